@@ -1,0 +1,1 @@
+"""Built-in training recipes, importable without the services."""

@@ -1,0 +1,1 @@
+"""What every service and the agent stand on."""
