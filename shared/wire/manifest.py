@@ -1,0 +1,177 @@
+"""The round manifest: everything a party must agree on before it gives anything to a round, and who vouches for it.
+
+The coordinator signs the digest; every key and every sealed body is bound to it, so parties that were told different
+things cannot take part in one sum.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from shared.wire.canonical import digest_document
+
+PROTOCOL: Final = 1
+MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
+ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
+VERSION_CONTEXT: Final = b"undersong/version/1\0"
+
+Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
+DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Document(BaseModel):
+    """A frozen document: unknown fields and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+class Digestible(Document):
+    """A document that is known by its digest."""
+
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical form."""
+        return digest_document(self.model_dump(mode="json"))
+
+
+class RoundKind(StrEnum):
+    """What a round asks of its sites."""
+
+    INITIALISE = "initialise"
+    STATISTICS = "statistics"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Encoding(Document):
+    """How a real vector becomes integers modulo ``2**modulus_bits`` whose sum over all sites cannot wrap.
+
+    A coordinate x becomes q = round(x * scale) with |q| <= bound, times the site's weight w <= max_weight.
+    The headroom ``max_summands * max_weight * bound < 2**(modulus_bits - 1)`` is part of the document's validity.
+    """
+
+    modulus_bits: Literal[16, 24, 32, 64]
+    max_summands: int = Field(ge=1, le=2**24)
+    bound: int = Field(ge=1, lt=2**63)
+    scale: float = Field(gt=0)
+    max_weight: int = Field(ge=1, le=2**16)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _has_headroom(self) -> Self:
+        if self.max_summands * self.max_weight * self.bound >= 1 << (self.modulus_bits - 1):
+            raise ValueError("the sum of max_summands updates of max_weight * bound would wrap")
+        return self
+
+
+class RecipeRef(Document):
+    """Which recipe runs, with which parameters; the digest is that of its source."""
+
+    name: Name
+    digest: DigestText
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class DataRef(Document):
+    """Which data set of the site is used, by the names in its own ``datasets.yaml``."""
+
+    dataset: Name
+    features: tuple[Name, ...] = ()
+    label: Name | None = None
+
+
+class ModelRef(Document):
+    """The model version that a round starts from."""
+
+    version_id: VersionId
+    digest: DigestText
+
+
+class StrategyRef(Document):
+    """How the sum becomes the next model (see `shared.learning.strategies`)."""
+
+    name: Name
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class RoundManifest(Digestible):
+    """One attempt at one round of a job."""
+
+    protocol: Literal[1] = PROTOCOL
+    federation_id: FederationId
+    job_id: JobId
+    round_id: RoundId
+    number: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    kind: RoundKind
+    engine: Name
+    recipe: RecipeRef
+    data: DataRef
+    model: ModelRef | None = None
+    model_id: ModelId
+    context: dict[str, list[float]] = Field(default_factory=dict)
+    encoding: Encoding | None = None
+    cohort: tuple[SiteId, ...] = Field(min_length=1)
+    min_cohort: int = Field(ge=1)
+    target: int = Field(ge=1)
+    strategy: StrategyRef
+    seed: int = Field(ge=0, lt=2**63)
+    deadline_s: float = Field(gt=0)
+    epoch: int = Field(default=0, ge=0)
+    weight_unit: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if list(self.cohort) != sorted(set(self.cohort)):
+            raise ValueError("cohort must be sorted and name each site once")
+        if not self.min_cohort <= self.target <= len(self.cohort):
+            raise ValueError("min_cohort <= target <= size of the cohort must hold")
+        if self.kind in (RoundKind.TRAIN, RoundKind.EVALUATE) and self.model is None:
+            raise ValueError("a round that trains or evaluates needs a model")
+        if (self.encoding is None) != (self.kind is RoundKind.INITIALISE):
+            raise ValueError("every round but initialise needs an encoding, and initialise has none")
+        if self.encoding is not None and self.encoding.max_summands < len(self.cohort):
+            raise ValueError("the encoding has headroom for fewer sites than the cohort holds")
+        return self
+
+    def statement(self) -> bytes:
+        """The bytes that the coordinator's key signs."""
+        return MANIFEST_CONTEXT + bytes.fromhex(self.digest())
+
+
+class SignedManifest(Document):
+    """A manifest with the coordinator's Ed25519 signature over `RoundManifest.statement`."""
+
+    manifest: RoundManifest
+    keyid: DigestText
+    signature: Hex
+
+
+class EnginePublic(Digestible):
+    """What the aggregator publishes for one round, signed by it so that nobody on the way can put another key there."""
+
+    round_id: RoundId
+    manifest_digest: DigestText
+    engine: Name
+    public: dict[str, JsonValue]
+
+    def statement(self) -> bytes:
+        """The bytes that the aggregator's key signs."""
+        return ENGINE_CONTEXT + bytes.fromhex(self.digest())
+
+
+class SignedEnginePublic(Document):
+    """An `EnginePublic` with the aggregator's Ed25519 signature over its statement."""
+
+    document: EnginePublic
+    keyid: DigestText
+    signature: Hex
+
+
+def version_statement(model_id: ModelId, content_digest: Digest, lineage: dict[str, JsonValue]) -> bytes:
+    """The bytes that a model version's publisher and the registry sign."""
+    return VERSION_CONTEXT + bytes.fromhex(
+        digest_document({"model_id": model_id, "content_digest": content_digest, "lineage": lineage})
+    )
