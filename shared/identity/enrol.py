@@ -1,0 +1,218 @@
+"""How a party gets its certificate: a single-use token and a proof that it holds its private key.
+
+The private key is on disk before the token is spent, so a crash at any step is repaired by asking again: the same
+token with the same key gives the same certificate.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.clock import Clock, utc_now
+from shared.errors import Refusal
+from shared.identity.authority import CertificateUntrusted, Identity, check_certificate, public_bytes, write_private
+from shared.identity.requests import SigningAuth
+
+ENROL_CONTEXT: Final = b"undersong/enrol/1\0"
+ROTATE_CONTEXT: Final = b"undersong/rotate/1\0"
+PENDING_FILE: Final = "pending.key"
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class EnrolmentRefused(Refusal):
+    """The keys service refused the enrolment or rotation."""
+
+
+def enrolment_proof_data(challenge: bytes, token: str, public_key: bytes) -> bytes:
+    """What a new party signs: context || challenge || SHA-256(token) || public key."""
+    return ENROL_CONTEXT + challenge + hashlib.sha256(token.encode()).digest() + public_key
+
+
+def rotation_proof_data(old_keyid: str, public_key: bytes) -> bytes:
+    """What the new key signs when it takes over: context || old key id (32 bytes) || public key."""
+    return ROTATE_CONTEXT + bytes.fromhex(old_keyid) + public_key
+
+
+async def enrol(http: httpx.AsyncClient, keys_url: str, token: str, private_key: Ed25519PrivateKey) -> Identity:
+    """Exchange a token for a certificate of this key.
+
+    Raises EnrolmentRefused with the service's reason, or httpx.TransportError when it cannot be reached.
+    """
+    public_key = public_bytes(private_key.public_key())
+    answer = await _post(http, f"{keys_url}/v1/enrolment-challenges", {"public_key": public_key.hex()})
+    proof = private_key.sign(enrolment_proof_data(bytes.fromhex(answer["challenge"]), token, public_key))
+    body = {
+        "token": token,
+        "challenge_id": answer["challenge_id"],
+        "public_key": public_key.hex(),
+        "proof": proof.hex(),
+    }
+    return _identity(private_key, await _post(http, f"{keys_url}/v1/enrolments", body))
+
+
+async def rotate(http: httpx.AsyncClient, keys_url: str, identity: Identity, directory: Path) -> Identity:
+    """A new key and certificate for the same party, saved in `directory`; the old one stays valid until its end."""
+    private_key = pending_key(directory)
+    public_key = public_bytes(private_key.public_key())
+    proof = private_key.sign(rotation_proof_data(identity.keyid, public_key))
+    answer = await _post(
+        http,
+        f"{keys_url}/v1/certificates/rotations",
+        {"public_key": public_key.hex(), "proof": proof.hex()},
+        auth=SigningAuth(identity, "keys"),
+    )
+    rotated = _identity(private_key, answer)
+    check_certificate(rotated.certificate, identity.ca_certificate)
+    adopt(rotated, directory)
+    return rotated
+
+
+def pending_key(directory: Path) -> Ed25519PrivateKey:
+    """The key that waits for its certificate; made and made durable when there is none."""
+    path = directory / PENDING_FILE
+    if path.exists():
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
+    directory.mkdir(parents=True, exist_ok=True)
+    key = Ed25519PrivateKey.generate()
+    write_private(path, key.private_bytes_raw().hex().encode())
+    return key
+
+
+def adopt(identity: Identity, directory: Path) -> None:
+    """Save the identity, then forget the pending key."""
+    identity.save(directory)
+    (directory / PENDING_FILE).unlink(missing_ok=True)
+
+
+async def ensure_identity(
+    http: httpx.AsyncClient, keys_url: str, directory: Path, token_file: Path | None, *, patience_s: float = 600.0
+) -> Identity:
+    """The saved identity, or a new one enrolled with the token in `token_file`.
+
+    Waits up to `patience_s` for the keys service and for the token file, with growing, jittered pauses.
+    Raises EnrolmentRefused at once when the service refuses.
+    """
+    if (directory / "identity.pem").exists():
+        return Identity.load(directory)
+    key = pending_key(directory)
+    deadline = asyncio.get_running_loop().time() + patience_s
+    pause_s = 0.05
+    while True:
+        try:
+            token = read_token(token_file)
+            identity = await enrol(http, keys_url, token, key)
+        except (httpx.TransportError, FileNotFoundError, Unreachable) as error:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise EnrolmentRefused(f"no certificate after {patience_s:.0f} s: {error}") from error
+            log.info("enrolment.waiting", reason=str(error) or type(error).__name__, keys_url=keys_url)
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311  (jitter)
+            pause_s = min(pause_s * 1.6, 5.0)
+        else:
+            adopt(identity, directory)
+            log.info("enrolment.done", subject=identity.subject.uri, keyid=identity.keyid)
+            return identity
+
+
+def read_token(token_file: Path | None) -> str:
+    """The enrolment token in the file; raises FileNotFoundError while it is not there or still empty."""
+    if token_file is None:
+        raise EnrolmentRefused("this party has no certificate yet and no enrolment token file is set")
+    token = token_file.read_text("utf-8").strip()
+    if not token:
+        raise FileNotFoundError(f"{token_file} is empty")
+    return token
+
+
+class IdentityKeeper:
+    """Holds a party's present identity and rotates it when less than a third of its life is left.
+
+    Call it to get the identity: ``SigningAuth(keeper, "coordinator")``.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        directory: Path,
+        http: httpx.AsyncClient,
+        keys_url: str,
+        *,
+        clock: Clock = utc_now,
+        period_s: float = 60.0,
+        changed: Callable[[Identity], None] | None = None,
+    ) -> None:
+        self._identity = identity
+        self._directory, self._http, self._keys_url = directory, http, keys_url
+        self._clock, self._period_s, self._changed = clock, period_s, changed
+
+    def __call__(self) -> Identity:
+        return self._identity
+
+    async def check(self) -> bool:
+        """Rotate if it is time; whether it was. Another process of the same party may have done it already."""
+        saved = Identity.load(self._directory)
+        if saved.keyid != self._identity.keyid:
+            self._adopt(saved)
+        if not due(self._identity, self._clock()):
+            return False
+        self._adopt(await rotate(self._http, self._keys_url, self._identity, self._directory))
+        log.info("identity.rotated", keyid=self._identity.keyid)
+        return True
+
+    async def run(self) -> None:
+        """Check for ever; a keys service that is away is asked again at the next turn."""
+        while True:
+            try:
+                await self.check()
+            except (httpx.HTTPError, Refusal, Unreachable, OSError, ValueError) as error:
+                log.warning("identity.rotation_failed", reason=str(error))
+            await asyncio.sleep(self._period_s)
+
+    def _adopt(self, identity: Identity) -> None:
+        self._identity = identity
+        if self._changed is not None:
+            self._changed(identity)
+
+
+def due(identity: Identity, now: datetime) -> bool:
+    """Whether less than a third of the certificate's life is left."""
+    holder = identity.holder
+    return (holder.not_after - now) * 3 < holder.not_after - holder.not_before
+
+
+class Unreachable(Exception):  # noqa: N818  (says the state of the other side)
+    """The keys service answered that it cannot serve now."""
+
+
+async def _post(
+    http: httpx.AsyncClient, url: str, body: dict[str, str], auth: httpx.Auth | None = None
+) -> dict[str, Any]:
+    response = await http.post(url, json=body, auth=auth)
+    if response.status_code in (429, 502, 503, 504):
+        raise Unreachable(f"{url} answered {response.status_code}")
+    if response.is_success:
+        answer: dict[str, Any] = response.json()
+        return answer
+    try:
+        problem = response.json()
+        reason = f"{problem['title']} {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        reason = f"status {response.status_code}"
+    raise EnrolmentRefused(f"{url}: {reason}")
+
+
+def _identity(private_key: Ed25519PrivateKey, answer: dict[str, Any]) -> Identity:
+    certificate = x509.load_pem_x509_certificate(answer["certificate_pem"].encode())
+    ca_certificate = x509.load_pem_x509_certificate(answer["ca_certificate_pem"].encode())
+    check_certificate(certificate, ca_certificate)
+    if certificate.public_key() != private_key.public_key():
+        raise CertificateUntrusted("the certificate is for another key")
+    return Identity(private_key, certificate, ca_certificate)

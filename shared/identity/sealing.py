@@ -1,0 +1,83 @@
+"""Secrets at rest: AES-256-GCM with table, row and column as associated data, under a key file.
+
+A key file holds one 32-byte key in hexadecimal a line. The first line seals, every line opens: rotation writes a new
+first line, re-seals the rows with `Sealer.reseal`, and then drops the old line.
+Sealed form: version (1 byte) || key tag (4 bytes of SHA-256 of the key) || nonce (12) || ciphertext and tag.
+"""
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from shared.identity.authority import write_private
+
+_VERSION: Final = b"\x01"
+_TAG_BYTES: Final = 4
+_NONCE_BYTES: Final = 12
+_KEY_BYTES: Final = 32
+
+
+class SealBrokenError(Exception):
+    """The sealed bytes were changed, moved to another row, or sealed under a key that the key file does not hold."""
+
+
+class Sealer:
+    """Seals and opens single column values."""
+
+    def __init__(self, key_file: Path) -> None:
+        keys = [bytes.fromhex(line) for line in key_file.read_text("ascii").split()]
+        if not keys or any(len(key) != _KEY_BYTES for key in keys):
+            raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
+        self._keys = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
+        self._current = next(iter(self._keys))
+
+    @classmethod
+    def ensure(cls, key_file: Path) -> Self:
+        """Open the key file; make it (0600) when it is not there."""
+        if not key_file.exists():
+            key_file.parent.mkdir(parents=True, exist_ok=True)
+            write_private(key_file, secrets.token_hex(_KEY_BYTES).encode() + b"\n")
+        return cls(key_file)
+
+    def seal(self, plaintext: bytes, table: str, row: str, column: str) -> bytes:
+        """Encrypt for one place; the result opens nowhere else."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._keys[self._current].encrypt(nonce, plaintext, _place(table, row, column))
+        return _VERSION + self._current + nonce + sealed
+
+    def open(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
+        """The plaintext; raises SealBrokenError."""
+        tag, rest = sealed[1 : 1 + _TAG_BYTES], sealed[1 + _TAG_BYTES :]
+        if sealed[:1] != _VERSION or tag not in self._keys:
+            raise SealBrokenError(f"{table}.{column}: sealed under a key that the key file does not hold")
+        try:
+            return self._keys[tag].decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], _place(table, row, column))
+        except (InvalidTag, ValueError) as error:
+            raise SealBrokenError(f"{table}.{column}: the sealed bytes do not belong here") from error
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether the value is sealed under the key file's first key."""
+        return sealed[1 : 1 + _TAG_BYTES] == self._current
+
+    def reseal(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
+        """The same plaintext under the key file's first key."""
+        return self.seal(self.open(sealed, table, row, column), table, row, column)
+
+
+def add_key(key_file: Path) -> None:
+    """Put a fresh key first in the key file; the old ones still open."""
+    write_private(key_file, secrets.token_hex(_KEY_BYTES).encode() + b"\n" + key_file.read_bytes())
+
+
+def drop_old_keys(key_file: Path) -> None:
+    """Keep only the first key; call it when every row has been re-sealed."""
+    write_private(key_file, key_file.read_bytes().split()[0] + b"\n")
+
+
+def _place(table: str, row: str, column: str) -> bytes:
+    parts = (part.encode() for part in ("undersong/seal/1", table, row, column))
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
