@@ -1,0 +1,22 @@
+"""SQL for every service: PostgreSQL in deployments, SQLite (WAL) embedded; one suite runs on both."""
+
+from shared.database.common import CommonTables, RowNumber, new_metadata
+from shared.database.database import Database
+from shared.database.fresh import EmittedEvent, FreshEvents
+from shared.database.paging import Page, page
+from shared.database.transaction import Transaction
+from shared.database.types import JsonDocument, UtcDateTime
+
+__all__ = [
+    "CommonTables",
+    "Database",
+    "EmittedEvent",
+    "FreshEvents",
+    "JsonDocument",
+    "Page",
+    "RowNumber",
+    "Transaction",
+    "UtcDateTime",
+    "new_metadata",
+    "page",
+]

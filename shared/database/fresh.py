@@ -1,0 +1,49 @@
+"""Events of this process that are committed and not yet rung."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedEvent:
+    """One outbox row: ids only; whoever hears of it looks at SQL."""
+
+    id: str
+    topic: str
+    type: str
+    subject: str
+    trace: str | None
+
+
+class FreshEvents:
+    """Wakes the relay of the same process and hands it the events, so that ringing them needs no query.
+
+    Bounded: where no relay runs, or it lags, the oldest are forgotten here and found in the outbox instead.
+    """
+
+    LIMIT = 1000
+
+    def __init__(self) -> None:
+        self._events: deque[EmittedEvent] = deque(maxlen=self.LIMIT)
+        self._signal = asyncio.Event()
+
+    def put(self, events: list[EmittedEvent]) -> None:
+        """Add committed events and wake the relay."""
+        self._events.extend(events)
+        self._signal.set()
+
+    def take(self) -> list[EmittedEvent]:
+        """All events since the last call, oldest first."""
+        events = list(self._events)
+        self._events.clear()
+        self._signal.clear()
+        return events
+
+    def is_set(self) -> bool:
+        """Whether there are events to take."""
+        return self._signal.is_set()
+
+    async def wait(self) -> None:
+        """Wait until there are events to take."""
+        await self._signal.wait()

@@ -1,0 +1,128 @@
+"""Alembic in process: `migrate` brings a service's schema to its head, safely when several replicas start at once."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command, context, op
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from shared.database.common import RowNumber
+from shared.database.types import JsonDocument, UtcDateTime
+
+_SQLITE_WAIT_S = 60.0
+
+
+def migrate(url: str, service: str) -> str:
+    """Run all migrations of `services/<service>/migrations` that `url` has not had; give the head revision.
+
+    Who comes second waits for the first, then finds nothing to do.
+    """
+    config = _config(service)
+    with _locked_connection(url, service) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return head_revision(service)
+
+
+def head_revision(service: str) -> str:
+    """The newest revision that this code knows of."""
+    head = ScriptDirectory.from_config(_config(service)).get_current_head()
+    if head is None:
+        raise LookupError(f"{service} has no migrations")
+    return head
+
+
+def run_env(metadata: sa.MetaData) -> None:
+    """All that a service's `migrations/env.py` does: run on the connection that `migrate` holds."""
+    connection = context.config.attributes["connection"]
+    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def drift(url: str, service: str, metadata: sa.MetaData) -> list[Any]:
+    """Differences between the migrated schema at `url` and the tables in code; empty when they agree."""
+    with _locked_connection(url, service) as connection:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+def create_common_tables() -> None:
+    """Create the common tables as of their first version. Never change this: later changes are new functions."""
+    op.create_table(
+        "outbox",
+        sa.Column("id", RowNumber, primary_key=True, autoincrement=True),
+        sa.Column("event_id", sa.String(64), nullable=False),
+        sa.Column("topic", sa.String(64), nullable=False),
+        sa.Column("type", sa.String(64), nullable=False),
+        sa.Column("subject", sa.String(128), nullable=False),
+        sa.Column("trace", sa.String(128)),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("sent_at", UtcDateTime()),
+        sa.PrimaryKeyConstraint("id", name="pk_outbox"),
+        sa.UniqueConstraint("event_id", name="uq_outbox_event_id"),
+        sqlite_autoincrement=True,
+    )
+    unsent = sa.text("sent_at IS NULL")
+    op.create_index("ix_outbox_unsent", "outbox", ["id"], sqlite_where=unsent, postgresql_where=unsent)
+    op.create_table(
+        "idempotency",
+        sa.Column("key", sa.String(128)),
+        sa.Column("principal", sa.String(160)),
+        sa.Column("route", sa.String(200)),
+        sa.Column("request_digest", sa.String(64), nullable=False),
+        sa.Column("status", sa.SmallInteger()),
+        sa.Column("body", sa.LargeBinary()),
+        sa.Column("headers", JsonDocument()),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("key", "principal", "route", name="pk_idempotency"),
+    )
+    op.create_index("ix_idempotency_created_at", "idempotency", ["created_at"])
+    op.create_table(
+        "nonces",
+        sa.Column("principal", sa.String(160)),
+        sa.Column("nonce", sa.String(128)),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "nonce", name="pk_nonces"),
+    )
+    op.create_index("ix_nonces_expires_at", "nonces", ["expires_at"])
+
+
+def _config(service: str) -> Config:
+    spec = find_spec(f"services.{service}")
+    if spec is None or spec.origin is None:
+        raise LookupError(f"there is no service named {service}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(spec.origin).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@contextmanager
+def _locked_connection(url: str, service: str) -> Iterator[sa.Connection]:
+    """A connection in a transaction that holds the service's migration lock until its end."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        parsed = parsed.set(drivername="sqlite")
+        engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": _SQLITE_WAIT_S})
+        sa.event.listen(engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA journal_mode=WAL"))
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        lock = None
+    else:
+        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"))
+        lock = sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(f"undersong/{service}".encode())))
+    try:
+        with engine.begin() as connection:
+            if lock is not None:
+                connection.execute(lock)
+                connection.execute(sa.text("SET LOCAL lock_timeout = '4s'"))  # rather fail than queue all behind us
+            yield connection
+    finally:
+        engine.dispose()

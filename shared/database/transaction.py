@@ -1,0 +1,76 @@
+"""What the work inside one transaction may use."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.clock import Clock, utc_now
+from shared.database.common import CommonTables
+from shared.database.fresh import EmittedEvent
+from shared.database.types import UtcDateTime
+from shared.ids import new_id
+
+try:
+    from shared.telemetry import current_trace
+except ImportError:
+
+    def current_trace():
+        return None
+
+
+log = structlog.get_logger(__name__)
+
+
+class Transaction:
+    """One open transaction: the session, the clock, the outbox, and what to do once it is committed."""
+
+    def __init__(self, session: AsyncSession, common: CommonTables, clock: Clock | None) -> None:
+        self.session = session
+        self.common = common
+        self.events: list[EmittedEvent] = []
+        self.callbacks: list[Callable[[], object]] = []
+        self._clock = clock
+        self._now: datetime | None = None
+
+    async def now(self) -> datetime:
+        """The database's clock (aware UTC), read once per transaction; SQLite shares the clock of this machine."""
+        if self._now is None:
+            self._now = await self._read_clock()
+        return self._now
+
+    async def emit(self, topic: str, type: str, subject: str) -> None:  # noqa: A002  (the word of the outbox)
+        """Write an event into the outbox of this transaction; it carries the current trace and no payload."""
+        event = EmittedEvent(new_id("evt"), topic, type, subject, current_trace())
+        row = {
+            "event_id": event.id,
+            "topic": topic,
+            "type": type,
+            "subject": subject,
+            "trace": event.trace,
+            "created_at": await self.now(),
+        }
+        await self.session.execute(insert(self.common.outbox).values(row))
+        self.events.append(event)
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Call this once the transaction is committed; never called when it is rolled back or run again."""
+        self.callbacks.append(callback)
+
+    async def _read_clock(self) -> datetime:
+        if self._clock is not None:
+            return self._clock()
+        if self.session.get_bind().dialect.name == "sqlite":
+            return utc_now()
+        now = await self.session.scalar(select(func.clock_timestamp(type_=UtcDateTime())))
+        return now if now is not None else utc_now()
+
+    def finish(self) -> None:
+        """Run what waits for the commit; an error there cannot undo it, so it is only logged."""
+        for callback in self.callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("transaction.callback_failed")
