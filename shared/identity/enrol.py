@@ -5,9 +5,11 @@ token with the same key gives the same certificate.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +21,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.clock import Clock, utc_now
 from shared.errors import Refusal
-from shared.identity.authority import CertificateUntrusted, Identity, check_certificate, public_bytes, write_private
+from shared.identity.authority import (
+    IDENTITY_FILE,
+    CertificateUntrusted,
+    Identity,
+    check_certificate,
+    public_bytes,
+    write_private,
+)
 from shared.identity.requests import SigningAuth
 
 ENROL_CONTEXT: Final = b"undersong/enrol/1\0"
 ROTATE_CONTEXT: Final = b"undersong/rotate/1\0"
 PENDING_FILE: Final = "pending.key"
+NO_AUTH: Final = httpx.Auth()
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -101,8 +111,29 @@ async def ensure_identity(
     Waits up to `patience_s` for the keys service and for the token file, with growing, jittered pauses.
     Raises EnrolmentRefused at once when the service refuses.
     """
-    if (directory / "identity.pem").exists():
-        return Identity.load(directory)
+    async with _alone(directory):
+        if (directory / IDENTITY_FILE).exists():
+            return Identity.load(directory)
+        return await _enrol_patiently(http, keys_url, directory, token_file, patience_s)
+
+
+@asynccontextmanager
+async def _alone(directory: Path) -> AsyncIterator[None]:
+    """One process at a time: a service's api and worker share one identity."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.05)
+        yield
+
+
+async def _enrol_patiently(
+    http: httpx.AsyncClient, keys_url: str, directory: Path, token_file: Path | None, patience_s: float
+) -> Identity:
     key = pending_key(directory)
     deadline = asyncio.get_running_loop().time() + patience_s
     pause_s = 0.05
@@ -154,16 +185,18 @@ class IdentityKeeper:
         self._clock, self._period_s, self._changed = clock, period_s, changed
 
     def __call__(self) -> Identity:
+        """The present identity."""
         return self._identity
 
     async def check(self) -> bool:
         """Rotate if it is time; whether it was. Another process of the same party may have done it already."""
-        saved = Identity.load(self._directory)
-        if saved.keyid != self._identity.keyid:
-            self._adopt(saved)
-        if not due(self._identity, self._clock()):
-            return False
-        self._adopt(await rotate(self._http, self._keys_url, self._identity, self._directory))
+        async with _alone(self._directory):
+            saved = Identity.load(self._directory)
+            if saved.keyid != self._identity.keyid:
+                self._adopt(saved)
+            if not due(self._identity, self._clock()):
+                return False
+            self._adopt(await rotate(self._http, self._keys_url, self._identity, self._directory))
         log.info("identity.rotated", keyid=self._identity.keyid)
         return True
 
@@ -192,9 +225,7 @@ class Unreachable(Exception):  # noqa: N818  (says the state of the other side)
     """The keys service answered that it cannot serve now."""
 
 
-async def _post(
-    http: httpx.AsyncClient, url: str, body: dict[str, str], auth: httpx.Auth | None = None
-) -> dict[str, Any]:
+async def _post(http: httpx.AsyncClient, url: str, body: dict[str, str], auth: httpx.Auth = NO_AUTH) -> dict[str, Any]:
     response = await http.post(url, json=body, auth=auth)
     if response.status_code in (429, 502, 503, 504):
         raise Unreachable(f"{url} answered {response.status_code}")

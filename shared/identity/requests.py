@@ -83,7 +83,7 @@ class SigningAuth(httpx.Auth):
         request.headers[CERTIFICATE_HEADER] = certificate
 
 
-class _OwnKey(HTTPSignatureKeyResolver):  # type: ignore[misc]
+class _OwnKey(HTTPSignatureKeyResolver):
     """Gives the signer the one key there is."""
 
     def __init__(self, identity: Identity) -> None:

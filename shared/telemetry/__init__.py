@@ -1,0 +1,4 @@
+"""What the platform says about itself: `logs` (structlog), `metrics` (Prometheus), `traces` (W3C trace context).
+
+`logs` and `traces` are light enough for an agent; `metrics` needs prometheus-client and belongs to the services.
+"""
