@@ -1,7 +1,8 @@
 """The binary body of an update, and the receipt for it.
 
-Body = ``b"USU1"`` + u32 little-endian header length + msgpack header + payload. Parsing is strict: unknown, missing or
-repeated keys, other types and sizes beyond the limits are refused before the payload is looked at.
+Body = ``b"USU1"`` + u32 little-endian header length + msgpack header + zero bytes up to a multiple of 64 + payload, so
+that the payload's words are aligned in a mapped file. Parsing is strict: unknown, missing or repeated keys, other types
+and sizes beyond the limits are refused before the payload is looked at.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ MAGIC: Final = b"USU1"
 MAX_HEADER: Final = 64 * 1024
 MAX_LENGTH: Final = 2**36
 PREFIX_SIZE: Final = 8
+_ALIGNMENT: Final = 64
 RECEIPT_CONTEXT: Final = b"undersong/receipt/1\0"
 _MODULI: Final = (8, 16, 24, 32, 64)
 _KEYS: Final = frozenset(
@@ -60,17 +62,25 @@ def write_header(header: UpdateHeader) -> bytes:
     packed = msgpack.packb(_document(header), use_bin_type=True)
     if len(packed) > MAX_HEADER:
         raise MalformedUpdate("the header is larger than 64 KiB")
-    return MAGIC + struct.pack("<I", len(packed)) + bytes(packed)
+    written = MAGIC + struct.pack("<I", len(packed)) + bytes(packed)
+    return written.ljust(_aligned(len(written)), b"\0")
 
 
-def header_size(prefix: bytes) -> int:
-    """From the first 8 bytes: how many header bytes follow; raises `MalformedUpdate`."""
+def header_span(prefix: bytes) -> int:
+    """From a body's first 8 bytes: the offset where its payload begins; raises `MalformedUpdate`."""
     if len(prefix) < PREFIX_SIZE or prefix[:4] != MAGIC:
         raise MalformedUpdate("the body does not begin with USU1")
-    size = int(struct.unpack_from("<I", prefix, 4)[0])
-    if not 0 < size <= MAX_HEADER:
-        raise MalformedUpdate("the header's length is 0 or beyond 64 KiB")
-    return size
+    return _aligned(PREFIX_SIZE + _packed_size(prefix))
+
+
+def read_header(body: bytes | memoryview) -> tuple[UpdateHeader, int]:
+    """From the beginning of a body: the header, and the offset where the payload begins; raises `MalformedUpdate`."""
+    span = header_span(bytes(body[:PREFIX_SIZE]))
+    written = bytes(body[:span])
+    end = PREFIX_SIZE + _packed_size(written)
+    if len(written) < span or any(written[end:]):
+        raise MalformedUpdate("the body ends within its header, or its padding is not zero")
+    return parse_header(written[PREFIX_SIZE:end]), span
 
 
 def parse_header(packed: bytes) -> UpdateHeader:
@@ -82,27 +92,29 @@ def parse_header(packed: bytes) -> UpdateHeader:
         if not isinstance(document[name], str) or not 0 < len(document[name]) <= 128:
             raise MalformedUpdate(f"{name} is not a short text")
     _check_numbers(document)
-    layout, material = document["metrics_layout"], document["material"]
+    layout = document["metrics_layout"]
     if layout is not None and not (isinstance(layout, str) and len(layout) <= 64):
         raise MalformedUpdate("metrics_layout is not a short text")
-    _check_material(material)
+    _check_material(document["material"])
     if document["kind"] not in set(RoundKind) or not is_digest(document["manifest_digest"]):
         raise MalformedUpdate("kind or manifest_digest is not a known value")
     return UpdateHeader(**{**document, "kind": RoundKind(document["kind"])})
 
 
-def read_header(body: bytes | memoryview) -> tuple[UpdateHeader, int]:
-    """From the beginning of a body: the header, and the offset where the payload begins."""
-    size = header_size(bytes(body[:PREFIX_SIZE]))
-    packed = bytes(body[PREFIX_SIZE : PREFIX_SIZE + size])
-    if len(packed) < size:
-        raise MalformedUpdate("the body ends within its header")
-    return parse_header(packed), PREFIX_SIZE + size
-
-
 def header_digest(header: UpdateHeader) -> bytes:
     """SHA-256 of the written header: what an engine binds its payload to."""
     return hashlib.sha256(write_header(header)).digest()
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _packed_size(prefix: bytes) -> int:
+    size = int(struct.unpack_from("<I", prefix, 4)[0])
+    if not 0 < size <= MAX_HEADER:
+        raise MalformedUpdate("the header's length is 0 or beyond 64 KiB")
+    return size
 
 
 def _document(header: UpdateHeader) -> dict[str, object]:

@@ -1,0 +1,255 @@
+"""Real vectors to integers modulo 2**b whose sum cannot wrap, and back.
+
+Source: conditional randomised rounding after Kairouz, Liu, Steinke, The Distributed Discrete Gaussian Mechanism (ICML
+2021), section 4: the rounding is redrawn until the integer vector's norm is below a bound, so that the sensitivity is a
+fact and not a hope. Departs: beta = 2**-20, so a redraw is rare and the bias it brings is below one millionth.
+Shapes: a vector is float32[d]; its ring form is uint[d + TAIL_LENGTH], weight times integer in two's complement.
+The tail carries TAIL as limbs of 8 bits, because a weighted loss does not fit a 16-bit coordinate.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from shared.errors import Invalid
+from shared.wire.manifest import Encoding
+
+Ring = npt.NDArray[np.unsignedinteger]
+Floats = npt.NDArray[np.float32]
+
+TAIL: Final = ("weight", "clipped", "loss_milli_weighted")
+LIMBS: Final = 6  # 48 bits hold max_weight * 2**31
+TAIL_LENGTH: Final = len(TAIL) * LIMBS
+MIN_BOUND: Final = 2**7
+MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
+SUMS_SCALE: Final = 2.0**24
+_LOSS_OFFSET: Final = 2**30
+_BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache, and BLAS starts no threads below 10,000
+_ROUNDING_SLACK: Final = math.sqrt(2 * 20 * math.log(2))  # sqrt(2 ln(1 / beta))
+_MAX_REDRAWS: Final = 64
+DTYPES: Final[dict[int, npt.DTypeLike]] = {16: np.uint16, 24: np.uint32, 32: np.uint32, 64: np.uint64}
+_SIGNED: Final[dict[int, npt.DTypeLike]] = {16: np.int16, 24: np.int32, 32: np.int32, 64: np.int64}
+
+
+class NonFinite(Invalid):
+    """The vector holds a value that is not a finite number."""
+
+
+class NoHeadroom(Invalid):
+    """The cohort, the weights and the modulus leave too little room for a useful encoding."""
+
+
+class OutOfRange(Invalid):
+    """A number is outside what its encoding can carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A vector ready for an engine; `clipped` says whether it had to be made smaller."""
+
+    ring: Ring
+    clipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A weighted mean float32[d], the sum of weights, how many vectors were clipped, and the weighted mean loss."""
+
+    mean: Floats
+    weight: int
+    clipped: int
+    loss: float
+
+
+def plan_encoding(
+    *, summands: int, max_weight: int, clip_norm: float | None, bound_value: float | None, modulus_bits: int
+) -> Encoding:
+    """The finest encoding with headroom for `summands` sites; raises `NoHeadroom`.
+
+    `clip_norm` bounds a vector's L2 norm, `bound_value` each coordinate's size; at least one must be given.
+    """
+    limits = [limit for limit in (clip_norm, bound_value) if limit is not None]
+    if not limits:
+        raise NoHeadroom("give clip_norm, bound_value or both: without a bound nothing limits a coordinate")
+    bound = min(((1 << (modulus_bits - 1)) - 1) // (summands * max_weight), MAX_BOUND)
+    if bound < MIN_BOUND:
+        raise NoHeadroom(
+            f"{summands} sites of weight up to {max_weight} leave {bound} steps in {modulus_bits} bits, "
+            f"fewer than {MIN_BOUND}: raise modulus_bits or lower max_weight"
+        )
+    return Encoding(
+        modulus_bits=modulus_bits,
+        max_summands=summands,
+        bound=bound,
+        scale=bound / min(limits),
+        max_weight=max_weight,
+        clip_norm=clip_norm,
+    )
+
+
+def plan_sums(*, summands: int) -> Encoding:
+    """The encoding of statistics and evaluation sums: 64 bits in fixed point of 2**-24."""
+    return Encoding(
+        modulus_bits=64, max_summands=summands, bound=(2**63 - 1) // summands, scale=SUMS_SCALE, max_weight=1
+    )
+
+
+def squared_norm_bound(encoding: Encoding, length: int) -> float:
+    """What the squared L2 norm of every encoded integer vector stays below (before its weight)."""
+    if encoding.clip_norm is None:
+        return float(length) * float(encoding.bound) ** 2
+    radius = encoding.clip_norm * encoding.scale
+    spread = radius**2 + length / 4 + _ROUNDING_SLACK * (radius + math.sqrt(length) / 2)
+    return min(spread, (radius + math.sqrt(length)) ** 2)
+
+
+def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss: float = 0.0) -> Quantised:
+    """Clip, scale, round and weigh a float32[d]; `key` is 32 fresh random bytes.
+
+    Raises `NonFinite` for NaN and infinities (never encoded as 0) and `OutOfRange` for a weight outside 1..max_weight.
+    """
+    if not 1 <= weight <= encoding.max_weight:
+        raise OutOfRange(f"weight {weight} is outside 1..{encoding.max_weight}")
+    if not math.isfinite(loss):
+        raise NonFinite("the loss is not a finite number")
+    norm, peak = _measure(vector)
+    shrink = 1.0 if encoding.clip_norm is None or norm <= encoding.clip_norm else encoding.clip_norm / norm
+    largest = peak * shrink * encoding.scale
+    clipped = shrink < 1.0 or largest > encoding.bound * (1 + 1e-9)
+    clamp = encoding.bound if largest > encoding.bound * (1 - 1e-9) else None
+    ring = np.empty(vector.size + TAIL_LENGTH, DTYPES[encoding.modulus_bits])
+    limit = math.inf if encoding.clip_norm is None else squared_norm_bound(encoding, vector.size) * (1 - 1e-9)
+    for draw in range(_MAX_REDRAWS):
+        uniforms = _Uniforms(key, draw)
+        if _round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:
+            ring[vector.size :] = _tail(weight, clipped, loss)
+            return Quantised(ring, clipped)
+    raise OutOfRange("rounding kept leaving the norm bound")  # pragma: no cover  (probability below 2**-1280)
+
+
+def decode(total: Ring, encoding: Encoding, count: int) -> Decoded:
+    """The weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be."""
+    length = total.size - TAIL_LENGTH
+    weight, clipped, loss = _read_tail(total[length:], encoding.modulus_bits)
+    if not count <= weight <= count * encoding.max_weight or clipped > count or count > encoding.max_summands:
+        raise OutOfRange("the sum of weights or of clipped vectors does not fit the number of summands")
+    mean = np.empty(length, np.float32)
+    step = 1.0 / (encoding.scale * weight)
+    for start in range(0, length, _BLOCK):
+        block = signed(total[start : min(start + _BLOCK, length)], encoding.modulus_bits)
+        if int(block.max()) > weight * encoding.bound or int(block.min()) < -weight * encoding.bound:
+            raise OutOfRange("a coordinate of the sum is larger than its summands allow")
+        np.multiply(block, step, out=mean[start : start + block.size], casting="unsafe")
+    return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
+
+
+def encode_sums(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
+    """Fixed point of statistics or evaluation sums, float64[m] to uint64[m]; raises `NonFinite`, `OutOfRange`."""
+    if not np.isfinite(values).all():
+        raise NonFinite("a sum is not a finite number")
+    scaled = np.rint(np.asarray(values, np.float64) * encoding.scale)
+    if scaled.size and float(np.abs(scaled).max()) > min(encoding.bound, 2**62):
+        raise OutOfRange(
+            f"a sum is larger than {encoding.bound / encoding.scale:.4g}, what the cohort's total can carry"
+        )
+    return scaled.astype(np.int64).view(np.uint64)
+
+
+def decode_sums(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDArray[np.float64]:
+    """The summed values, uint64[m] to float64[m]."""
+    return total.view(np.int64) / encoding.scale
+
+
+def signed(ring: Ring, modulus_bits: int) -> npt.NDArray[np.signedinteger]:
+    """Two's complement of ring elements."""
+    plain = ring.view(_SIGNED[modulus_bits])
+    return (plain << 8) >> 8 if modulus_bits == 24 else plain
+
+
+def pack(ring: Ring, modulus_bits: int) -> memoryview:
+    """Little-endian bytes of ring elements; a view of the same memory except for 24 bits."""
+    little = np.ascontiguousarray(ring, np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
+    octets = little.view(np.uint8)
+    if modulus_bits == 24:
+        octets = np.ascontiguousarray(octets.reshape(-1, 4)[:, :3]).reshape(-1)
+    return octets.data
+
+
+def unpack(data: bytes | bytearray | memoryview, modulus_bits: int) -> Ring:
+    """Ring elements from little-endian bytes, a view of them except for 24 bits; `OutOfRange` for a part of a word."""
+    octets = np.frombuffer(data, np.uint8)
+    if octets.size % (modulus_bits // 8):
+        raise OutOfRange("the bytes end within a word")
+    if modulus_bits == 24:
+        wide = np.zeros((octets.size // 3, 4), np.uint8)
+        wide[:, :3] = octets.reshape(-1, 3)
+        octets = wide.reshape(-1)
+    return octets.view(np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
+
+
+class _Uniforms:
+    """A stream of uniform 32-bit words: AES-256-CTR under the caller's key, one counter space per draw."""
+
+    def __init__(self, key: bytes, draw: int) -> None:
+        counter = draw.to_bytes(8, "big") + bytes(8)
+        self._cipher = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
+        self._words = np.empty(_BLOCK, "<u4")
+        self._zeros = memoryview(bytes(_BLOCK * 4))
+
+    def next(self, count: int) -> npt.NDArray[np.uint32]:
+        words = self._words[:count]
+        self._cipher.update_into(self._zeros[: count * 4], words.view(np.uint8).data)
+        return words
+
+
+def _measure(vector: Floats) -> tuple[float, float]:
+    """L2 norm and greatest size of a coordinate; a float32 squared never overflows a float64."""
+    square, peak = 0.0, 0.0
+    wide = np.empty(_BLOCK, np.float64)
+    for start in range(0, vector.size, _BLOCK):
+        block = vector[start : start + _BLOCK]
+        part = wide[: block.size]
+        part[:] = block
+        square += float(part @ part)
+        peak = max(peak, float(block.max()), -float(block.min()))
+    if not math.isfinite(square):
+        raise NonFinite("the vector holds a value that is not a finite number")
+    return math.sqrt(square), peak
+
+
+def _round_into(
+    ring: Ring, vector: Floats, factor: float, weight: int, clamp: int | None, uniforms: _Uniforms
+) -> float:
+    """Write weight * round(vector * factor) to the ring; the integers' squared norm comes back (before the weight)."""
+    wide, fixed, square = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64), 0.0
+    for start in range(0, vector.size, _BLOCK):
+        block = vector[start : start + _BLOCK]
+        real, whole = wide[: block.size], fixed[: block.size]
+        real[:] = block
+        real *= factor * 2.0**32
+        if clamp is not None:
+            np.clip(real, -clamp * 2.0**32, clamp * 2.0**32, out=real)
+        np.copyto(whole, real, casting="unsafe")
+        whole += uniforms.next(block.size)
+        whole >>= 32
+        real[:] = whole
+        square += float(real @ real)
+        whole *= weight
+        np.copyto(ring[start : start + block.size], whole, casting="unsafe")
+    return square
+
+
+def _tail(weight: int, clipped: bool, loss: float) -> list[int]:
+    milli = max(-_LOSS_OFFSET, min(_LOSS_OFFSET, round(loss * 1000)))
+    values = (weight, int(clipped), weight * (milli + _LOSS_OFFSET))
+    return [value >> (8 * limb) & 0xFF for value in values for limb in range(LIMBS)]
+
+
+def _read_tail(tail: Ring, modulus_bits: int) -> tuple[int, int, int]:
+    words = [int(word) & ((1 << modulus_bits) - 1) for word in tail]
+    values = [sum(word << (8 * limb) for limb, word in enumerate(words[at : at + LIMBS])) for at in range(0, 18, LIMBS)]
+    return values[0], values[1], values[2]
