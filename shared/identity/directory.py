@@ -1,4 +1,4 @@
-"""Whose signature is this: certificates by key id from the keys service, believed only with the authority's signature."""
+"""Whose signature is this: certificates by key id, believed only with the authority's signature."""
 
 from collections import OrderedDict
 from typing import Final

@@ -120,8 +120,8 @@ async def ensure_identity(
 @asynccontextmanager
 async def _alone(directory: Path) -> AsyncIterator[None]:
     """One process at a time: a service's api and worker share one identity."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a few local system calls, at start-up)
+    with (directory / ".lock").open("w") as file:  # noqa: ASYNC230
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,3 +2,7 @@
 
 `logs` and `traces` are light enough for an agent; `metrics` needs prometheus-client and belongs to the services.
 """
+
+from shared.telemetry.traces import continue_trace, current_trace
+
+__all__ = ["continue_trace", "current_trace"]

@@ -16,7 +16,7 @@ import structlog
 from shared.telemetry.traces import current_trace
 
 REDACTED: Final = "[redacted]"
-_SECRET_NAMES: Final = re.compile(r"(?:^|_)(?:token|secret|password|authorization|private_key|proof|cookie)$", re.I)
+_SECRET_NAMES: Final = re.compile(r"(?i)(?:^|_)(?:token|secret|password|authorization|private_key|proof|cookie)$")
 _TOKENS: Final = re.compile(r"\bus[a-z]_[A-Za-z0-9_-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*-----END")
 _URL_PASSWORD: Final = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+(?=@)")
 _DEEPEST: Final = 6

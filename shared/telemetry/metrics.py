@@ -1,4 +1,6 @@
-"""Every Prometheus metric of the platform, in one place, so that names, units and labels stay few and consistent.
+"""Prometheus metrics of requests, rounds and identity, in one place, so that names, units and labels stay consistent.
+
+What the database and queue adapters count is defined beside them.
 
 No owner, site, agent, run or user is ever a label: those are in SQL and in the logs.
 """
@@ -39,15 +41,6 @@ TASK_ATTEMPTS = Histogram("fl_task_attempts", "Attempts per finished task.", buc
 DEAD_TASKS = Gauge("fl_dead_tasks", "Tasks that used up their attempts.")
 LEASES_EXPIRED = Counter("fl_lease_expired", "Leases that ran out.")
 SITES_ONLINE = Gauge("fl_sites_online", "Sites with a recent heartbeat.", ["version"])
-
-OUTBOX_UNSENT = Gauge("fl_outbox_unsent", "Events not yet rung.")
-OUTBOX_OLDEST_SECONDS = Gauge("fl_outbox_oldest_age_seconds", "Age of the oldest event not yet rung.")
-STREAM_PENDING = Gauge("fl_stream_pending", "Events delivered and not acknowledged.", ["topic", "group"])
-STREAM_IDLE_SECONDS = Gauge("fl_stream_idle_max_seconds", "Longest idle pending event.", ["topic", "group"])
-SWEEPER_REPAIRS = Counter("fl_sweeper_repairs", "Repairs by the sweeper; nearly none in health.", ["kind"])
-TX_RETRIES = Counter("fl_tx_retries", "Transactions run again.", ["sqlstate"])
-TX_SECONDS = Histogram("fl_tx_duration_seconds", "Duration of named transactions.", ["name"], buckets=_SECONDS)
-REDIS_FAILURES = Counter("fl_redis_failures", "Failed Redis operations.", ["operation"])
 
 SECAGG_FAILURES = Counter("fl_secagg_failures", "Failed steps of secure aggregation.", ["step"])
 SIGNATURE_FAILURES = Counter("fl_signature_failures", "Refused signatures.", ["reason"])

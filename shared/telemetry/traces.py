@@ -54,7 +54,7 @@ def _set(trace: str) -> Iterator[str]:
 def _recorded(
     tracer: "Tracer", parent: str | None, name: str, attributes: Mapping[str, str | int] | None
 ) -> Iterator[str]:
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
     with tracer.start_as_current_span(name, context=context, attributes=dict(attributes or {})) as span:
@@ -67,10 +67,10 @@ def configure_tracing(service: str, endpoint: str | None) -> None:
     """Export spans by OTLP over HTTP to `endpoint` (for example ``http://collector:4318``); None records nothing."""
     if endpoint is None:
         return
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=Resource.create({"service.name": f"undersong-{service}"}))
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
