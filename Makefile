@@ -1,0 +1,63 @@
+# Everything that a person or a machine runs here. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ONLY ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo up test check lint format types layers openapi openapi-check bench e2e clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make the environment in .venv (again only when the dependencies change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Undersong needs Python 3.11 or newer: make PYTHON=python3.11 venv")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv ## the whole platform on this machine: four hospitals train together (ARGS=--stay keeps it open)
+	$(BIN)/undersong demo $(ARGS)
+
+up: venv ## the platform on this machine, until Ctrl-C
+	$(BIN)/undersong up $(ARGS)
+
+test: venv ## every test that needs no container engine (ARGS=... for pytest)
+	$(BIN)/pytest -m 'not docker' $(ARGS)
+
+check: venv lint types layers openapi-check ## style, types, layers, and OpenAPI files without drift
+
+lint: venv ## ruff, both as linter and as formatter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: venv ## mypy, strict
+	$(BIN)/mypy
+
+layers: venv ## import contracts: services stand apart, pure parts stay pure
+	$(BIN)/lint-imports
+
+openapi: venv ## write docs/openapi/<service>.json
+	$(BIN)/python -m undersong.openapi docs/openapi
+
+openapi-check: venv ## fail when docs/openapi differs from what the services offer
+	$(BIN)/python -m undersong.openapi docs/openapi --check
+
+bench: venv ## measure (ONLY=<group> for one group); writes build/bench/<group>.json
+	$(BIN)/python -m tests.benchmarks $(ONLY)
+
+e2e: venv ## the containers: docker compose up, and a job through the edge (needs Docker)
+	$(BIN)/pytest -m docker tests/e2e $(ARGS)
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

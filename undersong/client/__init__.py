@@ -1,0 +1,8 @@
+"""The Python client: `Client` for ordinary programs, `AsyncClient` for asyncio; both answer typed values."""
+
+from undersong.client.aio import AsyncClient
+from undersong.client.sync import Client
+from undersong.errors import ApiError, UndersongError, UnreachableError
+from undersong.profile import Profile, load_profile
+
+__all__ = ["ApiError", "AsyncClient", "Client", "Profile", "UndersongError", "UnreachableError", "load_profile"]

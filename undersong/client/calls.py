@@ -1,0 +1,187 @@
+"""Every request that the client can make, as a value: what to send, and what the answer becomes.
+
+The sync and the async client differ only in how they send one; paths and shapes stand here once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from undersong.client import types as t
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request: service name, method, path under /v1, and the type of the answer (None: no body)."""
+
+    service: str
+    method: str
+    path: str
+    answer: type[T]
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, str | int] = field(default_factory=dict)
+
+    def parse(self, document: object) -> T:
+        """The answer's JSON as its type; raises ValidationError for an answer of another shape."""
+        return TypeAdapter(self.answer).validate_python(document)
+
+
+def _get(service: str, path: str, answer: type[T], **query: str | int | None) -> Call[T]:
+    return Call(service, "GET", path, answer, query={key: value for key, value in query.items() if value is not None})
+
+
+def _post(service: str, path: str, answer: type[T], body: Mapping[str, Any] | None = None) -> Call[T]:
+    return Call(service, "POST", path, answer, body=body if body is not None else {})
+
+
+def _id(value: str) -> str:
+    return quote(value, safe="")
+
+
+# coordinator: federations and sites
+
+
+def create_federation(name: str) -> Call[t.Federation]:
+    """Make a federation."""
+    return _post("coordinator", "/federations", t.Federation, {"name": name})
+
+
+def federations(after: str | None = None) -> Call[t.Page[t.Federation]]:
+    """The federations that the caller may see."""
+    return _get("coordinator", "/federations", t.Page[t.Federation], after=after)
+
+
+def create_site(federation_id: str, name: str, owner: str) -> Call[t.Site]:
+    """Add a member to a federation."""
+    return _post("coordinator", f"/federations/{_id(federation_id)}/sites", t.Site, {"name": name, "owner": owner})
+
+
+def sites(federation_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Site]]:
+    """Sites, of one federation or of all that the caller may see."""
+    return _get("coordinator", "/sites", t.Page[t.Site], federation_id=federation_id, after=after)
+
+
+def site(site_id: str) -> Call[t.Site]:
+    """One site with its profile."""
+    return _get("coordinator", f"/sites/{_id(site_id)}", t.Site)
+
+
+def suspend_site(site_id: str) -> Call[dict[str, Any]]:
+    """Keep a site out of new rounds."""
+    return _post("coordinator", f"/sites/{_id(site_id)}/suspension", dict[str, Any])
+
+
+def unsuspend_site(site_id: str) -> Call[dict[str, Any]]:
+    """Let a suspended site take part again."""
+    return Call("coordinator", "DELETE", f"/sites/{_id(site_id)}/suspension", dict[str, Any])
+
+
+# coordinator: jobs
+
+
+def validate_job(spec: Mapping[str, Any]) -> Call[t.Validation]:
+    """Check a job without starting it; every fault at once."""
+    return _post("coordinator", "/jobs/validations", t.Validation, spec)
+
+
+def submit_job(spec: Mapping[str, Any]) -> Call[t.Job]:
+    """Start a job."""
+    return _post("coordinator", "/jobs", t.Job, spec)
+
+
+def jobs(federation_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Job]]:
+    """Jobs, newest last."""
+    return _get("coordinator", "/jobs", t.Page[t.Job], federation_id=federation_id, after=after)
+
+
+def job(job_id: str) -> Call[t.Job]:
+    """One job."""
+    return _get("coordinator", f"/jobs/{_id(job_id)}", t.Job)
+
+
+def job_rounds(job_id: str, after: str | None = None) -> Call[t.Page[t.Round]]:
+    """The rounds of a job."""
+    return _get("coordinator", f"/jobs/{_id(job_id)}/rounds", t.Page[t.Round], after=after)
+
+
+def job_action(job_id: str, action: str) -> Call[t.Job]:
+    """Pause, resume or cancel a job."""
+    return _post("coordinator", f"/jobs/{_id(job_id)}/{_id(action)}", t.Job)
+
+
+def round_(round_id: str) -> Call[t.Round]:
+    """One round with its tasks."""
+    return _get("coordinator", f"/rounds/{_id(round_id)}", t.Round)
+
+
+# coordinator: people
+
+
+def create_user(name: str, roles: list[Mapping[str, Any]]) -> Call[t.User]:
+    """Add a user with roles [{role, federation_id | null}]."""
+    return _post("coordinator", "/users", t.User, {"name": name, "roles": roles})
+
+
+def create_token(body: Mapping[str, Any]) -> Call[t.Token]:
+    """Make an API token; its secret is in this answer only."""
+    return _post("coordinator", "/tokens", t.Token, body)
+
+
+def me() -> Call[t.Me]:
+    """Who the token belongs to."""
+    return _get("coordinator", "/me", t.Me)
+
+
+# keys
+
+
+def authority() -> Call[t.Authority]:
+    """The federation's certificate authority."""
+    return _get("keys", "/authority", t.Authority)
+
+
+def certificates(name: str) -> Call[t.Page[dict[str, Any]]]:
+    """Certificates of one site or service."""
+    return _get("keys", "/certificates", t.Page[dict[str, Any]], name=name)
+
+
+def create_enrolment_token(
+    kind: str, name: str, federation_id: str | None, expires_in_s: int
+) -> Call[t.EnrolmentToken]:
+    """A single-use token with which a site's agent or a service enrols (operator)."""
+    body = {"kind": kind, "name": name, "federation_id": federation_id, "expires_in_s": expires_in_s}
+    return _post("keys", "/enrolment-tokens", t.EnrolmentToken, {k: v for k, v in body.items() if v is not None})
+
+
+# registry
+
+
+def models(federation_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Model]]:
+    """Models."""
+    return _get("registry", "/models", t.Page[t.Model], federation_id=federation_id, after=after)
+
+
+def model(model_id: str) -> Call[t.Model]:
+    """One model with its aliases."""
+    return _get("registry", f"/models/{_id(model_id)}", t.Model)
+
+
+def versions(model_id: str, after: str | None = None) -> Call[t.Page[t.Version]]:
+    """The versions of a model."""
+    return _get("registry", f"/models/{_id(model_id)}/versions", t.Page[t.Version], after=after)
+
+
+def version(version_id: str) -> Call[t.Version]:
+    """One version with lineage and signatures."""
+    return _get("registry", f"/versions/{_id(version_id)}", t.Version)
+
+
+def set_alias(model_id: str, alias: str, version_id: str) -> Call[dict[str, Any]]:
+    """Point a model's alias (champion, candidate, …) at a version."""
+    path = f"/models/{_id(model_id)}/aliases/{_id(alias)}"
+    return Call("registry", "PUT", path, dict[str, Any], body={"version_id": version_id})

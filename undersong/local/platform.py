@@ -1,0 +1,282 @@
+"""The embedded platform: every service as a real process of this machine, on SQLite and an embedded Valkey.
+
+with Platform() as platform:
+    platform.add_site("north", datasets={...})
+    platform.client.submit_job({...})
+"""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import httpx
+
+from undersong.client import Client
+from undersong.client.types import Federation, Site
+from undersong.errors import StartError, UnreachableError
+from undersong.local.layout import ROLES, SERVICES, Layout, base_environment, service_command
+from undersong.local.process import Supervised
+from undersong.local.sites import SiteFolder, existing_sites
+from undersong.profile import Profile, remove_profile, save_profile
+
+READY_WITHIN_S: Final = 60.0
+BOOTSTRAPPED: Final = ("keys", "coordinator")
+
+
+class Platform:
+    """All services as supervised processes, with their state in one folder.
+
+    Without `home` the folder is temporary and deleted at the end. `settings` are extra settings per service
+    ({"coordinator": {"heartbeat_s": "1"}}). A process that dies is started again.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        log_level: str = "INFO",
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+        write_profile: bool = False,
+    ) -> None:
+        self._temporary = home is None
+        self.home = (home or Path(tempfile.mkdtemp(prefix="undersong-"))).resolve()
+        self.processes: dict[str, Supervised] = {}
+        self._log_level = log_level
+        self._settings = settings or {}
+        self._write_profile = write_profile
+        self._lock: IO[str] | None = None
+        self._layout: Layout | None = None
+        self._client: Client | None = None
+        self._federation: Federation | None = None
+
+    # life
+
+    def __enter__(self) -> Self:
+        """Start everything; StartError names the process that did not start, with the end of its log."""
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the whole tree."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and wait until every service is ready."""
+        self._lock = _hold(self.home)
+        self._layout = Layout.prepare(self.home)
+        self._start("valkey", self._layout.valkey_command(), base_environment())
+        with ThreadPoolExecutor(len(BOOTSTRAPPED)) as pool:
+            list(pool.map(self._bootstrap, BOOTSTRAPPED))
+        for role in ROLES:
+            for service in SERVICES:
+                self._start(f"{service}.{role}", service_command(service, role), self._environment(service))
+        self._wait_ready()
+        self._client = Client(self.profile)
+        if self._write_profile:
+            save_profile(self.profile)
+        for folder in existing_sites(self.home):
+            folder.write_addresses(self.urls)
+            self._start_agent(folder)
+
+    def stop(self) -> None:
+        """Stop agents first, then services, then the doorbell; forget the profile; delete a temporary folder."""
+        agents = [name for name in self.processes if name.startswith("agent.")]
+        services = [name for name in self.processes if name not in agents and name != "valkey"]
+        for group in (agents, services, ["valkey"]):
+            running = [self.processes[name] for name in group if name in self.processes]
+            for process in running:
+                process.ask_to_stop()
+            for process in running:
+                process.stop()
+        self.processes.clear()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._write_profile:
+            remove_profile(str(self.home))
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._temporary:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    # use
+
+    @property
+    def client(self) -> Client:
+        """A client that acts as the first administrator."""
+        if self._client is None:
+            raise StartError("the platform is not running")
+        return self._client
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Service name → base url."""
+        return self._running().urls()
+
+    @property
+    def redis_url(self) -> str:
+        """Where the doorbell listens."""
+        return self._running().redis_url()
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where the dashboard is."""
+        return f"{self.urls['coordinator']}/dashboard"
+
+    @property
+    def profile(self) -> Profile:
+        """Addresses and first tokens, for a client in any process."""
+        layout = self._running()
+        return Profile(
+            **{f"{service}_url": url for service, url in layout.urls().items()},
+            token=_secret(layout.bootstrap / "admin-token"),
+            operator_token=_secret(layout.bootstrap / "operator-token"),
+            home=str(self.home),
+        )
+
+    def federation(self, name: str = "federation") -> Federation:
+        """The platform's federation; made under this name when there is none yet."""
+        if self._federation is None:
+            found = self.client.federations()
+            self._federation = found[0] if found else self.client.create_federation(name)
+        return self._federation
+
+    def add_site(
+        self,
+        name: str,
+        *,
+        datasets: Mapping[str, Any] | Path,
+        policy: Mapping[str, Any] | Path | None = None,
+        agent: Mapping[str, Any] | None = None,
+        start: bool = True,
+    ) -> Site:
+        """Make a site, enrol its agent and start it.
+
+        `datasets` and `policy` are the documents of datasets.yaml and policy.yaml, or such files; without `policy` the
+        agent writes its own default (everything that is installed and declared). `agent`: more settings of agent.yaml.
+        """
+        federation = self.federation()
+        site = self.client.create_site(federation.id, name)
+        token = self.client.create_enrolment_token("site", site.id, federation.id).token
+        folder = SiteFolder(self.home / "sites" / name)
+        folder.write(self.urls, token=token, datasets=datasets, policy=policy, agent=agent or {})
+        if start:
+            self._start_agent(folder)
+        return site
+
+    def wait_sites_online(self, count: int, timeout_s: float = 60.0) -> None:
+        """Block until this many agents have told what data they have; StartError shows the log of one that died."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            online = [site for site in self.client.sites() if site.profile is not None]
+            if len(online) >= count:
+                return
+            self._raise_for_failed(only="agent.")
+            if time.monotonic() > deadline:
+                raise StartError(f"only {len(online)} of {count} agents are online", remedy=f"see {self.home / 'logs'}")
+            time.sleep(0.1)
+
+    def kill(self, name: str) -> None:
+        """`kill -9` one process, for example "aggregator.worker"; it is started again at once."""
+        self.processes[name].kill()
+
+    def halt(self, name: str) -> None:
+        """Stop one process and leave it stopped until `resume`."""
+        self.processes[name].stop()
+
+    def resume(self, name: str) -> None:
+        """Start a process that `halt` stopped."""
+        self.processes[name].start()
+
+    # parts
+
+    def _running(self) -> Layout:
+        if self._layout is None:
+            raise StartError("the platform is not running")
+        return self._layout
+
+    def _environment(self, service: str) -> dict[str, str]:
+        extra = self._settings.get(service)
+        return self._running().environment(service, log_level=self._log_level, extra=extra)
+
+    def _start(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
+        process = Supervised(name, command, env=env, cwd=self.home, log=self._running().log(name))
+        self.processes[name] = process
+        process.start()
+
+    def _start_agent(self, folder: SiteFolder) -> None:
+        self._start(f"agent.{folder.name}", folder.command(), {**base_environment(), "OMP_NUM_THREADS": "1"})
+
+    def _bootstrap(self, service: str) -> None:
+        out = self._running().bootstrap
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{service}", "bootstrap", "--out", str(out)],
+            env=self._environment(service),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=READY_WITHIN_S,
+        )
+        if done.returncode != 0:
+            raise StartError(f"{service} bootstrap failed:\n{(done.stderr or done.stdout)[-2000:]}")
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        waiting = list(SERVICES)
+        with httpx.Client(timeout=2.0) as http:
+            while waiting:
+                waiting = [service for service in waiting if not _is_ready(http, self.urls[service])]
+                self._raise_for_failed()
+                if waiting and time.monotonic() > deadline:
+                    tail = self.processes[f"{waiting[0]}.api"].log_tail()
+                    raise StartError(f"{', '.join(waiting)} not ready after {READY_WITHIN_S:.0f} s:\n{tail}")
+                if waiting:
+                    time.sleep(0.05)
+
+    def _raise_for_failed(self, only: str = "") -> None:
+        for name, process in self.processes.items():
+            if process.failed and name.startswith(only):
+                raise StartError(f"{name} does not start (exit code {process.exit_code}):\n{process.log_tail()}")
+
+
+def _is_ready(http: httpx.Client, url: str) -> bool:
+    try:
+        return http.get(f"{url}/health/ready").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        raise UnreachableError(f"{path} is missing", remedy="delete the platform's folder and start it again")
+    return path.read_text().strip()
+
+
+def _hold(home: Path) -> IO[str]:
+    """Keep a second platform out of this folder."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = (home / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StartError(
+            f"a platform is already running in {home}", remedy="stop it, or give another --home"
+        ) from error
+    return lock

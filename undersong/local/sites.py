@@ -1,0 +1,67 @@
+"""One site's folder: agent.yaml, datasets.yaml, policy.yaml, the enrolment token and the agent's state."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class SiteFolder:
+    """Files of one agent under one folder; its name is the folder's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.config = path / "agent.yaml"
+
+    def command(self) -> list[str]:
+        """How the agent is started."""
+        return [sys.executable, "-m", "services.agent", "--config", str(self.config)]
+
+    def write(
+        self,
+        urls: Mapping[str, str],
+        *,
+        token: str,
+        datasets: Mapping[str, Any] | Path | None = None,
+        policy: Mapping[str, Any] | Path | None = None,
+        agent: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write every file that the agent needs to enrol and run."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(self.path / "enrol-token", token)
+        for name, document in (("datasets.yaml", datasets), ("policy.yaml", policy)):
+            if isinstance(document, Path):
+                shutil.copyfile(document, self.path / name)
+            elif document is not None:
+                (self.path / name).write_text(_yaml(document))
+        settings = {"data_dir": "state", "enrol_token_file": "enrol-token", **_addresses(urls), **(agent or {})}
+        self.config.write_text(_yaml(settings))
+
+    def write_addresses(self, urls: Mapping[str, str]) -> None:
+        """Point an existing agent at the services' present addresses."""
+        settings = yaml.safe_load(self.config.read_text())
+        self.config.write_text(_yaml({**settings, **_addresses(urls)}))
+
+
+def existing_sites(home: Path) -> list[SiteFolder]:
+    """The sites of an earlier run in this home."""
+    return [SiteFolder(path.parent) for path in sorted((home / "sites").glob("*/agent.yaml"))]
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+
+
+def _addresses(urls: Mapping[str, str]) -> dict[str, str]:
+    return {f"{service}_url": url for service, url in urls.items()}
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
