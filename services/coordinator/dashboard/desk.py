@@ -1,0 +1,81 @@
+"""The seam between pages and use cases: what one signed-in person may see and do.
+
+`source.py` implements it over the coordinator; tests implement it with plain values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import Request
+
+from services.coordinator.dashboard.views import Job, JobPage, NowPage, Release, Round, Site
+from shared.clock import Clock
+from shared.identity.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPage:
+    """One round with its roster, and the job it belongs to."""
+
+    round: Round
+    job: Job
+
+
+class Desk(Protocol):
+    """One person's view. Calls raise NotFound for what the person may not see, Forbidden for what they may not do."""
+
+    name: str
+
+    async def now(self) -> NowPage:
+        """The state of everything, newest jobs first."""
+
+    async def jobs(self, after: str | None) -> tuple[Sequence[Job], str | None]:
+        """A page of jobs, and where the next one begins."""
+
+    async def job(self, job_id: str) -> JobPage:
+        """One job with its rounds and metrics."""
+
+    async def steer(self, job_id: str, action: str) -> None:
+        """Pause, resume or cancel a job."""
+
+    async def round(self, round_id: str) -> RoundPage:
+        """One round."""
+
+    async def sites(self) -> Sequence[Site]:
+        """Every site of the person's federations."""
+
+    async def releases(self) -> Sequence[Release]:
+        """The model versions that rounds published, newest first."""
+
+    async def pulse(self) -> str:
+        """A mark that changes whenever something on a page may have changed."""
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when something may have changed, at the latest after `timeout_s`."""
+
+
+class Source(Protocol):
+    """Opens desks."""
+
+    async def desk(self, token: str) -> Desk | None:
+        """The desk of the person whose API token this is; None when the token is not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What the pages need from the running service; it lies at `app.state.dashboard`."""
+
+    source: Source
+    sealer: Sealer
+    clock: Clock
+    origin: str  # where people reach the API, for the commands on the pages
+    secure: bool  # whether that is HTTPS, so that the cookie is kept to it
+
+
+def dashboard_of(request: Request) -> Dashboard:
+    """The dashboard that the service was started with."""
+    found = request.app.state.dashboard
+    if not isinstance(found, Dashboard):
+        raise TypeError("app.state.dashboard is not a Dashboard")
+    return found

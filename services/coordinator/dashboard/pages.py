@@ -1,0 +1,217 @@
+"""The dashboard's routes: each reads one desk and renders one template."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.routing import APIRoute
+
+from services.coordinator.dashboard import assets, session
+from services.coordinator.dashboard.desk import Dashboard, Desk, dashboard_of
+from services.coordinator.dashboard.rendering import HEADERS, page
+from services.coordinator.dashboard.views import Measure
+from shared.errors import Refusal
+
+STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
+STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
+STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line
+
+
+class SignedOut(Exception):  # noqa: N818  (not an error: the browser is sent to the sign-in page)
+    """The request has no valid session."""
+
+
+class PageRoute(APIRoute):
+    """Answers refusals as pages: these routes are for people."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler with refusals rendered."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except SignedOut:
+                return _to_sign_in(request)
+            except Refusal as refusal:
+                title, detail = refusal.title(), refusal.detail
+                return page("message.html", refusal.status, {"title": title, "detail": detail, "back": session.PATH})
+
+        return answer
+
+
+router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema=False)
+Board = Annotated[Dashboard, Depends(dashboard_of)]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request of a signed-in person."""
+
+    desk: Desk
+    session: session.Session
+    board: Dashboard
+    now: datetime
+    here: str
+
+    def show(self, template: str, tab: str, **values: object) -> Response:
+        """Render a page for this person."""
+        common = {"tab": tab, "person": self.desk.name, "csrf": self.session.csrf, "now": self.now}
+        return page(template, 200, {**common, "here": self.here, "origin": self.board.origin, **values})
+
+
+async def visit(request: Request, board: Board) -> Visit:
+    """The signed-in person; raises SignedOut."""
+    now = board.clock()
+    found = session.read(request, board.sealer, now)
+    desk = await board.source.desk(found.token) if found else None
+    if found is None or desk is None:
+        raise SignedOut
+    return Visit(desk, found, board, now, request.url.path)
+
+
+Visitor = Annotated[Visit, Depends(visit)]
+
+
+def _to_sign_in(request: Request) -> Response:
+    if request.headers.get("hx-request"):  # a part of a page renews itself: load the whole page again
+        return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true"})
+    if request.url.path.endswith("/stream"):
+        return Response(status_code=401, headers=HEADERS)
+    wanted = request.url.path if request.method == "GET" else session.PATH
+    return RedirectResponse(f"{session.PATH}/login?next={quote(wanted)}", 303, HEADERS)
+
+
+def _own_path(path: str) -> str:
+    """Only our own pages are gone to after signing in."""
+    own = path == session.PATH or path.startswith(f"{session.PATH}/")
+    return path if own and "//" not in path and "\\" not in path else session.PATH
+
+
+@router.get("/static/{name:path}")
+async def static(request: Request, name: str) -> Response:
+    """One file of the dashboard itself."""
+    return assets.answer(request, name)
+
+
+@router.get("/login")
+async def sign_in_page(next: str = session.PATH) -> Response:  # noqa: A002  (the query's name)
+    """The sign-in form."""
+    return page("login.html", 200, {"next": _own_path(next), "error": None})
+
+
+@router.post("/login")
+async def sign_in(request: Request, board: Board) -> Response:
+    """Check the token and begin a session."""
+    form = await session.form_of(request)
+    token, wanted = form.get("token", "").strip(), _own_path(form.get("next", ""))
+    if not token or await board.source.desk(token) is None:
+        return page("login.html", 401, {"next": wanted, "error": "This token is not known, or it was revoked."})
+    answer = RedirectResponse(wanted, 303, HEADERS)
+    session.write(answer, session.Session.begin(token, board.clock()), board.sealer, secure=board.secure)
+    return answer
+
+
+@router.post("/logout")
+async def sign_out(request: Request, visitor: Visitor) -> Response:
+    """End the session of this browser."""
+    visitor.session.check(await session.form_of(request))
+    answer = RedirectResponse(f"{session.PATH}/login", 303, HEADERS)
+    session.end(answer)
+    return answer
+
+
+@router.get("")
+async def now_page(visitor: Visitor) -> Response:
+    """Is anything stuck?"""
+    return visitor.show("now.html", "Now", page=await visitor.desk.now())
+
+
+@router.get("/jobs")
+async def jobs_page(visitor: Visitor, after: str | None = None) -> Response:
+    """All jobs, newest first."""
+    jobs, following = await visitor.desk.jobs(after)
+    return visitor.show("jobs.html", "Jobs", jobs=jobs, next=following)
+
+
+@router.get("/jobs/{job_id}")
+async def job_page(job_id: str, visitor: Visitor) -> Response:
+    """One job."""
+    return visitor.show("job.html", "Jobs", page=await visitor.desk.job(job_id))
+
+
+@router.get("/jobs/{job_id}/metrics")
+async def job_metrics(job_id: str, visitor: Visitor) -> Response:
+    """The metric curves: `rounds` and, for each metric, a value or null for each round."""
+    found = await visitor.desk.job(job_id)
+    return JSONResponse(curves(found.measures), headers=HEADERS)
+
+
+@router.post("/jobs/{job_id}/{action}")
+async def steer_job(
+    job_id: str, action: Literal["pause", "resume", "cancel"], request: Request, visitor: Visitor
+) -> Response:
+    """Pause, resume or cancel, then show the job again."""
+    visitor.session.check(await session.form_of(request))
+    await visitor.desk.steer(job_id, action)
+    return RedirectResponse(f"{session.PATH}/jobs/{quote(job_id)}", 303, HEADERS)
+
+
+@router.get("/rounds/{round_id}")
+async def round_page(round_id: str, visitor: Visitor) -> Response:
+    """One round."""
+    return visitor.show("round.html", "Jobs", page=await visitor.desk.round(round_id))
+
+
+@router.get("/sites")
+async def sites_page(visitor: Visitor) -> Response:
+    """The sites and how they are."""
+    return visitor.show("sites.html", "Sites", sites=await visitor.desk.sites())
+
+
+@router.get("/models")
+async def models_page(visitor: Visitor) -> Response:
+    """The model versions and where each came from."""
+    return visitor.show("models.html", "Models", releases=await visitor.desk.releases())
+
+
+@router.get("/stream")
+async def stream(request: Request, visitor: Visitor) -> Response:
+    """Server-sent events that only say that something changed; `Last-Event-ID` resumes."""
+    seen = request.headers.get("last-event-id")
+    events = changes(visitor.desk, seen, request.is_disconnected)
+    return StreamingResponse(events, media_type="text/event-stream", headers={**HEADERS, "X-Accel-Buffering": "no"})
+
+
+async def changes(
+    desk: Desk, seen: str | None, gone: Callable[[], Coroutine[Any, Any, bool]], lasts_s: float = STREAM_FOR_S
+) -> AsyncIterator[str]:
+    """Say `changed` for each new pulse after `seen`, until the browser is gone or `lasts_s` is over."""
+    waits = int(lasts_s / STREAM_LOOK_S)
+    quiet = int(STREAM_QUIET_S / STREAM_LOOK_S)
+    yield "retry: 2000\n\n"
+    for turn in range(waits):
+        pulse = await desk.pulse()
+        if seen is None:
+            yield f"id: {pulse}\nevent: hello\ndata: \n\n"
+        elif pulse != seen:
+            yield f"id: {pulse}\nevent: changed\ndata: \n\n"
+        elif turn % quiet == quiet - 1:
+            yield ": still here\n\n"
+        seen = pulse
+        await desk.wait(STREAM_LOOK_S)
+        if await gone():
+            return
+
+
+def curves(measures: tuple[Measure, ...]) -> dict[str, object]:
+    """Measures as parallel lists, in round order."""
+    by_round = {item.round_number: dict(item.values) for item in measures}  # a later attempt replaces an earlier one
+    rounds = sorted(by_round)
+    names = [*dict.fromkeys(name for number in rounds for name in by_round[number])]
+    series = {name: [by_round[number].get(name) for number in rounds] for name in names}
+    return {"rounds": rounds, "series": series}

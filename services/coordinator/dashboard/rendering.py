@@ -1,0 +1,56 @@
+"""Templates to answers: one environment, strict about missing names, with a policy that lets no foreign script in."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from fastapi import Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from services.coordinator.dashboard import assets, wording
+from services.coordinator.dashboard.pictures import gauge, timeline
+from services.coordinator.dashboard.session import PATH
+from services.coordinator.dashboard.views import Round
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_PHASE_ORDER: Final = ("prepare", "collect", "sum")
+
+
+def _phases(rounds: tuple[Round, ...], now: datetime) -> list[str]:
+    present = {span.phase for round_ in rounds for span in round_.spans(now)}
+    return [phase for phase in _PHASE_ORDER if phase in present]
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("mark", "engine", "reason", "seconds", "ago", "utc", "iso", "size", "number", "short"):
+        made.globals[name] = getattr(wording, name)
+    made.globals.update(gauge=gauge, timeline=timeline, phases=_phases, root=PATH, static=partial(assets.address, PATH))
+    return made
+
+
+_TEMPLATES: Final = _environment()
+
+
+def page(template: str, status: int, values: Mapping[str, object]) -> Response:
+    """An HTML answer."""
+    body = _TEMPLATES.get_template(template).render(values)
+    return Response(body, status, dict(HEADERS), media_type="text/html")

@@ -1,0 +1,83 @@
+// Metric curves of a job, drawn with uPlot from /dashboard/jobs/<id>/metrics. Colours come from the style sheet.
+"use strict";
+
+(() => {
+  const box = document.querySelector("[data-metrics]");
+  if (!box || !window.uPlot) return;
+  const plots = new Map();
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const show = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+
+  function options(name, index, width) {
+    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    return {
+      width, height: 200, cursor: { points: { size: 9 }, drag: { x: false, y: false } }, legend: { show: false },
+      hooks: { setCursor: [(plot) => point(name, plot.cursor.idx)] },
+      scales: { x: { time: false, range: (_, low, high) => [low - 0.25, high + 0.25] } },
+      axes: [
+        { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100], values: (_, at) => at.map((value) => (Number.isInteger(value) ? `${value}` : "")) },
+        { ...axis, size: 56, values: (_, at) => at.map((value) => Number(value.toPrecision(4)).toString()) },
+      ],
+      series: [
+        {},
+        { label: name, stroke: colour(`--c${(index % 5) + 1}`), width: 2.5, spanGaps: true, points: { show: true, size: 7 } },
+      ],
+    };
+  }
+
+  // Above each curve stands its newest value, or the one under the pointer.
+  function point(name, index) {
+    const item = plots.get(name);
+    if (!item) return;
+    const at = index ?? item.values.findLastIndex((value) => value !== null);
+    item.value.textContent = at < 0 ? "–" : `round ${item.rounds[at]}: ${show(item.values[at])}`;
+  }
+
+  function frame(name) {
+    const part = document.createElement("div");
+    part.className = "chart";
+    const title = document.createElement("div");
+    title.className = "title";
+    const label = document.createElement("span");
+    label.textContent = name;
+    const value = document.createElement("span");
+    title.append(label, value);
+    const canvas = document.createElement("div");
+    canvas.setAttribute("role", "img");
+    part.append(title, canvas);
+    box.append(part);
+    return { part, value, canvas };
+  }
+
+  async function draw() {
+    const answer = await fetch(box.dataset.metrics, { headers: { Accept: "application/json" } });
+    if (!answer.ok) return;
+    const { rounds, series } = await answer.json();
+    document.getElementById("no-metrics")?.toggleAttribute("hidden", rounds.length > 0);
+    const names = Object.keys(series);
+    for (const name of names) if (!plots.has(name)) plots.set(name, frame(name));  // all frames first: they share the width
+    names.forEach((name, index) => {
+      const item = Object.assign(plots.get(name), { rounds, values: series[name] });
+      const data = [rounds, item.values];
+      if (item.plot) item.plot.setData(data);
+      else item.plot = new uPlot(options(name, index, item.part.clientWidth || 320), data, item.canvas);
+      const known = item.values.filter((value) => value !== null);
+      item.canvas.setAttribute("aria-label", `${name} by round: from ${show(known[0])} to ${show(known.at(-1))}`);
+      point(name, null);
+    });
+  }
+
+  function again() {
+    for (const { plot } of plots.values()) plot?.destroy();
+    plots.clear();
+    box.replaceChildren();
+    draw();
+  }
+
+  let waiting;
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(again, 150); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  document.body.addEventListener("live", draw);
+  setInterval(draw, 15000);
+  draw();
+})();

@@ -1,0 +1,218 @@
+"""What the pages show, as frozen values: nothing here knows SQL, HTTP or HTML.
+
+`source.py` fills these from the coordinator's use cases; the templates read them. All times are aware UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
+TERMINAL_ROUND_STATES = frozenset({"published", "failed", "cancelled"})
+SITE_ONLINE_FOR = timedelta(seconds=60)  # two empty long polls of 30 s
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One stacked piece of a round's timeline: `start_s` and `length_s` count from the round's creation."""
+
+    phase: str
+    start_s: float
+    length_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One site's part in one round."""
+
+    site_id: str
+    site_name: str
+    state: str
+    phase: str
+    progress: float
+    attempts: int
+    seen_at: datetime | None
+    code: str | None = None
+    message: str | None = None
+    trace: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the site's part ended without an update that counts."""
+        return self.state in {"rejected", "expired", "dead", "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One attempt at one round."""
+
+    id: str
+    job_id: str
+    number: int
+    attempt: int
+    kind: str
+    state: str
+    reason: str | None
+    engine: str
+    got: int
+    min_cohort: int
+    target: int
+    created_at: datetime
+    deadline: datetime | None
+    ended_at: datetime | None
+    phase_times: tuple[tuple[str, datetime], ...] = ()
+    version_id: str | None = None
+    manifest_digest: str | None = None
+    model_digest: str | None = None
+    epoch: int | None = None
+    tasks: tuple[Task, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether the round has not ended yet."""
+        return self.state not in TERMINAL_ROUND_STATES
+
+    def late(self, now: datetime) -> bool:
+        """Whether the round is open past its deadline."""
+        return self.open and self.deadline is not None and now > self.deadline
+
+    def spans(self, now: datetime) -> tuple[Span, ...]:
+        """The phases as stacked pieces, up to the round's end or to `now`."""
+        times = [*self.phase_times, ("end", self.ended_at or now)]
+        pieces = []
+        for (phase, begins), (_, ends) in pairwise(times):
+            length_s = max(0.0, (ends - begins).total_seconds())
+            pieces.append(Span(phase, (begins - self.created_at).total_seconds(), length_s))
+        return tuple(pieces)
+
+    def seconds(self, now: datetime) -> float:
+        """How long the round took, or has taken so far."""
+        return max(0.0, ((self.ended_at or now) - self.created_at).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """The metrics that the sites computed together for one model version."""
+
+    round_number: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as lists show it."""
+
+    id: str
+    name: str
+    federation_id: str
+    state: str
+    reason: str | None
+    model_name: str
+    recipe: str
+    dataset: str
+    strategy: str
+    engine: str
+    rounds_done: int
+    rounds_total: int
+    created_at: datetime
+    ended_at: datetime | None
+    version_id: str | None = None
+    spec: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        """Whether the job can still move."""
+        return self.state not in TERMINAL_JOB_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Everything that one job's page shows."""
+
+    job: Job
+    rounds: tuple[Round, ...]
+    measures: tuple[Measure, ...]
+    may_steer: bool
+
+    @property
+    def current(self) -> Round | None:
+        """The round that is under way, if any."""
+        return next((round_ for round_ in reversed(self.rounds) if round_.open), None)
+
+    @property
+    def failures(self) -> tuple[tuple[Round, Task], ...]:
+        """Each site's failure in any round, newest round first."""
+        return tuple((r, task) for r in reversed(self.rounds) for task in r.tasks if task.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A data set that a site offers: its shape, never its content."""
+
+    name: str
+    kind: str
+    rows: int | None
+    columns: int
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One organisation's agent."""
+
+    id: str
+    name: str
+    owner: str
+    federation_id: str
+    suspended: bool
+    seen_at: datetime | None
+    agent_version: str | None
+    runner: str | None
+    datasets: tuple[Dataset, ...]
+    recipes: tuple[str, ...]
+    cpus: int | None
+    memory_bytes: int | None
+    gpus: tuple[str, ...]
+
+    def status(self, now: datetime) -> str:
+        """One of suspended, never seen, online, away."""
+        if self.suspended:
+            return "suspended"
+        if self.seen_at is None:
+            return "never seen"
+        return "online" if now - self.seen_at <= SITE_ONLINE_FOR else "away"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A model version that a round of this coordinator published."""
+
+    version_id: str
+    model_name: str
+    job_id: str
+    job_name: str
+    round_id: str
+    round_number: int
+    contributors: int
+    published_at: datetime
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class NowPage:
+    """The first page: is anything stuck?"""
+
+    jobs: tuple[Job, ...]
+    current: Mapping[str, Round]  # job id -> its round under way
+    sites: tuple[Site, ...]
+    last_release: Release | None
+    degraded: tuple[str, ...]
+
+    def late(self, now: datetime) -> tuple[Round, ...]:
+        """Rounds that are open past their deadline."""
+        return tuple(round_ for round_ in self.current.values() if round_.late(now))
+
+    def online(self, now: datetime) -> int:
+        """How many sites were heard within the last minute."""
+        return sum(site.status(now) == "online" for site in self.sites)

@@ -1,0 +1,115 @@
+"""How values read on a page: times, sizes, states. Pure; the clock is an argument."""
+
+from datetime import UTC, datetime
+
+ENGINES = {
+    "sealed": (
+        "weak",
+        (
+            "Each update is sealed to the aggregator's key for this round. Nobody on the way, on disk or at the "
+            "coordinator can read it; the aggregator itself sees every single update."
+        ),
+    ),
+}
+MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the tone repeats it
+    "running": ("go", "▶"),
+    "planned": ("calm", "○"),
+    "keyed": ("calm", "◔"),
+    "collecting": ("go", "◑"),
+    "frozen": ("go", "◕"),
+    "aggregating": ("go", "◕"),
+    "checked": ("go", "◕"),
+    "published": ("good", "✓"),
+    "succeeded": ("good", "✓"),
+    "done": ("good", "✓"),
+    "online": ("good", "●"),
+    "paused": ("warn", "⏸"),
+    "away": ("warn", "◌"),
+    "expired": ("warn", "⌛"),
+    "failed": ("bad", "✕"),
+    "rejected": ("bad", "✕"),
+    "dead": ("bad", "✕"),
+    "suspended": ("bad", "⊘"),
+    "cancelled": ("calm", "⊘"),
+    "open": ("calm", "○"),
+    "leased": ("go", "▶"),
+}
+REASONS = {
+    "completed": "All rounds are done.",
+    "early-stop": "The metric stopped improving, as the job asked.",
+    "quorum": "Fewer updates arrived before the deadline than the minimum cohort.",
+    "deadline": "The deadline passed.",
+    "overdue": "The deadline passed and the aggregator gave no result.",
+    "cancelled": "A person cancelled it.",
+    "job-cancelled": "A person cancelled the job.",
+}
+_STEPS = ((60.0, "s", 1.0), (3600.0, "min", 60.0), (86400.0, "h", 3600.0), (float("inf"), "days", 86400.0))
+
+
+def mark(state: str) -> tuple[str, str]:
+    """The tone and the sign that stand for a state; an unknown state is calm."""
+    return MARKS.get(state, ("calm", "○"))
+
+
+def engine(name: str) -> tuple[str, str]:
+    """How strong an engine is, in one word, and what it protects against, in one sentence."""
+    return ENGINES.get(name, ("unknown", "This dashboard does not know this engine."))
+
+
+def reason(code: str) -> str:
+    """A reason code as a sentence; other text stays as it is."""
+    return REASONS.get(code, code)
+
+
+def seconds(length_s: float) -> str:
+    """A duration in the unit that a person would use: `0.42 s`, `3.1 min`, `2.0 days`."""
+    if length_s < 1:
+        return f"{length_s:.2f} s"
+    limit, unit, size = next(step for step in _STEPS if length_s < step[0])
+    shown = length_s / size
+    return f"{shown:.0f} {unit}" if limit <= 60 and shown >= 10 else f"{shown:.1f} {unit}"
+
+
+def ago(then: datetime | None, now: datetime) -> str:
+    """`now`, `12 s ago`, `3.0 min ago`, `in 20 s`, or `never`."""
+    if then is None:
+        return "never"
+    length_s = (now - then).total_seconds()
+    if abs(length_s) < 2:
+        return "now"
+    text = seconds(abs(round(length_s)))
+    return f"{text} ago" if length_s > 0 else f"in {text}"
+
+
+def utc(then: datetime | None) -> str:
+    """The full moment, as a tooltip: `2026-11-22 22:40:03 UTC`."""
+    return "" if then is None else then.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def iso(then: datetime | None) -> str:
+    """The moment for `<time datetime>`."""
+    return "" if then is None else then.astimezone(UTC).isoformat()
+
+
+def size(count: int | None) -> str:
+    """Bytes in binary units: `8.0 GiB`."""
+    if count is None:
+        return "–"
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def number(value: float) -> str:
+    """A metric or a count, short: `0.843`, `1,204`."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.3f}"
+
+
+def short(identifier: str | None, keep: int = 12) -> str:
+    """The beginning of a digest or id, with a mark that it goes on."""
+    if not identifier:
+        return "–"
+    return identifier if len(identifier) <= keep + 1 else identifier[:keep] + "…"

@@ -1,0 +1,167 @@
+"""A desk of plain values, and the pages over it: what a small federation looks like in the middle of its work."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from services.coordinator.dashboard import Dashboard, router
+from services.coordinator.dashboard.desk import RoundPage
+from services.coordinator.dashboard.views import Dataset, Job, JobPage, Measure, NowPage, Release, Round, Site, Task
+from shared.errors import NotFound
+from shared.identity.sealing import Sealer
+
+TOKEN = "ust_test-token"
+NAMES = ("Cleveland", "Hungary", "Switzerland", "Long Beach")
+SCORES = ((0.612, 0.70), (0.741, 0.81), (0.782, 0.86), (0.803, 0.88), (0.811, 0.89))
+
+
+def make_site(index: int, now: datetime) -> Site:
+    name = NAMES[index]
+    seen = (timedelta(seconds=4), timedelta(seconds=9), timedelta(minutes=14), None)[index]
+    heart = Dataset("heart", "csv", (303, 294, 123, 200)[index], 13, "disease")
+    return Site(
+        f"site_01k{index}", name, f"{name} hospital", "fed_01hearts", False, None if seen is None else now - seen,
+        None if seen is None else "0.1.0", "process", (heart,) if seen else (), ("tabular", "null"),
+        4, 16 * 2**30, ("NVIDIA L4",) if index == 0 else (),
+    )  # fmt: skip
+
+
+def make_task(index: int, now: datetime, state: str = "done") -> Task:
+    task = Task(f"site_01k{index}", NAMES[index], state, "upload", 1.0, 1, now - timedelta(seconds=3))
+    if state == "leased":
+        return replace(task, phase="train", progress=0.6)
+    if state == "rejected":
+        trace = ('  File "recipes/tabular.py", line 88, in train', "ValueError: column 'chol' holds text")
+        return replace(
+            task, code="recipe-failed", message="The recipe failed on column 'chol'.", trace=trace, attempts=3
+        )
+    return task
+
+
+def make_round(job: str, number: int, kind: str, began: datetime, state: str = "published") -> Round:
+    opened, last, ended = (began + timedelta(seconds=s) for s in (0.08, 1.2 + number * 0.13, 1.5 + number * 0.14))
+    times = (("prepare", began), ("collect", opened), ("sum", last))
+    open_ = state == "collecting"
+    return Round(
+        id=f"rnd_{kind}{number}", job_id=job, number=number, attempt=1, kind=kind, state=state, reason=None,
+        engine="sealed", got=2 if open_ else 4, min_cohort=3, target=4, created_at=began,
+        deadline=began + timedelta(minutes=10), ended_at=None if open_ else ended,
+        phase_times=times[:2] if open_ else times,
+        version_id=f"ver_{number}" if kind == "train" and not open_ else None, manifest_digest="5e" * 32, epoch=1,
+        tasks=tuple(make_task(i, began, "leased" if open_ and i > 1 else "done") for i in range(4)),
+    )  # fmt: skip
+
+
+@dataclass
+class FakeDesk:
+    """What the pages show, as fields that a test may change."""
+
+    now_: datetime
+    name: str = "ada"
+    may_steer: bool = True
+    all_jobs: list[Job] = field(default_factory=list)
+    all_rounds: list[Round] = field(default_factory=list)
+    all_sites: list[Site] = field(default_factory=list)
+    all_releases: list[Release] = field(default_factory=list)
+    degraded: tuple[str, ...] = ()
+    steered: list[tuple[str, str]] = field(default_factory=list)
+    beat: int = 7
+
+    async def now(self) -> NowPage:
+        current = {r.job_id: r for r in self.all_rounds if r.open}
+        return NowPage(tuple(self.all_jobs), current, tuple(self.all_sites),
+                       self.all_releases[0] if self.all_releases else None, self.degraded)  # fmt: skip
+
+    async def jobs(self, after: str | None) -> tuple[list[Job], str | None]:
+        return self.all_jobs, None
+
+    async def job(self, job_id: str) -> JobPage:
+        job = next((j for j in self.all_jobs if j.id == job_id), None)
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.")
+        rounds = tuple(r for r in self.all_rounds if r.job_id == job_id)
+        done = sum(r.kind == "train" and not r.open for r in rounds)
+        measures = tuple(
+            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}) for n, (a, b) in enumerate(SCORES[:done])
+        )
+        return JobPage(job, rounds, measures, self.may_steer)
+
+    async def steer(self, job_id: str, action: str) -> None:
+        self.steered.append((job_id, action))
+        state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[action]
+        self.all_jobs = [replace(j, state=state) if j.id == job_id else j for j in self.all_jobs]
+
+    async def round(self, round_id: str) -> RoundPage:
+        round_ = next((r for r in self.all_rounds if r.id == round_id), None)
+        if round_ is None:
+            raise NotFound(f"There is no round {round_id}.")
+        return RoundPage(round_, next(j for j in self.all_jobs if j.id == round_.job_id))
+
+    async def sites(self) -> list[Site]:
+        return self.all_sites
+
+    async def releases(self) -> list[Release]:
+        return self.all_releases
+
+    async def pulse(self) -> str:
+        return str(self.beat)
+
+    async def wait(self, timeout_s: float) -> None:
+        await asyncio.sleep(min(timeout_s, 0.05))
+
+
+@dataclass
+class FakeSource:
+    """Opens one desk for one token."""
+
+    only: FakeDesk
+    token: str = TOKEN
+
+    async def desk(self, token: str) -> FakeDesk | None:
+        return self.only if token == self.token else None
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    """Four hospitals and three jobs: one that runs, one that failed, one that is done."""
+    now = datetime.now(UTC)
+    began = now - timedelta(minutes=2)
+    jobs = [
+        Job("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
+            "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, "ver_5",
+            {"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
+        Job("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1", "heart",
+            "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
+        Job("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first", "tabular 1",
+            "heart", "fedavg, equal", "sealed", 8, 8, now - timedelta(days=1), now - timedelta(hours=23), "ver_99"),
+    ]  # fmt: skip
+    rounds = [make_round("job_01running", 0, "statistics", began)]
+    rounds += [make_round("job_01running", n, "train", began + timedelta(seconds=9 * n)) for n in range(1, 6)]
+    bad = replace(make_task(2, now, "rejected"))
+    rounds[3] = replace(rounds[3], got=3, tasks=(*rounds[3].tasks[:2], bad, rounds[3].tasks[3]))
+    rounds += [make_round("job_01running", 6, "train", now - timedelta(seconds=2), "collecting")]
+    releases = [
+        Release("ver_5", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train5", 5, 4,
+                now - timedelta(seconds=20), {"accuracy": 0.811, "auc": 0.89}),
+        Release("ver_4", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train4", 4, 4,
+                now - timedelta(seconds=29), {"accuracy": 0.803, "auc": 0.88}),
+    ]  # fmt: skip
+    return FakeDesk(
+        now, all_jobs=jobs, all_rounds=rounds, all_sites=[make_site(i, now) for i in range(4)], all_releases=releases
+    )
+
+
+@pytest.fixture
+def app(desk: FakeDesk, tmp_path: Path) -> FastAPI:
+    """The pages alone, without the rest of the coordinator."""
+    made = FastAPI()
+    made.include_router(router)
+    sealer = Sealer.ensure(tmp_path / "seal-key")
+    made.state.dashboard = Dashboard(
+        FakeSource(desk), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
+    )
+    return made
