@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from shared.clock import Clock, monotonic
 from shared.database.common import CommonTables
-from shared.database.engine import READ_ONLY, open_engine
+from shared.database.engine import open_engine
 from shared.database.faults import passing_fault
 from shared.database.fresh import FreshEvents
-from shared.database.metrics import TX_RETRIES
+from shared.database.metrics import TX_RETRIES, TX_SECONDS
+from shared.database.sqlite import READ_ONLY
 from shared.database.transaction import Transaction
 from shared.errors import Unavailable
 
@@ -55,7 +56,8 @@ class Database:
         was lost runs again too, so `work` must be safe to repeat. Raises Unavailable after 10 s; what `work` raises
         rolls back and comes through.
         """
-        return await self._with_retries(name, lambda: self._write_once(work))
+        with TX_SECONDS.labels(name).time():
+            return await self._with_retries(name, lambda: self._write_once(work))
 
     async def read(self, name: str, work: Work[T]) -> T:
         """Run `work` on one consistent snapshot, read only, with the same retries as `run`."""

@@ -2,15 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
+from shared.database import sqlite
 from shared.database.types import dump_json
 
-READ_ONLY = "undersong_read_only"
-SQLITE_BUSY_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 3
 
 
@@ -27,11 +24,11 @@ def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
             raise ValueError("SQLite needs a file: several connections share it")
         engine = create_async_engine(
             parsed.set(drivername="sqlite+aiosqlite"),
-            connect_args={"isolation_level": None, "timeout": SQLITE_BUSY_TIMEOUT_S},
+            connect_args={"async_creator_fn": sqlite.connect},
             **common,
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        event.listen(engine.sync_engine, "connect", sqlite.prepare)
+        event.listen(engine.sync_engine, "begin", sqlite.begin)
         return engine
     if backend == "postgresql":
         options = "-c statement_timeout=30000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
@@ -43,17 +40,3 @@ def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
             **common,
         )
     raise ValueError(f"{backend} is not supported; use PostgreSQL or SQLite")
-
-
-def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-    """Set what SQLite forgets with every connection; FULL keeps a committed transaction through a power cut."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once: a deferred transaction that turns to writing later fails with "locked"."""
-    reading = connection.get_execution_options().get(READ_ONLY)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -12,14 +12,7 @@ from shared.database.common import CommonTables
 from shared.database.fresh import EmittedEvent
 from shared.database.types import UtcDateTime
 from shared.ids import new_id
-
-try:
-    from shared.telemetry import current_trace
-except ImportError:
-
-    def current_trace():
-        return None
-
+from shared.telemetry.traces import current_trace
 
 log = structlog.get_logger(__name__)
 

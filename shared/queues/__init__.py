@@ -1,0 +1,23 @@
+"""Doorbells over Redis Streams: SQL is the truth, a message only says where to look."""
+
+from shared.queues.bell import Bell, Ring
+from shared.queues.consumer import Consumer
+from shared.queues.events import Event
+from shared.queues.relay import Relay
+from shared.queues.running import background, run_all, worker_loop
+from shared.queues.streams import REDIS_FAULTS, Streams
+from shared.queues.sweeper import Sweeper
+
+__all__ = [
+    "REDIS_FAULTS",
+    "Bell",
+    "Consumer",
+    "Event",
+    "Relay",
+    "Ring",
+    "Streams",
+    "Sweeper",
+    "background",
+    "run_all",
+    "worker_loop",
+]

@@ -1,0 +1,158 @@
+"""The relay: from the outbox, where events are safe, to Redis, where they are heard."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, func, select, update
+
+from shared.clock import monotonic
+from shared.database import Database, Transaction
+from shared.queues.bell import Bell
+from shared.queues.events import Event
+from shared.queues.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES
+from shared.queues.streams import REDIS_FAULTS, Streams
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 1.0
+_LONGEST_POLL_S = 5.0
+_LINGER_S = 0.05
+_RING_AT_MOST_S = 1.0
+_BATCH = 100
+_TIDY_EVERY_S = 60.0
+_KEEP_SENT = timedelta(days=1)
+
+
+class Relay:
+    """Rings what this process has just committed at once, and every second what any process has left behind.
+
+    At least once: an event may be rung again after a crash, and consumers look at SQL anyway. With Redis away it
+    rings the local `bell` only and keeps trying. Every process that commits events runs one.
+    """
+
+    def __init__(self, database: Database, streams: Streams, *, bell: Bell | None = None) -> None:
+        self._database = database
+        self._streams = streams
+        self._bell = bell
+        self._outbox = database.common.outbox
+        self._unmarked: list[str] = []
+        self._tidy_at = 0.0
+
+    async def run(self) -> None:
+        """Relay until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ring_fresh())
+            group.create_task(self._ring_leftovers())
+
+    async def _ring_fresh(self) -> None:
+        fresh = self._database.committed
+        while True:
+            await fresh.wait()
+            events = fresh.take()
+            if self._bell is not None:
+                for event in events:
+                    self._bell.ring_local(event.subject)
+            try:
+                async with asyncio.timeout(_RING_AT_MOST_S):
+                    await self._streams.ring_all(events)
+            except REDIS_FAULTS as error:  # TimeoutError is an OSError
+                REDIS_FAILURES.labels("ring").inc()
+                log.warning("relay.redis_away", error=type(error).__name__)
+                continue
+            self._unmarked.extend(event.id for event in events)
+
+    async def _ring_leftovers(self) -> None:
+        """Mark what was rung, off the path of the ringing, and ring what is older than a moment and unmarked."""
+        pause_s = _POLL_S
+        poll_at = monotonic()
+        while True:
+            try:
+                await self._mark()
+                if monotonic() >= poll_at:
+                    await self.sweep()
+                    await self._tidy()
+                    poll_at, pause_s = monotonic() + _POLL_S, _POLL_S
+            except REDIS_FAULTS as error:
+                REDIS_FAILURES.labels("relay").inc()
+                log.warning("relay.redis_away", error=type(error).__name__)
+                pause_s = min(pause_s * 2, _LONGEST_POLL_S)
+                poll_at = monotonic() + pause_s
+            except Exception:
+                log.exception("relay.failed")
+                poll_at = monotonic() + _LONGEST_POLL_S
+            await asyncio.sleep(_LINGER_S if self._unmarked else min(max(poll_at - monotonic(), 0.0), _LINGER_S * 4))
+
+    async def _mark(self) -> None:
+        marking, self._unmarked = self._unmarked, []
+        if not marking:
+            return
+
+        async def mark(tx: Transaction) -> None:
+            await self._mark_sent(tx, marking)
+
+        await self._database.run("outbox.mark", mark)
+
+    async def sweep(self) -> int:
+        """Ring up to 100 events that are unsent for longer than a second; returns how many."""
+        if not await self._database.read("outbox.look", self._any_left):
+            return 0
+        return await self._database.run("outbox.sweep", self._ring_stale)
+
+    async def _any_left(self, tx: Transaction) -> bool:
+        outbox = self._outbox
+        unsent = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.sent_at.is_(None))
+        count, oldest = (await tx.session.execute(unsent)).one()
+        age_s = 0.0 if oldest is None else (await tx.now() - oldest).total_seconds()
+        OUTBOX_UNSENT.set(count)
+        OUTBOX_OLDEST_SECONDS.set(age_s)
+        return bool(age_s > _POLL_S)
+
+    async def _ring_stale(self, tx: Transaction) -> int:
+        outbox = self._outbox
+        stale = (
+            select(outbox)
+            .where(outbox.c.sent_at.is_(None), outbox.c.created_at < await tx.now() - timedelta(seconds=_POLL_S))
+            .order_by(outbox.c.id)
+            .limit(_BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        rows = (await tx.session.execute(stale)).all()
+        events = [Event(row.event_id, row.topic, row.type, row.subject, row.trace) for row in rows]
+        if events:
+            async with asyncio.timeout(_RING_AT_MOST_S):  # the rows are locked meanwhile
+                await self._streams.ring_all(events)
+            await self._mark_sent(tx, [event.id for event in events])
+        return len(events)
+
+    async def _mark_sent(self, tx: Transaction, event_ids: Sequence[str]) -> None:
+        outbox = self._outbox
+        await tx.session.execute(
+            update(outbox)
+            .where(outbox.c.event_id.in_(event_ids), outbox.c.sent_at.is_(None))
+            .values(sent_at=await tx.now())
+        )
+
+    async def _tidy(self) -> None:
+        if monotonic() < self._tidy_at:
+            return
+        self._tidy_at = monotonic() + _TIDY_EVERY_S
+        await self.prune()
+        await self._streams.tidy()
+
+    async def prune(self) -> int:
+        """Delete events that were sent more than a day ago; returns how many."""
+        outbox = self._outbox
+
+        async def look(tx: Transaction) -> int:
+            old = select(func.count()).where(outbox.c.sent_at < await tx.now() - _KEEP_SENT)
+            return await tx.session.scalar(old) or 0
+
+        async def forget(tx: Transaction) -> None:
+            await tx.session.execute(delete(outbox).where(outbox.c.sent_at < await tx.now() - _KEEP_SENT))
+
+        count = await self._database.read("outbox.old", look)
+        if count:
+            await self._database.run("outbox.prune", forget)
+        return count

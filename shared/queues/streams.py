@@ -1,0 +1,97 @@
+"""The connection to Redis and the ringing of doorbells.
+
+Redis holds nothing that SQL does not: wiping it costs one sweep.
+
+keys:      <prefix>:<topic>        stream of events, read by consumer groups; entries go when they are acknowledged
+channels:  <prefix>:bell:<topic>   the same events for whoever is listening now (long polls)
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from shared.clock import utc_now
+from shared.queues.events import Event, to_fields
+
+SOCKET_TIMEOUT_S = 5.0
+BLOCK_MS = 2000  # well below the socket's time-out, so that an idle read never looks like a broken one
+REDIS_FAULTS = (RedisError, OSError)
+_HINT_LIFETIME_S = 600  # a hint nobody consumes is worth nothing after a sweep
+_GHOST_IDLE_MS = 3_600_000
+
+
+def connect(url: str) -> "Redis":
+    """A client that never repeats a command by itself: a repeated XADD is a repeated event."""
+    client: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_timeout=False,
+    )
+    return client
+
+
+class Streams:
+    """One Redis server as seen by one process; `prefix` keeps several platforms on one server apart."""
+
+    def __init__(self, url: str, *, prefix: str = "undersong") -> None:
+        self.url = url
+        self.prefix = prefix
+        self.redis = connect(url)
+        self._rung: set[str] = set()
+
+    def key(self, topic: str) -> str:
+        """The stream of a topic."""
+        return f"{self.prefix}:{topic}"
+
+    def channel(self, topic: str) -> str:
+        """The channel on which a topic's events are also announced."""
+        return f"{self.prefix}:bell:{topic}"
+
+    async def ring(self, event: Event) -> None:
+        """Add the event to its stream and announce it; raises a Redis error when that is unknown or failed."""
+        await self.ring_all([event])
+
+    async def ring_all(self, events: Sequence[Event]) -> None:
+        """Ring several events in one round trip."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for event in events:
+            fields: dict[Any, Any] = dict(to_fields(event))
+            pipeline.xadd(self.key(event.topic), fields)
+            pipeline.publish(self.channel(event.topic), json.dumps(fields))
+            self._rung.add(event.topic)
+        await pipeline.execute()
+
+    async def ping(self) -> None:
+        """Raise when Redis does not answer."""
+        await self.redis.ping()
+
+    async def tidy(self) -> None:
+        """Drop hints of topics nobody consumes, and names of consumers that are long gone."""
+        for topic in sorted(self._rung):
+            key = self.key(topic)
+            try:
+                groups = await self.redis.xinfo_groups(key)
+            except ResponseError:  # no such stream
+                continue
+            if not groups:
+                oldest_ms = int((utc_now().timestamp() - _HINT_LIFETIME_S) * 1000)
+                await self.redis.xtrim(key, minid=str(oldest_ms), approximate=False)
+            for group in groups:
+                await self._forget_ghosts(key, group["name"])
+
+    async def _forget_ghosts(self, key: str, group: str) -> None:
+        for consumer in await self.redis.xinfo_consumers(key, group):
+            if consumer["pending"] == 0 and consumer["idle"] > _GHOST_IDLE_MS:
+                await self.redis.xgroup_delconsumer(key, group, consumer["name"])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.redis.aclose()
