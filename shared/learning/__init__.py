@@ -1,0 +1,1 @@
+"""Learning on flat vectors: tensors and files, server strategies, and metrics from sums. Pure numpy."""

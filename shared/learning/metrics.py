@@ -1,0 +1,128 @@
+"""Evaluation as sums: what a site adds up, and what the federation's totals say.
+
+| layout | sums |
+| --- | --- |
+| binary | n, loss, tp, fp, tn, fn, positives by score[200], negatives by score[200] |
+| multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
+| regression | n, squared error, absolute error, y, y squared |
+
+A score is the predicted probability of the positive class; bin i holds scores in [i/200, (i+1)/200). The AUC from bins
+counts pairs in one bin as half, so it is within half the share of such pairs of the exact one.
+"""
+
+import re
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import Invalid
+from shared.wire.profiles import Task
+
+Sums = npt.NDArray[np.float64]
+BINS: Final = 200
+_MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")
+
+
+class LayoutUnknown(Invalid):
+    """No evaluation layout has this name, or the sums do not fit it."""
+
+
+def layout_of(task: Task, classes: int | None = None) -> str:
+    """The layout's name for a recipe's task."""
+    if task is not Task.MULTICLASS:
+        return str(task)
+    if classes is None:
+        raise LayoutUnknown("a multiclass recipe must say how many classes it has")
+    return f"multiclass:{classes}"
+
+
+def layout_length(layout: str) -> int:
+    """How many sums the layout has; raises `LayoutUnknown`."""
+    if layout == Task.BINARY:
+        return 6 + 2 * BINS
+    if layout == Task.REGRESSION:
+        return 5
+    return 3 + _classes(layout) ** 2
+
+
+def binary_sums(labels: npt.NDArray[np.floating | np.integer], scores: Sums) -> Sums:
+    """Sums over rows: labels 0 or 1, scores in 0..1, both [n]."""
+    truth, said = labels.astype(bool), scores >= 0.5
+    sure = np.clip(scores, 1e-12, 1 - 1e-12)
+    loss = -np.log(np.where(truth, sure, 1 - sure)).sum()
+    bins = np.clip((scores * BINS).astype(np.int64), 0, BINS - 1)
+    counts = [np.bincount(bins[rows], minlength=BINS) for rows in (truth, ~truth)]
+    cells = [(truth & said).sum(), (~truth & said).sum(), (~truth & ~said).sum(), (truth & ~said).sum()]
+    return np.concatenate([[labels.size, loss], cells, *counts]).astype(np.float64)
+
+
+def multiclass_sums(labels: npt.NDArray[np.integer], probabilities: Sums) -> Sums:
+    """Sums over rows: labels 0..C-1 [n], probabilities [n, C]."""
+    classes = probabilities.shape[1]
+    said = probabilities.argmax(axis=1)
+    loss = -np.log(np.clip(probabilities[np.arange(labels.size), labels], 1e-12, None)).sum()
+    confusion = np.bincount(labels * classes + said, minlength=classes * classes)
+    return np.concatenate([[labels.size, loss, (said == labels).sum()], confusion]).astype(np.float64)
+
+
+def regression_sums(labels: Sums, predictions: Sums) -> Sums:
+    """Sums over rows, both [n]."""
+    error = predictions - labels
+    return np.array([labels.size, (error**2).sum(), np.abs(error).sum(), labels.sum(), (labels**2).sum()])
+
+
+def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
+    """Named metrics from summed sums; those that are not defined (no positives, say) are left out."""
+    if sums.shape != (layout_length(layout),):
+        raise LayoutUnknown(f"layout {layout} has {layout_length(layout)} sums, {sums.size} came")
+    if sums[0] <= 0:
+        return {"examples": 0.0}
+    if layout == Task.BINARY:
+        return _binary(sums)
+    if layout == Task.REGRESSION:
+        return _regression(sums)
+    return _multiclass(sums, _classes(layout))
+
+
+def _classes(layout: str) -> int:
+    match = _MULTICLASS.fullmatch(layout)
+    if match is None or not 2 <= int(match[1]) <= 1000:
+        raise LayoutUnknown(f"layout {layout!r} is unknown")
+    return int(match[1])
+
+
+def _binary(sums: Sums) -> dict[str, float]:
+    n, loss, tp, fp, tn, fn = sums[:6]
+    found = {"examples": n, "loss": loss / n, "accuracy": (tp + tn) / n}
+    found |= _ratios({"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp)})
+    found |= _ratios({"f1": (2 * tp, 2 * tp + fp + fn)})
+    positives, negatives = sums[6 : 6 + BINS], sums[6 + BINS :]
+    pairs = positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives
+    found |= _ratios({"auc": (float(positives @ (below + negatives / 2)), pairs)})
+    return {name: float(value) for name, value in found.items()}
+
+
+def _multiclass(sums: Sums, classes: int) -> dict[str, float]:
+    n, loss, correct = sums[:3]
+    confusion = sums[3:].reshape(classes, classes)
+    seen = confusion.sum(axis=1) > 0
+    recall = np.diag(confusion)[seen] / confusion.sum(axis=1)[seen]
+    found = {"examples": n, "loss": loss / n, "accuracy": correct / n}
+    if recall.size:
+        found["balanced_accuracy"] = recall.mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+def _regression(sums: Sums) -> dict[str, float]:
+    n, squared, absolute, y, y_squared = sums
+    spread = y_squared - y * y / n
+    found = {"examples": n, "loss": squared / n, "mse": squared / n, "rmse": (squared / n) ** 0.5, "mae": absolute / n}
+    if spread > 0:
+        found["r2"] = 1 - squared / spread
+    return {name: float(value) for name, value in found.items()}
+
+
+def _ratios(parts: dict[str, tuple[float, float]]) -> dict[str, float]:
+    return {name: top / bottom for name, (top, bottom) in parts.items() if bottom > 0}

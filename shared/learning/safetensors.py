@@ -1,0 +1,200 @@
+"""Model files: a strict reader and a canonical writer of the safetensors format.
+
+File = u64 little-endian header length + JSON header + data. Source: the format section of huggingface/safetensors'
+README. Departs on purpose: duplicate keys, gaps, overlaps, unknown fields, empty tensors in bulk and numbers that are
+not finite are refused; the writer's output for given tensors and metadata is always the same bytes.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import Invalid
+from shared.ids import Digest
+
+Array = npt.NDArray[Any]
+MAX_HEADER: Final = 4 * 1024 * 1024
+MAX_TENSORS: Final = 20_000
+MAX_RANK: Final = 16
+_NUMPY: Final[dict[str, str]] = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+_NAMES: Final = {np.dtype(text): name for name, text in _NUMPY.items()}
+_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
+_BLOCK: Final = 1024 * 1024
+
+
+class BadModelFile(Invalid):
+    """The file is not a model file in the strict safetensors form."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor's place: `begin` and `end` are offsets into the data that follows the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """A file's tensors in order of their data, its metadata, and the offset where data begins."""
+
+    tensors: tuple[TensorInfo, ...]
+    metadata: dict[str, str]
+    data_offset: int
+
+
+def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A model file: tensors in order of item size, then name (as the reference writer does); raises `BadModelFile`."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    for name, array in arrays.items():
+        if array.dtype.newbyteorder("<") not in _NAMES:
+            raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")
+    order = sorted(arrays, key=lambda name: (_rank(arrays[name]), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    at = 0
+    for name in order:
+        array = arrays[name]
+        header[name] = {
+            "dtype": _NAMES[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    packed = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    packed += b" " * (-len(packed) % 8)
+    parts = [struct.pack("<Q", len(packed)), packed]
+    parts += [arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes() for name in order]
+    return b"".join(parts)
+
+
+def read_header(data: bytes | memoryview, size: int | None = None) -> FileHeader:
+    """Check and read a header; `data` may be only the file's beginning if `size` says how long the file is."""
+    size = len(data) if size is None else size
+    if size < 8 or len(data) < 8:
+        raise BadModelFile("the file is shorter than its header's length")
+    length = int(struct.unpack_from("<Q", data)[0])
+    if not 2 <= length <= min(MAX_HEADER, size - 8) or len(data) < 8 + length:
+        raise BadModelFile("the header's length is beyond the file or the limit")
+    document = _json(bytes(data[8 : 8 + length]))
+    metadata = _metadata(document.pop("__metadata__", {}))
+    if not 0 < len(document) <= MAX_TENSORS:
+        raise BadModelFile(f"the file holds {len(document)} tensors, outside 1..{MAX_TENSORS}")
+    tensors = sorted((_tensor(name, entry) for name, entry in document.items()), key=lambda t: (t.begin, t.end, t.name))
+    at = 0
+    for tensor in tensors:
+        if tensor.begin != at:
+            raise BadModelFile(f"tensor {tensor.name!r} overlaps another or leaves a gap")
+        at = tensor.end
+    if at != size - 8 - length:
+        raise BadModelFile("the data is longer or shorter than its tensors")
+    return FileHeader(tuple(tensors), metadata, 8 + length)
+
+
+def read(data: bytes | memoryview) -> dict[str, Array]:
+    """Every tensor as a read-only view of `data`; raises `BadModelFile`, for numbers that are not finite too."""
+    header = read_header(data)
+    return {tensor.name: _view(data, header, tensor) for tensor in header.tensors}
+
+
+def read_metadata(data: bytes | memoryview) -> dict[str, str]:
+    """The file's metadata."""
+    return read_header(data).metadata
+
+
+def tensor_digest(tensors: Mapping[str, Array]) -> Digest:
+    """SHA-256 of the model itself, whatever file holds it: sorted names, types, shapes and little-endian bytes."""
+    running = hashlib.sha256(b"undersong/tensors/1\0")
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
+        if dtype is None:
+            raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")
+        for part in (name.encode(), dtype.encode(), struct.pack(f"<{array.ndim}Q", *array.shape)):
+            running.update(struct.pack("<Q", len(part)) + part)
+        running.update(struct.pack("<Q", array.nbytes))
+        running.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
+    return Digest(running.hexdigest())
+
+
+def _rank(array: Array) -> int:
+    return list(_NUMPY).index(_NAMES[array.dtype.newbyteorder("<")])
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise BadModelFile("the header repeats a key")
+    return made
+
+
+def _refuse_constant(text: str) -> float:
+    raise BadModelFile(f"the header holds {text}")
+
+
+def _json(packed: bytes) -> dict[str, Any]:
+    if not packed.startswith(b"{"):
+        raise BadModelFile("the header does not begin with a brace")
+    try:
+        document = json.loads(packed.decode(), object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+    except BadModelFile:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadModelFile("the header is not JSON in UTF-8") from error
+    if not isinstance(document, dict):
+        raise BadModelFile("the header is not an object")
+    return document
+
+
+def _metadata(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadModelFile("the metadata is not a map of text")
+    return value
+
+
+def _tensor(name: str, entry: object) -> TensorInfo:
+    if not isinstance(entry, dict) or set(entry) != _FIELDS or not name or len(name) > 512:
+        raise BadModelFile(f"tensor {name[:80]!r} is not described by exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _NUMPY:
+        raise BadModelFile(f"tensor {name!r} has an unknown type")
+    if not _naturals(shape) or len(shape) > MAX_RANK or not _naturals(offsets) or len(offsets) != 2:
+        raise BadModelFile(f"tensor {name!r} has a shape or offsets that are not natural numbers")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * np.dtype(_NUMPY[dtype]).itemsize:
+        raise BadModelFile(f"tensor {name!r} has another size than its shape")
+    return TensorInfo(name, dtype, tuple(shape), begin, end)
+
+
+def _naturals(value: object) -> bool:
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**48 for item in value)
+
+
+def _view(data: bytes | memoryview, header: FileHeader, tensor: TensorInfo) -> Array:
+    raw = np.frombuffer(data, np.uint8, tensor.end - tensor.begin, header.data_offset + tensor.begin)
+    if tensor.dtype == "BOOL" and any(int(part.max()) > 1 for part in _parts(raw)):
+        raise BadModelFile(f"tensor {tensor.name!r} holds a truth value that is neither 0 nor 1")
+    array = raw.view(_NUMPY[tensor.dtype]).reshape(tensor.shape)
+    array.flags.writeable = False
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _parts(array.reshape(-1))):
+        raise BadModelFile(f"tensor {tensor.name!r} holds a number that is not finite")
+    return array
+
+
+def _parts(flat: Array) -> Iterator[Array]:
+    return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))

@@ -1,0 +1,167 @@
+"""How the mean change of a round becomes the next model.
+
+Sources: FedAvg, McMahan et al. (AISTATS 2017), algorithm 1; FedAvgM, Hsu, Qi, Brown (2019); FedAdagrad, FedYogi and
+FedAdam, Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 2, whose symbols are kept: Delta_t is the
+mean change, m_t and v_t the moments, tau the degree of adaptivity, eta the server's learning rate.
+Shapes: every vector is float32[d]; whether the mean is weighted was decided when the updates were weighed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import FieldError, Invalid
+from shared.learning import safetensors
+
+Vector = npt.NDArray[np.float32]
+State = dict[str, Vector]
+Moment = Callable[[Vector, Vector, float], Vector]
+
+
+class StrategyUnknown(Invalid):
+    """No strategy has this name, or it does not take these parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A server optimiser: its name, its parameters with defaults, the moments it keeps and one step of it."""
+
+    name: str
+    description: str
+    defaults: Mapping[str, float]
+    moments: tuple[str, ...]
+    update: Callable[[Vector, State, Mapping[str, float]], tuple[Vector, State]]
+
+    def step(
+        self, previous: Vector, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
+    ) -> tuple[Vector, State]:
+        """(next model, next state); an empty state is a fresh one. Raises `StrategyUnknown` for bad parameters."""
+        settings = self.settings(params or {})
+        if state and any(name not in state or state[name].shape != mean_delta.shape for name in self.moments):
+            raise StrategyUnknown("the strategy's state belongs to another strategy or model")
+        change, after = self.update(mean_delta, state, settings)
+        return previous + change, after
+
+    def settings(self, params: Mapping[str, object]) -> dict[str, float]:
+        """Parameters with defaults filled in; raises `StrategyUnknown` naming every fault."""
+        faults = [
+            FieldError(f"/{name}", "is not a parameter of this strategy")
+            for name in params
+            if name not in self.defaults
+        ]
+        made = dict(self.defaults)
+        for name, value in params.items():
+            if name not in self.defaults:
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not _allowed(name, float(value)):
+                faults.append(FieldError(f"/{name}", _RANGES[name][1]))
+            else:
+                made[name] = float(value)
+        if faults:
+            raise StrategyUnknown(f"strategy {self.name} does not take these parameters", errors=faults)
+        return made
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy of this name; raises `StrategyUnknown`."""
+    try:
+        return STRATEGIES[name]
+    except KeyError:
+        raise StrategyUnknown(f"strategy {name!r} is unknown; there are: {', '.join(sorted(STRATEGIES))}") from None
+
+
+def step_model(
+    strategy: Strategy,
+    previous: Vector,
+    mean_delta: Vector,
+    state: State,
+    params: Mapping[str, object],
+    parameters: int,
+) -> tuple[Vector, State]:
+    """A step for a whole vector: the optimiser moves the first `parameters` coordinates, buffers take the mean."""
+    moved, after = strategy.step(previous[:parameters], mean_delta[:parameters], state, params)
+    return np.concatenate([moved, previous[parameters:] + mean_delta[parameters:]]).astype(np.float32), after
+
+
+def save_state(state: State) -> bytes | None:
+    """The state as a safetensors file, None for an empty one."""
+    return safetensors.write(state) if state else None
+
+
+def load_state(data: bytes | None) -> State:
+    """The inverse of `save_state`; raises `BadModelFile`."""
+    if data is None:
+        return {}
+    return {name: np.asarray(array, np.float32) for name, array in safetensors.read(data).items()}
+
+
+def _fedavg(delta: Vector, state: State, p: Mapping[str, float]) -> tuple[Vector, State]:  # noqa: ARG001
+    return _scaled(p["eta"], delta), {}
+
+
+def _fedavgm(delta: Vector, state: State, p: Mapping[str, float]) -> tuple[Vector, State]:
+    velocity = delta if not state else _scaled(p["momentum"], state["velocity"]) + delta
+    return _scaled(p["eta"], velocity), {"velocity": velocity}
+
+
+def _adaptive(second: Moment) -> Callable[[Vector, State, Mapping[str, float]], tuple[Vector, State]]:
+    def update(delta: Vector, state: State, p: Mapping[str, float]) -> tuple[Vector, State]:
+        tau = p["tau"]
+        before = state or {"m": np.zeros_like(delta), "v": np.full_like(delta, tau * tau)}  # v_-1 >= tau^2, as printed
+        m = _scaled(p["beta_1"], before["m"]) + _scaled(1 - p["beta_1"], delta)
+        v = second(before["v"], delta * delta, p.get("beta_2", 0.0))
+        step: Vector = np.divide(m, np.sqrt(v) + np.float32(tau), dtype=np.float32)
+        return _scaled(p["eta"], step), {"m": m, "v": v}
+
+    return update
+
+
+def _adagrad(v: Vector, square: Vector, beta: float) -> Vector:  # noqa: ARG001
+    return v + square
+
+
+def _yogi(v: Vector, square: Vector, beta: float) -> Vector:
+    return v - _scaled(1 - beta, square * np.sign(v - square))
+
+
+def _adam(v: Vector, square: Vector, beta: float) -> Vector:
+    return _scaled(beta, v) + _scaled(1 - beta, square)
+
+
+def _scaled(factor: float, vector: Vector) -> Vector:
+    return np.multiply(vector, np.float32(factor))
+
+
+def _allowed(name: str, value: float) -> bool:
+    return math.isfinite(value) and _RANGES[name][0](value)
+
+
+_RANGES: Final[dict[str, tuple[Callable[[float], Any], str]]] = {
+    "eta": (lambda x: 0 < x <= 1000, "must be a number above 0"),
+    "momentum": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
+    "beta_1": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
+    "beta_2": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
+    "tau": (lambda x: 0 < x <= 1, "must be in 0 < x <= 1"),
+}
+_ADAPTIVE: Final = {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+_MOMENTS: Final = ("m", "v")
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    s.name: s
+    for s in (
+        Strategy("fedavg", "The mean change, times eta.", {"eta": 1.0}, (), _fedavg),
+        Strategy("fedavgm", "Momentum over rounds.", {"eta": 1.0, "momentum": 0.9}, ("velocity",), _fedavgm),
+        Strategy(
+            "fedadagrad",
+            "Adagrad over rounds.",
+            {"eta": 0.1, "beta_1": 0.0, "tau": 1e-3},
+            _MOMENTS,
+            _adaptive(_adagrad),
+        ),
+        Strategy("fedyogi", "Yogi over rounds.", _ADAPTIVE, _MOMENTS, _adaptive(_yogi)),
+        Strategy("fedadam", "Adam over rounds, without bias correction.", _ADAPTIVE, _MOMENTS, _adaptive(_adam)),
+    )
+}

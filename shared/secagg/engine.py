@@ -1,0 +1,188 @@
+"""The seam between the services and an engine: how updates are hidden and their sum is opened.
+
+A round is a line of named steps. In each step every client sends one message; the server closes the step over the
+messages it has, and the closing gives an answer for every client, which that client brings to its next step. One step
+is always `UPLOAD`: its message is the update's binary body, and the server closes it over the digests of the bodies
+that it holds durably. `sealed` has no other step; an engine with masks has steps before the upload (keys, shares) and
+after it (survivors, unmasking).
+
+Both sides are pure: state goes in and comes out as bytes, so that a service can store it, sealed, before anything that
+depends on it leaves. Closing may need another party (a witness that signs one survivor set, a second server): then
+`Closed.ask` says whom to ask what, and the step is closed again with the reply.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from pydantic import JsonValue
+
+from shared.errors import Invalid
+from shared.ids import SiteId
+from shared.secagg.quantise import Ring
+from shared.wire.manifest import RoundKind, RoundManifest
+from shared.wire.updates import MalformedUpdate, UpdateHeader
+
+UPLOAD: Final = "upload"
+MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
+Entropy = Callable[[int], bytes]
+
+
+class UpdateRefused(Invalid):
+    """The update is not what the round's manifest asks of this site."""
+
+
+class EngineUnknown(Invalid):
+    """No engine has this name."""
+
+
+class Source(Protocol):
+    """The payload of a stored body, read once from its beginning."""
+
+    def take(self, size: int) -> memoryview:
+        """The next `size` bytes, fewer only at the end; valid until the next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a client hides: packed words of `modulus_bits`, `length` of them (bytes of a model for initialise)."""
+
+    kind: RoundKind
+    length: int
+    modulus_bits: int
+    data: memoryview
+    metrics_layout: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The server's place in one round; `secret` is the engine's state as it was last stored."""
+
+    manifest: RoundManifest
+    secret: bytes
+    site_keys: Mapping[SiteId, bytes] = field(default_factory=dict)
+    entropy: Entropy = os.urandom
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A client's place in one round: what it was told and verified, and what it can do.
+
+    `public` is the aggregator's signed material, `sign` its own identity key, `witness` the witness's public key.
+    """
+
+    manifest: RoundManifest
+    site_id: SiteId
+    public: Mapping[str, JsonValue]
+    sign: Callable[[bytes], bytes] | None = None
+    witness: bytes | None = None
+    entropy: Entropy = os.urandom
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A round's beginning at the server: what everyone may know, and what must be stored sealed."""
+
+    public: dict[str, JsonValue]
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What another party must say before a step can be closed."""
+
+    party: Literal["witness", "helper"]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A step's end: the state to store, then an answer for each client, unless somebody must be asked first."""
+
+    secret: bytes
+    answers: Mapping[SiteId, bytes] = field(default_factory=dict)
+    ask: Ask | None = None
+
+
+class ServerEngine(Protocol):
+    """The aggregator's side of an engine."""
+
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+        """Begin a round."""
+
+    def body_size(self, header: UpdateHeader) -> int:
+        """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
+
+    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+        """The payload's packed words, block by block, each valid until the next; masked ones stay masked.
+
+        Every block but the last is a multiple of 24 bytes. Raises `UpdateRefused` where the body was tampered with.
+        """
+
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
+        """End a step over these clients' messages (for `UPLOAD`: their bodies' digests, 32 bytes each)."""
+
+    def reveal(self, desk: Desk, total: Ring) -> None:
+        """Turn the sum of unveiled payloads into the sum of plain ones, in place, once every step is closed."""
+
+
+class ClientEngine(Protocol):
+    """The agent's side of an engine. The agent stores the state before the message that goes with it leaves."""
+
+    def begin(self, seat: Seat) -> bytes:
+        """The client's private state at the round's beginning; raises `UpdateRefused` for unusable public material."""
+
+    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+        """(state, message) for a step that is not the upload, given the answer to the step before."""
+
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> Iterator[bytes | memoryview]:
+        """The whole binary body, header first, in pieces that are valid until the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine and what a person should know of it."""
+
+    name: str
+    strength: Literal["weak", "strong"]
+    description: str
+    steps: tuple[str, ...]
+    server: ServerEngine
+    client: ClientEngine
+
+
+def header_for(seat: Seat, engine: str, payload: Payload, material: Mapping[str, bytes | int]) -> UpdateHeader:
+    """The header of this client's body."""
+    return UpdateHeader(
+        round_id=seat.manifest.round_id,
+        manifest_digest=seat.manifest.digest(),
+        site_id=seat.site_id,
+        engine=engine,
+        kind=payload.kind,
+        length=payload.length,
+        modulus_bits=payload.modulus_bits,
+        metrics_layout=payload.metrics_layout,
+        material=material,
+    )
+
+
+def check_header(header: UpdateHeader, manifest: RoundManifest, site_id: SiteId, *, length: int | None = None) -> None:
+    """Refuse a body that is for another round, of another site, or in another form; `length` where it is known."""
+    wanted_bits = MODEL_BITS if manifest.encoding is None else manifest.encoding.modulus_bits
+    wanted: dict[str, tuple[object, object]] = {
+        "round_id": (header.round_id, manifest.round_id),
+        "site_id": (header.site_id, site_id),
+        "engine": (header.engine, manifest.engine),
+        "kind": (header.kind, manifest.kind),
+        "modulus_bits": (header.modulus_bits, wanted_bits),
+        "length": (header.length, header.length if length is None else length),
+        "manifest_digest": (header.manifest_digest, manifest.digest()),
+    }
+    for name, (found, needed) in wanted.items():
+        if found != needed:
+            raise UpdateRefused(f"the update's {name} is {found}, this round needs {needed}")
+    if site_id not in manifest.cohort:
+        raise UpdateRefused("the site is not in the round's cohort")
+    if (header.metrics_layout is not None) != (header.kind is RoundKind.EVALUATE):
+        raise MalformedUpdate("evaluation sums name their metrics_layout, nothing else does")

@@ -1,0 +1,49 @@
+"""From what a recipe returns to what an engine hides, and from an opened sum back to numbers."""
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
+from shared.secagg.quantise import Decoded, Floats, Ring, decode, decode_sums, encode, encode_sums, pack
+from shared.wire.manifest import Encoding, RoundKind, RoundManifest
+
+
+def weight_of(examples: int, manifest: RoundManifest) -> int:
+    """The site's weight: examples in units of `weight_unit`, within 1..max_weight (max_weight 1: all the same)."""
+    return max(1, min(_encoding(manifest).max_weight, round(examples / manifest.weight_unit)))
+
+
+def train_payload(manifest: RoundManifest, delta: Floats, *, examples: int, loss: float, key: bytes) -> Payload:
+    """A float32[d] change of the model, quantised and weighed; `key` is 32 fresh random bytes."""
+    encoding = _encoding(manifest)
+    ring = encode(delta, weight_of(examples, manifest), encoding, key=key, loss=loss).ring
+    return Payload(RoundKind.TRAIN, ring.size, encoding.modulus_bits, pack(ring, encoding.modulus_bits))
+
+
+def sums_payload(manifest: RoundManifest, sums: npt.NDArray[np.float64], layout: str | None = None) -> Payload:
+    """A float64[m] of statistics or (with the name of its layout) of evaluation sums."""
+    encoding = _encoding(manifest)
+    ring = encode_sums(sums, encoding)
+    return Payload(manifest.kind, ring.size, encoding.modulus_bits, pack(ring, encoding.modulus_bits), layout)
+
+
+def model_payload(model: bytes | memoryview) -> Payload:
+    """A safetensors file for an initialise round."""
+    data = memoryview(model)
+    return Payload(RoundKind.INITIALISE, data.nbytes, MODEL_BITS, data)
+
+
+def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
+    """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
+    return decode(total, _encoding(manifest), count)
+
+
+def opened_sums(manifest: RoundManifest, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """The summed statistics or evaluation values, float64[m]."""
+    return decode_sums(total, _encoding(manifest))
+
+
+def _encoding(manifest: RoundManifest) -> Encoding:
+    if manifest.encoding is None:
+        raise UpdateRefused(f"a round of kind {manifest.kind} has no encoding")
+    return manifest.encoding

@@ -1,0 +1,161 @@
+"""Engine `sealed`: each update is encrypted to the aggregator's key of the round. Weak: the aggregator sees each one.
+
+HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM) wraps a fresh content key, with the
+manifest and the site as info. The payload follows in chunks of AES-256-GCM under that key, after the STREAM
+construction (Hoang, Reyhanitabar, Rogaway, Vizar, CRYPTO 2015): the nonce is the chunk's number and whether it is the
+last, so chunks cannot be cut off, moved or joined. The header's digest is every chunk's associated data.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from shared.ids import Digest, SiteId
+from shared.secagg.engine import (
+    UPLOAD,
+    Closed,
+    Desk,
+    Engine,
+    Entropy,
+    Opened,
+    Payload,
+    Seat,
+    Source,
+    UpdateRefused,
+    header_for,
+)
+from shared.secagg.quantise import Ring
+from shared.wire.manifest import RoundManifest
+from shared.wire.updates import UpdateHeader, header_digest, write_header
+
+NAME: Final = "sealed"
+SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+CHUNK: Final = 192 * 1024  # a multiple of every word size; stays in a core's cache between decryption and addition
+MAX_CHUNK: Final = 4 * 1024 * 1024
+_INFO: Final = b"undersong-sealed-1"
+_TAG: Final = 16
+_WRAPPED: Final = 32 + 32 + _TAG
+
+
+def seal_info(manifest_digest: Digest, site_id: SiteId) -> bytes:
+    """What a wrapped content key is bound to."""
+    return _INFO + bytes.fromhex(manifest_digest) + site_id.encode()
+
+
+class SealedServer:
+    """Holds the round's X25519 private key and opens each update on its own."""
+
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
+        """A fresh key pair; the public half as ``hpke_public_key`` in hexadecimal."""
+        key = X25519PrivateKey.from_private_bytes(entropy(32))
+        return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
+
+    def body_size(self, header: UpdateHeader) -> int:
+        """Payload bytes: the plain size and one tag for each chunk."""
+        _, chunk = _material(header)
+        return header.plain_size + _TAG * -(-header.plain_size // chunk)
+
+    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+        """Decrypt chunk by chunk into one reused buffer."""
+        wrapped, chunk = _material(header)
+        cipher, bound = AESGCM(_unwrap(desk, header, wrapped)), header_digest(header)
+        buffer, left, number = bytearray(min(chunk, header.plain_size)), header.plain_size, 0
+        while left:
+            size = min(chunk, left)
+            left -= size
+            sealed, plain = source.take(size + _TAG), memoryview(buffer)[:size]
+            if len(sealed) != size + _TAG:
+                raise UpdateRefused("the update's body ends too early")
+            try:
+                cipher.decrypt_into(_nonce(number, last=not left), sealed, bound, plain)
+            except InvalidTag:
+                raise UpdateRefused(f"chunk {number} of the update was changed after it was sealed") from None
+            yield plain
+            number += 1
+        if len(source.take(1)):
+            raise UpdateRefused("the update's body goes on after its last chunk")
+
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:  # noqa: ARG002
+        """Nothing is exchanged beside the upload."""
+        if step != UPLOAD:
+            raise UpdateRefused(f"engine sealed has no step {step}")
+        return Closed(desk.secret)
+
+    def reveal(self, desk: Desk, total: Ring) -> None:
+        """The payloads were plain already."""
+
+
+class SealedClient:
+    """Seals one payload to the aggregator's key."""
+
+    def begin(self, seat: Seat) -> bytes:
+        """Checks the public key; there is no state."""
+        _public_key(seat)
+        return b""
+
+    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+        """There is no step but the upload."""
+        raise UpdateRefused(f"engine sealed has no step {step}")
+
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> Iterator[bytes | memoryview]:  # noqa: ARG002
+        """The header, then sealed chunks from one reused buffer."""
+        key = seat.entropy(32)
+        wrapped = SUITE.encrypt(key, _public_key(seat), seal_info(seat.manifest.digest(), seat.site_id))
+        header = header_for(seat, NAME, payload, {"key": wrapped, "chunk": CHUNK})
+        if payload.data.nbytes != header.plain_size or not header.plain_size:
+            raise UpdateRefused("the payload's bytes do not fit its length")
+        yield write_header(header)
+        cipher, bound, plain = AESGCM(key), header_digest(header), payload.data.cast("B")
+        buffer = bytearray(min(CHUNK, len(plain)) + _TAG)
+        for number, start in enumerate(range(0, len(plain), CHUNK)):
+            part = plain[start : start + CHUNK]
+            sealed = memoryview(buffer)[: len(part) + _TAG]
+            cipher.encrypt_into(_nonce(number, last=start + CHUNK >= len(plain)), part, bound, sealed)
+            yield sealed
+
+
+SEALED: Final = Engine(
+    name=NAME,
+    strength="weak",
+    description="Nobody on the way, in storage or at the coordinator sees an update; the aggregator sees each one.",
+    steps=(UPLOAD,),
+    server=SealedServer(),
+    client=SealedClient(),
+)
+
+
+def _nonce(number: int, *, last: bool) -> bytes:
+    return number.to_bytes(11, "big") + bytes([last])
+
+
+def _material(header: UpdateHeader) -> tuple[bytes, int]:
+    wrapped, chunk = header.material.get("key"), header.material.get("chunk")
+    if set(header.material) != {"key", "chunk"} or not isinstance(wrapped, bytes) or not isinstance(chunk, int):
+        raise UpdateRefused("a sealed update's material is exactly key (bytes) and chunk (integer)")
+    if len(wrapped) != _WRAPPED or not 0 < chunk <= MAX_CHUNK or chunk % 24:
+        raise UpdateRefused(f"key must have {_WRAPPED} bytes, chunk must be a multiple of 24 up to {MAX_CHUNK}")
+    return wrapped, chunk
+
+
+def _public_key(seat: Seat) -> X25519PublicKey:
+    text = seat.public.get("hpke_public_key")
+    try:
+        return X25519PublicKey.from_public_bytes(bytes.fromhex(text if isinstance(text, str) else ""))
+    except ValueError:
+        raise UpdateRefused("the aggregator's hpke_public_key is not 32 bytes in hexadecimal") from None
+
+
+def _unwrap(desk: Desk, header: UpdateHeader, wrapped: bytes) -> bytes:
+    private = X25519PrivateKey.from_private_bytes(desk.secret)
+    try:
+        key = SUITE.decrypt(wrapped, private, seal_info(desk.manifest.digest(), header.site_id))
+    except (InvalidTag, ValueError):
+        raise UpdateRefused("the update was sealed for another round, site or key") from None
+    if len(key) != 32:
+        raise UpdateRefused("the wrapped content key is not 32 bytes")
+    return key
