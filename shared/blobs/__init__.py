@@ -1,0 +1,7 @@
+"""Content-addressed storage for models and updates: a folder or an S3-compatible bucket."""
+
+from shared.blobs.blob import Blob, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
+from shared.blobs.store import BlobStore
+from shared.errors import StorageFull
+
+__all__ = ["Blob", "BlobCorrupt", "BlobMissing", "BlobStore", "BlobTooLarge", "DigestMismatch", "StorageFull"]
