@@ -92,7 +92,7 @@ def plan_encoding(
 
 
 def plan_sums(*, summands: int) -> Encoding:
-    """The encoding of statistics and evaluation sums: 64 bits in fixed point of 2**-24."""
+    """The encoding of statistics and evaluation sums: 64-bit words (see `encode_sums`)."""
     return Encoding(
         modulus_bits=64, max_summands=summands, bound=(2**63 - 1) // summands, scale=SUMS_SCALE, max_weight=1
     )
@@ -148,20 +148,33 @@ def decode(total: Ring, encoding: Encoding, count: int) -> Decoded:
 
 
 def encode_sums(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
-    """Fixed point of statistics or evaluation sums, float64[m] to uint64[m]; raises `NonFinite`, `OutOfRange`."""
+    """Statistics or evaluation sums, float64[m] to uint64[2 m]; raises `NonFinite`, `OutOfRange`.
+
+    The first m words count units of `scale` (2**24), the last m the rest in units of 1 / `scale`, so that a sum of
+    squares of large numbers and a loss both fit.
+    """
+    values = np.asarray(values, np.float64)
     if not np.isfinite(values).all():
         raise NonFinite("a sum is not a finite number")
-    scaled = np.rint(np.asarray(values, np.float64) * encoding.scale)
-    if scaled.size and float(np.abs(scaled).max()) > min(encoding.bound, 2**62):
+    coarse = np.rint(values / encoding.scale)
+    fine = np.rint((values - coarse * encoding.scale) * encoding.scale)
+    words = np.concatenate([coarse, fine])
+    if words.size and float(np.abs(words).max()) > min(encoding.bound, 2**62):
         raise OutOfRange(
-            f"a sum is larger than {encoding.bound / encoding.scale:.4g}, what the cohort's total can carry"
+            f"a sum is larger than {encoding.bound * encoding.scale:.4g}, what the cohort's total can carry"
         )
-    return scaled.astype(np.int64).view(np.uint64)
+    return words.astype(np.int64).view(np.uint64)
 
 
 def decode_sums(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDArray[np.float64]:
-    """The summed values, uint64[m] to float64[m]."""
-    return total.view(np.int64) / encoding.scale
+    """The summed values, uint64[2 m] to float64[m]."""
+    coarse, fine = np.split(total.view(np.int64), 2)
+    return coarse * encoding.scale + fine / encoding.scale
+
+
+def sums_length(values: int) -> int:
+    """How many ring words carry this many sums."""
+    return 2 * values
 
 
 def signed(ring: Ring, modulus_bits: int) -> npt.NDArray[np.signedinteger]:
