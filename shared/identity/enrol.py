@@ -121,7 +121,7 @@ async def ensure_identity(
 async def _alone(directory: Path) -> AsyncIterator[None]:
     """One process at a time: a service's api and worker share one identity."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a few local system calls, at start-up)
-    with (directory / ".lock").open("w") as file:  # noqa: ASYNC230
+    with (directory / ".lock").open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,7 +221,7 @@ def due(identity: Identity, now: datetime) -> bool:
     return (holder.not_after - now) * 3 < holder.not_after - holder.not_before
 
 
-class Unreachable(Exception):  # noqa: N818  (says the state of the other side)
+class Unreachable(Exception):
     """The keys service answered that it cannot serve now."""
 
 

@@ -1,0 +1,91 @@
+"""The application factory: a service brings its routers, everything else about HTTP is the same for all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from shared.telemetry.metrics import BUILD_INFO
+from shared.web.guard import JSON_LIMIT, Guard
+from shared.web.health import Check, health_router
+from shared.web.observe import Observe
+from shared.web.problems import FieldProblem, Problem, default_problems, install_handlers
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    *,
+    title: str,
+    service: str,
+    routers: Sequence[APIRouter],
+    lifespan: Lifespan | None = None,
+    checks: Mapping[str, Check] | None = None,
+    degradable: Mapping[str, Check] | None = None,
+    json_limit: int = JSON_LIMIT,
+    description: str = "",
+) -> FastAPI:
+    """A service's application.
+
+    While the lifespan runs, the service may set ``app.state.verifier`` (a PartyVerifier: signed requests) and
+    ``app.state.tokens`` (a TokenDirectory: people's tokens). `checks` make the service unready, `degradable` ones only
+    show. Signed requests and JSON bodies are checked before any route sees them; see `shared.web.guard`.
+    """
+    release = version("undersong")
+    app = FastAPI(
+        title=title,
+        version=release,
+        description=description,
+        lifespan=lifespan or _no_lifespan,
+        responses=default_problems(),
+        redoc_url=None,
+        docs_url=None,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.verifier = None
+    app.state.tokens = None
+    app.state.service = service
+    app.state.stopping = asyncio.Event()  # set by `serve` when the process is asked to end; long polls watch it
+    for router in routers:
+        app.include_router(router)
+    app.include_router(health_router(checks or {}, degradable or {}))
+    install_handlers(app)
+    app.add_middleware(Guard, json_limit=json_limit)
+    app.add_middleware(Observe)
+    _complete_openapi(app)
+    BUILD_INFO.labels(service, release).set(1)
+    return app
+
+
+@asynccontextmanager
+async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The function's name: short, and stable when a path changes."""
+    return route.name
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Put the problem document's schema where the routes' responses refer to it."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            field, problem = FieldProblem.model_json_schema(), Problem.model_json_schema(ref_template=_REFERENCE)
+            problem.pop("$defs", None)
+            schemas.update(FieldProblem=field, Problem=problem)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+_REFERENCE = "#/components/schemas/{model}"

@@ -1,0 +1,149 @@
+"""The door: what every request must satisfy before the framework looks at it. Pure ASGI, because it is on the hot path.
+
+In this order: target without NUL, no content coding, announced length within the limit, signature (before any byte of
+the body is read), then, for JSON, the whole body: counted while it comes in, digest, safe JSON. Bodies of other types
+are counted as the route reads them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import BadRequest, LengthRequired, Refusal, TooLarge, Unauthenticated, Unavailable, Unsupported
+from shared.identity.digests import parse_content_digest
+from shared.identity.verify import PartyVerifier
+from shared.telemetry.metrics import SIGNATURE_FAILURES
+from shared.web.body import BodyMeter, DigestMismatch, attach
+from shared.web.jsons import check_json
+from shared.web.problems import problem_response
+
+JSON_LIMIT: Final = 1 << 20
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class ContentEncodingRefused(Unsupported):
+    """Compressed bodies are not accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """What the headers say about the body."""
+
+    length: int | None
+    present: bool
+    is_json: bool
+    digest: bytes | None
+
+
+class Guard:
+    """ASGI middleware; finds the service's verifier in ``app.state.verifier`` at the time of the request."""
+
+    def __init__(self, app: ASGIApp, json_limit: int = JSON_LIMIT) -> None:
+        self._app, self._limit = app, json_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or answer with a problem document."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        try:
+            receive = await self._admit(scope, state, receive)
+        except Refusal as refusal:
+            log.info("request.refused", reason=refusal.slug(), status=refusal.status, detail=refusal.detail)
+            await problem_response(refusal, state.get("request_id"))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope, state: dict[str, Any], receive: Receive) -> Receive:
+        headers = joined_headers(scope)
+        _check_target(scope)
+        announced = _announced(headers)
+        if announced.is_json and announced.length is not None and announced.length > self._limit:
+            raise TooLarge(f"{announced.length} bytes are announced, at most {self._limit} are allowed")
+        if "signature-input" in headers:
+            state["party"] = await _verified(scope, headers, has_body=announced.present)
+        meter = BodyMeter(receive, self._limit, announced.length if announced.present else 0)
+        attach(state, meter)
+        state["body_sha256"] = announced.digest.hex() if announced.digest else ""
+        if not announced.present or not announced.is_json:
+            return meter
+        body = b"".join([chunk async for chunk in meter.chunks()])
+        digest = hashlib.sha256(body)
+        state["body_sha256"] = digest.hexdigest()
+        if announced.digest is not None and announced.digest != digest.digest():
+            raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
+        if body:
+            check_json(body)
+        return _replayed(body, receive)
+
+
+def joined_headers(scope: Scope) -> dict[str, str]:
+    """Each header once, lower case, its lines joined by ", " (RFC 9110 §5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _check_target(scope: Scope) -> None:
+    if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+        raise BadRequest("the address must not contain NUL")
+
+
+def _announced(headers: Mapping[str, str]) -> _Announced:
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise ContentEncodingRefused("send the body without Content-Encoding")
+    chunked = "transfer-encoding" in headers
+    length = _length(headers.get("content-length"))
+    if chunked and length is not None:
+        raise BadRequest("Content-Length and Transfer-Encoding exclude each other")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _Announced(
+        length=length,
+        present=chunked or bool(length),
+        is_json=media_type.startswith("application/")
+        and (media_type == "application/json" or media_type.endswith("+json")),
+        digest=parse_content_digest(headers.get("content-digest", "")),
+    )
+
+
+def _length(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 18:
+        raise LengthRequired("Content-Length is not a number of bytes")
+    return int(value)
+
+
+async def _verified(scope: Scope, headers: Mapping[str, str], *, has_body: bool) -> object:
+    verifier: PartyVerifier | None = getattr(scope["app"].state, "verifier", None)
+    if verifier is None:
+        raise Unavailable("this service has no certificate yet", retry_after_s=1)
+    path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
+    try:
+        return await verifier.verify(
+            scope["method"], path, scope["query_string"].decode("latin-1"), headers, has_body=has_body
+        )
+    except Unauthenticated as refusal:
+        SIGNATURE_FAILURES.labels(refusal.slug()).inc()
+        raise
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A receive channel that gives the body again, and then what really comes next."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
