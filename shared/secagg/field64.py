@@ -1,0 +1,98 @@
+"""The prime field of Shamir's shares and of PINE: p = 2**64 - 2**32 + 1 ("Goldilocks").
+
+Values are uint64 in [0, p). The reduction uses 2**64 = 2**32 - 1 and 2**96 = -1 (mod p).
+Kernels are compiled by numba with explicit signatures, cached on disk and free of the GIL; they are
+branch-light but not audited for constant time. A plain Python twin of each stands in the tests.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+P = 2**64 - 2**32 + 1
+_EPSILON = np.uint64(2**32 - 1)  # 2**64 mod p
+_P = np.uint64(P)
+_32 = np.uint64(32)
+
+Field = npt.NDArray[np.uint64]
+
+
+@intrinsic
+def _wide(typingctx: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba's calling convention
+    """The 128-bit product of two uint64 as (high, low)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        low = builder.trunc(product, ir.IntType(64))
+        high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+        return context.make_tuple(builder, signature.return_type, (high, low))
+
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate  # type: ignore[no-untyped-call]
+
+
+@njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
+def add(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """The sum a + b mod p."""
+    total = a + b
+    if total < a:  # wrapped: 2**64 = epsilon
+        total += _EPSILON
+    return total - _P if total >= _P else total
+
+
+@njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
+def multiply(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """The product a * b mod p."""
+    high, low = _wide(a, b)  # type: ignore[call-arg, var-annotated]
+    top, middle = high >> _32, high & _EPSILON
+    reduced = low - top
+    if low < top:
+        reduced -= _EPSILON
+    shifted = middle * _EPSILON
+    total = reduced + shifted
+    if total < shifted:
+        total += _EPSILON
+    return total - _P if total >= _P else total
+
+
+@njit("uint64[:,::1](uint64[:,::1], uint64[::1])", cache=True, nogil=True)
+def evaluate(coefficients, points):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Evaluate m polynomials (uint64[m, t], lowest first) at k points: uint64[k, m]."""
+    m, t = coefficients.shape
+    values = np.empty((points.shape[0], m), np.uint64)
+    for i in range(points.shape[0]):
+        for j in range(m):
+            value = coefficients[j, t - 1]
+            for power in range(t - 2, -1, -1):
+                value = add(multiply(value, points[i]), coefficients[j, power])
+            values[i, j] = value
+    return values
+
+
+@njit("uint64[::1](uint64[::1], uint64[:,::1])", cache=True, nogil=True)
+def combine(weights, rows):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """The weighted sum of rows: uint64[k] and uint64[k, m] to uint64[m]."""
+    total = np.zeros(rows.shape[1], np.uint64)
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            total[j] = add(total[j], multiply(weights[i], rows[i, j]))
+    return total
+
+
+def lagrange_at_zero(points: tuple[int, ...]) -> Field:
+    """The weights that turn values at `points` (distinct, non-zero) into the value at zero: uint64[k]."""
+    if len(set(points)) != len(points) or any(not 0 < point < P for point in points):
+        raise ValueError("interpolation points must be distinct and in (0, p)")
+    weights = []
+    for i, x in enumerate(points):
+        above, below = 1, 1
+        for j, other in enumerate(points):
+            if i != j:
+                above = above * other % P
+                below = below * (other - x) % P
+        weights.append(above * pow(below, -1, P) % P)
+    return np.array(weights, np.uint64)

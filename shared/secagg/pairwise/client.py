@@ -1,0 +1,241 @@
+"""A client's side of one secure-aggregation round, R0 to R4.
+
+Source: Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning (CCS 2017), section 4,
+with the sparse graph of Bell et al. (CCS 2020) above 128 clients; names follow them.
+Departs: masks come from AES-CTR under HKDF keys; a client also holds a share of its own secrets; every key is bound
+to the manifest, the model as received, the roster and a nonce of keys; survivors are signed once by keys and, in
+quorum mode, by the survivors themselves.
+
+Pure: randomness and the identity's signature are arguments. The state is a value that can be stored between steps,
+because a client that dies must neither draw new keys nor answer twice.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg.pairwise.masks import Ring, apply_mask
+from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Survivors
+from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
+from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split
+
+Sign = Callable[[bytes], bytes]
+
+
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    """The X25519 secret of two clients, 32 bytes. A key of low order raises RoundAborted."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise RoundAborted("a client advertised a key of low order") from error
+
+
+def derive(secret: bytes, ctx: bytes, label: bytes, i: int, j: int) -> bytes:
+    """HKDF-SHA256 of an agreed secret: 32 bytes."""
+    info = label + i.to_bytes(4, "little") + j.to_bytes(4, "little")
+    return HKDF(hashes.SHA256(), 32, salt=ctx, info=info).derive(secret)
+
+
+def pair_seed(private: X25519PrivateKey, public: bytes, ctx: bytes, i: int, j: int) -> bytes:
+    """The seed of the mask that i and j share."""
+    return derive(agree(private, public), ctx, b"pair", min(i, j), max(i, j))
+
+
+@dataclass
+class ClientRound:
+    """One client in one attempt at one round. Secrets stay in here and end with it."""
+
+    terms: Terms
+    site_id: str
+    c: bytes = field(repr=False)
+    s: bytes = field(repr=False)
+    b: bytes = field(repr=False)
+    frame: Frame | None = field(default=None, repr=False)
+    own_shares: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    sharers: frozenset[int] = frozenset()
+    received: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    committed: bytes | None = None
+    _agreements: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _c_key(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.c)
+
+    @cached_property
+    def _s_key(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.s)
+
+    @classmethod
+    def begin(cls, terms: Terms, site_id: str, random: Random) -> Self:
+        """Fresh keys for this attempt; none of them outlives it."""
+        return cls(terms, site_id, random(32), random(32), random(32))
+
+    def advertise(self, sign: Sign) -> Advertisement:
+        """R0: public keys and the commitment to b, signed."""
+        c, s = (key.public_key().public_bytes_raw() for key in (self._c_key, self._s_key))
+        b = transcript.tagged_hash("b", self.terms.ctx0, self.b)
+        statement = roster.advertisement_statement(self.terms.ctx0, self.site_id, c, s, b)
+        return Advertisement(c, s, b, sign(statement))
+
+    def share(self, frozen: Roster, sign: Sign, random: Random) -> bytes:
+        """R1: check the roster, then envelopes with shares of b and s for every neighbour, in roster order."""
+        frozen.check(self.terms)
+        me = frozen.position(self.site_id)
+        if frozen.members[me].advertisement != self.advertise(sign):
+            raise RoundAborted("the roster holds another key for this client")
+        if self.frame is not None and self.frame.roster != frozen:
+            raise RoundAborted("a second roster was shown for one attempt")
+        self.frame = frame = Frame.of(frozen, self.terms)
+        holders = roster.holders(me, frame.around[me])
+        dealt = dict(zip(holders, split([self.b, self.s], len(holders), frame.topology.threshold, random), strict=True))
+        self.own_shares = (dealt[me][0], dealt[me][1])
+        return b"".join(self._seal(me, j, b"".join(dealt[j])) for j in holders if j != me)
+
+    def receive(self, delivery: Delivery) -> None:
+        """R2, first half: learn U2 and open the envelopes."""
+        frame, me = self._in_round()
+        sharers = _members(delivery.sharers, len(frame.roster.members))
+        if me not in sharers:
+            raise RoundAborted("this client's envelopes are said to be missing")
+        senders = [j for j in frame.around[me] if j in sharers]
+        if len(senders) + 1 < frame.topology.threshold:
+            raise RoundAborted("too few neighbours handed in their shares")
+        if self.sharers and self.sharers != sharers:
+            raise RoundAborted("a second list of sharers was shown for one attempt")
+        parts = messages.slices(delivery.envelopes, messages.ENVELOPE_BYTES, len(senders))
+        self.received = {j: self._open(me, j, part) for j, part in zip(senders, parts, strict=True)}
+        self.sharers = sharers
+
+    def mask(self, vector: Ring) -> None:
+        """R2: add the masks to the quantised update, in place. A wrong model or roster makes them not cancel."""
+        frame, me = self._in_round()
+        if not self.sharers:
+            raise RoundAborted("masks need the list of sharers")
+        apply_mask(vector, self.b, 1, self.terms.modulus_bits)
+        for j in self.received:
+            seed = pair_seed(self._s_key, frame.roster.members[j].advertisement.s, frame.ctx, me, j)
+            apply_mask(vector, seed, 1 if j > me else -1, self.terms.modulus_bits)
+
+    def sign_masked(self, body_digest: bytes, sign: Sign) -> bytes:
+        """R2: the signature over the masked bytes' SHA-256."""
+        frame, _ = self._in_round()
+        sharers = transcript.bitmap(self.sharers, len(frame.roster.members))
+        return sign(roster.masked_statement(frame.ctx, sharers, body_digest))
+
+    def commit(self, survivors: Survivors, sign: Sign) -> bytes:
+        """R3: check keys' signature and the survivor set; sign the same. Only one set per attempt."""
+        statement = self._checked_survivors(survivors)
+        if self.committed is not None and self.committed != statement:
+            raise RoundAborted("a second survivor set was shown for one attempt")
+        self.committed = statement
+        return sign(statement)
+
+    def open(self, survivors: Survivors, commitments: Mapping[int, bytes]) -> Opening:
+        """R4: shares of b for survivors, of s for those who fell out; never both for one client.
+
+        The caller keeps, durably and over all attempts, that this (job, round) was answered: see `answered once`
+        in the agent. commitments are survivors' signatures by position (quorum mode).
+        """
+        statement = self._checked_survivors(survivors)
+        if self.committed is None and not self.terms.quorum:
+            self.committed = statement
+        if self.committed != statement:
+            raise RoundAborted("the survivor set differs from the one this client committed to")
+        frame, me = self._in_round()
+        alive = _members(survivors.members, len(frame.roster.members))
+        if self.terms.quorum:
+            self._check_quorum(statement, commitments, alive)
+        held = dict(self.received)
+        if self.own_shares is not None:
+            held[me] = self.own_shares
+        return Opening(
+            b"".join(held[j][0] for j in sorted(held) if j in alive),
+            b"".join(held[j][1] for j in sorted(held) if j not in alive),
+        )
+
+    def _check_quorum(self, statement: bytes, commitments: Mapping[int, bytes], alive: frozenset[int]) -> None:
+        frame, _ = self._in_round()
+        needed = frame.topology.threshold
+        committed = [position for position in sorted(commitments) if position in alive][:needed]
+        if len(committed) < needed:
+            raise RoundAborted(f"{len(committed)} of {needed} survivors committed to this survivor set")
+        for position in committed:
+            identity = frame.roster.members[position].identity
+            roster.verify(identity, commitments[position], statement, "a survivor's commitment")
+
+    def _checked_survivors(self, survivors: Survivors) -> bytes:
+        frame, me = self._in_round()
+        alive = _members(survivors.members, len(frame.roster.members))
+        if me not in alive:
+            raise RoundAborted("this client's update is said to be missing")
+        if not alive <= self.sharers:
+            raise RoundAborted("a survivor never shared")
+        if len(alive) < max(self.terms.min_cohort, frame.topology.threshold):
+            raise RoundAborted(f"{len(alive)} survivors are fewer than the minimum")
+        statement = roster.survivors_statement(frame.ctx, self.terms.attempt, survivors.members, survivors.root)
+        roster.verify(self.terms.witness_key, survivors.signature, statement, "the survivor set")
+        return statement
+
+    def _in_round(self) -> tuple[Frame, int]:
+        if self.frame is None:
+            raise RoundAborted("the roster is not known yet")
+        return self.frame, self.frame.roster.position(self.site_id)
+
+    def _agreed(self, other: int) -> bytes:
+        """The secret of this client and another's envelope keys, which serves both directions."""
+        if other not in self._agreements:
+            frame, _ = self._in_round()
+            self._agreements[other] = agree(self._c_key, frame.roster.members[other].advertisement.c)
+        return self._agreements[other]
+
+    def _seal(self, me: int, to: int, shares: bytes) -> bytes:
+        frame, _ = self._in_round()
+        key = derive(self._agreed(to), frame.ctx, b"env", me, to)
+        return AESGCM(key).encrypt(bytes(12), shares, _envelope_data(frame.ctx, me, to))
+
+    def _open(self, me: int, sender: int, envelope: bytes) -> tuple[bytes, bytes]:
+        frame, _ = self._in_round()
+        member = frame.roster.members[sender]
+        key = derive(self._agreed(sender), frame.ctx, b"env", sender, me)
+        try:
+            plain = AESGCM(key).decrypt(bytes(12), envelope, _envelope_data(frame.ctx, sender, me))
+        except InvalidTag as error:
+            raise RoundAborted(f"the envelope of {member.site_id} cannot be opened") from error
+        return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+
+    def dump(self) -> bytes:
+        """The state as bytes, secrets included: for the client's own durable store, erased with the round."""
+        frozen = None if self.frame is None else self.frame.roster.pack()
+        own = None if self.own_shares is None else list(self.own_shares)
+        received = [[j, *pair] for j, pair in self.received.items()]
+        state = [self.c, self.s, self.b, frozen, own, sorted(self.sharers), received, self.committed]
+        return bytes(msgpack.packb(state, use_bin_type=True))
+
+    @classmethod
+    def load(cls, terms: Terms, site_id: str, data: bytes) -> Self:
+        """The inverse of `dump`."""
+        c, s, b, frozen, own, sharers, received, committed = msgpack.unpackb(data, raw=False)
+        frame = None if frozen is None else Frame.of(Roster.unpack(frozen), terms)
+        shares = None if own is None else (own[0], own[1])
+        opened = {j: (first, second) for j, first, second in received}
+        return cls(terms, site_id, c, s, b, frame, shares, frozenset(sharers), opened, committed)
+
+
+def _envelope_data(ctx: bytes, i: int, j: int) -> bytes:
+    return ctx + i.to_bytes(4, "little") + j.to_bytes(4, "little")
+
+
+def _members(data: bytes, n: int) -> frozenset[int]:
+    try:
+        return transcript.members(data, n)
+    except ValueError as error:
+        raise RoundAborted(str(error)) from error

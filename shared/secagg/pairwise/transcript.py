@@ -1,0 +1,73 @@
+"""Domain-separated hashing and the round's transcript.
+
+H(label, a, b, ...) is SHA-256 over the label and each field, every one behind its length (8 bytes,
+little-endian), so no two different lists of fields hash the same bytes.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Self
+
+SUITE = "undersong-pairwise-1"
+
+
+def tagged_hash(label: str, *fields: bytes) -> bytes:
+    """H(label, fields...): 32 bytes."""
+    digest = hashlib.sha256()
+    for part in (label.encode(), *fields):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def context_zero(manifest_digest: bytes, model_digest: bytes, attempt: int) -> bytes:
+    """ctx0: binds the manifest and the model as this client received it."""
+    return tagged_hash("ctx0", SUITE.encode(), manifest_digest, model_digest, attempt.to_bytes(4, "little"))
+
+
+def context(ctx0: bytes, roster_root: bytes, keys_nonce: bytes) -> bytes:
+    """ctx: binds the frozen roster and the nonce that keys had committed to."""
+    return tagged_hash("ctx", ctx0, roster_root, keys_nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """T0..T4: 32 bytes that two clients compare to see whether they were shown the same round."""
+
+    head: bytes
+
+    @classmethod
+    def begin(cls, manifest_digest: bytes) -> Self:
+        """T0 = H(manifest)."""
+        return cls(tagged_hash("T0", manifest_digest))
+
+    def roster(self, roster_root: bytes, keys_nonce: bytes) -> Self:
+        """T1: the roster is frozen."""
+        return replace(self, head=tagged_hash("T1", self.head, roster_root, keys_nonce))
+
+    def sharers(self, bitmap: bytes) -> Self:
+        """T2: U2, who handed in envelopes."""
+        return replace(self, head=tagged_hash("T2", self.head, bitmap))
+
+    def survivors(self, bitmap: bytes, root: bytes) -> Self:
+        """T3: U3, who handed in a masked update, and the root of those updates' hashes."""
+        return replace(self, head=tagged_hash("T3", self.head, bitmap, root))
+
+    def total(self, sum_digest: bytes) -> Self:
+        """T4: the opened sum."""
+        return replace(self, head=tagged_hash("T4", self.head, sum_digest))
+
+
+def bitmap(members: frozenset[int], n: int) -> bytes:
+    """Positions 0..n-1 as bits, position 0 the lowest bit of the first byte: ceil(n/8) bytes."""
+    if any(not 0 <= member < n for member in members):
+        raise ValueError("a member stands outside the roster")
+    return sum(1 << member for member in members).to_bytes((n + 7) // 8, "little")
+
+
+def members(data: bytes, n: int) -> frozenset[int]:
+    """The inverse of `bitmap`; bits beyond n are refused."""
+    value = int.from_bytes(data, "little")
+    if len(data) != (n + 7) // 8 or value >> n:
+        raise ValueError("a bitmap of another roster")
+    return frozenset(i for i in range(n) if value >> i & 1)

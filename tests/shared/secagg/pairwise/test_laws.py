@@ -1,0 +1,299 @@
+"""The laws of the pairwise engine: exact sums whoever falls out, and nothing but the sum."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from shared.secagg.pairwise import messages, roster
+from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan
+from shared.secagg.pairwise.roster import RoundAborted
+from shared.secagg.pairwise.server import NotEnoughShares
+from shared.secagg.pairwise.shares import BadShares, join, split
+from tests.shared.secagg.pairwise.parties import Round, Stream
+
+EVERYONE = frozenset(range(7))
+
+
+def played(n: int = 7, **settings_: object) -> Round:
+    """A round up to the masked updates, nobody missing."""
+    party = Round(n, **settings_)  # type: ignore[arg-type]
+    party.share()
+    party.deliver(frozenset(range(n)))
+    party.mask(frozenset(range(n)))
+    return party
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 12), st.data())
+def test_masks_cancel_whoever_falls_out(n: int, data: st.DataObject) -> None:
+    party = Round(n, seed=b"laws%d" % n, dropout=0.0, quorum=data.draw(st.booleans()))
+    party.share()
+    threshold = party.server.topology.threshold
+    some = st.sets(st.sampled_from(range(n)), min_size=max(threshold, 3))
+    sharers = frozenset(data.draw(some))
+    party.deliver(sharers)
+    alive = frozenset(data.draw(st.sets(st.sampled_from(sorted(sharers)), min_size=max(threshold, 3))))
+    party.mask(alive)
+    said = party.survivors(alive)
+    openings = party.open(said, alive)
+    answered = data.draw(st.sets(st.sampled_from(sorted(alive)), min_size=threshold))
+    total = party.total({i: openings[i] for i in answered}, alive)
+    assert (total == party.plain(alive)).all()
+
+
+def test_thirty_percent_falling_out_at_each_step_leaves_the_exact_sum() -> None:
+    party = Round(20, dropout=0.3, corrupt=0.0)
+    party.share()
+    party.deliver(frozenset(range(18)))
+    alive = frozenset(range(15))
+    party.mask(alive)
+    said = party.survivors(alive)
+    openings = party.open(said, alive)
+    few = {i: openings[i] for i in range(12)}
+    assert (party.total(few, alive) == party.plain(alive)).all()
+
+
+def test_a_sparse_graph_gives_the_exact_sum() -> None:
+    party = Round(200, dropout=0.1, corrupt=0.1, quorum=False)
+    party.share()
+    party.deliver(party.server.reachable(frozenset(range(195))))
+    alive = frozenset(range(185))
+    party.mask(alive)
+    openings = party.open(party.survivors(alive), alive)
+    assert (party.total(openings, alive) == party.plain(alive)).all()
+
+
+@pytest.mark.parametrize(
+    ("what", "bend"),
+    [
+        ("one model bit", {"models": {2: b"modem"}}),
+        ("an attempt", {"attempt": 2}),
+    ],
+)
+def test_another_model_or_attempt_never_fits(what: str, bend: dict[str, object]) -> None:
+    party = Round(7, **bend)  # type: ignore[arg-type]
+    if what == "an attempt":
+        first = Round(7)
+        assert {c.c for c in first.clients}.isdisjoint(c.c for c in party.clients)
+        assert first.freeze().root != party.freeze().root
+        return
+    with pytest.raises(RoundAborted):
+        party.share()  # the witness signs one ctx0; the client with another model does not find its own in it
+
+
+def test_a_client_with_another_model_spoils_the_sum_instead_of_showing_itself() -> None:
+    """Even with a witness that signs for each model apart, the masks do not cancel."""
+    party = played()
+    other = Round(7, models=dict.fromkeys(range(7), b"modem"))
+    other.witness = party.witness
+    other.share(replace(other.freeze(), signature=other.witness.sign(
+        roster.roster_statement(other.terms(b"modem").ctx0, 7, other.freeze().root, other.nonce)
+    )))  # fmt: skip
+    other.deliver(EVERYONE)
+    other.mask(EVERYONE)
+    party.masked[2] = other.masked[2]
+    said = party.survivors(EVERYONE)
+    total = party.total(party.open(said, EVERYONE), EVERYONE)
+    assert not (total == party.plain(EVERYONE)).any()
+
+
+def test_masked_bytes_look_random_and_know_nothing_of_the_input() -> None:
+    party = Round(5, d=200_000)
+    party.share()
+    party.deliver(frozenset(range(5)))
+    masked = party.mask(frozenset({0}))[0]
+    counts = np.bincount(masked.view(np.uint8), minlength=256)
+    assert stats.chisquare(counts).pvalue > 1e-6
+    correlation = np.corrcoef(masked.astype(float), party.vector(0).astype(float))[0, 1]
+    assert abs(correlation) < 3 / np.sqrt(party.d)
+
+
+def test_fewer_than_the_threshold_say_nothing_of_a_secret() -> None:
+    """For any t-1 shares every secret limb is still possible: interpolate through them and any other secret."""
+    secret, other = hashlib.sha256(b"a").digest(), hashlib.sha256(b"b").digest()
+    dealt = split([secret], 5, 3, Stream(b"x"))
+    again = split([other], 5, 3, Stream(b"y"))
+    assert join({1: dealt[0][0], 2: dealt[1][0], 5: dealt[4][0]}, 3) == secret
+    with pytest.raises(BadShares):
+        join({1: dealt[0][0], 2: dealt[1][0]}, 3)
+    with pytest.raises(BadShares):
+        join({1: dealt[0][0], 2: dealt[1][0], 3: again[2][0]}, 3)
+
+
+def test_two_survivor_sets_are_never_both_answered() -> None:
+    party = played()
+    first, second = party.survivors(EVERYONE), party.survivors(EVERYONE - {3})
+    party.open(first, EVERYONE)
+    for i in EVERYONE - {3}:
+        with pytest.raises(RoundAborted, match="second survivor set"):
+            party.clients[i].commit(second, party.identities[i].sign)
+        with pytest.raises(RoundAborted, match="committed"):
+            party.clients[i].open(second, {})
+
+
+def test_state_that_was_stored_remembers_what_was_answered() -> None:
+    party = played()
+    party.open(party.survivors(EVERYONE), EVERYONE)
+    restored = ClientRound.load(party.terms(), "site000", party.clients[0].dump())
+    with pytest.raises(RoundAborted, match="second survivor set"):
+        restored.commit(party.survivors(EVERYONE - {3}), party.identities[0].sign)
+    assert restored.b == party.clients[0].b
+    assert party.clients[0].b.hex() not in repr(party.clients[0])
+
+
+def test_both_shares_of_one_site_never_leave_together() -> None:
+    party = played()
+    alive = EVERYONE - {6}
+    said = party.survivors(alive)
+    for opening in party.open(said, alive).values():
+        assert len(opening.b) == 40 * 6
+        assert len(opening.s) == 40 * 1
+
+
+@pytest.mark.parametrize(
+    ("bend", "reason"),
+    [
+        (lambda p, m: p.freeze([*m[:3], m[3], m[3], *m[4:]]), "twice"),
+        (lambda p, m: p.freeze(m[::-1]), "sorted"),
+        (lambda p, m: p.freeze(m[1:]), "not in the roster"),
+        (lambda p, m: p.freeze(m[:2]), "minimum cohort"),
+        (lambda p, m: replace(p.freeze(m), signature=bytes(64)), "valid signature"),
+        (lambda p, m: replace(p.freeze(m), nonce=bytes(32)), "another nonce"),
+        (lambda p, m: p.freeze([replace(m[0], advertisement=m[1].advertisement), *m[1:]]), "another key"),
+    ],
+)
+def test_a_bent_roster_stops_the_client(bend: object, reason: str) -> None:
+    party = Round(7)
+    frozen = bend(party, party.members())  # type: ignore[operator]
+    with pytest.raises(RoundAborted, match=reason):
+        party.clients[0].share(frozen, party.identities[0].sign, party.streams[0])
+
+
+def test_a_second_roster_stops_the_client() -> None:
+    party = played()
+    other = party.freeze(party.members()[:6])
+    with pytest.raises(RoundAborted, match="second roster"):
+        party.clients[0].share(other, party.identities[0].sign, party.streams[0])
+
+
+def test_a_key_of_low_order_stops_the_client() -> None:
+    party = Round(7)
+    members = party.members()
+    bad = replace(members[6].advertisement, c=bytes(32))
+    with pytest.raises(RoundAborted, match="low order"):
+        party.clients[0].share(
+            party.freeze([*members[:6], replace(members[6], advertisement=bad)]),
+            party.identities[0].sign,
+            party.streams[0],
+        )
+
+
+def test_a_bad_envelope_names_its_sender() -> None:
+    party = Round(7)
+    party.share()
+    party.envelopes[2] = bytes(len(party.envelopes[2]))
+    with pytest.raises(RoundAborted, match="site002"):
+        party.deliver(EVERYONE)
+
+
+def test_wrong_signatures_on_the_survivors_stop_the_client() -> None:
+    party = played()
+    forged = party.survivors(EVERYONE, party.key(b"not the witness"))
+    with pytest.raises(RoundAborted, match="survivor set does not carry"):
+        party.clients[0].commit(forged, party.identities[0].sign)
+    said = party.survivors(EVERYONE)
+    commitments = party.commit(said, EVERYONE)
+    with pytest.raises(RoundAborted, match="of 5 survivors"):
+        party.clients[0].open(said, {i: commitments[i] for i in range(4)})
+    with pytest.raises(RoundAborted, match="commitment"):
+        party.clients[0].open(said, {**commitments, 1: bytes(64)})
+
+
+def test_a_survivor_set_below_the_threshold_is_refused() -> None:
+    party = played()
+    with pytest.raises(RoundAborted, match="fewer than the minimum"):
+        party.clients[0].commit(party.survivors(frozenset(range(4))), party.identities[0].sign)
+    with pytest.raises(RoundAborted, match="said to be missing"):
+        party.clients[6].commit(party.survivors(frozenset(range(6))), party.identities[6].sign)
+
+
+def test_sites_that_send_bad_shares_are_named_and_the_sum_is_exact() -> None:
+    party = played(9)
+    everyone = frozenset(range(9))
+    alive = everyone - {8}
+    party.sharers = everyone
+    openings = party.open(party.survivors(alive), alive)
+    garbage = messages.Opening(Stream(b"bad")(len(openings[1].b)), Stream(b"bae")(len(openings[1].s)))
+    openings[1] = garbage
+    unmasking = party.server.unmask(openings, everyone, alive)
+    assert unmasking.blamed == {1}
+    assert (party.total(openings, alive) == party.plain(alive)).all()
+
+
+def test_too_few_answers_open_nothing() -> None:
+    party = played()
+    openings = party.open(party.survivors(EVERYONE), EVERYONE)
+    with pytest.raises(NotEnoughShares, match="of 5 shares"):
+        party.server.unmask({i: openings[i] for i in range(4)}, EVERYONE, EVERYONE)
+
+
+def test_messages_of_another_shape_are_refused() -> None:
+    with pytest.raises(messages.MalformedStep):
+        messages.Advertisement.unpack(messages.Opening(b"", b"").pack())
+    with pytest.raises(messages.MalformedStep):
+        messages.Survivors.unpack(b"\xc1")
+    with pytest.raises(messages.MalformedStep):
+        roster.Roster.unpack(b"\x93\x91\x93\xa1a\xc4\x01b\xc4\x01c\xc4\x00\xc4\x00")
+    good = messages.Survivors(b"\x01", bytes(32), bytes(64))
+    assert messages.Survivors.unpack(good.pack()) == good
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_by_name(data: bytes) -> None:
+    for read in (
+        messages.Advertisement.unpack,
+        messages.Delivery.unpack,
+        messages.Opening.unpack,
+        roster.Roster.unpack,
+    ):
+        with pytest.raises(messages.MalformedStep):
+            read(data)
+
+
+@pytest.mark.parametrize("n", [150, 400])
+def test_the_sparse_graph_is_regular_symmetric_and_follows_the_context(n: int) -> None:
+    topology = plan(n, 0.1, 0.1, trusted_witness=True)
+    graph = neighbours(topology, b"c" * 32)
+    assert {len(around) for around in graph} == {topology.degree}
+    assert all(i in graph[j] for i, around in enumerate(graph) for j in around)
+    assert graph == neighbours(topology, b"c" * 32) != neighbours(topology, b"d" * 32)
+
+
+@pytest.mark.parametrize(
+    ("n", "corrupt", "dropout", "degree", "threshold"),
+    [
+        (10_000, 0.05, 0.05, 38, 21),
+        (10_000, 0.1, 0.1, 60, 32),
+        (10_000, 0.2, 0.2, 134, 70),
+        (1_000_000, 0.05, 0.05, 44, 23),
+        (1_000_000, 0.1, 0.1, 70, 37),
+        (1_000_000, 0.2, 0.2, 158, 82),
+    ],
+)
+def test_degrees_meet_the_computed_bounds(n: int, corrupt: float, dropout: float, degree: int, threshold: int) -> None:
+    topology = plan(n, corrupt, dropout, trusted_witness=True)
+    assert (topology.degree, topology.threshold) == (degree, threshold)
+
+
+def test_unsound_plans_are_refused() -> None:
+    with pytest.raises(UnsafeTopology, match="fewer than three"):
+        plan(2, 0, 0, trusted_witness=True)
+    with pytest.raises(UnsafeTopology, match="drop-out"):
+        plan(10, 0.33, 0.5, trusted_witness=False)
+    assert plan(10, 1 / 3, 0.3, trusted_witness=False).threshold == 7
