@@ -24,6 +24,7 @@ from shared.errors import (
     Unauthenticated,
     Unsupported,
 )
+from shared.web.answers import Answered
 
 MEDIA_TYPE: Final = "application/problem+json"
 _SERVER_ERROR: Final = 500
@@ -150,6 +151,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Answered, _answered)
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
@@ -166,6 +168,12 @@ async def _validation(request: Request, error: Exception) -> Response:
     errors = [FieldError(pointer(item["loc"]), str(item["msg"])) for item in found]
     refusal = RequestInvalid(f"{len(errors)} field(s) are not valid", errors=errors)
     return problem_response(refusal, request_id_of(request))
+
+
+async def _answered(_request: Request, answer: Exception) -> Response:
+    if not isinstance(answer, Answered):
+        raise answer
+    return answer.response()
 
 
 _BY_STATUS: Final[dict[int, type[Refusal]]] = {

@@ -1,0 +1,101 @@
+"""How a service stands among the others: its certificate, a client that signs, the check of what others sign."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from shared.clock import utc_now
+from shared.database import Database
+from shared.identity.authority import Identity
+from shared.identity.directory import CertificateDirectory
+from shared.identity.enrol import IdentityKeeper, ensure_identity
+from shared.identity.nonces import SqlNonces
+from shared.identity.requests import SigningAuth
+from shared.identity.verify import PartyVerifier, RevocationFeed
+from shared.queues import Sweeper, background
+from shared.telemetry.metrics import CERTIFICATE_SECONDS, REVOCATION_AGE_SECONDS
+from shared.telemetry.traces import current_trace
+from shared.web.settings import ServiceSettings
+
+_FEED_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a service needs to talk to the others and to believe them."""
+
+    identity: IdentityKeeper
+    verifier: PartyVerifier
+    revocations: RevocationFeed
+    directory: CertificateDirectory
+    nonces: SqlNonces
+    http: httpx.AsyncClient
+
+    def signing(self, audience: str) -> httpx.Auth:
+        """For ``auth=`` of a request to this service."""
+        return SigningAuth(self.identity, audience)
+
+
+def traced_client(timeout_s: float = 30.0) -> httpx.AsyncClient:
+    """An httpx client that hands the present trace on and keeps connections open."""
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(timeout_s, connect=5.0),
+        limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=60),
+        event_hooks={"request": [_hand_on_trace]},
+        trust_env=False,
+    )
+
+
+async def _hand_on_trace(request: httpx.Request) -> None:
+    trace = current_trace()
+    if trace is not None:
+        request.headers["traceparent"] = trace
+
+
+@asynccontextmanager
+async def standing(settings: ServiceSettings, service: str, database: Database) -> AsyncIterator[Standing]:
+    """Enrol (or load the certificate), then follow revocations and rotate in time, as long as the block lasts.
+
+    Waits up to ten minutes for the keys service and for the enrolment token's file.
+    """
+    async with traced_client() as http:
+        identity = await ensure_identity(http, settings.keys_url, settings.identity_dir, settings.enrol_token_file)
+        keeper = IdentityKeeper(identity, settings.identity_dir, http, settings.keys_url)
+        feed = RevocationFeed(http, settings.keys_url, report_age=REVOCATION_AGE_SECONDS.set)
+        await feed.poll_softly()
+        nonces = SqlNonces(database)
+        async with background(follow(feed, keeper), keeper.run()):
+            yield _standing(identity, service, keeper, feed, nonces, http, settings.keys_url)
+
+
+def _standing(
+    identity: Identity,
+    service: str,
+    keeper: IdentityKeeper,
+    feed: RevocationFeed,
+    nonces: SqlNonces,
+    http: httpx.AsyncClient,
+    keys_url: str,
+) -> Standing:
+    return Standing(
+        identity=keeper,
+        verifier=PartyVerifier(identity.ca_certificate, service, nonces, feed),
+        revocations=feed,
+        directory=CertificateDirectory(http, keys_url, identity.ca_certificate),
+        nonces=nonces,
+        http=http,
+    )
+
+
+async def follow(feed: RevocationFeed, keeper: IdentityKeeper) -> None:
+    """Read the revocation feed for ever, and report how long the certificate still lasts."""
+
+    async def poll() -> int:
+        await feed.poll_softly()
+        CERTIFICATE_SECONDS.set((keeper().holder.not_after - utc_now()).total_seconds())
+        return 0
+
+    await Sweeper(_FEED_S, {"revocations": poll}).run()
