@@ -1,5 +1,43 @@
-"""The command line."""
+"""The command line: a module per noun; failures are one line with a remedy and an exit code."""
+
+import sys
+
+import typer
+
+from undersong import __version__
+from undersong.cli import agents, common, demo, doctor, federations, jobs, models, platform, sites, tokens
+from undersong.errors import UndersongError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Undersong: organisations that cannot pool data learn together.",
+)
+app.command("up")(platform.up)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("login")(tokens.login)
+app.add_typer(federations.app, name="federation")
+app.add_typer(sites.app, name="site")
+app.add_typer(agents.app, name="agent")
+app.add_typer(jobs.app, name="job")
+app.add_typer(models.app, name="model")
+app.add_typer(tokens.app, name="token")
+
+
+@app.command()
+def version() -> None:
+    """The version of this command."""
+    typer.echo(__version__)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; expected failures print one line and leave with their exit code."""
+    try:
+        app()
+    except UndersongError as error:
+        common.complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

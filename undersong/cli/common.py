@@ -1,0 +1,130 @@
+"""What every command shares: the console, the client, JSON or table, one-line errors."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from undersong.client import Client
+from undersong.client.types import Federation, Model, Site
+from undersong.errors import ApiError, UndersongError
+from undersong.profile import load_profile
+
+Named = TypeVar("Named", Federation, Site, Model)
+
+console = Console(highlight=False)
+complaints = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Which stored platform to speak to.", envvar="UNDERSONG_PROFILE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+FederationName = Annotated[
+    str | None, typer.Option("--federation", "-f", help="Federation, by name or id; may be left out when there is one.")
+]
+
+
+def connect(profile: str | None) -> Client:
+    """A client for the named profile; ProfileError says how to make one."""
+    return Client(load_profile(profile))
+
+
+def show(
+    rows: Sequence[BaseModel], columns: Mapping[str, Callable[[Any], object]], *, as_json: bool, empty: str
+) -> None:
+    """Print rows as a table, or as a JSON list; `empty` teaches the next command when there is none."""
+    if as_json:
+        print_json([row.model_dump(mode="json") for row in rows])
+        return
+    if not rows:
+        console.print(empty, style="dim")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in columns:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(text(read(row)) for read in columns.values()))
+    console.print(table)
+
+
+def show_one(row: BaseModel, *, as_json: bool) -> None:
+    """Print one thing, field by field, or as JSON."""
+    document = row.model_dump(mode="json")
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        console.print(f"[bold]{key}[/]", text(value), markup=True)
+
+
+def print_json(document: object) -> None:
+    """Print JSON as it is: no colour, no wrapping."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def text(value: object) -> str:
+    """One cell: times relative to now, nothing as a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, datetime):
+        return ago(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def ago(moment: datetime) -> str:
+    """How long ago, in one unit."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def find_federation(client: Client, name: str | None) -> Federation:
+    """The federation by id or name; without a name, the only one."""
+    found = client.federations()
+    if name is None:
+        if len(found) == 1:
+            return found[0]
+        remedy = "undersong federation create NAME" if not found else "name one with --federation"
+        raise UndersongError(f"there are {len(found)} federations", remedy=remedy)
+    return _one_of(found, name, "federation", "undersong federation list")
+
+
+def find_site(client: Client, name: str) -> Site:
+    """The site by id or name."""
+    return _one_of(client.sites(), name, "site", "undersong site list")
+
+
+def find_model(client: Client, name: str) -> Model:
+    """The model by id or name."""
+    return _one_of(client.models(), name, "model", "undersong model list")
+
+
+def _one_of(found: Iterable[Named], name: str, noun: str, remedy: str) -> Named:
+    matches = [item for item in found if name in (item.id, item.name)]
+    if len(matches) != 1:
+        fault = f"no {noun} is called {name!r}" if not matches else f"{len(matches)} {noun}s are called {name!r}"
+        raise UndersongError(fault, remedy=remedy)
+    return matches[0]
+
+
+def complain(error: UndersongError) -> None:
+    """Print one line for the failure, and one for every fault that the service reported."""
+    complaints.print(f"[bold red]error:[/] {_escaped(error.message)}", markup=True)
+    if isinstance(error, ApiError):
+        for path, message in error.errors:
+            complaints.print(f"  {path or '/'}: {message}", markup=False)
+    if error.remedy:
+        complaints.print(f"[dim]try:[/] {_escaped(error.remedy)}", markup=True)
+
+
+def _escaped(line: str) -> str:
+    return line.replace("[", r"\[")

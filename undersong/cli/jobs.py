@@ -1,0 +1,191 @@
+"""`undersong job …`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from undersong.cli import common
+from undersong.client import Client
+from undersong.client.types import Job, Round
+from undersong.errors import UndersongError
+
+app = typer.Typer(no_args_is_help=True, help="Training jobs.")
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+DONE = "published"
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="job.yaml or job.json.")],
+    watch_it: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show the progress.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it; every fault at once.")] = False,
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Start a job from a file."""
+    spec = read_spec(file)
+    with common.connect(profile) as client:
+        wanted = federation or spec.pop("federation", None)
+        if wanted or not spec.get("federation_id"):
+            spec["federation_id"] = common.find_federation(client, wanted).id
+        if dry_run:
+            _check(client, spec, as_json=as_json)
+            return
+        job = client.submit_job(spec)
+        if as_json:
+            common.print_json(job.model_dump(mode="json"))
+        else:
+            common.console.print(f"job {job.id} is {job.state}")
+        if watch_it:
+            follow(client, job.id, quiet=as_json)
+        elif not as_json:
+            common.console.print(f"next: undersong job watch {job.id}")
+
+
+@app.command()
+def watch(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
+    """Show a job's progress until it ends; exit code 1 when it does not succeed."""
+    with common.connect(profile) as client:
+        job = follow(client, job_id, quiet=as_json)
+        if as_json:
+            common.print_json(job.model_dump(mode="json"))
+
+
+@app.command("list")
+def list_(
+    federation: common.FederationName = None, profile: common.ProfileName = None, as_json: common.AsJson = False
+) -> None:
+    """Jobs."""
+    with common.connect(profile) as client:
+        chosen = common.find_federation(client, federation).id if federation else None
+        columns = {
+            "name": lambda job: job.name,
+            "state": lambda job: job.state,
+            "reason": lambda job: job.reason,
+            "made": lambda job: job.created_at,
+            "id": lambda job: job.id,
+        }
+        common.show(client.jobs(chosen), columns, as_json=as_json, empty="none yet: undersong job submit job.yaml")
+
+
+@app.command("show")
+def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
+    """One job and its rounds."""
+    with common.connect(profile) as client:
+        job, rounds = client.job(job_id), client.rounds(job_id)
+        if as_json:
+            common.print_json(
+                {"job": job.model_dump(mode="json"), "rounds": [round_.model_dump(mode="json") for round_ in rounds]}
+            )
+            return
+        common.show_one(job, as_json=False)
+        columns = {
+            "round": lambda r: r.number,
+            "kind": lambda r: r.kind,
+            "attempt": lambda r: r.attempt,
+            "state": lambda r: r.state,
+            "reason": lambda r: r.reason,
+            "metrics": lambda r: describe(r),
+            "id": lambda r: r.id,
+        }
+        common.show(rounds, columns, as_json=False, empty="no round yet")
+
+
+@app.command()
+def pause(job_id: JobId, profile: common.ProfileName = None) -> None:
+    """Start no further round; the present one ends."""
+    with common.connect(profile) as client:
+        common.console.print(f"job {job_id} is {client.pause_job(job_id).state}")
+
+
+@app.command()
+def resume(job_id: JobId, profile: common.ProfileName = None) -> None:
+    """Go on with a paused job."""
+    with common.connect(profile) as client:
+        common.console.print(f"job {job_id} is {client.resume_job(job_id).state}")
+
+
+@app.command()
+def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
+    """End a job now; agents stop training within one heartbeat."""
+    with common.connect(profile) as client:
+        common.console.print(f"job {job_id} is {client.cancel_job(job_id).state}")
+
+
+def read_spec(file: Path) -> dict[str, Any]:
+    """A job's specification from YAML or JSON."""
+    try:
+        spec = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(spec, dict):
+        raise UndersongError(f"{file} holds no mapping", remedy="see examples/hospital/job.yaml")
+    return spec
+
+
+def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
+    """Show progress until the job ends; UndersongError when it does not succeed."""
+    job = client.job(job_id)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=common.complaints, disable=quiet or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task(job.name, total=int(job.spec.get("rounds", 0)) or None, note="")
+        for job in client.watch(job_id):
+            rounds = client.rounds(job_id)
+            progress.update(bar, completed=trained(rounds), note=note(job, rounds))
+    if job.state != "succeeded":
+        raise UndersongError(
+            f"job {job_id} is {job.state}: {job.reason or 'no reason given'}", remedy=_next_step(job_id)
+        )
+    if not quiet:
+        common.console.print(f"job {job_id} succeeded after {trained(client.rounds(job_id))} rounds of training")
+    return job
+
+
+def trained(rounds: list[Round]) -> int:
+    """How many training rounds have been published."""
+    return sum(round_.kind == "train" and round_.state == DONE for round_ in rounds)
+
+
+def note(job: Job, rounds: list[Round]) -> str:
+    """What happens now, and the newest metrics."""
+    measured = [describe(round_) for round_ in rounds if round_.kind == "evaluate" and round_.state == DONE]
+    if job.finished or job.state == "paused":
+        return f"{job.state} {measured[-1] if measured else ''}"
+    now = f"{rounds[-1].kind}: {rounds[-1].state}" if rounds else job.state
+    return f"{now} {measured[-1] if measured else ''}"
+
+
+def describe(round_: Round) -> str:
+    """A round's metrics in a few words."""
+    values = {key: value for key, value in (round_.metrics or {}).items() if isinstance(value, int | float)}
+    shown = [key for key in ("accuracy", "auc", "loss", "rmse") if key in values] or list(values)[:3]
+    return ", ".join(f"{key} {values[key]:.3f}" for key in shown)
+
+
+def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:
+    result = client.validate_job(spec)
+    if as_json:
+        common.print_json(result.model_dump(mode="json"))
+    for fault in [] if as_json else result.errors:
+        common.complaints.print(f"  {fault.get('path', '/')}: {fault.get('message', fault)}", markup=False)
+    if not result.valid:
+        raise UndersongError(f"the job has {len(result.errors)} faults", remedy="mend the file and check it again")
+    if not as_json:
+        common.console.print("the job is valid")
+
+
+def _next_step(job_id: str) -> str:
+    return f"undersong job show {job_id}"

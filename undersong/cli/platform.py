@@ -1,0 +1,45 @@
+"""`undersong up`: the whole platform on this machine."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undersong.cli import common
+from undersong.local import Platform
+from undersong.profile import profiles_path
+
+
+def up(
+    home: Annotated[Path, typer.Option("--home", help="Where its state is kept between runs.")] = Path(".home"),
+    stay: Annotated[
+        bool, typer.Option("--stay/--no-stay", help="Run until Ctrl-C; --no-stay only proves that it starts.")
+    ] = True,
+    log_level: Annotated[str, typer.Option("--log-level", help="Of the services' logs.")] = "INFO",
+) -> None:
+    """Start coordinator, aggregator, keys and registry on free loopback ports; other commands then find them."""
+    began = time.monotonic()
+    with Platform(home, log_level=log_level, write_profile=True) as platform:
+        federation = platform.federation()
+        common.console.print(f"up in {time.monotonic() - began:.1f} s; {len(platform.processes)} processes")
+        for service, url in platform.urls.items():
+            common.console.print(f"  {service:<12} {url}")
+        common.console.print(f"  dashboard    {platform.dashboard_url}")
+        common.console.print(f"  token        {platform.home / 'secrets' / 'admin-token'}")
+        common.console.print(f"  logs         {platform.home / 'logs'}")
+        common.console.print(f"federation {federation.name}; profile in {profiles_path()}")
+        if stay:
+            common.console.print("Ctrl-C stops it. Next, in another shell: undersong site enroll NAME", style="dim")
+            wait_for_signal()
+    common.console.print("stopped")
+
+
+def wait_for_signal() -> None:
+    """Block until SIGINT or SIGTERM."""
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    done.wait()

@@ -1,0 +1,82 @@
+"""`undersong site …`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undersong.cli import common
+from undersong.client.types import Site
+from undersong.local.sites import SiteFolder
+
+app = typer.Typer(no_args_is_help=True, help="Members of a federation, and their agents.")
+
+
+@app.command()
+def enroll(
+    name: Annotated[str, typer.Argument(help="What the site is called.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the agent's files (default: NAME).")] = None,
+    owner: Annotated[str, typer.Option("--owner", help="Who answers for the site's data.")] = "",
+    datasets: Annotated[
+        Path | None, typer.Option("--datasets", exists=True, dir_okay=False, help="A datasets.yaml to copy there.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", exists=True, dir_okay=False, help="A policy.yaml to copy there.")
+    ] = None,
+    expires_in_s: Annotated[int, typer.Option("--expires-in-s", min=60, help="How long the token is good.")] = 86_400,
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Add a site and write everything that its agent needs, with a single-use enrolment token."""
+    folder = SiteFolder((out or Path(name)).resolve())
+    with common.connect(profile) as client:
+        site = client.create_site(common.find_federation(client, federation).id, name, owner)
+        token = client.create_enrolment_token("site", site.id, site.federation_id, expires_in_s).token
+        folder.write(client.profile.urls(), token=token, datasets=datasets, policy=policy)
+    if as_json:
+        common.print_json({"site": site.model_dump(mode="json"), "config": str(folder.config)})
+        return
+    common.console.print(f"site {name} ({site.id}); its agent's files are in {folder.path}")
+    if datasets is None:
+        common.console.print(f"next: say what data it has in {folder.path / 'datasets.yaml'}")
+    common.console.print(f"then, beside the data: undersong agent run --config {folder.config}")
+
+
+@app.command("list")
+def list_(
+    federation: common.FederationName = None, profile: common.ProfileName = None, as_json: common.AsJson = False
+) -> None:
+    """Sites with their liveness."""
+    with common.connect(profile) as client:
+        chosen = common.find_federation(client, federation).id if federation else None
+        columns = {
+            "name": lambda site: site.name,
+            "state": _liveness,
+            "seen": lambda site: site.last_seen_at,
+            "data sets": _datasets,
+            "id": lambda site: site.id,
+        }
+        common.show(client.sites(chosen), columns, as_json=as_json, empty="none yet: undersong site enroll NAME")
+
+
+@app.command()
+def suspend(
+    name: Annotated[str, typer.Argument(help="Site, by name or id.")],
+    lift: Annotated[bool, typer.Option("--lift", help="Let it take part again.")] = False,
+    profile: common.ProfileName = None,
+) -> None:
+    """Keep a site out of new rounds, or let it back."""
+    with common.connect(profile) as client:
+        site = common.find_site(client, name)
+        (client.unsuspend_site if lift else client.suspend_site)(site.id)
+        common.console.print(f"site {site.name} {'may take part again' if lift else 'is suspended'}")
+
+
+def _liveness(site: Site) -> str:
+    return site.state if site.state not in ("active", "unknown") else ("online" if site.online else "away")
+
+
+def _datasets(site: Site) -> str:
+    found = (site.profile or {}).get("datasets", [])
+    return ", ".join(str(entry.get("name", "?")) for entry in found)

@@ -1,0 +1,74 @@
+"""`undersong token …` and `undersong login`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from undersong.cli import common
+from undersong.errors import ProfileError, UndersongError
+from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
+
+app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
+ROLES = ("admin", "scientist", "owner", "auditor")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    role: Annotated[str, typer.Option("--role", help="admin, scientist, owner or auditor.")] = "scientist",
+    days: Annotated[int, typer.Option("--days", min=1, help="How long it is good.")] = 90,
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Make a user with one role and a token, which is shown once."""
+    if role not in ROLES:
+        raise UndersongError(f"no role is called {role!r}", remedy=f"one of: {', '.join(ROLES)}")
+    with common.connect(profile) as client:
+        scope = None if federation is None and role == "admin" else common.find_federation(client, federation).id
+        user = client.create_user(name, [{"role": role, "federation_id": scope}])
+        token = client.create_token({"user_id": user.id, "name": name, "expires_in_s": days * 86_400})
+    if as_json:
+        common.print_json(token.model_dump(mode="json"))
+    else:
+        common.console.print(token.token or "", soft_wrap=True)
+        common.complaints.print("shown once: keep it safe", style="dim")
+
+
+def login(
+    coordinator_url: Annotated[str, typer.Option("--coordinator-url", help="For example https://fl.example.org.")],
+    registry_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
+    keys_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
+    aggregator_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
+    token_file: Annotated[Path | None, typer.Option(exists=True, help="A file with your API token.")] = None,
+    operator_token_file: Annotated[
+        Path | None, typer.Option(exists=True, help="A file with keys' operator token.")
+    ] = None,
+    ca_file: Annotated[Path | None, typer.Option(exists=True, help="The CA certificate to trust (PEM).")] = None,
+    profile: Annotated[str, typer.Option("--profile", help="Store it under this name.")] = DEFAULT_NAME,
+) -> None:
+    """Store where a platform is and your token for it; asks for the token when no file is given."""
+    token = token_file.read_text().strip() if token_file else typer.prompt("API token", hide_input=True)
+    if not token:
+        raise ProfileError("an empty token", remedy="undersong token create makes one")
+    urls: dict[str, Any] = {
+        "coordinator_url": coordinator_url,
+        "registry_url": registry_url or coordinator_url,
+        "keys_url": keys_url or coordinator_url,
+        "aggregator_url": aggregator_url or coordinator_url,
+    }
+    fresh = replace(
+        read_profiles().get(profile, Profile()),
+        **{key: url.rstrip("/") for key, url in urls.items()},
+        token=token,
+        operator_token=operator_token_file.read_text().strip() if operator_token_file else "",
+        ca_file=str(ca_file.resolve()) if ca_file else "",
+        home="",
+    )
+    path = save_profile(fresh, profile)
+    common.console.print(f"stored as {profile!r} in {path}")
+    with common.connect(profile) as client:
+        me = client.me()
+        common.console.print(f"signed in: {common.text(me.model_dump(mode='json'))}")
