@@ -1,1 +1,1 @@
-"""Built-in training recipes, importable without the services."""
+"""Training recipes: what a site runs on its data, and how data sets are read. No service is needed to use them."""

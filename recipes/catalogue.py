@@ -1,0 +1,69 @@
+"""The recipes that there are: built-in ones, and a site's own from folders that it names.
+
+An own recipe is a Python file with a module-level ``RECIPE`` that fits `recipes.protocol.Recipe`. It is imported, and
+so runs: only the agent's child process and people at their own machine call this with folders.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from recipes.protocol import Recipe, RecipeError
+from shared.wire.profiles import RecipeSpec
+
+BUILT_IN: Final = ("tabular", "image", "null")
+
+
+def load_recipe(name: str, folders: Sequence[Path] = ()) -> Recipe:
+    """The recipe of this name; raises `RecipeError`."""
+    if name in BUILT_IN:
+        return _built_in(name)
+    for recipe in own_recipes(folders):
+        if recipe.spec.name == name:
+            return recipe
+    raise RecipeError(f"recipe {name!r} is unknown here")
+
+
+def recipe_specs(folders: Sequence[Path] = ()) -> list[RecipeSpec]:
+    """What a site advertises."""
+    return [recipe.spec for recipe in (*map(_built_in, BUILT_IN), *own_recipes(folders))]
+
+
+def own_recipes(folders: Iterable[Path]) -> list[Recipe]:
+    """The recipes in these folders; raises `RecipeError` naming the file that holds none or a taken name."""
+    found = [load_file(path) for folder in folders for path in sorted(folder.glob("*.py"))]
+    names = [recipe.spec.name for recipe in found]
+    if taken := {name for name in names if name in BUILT_IN or names.count(name) > 1}:
+        raise RecipeError(f"recipe names are taken twice: {', '.join(sorted(taken))}")
+    return found
+
+
+@cache
+def load_file(path: Path) -> Recipe:
+    """The recipe of one Python file; raises `RecipeError`."""
+    module_name = f"undersong_recipe_{path.stem}"
+    plan = importlib.util.spec_from_file_location(module_name, path)
+    if plan is None or plan.loader is None:
+        raise RecipeError(f"{path.name} cannot be imported")
+    module = importlib.util.module_from_spec(plan)
+    sys.modules[module_name] = module
+    try:
+        plan.loader.exec_module(module)
+    except Exception as error:
+        raise RecipeError(f"{path.name} cannot be imported: {error!r}") from error
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path.name} has no RECIPE with the methods of recipes.protocol.Recipe")
+    return recipe
+
+
+@cache
+def _built_in(name: str) -> Recipe:
+    recipe = importlib.import_module(f"recipes.{name}").RECIPE
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{name} does not fit the protocol")
+    return recipe

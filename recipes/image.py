@@ -1,0 +1,156 @@
+"""Recipe `image`: a small convolutional network with batch normalisation.
+
+The running mean and variance are buffers: the federation averages them, and no server optimiser moves them.
+"""
+
+# ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes import training
+from recipes.datasets import images_of
+from recipes.protocol import (
+    Array,
+    Context,
+    Dataset,
+    DataShape,
+    Params,
+    Progress,
+    RecipeError,
+    Tensors,
+    TrainResult,
+    source_digest,
+)
+from shared.learning.metrics import layout_of, multiclass_sums
+from shared.learning.tensors import Model, Schema
+from shared.wire.profiles import RecipeSpec, Task
+
+if TYPE_CHECKING:
+    import torch
+
+_HERE: Final = Path(__file__).parent
+_DEFAULTS: Final[dict[str, Any]] = {**training.DEFAULTS, "classes": 10, "channels": [16, 32]}
+_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        **training.SCHEMA,
+        "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
+        "channels": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1, "maximum": 1024},
+            "minItems": 1,
+            "maxItems": 5,
+            "description": "Filters of each 3x3 convolution; each is followed by normalisation and 2x2 pooling.",
+        },
+    },
+}
+
+
+class Image:
+    """See the module."""
+
+    def __init__(self) -> None:
+        files = [_HERE / name for name in ("image.py", "training.py", "datasets.py", "protocol.py")]
+        self.spec: RecipeSpec = RecipeSpec(
+            name="image",
+            version="1",
+            digest=source_digest(*files),
+            task=Task.MULTICLASS,
+            params_schema=_SCHEMA,
+            statistics=False,
+            description="Small CNN with batch normalisation for images of one size.",
+            classes=_DEFAULTS["classes"],
+        )
+
+    def layout(self, params: Params) -> str:
+        """multiclass:C."""
+        return layout_of(Task.MULTICLASS, _settings(params)["classes"])
+
+    def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
+        """This recipe needs none."""
+        raise RecipeError("image has no statistics round")
+
+    def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
+        """Torch's own draw by seed."""
+        if shape.sample is None:
+            raise RecipeError("image needs a data set with one image column")
+        with training.seeded(seed):
+            tensors = training.state_of(_module(shape.sample, _settings(params)))
+        buffers = [name for name in tensors if name.endswith(("running_mean", "running_var"))]
+        return Model(Schema.of(tensors, buffers=buffers), tensors)
+
+    def train(
+        self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
+    ) -> TrainResult:
+        """Local SGD on the training rows."""
+        settings = _settings(params)
+        x, y = data.features[data.train], _classes(data.label[data.train], settings)
+        if not len(y):
+            raise RecipeError("the data set has no training rows")
+        module = _loaded(model, x.shape[1:], settings)
+        from torch.nn import functional
+
+        with training.seeded(seed):
+            loss = training.fit(module, x, y, functional.cross_entropy, settings, seed, progress)
+        return TrainResult(training.state_of(module), len(y), loss)
+
+    def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
+        """Sums over the test rows."""
+        settings = _settings(params)
+        y = _classes(data.label[data.test], settings)
+        return multiclass_sums(y, _probabilities(model, data.features[data.test], settings))
+
+    def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
+        """Probabilities [n, classes] from the only column of `rows`."""
+        if len(rows) != 1:
+            raise RecipeError("give exactly one column of images")
+        return _probabilities(model, images_of(np.asarray(next(iter(rows.values())))), _settings(params))
+
+
+RECIPE: Final = Image()
+
+
+def _settings(params: Params) -> dict[str, Any]:
+    if unknown := set(params) - set(_DEFAULTS):
+        raise RecipeError(f"image has no parameter {', '.join(sorted(unknown))}")
+    return {**_DEFAULTS, **params}
+
+
+def _module(sample: tuple[int, ...], settings: Mapping[str, Any]) -> torch.nn.Module:
+    from torch import nn
+
+    depth, height, width = sample
+    layers: list[nn.Module] = []
+    for filters in settings["channels"]:
+        layers += [nn.Conv2d(depth, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        depth, height, width = filters, height // 2, width // 2
+    if not height or not width:
+        raise RecipeError(f"images of {sample[1]}x{sample[2]} are too small for {len(settings['channels'])} layers")
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(depth * height * width, settings["classes"]))
+
+
+def _loaded(model: Tensors, sample: tuple[int, ...], settings: Mapping[str, Any]) -> torch.nn.Module:
+    module = _module(sample, settings)
+    training.load_state(module, model)
+    return module
+
+
+def _classes(labels: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    if not np.isin(labels, np.arange(settings["classes"])).all():
+        raise RecipeError("the label holds values that are no class")
+    return labels.astype(np.int64)
+
+
+def _probabilities(model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    if not len(x):
+        return np.zeros((0, settings["classes"]))
+    return training.softmax(training.outputs(_loaded(model, x.shape[1:], settings), x).astype(np.float64))

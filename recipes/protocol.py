@@ -1,0 +1,108 @@
+"""What a training recipe is.
+
+A recipe turns a site's rows into sums and model changes; the platform sees only what it returns. Recipes are pure in
+this sense: same model, data, parameters and seed give the same result. Heavy imports (torch) belong inside functions.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import Invalid
+from shared.ids import Digest
+from shared.learning.tensors import Model
+from shared.wire.profiles import Column, RecipeSpec
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+Context = Mapping[str, Sequence[float]]
+Params = Mapping[str, Any]
+Progress = Callable[[float], None]
+
+
+class RecipeError(Invalid):
+    """The recipe cannot work with these parameters, this data or this model."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """What a model must know of the data before it sees a row; `sample` is the shape of one image, if it is one."""
+
+    columns: tuple[Column, ...]
+    label: str | None = None
+    sample: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A site's rows for one job.
+
+    `features` is float64[n, k], one column each: a number, or a category's position; NaN where missing. For a single
+    image column it is float32[n, channels, height, width]. `label` is float64[n]. `train` and `test` are row indices.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    features: Array
+    label: npt.NDArray[np.float64]
+    train: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+    label_name: str | None = None
+
+    @property
+    def shape(self) -> DataShape:
+        """The shape without the rows."""
+        sample = tuple(self.features.shape[1:]) if self.features.ndim == 4 else None
+        return DataShape(self.columns, self.label_name, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """The model after local training, how many rows it saw, and the mean loss over them."""
+
+    tensors: Tensors
+    examples: int
+    loss: float
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """One way to train. `spec` is what sites advertise and jobs are checked against."""
+
+    @property
+    def spec(self) -> RecipeSpec:
+        """Name, version, digest, task and the JSON schema of the parameters."""
+
+    def layout(self, params: Params) -> str:
+        """The name of the evaluation layout (see `shared.learning.metrics`)."""
+
+    def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
+        """Sums over the training rows, float64[m]; m must be the same at every site. Only if ``spec.statistics``."""
+
+    def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
+        """Version 0. `context["statistics"]` holds the federation's sums, if there was a statistics round."""
+
+    def train(
+        self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
+    ) -> TrainResult:
+        """Train on the training rows, from `model`; call `progress` with 0..1 now and then."""
+
+    def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
+        """Sums over the test rows in the layout of `layout`."""
+
+    def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
+        """From raw columns (name to values): probabilities [n] or [n, classes], or values [n]."""
+
+
+def source_digest(*files: Path) -> Digest:
+    """SHA-256 over the names and bytes of a recipe's source files: what a site's policy allows."""
+    running = hashlib.sha256(b"undersong/recipe/1\0")
+    for path in sorted(files, key=lambda p: p.name):
+        data = path.read_bytes()
+        running.update(f"{path.name}\0{len(data)}\0".encode() + data)
+    return Digest(running.hexdigest())

@@ -1,0 +1,94 @@
+"""A table's columns as numbers that a model can take, by rules that need only the federation's sums.
+
+Each number column gives two inputs (the value, and 1 where it is missing), each category column one for every category
+and one for "missing". Values are centred and scaled by the federation's mean and standard deviation; a missing value
+becomes the mean, which is 0. Mean, scale and the columns themselves are fixed tensors of the model, so that a model
+that is pulled from the registry can predict from raw columns with nothing else.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes.datasets import numbers_of
+from recipes.protocol import RecipeError, Tensors
+from shared.wire.profiles import Column
+
+Matrix = npt.NDArray[np.float64]
+MEAN: Final = "input.mean"
+SCALE: Final = "input.scale"
+COLUMNS: Final = "input.columns"
+FIXED: Final = (MEAN, SCALE, COLUMNS)
+_LEAST_SCALE: Final = 1e-6
+
+
+def input_names(columns: tuple[Column, ...]) -> list[str]:
+    """The inputs' names in order."""
+    names: list[str] = []
+    for column in columns:
+        names += [f"{column.name}={text}" for text in column.categories or ()] or [column.name]
+        names.append(f"{column.name}?")
+    return names
+
+
+def raw_inputs(columns: tuple[Column, ...], features: Matrix) -> Matrix:
+    """float64[n, inputs] from the data set's float64[n, columns]; a missing number stays NaN."""
+    made = []
+    for place, column in enumerate(columns):
+        values = features[:, place]
+        if column.type == "category":
+            made += [np.where(values == code, 1.0, 0.0) for code in range(len(column.categories or ()))]
+        else:
+            made.append(values)
+        made.append(np.isnan(values).astype(np.float64))
+    return np.stack(made, axis=1) if made else np.zeros((len(features), 0))
+
+
+def statistics(columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.float64]:
+    """The sums that scaling needs, float64[3 inputs]: counts of known values, sums, sums of squares."""
+    raw = raw_inputs(columns, features)
+    return np.concatenate([np.isfinite(raw).sum(axis=0), np.nansum(raw, axis=0), np.nansum(raw * raw, axis=0)])
+
+
+def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | None) -> Tensors:
+    """Mean, scale and columns as fixed tensors; without sums, inputs are taken as they are."""
+    width = len(input_names(columns))
+    mean, scale = np.zeros(width), np.ones(width)
+    if sums is not None:
+        if sums.shape != (3 * width,):
+            raise RecipeError(f"the statistics have {sums.size} sums, these columns need {3 * width}")
+        count, total, squares = sums.reshape(3, width)
+        seen = np.maximum(count, 1)
+        mean = total / seen
+        deviation = np.sqrt(np.maximum(squares / seen - mean**2, 0))
+        scale = np.where(deviation > _LEAST_SCALE * np.maximum(1, np.abs(mean)), deviation, 1.0)
+    document = [column.model_dump(mode="json", exclude_none=True) for column in columns]
+    packed = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    return {MEAN: mean, SCALE: scale, COLUMNS: np.frombuffer(packed, np.uint8)}
+
+
+def columns_of(model: Tensors) -> tuple[Column, ...]:
+    """The columns that the model was made for."""
+    document = json.loads(model[COLUMNS].tobytes())
+    return tuple(Column.model_validate(item) for item in document)
+
+
+def inputs(model: Tensors, columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.float32]:
+    """float32[n, inputs], centred and scaled; raises `RecipeError` where the columns are not the model's."""
+    if columns != columns_of(model):
+        raise RecipeError("the data set's columns or their categories are not those the model was made for")
+    scaled = (raw_inputs(columns, features) - model[MEAN]) / model[SCALE]
+    return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+
+
+def inputs_of_rows(model: Tensors, rows: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The same from raw columns (name to values); a column that is left out counts as missing."""
+    columns = columns_of(model)
+    length = max((len(values) for values in rows.values()), default=0)
+    if unknown := set(rows) - {column.name for column in columns}:
+        raise RecipeError(f"the model has no column {', '.join(sorted(unknown))}")
+    made = [numbers_of(c, rows.get(c.name, [None] * length)) for c in columns]
+    return inputs(model, columns, np.stack(made, axis=1))

@@ -1,0 +1,194 @@
+"""Recipe `tabular`: logistic regression or a multilayer perceptron on numbers and categories."""
+
+# ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes import table, training
+from recipes.protocol import (
+    Array,
+    Context,
+    Dataset,
+    DataShape,
+    Params,
+    Progress,
+    RecipeError,
+    Tensors,
+    TrainResult,
+    source_digest,
+)
+from shared.learning.metrics import binary_sums, layout_of, multiclass_sums, regression_sums
+from shared.learning.tensors import Model, Schema
+from shared.wire.profiles import Column, RecipeSpec, Task
+
+if TYPE_CHECKING:
+    import torch
+
+_HERE: Final = Path(__file__).parent
+_DEFAULTS: Final[dict[str, Any]] = {
+    **training.DEFAULTS,
+    "model": "logistic",
+    "hidden": [32],
+    "task": "binary",
+    "classes": 2,
+    "categories": {},
+}
+_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        **training.SCHEMA,
+        "model": {"enum": ["logistic", "mlp"], "description": "logistic is linear, whatever the task."},
+        "hidden": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65_536}, "maxItems": 8},
+        "task": {"enum": [str(task) for task in Task]},
+        "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
+        "categories": {
+            "type": "object",
+            "description": "Categories of columns, where the sites' own lists differ.",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 10_000},
+        },
+    },
+}
+
+
+class Tabular:
+    """See the module."""
+
+    def __init__(self) -> None:
+        files = [_HERE / name for name in ("tabular.py", "table.py", "training.py", "datasets.py", "protocol.py")]
+        self.spec: RecipeSpec = RecipeSpec(
+            name="tabular",
+            version="1",
+            digest=source_digest(*files),
+            task=Task.BINARY,
+            params_schema=_SCHEMA,
+            statistics=True,
+            description="Logistic regression or MLP on numbers and categories; missing values get a flag.",
+        )
+
+    def layout(self, params: Params) -> str:
+        """binary, multiclass:C or regression, by `params.task`."""
+        settings = _settings(params)
+        return layout_of(Task(settings["task"]), settings["classes"])
+
+    def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
+        """Counts, sums and sums of squares of every input."""
+        columns = _columns(data.columns, params)
+        return table.statistics(columns, _recoded(data, columns)[data.train])
+
+    def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
+        """Zeros for the linear model, torch's own draw by seed for the MLP; scaling from the statistics."""
+        columns = _columns(shape.columns, params)
+        sums = context.get("statistics")
+        tensors = table.fixed_tensors(columns, None if sums is None else np.asarray(sums, np.float64))
+        with training.seeded(seed):
+            tensors |= training.state_of(_module(tensors[table.MEAN].size, _settings(params)))
+        return Model(Schema.of(tensors, fixed=table.FIXED), tensors)
+
+    def train(
+        self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
+    ) -> TrainResult:
+        """Local SGD on the training rows."""
+        settings = _settings(params)
+        x, y = self._rows(model, data, params, data.train)
+        if not len(y):
+            raise RecipeError("the data set has no training rows")
+        module = _module(x.shape[1], settings)
+        training.load_state(module, model)
+        with training.seeded(seed):
+            loss = training.fit(module, x, y, _loss(settings), settings, seed, progress)
+        fixed = {name: model[name] for name in table.FIXED}
+        return TrainResult(fixed | training.state_of(module), len(y), loss)
+
+    def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
+        """Sums over the test rows."""
+        settings = _settings(params)
+        x, y = self._rows(model, data, params, data.test)
+        said = _predictions(model, x, settings)
+        if settings["task"] == Task.MULTICLASS:
+            return multiclass_sums(y, said)
+        return (binary_sums if settings["task"] == Task.BINARY else regression_sums)(y.astype(np.float64), said)
+
+    def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
+        """Probabilities [n] or [n, classes], or values [n], from raw columns."""
+        return _predictions(model, table.inputs_of_rows(model, rows), _settings(params))
+
+    def _rows(self, model: Tensors, data: Dataset, params: Params, rows: Array) -> tuple[Array, Array]:
+        columns, settings = _columns(data.columns, params), _settings(params)
+        x = table.inputs(model, columns, _recoded(data, columns)[rows])
+        y = data.label[rows]
+        if settings["task"] == Task.REGRESSION:
+            return x, y.astype(np.float32)
+        if not np.isin(y, np.arange(settings["classes"] if settings["task"] == Task.MULTICLASS else 2)).all():
+            raise RecipeError("the label holds values that are no class of this task")
+        return x, y.astype(np.float32 if settings["task"] == Task.BINARY else np.int64)
+
+
+RECIPE: Final = Tabular()
+
+
+def _settings(params: Params) -> dict[str, Any]:
+    if unknown := set(params) - set(_DEFAULTS):
+        raise RecipeError(f"tabular has no parameter {', '.join(sorted(unknown))}")
+    return {**_DEFAULTS, **params}
+
+
+def _columns(columns: tuple[Column, ...], params: Params) -> tuple[Column, ...]:
+    given = _settings(params)["categories"]
+    return tuple(c.model_copy(update={"categories": tuple(given[c.name])}) if c.name in given else c for c in columns)
+
+
+def _recoded(data: Dataset, columns: tuple[Column, ...]) -> Array:
+    """The data set's features with category positions in the order of `columns`."""
+    features = data.features.copy()
+    for place, (own, wanted) in enumerate(zip(data.columns, columns, strict=True)):
+        if own.categories == wanted.categories or own.categories is None:
+            continue
+        positions = {text: float(code) for code, text in enumerate(wanted.categories or ())}
+        codes = np.array([positions.get(text, np.nan) for text in own.categories])
+        known = np.isfinite(features[:, place])
+        features[known, place] = codes[features[known, place].astype(np.int64)]
+    return features
+
+
+def _module(inputs: int, settings: Mapping[str, Any]) -> torch.nn.Module:
+    from torch import nn
+
+    outputs = settings["classes"] if settings["task"] == Task.MULTICLASS else 1
+    if settings["model"] == "logistic":
+        linear = nn.Linear(inputs, outputs)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return nn.Sequential(linear)
+    layers: list[nn.Module] = []
+    for width in settings["hidden"]:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def _loss(settings: Mapping[str, Any]) -> training.Loss:
+    from torch.nn import functional
+
+    if settings["task"] == Task.MULTICLASS:
+        return functional.cross_entropy
+    chosen = functional.mse_loss if settings["task"] == Task.REGRESSION else functional.binary_cross_entropy_with_logits
+    return lambda said, truth: chosen(said[:, 0], truth)
+
+
+def _predictions(model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    module = _module(x.shape[1], settings)
+    training.load_state(module, model)
+    if not len(x):
+        return np.zeros((0, settings["classes"]) if settings["task"] == Task.MULTICLASS else 0)
+    said = training.outputs(module, x).astype(np.float64)
+    if settings["task"] == Task.MULTICLASS:
+        return training.softmax(said)
+    return said[:, 0] if settings["task"] == Task.REGRESSION else training.sigmoid(said[:, 0])

@@ -1,0 +1,150 @@
+"""The training loop that the torch recipes share: mini-batch SGD, repeatable by seed, with FedProx's proximal term.
+
+Source of the term mu/2 |w - w_t|^2: Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from recipes.protocol import Array, Params, Progress, RecipeError, Tensors
+
+if TYPE_CHECKING:
+    import torch
+
+Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+SCHEMA: Final[dict[str, Any]] = {
+    "epochs": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1000,
+        "description": "Passes over the rows each round.",
+    },
+    "batch_size": {"type": "integer", "minimum": 0, "maximum": 100_000, "description": "0 takes all rows at once."},
+    "learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+    "momentum": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    "weight_decay": {"type": "number", "minimum": 0, "maximum": 10},
+    "proximal_mu": {"type": "number", "minimum": 0, "maximum": 1000, "description": "FedProx; 0 is plain SGD."},
+}
+DEFAULTS: Final[dict[str, Any]] = {
+    "epochs": 1,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "proximal_mu": 0.0,
+}
+
+
+def device() -> torch.device:
+    """What UNDERSONG_DEVICE says (auto, cpu, cuda, mps); auto takes the fastest there is."""
+    import torch
+
+    wanted = os.environ.get("UNDERSONG_DEVICE", "auto")
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers start from `seed` in here, and go on outside as if nothing had been."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def state_of(module: torch.nn.Module) -> Tensors:
+    """The module's tensors as numpy arrays."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def load_state(module: torch.nn.Module, tensors: Tensors) -> None:
+    """Put tensors of the same names and shapes into the module; raises `RecipeError`."""
+    import torch
+
+    names = module.state_dict().keys()
+    try:
+        module.load_state_dict({name: torch.from_numpy(np.array(tensors[name])) for name in names})
+    except (KeyError, RuntimeError) as error:
+        raise RecipeError(f"the model's tensors do not fit this recipe's parameters: {error}") from None
+
+
+def fit(
+    module: torch.nn.Module, features: Array, labels: Array, loss: Loss, params: Params, seed: int, progress: Progress
+) -> float:
+    """Train the module in place; the mean loss over all rows that were seen comes back. Raises `RecipeError`."""
+    import torch
+
+    place = device()
+    module.to(place).train()
+    x, y = torch.from_numpy(features).to(place), torch.from_numpy(labels).to(place)
+    anchor = [p.detach().clone() for p in module.parameters()] if params["proximal_mu"] else []
+    optimiser = torch.optim.SGD(
+        module.parameters(), params["learning_rate"], params["momentum"], weight_decay=params["weight_decay"]
+    )
+    total, seen = 0.0, 0
+    batches = list(_batches(len(labels), params, seed))
+    for done, rows in enumerate(batches):
+        optimiser.zero_grad()
+        value = loss(module(x[rows]), y[rows])
+        torch.autograd.backward(value + _proximal(module, anchor, params["proximal_mu"]))
+        optimiser.step()
+        total, seen = total + float(value) * len(rows), seen + len(rows)
+        progress((done + 1) / len(batches))
+    if not math.isfinite(total):
+        raise RecipeError("training diverged: the loss is not a finite number; lower the learning rate")
+    return total / max(seen, 1)
+
+
+def outputs(module: torch.nn.Module, features: Array, batch: int = 4096) -> Array:
+    """The module's outputs in evaluation mode, float32[n, ...]."""
+    import torch
+
+    place = device()
+    module.to(place).eval()
+    with torch.no_grad():
+        parts = [
+            module(torch.from_numpy(features[at : at + batch]).to(place)).cpu().numpy()
+            for at in range(0, len(features), batch)
+        ]
+    return np.concatenate(parts)
+
+
+def _batches(count: int, params: Params, seed: int) -> Iterator[Array]:
+    size = params["batch_size"] or count
+    random = np.random.default_rng(seed)
+    for _ in range(params["epochs"]):
+        order = random.permutation(count)
+        yield from (order[at : at + size] for at in range(0, count, size) if count)
+
+
+def _proximal(module: torch.nn.Module, anchor: list[torch.Tensor], mu: float) -> torch.Tensor | float:
+    if not anchor:
+        return 0.0
+    parts = [(p - a).pow(2).sum() for p, a in zip(module.parameters(), anchor, strict=True)]
+    return mu / 2 * sum(parts[1:], parts[0])
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities from logits, without overflow."""
+    return np.where(
+        logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits)))
+    )
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities [n, classes] from logits."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
