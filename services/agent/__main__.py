@@ -1,0 +1,161 @@
+"""`python -m services.agent --config agent.yaml [run|init|enrol|status]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sqlite3
+import sys
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from services.agent import policy as policies
+from services.agent.domain import Detail, TaskFailure
+from services.agent.loop import Agent, http_client
+from services.agent.settings import AgentSettings, ConfigError, load
+from services.agent.site import ensure_policy
+from services.agent.state import State
+from shared.errors import Refusal
+from shared.identity.authority import Identity
+from shared.identity.enrol import ensure_identity
+from shared.telemetry.logs import configure_logging
+
+SETTINGS_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 2 with one clear line when a person must act first."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "init":
+            write_config(options)
+        settings = load(options.config)
+        configure_logging("agent", settings.log_level.upper())
+        return int(COMMANDS[options.command](settings, options))
+    except (ConfigError, Refusal, TaskFailure) as error:
+        sys.stderr.write(f"agent: {getattr(error, 'detail', None) or error}\n")
+        return SETTINGS_ERROR
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m services.agent", description="One site's agent.")
+    made.add_argument("--config", type=Path, default=Path("agent.yaml"))
+    commands = made.add_subparsers(dest="command")
+    made.set_defaults(command="run")
+    commands.add_parser("run", help="serve (the default)")
+    init = commands.add_parser("init", help="write agent.yaml and an explicit policy.yaml where they are missing")
+    for service in ("coordinator", "aggregator", "keys", "registry"):
+        init.add_argument(f"--{service}-url")
+    init.add_argument("--enrol-token-file")
+    init.add_argument("--datasets", help="path of datasets.yaml")
+    init.add_argument("--min-cohort", type=int, default=3)
+    init.add_argument("--reports", choices=[detail.value for detail in Detail], default=Detail.LOCATION.value)
+    enrol = commands.add_parser("enrol", help="exchange the enrolment token for a certificate")
+    enrol.add_argument("--wait-s", type=float, default=60.0)
+    commands.add_parser("status", help="what this agent is and what it has answered")
+    return made
+
+
+def write_config(options: argparse.Namespace) -> None:
+    """A first agent.yaml from the options, if there is none."""
+    if options.config.exists():
+        return
+    names = ("coordinator_url", "aggregator_url", "keys_url", "registry_url", "enrol_token_file", "datasets")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    options.config.parent.mkdir(parents=True, exist_ok=True)
+    options.config.write_text(yaml.safe_dump({"data_dir": "state", **given}, sort_keys=False))
+
+
+def run(settings: AgentSettings, _options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    return until_stopped(Agent(settings).run())
+
+
+def init(settings: AgentSettings, options: argparse.Namespace) -> int:
+    """Write the policy."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    written = asyncio.run(ensure_policy(settings, min_cohort=options.min_cohort, reports=Detail(options.reports)))
+    policies.load(settings.policy)
+    sys.stdout.write(f"{settings.policy} {'written: read it' if written else 'is there and valid'}\n")
+    return 0
+
+
+def enrol(settings: AgentSettings, options: argparse.Namespace) -> int:
+    """Get a certificate, unless there is one."""
+    identity = asyncio.run(_enrol(settings, options.wait_s))
+    holder = identity.holder
+    sys.stdout.write(f"enrolled as {holder.subject.uri} until {holder.not_after.isoformat()}\n")
+    return 0
+
+
+async def _enrol(settings: AgentSettings, patience_s: float) -> Identity:
+    async with http_client(settings) as http:
+        return await ensure_identity(
+            http, settings.keys_url, settings.data_dir / "identity", settings.enrol_token_file, patience_s=patience_s
+        )
+
+
+def status(settings: AgentSettings, _options: argparse.Namespace) -> int:
+    """Print what is known here, as JSON; nothing is asked of the platform."""
+    sys.stdout.write(json.dumps(status_of(settings), indent=2) + "\n")
+    return 0
+
+
+def status_of(settings: AgentSettings) -> dict[str, Any]:
+    """Identity, policy and contributions."""
+    try:
+        holder = Identity.load(settings.data_dir / "identity").holder
+        party: dict[str, Any] | None = {
+            "site": holder.subject.name,
+            "federation": holder.subject.federation_id,
+            "keyid": holder.keyid,
+            "not_after": holder.not_after.isoformat(),
+        }
+    except FileNotFoundError:
+        party = None
+    if not (settings.data_dir / "agent.sqlite").exists():
+        return {"identity": party, "contributions": {}, "recent": []}
+    state = State(settings.data_dir)
+    try:
+        recent = state.recent(10)
+        for entry in recent:
+            entry["updated_at"] = datetime.fromtimestamp(float(str(entry["updated_at"])), UTC).isoformat()
+        return {"identity": party, "contributions": state.counts(), "recent": recent, "epoch": state.highest_epoch()}
+    except sqlite3.Error as error:
+        raise ConfigError(f"{settings.data_dir}: {error}") from error
+    finally:
+        state.close()
+
+
+def until_stopped(work: Coroutine[Any, Any, None]) -> int:
+    """Run until the work ends or a signal asks to stop."""
+
+    async def supervised() -> int:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return 0
+        return 0
+
+    return asyncio.run(supervised())
+
+
+COMMANDS = {"run": run, "init": init, "enrol": enrol, "status": status}
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except httpx.TransportError as error:
+        sys.exit(f"agent: {error}")

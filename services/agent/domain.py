@@ -1,0 +1,260 @@
+"""The agent's rules: what a site allows, what it has answered before, what may be said about a failure.
+
+Pure: the manifest, the policy, the earlier answer and the time are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
+from enum import StrEnum
+
+from shared.ids import Digest, SiteId
+from shared.wire.manifest import RoundManifest
+
+PROTOCOLS = (1,)  # this version, and the one before once there is one
+EVERYTHING = "*"
+OWN_FEDERATION = "own"
+DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
+
+
+class TaskFailure(Exception):
+    """A task that this site will not or cannot do; `code` goes to the coordinator, the text stays here."""
+
+    def __init__(self, code: str, detail: str, *, where: Sequence[str] = (), text: str = "") -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.where = tuple(where)
+        self.text = text
+
+
+class Detail(StrEnum):
+    """How much of a failure leaves the site."""
+
+    CODE = "code"
+    LOCATION = "location"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRule:
+    """One allowed recipe: any installed version by `name`, or one exact version by `digest`."""
+
+    name: str | None
+    digest: Digest | None
+
+    def allows(self, name: str, digest: str, *, own: bool) -> bool:
+        """Whether this rule covers the recipe; a site's own code is only ever covered by its digest."""
+        if self.digest is not None:
+            return self.digest == digest and self.name in (None, name)
+        return self.name == name and not own
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """A daily window in the policy's time zone; it may pass midnight."""
+
+    start: time
+    end: time
+
+    def holds(self, at: time) -> bool:
+        """Whether the time of day lies in the window (start included, end excluded)."""
+        if self.start <= self.end:
+            return self.start <= at < self.end
+        return at >= self.start or at < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a recipe may use at this site."""
+
+    memory_bytes: int
+    file_bytes: int
+    model_bytes: int
+    task_s: float
+    cpus: float
+    pids: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the data owner allows. What is not named is refused."""
+
+    federations: frozenset[str]
+    recipes: tuple[RecipeRule, ...]
+    datasets: Mapping[str, frozenset[str]]  # data set -> columns, {"*"} for all
+    engines: frozenset[str]
+    kinds: frozenset[str]
+    min_cohort: int
+    require_clip: bool
+    hours: tuple[Hours, ...]  # none: always
+    resources: Resources
+    reports: Detail
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """What the agent knows of itself when it judges a task."""
+
+    site_id: SiteId
+    federation_id: str
+    recipes: Mapping[str, Digest]  # installed recipes by name
+    own_recipes: frozenset[str]  # those that are the site's own code
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One objection to a task."""
+
+    code: str
+    detail: str
+
+
+def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_now: datetime) -> tuple[Reason, ...]:
+    """Every reason why this site must not run the task; empty when it may."""
+    found = [
+        *_identity(policy, manifest, site),
+        *_recipe(policy, manifest, site),
+        *_data(policy, manifest),
+        *_protection(policy, manifest),
+    ]
+    if policy.hours and not any(window.holds(local_now.time()) for window in policy.hours):
+        found.append(Reason("policy-hours", "outside the hours of this site"))
+    return tuple(found)
+
+
+def _identity(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reason]:
+    found: list[Reason] = []
+    if manifest.protocol not in PROTOCOLS:
+        found.append(Reason("protocol-unknown", f"manifest protocol {manifest.protocol}"))
+    if manifest.federation_id != site.federation_id:
+        found.append(Reason("manifest-federation", "the manifest belongs to another federation"))
+    allowed = {site.federation_id if name == OWN_FEDERATION else name for name in policy.federations}
+    if EVERYTHING not in allowed and manifest.federation_id not in allowed:
+        found.append(Reason("policy-federation", f"federation {manifest.federation_id} is not allowed"))
+    if site.site_id not in manifest.cohort:
+        found.append(Reason("manifest-cohort", "this site is not in the cohort"))
+    return found
+
+
+def _recipe(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reason]:
+    name, digest = manifest.recipe.name, manifest.recipe.digest
+    installed = site.recipes.get(name)
+    if installed is None:
+        return [Reason("recipe-unknown", f"recipe {name} is not installed here")]
+    if installed != digest:
+        return [Reason("recipe-digest", f"recipe {name} is installed here with other code")]
+    own = name in site.own_recipes
+    if not any(rule.allows(name, digest, own=own) for rule in policy.recipes):
+        return [Reason("policy-recipe", f"recipe {name} is not allowed")]
+    return []
+
+
+def _data(policy: Policy, manifest: RoundManifest) -> list[Reason]:
+    columns = policy.datasets.get(manifest.data.dataset)
+    if columns is None:
+        return [Reason("policy-dataset", f"data set {manifest.data.dataset} is not allowed")]
+    wanted = [*manifest.data.features, *([manifest.data.label] if manifest.data.label else [])]
+    refused = sorted(set(wanted) - columns) if EVERYTHING not in columns else []
+    return [Reason("policy-columns", f"columns not allowed: {', '.join(refused)}")] if refused else []
+
+
+def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
+    found: list[Reason] = []
+    kind = str(manifest.kind.value)
+    if kind not in policy.kinds:
+        found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed"))
+    if manifest.engine not in policy.engines:
+        found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed"))
+    size = min(len(set(manifest.cohort)), manifest.min_cohort)
+    if kind not in DATALESS_KINDS and size < policy.min_cohort:
+        found.append(Reason("policy-cohort", f"sums of {size} sites may open, this site asks for {policy.min_cohort}"))
+    clip = manifest.encoding.clip_norm if manifest.encoding is not None else None
+    if kind == "train" and policy.require_clip and clip is None:
+        found.append(Reason("policy-clip", "the round does not clip updates"))
+    return found
+
+
+class Earlier(StrEnum):
+    """What became of a contribution that this site has made."""
+
+    PENDING = "pending"
+    ANSWERED = "answered"
+    LATE = "late"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An earlier contribution as the state remembers it."""
+
+    state: Earlier
+    manifest_digest: Digest
+    epoch: int
+
+
+class Step(StrEnum):
+    """What to do with a leased task."""
+
+    TRAIN = "train"
+    RESEND = "resend"
+    CONFIRM = "confirm"
+
+
+def next_step(
+    manifest_digest: Digest,
+    epoch: int,
+    *,
+    same_round: Answer | None,
+    same_place: Answer | None,
+    highest_epoch: int,
+) -> Step:
+    """Decide by the crash rules; `same_place` is an answer to the same (job, kind, number, attempt).
+
+    A round is answered with one byte string for ever. An epoch never goes back, and what was answered
+    before a restore is not answered again after it.
+    """
+    if epoch < highest_epoch:
+        raise TaskFailure("epoch-stale", f"epoch {epoch} after epoch {highest_epoch} was seen")
+    if same_round is None:
+        if same_place is not None and same_place.epoch < epoch:
+            raise TaskFailure("round-answered", "this place in the job was answered before the platform was restored")
+        return Step.TRAIN
+    if same_round.manifest_digest != manifest_digest:
+        raise TaskFailure("round-answered", "this round was answered under another manifest")
+    if same_round.state is Earlier.LOST:
+        raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
+    if same_round.state is Earlier.LATE:
+        raise TaskFailure("round-closed", "this round closed before the bytes arrived")
+    return Step.RESEND if same_round.state is Earlier.PENDING else Step.CONFIRM
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the coordinator is told of a failure."""
+
+    code: str
+    message: str
+    trace: tuple[str, ...]
+
+
+TRACE_LINES = 8
+MESSAGE_CHARS = 2000
+
+
+def report(failure: TaskFailure, detail: Detail) -> Report:
+    """Cut a failure down to what the policy lets out.
+
+    An exception's text can quote data ("could not convert 'Smith'"), so by default only the type and
+    the places in the code leave; the whole text is in the site's own log.
+    """
+    ours = not failure.where and not failure.text
+    if detail is Detail.CODE:
+        return Report(failure.code, "", ())
+    if detail is Detail.LOCATION or ours:
+        return Report(failure.code, failure.detail[:MESSAGE_CHARS], failure.where[-TRACE_LINES:])
+    lines = tuple(line[:MESSAGE_CHARS] for line in failure.text.strip().splitlines()[-TRACE_LINES:])
+    return Report(failure.code, lines[-1] if lines else failure.detail[:MESSAGE_CHARS], lines)

@@ -1,0 +1,81 @@
+"""The keys service, as the agent speaks to it: whose signature a document carries, and which keys are revoked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import structlog
+from cryptography.exceptions import InvalidSignature
+
+from services.agent.domain import TaskFailure
+from services.agent.link import Away, Call, Link, Problem
+from shared.clock import Clock, utc_now
+from shared.errors import Refusal
+from shared.identity.authority import Holder, check_time
+from shared.identity.directory import CertificateDirectory
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+REVOCATIONS_EVERY_S = 60.0
+
+
+class Signatures:
+    """Checks the platform's signatures against the federation's authority."""
+
+    def __init__(
+        self,
+        directory: CertificateDirectory,
+        link: Link,
+        *,
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory, self._link, self._clock, self._monotonic = directory, link, clock, monotonic
+        self._revoked: set[str] = set()
+        self._after = 0
+        self._asked_at = float("-inf")
+
+    async def check(self, service: str, keyid: str, signature: str, statement: bytes) -> None:
+        """TaskFailure `signature-…` unless this service's certified, unrevoked key signed the statement."""
+        holder = await self._holder(keyid)
+        await self._refresh()
+        if keyid in self._revoked:
+            raise TaskFailure("signature-revoked", f"the {service}'s certificate is revoked")
+        if holder.subject.kind != "service" or holder.subject.name != service:
+            raise TaskFailure("signature-party", f"signed by {holder.subject.uri}, not by the {service}")
+        try:
+            check_time(holder, self._clock())
+            holder.public_key.verify(bytes.fromhex(signature), statement)
+        except Refusal as refusal:
+            raise TaskFailure("signature-expired", refusal.detail) from refusal
+        except (InvalidSignature, ValueError) as error:
+            raise TaskFailure("signature-wrong", f"the {service}'s signature does not fit") from error
+
+    async def _holder(self, keyid: str) -> Holder:
+        try:
+            return await self._directory.get(keyid)
+        except Refusal as refusal:
+            if refusal.status == 503:
+                raise Away(refusal.detail) from refusal
+            raise TaskFailure("signature-unknown", refusal.detail) from refusal
+
+    async def _refresh(self) -> None:
+        """Learn of new revocations; a directory that is away leaves what is known."""
+        now = self._monotonic()
+        if now - self._asked_at < REVOCATIONS_EVERY_S:
+            return
+        self._asked_at = now
+        try:
+            more = True
+            while more:
+                answer = json.loads(
+                    (await self._link.once(Call("GET", f"/v1/revocations?after={self._after}"))).content
+                )
+                for item in answer["items"]:
+                    self._revoked.add(str(item["keyid"]))
+                    self._after = max(self._after, int(item["sequence"]))
+                more = answer["next"] is not None
+        except (Away, Problem, KeyError, TypeError, ValueError) as error:
+            log.warning("revocations.unknown", reason=str(error))

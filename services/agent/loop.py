@@ -1,0 +1,201 @@
+"""The agent's life: become somebody, say what there is, then lease, run, send, and again."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import math
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+
+import httpx
+import structlog
+
+from services.agent import policy as policies
+from services.agent.aggregator import Aggregator
+from services.agent.coordinator import Coordinator, Lease
+from services.agent.domain import TaskFailure
+from services.agent.keys import Signatures
+from services.agent.link import Link, Problem, make_client
+from services.agent.models import ModelCache
+from services.agent.profile import profile_of
+from services.agent.registry import Registry
+from services.agent.runner.warm import WarmRunner
+from services.agent.settings import AgentSettings, ConfigError
+from services.agent.site import Marks, ensure_policy, make_runner, read_site
+from services.agent.state import State
+from services.agent.tasks import Platform, Site, Tasks
+from shared.identity.directory import CertificateDirectory
+from shared.identity.enrol import IdentityKeeper, ensure_identity
+from shared.ids import Digest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
+STOP_S = 8.0  # of the 10 s that a supervisor usually grants
+
+
+class Agent:
+    """One site's agent over its settings. `run` ends when it is cancelled."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._runner: WarmRunner | None = None
+        self._site: Site | None = None
+        self._marks: Marks | None = None
+        self._told: Digest | None = None  # the profile that the coordinator has
+
+    async def run(self) -> None:
+        """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
+        settings = self._settings
+        with alone(settings):
+            state = State(settings.data_dir)
+            try:
+                async with http_client(settings) as http:
+                    await self._serve(http, state)
+            finally:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_S):
+                        if self._runner is not None:
+                            await self._runner.close()
+                state.close()
+                log.info("agent.stopped")
+
+    async def _serve(self, http: httpx.AsyncClient, state: State) -> None:
+        settings = self._settings
+        folder = settings.data_dir / "identity"
+        identity = await ensure_identity(
+            http, settings.keys_url, folder, settings.enrol_token_file, patience_s=math.inf
+        )
+        keeper = IdentityKeeper(identity, folder, http, settings.keys_url)
+        subject = identity.subject
+        structlog.contextvars.bind_contextvars(site_id=subject.name)
+        log.info("agent.started", federation_id=subject.federation_id, keyid=identity.keyid)
+        who = (subject.name, str(subject.federation_id))
+        await self._read(who, first=True)
+        platform = self._platform(http, keeper)
+        assert self._runner is not None  # noqa: S101 (read above)
+        state.sweep_outbox()
+        rotation = asyncio.create_task(keeper.run())
+        try:
+            await self._work(platform, state, who)
+        finally:
+            rotation.cancel()
+            await asyncio.gather(rotation, return_exceptions=True)
+
+    async def _work(self, platform: Platform, state: State, who: tuple[str, str]) -> None:
+        resumed, refusals = False, 0
+        while True:
+            await self._read(who)
+            assert self._runner is not None and self._site is not None  # noqa: S101, PT018
+            tasks = Tasks(platform, self._runner, state, lambda: self._present())
+            try:
+                if not resumed:
+                    await tasks.resume()
+                    resumed = True
+                await self._tell(platform.coordinator, state)
+                await self._turn(platform.coordinator, tasks)
+                refusals = 0
+            except Problem as problem:
+                refusals += 1
+                self._told = None
+                first, longest = REFUSED_PAUSE_S
+                pause_s = random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(refusals - 1, 10))  # noqa: S311
+                log.error("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
+                await asyncio.sleep(pause_s)
+
+    async def _turn(self, coordinator: Coordinator, tasks: Tasks) -> None:
+        """Lease once, and do what there is to do."""
+        lease = await coordinator.lease()
+        if isinstance(lease, Lease):
+            await tasks.perform(lease)
+            return
+        tasks.forget_hopeless()
+        if lease.next_poll_s > 0:
+            await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _tell(self, coordinator: Coordinator, state: State) -> None:
+        """PUT the profile if the coordinator does not have it yet."""
+        profile = self._profile
+        digest = profile.digest() if hasattr(profile, "digest") else Digest(profile.model_dump_json())
+        if digest != self._told:
+            await coordinator.put_profile(profile)
+            self._told = digest
+            await asyncio.to_thread(state.remember, "profile_told_at", time.time())
+            log.info("profile.told", recipes=len(profile.recipes), datasets=len(profile.datasets))
+
+    def _present(self) -> Site:
+        assert self._site is not None  # noqa: S101 (set before the first task)
+        return self._site
+
+    async def _read(self, who: tuple[str, str], *, first: bool = False) -> None:
+        """Read policy, data sets and recipes if a file changed. A bad change stops the work until it is mended."""
+        while True:
+            marks = Marks.of(self._settings)
+            if marks == self._marks:
+                return
+            try:
+                await self._reread(who)
+            except (ConfigError, TaskFailure) as error:
+                if first and isinstance(error, ConfigError):
+                    raise
+                log.error("site.unreadable", reason=str(error), text=getattr(error, "text", None))
+                await asyncio.sleep(5.0)
+            else:
+                self._marks = marks if marks.times == Marks.of(self._settings).times else None
+                return
+
+    async def _reread(self, who: tuple[str, str]) -> None:
+        settings = self._settings
+        await ensure_policy(settings)
+        policy, zone = policies.load(settings.policy)
+        if self._runner is not None:
+            await self._runner.close()
+        runner = self._runner = make_runner(settings, policy)
+        await runner.clean()
+        self._site, description = await read_site(settings, runner, policy, lambda: datetime.now(zone), who)
+        self._profile = profile_of(description, policy, settings.runner)
+
+    def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper) -> Platform:
+        settings = self._settings
+        cache = ModelCache(settings.data_dir / "models", settings.model_cache_bytes)
+        keys = Link(http, settings.keys_url, "keys", keeper)
+        directory = CertificateDirectory(http, settings.keys_url, keeper().ca_certificate)
+        return Platform(
+            coordinator=Coordinator(Link(http, settings.coordinator_url, "coordinator", keeper)),
+            aggregator=Aggregator(Link(http, settings.aggregator_url, "aggregator", keeper)),
+            registry=Registry(Link(http, settings.registry_url, "registry", keeper), cache),
+            signatures=Signatures(directory, keys),
+        )
+
+
+@asynccontextmanager
+async def http_client(settings: AgentSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """The client that every service of this agent shares."""
+    urls = (settings.coordinator_url, settings.aggregator_url, settings.keys_url, settings.registry_url)
+    async with make_client(ca_file=settings.ca_file, https=any(url.startswith("https:") for url in urls)) as http:
+        yield http
+
+
+class alone:  # noqa: N801 (a context manager)
+    """Hold the state folder; ConfigError if another agent has it."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._folder = settings.data_dir
+
+    def __enter__(self) -> None:
+        """Take the lock; the kernel frees it however this process ends."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = (self._folder / "agent.lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(f"{self._folder}: another agent is using this folder") from None
+
+    def __exit__(self, *_: object) -> None:
+        """Free the lock."""
+        self._file.close()

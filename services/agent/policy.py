@@ -1,0 +1,154 @@
+"""The owner's policy file: read, checked, and written once by `agent init`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, time, tzinfo
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from services.agent.domain import EVERYTHING, OWN_FEDERATION, Detail, Hours, Policy, RecipeRule, Resources
+from services.agent.settings import ConfigError, explain
+from shared.ids import Digest
+
+GIB = 2**30
+ROUND_KINDS = ("initialise", "statistics", "train", "evaluate")
+
+
+def _plain_name(value: object) -> object:
+    """Let a bare name stand for a rule; an unquoted `null` in YAML means the recipe of that name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and "name" in value and value["name"] is None:
+        return {**value, "name": "null"}
+    return value
+
+
+class RecipeEntry(BaseModel):
+    """An allowed recipe: by name (as installed), or pinned by the digest of its code."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str | None = None
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _something(self) -> RecipeEntry:
+        if self.name is None and self.digest is None:
+            raise ValueError("a recipe needs a name, a digest, or both")
+        return self
+
+
+class DatasetEntry(BaseModel):
+    """The columns of one data set that recipes may read, the label among them; "*" for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    columns: list[str] | Literal["*"]
+
+
+class ResourcesEntry(BaseModel):
+    """Limits of a recipe's process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    memory_bytes: int = Field(default=8 * GIB, ge=64 * 2**20)
+    file_bytes: int = Field(default=8 * GIB, ge=2**20)
+    model_bytes: int = Field(default=2 * GIB, ge=2**10)
+    task_s: float = Field(default=3600.0, gt=0)
+    cpus: float = Field(default=0.0, ge=0, description="0: all of the machine")
+    pids: int = Field(default=256, ge=8)
+    gpus: int = Field(default=0, ge=-1, description="docker runner only; -1 for all")
+
+
+class PolicyFile(BaseModel):
+    """`policy.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Literal[1] = 1
+    federations: list[str]
+    recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]]
+    datasets: dict[str, DatasetEntry]
+    engines: list[str]
+    kinds: list[Literal["initialise", "statistics", "train", "evaluate"]] = list(ROUND_KINDS)
+    min_cohort: int = Field(default=3, ge=1)
+    require_clip: bool = False
+    hours: list[str] = []
+    timezone: str = "UTC"
+    resources: ResourcesEntry = ResourcesEntry()
+    reports: Detail = Detail.LOCATION
+
+
+def load(path: Path) -> tuple[Policy, tzinfo]:
+    """Read the policy and the time zone of its hours; ConfigError names what is wrong."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+        file = PolicyFile.model_validate(raw if raw is not None else {})
+        return to_policy(file), ZoneInfo(file.timezone)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no policy; write one with `python -m services.agent --config … init`") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(explain(path, error)) from error
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def to_policy(file: PolicyFile) -> Policy:
+    """Turn the file's shape into the domain's."""
+    return Policy(
+        federations=frozenset(file.federations),
+        recipes=tuple(RecipeRule(r.name, Digest(r.digest) if r.digest else None) for r in file.recipes),
+        datasets={
+            name: frozenset({EVERYTHING} if entry.columns == EVERYTHING else entry.columns)
+            for name, entry in file.datasets.items()
+        },
+        engines=frozenset(file.engines),
+        kinds=frozenset(file.kinds),
+        min_cohort=file.min_cohort,
+        require_clip=file.require_clip,
+        hours=tuple(_hours(text) for text in file.hours),
+        resources=Resources(**file.resources.model_dump()),
+        reports=file.reports,
+    )
+
+
+def _hours(text: str) -> Hours:
+    start, dash, end = text.partition("-")
+    if not dash:
+        raise ValueError(f"hours: {text!r} is not HH:MM-HH:MM")
+    return Hours(_time(start), _time(end))
+
+
+def _time(text: str) -> time:
+    try:
+        return datetime.strptime(text.strip(), "%H:%M").time()  # noqa: DTZ007 a time of day has no zone
+    except ValueError:
+        raise ValueError(f"hours: {text!r} is not HH:MM") from None
+
+
+HEADER = """\
+# What this site allows. What is not named here is refused, whatever the platform says.
+# federations: "own" is the federation this agent is enrolled in.
+# recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
+# datasets: columns that recipes may read, the label among them ("*": all).
+# reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
+"""
+
+
+def default_policy(
+    recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
+) -> str:
+    """The text of a first policy: explicit about every recipe and column that is there today."""
+    file = PolicyFile(
+        federations=[OWN_FEDERATION],
+        recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
+        datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
+        engines=["sealed"],
+        min_cohort=min_cohort,
+        reports=reports,
+    )
+    body = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return HEADER + str(body)

@@ -1,0 +1,58 @@
+"""What a site shows of itself: what it has, cut down to what its policy allows. Pure."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from services.agent.domain import EVERYTHING, PROTOCOLS, Policy, SiteFacts
+from services.agent.runner.protocol import Description
+from shared.ids import Digest, SiteId
+from shared.wire.profiles import DatasetSchema, Hardware, RecipeSpec, SiteProfile
+
+
+def agent_version() -> str:
+    """The installed version."""
+    try:
+        return version("undersong")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def facts_of(description: Description, site_id: str, federation_id: str) -> SiteFacts:
+    """What the policy is judged against."""
+    specs = [RecipeSpec.model_validate(spec) for spec in description.recipes]
+    return SiteFacts(
+        site_id=SiteId(site_id),
+        federation_id=federation_id,
+        recipes={spec.name: Digest(spec.digest) for spec in specs},
+        own_recipes=frozenset(description.own_recipes),
+    )
+
+
+def profile_of(description: Description, policy: Policy, runner: str) -> SiteProfile:
+    """The public profile: only allowed recipes, data sets and columns are named."""
+    specs = [RecipeSpec.model_validate(spec) for spec in description.recipes]
+    schemas = [DatasetSchema.model_validate(schema) for schema in description.datasets]
+    own = frozenset(description.own_recipes)
+    return SiteProfile(
+        agent_version=agent_version(),
+        protocol=max(PROTOCOLS),
+        recipes=tuple(
+            spec
+            for spec in specs
+            if any(rule.allows(spec.name, spec.digest, own=spec.name in own) for rule in policy.recipes)
+        ),
+        datasets=tuple(
+            _allowed(schema, policy.datasets[schema.name]) for schema in schemas if schema.name in policy.datasets
+        ),
+        hardware=Hardware.model_validate(description.hardware),
+        runner=runner,
+    )
+
+
+def _allowed(schema: DatasetSchema, columns: frozenset[str]) -> DatasetSchema:
+    if EVERYTHING in columns:
+        return schema
+    label = schema.label if schema.label in columns else None
+    kept = tuple(column for column in schema.columns if column.name in columns)
+    return schema.model_copy(update={"columns": kept, "label": label})

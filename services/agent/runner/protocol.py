@@ -1,0 +1,136 @@
+"""What the agent and the place where recipes run say to each other, and the Runner that both kinds are.
+
+A frame is a u32 little-endian length and that many bytes of msgpack (a map with "type"). Tensors never
+travel in frames: they lie in safetensors files of the task's own folder.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgpack
+
+MAX_FRAME: Final = 16 * 2**20
+PREFIX: Final = struct.Struct("<I")
+RESULT_FILE: Final = "result.safetensors"
+SUMS_FILE: Final = "sums.f64"
+
+Frame = dict[str, Any]
+
+
+class FrameError(Exception):
+    """The other side does not speak in frames."""
+
+
+def pack(frame: Mapping[str, Any]) -> bytes:
+    """One frame's bytes."""
+    body = bytes(msgpack.packb(dict(frame)))
+    if len(body) > MAX_FRAME:
+        raise FrameError(f"a frame of {len(body)} bytes")
+    return PREFIX.pack(len(body)) + body
+
+
+def unpack(body: bytes) -> Frame:
+    """A frame from the bytes after its length."""
+    try:
+        frame = msgpack.unpackb(body, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise FrameError("not msgpack") from error
+    if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
+        raise FrameError("not a map with a type")
+    return frame
+
+
+def frame_length(prefix: bytes) -> int:
+    """The length that a prefix announces; FrameError beyond the limit."""
+    size = int(PREFIX.unpack(prefix)[0])
+    if size > MAX_FRAME:
+        raise FrameError(f"a frame of {size} bytes")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the child is told before anything else; limits of 0 mean none."""
+
+    datasets: str
+    recipes: tuple[str, ...] = ()
+    device: str = "auto"
+    memory_bytes: int = 0
+    file_bytes: int = 0
+    cpus: float = 0.0
+    isolate_network: bool = True
+
+    def frame(self) -> Frame:
+        """The setup as the first frame."""
+        return {"type": "setup", **asdict(self), "recipes": list(self.recipes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One task for the recipe: everything it may know. Paths are absolute and the same on both sides."""
+
+    kind: str
+    recipe: str
+    recipe_digest: str
+    params: Mapping[str, Any]
+    dataset: str
+    features: tuple[str, ...]
+    label: str | None
+    context: Mapping[str, list[float]]
+    seed: int
+    folder: Path
+    model: Path | None = None
+
+    def frame(self) -> Frame:
+        """The order as a frame."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain |= {"folder": str(self.folder), "model": str(self.model) if self.model else None}
+        return {"type": "run", **plain, "features": list(self.features), "params": dict(self.params)}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a recipe made: tensors of a model in a file, or float64 sums in a file."""
+
+    tensors: Path | None = None
+    sums: Path | None = None
+    examples: int = 0
+    loss: float = 0.0
+    metrics_layout: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the site has: plain JSON documents (recipe specs, data set schemas, hardware)."""
+
+    recipes: list[dict[str, Any]]
+    own_recipes: list[str]
+    datasets: list[dict[str, Any]]
+    hardware: dict[str, Any]
+    faults: list[str] = field(default_factory=list)  # data sets and recipes that cannot be read, for the local log
+
+
+Progress = Callable[[float], None]
+
+
+class Runner(Protocol):
+    """A place where recipes run. Cancelling `run` kills it, its whole group, and waits until it is gone."""
+
+    name: str
+
+    async def describe(self) -> Description:
+        """Ask what there is; TaskFailure when the child cannot say."""
+
+    async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
+        """Run one order; TaskFailure with a code and what happened."""
+
+    async def close(self) -> None:
+        """End the child, if one is warm."""
+
+    async def clean(self) -> None:
+        """Kill what an earlier agent process left behind."""

@@ -1,0 +1,113 @@
+"""The agent's settings: `agent.yaml`, then the environment (`AGENT_…`), which wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class ConfigError(Exception):
+    """A file of the set-up that cannot be used; the text is one clear line per fault."""
+
+
+class Mount(BaseModel):
+    """One more folder or file in the recipe's container."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+class DockerSettings(BaseModel):
+    """How recipes' containers are made when `runner: docker`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    image: str = "undersong-agent"
+    command: list[str] = ["python", "-m", "services.agent.runner.child"]
+    user: str = "10001:10001"
+    environment: dict[str, str] = {}
+    mounts: list[Mount] = []
+    tmp_bytes: int = Field(default=256 * 2**20, ge=2**20)
+
+
+class AgentSettings(BaseSettings):
+    """`agent.yaml`; paths are relative to the folder of that file."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data_dir: Path = Path("state")
+    coordinator_url: str
+    aggregator_url: str
+    keys_url: str
+    registry_url: str
+    enrol_token_file: Path | None = None
+    ca_file: Path | None = Field(default=None, description="trust for https when the platform has its own CA")
+    datasets: Path = Path("datasets.yaml")
+    policy: Path = Path("policy.yaml")
+    recipes: list[str] = Field(default=[], description="this site's own recipes: modules, or paths of .py files")
+    runner: Literal["process", "docker"] = "process"
+    docker: DockerSettings = DockerSettings()
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    isolate_network: bool = Field(default=True, description="no network for recipes where the kernel allows it")
+    child_idle_s: float = Field(default=600.0, gt=0, description="a warm recipe process ends after this long unused")
+    model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file."""
+        return env_settings, init_settings
+
+
+def load(config: Path) -> AgentSettings:
+    """Read `agent.yaml` and the environment; ConfigError with one line per fault."""
+    raw: Any = {}
+    if config.exists():
+        try:
+            raw = yaml.safe_load(config.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{config}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{config}: a mapping of settings is expected")
+    try:
+        return _resolved(AgentSettings(**raw), config.resolve().parent)
+    except ValidationError as error:
+        raise ConfigError(explain(config, error)) from error
+
+
+def explain(path: Path, error: ValidationError) -> str:
+    """One line per fault: file, place, what is wrong."""
+    return "\n".join(
+        f"{path}: {'.'.join(str(part) for part in fault['loc']) or '(file)'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
+    def at(path: Path | None) -> Path | None:
+        return None if path is None else base / path.expanduser()
+
+    mounts = [mount.model_copy(update={"source": at(mount.source)}) for mount in settings.docker.mounts]
+    return settings.model_copy(
+        update={
+            "data_dir": at(settings.data_dir),
+            "enrol_token_file": at(settings.enrol_token_file),
+            "ca_file": at(settings.ca_file),
+            "datasets": at(settings.datasets),
+            "policy": at(settings.policy),
+            "recipes": [str(base / entry) if entry.endswith(".py") else entry for entry in settings.recipes],
+            "docker": settings.docker.model_copy(update={"mounts": mounts}),
+        }
+    )

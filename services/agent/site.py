@@ -1,0 +1,124 @@
+"""This site as its files describe it: policy, data sets, recipes. Read at start and again when a file changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from services.agent import policy as policies
+from services.agent.domain import Detail, Policy
+from services.agent.profile import facts_of
+from services.agent.runner.docker import DockerLauncher
+from services.agent.runner.process import ProcessLauncher
+from services.agent.runner.protocol import Description, Runner, Setup
+from services.agent.runner.warm import Launcher, WarmRunner
+from services.agent.settings import AgentSettings
+from services.agent.tasks import Site
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+OPEN_POLICY = policies.to_policy(policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Modification times of the files that describe the site."""
+
+    times: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, settings: AgentSettings) -> Marks:
+        """Look at the files now."""
+        own = [Path(entry) for entry in settings.recipes if entry.endswith(".py")]
+        paths = [settings.policy, settings.datasets, *own]
+        return cls(tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in paths))
+
+
+def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
+    """The runner that the settings name, under the policy's limits."""
+    resources = policy.resources
+    setup = Setup(
+        datasets=str(settings.datasets),
+        recipes=tuple(settings.recipes),
+        device=settings.device,
+        memory_bytes=resources.memory_bytes if settings.runner == "process" else 0,
+        file_bytes=resources.file_bytes,
+        cpus=resources.cpus,
+        isolate_network=settings.isolate_network and settings.runner == "process",
+    )
+    launcher: Launcher
+    if settings.runner == "docker":
+        launcher = DockerLauncher(
+            settings.docker,
+            resources,
+            folder=settings.data_dir / "work",
+            models=settings.data_dir / "models",
+            data=_data_files(settings),
+            device=settings.device,
+        )
+    else:
+        launcher = ProcessLauncher(settings.data_dir, cpus=resources.cpus)
+    return WarmRunner(launcher, setup, idle_s=settings.child_idle_s)
+
+
+async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports: Detail = Detail.LOCATION) -> bool:
+    """Write an explicit default policy where there is none; whether one was written."""
+    if settings.policy.exists():
+        return False
+    runner = make_runner(settings, OPEN_POLICY)
+    try:
+        found = await runner.describe()
+    finally:
+        await runner.close()
+    own = set(found.own_recipes)
+    text = policies.default_policy(
+        {spec["name"]: spec["digest"] for spec in found.recipes if spec["name"] not in own},
+        {schema["name"]: _columns(schema) for schema in found.datasets},
+        min_cohort=min_cohort,
+        reports=reports,
+    )
+    settings.policy.parent.mkdir(parents=True, exist_ok=True)
+    part = settings.policy.with_name(settings.policy.name + ".part")
+    part.write_text(text)
+    part.replace(settings.policy)
+    log.info("policy.written", path=str(settings.policy))
+    return True
+
+
+async def read_site(
+    settings: AgentSettings, runner: Runner, policy: Policy, local_now: Callable[[], datetime], who: tuple[str, str]
+) -> tuple[Site, Description]:
+    """The site's facts, from a child that reads recipes and data; `who` is (site id, federation id)."""
+    description = await runner.describe()
+    for fault in description.faults:
+        log.warning("site.fault", fault=fault)
+    site = Site(
+        facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
+    )
+    return site, replace(description)
+
+
+def _columns(schema: dict[str, object]) -> list[str]:
+    columns = schema["columns"]
+    assert isinstance(columns, list)  # noqa: S101 (validated by the child)
+    names = [str(column["name"]) for column in columns]
+    label = schema.get("label")
+    return names if label is None or label in names else [*names, str(label)]
+
+
+def _data_files(settings: AgentSettings) -> list[Path]:
+    """What a container must see: datasets.yaml, the data it names, and the site's own recipes."""
+    import yaml
+
+    if not settings.datasets.exists():
+        return []
+    base = settings.datasets.resolve().parent
+    document = yaml.safe_load(settings.datasets.read_text()) or {}
+    entries = document.get("datasets", document) if isinstance(document, dict) else {}
+    named = [entry["path"] for entry in entries.values() if isinstance(entry, dict) and "path" in entry]
+    own = [Path(entry) for entry in settings.recipes if entry.endswith(".py")]
+    return [settings.datasets, *sorted({base / name for name in named}), *own]

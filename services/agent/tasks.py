@@ -1,0 +1,349 @@
+"""One leased task from its verification to its acknowledgement. What each step leaves behind survives `kill -9`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from services.agent.aggregator import Aggregator, Receipt
+from services.agent.coordinator import Coordinator, Lease
+from services.agent.domain import (
+    Answer,
+    Detail,
+    Earlier,
+    Policy,
+    SiteFacts,
+    Step,
+    TaskFailure,
+    next_step,
+    objections,
+    report,
+)
+from services.agent.keys import Signatures
+from services.agent.link import Away, Problem
+from services.agent.registry import Registry
+from services.agent.runner.protocol import Order, Outcome, Runner
+from services.agent.state import Contribution, State
+from shared.ids import Digest, RoundId, TaskId
+from shared.wire.manifest import RoundManifest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+OVER = frozenset({404, 409, 410})  # the lease or the round is no longer ours
+UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
+FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
+
+
+@dataclass(slots=True)
+class Watch:
+    """How far a task is, for its heartbeats."""
+
+    phase: str = "checking"
+    progress: float = 0.0
+    kept: bool = False  # its bytes are durable: from here on it is answered, whatever else happens
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The services, as this agent reaches them."""
+
+    coordinator: Coordinator
+    aggregator: Aggregator
+    registry: Registry
+    signatures: Signatures
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What holds at this site while a task runs."""
+
+    facts: SiteFacts
+    policy: Policy
+    local_now: Callable[[], datetime]
+    work_dir: Path
+
+
+class Tasks:
+    """Runs leased tasks, one at a time."""
+
+    def __init__(self, platform: Platform, runner: Runner, state: State, site: Callable[[], Site]) -> None:
+        self._platform, self._runner, self._state, self._site = platform, runner, state, site
+
+    async def perform(self, lease: Lease) -> None:
+        """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
+        with structlog.contextvars.bound_contextvars(
+            job_id=lease.job_id, round_id=lease.round_id, task_id=lease.task_id, kind=lease.kind
+        ):
+            started = time.monotonic()
+            log.info("task.leased", attempt=lease.attempt)
+            watch = Watch()
+            try:
+                reason = await self._beside_heartbeats(lease, watch)
+            except TaskFailure as failure:
+                await self._report(lease, failure)
+            except asyncio.CancelledError:
+                if not watch.kept:
+                    await self._report(lease, TaskFailure("interrupted", "the agent is stopping"), within_s=1.0)
+                raise
+            else:
+                duration_ms = round((time.monotonic() - started) * 1000)
+                log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
+
+    async def _beside_heartbeats(self, lease: Lease, watch: Watch) -> str | None:
+        """Work while heartbeats go on; the reason if the platform took the task back."""
+        work = asyncio.create_task(self._work(lease, watch))
+        beats = asyncio.create_task(self._heartbeats(lease, watch))
+        try:
+            await asyncio.wait({work, beats}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                reason = beats.result()
+                watch.kept = True  # nothing to report: the platform itself ended the task
+                return reason
+            beats.cancel()
+            await work
+            return None
+        finally:
+            for task in (work, beats):
+                task.cancel()
+            await asyncio.gather(work, beats, return_exceptions=True)
+
+    async def _heartbeats(self, lease: Lease, watch: Watch) -> str:
+        """Extend the lease until the platform wants the task no more; returns why."""
+        while True:
+            await asyncio.sleep(lease.heartbeat_s)
+            try:
+                desired = await self._platform.coordinator.heartbeat(
+                    lease.task_id, lease.lease_token, watch.progress, watch.phase
+                )
+            except (Away, ValidationError) as error:
+                log.info("heartbeat.unheard", reason=str(error))
+            except Problem as problem:
+                log.info("heartbeat.refused", reason=str(problem))
+                if problem.status in OVER and not watch.kept:  # durable bytes may count without a lease
+                    return problem.slug
+            else:
+                if desired.state == "abort":
+                    return desired.reason or "abort"
+
+    async def _work(self, lease: Lease, watch: Watch) -> None:
+        try:
+            contribution = await self._contribution(lease, watch)
+            watch.phase, watch.kept = "sending", True
+            await self._deliver(contribution, lease.task_id, lease.lease_token)
+        except (TaskFailure, asyncio.CancelledError):
+            raise
+        except Problem as problem:
+            raise TaskFailure("platform-refused", str(problem)) from problem
+        except Exception as error:
+            log.exception("task.broken")
+            raise TaskFailure("agent-error", type(error).__name__) from error
+
+    async def _contribution(self, lease: Lease, watch: Watch) -> Contribution:
+        """This site's one answer to the round: the one that is there, or a new one."""
+        manifest, digest = await self._verified(lease)
+        earlier = self._state.contribution(manifest.round_id)
+        answer = Answer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
+        step = next_step(
+            digest,
+            manifest.epoch,
+            same_round=answer,
+            same_place=self._state.same_place(manifest),
+            highest_epoch=self._state.highest_epoch(),
+        )
+        self._state.saw_epoch(manifest.epoch)
+        if step is not Step.TRAIN and earlier is not None:
+            log.info("contribution.found", state=earlier.state.value)
+            return earlier
+        return await self._make(lease, manifest, digest, watch)
+
+    async def _verified(self, lease: Lease) -> tuple[RoundManifest, Digest]:
+        """The manifest, once the coordinator signed it and the site's policy allows it."""
+        signed = lease.signed_manifest
+        manifest = signed.manifest
+        await self._platform.signatures.check("coordinator", signed.keyid, signed.signature, manifest.statement())
+        if (manifest.round_id, manifest.job_id) != (lease.round_id, lease.job_id):
+            raise TaskFailure("manifest-round", "the lease names another round than its manifest")
+        site = self._site()
+        found = objections(site.policy, manifest, site.facts, site.local_now())
+        if found:
+            raise TaskFailure(found[0].code, "; ".join(reason.detail for reason in found))
+        return manifest, manifest.digest()
+
+    async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
+        await self._check_engine_key(lease, manifest, digest)
+        site = self._site()
+        model: Path | None = None
+        if manifest.model is not None:
+            watch.phase = "fetching"
+            limit = site.policy.resources.model_bytes
+            try:
+                model = await self._platform.registry.fetch(
+                    manifest.model.version_id, manifest.model.digest, limit_bytes=limit
+                )
+            except Problem as problem:
+                raise TaskFailure("model-refused", str(problem)) from problem
+        folder = site.work_dir / "task"
+        await asyncio.to_thread(_fresh, folder)
+        watch.phase = "running"
+
+        def progressed(value: float) -> None:
+            watch.progress = value
+
+        limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
+        outcome = await self._runner.run(_order(manifest, model, folder), progressed, limit_s=limit_s)
+        watch.phase = "sealing"
+        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, manifest, digest, outcome, model))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
+                await keeping
+                watch.kept = True
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _check_engine_key(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> None:
+        signed = lease.engine_public
+        public = signed.document
+        await self._platform.signatures.check("aggregator", signed.keyid, signed.signature, public.statement())
+        if (public.round_id, public.manifest_digest, public.engine) != (manifest.round_id, digest, manifest.engine):
+            raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
+
+    def _keep(
+        self, lease: Lease, manifest: RoundManifest, digest: Digest, outcome: Outcome, model: Path | None
+    ) -> Contribution:
+        """Seal, make durable, record. In a thread."""
+        from services.agent.updates import Seat, write_body  # numpy: only once there is something to send
+
+        seat = Seat(manifest, self._site().facts.site_id, lease.engine_public.document.public)
+        body = write_body(seat, outcome, model, self._state.outbox)
+        memory: dict[str, object] = {"lease_token": lease.lease_token, "deadline_s": manifest.deadline_s}
+        return self._state.keep(manifest, digest, lease.task_id, body, memory)
+
+    async def resume(self) -> None:
+        """After a start: send what was durable but not acknowledged, byte for byte."""
+        for contribution in self._state.pending():
+            with structlog.contextvars.bound_contextvars(round_id=contribution.round_id, task_id=contribution.task_id):
+                log.info("contribution.resumed", digest=contribution.body_digest)
+                try:
+                    await self._deliver(contribution, contribution.task_id, str(contribution.lease["lease_token"]))
+                except (TaskFailure, Problem) as error:
+                    log.warning("contribution.not_sent", reason=str(error))
+
+    def forget_hopeless(self) -> None:
+        """Give up pending contributions whose round must be over by any clock."""
+        for contribution in self._state.pending():
+            deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
+            if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
+                self._state.settle(contribution.round_id, Earlier.LATE)
+
+    async def _deliver(self, contribution: Contribution, task_id: TaskId, lease_token: str) -> None:
+        """Upload until acknowledged, then tell the coordinator, then forget the bytes."""
+        receipt: Receipt | None = None
+        if contribution.state is Earlier.PENDING:
+            receipt = await self._upload(contribution)
+        with suppress_over("completion.unneeded"):
+            await self._platform.coordinator.complete(task_id, lease_token, contribution.body_digest)
+        self._state.settle(
+            contribution.round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt is not None else None
+        )
+
+    async def _upload(self, contribution: Contribution) -> Receipt:
+        round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size
+        body = self._state.body(digest)
+        if not await asyncio.to_thread(_intact, body, digest, size):
+            self._state.settle(round_id, Earlier.LOST)
+            raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
+        try:
+            receipt = await self._platform.aggregator.upload(round_id, body, digest, size)
+        except Problem as problem:
+            raise self._refused(round_id, problem) from problem
+        await self._check_receipt(receipt, round_id, digest, size)
+        log.info("update.acknowledged", digest=digest, size=size)
+        return receipt
+
+    def _refused(self, round_id: RoundId, problem: Problem) -> TaskFailure:
+        if problem.status in OVER:
+            self._state.settle(round_id, Earlier.LATE)
+            return TaskFailure(problem.slug if problem.slug != "unknown" else "round-closed", problem.detail)
+        if problem.status in UNUSABLE:
+            self._state.settle(round_id, Earlier.LATE)
+        return TaskFailure("upload-refused", str(problem))
+
+    async def _check_receipt(self, receipt: Receipt, round_id: RoundId, digest: Digest, size: int) -> None:
+        site_id = self._site().facts.site_id
+        if (receipt.round_id, receipt.digest, receipt.size, receipt.site_id) != (round_id, digest, size, site_id):
+            raise TaskFailure("receipt-wrong", "the aggregator acknowledged something else")
+        statement = receipt.document().statement()
+        await self._platform.signatures.check("aggregator", receipt.keyid, receipt.signature, statement)
+
+    async def _report(self, lease: Lease, failure: TaskFailure, within_s: float = 60.0) -> None:
+        """Tell the coordinator as much as the policy lets out; the whole text stays in this site's log."""
+        log.warning("task.failed", code=failure.code, detail=failure.detail, text=failure.text or None)
+        told = report(failure, self._reports())
+        try:
+            with suppress_over("failure.unneeded"):
+                await self._platform.coordinator.fail(lease.task_id, lease.lease_token, told, within_s=within_s)
+        except (Away, Problem) as error:
+            log.warning("failure.unheard", reason=str(error))
+
+    def _reports(self) -> Detail:
+        return self._site().policy.reports
+
+
+class suppress_over(suppress):  # noqa: N801 (a context manager, named like its base)
+    """Pass over a refusal that says that the task is not this lease's any more."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self._event = event
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Swallow a Problem of status 404, 409 or 410."""
+        if isinstance(error, Problem) and error.status in OVER:
+            log.info(self._event, reason=str(error))
+            return True
+        return False
+
+
+def _order(manifest: RoundManifest, model: Path | None, folder: Path) -> Order:
+    return Order(
+        kind=manifest.kind.value,
+        recipe=manifest.recipe.name,
+        recipe_digest=manifest.recipe.digest,
+        params=manifest.recipe.params,
+        dataset=manifest.data.dataset,
+        features=tuple(manifest.data.features),
+        label=manifest.data.label,
+        context=manifest.context,
+        seed=manifest.seed,
+        folder=folder,
+        model=model,
+    )
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o777)
+    folder.chmod(0o777)  # a container's own user writes here; the folder above is the agent's alone
+
+
+def _intact(body: Path, digest: Digest, size: int) -> bool:
+    """Whether the durable bytes are still those that were recorded."""
+    import hashlib
+
+    try:
+        with body.open("rb") as file:
+            return body.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False

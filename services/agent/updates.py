@@ -1,0 +1,104 @@
+"""From what a recipe made to the bytes that leave: the change, quantised, sealed, and durable on disk.
+
+Imports numpy, so the agent loads this module with the first round. One vector at a time is in memory besides
+the models, which are mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from services.agent.domain import TaskFailure
+from services.agent.runner.protocol import Outcome
+from services.agent.state import sync_folder
+from shared.errors import Refusal
+from shared.ids import Digest
+from shared.learning import tensors
+from shared.secagg.engine import UPLOAD, Payload, Seat
+from shared.secagg.engines import engine_named
+from shared.secagg.payload import model_payload, sums_payload, train_payload
+from shared.wire.manifest import RoundKind, RoundManifest
+
+Body = tuple[Digest, int]
+
+
+def write_body(seat: Seat, outcome: Outcome, model: Path | None, outbox: Path) -> Body:
+    """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
+
+    On return the bytes are durable. Nothing has left.
+    """
+    try:
+        engine = engine_named(seat.manifest.engine)
+        if engine.steps != (UPLOAD,):
+            raise TaskFailure("engine-steps", f"engine {engine.name} has steps that this agent does not know")
+        with _payload(seat.manifest, outcome, model) as payload:
+            state = engine.client.begin(seat)
+            return _write(engine.client.upload(seat, state, None, payload), outbox)
+    except Refusal as refusal:
+        raise TaskFailure(refusal.slug(), refusal.detail) from refusal
+
+
+@contextmanager
+def _payload(manifest: RoundManifest, outcome: Outcome, model: Path | None) -> Iterator[Payload]:
+    if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
+        if outcome.sums is None:
+            raise TaskFailure("bad-result", "the recipe gave no sums")
+        yield sums_payload(manifest, np.fromfile(outcome.sums, "<f8"), outcome.metrics_layout)
+        return
+    if outcome.tensors is None:
+        raise TaskFailure("bad-result", "the recipe gave no model")
+    with _mapped(outcome.tensors) as after:
+        if manifest.kind is RoundKind.INITIALISE:
+            tensors.load(after)  # a model that nobody can read must not become version 0
+            yield model_payload(after)
+        else:
+            yield _change(manifest, outcome, model, after)
+
+
+def _change(manifest: RoundManifest, outcome: Outcome, model: Path | None, after: memoryview) -> Payload:
+    if model is None:
+        raise TaskFailure("manifest-model", "a training round without a model")
+    if outcome.examples < 1:
+        raise TaskFailure("no-examples", "the recipe found no examples to train on")
+    with _mapped(model) as before:
+        delta = _difference(before, after)
+    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=os.urandom(32))
+
+
+def _difference(before: memoryview, after: memoryview) -> tensors.Vector:
+    old, new = tensors.load(before), tensors.load(after)
+    if new.schema != old.schema:
+        old.schema.check(new.tensors)
+        raise TaskFailure("model-mismatch", "the recipe changed the roles of tensors")
+    return tensors.difference(old.schema, new.tensors, old.tensors)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """A file's bytes without a copy. Views of it must not outlive the block; what is left goes with the last one."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise TaskFailure("bad-result", "an empty model file")
+        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _write(pieces: Iterator[bytes | memoryview], outbox: Path) -> Body:
+    running, size = hashlib.sha256(), 0
+    part = outbox / "body.part"  # one task at a time writes; a crash leaves at most this file
+    with part.open("wb") as file:
+        for piece in pieces:
+            running.update(piece)
+            size += file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = Digest(running.hexdigest())
+    part.replace(outbox / f"{digest}.body")
+    sync_folder(outbox)
+    return digest, size
