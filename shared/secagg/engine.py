@@ -69,7 +69,8 @@ class Desk:
 class Seat:
     """A client's place in one round: what it was told and verified, and what it can do.
 
-    `public` is the aggregator's signed material, `sign` its own identity key, `witness` the witness's public key.
+    `public` is the aggregator's signed material, `sign` its own identity key, `witness` the witness's public key,
+    `body` the SHA-256 of the update it handed in, once it has.
     """
 
     manifest: RoundManifest
@@ -77,6 +78,7 @@ class Seat:
     public: Mapping[str, JsonValue]
     sign: Callable[[bytes], bytes] | None = None
     witness: bytes | None = None
+    body: bytes | None = None
     entropy: Entropy = os.urandom
 
 

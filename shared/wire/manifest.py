@@ -107,6 +107,7 @@ class RoundManifest(Digestible):
     attempt: int = Field(ge=1)
     kind: RoundKind
     engine: Name
+    engine_params: dict[str, JsonValue] = Field(default_factory=dict)
     recipe: RecipeRef
     data: DataRef
     model: ModelRef | None = None

@@ -37,8 +37,8 @@ class Topology:
 def plan(n: int, corrupt: float, dropout: float, *, trusted_witness: bool) -> Topology:
     """The smallest sound topology for a cohort.
 
-    corrupt and dropout are the planned shares of clients (gamma, delta). On the complete graph the threshold
-    counts the client itself out: shares lie with the n - 1 others.
+    corrupt and dropout are the planned shares of clients (gamma, delta). A client holds a share of its own secrets
+    too, so on the complete graph n shares lie with n holders.
     """
     if n < 3:
         raise UnsafeTopology("fewer than three clients cannot hide in each other's sum")
@@ -51,7 +51,6 @@ def _complete(n: int, corrupt: float, dropout: float, trusted_witness: bool) -> 
     """t = floor((n+T)/2) + 1 against a split view; max(T+1, floor(n/2)+1) where the witness is trusted."""
     colluding = min(math.floor(corrupt * n), n - 2)
     threshold = max(colluding + 1, n // 2 + 1) if trusted_witness else (n + colluding) // 2 + 1
-    threshold = min(threshold, n - 1)
     if n - threshold < math.floor(dropout * n):
         raise UnsafeTopology(f"with {n} clients and threshold {threshold}, a drop-out of {dropout:.0%} cannot be met")
     return Topology(n, n - 1, threshold)

@@ -21,7 +21,8 @@ DTYPES = {16: np.uint16, 24: np.uint32, 32: np.uint32}
 
 def reference() -> Any:
     spec = importlib.util.spec_from_file_location("pairwise_reference", FOLDER / "reference.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
