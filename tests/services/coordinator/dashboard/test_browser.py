@@ -1,0 +1,118 @@
+"""The pages in a real Chromium: layout, keyboard, live parts, colour schemes, and the policy holding."""
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from playwright.async_api import Browser, Page, async_playwright
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
+]
+SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
+PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "round": "/rounds/rnd_train3", "sites": "/sites",
+         "models": "/models"}  # fmt: skip
+
+
+@pytest.fixture
+def address(app: FastAPI) -> Iterator[str]:
+    """The pages on a port of their own."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="off"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/dashboard"
+    server.should_exit = True
+    thread.join(10)
+    listener.close()
+
+
+async def _signed_in(browser: Browser, address: str, size: str, scheme: str) -> tuple[Page, list[str]]:
+    context = await browser.new_context(viewport=SIZES[size], color_scheme=scheme, reduced_motion="reduce")
+    page = await context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type in {"error", "warning"} else None)
+    await page.goto(address)
+    await page.fill("#token", "ust_test-token")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#now")
+    return page, faults
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+async def test_every_page_fits_and_breaks_no_rule(address: str, size: str, scheme: str, tmp_path: Path) -> None:
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, faults = await _signed_in(browser, address, size, scheme)
+        for name, path in PAGES.items():
+            await page.goto(address + path)
+            await page.wait_for_function("document.querySelector('#live span').textContent === 'live'")
+            wide = await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+            assert not wide, f"{name} scrolls sideways on a {size}"
+            await page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in ground[4:-1].split(",")) < 150) == (scheme == "dark")
+        assert faults == []
+        await browser.close()
+
+
+async def test_a_job_moves_before_the_readers_eyes(address: str, desk) -> None:
+    """A change shows without a reload, opened details stay open, and the curves grow."""
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, faults = await _signed_in(browser, address, "desktop", "light")
+        await page.goto(f"{address}/jobs/job_01running")
+        await page.wait_for_selector(".uplot canvas")
+        assert await page.locator(".uplot").count() == 3
+        await page.click("summary:has-text('Last lines')")
+        await page.wait_for_function("document.querySelector('#live span').textContent === 'live'")
+        desk.all_jobs[0] = replace(desk.all_jobs[0], rounds_done=6, state="paused")
+        desk.beat += 1
+        await page.wait_for_selector("#job-head >> text=paused", timeout=5000)
+        await page.wait_for_selector("#job-state >> text=6 of 12 rounds")
+        assert await page.locator("details[open]").count() == 1
+        assert faults == []
+        await browser.close()
+
+
+async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, desk) -> None:
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, faults = await _signed_in(browser, address, "phone", "dark")
+        await page.goto(f"{address}/jobs/job_01running")
+        await page.focus("#cancel summary")
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#job-head >> text=cancelled")
+        assert desk.steered == [("job_01running", "cancel")]
+        assert faults == []
+        await browser.close()
+
+
+async def test_pages_read_without_scripts(address: str) -> None:
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = await browser.new_context(java_script_enabled=False)
+        page = await context.new_page()
+        await page.goto(address)
+        await page.fill("#token", "ust_test-token")
+        await page.click("button.main")
+        await page.click("nav >> text=Jobs")
+        await page.click("main >> text=Heart disease")
+        await page.click("button:has-text('Pause')")
+        assert "paused" in await page.locator("#job-head .badge").inner_text()
+        await browser.close()

@@ -1,0 +1,242 @@
+"""The pages over plain values: who may see them, what they say, and what they never let through."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.coordinator.dashboard import assets
+from services.coordinator.dashboard.pages import changes, curves
+from services.coordinator.dashboard.views import Measure
+
+ROOT = "/dashboard"
+PAGES = ("", "/jobs", "/jobs/job_01running", "/jobs/job_02failed", "/rounds/rnd_train3", "/sites", "/models")
+
+
+@pytest.fixture
+async def stranger(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser that is not signed in."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def browser(stranger: httpx.AsyncClient) -> httpx.AsyncClient:
+    """A browser that is signed in."""
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token", "next": f"{ROOT}/sites"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{ROOT}/sites")
+    return stranger
+
+
+async def _csrf(browser: httpx.AsyncClient) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', (await browser.get(ROOT)).text)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/stream", "/jobs/job_01running/metrics"])
+async def test_nothing_is_shown_to_a_stranger(stranger: httpx.AsyncClient, path: str) -> None:
+    answer = await stranger.get(ROOT + path)
+    assert answer.status_code in {303, 401}
+    assert "Heart" not in answer.text
+
+
+async def test_a_part_that_renews_itself_after_the_session_reloads_the_page(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.get(ROOT, headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["hx-refresh"]) == (401, "true")
+
+
+async def test_a_wrong_token_is_refused_with_one_line(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_wrong"})
+    assert answer.status_code == 401
+    assert "not known" in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+async def test_the_cookie_is_sealed_and_kept_to_our_pages(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token"})
+    cookie = answer.headers["set-cookie"]
+    assert "ust_" not in cookie
+    assert {"HttpOnly", "SameSite=strict", f"Path={ROOT}"} <= set(cookie.split("; "))
+
+
+@pytest.mark.parametrize(
+    "wanted", ["https://evil.example", "//evil.example", "/dashboard//evil", "/v1/jobs", "/dashboard\\e"]
+)
+async def test_signing_in_never_leads_elsewhere(stranger: httpx.AsyncClient, wanted: str) -> None:
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token", "next": wanted})
+    assert answer.headers["location"] == ROOT
+
+
+async def test_a_changed_cookie_is_no_session(browser: httpx.AsyncClient) -> None:
+    value = browser.cookies["undersong_session"]
+    browser.cookies.clear()
+    browser.cookies.set("undersong_session", value[:-8] + "AAAAAAA=", path=ROOT)
+    assert (await browser.get(ROOT)).status_code == 303
+
+
+async def test_a_revoked_token_ends_the_session(browser: httpx.AsyncClient, app: FastAPI) -> None:
+    app.state.dashboard.source.token = "ust_another"
+    assert (await browser.get(ROOT)).status_code == 303
+
+
+async def test_a_session_ends_after_a_working_day(browser: httpx.AsyncClient, app: FastAPI) -> None:
+    later = datetime.now(UTC) + timedelta(hours=13)
+    app.state.dashboard = replace(app.state.dashboard, clock=lambda: later)
+    assert (await browser.get(ROOT)).status_code == 303
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_allows_only_our_own_scripts(browser: httpx.AsyncClient, path: str) -> None:
+    answer = await browser.get(ROOT + path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["cache-control"] == "no-store"
+    _Inline().feed(answer.text)
+
+
+class _Inline(HTMLParser):
+    """Fails on whatever the policy would refuse, and on addresses of other hosts."""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            assert not name.startswith("on")
+            assert name != "style"
+            if name in {"src", "href", "action"}:
+                assert (value or "").startswith(("/dashboard", "#")), value
+        if tag == "script":
+            assert "src" in dict(attrs)
+        assert tag != "style"
+
+
+async def test_names_are_text_and_never_markup(browser: httpx.AsyncClient) -> None:
+    text = (await browser.get(f"{ROOT}/jobs")).text
+    assert "First try &lt;b&gt;" in text
+    assert "First try <b>" not in text
+
+
+async def test_the_weak_engine_is_called_weak(browser: httpx.AsyncClient) -> None:
+    text = (await browser.get(f"{ROOT}/rounds/rnd_train3")).text
+    assert "weak" in text
+    assert "the aggregator itself sees every single update" in text
+
+
+async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncClient) -> None:
+    text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
+    assert "recipe-failed" in text
+    assert "column &#39;chol&#39; holds text" in text
+
+
+async def test_a_late_round_is_loud(browser: httpx.AsyncClient, desk) -> None:
+    late = replace(desk.all_rounds[-1], deadline=datetime.now(UTC) - timedelta(minutes=3))
+    desk.all_rounds[-1] = late
+    text = (await browser.get(ROOT)).text
+    assert "past its deadline" in text
+    assert "Nothing is stuck" not in text
+
+
+async def test_redis_away_is_said(browser: httpx.AsyncClient, desk) -> None:
+    desk.degraded = ("redis",)
+    assert "redis is away" in (await browser.get(ROOT)).text
+
+
+async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, desk) -> None:
+    desk.all_jobs, desk.all_rounds, desk.all_sites, desk.all_releases = [], [], [], []
+    assert "undersong federation create" in (await browser.get(ROOT)).text
+    assert "undersong job submit" in (await browser.get(f"{ROOT}/jobs")).text
+    assert "undersong site enroll" in (await browser.get(f"{ROOT}/sites")).text
+    assert "undersong job submit" in (await browser.get(f"{ROOT}/models")).text
+
+
+async def test_what_is_not_there_is_a_page_of_its_own(browser: httpx.AsyncClient) -> None:
+    answer = await browser.get(f"{ROOT}/jobs/job_none")
+    assert answer.status_code == 404
+    assert "There is no job job_none." in answer.text
+
+
+async def test_a_job_is_paused_from_our_page_only(browser: httpx.AsyncClient, desk) -> None:
+    path = f"{ROOT}/jobs/job_01running/pause"
+    assert (await browser.post(path, data={"csrf": "forged"})).status_code == 403
+    own = {"csrf": await _csrf(browser)}
+    assert (await browser.post(path, data=own, headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
+    assert desk.steered == []
+    assert (await browser.post(path, data=own)).status_code == 303
+    assert desk.steered == [("job_01running", "pause")]
+    assert "Resume" in (await browser.get(f"{ROOT}/jobs/job_01running")).text
+
+
+async def test_who_may_not_steer_sees_no_buttons(browser: httpx.AsyncClient, desk) -> None:
+    desk.may_steer = False
+    assert "/pause" not in (await browser.get(f"{ROOT}/jobs/job_01running")).text
+
+
+async def test_a_large_form_is_refused(browser: httpx.AsyncClient) -> None:
+    assert (await browser.post(f"{ROOT}/login", content=b"x" * 10_000)).status_code == 413
+
+
+async def test_signing_out_forgets_the_session(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post(f"{ROOT}/logout", data={"csrf": await _csrf(browser)})
+    assert answer.status_code == 303
+    assert (await browser.get(ROOT)).status_code == 303
+
+
+async def test_static_files_are_kept_by_their_content(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.get(assets.address(ROOT, "dashboard.css"))
+    assert "immutable" in answer.headers["cache-control"]
+    again = await stranger.get(f"{ROOT}/static/dashboard.css", headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+
+
+@pytest.mark.parametrize("name", ["../pages.py", "%2e%2e/pages.py", "vendor/../../pages.py", "nothing.css"])
+async def test_only_static_files_are_served(stranger: httpx.AsyncClient, name: str) -> None:
+    assert (await stranger.get(f"{ROOT}/static/{name}")).status_code in {303, 404}
+
+
+def test_vendored_files_are_the_ones_that_the_table_names() -> None:
+    folder = Path(assets.__file__).parent / "static" / "vendor"
+    rows = re.findall(r"\| `([^`]+)` \| `([0-9a-f]{64})` \|", (folder / "README.md").read_text())
+    assert len(rows) == 3
+    for name, digest in rows:
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        assert (folder / name).with_name("LICENSE.txt").exists()
+
+
+async def _never_gone() -> bool:
+    return False
+
+
+async def test_the_stream_says_only_what_is_new(desk) -> None:
+    stream = changes(desk, None, _never_gone)
+    assert await anext(stream) == "retry: 2000\n\n"
+    assert "event: hello" in await anext(stream)
+    desk.beat = 8
+    event = await asyncio.wait_for(anext(stream), 2)
+    assert event.startswith("id: 8\nevent: changed\n")
+
+
+async def test_the_stream_resumes_after_the_last_event_seen(desk) -> None:
+    stream = changes(desk, "3", _never_gone)
+    await anext(stream)
+    assert "event: changed" in await anext(stream)
+
+
+async def test_the_stream_ends_when_the_browser_is_gone(desk) -> None:
+    async def gone() -> bool:
+        return True
+
+    assert len([event async for event in changes(desk, None, gone)]) == 2
+
+
+def test_curves_have_a_hole_where_a_metric_is_missing() -> None:
+    found = curves((Measure(1, {"auc": 0.7}), Measure(2, {"auc": 0.8, "loss": 0.4})))
+    assert found == {"rounds": [1, 2], "series": {"auc": [0.7, 0.8], "loss": [None, 0.4]}}
