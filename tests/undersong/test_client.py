@@ -1,78 +1,18 @@
 """Both clients against a real HTTP server: typed answers, refusals as exceptions, repeats with one idempotency key."""
 
 import hashlib
-import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, wire
 from undersong.profile import Profile
 
-
-@dataclass
-class Script:
-    """What the server answers to each request in turn: (status, headers, body); what it saw."""
-
-    answers: dict[str, list[tuple[int, dict[str, str], bytes]]] = field(default_factory=dict)
-    seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
-    url: str = ""
-
-    def say(self, route: str, document: object, status: int = 200, **headers: str) -> None:
-        body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        plain = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answers.setdefault(route, []).append((status, plain, body))
-
-    @property
-    def profile(self) -> Profile:
-        return Profile(
-            **{f"{name}_url": self.url for name in ("coordinator", "registry", "keys")}, token="t", operator_token="o"
-        )
-
-
-@pytest.fixture
-def server() -> Iterator[Script]:
-    script = Script()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            route = f"{self.command} {self.path}"
-            script.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-            queue = script.answers[route]
-            status, headers, content = queue.pop(0) if len(queue) > 1 else queue[0]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  (http.server's names)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    script.url = f"http://127.0.0.1:{httpd.server_port}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield script
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
 JOB = {"id": "job_1", "name": "j", "federation_id": "fed_1", "state": "running", "spec": {"rounds": 2}}
 
 
-def test_lists_are_read_to_their_end(server: Script) -> None:
+def test_lists_are_read_to_their_end(server: Any) -> None:
     one, two = ({"id": f"fed_{i}", "name": str(i)} for i in (1, 2))
     server.say("GET /v1/federations", {"items": [one], "next": "fed_1"})
     server.say("GET /v1/federations?after=fed_1", {"items": [two], "next": None})
@@ -80,7 +20,7 @@ def test_lists_are_read_to_their_end(server: Script) -> None:
         assert [federation.name for federation in client.federations()] == ["1", "2"]
 
 
-def test_a_repeat_carries_the_same_idempotency_key(server: Script) -> None:
+def test_a_repeat_carries_the_same_idempotency_key(server: Any) -> None:
     server.say("POST /v1/jobs", {"detail": "wait"}, 503, retry_after="0")
     server.say("POST /v1/jobs", JOB, 201)
     with Client(server.profile) as client:
@@ -90,7 +30,7 @@ def test_a_repeat_carries_the_same_idempotency_key(server: Script) -> None:
     assert len(keys) == 1
 
 
-def test_a_refusal_carries_every_fault(server: Script) -> None:
+def test_a_refusal_carries_every_fault(server: Any) -> None:
     problem = {
         "type": "https://undersong.dev/problems/invalid",
         "title": "Invalid",
@@ -104,7 +44,7 @@ def test_a_refusal_carries_every_fault(server: Script) -> None:
     assert refusal.value.errors == (("/rounds", "too few"), ("/data", "missing"))
 
 
-def test_keys_gets_the_operators_token_and_others_the_users(server: Script) -> None:
+def test_keys_gets_the_operators_token_and_others_the_users(server: Any) -> None:
     server.say(
         "POST /v1/enrolment-tokens", {"token_id": "tok_1", "token": "x", "expires_at": "2030-01-01T00:00:00Z"}, 201
     )
@@ -115,13 +55,13 @@ def test_keys_gets_the_operators_token_and_others_the_users(server: Script) -> N
     assert [headers["authorization"] for _, _, headers, _ in server.seen] == ["Bearer o", "Bearer t"]
 
 
-def test_ids_cannot_change_the_path(server: Script) -> None:
+def test_ids_cannot_change_the_path(server: Any) -> None:
     server.say("GET /v1/jobs/..%2Fusers", JOB)
     with Client(server.profile) as client:
         client.job("../users")
 
 
-def test_an_answer_of_an_unknown_shape_is_one_clear_error(server: Script) -> None:
+def test_an_answer_of_an_unknown_shape_is_one_clear_error(server: Any) -> None:
     server.say("GET /v1/jobs/job_1", {"unexpected": True})
     with Client(server.profile) as client, pytest.raises(ApiError, match="unknown shape"):
         client.job("job_1")
@@ -136,7 +76,7 @@ def test_nothing_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
         client.jobs()
 
 
-def test_watching_follows_events_and_ends_with_the_job(server: Script) -> None:
+def test_watching_follows_events_and_ends_with_the_job(server: Any) -> None:
     stream = b"id: 1\nevent: round.published\ndata: {}\n\n: keep-alive\n\nid: 2\nevent: job.succeeded\ndata: {}\n\n"
     for state in ("running", "running", "succeeded"):
         server.say("GET /v1/jobs/job_1", {**JOB, "state": state})
@@ -145,7 +85,7 @@ def test_watching_follows_events_and_ends_with_the_job(server: Script) -> None:
         assert [job.state for job in client.watch("job_1")] == ["running", "running", "succeeded"]
 
 
-def test_watching_polls_while_the_event_stream_is_refused(server: Script) -> None:
+def test_watching_polls_while_the_event_stream_is_refused(server: Any) -> None:
     for state in ("running", "succeeded"):
         server.say("GET /v1/jobs/job_1", {**JOB, "state": state})
     server.say("GET /v1/jobs/job_1/events", {"title": "No"}, 500)
@@ -153,7 +93,7 @@ def test_watching_polls_while_the_event_stream_is_refused(server: Script) -> Non
         assert client.wait("job_1").state == "succeeded"
 
 
-def test_a_download_with_other_bytes_leaves_no_file(server: Script, tmp_path: Path) -> None:
+def test_a_download_with_other_bytes_leaves_no_file(server: Any, tmp_path: Path) -> None:
     version = {"id": "ver_1", "model_id": "mdl_1", "number": 1, "content_digest": hashlib.sha256(b"model").hexdigest()}
     server.say("GET /v1/versions/ver_1", version)
     server.say("GET /v1/versions/ver_1/content", b"model")
@@ -166,7 +106,7 @@ def test_a_download_with_other_bytes_leaves_no_file(server: Script, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
-async def test_the_async_client_does_the_same(server: Script) -> None:
+async def test_the_async_client_does_the_same(server: Any) -> None:
     server.say("GET /v1/jobs?after=job_1", {"items": [], "next": None})
     server.say("GET /v1/jobs", {"items": [JOB], "next": "job_1"})
     server.say("GET /v1/jobs/job_1", JOB)

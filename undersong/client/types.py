@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 T = TypeVar("T")
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
+ENDED_ROUND_STATES = frozenset({"published", "failed", "cancelled"})
 
 
 class Answer(BaseModel):
@@ -75,9 +76,16 @@ class Round(Answer):
     state: str
     attempt: int = 1
     reason: str | None = None
+    cohort: list[str] = Field(default_factory=list)
+    got: int = 0
     created_at: datetime | None = None
     finished_at: datetime | None = None
     metrics: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ENDED_ROUND_STATES
 
 
 class Event(Answer):

@@ -1,0 +1,136 @@
+"""Commands print tables for people and JSON for scripts; a failure is one line, a remedy and an exit code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from undersong import __version__, cli
+from undersong.profile import save_profile
+
+Run = Callable[..., tuple[int, str, str]]
+FEDERATION = {"id": "fed_1", "name": "hearts", "created_at": "2026-01-01T00:00:00Z"}
+JOB = {"id": "job_1", "name": "j", "federation_id": "fed_1", "state": "succeeded", "spec": {"rounds": 2}}
+
+
+@pytest.fixture
+def run(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("UNDERSONG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.common.console, "width", 200)
+    save_profile(server.profile)
+    server.say("GET /v1/federations", {"items": [FEDERATION], "next": None})
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["undersong", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def test_version(run: Run) -> None:
+    assert run("version") == (0, f"{__version__}\n", "")
+
+
+def test_a_list_is_a_table_for_people_and_json_for_scripts(run: Run) -> None:
+    code, table, _ = run("federation", "list")
+    assert (code, "hearts" in table) == (0, True)
+    code, printed, _ = run("federation", "list", "--json")
+    assert json.loads(printed)[0]["id"] == "fed_1"
+
+
+def test_without_a_platform_the_remedy_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UNDERSONG_HOME", str(tmp_path / "empty"))
+    code, out, err = run("job", "list")
+    assert (code, out) == (2, "")
+    assert "undersong up" in err
+
+
+def test_submitting_resolves_the_only_federation(run: Run, server: Any, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: j\nrounds: 2\n")
+    server.say("POST /v1/jobs", JOB, 201)
+    code, out, _ = run("job", "submit", "job.yaml", "--json")
+    assert (code, json.loads(out)["id"]) == (0, "job_1")
+    sent = next(json.loads(body) for method, path, _, body in server.seen if (method, path) == ("POST", "/v1/jobs"))
+    assert sent == {"name": "j", "rounds": 2, "federation_id": "fed_1"}
+
+
+def test_a_refused_job_lists_every_fault_with_its_place(run: Run, server: Any, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: j\n")
+    errors = [{"path": "/rounds", "message": "is missing"}, {"path": "/data/label", "message": "no such column at b"}]
+    server.say("POST /v1/jobs", {"title": "Invalid", "detail": "The job is not valid.", "errors": errors}, 422)
+    code, _, err = run("job", "submit", "job.yaml")
+    assert code == 1
+    assert "/rounds: is missing" in err
+    assert "/data/label: no such column at b" in err
+
+
+def test_a_job_that_failed_gives_its_reason_and_exit_code_one(run: Run, server: Any) -> None:
+    server.say("GET /v1/jobs/job_1", {**JOB, "state": "failed", "reason": "quorum"})
+    server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
+    code, _, err = run("job", "watch", "job_1")
+    assert code == 1
+    assert "quorum" in err
+    assert "undersong job show job_1" in err
+
+
+def test_a_file_that_is_no_job_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("a: [")
+    code, _, err = run("job", "submit", "job.yaml")
+    assert code == 1
+    assert "cannot be read" in err
+
+
+def test_enrolling_writes_everything_that_an_agent_needs(run: Run, server: Any, tmp_path: Path) -> None:
+    server.say("POST /v1/federations/fed_1/sites", {"id": "site_1", "name": "north", "federation_id": "fed_1"}, 201)
+    server.say(
+        "POST /v1/enrolment-tokens", {"token_id": "t", "token": "once", "expires_at": "2030-01-01T00:00:00Z"}, 201
+    )
+    code, out, _ = run("site", "enroll", "north")
+    assert code == 0
+    assert "undersong agent run --config" in out
+    assert (tmp_path / "north" / "enrol-token").read_text() == "once"
+    assert (tmp_path / "north" / "enrol-token").stat().st_mode & 0o077 == 0
+    assert server.url in (tmp_path / "north" / "agent.yaml").read_text()
+
+
+def test_an_unknown_role_is_refused_before_anything_is_sent(run: Run, server: Any) -> None:
+    code, _, err = run("token", "create", "ann", "--role", "king")
+    assert code == 1
+    assert "scientist" in err
+    assert server.seen == []
+
+
+def test_an_unknown_model_names_the_command_that_lists_them(run: Run, server: Any) -> None:
+    server.say("GET /v1/models", {"items": [], "next": None})
+    code, _, err = run("model", "pull", "nothing")
+    assert code == 1
+    assert "undersong model list" in err
+
+
+def test_doctor_finds_what_is_away_and_what_waits(run: Run, server: Any) -> None:
+    server.say("GET /health/ready", {"status": "unready", "failing": ["database"], "degraded": []}, 503)
+    server.say("GET /health/live", {"status": "live"})
+    server.say("GET /v1/me", {"title": "Unauthenticated", "detail": "The token has expired."}, 401)
+    server.say("GET /v1/authority", {"title": "Away"}, 404)
+    server.say("GET /v1/sites", {"items": [{"id": "s", "name": "n", "federation_id": "f"}], "next": None})
+    code, out, _ = run("doctor", "--json")
+    found = {finding["subject"]: finding for finding in json.loads(out)}
+    assert code == 1
+    assert "COORDINATOR_DATABASE_URL" in found["coordinator"]["remedy"]
+    assert found["token"]["state"] == "fault"
+    assert found["site n"]["state"] == "warning"
+    assert all(finding["remedy"] for finding in found.values() if finding["state"] != "ok")
+
+
+@pytest.mark.parametrize("words", [(), ("job",), ("model", "--help"), ("site", "enroll", "--help")])
+def test_help_needs_no_platform(words: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-c", "from undersong.cli import main; main()", *words], capture_output=True)
+    assert b"Usage" in done.stdout + done.stderr

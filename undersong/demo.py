@@ -1,0 +1,178 @@
+"""The demonstration: four hospitals that may not pool their records train one model, from nothing to a comparison.
+
+The data set and the reference training stand in ``examples/hospital`` of the checkout; this module runs the platform.
+"""
+
+import importlib.util
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from undersong.client.types import Job, Round, Version
+from undersong.errors import UndersongError
+from undersong.local import Platform
+
+EXAMPLE: Final = Path(__file__).parent.parent / "examples" / "hospital"
+WEAK: Final = (
+    "engine [bold]sealed[/] (weak): updates are sealed to the aggregator, which can see each of them while it adds "
+    "them up; nobody else can. Records never leave a hospital."
+)
+
+
+@dataclass
+class Times:
+    """How long each part took, in seconds since the demonstration began."""
+
+    began: float = field(default_factory=time.monotonic)
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str) -> float:
+        """Note that `name` is done, once; returns when."""
+        return self.marks.setdefault(name, time.monotonic() - self.began)
+
+
+class Demo:
+    """One demonstration on a running platform."""
+
+    def __init__(self, platform: Platform, console: Console, *, rounds: int, times: Times | None = None) -> None:
+        self._platform = platform
+        self._console = console
+        self._rounds = rounds
+        self.times = times or Times()
+        self._example = load_example()
+
+    def run(self) -> Job:
+        """Enrol, train, compare, print; UndersongError when the job does not succeed."""
+        self._console.print(f"platform up in {self.times.mark('up'):.1f} s: {len(self._platform.processes)} processes")
+        self._enrol()
+        job = self._train()
+        version = self._newest(job)
+        self._compare(version)
+        self._report(job, version)
+        return job
+
+    def _enrol(self) -> None:
+        for hospital in self._example.HOSPITALS:
+            folder = self._platform.home / "data" / hospital
+            datasets = self._example.write_site(hospital, folder)
+            self._platform.add_site(hospital, datasets=datasets)
+        self._platform.wait_sites_online(len(self._example.HOSPITALS))
+        names = ", ".join(self._example.HOSPITALS)
+        self._console.print(f"{names}: enrolled and online at {self.times.mark('online'):.1f} s")
+        self._console.print(WEAK)
+
+    def _train(self) -> Job:
+        client = self._platform.client
+        spec: dict[str, Any] = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
+        spec |= {"federation_id": self._platform.federation().id, "rounds": self._rounds}
+        spec.pop("federation", None)
+        job = client.submit_job(spec)
+        with RoundBars(self._console) as bars:
+            for seen in client.watch(job.id, poll_s=0.2):
+                job = seen
+                rounds = client.rounds(job.id)
+                if any(round_.kind == "train" for round_ in rounds):
+                    self.times.mark("first round")
+                bars.show(rounds)
+        self.times.mark("trained")
+        if job.state != "succeeded":
+            raise UndersongError(f"the job is {job.state}: {job.reason}", remedy="the services' logs say more")
+        return job
+
+    def _newest(self, job: Job) -> Version:
+        name = job.spec["model"]["name"]
+        model = next(model for model in self._platform.client.models() if model.name == name)
+        return max(self._platform.client.versions(model.id), key=lambda version: version.number)
+
+    def _compare(self, version: Version) -> None:
+        path = self._platform.home / "federated.safetensors"
+        self._platform.client.download(version.id, path)
+        table = Table(title="On records that no training saw", title_justify="left")
+        for title, justify in (("model", "left"), ("accuracy", "right"), ("AUC", "right")):
+            table.add_column(title, justify="right" if justify == "right" else "left")
+        for row in self._example.compare(path):
+            table.add_row(row.name, f"{row.accuracy:.3f}", f"{row.auc:.3f}")
+        self._console.print(table)
+        self.times.mark("compared")
+
+    def _report(self, job: Job, version: Version) -> None:
+        marks = self.times.marks
+        training_s = marks["trained"] - marks["first round"]
+        self._console.print(f"model [bold]{job.spec['model']['name']}[/] version {version.number}: {version.id}")
+        self._console.print(f"  sha256 {version.content_digest}")
+        self._console.print(f"dashboard {self._platform.dashboard_url}")
+        self._console.print(
+            f"first round at {marks['first round']:.1f} s, {self._rounds} rounds in {training_s:.1f} s "
+            f"({training_s / self._rounds:.2f} s each), all in {marks['compared']:.1f} s"
+        )
+
+
+class RoundBars:
+    """A progress bar per round: a step for each site that has answered. Lines, where the output is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._plain = not console.is_terminal
+        self._console = console
+        self._bars: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
+        columns = (
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("sites"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=self._plain)
+
+    def __enter__(self) -> "RoundBars":
+        """Begin to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the finished bars standing."""
+        self._progress.stop()
+
+    def show(self, rounds: list[Round]) -> None:
+        """Draw every round as it stands now."""
+        for round_ in rounds:
+            if round_.id in self._ended:
+                continue
+            total = len(round_.cohort)
+            if round_.id not in self._bars:
+                self._bars[round_.id] = self._progress.add_task(_title(round_), total=total, note="")
+            self._progress.update(self._bars[round_.id], completed=round_.got, note=_note(round_))
+            if round_.ended:
+                self._ended.add(round_.id)
+                self._progress.stop_task(self._bars[round_.id])
+                if self._plain:
+                    self._console.print(f"{_title(round_):<18} {round_.got}/{total} sites  {_note(round_)}")
+
+
+def load_example() -> ModuleType:
+    """The module examples/hospital/compare.py; UndersongError where there is no checkout."""
+    path = EXAMPLE / "compare.py"
+    spec = importlib.util.spec_from_file_location("undersong_example_hospital", path) if path.exists() else None
+    if spec is None or spec.loader is None:
+        raise UndersongError(f"{path} is missing", remedy="run the demo from a checkout of the project: make demo")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _title(round_: Round) -> str:
+    return f"{round_.kind} {round_.number}" if round_.kind in ("train", "evaluate") else round_.kind
+
+
+def _note(round_: Round) -> str:
+    values = {key: value for key, value in (round_.metrics or {}).items() if isinstance(value, int | float)}
+    shown = ", ".join(f"{key} {values[key]:.3f}" for key in ("accuracy", "auc", "loss") if key in values)
+    return shown or (round_.reason or "") or ("" if round_.ended else round_.state)
