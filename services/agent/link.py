@@ -1,4 +1,4 @@
-"""One service of the platform, as the agent reaches it: signed requests over a shared client, asked again until heard."""
+"""One service of the platform, as the agent reaches it: signed requests, asked again until heard."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from services.agent.state import State
 from services.agent.tasks import Platform, Site, Tasks
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper, ensure_identity
-from shared.ids import Digest
+from shared.ids import Digest, digest_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Agent:
                 self._told = None
                 first, longest = REFUSED_PAUSE_S
                 pause_s = random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(refusals - 1, 10))  # noqa: S311
-                log.error("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
+                log.warning("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
 
     async def _turn(self, coordinator: Coordinator, tasks: Tasks) -> None:
@@ -120,7 +120,7 @@ class Agent:
     async def _tell(self, coordinator: Coordinator, state: State) -> None:
         """PUT the profile if the coordinator does not have it yet."""
         profile = self._profile
-        digest = profile.digest() if hasattr(profile, "digest") else Digest(profile.model_dump_json())
+        digest = digest_of(profile.model_dump_json().encode())
         if digest != self._told:
             await coordinator.put_profile(profile)
             self._told = digest
@@ -142,7 +142,7 @@ class Agent:
             except (ConfigError, TaskFailure) as error:
                 if first and isinstance(error, ConfigError):
                     raise
-                log.error("site.unreadable", reason=str(error), text=getattr(error, "text", None))
+                log.warning("site.unreadable", reason=str(error), text=getattr(error, "text", None))
                 await asyncio.sleep(5.0)
             else:
                 self._marks = marks if marks.times == Marks.of(self._settings).times else None

@@ -16,7 +16,8 @@ from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
 
 GIB = 2**30
-ROUND_KINDS = ("initialise", "statistics", "train", "evaluate")
+Kind = Literal["initialise", "statistics", "train", "evaluate"]
+ROUND_KINDS: tuple[Kind, ...] = ("initialise", "statistics", "train", "evaluate")
 
 
 def _plain_name(value: object) -> object:
@@ -71,7 +72,7 @@ class PolicyFile(BaseModel):
     recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]]
     datasets: dict[str, DatasetEntry]
     engines: list[str]
-    kinds: list[Literal["initialise", "statistics", "train", "evaluate"]] = list(ROUND_KINDS)
+    kinds: list[Kind] = list(ROUND_KINDS)
     min_cohort: int = Field(default=3, ge=1)
     require_clip: bool = False
     hours: list[str] = []

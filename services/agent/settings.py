@@ -49,7 +49,7 @@ class AgentSettings(BaseSettings):
     ca_file: Path | None = Field(default=None, description="trust for https when the platform has its own CA")
     datasets: Path = Path("datasets.yaml")
     policy: Path = Path("policy.yaml")
-    recipes: list[str] = Field(default=[], description="this site's own recipes: modules, or paths of .py files")
+    recipes: list[Path] = Field(default=[], description="this site's own recipes: .py files, or folders of them")
     runner: Literal["process", "docker"] = "process"
     docker: DockerSettings = DockerSettings()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -61,11 +61,11 @@ class AgentSettings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the library names the arguments)
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment before the file."""
         return env_settings, init_settings
@@ -107,7 +107,7 @@ def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
             "ca_file": at(settings.ca_file),
             "datasets": at(settings.datasets),
             "policy": at(settings.policy),
-            "recipes": [str(base / entry) if entry.endswith(".py") else entry for entry in settings.recipes],
+            "recipes": [at(path) for path in settings.recipes],
             "docker": settings.docker.model_copy(update={"mounts": mounts}),
         }
     )

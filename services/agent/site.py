@@ -33,7 +33,7 @@ class Marks:
     @classmethod
     def of(cls, settings: AgentSettings) -> Marks:
         """Look at the files now."""
-        own = [Path(entry) for entry in settings.recipes if entry.endswith(".py")]
+        own = [file for path in settings.recipes for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
         paths = [settings.policy, settings.datasets, *own]
         return cls(tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in paths))
 
@@ -43,7 +43,8 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
     resources = policy.resources
     setup = Setup(
         datasets=str(settings.datasets),
-        recipes=tuple(settings.recipes),
+        recipes=tuple(str(path) for path in settings.recipes),
+        allowed_digests=tuple(rule.digest for rule in policy.recipes if rule.digest is not None),
         device=settings.device,
         memory_bytes=resources.memory_bytes if settings.runner == "process" else 0,
         file_bytes=resources.file_bytes,
@@ -118,7 +119,6 @@ def _data_files(settings: AgentSettings) -> list[Path]:
         return []
     base = settings.datasets.resolve().parent
     document = yaml.safe_load(settings.datasets.read_text()) or {}
-    entries = document.get("datasets", document) if isinstance(document, dict) else {}
-    named = [entry["path"] for entry in entries.values() if isinstance(entry, dict) and "path" in entry]
-    own = [Path(entry) for entry in settings.recipes if entry.endswith(".py")]
-    return [settings.datasets, *sorted({base / name for name in named}), *own]
+    entries = document.get("datasets") or [] if isinstance(document, dict) else []
+    named = {base / entry["path"] for entry in entries if isinstance(entry, dict) and entry.get("path")}
+    return [settings.datasets, *sorted(path for path in named if path.exists()), *settings.recipes]

@@ -168,7 +168,7 @@ class State:
 
     def highest_epoch(self) -> int:
         """The highest epoch seen in a verified manifest."""
-        return int(self.fact("epoch") or 0)  # type: ignore[call-overload]
+        return int(str(self.fact("epoch") or 0))
 
     def saw_epoch(self, epoch: int) -> None:
         """Remember a verified manifest's epoch; it never goes back."""

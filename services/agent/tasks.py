@@ -223,7 +223,8 @@ class Tasks:
         self, lease: Lease, manifest: RoundManifest, digest: Digest, outcome: Outcome, model: Path | None
     ) -> Contribution:
         """Seal, make durable, record. In a thread."""
-        from services.agent.updates import Seat, write_body  # numpy: only once there is something to send
+        from services.agent.updates import write_body  # numpy: only once there is something to send
+        from shared.secagg.engine import Seat
 
         seat = Seat(manifest, self._site().facts.site_id, lease.engine_public.document.public)
         body = write_body(seat, outcome, model, self._state.outbox)

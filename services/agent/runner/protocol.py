@@ -59,6 +59,7 @@ class Setup:
 
     datasets: str
     recipes: tuple[str, ...] = ()
+    allowed_digests: tuple[str, ...] = ()  # own code with any other digest is not imported
     device: str = "auto"
     memory_bytes: int = 0
     file_bytes: int = 0
@@ -67,7 +68,12 @@ class Setup:
 
     def frame(self) -> Frame:
         """The setup as the first frame."""
-        return {"type": "setup", **asdict(self), "recipes": list(self.recipes)}
+        return {
+            "type": "setup",
+            **asdict(self),
+            "recipes": list(self.recipes),
+            "allowed_digests": list(self.allowed_digests),
+        }
 
 
 @dataclass(frozen=True, slots=True)

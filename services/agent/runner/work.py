@@ -1,0 +1,195 @@
+"""What the child does for an order: find the recipe, load the rows, run it, and write down the result."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.catalogue import BUILT_IN, load_file, load_recipe
+from recipes.datasets import DatasetEntry, load_dataset, read_datasets
+from recipes.protocol import Dataset, Recipe, source_digest
+from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
+from shared.errors import Refusal
+from shared.learning import tensors
+
+KEPT_DATASETS = 2  # loaded rows that stay in memory between rounds
+PLACES = 8  # of a traceback
+
+
+class OrderRefused(Exception):
+    """The order does not fit what is installed here."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class Workshop:
+    """Recipes and data of one site, kept between orders."""
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._file = Path(setup["datasets"])
+        self._own_paths = [Path(entry) for entry in setup["recipes"]]
+        self._allowed = frozenset(setup["allowed_digests"])
+        self._device = str(setup["device"])
+        self._rows: OrderedDict[tuple[Any, ...], Dataset] = OrderedDict()
+
+    def describe(self) -> Frame:
+        """Recipes, data sets and machine; what cannot be read is named in `faults`."""
+        faults: list[str] = []
+        own = self._own(faults)
+        entries = self._entries(faults)
+        schemas = []
+        for entry in entries.values():
+            try:
+                rows = 0 if entry.kind == "none" else _rows(load_dataset(entry))
+                schemas.append(entry.schema_document(rows).model_dump(mode="json"))
+            except (Refusal, OSError, ValueError, KeyError) as error:
+                faults.append(f"data set {entry.name}: {type(error).__name__}: {error}")
+        specs = [load_recipe(name).spec for name in BUILT_IN] + [recipe.spec for recipe in own.values()]
+        return {
+            "recipes": [spec.model_dump(mode="json") for spec in specs],
+            "own_recipes": sorted(own),
+            "datasets": schemas,
+            "hardware": self._hardware(),
+            "faults": faults,
+        }
+
+    def run(self, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
+        """Do one order; the frame's facts beside the result's file."""
+        recipe = self._recipe(order)
+        data = self._data(order)
+        folder = Path(order["folder"])
+        params, context, seed = order["params"], order["context"], int(order["seed"])
+        if order["kind"] == "initialise":
+            _write_model(folder, recipe.initial(data.shape, params, context, seed))
+            return {}
+        if order["kind"] == "statistics":
+            _write_sums(folder, recipe.statistics(data, params, seed))
+            return {"examples": int(data.train.size)}
+        model = _read_model(Path(order["model"]))
+        if order["kind"] == "evaluate":
+            _write_sums(folder, recipe.evaluate(model.tensors, data, params, context))
+            return {"examples": int(data.test.size), "metrics_layout": recipe.layout(params)}
+        if order["kind"] != "train":
+            raise OrderRefused("kind-unknown", f"kind {order['kind']}")
+        made = recipe.train(model.tensors, data, params, context, seed, progress)
+        _write_model(folder, tensors.Model(model.schema, made.tensors))
+        return {"examples": int(made.examples), "loss": float(made.loss)}
+
+    def _recipe(self, order: Mapping[str, Any]) -> Recipe:
+        name = order["recipe"]
+        own = {} if name in BUILT_IN else self._own([])
+        recipe = own[name] if name in own else load_recipe(name)
+        if recipe.spec.digest != order["recipe_digest"]:
+            raise OrderRefused("recipe-digest", f"recipe {name} is installed here with other code")
+        return recipe
+
+    def _own(self, faults: list[str]) -> dict[str, Recipe]:
+        """The site's own recipes by name. A file whose digest the policy does not name is not even imported."""
+        found: dict[str, Recipe] = {}
+        for path in _files(self._own_paths):
+            try:
+                recipe = self._own_recipe(path, found)
+                found[recipe.spec.name] = recipe
+            except (OrderRefused, Refusal, OSError) as error:
+                faults.append(f"recipe {path}: {error}")
+        return found
+
+    def _own_recipe(self, path: Path, found: Mapping[str, Recipe]) -> Recipe:
+        digest = source_digest(path)
+        if digest not in self._allowed:
+            raise OrderRefused("policy-recipe", f"not allowed; the policy would need digest: {digest}")
+        recipe = load_file(path)
+        if recipe.spec.digest != digest:
+            raise OrderRefused("recipe-digest", "its spec.digest must be source_digest(Path(__file__))")
+        if recipe.spec.name in BUILT_IN or recipe.spec.name in found:
+            raise OrderRefused("recipe-name", f"the name {recipe.spec.name} is taken")
+        return recipe
+
+    def _entries(self, faults: list[str]) -> dict[str, DatasetEntry]:
+        if not self._file.exists():
+            return {}
+        try:
+            return read_datasets(self._file)
+        except Refusal as refusal:
+            faults.append(refusal.detail)
+            return {}
+
+    def _data(self, order: Mapping[str, Any]) -> Dataset:
+        entry = read_datasets(self._file).get(order["dataset"]) if self._file.exists() else None
+        if entry is None:
+            raise OrderRefused("dataset-unknown", f"data set {order['dataset']} is not declared here")
+        stat = entry.path.stat() if entry.path is not None and entry.path.exists() else None
+        version = (stat.st_mtime_ns, stat.st_size) if stat is not None else None
+        key = (entry.model_dump_json(), tuple(order["features"]), order["label"], version)
+        if key not in self._rows:
+            self._rows[key] = load_dataset(entry, order["features"], order["label"])
+            while len(self._rows) > KEPT_DATASETS:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(key)
+        return self._rows[key]
+
+    def _hardware(self) -> Frame:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        gpus = _gpus()
+        mps = platform.system() == "Darwin" and platform.machine() == "arm64"
+        best = "cuda" if gpus else "mps" if mps else "cpu"
+        return {
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            "memory_bytes": pages * size,
+            "gpus": gpus,
+            "device": best if self._device == "auto" else self._device,
+        }
+
+
+def failure_frame(error: BaseException) -> Frame:
+    """What went wrong: type and places in the code, and apart from them the text, which may quote data."""
+    where = [
+        f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+        for place in traceback.extract_tb(error.__traceback__)[-PLACES:]
+    ]
+    text = "".join(traceback.format_exception(error))[-8192:]
+    if isinstance(error, OrderRefused):
+        return {"type": "failure", "code": error.code, "detail": str(error), "where": [], "text": ""}
+    memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    code = "out-of-memory" if memory else error.slug() if isinstance(error, Refusal) else "recipe-error"
+    return {"type": "failure", "code": code, "detail": type(error).__name__, "where": where, "text": text}
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    return [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+
+
+def _rows(data: Dataset) -> int:
+    return int(data.train.size + data.test.size)
+
+
+def _gpus() -> list[str]:
+    """The names that the driver gives; no library is loaded for it."""
+    found = []
+    for folder in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = dict(line.split(":", 1) for line in folder.read_text().splitlines() if ":" in line)
+        found.append(lines.get("Model", "NVIDIA").strip())
+    return found
+
+
+def _read_model(path: Path) -> tensors.Model:
+    with path.open("rb") as file:
+        return tensors.load(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+def _write_model(folder: Path, model: tensors.Model) -> None:
+    (folder / RESULT_FILE).write_bytes(tensors.save(model))
+
+
+def _write_sums(folder: Path, sums: Any) -> None:
+    np.asarray(sums, "<f8").tofile(folder / SUMS_FILE)
