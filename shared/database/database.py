@@ -119,7 +119,7 @@ class Database:
                     raise
                 TX_RETRIES.labels(fault).inc()
                 if monotonic() + pause_s > give_up_at:
-                    log.exception("transaction.gave_up", transaction=name, fault=fault)
+                    log.error("transaction.gave_up", transaction=name, fault=fault, error=str(error))  # noqa: TRY400
                     raise Unavailable("The database is away.", retry_after_s=_RETRY_AFTER_S) from error
                 log.info("transaction.retried", transaction=name, fault=fault)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (jitter is no secret)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.queues.metrics import REDIS_FAILURES
-from shared.queues.streams import REDIS_FAULTS, Streams
+from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +83,7 @@ class Bell:
         """Listen until cancelled; connects again for ever."""
         pause_s = _FIRST_PAUSE_S
         while True:
+            heed_cancellation()
             try:
                 await self._listen_once()
             except REDIS_FAULTS as error:
@@ -97,12 +99,19 @@ class Bell:
             await channels.subscribe(*self._channels)
             self.connected = True
             self._ring_everyone()  # what rang while nobody listened
+            quiet = 0
             while True:
-                message = await channels.get_message(ignore_subscribe_messages=True, timeout=_PING_EVERY_S)
-                if message is None:
+                message = await channels.get_message(timeout=_PING_EVERY_S)
+                heed_cancellation()
+                if message is not None:
+                    quiet = 0
+                    if message["type"] == "message":
+                        self._hear(message["data"])
+                elif quiet:
+                    raise RedisConnectionError("no answer to a ping")
+                else:
+                    quiet += 1
                     await channels.ping()
-                elif message["type"] == "message":
-                    self._hear(message["data"])
 
     def _hear(self, data: str) -> None:
         try:

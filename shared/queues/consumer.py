@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from shared.clock import monotonic
 from shared.queues.events import Event, from_fields
 from shared.queues.metrics import REDIS_FAILURES, STREAM_IDLE_SECONDS, STREAM_PENDING
-from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams
+from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
 from shared.telemetry.traces import continue_trace
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ class Consumer:
         """Consume until cancelled; survives Redis going away, being wiped and coming back."""
         pause_s = _FIRST_PAUSE_S
         while True:
+            heed_cancellation()
             try:
                 await self._make_group()
                 pause_s = _FIRST_PAUSE_S
@@ -76,6 +77,7 @@ class Consumer:
     async def _consume(self) -> None:
         claim_at = monotonic()
         while True:
+            heed_cancellation()
             if monotonic() >= claim_at:
                 await self._take_over()
                 claim_at = monotonic() + self._claim_after_ms / 3000
@@ -88,6 +90,7 @@ class Consumer:
         """Handle what others, or this consumer's own failures, left pending for too long."""
         cursor = "0-0"
         while True:
+            heed_cancellation()
             cursor, entries, *_ = await self._redis.xautoclaim(
                 self._key, self._group, self._name, min_idle_time=self._claim_after_ms, start_id=cursor, count=1
             )
@@ -95,7 +98,7 @@ class Consumer:
                 if not fields:  # deleted meanwhile
                     await self._redis.xack(self._key, self._group, entry_id)
                 elif await self._deliveries(entry_id) > self._max_deliveries:
-                    log.error("consumer.gave_up", topic=self._topic, event=dict(fields))
+                    log.error("consumer.gave_up", topic=self._topic, subject=fields.get("subject"))
                     await self._acknowledge(entry_id)
                 else:
                     await self._deliver(entry_id, fields)
@@ -133,6 +136,7 @@ class Consumer:
 
     async def _hold(self, entry_id: str) -> None:
         while True:
+            heed_cancellation()
             await asyncio.sleep(self._claim_after_ms / 3000)
             try:
                 await self._redis.xclaim(

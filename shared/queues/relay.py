@@ -12,7 +12,7 @@ from shared.database import Database, Transaction
 from shared.queues.bell import Bell
 from shared.queues.events import Event
 from shared.queues.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES
-from shared.queues.streams import REDIS_FAULTS, Streams
+from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,7 @@ class Relay:
     async def _ring_fresh(self) -> None:
         fresh = self._database.committed
         while True:
+            heed_cancellation()
             await fresh.wait()
             events = fresh.take()
             if self._bell is not None:
@@ -68,6 +69,7 @@ class Relay:
         pause_s = _POLL_S
         poll_at = monotonic()
         while True:
+            heed_cancellation()
             try:
                 await self._mark()
                 if monotonic() >= poll_at:

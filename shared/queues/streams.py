@@ -6,6 +6,7 @@ keys:      <prefix>:<topic>        stream of events, read by consumer groups; en
 channels:  <prefix>:bell:<topic>   the same events for whoever is listening now (long polls)
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,16 @@ BLOCK_MS = 2000  # well below the socket's time-out, so that an idle read never 
 REDIS_FAULTS = (RedisError, OSError)
 _HINT_LIFETIME_S = 600  # a hint nobody consumes is worth nothing after a sweep
 _GHOST_IDLE_MS = 3_600_000
+
+
+def heed_cancellation() -> None:
+    """Raise when this task has been cancelled; every loop over Redis calls it.
+
+    Python 3.11's `asyncio.wait_for`, through which redis-py sends, loses a cancellation that comes as it finishes.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def connect(url: str) -> "Redis":

