@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from recipes.datasets import movable_document
+
 
 class SiteFolder:
     """Files of one agent under one folder; its name is the folder's."""
@@ -34,11 +36,13 @@ class SiteFolder:
         """Write every file that the agent needs to enrol and run."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self.path / "enrol-token", token)
-        for name, document in (("datasets.yaml", datasets), ("policy.yaml", policy)):
-            if isinstance(document, Path):
-                shutil.copyfile(document, self.path / name)
-            elif document is not None:
-                (self.path / name).write_text(_yaml(document))
+        if datasets is not None:
+            declared = movable_document(datasets) if isinstance(datasets, Path) else datasets
+            (self.path / "datasets.yaml").write_text(_yaml(declared))
+        if isinstance(policy, Path):
+            shutil.copyfile(policy, self.path / "policy.yaml")
+        elif policy is not None:
+            (self.path / "policy.yaml").write_text(_yaml(policy))
         settings = {"data_dir": "state", "enrol_token_file": "enrol-token", **_addresses(urls), **(agent or {})}
         self.config.write_text(_yaml(settings))
 

@@ -1,0 +1,146 @@
+"""The embedded platform for real: jobs over REST on real processes, some of which are killed meanwhile."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from undersong.client import ApiError, Client
+from undersong.client.types import Job
+from undersong.errors import StartError
+from undersong.local import Platform
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+
+SITES = ("north", "east", "west")
+NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    fast = {"heartbeat_s": "1", "lease_s": "3"}
+    with Platform(tmp_path_factory.mktemp("home"), settings={"coordinator": fast}) as running:
+        for name in SITES:
+            running.add_site(name, datasets=NOTHING)
+        running.wait_sites_online(len(SITES))
+        yield running
+
+
+def null_job(platform: Platform, name: str, **changes: Any) -> dict[str, Any]:
+    spec = {
+        "name": name,
+        "federation_id": platform.federation().id,
+        "model": {"name": name},
+        "recipe": {"name": "null", "params": {"parameters": 1000}},
+        "data": {"dataset": "nothing"},
+        "rounds": 3,
+        "evaluation": {"every": 0},
+        "deadlines": {"round_s": 60},
+    }
+    return spec | changes
+
+
+def follow(client: Client, job: Job, at_round: dict[int, Callable[[], None]]) -> Job:
+    """Wait for the end; call each action once, when its training round is first seen."""
+    for seen in client.watch(job.id, poll_s=0.1):
+        reached = max((r.number for r in client.rounds(job.id) if r.kind == "train"), default=0)
+        for number in [number for number in at_round if number <= reached]:
+            at_round.pop(number)()
+        job = seen
+    return job
+
+
+def train_rounds(client: Client, job: Job) -> list[int]:
+    return [r.number for r in client.rounds(job.id) if r.kind == "train" and r.state == "published"]
+
+
+def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
+    client = platform.client
+    job = client.wait(client.submit_job(null_job(platform, "plain")).id, timeout_s=60)
+    assert (job.state, job.reason) in {("succeeded", None), ("succeeded", job.reason)}
+    assert train_rounds(client, job) == [1, 2, 3]
+    model = next(model for model in client.models() if model.name == "plain")
+    newest = client.versions(model.id)[-1]
+    target = tmp_path / "model.safetensors"
+    assert client.download(newest.id, target) == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert newest.lineage["job_id"] == job.id
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "aggregator.worker",
+        "aggregator.api",
+        "coordinator.worker",
+        "coordinator.api",
+        "registry.api",
+        "agent.east",
+        "valkey",
+    ],
+)
+def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> None:
+    client = platform.client
+    job = client.submit_job(null_job(platform, f"kill-{victim.replace('.', '-')}", rounds=4))
+    job = follow(client, job, {2: lambda: platform.kill(victim)})
+    assert (job.state, job.reason) == ("succeeded", job.reason)
+    assert train_rounds(client, job) == [1, 2, 3, 4]
+
+
+def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:
+    client = platform.client
+    platform.halt("agent.west")
+    try:
+        cohort = {"min": 1, "allow_small": True}
+        job = client.submit_job(null_job(platform, "two-of-three", cohort=cohort, deadlines={"round_s": 10}))
+        assert client.wait(job.id, timeout_s=90).state in {"succeeded", "failed"}
+    finally:
+        platform.resume("agent.west")
+
+
+def test_a_job_can_be_paused_resumed_and_cancelled(platform: Platform) -> None:
+    client = platform.client
+    job = client.submit_job(null_job(platform, "long", rounds=10_000))
+    assert client.pause_job(job.id).state == "paused"
+    assert client.resume_job(job.id).state == "running"
+    assert client.cancel_job(job.id).state == "cancelled"
+    assert client.cancel_job(job.id).state == "cancelled"
+    assert client.job(job.id).finished
+
+
+def test_a_bad_job_is_refused_with_every_fault(platform: Platform) -> None:
+    spec = null_job(platform, "bad", rounds=0, engine="none", recipe={"name": "unknown"})
+    with pytest.raises(ApiError) as refusal:
+        platform.client.submit_job(spec)
+    assert refusal.value.status == 422
+    assert refusal.value.errors
+
+
+def test_every_service_tells_health_and_metrics(platform: Platform) -> None:
+    for url in platform.urls.values():
+        assert httpx.get(f"{url}/health/live").json()["status"] == "live"
+        assert "http_server_request_duration_seconds" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_second_platform_in_the_same_folder_is_refused(platform: Platform) -> None:
+    with pytest.raises(StartError, match="already running"), Platform(platform.home):
+        pass
+
+
+@pytest.mark.slow
+def test_a_platform_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Stopped in the middle of a job and started again from its folder, it finishes the job."""
+    with Platform(tmp_path) as platform:
+        for name in SITES:
+            platform.add_site(name, datasets=NOTHING)
+        platform.wait_sites_online(len(SITES))
+        job = platform.client.submit_job(null_job(platform, "on", rounds=30))
+        deadline = time.monotonic() + 60
+        while not train_rounds(platform.client, job) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    with Platform(tmp_path) as platform:
+        assert platform.client.wait(job.id, timeout_s=120).state == "succeeded"
+        assert train_rounds(platform.client, job) == list(range(1, 31))
