@@ -11,6 +11,7 @@ from undersong.errors import ProfileError, UndersongError
 from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
 
 app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
+BESIDE = "Default: the same host at its usual port, or the same address where the coordinator has another."
 ROLES = ("admin", "scientist", "owner", "auditor")
 
 
@@ -39,9 +40,9 @@ def create(
 
 def login(
     coordinator_url: Annotated[str, typer.Option("--coordinator-url", help="For example https://fl.example.org.")],
-    registry_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
-    keys_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
-    aggregator_url: Annotated[str | None, typer.Option(help="Default: the coordinator's address.")] = None,
+    registry_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
+    keys_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
+    aggregator_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
     token_file: Annotated[Path | None, typer.Option(exists=True, help="A file with your API token.")] = None,
     operator_token_file: Annotated[
         Path | None, typer.Option(exists=True, help="A file with keys' operator token.")
@@ -55,9 +56,9 @@ def login(
         raise ProfileError("an empty token", remedy="undersong token create makes one")
     urls: dict[str, Any] = {
         "coordinator_url": coordinator_url,
-        "registry_url": registry_url or coordinator_url,
-        "keys_url": keys_url or coordinator_url,
-        "aggregator_url": aggregator_url or coordinator_url,
+        "aggregator_url": aggregator_url or _beside(coordinator_url, 7002),
+        "keys_url": keys_url or _beside(coordinator_url, 7003),
+        "registry_url": registry_url or _beside(coordinator_url, 7004),
     }
     fresh = replace(
         read_profiles().get(profile, Profile()),
@@ -72,3 +73,9 @@ def login(
     with common.connect(profile) as client:
         me = client.me()
         common.console.print(f"signed in: {common.text(me.model_dump(mode='json'))}")
+
+
+def _beside(coordinator_url: str, port: int) -> str:
+    """Where another service is, told by where the coordinator is."""
+    base = coordinator_url.rstrip("/")
+    return f"{base.removesuffix(':7001')}:{port}" if base.endswith(":7001") else base

@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from recipes.datasets import movable_document
-
 
 class SiteFolder:
     """Files of one agent under one folder; its name is the folder's."""
@@ -37,7 +35,7 @@ class SiteFolder:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self.path / "enrol-token", token)
         if datasets is not None:
-            declared = movable_document(datasets) if isinstance(datasets, Path) else datasets
+            declared = _movable(datasets) if isinstance(datasets, Path) else datasets
             (self.path / "datasets.yaml").write_text(_yaml(declared))
         if isinstance(policy, Path):
             shutil.copyfile(policy, self.path / "policy.yaml")
@@ -61,6 +59,12 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
+
+
+def _movable(datasets: Path) -> Mapping[str, Any]:
+    from recipes.datasets import movable_document  # brings numpy, which no other command needs
+
+    return movable_document(datasets)
 
 
 def _addresses(urls: Mapping[str, str]) -> dict[str, str]:
