@@ -1,0 +1,108 @@
+"""The command line of the keys service: ``python -m services.keys api|worker|migrate|bootstrap|…``."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from services.keys.authority import reseal
+from services.keys.operators import OPERATOR_FILE, Bootstrap
+from services.keys.settings import KeysSettings
+from services.keys.wiring import assemble, build_app, open_database
+from services.keys.worker import work
+from shared.database.migrations import migrate
+from shared.identity.authority import write_private
+from shared.identity.sealing import Sealer, add_key, drop_old_keys
+from shared.queues import Streams, worker_loop
+from shared.telemetry.logs import configure_logging
+from shared.telemetry.metrics import serve_metrics
+from shared.telemetry.traces import configure_tracing
+from shared.web.server import serve
+from shared.web.settings import load_settings
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m services.keys", description=__doc__)
+    parser.add_argument(
+        "command", choices=["api", "worker", "migrate", "bootstrap", "new-operator-token", "new-seal-key"]
+    )
+    parser.add_argument("--out", type=Path, help="where bootstrap and new-operator-token write their files (0600)")
+    chosen = parser.parse_args(arguments)
+    if chosen.command in ("bootstrap", "new-operator-token") and chosen.out is None:
+        parser.error(f"{chosen.command} needs --out DIR")
+    settings = load_settings(KeysSettings)
+    configure_logging("keys", settings.log_level, json=settings.log_json)
+    configure_tracing("keys", settings.otel_endpoint)
+    run(chosen.command, settings, chosen.out)
+
+
+def run(command: str, settings: KeysSettings, out: Path | None) -> None:
+    """Run the command with these settings."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if command == "migrate" or settings.migrate_on_start or command == "bootstrap":
+        migrate(settings.database, "keys")
+    if command == "api":
+        serve(build_app(settings), settings.host, settings.port)
+    elif command == "worker":
+        if settings.worker_metrics_port is not None:
+            serve_metrics(settings.worker_metrics_port, settings.host)
+        worker_loop(_work(settings))
+    elif command == "bootstrap" and out is not None:
+        _say(asyncio.run(_bootstrap(settings, out)))
+    elif command == "new-operator-token" and out is not None:
+        _say([asyncio.run(_new_operator_token(settings, out))])
+    elif command == "new-seal-key":
+        asyncio.run(_new_seal_key(settings))
+
+
+async def _work(settings: KeysSettings) -> None:
+    database, streams = open_database(settings), Streams(settings.redis)
+    parts = await assemble(settings, database)
+    try:
+        await work(database, streams, parts.enrolments)
+    finally:
+        await streams.close()
+        await database.close()
+
+
+async def _bootstrap(settings: KeysSettings, out: Path) -> list[Path]:
+    database = open_database(settings)
+    try:
+        parts = await assemble(settings, database)
+        return await Bootstrap(database, parts.operators, parts.enrolments).run(out)
+    finally:
+        await database.close()
+
+
+async def _new_operator_token(settings: KeysSettings, out: Path) -> Path:
+    """Replace the operator's token; all earlier ones end now."""
+    database = open_database(settings)
+    try:
+        parts = await assemble(settings, database)
+        path = out / OPERATOR_FILE
+        out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (one local call, before anything is served)
+        write_private(path, (await parts.operators.create(revoke_others=True)).encode() + b"\n")
+        return path
+    finally:
+        await database.close()
+
+
+async def _new_seal_key(settings: KeysSettings) -> None:
+    """Put a new key first, re-seal everything, then forget the old key; a crash in between loses nothing."""
+    database = open_database(settings)
+    try:
+        add_key(settings.seal_key)
+        await reseal(database, Sealer(settings.seal_key))
+        drop_old_keys(settings.seal_key)
+    finally:
+        await database.close()
+
+
+def _say(paths: list[Path]) -> None:
+    for path in paths:
+        sys.stdout.write(f"wrote {path}\n")
+
+
+if __name__ == "__main__":
+    main()

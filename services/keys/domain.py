@@ -1,0 +1,136 @@
+"""The rules of enrolment and rotation, pure: who gets a certificate, and why not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from shared.identity.authority import Subject
+from shared.ids import Digest
+
+
+class TokenUnknown(NotFound):
+    """The enrolment token is not known."""
+
+
+class TokenUsed(Conflict):
+    """The enrolment token was used with another key."""
+
+
+class TokenExpired(Gone):
+    """The enrolment token has expired."""
+
+
+class ChallengeUnknown(NotFound):
+    """The challenge is not known, has expired, or was made for another key."""
+
+
+class ProofInvalid(Forbidden):
+    """The proof does not show possession of the private key."""
+
+
+class PublicKeyInvalid(Invalid):
+    """The public key is not an Ed25519 key."""
+
+
+class KeyInUse(Conflict):
+    """This key already has a certificate for another party, or its certificate was revoked."""
+
+
+class CertificateUnknown(NotFound):
+    """No such certificate was issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentToken:
+    """A single-use right to a certificate for one subject. `used_by` is the public key that used it."""
+
+    id: str
+    subject: Subject
+    expires_at: datetime
+    used_by: bytes | None = None
+
+    def check(self, public_key: bytes, now: datetime) -> None:
+        """Raises TokenUsed or TokenExpired; the key that used it may ask again for ever, because answers get lost."""
+        if self.used_by is not None:
+            if self.used_by != public_key:
+                raise TokenUsed("this enrolment token was used with another key; ask the operator for a new one")
+        elif now >= self.expires_at:
+            raise TokenExpired(f"this enrolment token expired at {self.expires_at.isoformat()}; ask for a new one")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Random bytes that a new party must sign, so that a proof cannot be prepared or replayed."""
+
+    id: str
+    public_key: bytes
+    challenge: bytes
+    expires_at: datetime
+
+    def check(self, public_key: bytes, now: datetime) -> None:
+        """Raises ChallengeUnknown."""
+        if self.public_key != public_key or now >= self.expires_at:
+            raise ChallengeUnknown("this challenge has expired or was made for another key; ask for a new one")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that this authority issued."""
+
+    keyid: Digest
+    subject: Subject
+    public_key: bytes
+    certificate_pem: str
+    not_before: datetime
+    not_after: datetime
+    replaces: Digest | None = None
+    revoked_at: datetime | None = None
+    reason: str | None = None
+
+    def check_same_party(self, subject: Subject) -> None:
+        """Raises KeyInUse unless asking again for this certificate is the same request."""
+        if self.subject != subject or self.revoked_at is not None:
+            raise KeyInUse("this key already has a certificate for another party, or a revoked one; make a new key")
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """One entry of the revocation feed; `sequence` only grows."""
+
+    sequence: int
+    keyid: Digest
+    revoked_at: datetime
+    reason: str
+
+
+def parse_public_key(raw: bytes) -> Ed25519PublicKey:
+    """The key of 32 raw bytes; raises PublicKeyInvalid."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError as error:
+        raise PublicKeyInvalid("a public key is 32 bytes of Ed25519") from error
+
+
+def check_proof(public_key: bytes, proof: bytes, data: bytes) -> None:
+    """Raises ProofInvalid unless `proof` is the key's signature of `data`."""
+    try:
+        parse_public_key(public_key).verify(proof, data)
+    except InvalidSignature as error:
+        raise ProofInvalid("the proof does not show possession of the private key") from error
+
+
+def end_of_life(now: datetime, life: timedelta, authority_ends: datetime) -> datetime:
+    """When a new certificate ends: after its life, and never after its authority."""
+    return min(now.replace(microsecond=0) + life, authority_ends)
+
+
+def with_descendants(keyid: Digest, replaced_by: Mapping[Digest, Iterable[Digest]]) -> list[Digest]:
+    """The certificate and all that were rotated from it: who stole a key may have rotated it already."""
+    found: list[Digest] = [keyid]
+    for known in found:
+        found.extend(child for child in replaced_by.get(known, ()) if child not in found)
+    return found

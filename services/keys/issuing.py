@@ -1,0 +1,38 @@
+"""The one place where a certificate is made and put into the directory."""
+
+from datetime import timedelta
+
+from services.keys.authority import pem_of
+from services.keys.domain import Issued, end_of_life, parse_public_key
+from services.keys.repository import KeysRepository
+from shared.database import Transaction
+from shared.identity.authority import CertificateAuthority, Subject, keyid_of
+from shared.ids import Digest
+
+TOPIC = "keys.certificates"
+
+
+async def issue(
+    tx: Transaction,
+    ca: CertificateAuthority,
+    public_key: bytes,
+    subject: Subject,
+    life: timedelta,
+    replaces: Digest | None = None,
+) -> Issued:
+    """Issue and record within the caller's transaction, which has its turn (`KeysRepository.in_turn`)."""
+    now = await tx.now()
+    ends = end_of_life(now, life, ca.certificate.not_valid_after_utc)
+    certificate = ca.issue(parse_public_key(public_key), subject, ends, now=now)
+    issued = Issued(
+        keyid=keyid_of(certificate),
+        subject=subject,
+        public_key=public_key,
+        certificate_pem=pem_of(certificate),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        replaces=replaces,
+    )
+    await KeysRepository(tx).add_certificate(issued)
+    await tx.emit(TOPIC, "certificate.issued", issued.keyid)
+    return issued

@@ -1,0 +1,93 @@
+"""The people who run this service, and the files of the first start."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from services.keys.domain import EnrolmentToken, TokenUnknown
+from services.keys.enrolments import Enrolments
+from services.keys.repository import KeysRepository
+from shared.clock import utc_now
+from shared.database import Database, Transaction
+from shared.identity.authority import Subject, write_private
+from shared.ids import new_id
+from shared.web.access import Grant, Principal, Role, new_token, token_hash
+
+SERVICES: Final = ("coordinator", "aggregator", "registry")
+OPERATOR_FILE: Final = "operator-token"
+_SERVICE_TOKEN_LIFE: Final = timedelta(days=7)  # a service may be started days after the bootstrap
+
+
+class Operators:
+    """Operator tokens: a `TokenDirectory` on this service's own table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def lookup(self, token: str) -> Principal | None:
+        """The operator, or None."""
+        found = await self._database.read("operator.lookup", lambda tx: KeysRepository(tx).operator(token_hash(token)))
+        return None if found is None else Principal(found, "operator", (Grant(Role.ADMIN),))
+
+    async def create(self, *, revoke_others: bool = False) -> str:
+        """A new operator token, in clear; the others stay valid unless they are to be revoked."""
+        token = new_token()
+
+        async def work(tx: Transaction) -> None:
+            repository, now = KeysRepository(tx), await tx.now()
+            if revoke_others:
+                await repository.revoke_operators(now)
+            await repository.add_operator(new_id("tok"), token_hash(token), now)
+
+        await self._database.run("operator.create", work)
+        return token
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Writes what the first start of a platform needs; safe to run again, also after a crash half-way."""
+
+    database: Database
+    operators: Operators
+    enrolments: Enrolments
+
+    async def run(self, out: Path) -> list[Path]:
+        """Write the operator's token and one enrolment token a service (0600); gives the files that are new."""
+        out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (one local call, before anything is served)
+        written = []
+        operator = out / OPERATOR_FILE
+        if await self._operator_in(operator) is None:
+            write_private(operator, (await self.operators.create()).encode() + b"\n")
+            written.append(operator)
+        for service in SERVICES:
+            path = out / f"{service}-enrol-token"
+            if not await self._still_good(path):
+                new = await self.enrolments.create_token(Subject("service", service), _SERVICE_TOKEN_LIFE)
+                write_private(path, new.token.encode() + b"\n")
+                written.append(path)
+        return written
+
+    async def _operator_in(self, path: Path) -> Principal | None:
+        token = _read(path)
+        return None if token is None else await self.operators.lookup(token)
+
+    async def _still_good(self, path: Path) -> bool:
+        """Whether the file's token was used (then the service has its certificate) or can still be used."""
+        token = _read(path)
+        if token is None:
+            return False
+        try:
+            found: EnrolmentToken = await self.database.run(
+                "bootstrap.token", lambda tx: KeysRepository(tx).token(token_hash(token))
+            )
+        except TokenUnknown:
+            return False
+        return found.used_by is not None or found.expires_at > utc_now()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("ascii").strip() or None
+    except FileNotFoundError:
+        return None

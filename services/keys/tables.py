@@ -1,0 +1,97 @@
+"""The tables of the keys service. Private keys are sealed, tokens are hashed."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shared.database import CommonTables, RowNumber, UtcDateTime, new_metadata
+
+
+class Base(DeclarativeBase):
+    """The service's own metadata."""
+
+    metadata = new_metadata()
+    common = CommonTables(metadata)
+
+
+class AuthorityRow(Base):
+    """The one certificate authority; its row lock puts every issue and revocation in one order."""
+
+    __tablename__ = "authority"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    certificate_pem: Mapped[str] = mapped_column(Text)
+    private_key: Mapped[bytes] = mapped_column(LargeBinary)  # sealed
+    token_key: Mapped[bytes] = mapped_column(LargeBinary)  # sealed; makes repeated token requests give the same token
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class OperatorTokenRow(Base):
+    """Bearer tokens of the people who run this service."""
+
+    __tablename__ = "operator_tokens"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
+class EnrolmentTokenRow(Base):
+    """Single-use rights to a certificate."""
+
+    __tablename__ = "enrolment_tokens"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(64))
+    federation_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    used_by: Mapped[bytes | None] = mapped_column(LargeBinary)  # public key
+
+
+class ChallengeRow(Base):
+    """Challenges that wait for their proof."""
+
+    __tablename__ = "challenges"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    challenge: Mapped[bytes] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime(), index=True)
+
+
+class CertificateRow(Base):
+    """Every certificate ever issued: the directory."""
+
+    __tablename__ = "certificates"
+    __table_args__ = (Index("ix_certificates_party", "kind", "name"),)
+
+    keyid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(64))
+    federation_id: Mapped[str | None] = mapped_column(String(64))
+    public_key: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    certificate_pem: Mapped[str] = mapped_column(Text)
+    not_before: Mapped[datetime] = mapped_column(UtcDateTime())
+    not_after: Mapped[datetime] = mapped_column(UtcDateTime())
+    replaces: Mapped[str | None] = mapped_column(String(64), index=True)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    reason: Mapped[str | None] = mapped_column(String(200))
+
+
+class RevocationRow(Base):
+    """The revocation feed, in the order of commits."""
+
+    __tablename__ = "revocations"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    sequence: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    keyid: Mapped[str] = mapped_column(String(64), ForeignKey("certificates.keyid"), unique=True)
+    revoked_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    reason: Mapped[str] = mapped_column(String(200))

@@ -1,0 +1,99 @@
+"""How the parts of the keys service are put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from fastapi import FastAPI
+
+from services.keys.api import router
+from services.keys.authority import Authority
+from services.keys.certificates import Certificates, RevokedInRow
+from services.keys.enrolments import Enrolments
+from services.keys.operators import Operators
+from services.keys.settings import KeysSettings
+from services.keys.tables import Base
+from shared.clock import Clock, utc_now
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.identity.nonces import SqlNonces
+from shared.identity.sealing import Sealer
+from shared.identity.verify import PartyVerifier
+from shared.queues import Streams
+from shared.web.app import create_app
+from shared.web.health import database_checks
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The use cases over one database."""
+
+    database: Database
+    authority: Authority
+    enrolments: Enrolments
+    certificates: Certificates
+    operators: Operators
+
+
+def open_database(settings: KeysSettings, clock: Clock | None = None) -> Database:
+    """The service's database."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database, Base.common, clock=clock)
+
+
+async def assemble(settings: KeysSettings, database: Database) -> Parts:
+    """Open (or, at the very first start, create) the authority, and build the use cases on it."""
+    authority = await Authority.open(database, Sealer.ensure(settings.seal_key), settings.federation_name)
+    return Parts(
+        database=database,
+        authority=authority,
+        enrolments=Enrolments(database, authority, settings.certificate_life, settings.challenge_s),
+        certificates=Certificates(database, authority, settings.certificate_life),
+        operators=Operators(database),
+    )
+
+
+async def _assemble_patiently(settings: KeysSettings, database: Database) -> Parts:
+    """Wait for a database that is away: a restart of everything at once must end well whatever comes up first."""
+    while True:
+        try:
+            return await assemble(settings, database)
+        except Unavailable as refusal:
+            log.warning("start.waiting", reason=refusal.detail)
+
+
+def build_app(settings: KeysSettings, clock: Clock | None = None) -> FastAPI:
+    """The API."""
+    database = open_database(settings, clock)
+    streams = Streams(settings.redis)
+    return create_app(
+        title="Undersong keys",
+        service="keys",
+        description="The federation's certificate authority: enrolment, rotation, revocation, directory.",
+        routers=[router],
+        lifespan=_lifespan(settings, database, streams, clock),
+        checks=database_checks(database, "keys"),
+        degradable={"redis": streams.ping},
+    )
+
+
+def _lifespan(
+    settings: KeysSettings, database: Database, streams: Streams, clock: Clock | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        parts = await _assemble_patiently(settings, database)
+        await parts.certificates.own_identity(settings.identity_dir)
+        app.state.authority, app.state.enrolments = parts.authority, parts.enrolments
+        app.state.certificates, app.state.tokens = parts.certificates, parts.operators
+        app.state.verifier = PartyVerifier(
+            parts.authority.ca.certificate, "keys", SqlNonces(database), RevokedInRow(), clock=clock or utc_now
+        )
+        yield
+        await streams.close()
+        await database.close()
+
+    return lifespan

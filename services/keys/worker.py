@@ -1,0 +1,21 @@
+"""The keys service's background work: ring events, forget what has expired."""
+
+from typing import Final
+
+from services.keys.enrolments import Enrolments
+from shared.database import Database
+from shared.identity.nonces import SqlNonces
+from shared.queues import Relay, Streams, Sweeper, run_all
+from shared.web.idempotency import prune_idempotency
+
+_SWEEP_S: Final = 30.0  # nothing waits for these jobs: expired rows are refused by their time already
+
+
+async def work(database: Database, streams: Streams, enrolments: Enrolments) -> None:
+    """Run until told to stop."""
+    jobs = {
+        "challenges": enrolments.prune_challenges,
+        "nonces": SqlNonces(database).prune,
+        "idempotency": lambda: prune_idempotency(database),
+    }
+    await run_all(Relay(database, streams).run(), Sweeper(_SWEEP_S, jobs).run())
