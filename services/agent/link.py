@@ -48,7 +48,7 @@ class Call:
     body: bytes | None = None
     content: Callable[[], AsyncIterator[bytes]] | None = None
     headers: Mapping[str, str] | None = None
-    timeout: httpx.Timeout = TIMEOUT
+    timeout: httpx.Timeout | None = None
 
     @classmethod
     def json(cls, method: str, path: str, document: Mapping[str, Any], **more: Any) -> Call:
@@ -127,7 +127,7 @@ class Link:
             headers["traceparent"] = trace
         body: Any = call.content() if call.content is not None else call.body
         return self._http.build_request(
-            call.method, self._base + call.path, content=body, headers=headers, timeout=call.timeout
+            call.method, self._base + call.path, content=body, headers=headers, timeout=call.timeout or TIMEOUT
         )
 
     async def _check(self, response: httpx.Response) -> None:

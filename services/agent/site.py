@@ -62,7 +62,7 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
             device=settings.device,
         )
     else:
-        launcher = ProcessLauncher(settings.data_dir, cpus=resources.cpus)
+        launcher = ProcessLauncher(settings.data_dir)
     return WarmRunner(launcher, setup, idle_s=settings.child_idle_s)
 
 

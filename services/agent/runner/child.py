@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from services.agent.runner import limits
 from services.agent.runner.protocol import PREFIX, Frame, FrameError, frame_length, pack, unpack
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PROGRESS_S = 0.5  # seconds between progress reports
 
 
@@ -94,6 +95,10 @@ def main() -> None:
     network = limits.leave_network() if setup["isolate_network"] else "open"
     gpu = setup["device"] in ("cuda", "mps")
     limits.apply(memory_bytes=setup["memory_bytes"], file_bytes=setup["file_bytes"], gpu=gpu)
+    os.environ["UNDERSONG_DEVICE"] = setup["device"]
+    if setup["cpus"]:
+        for name in THREADS:
+            os.environ[name] = str(max(1, round(setup["cpus"])))
     orders: queue.Queue[Frame] = queue.Queue()
     threading.Thread(target=listen, args=(pipes, orders), daemon=True, name="orders").start()
     from services.agent.runner.work import Workshop  # after the limits: from here on recipes and their libraries load

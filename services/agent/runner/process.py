@@ -24,15 +24,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MARKER = "UNDERSONG_CHILD"
 KEPT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-    "COVERAGE_PROCESS_START",
-)
+    "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+)  # fmt: skip
 LOG_LIMIT = 8 * 2**20
 LOG_TAIL = 4096
 GONE_S = 5.0
@@ -43,10 +38,9 @@ class ProcessLauncher:
 
     name = "process"
 
-    def __init__(self, data_dir: Path, *, cpus: float = 0.0, command: tuple[str, ...] | None = None) -> None:
+    def __init__(self, data_dir: Path, *, command: tuple[str, ...] | None = None) -> None:
         self._folder = data_dir
         self._command = command or (sys.executable, "-m", "services.agent.runner.child")
-        self._cpus = cpus
         self._record = data_dir / "child.marker"
         self._log = data_dir / "recipes.log"
 
@@ -85,9 +79,6 @@ class ProcessLauncher:
         root = Path(next(iter(services.__path__))).parent
         if root.name != "site-packages":
             kept["PYTHONPATH"] = str(root)
-        if self._cpus:
-            threads = str(max(1, round(self._cpus)))
-            kept |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         return {**kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), MARKER: marker}
 
 

@@ -1,0 +1,385 @@
+"""A small real platform that speaks the agent's protocol, and real agent processes against it."""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from recipes.protocol import source_digest
+from shared.clock import utc_now
+from shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
+from shared.identity.digests import content_digest
+from shared.identity.enrol import enrolment_proof_data
+from shared.ids import digest_of, new_id
+from shared.learning.tensors import Model, Schema, save
+from shared.secagg.engine import Desk
+from shared.secagg.engines import engine_named
+from shared.secagg.payload import opened_train
+from shared.secagg.quantise import plan_encoding, plan_sums, unpack
+from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
+from shared.wire.updates import ReceiptDoc, read_header
+
+SITE, FEDERATION = "site_test", "fed_test"
+Answer = tuple[int, Any, dict[str, str]]
+
+RECIPE = """
+import os, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+from recipes.protocol import TrainResult, source_digest
+from shared.learning.tensors import Model, Schema
+from shared.wire.profiles import RecipeSpec, Task
+
+class Odd:
+    def __init__(self):
+        self.spec = RecipeSpec(name="odd", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY,
+                               statistics=True)
+    def layout(self, params): return "binary"
+    def statistics(self, data, params, seed): return np.array([3.0, -1.5])
+    def initial(self, shape, params, context, seed):
+        tensors = {"weights": np.zeros(4, np.float32)}
+        return Model(Schema.of(tensors), tensors)
+    def evaluate(self, model, data, params, context): return np.array([1.0, 2.0])
+    def predict(self, model, rows, params): return np.zeros(0)
+    def train(self, model, data, params, context, seed, progress):
+        print("noise on standard output")
+        if "log" in params:
+            with open(params["log"], "a") as file: file.write(f"{os.getpid()}\\n")
+        how = params.get("how", "")
+        if how == "crash": os._exit(7)
+        if how == "raise": raise ValueError("could not convert 'Smith, 1956' to a number")
+        if how == "memory": np.ones(int(params["bytes"]) // 8).sum()
+        if how == "fork":
+            code = "import time; time.sleep(600)"
+            alone = [subprocess.Popen([sys.executable, "-c", code], start_new_session=new) for new in (False, True)]
+            Path(params["pids"]).write_text(" ".join(str(process.pid) for process in alone))
+        progress(0.5)
+        time.sleep(float(params.get("sleep_s", 0)))
+        made = {name: array + np.float32(params.get("add", 0.0)) for name, array in model.items()}
+        if how == "nan": made = {name: array * np.float32("nan") for name, array in made.items()}
+        if how == "shape": made = {"weights": np.zeros(9, np.float32)}
+        return TrainResult(made, 10, 0.25)
+
+RECIPE = Odd()
+"""
+
+
+class FakePlatform:
+    """All four services on one port, with real certificates, signatures and seals, and faults on request."""
+
+    def __init__(self) -> None:
+        now = utc_now()
+        self.authority = CertificateAuthority.create(now)
+        self.certificates: dict[str, Any] = {}
+        self.coordinator = self._service("coordinator")
+        self.aggregator = self._service("aggregator")
+        self.leases: list[dict[str, Any]] = []
+        self.rounds: dict[str, tuple[RoundManifest, Any]] = {}
+        self.models: dict[str, bytes] = {}
+        self.bodies: dict[str, list[bytes]] = {}
+        self.ended: list[tuple[str, dict[str, Any]]] = []
+        self.profiles: list[dict[str, Any]] = []
+        self.beats: list[dict[str, Any]] = []
+        self.desired: dict[str, Any] = {"state": "continue", "reason": None, "lease_s": 30}
+        self.faults: list[tuple[str, str, Answer | str]] = []  # (method, path pattern, answer or "drop")
+        self.requests: list[tuple[str, str]] = []
+        self.revoked: list[dict[str, Any]] = []
+        self.changed = threading.Condition()
+        config = uvicorn.Config(
+            self, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+
+    def stop(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(10)
+
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: bool(condition()), timeout_s), (
+                f"not within {timeout_s} s; {self.requests[-8:]}"
+            )
+
+    def _service(self, name: str) -> Identity:
+        key, now = Ed25519PrivateKey.generate(), utc_now()
+        made = self.authority.issue(key.public_key(), Subject("service", name), now + timedelta(days=1), now=now)
+        self.certificates[keyid_of(made)] = made
+        return Identity(key, made, self.authority.certificate)
+
+    def add_model(self, values: Any) -> tuple[str, str]:
+        tensors = {"weights": np.asarray(values, np.float32)}
+        data = save(Model(Schema.of(tensors), tensors))
+        version = new_id("ver")
+        self.models[version] = data
+        return version, digest_of(data)
+
+    def manifest(self, recipe: tuple[str, str], **changes: Any) -> RoundManifest:
+        kind = changes.get("kind", "train")
+        version, digest = changes.pop("model_ref", None) or (new_id("ver"), "0" * 64)
+        sites = sorted([SITE, "site_b", "site_c"])
+        encoding = plan_encoding(summands=3, max_weight=16, clip_norm=10.0, bound_value=None, modulus_bits=32)
+        document: dict[str, Any] = {
+            "federation_id": FEDERATION, "job_id": new_id("job"), "round_id": new_id("rnd"), "number": 1, "attempt": 1,
+            "kind": kind, "engine": "sealed",
+            "recipe": {"name": recipe[0], "digest": recipe[1], "params": changes.pop("params", {})},
+            "data": {"dataset": "bench", "features": [], "label": None},
+            "model": {"version_id": version, "digest": digest} if kind in ("train", "evaluate") else None,
+            "model_id": new_id("mdl"), "encoding": None if kind == "initialise" else encoding if kind == "train" else plan_sums(summands=3),
+            "cohort": sites, "min_cohort": 3, "target": 3, "strategy": {"name": "fedavg"}, "seed": 1, "deadline_s": 60.0,
+        }  # fmt: skip
+        return RoundManifest.model_validate({**document, **changes})
+
+    def offer(self, manifest: RoundManifest, *, signer: Identity | None = None, repeat: int = 1, **changes: Any) -> str:
+        """Queue a task for the agent; returns its task id."""
+        signer = signer or self.coordinator
+        if manifest.round_id not in self.rounds:
+            self.rounds[manifest.round_id] = (manifest, engine_named("sealed").server.open(manifest))
+        opened = self.rounds[manifest.round_id][1]
+        public = EnginePublic(
+            round_id=manifest.round_id, manifest_digest=manifest.digest(), engine="sealed", public=opened.public
+        )
+        signed = SignedManifest(
+            manifest=manifest, keyid=signer.keyid, signature=signer.private_key.sign(manifest.statement()).hex()
+        )
+        seal_key = SignedEnginePublic(
+            document=public,
+            keyid=self.aggregator.keyid,
+            signature=self.aggregator.private_key.sign(public.statement()).hex(),
+        )
+        lease = {
+            "task_id": new_id("task"), "round_id": manifest.round_id, "job_id": manifest.job_id, "kind": manifest.kind.value,
+            "lease_token": os.urandom(16).hex(), "lease_s": 2.0, "heartbeat_s": 0.2, "attempt": 1,
+            "signed_manifest": signed.model_dump(mode="json"), "engine_public": seal_key.model_dump(mode="json"), **changes,
+        }  # fmt: skip
+        self.leases += [lease] * repeat
+        return str(lease["task_id"])
+
+    def opened(self, round_id: str) -> Any:
+        """What the aggregator reads in the (only) body of a training round."""
+        manifest, opened = self.rounds[round_id]
+        (body,) = set(self.bodies[round_id])
+        header, offset = read_header(body)
+        desk, rest = Desk(manifest, opened.secret), memoryview(body)[offset:]
+        source = type("Source", (), {"rest": rest, "take": _take})()
+        plain = b"".join(engine_named("sealed").server.unveil(desk, header, source))
+        return opened_train(manifest, unpack(plain, header.modulus_bits).copy(), 1)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        query = scope["query_string"].decode()
+        path, headers = scope["path"], {k.decode(): v.decode() for k, v in scope["headers"]}
+        fault = next((f for f in self.faults if f[0] == scope["method"] and re.fullmatch(f[1], path)), None)
+        if fault is not None:
+            self.faults.remove(fault)
+        if fault is not None and fault[2] != "drop":
+            status, answer, extra = fault[2]  # type: ignore[misc]
+        else:
+            status, answer, extra = await self._answer(scope["method"], path, query, headers, body)
+        with self.changed:
+            self.requests.append((scope["method"], path))
+            self.changed.notify_all()
+        if fault is not None and fault[2] == "drop":
+            receive.__self__.transport.close()
+            return
+        content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
+        sent = [(k.encode(), v.encode()) for k, v in {"content-length": str(len(content)), **extra}.items()]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> Answer:
+        if body and "signature" in headers:
+            assert headers["content-digest"] == content_digest(body)
+        document = json.loads(body) if headers.get("content-type") == "application/json" else {}
+        parts = path.strip("/").split("/")[1:]
+        match [method, *parts]:
+            case ["POST", "enrolment-challenges"]:
+                return 201, {"challenge_id": "chl_1", "challenge": "ab" * 32, "expires_in_s": 60}, {}
+            case ["POST", "enrolments"]:
+                return self._enrol(document)
+            case ["GET", "certificates", keyid]:
+                if keyid not in self.certificates:
+                    return problem(404, "not-found")
+                return 200, {"certificate_pem": self.certificates[keyid].public_bytes(Encoding.PEM).decode()}, {}
+            case ["GET", "revocations"]:
+                after = int(query.removeprefix("after=") or 0)
+                return 200, {"items": [r for r in self.revoked if r["sequence"] > after], "next": None}, {}
+            case ["PUT", "sites", "self", "profile"]:
+                self.profiles.append(document)
+                return 200, {}, {}
+            case ["POST", "tasks", "leases"]:
+                for _ in range(20):
+                    if self.leases:
+                        return 200, self.leases.pop(0), {}
+                    await asyncio.sleep(0.05)
+                return 204, None, {}
+            case ["POST", "tasks", _, "heartbeats"]:
+                self.beats.append(document)
+                return 200, self.desired, {}
+            case ["POST", "tasks", task_id, ("completions" | "failures") as end]:
+                self.ended.append((f"{end}:{task_id}", document))
+                return 200, {}, {}
+            case ["GET", "versions", version, "content"]:
+                if version not in self.models:
+                    return problem(404, "not-found")
+                return 200, self.models[version], {}
+            case ["PUT", "rounds", round_id, "updates"]:
+                return self._update(round_id, body)
+        return problem(404, "not-found")
+
+    def _enrol(self, document: dict[str, str]) -> Answer:
+        raw = bytes.fromhex(document["public_key"])
+        proof = enrolment_proof_data(b"\xab" * 32, document["token"], raw)
+        Ed25519PublicKey.from_public_bytes(raw).verify(bytes.fromhex(document["proof"]), proof)
+        if document["token"] != "good-token":
+            return problem(410, "token-expired")
+        now = utc_now()
+        made = self.authority.issue(
+            Ed25519PublicKey.from_public_bytes(raw),
+            Subject("site", SITE, FEDERATION),
+            now + timedelta(days=30),
+            now=now,
+        )
+        pem = {"certificate_pem": made, "ca_certificate_pem": self.authority.certificate}
+        return 201, {name: cert.public_bytes(Encoding.PEM).decode() for name, cert in pem.items()}, {}
+
+    def _update(self, round_id: str, body: bytes) -> Answer:
+        self.bodies.setdefault(round_id, []).append(body)
+        receipt = ReceiptDoc(
+            round_id=round_id, site_id=SITE, digest=digest_of(body), size=len(body), accepted_at="2026-11-22T00:00:00Z"
+        )
+        signature = self.aggregator.private_key.sign(receipt.statement()).hex()
+        return 201, {**receipt.model_dump(mode="json"), "keyid": self.aggregator.keyid, "signature": signature}, {}
+
+
+def _take(self: Any, size: int) -> memoryview:
+    part, self.rest = self.rest[:size], self.rest[size:]
+    return part
+
+
+def problem(status: int, slug: str, **headers: str) -> Answer:
+    document = {"type": f"urn:undersong:problem:{slug}", "title": slug, "status": status, "detail": "as asked"}
+    return status, document, {"content-type": "application/problem+json", **headers}
+
+
+class AgentProcess:
+    """A site's folder and the real agent that runs on it."""
+
+    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+        self.folder, self.process = folder, None
+        folder.mkdir()
+        recipe = folder / "odd.py"
+        recipe.write_text(RECIPE)
+        self.recipe = ("odd", source_digest(recipe))
+        (folder / "token").write_text("good-token\n")
+        self.write("datasets.yaml", {"datasets": [{"name": "bench", "kind": "none"}]})
+        self.policy: dict[str, Any] = {
+            "federations": ["own"],
+            "recipes": [{"name": "odd", "digest": self.recipe[1]}, "null", "tabular"],
+            "datasets": {"bench": {"columns": "*"}},
+            "engines": ["sealed"],
+        }
+        self.write("policy.yaml", self.policy)
+        urls = {f"{name}_url": url for name in ("coordinator", "aggregator", "keys", "registry")}
+        self.write("agent.yaml", {**urls, "enrol_token_file": "token", "recipes": ["odd.py"], **settings})
+
+    def write(self, name: str, document: Any) -> None:
+        (self.folder / name).write_text(yaml.safe_dump(document))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "services.agent", "--config", str(self.folder / "agent.yaml"), *arguments]
+
+    def start(self) -> "AgentProcess":
+        with (self.folder / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+        return self
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """(round, state, body digest) of every contribution."""
+        with sqlite3.connect(self.folder / "state" / "agent.sqlite") as db:
+            found = db.execute("SELECT round_id, state, body_digest FROM contributions ORDER BY created_at").fetchall()
+        db.close()
+        return found
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == name]
+
+    def outbox(self) -> dict[str, str]:
+        """File name to digest of its bytes."""
+        return {
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (self.folder / "state" / "outbox").iterdir()
+        }
+
+
+@pytest.fixture
+def platform() -> Iterator[FakePlatform]:
+    made = FakePlatform()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def make_agent(platform: FakePlatform, tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
+    made: list[AgentProcess] = []
+
+    def make(**settings: Any) -> AgentProcess:
+        made.append(AgentProcess(tmp_path / f"site{len(made)}", platform.url, **settings))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        if agent.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                agent.kill(signal.SIGTERM)
+            if agent.process.poll() is None:
+                agent.kill()
+            print(agent.log())  # shown where the test failed
+
+
+@pytest.fixture
+def agent(make_agent: Callable[..., AgentProcess]) -> AgentProcess:
+    return make_agent()
+
+
+@pytest.fixture
+def refuse() -> Callable[..., Answer]:
+    return problem
