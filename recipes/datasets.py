@@ -10,7 +10,7 @@
           - {name: cp, type: category, categories: ["1", "2", "3", "4"]}
         missing: {chol: [0]}            # values that stand for "not known"; empty cells always do
         filter: {site: cleveland}       # only these rows
-        test_fraction: 0.2              # held out by a hash of the row's number and split_seed
+        test_fraction: 0.2              # held out by a hash of split_seed and the row's place after the filter
         split_seed: 0
         mock: mock.csv                  # optional twin without real rows, for trying things out
 
@@ -78,6 +78,12 @@ def read_datasets(path: Path) -> dict[str, DatasetEntry]:
     return entries
 
 
+def movable_document(path: Path) -> dict[str, Any]:
+    """A ``datasets.yaml`` as a document with absolute paths, to be written elsewhere; raises `BadDataset`."""
+    entries = read_datasets(path).values()
+    return {"datasets": [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries]}
+
+
 def load_dataset(
     entry: DatasetEntry, features: Sequence[str] = (), label: str | None = None, *, mock: bool = False
 ) -> Dataset:
@@ -86,15 +92,15 @@ def load_dataset(
     columns = _chosen(entry, features, label)
     if entry.kind == "none":
         nothing = np.zeros((0, len(columns)))
-        return Dataset(entry.name, columns, nothing, np.zeros(0), *_split(np.arange(0), entry), label)
+        return Dataset(entry.name, columns, nothing, np.zeros(0), *_split(np.arange(0), entry.split_seed, 0), label)
     target = next((column for column in entry.columns if column.name == label), None)
     wanted = {c.name for c in columns} | {t.name for t in (target,) if t} | set(entry.filter)
     table = _read(entry, mock, wanted, {c.name for c in entry.columns if c.type == "category"})
     rows = _kept(table, entry)
     labels = _label(table, target, entry)[rows]
-    known = np.isfinite(labels)
-    rows, labels = rows[known], labels[known]
-    return Dataset(entry.name, columns, _features(table, columns, entry, rows), labels, *_split(rows, entry), label)
+    known = np.flatnonzero(np.isfinite(labels))
+    split = _split(known, entry.split_seed, entry.test_fraction)
+    return Dataset(entry.name, columns, _features(table, columns, entry, rows[known]), labels[known], *split, label)
 
 
 def numbers_of(column: Column, values: Any, missing: Sequence[float | str] = ()) -> npt.NDArray[np.float64]:
@@ -206,14 +212,15 @@ def images_of(pixels: Array) -> npt.NDArray[np.float32]:
     return made
 
 
-def _split(rows: npt.NDArray[np.int64], entry: DatasetEntry) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    draws = np.array([_draw(entry.split_seed, row) for row in rows.tolist()])
-    held_out = draws < entry.test_fraction
+def _split(
+    places: npt.NDArray[np.int64], seed: int, fraction: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    held_out = np.array([_draw(seed, place) < fraction for place in places.tolist()], bool)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _draw(seed: int, row: int) -> float:
-    digest = hashlib.sha256(f"undersong/split/1:{seed}:{row}".encode()).digest()
+def _draw(seed: int, place: int) -> float:
+    digest = hashlib.sha256(f"undersong/split/1:{seed}:{place}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
 

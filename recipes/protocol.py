@@ -18,6 +18,23 @@ from shared.ids import Digest
 from shared.learning.tensors import Model
 from shared.wire.profiles import Column, RecipeSpec
 
+__all__ = [
+    "Array",
+    "Column",
+    "Context",
+    "DataShape",
+    "Dataset",
+    "Model",
+    "Params",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "RecipeSpec",
+    "Tensors",
+    "TrainResult",
+    "source_digest",
+]
+
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 Context = Mapping[str, Sequence[float]]

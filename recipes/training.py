@@ -101,7 +101,7 @@ def fit(
         value = loss(module(x[rows]), y[rows])
         torch.autograd.backward(value + _proximal(module, anchor, params["proximal_mu"]))
         optimiser.step()
-        total, seen = total + float(value) * len(rows), seen + len(rows)
+        total, seen = total + value.item() * len(rows), seen + len(rows)
         progress((done + 1) / len(batches))
     if not math.isfinite(total):
         raise RecipeError("training diverged: the loss is not a finite number; lower the learning rate")

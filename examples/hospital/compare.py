@@ -1,0 +1,77 @@
+"""The hospital example's data and yardsticks: the same recipe on pooled records and at each hospital alone.
+
+Run as a script it prints the table: python examples/hospital/compare.py [federated.safetensors]
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
+import yaml
+
+from recipes.catalogue import load_recipe
+from recipes.datasets import load_dataset, movable_document, read_datasets
+from recipes.protocol import Dataset, Tensors
+from recipes.reference import compare as compare_models
+from shared.learning.tensors import load
+
+HERE: Final = Path(__file__).resolve().parent
+HOSPITALS: Final = ("cleveland", "hungarian", "switzerland", "va")
+
+
+class Row(NamedTuple):
+    """One line of the table: how well a model does on records that no training saw."""
+
+    name: str
+    accuracy: float
+    auc: float
+
+
+def write_site(hospital: str, folder: Path) -> dict[str, Any]:
+    """Give a hospital its own rows, in `folder`, and nobody else's; the document of its datasets.yaml comes back."""
+    document = movable_document(HERE / "datasets" / f"{hospital}.yaml")
+    (entry,) = document["datasets"]
+    records = pd.read_csv(entry["path"], dtype=str)
+    folder.mkdir(parents=True, exist_ok=True)
+    records[records["site"] == hospital].to_csv(folder / "heart_disease.csv", index=False)
+    entry["path"] = str(folder.resolve() / "heart_disease.csv")
+    return document
+
+
+def site_data() -> dict[str, Dataset]:
+    """Every hospital's rows as the job names them, split as its agent splits them."""
+    data = job()["data"]
+    found = {name: read_datasets(HERE / "datasets" / f"{name}.yaml") for name in HOSPITALS}
+    return {name: load_dataset(found[name][data["dataset"]], data["features"], data["label"]) for name in HOSPITALS}
+
+
+def job() -> dict[str, Any]:
+    """The job document."""
+    document = yaml.safe_load((HERE / "job.yaml").read_text())
+    if not isinstance(document, dict):
+        raise TypeError("job.yaml holds no mapping")
+    return document
+
+
+def compare(federated: Path | None = None) -> list[Row]:
+    """The table's rows: the federated model of this file (if given), the pooled one, each hospital's own."""
+    spec = job()
+    recipe, params, rounds = load_recipe(spec["recipe"]["name"]), spec["recipe"]["params"], int(spec["rounds"])
+    tensors: Tensors | None = load(federated.read_bytes()).tensors if federated else None
+    scores = compare_models(recipe, site_data(), params, rounds=rounds, federated=tensors)
+    titles = {"federated": "federated", "pooled": "pooled (all records in one place)"}
+    return [Row(titles.get(name, f"{name} alone"), row["accuracy"], row["auc"]) for name, row in scores.items()]
+
+
+def main() -> None:
+    """Print the table."""
+    rows = compare(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'model':{width}}  accuracy    AUC"]
+    lines += [f"{row.name:{width}}     {row.accuracy:.3f}  {row.auc:.3f}" for row in rows]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
