@@ -59,12 +59,11 @@ class Demo:
         return job
 
     def _enrol(self) -> None:
-        for hospital in self._example.HOSPITALS:
-            folder = self._platform.home / "data" / hospital
-            datasets = self._example.write_site(hospital, folder)
-            self._platform.add_site(hospital, datasets=datasets)
-        self._platform.wait_sites_online(len(self._example.HOSPITALS))
-        names = ", ".join(self._example.HOSPITALS)
+        declared = sorted((EXAMPLE / "datasets").glob("*.yaml"))
+        for datasets in declared:
+            self._platform.add_site(datasets.stem, datasets=datasets)
+        self._platform.wait_sites_online(len(declared))
+        names = ", ".join(datasets.stem for datasets in declared)
         self._console.print(f"{names}: enrolled and online at {self.times.mark('online'):.1f} s")
         self._console.print(WEAK)
 
@@ -87,9 +86,9 @@ class Demo:
         return job
 
     def _newest(self, job: Job) -> Version:
-        name = job.spec["model"]["name"]
-        model = next(model for model in self._platform.client.models() if model.name == name)
-        return max(self._platform.client.versions(model.id), key=lambda version: version.number)
+        if job.version_id is None:
+            raise UndersongError(f"job {job.id} succeeded without a model version")
+        return self._platform.client.version(job.version_id)
 
     def _compare(self, version: Version) -> None:
         path = self._platform.home / "federated.safetensors"
@@ -175,4 +174,4 @@ def _title(round_: Round) -> str:
 def _note(round_: Round) -> str:
     values = {key: value for key, value in (round_.metrics or {}).items() if isinstance(value, int | float)}
     shown = ", ".join(f"{key} {values[key]:.3f}" for key in ("accuracy", "auc", "loss") if key in values)
-    return shown or (round_.reason or "") or ("" if round_.ended else round_.state)
+    return shown or (round_.reason or "") or ("" if round_.ended else round_.phase)

@@ -13,8 +13,10 @@ from undersong.local.layout import SERVICES
 
 def document(service: str) -> str:
     """The service's OpenAPI document as sorted, indented JSON."""
-    module = importlib.import_module(f"services.{service}.openapi")
-    return json.dumps(module.document(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    wiring = importlib.import_module(f"services.{service}.wiring")
+    settings = importlib.import_module(f"services.{service}.settings")
+    app = wiring.build_app(getattr(settings, f"{service.capitalize()}Settings")())
+    return json.dumps(app.openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def follow(client: Client, job: Job, at_round: dict[int, Callable[[], None]]) ->
 
 
 def train_rounds(client: Client, job: Job) -> list[int]:
-    return [r.number for r in client.rounds(job.id) if r.kind == "train" and r.state == "published"]
+    return [r.number for r in client.rounds(job.id) if r.kind == "train" and r.phase == "published"]
 
 
 def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def submit(
             common.print_json(job.model_dump(mode="json"))
         else:
             common.console.print(f"job {job.id} is {job.state}")
+            _warn(job.warnings)
         if watch_it:
             follow(client, job.id, quiet=as_json)
         elif not as_json:
@@ -89,7 +90,7 @@ def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJ
             "round": lambda r: r.number,
             "kind": lambda r: r.kind,
             "attempt": lambda r: r.attempt,
-            "state": lambda r: r.state,
+            "phase": lambda r: r.phase,
             "reason": lambda r: r.reason,
             "metrics": lambda r: describe(r),
             "id": lambda r: r.id,
@@ -156,15 +157,15 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
 
 def trained(rounds: list[Round]) -> int:
     """How many training rounds have been published."""
-    return sum(round_.kind == "train" and round_.state == DONE for round_ in rounds)
+    return sum(round_.kind == "train" and round_.phase == DONE for round_ in rounds)
 
 
 def note(job: Job, rounds: list[Round]) -> str:
     """What happens now, and the newest metrics."""
-    measured = [describe(round_) for round_ in rounds if round_.kind == "evaluate" and round_.state == DONE]
+    measured = [describe(round_) for round_ in rounds if round_.kind == "evaluate" and round_.phase == DONE]
     if job.finished or job.state == "paused":
         return f"{job.state} {measured[-1] if measured else ''}"
-    now = f"{rounds[-1].kind}: {rounds[-1].state}" if rounds else job.state
+    now = f"{rounds[-1].kind}: {rounds[-1].phase}" if rounds else job.state
     return f"{now} {measured[-1] if measured else ''}"
 
 
@@ -179,12 +180,14 @@ def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:
     result = client.validate_job(spec)
     if as_json:
         common.print_json(result.model_dump(mode="json"))
-    for fault in [] if as_json else result.errors:
-        common.complaints.print(f"  {fault.get('path', '/')}: {fault.get('message', fault)}", markup=False)
-    if not result.valid:
-        raise UndersongError(f"the job has {len(result.errors)} faults", remedy="mend the file and check it again")
-    if not as_json:
-        common.console.print("the job is valid")
+        return
+    common.console.print(f"the job is valid: {len(result.features)} columns at {len(result.sites)} sites")
+    _warn(result.warnings)
+
+
+def _warn(warnings: list[dict[str, Any]]) -> None:
+    for warning in warnings:
+        common.complaints.print(f"  warning: {warning.get('path', '/')}: {warning.get('message', '')}", markup=False)
 
 
 def _next_step(job_id: str) -> str:

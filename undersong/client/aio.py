@@ -83,7 +83,7 @@ class AsyncClient:
         return await self.send(calls.site(site_id))
 
     async def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
-        """Check a job without starting it."""
+        """Check a job without starting it; ApiError lists every fault."""
         return await self.send(calls.validate_job(spec))
 
     async def submit_job(self, spec: Mapping[str, Any]) -> t.Job:

@@ -102,7 +102,7 @@ class Client:
     # jobs
 
     def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
-        """Check a job without starting it."""
+        """Check a job without starting it; ApiError lists every fault."""
         return self.send(calls.validate_job(spec))
 
     def submit_job(self, spec: Mapping[str, Any]) -> t.Job:

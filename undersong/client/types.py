@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 T = TypeVar("T")
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
-ENDED_ROUND_STATES = frozenset({"published", "failed", "cancelled"})
+ENDED_ROUND_PHASES = frozenset({"published", "failed", "cancelled"})
 
 
 class Answer(BaseModel):
@@ -57,6 +57,9 @@ class Job(Answer):
     state: str
     reason: str | None = None
     spec: dict[str, Any] = Field(default_factory=dict)
+    model_id: str | None = None
+    version_id: str | None = None
+    warnings: list[dict[str, Any]] = Field(default_factory=list)
     created_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -73,7 +76,7 @@ class Round(Answer):
     job_id: str
     number: int
     kind: str
-    state: str
+    phase: str
     attempt: int = 1
     reason: str | None = None
     cohort: list[str] = Field(default_factory=list)
@@ -85,7 +88,7 @@ class Round(Answer):
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state in ENDED_ROUND_STATES
+        return self.phase in ENDED_ROUND_PHASES
 
 
 class Event(Answer):
@@ -97,10 +100,12 @@ class Event(Answer):
 
 
 class Validation(Answer):
-    """The result of a job's dry run."""
+    """What a valid job would do: which columns it would read, at which sites."""
 
-    valid: bool = True
-    errors: list[dict[str, Any]] = Field(default_factory=list)
+    features: list[str] = Field(default_factory=list)
+    label: str | None = None
+    sites: list[str] = Field(default_factory=list)
+    warnings: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class Token(Answer):
