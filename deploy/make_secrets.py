@@ -1,18 +1,26 @@
 """Make every secret of a compose deployment, once: each service gets only its own, in its own volume.
 
 Runs in a container without network that ends at once. `/secrets/<name>` is one volume each; a volume that has its
-secrets already is left alone, so the command can run at every start. No password has a default, none leaves the volumes.
+secrets already is left alone, so the command can run at every start. `--renew` makes new passwords for the services
+and keeps the rest. No password has a default, and none leaves the volumes.
 """
 
 import hashlib
 import os
 import secrets
+import sys
 from pathlib import Path
 
 ROOT = Path("/secrets")
 SERVICES = ("coordinator", "aggregator", "keys", "registry")
 HANDED_OUT = ("coordinator", "aggregator", "registry")  # they enrol at keys with a token
 SERVICE_USER = 10001
+STATEMENTS = """\
+SELECT 'CREATE ROLE {name}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') \\gexec
+ALTER ROLE {name} LOGIN PASSWORD '{password}' NOSUPERUSER NOCREATEDB NOCREATEROLE;
+SELECT 'CREATE DATABASE {name} OWNER {name}' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{name}') \\gexec
+REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+"""
 DONE = "made"  # written last: a half-made volume is made again
 
 
@@ -31,8 +39,9 @@ def for_service(service: str, database: str, redis: str) -> None:
     files = {
         f"{service}_database_url": f"postgresql+psycopg://{service}:{database}@postgres:5432/{service}",
         f"{service}_redis_url": f"redis://{service}:{redis}@redis:6379/0",
-        "seal-key": secrets.token_hex(32) + "\n",
     }
+    if not (folder / "seal-key").exists():  # what is sealed already must open for ever
+        files["seal-key"] = secrets.token_hex(32) + "\n"
     for name, text in files.items():
         write(folder / name, text, SERVICE_USER, 0o400)
     os.chown(folder, SERVICE_USER, SERVICE_USER)
@@ -51,23 +60,16 @@ def for_redis(passwords: dict[str, str]) -> None:
 
 def for_postgres(passwords: dict[str, str]) -> None:
     """The superuser's password, and the statements that make one role and one database a service."""
-    statements = []
-    for name, password in passwords.items():
-        statements += [
-            f"SELECT 'CREATE ROLE {name}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') \\gexec",
-            f"ALTER ROLE {name} LOGIN PASSWORD '{password}' NOSUPERUSER NOCREATEDB NOCREATEROLE;",
-            f"SELECT 'CREATE DATABASE {name} OWNER {name}' "
-            f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{name}') \\gexec",
-            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;",
-        ]
-    write(ROOT / "postgres" / "password", secrets.token_hex(24), 0, 0o444)
-    write(ROOT / "postgres" / "databases.sql", "\n".join(statements) + "\n", 0, 0o444)
+    statements = [STATEMENTS.format(name=name, password=password) for name, password in passwords.items()]
+    if not (ROOT / "postgres" / "password").exists():
+        write(ROOT / "postgres" / "password", secrets.token_hex(24), 0, 0o444)
+    write(ROOT / "postgres" / "databases.sql", "".join(statements), 0, 0o444)
 
 
 def main() -> None:
     """Make what is not there."""
     mark = ROOT / "postgres" / DONE
-    if mark.exists():
+    if mark.exists() and "--renew" not in sys.argv:
         return
     database = {service: secrets.token_hex(24) for service in SERVICES}
     redis = {service: secrets.token_hex(24) for service in SERVICES}

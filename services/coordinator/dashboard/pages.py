@@ -21,7 +21,7 @@ STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
 STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line
 
 
-class SignedOut(Exception):  # noqa: N818  (not an error: the browser is sent to the sign-in page)
+class SignedOut(Exception):
     """The request has no valid session."""
 
 
@@ -183,7 +183,12 @@ async def models_page(visitor: Visitor) -> Response:
 async def stream(request: Request, visitor: Visitor) -> Response:
     """Server-sent events that only say that something changed; `Last-Event-ID` resumes."""
     seen = request.headers.get("last-event-id")
-    events = changes(visitor.desk, seen, request.is_disconnected)
+
+    async def gone() -> bool:
+        stopping = getattr(request.app.state, "stopping", None)
+        return (stopping is not None and stopping.is_set()) or await request.is_disconnected()
+
+    events = changes(visitor.desk, seen, gone)
     return StreamingResponse(events, media_type="text/event-stream", headers={**HEADERS, "X-Accel-Buffering": "no"})
 
 

@@ -5,12 +5,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_ROUND_STATES = frozenset({"published", "failed", "cancelled"})
-SITE_ONLINE_FOR = timedelta(seconds=60)  # two empty long polls of 30 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Round:
     phase_times: tuple[tuple[str, datetime], ...] = ()
     version_id: str | None = None
     manifest_digest: str | None = None
-    model_digest: str | None = None
+    model_version: str | None = None
     epoch: int | None = None
     tasks: tuple[Task, ...] = ()
 
@@ -118,6 +117,7 @@ class Job:
     created_at: datetime
     ended_at: datetime | None
     version_id: str | None = None
+    waiting_since: datetime | None = None  # since when too few sites are there for a round
     spec: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -166,6 +166,7 @@ class Site:
     owner: str
     federation_id: str
     suspended: bool
+    online: bool
     seen_at: datetime | None
     agent_version: str | None
     runner: str | None
@@ -175,13 +176,14 @@ class Site:
     memory_bytes: int | None
     gpus: tuple[str, ...]
 
-    def status(self, now: datetime) -> str:
+    @property
+    def status(self) -> str:
         """One of suspended, never seen, online, away."""
         if self.suspended:
             return "suspended"
         if self.seen_at is None:
             return "never seen"
-        return "online" if now - self.seen_at <= SITE_ONLINE_FOR else "away"
+        return "online" if self.online else "away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ class NowPage:
         """Rounds that are open past their deadline."""
         return tuple(round_ for round_ in self.current.values() if round_.late(now))
 
-    def online(self, now: datetime) -> int:
-        """How many sites were heard within the last minute."""
-        return sum(site.status(now) == "online" for site in self.sites)
+    @property
+    def online(self) -> int:
+        """How many sites were heard just now."""
+        return sum(site.status == "online" for site in self.sites)

@@ -24,7 +24,8 @@ def make_site(index: int, now: datetime) -> Site:
     seen = (timedelta(seconds=4), timedelta(seconds=9), timedelta(minutes=14), None)[index]
     heart = Dataset("heart", "csv", (303, 294, 123, 200)[index], 13, "disease")
     return Site(
-        f"site_01k{index}", name, f"{name} hospital", "fed_01hearts", False, None if seen is None else now - seen,
+        f"site_01k{index}", name, f"{name} hospital", "fed_01hearts", False, index < 2,
+        None if seen is None else now - seen,
         None if seen is None else "0.1.0", "process", (heart,) if seen else (), ("tabular", "null"),
         4, 16 * 2**30, ("NVIDIA L4",) if index == 0 else (),
     )  # fmt: skip

@@ -1,0 +1,164 @@
+"""Desks over the coordinator's use cases: the calls that the API makes, with the same person and the same refusals."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from services.coordinator.accounts import Accounts
+from services.coordinator.dashboard import translate
+from services.coordinator.dashboard.desk import Desk, RoundPage
+from services.coordinator.dashboard.views import Job, JobPage, NowPage, Release, Site
+from services.coordinator.jobs import Jobs
+from services.coordinator.repository.jobs import JobEvent
+from services.coordinator.sites import Sites
+from services.coordinator.views import JobView, RoundView
+from shared.errors import NotFound
+from shared.web.access import Principal, Role
+from shared.web.idempotency import Once
+
+RECENT: Final = 25  # jobs on the first page, and on one page of the list
+MOST_ROUNDS: Final = 500  # on one job's page; the API has the rest
+_BATCH: Final = 100
+_WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job's page shows
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSource:
+    """Opens desks; `degraded` names what the service does without at the moment."""
+
+    jobs: Jobs
+    sites: Sites
+    accounts: Accounts
+    degraded: Callable[[], tuple[str, ...]]
+
+    async def desk(self, token: str) -> Desk | None:
+        """The desk of the person whose API token this is; None when the token is not valid."""
+        person = await self.accounts.lookup(token) if token.isascii() else None
+        return None if person is None else CoordinatorDesk(self, person, person.name)
+
+
+@dataclass(slots=True)
+class CoordinatorDesk:
+    """One person's view of the coordinator."""
+
+    source: CoordinatorSource
+    person: Principal
+    name: str
+    _heard: dict[str, int] = field(default_factory=dict)  # job id -> number of its newest event
+
+    async def now(self) -> NowPage:
+        """The state of everything, newest jobs first."""
+        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
+        rounds = [await self._round(job.round_id) for job in page.items if job.round_id]
+        releases = await self._releases([job for job in page.items if job.version_id][:3])
+        return NowPage(
+            jobs=tuple(translate.job(job) for job in page.items),
+            current={found.job_id: translate.round_(found) for found in rounds if found is not None},
+            sites=tuple(await self.sites()),
+            last_release=releases[0] if releases else None,
+            degraded=self.source.degraded(),
+        )
+
+    async def jobs(self, after: str | None) -> tuple[Sequence[Job], str | None]:
+        """A page of jobs, and where the next one begins."""
+        page = await self.source.jobs.list(self.person, None, None, RECENT, after)
+        return [translate.job(job) for job in page.items], page.next
+
+    async def job(self, job_id: str) -> JobPage:
+        """One job with its rounds and metrics."""
+        job = await self.source.jobs.get(self.person, job_id)
+        found = await self._rounds(job_id)
+        wanting = [item.id for item in found if item.got < len(item.cohort)][-_WITH_TASKS:]
+        detailed = {item_id: await self.source.jobs.round(self.person, item_id) for item_id in wanting}
+        last_seen = translate.last_answers(await self._events(job_id))
+        rounds = tuple(translate.round_(detailed.get(item.id, item), last_seen.get(item.id)) for item in found)
+        return JobPage(
+            job=translate.job(job),
+            rounds=rounds,
+            measures=translate.measures(found),
+            may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
+        )
+
+    async def steer(self, job_id: str, action: str) -> None:
+        """Pause, resume or cancel a job."""
+        steps: dict[str, Callable[[Principal, str, Once], Any]] = {
+            "pause": self.source.jobs.pause,
+            "resume": self.source.jobs.resume,
+            "cancel": self.source.jobs.cancel,
+        }
+        await steps[action](self.person, job_id, Once(None))
+
+    async def round(self, round_id: str) -> RoundPage:
+        """One round."""
+        found = await self.source.jobs.round(self.person, round_id)
+        job = await self.source.jobs.get(self.person, found.job_id)
+        return RoundPage(translate.round_(found), translate.job(job))
+
+    async def sites(self) -> Sequence[Site]:
+        """Every site of the person's federations."""
+        found, after = [], None
+        while True:
+            page = await self.source.sites.list(self.person, None, _BATCH, after)
+            found += [translate.site(item) for item in page.items]
+            after = page.next
+            if after is None:
+                return found
+
+    async def releases(self) -> Sequence[Release]:
+        """The model versions that recent jobs published, newest first."""
+        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
+        return await self._releases([job for job in page.items if job.version_id])
+
+    async def pulse(self) -> str:
+        """Changes with each event of a recent job, and when a site comes or goes."""
+        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
+        marks = []
+        for job in page.items:
+            if job.finished_at is None or job.id not in self._heard:
+                self._heard[job.id] = await self._newest_event(job.id)
+            marks.append(f"{job.id} {self._heard[job.id]} {job.state}")
+        marks += [f"{site.id} {site.online} {site.suspended}" for site in await self.sites()]
+        return hashlib.sha256("\n".join([*marks, *self.source.degraded()]).encode()).hexdigest()[:16]
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return after `timeout_s`: pages look at SQL themselves, so they work without Redis."""
+        await asyncio.sleep(timeout_s)
+
+    async def _newest_event(self, job_id: str) -> int:
+        number = self._heard.get(job_id, 0)
+        while True:
+            events = await self.source.jobs.more_events(job_id, number, _BATCH)
+            number = events[-1].number if events else number
+            if len(events) < _BATCH:
+                return number
+
+    async def _events(self, job_id: str) -> list[JobEvent]:
+        found: list[JobEvent] = []
+        while True:
+            events = await self.source.jobs.more_events(job_id, found[-1].number if found else 0, _BATCH)
+            found += events
+            if len(events) < _BATCH:
+                return found
+
+    async def _round(self, round_id: str) -> RoundView | None:
+        try:
+            return await self.source.jobs.round(self.person, round_id)
+        except NotFound:
+            return None
+
+    async def _rounds(self, job_id: str) -> list[RoundView]:
+        found: list[RoundView] = []
+        after = None
+        while len(found) < MOST_ROUNDS:
+            page = await self.source.jobs.rounds(self.person, job_id, _BATCH, after)
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found
+
+    async def _releases(self, jobs: Sequence[JobView]) -> list[Release]:
+        found = [release for job in jobs for release in translate.releases(job, await self._rounds(job.id))]
+        return sorted(found, key=lambda release: release.published_at, reverse=True)

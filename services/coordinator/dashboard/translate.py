@@ -1,0 +1,151 @@
+"""The coordinator's answers as what the pages show. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from services.coordinator.dashboard.views import Dataset, Job, Measure, Release, Round, Site, Task
+from services.coordinator.repository.jobs import JobEvent
+from services.coordinator.views import JobView, RoundView, SiteView, TaskView
+
+VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
+ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
+
+
+def job(found: JobView) -> Job:
+    """A job."""
+    spec = found.spec
+    return Job(
+        id=found.id,
+        name=found.name,
+        federation_id=found.federation_id,
+        state=found.state,
+        reason=found.reason,
+        model_name=spec.model.name,
+        recipe=spec.recipe.name,
+        dataset=spec.data.dataset,
+        strategy=f"{spec.strategy.name}, weighted {'equally' if spec.strategy.weighting == 'equal' else 'by examples'}",
+        engine=spec.engine,
+        rounds_done=found.progress.trained,
+        rounds_total=spec.rounds,
+        created_at=found.created_at,
+        ended_at=found.finished_at,
+        version_id=found.version_id,
+        waiting_since=found.waiting_since,
+        spec=spec.model_dump(mode="json"),
+    )
+
+
+def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
+    """A round; `last_answer` is when the last site had answered, where the tasks do not come with the round."""
+    began = found.created_at or found.deadline_at
+    tasks = tuple(task(item) for item in found.tasks or ())
+    answers = [item.finished_at for item in found.tasks or () if item.finished_at is not None]
+    if len(answers) == len(found.cohort):
+        last_answer = max(answers)
+    times = [("prepare", began)]
+    if found.opened_at is not None:
+        times.append(("collect", found.opened_at))
+        if last_answer is not None and (found.outstanding == 0 or found.finished_at is not None):
+            last_answer = max(last_answer, found.opened_at)
+            times.append(("sum", min(last_answer, found.finished_at) if found.finished_at else last_answer))
+    return Round(
+        id=found.id,
+        job_id=found.job_id,
+        number=found.number,
+        attempt=found.attempt,
+        kind=found.kind,
+        state=found.phase,
+        reason=found.reason,
+        engine=found.engine,
+        got=found.got,
+        min_cohort=found.min_cohort,
+        target=found.target,
+        created_at=began,
+        deadline=found.deadline_at,
+        ended_at=found.finished_at,
+        phase_times=tuple(times),
+        version_id=_version_of(found),
+        manifest_digest=found.manifest_digest,
+        model_version=found.model_version_id,
+        epoch=found.epoch,
+        tasks=tasks,
+    )
+
+
+def task(found: TaskView) -> Task:
+    """One site's part."""
+    return Task(
+        site_id=found.site_id,
+        site_name=found.site_name or found.site_id,
+        state=found.state,
+        phase=found.phase or "",
+        progress=found.progress,
+        attempts=found.attempt,
+        seen_at=found.updated_at if found.attempt else None,
+        code=found.code,
+        message=found.message,
+        trace=tuple(found.trace),
+    )
+
+
+def site(found: SiteView) -> Site:
+    """A site with the profile that its agent told."""
+    profile = found.profile
+    hardware = profile.hardware if profile else None
+    sets = profile.datasets if profile else ()
+    return Site(
+        id=found.id,
+        name=found.name,
+        owner=found.owner,
+        federation_id=found.federation_id,
+        suspended=found.state == "suspended",
+        online=found.online,
+        seen_at=found.last_seen_at,
+        agent_version=profile.agent_version if profile else None,
+        runner=str(profile.runner) if profile else None,
+        datasets=tuple(Dataset(item.name, item.kind, item.rows, len(item.columns), item.label) for item in sets),
+        recipes=tuple(f"{item.name} {item.version}" for item in profile.recipes) if profile else (),
+        cpus=hardware.cpus if hardware else None,
+        memory_bytes=hardware.memory_bytes if hardware else None,
+        gpus=hardware.gpus if hardware else (),
+    )
+
+
+def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
+    """The metrics of the evaluation rounds, in order."""
+    return tuple(Measure(item.number, item.metrics) for item in rounds if item.metrics)
+
+
+def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
+    """The versions that the job's rounds published, with the metrics that were measured for each."""
+    measured = {item.number: item.metrics for item in rounds if item.metrics}
+    found = []
+    for item in rounds:
+        version_id = _version_of(item)
+        if version_id is None or item.finished_at is None:
+            continue
+        metrics = measured.get(item.number, {}) if item.kind == "train" else {}
+        found.append(
+            Release(
+                version_id=version_id,
+                model_name=of_job.spec.model.name,
+                job_id=of_job.id,
+                job_name=of_job.name,
+                round_id=item.id,
+                round_number=item.number,
+                contributors=item.got,
+                published_at=item.finished_at,
+                metrics=metrics or {},
+            )
+        )
+    return found
+
+
+def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:
+    """Round id to the moment of the last answer of a site."""
+    return {str(event.data["round_id"]): event.created_at for event in events if event.type in ANSWERS}
+
+
+def _version_of(found: RoundView) -> str | None:
+    version_id = (found.result or {}).get("version_id") if found.kind in VERSION_KINDS else None
+    return version_id if isinstance(version_id, str) else None
