@@ -59,11 +59,12 @@ class Demo:
         return job
 
     def _enrol(self) -> None:
-        declared = sorted((EXAMPLE / "datasets").glob("*.yaml"))
-        for datasets in declared:
-            self._platform.add_site(datasets.stem, datasets=datasets)
-        self._platform.wait_sites_online(len(declared))
-        names = ", ".join(datasets.stem for datasets in declared)
+        hospitals = self._example.HOSPITALS
+        for hospital in hospitals:
+            own_records = self._example.write_site(hospital, self._platform.home / "data" / hospital)
+            self._platform.add_site(hospital, datasets=own_records)
+        self._platform.wait_sites_online(len(hospitals))
+        names = ", ".join(hospitals)
         self._console.print(f"{names}: enrolled and online at {self.times.mark('online'):.1f} s")
         self._console.print(WEAK)
 
