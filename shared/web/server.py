@@ -27,6 +27,7 @@ class _Server(uvicorn.Server):
         """On SIGTERM and SIGINT."""
         self._stopping.set()
         super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # else it raises the signal again at the end, and a clean stop is no exit 0
 
 
 def serve(app: FastAPI, host: str, port: int, *, grace_s: int = 10) -> None:

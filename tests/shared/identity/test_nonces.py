@@ -1,0 +1,52 @@
+"""Nonces in SQL: each counts once, in parallel too, and the old ones go."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.orm import DeclarativeBase
+
+from shared.clock import utc_now
+from shared.database import CommonTables, Database, new_metadata
+from shared.identity.nonces import SqlNonces
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+    common = CommonTables(metadata)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, Base.common)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield database
+    await database.close()
+
+
+async def test_a_nonce_counts_once_also_after_a_restart(database: Database) -> None:
+    expires_at = utc_now() + timedelta(minutes=10)
+    assert await SqlNonces(database).add("site", "n1", expires_at)
+    assert not await SqlNonces(database).add("site", "n1", expires_at)
+    assert await SqlNonces(database).add("other", "n1", expires_at)
+
+
+async def test_of_many_at_once_one_wins(database: Database) -> None:
+    expires_at = utc_now() + timedelta(minutes=10)
+    replicas = [SqlNonces(database), SqlNonces(database)]
+    answers = await asyncio.gather(*(replicas[i % 2].add("site", f"n{i // 10}", expires_at) for i in range(50)))
+    assert sum(answers) == 5
+
+
+async def test_old_nonces_are_forgotten(database: Database) -> None:
+    nonces = SqlNonces(database)
+    await nonces.add("site", "old", utc_now() - timedelta(seconds=1))
+    await nonces.add("site", "new", utc_now() + timedelta(minutes=10))
+    await nonces.prune()
+    table = Base.common.nonces
+    kept = await database.read("t", lambda tx: tx.session.scalar(select(func.count()).select_from(table)))
+    assert kept == 1
+    assert not await nonces.add("site", "new", utc_now() + timedelta(minutes=10))
