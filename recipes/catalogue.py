@@ -1,7 +1,7 @@
-"""The recipes that there are: built-in ones, and a site's own from folders that it names.
+"""The recipes that there are: built-in ones, and a site's own from files or folders that it names.
 
 An own recipe is a Python file with a module-level ``RECIPE`` that fits `recipes.protocol.Recipe`. It is imported, and
-so runs: only the agent's child process and people at their own machine call this with folders.
+so runs: only the agent's child process and people at their own machine call this with paths.
 """
 
 import importlib
@@ -18,24 +18,25 @@ from shared.wire.profiles import RecipeSpec
 BUILT_IN: Final = ("tabular", "image", "null")
 
 
-def load_recipe(name: str, folders: Sequence[Path] = ()) -> Recipe:
+def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:
     """The recipe of this name; raises `RecipeError`."""
     if name in BUILT_IN:
         return _built_in(name)
-    for recipe in own_recipes(folders):
+    for recipe in own_recipes(paths):
         if recipe.spec.name == name:
             return recipe
     raise RecipeError(f"recipe {name!r} is unknown here")
 
 
-def recipe_specs(folders: Sequence[Path] = ()) -> list[RecipeSpec]:
+def recipe_specs(paths: Sequence[Path] = ()) -> list[RecipeSpec]:
     """What a site advertises."""
-    return [recipe.spec for recipe in (*map(_built_in, BUILT_IN), *own_recipes(folders))]
+    return [recipe.spec for recipe in (*map(_built_in, BUILT_IN), *own_recipes(paths))]
 
 
-def own_recipes(folders: Iterable[Path]) -> list[Recipe]:
-    """The recipes in these folders; raises `RecipeError` naming the file that holds none or a taken name."""
-    found = [load_file(path) for folder in folders for path in sorted(folder.glob("*.py"))]
+def own_recipes(paths: Iterable[Path]) -> list[Recipe]:
+    """The recipes of these files and folders; raises `RecipeError` for a file that holds none and for a taken name."""
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    found = [load_file(file) for file in files]
     names = [recipe.spec.name for recipe in found]
     if taken := {name for name in names if name in BUILT_IN or names.count(name) > 1}:
         raise RecipeError(f"recipe names are taken twice: {', '.join(sorted(taken))}")
