@@ -1,0 +1,190 @@
+"""Users, their roles and API tokens. A token is shown once; only its hash is stored."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from services.coordinator.repository import accounts as store
+from services.coordinator.repository.accounts import AccountRepository, Token, User
+from services.coordinator.repository.sites import SiteRepository
+from services.coordinator.views import (
+    IntrospectionView,
+    NewTokenView,
+    RoleView,
+    TokenView,
+    UserView,
+    token_view,
+    user_view,
+)
+from shared.database import Database, Page, Transaction
+from shared.errors import FieldError, Forbidden, Invalid, NotFound
+from shared.identity.authority import write_private
+from shared.identity.sealing import Sealer
+from shared.ids import TokenId, UserId, new_id
+from shared.web.access import Grant, Principal, Role, new_token, token_hash
+from shared.web.answers import Answered
+from shared.web.idempotency import Once
+
+FIRST_ADMIN: Final = "admin"
+ADMIN_TOKEN_FILE: Final = "admin-token"  # noqa: S105  (a file's name)
+_PLACE: Final = ("idempotency", "token", "body")
+_PEOPLE: Final = Grant(Role.ADMIN, None)
+
+
+class Accounts:
+    """What people do with accounts, and the lookup of tokens."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database, self._sealer = database, sealer
+
+    async def lookup(self, token: str) -> Principal | None:
+        """The person whose valid token this is."""
+
+        async def work(tx: Transaction) -> User | None:
+            return await AccountRepository(tx).holder(token_hash(token), await tx.now())
+
+        user = await self._database.read("token.lookup", work)
+        if user is None:
+            return None
+        return Principal(user.id, user.name, tuple(Grant(Role(g.role), g.federation_id) for g in user.roles))
+
+    async def introspect(self, token: str) -> IntrospectionView:
+        """What another service may know of a token."""
+        person = await self.lookup(token)
+        if person is None:
+            return IntrospectionView(active=False)
+        roles = [RoleView(role=grant.role.value, federation_id=grant.federation_id) for grant in person.grants]
+        return IntrospectionView(active=True, user_id=person.user_id, name=person.name, roles=roles)
+
+    async def me(self, person: Principal) -> UserView:
+        """The caller's own account."""
+        return await self._database.read("user.me", lambda tx: _view(tx, person.user_id))
+
+    async def create_user(self, person: Principal, name: str, roles: Sequence[RoleView], once: Once) -> UserView:
+        """A new user; who administers one federation gives roles in that one only."""
+        for role in roles:
+            _may_grant(person, role.federation_id)
+
+        async def work(tx: Transaction) -> UserView:
+            await _check_federations(tx, roles)
+            grants = {store.Grant(role.role, role.federation_id) for role in roles}
+            user = User(UserId(new_id("usr")), name, tuple(sorted(grants, key=repr)), await tx.now())
+            await AccountRepository(tx).add_user(user)
+            return user_view(user)
+
+        return await self._database.run("user.create", once(work))
+
+    async def users(self, person: Principal, limit: int, after: str | None) -> Page[UserView]:
+        """All users; for admins."""
+        _may_grant(person, None)
+
+        async def work(tx: Transaction) -> Page[UserView]:
+            return (await AccountRepository(tx).users(limit, after)).map(user_view)
+
+        return await self._database.read("users.list", work)
+
+    async def create_token(
+        self, person: Principal, name: str, user_id: str | None, expires_in_s: int | None, once: Once
+    ) -> NewTokenView:
+        """A token for oneself, or, by an admin, for another.
+
+        With an Idempotency-Key the token is kept sealed in the stored answer, so that a repeated request shows it.
+        """
+        owner = user_id or person.user_id
+        if owner != person.user_id:
+            _may_grant(person, None)
+
+        async def work(tx: Transaction) -> NewTokenView:
+            user = await AccountRepository(tx).user(owner)
+            made = await self._new_token(tx, user.id, name, expires_in_s)
+            return made.model_copy(update={"token": self._sealer.seal(made.token.encode(), *_PLACE).hex()})
+
+        try:
+            sealed = await self._database.run("token.create", once(work))
+        except Answered as answer:
+            sealed = TypeAdapter(NewTokenView).validate_json(answer.body)
+        token = self._sealer.open(bytes.fromhex(sealed.token), *_PLACE).decode()
+        return sealed.model_copy(update={"token": token})
+
+    async def tokens(self, person: Principal, user_id: str | None, limit: int, after: str | None) -> Page[TokenView]:
+        """One's own tokens; an admin's look at those of another."""
+        owner = user_id or person.user_id
+        if owner != person.user_id:
+            _may_grant(person, None)
+
+        async def work(tx: Transaction) -> Page[TokenView]:
+            return (await AccountRepository(tx).tokens(owner, limit, after)).map(token_view)
+
+        return await self._database.read("tokens.list", work)
+
+    async def revoke_token(self, person: Principal, token_id: str) -> None:
+        """Revoke one's own token, or, by an admin, any; twice is the same as once."""
+
+        async def work(tx: Transaction) -> None:
+            accounts = AccountRepository(tx)
+            token = await accounts.token(token_id)
+            if token.user_id != person.user_id and _PEOPLE not in person.grants:
+                raise NotFound(f"There is no token {token_id}.")
+            await accounts.revoke_token(token_id, await tx.now())
+
+        await self._database.run("token.revoke", work)
+
+    async def bootstrap(self, folder: Path) -> Path:
+        """Make the first admin and write a token for it to ``admin-token`` (0600); a file that works is left alone."""
+        file = folder / ADMIN_TOKEN_FILE
+        if file.exists():
+            person = await self.lookup(file.read_text("utf-8").strip())
+            if person is not None:
+                return file
+
+        async def work(tx: Transaction) -> str:
+            accounts = AccountRepository(tx)
+            user = await accounts.user_named(FIRST_ADMIN)
+            if user is None:
+                grants = (store.Grant(Role.ADMIN.value, None),)
+                user = User(UserId(new_id("usr")), FIRST_ADMIN, grants, await tx.now())
+                await accounts.add_user(user)
+            return (await self._new_token(tx, user.id, "bootstrap", None)).token
+
+        token = await self._database.run("account.bootstrap", work)
+        _write_token(file, token)
+        return file
+
+    @staticmethod
+    async def _new_token(tx: Transaction, user_id: UserId, name: str, expires_in_s: int | None) -> NewTokenView:
+        now, secret = await tx.now(), new_token()
+        expires_at = now + timedelta(seconds=expires_in_s) if expires_in_s is not None else None
+        token = Token(TokenId(new_id("tok")), user_id, name, now, expires_at, None)
+        await AccountRepository(tx).add_token(token, token_hash(secret))
+        return NewTokenView(**token_view(token).model_dump(), token=secret)
+
+
+def _write_token(file: Path, token: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_private(file, token.encode() + b"\n")
+
+
+async def _view(tx: Transaction, user_id: str) -> UserView:
+    return user_view(await AccountRepository(tx).user(user_id))
+
+
+async def _check_federations(tx: Transaction, roles: Sequence[RoleView]) -> None:
+    sites, unknown = SiteRepository(tx), []
+    for at, role in enumerate(roles):
+        if role.federation_id is not None:
+            try:
+                await sites.federation(role.federation_id)
+            except NotFound:
+                unknown.append(FieldError(f"/roles/{at}/federation_id", "there is no such federation"))
+    if unknown:
+        raise Invalid("A role names a federation that is not there.", errors=unknown)
+
+
+def _may_grant(person: Principal, federation_id: str | None) -> None:
+    """Only who administers all federations gives roles in all of them."""
+    allowed = Grant(Role.ADMIN, federation_id) in person.grants or _PEOPLE in person.grants
+    if not allowed:
+        raise Forbidden("this needs the role admin" + ("" if federation_id else " in all federations"))

@@ -1,0 +1,25 @@
+"""What routes depend on: the use cases, and who may call them."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from services.coordinator.cases import Cases
+from shared.errors import Unavailable
+from shared.web.access import Principal, Role, require
+
+
+def cases(request: Request) -> Cases:
+    """The running service's use cases."""
+    found = getattr(request.app.state, "cases", None)
+    if not isinstance(found, Cases):
+        raise Unavailable("the service is starting", retry_after_s=1)
+    return found
+
+
+Use = Annotated[Cases, Depends(cases)]
+Reader = Annotated[Principal, Depends(require(*Role))]
+Scientist = Annotated[Principal, Depends(require(Role.SCIENTIST))]
+Owner = Annotated[Principal, Depends(require(Role.OWNER))]
+Admin = Annotated[Principal, Depends(require(Role.ADMIN))]
+Id = Annotated[str, Path(max_length=64, description="An id as this service gave it.")]

@@ -1,0 +1,109 @@
+"""Users, API tokens, and what the other services may ask about them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.coordinator.api.access import Admin, Id, Use
+from services.coordinator.domain.spec import Name
+from services.coordinator.repository.sites import NameTaken
+from services.coordinator.views import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
+from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from shared.identity.verify import Party
+from shared.web.access import Caller, service_party
+from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from shared.web.paging import After, Limit, Listing
+from shared.web.problems import problems
+
+router = APIRouter(prefix="/v1", tags=["accounts"])
+_YEAR_S = 366 * 86_400
+
+
+class NewUser(BaseModel):
+    """A user to be, with roles."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "ada", "roles": [{"role": "scientist", "federation_id": None}]}]},
+    )
+
+    name: Name
+    roles: list[RoleView] = Field(min_length=1, max_length=100)
+
+
+class NewToken(BaseModel):
+    """A token to be; without `user_id`, for the caller; without `expires_in_s`, until it is revoked."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "laptop"}]})
+
+    name: Name
+    user_id: str | None = Field(default=None, max_length=64)
+    expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S)
+
+
+class TokenQuestion(BaseModel):
+    """A token that another service was shown."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"token": "ust_…"}]})
+
+    token: str = Field(min_length=1, max_length=128)
+
+
+@router.get("/me", responses=problems(Unauthenticated))
+async def me(person: Caller, use: Use) -> UserView:
+    """Who the caller is."""
+    return await use.accounts.me(person)
+
+
+@router.post(
+    "/users",
+    status_code=201,
+    responses=problems(Unauthenticated, Forbidden, NameTaken, Invalid, IdempotencyMismatch),
+)
+async def create_user(body: NewUser, person: Admin, use: Use, once: IdempotentOnce) -> UserView:
+    """Make a user (admin)."""
+    return await use.accounts.create_user(person, body.name, body.roles, once)
+
+
+@router.get("/users", responses=problems(Unauthenticated, Forbidden))
+async def list_users(person: Admin, use: Use, limit: Limit = 100, after: After = None) -> Listing[UserView]:
+    """All users (admin of all federations)."""
+    page = await use.accounts.users(person, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.post("/tokens", status_code=201, responses=problems(Unauthenticated, Forbidden, NotFound, IdempotencyMismatch))
+async def create_token(body: NewToken, person: Caller, use: Use, once: IdempotentOnce) -> NewTokenView:
+    """Make a token for oneself, or, as an admin, for another user. It is shown here and never again."""
+    return await use.accounts.create_token(person, body.name, body.user_id, body.expires_in_s, once)
+
+
+@router.get("/tokens", responses=problems(Unauthenticated, Forbidden))
+async def list_tokens(
+    person: Caller,
+    use: Use,
+    user_id: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Limit = 100,
+    after: After = None,
+) -> Listing[TokenView]:
+    """The caller's tokens; an admin may ask for another user's."""
+    page = await use.accounts.tokens(person, user_id, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.delete("/tokens/{token_id}", status_code=204, responses=problems(Unauthenticated, NotFound))
+async def revoke_token(token_id: Id, person: Caller, use: Use) -> Response:
+    """Revoke a token: at once here, within five seconds at the other services. Twice is the same as once."""
+    await use.accounts.revoke_token(person, token_id)
+    return Response(status_code=204)
+
+
+@router.post("/introspections", responses=problems(Unauthenticated, Forbidden))
+async def introspect(
+    body: TokenQuestion,
+    _service: Annotated[Party, Depends(service_party("aggregator", "registry", "keys"))],
+    use: Use,
+) -> IntrospectionView:
+    """Whose token this is and which roles he has (signed by a service of the platform)."""
+    return await use.accounts.introspect(body.token)

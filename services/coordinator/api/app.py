@@ -1,0 +1,26 @@
+"""The application: every router, and what it needs to be ready."""
+
+from fastapi import FastAPI
+
+from services.coordinator.api import accounts, events, federations, jobs, tasks
+from services.coordinator.dashboard import router as dashboard_router
+from shared.database import Database
+from shared.queues import Streams
+from shared.web.app import Lifespan, create_app
+from shared.web.health import database_checks
+
+DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with whom, and how far it has come."
+
+
+def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
+    """The coordinator's application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
+    routers = [module.router for module in (federations, jobs, events, tasks, accounts)]
+    return create_app(
+        title="Undersong coordinator",
+        service="coordinator",
+        routers=[*routers, dashboard_router],
+        lifespan=lifespan,
+        checks=database_checks(database, "coordinator"),
+        degradable={"redis": streams.ping},
+        description=DESCRIPTION,
+    )

@@ -1,0 +1,115 @@
+"""Federations and their sites, as people manage them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from services.coordinator.api.access import Admin, Id, Owner, Reader, Use
+from services.coordinator.domain.spec import Name
+from services.coordinator.repository.sites import NameTaken
+from services.coordinator.tasks import SiteUnknown
+from services.coordinator.views import FederationView, SiteView
+from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.ids import SiteId
+from shared.web.access import SiteParty
+from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from shared.web.paging import After, Limit, Listing
+from shared.web.problems import problems
+from shared.wire.profiles import SiteProfile
+
+router = APIRouter(prefix="/v1")
+_PEOPLE = problems(Unauthenticated, Forbidden, NotFound)
+
+
+class NewFederation(BaseModel):
+    """A federation to be."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "heart"}]})
+
+    name: Name
+
+
+class NewSite(BaseModel):
+    """A site to be; `owner` is the organisation behind it."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "cleveland", "owner": "Cleveland Clinic"}]}
+    )
+
+    name: Name
+    owner: Name
+
+
+@router.post(
+    "/federations",
+    status_code=201,
+    tags=["federations"],
+    responses=problems(Unauthenticated, Forbidden, NameTaken, IdempotencyMismatch),
+)
+async def create_federation(body: NewFederation, person: Admin, use: Use, once: IdempotentOnce) -> FederationView:
+    """Make a federation (admin of all federations)."""
+    return await use.federations.create(person, body.name, once)
+
+
+@router.get("/federations", tags=["federations"], responses=problems(Unauthenticated, Forbidden))
+async def list_federations(
+    person: Reader, use: Use, limit: Limit = 100, after: After = None
+) -> Listing[FederationView]:
+    """The federations in which the caller has a role."""
+    page = await use.federations.list(person, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.get("/federations/{federation_id}", tags=["federations"], responses=_PEOPLE)
+async def get_federation(federation_id: Id, person: Reader, use: Use) -> FederationView:
+    """One federation."""
+    return await use.federations.get(person, federation_id)
+
+
+@router.post(
+    "/federations/{federation_id}/sites",
+    status_code=201,
+    tags=["sites"],
+    responses=problems(Unauthenticated, Forbidden, NotFound, NameTaken, IdempotencyMismatch),
+)
+async def create_site(federation_id: Id, body: NewSite, person: Admin, use: Use, once: IdempotentOnce) -> SiteView:
+    """Register a site (admin). Its agent then enrols at keys under the site's id."""
+    return await use.sites.create(person, federation_id, body.name, body.owner, once)
+
+
+@router.get("/sites", tags=["sites"], responses=problems(Unauthenticated, Forbidden))
+async def list_sites(
+    person: Reader,
+    use: Use,
+    federation_id: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Limit = 100,
+    after: After = None,
+) -> Listing[SiteView]:
+    """The sites of the caller's federations."""
+    page = await use.sites.list(person, federation_id, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.get("/sites/{site_id}", tags=["sites"], responses=_PEOPLE)
+async def get_site(site_id: Id, person: Reader, use: Use) -> SiteView:
+    """One site."""
+    return await use.sites.get(person, site_id)
+
+
+@router.put("/sites/self/profile", tags=["agents"], responses=problems(Unauthenticated, Forbidden, SiteUnknown))
+async def put_profile(body: SiteProfile, site: SiteParty, use: Use) -> SiteView:
+    """An agent tells its recipes, the shape of its data sets and its machine (signed by the site)."""
+    return await use.sites.tell_profile(SiteId(site.name), site.federation_id, body)
+
+
+@router.post("/sites/{site_id}/suspension", tags=["sites"], responses=_PEOPLE)
+async def suspend_site(site_id: Id, person: Owner, use: Use) -> SiteView:
+    """Give the site no tasks any more and take back what it holds (owner). Twice is the same as once."""
+    return await use.sites.suspend(person, site_id)
+
+
+@router.delete("/sites/{site_id}/suspension", tags=["sites"], responses=_PEOPLE)
+async def readmit_site(site_id: Id, person: Owner, use: Use) -> SiteView:
+    """Let a suspended site back (owner)."""
+    return await use.sites.readmit(person, site_id)

@@ -1,0 +1,116 @@
+"""Jobs and rounds, as people see and steer them."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import GetJsonSchemaHandler, RootModel
+from pydantic_core import CoreSchema
+
+from services.coordinator.api.access import Id, Reader, Scientist, Use
+from services.coordinator.domain.jobs import JobOver
+from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.validation import JobInvalid
+from services.coordinator.parties import PartyAway
+from services.coordinator.repository import Overtaken
+from services.coordinator.views import JobVerdict, JobView, RoundView
+from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.identity.verify import Party
+from shared.web.access import Actor, Role
+from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from shared.web.paging import After, Limit, Listing
+from shared.web.problems import problems
+from shared.wire.manifest import SignedManifest
+
+router = APIRouter(prefix="/v1")
+_PEOPLE = problems(Unauthenticated, Forbidden, NotFound)
+_STEERING = problems(Unauthenticated, Forbidden, NotFound, JobOver, Overtaken, IdempotencyMismatch)
+_SUBMITTING = problems(Unauthenticated, Forbidden, NotFound, JobInvalid, PartyAway, IdempotencyMismatch)
+
+
+class JobDocument(RootModel[dict[str, Any]]):
+    """A job document, taken in whole so that every error in it can be told at once; its form is `JobSpec`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: CoreSchema, handler: GetJsonSchemaHandler | Callable[[CoreSchema], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """In the API's description, the body is a `JobSpec`."""
+        return handler(JobSpec.__pydantic_core_schema__)
+
+
+@router.post("/jobs/validations", tags=["jobs"], responses=_SUBMITTING)
+async def validate_job(body: JobDocument, person: Scientist, use: Use) -> JobVerdict:
+    """Judge a job without starting it (scientist): all its errors at once, each with its path."""
+    return await use.jobs.validate(person, body.root)
+
+
+@router.post("/jobs", status_code=201, tags=["jobs"], responses=_SUBMITTING)
+async def submit_job(body: JobDocument, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
+    """Start a job (scientist)."""
+    return await use.jobs.submit(person, body.root, once)
+
+
+@router.get("/jobs", tags=["jobs"], responses=problems(Unauthenticated, Forbidden))
+async def list_jobs(
+    person: Reader,
+    use: Use,
+    federation_id: Annotated[str | None, Query(max_length=64)] = None,
+    state: Literal["running", "paused", "succeeded", "failed", "cancelled"] | None = None,
+    limit: Limit = 100,
+    after: After = None,
+) -> Listing[JobView]:
+    """The jobs of the caller's federations, newest first."""
+    page = await use.jobs.list(person, federation_id, state, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.get("/jobs/{job_id}", tags=["jobs"], responses=_PEOPLE)
+async def get_job(job_id: Id, person: Reader, use: Use) -> JobView:
+    """One job."""
+    return await use.jobs.get(person, job_id)
+
+
+@router.get("/jobs/{job_id}/rounds", tags=["jobs"], responses=_PEOPLE)
+async def list_rounds(
+    job_id: Id, person: Reader, use: Use, limit: Limit = 100, after: After = None
+) -> Listing[RoundView]:
+    """A job's rounds, oldest first, every attempt; without their tasks."""
+    page = await use.jobs.rounds(person, job_id, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.post("/jobs/{job_id}/pause", tags=["jobs"], responses=_STEERING)
+async def pause_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
+    """Plan no further round (scientist); the one that is out goes on."""
+    return await use.jobs.pause(person, job_id, once)
+
+
+@router.post("/jobs/{job_id}/resume", tags=["jobs"], responses=_STEERING)
+async def resume_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
+    """Plan rounds again (scientist)."""
+    return await use.jobs.resume(person, job_id, once)
+
+
+@router.post("/jobs/{job_id}/cancel", tags=["jobs"], responses=_STEERING)
+async def cancel_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
+    """Stop the job and the round that is out (scientist). Twice is the same as once."""
+    return await use.jobs.cancel(person, job_id, once)
+
+
+@router.get("/rounds/{round_id}", tags=["rounds"], responses=_PEOPLE)
+async def get_round(round_id: Id, person: Reader, use: Use) -> RoundView:
+    """One round with its tasks: each site's state, and the error it reported."""
+    return await use.jobs.round(person, round_id)
+
+
+@router.get("/rounds/{round_id}/manifest", tags=["rounds"], responses=_PEOPLE)
+async def get_manifest(round_id: Id, who: Actor, use: Use) -> SignedManifest:
+    """What everybody in the round agreed on, signed by the coordinator; for people, services and the sites."""
+    if isinstance(who, Party):
+        signed = await use.jobs.manifest(None, round_id)
+        if who.federation_id not in (None, signed.manifest.federation_id):
+            raise NotFound(f"There is no round {round_id}.")
+        return signed
+    who.check(*Role)
+    return await use.jobs.manifest(who, round_id)

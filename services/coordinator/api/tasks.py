@@ -1,0 +1,122 @@
+"""The agents' side: leases, heartbeats, completions and failures. Every request is signed by the site."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from services.coordinator.api.access import Id, Use
+from services.coordinator.domain.tasks import DigestDiffers, StaleLease
+from services.coordinator.repository import Overtaken
+from services.coordinator.tasks import Failure, Lease, SiteSuspended, SiteUnknown
+from services.coordinator.views import LeaseView, OrderView, TaskOutcomeView, lease_view
+from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.ids import Digest, SiteId, TaskId
+from shared.web.access import SiteParty
+from shared.web.problems import problems
+from shared.wire.manifest import DigestText
+
+router = APIRouter(prefix="/v1/tasks", tags=["agents"])
+LONGEST_WAIT_S: Final = 30.0
+_REPORTS = problems(Unauthenticated, Forbidden, NotFound, StaleLease, DigestDiffers, Overtaken)
+Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class LeaseRequest(_Body):
+    """How long to wait for a task."""
+
+    wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S)
+
+
+class Heartbeat(_Body):
+    """That the agent is at work, and how far."""
+
+    lease_token: Token
+    progress: float = Field(default=0.0, ge=0, le=1)
+    phase: str | None = Field(default=None, max_length=100, examples=["train"])
+
+
+class Completion(_Body):
+    """That the update is at the aggregator; `digest` is that of the body in its receipt."""
+
+    lease_token: Token
+    digest: DigestText
+
+
+class FailureReport(_Body):
+    """Why the site could not do the task; `trace` holds the traceback's last lines, without data."""
+
+    lease_token: Token
+    code: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$", examples=["policy-refused"])
+    message: str = Field(max_length=2000)
+    trace: list[Annotated[str, StringConstraints(max_length=1000)]] = Field(default=[], max_length=40)
+    retryable: bool = Field(default=False, description="Whether the same site may succeed if it tries again.")
+
+
+@router.post(
+    "/leases",
+    response_model=LeaseView,
+    responses=problems(Unauthenticated, Forbidden, SiteSuspended, SiteUnknown)
+    | {
+        204: {
+            "description": "No task now.",
+            "headers": {"Next-Poll-S": {"description": "Seconds until the next poll.", "schema": {"type": "number"}}},
+        }
+    },
+)
+async def lease_task(body: LeaseRequest, request: Request, site: SiteParty, use: Use) -> Response:
+    """The site's next task, waiting for one up to `wait_s`. A site that holds a live lease gets the same one again."""
+    lease = await _unless_gone(request, use.tasks.lease(SiteId(site.name), site.federation_id, body.wait_s))
+    if lease is None:
+        # After an empty long poll the next one follows at once; a short poll is asked to leave some time.
+        pause = "1" if body.wait_s >= 1 and request.app.state.stopping.is_set() else "0" if body.wait_s >= 1 else "5"
+        return Response(status_code=204, headers={"next-poll-s": pause})
+    view = lease_view(lease, use.timing.lease_s, use.timing.heartbeat_s)
+    return Response(view.model_dump_json(), media_type="application/json")
+
+
+@router.post("/{task_id}/heartbeats", responses=_REPORTS)
+async def heartbeat(task_id: Id, body: Heartbeat, site: SiteParty, use: Use) -> OrderView:
+    """Extend the lease; the answer says whether to go on with the task or to abort it."""
+    order = await use.tasks.heartbeat(SiteId(site.name), TaskId(task_id), body.lease_token, body.progress, body.phase)
+    return OrderView(state="continue" if order.go_on else "abort", reason=order.reason, lease_s=use.timing.lease_s)
+
+
+@router.post("/{task_id}/completions", responses=_REPORTS)
+async def complete_task(task_id: Id, body: Completion, site: SiteParty, use: Use) -> TaskOutcomeView:
+    """The update is at the aggregator. The same digest again gets the same answer."""
+    task = await use.tasks.complete(SiteId(site.name), TaskId(task_id), body.lease_token, Digest(body.digest))
+    return TaskOutcomeView(task_id=task.id, state=task.state.value)
+
+
+@router.post("/{task_id}/failures", responses=_REPORTS)
+async def fail_task(task_id: Id, body: FailureReport, site: SiteParty, use: Use) -> TaskOutcomeView:
+    """The site could not do it. Where trying again may help, the task opens again, at most five times."""
+    failure = Failure(body.code, body.message, tuple(body.trace), body.retryable)
+    task = await use.tasks.fail(SiteId(site.name), TaskId(task_id), body.lease_token, failure)
+    return TaskOutcomeView(task_id=task.id, state=task.state.value)
+
+
+async def _unless_gone(request: Request, leasing: Coroutine[Any, Any, Lease | None]) -> Lease | None:
+    """Wait for the lease, but not for somebody who has hung up: a task must not be given to nobody."""
+    waiting = asyncio.create_task(leasing)
+    hanging_up = asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({waiting, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        hanging_up.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return

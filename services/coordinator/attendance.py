@@ -1,0 +1,115 @@
+"""Who is there: sites heard by this process, written down every few seconds in one statement.
+
+It also looks whether a waiting site has an open task, for all waiting sites at once: that makes every hint from Redis
+redundant without a query for each poll.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.coordinator.repository.sites import SiteRepository
+from services.coordinator.repository.tasks import TaskRepository
+from shared.clock import monotonic
+from shared.database import Database, Transaction
+from shared.errors import Unavailable
+from shared.ids import SiteId
+from shared.queues import Bell
+from shared.telemetry.metrics import SITES_ONLINE
+
+PERIOD_S: Final = 3.0
+LONGEST_GAP: Final = timedelta(seconds=12)
+"""A longer silence of all API processes means that nobody could hear the sites."""
+_WRITE_AGAIN_AFTER_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Attendance:
+    """Keeps the book of who was heard when."""
+
+    def __init__(self, database: Database, bell: Bell) -> None:
+        self._database, self._bell = database, bell
+        self._present: Counter[SiteId] = Counter()
+        self._heard: set[SiteId] = set()
+        self._written: dict[SiteId, float] = {}
+        self._wake = asyncio.Event()
+
+    def mark(self, site_id: SiteId) -> None:
+        """The site spoke just now; one that was silent for a while is written down at once."""
+        self._heard.add(site_id)
+        if site_id not in self._written:
+            self._wake.set()
+
+    @contextmanager
+    def present(self, site_id: SiteId) -> Iterator[None]:
+        """The site waits here, and is heard all the while."""
+        self.mark(site_id)
+        self._present[site_id] += 1
+        try:
+            yield
+        finally:
+            self._present[site_id] -= 1
+            if self._present[site_id] <= 0:
+                del self._present[site_id]
+            self.mark(site_id)
+
+    async def run(self) -> None:
+        """Write down and look, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.flush()
+                await self.look()
+            except Unavailable:
+                log.warning("attendance.database_away")
+            try:
+                async with asyncio.timeout(PERIOD_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def release(self, stopping: asyncio.Event) -> None:
+        """Wake everybody who waits here once the process is asked to end."""
+        await stopping.wait()
+        for site in list(self._present):
+            self._bell.ring_local(site)
+
+    async def flush(self) -> None:
+        """Write down who was heard, and that somebody was there to hear."""
+        moment = monotonic()
+        due = {
+            site
+            for site in self._heard | set(self._present)
+            if moment - self._written.get(site, -_WRITE_AGAIN_AFTER_S) >= _WRITE_AGAIN_AFTER_S
+        }
+        self._heard -= due
+
+        async def work(tx: Transaction) -> None:
+            sites = SiteRepository(tx)
+            now = await tx.now()
+            await sites.mark_watched(now, LONGEST_GAP)
+            await sites.mark_seen(due, now)
+
+        await self._database.run("sites.attendance", work)
+        self._written = {
+            site: at for site, at in self._written.items() if moment - at < 2 * _WRITE_AGAIN_AFTER_S
+        } | dict.fromkeys(due, moment)
+        SITES_ONLINE.labels("all").set(len(self._written))
+
+    async def look(self) -> None:
+        """Wake the waiting sites that have an open task."""
+        if not self._present:
+            return
+        waiting = frozenset(self._present)
+
+        async def work(tx: Transaction) -> list[str]:
+            return list(await TaskRepository(tx).waiting_sites(waiting))
+
+        for site in await self._database.read("tasks.waiting_sites", work):
+            self._bell.ring_local(site)

@@ -1,0 +1,46 @@
+"""Every use case of the API, made once per process and handed to the routes."""
+
+import asyncio
+from dataclasses import dataclass
+
+from services.coordinator.accounts import Accounts
+from services.coordinator.attendance import Attendance
+from services.coordinator.federations import Federations
+from services.coordinator.jobs import Jobs
+from services.coordinator.parties import Registry
+from services.coordinator.sites import Sites
+from services.coordinator.tasks import Tasks, Timing
+from shared.database import Database
+from shared.identity.sealing import Sealer
+from shared.queues import Bell
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The use cases, and the bell that wakes whoever waits."""
+
+    federations: Federations
+    sites: Sites
+    jobs: Jobs
+    tasks: Tasks
+    accounts: Accounts
+    attendance: Attendance
+    bell: Bell
+    timing: Timing
+
+
+def make_cases(
+    database: Database, bell: Bell, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
+) -> Cases:
+    """The use cases over one database; `stopping` ends long polls."""
+    attendance = Attendance(database, bell)
+    return Cases(
+        federations=Federations(database),
+        sites=Sites(database, attendance, timing.lease),
+        jobs=Jobs(database, registry),
+        tasks=Tasks(database, bell, attendance, timing, stopping),
+        accounts=Accounts(database, sealer),
+        attendance=attendance,
+        bell=bell,
+        timing=timing,
+    )

@@ -1,0 +1,257 @@
+"""The conductor: moves every job and round on, whatever woke it. It runs in the worker.
+
+A hint and the sweeper end in the same calls, and each call looks at SQL first: a hint that is lost, late or doubled
+changes nothing but the time. From the end of a round to the opening of the next there is no queue in between.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, TypeVar
+
+import numpy as np
+import structlog
+
+from services.coordinator.domain.jobs import Job, Outcome
+from services.coordinator.domain.rounds import Phase
+from services.coordinator.parties import Aggregator, PartyAway, PartyRefused, Registry, RoundReport
+from services.coordinator.repository.jobs import JobRepository
+from services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from services.coordinator.repository.tasks import TaskRepository
+from services.coordinator.rounds import Published, Rounds
+from shared.database import Database, Transaction
+from shared.errors import NotFound, Refusal
+from shared.ids import JobId, RoundId
+from shared.learning.metrics import layout_of, metrics_of
+from shared.queues import Event
+from shared.telemetry.metrics import DEAD_TASKS, ROUND_AGE_SECONDS
+from shared.wire.manifest import RoundKind
+
+T = TypeVar("T")
+_VERSIONED: Final = frozenset({RoundKind.TRAIN, RoundKind.INITIALISE})
+log = structlog.get_logger(__name__)
+
+
+class ResultUnusable(Refusal):
+    """The aggregator's result does not fit its round."""
+
+
+class Conductor:
+    """Drives jobs and rounds."""
+
+    def __init__(self, database: Database, rounds: Rounds, aggregator: Aggregator, registry: Registry) -> None:
+        self._database, self._rounds = database, rounds
+        self._aggregator, self._registry = aggregator, registry
+        self._driving: set[RoundId] = set()
+        self._again: set[RoundId] = set()
+
+    async def on_job(self, event: Event) -> None:
+        """A job was created or resumed."""
+        if event.type in {"job.created", "job.resumed"}:
+            await self.advance(JobId(event.subject))
+
+    async def on_round(self, event: Event) -> None:
+        """Something of ours about a round: planned, exhausted, measured or cancelled."""
+        round_id = RoundId(event.subject)
+        if event.type == "round.measured":
+            await self.report_metrics(round_id)
+        elif event.type == "round.cancelled":
+            await self.tell_cancelled(round_id)
+        elif event.type == "round.planned":
+            if round_id not in self._driving and (await self._rounds.read(round_id)).round.phase is Phase.PLANNED:
+                await self.drive(round_id)
+        else:
+            await self.drive(round_id)
+
+    async def on_aggregator(self, event: Event) -> None:
+        """The aggregator has news of a round; each upload's progress is known here by the tasks."""
+        if event.type in {"round.published", "round.failed"}:
+            await self.drive(RoundId(event.subject))
+
+    async def advance(self, job_id: JobId) -> None:
+        """Plan the job's next round and open it."""
+        job = await self._job(job_id)
+        if job.next() is None:
+            return
+        model_id = job.model_id or await self._registry.ensure_model(
+            job.federation_id, job.spec.model.name, f"{job_id}/model"
+        )
+        planned = await self._rounds.plan_next(job_id, model_id)
+        if planned is not None:
+            await self.drive(planned)
+
+    async def drive(self, round_id: RoundId) -> None:
+        """Move a round on as far as it goes, and those that follow it. One at a time in this process for a round."""
+        following: RoundId | None = round_id
+        while following is not None:
+            if following in self._driving:
+                self._again.add(following)
+                return
+            following = await self._drive_alone(following)
+
+    async def _drive_alone(self, round_id: RoundId) -> RoundId | None:
+        self._driving.add(round_id)
+        try:
+            with structlog.contextvars.bound_contextvars(round_id=round_id):
+                following = await self._step(round_id)
+                while round_id in self._again and following is None:
+                    self._again.discard(round_id)
+                    following = await self._step(round_id)
+                return following
+        except PartyAway as away:
+            log.warning("round.party_away", round_id=round_id, reason=away.detail)
+            await self._rounds.postpone(round_id)
+            return None
+        finally:
+            self._again.discard(round_id)
+            self._driving.discard(round_id)
+
+    async def _step(self, round_id: RoundId) -> RoundId | None:
+        """One look and one move; the id of a round that was planned by it."""
+        record, now = await self._rounds.look(round_id)
+        round_ = record.round
+        if round_.ended:
+            return None
+        if round_.overdue(now):
+            return await self._rounds.fail(round_id, "deadline", tell=True)
+        if round_.phase is Phase.PLANNED:
+            return await self._open(record)
+        try:
+            report = await self._aggregator.report(round_id)
+        except NotFound:
+            await self._aggregator.open(record.manifest)  # a restored aggregator may have forgotten it
+            await self._rounds.postpone(round_id)
+            return None
+        return await self._absorb(record, report, now)
+
+    async def _open(self, record: RoundRecord) -> RoundId | None:
+        try:
+            public = await self._aggregator.open(record.manifest)
+        except (PartyRefused, NotFound) as refused:
+            reason = str(getattr(refused, "extra", {}).get("reason", refused.slug()))
+            log.warning("round.refused_by_aggregator", reason=refused.detail)
+            return await self._rounds.fail(record.round.id, f"aggregator:{reason}", tell=True)
+        await self._rounds.open(record.round.id, public)
+        return None
+
+    async def _absorb(self, record: RoundRecord, report: RoundReport, now: datetime) -> RoundId | None:
+        round_ = record.round
+        if report.state == "published":
+            try:
+                published = await self._published(record, report)
+            except Refusal as refusal:
+                log.warning("round.result_unusable", reason=refusal.detail)
+                return await self._rounds.fail(round_.id, refusal.slug(), tell=False)
+            return await self._rounds.publish(round_.id, published)
+        if report.state in {"failed", "cancelled"}:
+            return await self._rounds.fail(round_.id, report.reason or report.state, tell=False)
+        if round_.late(now) or round_.exhausted or round_.closing:
+            await self._rounds.begin_closing(round_.id)
+            await self._close(round_.id)
+        await self._rounds.postpone(round_.id)
+        return None
+
+    async def _close(self, round_id: RoundId) -> None:
+        try:
+            await self._aggregator.close(round_id)
+        except (PartyRefused, NotFound) as refused:
+            log.info("round.close_refused", reason=refused.detail)  # it ended meanwhile; the next look will tell
+
+    async def _published(self, record: RoundRecord, report: RoundReport) -> Published:
+        result, kind = report.result, record.round.kind
+        if result is None or (kind in _VERSIONED and (result.version_id is None or result.digest is None)):
+            raise ResultUnusable("A published round has no version.")
+        if kind not in _VERSIONED and result.values is None:
+            raise ResultUnusable("A published round has no values.")
+        values = tuple(result.values or ())
+        metrics = await self._metrics(record, values) if kind is RoundKind.EVALUATE else {}
+        outcome = Outcome(
+            count=result.count, version_id=result.version_id, digest=result.digest, values=values, metrics=metrics
+        )
+        # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
+        return Published(outcome, result.model_dump(mode="json", exclude={"values"}))
+
+    async def _metrics(self, record: RoundRecord, values: tuple[float, ...]) -> dict[str, float]:
+        """Named metrics by the layout of the job's recipe, not by what an update says of itself."""
+        job = await self._job(record.round.job_id)
+        recipe = job.resolved.recipe
+        found = metrics_of(layout_of(recipe.task, recipe.classes), np.asarray(values, np.float64))
+        return {name: float(value) for name, value in found.items()}
+
+    async def report_metrics(self, round_id: RoundId) -> None:
+        """Give a model version's measurements to the registry."""
+        record = await self._rounds.read(round_id)
+        model = record.manifest.manifest.model
+        if record.metrics and model is not None:
+            try:
+                await self._registry.add_metrics(model.version_id, record.metrics, f"{round_id}/metrics")
+            except (PartyRefused, NotFound) as refused:
+                log.warning("metrics.refused_by_registry", round_id=round_id, reason=refused.detail)
+        await self._rounds.set_flag(round_id, unreported=False)
+
+    async def tell_cancelled(self, round_id: RoundId) -> None:
+        """Tell the aggregator that a round is over here."""
+        try:
+            await self._aggregator.cancel(round_id)
+        except (PartyRefused, NotFound):
+            log.info("round.cancel_refused", round_id=round_id)  # it never heard of it, or it is over there too
+        await self._rounds.set_flag(round_id, uncancelled=False)
+
+    async def sweep_rounds(self) -> int:
+        """Look at every round that nobody looked at in time; how many moved."""
+        moved = 0
+        for round_id in await self._find(lambda tx, now: RoundRepository(tx).due(now)):
+            before = (await self._rounds.read(round_id)).round
+            await self.drive(round_id)
+            after = (await self._rounds.read(round_id)).round
+            moved += int(after.phase is not before.phase)
+        await self._measure()
+        return moved
+
+    async def sweep_jobs(self) -> int:
+        """Plan for every job that waits; how many got a round."""
+        planned = 0
+        for job_id in await self._find(lambda tx, now: JobRepository(tx).due(now)):
+            try:
+                await self.advance(JobId(job_id))
+            except Refusal as refusal:
+                log.warning("job.not_advanced", job_id=job_id, reason=refusal.detail)
+                continue
+            planned += int((await self._job(job_id)).round_id is not None)
+        return planned
+
+    async def sweep_reports(self) -> int:
+        """Do what is still owed to registry and aggregator after a round's end; how many."""
+        done = 0
+        for round_id in await self._find(lambda tx, _: RoundRepository(tx).unreported()):
+            done += await _quietly(self.report_metrics, round_id)
+        for round_id in await self._find(lambda tx, _: RoundRepository(tx).uncancelled()):
+            done += await _quietly(self.tell_cancelled, round_id)
+        return done
+
+    async def _find(self, query: Callable[[Transaction, datetime], Awaitable[T]]) -> T:
+        async def work(tx: Transaction) -> T:
+            return await query(tx, await tx.now())
+
+        return await self._database.read("sweep.find", work)
+
+    async def _job(self, job_id: JobId) -> Job:
+        return await self._database.read("job.read", lambda tx: JobRepository(tx).get(job_id))
+
+    async def _now(self) -> datetime:
+        return await self._database.read("clock", lambda tx: tx.now())
+
+    async def _measure(self) -> None:
+        rounds = await self._find(lambda tx, _: RoundRepository(tx).open())
+        now = await self._now()
+        for phase in (Phase.PLANNED, Phase.COLLECTING):
+            ages = [(now - r.created_at).total_seconds() for r in rounds if r.phase is phase and r.created_at]
+            ROUND_AGE_SECONDS.labels(str(phase)).set(max(ages, default=0.0))
+        DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
+
+
+async def _quietly(act: Callable[[RoundId], Awaitable[None]], round_id: RoundId) -> int:
+    try:
+        await act(round_id)
+    except PartyAway:
+        return 0
+    return 1

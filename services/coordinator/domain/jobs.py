@@ -1,0 +1,158 @@
+"""A job: a plan of rounds, and how far it has come.
+
+``running ⇄ paused → succeeded | failed(reason) | cancelled``. One round is out at a time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.coordinator.domain.progress import (
+    JOB_ENDED,
+    EarlyStop,
+    Finished,
+    JobState,
+    Plan,
+    Progress,
+    Step,
+    next_step,
+)
+from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.validation import Resolved
+from shared.errors import Conflict
+from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from shared.wire.manifest import RoundKind
+
+LOOK_AGAIN: Final = timedelta(seconds=3)
+"""How long a lost hint can delay a job that has no round out."""
+
+
+class JobOver(Conflict):
+    """The job is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the aggregator published for a round: a model version or sums, over `count` sites."""
+
+    count: int
+    version_id: VersionId | None = None
+    digest: Digest | None = None
+    values: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job with its progress; `round_id` is the round that is out."""
+
+    id: JobId
+    federation_id: FederationId
+    spec: JobSpec
+    resolved: Resolved
+    created_by: str
+    created_at: datetime
+    next_check_at: datetime
+    state: JobState = JobState.RUNNING
+    version: int = 1
+    reason: str | None = None
+    model_id: ModelId | None = None
+    version_id: VersionId | None = None
+    version_digest: Digest | None = None
+    context: Mapping[str, list[float]] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    last_failure: str | None = None
+    round_id: RoundId | None = None
+    waiting_since: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it succeeded, failed or was cancelled."""
+        return self.state in JOB_ENDED
+
+    @property
+    def plan(self) -> Plan:
+        """What the job is to do."""
+        stop = self.spec.evaluation.early_stop
+        return Plan(
+            rounds=self.spec.rounds,
+            statistics=self.resolved.recipe.statistics,
+            evaluate_every=self.spec.evaluation.every,
+            early_stop=EarlyStop(stop.metric, stop.mode, stop.patience) if stop else None,
+        )
+
+    def next(self) -> Step | Finished | None:
+        """What to plan now: nothing while a round is out, or the job is paused or over."""
+        if self.state is not JobState.RUNNING or self.round_id is not None:
+            return None
+        return next_step(self.plan, self.progress, self.last_failure)
+
+    def starting_from(self, version_id: VersionId, digest: Digest) -> "Job":
+        """Train on from a version that is there already."""
+        progress = replace(self.progress, has_model=True)
+        return replace(self, version_id=version_id, version_digest=digest, progress=progress)
+
+    def started(self, round_id: RoundId, now: datetime) -> "Job":
+        """A round is planned."""
+        return replace(self, round_id=round_id, waiting_since=None, next_check_at=now + LOOK_AGAIN)
+
+    def waiting(self, now: datetime) -> "Job":
+        """Too few sites are there; look again later."""
+        return replace(self, waiting_since=self.waiting_since or now, next_check_at=now + LOOK_AGAIN)
+
+    def with_model(self, model_id: ModelId) -> "Job":
+        """The registry has a model for the job's results."""
+        return replace(self, model_id=model_id)
+
+    def advanced(self, kind: RoundKind, number: int, outcome: Outcome, now: datetime) -> "Job":
+        """Take in what a round published."""
+        done = replace(self.progress, failures=0)
+        job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
+        if kind is RoundKind.STATISTICS:
+            context = {**self.context, "statistics": list(outcome.values)}
+            return replace(job, context=context, progress=replace(done, statistics_done=True))
+        if kind is RoundKind.EVALUATE:
+            scores = (*self.progress.scores, dict(outcome.metrics))
+            return replace(job, progress=replace(done, evaluated=number, scores=scores))
+        if outcome.version_id is None or outcome.digest is None:
+            raise ValueError("a round that trains publishes a version")
+        trained = number if kind is RoundKind.TRAIN else done.trained
+        return replace(
+            job,
+            version_id=outcome.version_id,
+            version_digest=outcome.digest,
+            progress=replace(done, has_model=True, trained=trained),
+        )
+
+    def setback(self, reason: str, now: datetime) -> "Job":
+        """A round ended without a result."""
+        progress = replace(self.progress, failures=self.progress.failures + 1)
+        return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now)
+
+    def finish(self, state: JobState, reason: str, now: datetime) -> "Job":
+        """The job is over."""
+        if self.ended:
+            raise JobOver(f"Job {self.id} is {self.state}.")
+        return replace(self, state=state, reason=reason, finished_at=now)
+
+    def pause(self) -> "Job":
+        """Plan no further round; pausing twice is the same as once."""
+        self._must_go_on()
+        return replace(self, state=JobState.PAUSED)
+
+    def resume(self, now: datetime) -> "Job":
+        """Plan rounds again."""
+        self._must_go_on()
+        return replace(self, state=JobState.RUNNING, waiting_since=None, next_check_at=now)
+
+    def cancel(self, now: datetime) -> "Job":
+        """Stop it; cancelling twice is the same as once."""
+        if self.state is JobState.CANCELLED:
+            return self
+        return replace(self.finish(JobState.CANCELLED, "cancelled", now), round_id=None)
+
+    def _must_go_on(self) -> None:
+        if self.ended:
+            raise JobOver(f"Job {self.id} is {self.state}.")

@@ -1,0 +1,93 @@
+"""The manifest of a round: what the coordinator asks the sites and the aggregator for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
+from services.coordinator.domain.jobs import Job
+from services.coordinator.domain.progress import Step
+from services.coordinator.domain.spec import JobSpec
+from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from shared.secagg.quantise import plan_encoding, plan_sums
+from shared.wire.manifest import (
+    DataRef,
+    Encoding,
+    ModelRef,
+    RecipeRef,
+    RoundKind,
+    RoundManifest,
+    StrategyRef,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a round needs beside its job: its id, the sites, the epoch of the database, the deadline."""
+
+    round_id: RoundId
+    cohort: tuple[SiteId, ...]
+    epoch: int
+    deadline_s: float
+
+
+def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[SiteId, ...]:
+    """The round's sites, or nothing when too few are there. One site makes the first model: it depends on no data."""
+    asked = job.spec.cohort
+    if step.kind is RoundKind.INITIALISE:
+        return choose(candidates, CohortRule(min=1, max=1, fraction=1.0, seed=asked.seed), step.draw)
+    return choose(candidates, CohortRule(asked.min, asked.max, asked.fraction, asked.seed), step.draw)
+
+
+def train_encoding(summands: int, spec: JobSpec) -> Encoding:
+    """How updates of a training round become integers; raises a Refusal where there is no headroom."""
+    update = spec.update
+    return plan_encoding(
+        summands=summands,
+        max_weight=1 if spec.strategy.weighting == "equal" else update.max_weight,
+        clip_norm=update.clip_norm,
+        bound_value=None if update.clip_norm is not None else update.bound,
+        modulus_bits=update.modulus_bits,
+    )
+
+
+def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
+    """The manifest of the job's next round."""
+    if job.model_id is None:
+        raise ValueError("the job has no model in the registry yet")
+    spec, recipe, size = job.spec, job.resolved.recipe, len(settled.cohort)
+    measures = step.kind in (RoundKind.TRAIN, RoundKind.EVALUATE)
+    return RoundManifest(
+        federation_id=FederationId(job.federation_id),
+        job_id=JobId(job.id),
+        round_id=settled.round_id,
+        number=step.number,
+        attempt=step.attempt,
+        kind=step.kind,
+        engine=spec.engine,
+        recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
+        data=DataRef(dataset=spec.data.dataset, features=job.resolved.features, label=job.resolved.label),
+        model=_model(job) if measures else None,
+        model_id=ModelId(job.model_id),
+        context=dict(job.context),
+        encoding=_encoding(step.kind, size, spec),
+        cohort=settled.cohort,
+        min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
+        target=size,
+        strategy=StrategyRef(name=spec.strategy.name, params=spec.strategy.params),
+        seed=derive_seed(spec.cohort.seed, step.task),
+        deadline_s=settled.deadline_s,
+        epoch=settled.epoch,
+        weight_unit=job.resolved.weight_unit,
+    )
+
+
+def _model(job: Job) -> ModelRef:
+    if job.version_id is None or job.version_digest is None:
+        raise ValueError("the job has no model version yet")
+    return ModelRef(version_id=VersionId(job.version_id), digest=job.version_digest)
+
+
+def _encoding(kind: RoundKind, summands: int, spec: JobSpec) -> Encoding | None:
+    if kind is RoundKind.INITIALISE:
+        return None
+    return train_encoding(summands, spec) if kind is RoundKind.TRAIN else plan_sums(summands=summands)

@@ -1,0 +1,127 @@
+"""What a scientist may ask for: the job document, with safe defaults. Unknown fields are refused."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from shared.ids import FederationId, VersionId
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+MIN_COHORT: Final = 3
+"""With two sites, each could subtract itself from the sum."""
+
+
+class Part(BaseModel):
+    """A part of the job document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelPart(Part):
+    """The registry model that gets the results; `version_id` starts from that version instead of a fresh one."""
+
+    name: Name
+    version_id: VersionId | None = None
+
+
+class RecipePart(Part):
+    """The recipe that runs at the sites, and its parameters."""
+
+    name: Name
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class DataPart(Part):
+    """The data set by its name at the sites; without `features`, every numeric column that all sites have."""
+
+    dataset: Name
+    features: tuple[Name, ...] | None = None
+    label: Name | None = None
+
+
+class StrategyPart(Part):
+    """How sums become models; `weighting` by examples, or the same weight for every site."""
+
+    name: Name = "fedavg"
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    weighting: Literal["examples", "equal"] = "examples"
+
+
+class CohortPart(Part):
+    """Which sites take part in a round. `allow_small` is needed for fewer than three."""
+
+    min: int = Field(default=MIN_COHORT, ge=1, le=100_000)
+    max: int | None = Field(default=None, ge=1, le=100_000)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**53)
+    allow_small: bool = False
+
+
+class UpdatePart(Part):
+    """How an update becomes integers.
+
+    `clip_norm` limits its L2 norm; without it each coordinate is limited to ±`bound`. A site's weight is its examples
+    over `weight_unit`, from 1 to `max_weight`; without a unit it is chosen so that the largest site fits.
+    """
+
+    clip_norm: float | None = Field(default=None, gt=0, le=1e9)
+    bound: float = Field(default=16.0, gt=0, le=1e9)
+    max_weight: int = Field(default=256, ge=1, le=2**16)
+    weight_unit: int | None = Field(default=None, ge=1, le=2**53)
+    modulus_bits: Literal[16, 24, 32, 64] = 32
+
+
+class EarlyStopPart(Part):
+    """Stop when `metric` has not improved during `patience` evaluations."""
+
+    metric: Name
+    mode: Literal["min", "max"] = "max"
+    patience: int = Field(default=3, ge=1, le=10_000)
+
+
+class EvaluationPart(Part):
+    """Evaluate after every `every`-th round and after the last one; 0 is never."""
+
+    every: int = Field(default=1, ge=0, le=100_000)
+    early_stop: EarlyStopPart | None = None
+
+
+class DeadlinePart(Part):
+    """How long a round may take; without it, the coordinator's default."""
+
+    round_s: float | None = Field(default=None, ge=1, le=7 * 86_400)
+
+
+class JobSpec(Part):
+    """A job as a scientist writes it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "heart-disease",
+                    "federation_id": "fed_01m0dwh5mdaecm6yfk3d8y9c8v",
+                    "model": {"name": "heart"},
+                    "recipe": {"name": "tabular", "params": {"model": "logistic"}},
+                    "data": {"dataset": "heart", "label": "disease"},
+                    "rounds": 10,
+                }
+            ]
+        },
+    )
+
+    name: Name
+    federation_id: FederationId
+    model: ModelPart
+    recipe: RecipePart
+    data: DataPart
+    rounds: int = Field(ge=1, le=100_000)
+    strategy: StrategyPart = Field(default_factory=StrategyPart)
+    cohort: CohortPart = Field(default_factory=CohortPart)
+    engine: Name = "sealed"
+    update: UpdatePart = Field(default_factory=UpdatePart)
+    evaluation: EvaluationPart = Field(default_factory=EvaluationPart)
+    deadlines: DeadlinePart = Field(default_factory=DeadlinePart)

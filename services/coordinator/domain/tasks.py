@@ -1,0 +1,173 @@
+"""A task: one site's part in one round.
+
+``open → leased → done | expired | rejected(code) | dead``. A lease that runs out opens the task again, at most
+`MAX_ATTEMPTS` times. An expired task may come back while its round still collects, because expiry only says that the
+coordinator stopped waiting: whether the site's update counts is the aggregator's to say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from shared.errors import Conflict, Gone
+from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+
+MAX_ATTEMPTS: Final = 5
+"""A task that took its agent down this often is not the network's fault."""
+
+RETRYABLE: Final = frozenset(
+    {"interrupted", "unavailable", "child-died", "upload-failed", "download-failed", "timeout"}
+)
+"""Failure codes after which the same site may simply try again; every other code is final for the round."""
+
+
+class TaskState(StrEnum):
+    """Where a task stands."""
+
+    OPEN = "open"
+    LEASED = "leased"
+    DONE = "done"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    DEAD = "dead"
+
+
+OUTSTANDING: Final = frozenset({TaskState.OPEN, TaskState.LEASED})
+"""The states in which the round still waits for this site."""
+
+
+class StaleLease(Conflict):
+    """The lease is no longer this task's lease."""
+
+
+class DigestDiffers(Conflict):
+    """The task was completed with other bytes."""
+
+
+class TaskOver(Gone):
+    """The task is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One site's part in one round; `lease_token` fences whoever holds an older lease."""
+
+    id: TaskId
+    round_id: RoundId
+    job_id: JobId
+    site_id: SiteId
+    kind: str
+    state: TaskState = TaskState.OPEN
+    version: int = 1
+    attempt: int = 0
+    lease_token: str | None = None
+    lease_expires_at: datetime | None = None
+    progress: float = 0.0
+    phase: str | None = None
+    digest: Digest | None = None
+    code: str | None = None
+    message: str | None = None
+    trace: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether the round still waits for it."""
+        return self.state in OUTSTANDING
+
+    def live(self, now: datetime) -> bool:
+        """Whether somebody holds an unexpired lease."""
+        return self.state is TaskState.LEASED and self.lease_expires_at is not None and now < self.lease_expires_at
+
+    def lease(self, token: str, now: datetime, lease_for: timedelta) -> "Task":
+        """Hand the task to its site; an expired one comes back this way."""
+        if self.state not in (TaskState.OPEN, TaskState.EXPIRED) or self.attempt >= MAX_ATTEMPTS:
+            raise TaskOver(f"Task {self.id} is {self.state}.")
+        return replace(
+            self,
+            state=TaskState.LEASED,
+            attempt=self.attempt + 1,
+            lease_token=token,
+            lease_expires_at=now + lease_for,
+            progress=0.0,
+            phase=None,
+            code=None,
+            message=None,
+            finished_at=None,
+        )
+
+    def heartbeat(self, token: str, progress: float, phase: str | None, expires_at: datetime) -> "Task":
+        """Extend the lease; refuses a token that is not the present one."""
+        if self.state is not TaskState.LEASED or self.lease_token != token:
+            raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
+        return replace(self, progress=progress, phase=phase, lease_expires_at=expires_at)
+
+    def revive(self, expires_at: datetime) -> "Task":
+        """The site that was given up for lost still works under its old lease."""
+        if self.state is not TaskState.EXPIRED or self.lease_token is None:
+            raise TaskOver(f"Task {self.id} is {self.state}.")
+        return replace(self, state=TaskState.LEASED, lease_expires_at=expires_at, code=None, finished_at=None)
+
+    def complete(self, token: str, digest: Digest, now: datetime) -> "Task":
+        """Record that the site's update is at the aggregator; the same digest again changes nothing.
+
+        A task that expired under this very lease may still be completed: its bytes were accepted elsewhere already.
+        """
+        if self.state is TaskState.DONE and self.digest is not None:
+            if self.digest != digest:
+                raise DigestDiffers(f"Task {self.id} was completed with {self.digest}.")
+            return self
+        if self.lease_token != token or self.state not in (TaskState.LEASED, TaskState.EXPIRED, TaskState.DONE):
+            raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
+        return replace(
+            self, state=TaskState.DONE, digest=digest, progress=1.0, code=None, message=None, finished_at=now
+        )
+
+    def fail(
+        self, token: str, code: str, message: str, trace: Sequence[str], now: datetime, *, again: bool = False
+    ) -> "Task":
+        """Record a failure that the agent reports: open again when it may help, else rejected (dead after too many)."""
+        if self.state is not TaskState.LEASED or self.lease_token != token:
+            if self.state in (TaskState.REJECTED, TaskState.DEAD) and self.lease_token == token:
+                return self
+            raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
+        told = replace(self, code=code, message=message, trace=tuple(trace))
+        if not (again or code in RETRYABLE):
+            return replace(told, state=TaskState.REJECTED, finished_at=now)
+        return told.reopened(now)
+
+    def lapse(self, now: datetime, *, site_seen: bool) -> "Task":
+        """The lease ran out: open again if the site still shows itself, else expired; dead after too many attempts."""
+        if self.state is not TaskState.LEASED:
+            return self
+        if not site_seen:
+            return self.expire("site-lost", now)
+        return replace(self, code="lease-expired", message="The agent stopped sending heartbeats.").reopened(now)
+
+    def expire(self, code: str, now: datetime) -> "Task":
+        """Wait for this task no longer. Its token stays, so that a late report of success is still understood."""
+        if not self.outstanding:
+            return self
+        return replace(self, state=TaskState.EXPIRED, code=code, finished_at=now)
+
+    def reject(self, code: str, message: str, now: datetime) -> "Task":
+        """Take the task away from its site for good; no token opens it again."""
+        if not self.outstanding:
+            return self
+        return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=now)
+
+    def counted(self, now: datetime) -> "Task":
+        """The aggregator counted every site of the round, so this one's update is in, whatever was heard here."""
+        if self.state not in (TaskState.OPEN, TaskState.LEASED, TaskState.EXPIRED):
+            return self
+        return replace(self, state=TaskState.DONE, progress=1.0, code=None, message=None, finished_at=now)
+
+    def reopened(self, now: datetime) -> "Task":
+        """Give it back to its site, or give it up after too many attempts."""
+        if self.attempt >= MAX_ATTEMPTS:
+            return replace(self, state=TaskState.DEAD, finished_at=now)
+        return replace(self, state=TaskState.OPEN, lease_token=None, lease_expires_at=None, progress=0.0, phase=None)

@@ -1,0 +1,50 @@
+"""Federations: organisations that learn together."""
+
+from services.coordinator.repository.sites import Federation, SiteRepository
+from services.coordinator.views import FederationView, federation_view
+from shared.database import Database, Page, Transaction
+from shared.ids import FederationId, new_id
+from shared.web.access import Grant, Principal, Role
+from shared.web.idempotency import Once
+
+
+class Federations:
+    """What people do with federations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, person: Principal, name: str, once: Once) -> FederationView:
+        """A new federation; only who administers all of them may make one."""
+        _everywhere(person)
+
+        async def work(tx: Transaction) -> FederationView:
+            federation = Federation(FederationId(new_id("fed")), name, await tx.now())
+            await SiteRepository(tx).add_federation(federation)
+            return federation_view(federation)
+
+        return await self._database.run("federation.create", once(work))
+
+    async def get(self, person: Principal, federation_id: str) -> FederationView:
+        """A federation in which the person has a role."""
+        person.check(*Role, federation_id=federation_id)
+
+        async def work(tx: Transaction) -> FederationView:
+            return federation_view(await SiteRepository(tx).federation(federation_id))
+
+        return await self._database.read("federation.get", work)
+
+    async def list(self, person: Principal, limit: int, after: str | None) -> Page[FederationView]:
+        """The federations in which the person has a role."""
+
+        async def work(tx: Transaction) -> Page[FederationView]:
+            found = await SiteRepository(tx).federations(person.federations(), limit, after)
+            return found.map(federation_view)
+
+        return await self._database.read("federations.list", work)
+
+
+def _everywhere(person: Principal) -> None:
+    """Admin of all federations; an admin of one is refused like anybody else."""
+    if Grant(Role.ADMIN, None) not in person.grants:
+        Principal(person.user_id, person.name, ()).check(Role.ADMIN)

@@ -1,0 +1,266 @@
+"""Jobs: judged whole, submitted, looked at, paused, resumed, cancelled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from services.coordinator.domain.jobs import LOOK_AGAIN, Job
+from services.coordinator.domain.manifests import train_encoding
+from services.coordinator.domain.validation import Verdict, World, judge
+from services.coordinator.parties import Registry
+from services.coordinator.repository.jobs import JobEvent, JobRepository
+from services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from services.coordinator.repository.sites import SiteRepository
+from services.coordinator.repository.tasks import TaskRepository
+from services.coordinator.rounds import JOBS_TOPIC, Rounds
+from services.coordinator.views import (
+    JobVerdict,
+    JobView,
+    RoundView,
+    findings,
+    job_view,
+    round_view,
+    task_view,
+)
+from shared.database import Database, Page, Transaction
+from shared.errors import NotFound
+from shared.ids import Digest, JobId, RoundId, VersionId, is_id, new_id
+from shared.learning.strategies import strategy_named
+from shared.secagg.engines import ENGINES
+from shared.web.access import Principal, Role
+from shared.web.idempotency import Once
+from shared.wire.manifest import SignedManifest
+
+_STEPS: Final = 3
+"""How often pausing, resuming or cancelling is tried again when the job's round changes in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartingVersion:
+    """The version that a job starts from, as the registry knows it."""
+
+    version_id: VersionId
+    digest: Digest
+
+
+class Jobs:
+    """What people do with jobs."""
+
+    def __init__(self, database: Database, registry: Registry) -> None:
+        self._database, self._registry = database, registry
+
+    async def validate(self, person: Principal, document: Mapping[str, Any]) -> JobVerdict:
+        """What the job would do; raises `JobInvalid` with every error."""
+        verdict, _ = await self._judge(person, document)
+        return JobVerdict(
+            features=list(verdict.resolved.features),
+            label=verdict.resolved.label,
+            recipe_digest=verdict.resolved.recipe.digest,
+            weight_unit=verdict.resolved.weight_unit,
+            sites=list(verdict.resolved.eligible),
+            warnings=findings(verdict.warnings),
+        )
+
+    async def submit(self, person: Principal, document: Mapping[str, Any], once: Once) -> JobView:
+        """Start a job; raises `JobInvalid` with every error."""
+        verdict, start = await self._judge(person, document)
+
+        async def work(tx: Transaction) -> JobView:
+            job = _new_job(verdict, start, person, await tx.now())
+            jobs = JobRepository(tx)
+            await jobs.add(job)
+            await jobs.record(job.id, "job.created", person.name, {"state": str(job.state), "name": job.spec.name})
+            await tx.emit(JOBS_TOPIC, "job.created", job.id)
+            return job_view(job, verdict.warnings)
+
+        return await self._database.run("job.submit", once(work))
+
+    async def get(self, person: Principal, job_id: str) -> JobView:
+        """A job of the person's federations."""
+        return job_view(await self._job(person, job_id))
+
+    async def list(
+        self, person: Principal, federation_id: str | None, state: str | None, limit: int, after: str | None
+    ) -> Page[JobView]:
+        """The jobs of the person's federations, newest first."""
+
+        async def work(tx: Transaction) -> Page[JobView]:
+            found = await JobRepository(tx).list(person.federations(), federation_id, state, limit, after)
+            return found.map(job_view)
+
+        return await self._database.read("jobs.list", work)
+
+    async def rounds(self, person: Principal, job_id: str, limit: int, after: str | None) -> Page[RoundView]:
+        """A job's rounds, oldest first."""
+        await self._job(person, job_id)
+
+        async def work(tx: Transaction) -> Page[RoundView]:
+            return (await RoundRepository(tx).of_job(job_id, limit, after)).map(round_view)
+
+        return await self._database.read("rounds.list", work)
+
+    async def round(self, person: Principal, round_id: str) -> RoundView:
+        """One round with its tasks."""
+
+        async def work(tx: Transaction) -> RoundView:
+            record = await _seen_round(tx, person, round_id)
+            tasks = await TaskRepository(tx).of_round(round_id)
+            names = await SiteRepository(tx).names(task.site_id for task in tasks)
+            return round_view(record, [task_view(task, names.get(task.site_id)) for task in tasks])
+
+        return await self._database.read("round.get", work)
+
+    async def manifest(self, person: Principal | None, round_id: str) -> SignedManifest:
+        """A round's signed manifest; parties may read it too (no person)."""
+
+        async def work(tx: Transaction) -> SignedManifest:
+            if person is None:
+                return (await RoundRepository(tx).record(round_id)).manifest
+            return (await _seen_round(tx, person, round_id)).manifest
+
+        return await self._database.read("round.manifest", work)
+
+    async def events(self, person: Principal, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
+        """What happened to a job beyond event number `after`."""
+        await self._job(person, job_id)
+        return await self.more_events(job_id, after, limit)
+
+    async def more_events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
+        """The same for somebody who was let in before."""
+
+        async def work(tx: Transaction) -> Sequence[JobEvent]:
+            return await JobRepository(tx).events(job_id, after, limit)
+
+        return await self._database.read("job.events", work)
+
+    async def pause(self, person: Principal, job_id: str, once: Once) -> JobView:
+        """Plan no further round; the one that is out goes on."""
+
+        async def work(tx: Transaction) -> JobView:
+            job = await _steered(tx, person, job_id)
+            return await _change(tx, job, job.pause(), person)
+
+        return await self._database.run("job.pause", once(work))
+
+    async def resume(self, person: Principal, job_id: str, once: Once) -> JobView:
+        """Plan rounds again."""
+
+        async def work(tx: Transaction) -> JobView:
+            job = await _steered(tx, person, job_id)
+            after = await _change(tx, job, job.resume(await tx.now()), person, "job.resumed")
+            await tx.emit(JOBS_TOPIC, "job.resumed", job_id)
+            return after
+
+        return await self._database.run("job.resume", once(work))
+
+    async def cancel(self, person: Principal, job_id: str, once: Once) -> JobView:
+        """Stop the job and the round that is out; agents stop at their next heartbeat."""
+
+        async def work(tx: Transaction) -> JobView:
+            jobs = JobRepository(tx)
+            for _ in range(_STEPS):  # the round is locked before the job; meanwhile the next one may have been planned
+                out = (await _steered(tx, person, job_id, lock=False)).round_id
+                if out is not None:
+                    await Rounds.cancel(tx, out, "job-cancelled")
+                job = await jobs.get(job_id, lock=True)
+                if job.round_id == out:
+                    break
+            return await _change(tx, job, job.cancel(await tx.now()), person)
+
+        return await self._database.run("job.cancel", once(work))
+
+    async def _job(self, person: Principal, job_id: str) -> Job:
+        async def work(tx: Transaction) -> Job:
+            return await _seen(tx, person, job_id)
+
+        return await self._database.read("job.get", work)
+
+    async def _judge(self, person: Principal, document: Mapping[str, Any]) -> tuple[Verdict, StartingVersion | None]:
+        federation_id = document.get("federation_id")
+        wanted = federation_id if isinstance(federation_id, str) else None
+        person.check(Role.SCIENTIST, federation_id=wanted)
+        start, problem = await self._starting_version(document, wanted)
+
+        async def work(tx: Transaction) -> World:
+            return await _world(tx, wanted, problem)
+
+        world = await self._database.read("job.judge", work)
+        return judge(document, world), start
+
+    async def _starting_version(
+        self, document: Mapping[str, Any], federation_id: str | None
+    ) -> tuple[StartingVersion | None, str | None]:
+        """The version that the job wants to start from, or what is wrong with it."""
+        model = document.get("model")
+        version_id = model.get("version_id") if isinstance(model, Mapping) else None
+        if not isinstance(version_id, str):
+            return None, None
+        if not is_id(version_id, "ver"):
+            return None, "this is not the id of a model version"
+        try:
+            version = await self._registry.version(version_id)
+            owner = await self._registry.federation_of(version.model_id)
+        except NotFound:
+            return None, "there is no such model version"
+        if owner != federation_id:
+            return None, "there is no such model version in this federation"
+        return StartingVersion(version.id, version.content_digest), None
+
+
+async def _world(tx: Transaction, federation_id: str | None, version_problem: str | None) -> World:
+    sites = SiteRepository(tx)
+    known = True
+    try:
+        await sites.federation(federation_id or "")
+    except NotFound:
+        known = False
+    members = await sites.of_federation(federation_id or "")
+    return World(
+        federation_known=known,
+        sites=[site.facts() for site in members],
+        engines=frozenset(ENGINES),
+        check_strategy=lambda name, params: strategy_named(name).settings(params),
+        check_encoding=train_encoding,
+        version_problem=version_problem,
+    )
+
+
+def _new_job(verdict: Verdict, start: StartingVersion | None, person: Principal, now: datetime) -> Job:
+    job = Job(
+        id=JobId(new_id("job")),
+        federation_id=verdict.spec.federation_id,
+        spec=verdict.spec,
+        resolved=verdict.resolved,
+        created_by=person.name,
+        created_at=now,
+        next_check_at=now + LOOK_AGAIN,
+    )
+    return job if start is None else job.starting_from(start.version_id, start.digest)
+
+
+async def _seen(tx: Transaction, person: Principal, job_id: str) -> Job:
+    job = await JobRepository(tx).get(job_id)
+    person.check(*Role, federation_id=job.federation_id)
+    return job
+
+
+async def _seen_round(tx: Transaction, person: Principal, round_id: str) -> RoundRecord:
+    record = await RoundRepository(tx).record(RoundId(round_id))
+    await _seen(tx, person, record.round.job_id)
+    return record
+
+
+async def _steered(tx: Transaction, person: Principal, job_id: str, *, lock: bool = True) -> Job:
+    job = await JobRepository(tx).get(job_id, lock=lock)
+    person.check(Role.SCIENTIST, federation_id=job.federation_id)
+    return job
+
+
+async def _change(tx: Transaction, before: Job, after: Job, person: Principal, type_: str | None = None) -> JobView:
+    if after is not before and after.state is not before.state:
+        jobs = JobRepository(tx)
+        await jobs.save(after)
+        data = {"state": str(after.state), "reason": after.reason}
+        await jobs.record(after.id, type_ or f"job.{after.state}", person.name, data)
+    return job_view(after)

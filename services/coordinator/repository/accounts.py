@@ -1,0 +1,151 @@
+"""Users, their roles, and API tokens by digest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.coordinator.repository.sites import NameTaken
+from services.coordinator.tables import GrantRow, TokenRow, UserRow
+from shared.database import Page, Transaction, page
+from shared.errors import NotFound
+from shared.ids import TokenId, UserId
+
+EVERYWHERE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A role in one federation, or everywhere (None)."""
+
+    role: str
+    federation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person, or a program that acts for one."""
+
+    id: UserId
+    name: str
+    roles: tuple[Grant, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What may be told of an API token after it was shown once."""
+
+    id: TokenId
+    user_id: UserId
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class AccountRepository:
+    """Users and tokens in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._session = tx.session
+
+    async def add_user(self, user: User) -> None:
+        """Insert; raises `NameTaken`."""
+        try:
+            async with self._session.begin_nested():
+                await self._session.execute(
+                    insert(UserRow).values(id=user.id, name=user.name, created_at=user.created_at)
+                )
+        except IntegrityError as error:
+            raise NameTaken(f"Choose another name: there is a user {user.name!r} already.") from error
+        for grant in user.roles:
+            await self._session.execute(
+                insert(GrantRow).values(
+                    user_id=user.id, role=grant.role, federation_id=grant.federation_id or EVERYWHERE
+                )
+            )
+
+    async def user(self, user_id: str) -> User:
+        """Load; raises NotFound."""
+        row = await self._session.get(UserRow, user_id)
+        if row is None:
+            raise NotFound(f"There is no user {user_id}.")
+        return (await self._with_roles([row]))[0]
+
+    async def user_named(self, name: str) -> User | None:
+        """Load by name."""
+        row = await self._session.scalar(select(UserRow).where(UserRow.name == name))
+        return (await self._with_roles([row]))[0] if row else None
+
+    async def users(self, limit: int, after: str | None) -> Page[User]:
+        """A page of users."""
+        found = await page(self._session, select(UserRow), UserRow.id, limit, after)
+        return Page(await self._with_roles(found.items), found.next)
+
+    async def add_token(self, token: Token, digest: str) -> None:
+        """Insert."""
+        await self._session.execute(
+            insert(TokenRow).values(
+                id=token.id,
+                user_id=token.user_id,
+                name=token.name,
+                digest=digest,
+                created_at=token.created_at,
+                expires_at=token.expires_at,
+            )
+        )
+
+    async def token(self, token_id: str) -> Token:
+        """Load; raises NotFound."""
+        row = await self._session.get(TokenRow, token_id)
+        if row is None:
+            raise NotFound(f"There is no token {token_id}.")
+        return _token(row)
+
+    async def tokens(self, user_id: str | None, limit: int, after: str | None) -> Page[Token]:
+        """A page of tokens, of one user or of all."""
+        query = select(TokenRow)
+        if user_id is not None:
+            query = query.where(TokenRow.user_id == user_id)
+        return (await page(self._session, query, TokenRow.id, limit, after)).map(_token)
+
+    async def revoke_token(self, token_id: str, now: datetime) -> None:
+        """Revoke; a second time changes nothing."""
+        await self._session.execute(
+            update(TokenRow).where(TokenRow.id == token_id, TokenRow.revoked_at.is_(None)).values(revoked_at=now)
+        )
+
+    async def holder(self, digest: str, now: datetime) -> User | None:
+        """Whose valid token this is."""
+        row = await self._session.scalar(
+            select(UserRow)
+            .join(TokenRow, TokenRow.user_id == UserRow.id)
+            .where(
+                TokenRow.digest == digest,
+                TokenRow.revoked_at.is_(None),
+                or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now),
+            )
+        )
+        return (await self._with_roles([row]))[0] if row else None
+
+    async def _with_roles(self, rows: Sequence[UserRow]) -> list[User]:
+        ids = [row.id for row in rows]
+        grants = list(await self._session.scalars(select(GrantRow).where(GrantRow.user_id.in_(ids))))
+        return [_user(row, [grant for grant in grants if grant.user_id == row.id]) for row in rows]
+
+
+def _user(row: UserRow, grants: Sequence[GrantRow]) -> User:
+    roles = sorted((grant.role, grant.federation_id) for grant in grants)
+    return User(
+        id=UserId(row.id),
+        name=row.name,
+        roles=tuple(Grant(role, None if where == EVERYWHERE else where) for role, where in roles),
+        created_at=row.created_at,
+    )
+
+
+def _token(row: TokenRow) -> Token:
+    return Token(TokenId(row.id), UserId(row.user_id), row.name, row.created_at, row.expires_at, row.revoked_at)

@@ -1,0 +1,180 @@
+"""Jobs and their events."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, insert, select, update
+
+from services.coordinator.domain.jobs import Job
+from services.coordinator.domain.progress import JobState, Progress
+from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.validation import Resolved
+from services.coordinator.repository import Overtaken
+from services.coordinator.tables import JobEventRow, JobRow
+from shared.database import Page, Transaction, page
+from shared.errors import NotFound
+from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from shared.telemetry.traces import current_trace
+
+EVENTS_TOPIC = "coordinator.events"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One thing that happened to a job; `number` counts them from 1 without gaps."""
+
+    job_id: JobId
+    number: int
+    type: str
+    actor: str
+    data: Mapping[str, Any]
+    created_at: datetime
+
+
+class JobRepository:
+    """Jobs in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx, self._session = tx, tx.session
+
+    async def add(self, job: Job) -> None:
+        """Insert."""
+        values = {
+            **_values(job),
+            "id": job.id,
+            "federation_id": job.federation_id,
+            "name": job.spec.name,
+            "spec": job.spec.model_dump(mode="json"),
+            "resolved": job.resolved.model_dump(mode="json"),
+            "created_by": job.created_by,
+            "created_at": job.created_at,
+            "version": job.version,
+            "events": 0,
+        }
+        await self._session.execute(insert(JobRow).values(values))
+
+    async def get(self, job_id: str, *, lock: bool = False) -> Job:
+        """Load, with the row locked where asked; raises NotFound."""
+        query = select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True)
+        row = await self._session.scalar(query.with_for_update() if lock else query)
+        if row is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return _job(row)
+
+    async def save(self, job: Job) -> None:
+        """Write a job back that was loaded at this version; raises `Overtaken`."""
+        done = await self._session.execute(
+            update(JobRow)
+            .where(JobRow.id == job.id, JobRow.version == job.version)
+            .values({**_values(job), "version": job.version + 1})
+            .execution_options(synchronize_session=False)
+            .returning(JobRow.id)
+        )
+        if done.first() is None:
+            raise Overtaken(f"Job {job.id} was changed by somebody else just now.", retry_after_s=1)
+
+    async def list(
+        self,
+        within: Collection[str] | None,
+        federation_id: str | None,
+        state: str | None,
+        limit: int,
+        after: str | None,
+    ) -> Page[Job]:
+        """A page of jobs in the federations `within` (None is all), newest first."""
+        query: Select[JobRow] = select(JobRow)
+        if within is not None:
+            query = query.where(JobRow.federation_id.in_(within))
+        if federation_id is not None:
+            query = query.where(JobRow.federation_id == federation_id)
+        if state is not None:
+            query = query.where(JobRow.state == state)
+        return (await page(self._session, query, JobRow.id, limit, after, descending=True)).map(_job)
+
+    async def due(self, now: datetime) -> Sequence[JobId]:
+        """Running jobs without a round that should have been looked at by now."""
+        query = select(JobRow.id).where(
+            JobRow.state == JobState.RUNNING, JobRow.round_id.is_(None), JobRow.next_check_at <= now
+        )
+        return [JobId(job_id) for job_id in await self._session.scalars(query.order_by(JobRow.id).limit(100))]
+
+    async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, ring: bool = True) -> None:  # noqa: A002
+        """Append an event; the job's row orders them. `ring` tells other processes, else they look once a second."""
+        number = await self._session.scalar(
+            update(JobRow)
+            .where(JobRow.id == job_id)
+            .values(events=JobRow.events + 1)
+            .execution_options(synchronize_session=False)
+            .returning(JobRow.events)
+        )
+        values = {
+            "job_id": job_id,
+            "number": number,
+            "type": type,
+            "actor": actor,
+            "data": dict(data),
+            "trace": current_trace(),
+            "created_at": await self._tx.now(),
+        }
+        await self._session.execute(insert(JobEventRow).values(values))
+        if ring:
+            await self._tx.emit(EVENTS_TOPIC, type, job_id)
+
+    async def events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
+        """The job's events beyond number `after`, in order."""
+        query = (
+            select(JobEventRow)
+            .where(JobEventRow.job_id == job_id, JobEventRow.number > after)
+            .order_by(JobEventRow.number)
+            .limit(limit)
+        )
+        return [_event(row) for row in await self._session.scalars(query)]
+
+
+def _values(job: Job) -> dict[str, Any]:
+    return {
+        "state": str(job.state),
+        "reason": job.reason,
+        "next_check_at": job.next_check_at,
+        "model_id": job.model_id,
+        "version_id": job.version_id,
+        "version_digest": job.version_digest,
+        "context": dict(job.context),
+        "progress": asdict(job.progress),
+        "last_failure": job.last_failure,
+        "round_id": job.round_id,
+        "waiting_since": job.waiting_since,
+        "finished_at": job.finished_at,
+    }
+
+
+def _job(row: JobRow) -> Job:
+    progress = dict(row.progress)
+    scores = tuple(progress.pop("scores", ()))
+    return Job(
+        id=JobId(row.id),
+        federation_id=FederationId(row.federation_id),
+        spec=JobSpec.model_validate(row.spec),
+        resolved=Resolved.model_validate(row.resolved),
+        created_by=row.created_by,
+        created_at=row.created_at,
+        next_check_at=row.next_check_at,
+        state=JobState(row.state),
+        version=row.version,
+        reason=row.reason,
+        model_id=ModelId(row.model_id) if row.model_id else None,
+        version_id=VersionId(row.version_id) if row.version_id else None,
+        version_digest=Digest(row.version_digest) if row.version_digest else None,
+        context=row.context,
+        progress=Progress(**progress, scores=scores),
+        last_failure=row.last_failure,
+        round_id=RoundId(row.round_id) if row.round_id else None,
+        waiting_since=row.waiting_since,
+        finished_at=row.finished_at,
+    )
+
+
+def _event(row: JobEventRow) -> JobEvent:
+    return JobEvent(JobId(row.job_id), row.number, row.type, row.actor, row.data, row.created_at)

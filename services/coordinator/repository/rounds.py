@@ -1,0 +1,188 @@
+"""Rounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from services.coordinator.domain.rounds import ENDED, Phase, Round
+from services.coordinator.repository import Overtaken
+from services.coordinator.tables import RoundRow
+from shared.database import Page, Transaction, page
+from shared.errors import NotFound
+from shared.ids import JobId, RoundId, SiteId
+from shared.wire.manifest import RoundKind, SignedManifest
+
+_OPEN_PHASES = tuple(str(phase) for phase in Phase if phase not in ENDED)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A round with the documents that belong to it."""
+
+    round: Round
+    manifest: SignedManifest
+    engine_public: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    metrics: Mapping[str, float] | None
+
+
+class RoundRepository:
+    """Rounds in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._session = tx.session
+
+    async def add(self, round_: Round, manifest: SignedManifest) -> None:
+        """Insert."""
+        values = {
+            **_values(round_),
+            "id": round_.id,
+            "job_id": round_.job_id,
+            "kind": str(round_.kind),
+            "number": round_.number,
+            "attempt": round_.attempt,
+            "cohort": list(round_.cohort),
+            "min_cohort": round_.min_cohort,
+            "target": round_.target,
+            "deadline_s": round_.deadline.total_seconds(),
+            "created_at": round_.created_at,
+            "version": round_.version,
+            "manifest": manifest.model_dump(mode="json"),
+            "unreported": False,
+            "uncancelled": False,
+        }
+        await self._session.execute(insert(RoundRow).values(values))
+
+    async def get(self, round_id: str, *, lock: bool = False) -> Round:
+        """Load, with the row locked where asked; raises NotFound."""
+        return _round(await self._row(round_id, lock=lock))
+
+    async def record(self, round_id: str) -> RoundRecord:
+        """Load with its documents; raises NotFound."""
+        return _record(await self._row(round_id, lock=False))
+
+    async def save(self, round_: Round, **documents: Any) -> None:
+        """Write a round back that was loaded at this version, and documents by column; raises `Overtaken`."""
+        done = await self._session.execute(
+            update(RoundRow)
+            .where(RoundRow.id == round_.id, RoundRow.version == round_.version)
+            .values({**_values(round_), **documents, "version": round_.version + 1})
+            .execution_options(synchronize_session=False)
+            .returning(RoundRow.id)
+        )
+        if done.first() is None:
+            raise Overtaken(f"Round {round_.id} was changed by somebody else just now.", retry_after_s=1)
+
+    async def postpone(self, round_id: str, moment: datetime) -> None:
+        """Nothing new: look again at `moment`. No state changes, so the version stays."""
+        await self._session.execute(
+            update(RoundRow)
+            .where(RoundRow.id == round_id, RoundRow.phase.in_(_OPEN_PHASES))
+            .values(next_check_at=moment)
+            .execution_options(synchronize_session=False)
+        )
+
+    async def count(self, round_id: str, *, outstanding: int = 0, got: int = 0) -> Round:
+        """Move the counters and give the round as it is after that; the row is locked until the transaction ends."""
+        row = await self._session.scalar(
+            update(RoundRow)
+            .where(RoundRow.id == round_id)
+            .values(
+                outstanding=RoundRow.outstanding + outstanding, got=RoundRow.got + got, version=RoundRow.version + 1
+            )
+            .returning(RoundRow)
+            .execution_options(populate_existing=True)
+        )
+        if row is None:
+            raise NotFound(f"There is no round {round_id}.")
+        return _round(row)
+
+    async def set_flag(self, round_id: str, **flags: bool) -> None:
+        """Set `unreported` or `uncancelled`: duties towards other services that outlive the round."""
+        await self._session.execute(
+            update(RoundRow).where(RoundRow.id == round_id).values(flags).execution_options(synchronize_session=False)
+        )
+
+    async def due(self, now: datetime) -> Sequence[RoundId]:
+        """Rounds that have not ended and should have been looked at by now, oldest first."""
+        query = select(RoundRow.id).where(RoundRow.phase.in_(_OPEN_PHASES), RoundRow.next_check_at <= now)
+        return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(200))]
+
+    async def open(self) -> Sequence[Round]:
+        """Every round that has not ended."""
+        query = select(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES)).order_by(RoundRow.id)
+        return [_round(row) for row in await self._session.scalars(query)]
+
+    async def unreported(self) -> Sequence[RoundId]:
+        """Rounds whose metrics the registry has not got yet."""
+        query = select(RoundRow.id).where(RoundRow.unreported.is_(True)).order_by(RoundRow.id).limit(100)
+        return [RoundId(one) for one in await self._session.scalars(query)]
+
+    async def uncancelled(self) -> Sequence[RoundId]:
+        """Ended rounds of whose end the aggregator has not been told yet."""
+        query = select(RoundRow.id).where(RoundRow.uncancelled.is_(True)).order_by(RoundRow.id).limit(100)
+        return [RoundId(one) for one in await self._session.scalars(query)]
+
+    async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[RoundRecord]:
+        """A page of a job's rounds, oldest first."""
+        query = select(RoundRow).where(RoundRow.job_id == job_id)
+        return (await page(self._session, query, RoundRow.id, limit, after)).map(_record)
+
+    async def _row(self, round_id: str, *, lock: bool) -> RoundRow:
+        query = select(RoundRow).where(RoundRow.id == round_id).execution_options(populate_existing=True)
+        row = await self._session.scalar(query.with_for_update() if lock else query)
+        if row is None:
+            raise NotFound(f"There is no round {round_id}.")
+        return row
+
+
+def _values(round_: Round) -> dict[str, Any]:
+    return {
+        "phase": str(round_.phase),
+        "reason": round_.reason,
+        "outstanding": round_.outstanding,
+        "got": round_.got,
+        "closing": round_.closing,
+        "deadline_at": round_.deadline_at,
+        "next_check_at": round_.next_check_at,
+        "opened_at": round_.opened_at,
+        "finished_at": round_.finished_at,
+    }
+
+
+def _round(row: RoundRow) -> Round:
+    return Round(
+        id=RoundId(row.id),
+        job_id=JobId(row.job_id),
+        kind=RoundKind(row.kind),
+        number=row.number,
+        attempt=row.attempt,
+        cohort=tuple(SiteId(site) for site in row.cohort),
+        min_cohort=row.min_cohort,
+        target=row.target,
+        deadline=timedelta(seconds=row.deadline_s),
+        deadline_at=row.deadline_at,
+        next_check_at=row.next_check_at,
+        phase=Phase(row.phase),
+        version=row.version,
+        reason=row.reason,
+        outstanding=row.outstanding,
+        got=row.got,
+        closing=row.closing,
+        created_at=row.created_at,
+        opened_at=row.opened_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _record(row: RoundRow) -> RoundRecord:
+    return RoundRecord(
+        round=_round(row),
+        manifest=SignedManifest.model_validate(row.manifest),
+        engine_public=row.engine_public,
+        result=row.result,
+        metrics=row.metrics,
+    )

@@ -1,0 +1,204 @@
+"""Federations, sites, and what is known of who is there."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from services.coordinator.domain.validation import SiteFacts
+from services.coordinator.tables import FederationRow, PlatformRow, SiteRow
+from shared.database import Page, Transaction, page
+from shared.errors import Conflict, NotFound
+from shared.ids import FederationId, SiteId
+from shared.wire.profiles import SiteProfile
+
+
+class NameTaken(Conflict):
+    """The name is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Organisations that learn together."""
+
+    id: FederationId
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One organisation's place in a federation, and what its agent told."""
+
+    id: SiteId
+    federation_id: FederationId
+    name: str
+    owner: str
+    suspended: bool
+    profile: SiteProfile | None
+    profile_at: datetime | None
+    last_seen_at: datetime | None
+    created_at: datetime
+
+    def facts(self) -> SiteFacts:
+        """What a job is judged by."""
+        return SiteFacts(self.id, self.name, not self.suspended, self.profile)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The epoch of this database, and since when the API has been there without a gap to hear sites."""
+
+    epoch: int
+    since: datetime | None
+    last: datetime | None
+
+
+class SiteRepository:
+    """Federations and sites in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx, self._session = tx, tx.session
+
+    async def add_federation(self, federation: Federation) -> None:
+        """Insert; raises `NameTaken`."""
+        await _insert(
+            self._tx,
+            FederationRow,
+            {"id": federation.id, "name": federation.name, "created_at": federation.created_at},
+            f"there is a federation {federation.name!r} already",
+        )
+
+    async def federation(self, federation_id: str) -> Federation:
+        """Load; raises NotFound."""
+        row = await self._session.get(FederationRow, federation_id)
+        if row is None:
+            raise NotFound(f"There is no federation {federation_id}.")
+        return _federation(row)
+
+    async def federations(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Federation]:
+        """A page of those in `within` (None is all)."""
+        query = select(FederationRow)
+        if within is not None:
+            query = query.where(FederationRow.id.in_(within))
+        return (await page(self._session, query, FederationRow.id, limit, after)).map(_federation)
+
+    async def add(self, site: Site) -> None:
+        """Insert; raises `NameTaken`."""
+        values = {
+            "id": site.id,
+            "federation_id": site.federation_id,
+            "name": site.name,
+            "owner": site.owner,
+            "suspended": site.suspended,
+            "created_at": site.created_at,
+        }
+        await _insert(self._tx, SiteRow, values, f"the federation has a site {site.name!r} already")
+
+    async def get(self, site_id: str, *, lock: bool = False) -> Site:
+        """Load, with the row locked where asked; raises NotFound."""
+        row = await self._session.get(SiteRow, site_id, with_for_update=lock)
+        if row is None:
+            raise NotFound(f"There is no site {site_id}.")
+        return _site(row)
+
+    async def list(
+        self, within: Collection[str] | None, federation_id: str | None, limit: int, after: str | None
+    ) -> Page[Site]:
+        """A page of sites in the federations `within` (None is all)."""
+        query = select(SiteRow)
+        if within is not None:
+            query = query.where(SiteRow.federation_id.in_(within))
+        if federation_id is not None:
+            query = query.where(SiteRow.federation_id == federation_id)
+        return (await page(self._session, query, SiteRow.id, limit, after)).map(_site)
+
+    async def of_federation(self, federation_id: str) -> Sequence[Site]:
+        """All sites of a federation."""
+        rows = await self._session.scalars(select(SiteRow).where(SiteRow.federation_id == federation_id))
+        return [_site(row) for row in rows]
+
+    async def seen_since(self, federation_id: str, moment: datetime) -> Sequence[Site]:
+        """The sites that are not suspended and were heard after `moment`."""
+        query = select(SiteRow).where(
+            SiteRow.federation_id == federation_id, SiteRow.suspended.is_(False), SiteRow.last_seen_at >= moment
+        )
+        return [_site(row) for row in await self._session.scalars(query)]
+
+    async def names(self, site_ids: Iterable[str]) -> dict[str, str]:
+        """Site names by id."""
+        rows = await self._session.execute(select(SiteRow.id, SiteRow.name).where(SiteRow.id.in_(list(site_ids))))
+        return {row.id: row.name for row in rows}
+
+    async def set_profile(self, site_id: str, profile: SiteProfile, now: datetime) -> None:
+        """Keep what the agent told of itself; that it told anything shows that it is there."""
+        values: dict[str, Any] = {
+            "profile": profile.model_dump(mode="json"),
+            "profile_at": now,
+            "last_seen_at": now,
+        }
+        await self._session.execute(update(SiteRow).where(SiteRow.id == site_id).values(values))
+
+    async def set_suspended(self, site_id: str, *, suspended: bool) -> None:
+        """Suspend a site or let it back."""
+        await self._session.execute(update(SiteRow).where(SiteRow.id == site_id).values(suspended=suspended))
+
+    async def mark_seen(self, site_ids: Collection[str], now: datetime) -> None:
+        """Heard just now."""
+        if site_ids:
+            await self._session.execute(
+                update(SiteRow).where(SiteRow.id.in_(sorted(site_ids))).values(last_seen_at=now)
+            )
+
+    async def online(self, since: datetime) -> int:
+        """How many sites were heard after `since`."""
+        query = select(func.count()).select_from(SiteRow).where(SiteRow.last_seen_at >= since)
+        return await self._session.scalar(query) or 0
+
+    async def watch(self) -> Watch:
+        """The platform's row."""
+        row = await self._session.get(PlatformRow, 1)
+        return Watch(row.epoch, row.watching_since, row.watched_at) if row else Watch(0, None, None)
+
+    async def mark_watched(self, now: datetime, longest_gap: timedelta) -> None:
+        """An API process is there; a gap since the last time begins the watch anew."""
+        watch = await self.watch()
+        if watch.last is None or now - watch.last > longest_gap:
+            await self._session.execute(update(PlatformRow).values(watching_since=now, watched_at=now))
+        else:
+            await self._session.execute(update(PlatformRow).values(watched_at=now))
+
+    async def bump_epoch(self) -> int:
+        """Begin a new epoch: after a restore, agents must not answer rounds that they may have answered before."""
+        await self._session.execute(update(PlatformRow).values(epoch=PlatformRow.epoch + 1))
+        row = await self._session.scalar(select(PlatformRow.epoch))
+        return row or 0
+
+
+async def _insert(tx: Transaction, table: Any, values: dict[str, Any], taken: str) -> None:
+    try:
+        async with tx.session.begin_nested():
+            await tx.session.execute(insert(table).values(values))
+    except IntegrityError as error:
+        raise NameTaken(f"Choose another name: {taken}.") from error
+
+
+def _federation(row: FederationRow) -> Federation:
+    return Federation(FederationId(row.id), row.name, row.created_at)
+
+
+def _site(row: SiteRow) -> Site:
+    return Site(
+        id=SiteId(row.id),
+        federation_id=FederationId(row.federation_id),
+        name=row.name,
+        owner=row.owner,
+        suspended=row.suspended,
+        profile=SiteProfile.model_validate(row.profile) if row.profile else None,
+        profile_at=row.profile_at,
+        last_seen_at=row.last_seen_at,
+        created_at=row.created_at,
+    )

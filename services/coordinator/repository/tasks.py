@@ -1,0 +1,193 @@
+"""Tasks."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, or_, select, update
+
+from services.coordinator.domain.rounds import Phase
+from services.coordinator.domain.tasks import MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
+from services.coordinator.repository import Overtaken
+from services.coordinator.tables import RoundRow, SiteRow, TaskRow
+from shared.database import Transaction
+from shared.errors import NotFound
+from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+
+_FIELDS = (
+    "attempt",
+    "lease_token",
+    "lease_expires_at",
+    "progress",
+    "phase",
+    "digest",
+    "code",
+    "message",
+    "finished_at",
+)
+
+
+class TaskRepository:
+    """Tasks in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx, self._session = tx, tx.session
+
+    async def add_all(self, tasks: Sequence[Task]) -> None:
+        """Insert the tasks of a round."""
+        now = await self._tx.now()
+        rows = [
+            {
+                **_values(task),
+                "id": task.id,
+                "round_id": task.round_id,
+                "job_id": task.job_id,
+                "site_id": task.site_id,
+                "kind": task.kind,
+                "version": task.version,
+                "created_at": now,
+                "updated_at": now,
+            }
+            for task in tasks
+        ]
+        await self._session.execute(insert(TaskRow), rows)
+
+    async def get(self, task_id: str, *, lock: bool = False) -> Task:
+        """Load, with the row locked where asked; raises NotFound."""
+        query = select(TaskRow).where(TaskRow.id == task_id).execution_options(populate_existing=True)
+        row = await self._session.scalar(query.with_for_update() if lock else query)
+        if row is None:
+            raise NotFound(f"There is no task {task_id}.")
+        return _task(row)
+
+    async def save(self, task: Task) -> None:
+        """Write a task back that was loaded at this version; raises `Overtaken`."""
+        done = await self._session.execute(
+            update(TaskRow)
+            .where(TaskRow.id == task.id, TaskRow.version == task.version)
+            .values({**_values(task), "version": task.version + 1, "updated_at": await self._tx.now()})
+            .execution_options(synchronize_session=False)
+            .returning(TaskRow.id)
+        )
+        if done.first() is None:
+            raise Overtaken(f"Task {task.id} was changed by somebody else just now.", retry_after_s=1)
+
+    async def extend(
+        self, task_id: str, site_id: str, token: str, progress: float, phase: str | None, expires_at: datetime
+    ) -> bool:
+        """A heartbeat in one conditional statement, so that it cannot bring back what was taken away meanwhile."""
+        active = select(SiteRow.id).where(SiteRow.id == site_id, SiteRow.suspended.is_(False)).exists()
+        collecting = (
+            select(RoundRow.id).where(RoundRow.id == TaskRow.round_id, RoundRow.phase == Phase.COLLECTING).exists()
+        )
+        done = await self._session.execute(
+            update(TaskRow)
+            .where(
+                TaskRow.id == task_id,
+                TaskRow.site_id == site_id,
+                TaskRow.state == TaskState.LEASED,
+                TaskRow.lease_token == token,
+                active,
+                collecting,
+            )
+            .values(
+                lease_expires_at=expires_at,
+                progress=progress,
+                phase=phase,
+                version=TaskRow.version + 1,
+                updated_at=await self._tx.now(),
+            )
+            .execution_options(synchronize_session=False)
+            .returning(TaskRow.id)
+        )
+        return done.first() is not None
+
+    async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[Task]:
+        """A round's tasks by site."""
+        query = select(TaskRow).where(TaskRow.round_id == round_id).order_by(TaskRow.site_id)
+        query = query.execution_options(populate_existing=True)
+        return [_task(row) for row in await self._session.scalars(query.with_for_update() if lock else query)]
+
+    async def leased_by(self, site_id: str) -> Task | None:
+        """The task that the site holds a lease of, live or run out."""
+        query = select(TaskRow).where(TaskRow.site_id == site_id, TaskRow.state == TaskState.LEASED)
+        row = await self._session.scalar(query.execution_options(populate_existing=True))
+        return _task(row) if row else None
+
+    async def next_for(self, site_id: str) -> Task | None:
+        """The oldest task that the site could lease: open, or expired while its round still collects."""
+        query = (
+            select(TaskRow)
+            .join(RoundRow, RoundRow.id == TaskRow.round_id)
+            .where(
+                TaskRow.site_id == site_id,
+                TaskRow.attempt < MAX_ATTEMPTS,
+                RoundRow.phase == Phase.COLLECTING,
+                RoundRow.closing.is_(False),
+                or_(TaskRow.state == TaskState.OPEN, TaskRow.state == TaskState.EXPIRED),
+            )
+            .order_by(TaskRow.id)
+            .limit(1)
+            .execution_options(populate_existing=True)
+        )
+        row = await self._session.scalar(query)
+        return _task(row) if row else None
+
+    async def waiting_sites(self, among: Collection[str]) -> Sequence[str]:
+        """Which of these sites have an open task."""
+        query = select(TaskRow.site_id).where(TaskRow.state == TaskState.OPEN).distinct().limit(10_000)
+        return [site for site in await self._session.scalars(query) if site in among]
+
+    async def lapsed(self, before: datetime) -> Sequence[Task]:
+        """Leased tasks whose lease ran out before the moment."""
+        query = select(TaskRow).where(TaskRow.state == TaskState.LEASED, TaskRow.lease_expires_at <= before)
+        return [_task(row) for row in await self._session.scalars(query.order_by(TaskRow.id).limit(500))]
+
+    async def deserted(self, before: datetime) -> Sequence[Task]:
+        """Open tasks of sites that were not heard since the moment."""
+        query = (
+            select(TaskRow)
+            .join(SiteRow, SiteRow.id == TaskRow.site_id)
+            .where(TaskRow.state == TaskState.OPEN, TaskRow.created_at <= before)
+            .where(or_(SiteRow.last_seen_at.is_(None), SiteRow.last_seen_at <= before))
+        )
+        return [_task(row) for row in await self._session.scalars(query.order_by(TaskRow.id).limit(500))]
+
+    async def outstanding_of_site(self, site_id: str) -> Sequence[Task]:
+        """The tasks that rounds still wait for from this site."""
+        query = select(TaskRow).where(TaskRow.site_id == site_id, TaskRow.state.in_([str(s) for s in OUTSTANDING]))
+        return [_task(row) for row in await self._session.scalars(query.order_by(TaskRow.round_id))]
+
+    async def dead(self) -> int:
+        """How many tasks used up their attempts."""
+        query = select(func.count()).select_from(TaskRow).where(TaskRow.state == TaskState.DEAD)
+        return await self._session.scalar(query) or 0
+
+
+def _values(task: Task) -> dict[str, Any]:
+    values = {name: getattr(task, name) for name in _FIELDS}
+    return {**values, "state": str(task.state), "trace": list(task.trace)}
+
+
+def _task(row: TaskRow) -> Task:
+    return Task(
+        id=TaskId(row.id),
+        round_id=RoundId(row.round_id),
+        job_id=JobId(row.job_id),
+        site_id=SiteId(row.site_id),
+        kind=row.kind,
+        state=TaskState(row.state),
+        version=row.version,
+        attempt=row.attempt,
+        lease_token=row.lease_token,
+        lease_expires_at=row.lease_expires_at,
+        progress=row.progress,
+        phase=row.phase,
+        digest=Digest(row.digest) if row.digest else None,
+        code=row.code,
+        message=row.message,
+        trace=tuple(row.trace),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        finished_at=row.finished_at,
+    )

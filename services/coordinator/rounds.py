@@ -1,0 +1,312 @@
+"""Rounds in SQL: planned, opened, published, failed, cancelled; one transaction each, called by the conductor.
+
+The end of a round and the plan of the next are one transaction, so that a job never stands between two rounds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+
+from services.coordinator.domain.jobs import Job, Outcome
+from services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
+from services.coordinator.domain.progress import Finished, JobState, Step
+from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
+from services.coordinator.domain.tasks import Task
+from services.coordinator.domain.validation import can_take_part
+from services.coordinator.repository.jobs import JobRepository
+from services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from services.coordinator.repository.sites import SiteRepository
+from services.coordinator.repository.tasks import TaskRepository
+from services.coordinator.tasks import ROUNDS_TOPIC, TASKS_TOPIC, Timing
+from shared.database import Database, Transaction
+from shared.errors import Refusal
+from shared.identity.authority import Identity
+from shared.ids import JobId, ModelId, RoundId, SiteId, TaskId, new_id
+from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS
+from shared.wire.manifest import MANIFEST_CONTEXT, RoundKind, RoundManifest, SignedManifest
+
+JOBS_TOPIC: Final = "coordinator.jobs"
+ACTOR: Final = "coordinator"
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a published round leaves behind: the outcome for the job, and the documents to keep."""
+
+    outcome: Outcome
+    result: Mapping[str, Any]
+
+
+class Rounds:
+    """The transitions of rounds, with the job they belong to."""
+
+    def __init__(
+        self, database: Database, identity: Callable[[], Identity], timing: Timing, default_deadline_s: float
+    ) -> None:
+        self._database, self._identity = database, identity
+        self._timing, self._default_deadline_s = timing, default_deadline_s
+
+    async def read(self, round_id: RoundId) -> RoundRecord:
+        """A round with its documents."""
+        return await self._database.read("round.read", lambda tx: RoundRepository(tx).record(round_id))
+
+    async def look(self, round_id: RoundId) -> tuple[RoundRecord, datetime]:
+        """A round with its documents, and the database's time."""
+
+        async def work(tx: Transaction) -> tuple[RoundRecord, datetime]:
+            return await RoundRepository(tx).record(round_id), await tx.now()
+
+        return await self._database.read("round.look", work)
+
+    async def plan_next(self, job_id: JobId, model_id: ModelId | None = None) -> RoundId | None:
+        """Plan the job's next round, or end the job; nothing when it is not the time."""
+
+        async def work(tx: Transaction) -> RoundId | None:
+            job = await JobRepository(tx).get(job_id, lock=True)
+            if job.model_id is None and model_id is not None:
+                job = job.with_model(model_id)
+            return await self._plan(tx, job)
+
+        return await self._database.run("round.plan", work)
+
+    async def open(self, round_id: RoundId, engine_public: Mapping[str, Any]) -> bool:
+        """The aggregator made the key: put the tasks out. Whether that was still to be done."""
+
+        async def work(tx: Transaction) -> bool:
+            rounds = RoundRepository(tx)
+            round_ = await rounds.get(round_id, lock=True)
+            if round_.phase is not Phase.PLANNED:
+                return False
+            now = await tx.now()
+            opened = round_.keyed().opened(now)
+            await rounds.save(opened, engine_public=dict(engine_public))
+            await TaskRepository(tx).add_all([_task(opened, site) for site in opened.cohort])
+            jobs = JobRepository(tx)
+            await jobs.record(round_.job_id, "round.keyed", ACTOR, _facts(opened))
+            await jobs.record(round_.job_id, "round.collecting", ACTOR, _facts(opened), ring=False)
+            for site in opened.cohort:
+                await tx.emit(TASKS_TOPIC, "task.opened", site)
+            _observe("planned", (now - (round_.created_at or now)).total_seconds())
+            return True
+
+        return await self._database.run("round.open", work)
+
+    async def begin_closing(self, round_id: RoundId) -> None:
+        """No site is given a task of this round any more."""
+
+        async def work(tx: Transaction) -> None:
+            rounds = RoundRepository(tx)
+            round_ = await rounds.get(round_id, lock=True)
+            if round_.phase is Phase.COLLECTING and not round_.closing:
+                await rounds.save(round_.close().checked(await tx.now()))
+                await JobRepository(tx).record(round_.job_id, "round.closing", ACTOR, _facts(round_))
+
+        await self._database.run("round.close", work)
+
+    async def postpone(self, round_id: RoundId) -> None:
+        """Nothing new."""
+
+        async def work(tx: Transaction) -> None:
+            await RoundRepository(tx).postpone(round_id, await tx.now() + CHECK_EVERY)
+
+        await self._database.run("round.postpone", work)
+
+    async def publish(self, round_id: RoundId, published: Published) -> RoundId | None:
+        """End a round with its result and plan what follows; the next round's id."""
+
+        async def work(tx: Transaction) -> RoundId | None:
+            rounds, jobs = RoundRepository(tx), JobRepository(tx)
+            round_ = await rounds.get(round_id, lock=True)
+            if round_.ended:
+                return None
+            now, outcome = await tx.now(), published.outcome
+            over = round_.published(now, outcome.count)
+            measured = bool(outcome.metrics)
+            await rounds.save(
+                over,
+                result=dict(published.result),
+                metrics=dict(outcome.metrics) if measured else None,
+                unreported=measured,
+            )
+            await self._settle(tx, round_, counted=outcome.count >= len(round_.cohort))
+            job = await jobs.get(round_.job_id, lock=True)
+            facts = _facts(over) | {"result": dict(published.result), "metrics": dict(outcome.metrics)}
+            await jobs.record(job.id, "round.published", ACTOR, facts)
+            if measured:
+                await tx.emit(ROUNDS_TOPIC, "round.measured", round_id)
+            self._count(over, len(over.cohort))
+            if job.round_id != round_id:
+                return None
+            return await self._plan(tx, job.advanced(round_.kind, round_.number, outcome, now))
+
+        return await self._database.run("round.publish", work)
+
+    async def fail(self, round_id: RoundId, reason: str, *, tell: bool) -> RoundId | None:
+        """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new."""
+
+        async def work(tx: Transaction) -> RoundId | None:
+            rounds, jobs = RoundRepository(tx), JobRepository(tx)
+            round_ = await rounds.get(round_id, lock=True)
+            if round_.ended:
+                return None
+            now = await tx.now()
+            over = round_.failed(reason[:200], now)
+            await rounds.save(over, uncancelled=tell)
+            await self._settle(tx, round_, counted=False)
+            job = await jobs.get(round_.job_id, lock=True)
+            await jobs.record(job.id, "round.failed", ACTOR, _facts(over))
+            if tell:
+                await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
+            self._count(over, over.got)
+            if job.round_id != round_id:
+                return None
+            return await self._plan(tx, job.setback(over.reason or "round-failed", now))
+
+        return await self._database.run("round.fail", work)
+
+    async def set_flag(self, round_id: RoundId, **flags: bool) -> None:
+        """A duty towards another service is done."""
+
+        async def work(tx: Transaction) -> None:
+            await RoundRepository(tx).set_flag(round_id, **flags)
+
+        await self._database.run("round.flag", work)
+
+    @staticmethod
+    async def cancel(tx: Transaction, round_id: RoundId, reason: str) -> None:
+        """End a round because somebody stopped its job; the caller's transaction goes on with the job."""
+        rounds = RoundRepository(tx)
+        round_ = await rounds.get(round_id, lock=True)
+        if round_.ended:
+            return
+        now = await tx.now()
+        over = round_.cancelled(reason, now)
+        await rounds.save(over, uncancelled=True)
+        tasks = TaskRepository(tx)
+        for task in await tasks.of_round(round_id, lock=True):
+            stopped = task.reject(reason, "The job was stopped.", now)
+            if stopped is not task:
+                await tasks.save(stopped)
+        await JobRepository(tx).record(round_.job_id, "round.cancelled", ACTOR, _facts(over))
+        await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
+        ROUNDS.labels("cancelled", reason).inc()
+
+    async def _plan(self, tx: Transaction, job: Job) -> RoundId | None:
+        """Save the job as it is now, with a new round or an end where it is time for one."""
+        jobs = JobRepository(tx)
+        step = job.next()
+        if step is None or (isinstance(step, Step) and job.model_id is None):
+            await jobs.save(job)
+            return None
+        if isinstance(step, Finished):
+            await self._finish(tx, job, step)
+            return None
+        now = await tx.now()
+        cohort = cohort_for(job, step, await self._candidates(tx, job))
+        if not cohort:
+            await self._wait_for_sites(tx, job)
+            return None
+        deadline_s = job.spec.deadlines.round_s or self._default_deadline_s
+        round_id = RoundId(new_id("rnd"))
+        epoch = (await SiteRepository(tx).watch()).epoch
+        try:
+            manifest = manifest_for(job, step, Settled(round_id, cohort, epoch, deadline_s))
+        except Refusal as refusal:
+            log.warning("round.not_plannable", job_id=job.id, reason=refusal.detail)
+            await self._finish(tx, job, Finished(JobState.FAILED, refusal.slug()))
+            return None
+        deadline = timedelta(seconds=deadline_s)
+        round_ = Round(
+            id=round_id,
+            job_id=job.id,
+            kind=step.kind,
+            number=step.number,
+            attempt=step.attempt,
+            cohort=cohort,
+            min_cohort=manifest.min_cohort,
+            target=manifest.target,
+            deadline=deadline,
+            deadline_at=now + deadline,
+            next_check_at=now + CHECK_EVERY,
+            created_at=now,
+        )
+        await RoundRepository(tx).add(round_, self._sign(manifest))
+        await jobs.save(job.started(round_id, now))
+        await jobs.record(job.id, "round.planned", ACTOR, _facts(round_))
+        await tx.emit(ROUNDS_TOPIC, "round.planned", round_id)
+        return round_id
+
+    async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
+        since = await tx.now() - self._timing.lease
+        sites = await SiteRepository(tx).seen_since(job.federation_id, since)
+        return [site.id for site in sites if can_take_part(site.facts(), job.spec, job.resolved)]
+
+    async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
+        """Too few sites are there. Waiting has the deadline of a round."""
+        now = await tx.now()
+        waiting = job.waiting(now)
+        since = waiting.waiting_since or now
+        if (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s):
+            await self._finish(tx, job, Finished(JobState.FAILED, "too-few-sites"))
+            return
+        jobs = JobRepository(tx)
+        await jobs.save(waiting)
+        if job.waiting_since is None:
+            await jobs.record(job.id, "job.waiting", ACTOR, {"needed": job.spec.cohort.min})
+
+    @staticmethod
+    async def _finish(tx: Transaction, job: Job, end: Finished) -> None:
+        jobs = JobRepository(tx)
+        over = job.finish(end.state, end.reason, await tx.now())
+        await jobs.save(over)
+        data = {"state": str(end.state), "reason": end.reason, "version_id": job.version_id}
+        await jobs.record(job.id, f"job.{end.state}", ACTOR, data)
+
+    @staticmethod
+    async def _settle(tx: Transaction, round_: Round, *, counted: bool) -> None:
+        """The round is over, so are its tasks: done where the aggregator counted every site, else given up."""
+        tasks, now = TaskRepository(tx), await tx.now()
+        for task in await tasks.of_round(round_.id, lock=True):
+            after = task.counted(now) if counted else task.expire("round-ended", now)
+            if after is not task:
+                await tasks.save(after)
+
+    def _sign(self, manifest: RoundManifest) -> SignedManifest:
+        identity = self._identity()
+        signature = identity.sign(MANIFEST_CONTEXT, bytes.fromhex(manifest.digest()))
+        return SignedManifest(manifest=manifest, keyid=identity.keyid, signature=signature.hex())
+
+    @staticmethod
+    def _count(over: Round, counted: int) -> None:
+        ROUNDS.labels(str(over.phase), (over.reason or "none").split(":")[0]).inc()
+        if over.kind is not RoundKind.INITIALISE:
+            PARTICIPATION.observe(min(over.got, counted) / max(1, len(over.cohort)))
+        if over.opened_at and over.finished_at:
+            _observe("collecting", (over.finished_at - over.opened_at).total_seconds())
+
+
+def _task(round_: Round, site: SiteId) -> Task:
+    return Task(TaskId(new_id("task")), round_.id, round_.job_id, site, str(round_.kind))
+
+
+def _facts(round_: Round) -> dict[str, Any]:
+    """What an event says of a round."""
+    return {
+        "round_id": round_.id,
+        "kind": str(round_.kind),
+        "number": round_.number,
+        "attempt": round_.attempt,
+        "phase": str(round_.phase),
+        "reason": round_.reason,
+        "got": round_.got,
+        "target": round_.target,
+        "cohort": len(round_.cohort),
+    }
+
+
+def _observe(phase: str, seconds: float) -> None:
+    ROUND_PHASE_SECONDS.labels(phase).observe(max(0.0, seconds))

@@ -1,0 +1,121 @@
+"""Sites: registered by people, told about by their agents, suspended and let back."""
+
+from datetime import timedelta
+
+from services.coordinator.attendance import Attendance
+from services.coordinator.domain.tasks import Task
+from services.coordinator.repository.rounds import RoundRepository
+from services.coordinator.repository.sites import Site, SiteRepository
+from services.coordinator.repository.tasks import TaskRepository
+from services.coordinator.tasks import SiteUnknown, move
+from services.coordinator.views import SiteView, site_view
+from shared.database import Database, Page, Transaction
+from shared.errors import NotFound
+from shared.ids import FederationId, SiteId, new_id
+from shared.web.access import Principal, Role
+from shared.web.idempotency import Once
+from shared.wire.profiles import SiteProfile
+
+
+class Sites:
+    """What people and agents do with sites."""
+
+    def __init__(self, database: Database, attendance: Attendance, lease: timedelta) -> None:
+        self._database, self._attendance, self._lease = database, attendance, lease
+
+    async def create(self, person: Principal, federation_id: str, name: str, owner: str, once: Once) -> SiteView:
+        """Register a site; its agent enrols afterwards under the id that is given here."""
+        person.check(Role.ADMIN, federation_id=federation_id)
+
+        async def work(tx: Transaction) -> SiteView:
+            sites = SiteRepository(tx)
+            await sites.federation(federation_id)
+            site = Site(
+                id=SiteId(new_id("site")),
+                federation_id=FederationId(federation_id),
+                name=name,
+                owner=owner,
+                suspended=False,
+                profile=None,
+                profile_at=None,
+                last_seen_at=None,
+                created_at=await tx.now(),
+            )
+            await sites.add(site)
+            return site_view(site, site.created_at)
+
+        return await self._database.run("site.create", once(work))
+
+    async def get(self, person: Principal, site_id: str) -> SiteView:
+        """A site of the person's federations."""
+
+        async def work(tx: Transaction) -> SiteView:
+            site = await SiteRepository(tx).get(site_id)
+            person.check(*Role, federation_id=site.federation_id)
+            return site_view(site, await tx.now() - self._lease)
+
+        return await self._database.read("site.get", work)
+
+    async def list(self, person: Principal, federation_id: str | None, limit: int, after: str | None) -> Page[SiteView]:
+        """The sites of the person's federations."""
+
+        async def work(tx: Transaction) -> Page[SiteView]:
+            heard_since = await tx.now() - self._lease
+            found = await SiteRepository(tx).list(person.federations(), federation_id, limit, after)
+            return found.map(lambda site: site_view(site, heard_since))
+
+        return await self._database.read("sites.list", work)
+
+    async def tell_profile(self, site_id: SiteId, federation_id: str | None, profile: SiteProfile) -> SiteView:
+        """Keep what an agent tells of itself; a suspended site may tell too."""
+
+        async def work(tx: Transaction) -> SiteView:
+            sites = SiteRepository(tx)
+            try:
+                site = await sites.get(site_id)
+            except NotFound:
+                raise SiteUnknown(f"There is no site {site_id}.") from None
+            if site.federation_id != federation_id:
+                raise SiteUnknown(f"Site {site_id} does not belong to federation {federation_id}.")
+            now = await tx.now()
+            await sites.set_profile(site_id, profile, now)
+            tx.session.expire_all()
+            return site_view(await sites.get(site_id), now - self._lease)
+
+        self._attendance.mark(site_id)
+        return await self._database.run("site.profile", work)
+
+    async def suspend(self, person: Principal, site_id: str) -> SiteView:
+        """Give the site no task any more and take back what it has. Suspending twice is the same as once."""
+
+        async def work(tx: Transaction) -> SiteView:
+            sites = SiteRepository(tx)
+            site = await sites.get(site_id, lock=True)
+            person.check(Role.OWNER, federation_id=site.federation_id)
+            await sites.set_suspended(site_id, suspended=True)
+            for task in await TaskRepository(tx).outstanding_of_site(site_id):
+                await _take_away(tx, task)
+            tx.session.expire_all()
+            return site_view(await sites.get(site_id), await tx.now() - self._lease)
+
+        return await self._database.run("site.suspend", work)
+
+    async def readmit(self, person: Principal, site_id: str) -> SiteView:
+        """Let a suspended site back."""
+
+        async def work(tx: Transaction) -> SiteView:
+            sites = SiteRepository(tx)
+            site = await sites.get(site_id, lock=True)
+            person.check(Role.OWNER, federation_id=site.federation_id)
+            await sites.set_suspended(site_id, suspended=False)
+            tx.session.expire_all()
+            return site_view(await sites.get(site_id), await tx.now() - self._lease)
+
+        return await self._database.run("site.readmit", work)
+
+
+async def _take_away(tx: Transaction, found: Task) -> None:
+    round_ = await RoundRepository(tx).get(found.round_id, lock=True)
+    before = await TaskRepository(tx).get(found.id, lock=True)
+    after = before.reject("site-suspended", "The site was suspended.", await tx.now())
+    await move(tx, before, after, round_, "coordinator")

@@ -1,0 +1,380 @@
+"""What the API tells: one pydantic model for each thing, made from the frozen values that the use cases hold."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from services.coordinator.domain.jobs import Job
+from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.tasks import Task
+from services.coordinator.repository.accounts import Token, User
+from services.coordinator.repository.jobs import JobEvent
+from services.coordinator.repository.rounds import RoundRecord
+from services.coordinator.repository.sites import Federation, Site
+from services.coordinator.tasks import Lease
+from shared.errors import FieldError
+from shared.wire.profiles import SiteProfile
+
+
+class View(BaseModel):
+    """Something told to a client."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class FederationView(View):
+    """A federation."""
+
+    id: str = Field(examples=["fed_01m0dwh5mdaecm6yfk3d8y9c8v"])
+    name: str = Field(examples=["heart"])
+    created_at: datetime
+
+
+class SiteView(View):
+    """A site; `online` says whether it was heard within the last lease period."""
+
+    id: str = Field(examples=["site_01m0dwh5mdaecm6yfk3d8y9c8v"])
+    federation_id: str
+    name: str = Field(examples=["cleveland"])
+    owner: str = Field(examples=["Cleveland Clinic"])
+    state: Literal["active", "suspended"]
+    online: bool
+    last_seen_at: datetime | None
+    profile: SiteProfile | None
+    profile_at: datetime | None
+    created_at: datetime
+
+
+class FieldFinding(View):
+    """Something about one field of the job document."""
+
+    path: str = Field(examples=["/data/features/0"])
+    message: str
+
+
+class JobProgressView(View):
+    """How far a job has come; `scores` holds the metrics of each evaluation, oldest first."""
+
+    statistics_done: bool
+    trained: int
+    rounds: int
+    evaluated: int
+    failures: int
+    scores: list[dict[str, float]]
+
+
+class JobView(View):
+    """A job."""
+
+    id: str = Field(examples=["job_01m0dwh5mdaecm6yfk3d8y9c8v"])
+    federation_id: str
+    name: str
+    state: Literal["running", "paused", "succeeded", "failed", "cancelled"]
+    reason: str | None
+    spec: JobSpec
+    features: list[str]
+    label: str | None
+    recipe_digest: str
+    sites: list[str] = Field(description="The sites that could take part when the job was submitted.")
+    model_id: str | None
+    version_id: str | None
+    progress: JobProgressView
+    round_id: str | None = Field(description="The round that is out.")
+    waiting_since: datetime | None = Field(description="Since when too few sites are there for a round.")
+    created_by: str
+    created_at: datetime
+    finished_at: datetime | None
+    warnings: list[FieldFinding] = Field(default=[], description="Told once, when the job is submitted.")
+
+
+class JobVerdict(View):
+    """What a job would do, had it been submitted."""
+
+    valid: Literal[True] = True
+    features: list[str]
+    label: str | None
+    recipe_digest: str
+    weight_unit: int
+    sites: list[str]
+    warnings: list[FieldFinding]
+
+
+class TaskView(View):
+    """One site's part in a round."""
+
+    id: str
+    site_id: str
+    site_name: str | None
+    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+    attempt: int
+    progress: float
+    phase: str | None
+    digest: str | None
+    code: str | None
+    message: str | None
+    trace: list[str]
+    created_at: datetime | None
+    updated_at: datetime | None
+    finished_at: datetime | None
+
+
+class RoundView(View):
+    """A round. `result` is the aggregator's, without the sums; `tasks` come with a single round only."""
+
+    id: str
+    job_id: str
+    kind: str
+    number: int
+    attempt: int
+    phase: Literal["planned", "keyed", "collecting", "published", "failed", "cancelled"]
+    reason: str | None
+    engine: str
+    cohort: list[str]
+    min_cohort: int
+    target: int
+    got: int
+    outstanding: int
+    closing: bool
+    manifest_digest: str
+    model_version_id: str | None
+    epoch: int
+    result: dict[str, JsonValue] | None
+    metrics: dict[str, float] | None
+    deadline_at: datetime
+    created_at: datetime | None
+    opened_at: datetime | None
+    finished_at: datetime | None
+    tasks: list[TaskView] | None = None
+
+
+class EventView(View):
+    """One thing that happened to a job."""
+
+    number: int
+    type: str
+    actor: str
+    data: dict[str, JsonValue]
+    created_at: datetime
+
+
+class LeaseView(View):
+    """A task for an agent. Times are durations, to be counted on the agent's own clock."""
+
+    task_id: str
+    round_id: str
+    job_id: str
+    kind: str
+    lease_token: str
+    lease_s: float
+    heartbeat_s: float
+    attempt: int
+    signed_manifest: dict[str, JsonValue]
+    engine_public: dict[str, JsonValue]
+
+
+class OrderView(View):
+    """What the agent is to do with its task."""
+
+    state: Literal["continue", "abort"]
+    reason: str | None
+    lease_s: float
+
+
+class TaskOutcomeView(View):
+    """How a task stands after a report."""
+
+    task_id: str
+    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+
+
+class RoleView(View):
+    """A role in one federation, or in all (null)."""
+
+    role: Literal["admin", "scientist", "owner", "auditor"]
+    federation_id: str | None = None
+
+
+class UserView(View):
+    """A person, or a program that acts for one."""
+
+    id: str
+    name: str
+    roles: list[RoleView]
+    created_at: datetime
+
+
+class TokenView(View):
+    """An API token, without the token itself."""
+
+    id: str
+    user_id: str
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewTokenView(TokenView):
+    """A token that was just made: `token` is shown here and never again."""
+
+    token: str
+
+
+class IntrospectionView(View):
+    """What another service may know of a token."""
+
+    active: bool
+    user_id: str | None = None
+    name: str | None = None
+    roles: list[RoleView] = []
+
+
+def federation_view(federation: Federation) -> FederationView:
+    """As told."""
+    return FederationView(id=federation.id, name=federation.name, created_at=federation.created_at)
+
+
+def site_view(site: Site, heard_since: datetime) -> SiteView:
+    """As told; online when heard after `heard_since`."""
+    return SiteView(
+        id=site.id,
+        federation_id=site.federation_id,
+        name=site.name,
+        owner=site.owner,
+        state="suspended" if site.suspended else "active",
+        online=site.last_seen_at is not None and site.last_seen_at >= heard_since,
+        last_seen_at=site.last_seen_at,
+        profile=site.profile,
+        profile_at=site.profile_at,
+        created_at=site.created_at,
+    )
+
+
+def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
+    """As told."""
+    done = job.progress
+    return JobView(
+        id=job.id,
+        federation_id=job.federation_id,
+        name=job.spec.name,
+        state=job.state.value,
+        reason=job.reason,
+        spec=job.spec,
+        features=list(job.resolved.features),
+        label=job.resolved.label,
+        recipe_digest=job.resolved.recipe.digest,
+        sites=list(job.resolved.eligible),
+        model_id=job.model_id,
+        version_id=job.version_id,
+        progress=JobProgressView(
+            statistics_done=done.statistics_done,
+            trained=done.trained,
+            rounds=job.spec.rounds,
+            evaluated=done.evaluated,
+            failures=done.failures,
+            scores=[dict(score) for score in done.scores],
+        ),
+        round_id=job.round_id,
+        waiting_since=job.waiting_since,
+        created_by=job.created_by,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        warnings=findings(warnings),
+    )
+
+
+def findings(errors: tuple[FieldError, ...]) -> list[FieldFinding]:
+    """As told."""
+    return [FieldFinding(path=error.path, message=error.message) for error in errors]
+
+
+def round_view(record: RoundRecord, tasks: list[TaskView] | None = None) -> RoundView:
+    """As told."""
+    round_, manifest = record.round, record.manifest.manifest
+    return RoundView(
+        id=round_.id,
+        job_id=round_.job_id,
+        kind=str(round_.kind),
+        number=round_.number,
+        attempt=round_.attempt,
+        phase=round_.phase.value,
+        reason=round_.reason,
+        engine=manifest.engine,
+        cohort=list(round_.cohort),
+        min_cohort=round_.min_cohort,
+        target=round_.target,
+        got=round_.got,
+        outstanding=round_.outstanding,
+        closing=round_.closing,
+        manifest_digest=manifest.digest(),
+        model_version_id=manifest.model.version_id if manifest.model else None,
+        epoch=manifest.epoch,
+        result=dict(record.result) if record.result is not None else None,
+        metrics=dict(record.metrics) if record.metrics is not None else None,
+        deadline_at=round_.deadline_at,
+        created_at=round_.created_at,
+        opened_at=round_.opened_at,
+        finished_at=round_.finished_at,
+        tasks=tasks,
+    )
+
+
+def task_view(task: Task, site_name: str | None) -> TaskView:
+    """As told: without the lease's token."""
+    return TaskView(
+        id=task.id,
+        site_id=task.site_id,
+        site_name=site_name,
+        state=task.state.value,
+        attempt=task.attempt,
+        progress=task.progress,
+        phase=task.phase,
+        digest=task.digest,
+        code=task.code,
+        message=task.message,
+        trace=list(task.trace),
+        created_at=task.created_at,
+        updated_at=task.updated_at,
+        finished_at=task.finished_at,
+    )
+
+
+def event_view(event: JobEvent) -> EventView:
+    """As told."""
+    data: dict[str, Any] = dict(event.data)
+    return EventView(number=event.number, type=event.type, actor=event.actor, data=data, created_at=event.created_at)
+
+
+def lease_view(lease: Lease, lease_s: float, heartbeat_s: float) -> LeaseView:
+    """As told to the agent."""
+    return LeaseView(
+        task_id=lease.task.id,
+        round_id=lease.task.round_id,
+        job_id=lease.task.job_id,
+        kind=lease.task.kind,
+        lease_token=lease.task.lease_token or "",
+        lease_s=lease_s,
+        heartbeat_s=heartbeat_s,
+        attempt=lease.task.attempt,
+        signed_manifest=lease.manifest.model_dump(mode="json"),
+        engine_public=lease.engine_public,
+    )
+
+
+def user_view(user: User) -> UserView:
+    """As told."""
+    roles = [RoleView.model_validate({"role": g.role, "federation_id": g.federation_id}) for g in user.roles]
+    return UserView(id=user.id, name=user.name, roles=roles, created_at=user.created_at)
+
+
+def token_view(token: Token) -> TokenView:
+    """As told."""
+    return TokenView(
+        id=token.id,
+        user_id=token.user_id,
+        name=token.name,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )

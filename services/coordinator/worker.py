@@ -1,0 +1,44 @@
+"""The worker's loops: hints from the streams, and the sweeper that needs none of them."""
+
+from typing import Final
+
+from services.coordinator.conductor import Conductor
+from services.coordinator.rounds import JOBS_TOPIC
+from services.coordinator.tasks import ROUNDS_TOPIC, TaskSweeper
+from shared.database import Database
+from shared.queues import Consumer, Relay, Streams, Sweeper, run_all
+from shared.web.idempotency import prune_idempotency
+
+AGGREGATOR_TOPIC: Final = "aggregator.rounds"
+GROUP: Final = "coordinator"
+SWEEP_EVERY_S: Final = 2.0
+TIDY_EVERY_S: Final = 600.0
+_CONSUMERS: Final = 2
+"""For each topic, so that one slow neighbour does not hold up every round."""
+
+
+async def run_worker(database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper) -> None:
+    """Run until the process is told to stop."""
+    sweeper = Sweeper(
+        SWEEP_EVERY_S,
+        {
+            "tasks": tasks.sweep,
+            "rounds": conductor.sweep_rounds,
+            "jobs": conductor.sweep_jobs,
+            "reports": conductor.sweep_reports,
+        },
+    )
+    tidying = Sweeper(TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database)})
+    handlers = {
+        JOBS_TOPIC: conductor.on_job,
+        ROUNDS_TOPIC: conductor.on_round,
+        AGGREGATOR_TOPIC: conductor.on_aggregator,
+    }
+    consumers = [
+        Consumer(streams, topic, GROUP, handle, claim_after_s=10)
+        for topic, handle in handlers.items()
+        for _ in range(_CONSUMERS)
+    ]
+    await run_all(
+        Relay(database, streams).run(), sweeper.run(), tidying.run(), *(consumer.run() for consumer in consumers)
+    )
