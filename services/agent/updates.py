@@ -40,7 +40,8 @@ def write_body(seat: Seat, outcome: Outcome, model: Path | None, outbox: Path) -
             raise TaskFailure("engine-steps", f"engine {engine.name} has steps that this agent does not know")
         with _payload(seat.manifest, outcome, model) as payload:
             state = engine.client.begin(seat)
-            return _write(engine.client.upload(seat, state, None, payload), outbox)
+            _, pieces = engine.client.upload(seat, state, None, payload)
+            return _write(pieces, outbox)
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 

@@ -27,6 +27,7 @@ from shared.wire.updates import MalformedUpdate, UpdateHeader
 UPLOAD: Final = "upload"
 MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
 Entropy = Callable[[int], bytes]
+Pieces = Iterator[bytes | memoryview]
 
 
 class UpdateRefused(Invalid):
@@ -138,8 +139,8 @@ class ClientEngine(Protocol):
     def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """(state, message) for a step that is not the upload, given the answer to the step before."""
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> Iterator[bytes | memoryview]:
-        """The whole binary body, header first, in pieces that are valid until the next."""
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+        """(state, the whole binary body): header first, in pieces that are valid until the next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from shared.secagg.engine import (
     Entropy,
     Opened,
     Payload,
+    Pieces,
     Seat,
     Source,
     UpdateRefused,
@@ -102,8 +103,11 @@ class SealedClient:
         """There is no step but the upload."""
         raise UpdateRefused(f"engine sealed has no step {step}")
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> Iterator[bytes | memoryview]:  # noqa: ARG002
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:  # noqa: ARG002
         """The header, then sealed chunks from one reused buffer."""
+        return b"", self._body(seat, payload)
+
+    def _body(self, seat: Seat, payload: Payload) -> Pieces:
         key = seat.entropy(32)
         wrapped = SUITE.encrypt(key, _public_key(seat), seal_info(seat.manifest.digest(), seat.site_id))
         header = header_for(seat, NAME, payload, {"key": wrapped, "chunk": CHUNK})

@@ -1,0 +1,343 @@
+"""The pairwise engine at the seam (`shared.secagg.engine`): five steps, and a witness asked twice.
+
+advertise -> (witness signs the roster) -> share -> upload -> (witness signs the survivors) -> commit -> unmask.
+The first two run while the site trains. The manifest's `engine_params` fix what `terms` reads.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import msgpack
+import numpy as np
+
+from shared.errors import Invalid
+from shared.ids import SiteId
+from shared.secagg.engine import (
+    UPLOAD,
+    Ask,
+    Closed,
+    Desk,
+    Engine,
+    Entropy,
+    Opened,
+    Payload,
+    Pieces,
+    Seat,
+    Source,
+    UpdateRefused,
+    header_for,
+)
+from shared.secagg.pairwise import messages, transcript
+from shared.secagg.pairwise.client import ClientRound, Sign
+from shared.secagg.pairwise.masks import apply_mask
+from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors
+from shared.secagg.pairwise.roster import Member, Roster, RoundAborted, Terms, body_root
+from shared.secagg.pairwise.server import NotEnoughShares, ServerRound
+from shared.secagg.quantise import DTYPES, Ring, pack, unpack
+from shared.transparency import merkle
+from shared.wire.manifest import RoundManifest
+from shared.wire.updates import UpdateHeader, write_header
+
+NAME: Final = "pairwise"
+ADVERTISE: Final = "advertise"
+SHARE: Final = "share"
+COMMIT: Final = "commit"
+UNMASK: Final = "unmask"
+STEPS: Final = (ADVERTISE, SHARE, UPLOAD, COMMIT, UNMASK)
+_BLOCK: Final = 24 * 8192
+
+
+def terms(manifest: RoundManifest, witness: bytes) -> Terms:
+    """What the manifest fixes for the engine; raises Invalid where a parameter is missing or out of range."""
+    params = manifest.engine_params
+    corrupt, dropout, quorum = params.get("corrupt"), params.get("dropout"), params.get("quorum")
+    commitment = params.get("nonce_commitment")
+    if manifest.encoding is None or not isinstance(quorum, bool) or not isinstance(commitment, str):
+        raise Invalid("pairwise needs an encoding and engine_params quorum and nonce_commitment")
+    if not isinstance(corrupt, int | float) or not isinstance(dropout, int | float):
+        raise Invalid("pairwise needs engine_params corrupt and dropout")
+    if not (0 <= corrupt < 1 and 0 <= dropout < 1 and len(commitment) == 64):
+        raise Invalid(
+            "engine_params corrupt and dropout are shares below one, nonce_commitment 32 bytes in hexadecimal"
+        )
+    digest = bytes.fromhex(manifest.digest())
+    model = bytes(32) if manifest.model is None else bytes.fromhex(manifest.model.digest)
+    return Terms(
+        ctx0=transcript.context_zero(digest, model, manifest.attempt),
+        manifest_digest=digest,
+        attempt=manifest.attempt,
+        min_cohort=manifest.min_cohort,
+        corrupt=float(corrupt),
+        dropout=float(dropout),
+        quorum=quorum,
+        nonce_commitment=bytes.fromhex(commitment),
+        witness_key=witness,
+        modulus_bits=manifest.encoding.modulus_bits,
+    )
+
+
+class PairwiseServer:
+    """Routes what clients say, and learns the masks of the sum only."""
+
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
+        """Nothing to announce: the server has no key."""
+        terms(manifest, b"")
+        return Opened({}, _State().pack())
+
+    def body_size(self, header: UpdateHeader) -> int:
+        """Masked words are as long as plain ones."""
+        if header.material:
+            raise UpdateRefused("a masked update has no material")
+        return header.plain_size
+
+    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:  # noqa: ARG002
+        """The masked words as they came."""
+        left = header.plain_size
+        while left:
+            part = source.take(min(_BLOCK, left))
+            if len(part) != min(_BLOCK, left):
+                raise UpdateRefused("the update's body ends too early")
+            left -= len(part)
+            yield part
+        if len(source.take(1)):
+            raise UpdateRefused("the update's body goes on after its last word")
+
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
+        """End one of the five steps."""
+        state = _State.unpack(desk.secret)
+        match step:
+            case "advertise":
+                return _close_advertise(desk, state, messages, reply)
+            case "share":
+                return _close_share(desk, state, messages)
+            case "upload":
+                return _close_upload(desk, state, messages, reply)
+            case "commit":
+                return _close_commit(desk, state, messages)
+            case "unmask":
+                return _close_unmask(desk, state, messages)
+        raise UpdateRefused(f"engine pairwise has no step {step}")
+
+    def reveal(self, desk: Desk, total: Ring) -> None:
+        """Take the masks out of the sum, in place."""
+        bits = _bits(desk.manifest)
+        state = _State.unpack(desk.secret)
+        if not state.corrections:
+            raise NotEnoughShares("the survivors have not opened this round yet")
+        for seed, sign in state.corrections:
+            apply_mask(total, seed, sign, bits)
+        if bits == 24:
+            np.bitwise_and(total, 0xFFFFFF, out=total)
+
+
+class PairwiseClient:
+    """One site's side; its state is `ClientRound.dump`."""
+
+    def begin(self, seat: Seat) -> bytes:
+        """Fresh keys for this attempt."""
+        return ClientRound.begin(_terms(seat), seat.site_id, seat.entropy).dump()
+
+    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+        """The message of a step other than the upload."""
+        client = ClientRound.load(_terms(seat), seat.site_id, state)
+        sign = _signer(seat)
+        if step == ADVERTISE:
+            said = client.advertise(sign).pack()
+        elif step == SHARE:
+            said = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy)
+        elif step == COMMIT:
+            survivors, path = _survivors(answer)
+            _check_included(client, survivors, path, seat)
+            said = survivors.pack() + client.commit(survivors, sign)
+        elif step == UNMASK:
+            survivors, commitments = _commitments(answer)
+            said = client.open(survivors, commitments).pack()
+        else:
+            raise UpdateRefused(f"engine pairwise has no step {step}")
+        return client.dump(), said
+
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+        """The state that knows the other clients' shares, and the masked body."""
+        client = ClientRound.load(_terms(seat), seat.site_id, state)
+        client.receive(Delivery.unpack(_needed(answer)))
+        bits = payload.modulus_bits
+        vector = np.array(unpack(payload.data, bits), DTYPES[bits])
+        client.mask(vector)
+        header = header_for(seat, NAME, payload, {})
+        return client.dump(), iter((write_header(header), pack(vector, bits)))
+
+
+class _State:
+    """What the server keeps of a round between steps."""
+
+    _FIELDS = ("roster", "envelopes", "sharers", "members", "root", "survivors", "corrections", "blamed")
+
+    def __init__(self, values: Mapping[str, object] | None = None) -> None:
+        held = values or {}
+        self.roster: bytes = held.get("roster", b"")  # type: ignore[assignment]
+        self.envelopes: dict[int, bytes] = held.get("envelopes", {})  # type: ignore[assignment]
+        self.sharers: bytes = held.get("sharers", b"")  # type: ignore[assignment]
+        self.members: bytes = held.get("members", b"")  # type: ignore[assignment]
+        self.root: bytes = held.get("root", b"")  # type: ignore[assignment]
+        self.survivors: bytes = held.get("survivors", b"")  # type: ignore[assignment]
+        self.corrections: list[tuple[bytes, int]] = held.get("corrections", [])  # type: ignore[assignment]
+        self.blamed: list[int] = held.get("blamed", [])  # type: ignore[assignment]
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb({name: getattr(self, name) for name in self._FIELDS}, use_bin_type=True))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "_State":
+        return cls(msgpack.unpackb(data, raw=False, strict_map_key=False))
+
+    def server(self, desk: Desk) -> ServerRound:
+        return ServerRound(terms(desk.manifest, b""), Roster.unpack(self.roster))
+
+
+def _close_advertise(desk: Desk, state: _State, said: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+    members = tuple(Member(site, desk.site_keys[site], Advertisement.unpack(said[site])) for site in sorted(said))
+    bare = Roster(members, bytes(32), bytes(64))
+    if reply is None:
+        return Closed(desk.secret, ask=Ask("witness", msgpack.packb({"what": "roster", "roster": bare.pack()})))
+    nonce, signature = messages.unpack_list(reply)
+    frozen = replace(bare, nonce=nonce, signature=signature)
+    state.roster = frozen.pack()
+    return Closed(state.pack(), dict.fromkeys(said, state.roster))
+
+
+def _close_share(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
+    server = state.server(desk)
+    envelopes = {}
+    for site, data in said.items():
+        position = server.roster.position(site)
+        server.check_envelopes(position, data)
+        envelopes[position] = data
+    sharers = server.reachable(frozenset(envelopes))
+    _enough(server, sharers, desk.manifest, "shared")
+    state.sharers = transcript.bitmap(sharers, server.n)
+    ids = server.roster.members
+    answers = {SiteId(ids[i].site_id): server.deliver(i, envelopes, sharers).pack() for i in sharers}
+    return Closed(state.pack(), answers)
+
+
+def _close_upload(desk: Desk, state: _State, digests: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+    server = state.server(desk)
+    by_position = {server.roster.position(site): digest for site, digest in digests.items()}
+    alive = frozenset(by_position)
+    if not alive <= transcript.members(state.sharers, server.n):
+        raise RoundAborted("an update came from a site that never shared")
+    _enough(server, alive, desk.manifest, "handed in an update")
+    members, root = transcript.bitmap(alive, server.n), body_root(by_position)
+    if reply is None:
+        ask = {"what": "survivors", "members": members, "root": root, "sharers": state.sharers}
+        return Closed(desk.secret, ask=Ask("witness", msgpack.packb(ask)))
+    state.members, state.root = members, root
+    survivors = Survivors(members, root, reply)
+    state.survivors = survivors.pack()
+    order = sorted(alive)
+    leaves = merkle.stored([_body_leaf(i, by_position[i]) for i in order])
+    answers = {
+        SiteId(server.roster.members[i].site_id): messages.pack_list(
+            [state.survivors, *merkle.inclusion_proof(place, len(order), leaves)]
+        )
+        for place, i in enumerate(order)
+    }
+    return Closed(state.pack(), answers)
+
+
+def _close_commit(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
+    server = state.server(desk)
+    signatures = []
+    for site in sorted(said):
+        position, message = server.roster.position(site), said[site]
+        if message[: -messages.SIGNATURE_BYTES] == state.survivors:
+            signatures.append(position.to_bytes(4, "little") + message[-messages.SIGNATURE_BYTES :])
+    answer = messages.pack_list([state.survivors, *signatures])
+    return Closed(state.pack(), dict.fromkeys(said, answer))
+
+
+def _close_unmask(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
+    server = state.server(desk)
+    openings = {}
+    for site, message in said.items():
+        try:
+            openings[server.roster.position(site)] = Opening.unpack(message)
+        except MalformedStep:
+            continue  # counts as no answer; the round goes on while enough others are there
+    alive = transcript.members(state.members, server.n)
+    found = server.unmask(openings, transcript.members(state.sharers, server.n), alive)
+    state.corrections = [(item.seed, item.sign) for item in found.corrections]
+    state.blamed = sorted(found.blamed)
+    return Closed(state.pack())
+
+
+def _enough(server: ServerRound, who: frozenset[int], manifest: RoundManifest, what: str) -> None:
+    needed = max(server.topology.threshold, manifest.min_cohort)
+    if len(who) < needed:
+        raise NotEnoughShares(f"{len(who)} sites {what}, {needed} are needed")
+
+
+def _body_leaf(position: int, digest: bytes) -> bytes:
+    return merkle.leaf_hash(transcript.tagged_hash("y", position.to_bytes(4, "little"), digest))
+
+
+def _check_included(client: ClientRound, survivors: Survivors, path: list[bytes], seat: Seat) -> None:
+    """The client's own body stands under the root that the witness signed."""
+    if client.frame is None or seat.body is None:
+        raise RoundAborted("this client has not handed in an update")
+    n, me = len(client.frame.roster.members), client.frame.roster.position(seat.site_id)
+    alive = sorted(transcript.members(survivors.members, n))
+    if me not in alive:
+        raise RoundAborted("this client's update is said to be missing")
+    try:
+        merkle.verify_inclusion(_body_leaf(me, seat.body), alive.index(me), len(alive), path, survivors.root)
+    except merkle.ProofInvalid as error:
+        raise RoundAborted("another update than this client's stands in its place") from error
+
+
+def _survivors(answer: bytes | None) -> tuple[Survivors, list[bytes]]:
+    first, *path = messages.unpack_list(_needed(answer)) or [b""]
+    return Survivors.unpack(first), path
+
+
+def _commitments(answer: bytes | None) -> tuple[Survivors, dict[int, bytes]]:
+    first, *rest = messages.unpack_list(_needed(answer)) or [b""]
+    if any(len(item) != 4 + messages.SIGNATURE_BYTES for item in rest):
+        raise MalformedStep("a commitment is a position and a signature")
+    return Survivors.unpack(first), {int.from_bytes(item[:4], "little"): item[4:] for item in rest}
+
+
+def _needed(answer: bytes | None) -> bytes:
+    if answer is None:
+        raise UpdateRefused("this step needs the answer to the one before")
+    return answer
+
+
+def _terms(seat: Seat) -> Terms:
+    if seat.witness is None:
+        raise UpdateRefused("pairwise needs the key of the witness")
+    return terms(seat.manifest, seat.witness)
+
+
+def _signer(seat: Seat) -> Sign:
+    if seat.sign is None:
+        raise UpdateRefused("pairwise needs the site's identity key")
+    return seat.sign
+
+
+def _bits(manifest: RoundManifest) -> int:
+    if manifest.encoding is None:
+        raise UpdateRefused("pairwise needs an encoding")
+    return manifest.encoding.modulus_bits
+
+
+PAIRWISE: Final = Engine(
+    name=NAME,
+    strength="strong",
+    description="No service sees an update: masks cancel in the sum over the survivors, and only that sum is opened.",
+    steps=STEPS,
+    server=PairwiseServer(),
+    client=PairwiseClient(),
+)

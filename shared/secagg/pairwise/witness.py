@@ -1,0 +1,96 @@
+"""What keys checks before it signs a roster or a survivor set. Pure: signing once, durably, is the service's part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+
+from shared.errors import Forbidden
+from shared.secagg.pairwise import roster, transcript
+from shared.secagg.pairwise.messages import MalformedStep
+from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
+
+
+class WitnessRefused(Forbidden):
+    """The witness does not sign this: the request breaks a rule of the round."""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterAsk:
+    """A roster to be frozen, without nonce and signature."""
+
+    roster: Roster
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorsAsk:
+    """A survivor set (U3) to be fixed, out of the sharers (U2), with the root over the survivors' bodies."""
+
+    members: bytes
+    root: bytes
+    sharers: bytes
+
+
+def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
+    """The aggregator's question, strictly read."""
+    try:
+        found: Any = msgpack.unpackb(data, raw=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise MalformedStep("the question to the witness is not msgpack") from error
+    match found:
+        case {"what": "roster", "roster": bytes() as packed} if len(found) == 2:
+            return RosterAsk(Roster.unpack(packed))
+        case {
+            "what": "survivors",
+            "members": bytes() as members,
+            "root": bytes() as root,
+            "sharers": bytes() as sharers,
+        }:
+            return SurvivorsAsk(members, root, sharers)
+    raise MalformedStep("the witness is asked for a roster or for survivors")
+
+
+def roster_statement(
+    ask: RosterAsk, terms: Terms, nonce: bytes, cohort: frozenset[str], certified: Mapping[str, bytes]
+) -> tuple[Roster, bytes]:
+    """The roster with its nonce, and what to sign; raises WitnessRefused.
+
+    certified: the identity keys of the sites whose certificates are valid now.
+    """
+    members = ask.roster.members
+    ids = [member.site_id for member in members]
+    if ids != sorted(set(ids)):
+        raise WitnessRefused("the roster is not sorted or names a site twice")
+    if len(ids) < max(terms.min_cohort, 3):
+        raise WitnessRefused(f"{len(ids)} sites are fewer than the minimum cohort")
+    if roster.nonce_commitment(nonce) != terms.nonce_commitment:
+        raise WitnessRefused("the manifest does not hold this witness's commitment")
+    for member in members:
+        if member.site_id not in cohort:
+            raise WitnessRefused(f"{member.site_id} is not in the manifest's cohort")
+        if certified.get(member.site_id) != member.identity:
+            raise WitnessRefused(f"{member.site_id} has no valid certificate for the key in the roster")
+        said = member.advertisement
+        statement = roster.advertisement_statement(terms.ctx0, member.site_id, said.c, said.s, said.b)
+        try:
+            roster.verify(member.identity, said.signature, statement, member.site_id)
+        except RoundAborted as error:
+            raise WitnessRefused(error.detail) from error
+    frozen = replace(ask.roster, nonce=nonce)
+    return frozen, roster.roster_statement(terms.ctx0, len(ids), frozen.root, nonce)
+
+
+def survivors_statement(ask: SurvivorsAsk, terms: Terms, frozen: Roster) -> bytes:
+    """What to sign about the survivors of a roster that this witness froze; raises WitnessRefused."""
+    frame, n = Frame.of(frozen, terms), len(frozen.members)
+    try:
+        alive, sharers = transcript.members(ask.members, n), transcript.members(ask.sharers, n)
+    except ValueError as error:
+        raise WitnessRefused(str(error)) from error
+    if not alive <= sharers:
+        raise WitnessRefused("a survivor is not among the sharers")
+    needed = max(terms.min_cohort, frame.topology.threshold)
+    if len(alive) < needed or len(ask.root) != 32:
+        raise WitnessRefused(f"{len(alive)} survivors are fewer than the {needed} that are needed")
+    return roster.survivors_statement(frame.ctx, terms.attempt, ask.members, ask.root)
