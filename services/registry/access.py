@@ -1,0 +1,45 @@
+"""Who may do what with a model, whoever asks: a person by role, a site by federation, a service by name."""
+
+from services.registry.domain import ModelUnknown
+from shared.errors import Forbidden
+from shared.identity.verify import Party
+from shared.web.access import Principal, Role
+
+Asker = Principal | Party
+_WRITERS = frozenset({"coordinator", "aggregator"})
+
+
+def name_of(asker: Asker) -> str:
+    """How the records name the asker."""
+    return asker.subject.uri if isinstance(asker, Party) else asker.user_id
+
+
+def check_reader(asker: Asker, federation_id: str) -> None:
+    """Anyone of the federation may read, and every service; to others the model does not exist."""
+    if isinstance(asker, Principal):
+        asker.check(*Role, federation_id=federation_id)
+    elif asker.subject.kind == "site" and asker.federation_id != federation_id:
+        raise ModelUnknown("There is no such model, or it belongs to another federation.")
+
+
+def check_writer(asker: Asker, federation_id: str) -> None:
+    """Scientists of the federation may write, and the services that publish."""
+    if isinstance(asker, Principal):
+        asker.check(Role.SCIENTIST, federation_id=federation_id)
+    else:
+        check_uploader(asker)
+
+
+def check_uploader(asker: Asker) -> None:
+    """Content has no federation before a version names it: any scientist, and the services that publish."""
+    if isinstance(asker, Principal):
+        asker.check(Role.SCIENTIST)
+    elif asker.subject.kind != "service" or asker.name not in _WRITERS:
+        raise Forbidden("Only the coordinator, the aggregator or a scientist may do this.")
+
+
+def readable(asker: Asker) -> frozenset[str] | None:
+    """The federations whose models the asker may see; None for all."""
+    if isinstance(asker, Principal):
+        return asker.federations()
+    return None if asker.federation_id is None else frozenset({asker.federation_id})

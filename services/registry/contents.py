@@ -1,0 +1,115 @@
+"""Content: model files on their way in, their inspection, and the clearing away of what no version needs."""
+
+import asyncio
+import mmap
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from services.registry.access import Asker, check_uploader
+from services.registry.domain import Content, ContentMissing
+from services.registry.repository import RegistryRepository
+from services.registry.views import ContentView
+from shared.blobs import BlobMissing, BlobStore
+from shared.database import Database, Transaction
+from shared.ids import Digest
+from shared.learning import safetensors, tensors
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 100
+
+
+class Contents:
+    """Model files by digest. A row in SQL precedes every file, so that nothing is cleared away under an upload."""
+
+    def __init__(self, database: Database, store: BlobStore, *, limit: int) -> None:
+        self._database = database
+        self._store = store
+        self.limit = limit
+
+    async def put(self, asker: Asker, digest: Digest, chunks: AsyncIterator[bytes], size: int | None) -> ContentView:
+        """Store content of this digest; BlobTooLarge, DigestMismatch or StorageFull leave nothing behind."""
+        check_uploader(asker)
+        await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(digest))
+        blob = await self._store.put_stream(chunks, limit=self.limit, expect=digest, expect_size=size)
+        return ContentView(digest=blob.digest, size=blob.size)
+
+    def stream(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end`."""
+        return self._store.stream(digest, start, end)
+
+    async def inspect(self, digest: Digest) -> Content:
+        """Read a stored model file strictly; raises ContentMissing, BadModelFile or ModelMismatch."""
+        try:
+            size = await self._store.size(digest)
+            async with self._file(digest) as path:
+                return await asyncio.to_thread(_inspect, digest, path, size)
+        except BlobMissing as error:
+            raise ContentMissing(f"The content {digest} is not here: upload it first.") from error
+
+    @asynccontextmanager
+    async def _file(self, digest: Digest) -> AsyncIterator[Path]:
+        local = self._store.path(digest)
+        if local is not None:
+            yield local
+            return
+        with tempfile.NamedTemporaryFile(prefix="undersong-", suffix=".safetensors") as file:
+            async for chunk in self._store.stream(digest):
+                await asyncio.to_thread(file.write, chunk)
+            file.flush()
+            yield Path(file.name)
+
+    async def collect(self, keep: timedelta) -> int:
+        """Clear away files that no living version needs and nobody has touched for so long; returns how many."""
+        await self._adopt_strays(keep)
+        await self._store.discard_incoming(keep)
+
+        async def candidates(tx: Transaction) -> list[Digest]:
+            return await RegistryRepository(tx).unused_contents(await tx.now() - keep, _BATCH)
+
+        count = 0
+        for digest in await self._database.read("content.unused", candidates):
+            count += await self._forget(digest, keep)
+        return count
+
+    async def _forget(self, digest: Digest, keep: timedelta) -> bool:
+        async def forget(tx: Transaction) -> bool:
+            gone = await RegistryRepository(tx).forget_content(digest, await tx.now() - keep)
+            if gone:  # in the transaction: until it ends, an upload of the same content waits for the row
+                await self._store.delete(digest)
+            return gone
+
+        gone = await self._database.run("content.forget", forget)
+        if gone:
+            log.info("content.cleared", digest=digest)
+        return gone
+
+    async def _adopt_strays(self, keep: timedelta) -> None:
+        """Files without a row, as a crash or a restored database leaves them, get one, and a last chance."""
+        batch: list[Digest] = []
+        async for blob in self._store.list(keep):
+            batch.append(blob.digest)
+            if len(batch) == _BATCH:
+                await self._adopt(batch)
+                batch = []
+        if batch:
+            await self._adopt(batch)
+
+    async def _adopt(self, digests: list[Digest]) -> None:
+        known = await self._database.read("content.known", lambda tx: RegistryRepository(tx).known_contents(digests))
+        for digest in set(digests) - known:
+            await self._database.run("content.adopt", lambda tx, d=digest: RegistryRepository(tx).expect_content(d))  # type: ignore[misc]
+
+
+def _inspect(digest: Digest, path: Path, size: int) -> Content:
+    """Runs in a thread. The file is mapped, not loaded, and unmapped when the last view of it goes."""
+    if size == 0:
+        raise safetensors.BadModelFile("the file is empty")
+    with path.open("rb") as file:
+        model = tensors.load(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    return Content(digest, size, safetensors.tensor_digest(model.tensors), model.schema.summary())

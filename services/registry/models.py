@@ -1,0 +1,107 @@
+"""Models and their aliases."""
+
+from services.registry.access import Asker, check_reader, check_writer, name_of, readable
+from services.registry.domain import AliasUnknown, Model, ModelNameTaken, VersionUnknown
+from services.registry.repository import RegistryRepository
+from services.registry.views import ModelRequest, ModelView
+from shared.database import Database, Page, Transaction
+from shared.ids import FederationId, ModelId, VersionId, new_id
+from shared.web.idempotency import Once
+
+
+class Models:
+    """Named lines of versions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, asker: Asker, request: ModelRequest, once: Once) -> ModelView:
+        """A new model; raises ModelNameTaken."""
+        check_writer(asker, request.federation_id)
+
+        async def work(tx: Transaction) -> ModelView:
+            repository = RegistryRepository(tx)
+            model = Model(
+                id=ModelId(new_id("mdl")),
+                federation_id=FederationId(request.federation_id),
+                name=request.name,
+                versions=0,
+                created_at=await tx.now(),
+                created_by=name_of(asker),
+                aliases={},
+            )
+            if not await repository.add_model(model):
+                raise ModelNameTaken(f"The federation has a model named {request.name}.")
+            await repository.record(name_of(asker), "model.created", model.id, name=request.name)
+            return ModelView.of(model)
+
+        return await self._database.run("model.create", once(work))
+
+    async def get(self, asker: Asker, model_id: str) -> ModelView:
+        """A model with its aliases; raises ModelUnknown."""
+
+        async def work(tx: Transaction) -> ModelView:
+            model = await RegistryRepository(tx).model(model_id)
+            check_reader(asker, model.federation_id)
+            return ModelView.of(model)
+
+        return await self._database.read("model.get", work)
+
+    async def page(
+        self, asker: Asker, federation_id: str | None, name: str | None, limit: int, after: str | None
+    ) -> Page[ModelView]:
+        """The models that the asker may see."""
+        federations = readable(asker)
+        if federation_id is not None:
+            wanted = frozenset({federation_id})
+            federations = wanted if federations is None else federations & wanted
+
+        async def work(tx: Transaction) -> Page[ModelView]:
+            return (await RegistryRepository(tx).models(federations, name, limit, after)).map(ModelView.of)
+
+        return await self._database.read("model.page", work)
+
+    async def set_alias(self, asker: Asker, model_id: str, alias: str, version_id: str) -> ModelView:
+        """Point an alias at one of the model's living versions."""
+
+        async def work(tx: Transaction) -> ModelView:
+            repository = RegistryRepository(tx)
+            model = await repository.model(model_id)
+            check_reader(asker, model.federation_id)
+            check_writer(asker, model.federation_id)
+            version = (await repository.version(version_id, lock=True)).alive()
+            if version.model_id != model.id:
+                raise VersionUnknown(f"The model has no version {version_id}.")
+            if model.aliases.get(alias) != version.id:
+                await repository.set_alias(model.id, alias, version.id, name_of(asker))
+                await repository.record(name_of(asker), "alias.set", model.id, alias=alias, version_id=version.id)
+            return ModelView.of(await repository.model(model_id))
+
+        return await self._database.run("alias.set", work)
+
+    async def remove_alias(self, asker: Asker, model_id: str, alias: str) -> None:
+        """Remove an alias; a second time does nothing."""
+
+        async def work(tx: Transaction) -> None:
+            repository = RegistryRepository(tx)
+            model = await repository.model(model_id)
+            check_reader(asker, model.federation_id)
+            check_writer(asker, model.federation_id)
+            if await repository.remove_alias(model.id, alias):
+                await repository.record(name_of(asker), "alias.removed", model.id, alias=alias)
+
+        await self._database.run("alias.remove", work)
+
+    async def resolve(self, asker: Asker, model_id: str, alias: str) -> VersionId:
+        """The version that an alias points at; raises AliasUnknown."""
+
+        async def work(tx: Transaction) -> VersionId:
+            repository = RegistryRepository(tx)
+            model = await repository.model(model_id)
+            check_reader(asker, model.federation_id)
+            version_id = model.aliases.get(alias)
+            if version_id is None:
+                raise AliasUnknown(f"The model has no alias {alias}.")
+            return version_id
+
+        return await self._database.read("alias.resolve", work)

@@ -1,0 +1,260 @@
+"""All SQL of the registry; rows never leave."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, delete, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.registry.domain import (
+    AliasUnknown,
+    Content,
+    ContentMissing,
+    Evaluation,
+    Model,
+    ModelUnknown,
+    Signature,
+    Tombstone,
+    Version,
+    VersionUnknown,
+)
+from services.registry.tables import ActionRow, AliasRow, ContentRow, EvaluationRow, ModelRow, VersionRow
+from shared.database import Page, Transaction, page
+from shared.ids import Digest, FederationId, ModelId, VersionId
+
+
+class RegistryRepository:
+    """The service's tables within one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._session = tx.session
+        self._dialect: Any = sqlite if tx.session.get_bind().dialect.name == "sqlite" else postgresql
+
+    async def record(self, actor: str, action: str, subject: str, **detail: object) -> None:
+        """Note who did what."""
+        row = ActionRow(at=await self._tx.now(), actor=actor, action=action, subject=subject, detail=detail or None)
+        self._session.add(row)
+
+    # models
+
+    async def add_model(self, model: Model) -> bool:
+        """Store a model; False when the federation has one of this name."""
+        values = {
+            "id": model.id,
+            "federation_id": model.federation_id,
+            "name": model.name,
+            "versions": 0,
+            "created_at": model.created_at,
+            "created_by": model.created_by,
+        }
+        added = self._dialect.insert(ModelRow).values(values).on_conflict_do_nothing().returning(ModelRow.id)
+        return (await self._session.execute(added)).first() is not None
+
+    async def model(self, model_id: str) -> Model:
+        """A model with its aliases; raises ModelUnknown."""
+        row = await self._session.get(ModelRow, model_id)
+        if row is None:
+            raise ModelUnknown(f"There is no model {model_id}.")
+        return _model(row, await self._aliases([row.id]))
+
+    async def models(
+        self, federations: frozenset[str] | None, name: str | None, limit: int, after: str | None
+    ) -> Page[Model]:
+        """Models of these federations (None: all), with their aliases."""
+        query = select(ModelRow)
+        if federations is not None:
+            query = query.where(ModelRow.federation_id.in_(federations))
+        if name is not None:
+            query = query.where(ModelRow.name == name)
+        rows = await page(self._session, query, ModelRow.id, limit, after)
+        aliases = await self._aliases([row.id for row in rows.items])
+        return rows.map(lambda row: _model(row, aliases))
+
+    async def _aliases(self, model_ids: Sequence[str]) -> dict[str, dict[str, VersionId]]:
+        found: dict[str, dict[str, VersionId]] = {}
+        query = select(AliasRow).where(AliasRow.model_id.in_(model_ids)).order_by(AliasRow.name)
+        for row in await self._session.scalars(query):
+            found.setdefault(row.model_id, {})[row.name] = VersionId(row.version_id)
+        return found
+
+    async def next_number(self, model_id: ModelId) -> int:
+        """The number of the model's next version, from 0; holds the model's row until the transaction ends."""
+        counted = update(ModelRow).where(ModelRow.id == model_id).values(versions=ModelRow.versions + 1)
+        return (await self._session.execute(counted.returning(ModelRow.versions))).scalar_one() - 1
+
+    # aliases
+
+    async def set_alias(self, model_id: str, name: str, version_id: str, actor: str) -> None:
+        """Point the alias at the version."""
+        values = {"version_id": version_id, "set_at": await self._tx.now(), "set_by": actor}
+        insert = self._dialect.insert(AliasRow).values(model_id=model_id, name=name, **values)
+        await self._session.execute(insert.on_conflict_do_update(index_elements=["model_id", "name"], set_=values))
+
+    async def alias(self, model_id: str, name: str) -> VersionId:
+        """Where the alias points; raises AliasUnknown."""
+        row = await self._session.get(AliasRow, (model_id, name))
+        if row is None:
+            raise AliasUnknown(f"The model has no alias {name}.")
+        return VersionId(row.version_id)
+
+    async def remove_alias(self, model_id: str, name: str) -> bool:
+        """Remove the alias; whether it was there."""
+        gone = delete(AliasRow).where(AliasRow.model_id == model_id, AliasRow.name == name).returning(AliasRow.name)
+        return (await self._session.execute(gone)).first() is not None
+
+    async def aliases_of(self, version_id: str) -> list[str]:
+        """Aliases that point at the version."""
+        return list(await self._session.scalars(select(AliasRow.name).where(AliasRow.version_id == version_id)))
+
+    # versions
+
+    async def add_version(self, version: Version, key: str) -> None:
+        """Store a version."""
+        self._session.add(
+            VersionRow(
+                id=version.id,
+                model_id=version.model_id,
+                federation_id=version.federation_id,
+                number=version.number,
+                natural_key=key,
+                content_digest=version.content.digest,
+                tensor_digest=version.content.tensor_digest,
+                size=version.content.size,
+                tensors=[dict(tensor) for tensor in version.content.tensors],
+                lineage=json.dumps(version.lineage, allow_nan=False),
+                signatures=[{"role": s.role, "keyid": s.keyid, "signature": s.signature} for s in version.signatures],
+                created_at=version.created_at,
+                created_by=version.created_by,
+            )
+        )
+        await self._session.flush()
+
+    async def version(self, version_id: str, *, lock: bool = False) -> Version:
+        """A version with its evaluations, deleted or not; raises VersionUnknown."""
+        query = select(VersionRow).where(VersionRow.id == version_id)
+        found = await self._versions(query.with_for_update() if lock else query)
+        if not found:
+            raise VersionUnknown(f"There is no model version {version_id}.")
+        return found[0]
+
+    async def version_by_key(self, model_id: str, key: str) -> Version | None:
+        """What was published under this natural key."""
+        query = select(VersionRow).where(VersionRow.model_id == model_id, VersionRow.natural_key == key)
+        found = await self._versions(query)
+        return found[0] if found else None
+
+    async def known_versions(self, ids: Iterable[str]) -> list[Version]:
+        """Those of the versions that exist."""
+        return await self._versions(select(VersionRow).where(VersionRow.id.in_(list(ids))))
+
+    async def versions(self, model_id: str, limit: int, after: str | None) -> Page[Version]:
+        """A model's versions in order, deleted ones too; `after` is a number."""
+        query = select(VersionRow).where(VersionRow.model_id == model_id)
+        rows = await page(self._session, query, VersionRow.number, limit, after)
+        evaluations = await self._evaluations([row.id for row in rows.items])
+        return rows.map(lambda row: _version(row, evaluations.get(row.id, [])))
+
+    async def bury(self, version_id: str, tombstone: Tombstone) -> None:
+        """Put the tombstone on a version."""
+        buried = update(VersionRow).where(VersionRow.id == version_id, VersionRow.deleted_at.is_(None))
+        await self._session.execute(
+            buried.values(
+                deleted_at=tombstone.deleted_at, deleted_by=tombstone.deleted_by, deletion_reason=tombstone.reason
+            )
+        )
+
+    async def add_evaluation(self, version_id: str, evaluation: Evaluation) -> None:
+        """Append an evaluation."""
+        row = EvaluationRow(
+            version_id=version_id,
+            metrics=dict(evaluation.metrics),
+            recorded_at=evaluation.recorded_at,
+            recorded_by=evaluation.recorded_by,
+        )
+        self._session.add(row)
+        await self._session.flush()
+
+    async def _versions(self, query: Select[VersionRow]) -> list[Version]:
+        rows = (await self._session.scalars(query)).all()
+        evaluations = await self._evaluations([row.id for row in rows])
+        return [_version(row, evaluations.get(row.id, [])) for row in rows]
+
+    async def _evaluations(self, version_ids: Sequence[str]) -> dict[str, list[Evaluation]]:
+        found: dict[str, list[Evaluation]] = {}
+        if version_ids:
+            query = select(EvaluationRow).where(EvaluationRow.version_id.in_(version_ids)).order_by(EvaluationRow.id)
+            for row in await self._session.scalars(query):
+                evaluation = Evaluation(row.metrics, row.recorded_at, row.recorded_by)
+                found.setdefault(row.version_id, []).append(evaluation)
+        return found
+
+    # contents
+
+    async def expect_content(self, digest: Digest) -> None:
+        """Note that this content is coming, or wanted again."""
+        now = await self._tx.now()
+        insert = self._dialect.insert(ContentRow).values(digest=digest, touched_at=now)
+        await self._session.execute(
+            insert.on_conflict_do_update(index_elements=["digest"], set_={"touched_at": now}),
+        )
+
+    async def hold_content(self, digest: Digest) -> None:
+        """Keep the content from being cleared away under this transaction; raises ContentMissing."""
+        held = update(ContentRow).where(ContentRow.digest == digest).values(touched_at=await self._tx.now())
+        if (await self._session.execute(held.returning(ContentRow.digest))).first() is None:
+            raise ContentMissing(f"The content {digest} is not here.")
+
+    async def unused_contents(self, before: datetime, limit: int) -> list[Digest]:
+        """Contents not touched since, that no living version needs."""
+        query = select(ContentRow.digest).where(ContentRow.touched_at < before, ~_needed()).limit(limit)
+        return [Digest(digest) for digest in await self._session.scalars(query)]
+
+    async def forget_content(self, digest: Digest, before: datetime) -> bool:
+        """Remove the row if it is still unused; holds its key until the transaction ends. Whether it was removed."""
+        unused = (ContentRow.digest == digest, ContentRow.touched_at < before, ~_needed())
+        return (
+            await self._session.execute(delete(ContentRow).where(*unused).returning(ContentRow.digest))
+        ).first() is not None
+
+    async def known_contents(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Those of the digests that have a row."""
+        query = select(ContentRow.digest).where(ContentRow.digest.in_(list(digests)))
+        return {Digest(digest) for digest in await self._session.scalars(query)}
+
+
+def _needed() -> Any:
+    return exists().where(VersionRow.content_digest == ContentRow.digest, VersionRow.deleted_at.is_(None))
+
+
+def _model(row: ModelRow, aliases: Mapping[str, Mapping[str, VersionId]]) -> Model:
+    return Model(
+        id=ModelId(row.id),
+        federation_id=FederationId(row.federation_id),
+        name=row.name,
+        versions=row.versions,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        aliases=aliases.get(row.id, {}),
+    )
+
+
+def _version(row: VersionRow, evaluations: Sequence[Evaluation]) -> Version:
+    tombstone = None
+    if row.deleted_at is not None:
+        tombstone = Tombstone(row.deleted_at, row.deleted_by or "", row.deletion_reason or "")
+    return Version(
+        id=VersionId(row.id),
+        model_id=ModelId(row.model_id),
+        federation_id=FederationId(row.federation_id),
+        number=row.number,
+        content=Content(Digest(row.content_digest), row.size, Digest(row.tensor_digest), row.tensors),
+        lineage=json.loads(row.lineage),
+        signatures=[Signature(**signature) for signature in row.signatures],
+        created_at=row.created_at,
+        created_by=row.created_by,
+        tombstone=tombstone,
+        evaluations=evaluations,
+    )

@@ -1,0 +1,28 @@
+"""What the registry can be told by its environment (``REGISTRY_…``)."""
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from shared.web.settings import ServiceSettings, settings_config
+
+
+class RegistrySettings(ServiceSettings):
+    """Beside what all services share."""
+
+    model_config = settings_config("registry")
+
+    port: int = 7004
+    blob_url: str | None = None  # none: a folder in data_dir; or s3://bucket/prefix
+    max_content_bytes: int = Field(8 << 30, ge=1 << 10)  # a model of two thousand million float32 parameters
+    keep_unused_hours: float = Field(24, gt=0)  # an upload's version may come this much later
+
+    @property
+    def blobs(self) -> str:
+        """Where content is kept."""
+        return self.blob_url or f"file://{self.data_dir.absolute() / 'blobs'}"
+
+    @property
+    def keep_unused(self) -> timedelta:
+        """How long content without a version is kept."""
+        return timedelta(hours=self.keep_unused_hours)

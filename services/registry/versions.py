@@ -1,0 +1,189 @@
+"""Versions: published once, never changed, deleted with a tombstone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy.exc import IntegrityError
+
+from services.registry.access import Asker, check_reader, check_writer, name_of
+from services.registry.contents import Contents
+from services.registry.domain import (
+    Content,
+    Evaluation,
+    Model,
+    ParentUnknown,
+    Signature,
+    Tombstone,
+    Version,
+    VersionInUse,
+    check_same,
+    check_shapes,
+    natural_key,
+)
+from services.registry.publishers import Publishers
+from services.registry.repository import RegistryRepository
+from services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
+from shared.database import Database, Page, Transaction
+from shared.errors import FieldError
+from shared.identity.authority import Identity
+from shared.ids import ModelId, VersionId, new_id
+from shared.web.idempotency import Once
+from shared.wire.manifest import VERSION_CONTEXT, version_statement
+
+
+class Versions:
+    """Model versions; `signer` gives the registry's present identity, which countersigns each."""
+
+    def __init__(
+        self, database: Database, contents: Contents, publishers: Publishers, signer: Callable[[], Identity]
+    ) -> None:
+        self._database = database
+        self._contents = contents
+        self._publishers = publishers
+        self._signer = signer
+
+    async def publish(self, asker: Asker, model_id: str, request: VersionRequest) -> tuple[VersionView, bool]:
+        """A new version, and True; or the one that this round has published already, and False.
+
+        Everything that takes time (reading the file, signatures) happens before the one short transaction.
+        """
+        lineage = request.lineage.as_signed()
+        key = natural_key(request.lineage.job_id, request.lineage.round_id, request.content_digest)
+        model, present, parents = await self._look(asker, model_id, key, request)
+        if present is not None:
+            return VersionView.of(check_same(present, request.content_digest, lineage)), False
+        signatures = await self._publishers.check(asker, model.id, request)
+        content = await self._contents.inspect(request.content_digest)
+        if request.lineage.kind == "train" and parents:
+            check_shapes(content, parents[0])
+        signatures.append(self._countersign(model.id, request))
+
+        async def work(tx: Transaction) -> Version:
+            return await _store(tx, asker, model, _draft(model, content, lineage, signatures, await tx.now()), key)
+
+        try:
+            return VersionView.of(await self._database.run("version.publish", work)), True
+        except IntegrityError:  # somebody was quicker with the same round
+            _, present, _ = await self._look(asker, model_id, key, request)
+            if present is None:
+                raise
+            return VersionView.of(check_same(present, request.content_digest, lineage)), False
+
+    async def _look(
+        self, asker: Asker, model_id: str, key: str, request: VersionRequest
+    ) -> tuple[Model, Version | None, list[Version]]:
+        async def work(tx: Transaction) -> tuple[Model, Version | None, list[Version]]:
+            repository = RegistryRepository(tx)
+            model = await repository.model(model_id)
+            check_reader(asker, model.federation_id)
+            check_writer(asker, model.federation_id)
+            present = await repository.version_by_key(model.id, key)
+            if present is not None:
+                return model, present, []
+            return model, None, await _parents(repository, model, request.lineage.parents)
+
+        return await self._database.read("version.look", work)
+
+    def _countersign(self, model_id: ModelId, request: VersionRequest) -> Signature:
+        identity = self._signer()
+        statement = version_statement(model_id, request.content_digest, request.lineage.as_signed())
+        signature = identity.sign(VERSION_CONTEXT, statement[len(VERSION_CONTEXT) :])
+        return Signature("registry", identity.keyid, signature.hex())
+
+    async def load(self, asker: Asker, version_id: str) -> Version:
+        """A version that the asker may see, deleted or not; raises VersionUnknown."""
+
+        async def work(tx: Transaction) -> Version:
+            version = await RegistryRepository(tx).version(version_id)
+            check_reader(asker, version.federation_id)
+            return version
+
+        return await self._database.read("version.get", work)
+
+    async def get(self, asker: Asker, version_id: str) -> VersionView:
+        """The whole version."""
+        return VersionView.of(await self.load(asker, version_id))
+
+    async def page(self, asker: Asker, model_id: str, limit: int, after: int | None) -> Page[VersionSummary]:
+        """A model's versions in order."""
+
+        async def work(tx: Transaction) -> Page[VersionSummary]:
+            repository = RegistryRepository(tx)
+            check_reader(asker, (await repository.model(model_id)).federation_id)
+            bound = None if after is None else str(after)
+            return (await repository.versions(model_id, limit, bound)).map(VersionSummary.of)
+
+        return await self._database.read("version.page", work)
+
+    async def evaluate(self, asker: Asker, version_id: str, request: MetricsRequest, once: Once) -> VersionView:
+        """Append metrics measured after publication."""
+
+        async def work(tx: Transaction) -> VersionView:
+            repository = RegistryRepository(tx)
+            version = await self._writable(repository, asker, version_id)
+            evaluation = Evaluation(request.metrics, await tx.now(), name_of(asker))
+            await repository.add_evaluation(version.alive().id, evaluation)
+            return VersionView.of(replace(version, evaluations=[*version.evaluations, evaluation]))
+
+        return await self._database.run("version.evaluate", once(work))
+
+    async def delete(self, asker: Asker, version_id: str, reason: str) -> None:
+        """Put a tombstone on a version; its content goes a day later. A second time does nothing. VersionInUse."""
+
+        async def work(tx: Transaction) -> None:
+            repository = RegistryRepository(tx)
+            version = await self._writable(repository, asker, version_id)
+            if version.tombstone is not None:
+                return
+            if aliases := await repository.aliases_of(version.id):
+                raise VersionInUse(f"Aliases point at the version: {', '.join(sorted(aliases))}.")
+            await repository.bury(version.id, Tombstone(await tx.now(), name_of(asker), reason))
+            await repository.record(name_of(asker), "version.deleted", version.id, reason=reason)
+
+        await self._database.run("version.delete", work)
+
+    async def _writable(self, repository: RegistryRepository, asker: Asker, version_id: str) -> Version:
+        version = await repository.version(version_id, lock=True)
+        check_reader(asker, version.federation_id)
+        check_writer(asker, version.federation_id)
+        return version
+
+
+def _draft(
+    model: Model, content: Content, lineage: dict[str, object], signatures: list[Signature], now: datetime
+) -> Version:
+    return Version(
+        id=VersionId(new_id("ver")),
+        model_id=model.id,
+        federation_id=model.federation_id,
+        number=-1,
+        content=content,
+        lineage=lineage,
+        signatures=signatures,
+        created_at=now,
+        created_by="",
+    )
+
+
+async def _store(tx: Transaction, asker: Asker, model: Model, draft: Version, key: str) -> Version:
+    repository = RegistryRepository(tx)
+    await repository.hold_content(draft.content.digest)
+    number = await repository.next_number(model.id)
+    version = replace(draft, number=number, created_by=name_of(asker))
+    await repository.add_version(version, key)
+    await repository.record(name_of(asker), "version.published", version.id, model_id=model.id, number=number)
+    return version
+
+
+async def _parents(repository: RegistryRepository, model: Model, ids: list[str]) -> list[Version]:
+    """The parents in the order named; they live, and belong to the model's federation."""
+    found = {version.id: version for version in await repository.known_versions(ids)}
+    errors = []
+    for index, parent_id in enumerate(ids):
+        parent = found.get(VersionId(parent_id))
+        if parent is None or parent.federation_id != model.federation_id or parent.tombstone is not None:
+            errors.append(FieldError(f"/lineage/parents/{index}", "is unknown, deleted, or of another federation"))
+    if errors:
+        raise ParentUnknown("Parents of the version are not usable.", errors=errors)
+    return [found[VersionId(parent_id)] for parent_id in ids]

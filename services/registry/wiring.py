@@ -1,0 +1,75 @@
+"""How the parts of the registry are put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.registry.api import router
+from services.registry.contents import Contents
+from services.registry.models import Models
+from services.registry.publishers import Publishers
+from services.registry.settings import RegistrySettings
+from services.registry.tables import Base
+from services.registry.versions import Versions
+from shared.blobs import BlobStore
+from shared.clock import Clock
+from shared.database import Database
+from shared.web.access import IntrospectionClient, TokenDirectory
+from shared.web.app import create_app
+from shared.web.health import database_checks
+from shared.web.standing import Standing, standing, traced_client
+
+Stand = Callable[[RegistrySettings, Database], AbstractAsyncContextManager[Standing]]
+
+
+def open_database(settings: RegistrySettings, clock: Clock | None = None) -> Database:
+    """The service's database."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database, Base.common, clock=clock)
+
+
+def open_contents(settings: RegistrySettings, database: Database) -> Contents:
+    """The service's model files."""
+    return Contents(database, BlobStore.open(settings.blobs), limit=settings.max_content_bytes)
+
+
+def enrolled(settings: RegistrySettings, database: Database) -> AbstractAsyncContextManager[Standing]:
+    """Stand among the others by a certificate from the keys service."""
+    return standing(settings, "registry", database)
+
+
+def build_app(settings: RegistrySettings, *, stand: Stand = enrolled, tokens: TokenDirectory | None = None) -> FastAPI:
+    """The API. `stand` and `tokens` are replaced in tests, where there is no keys service and no coordinator."""
+    database = open_database(settings)
+    store = BlobStore.open(settings.blobs)
+    return create_app(
+        title="Undersong registry",
+        service="registry",
+        description="Models and their immutable, signed versions, with lineage, aliases and content.",
+        routers=[router],
+        lifespan=_lifespan(settings, database, store, stand, tokens),
+        checks={**database_checks(database, "registry"), "blobs": store.check},
+    )
+
+
+def _lifespan(
+    settings: RegistrySettings, database: Database, store: BlobStore, stand: Stand, tokens: TokenDirectory | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with stand(settings, database) as standing_, traced_client() as http:
+                http.auth = standing_.signing("coordinator")
+                contents = Contents(database, store, limit=settings.max_content_bytes)
+                publishers = Publishers(standing_.directory, standing_.revocations.revoked)
+                app.state.contents = contents
+                app.state.models = Models(database)
+                app.state.versions = Versions(database, contents, publishers, standing_.identity)
+                app.state.verifier = standing_.verifier
+                app.state.tokens = tokens or IntrospectionClient(http, settings.coordinator_url)
+                yield
+        finally:
+            await database.close()
+
+    return lifespan
