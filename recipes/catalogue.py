@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from recipes.protocol import Recipe, RecipeError
+from recipes.protocol import Recipe, RecipeError, source_digest
 from shared.wire.profiles import RecipeSpec
 
 BUILT_IN: Final = ("tabular", "image", "null")
@@ -59,6 +59,8 @@ def load_file(path: Path) -> Recipe:
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path.name} has no RECIPE with the methods of recipes.protocol.Recipe")
+    if recipe.spec.digest != source_digest(path):
+        raise RecipeError(f"{path.name} must give source_digest(Path(__file__)) as its digest: policies rely on it")
     return recipe
 
 
