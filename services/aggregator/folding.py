@@ -1,0 +1,139 @@
+"""The running sum of one round: updates are added as they come, in any order, in memory for one vector.
+
+All of it is in memory and none of it is precious: after a crash it is made again from the stored bodies, and integer
+sums come out the same. Everything here blocks; callers run it in a thread.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from services.aggregator.repository import Contribution
+from shared.errors import Refusal
+from shared.learning.tensors import Model, load
+from shared.secagg.engine import Desk, Engine, UpdateRefused, check_header
+from shared.secagg.engines import engine_named
+from shared.secagg.fold import FileSource, RunningSum, read_body_header
+from shared.secagg.quantise import LIMBS, TAIL_LENGTH, OutOfRange, Ring, signed, unpack
+from shared.wire.manifest import Encoding, RoundKind, RoundManifest
+from shared.wire.updates import UpdateHeader
+
+_SEES_UPDATES: Final = "weak"  # an engine that lets the aggregator see each update also lets it check each
+
+
+class BodyLost(Refusal):
+    """The stored body is no longer there."""
+
+
+@dataclass(slots=True)
+class Folding:
+    """What a worker holds of a round: the sum (or, of an initialise round, the first model) and who is in it."""
+
+    manifest: RoundManifest
+    secret: bytes
+    folded: set[int] = field(default_factory=set)
+    total: RunningSum | None = None
+    model: Model | None = None
+    model_of: int | None = None
+    length: int | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The round's engine."""
+        return engine_named(self.manifest.engine)
+
+    @property
+    def desk(self) -> Desk:
+        """The engine's place in this round."""
+        return Desk(self.manifest, self.secret)
+
+    def missing(self, contributions: Sequence[Contribution]) -> list[Contribution]:
+        """Contributions that stand and are not in the sum yet, in the order of their arrival."""
+        return [c for c in contributions if c.code is None and c.id not in self.folded]
+
+    def misfits(self, contributions: Sequence[Contribution]) -> bool:
+        """Whether the sum holds what no longer counts, and so must be made again."""
+        return not self.folded <= {c.id for c in contributions if c.code is None}
+
+    def add(self, contribution: Contribution, path: Path) -> None:
+        """Fold one body in, or raise a Refusal and leave everything as it was."""
+        try:
+            header, offset = read_body_header(path)
+        except FileNotFoundError:
+            raise BodyLost("the stored body is no longer there") from None
+        check_header(header, self.manifest, contribution.site_id, length=self.length)
+        if header.kind is RoundKind.INITIALISE:
+            self._take_model(contribution, self._blocks(header, path, offset))
+        else:
+            self._sum(header, path, offset)
+        self.folded.add(contribution.id)
+
+    def opened(self) -> Ring:
+        """The plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
+        if self.total is None:
+            raise ValueError("nothing was folded")
+        total = self.total.total.copy() if self._hidden else self.total.total
+        self.engine.server.reveal(self.desk, total)
+        return total
+
+    @property
+    def _hidden(self) -> bool:
+        return self.engine.strength != _SEES_UPDATES
+
+    def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
+        if self.total is None:
+            self.total = RunningSum(header.modulus_bits, header.length)
+
+        def blocks() -> Iterator[memoryview]:
+            plain = self._blocks(header, path, offset)
+            encoding = self.manifest.encoding
+            return plain if self._hidden or encoding is None else checked(plain, header, encoding)
+
+        self.total.fold(blocks)
+
+    def _blocks(self, header: UpdateHeader, path: Path, offset: int) -> Iterator[memoryview]:
+        with FileSource(path, offset) as source:
+            yield from self.engine.server.unveil(self.desk, header, source)
+
+    def _take_model(self, contribution: Contribution, blocks: Iterator[memoryview]) -> None:
+        model = load(b"".join(blocks))  # strict: BadModelFile or ModelMismatch
+        if self.model_of is None or contribution.id < self.model_of:
+            self.model, self.model_of = model, contribution.id
+
+
+def checked(blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding) -> Iterator[memoryview]:
+    """The same blocks; raises OutOfRange after the last where no honest site could have sent them.
+
+    Without this one site could make the whole sum unusable and nobody would know which.
+    """
+    coordinates = header.length - (TAIL_LENGTH if header.kind is RoundKind.TRAIN else 0)
+    highest = lowest = at = 0
+    tail: list[int] = []
+    for block in blocks:
+        words = signed(unpack(block, header.modulus_bits), header.modulus_bits)
+        inner = words[: max(0, coordinates - at)]
+        if inner.size:
+            highest, lowest = max(highest, int(inner.max())), min(lowest, int(inner.min()))
+        tail.extend(words[inner.size :].tolist())
+        at += words.size
+        yield block
+    weight = _weight(tail, encoding) if header.kind is RoundKind.TRAIN else 1
+    if highest > weight * encoding.bound or lowest < -weight * encoding.bound:
+        raise OutOfRange("a coordinate is larger than its encoding allows")
+
+
+def _weight(tail: list[int], encoding: Encoding) -> int:
+    if len(tail) != TAIL_LENGTH or min(tail) < 0 or max(tail) > np.iinfo(np.uint8).max:
+        raise OutOfRange("the update's tail holds other than bytes")
+    weight, clipped = (int.from_bytes(bytes(tail[at : at + LIMBS]), "little") for at in (0, LIMBS))
+    if not 1 <= weight <= encoding.max_weight or clipped > 1:
+        raise OutOfRange(f"weight {weight} is outside 1..{encoding.max_weight}, or clipped is not 0 or 1")
+    return weight
+
+
+def code_of(refusal: Refusal) -> str:
+    """The code under which a body is rejected."""
+    return "update-unusable" if type(refusal) is UpdateRefused else refusal.slug()

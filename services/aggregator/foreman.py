@@ -1,0 +1,267 @@
+"""One worker's hands on its rounds: claim, fold as updates come, conclude, publish, let go.
+
+Each round is driven by one task in one process, held by a lease in SQL. A task that dies, or loses its lease, leaves
+nothing but committed steps; whoever claims the round next begins where they end.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.aggregator.domain import Phase, Reason, due
+from services.aggregator.folding import BodyLost, Folding, code_of
+from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
+from services.aggregator.repository import Contribution, Repository, Stored
+from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
+from shared.blobs import BlobMissing, BlobStore
+from shared.clock import monotonic, utc_now
+from shared.database import Database, Transaction
+from shared.errors import Refusal, Unavailable
+from shared.identity.sealing import Sealer
+from shared.ids import RoundId
+from shared.queues import Bell, Ring
+from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+MAX_FAILURES: Final = 10
+_REST_S: Final = 1.0  # after a failure, times its number: a sick round does not take a worker for itself
+_PUBLISH_PAUSE_S: Final = 0.5
+_LONGEST_PUBLISH_PAUSE_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class Hold:
+    """A worker's hold on a round, with what it has computed so far."""
+
+    round_id: RoundId
+    fence: int
+    folding: Folding
+    renew_at: float
+    base: Base | None = None
+
+
+class Foreman:
+    """Drives rounds; `worker_id` names this process start."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        rounds: Rounds,
+        publication: Publication,
+        sealer: Sealer,
+        bell: Bell,
+        *,
+        worker_id: str,
+        lease_s: float,
+    ) -> None:
+        self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
+        self._rounds, self._publication = rounds, publication
+        self._worker_id, self._lease = worker_id, timedelta(seconds=lease_s)
+        self._driving: dict[RoundId, asyncio.Task[None]] = {}
+
+    def wake(self, round_id: RoundId) -> bool:
+        """Something happened to the round: look at it. True when nobody here was looking after it."""
+        self._bell.ring_local(round_id)
+        if round_id in self._driving:
+            return False
+        task = asyncio.create_task(self.drive(round_id), name=f"round {round_id}")
+        self._driving[round_id] = task
+        task.add_done_callback(lambda _: self._driving.pop(round_id, None))
+        return True
+
+    async def stop(self) -> None:
+        """Let go of all rounds, so that another worker can take them at once."""
+        tasks = list(self._driving.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drive(self, round_id: RoundId) -> None:
+        """Look after a round until it ends; returns at once when another worker does."""
+        with structlog.contextvars.bound_contextvars(round_id=round_id), self._bell.listen(round_id) as ring:
+            hold = await self.claim(round_id)
+            if hold is None:
+                return
+            rest_s, failed = 0.0, False
+            try:
+                while await self.turn(hold, ring):
+                    pass
+            except RoundLost as error:
+                log.info("round.lost", reason=str(error))
+            except RoundFailed as error:
+                SECAGG_FAILURES.labels("conclude").inc()
+                log.warning("round.failed", reason=str(error.reason), detail=str(error))
+                await self._rounds.fail(round_id, error.reason)
+            except Unavailable as error:
+                rest_s = error.retry_after_s or _REST_S
+                log.warning("round.waits", reason=error.detail)
+            except Exception:
+                failed, rest_s = True, _REST_S
+                log.exception("round.stumbled")
+            finally:
+                await asyncio.shield(self._release(hold, rest_s, failed=failed))
+
+    async def claim(self, round_id: RoundId) -> Hold | None:
+        """Take the round; None when it has ended or a living worker holds it."""
+        stored = await self._database.run(
+            "round.claim", lambda tx: Repository(tx).claim(round_id, self._worker_id, self._lease)
+        )
+        if stored is None or stored.engine_secret is None:
+            return None
+        if stored.failures >= MAX_FAILURES:
+            await self._rounds.fail(round_id, Reason.GAVE_UP)
+            return None
+        secret = self._sealer.open(stored.engine_secret, "rounds", round_id, "engine_secret")
+        folding = Folding(manifest_of(stored.manifest), secret)
+        return Hold(round_id, stored.fence, folding, self._renewal())
+
+    async def turn(self, hold: Hold, ring: Ring) -> bool:
+        """Do all that can be done now, then wait for more; False when the round has ended."""
+        await self._renew(hold)
+        view = await self._rounds.view(hold.round_id)
+        if view.stored.round.phase.over:
+            return False
+        if view.stored.fence != hold.fence:
+            raise RoundLost("another worker has claimed the round")
+        await self._know_length(hold, view.stored)
+        rejected = await self.fold(hold, view)
+        if rejected or due(view.stored.round, utc_now()) is not None:
+            await self._rounds.evaluate(hold.round_id)
+            return True
+        if view.stored.round.phase is Phase.COLLECTING:
+            await ring.wait(self._patience(view.stored))
+            return True
+        await self.conclude(hold, view.stored)
+        return False
+
+    async def fold(self, hold: Hold, view: RoundView) -> bool:
+        """Bring the sum up to the contributions that stand; True when some of them had to be rejected."""
+        if hold.folding.misfits(view.contributions):
+            hold.folding = Folding(hold.folding.manifest, hold.folding.secret, length=hold.folding.length)
+        rejected = False
+        for contribution in hold.folding.missing(view.contributions):
+            try:
+                async with self._file(contribution) as path:
+                    await asyncio.to_thread(hold.folding.add, contribution, path)
+            except Refusal as refusal:
+                rejected = True
+                await self._reject(hold, contribution, refusal)
+            await self._renew(hold)
+        return rejected
+
+    async def _reject(self, hold: Hold, contribution: Contribution, refusal: Refusal) -> None:
+        code = code_of(refusal)
+        log.warning("update.rejected", site_id=contribution.site_id, code=code, detail=refusal.detail)
+
+        async def work(tx: Transaction) -> None:
+            rows = Repository(tx)
+            stored = await rows.lock(hold.round_id)
+            if stored.fence != hold.fence or stored.round.phase.over:
+                raise RoundLost("the round changed hands while a body was examined")
+            if await rows.reject(hold.round_id, contribution.id, code, refusal.detail):
+                detail = {"code": code, "digest": contribution.digest}
+                await rows.note(hold.round_id, "update.rejected", contribution.site_id, detail)
+
+        await self._database.run("update.reject", work)
+        UPDATES.labels(f"rejected_{code.replace('-', '_')}").inc()
+
+    async def conclude(self, hold: Hold, stored: Stored) -> None:
+        """From a frozen round whose bodies are all folded to its end."""
+        publication = self._publication
+        if stored.round.phase in (Phase.FROZEN, Phase.AGGREGATING):
+            stored = await publication.begin(hold.round_id, hold.fence)
+            stored = await publication.check(stored, hold.fence, await self.outcome(hold, stored))
+        if stored.round.phase is Phase.CHECKED:
+            if not await publication.has_content(stored):
+                await publication.restore(stored, await self.outcome(hold, stored))
+            await self._publish(hold, stored)
+
+    async def outcome(self, hold: Hold, stored: Stored) -> Outcome:
+        """The round's outcome; computed in a thread."""
+        if hold.base is None:
+            hold.base = await self._publication.base(stored)
+        return await asyncio.to_thread(conclude, stored, hold.folding, hold.base)
+
+    async def _publish(self, hold: Hold, stored: Stored) -> None:
+        """Ask the registry until it answers, as long as the round has time."""
+        pause_s = _PUBLISH_PAUSE_S
+        while True:
+            try:
+                version_id = await self._publication.publish(stored)
+                break
+            except Unavailable as error:
+                log.warning("publication.waits", reason=error.detail, pause_s=pause_s)
+            await asyncio.sleep(min(pause_s, self._lease.total_seconds() / 3))
+            pause_s = min(2 * pause_s, _LONGEST_PUBLISH_PAUSE_S)
+            await self._renew(hold)
+            stored = await self._rounds.evaluate(hold.round_id)
+            if stored.round.phase.over:
+                raise RoundLost(f"the round is {stored.round.phase}")
+        await self._publication.finish(stored, hold.fence, version_id)
+
+    async def _know_length(self, hold: Hold, stored: Stored) -> None:
+        """Fetch the model that the round starts from, early, so that its length is the updates' and not the reverse."""
+        if hold.folding.manifest.kind != "train" or hold.base is not None:
+            return
+        try:
+            hold.base = await self._publication.base(stored)
+        except Unavailable as error:
+            log.warning("round.model_waits", reason=error.detail)
+            if stored.round.phase is not Phase.COLLECTING:
+                raise
+            return
+        if hold.base is None:
+            return
+        length = update_length(hold.folding.manifest, hold.base.model.schema.length)
+        hold.folding.length = length
+        if length is not None and stored.length is None:
+            await self._database.run("round.length", lambda tx: Repository(tx).fix_length(hold.round_id, length))
+
+    async def _renew(self, hold: Hold) -> None:
+        if monotonic() < hold.renew_at:
+            return
+        if not await self._database.run(
+            "round.renew", lambda tx: Repository(tx).renew(hold.round_id, hold.fence, self._lease)
+        ):
+            raise RoundLost("another worker has claimed the round")
+        hold.renew_at = self._renewal()
+
+    async def _release(self, hold: Hold, rest_s: float, *, failed: bool) -> None:
+        rest = timedelta(seconds=rest_s)
+        try:
+            await self._database.run(
+                "round.release", lambda tx: Repository(tx).release(hold.round_id, hold.fence, rest=rest, failed=failed)
+            )
+        except Unavailable:
+            log.warning("round.not_released")  # its lease runs out by itself
+
+    def _renewal(self) -> float:
+        return monotonic() + self._lease.total_seconds() / 3
+
+    def _patience(self, stored: Stored) -> float:
+        left_s = (stored.round.deadline - utc_now()).total_seconds()
+        return max(0.01, min(self._lease.total_seconds() / 3, left_s))
+
+    @asynccontextmanager
+    async def _file(self, contribution: Contribution) -> AsyncIterator[Path]:
+        """The body as a local file; fetched for the moment where the store is not a folder."""
+        path = self._blobs.path(contribution.digest)
+        if path is not None:
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(prefix="undersong-") as file:
+            try:
+                async for chunk in self._blobs.stream(contribution.digest):
+                    await asyncio.to_thread(file.write, chunk)
+            except BlobMissing:
+                raise BodyLost("the stored body is no longer there") from None
+            file.flush()
+            yield Path(file.name)

@@ -1,0 +1,284 @@
+"""From the opened sum to the round's result.
+
+Steps, each safe to repeat from what the one before has committed:
+begin (frozen -> aggregating), check (-> checked: result, model and intent are written down), publish (the registry is
+asked), finish (-> published). Everything in between is deterministic, so a step that was cut off gives the same bytes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from services.aggregator.domain import Move, Phase, Reason, check_sum
+from services.aggregator.folding import Folding
+from services.aggregator.registry import Registry, RegistryRefused
+from services.aggregator.repository import Intent, Repository, Stored
+from services.aggregator.rounds import Rounds, apply, manifest_of
+from shared.blobs import BlobMissing, BlobStore, DigestMismatch
+from shared.database import Database, Transaction
+from shared.errors import Refusal
+from shared.identity.enrol import IdentityKeeper
+from shared.ids import Digest, RoundId, VersionId, digest_of
+from shared.learning import safetensors
+from shared.learning.strategies import StrategyUnknown, load_state, step_model, strategy_named
+from shared.learning.tensors import Model, ModelMismatch, flatten, load, save, unflatten
+from shared.secagg.payload import opened_sums, opened_train
+from shared.secagg.quantise import TAIL_LENGTH, OutOfRange
+from shared.wire.canonical import digest_document
+from shared.wire.manifest import RoundKind, RoundManifest, version_statement
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+MAX_MODEL_BYTES = 64 << 30
+
+
+class RoundLost(Exception):
+    """Another worker has the round, or it has ended: whatever was computed is dropped."""
+
+
+class RoundFailed(Exception):
+    """The round cannot have a result; the reason is for everybody to see."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that a round starts from, and the state of its job's strategy."""
+
+    model: Model
+    state: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A round's result, and for rounds that make a model its file and the strategy's next state."""
+
+    result: dict[str, Any]
+    content: bytes | None = None
+    state: bytes | None = None
+    model_length: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Publication:
+    """Use cases that turn a frozen round into a published one. `fence` is the worker's hold on the round."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, registry: Registry, identity: IdentityKeeper, rounds: Rounds
+    ) -> None:
+        self._database, self._blobs, self._registry = database, blobs, registry
+        self._identity, self._rounds = identity, rounds
+
+    async def begin(self, round_id: RoundId, fence: int) -> Stored:
+        """frozen -> aggregating; raises RoundLost."""
+
+        async def work(tx: Transaction) -> Stored:
+            rows = Repository(tx)
+            stored = await _held(rows, round_id, fence)
+            if stored.round.phase is Phase.FROZEN:
+                await apply(rows, stored, Move(Phase.AGGREGATING))
+                stored = await rows.lock(round_id)
+            return stored
+
+        return await self._database.run("round.begin", work)
+
+    async def base(self, stored: Stored) -> Base | None:
+        """What a train round starts from, from our own store or the registry; None for other rounds."""
+        manifest = manifest_of(stored.manifest)
+        if manifest.kind is not RoundKind.TRAIN or manifest.model is None:
+            return None
+        try:
+            content = await self._content(manifest.model.version_id, manifest.model.digest)
+        except (RegistryRefused, DigestMismatch) as error:
+            raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
+        version_id = manifest.model.version_id
+        digest = await self._database.read("round.state", lambda tx: Repository(tx).state_of(stored.job_id, version_id))
+        state = None if digest is None else await self._blobs.get(digest)
+        try:
+            return Base(await asyncio.to_thread(load, content), state)
+        except Refusal as error:
+            raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
+
+    async def _content(self, version_id: VersionId, digest: Digest) -> bytes:
+        try:
+            return await self._blobs.get(digest)
+        except BlobMissing:
+            await self._registry.fetch(version_id, digest, limit=MAX_MODEL_BYTES)
+            return await self._blobs.get(digest)
+
+    async def check(self, stored: Stored, fence: int, outcome: Outcome) -> Stored:
+        """aggregating -> checked, with the model durable and the intent to publish it written down.
+
+        A result without a model is published at once: there is nobody to ask.
+        """
+        content = None if outcome.content is None else (await self._blobs.put(outcome.content)).digest
+        state = None if outcome.state is None else (await self._blobs.put(outcome.state)).digest
+        result = {**outcome.result, "digest": content}
+        intent = None if content is None else self._intent(stored, content, outcome.metrics)
+
+        async def work(tx: Transaction) -> Stored:
+            rows = Repository(tx)
+            held = await _held(rows, stored.round.id, fence)
+            if held.round.phase is Phase.AGGREGATING:
+                check_sum(held.round)
+                if intent is None:
+                    await apply(rows, held, Move(Phase.PUBLISHED), result=result)
+                else:
+                    await rows.intend(held.round.id, intent.model_id, intent.body)
+                    values = {"content_digest": content, "state_digest": state, "model_length": outcome.model_length}
+                    await apply(rows, held, Move(Phase.CHECKED), result=result, **values)
+            return await rows.lock(held.round.id)
+
+        return await self._database.run("round.check", work)
+
+    def _intent(self, stored: Stored, content: Digest, metrics: dict[str, float]) -> Intent:
+        manifest, identity = manifest_of(stored.manifest), self._identity()
+        lineage = lineage_of(manifest, contributors=stored.round.got, metrics=metrics)
+        signature = identity.private_key.sign(version_statement(manifest.model_id, content, lineage)).hex()
+        body = {
+            "content_digest": content,
+            "lineage": lineage,
+            "publisher_keyid": identity.keyid,
+            "publisher_signature": signature,
+        }
+        return Intent(manifest.model_id, body, None)
+
+    async def publish(self, stored: Stored) -> VersionId:
+        """Ask the registry for what was intended; Unavailable when it must be asked again, RoundFailed when not."""
+        round_id = stored.round.id
+        intent = await self._database.read("round.intent", lambda tx: Repository(tx).intent(round_id))
+        if intent is None or stored.content_digest is None:
+            raise RoundLost(f"round {round_id} has no intent to publish")
+        try:
+            await self._registry.put_content(stored.content_digest)
+            return await self._registry.post_version(intent.model_id, intent.body, round_id)
+        except RegistryRefused as error:
+            raise RoundFailed(Reason.REGISTRY_REFUSED, error.detail) from error
+
+    async def finish(self, stored: Stored, fence: int, version_id: VersionId) -> None:
+        """checked -> published; what only earlier rounds of the job needed may go."""
+
+        async def work(tx: Transaction) -> list[Digest]:
+            rows = Repository(tx)
+            held = await _held(rows, stored.round.id, fence)
+            if held.round.phase is not Phase.CHECKED:
+                return []
+            await rows.published_as(held.round.id, version_id)
+            result = {**(held.result or {}), "version_id": version_id}
+            await apply(rows, held, Move(Phase.PUBLISHED), result=result, version_id=version_id)
+            return await rows.supersede(held.job_id, held.round.id)
+
+        await self._rounds.forget(await self._database.run("round.finish", work))
+
+    async def restore(self, stored: Stored, outcome: Outcome) -> None:
+        """Put a checked round's model back where the store has lost it; RoundFailed when it comes out otherwise."""
+        if outcome.content is None or digest_of(outcome.content) != stored.content_digest:
+            raise RoundFailed(Reason.GAVE_UP, "the lost model cannot be made again")
+        await self._blobs.put(outcome.content)
+
+    async def has_content(self, stored: Stored) -> bool:
+        """Whether a checked round's model is still stored."""
+        try:
+            return stored.content_digest is not None and await self._blobs.size(stored.content_digest) > 0
+        except BlobMissing:
+            return False
+
+
+async def _held(rows: Repository, round_id: RoundId, fence: int) -> Stored:
+    """The locked round; raises RoundLost when another worker holds it or it has ended."""
+    stored = await rows.lock(round_id)
+    if stored.fence != fence or stored.round.phase.over:
+        raise RoundLost(f"round {round_id} is {stored.round.phase}, held with fence {stored.fence}, not {fence}")
+    return stored
+
+
+def conclude(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
+    """The round's outcome from its complete sum; pure, blocking. Raises RoundFailed."""
+    check_sum(stored.round)
+    kind = folding.manifest.kind
+    try:
+        if kind is RoundKind.INITIALISE:
+            return _initialised(stored, folding)
+        if kind is RoundKind.TRAIN:
+            return _trained(stored, folding, base)
+        return _summed(stored, folding)
+    except OutOfRange as error:
+        raise RoundFailed(Reason.UNFIT_SUM, error.detail) from error
+    except ModelMismatch as error:
+        raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
+    except StrategyUnknown as error:
+        raise RoundFailed(Reason.UNFIT_STRATEGY, error.detail) from error
+
+
+def _initialised(stored: Stored, folding: Folding) -> Outcome:
+    if folding.model is None:
+        raise RoundFailed(Reason.QUORUM, "no site gave a usable model")
+    length = folding.model.schema.length
+    content = save(folding.model)
+    result = _result(stored, vector_length=length)
+    return Outcome(result, content, model_length=length)
+
+
+def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
+    if base is None:
+        raise RoundFailed(Reason.UNFIT_MODEL, "the round starts from no model")
+    manifest, schema = folding.manifest, base.model.schema
+    total = folding.opened()
+    if total.size != schema.length + TAIL_LENGTH:
+        raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
+    decoded = opened_train(manifest, total, stored.round.got)
+    after, state = step_model(
+        strategy_named(manifest.strategy.name),
+        flatten(schema, base.model.tensors),
+        decoded.mean,
+        load_state(base.state),
+        manifest.strategy.params,
+        schema.parameters,
+    )
+    tensors = unflatten(schema, after, base.model.tensors)
+    content = save(Model(schema, tensors))
+    _check_finite(content)
+    loss = {"loss": decoded.loss}
+    result = _result(
+        stored, vector_length=schema.length, weight=decoded.weight, clipped=decoded.clipped, loss=decoded.loss
+    )
+    # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
+    kept = safetensors.write(state, {"round": stored.round.id}) if state else None
+    return Outcome(result, content, kept, schema.length, loss)
+
+
+def _check_finite(content: bytes) -> None:
+    try:
+        safetensors.read(content)
+    except safetensors.BadModelFile as error:
+        raise RoundFailed(Reason.NOT_FINITE, error.detail) from error
+
+
+def _summed(stored: Stored, folding: Folding) -> Outcome:
+    values = opened_sums(folding.manifest, folding.opened().view("u8"))
+    return Outcome(_result(stored, vector_length=int(values.size), values=values.tolist()))
+
+
+def _result(stored: Stored, **facts: Any) -> dict[str, Any]:
+    empty = {"version_id": None, "digest": None, "weight": None, "loss": None, "clipped": None, "values": None}
+    return {**empty, "count": stored.round.got, "metrics_layout": stored.layout, **facts}
+
+
+def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Where a model version comes from; signed with it."""
+    return {
+        "job_id": manifest.job_id,
+        "round_id": manifest.round_id,
+        "kind": str(manifest.kind),
+        "parents": [manifest.model.version_id] if manifest.model else [],
+        "recipe": {"name": manifest.recipe.name, "digest": manifest.recipe.digest},
+        "dataset_schema_digest": digest_document(manifest.data.model_dump(mode="json")),
+        "metrics": dict(metrics),
+        "strategy": manifest.strategy.name,
+        "contributors": contributors,
+    }

@@ -1,0 +1,339 @@
+"""All SQL of the aggregator. Rows stay here; what leaves is frozen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.aggregator.domain import OPEN_PHASES, Known, Move, Phase, Round, RoundUnknown
+from services.aggregator.tables import ContributionRow, PublicationRow, RoundEventRow, RoundRow
+from shared.database import Transaction
+from shared.ids import Digest, JobId, RoundId, SiteId, VersionId
+
+PROGRESS_TOPIC = "aggregator.rounds"
+"""For the coordinator: something about a round changed."""
+WORK_TOPIC = "aggregator.updates"
+"""For the aggregator's own workers: there is something to do for a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A round with everything that is known of it beside what the rules need."""
+
+    round: Round
+    federation_id: str
+    job_id: JobId
+    kind: str
+    reason: str | None
+    version: int
+    manifest_digest: Digest
+    manifest: str
+    engine_public: Mapping[str, Any]
+    engine_secret: bytes | None
+    length: int | None
+    layout: str | None
+    fence: int
+    failures: int
+    moved_at: datetime
+    version_id: VersionId | None
+    content_digest: Digest | None
+    state_digest: Digest | None
+    result: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """An update that stands, or (with a code) one that does not."""
+
+    id: int
+    site_id: SiteId
+    digest: Digest
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What the registry is asked to store, and the version when it has answered."""
+
+    model_id: str
+    body: Mapping[str, Any]
+    version_id: VersionId | None
+
+
+class Repository:
+    """The queries of one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self._session = tx.session
+
+    async def find(self, round_id: RoundId) -> Stored | None:
+        """The round as it stands."""
+        row = await self._session.get(RoundRow, round_id)
+        return None if row is None else _stored(row)
+
+    async def get(self, round_id: RoundId) -> Stored:
+        """The round as it stands; raises RoundUnknown."""
+        found = await self.find(round_id)
+        if found is None:
+            raise RoundUnknown(f"there is no round {round_id}")
+        return found
+
+    async def lock(self, round_id: RoundId) -> Stored:
+        """The round, held by this transaction; raises RoundUnknown."""
+        query = select(RoundRow).where(RoundRow.id == round_id).with_for_update()
+        row = await self._session.scalar(query, execution_options={"populate_existing": True})
+        if row is None:
+            raise RoundUnknown(f"there is no round {round_id}")
+        return _stored(row)
+
+    async def add(self, values: Mapping[str, Any]) -> bool:
+        """Insert a round; False when there is one of this id."""
+        query = self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing(index_elements=["id"])
+        return await self._session.scalar(query.returning(RoundRow.id)) is not None
+
+    async def move(self, stored: Stored, move: Move, **values: Any) -> None:
+        """Make a transition of a locked round, and tell whom it concerns."""
+        now = await self.tx.now()
+        ended: dict[str, Any] = {"engine_secret": None} if move.phase.over else {}
+        reason = str(move.reason) if move.reason else None
+        query = (
+            update(RoundRow)
+            .where(RoundRow.id == stored.round.id, RoundRow.phase == stored.round.phase)
+            .where(RoundRow.version == stored.version)
+            .values(phase=str(move.phase), reason=reason, version=stored.version + 1, moved_at=now, **ended, **values)
+            .returning(RoundRow.id)
+        )
+        if await self._session.scalar(query) is None:  # the row is locked, so this is a mistake of ours
+            raise RuntimeError(f"round {stored.round.id} moved while it was locked")
+        await self.note(stored.round.id, f"round.{move.phase}", "aggregator", {"reason": reason})
+        if move.phase in (Phase.FROZEN, Phase.CANCELLED, Phase.FAILED):
+            await self.tx.emit(WORK_TOPIC, f"round.{move.phase}", stored.round.id)
+        if move.phase.over:
+            await self.tx.emit(PROGRESS_TOPIC, f"round.{move.phase}", stored.round.id)
+        elif move.phase is Phase.FROZEN:
+            await self.tx.emit(PROGRESS_TOPIC, "round.progress", stored.round.id)
+
+    async def note(self, round_id: RoundId, type_: str, actor: str, detail: Mapping[str, Any]) -> None:
+        """Add to the round's audit trail."""
+        row = {"round_id": round_id, "at": await self.tx.now(), "type": type_, "actor": actor, "detail": dict(detail)}
+        await self._session.execute(insert(RoundEventRow).values(row))
+
+    # Contributions.
+
+    async def known(self, round_id: RoundId, site_id: SiteId) -> tuple[Known, Mapping[str, Any]] | None:
+        """What the site has given before, with its receipt."""
+        query = select(ContributionRow.digest, ContributionRow.code, ContributionRow.receipt)
+        row = (
+            await self._session.execute(
+                query.where(ContributionRow.round_id == round_id, ContributionRow.site_id == site_id)
+            )
+        ).one_or_none()
+        return None if row is None else (Known(Digest(row.digest), row.code), row.receipt)
+
+    async def contribute(self, values: Mapping[str, Any]) -> bool:
+        """Insert a contribution; False when the site has one in this round."""
+        query = self._insert(ContributionRow).values(dict(values))
+        query = query.on_conflict_do_nothing(index_elements=["round_id", "site_id"])
+        return await self._session.scalar(query.returning(ContributionRow.id)) is not None
+
+    async def count(self, round_id: RoundId, length: int | None, layout: str | None) -> Stored | None:
+        """Count one more update of an open round; the first fixes length and layout. None when it may not count."""
+        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.phase == Phase.COLLECTING)
+        query = query.where(RoundRow.deadline > await self.tx.now()).values(got=RoundRow.got + 1)
+        if length is not None:
+            same = or_(RoundRow.length.is_(None), RoundRow.length == length)
+            query = query.where(same).values(length=length)
+        if layout is not None:
+            query = query.where(or_(RoundRow.layout.is_(None), RoundRow.layout == layout)).values(layout=layout)
+        counted = query.returning(RoundRow)
+        row = await self._session.scalar(counted, execution_options={"populate_existing": True})
+        return None if row is None else _stored(row)
+
+    async def contributions(self, round_id: RoundId) -> list[Contribution]:
+        """All of a round, in the order of their arrival."""
+        query = select(ContributionRow).where(ContributionRow.round_id == round_id).order_by(ContributionRow.id)
+        rows = await self._session.scalars(query)
+        return [Contribution(r.id, SiteId(r.site_id), Digest(r.digest), r.code, r.message) for r in rows]
+
+    async def reject(self, round_id: RoundId, contribution_id: int, code: str, message: str) -> bool:
+        """Take a contribution out of the count, once; False when it was out already."""
+        query = update(ContributionRow).where(ContributionRow.id == contribution_id, ContributionRow.code.is_(None))
+        taken = query.values(code=code, message=message[:500]).returning(ContributionRow.id)
+        if await self._session.scalar(taken) is None:
+            return False
+        counted = update(RoundRow).where(RoundRow.id == round_id)
+        await self._session.execute(
+            counted.values(got=RoundRow.got - 1, rejected=RoundRow.rejected + 1), execution_options=_BY_SQL
+        )
+        await self.tx.emit(PROGRESS_TOPIC, "round.progress", round_id)
+        return True
+
+    # Workers.
+
+    async def claim(self, round_id: RoundId, worker_id: str, lease: timedelta) -> Stored | None:
+        """Take a round that no living worker holds; the fence tells this hold from every other."""
+        now = await self.tx.now()
+        free = or_(RoundRow.worker_until.is_(None), RoundRow.worker_until < now, RoundRow.worker_id == worker_id)
+        query = (
+            update(RoundRow)
+            .where(RoundRow.id == round_id, RoundRow.phase.in_(OPEN_PHASES), free)
+            .values(worker_id=worker_id, worker_until=now + lease, fence=RoundRow.fence + 1)
+            .returning(RoundRow)
+        )
+        row = await self._session.scalar(query, execution_options={"populate_existing": True})
+        return None if row is None else _stored(row)
+
+    async def renew(self, round_id: RoundId, fence: int, lease: timedelta) -> bool:
+        """Hold the round for longer; False when it is another's."""
+        return await self._held(round_id, fence, worker_until=await self.tx.now() + lease)
+
+    async def release(self, round_id: RoundId, fence: int, *, rest: timedelta, failed: bool) -> bool:
+        """Let go of the round, which no worker takes again before it has rested (longer with every failure)."""
+        values: dict[str, Any] = {"failures": RoundRow.failures + 1} if failed else {}
+        check_at = await self.tx.now() + rest
+        return await self._held(round_id, fence, worker_id=None, worker_until=None, next_check_at=check_at, **values)
+
+    async def _held(self, round_id: RoundId, fence: int, **values: Any) -> bool:
+        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.fence == fence).values(**values)
+        query = query.returning(RoundRow.id)
+        return await self._session.scalar(query, execution_options=_BY_SQL) is not None
+
+    async def unattended(self, limit: int = 100) -> list[RoundId]:
+        """Open rounds that no living worker holds and that do not rest after a failure."""
+        now = await self.tx.now()
+        free = or_(RoundRow.worker_until.is_(None), RoundRow.worker_until < now)
+        return await self._ids(RoundRow.phase.in_(OPEN_PHASES), free, RoundRow.next_check_at <= now, limit=limit)
+
+    async def overdue(self, limit: int = 100) -> list[RoundId]:
+        """Open rounds whose guards may demand a transition, whoever holds them."""
+        now, collecting = await self.tx.now(), RoundRow.phase == Phase.COLLECTING
+        answered = or_(RoundRow.got >= RoundRow.target, RoundRow.got + RoundRow.rejected >= RoundRow.cohort_size)
+        later = RoundRow.phase.in_([p for p in OPEN_PHASES if p is not Phase.COLLECTING])
+        guard = or_(
+            collecting & (answered | (RoundRow.deadline <= now)),
+            later & (RoundRow.finish_by <= now),
+        )
+        return await self._ids(guard, limit=limit)
+
+    async def unscrubbed(self, limit: int = 100) -> list[RoundId]:
+        """Ended rounds whose bodies are still stored."""
+        return await self._ids(RoundRow.phase.not_in(OPEN_PHASES), RoundRow.scrubbed_at.is_(None), limit=limit)
+
+    async def _ids(self, *where: ColumnElement[bool], limit: int) -> list[RoundId]:
+        query = select(RoundRow.id).where(*where).order_by(RoundRow.opened_at).limit(limit)
+        return [RoundId(found) for found in await self._session.scalars(query)]
+
+    async def oldest(self) -> dict[str, datetime]:
+        """When the oldest round of each open phase was opened."""
+        query = select(RoundRow.phase, func.min(RoundRow.opened_at)).where(RoundRow.phase.in_(OPEN_PHASES))
+        rows = await self._session.execute(query.group_by(RoundRow.phase))
+        return {row[0]: row[1] for row in rows}
+
+    # Publication.
+
+    async def fix_length(self, round_id: RoundId, length: int) -> None:
+        """Say what length updates must have, where no update has said so."""
+        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.length.is_(None)).values(length=length)
+        await self._session.execute(query, execution_options=_BY_SQL)
+
+    async def model_length(self, digest: Digest) -> int | None:
+        """The vector length of a model that a round here made."""
+        query = select(RoundRow.model_length).where(RoundRow.content_digest == digest).limit(1)
+        return await self._session.scalar(query.where(RoundRow.model_length.is_not(None)))
+
+    async def state_of(self, job_id: JobId, version_id: VersionId) -> Digest | None:
+        """The strategy's state after the round of this job that made this version."""
+        query = select(RoundRow.state_digest).where(RoundRow.job_id == job_id, RoundRow.version_id == version_id)
+        found = await self._session.scalar(query.limit(1))
+        return None if found is None else Digest(found)
+
+    async def intend(self, round_id: RoundId, model_id: str, body: Mapping[str, Any]) -> None:
+        """Write down what the registry is going to be asked."""
+        row = {"round_id": round_id, "model_id": model_id, "body": dict(body), "intended_at": await self.tx.now()}
+        await self._session.execute(self._insert(PublicationRow).values(row).on_conflict_do_nothing())
+
+    async def intent(self, round_id: RoundId) -> Intent | None:
+        """What the registry is asked for this round."""
+        row = await self._session.get(PublicationRow, round_id)
+        if row is None:
+            return None
+        return Intent(row.model_id, row.body, None if row.version_id is None else VersionId(row.version_id))
+
+    async def published_as(self, round_id: RoundId, version_id: VersionId) -> None:
+        """Write down the registry's answer."""
+        query = update(PublicationRow).where(PublicationRow.round_id == round_id).values(version_id=version_id)
+        await self._session.execute(query, execution_options=_BY_SQL)
+
+    # Blobs.
+
+    async def supersede(self, job_id: JobId, round_id: RoundId) -> list[Digest]:
+        """Models and states of the job's earlier rounds are needed no longer; these may go after the commit."""
+        query = update(RoundRow).where(RoundRow.job_id == job_id, RoundRow.id != round_id, RoundRow.keeps_blobs)
+        ended = query.where(RoundRow.phase.not_in(OPEN_PHASES)).values(keeps_blobs=False)
+        ended = ended.returning(RoundRow.content_digest, RoundRow.state_digest)
+        rows = await self._session.execute(ended, execution_options=_BY_SQL)
+        return sorted({Digest(digest) for row in rows for digest in row if digest is not None})
+
+    async def in_use(self, digest: Digest) -> bool:
+        """Whether a round still needs this blob."""
+        body = exists().where(
+            ContributionRow.digest == digest,
+            ContributionRow.round_id == RoundRow.id,
+            RoundRow.scrubbed_at.is_(None),
+        )
+        made = exists().where(
+            or_(RoundRow.content_digest == digest, RoundRow.state_digest == digest), RoundRow.keeps_blobs
+        )
+        return bool(await self._session.scalar(select(or_(body, made))))
+
+    async def scrubbed(self, round_ids: Sequence[RoundId]) -> None:
+        """The bodies of these rounds are gone."""
+        query = update(RoundRow).where(RoundRow.id.in_(round_ids)).values(scrubbed_at=await self.tx.now())
+        await self._session.execute(query, execution_options=_BY_SQL)
+
+    def _insert(self, table: type[Any]) -> Any:
+        """An insert that can skip conflicts, in the database's own dialect."""
+        name = self._session.get_bind().dialect.name
+        return (postgresql if name == "postgresql" else sqlite).insert(table)
+
+
+_BY_SQL = {"synchronize_session": False}
+
+
+def _stored(row: RoundRow) -> Stored:
+    return Stored(
+        round=Round(
+            id=RoundId(row.id),
+            phase=Phase(row.phase),
+            got=row.got,
+            rejected=row.rejected,
+            cohort_size=row.cohort_size,
+            min_cohort=row.min_cohort,
+            target=row.target,
+            deadline=row.deadline,
+            finish_by=row.finish_by,
+        ),
+        federation_id=row.federation_id,
+        job_id=JobId(row.job_id),
+        kind=row.kind,
+        reason=row.reason,
+        version=row.version,
+        manifest_digest=Digest(row.manifest_digest),
+        manifest=row.manifest,
+        engine_public=row.engine_public,
+        engine_secret=row.engine_secret,
+        length=row.length,
+        layout=row.layout,
+        fence=row.fence,
+        failures=row.failures,
+        moved_at=row.moved_at,
+        version_id=None if row.version_id is None else VersionId(row.version_id),
+        content_digest=None if row.content_digest is None else Digest(row.content_digest),
+        state_digest=None if row.state_digest is None else Digest(row.state_digest),
+        result=row.result,
+    )

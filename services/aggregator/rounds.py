@@ -1,0 +1,251 @@
+"""Opening, closing and ending rounds; one transaction each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import structlog
+
+from services.aggregator.domain import (
+    ManifestUntrusted,
+    Move,
+    Phase,
+    Reason,
+    Round,
+    RoundDiffers,
+    RoundOver,
+    due,
+)
+from services.aggregator.repository import WORK_TOPIC, Contribution, Repository, Stored
+from shared.blobs import BlobStore
+from shared.database import Database, Transaction
+from shared.errors import NotFound
+from shared.identity.authority import SignatureMismatch, verify_signature
+from shared.identity.directory import CertificateDirectory
+from shared.identity.enrol import IdentityKeeper
+from shared.identity.sealing import Sealer
+from shared.identity.verify import Party
+from shared.ids import Digest, RoundId
+from shared.learning.metrics import layout_length
+from shared.secagg.engines import engine_named
+from shared.secagg.quantise import TAIL_LENGTH, sums_length
+from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
+from shared.wire.manifest import (
+    MANIFEST_CONTEXT,
+    EnginePublic,
+    RoundManifest,
+    SignedEnginePublic,
+    SignedManifest,
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """A round with its contributions."""
+
+    stored: Stored
+    contributions: tuple[Contribution, ...]
+
+
+class Rounds:
+    """Use cases about whole rounds."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, identity: IdentityKeeper, sealer: Sealer, *, finish: timedelta
+    ) -> None:
+        self._database, self._blobs, self._identity, self._sealer = database, blobs, identity, sealer
+        self._finish = finish
+
+    async def open(self, signed: SignedManifest, coordinator: Party, directory: CertificateDirectory | None) -> Stored:
+        """Open a round for a signed manifest, or find it open; RoundDiffers, ManifestUntrusted, EngineUnknown."""
+        manifest = signed.manifest
+        digest = manifest.digest()
+        known = await self._database.read("round.find", lambda tx: Repository(tx).find(manifest.round_id))
+        if known is None:
+            await _check_signature(signed, digest, coordinator, directory)
+            values = self._prepare(signed, digest)
+            known = await self._database.run("round.open", lambda tx: self._open(tx, manifest, values))
+        if known.manifest_digest != digest:
+            raise RoundDiffers(f"round {manifest.round_id} was opened with manifest {known.manifest_digest[:16]}…")
+        return known
+
+    def _prepare(self, signed: SignedManifest, digest: Digest) -> dict[str, Any]:
+        manifest = signed.manifest
+        opened = engine_named(manifest.engine).server.open(manifest)
+        document = EnginePublic(
+            round_id=manifest.round_id, manifest_digest=digest, engine=manifest.engine, public=opened.public
+        )
+        identity = self._identity()
+        signature = identity.private_key.sign(document.statement()).hex()
+        public = SignedEnginePublic(document=document, keyid=identity.keyid, signature=signature)
+        return {
+            "id": manifest.round_id,
+            "federation_id": manifest.federation_id,
+            "job_id": manifest.job_id,
+            "kind": str(manifest.kind),
+            "phase": str(Phase.COLLECTING),
+            "version": 1,
+            "manifest_digest": digest,
+            "manifest": manifest.model_dump_json(),
+            "engine_public": public.model_dump(mode="json"),
+            "engine_secret": self._sealer.seal(opened.secret, "rounds", manifest.round_id, "engine_secret"),
+            "cohort_size": len(manifest.cohort),
+            "min_cohort": manifest.min_cohort,
+            "target": manifest.target,
+            "got": 0,
+            "rejected": 0,
+            "fence": 0,
+            "failures": 0,
+            "keeps_blobs": True,
+        }
+
+    async def _open(self, tx: Transaction, manifest: RoundManifest, values: Mapping[str, Any]) -> Stored:
+        rows, now = Repository(tx), await tx.now()
+        deadline = now + timedelta(seconds=manifest.deadline_s)
+        made = await rows.model_length(manifest.model.digest) if manifest.model else None
+        moments = {
+            "deadline": deadline,
+            "finish_by": deadline + self._finish,
+            "next_check_at": now,
+            "opened_at": now,
+            "moved_at": now,
+            "length": update_length(manifest, made),
+        }
+        if await rows.add({**values, **moments}):
+            await rows.note(manifest.round_id, "round.opened", "coordinator", {"manifest": values["manifest_digest"]})
+            await tx.emit(WORK_TOPIC, "round.opened", manifest.round_id)
+        return await rows.get(manifest.round_id)
+
+    async def close(self, round_id: RoundId) -> Stored:
+        """Nobody else will answer: freeze with what there is, or fail for want of a quorum. Twice is as once."""
+        return await self.evaluate(round_id, closing=True)
+
+    async def evaluate(self, round_id: RoundId, *, closing: bool = False) -> Stored:
+        """Make the transition that the guards demand, if any."""
+
+        async def work(tx: Transaction) -> Stored:
+            rows = Repository(tx)
+            stored = await rows.lock(round_id)
+            move = due(stored.round, await tx.now(), closing=closing)
+            if move is None:
+                return stored
+            await apply(rows, stored, move)
+            return await rows.lock(round_id)
+
+        return await self._database.run("round.evaluate", work)
+
+    async def cancel(self, round_id: RoundId) -> Stored:
+        """End the round without a result; RoundOver when it has one. Cancelling twice changes nothing."""
+
+        async def work(tx: Transaction) -> Stored:
+            rows = Repository(tx)
+            stored = await rows.lock(round_id)
+            if stored.round.phase is Phase.CANCELLED:
+                return stored
+            if stored.round.phase.over:
+                raise RoundOver(f"the round is {stored.round.phase}")
+            await apply(rows, stored, Move(Phase.CANCELLED))
+            return await rows.lock(round_id)
+
+        return await self._database.run("round.cancel", work)
+
+    async def fail(self, round_id: RoundId, reason: Reason) -> None:
+        """End an open round for a reason; nothing happens when it has ended."""
+
+        async def work(tx: Transaction) -> None:
+            rows = Repository(tx)
+            stored = await rows.lock(round_id)
+            if not stored.round.phase.over:
+                await apply(rows, stored, Move(Phase.FAILED, reason))
+
+        await self._database.run("round.fail", work)
+
+    async def view(self, round_id: RoundId) -> RoundView:
+        """The round with its contributions; raises RoundUnknown."""
+
+        async def work(tx: Transaction) -> RoundView:
+            rows = Repository(tx)
+            return RoundView(await rows.get(round_id), tuple(await rows.contributions(round_id)))
+
+        return await self._database.read("round.view", work)
+
+    async def scrub(self, round_id: RoundId) -> None:
+        """Delete the bodies of an ended round; its digests stay."""
+
+        async def doomed(tx: Transaction) -> list[Digest]:
+            rows = Repository(tx)
+            ended = (await rows.get(round_id)).round.phase.over
+            return [c.digest for c in await rows.contributions(round_id)] if ended else []
+
+        for digest in await self._database.read("round.bodies", doomed):
+            await self._blobs.delete(digest)
+        await self._database.run("round.scrubbed", lambda tx: Repository(tx).scrubbed([round_id]))
+
+    async def forget(self, digests: list[Digest]) -> None:
+        """Delete models and states that no round needs any more."""
+        for digest in digests:
+            if not await self._database.read("blob.in_use", lambda tx, d=digest: Repository(tx).in_use(d)):  # type: ignore[misc]
+                await self._blobs.delete(digest)
+
+
+async def apply(rows: Repository, stored: Stored, move: Move, **values: Any) -> None:
+    """Make a transition in the caller's transaction, and measure it once it is committed."""
+    await rows.move(stored, move, **values)
+    phase, round_ = stored.round.phase, stored.round
+    seconds = (await rows.tx.now() - stored.moved_at).total_seconds()
+
+    def measure() -> None:
+        ROUND_PHASE_SECONDS.labels(str(phase)).observe(max(0.0, seconds))
+        if move.phase.over:
+            ROUNDS.labels(str(move.phase), str(move.reason or "")).inc()
+            _measure_participation(round_)
+        log.info("round.moved", round_id=round_.id, job_id=stored.job_id, phase=str(move.phase), reason=move.reason)
+
+    rows.tx.after_commit(measure)
+
+
+def _measure_participation(round_: Round) -> None:
+    PARTICIPATION.observe(round_.got / round_.cohort_size)
+    STRAGGLERS.inc(max(0, round_.cohort_size - round_.got - round_.rejected))
+
+
+@lru_cache(maxsize=64)
+def manifest_of(text: str) -> RoundManifest:
+    """The manifest as it was stored."""
+    return RoundManifest.model_validate_json(text)
+
+
+def update_length(manifest: RoundManifest, model_length: int | None) -> int | None:
+    """How many words an update of this round has, where that is known: a train round's are those of its model."""
+    if manifest.kind != "train" or model_length is None:
+        return None
+    return model_length + TAIL_LENGTH
+
+
+def evaluation_length(layout: str) -> int:
+    """How many words an evaluation of this layout has; raises LayoutUnknown."""
+    return sums_length(layout_length(layout))
+
+
+async def _check_signature(
+    signed: SignedManifest, digest: Digest, coordinator: Party, directory: CertificateDirectory | None
+) -> None:
+    key = coordinator.public_key
+    if signed.keyid != coordinator.keyid:  # the coordinator's certificate was rotated since it signed
+        if directory is None:
+            raise ManifestUntrusted("the manifest is not signed by the certificate that signed the request")
+        try:
+            holder = await directory.get(signed.keyid)
+        except NotFound as error:
+            raise ManifestUntrusted("the manifest is signed by an unknown certificate") from error
+        if holder.subject.kind != "service" or holder.subject.name != "coordinator":
+            raise ManifestUntrusted("the manifest is signed by somebody who is not the coordinator")
+        key = holder.public_key
+    try:
+        verify_signature(key, MANIFEST_CONTEXT, bytes.fromhex(digest), bytes.fromhex(signed.signature))
+    except SignatureMismatch as error:
+        raise ManifestUntrusted("the manifest's signature does not fit it") from error

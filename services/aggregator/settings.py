@@ -1,0 +1,24 @@
+"""What the aggregator is told by its environment: ``AGGREGATOR_<FIELD>``."""
+
+from pydantic import Field
+
+from shared.web.settings import ServiceSettings, settings_config
+
+
+class AggregatorSettings(ServiceSettings):
+    """The aggregator's settings; read once, at start."""
+
+    model_config = settings_config("aggregator")
+
+    port: int = 7002
+    blob_url: str | None = None  # none: the folder `blobs` in data_dir; s3://bucket/prefix for several machines
+    max_update_bytes: int = Field(default=2 << 30, gt=0)  # where neither the model nor a first update tells the length
+    worker_lease_s: float = Field(default=10.0, gt=0)  # how soon another worker takes a dead one's round
+    sweep_s: float = Field(default=2.0, gt=0)
+    finish_s: float = Field(default=900.0, gt=0)  # from a round's deadline to its publication; the registry may be away
+    keep_blobs_s: float = Field(default=86_400.0, gt=0)  # how long a body that no round knows may lie about
+
+    @property
+    def blobs(self) -> str:
+        """Where bodies and models are stored."""
+        return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"

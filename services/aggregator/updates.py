@@ -1,0 +1,226 @@
+"""Taking one site's update into a round: checked at the door, stored durably, counted once, acknowledged for ever."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import structlog
+
+from services.aggregator.domain import (
+    Known,
+    NotInCohort,
+    RoundClosed,
+    UpdateDiffers,
+    UpdateRejected,
+    WrongLength,
+    admit,
+    due,
+    repeated,
+)
+from services.aggregator.repository import WORK_TOPIC, Repository, Stored
+from services.aggregator.rounds import apply, evaluation_length, manifest_of
+from shared.blobs import BlobStore
+from shared.database import Database, Transaction
+from shared.errors import BadRequest, TooLarge
+from shared.identity.enrol import IdentityKeeper
+from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engine import check_header
+from shared.secagg.engines import engine_named
+from shared.secagg.quantise import TAIL_LENGTH
+from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES
+from shared.wire.manifest import RoundKind, RoundManifest
+from shared.wire.updates import (
+    MAX_HEADER,
+    PREFIX_SIZE,
+    MalformedUpdate,
+    ReceiptDoc,
+    UpdateHeader,
+    header_span,
+    read_header,
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+Receipt = Mapping[str, Any]
+Repeat = tuple[Known, Receipt]
+Expected = tuple[Stored, Receipt | None]
+_ENGINE_OVERHEAD = 2  # a body is never twice its payload; the exact size follows from its header
+
+
+class DigestNeeded(BadRequest):
+    """The header Content-Digest with sha-256 is needed."""
+
+
+class Body:
+    """A body that streams in: its header is read ahead, then the whole passes on."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], length: int) -> None:
+        self._chunks, self.length = chunks, length
+        self._head = bytearray()
+
+    async def header(self) -> tuple[UpdateHeader, int]:
+        """The update's header and its size in bytes; raises MalformedUpdate."""
+        span = header_span(await self._ahead(PREFIX_SIZE))
+        return read_header(await self._ahead(span))
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield bytes(self._head)
+        self._head.clear()
+        async for chunk in self._chunks:
+            yield chunk
+
+    async def drain(self) -> None:
+        """Take the rest and drop it, so that the sender hears the answer."""
+        async for _ in self._chunks:
+            pass
+
+    async def _ahead(self, size: int) -> bytes:
+        while len(self._head) < size:
+            chunk = await anext(self._chunks, None)
+            if chunk is None:
+                raise MalformedUpdate("the body ends within its header")
+            self._head += chunk
+        return bytes(self._head[:size])
+
+
+class Updates:
+    """Use cases about single updates."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, identity: IdentityKeeper, *, max_update_bytes: int
+    ) -> None:
+        self._database, self._blobs, self._identity = database, blobs, identity
+        self._max_bytes = max_update_bytes
+
+    async def expect(self, round_id: RoundId, site_id: SiteId, digest: Digest) -> Expected:
+        """Before a byte is read: the round, and the receipt when these bytes are here already.
+
+        Raises RoundUnknown, NotInCohort, RoundClosed, UpdateDiffers or UpdateRejected.
+        """
+
+        async def work(tx: Transaction) -> tuple[Stored, Repeat | None]:
+            rows = Repository(tx)
+            stored = await rows.get(round_id)
+            if site_id not in manifest_of(stored.manifest).cohort:
+                raise NotInCohort(f"{site_id} is not in the cohort of round {round_id}")
+            known = await rows.known(round_id, site_id)
+            if known is None:
+                admit(stored.round, await tx.now())
+            return stored, known
+
+        try:
+            stored, known = await self._database.read("update.expect", work)
+        except (RoundClosed, NotInCohort) as refusal:
+            UPDATES.labels("late" if isinstance(refusal, RoundClosed) else "rejected_stranger").inc()
+            raise
+        return stored, await self._again(stored, site_id, digest, known)
+
+    def limit(self, stored: Stored) -> int:
+        """The most bytes that an update of this round may have, as far as can be said before its header is read."""
+        encoding = manifest_of(stored.manifest).encoding
+        if encoding is None or stored.length is None:
+            return self._max_bytes
+        plain = stored.length * encoding.modulus_bits // 8
+        return min(self._max_bytes, _ENGINE_OVERHEAD * plain + PREFIX_SIZE + MAX_HEADER)
+
+    async def accept(self, stored: Stored, site_id: SiteId, digest: Digest, body: Body) -> Receipt:
+        """Store an announced body and count it; the signed receipt. Everything wrong with it is a Refusal."""
+        header, span = await body.header()
+        self._check(stored, site_id, header, body.length, span)
+        blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
+        values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
+        try:
+            known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values))
+        except (RoundClosed, WrongLength) as refusal:  # counted nowhere: the same bytes counted would be `known`
+            UPDATES.labels("late" if isinstance(refusal, RoundClosed) else "rejected_length").inc()
+            await self._blobs.delete(digest)
+            raise
+        if isinstance(known, tuple):
+            receipt = await self._again(stored, site_id, digest, known)
+            assert receipt is not None  # noqa: S101  (known is not None)
+            return receipt
+        UPDATES.labels("accepted").inc()
+        UPDATE_BYTES.observe(blob.size)
+        return known
+
+    def _check(self, stored: Stored, site_id: SiteId, header: UpdateHeader, announced: int, span: int) -> None:
+        manifest = manifest_of(stored.manifest)
+        if header.manifest_digest != stored.manifest_digest and header.round_id == stored.round.id:
+            MANIFEST_MISMATCH.inc()
+        check_header(header, manifest, site_id)
+        _check_length(stored, manifest, header)
+        size = span + engine_named(manifest.engine).server.body_size(header)
+        if announced > size:
+            raise TooLarge(f"{announced} bytes are announced, an update with this header has {size}")
+        if announced < size:
+            raise MalformedUpdate(f"{announced} bytes are announced, an update with this header has {size}")
+
+    async def _count(
+        self, tx: Transaction, seen: Stored, header: UpdateHeader, values: Mapping[str, Any]
+    ) -> Receipt | Repeat:
+        rows, now = Repository(tx), await tx.now()
+        round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
+        receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
+        if not await rows.contribute({**values, "accepted_at": now, "receipt": receipt}):
+            known = await rows.known(round_id, site_id)
+            if known is None:
+                raise RuntimeError("a contribution is neither there nor new")
+            return known
+        length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
+        stored = await rows.count(round_id, length, header.metrics_layout)
+        if stored is None:
+            await self._explain(rows, seen, header)
+            raise RoundClosed("the round takes no more updates")
+        move = due(stored.round, now)
+        if move is not None:
+            await apply(rows, stored, move)
+        else:
+            await tx.emit(WORK_TOPIC, "update.accepted", round_id)
+        return receipt
+
+    async def _explain(self, rows: Repository, seen: Stored, header: UpdateHeader) -> None:
+        """Raise why an update was not counted."""
+        stored = await rows.get(seen.round.id)
+        admit(stored.round, await rows.tx.now())
+        _check_length(stored, manifest_of(stored.manifest), header)
+
+    def _receipt(self, document: ReceiptDoc) -> dict[str, Any]:
+        identity = self._identity()
+        signature = identity.private_key.sign(document.statement()).hex()
+        return {**document.model_dump(mode="json"), "keyid": identity.keyid, "signature": signature}
+
+    async def _again(self, stored: Stored, site_id: SiteId, digest: Digest, known: Repeat | None) -> Receipt | None:
+        if known is None:
+            return None
+        try:
+            repeated(known[0], digest, site_id)
+        except UpdateDiffers:
+            UPDATES.labels("stale").inc()
+            await self._note_difference(stored, site_id, digest, known[0].digest)
+            raise
+        except UpdateRejected:
+            UPDATES.labels("rejected_before").inc()
+            raise
+        UPDATES.labels("duplicate").inc()
+        return known[1]
+
+    async def _note_difference(self, stored: Stored, site_id: SiteId, digest: Digest, first: Digest) -> None:
+        detail = {"first": first, "second": digest}
+        log.warning("update.differs", round_id=stored.round.id, site_id=site_id, **detail)
+        await self._database.run(
+            "update.differs", lambda tx: Repository(tx).note(stored.round.id, "update.differs", site_id, detail)
+        )
+
+
+def _check_length(stored: Stored, manifest: RoundManifest, header: UpdateHeader) -> None:
+    if manifest.encoding is None:
+        return  # an initialise round: each site's model file has its own length
+    if manifest.kind is RoundKind.STATISTICS and header.length % 2:
+        raise WrongLength("statistics have two words a value, so their number is even")
+    if manifest.kind is RoundKind.TRAIN and header.length <= TAIL_LENGTH:
+        raise WrongLength(f"an update of a model has more than {TAIL_LENGTH} words")
+    if stored.length is not None and header.length != stored.length:
+        raise WrongLength(f"the update has {header.length} words, this round's have {stored.length}")
+    if header.metrics_layout is not None:
+        if stored.layout not in (None, header.metrics_layout):
+            raise WrongLength(f"the update's layout is {header.metrics_layout}, this round's is {stored.layout}")
+        if header.length != evaluation_length(header.metrics_layout):
+            raise WrongLength(f"layout {header.metrics_layout} has {evaluation_length(header.metrics_layout)} words")

@@ -1,0 +1,127 @@
+"""The aggregator's background work: look after rounds, ring events, repair what a crash or a lost hint left."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.aggregator.foreman import Foreman
+from services.aggregator.repository import WORK_TOPIC, Repository
+from services.aggregator.rounds import Rounds
+from shared.blobs import BlobStore
+from shared.clock import monotonic, utc_now
+from shared.database import Database, Transaction
+from shared.ids import Digest, RoundId
+from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, run_all
+from shared.telemetry.metrics import ROUND_AGE_SECONDS
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+GROUP: Final = "aggregator.workers"
+_TIDY_EVERY_S: Final = 3600.0
+_PRUNE_EVERY_S: Final = 60.0
+
+
+def new_worker_id() -> str:
+    """A name for this start of a worker; a restarted one never passes for its dead predecessor."""
+    return f"worker-{secrets.token_hex(8)}"
+
+
+class Hands:
+    """What the worker does on an event, and at every sweep."""
+
+    def __init__(self, database: Database, blobs: BlobStore, rounds: Rounds, foreman: Foreman) -> None:
+        self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, foreman
+        self._tidy_at = monotonic() + _TIDY_EVERY_S
+
+    async def hear(self, event: Event) -> None:
+        """An event of our own topic: there is something to do for a round."""
+        round_id = RoundId(event.subject)
+        if event.type in ("round.failed", "round.cancelled"):
+            await self._rounds.scrub(round_id)
+        self._foreman.wake(round_id)
+
+    async def attend(self) -> int:
+        """Take open rounds that nobody looks after."""
+        found = await self._database.read("rounds.unattended", lambda tx: Repository(tx).unattended())
+        return sum(self._foreman.wake(round_id) for round_id in found)
+
+    async def enforce(self) -> int:
+        """Make transitions that the guards demand: a deadline that passed, a quorum that nobody noticed."""
+        found = await self._database.read("rounds.overdue", lambda tx: Repository(tx).overdue())
+        moved = 0
+        for round_id in found:
+            before = (await self._rounds.view(round_id)).stored.version
+            moved += (await self._rounds.evaluate(round_id)).version != before
+            self._foreman.wake(round_id)
+        return moved
+
+    async def scrub(self) -> int:
+        """Delete bodies of ended rounds."""
+        found = await self._database.read("rounds.unscrubbed", lambda tx: Repository(tx).unscrubbed())
+        for round_id in found:
+            await self._rounds.scrub(round_id)
+        return 0  # the ordinary way for published rounds, so no repair
+
+    async def tidy(self, keep: timedelta) -> int:
+        """Once an hour: delete blobs that no round needs, and what broken uploads left."""
+        if monotonic() < self._tidy_at:
+            return 0
+        self._tidy_at = monotonic() + _TIDY_EVERY_S
+        return await self.clear(keep)
+
+    async def clear(self, keep: timedelta) -> int:
+        """Delete blobs older than `keep` that no round needs; how many."""
+        count = await self._blobs.discard_incoming(keep)
+        async for blob in self._blobs.list(keep):
+            if not await self._needed(blob.digest):
+                await self._blobs.delete(blob.digest)
+                count += 1
+        return count
+
+    async def measure(self) -> int:
+        """Set the age of the oldest round of each phase."""
+
+        async def work(tx: Transaction) -> None:
+            oldest, now = await Repository(tx).oldest(), utc_now()
+            ROUND_AGE_SECONDS.clear()
+            for phase, opened_at in oldest.items():
+                ROUND_AGE_SECONDS.labels(phase).set((now - opened_at).total_seconds())
+
+        await self._database.read("rounds.oldest", work)
+        return 0
+
+    async def _needed(self, digest: Digest) -> bool:
+        return await self._database.read("blob.in_use", lambda tx: Repository(tx).in_use(digest))
+
+
+async def work(
+    database: Database,
+    streams: Streams,
+    hands: Hands,
+    foreman: Foreman,
+    bell: Bell,
+    *,
+    prune: Mapping[str, Callable[[], Awaitable[int]]],
+    sweep_s: float,
+    keep: timedelta,
+) -> None:
+    """Run until told to stop; rounds in hand are let go of at the end."""
+    jobs = {
+        "rounds_overdue": hands.enforce,
+        "rounds_unattended": hands.attend,
+        "rounds_unscrubbed": hands.scrub,
+        "blobs_unused": lambda: hands.tidy(keep),
+        "ages": hands.measure,
+    }
+    try:
+        await run_all(
+            Relay(database, streams, bell=bell).run(),
+            bell.run(),
+            Consumer(streams, WORK_TOPIC, GROUP, hands.hear).run(),
+            Sweeper(sweep_s, jobs).run(),
+            Sweeper(_PRUNE_EVERY_S, prune).run(),
+        )
+    finally:
+        await foreman.stop()
