@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from services.agent.domain import TaskFailure
 from services.agent.link import Away, Call, Link, Problem
 from shared.clock import Clock, utc_now
-from shared.errors import Refusal
+from shared.errors import Refusal, Unavailable
 from shared.identity.authority import Holder, check_time
 from shared.identity.directory import CertificateDirectory
 
@@ -54,12 +55,14 @@ class Signatures:
             raise TaskFailure("signature-wrong", f"the {service}'s signature does not fit") from error
 
     async def _holder(self, keyid: str) -> Holder:
-        try:
-            return await self._directory.get(keyid)
-        except Refusal as refusal:
-            if refusal.status == 503:
-                raise Away(refusal.detail) from refusal
-            raise TaskFailure("signature-unknown", refusal.detail) from refusal
+        while True:
+            try:
+                return await self._directory.get(keyid)
+            except Unavailable as unavailable:
+                log.info("certificate.unread", reason=unavailable.detail)
+                await asyncio.sleep(self._link.circuit.failed())
+            except Refusal as refusal:
+                raise TaskFailure("signature-unknown", refusal.detail) from refusal
 
     async def _refresh(self) -> None:
         """Learn of new revocations; a directory that is away leaves what is known."""

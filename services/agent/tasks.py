@@ -77,6 +77,7 @@ class Tasks:
 
     def __init__(self, platform: Platform, runner: Runner, state: State, site: Callable[[], Site]) -> None:
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
+        self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
 
     async def perform(self, lease: Lease) -> None:
         """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
@@ -152,6 +153,7 @@ class Tasks:
         manifest, digest = await self._verified(lease)
         earlier = self._state.contribution(manifest.round_id)
         answer = Answer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
+        self._state.saw_epoch(manifest.epoch)
         step = next_step(
             digest,
             manifest.epoch,
@@ -159,7 +161,6 @@ class Tasks:
             same_place=self._state.same_place(manifest),
             highest_epoch=self._state.highest_epoch(),
         )
-        self._state.saw_epoch(manifest.epoch)
         if step is not Step.TRAIN and earlier is not None:
             log.info("contribution.found", state=earlier.state.value)
             return earlier
@@ -229,7 +230,9 @@ class Tasks:
         seat = Seat(manifest, self._site().facts.site_id, lease.engine_public.document.public)
         body = write_body(seat, outcome, model, self._state.outbox)
         memory: dict[str, object] = {"lease_token": lease.lease_token, "deadline_s": manifest.deadline_s}
-        return self._state.keep(manifest, digest, lease.task_id, body, memory)
+        kept = self._state.keep(manifest, digest, lease.task_id, body, memory)
+        self._fresh = kept.body_digest
+        return kept
 
     async def resume(self) -> None:
         """After a start: send what was durable but not acknowledged, byte for byte."""
@@ -252,17 +255,17 @@ class Tasks:
         """Upload until acknowledged, then tell the coordinator, then forget the bytes."""
         receipt: Receipt | None = None
         if contribution.state is Earlier.PENDING:
-            receipt = await self._upload(contribution)
+            receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
         with suppress_over("completion.unneeded"):
             await self._platform.coordinator.complete(task_id, lease_token, contribution.body_digest)
         self._state.settle(
             contribution.round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt is not None else None
         )
 
-    async def _upload(self, contribution: Contribution) -> Receipt:
+    async def _upload(self, contribution: Contribution, *, fresh: bool) -> Receipt:
         round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size
         body = self._state.body(digest)
-        if not await asyncio.to_thread(_intact, body, digest, size):
+        if not fresh and not await asyncio.to_thread(_intact, body, digest, size):
             self._state.settle(round_id, Earlier.LOST)
             raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
         try:

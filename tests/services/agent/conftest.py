@@ -105,7 +105,7 @@ class FakePlatform:
         self.revoked: list[dict[str, Any]] = []
         self.changed = threading.Condition()
         config = uvicorn.Config(
-            self, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1
+            self, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=3
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -115,7 +115,7 @@ class FakePlatform:
         self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
 
     def stop(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
+        self._server.should_exit = True
         self._thread.join(10)
 
     def wait(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
@@ -143,14 +143,25 @@ class FakePlatform:
         sites = sorted([SITE, "site_b", "site_c"])
         encoding = plan_encoding(summands=3, max_weight=16, clip_norm=10.0, bound_value=None, modulus_bits=32)
         document: dict[str, Any] = {
-            "federation_id": FEDERATION, "job_id": new_id("job"), "round_id": new_id("rnd"), "number": 1, "attempt": 1,
-            "kind": kind, "engine": "sealed",
+            "federation_id": FEDERATION,
+            "job_id": new_id("job"),
+            "round_id": new_id("rnd"),
+            "number": 1,
+            "attempt": 1,
+            "kind": kind,
+            "engine": "sealed",
             "recipe": {"name": recipe[0], "digest": recipe[1], "params": changes.pop("params", {})},
             "data": {"dataset": "bench", "features": [], "label": None},
             "model": {"version_id": version, "digest": digest} if kind in ("train", "evaluate") else None,
-            "model_id": new_id("mdl"), "encoding": None if kind == "initialise" else encoding if kind == "train" else plan_sums(summands=3),
-            "cohort": sites, "min_cohort": 3, "target": 3, "strategy": {"name": "fedavg"}, "seed": 1, "deadline_s": 60.0,
-        }  # fmt: skip
+            "model_id": new_id("mdl"),
+            "encoding": None if kind == "initialise" else encoding if kind == "train" else plan_sums(summands=3),
+            "cohort": sites,
+            "min_cohort": 3,
+            "target": 3,
+            "strategy": {"name": "fedavg"},
+            "seed": 1,
+            "deadline_s": 60.0,
+        }
         return RoundManifest.model_validate({**document, **changes})
 
     def offer(self, manifest: RoundManifest, *, signer: Identity | None = None, repeat: int = 1, **changes: Any) -> str:
@@ -171,10 +182,18 @@ class FakePlatform:
             signature=self.aggregator.private_key.sign(public.statement()).hex(),
         )
         lease = {
-            "task_id": new_id("task"), "round_id": manifest.round_id, "job_id": manifest.job_id, "kind": manifest.kind.value,
-            "lease_token": os.urandom(16).hex(), "lease_s": 2.0, "heartbeat_s": 0.2, "attempt": 1,
-            "signed_manifest": signed.model_dump(mode="json"), "engine_public": seal_key.model_dump(mode="json"), **changes,
-        }  # fmt: skip
+            "task_id": new_id("task"),
+            "round_id": manifest.round_id,
+            "job_id": manifest.job_id,
+            "kind": manifest.kind.value,
+            "lease_token": os.urandom(16).hex(),
+            "lease_s": 2.0,
+            "heartbeat_s": 0.2,
+            "attempt": 1,
+            "signed_manifest": signed.model_dump(mode="json"),
+            "engine_public": seal_key.model_dump(mode="json"),
+            **changes,
+        }
         self.leases += [lease] * repeat
         return str(lease["task_id"])
 
@@ -217,7 +236,9 @@ class FakePlatform:
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def _answer(  # noqa: C901 (one case for each route)
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
+    ) -> Answer:
         if body and "signature" in headers:
             assert headers["content-digest"] == content_digest(body)
         document = json.loads(body) if headers.get("content-type") == "application/json" else {}
@@ -241,6 +262,8 @@ class FakePlatform:
                 for _ in range(20):
                     if self.leases:
                         return 200, self.leases.pop(0), {}
+                    if self._server.should_exit:
+                        break
                     await asyncio.sleep(0.05)
                 return 204, None, {}
             case ["POST", "tasks", _, "heartbeats"]:

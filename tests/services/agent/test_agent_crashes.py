@@ -1,0 +1,250 @@
+"""kill -9, lost replies and refusals: a site answers a round with one byte string, whatever happens."""
+
+import json
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.process
+
+UPDATES = r"/v1/rounds/.*/updates"
+COMPLETIONS = r"/v1/tasks/.*/completions"
+
+
+@pytest.fixture
+def trainings(tmp_path):
+    """How often the recipe trained, by the lines that it wrote."""
+    log = tmp_path / "trainings"
+    return log, lambda: len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def offer(platform, agent, log, *, repeat=1, **changes):
+    version = platform.add_model([1.0, 2.0, 3.0, 4.0])
+    params = {"log": str(log), "add": 0.5, **changes.pop("params", {})}
+    manifest = platform.manifest(agent.recipe, model_ref=version, params=params, **changes)
+    platform.offer(manifest, repeat=repeat)
+    return manifest
+
+
+def test_killed_in_training_it_trains_again_and_answers_once(platform, agent, trainings):
+    """Nothing was durable yet, so the next lease starts over; the old child is dead."""
+    log, count = trainings
+    manifest = offer(platform, agent, log, params={"sleep_s": 2.0})
+    agent.start()
+    platform.wait(lambda: count() == 1 and platform.beats)
+    child = int(log.read_text())
+    agent.kill()
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its agent"
+        time.sleep(0.05)
+    platform.offer(manifest)
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    assert count() == 2
+    assert len(set(platform.bodies[manifest.round_id])) == 1
+
+
+def test_killed_before_the_upload_it_sends_the_recorded_bytes(platform, agent, trainings, refuse):
+    """What was durable goes out after the restart, byte for byte, and the recipe does not run again."""
+    log, count = trainings
+    platform.faults += [("PUT", UPDATES, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
+    manifest = offer(platform, agent, log)
+    agent.start()
+    platform.wait(lambda: any(path.endswith("/updates") for _, path in platform.requests))
+    assert [row[1] for row in agent.rows()] == ["pending"]
+    digest = agent.rows()[0][2]
+    assert agent.outbox() == {f"{digest}.body": digest}
+    agent.kill()
+    platform.faults.clear()
+    platform.offer(manifest)  # the coordinator hands the open task out again
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 2)
+    assert {document["digest"] for _, document in platform.ended} == {digest}
+    assert len(set(platform.bodies[manifest.round_id])) == 1
+    assert count() == 1
+
+
+def test_killed_between_upload_and_completion_it_completes(platform, agent, trainings, refuse):
+    """The aggregator has the bytes, the coordinator does not know: the agent says it again."""
+    log, count = trainings
+    platform.faults += [("POST", COMPLETIONS, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
+    manifest = offer(platform, agent, log)
+    agent.start()
+    platform.wait(lambda: any(path.endswith("/completions") for _, path in platform.requests))
+    agent.kill()
+    platform.faults.clear()
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    assert len(set(platform.bodies[manifest.round_id])) == 1
+    assert count() == 1
+    platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
+    assert agent.rows()[0][1] == "answered"
+
+
+def test_lost_replies_change_nothing(platform, agent, trainings):
+    """Every kind of answer gets lost once; the round ends as if none had."""
+    log, count = trainings
+    lost = [UPDATES, COMPLETIONS, r"/v1/versions/.*", r"/v1/sites/self/profile", r"/v1/certificates/.*", r"/v1/enrol.*"]
+    platform.faults += [(method, path, "drop") for path in lost for method in ("GET", "PUT", "POST")]
+    manifest = offer(platform, agent, log)
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 2)  # the first completion's answer was lost
+    assert platform.ended[0] == platform.ended[1]
+    assert len(platform.bodies[manifest.round_id]) == 2
+    assert len(set(platform.bodies[manifest.round_id])) == 1
+    assert count() == 1
+
+
+def test_it_waits_as_long_as_it_is_told(platform, agent, trainings, refuse):
+    """503 with Retry-After is obeyed."""
+    log, _ = trainings
+    platform.faults.append(("PUT", UPDATES, refuse(503, "unavailable", **{"retry-after": "2"})))
+    offer(platform, agent, log)
+    agent.start()
+    platform.wait(lambda: any(path.endswith("/updates") for _, path in platform.requests))
+    refused_at = time.monotonic()
+    platform.wait(lambda: platform.ended)
+    assert time.monotonic() - refused_at >= 1.9
+
+
+def test_an_answered_round_is_not_answered_again(platform, agent, trainings):
+    """The same lease twice: one body, two completions. Another manifest for the round: refused."""
+    log, count = trainings
+    manifest = offer(platform, agent, log, repeat=2)
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 2)
+    assert count() == len(platform.bodies[manifest.round_id]) == 1
+    other = manifest.model_copy(update={"seed": 2})
+    platform.offer(other)
+    platform.wait(lambda: len(platform.ended) == 3)
+    assert platform.ended[2][1]["code"] == "round-answered"
+    restored = manifest.model_copy(update={"round_id": "rnd_" + "0" * 26, "epoch": 1})
+    platform.offer(restored)
+    platform.wait(lambda: len(platform.ended) == 4)
+    assert platform.ended[3][1]["code"] == "round-answered"
+    stale = manifest.model_copy(update={"round_id": "rnd_" + "1" * 26, "number": 9, "epoch": 0})
+    platform.offer(stale)
+    platform.wait(lambda: len(platform.ended) == 5)
+    assert platform.ended[4][1]["code"] == "epoch-stale"
+    assert count() == 1
+
+
+def test_a_closed_round_is_left(platform, agent, trainings, refuse):
+    """410: the bytes are dropped, the coordinator hears why, and the agent goes on."""
+    log, _ = trainings
+    platform.faults.append(("PUT", UPDATES, refuse(410, "round-closed")))
+    offer(platform, agent, log)
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    assert platform.ended[0][1]["code"] == "round-closed"
+    assert (agent.rows()[0][1], agent.outbox()) == ("late", {})
+    offer(platform, agent, log, number=2)
+    platform.wait(lambda: len(platform.ended) == 2)
+    assert platform.ended[1][0].startswith("completions:")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("signer", "signature-party"),
+        ("signature", "signature-wrong"),
+        ("revoked", "signature-revoked"),
+        ("digest", "model-digest"),
+        ("policy", "policy-cohort"),
+        ("raise", "recipe-error"),
+        ("crash", "child-died"),
+        ("nan", "bad-model-file"),
+        ("shape", "model-mismatch"),
+    ],
+)
+def test_what_must_not_run_is_refused_with_a_code(platform, agent, trainings, fault, code):
+    """Nothing leaves the site, and the coordinator learns the reason without a value from the data."""
+    log, _ = trainings
+    version = platform.add_model([1.0] * 4)
+    if fault == "digest":
+        version = (version[0], "1" * 64)
+    changes = {"min_cohort": 2} if fault == "policy" else {}
+    if fault == "revoked":
+        platform.revoked.append({"keyid": platform.coordinator.keyid, "sequence": 1})
+    manifest = platform.manifest(agent.recipe, model_ref=version, params={"log": str(log), "how": fault}, **changes)
+    wrong = {"signature": "00" * 64, "keyid": platform.coordinator.keyid, "manifest": manifest.model_dump(mode="json")}
+    platform.offer(
+        manifest,
+        signer=platform.aggregator if fault == "signer" else None,
+        **({"signed_manifest": wrong} if fault == "signature" else {}),
+    )
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    end, told = platform.ended[0]
+    assert (end.split(":")[0], told["code"]) == ("failures", code), told
+    assert "Smith" not in json.dumps(told)
+    assert not platform.bodies
+    if fault == "raise":
+        assert told["message"] == "ValueError"
+        assert told["trace"][-1].startswith("odd.py:")
+        assert "Smith" in agent.log()
+
+
+def test_abort_kills_the_recipe_at_once(platform, agent, trainings):
+    """The platform's wish in a heartbeat's answer ends the whole group."""
+    log, count = trainings
+    offer(platform, agent, log, params={"sleep_s": 60})
+    agent.start()
+    platform.wait(lambda: count() == 1 and platform.beats)
+    platform.desired = {"state": "abort", "reason": "cancelled", "lease_s": 30}
+    child = psutil.Process(int(log.read_text()))
+    child.wait(3)
+    platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
+    assert not platform.bodies
+    assert not platform.ended
+
+
+def test_sigterm_stops_in_time_and_says_so(platform, agent, trainings):
+    """Within 10 s, exit code 0, the child gone, the task given back."""
+    log, count = trainings
+    offer(platform, agent, log, params={"sleep_s": 60})
+    agent.start()
+    platform.wait(lambda: count() == 1 and platform.beats)
+    started = time.monotonic()
+    assert agent.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 10
+    assert not psutil.pid_exists(int(log.read_text()))
+    assert platform.ended[0][1]["code"] == "interrupted"
+
+
+def test_a_revoked_site_backs_off_and_comes_back(platform, agent, trainings, refuse):
+    """401 on the lease is said in the log once a try, with growing pauses; the agent does not die of it."""
+    log, _ = trainings
+    platform.faults += [("POST", r"/v1/tasks/leases", refuse(401, "certificate-revoked"))] * 2
+    agent.start()
+    platform.wait(lambda: sum(path.endswith("/leases") for _, path in platform.requests) >= 2)
+    offer(platform, agent, log)
+    platform.wait(lambda: platform.ended)
+    assert "certificate-revoked" in agent.events("agent.refused")[0]["reason"]
+
+
+def test_a_used_token_is_one_clear_line(platform, agent):
+    """The agent stops and says why, without a traceback."""
+    (agent.folder / "token").write_text("expired")
+    done = subprocess.run(agent.command("run"), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert "token-expired" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_idle_agent_is_small_and_has_loaded_nothing_heavy(platform, agent):
+    """80 MiB before a recipe is loaded; no child is kept, no numpy mapped."""
+    agent.start()
+    platform.wait(lambda: platform.profiles and platform.requests[-1][1].endswith("/leases"))
+    process = psutil.Process(agent.process.pid)
+    assert process.memory_info().rss <= 80 * 2**20
+    assert process.children() == []
+    mapped = {region.path for region in process.memory_maps()}
+    assert not [path for path in mapped if any(name in path for name in ("numpy", "torch", "pandas", "llvmlite"))]
+    profile = platform.profiles[0]
+    assert {spec["name"] for spec in profile["recipes"]} == {"odd", "null", "tabular"}
+    assert [schema["name"] for schema in profile["datasets"]] == ["bench"]
