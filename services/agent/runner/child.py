@@ -51,6 +51,7 @@ def take_pipes() -> Pipes:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)  # a killed recipe's last words are read too
     return Pipes(reader, writer)
 
 

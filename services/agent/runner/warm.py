@@ -110,8 +110,9 @@ class WarmRunner:
     async def _converse(self, frame: Frame, progress: Progress, limit_s: float) -> Frame:
         """Send an order and wait for its end; the child survives only an ordinary one."""
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(START_S):
                 child = await self._warm()
+            async with asyncio.timeout(limit_s):
                 await child.send(frame)
                 answer = await _answer(child, progress)
         except TimeoutError:
@@ -135,9 +136,8 @@ class WarmRunner:
         if self._child is None:
             started = time.monotonic()
             self._child = child = await self._launcher.start()
-            async with asyncio.timeout(START_S):
-                await child.send(self._setup.frame())
-                hello = await child.receive()
+            await child.send(self._setup.frame())
+            hello = await child.receive()
             if hello["type"] != "hello":
                 raise FrameError(f"the child began with {hello['type']}")
             log.info(

@@ -406,3 +406,8 @@ def agent(make_agent: Callable[..., AgentProcess]) -> AgentProcess:
 @pytest.fixture
 def refuse() -> Callable[..., Answer]:
     return problem
+
+
+@pytest.fixture
+def recipe_text() -> str:
+    return RECIPE

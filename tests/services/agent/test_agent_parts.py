@@ -1,0 +1,113 @@
+"""Settings, state, model cache, back-off: the small parts that stand alone."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.agent.backoff import CAP_S, Circuit, full_jitter, parse_retry_after
+from services.agent.domain import Earlier, TaskFailure
+from services.agent.models import ModelCache
+from services.agent.settings import ConfigError, load
+from services.agent.state import State
+from shared.ids import digest_of
+
+HEAVY = ("torch", "numba", "pandas", "sqlalchemy", "fastapi", "numpy", "docker", "recipes")
+URLS = "\n".join(f"{name}_url: http://x" for name in ("coordinator", "aggregator", "keys", "registry"))
+
+
+async def chunks(*parts: bytes):
+    for part in parts:
+        yield part
+
+
+def test_paths_are_relative_to_the_file_and_the_environment_wins(tmp_path, monkeypatch) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"{URLS}\nrecipes: [own.py]\n")
+    monkeypatch.setenv("AGENT_DEVICE", "cpu")
+    monkeypatch.setenv("AGENT_KEYS_URL", "http://other")
+    settings = load(config)
+    assert settings.policy == tmp_path / "policy.yaml"
+    assert settings.recipes == [tmp_path / "own.py"]
+    assert (settings.device, settings.keys_url) == ("cpu", "http://other")
+
+
+@pytest.mark.parametrize("text", ["surprise: 1", "runner: moon", "[1", "- a", "docker: {surprise: 1}"])
+def test_a_bad_file_names_its_fault(tmp_path, text: str) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=r"agent\.yaml"):
+        load(config)
+
+
+async def test_a_model_is_stored_only_under_its_own_digest(tmp_path) -> None:
+    cache = ModelCache(tmp_path / "models", limit_bytes=10)
+    digest = digest_of(b"abcdef")
+    with pytest.raises(TaskFailure, match="model-digest"):
+        await cache.store(digest, chunks(b"abc", b"xyz"), limit_bytes=100)
+    with pytest.raises(TaskFailure, match="model-too-large"):
+        await cache.store(digest, chunks(b"abc", b"def"), limit_bytes=5)
+    assert list((tmp_path / "models").iterdir()) == []
+    path = await cache.store(digest, chunks(b"abc", b"def"), limit_bytes=100)
+    assert cache.find(digest) == path
+    other = await cache.store(digest_of(b"ghijkl"), chunks(b"ghijkl"), limit_bytes=100)
+    assert cache.find(digest) is None, "the older model makes room"
+    assert other.read_bytes() == b"ghijkl"
+
+
+def test_a_newer_agents_state_is_not_touched(tmp_path) -> None:
+    State(tmp_path).close()
+    with sqlite3.connect(tmp_path / "agent.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(RuntimeError, match="newer agent"):
+        State(tmp_path)
+
+
+def test_stray_bodies_go_and_epochs_never_go_back(tmp_path) -> None:
+    state = State(tmp_path)
+    (state.outbox / "x.body").write_bytes(b"x")
+    assert state.sweep_outbox() == 1
+    state.saw_epoch(3)
+    state.saw_epoch(1)
+    assert state.highest_epoch() == 3
+    assert (state.pending(), state.contribution("rnd_none"), Earlier.LATE.value) == ([], None, "late")
+    state.close()
+
+
+@given(st.integers(1, 100))
+def test_pauses_grow_to_a_cap(failures: int) -> None:
+    longest = full_jitter(failures, uniform=lambda _, high: high)
+    assert 0 < longest <= CAP_S
+    assert longest <= full_jitter(failures + 1, uniform=lambda _, high: high)
+
+
+def test_the_circuit_opens_after_failures_and_closes_with_success() -> None:
+    now = [0.0]
+    circuit = Circuit(lambda: now[0], uniform=lambda _, high: high)
+    for _ in range(3):
+        pause = circuit.failed()
+    assert circuit.remaining_s() == pause
+    now[0] += pause
+    assert circuit.remaining_s() == 0
+    assert circuit.failed(retry_after_s=7.0) >= 7.0
+    circuit.succeeded()
+    assert circuit.remaining_s() == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3", 3.0), (None, None), ("Wed, 21 Oct", None), ("-1", None), ("99999", 300.0)]
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+def test_the_agent_itself_imports_nothing_heavy() -> None:
+    """Recipes and their libraries live in the child; numpy comes with the first round."""
+    code = f"import sys, services.agent.__main__;print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,167 @@
+"""The runner with real child processes that crash, hang, eat memory and leave children behind."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from recipes.protocol import source_digest
+from services.agent.domain import TaskFailure
+from services.agent.runner.process import ProcessLauncher
+from services.agent.runner.protocol import FrameError, Order, Setup, frame_length, pack, unpack
+from services.agent.runner.warm import WarmRunner
+from shared.learning.tensors import Model, Schema, load, save
+
+pytestmark = pytest.mark.process
+MIB = 2**20
+
+
+class Bench:
+    """A folder with data sets, a recipe and a model, and a runner on it."""
+
+    def __init__(self, folder: Path, recipe: str, **setup) -> None:
+        self.folder = folder
+        (folder / "task").mkdir()
+        self.recipe = folder / "odd.py"
+        self.recipe.write_text(recipe)
+        (folder / "datasets.yaml").write_text("datasets: [{name: bench, kind: none}]")
+        tensors = {"weights": np.ones(4, np.float32)}
+        (folder / "model").write_bytes(save(Model(Schema.of(tensors), tensors)))
+        self.digest = source_digest(self.recipe)
+        made = Setup(
+            str(folder / "datasets.yaml"), (str(self.recipe),), allowed_digests=(self.digest,), device="cpu", **setup
+        )
+        self.runner = WarmRunner(ProcessLauncher(folder), made)
+
+    def order(self, kind="train", recipe=None, **params) -> Order:
+        return Order(
+            kind, recipe or "odd", self.digest, params, "bench", (), None, {}, 1, self.folder / "task",
+            self.folder / "model",
+        )  # fmt: skip
+
+    async def run(self, limit_s=30.0, **params):
+        return await self.runner.run(self.order(**params), lambda _: None, limit_s=limit_s)
+
+
+@pytest.fixture
+async def bench(tmp_path, recipe_text):
+    made = Bench(tmp_path, recipe_text)
+    yield made
+    await made.runner.close()
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_warm_child_answers_round_after_round(bench) -> None:
+    log = bench.folder / "log"
+    for _ in range(2):
+        outcome = await bench.run(add=0.5, log=str(log))
+        assert (outcome.examples, outcome.loss) == (10, 0.25)
+        np.testing.assert_array_equal(load(outcome.tensors.read_bytes()).tensors["weights"], np.float32(1.5))
+    assert len(set(log.read_text().split())) == 1, "the same process"
+    assert "noise on standard output" in (bench.folder / "recipes.log").read_text()
+    sums = await bench.run(kind="statistics")
+    np.testing.assert_array_equal(np.fromfile(sums.sums), [3.0, -1.5])
+
+
+async def test_a_crash_is_told_and_the_next_order_gets_a_new_child(bench) -> None:
+    with pytest.raises(TaskFailure) as failure:
+        await bench.run(how="crash")
+    assert failure.value.code == "child-died"
+    assert "exit code 7" in failure.value.text
+    assert (await bench.run()).examples == 10
+
+
+async def test_a_hanging_recipe_is_killed_at_its_limit(bench) -> None:
+    log = bench.folder / "log"
+    with pytest.raises(TaskFailure) as failure:
+        await bench.run(limit_s=1.5, sleep_s=60, log=str(log))
+    assert failure.value.code == "task-time"
+    assert gone(int(log.read_text()))
+
+
+async def test_memory_beyond_the_limit_is_a_failure_not_a_dead_machine(tmp_path, recipe_text) -> None:
+    bench = Bench(tmp_path, recipe_text, memory_bytes=512 * MIB)
+    with pytest.raises(TaskFailure) as failure:
+        await bench.run(how="memory", bytes=1024 * MIB)
+    assert failure.value.code == "out-of-memory"
+    assert (await bench.run()).examples == 10
+    await bench.runner.close()
+
+
+async def test_abort_kills_the_group_and_what_left_it(bench) -> None:
+    """A child that a recipe forked, and one that it put into another session, die with it."""
+    pids = bench.folder / "pids"
+    work = asyncio.create_task(bench.run(how="fork", pids=str(pids), sleep_s=60))
+    while not pids.exists() or len(pids.read_text().split()) < 2:  # noqa: ASYNC110 (another process writes it)
+        await asyncio.sleep(0.05)
+    started = time.monotonic()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert time.monotonic() - started < 3
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+async def test_children_left_in_the_background_end_with_the_child(bench) -> None:
+    pids = bench.folder / "pids"
+    await bench.run(how="fork", pids=str(pids))
+    await bench.runner.close()
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+async def test_own_code_with_another_digest_is_not_even_imported(bench) -> None:
+    touched = bench.folder / "touched"
+    bench.recipe.write_text(bench.recipe.read_text() + f"\nopen({str(touched)!r}, 'w').close()\n")
+    described = await bench.runner.describe()
+    assert described.own_recipes == []
+    assert "policy would need digest" in described.faults[0]
+    with pytest.raises(TaskFailure):
+        await bench.run()
+    assert not touched.exists()
+
+
+async def test_the_child_sees_no_secret_of_the_agents_environment(bench, monkeypatch) -> None:
+    monkeypatch.setenv("AGENT_SECRET", "do-not-tell")
+    await bench.run()
+    (child,) = psutil.Process().children()
+    environment = child.environ()
+    assert "AGENT_SECRET" not in environment
+    assert environment["PYTHONSAFEPATH"] == "1"
+    assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
+
+
+async def test_a_recipe_has_no_network_where_the_kernel_allows_it(bench) -> None:
+    await bench.run()
+    (child,) = psutil.Process().children()
+    isolated = os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    if not isolated:
+        pytest.skip("this kernel or container allows no network namespaces")
+
+
+async def test_a_description_names_what_cannot_be_read(bench) -> None:
+    (bench.folder / "datasets.yaml").write_text("datasets: [{name: lost, kind: csv, path: nowhere.csv}]")
+    described = await bench.runner.describe()
+    assert described.datasets == []
+    assert "lost" in described.faults[0]
+    assert {spec["name"] for spec in described.recipes} == {"tabular", "image", "null", "odd"}
+    assert described.hardware["cpus"] >= 1
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa4type\x01", b"\x81\x01\x02", b"\x91" * 600])
+def test_what_is_no_frame_is_refused(body: bytes) -> None:
+    with pytest.raises(FrameError):
+        unpack(body)
+
+
+def test_a_frame_has_a_limit() -> None:
+    with pytest.raises(FrameError):
+        frame_length(b"\xff\xff\xff\xff")
+    with pytest.raises(FrameError):
+        pack({"type": "x", "data": bytes(17 * MIB)})

@@ -1,0 +1,217 @@
+"""The agent's rules, as pure functions."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.agent import policy as policies
+from services.agent.domain import (
+    Answer,
+    Detail,
+    Earlier,
+    Hours,
+    RecipeRule,
+    SiteFacts,
+    Step,
+    TaskFailure,
+    next_step,
+    objections,
+    report,
+)
+from services.agent.settings import ConfigError
+from shared.secagg.quantise import plan_encoding
+from shared.wire.manifest import RoundManifest
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+CODE, OTHER = "a" * 64, "b" * 64
+FACTS = SiteFacts("site_a", "fed_1", {"tabular": CODE, "odd": OTHER}, frozenset({"odd"}))
+POLICY = policies.to_policy(
+    policies.PolicyFile.model_validate(
+        {
+            "federations": ["own"],
+            "recipes": ["tabular", {"name": "odd", "digest": OTHER}],
+            "datasets": {"heart": {"columns": ["age", "sick"]}, "open": {"columns": "*"}},
+            "engines": ["sealed"],
+        }
+    )
+)
+MANIFEST = RoundManifest.model_validate(
+    {
+        "federation_id": "fed_1",
+        "job_id": "job_1",
+        "round_id": "rnd_1",
+        "number": 1,
+        "attempt": 1,
+        "kind": "train",
+        "engine": "sealed",
+        "recipe": {"name": "tabular", "digest": CODE},
+        "data": {"dataset": "heart", "features": ["age"], "label": "sick"},
+        "model": {"version_id": "ver_1", "digest": CODE},
+        "model_id": "mdl_1",
+        "encoding": plan_encoding(summands=3, max_weight=8, clip_norm=1.0, bound_value=None, modulus_bits=32),
+        "cohort": ["site_a", "site_b", "site_c"],
+        "min_cohort": 3,
+        "target": 3,
+        "strategy": {"name": "fedavg"},
+        "seed": 1,
+        "deadline_s": 60.0,
+    }
+)
+
+
+def codes(manifest: RoundManifest, policy=POLICY, facts=FACTS, now=NOON) -> set[str]:
+    return {reason.code for reason in objections(policy, manifest, facts, now)}
+
+
+def changed(**fields):
+    return RoundManifest.model_validate({**MANIFEST.model_dump(), **fields})
+
+
+def test_what_the_policy_names_may_run() -> None:
+    assert codes(MANIFEST) == set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"federation_id": "fed_2"}, "manifest-federation"),
+        ({"cohort": ["site_b", "site_c", "site_d"]}, "manifest-cohort"),
+        ({"recipe": {"name": "unknown", "digest": CODE}}, "recipe-unknown"),
+        ({"recipe": {"name": "tabular", "digest": OTHER}}, "recipe-digest"),
+        ({"data": {"dataset": "secret"}}, "policy-dataset"),
+        ({"data": {"dataset": "heart", "features": ["name"]}}, "policy-columns"),
+        ({"data": {"dataset": "heart", "features": ["age"], "label": "name"}}, "policy-columns"),
+        ({"engine": "plain"}, "policy-engine"),
+        ({"min_cohort": 2}, "policy-cohort"),
+        ({"cohort": ["site_a"], "min_cohort": 1, "target": 1}, "policy-cohort"),
+    ],
+)
+def test_what_it_does_not_name_is_refused(fields: dict, code: str) -> None:
+    assert code in codes(changed(**fields))
+
+
+def test_every_objection_is_named_at_once() -> None:
+    assert {"policy-dataset", "policy-engine", "policy-cohort"} <= codes(
+        changed(data={"dataset": "x"}, engine="plain", min_cohort=1)
+    )
+
+
+def test_own_code_runs_only_by_its_digest() -> None:
+    """A name alone covers what is installed with the agent, never the site's own file."""
+    assert not RecipeRule("odd", None).allows("odd", OTHER, own=True)
+    assert RecipeRule("odd", OTHER).allows("odd", OTHER, own=True)
+    assert not RecipeRule("odd", OTHER).allows("odd", CODE, own=True)
+    assert codes(changed(recipe={"name": "odd", "digest": OTHER})) == set()
+
+
+def test_a_first_model_needs_no_cohort_because_it_reads_no_rows() -> None:
+    first = changed(kind="initialise", encoding=None, model=None, cohort=["site_a"], min_cohort=1, target=1)
+    assert codes(first) == set()
+    assert "policy-kind" in codes(first, policy=replace(POLICY, kinds=frozenset({"train"})))
+
+
+def test_an_unclipped_round_is_refused_where_the_owner_asks_for_clipping() -> None:
+    loose = plan_encoding(summands=3, max_weight=8, clip_norm=None, bound_value=1.0, modulus_bits=32)
+    strict = replace(POLICY, require_clip=True)
+    assert codes(changed(encoding=loose.model_dump()), policy=strict) == {"policy-clip"}
+    assert codes(MANIFEST, policy=strict) == set()
+
+
+@given(st.times(), st.times(), st.times())
+def test_a_window_and_its_complement_cover_the_day(start: time, end: time, at: time) -> None:
+    if start != end:
+        assert Hours(start, end).holds(at) != Hours(end, start).holds(at)
+
+
+def test_outside_its_hours_a_site_does_nothing() -> None:
+    night = replace(POLICY, hours=(Hours(time(22), time(6)),))
+    assert codes(MANIFEST, policy=night) == {"policy-hours"}
+    assert codes(MANIFEST, policy=night, now=NOON.replace(hour=23)) == set()
+
+
+def decide(same_round=None, same_place=None, epoch=0, highest=0, digest=CODE):
+    return next_step(digest, epoch, same_round=same_round, same_place=same_place, highest_epoch=highest)
+
+
+def test_a_new_round_is_trained() -> None:
+    assert decide() is Step.TRAIN
+
+
+def test_what_is_durable_is_sent_again_and_what_is_acknowledged_confirmed() -> None:
+    assert decide(Answer(Earlier.PENDING, CODE, 0)) is Step.RESEND
+    assert decide(Answer(Earlier.ANSWERED, CODE, 0)) is Step.CONFIRM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"same_round": Answer(Earlier.ANSWERED, OTHER, 0)}, "round-answered"),
+        ({"same_round": Answer(Earlier.LOST, CODE, 0)}, "bytes-lost"),
+        ({"same_round": Answer(Earlier.LATE, CODE, 0)}, "round-closed"),
+        ({"epoch": 1, "highest": 2}, "epoch-stale"),
+        ({"same_place": Answer(Earlier.ANSWERED, OTHER, 0), "epoch": 1}, "round-answered"),
+    ],
+)
+def test_nothing_is_answered_twice(arguments: dict, code: str) -> None:
+    with pytest.raises(TaskFailure) as refused:
+        decide(**arguments)
+    assert refused.value.code == code
+
+
+@given(st.sampled_from(Earlier), st.booleans(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_a_round_with_an_answer_never_trains_again(
+    state: Earlier, same: bool, before: int, now: int, highest: int, place: bool
+) -> None:
+    answer = Answer(state, CODE if same else OTHER, before)
+    try:
+        step = decide(answer, answer if place else None, now, highest)
+    except TaskFailure:
+        return
+    assert step is not Step.TRAIN
+
+
+def test_an_exceptions_text_stays_at_home() -> None:
+    """By default only the type and the place in the code leave."""
+    failure = TaskFailure("recipe-error", "ValueError", where=["odd.py:3 in train"], text="ValueError: 'Smith'")
+    assert report(failure, Detail.CODE).trace == ()
+    told = report(failure, Detail.LOCATION)
+    assert (told.message, told.trace) == ("ValueError", ("odd.py:3 in train",))
+    assert "Smith" in report(failure, Detail.FULL).message
+
+
+def test_a_default_policy_is_explicit_and_reads_back(tmp_path) -> None:
+    text = policies.default_policy({"null": CODE}, {"heart": ["age"]}, min_cohort=4, reports=Detail.CODE)
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    policy, zone = policies.load(path)
+    assert policy.recipes == (RecipeRule("null", CODE),)
+    assert policy.datasets == {"heart": frozenset({"age"})}
+    assert (policy.min_cohort, policy.reports, str(zone)) == (4, Detail.CODE, "UTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1", "not YAML"),
+        ("min_cohort: 0", "min_cohort"),
+        ("recipes: [{}]", "a name, a digest"),
+        ("federations: []\nrecipes: []\ndatasets: {}\nengines: []\nhours: [late]", "HH:MM"),
+        ("federations: []\nrecipes: []\ndatasets: {}\nengines: []\ntimezone: Mars/Base", "Mars"),
+        ("surprise: 1", "surprise"),
+    ],
+)
+def test_a_bad_policy_is_refused_by_name(tmp_path, text: str, says: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        policies.load(path)
+
+
+def test_an_unquoted_null_is_the_recipe_of_that_name() -> None:
+    file = policies.PolicyFile.model_validate(
+        {"federations": [], "recipes": [{"name": None, "digest": None}], "datasets": {}, "engines": []}
+    )
+    assert file.recipes[0].name == "null"
