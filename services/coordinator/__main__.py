@@ -13,8 +13,10 @@ from fastapi import FastAPI
 
 from services.coordinator.accounts import Accounts
 from services.coordinator.api.app import build_app
-from services.coordinator.cases import make_cases
+from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
+from services.coordinator.dashboard import Dashboard
+from services.coordinator.dashboard.source import CoordinatorSource
 from services.coordinator.parties import Aggregator, Registry
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.rounds import Rounds
@@ -22,6 +24,7 @@ from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper, Timing
 from services.coordinator.worker import run_worker
+from shared.clock import utc_now
 from shared.database import Database
 from shared.database.migrations import migrate
 from shared.errors import Unavailable
@@ -87,10 +90,10 @@ def api(settings: CoordinatorSettings) -> None:
             stack.push_async_callback(database.close)
             stack.push_async_callback(streams.close)
             registry = Registry(await stack.enter_async_context(_party(settings.registry_url, "registry", identity)))
-            cases = make_cases(
-                database, bell, Sealer.ensure(settings.seal_key), registry, _timing(settings), app.state.stopping
-            )
+            sealer = Sealer.ensure(settings.seal_key)
+            cases = make_cases(database, bell, sealer, registry, _timing(settings), app.state.stopping)
             app.state.cases, app.state.tokens = cases, cases.accounts
+            app.state.dashboard = _dashboard(settings, cases, sealer)
             loops = (
                 bell.run(),
                 Relay(database, streams, bell=bell).run(),
@@ -102,6 +105,14 @@ def api(settings: CoordinatorSettings) -> None:
             yield
 
     serve(build_app(database, streams, lifespan), settings.host, settings.port)
+
+
+def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer) -> Dashboard:
+    origin = settings.public_url or settings.coordinator_url
+    source = CoordinatorSource(
+        cases.jobs, cases.sites, cases.accounts, lambda: () if cases.bell.connected else ("redis",)
+    )
+    return Dashboard(source, sealer, utc_now, origin, secure=origin.startswith("https://"))
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _Present) -> None:

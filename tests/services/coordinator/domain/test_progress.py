@@ -1,0 +1,115 @@
+"""What a job does next."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
+from services.coordinator.domain.progress import (
+    EarlyStop,
+    Finished,
+    JobState,
+    Plan,
+    Progress,
+    Step,
+    next_step,
+    should_stop,
+)
+from shared.ids import SiteId
+from shared.wire.manifest import RoundKind
+
+
+def run(plan: Plan, score: float = 0.5) -> list[str]:
+    """The steps of a job in which every round succeeds."""
+    progress, steps = Progress(), []
+    while True:
+        step = next_step(plan, progress)
+        if isinstance(step, Finished):
+            return [*steps, f"{step.state}:{step.reason}"]
+        steps.append(f"{step.kind}{step.number}")
+        done = {
+            "statistics_done": progress.statistics_done or step.kind is RoundKind.STATISTICS,
+            "has_model": progress.has_model or step.kind is RoundKind.INITIALISE,
+            "trained": step.number if step.kind is RoundKind.TRAIN else progress.trained,
+            "evaluated": step.number if step.kind is RoundKind.EVALUATE else progress.evaluated,
+            "scores": (*progress.scores, {"auc": score}) if step.kind is RoundKind.EVALUATE else progress.scores,
+        }
+        progress = Progress(**done)
+
+
+def test_a_job_counts_makes_a_model_trains_and_measures() -> None:
+    """Statistics first, then the first model, then training with an evaluation every second round and after the last."""
+    assert run(Plan(rounds=3, statistics=True, evaluate_every=2)) == [
+        "statistics0",
+        "initialise0",
+        "train1",
+        "train2",
+        "evaluate2",
+        "train3",
+        "evaluate3",
+        "succeeded:completed",
+    ]
+
+
+def test_early_stop_ends_a_job_that_no_longer_improves() -> None:
+    """With a constant score and a patience of 2, the third evaluation is the last."""
+    plan = Plan(rounds=10, statistics=False, evaluate_every=1, early_stop=EarlyStop("auc", "max", 2))
+    assert run(plan)[-2:] == ["evaluate3", "succeeded:early-stop"]
+
+
+def test_a_step_that_fails_three_times_fails_the_job_with_the_last_reason() -> None:
+    """Two retries, then the end."""
+    plan = Plan(rounds=1, statistics=False)
+    progress = Progress(has_model=True, failures=2)
+    assert next_step(plan, progress) == Step(RoundKind.TRAIN, 1, 3)
+    assert next_step(plan, Progress(has_model=True, failures=3), "quorum") == Finished(JobState.FAILED, "quorum")
+
+
+@given(st.lists(st.floats(0, 1), max_size=20), st.integers(1, 5), st.sampled_from(["min", "max"]))
+def test_early_stop_waits_for_its_patience(values: list[float], patience: int, mode: str) -> None:
+    """It never stops while the best score is younger than the patience."""
+    rule = EarlyStop("m", mode, patience)
+    stops = should_stop(rule, [{"m": value} for value in values])
+    if values:
+        best = (min if mode == "min" else max)(values)
+        age = len(values) - 1 - values.index(best)
+        assert stops == (age >= patience and len(values) > patience)
+    else:
+        assert not stops
+
+
+@given(
+    st.sets(st.text("abcdef", min_size=1, max_size=4), max_size=30),
+    st.integers(1, 10),
+    st.integers(1, 10) | st.none(),
+    st.floats(0.01, 1),
+    st.integers(0, 2**40),
+)
+def test_a_cohort_keeps_to_its_rule(sites: set[str], least: int, extra: int | None, part: float, seed: int) -> None:
+    """Between min and max, sorted, without repetition, and the same for the same seed and round."""
+    rule = CohortRule(least, least + extra if extra is not None else None, part, seed)
+    candidates = [SiteId(site) for site in sites]
+    chosen = choose(candidates, rule, "train/1/1")
+    assert chosen == choose(reversed(candidates), rule, "train/1/1")
+    assert list(chosen) == sorted(set(chosen))
+    assert set(chosen) <= set(candidates)
+    if len(sites) < least:
+        assert chosen == ()
+    else:
+        assert least <= len(chosen) <= (rule.max or len(sites))
+
+
+def test_every_site_is_drawn_about_as_often_as_any_other() -> None:
+    """1,000 draws of 3 out of 6: each site is in about half of them."""
+    sites = [SiteId(f"site_{at}") for at in range(6)]
+    counts = dict.fromkeys(sites, 0)
+    for number in range(1000):
+        for site in choose(sites, CohortRule(3, 3, 1.0, 7), f"train/{number}/1"):
+            counts[site] += 1
+    assert all(400 < count < 600 for count in counts.values())
+
+
+def test_a_seed_belongs_to_one_step() -> None:
+    """Other steps and other jobs have other seeds, all of 63 bits."""
+    seeds = {derive_seed(seed, draw) for seed in range(20) for draw in ("train/1", "train/2")}
+    assert len(seeds) == 40
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,399 @@
+"""A coordinator for tests: the real application on a real database, and neighbours that speak the contract."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
+from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from services.coordinator.api.app import build_app
+from services.coordinator.cases import Cases, make_cases
+from services.coordinator.conductor import Conductor
+from services.coordinator.parties import Aggregator, Registry
+from services.coordinator.rounds import Rounds
+from services.coordinator.tables import common
+from services.coordinator.tasks import TaskSweeper, Timing
+from shared.database import Database
+from shared.database.migrations import migrate
+from shared.identity.authority import CertificateAuthority, Identity, Subject
+from shared.identity.nonces import SqlNonces
+from shared.identity.requests import SigningAuth
+from shared.identity.sealing import Sealer
+from shared.identity.verify import PartyVerifier
+from shared.queues import Bell, Relay, Streams, background
+
+TIMING = Timing(heartbeat_s=10.0, lease_s=30.0)
+
+
+class MovableClock:
+    """The database's clock, moved by the test."""
+
+    def __init__(self) -> None:
+        self.offset = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+    def advance(self, seconds: float) -> None:
+        self.offset += timedelta(seconds=seconds)
+
+
+@dataclass
+class Neighbours:
+    """Aggregator and registry by the contract, with every way to be difficult."""
+
+    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    away: bool = False
+    sites: dict[str, int] = field(default_factory=dict)
+
+    def application(self) -> Starlette:
+        routes = [
+            Route("/v1/rounds/{id}", self.put_round, methods=["PUT"]),
+            Route("/v1/rounds/{id}", self.get_round, methods=["GET"]),
+            Route("/v1/rounds/{id}/close", self.close, methods=["POST"]),
+            Route("/v1/rounds/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/models", self.post_model, methods=["POST"]),
+            Route("/v1/models", self.list_models, methods=["GET"]),
+            Route("/v1/models/{id}", self.get_model, methods=["GET"]),
+            Route("/v1/versions/{id}", self.get_version, methods=["GET"]),
+            Route("/v1/versions/{id}/metrics", self.post_metrics, methods=["POST"]),
+        ]
+        return Starlette(routes=routes)
+
+    def _problem(self, status: int, reason: str) -> JSONResponse:
+        return JSONResponse({"type": f"urn:undersong:problem:{reason}", "detail": reason, "status": status}, status)
+
+    async def put_round(self, request: Request) -> JSONResponse:
+        self.calls.append("open")
+        if self.away:
+            return self._problem(503, "away")
+        signed = await request.json()
+        known = self.rounds.setdefault(
+            request.path_params["id"], {"manifest": signed, "state": "collecting", "got": 0, "result": None}
+        )
+        if known["manifest"] != signed:
+            return self._problem(409, "manifest-differs")
+        return JSONResponse({"engine_public": {"key": "00" * 32}, "state": known["state"]})
+
+    async def get_round(self, request: Request) -> JSONResponse:
+        self.calls.append("report")
+        if self.away:
+            return self._problem(503, "away")
+        found = self.rounds.get(request.path_params["id"])
+        if found is None:
+            return self._problem(404, "not-found")
+        manifest = found["manifest"]["manifest"]
+        return JSONResponse(
+            {
+                "id": request.path_params["id"],
+                "kind": manifest["kind"],
+                "state": found["state"],
+                "reason": found.get("reason"),
+                "got": found["got"],
+                "min_cohort": manifest["min_cohort"],
+                "target": manifest["target"],
+                "result": found["result"],
+            }
+        )
+
+    async def close(self, request: Request) -> JSONResponse:
+        self.calls.append("close")
+        found = self.rounds[request.path_params["id"]]
+        if found["state"] == "collecting":
+            if found["got"] >= found["manifest"]["manifest"]["min_cohort"]:
+                self.publish(request.path_params["id"], found["got"])
+            else:
+                found.update(state="failed", reason="quorum")
+        return JSONResponse({"state": found["state"]})
+
+    async def cancel(self, request: Request) -> JSONResponse:
+        self.calls.append("cancel")
+        if self.away:
+            return self._problem(503, "away")
+        self.rounds[request.path_params["id"]]["state"] = "cancelled"
+        return JSONResponse({"state": "cancelled"})
+
+    def upload(self, round_id: str) -> None:
+        """One more site's update; the last one publishes."""
+        found = self.rounds[round_id]
+        found["got"] += 1
+        if found["got"] == found["manifest"]["manifest"]["target"]:
+            self.publish(round_id, found["got"])
+
+    def publish(self, round_id: str, count: int) -> None:
+        found = self.rounds[round_id]
+        kind = found["manifest"]["manifest"]["kind"]
+        result: dict[str, Any] = {"count": count, "vector_length": 5, "weight": 7.0, "loss": 0.5, "clipped": 0}
+        if kind in ("train", "initialise"):
+            version = f"ver_{secrets.token_hex(13)}"
+            result |= {"version_id": version, "digest": hashlib.sha256(version.encode()).hexdigest()}
+        else:
+            sums = [20.0, 10.0, 8.0, 2.0, 9.0, 1.0] + [0.0] * 400
+            sums[6 + 150], sums[206 + 50] = 9.0, 11.0
+            result |= {"values": sums if kind == "evaluate" else [4.0, 2.0, 1.0], "metrics_layout": "binary"}
+        found.update(state="published", result=result, got=count)
+
+    async def post_model(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        model = {"id": f"mdl_{secrets.token_hex(13)}", **body}
+        self.models[model["id"]] = model
+        return JSONResponse(model, 201)
+
+    async def list_models(self, request: Request) -> JSONResponse:
+        return JSONResponse({"items": list(self.models.values()), "next": None})
+
+    async def get_model(self, request: Request) -> JSONResponse:
+        found = self.models.get(request.path_params["id"])
+        return JSONResponse(found) if found else self._problem(404, "not-found")
+
+    async def get_version(self, request: Request) -> JSONResponse:
+        found = self.versions.get(request.path_params["id"])
+        return JSONResponse(found) if found else self._problem(404, "not-found")
+
+    async def post_metrics(self, request: Request) -> JSONResponse:
+        if self.away:
+            return self._problem(503, "away")
+        body = await request.json()
+        self.metrics.append((request.path_params["id"], body["metrics"]))
+        return JSONResponse({}, 201)
+
+
+def profile(**changes: Any) -> dict[str, Any]:
+    """What a hospital's agent tells."""
+    return {
+        "agent_version": "0.1.0",
+        "protocol": 1,
+        "recipes": [
+            {
+                "name": "tabular",
+                "version": "1",
+                "digest": "ab" * 32,
+                "task": "binary",
+                "params_schema": {
+                    "type": "object",
+                    "properties": {"epochs": {"type": "integer", "minimum": 1}, "model": {"enum": ["logistic"]}},
+                    "additionalProperties": False,
+                },
+                "statistics": True,
+                "description": "",
+                "classes": None,
+            }
+        ],
+        "datasets": [
+            {
+                "name": "heart",
+                "kind": "csv",
+                "columns": [
+                    {"name": "age", "type": "number", "categories": None},
+                    {"name": "chol", "type": "number", "categories": None},
+                    {"name": "sex", "type": "category", "categories": ["f", "m"]},
+                    {"name": "disease", "type": "number", "categories": None},
+                ],
+                "label": "disease",
+                "rows": 300,
+            }
+        ],
+        "hardware": {"cpus": 2, "memory_bytes": 4_000_000_000, "gpus": [], "device": "cpu"},
+        "runner": "process",
+    } | changes
+
+
+@dataclass
+class SiteAgent:
+    """One site's agent: its signed requests."""
+
+    id: str
+    http: httpx.AsyncClient
+
+    async def poll(self, wait_s: float = 0) -> httpx.Response:
+        return await self.http.post("/v1/tasks/leases", json={"wait_s": wait_s})
+
+    async def lease(self, wait_s: float = 0) -> dict[str, Any]:
+        answer = await self.poll(wait_s)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def report(self, lease: dict[str, Any], what: str, **body: Any) -> httpx.Response:
+        body = {"lease_token": lease["lease_token"], **body}
+        return await self.http.post(f"/v1/tasks/{lease['task_id']}/{what}", json=body)
+
+
+@dataclass
+class World:
+    """The coordinator under test and everything around it."""
+
+    app: FastAPI
+    database: Database
+    clock: MovableClock
+    cases: Cases
+    conductor: Conductor
+    sweeper: TaskSweeper
+    neighbours: Neighbours
+    authority: CertificateAuthority
+    bell: Bell
+    streams: Streams
+    admin: httpx.AsyncClient
+    stack: AsyncExitStack
+    folder: Path
+
+    def client(self, auth: httpx.Auth | None = None, **headers: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://coordinator", auth=auth, headers=headers
+        )
+
+    def identity(self, subject: Subject) -> Identity:
+        return make_identity(self.authority, subject)
+
+    def service(self, name: str) -> httpx.AsyncClient:
+        return self.client(SigningAuth(self.identity(Subject("service", name)), "coordinator"))
+
+    async def federation(self, name: str = "heart") -> str:
+        answer = await self.admin.post("/v1/federations", json={"name": name})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    async def site(self, federation_id: str, name: str, told: dict[str, Any] | None = None) -> SiteAgent:
+        body = {"name": name, "owner": f"{name} hospital"}
+        answer = await self.admin.post(f"/v1/federations/{federation_id}/sites", json=body)
+        assert answer.status_code == 201, answer.text
+        site_id = str(answer.json()["id"])
+        identity = self.identity(Subject("site", site_id, federation_id))
+        agent = SiteAgent(site_id, self.client(SigningAuth(identity, "coordinator")))
+        answer = await agent.http.put("/v1/sites/self/profile", json=told or profile())
+        assert answer.status_code == 200, answer.text
+        return agent
+
+    async def sites(self, federation_id: str, count: int = 4) -> list[SiteAgent]:
+        return [await self.site(federation_id, f"site-{at}") for at in range(count)]
+
+    async def person(self, name: str, *roles: tuple[str, str | None]) -> httpx.AsyncClient:
+        grants = [{"role": role, "federation_id": where} for role, where in roles]
+        user = (await self.admin.post("/v1/users", json={"name": name, "roles": grants})).json()
+        made = await self.admin.post("/v1/tokens", json={"name": "test", "user_id": user["id"]})
+        return self.client(authorization=f"Bearer {made.json()['token']}")
+
+    async def job(self, federation_id: str, **changes: Any) -> dict[str, Any]:
+        answer = await self.admin.post("/v1/jobs", json=document(federation_id, **changes))
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    async def get_job(self, job_id: str) -> dict[str, Any]:
+        return dict((await self.admin.get(f"/v1/jobs/{job_id}")).json())
+
+    async def get_round(self, round_id: str) -> dict[str, Any]:
+        return dict((await self.admin.get(f"/v1/rounds/{round_id}")).json())
+
+    async def flush(self) -> None:
+        await self.cases.attendance.flush()
+
+    async def run(self, sql: str, **values: Any) -> None:
+        async def work(tx: Any) -> None:
+            await tx.session.execute(text(sql), values)
+
+        await self.database.run("test", work)
+
+    async def watch_for(self, seconds: float, agents: list[SiteAgent] | None = None) -> None:
+        """Time passes while the API is there; these agents are heard all the while."""
+        while seconds > 0:
+            step = min(5.0, seconds)
+            self.clock.advance(step)
+            seconds -= step
+            for agent in agents or []:
+                self.cases.attendance.mark(agent.id)
+            self.cases.attendance._written.clear()
+            await self.flush()
+
+
+def make_identity(authority: CertificateAuthority, subject: Subject) -> Identity:
+    key = Ed25519PrivateKey.generate()
+    now = datetime.now(UTC)
+    certificate = authority.issue(key.public_key(), subject, now + timedelta(days=1), now=now)
+    return Identity(key, certificate, authority.certificate)
+
+
+def document(federation_id: str, **changes: Any) -> dict[str, Any]:
+    """A job that four hospitals can run."""
+    return {
+        "name": "heart disease",
+        "federation_id": federation_id,
+        "model": {"name": "heart"},
+        "recipe": {"name": "tabular", "params": {"epochs": 1}},
+        "data": {"dataset": "heart", "label": "disease"},
+        "rounds": 2,
+        "evaluation": {"every": 2},
+        "deadlines": {"round_s": 60},
+    } | changes
+
+
+class NoRevocations:
+    def revoked(self, keyid: str) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[World]:
+    await asyncio.to_thread(migrate, url, "coordinator")
+    clock = MovableClock()
+    database = Database(url, common, clock=clock, pool_size=5)
+    streams = Streams(redis_url, prefix=f"test-{secrets.token_hex(4)}")
+    bell = Bell(streams, ["coordinator.tasks", "coordinator.events"])
+    authority = CertificateAuthority.create(datetime.now(UTC))
+    neighbours = Neighbours()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(streams.close)
+        coordinator = make_identity(authority, Subject("service", "coordinator"))
+        others = await stack.enter_async_context(
+            httpx.AsyncClient(transport=httpx.ASGITransport(neighbours.application()), base_url="http://others")
+        )
+        registry = Registry(others)
+        app = build_app(database, streams)
+        sealer = Sealer.ensure(folder / "seal.key")
+        cases = make_cases(database, bell, sealer, registry, TIMING, app.state.stopping)
+        app.state.cases, app.state.tokens = cases, cases.accounts
+        app.state.verifier = PartyVerifier(
+            authority.certificate, "coordinator", SqlNonces(database), NoRevocations()
+        )
+        conductor = Conductor(
+            database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry
+        )
+        token = (await cases.accounts.bootstrap(folder)).read_text().strip()
+        await stack.enter_async_context(
+            background(bell.run(), Relay(database, streams, bell=bell).run())
+        )
+        world = World(
+            app=app,
+            database=database,
+            clock=clock,
+            cases=cases,
+            conductor=conductor,
+            sweeper=TaskSweeper(database, TIMING),
+            neighbours=neighbours,
+            authority=authority,
+            bell=bell,
+            streams=streams,
+            admin=httpx.AsyncClient(),
+            stack=stack,
+            folder=folder,
+        )
+        await world.admin.aclose()
+        world.admin = world.client(authorization=f"Bearer {token}")
+        await world.flush()
+        yield world
