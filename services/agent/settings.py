@@ -29,7 +29,7 @@ class DockerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     image: str = "undersong-agent"
     command: list[str] = ["python", "-m", "services.agent.runner.child"]
-    user: str = "10001:10001"
+    user: str | None = Field(default=None, pattern="^[1-9][0-9]*(:[0-9]+)?$", description="never root")
     environment: dict[str, str] = {}
     mounts: list[Mount] = []
     tmp_bytes: int = Field(default=256 * 2**20, ge=2**20)

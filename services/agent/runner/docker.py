@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 LABEL: Final = "undersong.agent"
 STREAM: Final = struct.Struct(">BxxxL")  # Docker's multiplexed stream: 1 = stdout, 2 = stderr
 STDERR_KEPT: Final = 4096
+NOBODY: Final = "10001:10001"
 
 
 class DockerLauncher:
@@ -47,7 +48,8 @@ class DockerLauncher:
         self._settings, self._resources = settings, resources
         self._folder, self._models, self._data = folder, models, data
         self._gpu = device in ("cuda", "auto") and resources.gpus != 0
-        self._client: Any = None
+        own = f"{os.geteuid()}:{os.getegid()}" if os.geteuid() else NOBODY
+        self._user = settings.user or own
 
     async def start(self) -> DockerChannel:
         """Create, attach and start a container."""
@@ -70,8 +72,8 @@ class DockerLauncher:
         resources, settings = self._resources, self._settings
         options: dict[str, Any] = {
             "image": settings.image,
-            "command": settings.command,
-            "user": settings.user,
+            "entrypoint": settings.command,  # not `command`: the image's own entry point starts an agent
+            "user": self._user,
             "environment": {**settings.environment, "PYTHONSAFEPATH": "1", "HOME": "/tmp", "TMPDIR": "/tmp"},  # noqa: S108
             "working_dir": "/tmp",  # noqa: S108 (inside the container, its own tmpfs)
             "network_mode": "none",
@@ -109,9 +111,14 @@ class DockerLauncher:
     def _start(self) -> DockerChannel:
         self._folder.mkdir(exist_ok=True, parents=True)
         if os.geteuid() == 0:  # the container's user writes its results here
-            uid, _, gid = self._settings.user.partition(":")
+            uid, _, gid = self._user.partition(":")
             os.chown(self._folder, int(uid), int(gid or uid))
-        container = self._connect().containers.create(**self.options())
+        client = _docker().from_env()
+        try:
+            container = client.containers.create(**self.options())
+        except BaseException:
+            client.close()
+            raise
         try:
             stream = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
             raw: socket.socket = stream._sock  # noqa: SLF001 (the SDK has no public name for it)
@@ -119,18 +126,15 @@ class DockerLauncher:
             container.start()
         except BaseException:
             container.remove(force=True)
+            client.close()
             raise
-        return DockerChannel(container, stream, raw)
+        return DockerChannel(client, container, stream, raw)
 
     def _clean(self) -> None:
-        for left in self._connect().containers.list(all=True, filters={"label": f"{LABEL}={self._folder}"}):
-            log.warning("container.leftover_removed", container=left.short_id)
-            left.remove(force=True)
-
-    def _connect(self) -> Any:
-        if self._client is None:
-            self._client = _docker().from_env()
-        return self._client
+        with closing(_docker().from_env()) as client:
+            for left in client.containers.list(all=True, filters={"label": f"{LABEL}={self._folder}"}):
+                log.warning("container.leftover_removed", container=left.short_id)
+                left.remove(force=True)
 
 
 def _docker() -> Any:
@@ -143,8 +147,8 @@ def _docker() -> Any:
 class DockerChannel:
     """The attached streams of a container."""
 
-    def __init__(self, container: Any, stream: Any, raw: socket.socket) -> None:
-        self._container, self._stream, self._raw = container, stream, raw
+    def __init__(self, client: Any, container: Any, stream: Any, raw: socket.socket) -> None:
+        self._client, self._container, self._stream, self._raw = client, container, stream, raw
         self._buffer = bytearray()
         self._errors = bytearray()
 
@@ -178,6 +182,7 @@ class DockerChannel:
             how = f"exit code {ended['StatusCode']}{killed}"
         with suppress(errors.NotFound):
             self._container.remove(force=True)
+        self._client.close()
         return f"{how}\n{self._errors.decode(errors='replace')}"
 
     async def _take(self, size: int) -> bytes:

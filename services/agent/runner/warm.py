@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,7 +136,7 @@ class WarmRunner:
     async def _warm(self) -> Channel:
         if self._child is None:
             started = time.monotonic()
-            self._child = child = await self._launcher.start()
+            self._child = child = await self._start()
             await child.send(self._setup.frame())
             hello = await child.receive()
             if hello["type"] != "hello":
@@ -147,6 +148,17 @@ class WarmRunner:
                 duration_ms=round((time.monotonic() - started) * 1000),
             )
         return self._child
+
+    async def _start(self) -> Channel:
+        """A new child; one whose start is cancelled is awaited and killed, because somebody must."""
+        starting = asyncio.ensure_future(self._launcher.start())
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(TaskFailure):
+                child = await starting
+                await child.kill()
+            raise
 
     async def _end(self) -> str:
         child, self._child = self._child, None
