@@ -23,10 +23,11 @@ Array = npt.NDArray[Any]
 MAX_HEADER: Final = 4 * 1024 * 1024
 MAX_TENSORS: Final = 20_000
 MAX_RANK: Final = 16
-_NUMPY: Final[dict[str, str]] = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2",
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+_NUMPY: Final[dict[str, str]] = {  # in the order in which the reference writer lays tensors down
+    "U64": "<u8", "I64": "<i8", "F64": "<f8",
+    "F32": "<f4", "U32": "<u4", "I32": "<i4",
+    "F16": "<f2", "U16": "<u2", "I16": "<i2",
+    "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _NAMES: Final = {np.dtype(text): name for name, text in _NUMPY.items()}
 _FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
@@ -58,27 +59,26 @@ class FileHeader:
 
 
 def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A model file: tensors in order of item size, then name (as the reference writer does); raises `BadModelFile`."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    for name, array in arrays.items():
-        if array.dtype.newbyteorder("<") not in _NAMES:
-            raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")
-    order = sorted(arrays, key=lambda name: (_rank(arrays[name]), name))
+    """A model file; for given tensors and metadata always the same bytes. Raises `BadModelFile`."""
+    return b"".join(pieces(tensors, metadata))
+
+
+def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+    """The file of `write` in parts, without a copy of the tensors: larger types first, then by name."""
+    arrays = {name: _little(name, array) for name, array in tensors.items()}
+    order = sorted(arrays, key=lambda name: (list(_NAMES).index(arrays[name].dtype), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     at = 0
     for name in order:
         array = arrays[name]
-        header[name] = {
-            "dtype": _NAMES[array.dtype.newbyteorder("<")],
-            "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
-        }
+        offsets = [at, at + array.nbytes]
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
         at += array.nbytes
     packed = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     packed += b" " * (-len(packed) % 8)
-    parts = [struct.pack("<Q", len(packed)), packed]
-    parts += [arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes() for name in order]
-    return b"".join(parts)
+    yield struct.pack("<Q", len(packed)) + packed
+    for name in order:
+        yield _octets(arrays[name])
 
 
 def read_header(data: bytes | memoryview, size: int | None = None) -> FileHeader:
@@ -119,19 +119,24 @@ def tensor_digest(tensors: Mapping[str, Array]) -> Digest:
     """SHA-256 of the model itself, whatever file holds it: sorted names, types, shapes and little-endian bytes."""
     running = hashlib.sha256(b"undersong/tensors/1\0")
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
-        if dtype is None:
-            raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")
-        for part in (name.encode(), dtype.encode(), struct.pack(f"<{array.ndim}Q", *array.shape)):
+        array = _little(name, tensors[name])
+        for part in (name.encode(), _NAMES[array.dtype].encode(), struct.pack(f"<{array.ndim}Q", *array.shape)):
             running.update(struct.pack("<Q", len(part)) + part)
         running.update(struct.pack("<Q", array.nbytes))
-        running.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
+        running.update(_octets(array))
     return Digest(running.hexdigest())
 
 
-def _rank(array: Array) -> int:
-    return list(_NUMPY).index(_NAMES[array.dtype.newbyteorder("<")])
+def _little(name: str, array: Array) -> Array:
+    """The array in little-endian C order, itself where it is that already; raises `BadModelFile` for other types."""
+    dtype = array.dtype.newbyteorder("<")
+    if dtype not in _NAMES:
+        raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")
+    return np.asarray(array, dtype, order="C")
+
+
+def _octets(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Metrics from sums against scikit-learn on the rows."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn
+
+from shared.learning.metrics import (
+    BINS,
+    LayoutUnknown,
+    binary_sums,
+    layout_length,
+    layout_of,
+    metrics_of,
+    multiclass_sums,
+    regression_sums,
+)
+from shared.wire.profiles import Task
+
+RANDOM = np.random.default_rng(3)
+Y = (RANDOM.random(3000) < 0.3).astype(float)
+P = np.clip(0.35 * Y + RANDOM.normal(0.3, 0.2, 3000), 0.001, 0.999)
+
+
+def test_binary_metrics_are_those_of_the_rows() -> None:
+    found, said = metrics_of("binary", binary_sums(Y, P)), P >= 0.5
+    assert found["examples"] == 3000
+    assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(Y, said))
+    assert found["loss"] == pytest.approx(sklearn.log_loss(Y, P))
+    assert found["precision"] == pytest.approx(sklearn.precision_score(Y, said))
+    assert found["recall"] == pytest.approx(sklearn.recall_score(Y, said))
+    assert found["specificity"] == pytest.approx(sklearn.recall_score(1 - Y, ~said))
+    assert found["f1"] == pytest.approx(sklearn.f1_score(Y, said))
+    assert found["auc"] == pytest.approx(sklearn.roc_auc_score(Y, P), abs=1e-3)
+
+
+def test_auc_is_exact_for_scores_on_the_bins() -> None:
+    scores = np.floor(P * BINS) / BINS + 0.5 / BINS
+    found = metrics_of("binary", binary_sums(Y, scores))
+    assert found["auc"] == pytest.approx(sklearn.roc_auc_score(Y, scores), abs=1e-12)
+
+
+def test_sites_sums_add_up_to_the_whole() -> None:
+    parts = [binary_sums(Y[rows], P[rows]) for rows in np.array_split(np.arange(3000), 7)]
+    assert metrics_of("binary", sum(parts[1:], parts[0])) == pytest.approx(metrics_of("binary", binary_sums(Y, P)))
+
+
+def test_scores_at_the_ends() -> None:
+    sums = binary_sums(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    assert sums.size == layout_length("binary")
+    assert metrics_of("binary", sums)["auc"] == 1
+    assert np.isfinite(binary_sums(np.array([1.0, 0.0]), np.array([0.0, 1.0]))).all()
+
+
+def test_what_is_not_defined_is_left_out() -> None:
+    only_negatives = metrics_of("binary", binary_sums(np.zeros(3), np.full(3, 0.1)))
+    assert "auc" not in only_negatives
+    assert "recall" not in only_negatives
+    assert only_negatives["accuracy"] == 1
+    assert metrics_of("binary", binary_sums(np.zeros(0), np.zeros(0))) == {"examples": 0}
+    assert "r2" not in metrics_of("regression", regression_sums(np.ones(3), np.ones(3)))
+
+
+def test_multiclass_metrics_are_those_of_the_rows() -> None:
+    truth = RANDOM.integers(0, 4, 500)
+    logits = RANDOM.normal(size=(500, 4)) + 2 * np.eye(4)[truth]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = metrics_of("multiclass:4", multiclass_sums(truth, probabilities))
+    said = probabilities.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, said))
+    assert found["balanced_accuracy"] == pytest.approx(sklearn.balanced_accuracy_score(truth, said))
+    assert found["loss"] == pytest.approx(sklearn.log_loss(truth, probabilities))
+
+
+def test_regression_metrics_are_those_of_the_rows() -> None:
+    y, said = RANDOM.normal(5, 2, 400), RANDOM.normal(5, 2, 400)
+    found = metrics_of("regression", regression_sums(y, said))
+    assert found["mse"] == pytest.approx(sklearn.mean_squared_error(y, said))
+    assert found["rmse"] == pytest.approx(sklearn.mean_squared_error(y, said) ** 0.5)
+    assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(y, said))
+    assert found["r2"] == pytest.approx(sklearn.r2_score(y, said))
+
+
+def test_layouts_have_names() -> None:
+    assert [layout_of(Task.BINARY), layout_of(Task.REGRESSION)] == ["binary", "regression"]
+    assert layout_of(Task.MULTICLASS, 10) == "multiclass:10"
+    assert [layout_length(name) for name in ("binary", "regression", "multiclass:10")] == [406, 5, 103]
+    for name in ("", "ordinal", "multiclass:", "multiclass:1", "multiclass:1001", "multiclass:x"):
+        with pytest.raises(LayoutUnknown):
+            layout_length(name)
+    with pytest.raises(LayoutUnknown):
+        layout_of(Task.MULTICLASS)
+    with pytest.raises(LayoutUnknown):
+        metrics_of("binary", np.zeros(5))
