@@ -1,0 +1,301 @@
+"""A stage for rounds: the real application and worker over a real database, with a small registry beside them."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from services.aggregator.foreman import Foreman
+from services.aggregator.settings import AggregatorSettings
+from services.aggregator.wiring import Parts, assemble, build_app, employ, install, open_database
+from services.aggregator.worker import Hands
+from shared.clock import utc_now
+from shared.database import Database
+from shared.database.migrations import migrate
+from shared.identity.authority import CertificateAuthority, Identity, Subject
+from shared.identity.digests import content_digest
+from shared.identity.directory import CertificateDirectory
+from shared.identity.enrol import IdentityKeeper
+from shared.identity.nonces import SqlNonces
+from shared.identity.requests import SigningAuth
+from shared.identity.verify import PartyVerifier, RevocationFeed
+from shared.ids import RoundId, SiteId, digest_of, new_id
+from shared.learning.tensors import Model, Schema, save
+from shared.queues import Bell, Streams
+from shared.secagg.engine import Payload, Seat
+from shared.secagg.engines import engine_named
+from shared.secagg.payload import model_payload, sums_payload, train_payload
+from shared.secagg.quantise import plan_encoding, plan_sums
+from shared.web.access import Grant, Principal, Role
+from shared.web.standing import Standing
+from shared.wire.manifest import (
+    DataRef,
+    ModelRef,
+    RecipeRef,
+    RoundKind,
+    RoundManifest,
+    SignedManifest,
+    StrategyRef,
+)
+
+FEDERATION = "fed_a"
+JOB = "job_01k5z0000000000000000000aa"
+MODEL = "mdl_01k5z0000000000000000000aa"
+
+
+class FakeRegistry:
+    """Keeps what it is given, by the contract: blobs by digest, one version a (model, job, round)."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.versions: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.away = False
+        self.refuses = False
+        self.lose_answers = 0
+        self.app = FastAPI()
+        self.app.add_api_route("/v1/blobs/{digest}", self.put_blob, methods=["PUT"])
+        self.app.add_api_route("/v1/models/{model_id}/versions", self.post_version, methods=["POST"])
+        self.app.add_api_route("/v1/versions/{version_id}/content", self.content, methods=["GET"])
+
+    def seed(self, data: bytes) -> ModelRef:
+        """A version that was uploaded by somebody."""
+        digest, version_id = digest_of(data), new_id("ver")
+        self.blobs[digest] = data
+        self.versions["seed", "", version_id] = {"id": version_id, "content_digest": digest}
+        return ModelRef(version_id=version_id, digest=digest)
+
+    async def put_blob(self, digest: str, request: Request) -> Response:
+        body = await request.body()
+        if self.away:
+            return Response(status_code=503)
+        assert request.headers["content-digest"] == content_digest(body)
+        assert digest_of(body) == digest
+        self.blobs[digest] = body
+        return Response(status_code=201)
+
+    async def post_version(self, model_id: str, request: Request) -> Response:
+        document = await request.json()
+        if self.away:
+            return Response(status_code=503)
+        if self.refuses:
+            return JSONResponse({"title": "No.", "detail": "not this one"}, 422)
+        lineage = document["lineage"]
+        assert document["content_digest"] in self.blobs
+        key = (model_id, lineage["job_id"], lineage["round_id"])
+        made = {"id": new_id("ver"), "number": len(self.versions), **document}
+        version = self.versions.setdefault(key, made)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise httpx.ReadError("the answer was lost")
+        return JSONResponse(version, 201)
+
+    async def content(self, version_id: str) -> Response:
+        found = [v for v in self.versions.values() if v["id"] == version_id]
+        if self.away or not found:
+            return Response(status_code=503 if self.away else 404)
+        return Response(self.blobs[found[0]["content_digest"]])
+
+    def published(self) -> list[dict[str, Any]]:
+        return [version for key, version in self.versions.items() if key[0] != "seed"]
+
+
+class NoTokens:
+    """One scientist, one owner."""
+
+    async def lookup(self, token: str) -> Principal | None:
+        grants = {"scientist": Role.SCIENTIST, "owner": Role.OWNER}
+        return Principal("usr_x", "x", (Grant(grants[token], FEDERATION),)) if token in grants else None
+
+
+class Stage:
+    """What a test of the aggregator stands on. `restart` drops all that is only in memory."""
+
+    def __init__(self, settings: AggregatorSettings, database: Database, make: Callable[[Subject], Identity]) -> None:
+        self.settings, self.database, self._make = settings, database, make
+        self.coordinator = make(Subject("service", "coordinator"))
+        self.aggregator = make(Subject("service", "aggregator"))
+        self.registry = FakeRegistry()
+        self.people: dict[str, Identity] = {}
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.registry.app))
+        self.parts: Parts
+        self.foreman: Foreman
+        self.hands: Hands
+        self.app: FastAPI
+        self.restart()
+
+    def restart(self) -> None:
+        """As after a crash: new process, same database and disk."""
+        keeper = IdentityKeeper(self.aggregator, self.settings.identity_dir, self.http, "http://keys")
+        feed = RevocationFeed(self.http, "http://keys")
+        nonces, ca = SqlNonces(self.database), self.aggregator.ca_certificate
+        stand = Standing(
+            identity=keeper,
+            verifier=PartyVerifier(ca, "aggregator", nonces, feed),
+            revocations=feed,
+            directory=CertificateDirectory(self.http, "http://keys", ca),
+            nonces=nonces,
+            http=self.http,
+        )
+        self.parts = assemble(self.settings, self.database, stand)
+        self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates"])
+        self.hands, self.foreman = employ(self.settings, self.parts, stand, self.bell)
+        self.app = build_app(self.settings)
+        install(self.app, self.parts, stand, NoTokens())
+
+    def site(self, name: str) -> Identity:
+        if name not in self.people:
+            self.people[name] = self._make(Subject("site", name, FEDERATION))
+        return self.people[name]
+
+    def client(self, identity: Identity | None) -> httpx.AsyncClient:
+        auth = None if identity is None else SigningAuth(identity, "aggregator")
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://aggregator", auth=auth)
+
+    async def open(self, manifest: RoundManifest) -> dict[str, Any]:
+        answer = await self.put_round(manifest)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def put_round(self, manifest: RoundManifest, signer: Identity | None = None) -> httpx.Response:
+        signature = (signer or self.coordinator).private_key.sign(manifest.statement()).hex()
+        signed = SignedManifest(manifest=manifest, keyid=self.coordinator.keyid, signature=signature)
+        async with self.client(self.coordinator) as http:
+            return await http.put(
+                f"/v1/rounds/{manifest.round_id}",
+                content=signed.model_dump_json(),
+                headers={"content-type": "application/json"},
+            )
+
+    async def send(self, round_id: str, site: str, body: bytes, **headers: str) -> httpx.Response:
+        async with self.client(self.site(site)) as http:
+            return await http.put(
+                f"/v1/rounds/{round_id}/updates",
+                content=body,
+                headers={"content-type": "application/octet-stream", "content-digest": content_digest(body), **headers},
+            )
+
+    async def post(self, round_id: str, command: str) -> httpx.Response:
+        async with self.client(self.coordinator) as http:
+            return await http.post(f"/v1/rounds/{round_id}/{command}")
+
+    async def state(self, round_id: str) -> dict[str, Any]:
+        async with self.client(self.coordinator) as http:
+            answer = await http.get(f"/v1/rounds/{round_id}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def manifest(self, kind: RoundKind = RoundKind.TRAIN, sites: int = 3, **changes: Any) -> RoundManifest:
+        cohort = tuple(SiteId(f"site_{number:02d}") for number in range(sites))
+        encoding = {
+            RoundKind.INITIALISE: None,
+            RoundKind.TRAIN: plan_encoding(
+                summands=sites, max_weight=4, clip_norm=None, bound_value=8.0, modulus_bits=32
+            ),
+        }.get(kind, plan_sums(summands=sites))
+        fields: dict[str, Any] = {
+            "federation_id": FEDERATION,
+            "job_id": JOB,
+            "round_id": new_id("rnd"),
+            "number": 1,
+            "attempt": 1,
+            "kind": kind,
+            "engine": "sealed",
+            "recipe": RecipeRef(name="null", digest="0" * 64),
+            "data": DataRef(dataset="d"),
+            "model_id": MODEL,
+            "encoding": encoding,
+            "cohort": cohort,
+            "min_cohort": min(2, sites),
+            "target": sites,
+            "strategy": StrategyRef(name="fedavg"),
+            "seed": 1,
+            "deadline_s": 600.0,
+        }
+        return RoundManifest(**{**fields, **changes})
+
+    def body(self, manifest: RoundManifest, opened: dict[str, Any], site: str, payload: Payload) -> bytes:
+        public = opened["engine_public"]["document"]["public"]
+        client = engine_named("sealed").client
+        seat = Seat(manifest, SiteId(site), public)
+        return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat), None, payload)[1])
+
+    def update(
+        self, manifest: RoundManifest, opened: dict[str, Any], site: str, delta: np.ndarray[Any, Any], **facts: Any
+    ) -> bytes:
+        facts = {"examples": 1, "loss": 0.5, "key": secrets.token_bytes(32), **facts}
+        return self.body(manifest, opened, site, train_payload(manifest, delta.astype(np.float32), **facts))
+
+    def sums(
+        self, manifest: RoundManifest, opened: dict[str, Any], site: str, sums: np.ndarray[Any, Any], layout: Any = None
+    ) -> bytes:
+        return self.body(manifest, opened, site, sums_payload(manifest, sums.astype(np.float64), layout))
+
+    def first(self, manifest: RoundManifest, opened: dict[str, Any], site: str, model: bytes) -> bytes:
+        return self.body(manifest, opened, site, model_payload(model))
+
+    async def drive(self, round_id: str) -> dict[str, Any]:
+        """Let a worker do what is to be done, until the round ends."""
+        await self.foreman.drive(RoundId(round_id))
+        return await self.state(round_id)
+
+
+def zeros(length: int) -> bytes:
+    """A model of one tensor."""
+    tensors = {"w": np.zeros(length, np.float32)}
+    return save(Model(Schema.of(tensors), tensors))
+
+
+@pytest.fixture(scope="session")
+def make_identity() -> Callable[[Subject], Identity]:
+    authority = CertificateAuthority.create(utc_now())
+
+    def make(subject: Subject) -> Identity:
+        key, now = Ed25519PrivateKey.generate(), utc_now()
+        certificate = authority.issue(key.public_key(), subject, now + timedelta(days=1), now=now)
+        return Identity(key, certificate, authority.certificate)
+
+    return make
+
+
+@asynccontextmanager
+async def staged(url: str, redis_url: str, folder: Path, make: Callable[[Subject], Identity]) -> AsyncIterator[Stage]:
+    migrate(url, "aggregator")
+    settings = AggregatorSettings(
+        database_url=url, redis_url=redis_url, data_dir=folder, registry_url="http://registry", worker_lease_s=3.0
+    )
+    database = open_database(settings)
+    stage = Stage(settings, database, make)
+    try:
+        yield stage
+    finally:
+        await stage.foreman.stop()
+        await stage.http.aclose()
+        await database.close()
+
+
+@pytest.fixture
+async def stage(
+    database_url: str, redis_url: str, tmp_path: Path, make_identity: Callable[[Subject], Identity]
+) -> AsyncIterator[Stage]:
+    async with staged(database_url, redis_url, tmp_path / "data", make_identity) as made:
+        yield made
+
+
+@pytest.fixture
+async def quick_stage(
+    sqlite_url: str, redis_url: str, tmp_path: Path, make_identity: Callable[[Subject], Identity]
+) -> AsyncIterator[Stage]:
+    async with staged(sqlite_url, redis_url, tmp_path / "data", make_identity) as made:
+        yield made

@@ -1,0 +1,97 @@
+"""The running sum is the sum of what stands, whatever the order and whatever was refused in between."""
+
+import secrets
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.aggregator.folding import BodyLost, Folding
+from services.aggregator.repository import Contribution
+from shared.errors import Refusal
+from shared.ids import Digest, SiteId
+from shared.secagg.engine import Seat
+from shared.secagg.engines import engine_named
+from shared.secagg.payload import train_payload
+from shared.secagg.quantise import DTYPES, plan_encoding
+from shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
+
+SITES = tuple(SiteId(f"site_{number}") for number in range(6))
+
+
+def manifest_of(bits: int) -> RoundManifest:
+    return RoundManifest(
+        federation_id="fed_a",
+        job_id="job_a",
+        round_id="rnd_a",
+        number=0,
+        attempt=1,
+        kind=RoundKind.TRAIN,
+        engine="sealed",
+        recipe=RecipeRef(name="null", digest="0" * 64),
+        data=DataRef(dataset="d"),
+        model=ModelRef(version_id="ver_a", digest="0" * 64),
+        model_id="mdl_a",
+        encoding=plan_encoding(summands=6, max_weight=3, clip_norm=None, bound_value=4.0, modulus_bits=bits),
+        cohort=SITES,
+        min_cohort=2,
+        target=6,
+        strategy=StrategyRef(name="fedavg"),
+        seed=0,
+        deadline_s=60,
+    )
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32, 64])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, 70_000))
+    order = data.draw(st.permutations(range(6)))
+    bad = data.draw(st.sets(st.integers(0, 5), max_size=4))
+    manifest, engine = manifest_of(bits), engine_named("sealed")
+    opened = engine.server.open(manifest)
+    folding, expected = Folding(manifest, opened.secret), np.zeros(0)
+    with TemporaryDirectory() as folder:
+        for at in order:
+            delta = np.random.default_rng(at).normal(size=length).astype(np.float32)
+            payload = train_payload(manifest, delta, examples=2, loss=1.0, key=secrets.token_bytes(32))
+            plain = np.frombuffer(bytes(payload.data), np.uint8).reshape(-1, bits // 8).copy()
+            seat = Seat(manifest, SITES[at], opened.public)
+            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(seat, b"", None, payload)[1]))
+            if at in bad:
+                body[-data.draw(st.integers(1, min(16 + length, 2000)))] ^= 0x40
+            path = Path(folder) / str(at)
+            path.write_bytes(body)
+            contribution = Contribution(at, SITES[at], Digest("0" * 64), None, None)
+            if at in bad:
+                with pytest.raises(Refusal):
+                    folding.add(contribution, path)
+                continue
+            folding.add(contribution, path)
+            wide = np.zeros((plain.shape[0], np.dtype(DTYPES[bits]).itemsize), np.uint8)
+            wide[:, : plain.shape[1]] = plain
+            words = wide.reshape(-1).view(DTYPES[bits])
+            expected = words.copy() if not expected.size else expected + words
+    good = set(range(6)) - bad
+    assert folding.folded == good
+    if good:
+        np.testing.assert_array_equal(folding.opened(), expected)
+
+
+def test_a_body_that_is_gone() -> None:
+    folding = Folding(manifest_of(32), bytes(32))
+    with pytest.raises(BodyLost):
+        folding.add(Contribution(1, SITES[0], Digest("0" * 64), None, None), Path("/nowhere/at/all"))
+
+
+def test_what_no_longer_counts_must_be_taken_out() -> None:
+    folding = Folding(manifest_of(32), bytes(32), folded={1, 2})
+    stands = [Contribution(number, SITES[number], Digest("0" * 64), None, None) for number in (1, 2, 3)]
+    assert not folding.misfits(stands)
+    assert [c.id for c in folding.missing(stands)] == [3]
+    rejected = Contribution(2, SITES[2], Digest("0" * 64), "out-of-range", "")
+    assert folding.misfits([stands[0], rejected, stands[2]])
