@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from undersong.client.types import Job, Round, Version
+from undersong.client.types import Job, Version
 from undersong.errors import UndersongError
 from undersong.local import Platform
+from undersong.progress import JobProgress, RoundProgress
 
 EXAMPLE: Final = Path(__file__).parent.parent / "examples" / "hospital"
 WEAK: Final = (
@@ -75,16 +76,24 @@ class Demo:
         spec.pop("federation", None)
         job = client.submit_job(spec)
         with RoundBars(self._console) as bars:
-            for seen in client.watch(job.id, poll_s=0.2):
-                job = seen
-                rounds = client.rounds(job.id)
-                if any(round_.kind == "train" for round_ in rounds):
+            for event in client.follow(job.id, poll_s=0.2):
+                if event.type == "round.planned":
                     self.times.mark("first round")
-                bars.show(rounds)
+                if event.type == "job.polled":
+                    for round_ in bars.seen.take_rounds(client.rounds(job.id)):
+                        bars.show(round_)
+                elif (changed := bars.seen.take(event)) is not None:
+                    bars.show(changed)
+                    self._mark(changed)
+        job = client.job(job.id)
         self.times.mark("trained")
         if job.state != "succeeded":
             raise UndersongError(f"the job is {job.state}: {job.reason}", remedy="the services' logs say more")
         return job
+
+    def _mark(self, round_: RoundProgress) -> None:
+        if round_.kind == "train" and round_.number == 1 and round_.phase == "collecting":
+            self.times.mark("training")
 
     def _newest(self, job: Job) -> Version:
         if job.version_id is None:
@@ -104,13 +113,13 @@ class Demo:
 
     def _report(self, job: Job, version: Version) -> None:
         marks = self.times.marks
-        training_s = marks["trained"] - marks["first round"]
+        training_s = marks["trained"] - marks["training"]
         self._console.print(f"model [bold]{job.spec['model']['name']}[/] version {version.number}: {version.id}")
         self._console.print(f"  sha256 {version.content_digest}")
         self._console.print(f"dashboard {self._platform.dashboard_url}")
         self._console.print(
-            f"first round at {marks['first round']:.1f} s, {self._rounds} rounds in {training_s:.1f} s "
-            f"({training_s / self._rounds:.2f} s each), all in {marks['compared']:.1f} s"
+            f"first round at {marks['first round']:.1f} s, {self._rounds} rounds of training and evaluation in "
+            f"{training_s:.1f} s ({training_s / self._rounds:.2f} s each), all in {marks['compared']:.1f} s"
         )
 
 
@@ -120,6 +129,7 @@ class RoundBars:
     def __init__(self, console: Console) -> None:
         self._plain = not console.is_terminal
         self._console = console
+        self.seen = JobProgress()
         self._bars: dict[str, TaskID] = {}
         self._ended: set[str] = set()
         columns = (
@@ -141,20 +151,18 @@ class RoundBars:
         """Leave the finished bars standing."""
         self._progress.stop()
 
-    def show(self, rounds: list[Round]) -> None:
-        """Draw every round as it stands now."""
-        for round_ in rounds:
-            if round_.id in self._ended:
-                continue
-            total = len(round_.cohort)
-            if round_.id not in self._bars:
-                self._bars[round_.id] = self._progress.add_task(_title(round_), total=total, note="")
-            self._progress.update(self._bars[round_.id], completed=round_.got, note=_note(round_))
-            if round_.ended:
-                self._ended.add(round_.id)
-                self._progress.stop_task(self._bars[round_.id])
-                if self._plain:
-                    self._console.print(f"{_title(round_):<18} {round_.got}/{total} sites  {_note(round_)}")
+    def show(self, round_: RoundProgress) -> None:
+        """Draw a round as it stands now."""
+        if round_.id in self._ended:
+            return
+        if round_.id not in self._bars:
+            self._bars[round_.id] = self._progress.add_task(round_.title, total=round_.cohort, note="")
+        self._progress.update(self._bars[round_.id], completed=round_.got, note=round_.note)
+        if round_.ended:
+            self._ended.add(round_.id)
+            self._progress.stop_task(self._bars[round_.id])
+            if self._plain:
+                self._console.print(f"{round_.title:<18} {round_.got}/{round_.cohort} sites  {round_.note}")
 
 
 def load_example() -> ModuleType:
@@ -166,13 +174,3 @@ def load_example() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _title(round_: Round) -> str:
-    return f"{round_.kind} {round_.number}" if round_.kind in ("train", "evaluate") else round_.kind
-
-
-def _note(round_: Round) -> str:
-    values = {key: value for key, value in (round_.metrics or {}).items() if isinstance(value, int | float)}
-    shown = ", ".join(f"{key} {values[key]:.3f}" for key in ("accuracy", "auc", "loss") if key in values)
-    return shown or (round_.reason or "") or ("" if round_.ended else round_.phase)

@@ -46,12 +46,11 @@ def null_job(platform: Platform, name: str, **changes: Any) -> dict[str, Any]:
 
 def follow(client: Client, job: Job, at_round: dict[int, Callable[[], None]]) -> Job:
     """Wait for the end; call each action once, when its training round is first seen."""
-    for seen in client.watch(job.id, poll_s=0.1):
-        reached = max((r.number for r in client.rounds(job.id) if r.kind == "train"), default=0)
-        for number in [number for number in at_round if number <= reached]:
-            at_round.pop(number)()
-        job = seen
-    return job
+    for event in client.follow(job.id, poll_s=0.1):
+        if event.type == "round.collecting" and event.data["kind"] == "train":
+            at_round.pop(event.data["number"], lambda: None)()
+    assert not at_round, "the rounds were over before"
+    return client.job(job.id)
 
 
 def train_rounds(client: Client, job: Job) -> list[int]:

@@ -74,7 +74,7 @@ def test_a_refused_job_lists_every_fault_with_its_place(run: Run, server: Any, t
 
 def test_a_job_that_failed_gives_its_reason_and_exit_code_one(run: Run, server: Any) -> None:
     server.say("GET /v1/jobs/job_1", {**JOB, "state": "failed", "reason": "quorum"})
-    server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
+    server.say("GET /v1/jobs/job_1/events", b"id: 1\nevent: job.failed\ndata: {}\n\n")
     code, _, err = run("job", "watch", "job_1")
     assert code == 1
     assert "quorum" in err

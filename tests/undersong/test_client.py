@@ -76,21 +76,36 @@ def test_nothing_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
         client.jobs()
 
 
-def test_watching_follows_events_and_ends_with_the_job(server: Any) -> None:
-    stream = b"id: 1\nevent: round.published\ndata: {}\n\n: keep-alive\n\nid: 2\nevent: job.succeeded\ndata: {}\n\n"
-    for state in ("running", "running", "succeeded"):
-        server.say("GET /v1/jobs/job_1", {**JOB, "state": state})
+def test_following_a_job_ends_with_its_last_event(server: Any) -> None:
+    stream = b"id: 1\nevent: round.published\ndata: {}\n\n: still there\n\nid: 2\nevent: job.succeeded\ndata: {}\n\n"
     server.say("GET /v1/jobs/job_1/events", stream)
     with Client(server.profile) as client:
-        assert [job.state for job in client.watch("job_1")] == ["running", "running", "succeeded"]
+        assert [event.type for event in client.follow("job_1")] == ["round.published", "job.succeeded"]
+    assert len(server.seen) == 1
 
 
-def test_watching_polls_while_the_event_stream_is_refused(server: Any) -> None:
+def test_following_resumes_behind_the_last_event(server: Any) -> None:
+    server.say("GET /v1/jobs/job_1/events", b"id: 1\nevent: round.planned\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1/events", b"id: 2\nevent: job.failed\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1", JOB)
+    with Client(server.profile) as client:
+        assert [event.id for event in client.follow("job_1")] == ["1", "1", "2"]
+    asked = [headers.get("last-event-id") for _, path, headers, _ in server.seen if path.endswith("/events")]
+    assert asked == [None, "1"]
+
+
+def test_following_polls_while_the_event_stream_is_refused(server: Any) -> None:
     for state in ("running", "succeeded"):
         server.say("GET /v1/jobs/job_1", {**JOB, "state": state})
     server.say("GET /v1/jobs/job_1/events", {"title": "No"}, 500)
     with Client(server.profile) as client:
         assert client.wait("job_1").state == "succeeded"
+
+
+def test_following_a_job_that_does_not_exist_is_a_refusal(server: Any) -> None:
+    server.say("GET /v1/jobs/job_1/events", {"title": "Not found"}, 404)
+    with Client(server.profile) as client, pytest.raises(ApiError):
+        list(client.follow("job_1"))
 
 
 def test_a_download_with_other_bytes_leaves_no_file(server: Any, tmp_path: Path) -> None:
@@ -109,9 +124,8 @@ def test_a_download_with_other_bytes_leaves_no_file(server: Any, tmp_path: Path)
 async def test_the_async_client_does_the_same(server: Any) -> None:
     server.say("GET /v1/jobs?after=job_1", {"items": [], "next": None})
     server.say("GET /v1/jobs", {"items": [JOB], "next": "job_1"})
-    server.say("GET /v1/jobs/job_1", JOB)
     server.say("GET /v1/jobs/job_1", {**JOB, "state": "cancelled"})
-    server.say("GET /v1/jobs/job_1/events", b"id: 7\nevent: x\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1/events", b"id: 7\nevent: job.cancelled\ndata: {}\n\n")
     async with AsyncClient(server.profile) as client:
         assert [job.id for job in await client.jobs()] == ["job_1"]
         assert (await client.wait("job_1")).state == "cancelled"

@@ -7,7 +7,7 @@ import typer
 
 from undersong.cli import common
 from undersong.cli.platform import wait_for_signal
-from undersong.demo import Demo
+from undersong.demo import Demo, Times
 from undersong.local import Platform
 
 
@@ -19,8 +19,9 @@ def demo(
     ] = None,
 ) -> None:
     """Start everything, let four hospitals train together on real records, and compare the result."""
+    times = Times()
     with Platform(home, write_profile=stay) as platform:
-        Demo(platform, common.console, rounds=rounds).run()
+        Demo(platform, common.console, rounds=rounds, times=times).run()
         if stay:
             common.console.print(f"\nThe dashboard is at [bold]{platform.dashboard_url}[/]; sign in with this token:")
             common.console.print(f"  {platform.profile.token}", soft_wrap=True)

@@ -13,10 +13,10 @@ from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Job, Round
 from undersong.errors import UndersongError
+from undersong.progress import JobProgress
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
-DONE = "published"
 
 
 @app.command()
@@ -132,7 +132,7 @@ def read_spec(file: Path) -> dict[str, Any]:
 
 def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Show progress until the job ends; UndersongError when it does not succeed."""
-    job = client.job(job_id)
+    job, seen = client.job(job_id), JobProgress()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -143,30 +143,25 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     )
     with Progress(*columns, console=common.complaints, disable=quiet or not sys.stderr.isatty()) as progress:
         bar = progress.add_task(job.name, total=int(job.spec.get("rounds", 0)) or None, note="")
-        for job in client.watch(job_id):
-            rounds = client.rounds(job_id)
-            progress.update(bar, completed=trained(rounds), note=note(job, rounds))
+        for event in client.follow(job_id):
+            seen.take(event)
+            if event.type == "job.polled":
+                seen.take_rounds(client.rounds(job_id))
+            progress.update(bar, completed=seen.trained, note=note(seen))
+    job = client.job(job_id)
     if job.state != "succeeded":
-        raise UndersongError(
-            f"job {job_id} is {job.state}: {job.reason or 'no reason given'}", remedy=_next_step(job_id)
-        )
+        reason = job.reason or "no reason given"
+        raise UndersongError(f"job {job_id} is {job.state}: {reason}", remedy=f"undersong job show {job_id}")
     if not quiet:
-        common.console.print(f"job {job_id} succeeded after {trained(client.rounds(job_id))} rounds of training")
+        common.console.print(f"job {job_id} succeeded after {seen.trained} rounds of training; {seen.measured}")
     return job
 
 
-def trained(rounds: list[Round]) -> int:
-    """How many training rounds have been published."""
-    return sum(round_.kind == "train" and round_.phase == DONE for round_ in rounds)
-
-
-def note(job: Job, rounds: list[Round]) -> str:
+def note(seen: JobProgress) -> str:
     """What happens now, and the newest metrics."""
-    measured = [describe(round_) for round_ in rounds if round_.kind == "evaluate" and round_.phase == DONE]
-    if job.finished or job.state == "paused":
-        return f"{job.state} {measured[-1] if measured else ''}"
-    now = f"{rounds[-1].kind}: {rounds[-1].phase}" if rounds else job.state
-    return f"{now} {measured[-1] if measured else ''}"
+    newest = seen.newest
+    now = seen.state if newest is None or seen.state != "running" else f"{newest.title}: {newest.phase}"
+    return f"{now}  {seen.measured}"
 
 
 def describe(round_: Round) -> str:
@@ -188,7 +183,3 @@ def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:
 def _warn(warnings: list[dict[str, Any]]) -> None:
     for warning in warnings:
         common.complaints.print(f"  warning: {warning.get('path', '/')}: {warning.get('message', '')}", markup=False)
-
-
-def _next_step(job_id: str) -> str:
-    return f"undersong job show {job_id}"

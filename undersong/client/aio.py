@@ -1,7 +1,6 @@
 """The same client for asyncio programs: the same names, awaited."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,6 +10,7 @@ import httpx
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
+from undersong.client.sync import LAST_EVENTS, NOT_FOUND
 from undersong.errors import ApiError, UndersongError
 from undersong.profile import Profile, load_profile
 
@@ -134,33 +134,34 @@ class AsyncClient:
                 for event in parser.feed(line):
                     yield event
 
-    async def watch(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[t.Job]:
-        """The job again after every event, until it has ended; polls while the event stream is away."""
+    async def follow(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[t.Event]:
+        """Every event of the job, from its first to its end, across lost connections; see `Client.follow`."""
         last_id = ""
         while True:
-            job = await self.job(job_id)
-            yield job
-            if job.finished:
-                return
             try:
                 async for event in self.events(job_id, last_id=last_id):
                     last_id = event.id
-                    job = await self.job(job_id)
-                    yield job
-                    if job.finished:
+                    yield event
+                    if event.type in LAST_EVENTS:
                         return
-            except (httpx.TransportError, ApiError):
+            except (httpx.TransportError, ApiError) as error:
+                if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                    raise
                 await asyncio.sleep(poll_s)
+            job = await self.job(job_id)
+            yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
+            if job.finished:
+                return
 
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
         """Wait until the job has ended; UndersongError when it takes longer."""
-        deadline = time.monotonic() + timeout_s
-        async for job in self.watch(job_id, poll_s=0.2):
-            if job.finished:
-                return job
-            if time.monotonic() > deadline:
-                break
-        raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for _ in self.follow(job_id, poll_s=0.2):
+                    pass
+        except TimeoutError:
+            raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s") from None
+        return await self.job(job_id)
 
     async def models(self, federation_id: str | None = None) -> list[t.Model]:
         """Every model."""

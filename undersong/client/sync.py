@@ -16,6 +16,8 @@ from undersong.errors import ApiError, UndersongError
 from undersong.profile import Profile, load_profile
 
 T = TypeVar("T")
+LAST_EVENTS = frozenset(f"job.{state}" for state in t.TERMINAL_JOB_STATES)
+NOT_FOUND = 404
 
 
 class Client:
@@ -152,33 +154,35 @@ class Client:
             for line in response.iter_lines():
                 yield from parser.feed(line)
 
-    def watch(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[t.Job]:
-        """The job again after every event, until it has ended; polls while the event stream is away."""
+    def follow(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[t.Event]:
+        """Every event of the job, from its first to its end, across lost connections.
+
+        While the event stream is away, an event of type "job.polled" comes every `poll_s` instead.
+        """
         last_id = ""
         while True:
-            job = self.job(job_id)
-            yield job
-            if job.finished:
-                return
             try:
                 for event in self.events(job_id, last_id=last_id):
                     last_id = event.id
-                    job = self.job(job_id)
-                    yield job
-                    if job.finished:
+                    yield event
+                    if event.type in LAST_EVENTS:
                         return
-            except (httpx.TransportError, ApiError):
+            except (httpx.TransportError, ApiError) as error:
+                if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                    raise
                 time.sleep(poll_s)
+            job = self.job(job_id)
+            yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
+            if job.finished:
+                return
 
     def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
         """Block until the job has ended; UndersongError when it takes longer."""
         deadline = time.monotonic() + timeout_s
-        for job in self.watch(job_id, poll_s=0.2):
-            if job.finished:
-                return job
+        for _ in self.follow(job_id, poll_s=0.2):
             if time.monotonic() > deadline:
-                break
-        raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+                raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+        return self.job(job_id)
 
     # people and keys
 
