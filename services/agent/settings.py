@@ -97,7 +97,7 @@ def explain(path: Path, error: ValidationError) -> str:
 
 def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
     def at(path: Path | None) -> Path | None:
-        return None if path is None else base / path.expanduser()
+        return None if path is None else (base / path.expanduser()).resolve()
 
     mounts = [mount.model_copy(update={"source": at(mount.source)}) for mount in settings.docker.mounts]
     return settings.model_copy(

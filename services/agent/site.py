@@ -120,5 +120,5 @@ def _data_files(settings: AgentSettings) -> list[Path]:
     base = settings.datasets.resolve().parent
     document = yaml.safe_load(settings.datasets.read_text()) or {}
     entries = document.get("datasets") or [] if isinstance(document, dict) else []
-    named = {base / entry["path"] for entry in entries if isinstance(entry, dict) and entry.get("path")}
+    named = {(base / entry["path"]).resolve() for entry in entries if isinstance(entry, dict) and entry.get("path")}
     return [settings.datasets, *sorted(path for path in named if path.exists()), *settings.recipes]
