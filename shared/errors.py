@@ -40,7 +40,7 @@ class FieldError:
     message: str
 
 
-class Refusal(Exception):  # noqa: N818  (a refusal is an answer, not an error of ours)
+class Refusal(Exception):
     """The request was refused."""
 
     kind: ClassVar[Kind] = Kind.BAD_REQUEST

@@ -53,7 +53,16 @@ class TokenRequest(Body):
     """For whom a single-use enrolment token is."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"kind": "site", "name": "site_01k5", "federation_id": "fed_01k5"}]}
+        json_schema_extra={
+            "examples": [{"kind": "site", "name": "site_01k5", "federation_id": "fed_01k5"}],
+            "oneOf": [
+                {
+                    "properties": {"kind": {"const": "site"}, "federation_id": {"type": "string"}},
+                    "required": ["federation_id"],
+                },
+                {"properties": {"kind": {"const": "service"}, "federation_id": {"type": "null"}}},
+            ],
+        }
     )
     kind: Literal["site", "service"]
     name: str = Field(pattern=_NAME, description="The site's id, or the service's name")

@@ -200,8 +200,8 @@ class IntrospectionClient:
             self._known[key] = entry
         try:
             return await asyncio.shield(entry[1])
-        except Unavailable:
-            self._known.pop(key, None)
+        except Exception:
+            self._known.pop(key, None)  # a failure is not remembered as an answer
             raise
 
     async def _ask(self, token: str) -> Principal | None:

@@ -1,4 +1,4 @@
-"""Signed requests: what is accepted, and every attack that is not. Signing and checking go through real httpx requests."""
+"""Signed requests: what is accepted, and every attack that is not; with real httpx requests."""
 
 import time
 from collections.abc import Callable

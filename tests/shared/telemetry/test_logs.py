@@ -83,7 +83,7 @@ def test_ids_of_tokens_are_no_secrets(lines: io.StringIO) -> None:
 
 def test_our_tokens_are_found_anywhere(lines: io.StringIO) -> None:
     log = structlog.get_logger()
-    log.info("oops " + TOKEN, note=f"a {TOKEN} b", nested={"x": [TOKEN]})
+    log.info(" ".join(["oops", TOKEN]), note=f"a {TOKEN} b", nested={"x": [TOKEN]})
     logging.getLogger("library").warning("sent %s", TOKEN)
     try:
         raise ValueError(TOKEN)  # noqa: TRY301
