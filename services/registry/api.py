@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from services.registry.contents import Contents
+from services.registry.contents import Contents, Upload
 from services.registry.domain import (
     ALIAS_PATTERN,
     AliasUnknown,
@@ -144,11 +144,9 @@ async def remove_alias(model_id: ModelPath, alias: AliasPath, actor: Actor, mode
 )
 async def put_content(digest: DigestPath, request: Request, actor: Actor, contents: ContentsDep) -> ContentView:
     """Upload a model file, before the version that names it. The same content again changes nothing."""
-    announced = announced_digest(request)
-    if announced is not None and announced != digest:
-        raise DigestMismatch("Content-Digest is not the digest in the address.")
     chunks = receive(request, contents.limit, check_digest=False)  # the store hashes the bytes anyway
-    return await contents.put(actor, Digest(digest), chunks, _length(request))
+    upload = Upload(Digest(digest), announced_digest(request), _length(request))
+    return await contents.put(actor, upload, chunks)
 
 
 @router.post(

@@ -5,6 +5,7 @@ import mmap
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from services.registry.access import Asker, check_uploader
 from services.registry.domain import Content, ContentMissing
 from services.registry.repository import RegistryRepository
 from services.registry.views import ContentView
-from shared.blobs import BlobMissing, BlobStore
+from shared.blobs import BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.ids import Digest
 from shared.learning import safetensors, tensors
@@ -22,6 +23,16 @@ from shared.learning import safetensors, tensors
 log = structlog.get_logger(__name__)
 
 _BATCH = 100
+_UPLOAD_STALLS = timedelta(hours=1)  # an upload that goes on is touched with every block
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What an upload says about itself: the digest in the address, the one in Content-Digest, the length in bytes."""
+
+    digest: Digest
+    announced: Digest | None
+    size: int | None
 
 
 class Contents:
@@ -32,11 +43,13 @@ class Contents:
         self._store = store
         self.limit = limit
 
-    async def put(self, asker: Asker, digest: Digest, chunks: AsyncIterator[bytes], size: int | None) -> ContentView:
+    async def put(self, asker: Asker, upload: Upload, chunks: AsyncIterator[bytes]) -> ContentView:
         """Store content of this digest; BlobTooLarge, DigestMismatch or StorageFull leave nothing behind."""
         check_uploader(asker)
-        await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(digest))
-        blob = await self._store.put_stream(chunks, limit=self.limit, expect=digest, expect_size=size)
+        if upload.announced not in (None, upload.digest):
+            raise DigestMismatch("Content-Digest is not the digest in the address.")
+        await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
+        blob = await self._store.put_stream(chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size)
         return ContentView(digest=blob.digest, size=blob.size)
 
     def stream(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:
@@ -67,7 +80,7 @@ class Contents:
     async def collect(self, keep: timedelta) -> int:
         """Clear away files that no living version needs and nobody has touched for so long; returns how many."""
         await self._adopt_strays(keep)
-        await self._store.discard_incoming(keep)
+        await self._store.discard_incoming(max(keep, _UPLOAD_STALLS))
 
         async def candidates(tx: Transaction) -> list[Digest]:
             return await RegistryRepository(tx).unused_contents(await tx.now() - keep, _BATCH)

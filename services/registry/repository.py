@@ -214,6 +214,8 @@ class RegistryRepository:
 
     async def forget_content(self, digest: Digest, before: datetime) -> bool:
         """Remove the row if it is still unused; holds its key until the transaction ends. Whether it was removed."""
+        # Lock first and look again after: a publication that we waited for is visible only to the next statement.
+        await self._session.execute(select(ContentRow.digest).where(ContentRow.digest == digest).with_for_update())
         unused = (ContentRow.digest == digest, ContentRow.touched_at < before, ~_needed())
         return (
             await self._session.execute(delete(ContentRow).where(*unused).returning(ContentRow.digest))
