@@ -5,6 +5,7 @@ It lives in a virtual environment of its own, made on first use under build/benc
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -127,5 +128,5 @@ class FlowerPeer:
                     ends.append((time.monotonic(), self.cpu_s()))
         if len(ends) != rounds + 1:
             raise RuntimeError("the peer's run failed:\n" + "".join(output[-20:]))
-        pairs = list(zip(ends, ends[1:], strict=False))
+        pairs = list(itertools.pairwise(ends))
         return PeerRounds([b[0] - a[0] for a, b in pairs], [b[1] - a[1] for a, b in pairs])
