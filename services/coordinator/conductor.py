@@ -17,7 +17,7 @@ from services.coordinator.parties import Aggregator, PartyAway, PartyRefused, Re
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.rounds import Published, Rounds
+from services.coordinator.rounds import Published, Rounds, Verdicts
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
 from shared.ids import JobId, RoundId
@@ -141,9 +141,11 @@ class Conductor:
             except Refusal as refusal:
                 log.warning("round.result_unusable", reason=refusal.detail)
                 return await self._rounds.fail(round_.id, refusal.slug(), tell=False)
-            return await self._rounds.publish(round_.id, published)
+            return await self._rounds.publish(round_.id, published, _verdicts(report))
         if report.state in {"failed", "cancelled"}:
-            return await self._rounds.fail(round_.id, report.reason or report.state, tell=False)
+            return await self._rounds.fail(
+                round_.id, report.reason or report.state, tell=False, verdict=_verdicts(report)
+            )
         if round_.late(now) or round_.exhausted or round_.closing:
             await self._rounds.begin_closing(round_.id)
             await self._close(round_.id)
@@ -247,6 +249,11 @@ class Conductor:
             ages = [(now - r.created_at).total_seconds() for r in rounds if r.phase is phase and r.created_at]
             ROUND_AGE_SECONDS.labels(str(phase)).set(max(ages, default=0.0))
         DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
+
+
+def _verdicts(report: RoundReport) -> Verdicts:
+    unusable = {item.site_id: (item.code[:200], item.message) for item in report.rejections}
+    return Verdicts(frozenset(report.accepted), unusable)
 
 
 async def _quietly(act: Callable[[RoundId], Awaitable[None]], round_id: RoundId) -> int:

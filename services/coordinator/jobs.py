@@ -200,11 +200,12 @@ class Jobs:
             return None, "this is not the id of a model version"
         try:
             version = await self._registry.version(version_id)
-            owner = await self._registry.federation_of(version.model_id)
         except NotFound:
             return None, "there is no such model version"
-        if owner != federation_id:
+        if version.federation_id != federation_id:
             return None, "there is no such model version in this federation"
+        if version.deleted_at is not None:
+            return None, "this model version was deleted"
         return StartingVersion(version.id, version.content_digest), None
 
 

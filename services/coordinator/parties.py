@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import Conflict, NotFound, Unavailable
-from shared.ids import Digest, FederationId, ModelId, RoundId, VersionId
+from shared.ids import Digest, FederationId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
 from shared.wire.manifest import SignedManifest
 
@@ -43,13 +44,23 @@ class RoundResult(_Answer):
     metrics_layout: str | None = None
 
 
+class Rejection(_Answer):
+    """An update that the aggregator accepted and could not use."""
+
+    site_id: SiteId
+    code: str
+    message: str | None = None
+
+
 class RoundReport(_Answer):
-    """A round as the aggregator sees it."""
+    """A round as the aggregator sees it: whose updates stand, and whose could not be used."""
 
     id: RoundId
     state: str
     reason: str | None = None
     got: int = 0
+    accepted: list[SiteId] = []
+    rejections: list[Rejection] = []
     result: RoundResult | None = None
 
 
@@ -68,8 +79,9 @@ class VersionFacts(_Answer):
     """A model version in the registry."""
 
     id: VersionId
-    model_id: ModelId
+    federation_id: FederationId
     content_digest: Digest
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +193,6 @@ class Registry(_Party):
     async def version(self, version_id: str) -> VersionFacts:
         """A version; raises NotFound."""
         return VersionFacts.model_validate(await self._call(_Call("GET", f"/v1/versions/{version_id}")))
-
-    async def federation_of(self, model_id: ModelId) -> FederationId | None:
-        """Whose model it is; raises NotFound."""
-        return _Model.model_validate(await self._call(_Call("GET", f"/v1/models/{model_id}"))).federation_id
 
     async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:
         """Append an evaluation to a version."""

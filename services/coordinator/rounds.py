@@ -41,6 +41,20 @@ class Published:
     result: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Whose updates the aggregator counted, and whose it could not use (code, message)."""
+
+    counted: frozenset[SiteId]
+    unusable: Mapping[SiteId, tuple[str, str | None]]
+
+    def on(self, task: Task, now: datetime) -> Task:
+        """The task at the end of its round."""
+        if task.site_id in self.unusable:
+            return task.unusable(*self.unusable[task.site_id], now)
+        return task.counted(now) if task.site_id in self.counted else task.expire("round-ended", now)
+
+
 class Rounds:
     """The transitions of rounds, with the job they belong to."""
 
@@ -115,7 +129,7 @@ class Rounds:
 
         await self._database.run("round.postpone", work)
 
-    async def publish(self, round_id: RoundId, published: Published) -> RoundId | None:
+    async def publish(self, round_id: RoundId, published: Published, verdict: "Verdicts") -> RoundId | None:
         """End a round with its result and plan what follows; the next round's id."""
 
         async def work(tx: Transaction) -> RoundId | None:
@@ -132,7 +146,7 @@ class Rounds:
                 metrics=dict(outcome.metrics) if measured else None,
                 unreported=measured,
             )
-            await self._settle(tx, round_, counted=outcome.count >= len(round_.cohort))
+            await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
             facts = _facts(over) | {"result": dict(published.result), "metrics": dict(outcome.metrics)}
             await jobs.record(job.id, "round.published", ACTOR, facts)
@@ -145,7 +159,9 @@ class Rounds:
 
         return await self._database.run("round.publish", work)
 
-    async def fail(self, round_id: RoundId, reason: str, *, tell: bool) -> RoundId | None:
+    async def fail(
+        self, round_id: RoundId, reason: str, *, tell: bool, verdict: "Verdicts | None" = None
+    ) -> RoundId | None:
         """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new."""
 
         async def work(tx: Transaction) -> RoundId | None:
@@ -156,7 +172,7 @@ class Rounds:
             now = await tx.now()
             over = round_.failed(reason[:200], now)
             await rounds.save(over, uncancelled=tell)
-            await self._settle(tx, round_, counted=False)
+            await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
             await jobs.record(job.id, "round.failed", ACTOR, _facts(over))
             if tell:
@@ -267,11 +283,11 @@ class Rounds:
         await jobs.record(job.id, f"job.{end.state}", ACTOR, data)
 
     @staticmethod
-    async def _settle(tx: Transaction, round_: Round, *, counted: bool) -> None:
-        """The round is over, so are its tasks: done where the aggregator counted every site, else given up."""
+    async def _settle(tx: Transaction, round_: Round, verdict: "Verdicts | None") -> None:
+        """The round is over, so are its tasks: done or unusable where the aggregator says so, else given up."""
         tasks, now = TaskRepository(tx), await tx.now()
         for task in await tasks.of_round(round_.id, lock=True):
-            after = task.counted(now) if counted else task.expire("round-ended", now)
+            after = verdict.on(task, now) if verdict is not None else task.expire("round-ended", now)
             if after is not task:
                 await tasks.save(after)
 

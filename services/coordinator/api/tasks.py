@@ -55,7 +55,7 @@ class FailureReport(_Body):
     lease_token: Token
     code: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$", examples=["policy-refused"])
     message: str = Field(max_length=2000)
-    trace: list[Annotated[str, StringConstraints(max_length=1000)]] = Field(default=[], max_length=40)
+    trace: list[Annotated[str, StringConstraints(max_length=2000)]] = Field(default=[], max_length=40)
     retryable: bool = Field(default=False, description="Whether the same site may succeed if it tries again.")
 
 

@@ -120,7 +120,7 @@ class Round:
         """The aggregator published the sum over `counted` sites."""
         if self.ended:
             raise WrongPhase(f"Round {self.id} is {self.phase}.")
-        got = max(self.got, min(counted, len(self.cohort)))
+        got = min(counted, len(self.cohort)) if counted > 0 else self.got
         return replace(self, phase=Phase.PUBLISHED, got=got, finished_at=now)
 
     def failed(self, reason: str, now: datetime) -> "Round":

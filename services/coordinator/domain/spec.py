@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from shared.ids import FederationId, VersionId
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
 MIN_COHORT: Final = 3
 """With two sites, each could subtract itself from the sum."""
 
@@ -20,7 +21,7 @@ class Part(BaseModel):
 class ModelPart(Part):
     """The registry model that gets the results; `version_id` starts from that version instead of a fresh one."""
 
-    name: Name
+    name: ModelName
     version_id: VersionId | None = None
 
 

@@ -161,10 +161,16 @@ class Task:
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=now)
 
     def counted(self, now: datetime) -> "Task":
-        """The aggregator counted every site of the round, so this one's update is in, whatever was heard here."""
+        """The aggregator counted this site's update, whatever was heard here."""
         if self.state not in (TaskState.OPEN, TaskState.LEASED, TaskState.EXPIRED):
             return self
         return replace(self, state=TaskState.DONE, progress=1.0, code=None, message=None, finished_at=now)
+
+    def unusable(self, code: str, message: str | None, now: datetime) -> "Task":
+        """The aggregator took the site's update and could not use it."""
+        if self.state is TaskState.REJECTED:
+            return self
+        return replace(self, state=TaskState.REJECTED, code=code, message=message, finished_at=now)
 
     def reopened(self, now: datetime) -> "Task":
         """Give it back to its site, or give it up after too many attempts."""

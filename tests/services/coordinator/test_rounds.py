@@ -16,7 +16,7 @@ async def work_once(world: World, agents: list[SiteAgent]) -> list[dict[str, Any
         if answer.status_code == 204:
             continue
         lease = answer.json()
-        world.neighbours.upload(lease["round_id"])
+        world.neighbours.upload(lease["round_id"], agent.id)
         report = await agent.report(lease, "completions", digest=DIGEST)
         assert report.status_code == 200, report.text
         assert report.json()["state"] == "done"

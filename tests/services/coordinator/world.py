@@ -110,6 +110,8 @@ class Neighbours:
                 "min_cohort": manifest["min_cohort"],
                 "target": manifest["target"],
                 "result": found["result"],
+                "accepted": found.get("accepted", []),
+                "rejections": found.get("rejections", []),
             }
         )
 
@@ -130,9 +132,10 @@ class Neighbours:
         self.rounds[request.path_params["id"]]["state"] = "cancelled"
         return JSONResponse({"state": "cancelled"})
 
-    def upload(self, round_id: str) -> None:
+    def upload(self, round_id: str, site_id: str = "") -> None:
         """One more site's update; the last one publishes."""
         found = self.rounds[round_id]
+        found.setdefault("accepted", []).append(site_id)
         found["got"] += 1
         if found["got"] == found["manifest"]["manifest"]["target"]:
             self.publish(round_id, found["got"])
@@ -368,16 +371,12 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
         sealer = Sealer.ensure(folder / "seal.key")
         cases = make_cases(database, bell, sealer, registry, TIMING, app.state.stopping)
         app.state.cases, app.state.tokens = cases, cases.accounts
-        app.state.verifier = PartyVerifier(
-            authority.certificate, "coordinator", SqlNonces(database), NoRevocations()
-        )
+        app.state.verifier = PartyVerifier(authority.certificate, "coordinator", SqlNonces(database), NoRevocations())
         conductor = Conductor(
             database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry
         )
         token = (await cases.accounts.bootstrap(folder)).read_text().strip()
-        await stack.enter_async_context(
-            background(bell.run(), Relay(database, streams, bell=bell).run())
-        )
+        await stack.enter_async_context(background(bell.run(), Relay(database, streams, bell=bell).run()))
         world = World(
             app=app,
             database=database,

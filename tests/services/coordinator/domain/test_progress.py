@@ -37,7 +37,7 @@ def run(plan: Plan, score: float = 0.5) -> list[str]:
 
 
 def test_a_job_counts_makes_a_model_trains_and_measures() -> None:
-    """Statistics first, then the first model, then training with an evaluation every second round and after the last."""
+    """Statistics first, then the first model, then training, measured every second round and at the end."""
     assert run(Plan(rounds=3, statistics=True, evaluate_every=2)) == [
         "statistics0",
         "initialise0",

@@ -5,6 +5,7 @@ A small world over the pure rules: sites lease, work, crash and come back; hints
 aggregator freezes, fails or sleeps; the clock only moves forward. The driver below does what the use cases do.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import settings
@@ -118,10 +119,8 @@ class World(RuleBasedStateMachine):
         if self.aggregator == "collecting" and self.round.phase is Phase.COLLECTING:
             self.uploads.setdefault(site, token)
         if site in self.uploads:
-            try:
+            with suppress(StaleLease, DigestDiffers):
                 self.put(site, self.tasks[site].complete(token, Digest("a" * 64), self.now))
-            except (StaleLease, DigestDiffers):
-                pass
 
     @rule(held=tokens, code=st.sampled_from(["policy-refused", "interrupted"]))
     def fail_task(self, held: tuple[SiteId, str], code: str) -> None:
@@ -196,9 +195,7 @@ TestWorld.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 def test_an_ended_round_never_changes_its_end() -> None:
     """The second of two ends is refused, whichever they are."""
-    base = Round(
-        RoundId("rnd_1"), JobId("job_1"), RoundKind.TRAIN, 1, 1, (SiteId("a"),), 1, 1, DEADLINE, START, START
-    )
+    base = Round(RoundId("rnd_1"), JobId("job_1"), RoundKind.TRAIN, 1, 1, (SiteId("a"),), 1, 1, DEADLINE, START, START)
     for first in (base.published(START, 1), base.failed("quorum", START), base.cancelled("job", START)):
         for again in (
             lambda done: done.published(START, 1),

@@ -1,0 +1,183 @@
+"""Job documents: every error at once, each with its path; lists, idempotency."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from coordinator_world import World, document, profile
+
+
+def errors_of(answer: httpx.Response) -> dict[str, str]:
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["type"] == "urn:undersong:problem:job-invalid"
+    return {error["path"]: error["message"] for error in answer.json()["errors"]}
+
+
+async def test_every_error_is_told_at_once_with_its_path(world: World) -> None:
+    """Form, recipe, parameters, columns, cohort, engine, strategy, encoding: one answer."""
+    federation = await world.federation()
+    await world.sites(federation, 2)
+    bad = document(
+        federation,
+        model={"name": "bad/name"},
+        recipe={"name": "tabular", "params": {"epochs": 0, "model": "forest", "depth": 3}},
+        data={"dataset": "heart", "features": ["age", "blood"], "label": "death"},
+        rounds=0,
+        strategy={"name": "fedadam", "params": {"eta": -1, "gamma": 2}},
+        cohort={"min": 1, "max": 0},
+        engine="magic",
+        update={"modulus_bits": 20},
+        evaluation={"every": 0, "early_stop": {"metric": "auc"}},
+        extra=1,
+    )
+    answer = await world.admin.post("/v1/jobs/validations", json=bad)
+    found = errors_of(answer)
+    assert set(found) >= {
+        "/model/name",
+        "/recipe/params/epochs",
+        "/recipe/params/model",
+        "/recipe/params",
+        "/data/features/1",
+        "/data/label",
+        "/rounds",
+        "/strategy/eta",
+        "/strategy/gamma",
+        "/cohort/max",
+        "/engine",
+        "/update/modulus_bits",
+        "/evaluation/every",
+        "/extra",
+    } or set(found) >= {"/strategy/params/eta", "/strategy/params/gamma", "/engine", "/data/label"}
+    assert errors_of(await world.admin.post("/v1/jobs", json=bad)) == found
+
+
+async def test_an_unknown_recipe_or_data_set_names_what_there_is(small_world: World) -> None:
+    """The message helps: it lists what the sites have."""
+    world = small_world
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    answer = await world.admin.post(
+        "/v1/jobs/validations",
+        json=document(federation, recipe={"name": "magic"}, data={"dataset": "lungs"}),
+    )
+    found = errors_of(answer)
+    assert "tabular" in found["/recipe/name"]
+    assert "heart" in found["/data/dataset"]
+
+
+async def test_a_small_cohort_needs_an_express_wish(small_world: World) -> None:
+    """Fewer than three only with allow_small; more than there are sites never."""
+    world = small_world
+    federation = await world.federation()
+    await world.sites(federation, 2)
+    path = "/v1/jobs/validations"
+    assert "/cohort/min" in errors_of(await world.admin.post(path, json=document(federation)))
+    small = document(federation, cohort={"min": 2})
+    assert "allow_small" in errors_of(await world.admin.post(path, json=small))["/cohort/min"]
+    allowed = await world.admin.post(path, json=document(federation, cohort={"min": 1, "allow_small": True}))
+    assert allowed.status_code == 200
+    assert allowed.json()["features"] == ["age", "chol"]
+
+
+async def test_an_encoding_without_headroom_is_refused(small_world: World) -> None:
+    """Sixteen bits cannot carry four sites of weight 256."""
+    world = small_world
+    federation = await world.federation()
+    await world.sites(federation)
+    answer = await world.admin.post("/v1/jobs/validations", json=document(federation, update={"modulus_bits": 16}))
+    assert "/update/modulus_bits" in errors_of(answer)
+
+
+async def test_a_site_without_a_column_is_left_out_loudly(small_world: World) -> None:
+    """The others go on; the answer warns; where too few are left, it is an error that names the site."""
+    world = small_world
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    told = profile()
+    told["datasets"][0]["columns"] = [c for c in told["datasets"][0]["columns"] if c["name"] != "chol"]
+    await world.site(federation, "poor", told)
+    wanted = document(federation, data={"dataset": "heart", "features": ["age", "chol"], "label": "disease"})
+    answer = await world.admin.post("/v1/jobs/validations", json=wanted)
+    assert len(answer.json()["sites"]) == 3
+    assert "poor" in answer.json()["warnings"][0]["message"]
+    refused = await world.admin.post("/v1/jobs/validations", json=wanted | {"cohort": {"min": 4}})
+    assert "poor" in errors_of(refused)["/cohort/min"]
+
+
+async def test_a_job_may_start_from_a_version_of_its_federation_only(small_world: World) -> None:
+    """Unknown, foreign and deleted versions are errors at their path; a good one skips the first model."""
+    world = small_world
+    federation = await world.federation()
+    await world.sites(federation)
+    mine, foreign, gone = (f"ver_01m0dwh5mdaecm6yfk3d8y9c8{letter}" for letter in "abc")
+    facts = {"content_digest": "11" * 32, "model_id": "mdl_x"}
+    world.neighbours.versions = {
+        mine: {"id": mine, "federation_id": federation, **facts},
+        foreign: {"id": foreign, "federation_id": "fed_other", **facts},
+        gone: {"id": gone, "federation_id": federation, "deleted_at": "2026-11-01T00:00:00Z", **facts},
+    }
+    for version in (foreign, gone, "ver_01m0dwh5mdaecm6yfk3d8y9c8d", "nonsense"):
+        answer = await world.admin.post(
+            "/v1/jobs/validations", json=document(federation, model={"name": "heart", "version_id": version})
+        )
+        assert "/model/version_id" in errors_of(answer)
+    job = await world.job(federation, model={"name": "heart", "version_id": mine})
+    assert job["version_id"] == mine
+
+
+@pytest.mark.parametrize("body", [[], "text", 3, None, {}])
+async def test_any_other_document_is_refused(small_world: World, body: Any) -> None:
+    """What is no job document gets a problem document."""
+    answer = await small_world.admin.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_one_key_makes_one_job(world: World) -> None:
+    """Twenty parallel submissions with one key: one job and one answer; with other content, 409."""
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    headers = {"idempotency-key": "submit-1"}
+
+    async def submit(**changes: Any) -> httpx.Response:
+        return await world.admin.post("/v1/jobs", json=document(federation, **changes), headers=headers)
+
+    answers = await asyncio.gather(*(submit() for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    other = await submit(rounds=5)
+    assert (other.status_code, other.json()["type"]) == (409, "urn:undersong:problem:idempotency-mismatch")
+    assert len((await world.admin.get("/v1/jobs")).json()["items"]) == 1
+
+
+async def test_lists_come_in_pages(world: World) -> None:
+    """Seven jobs in pages of three, newest first, none twice; sites and federations too."""
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    made = [(await world.job(federation, name=f"job {at}"))["id"] for at in range(7)]
+    for path, expected in (("/v1/jobs", made[::-1]), ("/v1/sites", None), ("/v1/federations", [federation])):
+        seen: list[str] = []
+        after: str | None = None
+        while True:
+            params = {"limit": "3"} | ({"after": after} if after else {})
+            answer = (await world.admin.get(path, params=params)).json()
+            assert len(answer["items"]) <= 3
+            seen += [item["id"] for item in answer["items"]]
+            after = answer["next"]
+            if after is None:
+                break
+        assert len(seen) == len(set(seen))
+        assert seen == (expected or sorted(seen))
+    assert (await world.admin.get("/v1/jobs?limit=0")).status_code == 422
+    assert len((await world.admin.get("/v1/jobs?state=paused")).json()["items"]) == 0
+
+
+async def test_the_description_of_the_api_names_the_job_document(small_world: World) -> None:
+    """OpenAPI: the body of POST /v1/jobs is a JobSpec with its parts, and refusals are described."""
+    document_ = (await small_world.client().get("/openapi.json")).json()
+    schemas = document_["components"]["schemas"]
+    assert "rounds" in str(schemas["JobDocument"]) or "JobSpec" in schemas
+    operation = document_["paths"]["/v1/jobs"]["post"]
+    assert {"201", "401", "403", "409", "422", "503"} <= set(operation["responses"])
+    assert "#/$defs" not in str(document_)
