@@ -1,8 +1,8 @@
 """SQLite without a thread per connection.
 
 aiosqlite hands every call to a thread: about ten hand-overs per transaction, which cost more than the statements
-themselves. Here the calls run where they are made, and only the commit, which waits for the disk, leaves the event
-loop. Statements are short by rule; whoever waits for the write lock waits asleep, not blocking (see `begin`).
+themselves. Here the calls run where they are made, and only a commit on a slow disk leaves the event loop. Statements
+are short by rule; whoever waits for the write lock waits asleep, not blocking (see `begin`).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ READ_ONLY = "undersong_read_only"
 _BUSY_TIMEOUT_S = 5.0
 _BLOCK_AT_MOST_S = 0.05
 _PAUSE_S = 0.002
+_QUICK_S = 0.005
 _PRIMARY_CODE = 0xFF
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
@@ -32,7 +33,10 @@ P = ParamSpec("P")
 
 
 class InlineConnection(aiosqlite.Connection):
-    """An aiosqlite connection whose calls run on the event loop's own thread, commits aside."""
+    """An aiosqlite connection whose calls run on the event loop's own thread, slow commits aside."""
+
+    _commit_s = 0.0  # what the last commit that wrote took
+    _written = 0  # rows changed before it, as the driver counts them
 
     async def _execute(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._connection is None:
@@ -48,15 +52,27 @@ class InlineConnection(aiosqlite.Connection):
         return self._connect().__await__()
 
     async def commit(self) -> None:
-        """Commit in a thread; when cancelled, still see the commit through, for the connection goes back to a pool."""
-        if not self._conn.in_transaction:
+        """Commit here while the disk is quick, because a hand-over costs more than a quick commit; else in a thread.
+
+        When cancelled, still see the commit through, for the connection goes back to a pool.
+        """
+        if self._commit_s < _QUICK_S:
+            self._timed_commit()
             return
-        commit = asyncio.ensure_future(asyncio.to_thread(self._conn.commit))
+        commit = asyncio.ensure_future(asyncio.to_thread(self._timed_commit))
         try:
             await asyncio.shield(commit)
         except asyncio.CancelledError:
             await asyncio.wait([commit])
             raise
+
+    def _timed_commit(self) -> None:
+        written = self._conn.total_changes
+        started = monotonic()
+        self._conn.commit()
+        if written != self._written:  # a read-only commit does not wait for the disk and says nothing about it
+            self._written = written
+            self._commit_s = monotonic() - started
 
     def stop(self) -> None:
         """Close at once."""
