@@ -59,7 +59,7 @@ class JobProgress:
         if event.type == "task.done" and known is not None and not known.ended:
             known.got = min(known.got + 1, known.cohort)
             return known
-        if event.type.startswith("round."):
+        if event.type.startswith("round.") and "round_id" in event.data:
             return self._round(event.data)
         return None
 

@@ -133,7 +133,7 @@ async def test_the_async_client_does_the_same(server: Any) -> None:
 
 def test_event_lines_become_events() -> None:
     parser = wire.EventParser()
-    lines = ["id: 3", "event: a", 'data: {"x":', "data: 1}", "", ": comment", "", "data: plain", ""]
+    lines = ["id: 3", "event: a", 'data: {"data":', 'data: {"x": 1}}', "", ": comment", "", "data: plain", ""]
     events = [event for line in lines for event in parser.feed(line)]
     assert [(event.id, event.type, event.data) for event in events] == [("3", "a", {"x": 1}), ("3", "message", {})]
 

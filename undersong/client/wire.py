@@ -121,7 +121,10 @@ def unreachable(call_url: str, error: Exception) -> UnreachableError:
 
 @dataclass
 class EventParser:
-    """Server-sent events, line by line, into `Event` values."""
+    """Server-sent events, line by line, into `Event` values.
+
+    Their data is the event as the API tells it ({number, type, actor, data, created_at}); `Event.data` is its `data`.
+    """
 
     last_id: str = ""
     _fields: dict[str, list[str]] = field(default_factory=dict)
@@ -140,11 +143,10 @@ class EventParser:
 
     def _event(self, fields: dict[str, list[str]]) -> Event:
         try:
-            data = json.loads("\n".join(fields["data"]))
+            told = json.loads("\n".join(fields["data"]))
         except ValueError:
-            data = {}
+            told = {}
+        data = told.get("data") if isinstance(told, dict) else None
         return Event(
-            id=self.last_id,
-            type=fields.get("event", ["message"])[-1],
-            data=data if isinstance(data, dict) else {"value": data},
+            id=self.last_id, type=fields.get("event", ["message"])[-1], data=data if isinstance(data, dict) else {}
         )
