@@ -16,8 +16,8 @@ from shared.secagg.engine import Desk, ServerEngine, Source, UpdateRefused
 from shared.secagg.quantise import DTYPES, Ring, unpack
 from shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
-WINDOW: Final = 4 * 1024 * 1024
-BLOCK: Final = 192 * 1024
+BLOCK: Final = 6 * 1024 * 1024  # a multiple of every word size; large, because each block costs page faults and a call
+WINDOW: Final = BLOCK + 2 * mmap.ALLOCATIONGRANULARITY
 
 
 class BytesSource:
