@@ -66,9 +66,9 @@ class Compose:
         addresses = {f"UNDERSONG_{name.upper()}_URL": self.url(name) for name in SERVICES}
         tokens = {"UNDERSONG_TOKEN": self.token("coordinator", "admin-token"),
                   "UNDERSONG_OPERATOR_TOKEN": self.token("keys", "operator-token")}  # fmt: skip
+        command = [str(Path(sys.executable).with_name("undersong")), *words]
         done = subprocess.run(
-            [sys.executable, "-m", "undersong.cli", *words], cwd=ROOT, env={**self.env, **addresses, **tokens},
-            capture_output=True, text=True, timeout=timeout_s, check=False,
+            command, cwd=ROOT, env={**self.env, **addresses, **tokens}, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"undersong {' '.join(words)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout

@@ -9,7 +9,7 @@ from typing import Any, Final
 from services.coordinator.accounts import Accounts
 from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
-from services.coordinator.dashboard.views import Job, JobPage, NowPage, Release, Site
+from services.coordinator.dashboard.views import Job, JobPage, Measure, NowPage, Release, Site
 from services.coordinator.jobs import Jobs
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
@@ -80,6 +80,10 @@ class CoordinatorDesk:
             measures=translate.measures(found),
             may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
         )
+
+    async def measures(self, job_id: str) -> Sequence[Measure]:
+        """The metrics of a job's evaluation rounds."""
+        return translate.measures(await self._rounds(job_id))
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""
