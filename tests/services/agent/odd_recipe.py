@@ -38,7 +38,7 @@ class Odd:
     def train(self, model, data, params, context, seed, progress):
         print("noise on standard output")
         if "log" in params:
-            with open(params["log"], "a") as file:
+            with Path(params["log"]).open("a") as file:
                 file.write(f"{os.getpid()}\n")
         how = params.get("how", "")
         if how == "crash":
