@@ -68,8 +68,14 @@ class Compose:
                   "UNDERSONG_OPERATOR_TOKEN": self.token("keys", "operator-token")}  # fmt: skip
         command = [str(Path(sys.executable).with_name("undersong")), *words]
         done = subprocess.run(
-            command, cwd=ROOT, env={**self.env, **addresses, **tokens}, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env={**self.env, **addresses, **tokens},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
         assert done.returncode == 0, f"undersong {' '.join(words)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
