@@ -243,11 +243,10 @@ class Conductor:
         return await self._database.read("clock", lambda tx: tx.now())
 
     async def _measure(self) -> None:
-        rounds = await self._find(lambda tx, _: RoundRepository(tx).open())
+        oldest = await self._find(lambda tx, _: RoundRepository(tx).oldest())
         now = await self._now()
         for phase in (Phase.PLANNED, Phase.COLLECTING):
-            ages = [(now - r.created_at).total_seconds() for r in rounds if r.phase is phase and r.created_at]
-            ROUND_AGE_SECONDS.labels(str(phase)).set(max(ages, default=0.0))
+            ROUND_AGE_SECONDS.labels(str(phase)).set((now - oldest.get(phase, now)).total_seconds())
         DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
 
 

@@ -80,7 +80,7 @@ class Tasks:
             lease = await self._look(site_id, federation_id)
             while lease is None and not self._stopping.is_set() and (left_s := until - monotonic()) > 0:
                 if await ring.wait(left_s):
-                    lease = await self._look(site_id, federation_id)
+                    lease = await self._lease_now(site_id, federation_id)
         return lease
 
     async def _look(self, site_id: SiteId, federation_id: str | None) -> Lease | None:
@@ -91,11 +91,14 @@ class Tasks:
             tasks = TaskRepository(tx)
             return await tasks.leased_by(site_id) is not None or await tasks.next_for(site_id) is not None
 
+        if not await self._database.read("task.peek", peek):
+            return None
+        return await self._lease_now(site_id, federation_id)
+
+    async def _lease_now(self, site_id: SiteId, federation_id: str | None) -> Lease | None:
         async def take(tx: Transaction) -> Lease | None:
             return await self._take(tx, site_id, federation_id)
 
-        if not await self._database.read("task.peek", peek):
-            return None
         return await self._database.run("task.lease", take)
 
     async def _take(self, tx: Transaction, site_id: SiteId, federation_id: str | None) -> Lease | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from services.coordinator.domain.rounds import ENDED, Phase, Round
 from services.coordinator.repository import Overtaken
@@ -111,10 +111,11 @@ class RoundRepository:
         query = select(RoundRow.id).where(RoundRow.phase.in_(_OPEN_PHASES), RoundRow.next_check_at <= now)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(200))]
 
-    async def open(self) -> Sequence[Round]:
-        """Every round that has not ended."""
-        query = select(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES)).order_by(RoundRow.id)
-        return [_round(row) for row in await self._session.scalars(query)]
+    async def oldest(self) -> dict[Phase, datetime]:
+        """For each phase that is no end, when the oldest round in it was planned."""
+        query = select(RoundRow.phase, func.min(RoundRow.created_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
+        rows = await self._session.execute(query.group_by(RoundRow.phase))
+        return {Phase(phase): moment for phase, moment in rows}
 
     async def unreported(self) -> Sequence[RoundId]:
         """Rounds whose metrics the registry has not got yet."""
