@@ -118,9 +118,8 @@ class Conductor:
         try:
             report = await self._aggregator.report(round_id)
         except NotFound:
-            await self._aggregator.open(record.manifest)  # a restored aggregator may have forgotten it
-            await self._rounds.postpone(round_id)
-            return None
+            # A restored aggregator would make another key than the one the sites were given: a new attempt is due.
+            return await self._rounds.fail(round_id, "aggregator:round-unknown", tell=False)
         return await self._absorb(record, report, now)
 
     async def _open(self, record: RoundRecord) -> RoundId | None:
