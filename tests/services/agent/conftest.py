@@ -165,7 +165,7 @@ class FakePlatform:
         header, offset = read_header(body)
         desk, rest = Desk(manifest, opened.secret), memoryview(body)[offset:]
         source = type("Source", (), {"rest": rest, "take": _take})()
-        plain = b"".join(engine_named("sealed").server.unveil(desk, header, source))
+        plain = b"".join(bytes(block) for block in engine_named("sealed").server.unveil(desk, header, source))
         return opened_train(manifest, unpack(plain, header.modulus_bits).copy(), 1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
