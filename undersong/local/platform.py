@@ -22,8 +22,9 @@ import httpx
 from undersong.client import Client
 from undersong.client.types import Federation, Site
 from undersong.errors import StartError, UnreachableError
+from undersong.local.forks import Forks
 from undersong.local.layout import ROLES, SERVICES, Layout, base_environment, service_command
-from undersong.local.process import Supervised
+from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
 from undersong.profile import Profile, remove_profile, save_profile
 
@@ -53,6 +54,7 @@ class Platform:
         self._settings = settings or {}
         self._write_profile = write_profile
         self._lock: IO[str] | None = None
+        self._forks: Forks | None = None
         self._layout: Layout | None = None
         self._client: Client | None = None
         self._federation: Federation | None = None
@@ -78,12 +80,14 @@ class Platform:
         """Start everything and wait until every service is ready."""
         self._lock = _hold(self.home)
         self._layout = Layout.prepare(self.home)
+        if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
+            self._forks = Forks(self.home, self._layout.log("nursery"))
         self._start("valkey", self._layout.valkey_command(), base_environment())
         with ThreadPoolExecutor(len(BOOTSTRAPPED)) as pool:
             list(pool.map(self._bootstrap, BOOTSTRAPPED))
         for role in ROLES:
             for service in SERVICES:
-                self._start(f"{service}.{role}", service_command(service, role), self._environment(service))
+                self._start_service(service, role)
         self._wait_ready()
         self._client = Client(self.profile)
         if self._write_profile:
@@ -103,6 +107,9 @@ class Platform:
             for process in running:
                 process.stop()
         self.processes.clear()
+        if self._forks is not None:
+            self._forks.close()
+            self._forks = None
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -219,22 +226,33 @@ class Platform:
         self.processes[name] = process
         process.start()
 
+    def _start_service(self, service: str, role: str) -> None:
+        name, log, env = f"{service}.{role}", self._running().log(f"{service}.{role}"), self._environment(service)
+
+        def fork() -> Running | None:
+            forks = self._forks
+            return forks.spawn(f"services.{service}", [role], env=env, cwd=self.home, log=log) if forks else None
+
+        process = Supervised(name, service_command(service, role), env=env, cwd=self.home, log=log, fork=fork)
+        self.processes[name] = process
+        process.start()
+
     def _start_agent(self, folder: SiteFolder) -> None:
         self._start(f"agent.{folder.name}", folder.command(), {**base_environment(), "OMP_NUM_THREADS": "1"})
 
     def _bootstrap(self, service: str) -> None:
-        out = self._running().bootstrap
-        done = subprocess.run(
-            [sys.executable, "-m", f"services.{service}", "bootstrap", "--out", str(out)],
-            env=self._environment(service),
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=READY_WITHIN_S,
-        )
-        if done.returncode != 0:
-            raise StartError(f"{service} bootstrap failed:\n{(done.stderr or done.stdout)[-2000:]}")
+        layout, arguments = self._running(), ["bootstrap", "--out", str(self._running().bootstrap)]
+        env, log = self._environment(service), layout.log(f"{service}.bootstrap")
+        forked = self._forks and self._forks.spawn(f"services.{service}", arguments, env=env, cwd=self.home, log=log)
+        if forked:
+            code = forked.wait(READY_WITHIN_S)
+        else:
+            with log.open("ab") as output:
+                command = [sys.executable, "-m", f"services.{service}", *arguments]
+                done = subprocess.run(command, env=env, cwd=self.home, stdout=output, stderr=output, check=False)
+            code = done.returncode
+        if code != 0:
+            raise StartError(f"{service} bootstrap failed:\n{log.read_text()[-2000:]}")
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S

@@ -11,22 +11,48 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 5.0
+YOUNG_DEATHS: Final = 3
 STEADY_AFTER_S: Final = 5.0  # a child that lived this long starts anew without delay
 CONFIGURATION_EXIT: Final = 2  # our services leave with 2 when the settings, not the world, are wrong
 
 
+class Running(Protocol):
+    """What a supervisor needs of a child: `subprocess.Popen`, or a process that the nursery forked."""
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended; TimeoutExpired."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+
 class Supervised:
-    """A named child process with its log file."""
+    """A named child process with its log file. `fork` starts it another way; where that gives None, `command` does."""
 
     def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, restart: bool = True
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        restart: bool = True,
+        fork: Callable[[], Running | None] | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -37,7 +63,8 @@ class Supervised:
         self._env = dict(env)
         self._cwd = cwd
         self._restart = restart
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fork = fork
+        self._process: Running | None = None
         self._started = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,7 +78,7 @@ class Supervised:
     @property
     def failed(self) -> bool:
         """Whether it keeps dying young, or said that its settings are wrong."""
-        return self.early_deaths >= 3 or (self.early_deaths >= 1 and self.exit_code == CONFIGURATION_EXIT)
+        return self.early_deaths >= YOUNG_DEATHS or (self.early_deaths >= 1 and self.exit_code == CONFIGURATION_EXIT)
 
     def start(self) -> None:
         """Start the process and its guardian; returns when the process exists."""
@@ -113,8 +140,10 @@ class Supervised:
                 return
             self.restarts += 1
 
-    def _spawn(self) -> subprocess.Popen[bytes] | None:
+    def _spawn(self) -> Running | None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self._fork is not None and (forked := self._fork()) is not None:
+            return forked
         with self.log.open("ab") as log:
             try:
                 return subprocess.Popen(
