@@ -12,7 +12,6 @@ from typing import Final
 import msgpack
 import numpy as np
 
-from shared.errors import Invalid
 from shared.ids import SiteId
 from shared.secagg.engine import (
     UPLOAD,
@@ -35,6 +34,7 @@ from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors
 from shared.secagg.pairwise.roster import Member, Roster, RoundAborted, Terms, body_root
 from shared.secagg.pairwise.server import NotEnoughShares, ServerRound
+from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
 from shared.secagg.quantise import DTYPES, Ring, pack, unpack
 from shared.transparency import merkle
 from shared.wire.manifest import RoundManifest
@@ -47,35 +47,6 @@ COMMIT: Final = "commit"
 UNMASK: Final = "unmask"
 STEPS: Final = (ADVERTISE, SHARE, UPLOAD, COMMIT, UNMASK)
 _BLOCK: Final = 24 * 8192
-
-
-def terms(manifest: RoundManifest, witness: bytes) -> Terms:
-    """What the manifest fixes for the engine; raises Invalid where a parameter is missing or out of range."""
-    params = manifest.engine_params
-    corrupt, dropout, quorum = params.get("corrupt"), params.get("dropout"), params.get("quorum")
-    commitment = params.get("nonce_commitment")
-    if manifest.encoding is None or not isinstance(quorum, bool) or not isinstance(commitment, str):
-        raise Invalid("pairwise needs an encoding and engine_params quorum and nonce_commitment")
-    if not isinstance(corrupt, int | float) or not isinstance(dropout, int | float):
-        raise Invalid("pairwise needs engine_params corrupt and dropout")
-    if not (0 <= corrupt < 1 and 0 <= dropout < 1 and len(commitment) == 64):
-        raise Invalid(
-            "engine_params corrupt and dropout are shares below one, nonce_commitment 32 bytes in hexadecimal"
-        )
-    digest = bytes.fromhex(manifest.digest())
-    model = bytes(32) if manifest.model is None else bytes.fromhex(manifest.model.digest)
-    return Terms(
-        ctx0=transcript.context_zero(digest, model, manifest.attempt),
-        manifest_digest=digest,
-        attempt=manifest.attempt,
-        min_cohort=manifest.min_cohort,
-        corrupt=float(corrupt),
-        dropout=float(dropout),
-        quorum=quorum,
-        nonce_commitment=bytes.fromhex(commitment),
-        witness_key=witness,
-        modulus_bits=manifest.encoding.modulus_bits,
-    )
 
 
 class PairwiseServer:
