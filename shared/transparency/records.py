@@ -13,12 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from shared.errors import Forbidden, Refusal
 from shared.identity.authority import Holder, check_certificate, public_bytes
 from shared.ids import Digest, SiteId
-from shared.secagg.pairwise import roster as rosters
-from shared.secagg.pairwise import transcript
-from shared.secagg.pairwise.messages import Survivors
-from shared.secagg.pairwise.roster import Frame, Roster
 from shared.secagg.pairwise.terms import terms
-from shared.secagg.pairwise.transcript import Transcript
 from shared.transparency import merkle
 from shared.transparency.documents import ConsistencyProof as ConsistencyProof
 from shared.transparency.documents import InclusionProof as InclusionProof
@@ -28,12 +23,20 @@ from shared.transparency.documents import LogHead as LogHead
 from shared.transparency.documents import RoundRecord as RoundRecord
 from shared.transparency.documents import RoundResult as RoundResult
 from shared.transparency.documents import leaf_of as leaf_of
-
-PAIRWISE = "pairwise"
-
-
-class RecordInvalid(Forbidden):
-    """The round's record does not hold together."""
+from shared.transparency.steps import PAIRWISE as PAIRWISE
+from shared.transparency.steps import RecordInvalid as RecordInvalid
+from shared.transparency.steps import (
+    check_bodies,
+    check_cohort,
+    check_commitments,
+    check_manifest,
+    check_roster,
+    check_survivors,
+    check_transcript,
+    check_without_steps,
+    roster_of,
+)
+from shared.transparency.steps import transcript_of as transcript_of
 
 
 class LogInvalid(Forbidden):
@@ -70,39 +73,16 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
     Checked: the manifest's signature, cohort and minimum, every advertisement, the witness's signatures over roster
     and survivors, the root over the bodies, the survivors' own signatures in quorum mode, and the transcript.
     """
-    manifest = record.manifest.manifest
-    _verify(coordinator_key, record.manifest.signature, manifest.statement(), "the manifest")
-    _check_cohort(record)
+    check_manifest(record, coordinator_key)
+    check_cohort(record)
     if record.engine != PAIRWISE:
-        if record.roster or record.sharers or record.survivors or record.commitments:
-            raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors or commitments")
-        return _facts(record, _check_transcript(record), threshold=None)
-    try:
-        return _check_pairwise(record, witness_key)
-    except RecordInvalid:
-        raise
-    except (Refusal, ValueError) as error:
-        raise RecordInvalid(str(error)) from error
-
-
-def transcript_of(record: RoundRecord) -> list[bytes]:
-    """The transcript's heads T0, T1, … up to the last, which belongs into `RoundRecord.transcript`.
-
-    `pairwise` has all five. Other engines skip roster and sharers; their survivors are positions in the cohort.
-    """
-    manifest = record.manifest.manifest
-    heads = [Transcript.begin(bytes.fromhex(manifest.digest()))]
-    if record.engine == PAIRWISE:
-        frozen, survivors = _roster(record), _survivors(record)
-        heads.append(heads[-1].roster(frozen.root, frozen.nonce))
-        heads.append(heads[-1].sharers(bytes.fromhex(record.sharers or "")))
-        members, root = survivors.members, survivors.root
-    else:
-        positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
-        members, root = transcript.bitmap(frozenset(positions), len(manifest.cohort)), rosters.body_root(positions)
-    heads.append(heads[-1].survivors(members, root))
-    heads.append(heads[-1].total(bytes.fromhex(record.sum_digest)))
-    return [each.head for each in heads]
+        check_without_steps(record)
+        return _facts(record, check_transcript(record), threshold=None)
+    frame = check_roster(record, witness_key)
+    check_survivors(record, frame, witness_key)
+    check_bodies(record, frame)
+    check_commitments(record, frame)
+    return _facts(record, check_transcript(record), threshold=frame.topology.threshold)
 
 
 def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]) -> Signers:
@@ -133,7 +113,7 @@ def check_certified(
         for each in (check_certificate(item, ca_certificate) for item in certificates)
         if each.subject.kind == "site" and each.subject.federation_id == federation
     }
-    for member in _roster(record).members:
+    for member in roster_of(record).members:
         if (member.site_id, member.identity) not in known:
             raise RecordInvalid(f"{member.site_id} has no certificate for the key in the roster")
 
@@ -188,70 +168,6 @@ def check_consistency(old: LogHead, new: LogHead, proof: ConsistencyProof | None
         raise LogInvalid(str(error)) from error
 
 
-def _check_cohort(record: RoundRecord) -> None:
-    manifest, sites = record.manifest.manifest, record.bodies.keys()
-    if record.engine != manifest.engine:
-        raise RecordInvalid("the record is of another engine than the manifest")
-    if record.contributors != len(sites):
-        raise RecordInvalid("contributors is not the number of bodies")
-    if not sites <= set(manifest.cohort):
-        raise RecordInvalid("a body is from a site outside the cohort")
-    if len(sites) < manifest.min_cohort:
-        raise RecordInvalid(f"{len(sites)} updates are fewer than the minimum cohort of {manifest.min_cohort}")
-
-
-def _check_pairwise(record: RoundRecord, witness_key: bytes) -> RoundFacts:
-    fixed = terms(record.manifest.manifest, witness_key)
-    frozen, survivors = _roster(record), _survivors(record)
-    frozen.check(fixed)
-    _check_members(record, frozen, fixed.ctx0)
-    frame, n = Frame.of(frozen, fixed), len(frozen.members)
-    sharers, alive = (
-        transcript.members(bytes.fromhex(record.sharers or ""), n),
-        transcript.members(survivors.members, n),
-    )
-    if not alive <= sharers:
-        raise RecordInvalid("a survivor is not among the sharers")
-    if len(alive) < max(fixed.min_cohort, frame.topology.threshold):
-        raise RecordInvalid("there are fewer survivors than the threshold")
-    if {frozen.members[i].site_id for i in alive} != set(record.bodies):
-        raise RecordInvalid("the bodies are not those of the survivors")
-    digests = {frozen.position(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
-    if rosters.body_root(digests) != survivors.root:
-        raise RecordInvalid("the bodies do not lead to the root that was signed")
-    statement = rosters.survivors_statement(frame.ctx, fixed.attempt, survivors.members, survivors.root)
-    rosters.verify(witness_key, survivors.signature, statement, "the survivor set")
-    _check_commitments(record, frozen, statement, needed=frame.topology.threshold if fixed.quorum else 0)
-    return _facts(record, _check_transcript(record), threshold=frame.topology.threshold)
-
-
-def _check_members(record: RoundRecord, frozen: Roster, ctx0: bytes) -> None:
-    cohort = set(record.manifest.manifest.cohort)
-    for member in frozen.members:
-        if member.site_id not in cohort:
-            raise RecordInvalid("the roster names a site outside the cohort")
-        said = member.advertisement
-        statement = rosters.advertisement_statement(ctx0, member.site_id, said.c, said.s, said.b)
-        rosters.verify(member.identity, said.signature, statement, member.site_id)
-
-
-def _check_commitments(record: RoundRecord, frozen: Roster, statement: bytes, needed: int) -> None:
-    if len(record.commitments) < needed:
-        raise RecordInvalid(f"{len(record.commitments)} of {needed} survivors committed to the survivor set")
-    for site, signature in record.commitments.items():
-        if site not in record.bodies:
-            raise RecordInvalid("a commitment is from a site that is no survivor")
-        identity = frozen.members[frozen.position(site)].identity
-        rosters.verify(identity, bytes.fromhex(signature), statement, f"the commitment of {site}")
-
-
-def _check_transcript(record: RoundRecord) -> list[bytes]:
-    heads = transcript_of(record)
-    if heads[-1].hex() != record.transcript:
-        raise RecordInvalid("the transcript is not the one of these steps")
-    return heads
-
-
 def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> RoundFacts:
     manifest = record.manifest.manifest
     return RoundFacts(
@@ -265,22 +181,10 @@ def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> Ro
     )
 
 
-def _roster(record: RoundRecord) -> Roster:
-    if record.roster is None or record.sharers is None:
-        raise RecordInvalid("the record of a pairwise round needs its roster and sharers")
-    return Roster.unpack(bytes.fromhex(record.roster))
-
-
-def _survivors(record: RoundRecord) -> Survivors:
-    if record.survivors is None:
-        raise RecordInvalid("the record of a pairwise round needs its survivors")
-    return Survivors.unpack(bytes.fromhex(record.survivors))
-
-
 def _signed_roster(record: RoundRecord, key: bytes) -> bool:
     """Whether the roster carries this key's signature; nothing else is checked here."""
     try:
-        frozen = _roster(record)
+        frozen = roster_of(record)
         fixed = replace(terms(record.manifest.manifest, key), min_cohort=0)
         frozen.check(fixed)
     except (Refusal, ValueError):
@@ -297,13 +201,6 @@ def _coordinator(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
 
 def _is_service(holder: Holder, name: str) -> bool:
     return holder.subject.kind == "service" and holder.subject.name == name
-
-
-def _verify(key: bytes, signature: str, statement: bytes, what: str) -> None:
-    try:
-        rosters.verify(key, bytes.fromhex(signature), statement, what)
-    except Refusal as error:
-        raise RecordInvalid(error.detail) from error
 
 
 def _path(proof: InclusionProof | ConsistencyProof) -> list[bytes]:
