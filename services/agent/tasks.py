@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -28,11 +29,13 @@ from services.agent.domain import (
     objections,
     report,
 )
+from services.agent.exchange import Exchange, Exchanges
 from services.agent.keys import Signatures
 from services.agent.link import Away, Problem
 from services.agent.registry import Registry
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
+from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId, TaskId
 from shared.wire.manifest import RoundManifest
 
@@ -40,7 +43,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 OVER = frozenset({404, 409, 410})  # the lease or the round is no longer ours
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
+TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died"})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 @dataclass(slots=True)
@@ -50,6 +57,36 @@ class Watch:
     phase: str = "checking"
     progress: float = 0.0
     kept: bool = False  # its bytes are durable: from here on it is answered, whatever else happens
+    aborted: bool = False  # the platform said that the round is not wanted any more
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
+        self.phase = phase
+
+
+class Hold(Protocol):
+    """A live lease, or one from before a crash."""
+
+    @property
+    def task_id(self) -> TaskId:
+        """The task."""
+
+    @property
+    def lease_token(self) -> str:
+        """What proves that it is this site's."""
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between heartbeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldLease:
+    """A lease as the state remembers it."""
+
+    task_id: TaskId
+    lease_token: str = field(repr=False)
+    heartbeat_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +97,7 @@ class Platform:
     aggregator: Aggregator
     registry: Registry
     signatures: Signatures
+    identity: Callable[[], Identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +113,18 @@ class Site:
 class Tasks:
     """Runs leased tasks, one at a time."""
 
-    def __init__(self, platform: Platform, runner: Runner, state: State, site: Callable[[], Site]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        runner: Runner,
+        state: State,
+        site: Callable[[], Site],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._answered = answered
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
+        self._exchanges = Exchanges(platform.aggregator, state.engines, platform.identity, platform.signatures.witness)
 
     async def perform(self, lease: Lease) -> None:
         """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
@@ -88,8 +135,10 @@ class Tasks:
             log.info("task.leased", attempt=lease.attempt)
             watch = Watch()
             try:
-                reason = await self._beside_heartbeats(lease, watch)
+                reason = await self._beside_heartbeats(lease, watch, self._work(lease, watch))
             except TaskFailure as failure:
+                if failure.code not in TAKEN_UP_AGAIN:
+                    await self._give_up(lease.round_id, failure.code)
                 await self._report(lease, failure)
             except asyncio.CancelledError:
                 if not watch.kept:
@@ -97,11 +146,13 @@ class Tasks:
                 raise
             else:
                 duration_ms = round((time.monotonic() - started) * 1000)
+                if watch.aborted:
+                    await self._give_up(lease.round_id, "aborted")
                 log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
 
-    async def _beside_heartbeats(self, lease: Lease, watch: Watch) -> str | None:
+    async def _beside_heartbeats(self, lease: Hold, watch: Watch, doing: Coroutine[Any, Any, None]) -> str | None:
         """Work while heartbeats go on; the reason if the platform took the task back."""
-        work = asyncio.create_task(self._work(lease, watch))
+        work = asyncio.create_task(doing)
         beats = asyncio.create_task(self._heartbeats(lease, watch))
         try:
             await asyncio.wait({work, beats}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,7 +168,7 @@ class Tasks:
                 task.cancel()
             await asyncio.gather(work, beats, return_exceptions=True)
 
-    async def _heartbeats(self, lease: Lease, watch: Watch) -> str:
+    async def _heartbeats(self, lease: Hold, watch: Watch) -> str:
         """Extend the lease until the platform wants the task no more; returns why."""
         while True:
             await asyncio.sleep(lease.heartbeat_s)
@@ -133,13 +184,14 @@ class Tasks:
                     return problem.slug
             else:
                 if desired.state == "abort":
+                    watch.aborted = True
                     return desired.reason or "abort"
 
     async def _work(self, lease: Lease, watch: Watch) -> None:
         try:
             contribution = await self._contribution(lease, watch)
             watch.phase, watch.kept = "sending", True
-            await self._deliver(contribution, lease.task_id, lease.lease_token)
+            await self._deliver(contribution, lease, watch)
         except (TaskFailure, asyncio.CancelledError):
             raise
         except Problem as problem:
@@ -154,6 +206,8 @@ class Tasks:
         earlier = self._state.contribution(manifest.round_id)
         answer = Answer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
         self._state.saw_epoch(manifest.epoch)
+        if self._state.engines.opened(manifest) not in (None, manifest.round_id):
+            raise TaskFailure("round-answered", "this round of the job was opened in another attempt")
         step = next_step(
             digest,
             manifest.epoch,
@@ -181,6 +235,29 @@ class Tasks:
 
     async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
         await self._check_engine_key(lease, manifest, digest)
+        (exchange, answer), (outcome, model) = await together(
+            self._lead_up(lease, manifest, digest), self._run(manifest, watch)
+        )
+        watch.phase = "sealing"
+        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, outcome, model))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
+                await keeping
+                watch.kept = True
+            raise
+        finally:
+            shutil.rmtree(self._folder(), ignore_errors=True)
+
+    async def _lead_up(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> tuple[Exchange, bytes | None]:
+        """The engine's steps before the upload, and the answer to the last of them."""
+        site_id, public = self._site().facts.site_id, lease.engine_public.document.public
+        exchange = await self._exchanges.join(manifest, digest, site_id, public)
+        return exchange, await exchange.lead_up()
+
+    async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[Outcome, Path | None]:
+        """Fetch the model and run the recipe on it."""
         site = self._site()
         model: Path | None = None
         if manifest.model is not None:
@@ -192,7 +269,7 @@ class Tasks:
                 )
             except Problem as problem:
                 raise TaskFailure("model-refused", str(problem)) from problem
-        folder = site.work_dir / "task"
+        folder = self._folder()
         await asyncio.to_thread(_fresh, folder)
         watch.phase = "running"
 
@@ -201,17 +278,11 @@ class Tasks:
 
         limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
         outcome = await self._runner.run(_order(manifest, model, folder), progressed, limit_s=limit_s)
-        watch.phase = "sealing"
-        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, manifest, digest, outcome, model))
-        try:
-            return await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
-                await keeping
-                watch.kept = True
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        watch.phase = "agreeing"
+        return outcome, model
+
+    def _folder(self) -> Path:
+        return self._site().work_dir / "task"
 
     async def _check_engine_key(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> None:
         signed = lease.engine_public
@@ -221,46 +292,86 @@ class Tasks:
             raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
 
     def _keep(
-        self, lease: Lease, manifest: RoundManifest, digest: Digest, outcome: Outcome, model: Path | None
+        self,
+        lease: Lease,
+        digest: Digest,
+        exchange: Exchange,
+        answer: bytes | None,
+        outcome: Outcome,
+        model: Path | None,
     ) -> Contribution:
-        """Seal, make durable, record. In a thread."""
+        """Hide, make durable, record. In a thread."""
         from services.agent.updates import write_body  # numpy: only once there is something to send
-        from shared.secagg.engine import Seat
 
-        seat = Seat(manifest, self._site().facts.site_id, lease.engine_public.document.public)
-        body = write_body(seat, outcome, model, self._state.outbox)
-        memory: dict[str, object] = {"lease_token": lease.lease_token, "deadline_s": manifest.deadline_s}
-        kept = self._state.keep(manifest, digest, lease.task_id, body, memory)
+        manifest = exchange.seat.manifest
+        state, body = write_body(exchange, answer, outcome, model, self._state.outbox)
+        memory: dict[str, object] = {
+            "witness": exchange.seat.witness,
+            "lease_token": lease.lease_token,
+            "heartbeat_s": lease.heartbeat_s,
+            "deadline_s": manifest.deadline_s,
+        }
+        engine_state = state if exchange.has_steps else None
+        kept = self._state.keep(manifest, digest, lease.task_id, body, memory, engine_state=engine_state)
         self._fresh = kept.body_digest
         return kept
 
     async def resume(self) -> None:
-        """After a start: send what was durable but not acknowledged, byte for byte."""
+        """After a start: send what was durable but not acknowledged, byte for byte, and go on from there."""
         for contribution in self._state.pending():
             with structlog.contextvars.bound_contextvars(round_id=contribution.round_id, task_id=contribution.task_id):
                 log.info("contribution.resumed", digest=contribution.body_digest)
+                hold = OldLease(
+                    contribution.task_id,
+                    str(contribution.lease["lease_token"]),
+                    float(str(contribution.lease.get("heartbeat_s", 5.0))),
+                )
+                watch = Watch("sending", 1.0, kept=True)
                 try:
-                    await self._deliver(contribution, contribution.task_id, str(contribution.lease["lease_token"]))
+                    await self._beside_heartbeats(hold, watch, self._deliver(contribution, hold, watch))
                 except (TaskFailure, Problem) as error:
                     log.warning("contribution.not_sent", reason=str(error))
+                    if isinstance(error, TaskFailure):
+                        await self._give_up(contribution.round_id, error.code)
+                if watch.aborted:
+                    await self._give_up(contribution.round_id, "aborted")
 
     def forget_hopeless(self) -> None:
-        """Give up pending contributions whose round must be over by any clock."""
+        """Give up pending contributions and begun rounds that must be over by any clock."""
         for contribution in self._state.pending():
             deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
             if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
                 self._state.settle(contribution.round_id, Earlier.LATE)
+        for round_id in self._state.engines.expired():
+            self._state.engines.end(round_id, "round-over")
+            self._state.settle(round_id, Earlier.LATE)
 
-    async def _deliver(self, contribution: Contribution, task_id: TaskId, lease_token: str) -> None:
-        """Upload until acknowledged, then tell the coordinator, then forget the bytes."""
-        receipt: Receipt | None = None
+    async def _give_up(self, round_id: RoundId, code: str) -> None:
+        """Leave a round of an engine with steps for ever: its secrets are erased."""
+
+        def erase() -> None:
+            if self._state.engines.end(round_id, code):
+                self._state.settle(round_id, Earlier.LATE)
+                log.info("engine.secrets_erased", reason=code)
+
+        if self._state.engines.find(round_id) is not None:
+            await asyncio.to_thread(erase)
+
+    async def _deliver(self, contribution: Contribution, lease: Hold, watch: Watch) -> None:
+        """Upload until acknowledged, take the steps that follow, tell the coordinator, then forget the bytes."""
+        round_id, receipt = contribution.round_id, None
         if contribution.state is Earlier.PENDING:
-            receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
+            exchange = await self._exchanges.resume(round_id)
+            if not contribution.acknowledged:
+                receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
+            if exchange is not None:
+                if receipt is not None:
+                    self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
+                await exchange.follow_up(contribution.body_digest, watch.enter)
         with suppress_over("completion.unneeded"):
-            await self._platform.coordinator.complete(task_id, lease_token, contribution.body_digest)
-        self._state.settle(
-            contribution.round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt is not None else None
-        )
+            await self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
+        self._state.settle(round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt else None)
+        self._answered()
 
     async def _upload(self, contribution: Contribution, *, fresh: bool) -> Receipt:
         round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size
@@ -291,7 +402,7 @@ class Tasks:
         statement = receipt.document().statement()
         await self._platform.signatures.check("aggregator", receipt.keyid, receipt.signature, statement)
 
-    async def _report(self, lease: Lease, failure: TaskFailure, within_s: float = 60.0) -> None:
+    async def _report(self, lease: Hold, failure: TaskFailure, within_s: float = 60.0) -> None:
         """Tell the coordinator as much as the policy lets out; the whole text stays in this site's log."""
         log.warning("task.failed", code=failure.code, detail=failure.detail, text=failure.text or None)
         told = report(failure, self._reports())
@@ -303,6 +414,20 @@ class Tasks:
 
     def _reports(self) -> Detail:
         return self._site().policy.reports
+
+
+async def together(first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
+    """Both at once; the first exception cancels the other, and is raised once that one is gone."""
+    one, two = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        done, _ = await asyncio.wait((one, two), return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        return one.result(), two.result()
+    finally:
+        one.cancel()
+        two.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)
 
 
 class suppress_over(suppress):  # noqa: N801 (a context manager, named like its base)
