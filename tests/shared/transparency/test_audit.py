@@ -24,12 +24,6 @@ KINDS = [
     ("train", "sealed"),
     ("initialise", "sealed"),
 ]
-    ("train", "pairwise"),
-    ("statistics", "pairwise"),
-    ("evaluate", "pairwise"),
-    ("train", "sealed"),
-    ("initialise", "sealed"),
-]
 BUNDLES = {kind: FEDERATION.bundle(*kind) for kind in KINDS}
 FILES = {kind: bundle.pack() for kind, bundle in BUNDLES.items()}
 
