@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 import structlog
-from pydantic import ValidationError
 
 from services.agent.aggregator import Aggregator, Receipt
 from services.agent.coordinator import Coordinator, Lease
@@ -35,58 +33,16 @@ from services.agent.link import Away, Problem
 from services.agent.registry import Registry
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
+from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
 from shared.identity.authority import Identity
-from shared.ids import Digest, RoundId, TaskId
+from shared.ids import Digest, RoundId
 from shared.wire.manifest import RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-OVER = frozenset({404, 409, 410})  # the lease or the round is no longer ours
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
 TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died"})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
-
-First = TypeVar("First")
-Second = TypeVar("Second")
-
-
-@dataclass(slots=True)
-class Watch:
-    """How far a task is, for its heartbeats."""
-
-    phase: str = "checking"
-    progress: float = 0.0
-    kept: bool = False  # its bytes are durable: from here on it is answered, whatever else happens
-    aborted: bool = False  # the platform said that the round is not wanted any more
-
-    def enter(self, phase: str) -> None:
-        """Begin a phase."""
-        self.phase = phase
-
-
-class Hold(Protocol):
-    """A live lease, or one from before a crash."""
-
-    @property
-    def task_id(self) -> TaskId:
-        """The task."""
-
-    @property
-    def lease_token(self) -> str:
-        """What proves that it is this site's."""
-
-    @property
-    def heartbeat_s(self) -> float:
-        """Seconds between heartbeats."""
-
-
-@dataclass(frozen=True, slots=True)
-class OldLease:
-    """A lease as the state remembers it."""
-
-    task_id: TaskId
-    lease_token: str = field(repr=False)
-    heartbeat_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +91,7 @@ class Tasks:
             log.info("task.leased", attempt=lease.attempt)
             watch = Watch()
             try:
-                reason = await self._beside_heartbeats(lease, watch, self._work(lease, watch))
+                reason = await beside_heartbeats(self._platform.coordinator, lease, watch, self._work(lease, watch))
             except TaskFailure as failure:
                 if failure.code not in TAKEN_UP_AGAIN:
                     await self._give_up(lease.round_id, failure.code)
@@ -149,43 +105,6 @@ class Tasks:
                 if watch.aborted:
                     await self._give_up(lease.round_id, "aborted")
                 log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
-
-    async def _beside_heartbeats(self, lease: Hold, watch: Watch, doing: Coroutine[Any, Any, None]) -> str | None:
-        """Work while heartbeats go on; the reason if the platform took the task back."""
-        work = asyncio.create_task(doing)
-        beats = asyncio.create_task(self._heartbeats(lease, watch))
-        try:
-            await asyncio.wait({work, beats}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                reason = beats.result()
-                watch.kept = True  # nothing to report: the platform itself ended the task
-                return reason
-            beats.cancel()
-            await work
-            return None
-        finally:
-            for task in (work, beats):
-                task.cancel()
-            await asyncio.gather(work, beats, return_exceptions=True)
-
-    async def _heartbeats(self, lease: Hold, watch: Watch) -> str:
-        """Extend the lease until the platform wants the task no more; returns why."""
-        while True:
-            await asyncio.sleep(lease.heartbeat_s)
-            try:
-                desired = await self._platform.coordinator.heartbeat(
-                    lease.task_id, lease.lease_token, watch.progress, watch.phase
-                )
-            except (Away, ValidationError) as error:
-                log.info("heartbeat.unheard", reason=str(error))
-            except Problem as problem:
-                log.info("heartbeat.refused", reason=str(problem))
-                if problem.status in OVER and not watch.kept:  # durable bytes may count without a lease
-                    return problem.slug
-            else:
-                if desired.state == "abort":
-                    watch.aborted = True
-                    return desired.reason or "abort"
 
     async def _work(self, lease: Lease, watch: Watch) -> None:
         try:
@@ -328,7 +247,9 @@ class Tasks:
                 )
                 watch = Watch("sending", 1.0, kept=True)
                 try:
-                    await self._beside_heartbeats(hold, watch, self._deliver(contribution, hold, watch))
+                    await beside_heartbeats(
+                        self._platform.coordinator, hold, watch, self._deliver(contribution, hold, watch)
+                    )
                 except (TaskFailure, Problem) as error:
                     log.warning("contribution.not_sent", reason=str(error))
                     if isinstance(error, TaskFailure):
@@ -414,20 +335,6 @@ class Tasks:
 
     def _reports(self) -> Detail:
         return self._site().policy.reports
-
-
-async def together(first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
-    """Both at once; the first exception cancels the other, and is raised once that one is gone."""
-    one, two = asyncio.create_task(first), asyncio.create_task(second)
-    try:
-        done, _ = await asyncio.wait((one, two), return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-        return one.result(), two.result()
-    finally:
-        one.cancel()
-        two.cancel()
-        await asyncio.gather(one, two, return_exceptions=True)
 
 
 class suppress_over(suppress):  # noqa: N801 (a context manager, named like its base)
