@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from services.coordinator.api import accounts, events, federations, jobs, tasks
+from services.coordinator.api import accounts, events, evidence, federations, jobs, tasks
 from services.coordinator.dashboard import router as dashboard_router
 from shared.database import Database
 from shared.queues import Streams
@@ -14,7 +14,7 @@ DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with 
 
 def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
     """The coordinator's application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
-    routers = [module.router for module in (federations, jobs, events, tasks, accounts)]
+    routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence)]
     return create_app(
         title="Undersong coordinator",
         service="coordinator",

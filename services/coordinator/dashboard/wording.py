@@ -33,6 +33,8 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "cancelled": ("calm", "⊘"),
     "open": ("calm", "○"),
     "leased": ("go", "▶"),
+    "passed": ("good", "✓"),
+    "caution": ("warn", "!"),
 }
 REASONS = {
     "completed": "All rounds are done.",
