@@ -113,6 +113,8 @@ class Exchange:
             state, message = self.engine.client.speak(self.seat, self._state(), step, answer)
         except Refusal as refusal:
             raise TaskFailure(refusal.slug(), f"{step}: {refusal.detail}") from refusal
+        except ValueError as error:  # a cohort without a safe topology, a share that is none
+            raise TaskFailure("engine-error", f"{step}: {error}") from error
         opens = bool(self.after) and step == self.after[-1]
         self._stored.speak(self.seat.manifest, step, state, message, opens=opens)
         return message
