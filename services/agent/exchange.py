@@ -36,6 +36,7 @@ STEP_CLOSED: Final = "step-closed"
 GRACE_S: Final = 600.0  # beyond the round's deadline nobody waits for an answer
 POLL_PAUSE_S: Final = 0.5  # where the aggregator says "not yet" without having waited
 
+LEFT_BEHIND: Final = frozenset({STEP_CLOSED, "round-closed", "site-fell-out"})
 GONE: Final = frozenset({404, 409, 410})
 
 Witness = Callable[[], Awaitable[bytes]]
@@ -61,8 +62,7 @@ class Exchange:
         """The steps before the upload; the answer to the last of them."""
         answer: bytes | None = None
         for place, step in enumerate(self.before):
-            later = any(self._said(other) is not None for other in self.before[place + 1 :])
-            if later:
+            if any(self._said(other) for other in self.before[place + 1 :]):
                 continue  # its answer was used already, and that to the last one is what is needed
             await self._say(step, answer)
             answer = await self._answer(step)
@@ -73,22 +73,32 @@ class Exchange:
         return self.engine.client.upload(self.seat, self._state(), answer, payload)
 
     async def follow_up(self, body_digest: Digest, phase: Callable[[str], None]) -> None:
-        """The steps after the upload; the round is over for this site when it returns, and its secrets are gone."""
+        """The steps after the upload; the round is over for this site when it returns, and its secrets are gone.
+
+        An engine speaks after the upload only once it was shown that the update is in the sum. Falling out from then
+        on changes nothing about that: the contribution counts, and its receipt is waited for.
+        """
         if not self.after:
             return
         self.seat = replace(self.seat, body=bytes.fromhex(body_digest))
+        try:
+            await self._follow(phase)
+        except TaskFailure as failure:
+            if failure.code not in LEFT_BEHIND or not any(self._said(step) for step in self.after):
+                raise
+            log.info("round.went_on", reason=str(failure))
+        await asyncio.to_thread(self._stored.end, self.seat.manifest.round_id, DONE)
+
+    async def _follow(self, phase: Callable[[str], None]) -> None:
         answer: bytes | None = None
         previous = UPLOAD
         for place, step in enumerate(self.after):
-            if any(self._said(other) is not None for other in self.after[place + 1 :]):
-                previous = step
-                continue
-            phase(step)
-            if self._said(step) is None:
-                answer = await self._answer(previous)
-            await self._say(step, answer)
+            if not any(self._said(other) for other in self.after[place + 1 :]):
+                phase(step)
+                if self._said(step) is None:
+                    answer = await self._answer(previous)
+                await self._say(step, answer)
             previous = step
-        await asyncio.to_thread(self._stored.end, self.seat.manifest.round_id, DONE)
 
     async def _say(self, step: str, answer: bytes | None) -> None:
         """Speak once, durably, and send the bytes."""
@@ -100,11 +110,9 @@ class Exchange:
         try:
             await self._aggregator.say(manifest.round_id, step, message)
         except Problem as problem:
-            if not ((again or step == self.engine.steps[-1]) and problem.slug == STEP_CLOSED):
+            if not (again and problem.slug == STEP_CLOSED):
                 raise refused(problem) from problem
-            # closed with these bytes or without them: the answer will tell. The last step needs none, and the body
-            # stands in the sum whether or not this site's part in opening it was still needed.
-            log.info("step.closed", step=step)
+            log.info("step.closed", step=step)  # with these bytes or without them: the answer will tell
         log.info("step.said", step=step, size=len(message), again=again)
 
     def _speak(self, step: str, answer: bytes | None) -> bytes:

@@ -65,21 +65,17 @@ class Signatures:
         return public_bytes(holder.public_key)
 
     async def witness(self) -> bytes:
-        """The key that the keys service signs with now: that of its newest valid certificate."""
-        answer = json.loads((await self.link.ask(Call("GET", "/v1/certificates?name=keys&limit=100"))).content)
-        await self._refresh()
-        now = self._clock()
-        holders = [await self._holder(str(item["keyid"])) for item in answer["items"]]
-        valid = [
-            holder
-            for holder in holders
-            if (holder.subject.kind, holder.subject.name) == ("service", "keys")
-            and holder.keyid not in self._revoked
-            and holder.not_before <= now < holder.not_after
-        ]
-        if not valid:
-            raise TaskFailure("witness-unknown", "the keys service has no valid certificate")
-        return public_bytes(max(valid, key=lambda holder: (holder.not_before, holder.keyid)).public_key)
+        """The raw public key that the keys service witnesses rounds with now, certified; asks until heard."""
+        try:
+            keyid = str(json.loads((await self.link.ask(Call("GET", "/v1/witness"))).content)["keyid"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TaskFailure("witness-unknown", "the keys service names no witness") from error
+        key = await self.key_of("keys", keyid)
+        try:
+            check_time(await self._holder(keyid), self._clock())
+        except Refusal as refusal:
+            raise TaskFailure("signature-expired", refusal.detail) from refusal
+        return key
 
     async def _holder(self, keyid: str) -> Holder:
         while True:

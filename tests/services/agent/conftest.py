@@ -322,8 +322,8 @@ class FakePlatform:
                 if isinstance(found, str):
                     return problem(410, found[1:])
                 return (204, None, {}) if found is None else (200, found, {"content-type": "application/octet-stream"})
-            case ["GET", "certificates"]:
-                return 200, {"items": [{"keyid": self.keys.keyid}], "next": None}, {}
+            case ["GET", "witness"]:
+                return 200, {"keyid": self.keys.keyid, "epoch": 0}, {}
             case ["GET", "rounds", round_id, "record"]:
                 done = self.pairwise.get(round_id)
                 if done is None or done.logged is None:

@@ -63,6 +63,7 @@ class PairwiseRound:
         self.answers: dict[str, dict[SiteId, bytes]] = {}
         self.lost: dict[str, set[SiteId]] = {}  # from this step on, these sites are out
         self.bend: dict[str, Any] = {}  # step: a change of its answers
+        self.held: set[str] = set()  # steps whose answers are not given out
         self.ended: str | None = None
         self.total: Any = None
         self.logged: records.LoggedRecord | None = None
@@ -87,7 +88,7 @@ class PairwiseRound:
             if earlier is not None:
                 return None if earlier == message else "step-differs"
             if self.ended or self.out(site, step):
-                return self.ended or "site-lost"
+                return self.ended or "site-fell-out"
             if step != self.step:
                 return "step-closed"
             self.said[step][site] = message
@@ -98,10 +99,10 @@ class PairwiseRound:
         """The answer, None while there is none, or the slug of the refusal."""
         for _ in range(int(wait_s / 0.02)):
             if self.ended or self.out(site, step):
-                return f"!{self.ended or 'site-lost'}"
-            if step in self.answers:
+                return f"!{self.ended or 'site-fell-out'}"
+            if step in self.answers and step not in self.held:
                 found = self.answers[step].get(site)
-                return found if found is not None else "!site-lost"
+                return found if found is not None else "!site-fell-out"
             await asyncio.sleep(0.02)
         return None
 

@@ -76,6 +76,7 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
         asyncio.run_coroutine_threadsafe(asyncio.sleep(3), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
     assert all(end.startswith("completions:") for end, _ in platform.ended)
 
 
@@ -88,15 +89,29 @@ def test_a_lost_site_ends_its_task_and_the_others_go_on(platform, agent) -> None
     expected = np.mean([0.5, *(0.25 * n for n in (2, 3, 4))])
     np.testing.assert_allclose(party.total.mean, expected, atol=1e-4)
     second = begin(platform, agent, peers=4, number=2)
-    second.lost["commit"] = {SITE}
+    second.lost["upload"] = {SITE}
     platform.wait(lambda: len(platform.ended) == 2)
-    assert platform.ended[1][1]["code"] == "site-lost"
-    platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
+    assert platform.ended[1][1]["code"] == "site-fell-out"
+    platform.wait(lambda: platform.requests[-1][1].endswith(("/leases", "/record")))
     assert (agent.rows()[1][1], agent.outbox(), secrets_left(agent)) == ("late", {}, 0)
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent) -> None:
+    """The update is in the sum, so the task is done and its receipt verified; nothing was opened by this site."""
+    agent.start()
+    party = begin(platform, agent, peers=4)
+    party.lost["commit"] = {SITE}
+    platform.wait(lambda: platform.ended, 60)
+    assert platform.ended[0][0].startswith("completions:")
+    np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75, 1.0]), atol=1e-4)
+    assert said(party, "unmask") == set()
+    platform.wait(lambda: any(path.endswith("/record") for _, path in platform.requests))
+    while [item["state"] for item in receipts(agent)] != ["verified"]:
+        pass
+    assert secrets_left(agent) == 0
+
+
+@pytest.mark.parametrize(("step", "heard"), [*((step, False) for step in STEPS), ("share", True), ("unmask", True)])
 def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent, refuse, step, heard) -> None:
     """Whether or not the aggregator had the message: after kill -9 the round goes on with the stored one."""
     path = UPDATES if step == "upload" else rf"/v1/rounds/.*/steps/{step}"
@@ -157,6 +172,21 @@ def test_a_second_survivor_set_is_refused(platform, agent) -> None:
     platform.offer(party.manifest, site=SITE)
     platform.wait(lambda: len(platform.ended) == 2)
     assert platform.ended[1][1]["code"] in ("round-aborted", "round-closed")
+
+
+def test_heartbeats_go_on_in_every_step_and_an_abort_erases(platform, agent) -> None:
+    """The platform sees the step in which a site waits, and can end it there; nothing of the round is left."""
+    party = begin(platform, agent)
+    party.held = {"share", "commit"}
+    agent.start()
+    platform.wait(lambda: "agreeing" in {beat["phase"] for beat in platform.beats}, 60)
+    party.held = {"commit"}
+    platform.wait(lambda: "unmask" in {beat["phase"] for beat in platform.beats})
+    assert secrets_left(agent) > 0
+    platform.desired = {"state": "abort", "reason": "cancelled", "lease_s": 30}
+    platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
+    assert (agent.rows()[0][1], agent.outbox(), secrets_left(agent)) == ("late", {}, 0)
+    assert (platform.ended, said(party, "unmask")) == ([], set())
 
 
 def test_one_round_of_a_job_is_opened_once_over_all_attempts(platform, agent) -> None:
