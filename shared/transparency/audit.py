@@ -77,6 +77,11 @@ def fingerprint_of(evidence: Evidence) -> str | None:
         return None
 
 
+def service_key(evidence: Evidence, keyid: Digest, name: str) -> bytes:
+    """The public key of a service whose certificate is in the evidence; raises EvidenceInvalid."""
+    return public_bytes(_Audit(evidence, None, None).service(keyid, name))
+
+
 @dataclass(frozen=True)
 class _Audit:
     evidence: Evidence
@@ -179,8 +184,8 @@ class _Audit:
 
     def _check_signers(self) -> None:
         head, signed = self.evidence.logged.head, self.record.manifest
-        self._service(signed.keyid, "coordinator")
-        self._service(head.keyid, "keys")
+        self.service(signed.keyid, "coordinator")
+        self.service(head.keyid, "keys")
         if self.record.engine != steps.PAIRWISE:
             return
         federation = signed.manifest.federation_id
@@ -193,14 +198,15 @@ class _Audit:
             if (member.site_id, member.identity) not in known:
                 raise EvidenceInvalid(f"{member.site_id} has no certificate for the key in the roster")
 
-    def _service(self, keyid: Digest, name: str) -> Ed25519PublicKey:
+    def service(self, keyid: Digest, name: str) -> Ed25519PublicKey:
+        """The key of a service's certificate; raises EvidenceInvalid."""
         holder = self.holders.get(keyid)
         if holder is None or holder.subject.uri != _service(name):
             raise EvidenceInvalid(f"the certificate {keyid[:SHORT]}… of {name} is missing")
         return holder.public_key
 
     def _manifest(self) -> str:
-        steps.check_manifest(self.record, public_bytes(self._service(self.record.manifest.keyid, "coordinator")))
+        steps.check_manifest(self.record, public_bytes(self.service(self.record.manifest.keyid, "coordinator")))
         plan = self.record.manifest.manifest
         return f"The coordinator signed the plan: {plan.kind} round {plan.number}, attempt {plan.attempt}."
 
@@ -300,7 +306,7 @@ class _Audit:
     def _signer(self, item: VersionSignature, *, imported: bool) -> Ed25519PublicKey:
         if imported and item.role == "publisher" and item.keyid in self.holders:
             return self.holders[item.keyid].public_key
-        return self._service(item.keyid, "aggregator" if item.role == "publisher" else "registry")
+        return self.service(item.keyid, "aggregator" if item.role == "publisher" else "registry")
 
     def _parents(self) -> str:
         plan, by_id = self.record.manifest.manifest, {version.id: version for version in self.evidence.versions}
@@ -325,7 +331,7 @@ class _Audit:
 
     def _head(self) -> str:
         head = self.evidence.logged.head
-        check_head(head, public_bytes(self._service(head.keyid, "keys")))
+        check_head(head, public_bytes(self.service(head.keyid, "keys")))
         at = datetime.fromtimestamp(head.timestamp_ms / 1000, UTC)
         return f"Keys signed the log's head: {_many(head.size, 'entry')} at {at:%Y-%m-%d %H:%M:%S} UTC."
 

@@ -3,6 +3,20 @@
 from datetime import UTC, datetime
 
 ENGINES = {
+    "pairwise": (
+        "strong",
+        (
+            "Each site masks its update with keys it shares with the other sites. The masks cancel in the sum, and "
+            "only that sum is opened: no service sees a single update, the aggregator included."
+        ),
+    ),
+    "pairwise": (
+        "strong",
+        (
+            "Masks that cancel in the sum hide each update from every service. Only the sum over the sites that stayed "
+            "to the end is opened, and keys witnesses which sites these are."
+        ),
+    ),
     "sealed": (
         "weak",
         (
