@@ -10,13 +10,6 @@ ENGINES = {
             "only that sum is opened: no service sees a single update, the aggregator included."
         ),
     ),
-    "pairwise": (
-        "strong",
-        (
-            "Masks that cancel in the sum hide each update from every service. Only the sum over the sites that stayed "
-            "to the end is opened, and keys witnesses which sites these are."
-        ),
-    ),
     "sealed": (
         "weak",
         (
