@@ -18,7 +18,7 @@ from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
-from services.coordinator.parties import Aggregator, KeysDirectory, Registry
+from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
@@ -141,8 +141,9 @@ async def _work(settings: CoordinatorSettings, database: Database) -> None:
         identity.standing = await stack.enter_async_context(standing(settings, SERVICE, database))
         aggregator = await stack.enter_async_context(_party(settings.aggregator_url, "aggregator", identity))
         registry = await stack.enter_async_context(_party(settings.registry_url, "registry", identity))
+        keys = await stack.enter_async_context(_party(settings.keys_url, "keys", identity))
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
-        conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry))
+        conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
         await run_worker(database, streams, conductor, TaskSweeper(database, timing))
 
 

@@ -1,6 +1,6 @@
 """The coordinator's neighbours, as it needs them: aggregator, registry and keys, over signed requests."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -60,6 +60,7 @@ class RoundReport(_Answer):
     id: RoundId
     state: str
     reason: str | None = None
+    opening: bool = False
     got: int = 0
     accepted: list[SiteId] = []
     rejections: list[Rejection] = []
@@ -177,6 +178,34 @@ class Aggregator(_Party):
     async def cancel(self, round_id: RoundId) -> None:
         """Drop the round."""
         await self._call(_Call("POST", f"/v1/rounds/{round_id}/cancel", key=f"{round_id}/cancel"))
+
+    async def lose(self, round_id: RoundId, sites: Collection[SiteId]) -> None:
+        """These sites are not waited for any more; safe to repeat."""
+        await self._call(_Call("POST", f"/v1/rounds/{round_id}/lost", json={"sites": sorted(sites)}))
+
+
+class Commitment(_Answer):
+    """What the witness commits to for a round, and the epoch that its database is in."""
+
+    commitment: Digest
+    epoch: int
+
+
+class Keys(_Party):
+    """The keys service, as the witness of rounds."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "keys service")
+
+    async def commit(self, round_id: RoundId) -> Commitment:
+        """The witness's commitment for a round; asking again gives the same."""
+        answer = await self._call(
+            _Call("POST", f"/v1/rounds/{round_id}/nonce-commitments", key=f"{round_id}/nonce", json={})
+        )
+        try:
+            return Commitment.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The commitment of keys is not understood.", retry_after_s=2) from error
 
 
 class Registry(_Party):
