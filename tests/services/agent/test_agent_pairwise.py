@@ -136,6 +136,22 @@ def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent,
     platform.wait(lambda: platform.requests[-1][1].endswith(("/leases", "/record")))
 
 
+def test_killed_after_the_last_step_it_completes(platform, agent, refuse) -> None:
+    """The secrets are gone already; what is left is to tell the coordinator."""
+    platform.faults += [("POST", r"/v1/tasks/.*/completions", refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
+    party = begin(platform, agent)
+    agent.start()
+    platform.wait(lambda: any(path.endswith("/completions") for _, path in platform.requests), 60)
+    assert (agent.rows()[0][1], secrets_left(agent)) == ("pending", 0)
+    agent.kill()
+    platform.faults.clear()
+    agent.start()
+    platform.wait(lambda: platform.ended, 60)
+    assert len(said(party, "unmask")) == len(platform.bodies[party.manifest.round_id]) == 1
+    platform.wait(lambda: any(path.endswith("/record") for _, path in platform.requests))
+    assert agent.rows()[0][1] == "answered"
+
+
 def other_survivors(platform, party):
     """Another survivor set than the one that was committed to, truly signed: what two colluding services could do."""
 
