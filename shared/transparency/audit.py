@@ -224,7 +224,10 @@ class _Audit:
         except Refusal as refusal:
             return _failed("protection", refusal)
         if facts.strength == "weak":
-            sentence = f"Weak: with engine {facts.name} the aggregator could see every single update."
+            sentence = (
+                f"Weak: with engine {facts.name} the aggregator could see every single update, "
+                "and who is in the sum rests on its word."
+            )
             return Finding("protection", True, sentence, caution=True)
         return Finding("protection", True, "Masks hid each update from every service; only their sum was opened.")
 
