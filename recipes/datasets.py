@@ -155,8 +155,11 @@ def _read(entry: DatasetEntry, mock: bool, wanted: set[str], categories: set[str
     if path is None or not path.is_file():
         raise BadDataset(f"data set {entry.name}: there is no file {path}")
     if entry.kind == "npz":
-        with np.load(path, allow_pickle=False) as file:
-            table = {name: file[name] for name in file.files if name in wanted}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                table = {name: file[name] for name in file.files if name in wanted}
+        except ValueError as error:  # pickled objects among them
+            raise BadDataset(f"the file of {entry.name} cannot be read: {error}") from None
     else:
         table = _read_table(path, entry.kind, categories)
     if absent := sorted(wanted - set(table)):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
+_SMALL: Final = 2**20  # numbers
 SCHEMA: Final[dict[str, Any]] = {
     "epochs": {
         "type": "integer",
@@ -65,6 +66,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def fitting_threads(features: Array) -> Iterator[None]:
+    """One thread for small data, where a second one costs more than it brings (and disturbs other agents)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if features.size < _SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def state_of(module: torch.nn.Module) -> Tensors:
     """The module's tensors as numpy arrays."""
     return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
@@ -96,13 +110,14 @@ def fit(
     )
     total, seen = 0.0, 0
     batches = list(_batches(len(labels), params, seed))
-    for done, rows in enumerate(batches):
-        optimiser.zero_grad()
-        value = loss(module(x[rows]), y[rows])
-        torch.autograd.backward(value + _proximal(module, anchor, params["proximal_mu"]))
-        optimiser.step()
-        total, seen = total + value.item() * len(rows), seen + len(rows)
-        progress((done + 1) / len(batches))
+    with fitting_threads(features):
+        for done, rows in enumerate(batches):
+            optimiser.zero_grad()
+            value = loss(module(x[rows]), y[rows])
+            torch.autograd.backward(value + _proximal(module, anchor, params["proximal_mu"]))
+            optimiser.step()
+            total, seen = total + value.item() * len(rows), seen + len(rows)
+            progress((done + 1) / len(batches))
     if not math.isfinite(total):
         raise RecipeError("training diverged: the loss is not a finite number; lower the learning rate")
     return total / max(seen, 1)
@@ -114,7 +129,7 @@ def outputs(module: torch.nn.Module, features: Array, batch: int = 4096) -> Arra
 
     place = device()
     module.to(place).eval()
-    with torch.no_grad():
+    with torch.no_grad(), fitting_threads(features):
         parts = [
             module(torch.from_numpy(features[at : at + batch]).to(place)).cpu().numpy()
             for at in range(0, len(features), batch)

@@ -7,16 +7,33 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from undersong.local.layout import SERVICES
 
 
 def document(service: str) -> str:
-    """The service's OpenAPI document as sorted, indented JSON."""
-    wiring = importlib.import_module(f"services.{service}.wiring")
-    settings = importlib.import_module(f"services.{service}.settings")
-    app = wiring.build_app(getattr(settings, f"{service.capitalize()}Settings")())
-    return json.dumps(app.openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """The service's OpenAPI document as sorted, indented JSON; nothing is connected to, nothing is kept."""
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ[f"{service.upper()}_DATA_DIR"] = scratch
+        described = _coordinator(Path(scratch)) if service == "coordinator" else _wired(service)
+    return json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _wired(service: str) -> dict[str, Any]:
+    settings = getattr(importlib.import_module(f"services.{service}.settings"), f"{service.capitalize()}Settings")
+    app = importlib.import_module(f"services.{service}.wiring").build_app(settings())
+    return dict(app.openapi())
+
+
+def _coordinator(scratch: Path) -> dict[str, Any]:
+    from services.coordinator.api.app import build_app
+    from services.coordinator.tables import common
+    from shared.database import Database
+    from shared.queues import Streams
+
+    database = Database(f"sqlite+aiosqlite:///{scratch / 'unused.sqlite'}", common)
+    return build_app(database, Streams("redis://127.0.0.1:1/0")).openapi()
 
 
 def main() -> None:
@@ -33,9 +50,7 @@ def main() -> None:
 
 def _handle(service: str, folder: Path, *, check: bool) -> bool:
     path = folder / f"{service}.json"
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ[f"{service.upper()}_DATA_DIR"] = scratch
-        fresh = document(service)
+    fresh = document(service)
     if check:
         return path.exists() and path.read_text() == fresh
     folder.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,10 @@ class Folding:
             yield from self.engine.server.unveil(self.desk, header, source)
 
     def _take_model(self, contribution: Contribution, blocks: Iterator[memoryview]) -> None:
-        model = load(b"".join(blocks))  # strict: BadModelFile or ModelMismatch
+        file = bytearray()
+        for block in blocks:  # each is valid only until the next
+            file += block
+        model = load(bytes(file))  # strict: BadModelFile or ModelMismatch
         if self.model_of is None or contribution.id < self.model_of:
             self.model, self.model_of = model, contribution.id
 

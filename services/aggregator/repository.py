@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, String, bindparam, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import OPEN_PHASES, OPENED, Known, Move, Phase, Round, RoundUnknown
@@ -17,7 +18,7 @@ from services.aggregator.tables import (
     StepBodyRow,
     StepMessageRow,
 )
-from shared.database import Transaction
+from shared.database import Transaction, UtcDateTime
 from shared.ids import Digest, JobId, RoundId, SiteId, VersionId
 
 PROGRESS_TOPIC = "aggregator.rounds"
@@ -120,7 +121,9 @@ class Repository:
             .values(phase=str(move.phase), reason=reason, version=stored.version + 1, moved_at=now, **ended, **values)
             .returning(RoundRow.id)
         )
-        if await self._session.scalar(query) is None:  # the row is locked, so this is a mistake of ours
+        if (
+            await self._session.scalar(query, execution_options=_BY_SQL) is None
+        ):  # the row is locked, so this is a mistake of ours
             raise RuntimeError(f"round {stored.round.id} moved while it was locked")
         await self.note(stored.round.id, f"round.{move.phase}", "aggregator", {"reason": reason})
         if move.phase in (Phase.FROZEN, Phase.CANCELLED, Phase.FAILED):
@@ -142,12 +145,8 @@ class Repository:
 
     async def known(self, round_id: RoundId, site_id: SiteId) -> tuple[Known, Mapping[str, Any]] | None:
         """What the site has given before, with its receipt."""
-        query = select(ContributionRow.digest, ContributionRow.code, ContributionRow.receipt)
-        row = (
-            await self._session.execute(
-                query.where(ContributionRow.round_id == round_id, ContributionRow.site_id == site_id)
-            )
-        ).one_or_none()
+        values = {"round": round_id, "site": site_id}
+        row = (await self._session.execute(_KNOWN, values)).one_or_none()
         return None if row is None else (Known(Digest(row.digest), row.code), row.receipt)
 
     async def contribute(self, values: Mapping[str, Any]) -> bool:
@@ -163,17 +162,10 @@ class Repository:
 
         `awaited`: the round's step waited for this site.
         """
-        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.phase == Phase.COLLECTING)
-        query = query.where(RoundRow.deadline > await self.tx.now()).values(got=RoundRow.got + 1)
-        if length is not None:
-            same = or_(RoundRow.length.is_(None), RoundRow.length == length)
-            query = query.where(same).values(length=length)
-        if layout is not None:
-            query = query.where(or_(RoundRow.layout.is_(None), RoundRow.layout == layout)).values(layout=layout)
-        if awaited:
-            query = query.values(step_missing=RoundRow.step_missing - 1)
-        counted = query.returning(RoundRow)
-        row = await self._session.scalar(counted, execution_options={"populate_existing": True})
+        statement = _counting(by_length=length is not None, by_layout=layout is not None, awaited=awaited)
+        facts = {"with_length": length, "with_layout": layout}
+        values = {"round": round_id, "at": await self.tx.now(), **{k: v for k, v in facts.items() if v is not None}}
+        row = await self._session.scalar(statement, values, execution_options=_FRESH)
         return None if row is None else _stored(row)
 
     async def contributions(self, round_id: RoundId) -> list[Contribution]:
@@ -186,7 +178,7 @@ class Repository:
         """Take a contribution out of the count, once; False when it was out already."""
         query = update(ContributionRow).where(ContributionRow.id == contribution_id, ContributionRow.code.is_(None))
         taken = query.values(code=code, message=message[:500]).returning(ContributionRow.id)
-        if await self._session.scalar(taken) is None:
+        if await self._session.scalar(taken, execution_options=_BY_SQL) is None:
             return False
         counted = update(RoundRow).where(RoundRow.id == round_id)
         await self._session.execute(
@@ -207,7 +199,7 @@ class Repository:
             .values(worker_id=worker_id, worker_until=now + lease, fence=RoundRow.fence + 1)
             .returning(RoundRow)
         )
-        row = await self._session.scalar(query, execution_options={"populate_existing": True})
+        row = await self._session.scalar(query, execution_options=_FRESH)
         return None if row is None else _stored(row)
 
     async def renew(self, round_id: RoundId, fence: int, lease: timedelta) -> bool:
@@ -337,6 +329,28 @@ async def erase_steps(tx: Transaction, round_id: RoundId) -> None:
 
 
 _BY_SQL = {"synchronize_session": False}
+_FRESH = {"synchronize_session": False, "populate_existing": True}
+
+# Each upload runs these, so they are built once.
+_KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.receipt).where(
+    ContributionRow.round_id == bindparam("round"), ContributionRow.site_id == bindparam("site")
+)
+
+
+@cache
+def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
+    """One more update of an open round; the first fixes length and layout, where there are such."""
+    query = update(RoundRow).where(RoundRow.id == bindparam("round"), RoundRow.phase == str(Phase.COLLECTING))
+    query = query.where(RoundRow.deadline > bindparam("at", type_=UtcDateTime())).values(got=RoundRow.got + 1)
+    if by_length:
+        length = bindparam("with_length", type_=BigInteger())
+        query = query.where(or_(RoundRow.length.is_(None), RoundRow.length == length)).values(length=length)
+    if by_layout:
+        layout = bindparam("with_layout", type_=String())
+        query = query.where(or_(RoundRow.layout.is_(None), RoundRow.layout == layout)).values(layout=layout)
+    if awaited:
+        query = query.values(step_missing=RoundRow.step_missing - 1)
+    return query.returning(RoundRow)
 
 
 def _stored(row: RoundRow) -> Stored:

@@ -126,9 +126,8 @@ class Conductor:
         try:
             report = await self._aggregator.report(round_id)
         except NotFound:
-            await self._aggregator.open(record.manifest)  # a restored aggregator may have forgotten it
-            await self._rounds.postpone(round_id)
-            return None
+            # A restored aggregator would make another key than the one the sites were given: a new attempt is due.
+            return await self._rounds.fail(round_id, "aggregator:round-unknown", tell=False)
         return await self._absorb(record, report, now)
 
     async def _open(self, record: RoundRecord) -> RoundId | None:
@@ -272,11 +271,10 @@ class Conductor:
         return await self._database.read("clock", lambda tx: tx.now())
 
     async def _measure(self) -> None:
-        rounds = await self._find(lambda tx, _: RoundRepository(tx).open())
+        oldest = await self._find(lambda tx, _: RoundRepository(tx).oldest())
         now = await self._now()
         for phase in (Phase.PLANNED, Phase.COLLECTING):
-            ages = [(now - r.created_at).total_seconds() for r in rounds if r.phase is phase and r.created_at]
-            ROUND_AGE_SECONDS.labels(str(phase)).set(max(ages, default=0.0))
+            ROUND_AGE_SECONDS.labels(str(phase)).set((now - oldest.get(phase, now)).total_seconds())
         DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
 
 

@@ -260,21 +260,7 @@ class Rounds:
             log.warning("round.not_plannable", job_id=job.id, reason=refusal.detail)
             await self._finish(tx, job, Finished(JobState.FAILED, refusal.slug()))
             return None
-        deadline = timedelta(seconds=deadline_s)
-        round_ = Round(
-            id=round_id,
-            job_id=job.id,
-            kind=step.kind,
-            number=step.number,
-            attempt=step.attempt,
-            cohort=cohort,
-            min_cohort=manifest.min_cohort,
-            target=manifest.target,
-            deadline=deadline,
-            deadline_at=now + deadline,
-            next_check_at=now + CHECK_EVERY,
-            created_at=now,
-        )
+        round_ = _new_round(manifest, now)
         await RoundRepository(tx).add(round_, self._sign(manifest))
         await jobs.save(job.started(round_id, now))
         await jobs.record(job.id, "round.planned", ACTOR, _facts(round_))
@@ -328,6 +314,24 @@ class Rounds:
             PARTICIPATION.observe(min(over.got, counted) / max(1, len(over.cohort)))
         if over.opened_at and over.finished_at:
             _observe("collecting", (over.finished_at - over.opened_at).total_seconds())
+
+
+def _new_round(manifest: RoundManifest, now: datetime) -> Round:
+    deadline = timedelta(seconds=manifest.deadline_s)
+    return Round(
+        id=manifest.round_id,
+        job_id=manifest.job_id,
+        kind=manifest.kind,
+        number=manifest.number,
+        attempt=manifest.attempt,
+        cohort=manifest.cohort,
+        min_cohort=manifest.min_cohort,
+        target=manifest.target,
+        deadline=deadline,
+        deadline_at=now + deadline,
+        next_check_at=now + CHECK_EVERY,
+        created_at=now,
+    )
 
 
 def _task(round_: Round, site: SiteId) -> Task:

@@ -12,18 +12,18 @@ from services.coordinator.domain.rounds import Phase, Round
 from services.coordinator.domain.tasks import StaleLease, Task, TaskState
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import Site, SiteRepository
+from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import Forbidden, NotFound
-from shared.ids import Digest, SiteId, TaskId
+from shared.ids import Digest, RoundId, SiteId, TaskId
 from shared.queues import Bell
 from shared.telemetry.metrics import LEASES_EXPIRED, STRAGGLERS, TASK_ATTEMPTS
-from shared.wire.manifest import SignedManifest
 
 ROUNDS_TOPIC: Final = "coordinator.rounds"
 TASKS_TOPIC: Final = "coordinator.tasks"
+_KEPT_ROUNDS: Final = 64
 
 
 class SiteSuspended(Forbidden):
@@ -52,7 +52,7 @@ class Lease:
     """A leased task with the documents that the agent needs."""
 
     task: Task
-    manifest: SignedManifest
+    signed_manifest: dict[str, Any]
     engine_public: dict[str, Any]
 
 
@@ -72,6 +72,7 @@ class Tasks:
     ) -> None:
         self._database, self._bell, self._attendance, self._timing = database, bell, attendance, timing
         self._stopping = stopping
+        self._documents: dict[RoundId, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     async def lease(self, site_id: SiteId, federation_id: str | None, wait_s: float) -> Lease | None:
         """The site's next task, waiting for one up to `wait_s`; its live lease again when it has one."""
@@ -80,7 +81,7 @@ class Tasks:
             lease = await self._look(site_id, federation_id)
             while lease is None and not self._stopping.is_set() and (left_s := until - monotonic()) > 0:
                 if await ring.wait(left_s):
-                    lease = await self._look(site_id, federation_id)
+                    lease = await self._lease_now(site_id, federation_id)
         return lease
 
     async def _look(self, site_id: SiteId, federation_id: str | None) -> Lease | None:
@@ -91,40 +92,60 @@ class Tasks:
             tasks = TaskRepository(tx)
             return await tasks.leased_by(site_id) is not None or await tasks.next_for(site_id) is not None
 
+        if not await self._database.read("task.peek", peek):
+            return None
+        return await self._lease_now(site_id, federation_id)
+
+    async def _lease_now(self, site_id: SiteId, federation_id: str | None) -> Lease | None:
         async def take(tx: Transaction) -> Lease | None:
             return await self._take(tx, site_id, federation_id)
 
-        if not await self._database.read("task.peek", peek):
-            return None
         return await self._database.run("task.lease", take)
 
     async def _take(self, tx: Transaction, site_id: SiteId, federation_id: str | None) -> Lease | None:
+        """The site's lock makes leases of one site follow each other."""
         await _admitted(tx, site_id, federation_id, lock=True)
-        tasks, rounds = TaskRepository(tx), RoundRepository(tx)
-        now = await tx.now()
+        tasks, now = TaskRepository(tx), await tx.now()
         held = await tasks.leased_by(site_id)
         if held is not None:
-            round_ = await rounds.get(held.round_id, lock=True)
-            held = await tasks.get(held.id, lock=True)
-            if held.live(now) and round_.phase is Phase.COLLECTING:
-                await tasks.extend(
-                    held.id, site_id, held.lease_token or "", held.progress, held.phase, now + self._timing.lease
-                )
-                return await _lease(tx, held)
-            seen = round_.phase is Phase.COLLECTING
-            after = held.lapse(now, site_seen=True) if seen else held.expire("round-ended", now)
-            if after is not held:
-                await move(tx, held, after, round_, "coordinator")
+            kept = await self._keep(tx, held, now)
+            if kept is not None:
+                return kept
         found = await tasks.next_for(site_id)
         if found is None:
             return None
+        rounds = RoundRepository(tx)
         round_ = await rounds.get(found.round_id, lock=True)
-        before = await tasks.get(found.id, lock=True)
         if round_.phase is not Phase.COLLECTING or round_.closing:
             return None
-        leased = before.lease(secrets.token_hex(16), now, self._timing.lease)
-        await move(tx, before, leased, round_, site_id)
-        return await _lease(tx, leased)
+        leased = found.lease(secrets.token_hex(16), now, self._timing.lease)
+        await move(tx, found, leased, round_, site_id)
+        return await self._with_documents(tx, leased)
+
+    async def _keep(self, tx: Transaction, held: Task, now: datetime) -> Lease | None:
+        """The lease that the site holds already, extended; one that ran out or outlived its round is taken back."""
+        round_ = await RoundRepository(tx).get(held.round_id, lock=True)
+        tasks = TaskRepository(tx)
+        held = await tasks.get(held.id, lock=True)
+        collecting = round_.phase is Phase.COLLECTING
+        if collecting and held.live(now):
+            expires_at = now + self._timing.lease
+            await tasks.extend(held.id, held.site_id, held.lease_token or "", held.progress, held.phase, expires_at)
+            return await self._with_documents(tx, held)
+        after = held.lapse(now, site_seen=True) if collecting else held.expire("round-ended", now)
+        await move(tx, held, after, round_, "coordinator")
+        return None
+
+    async def _with_documents(self, tx: Transaction, task: Task) -> Lease:
+        """The documents of an open round never change, so each process reads them once."""
+        known = self._documents.get(task.round_id)
+        if known is None:
+            record = await RoundRepository(tx).record(task.round_id)
+            known = record.manifest.model_dump(mode="json"), dict(record.engine_public or {})
+            self._documents[task.round_id] = known
+            if len(self._documents) > _KEPT_ROUNDS:
+                self._documents.pop(next(iter(self._documents)))
+        return Lease(task, *known)
 
     async def heartbeat(
         self, site_id: SiteId, task_id: TaskId, token: str, progress: float, phase: str | None
@@ -142,7 +163,7 @@ class Tasks:
 
     async def _explain(self, tx: Transaction, site_id: SiteId, task_id: TaskId, token: str) -> Order:
         """Why a heartbeat did not count; a task given up only because its site was silent goes on."""
-        if (await SiteRepository(tx).get(site_id)).suspended:
+        if (await SiteRepository(tx).admission(site_id)).suspended:
             return Order(go_on=False, reason="site-suspended")
         before, round_ = await _locked(tx, site_id, task_id)
         if round_.phase is not Phase.COLLECTING:
@@ -277,25 +298,19 @@ async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor:
 async def _locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tuple[Task, Round]:
     """The task and its round, both locked, the round first; a task of another site is not found."""
     tasks = TaskRepository(tx)
-    found = await tasks.get(task_id)
-    if site_id is not None and found.site_id != site_id:
+    round_id, owner = await tasks.place(task_id)
+    if site_id is not None and owner != site_id:
         raise NotFound(f"There is no task {task_id}.")
-    round_ = await RoundRepository(tx).get(found.round_id, lock=True)
+    round_ = await RoundRepository(tx).get(round_id, lock=True)
     return await tasks.get(task_id, lock=True), round_
 
 
-async def _admitted(tx: Transaction, site_id: SiteId, federation_id: str | None, *, lock: bool = False) -> Site:
+async def _admitted(tx: Transaction, site_id: SiteId, federation_id: str | None, *, lock: bool = False) -> None:
     try:
-        site = await SiteRepository(tx).get(site_id, lock=lock)
+        site = await SiteRepository(tx).admission(site_id, lock=lock)
     except NotFound:
         raise SiteUnknown(f"There is no site {site_id}.") from None
     if site.federation_id != federation_id:
         raise SiteUnknown(f"Site {site_id} does not belong to federation {federation_id}.")
     if site.suspended:
         raise SiteSuspended(f"Site {site.name} is suspended.")
-    return site
-
-
-async def _lease(tx: Transaction, task: Task) -> Lease:
-    record = await RoundRepository(tx).record(task.round_id)
-    return Lease(task, record.manifest, dict(record.engine_public or {}))

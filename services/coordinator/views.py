@@ -357,7 +357,7 @@ def lease_view(lease: Lease, lease_s: float, heartbeat_s: float) -> LeaseView:
         lease_s=lease_s,
         heartbeat_s=heartbeat_s,
         attempt=lease.task.attempt,
-        signed_manifest=lease.manifest.model_dump(mode="json"),
+        signed_manifest=lease.signed_manifest,
         engine_public=lease.engine_public,
     )
 

@@ -30,6 +30,7 @@ SUMS_SCALE: Final = 2.0**24
 _LOSS_OFFSET: Final = 2**30
 _BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache, and BLAS starts no threads below 10,000
 _ROUNDING_SLACK: Final = math.sqrt(2 * 20 * math.log(2))  # sqrt(2 ln(1 / beta))
+_SUM_ERROR: Final = 1e-9  # more than a float64 sum of squares can be off by
 _MAX_REDRAWS: Final = 64
 DTYPES: Final[dict[int, npt.DTypeLike]] = {16: np.uint16, 24: np.uint32, 32: np.uint32, 64: np.uint64}
 _SIGNED: Final[dict[int, npt.DTypeLike]] = {16: np.int16, 24: np.int32, 32: np.int32, 64: np.int64}
@@ -98,13 +99,13 @@ def plan_sums(*, summands: int) -> Encoding:
     )
 
 
-def squared_norm_bound(encoding: Encoding, length: int) -> float:
+def squared_norm_bound(encoding: Encoding, length: int) -> int:
     """What the squared L2 norm of every encoded integer vector stays below (before its weight)."""
     if encoding.clip_norm is None:
-        return float(length) * float(encoding.bound) ** 2
+        return length * encoding.bound**2
     radius = encoding.clip_norm * encoding.scale
     spread = radius**2 + length / 4 + _ROUNDING_SLACK * (radius + math.sqrt(length) / 2)
-    return min(spread, (radius + math.sqrt(length)) ** 2)
+    return int(min(spread, (radius + math.sqrt(length)) ** 2))
 
 
 def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss: float = 0.0) -> Quantised:
@@ -122,7 +123,7 @@ def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss:
     clipped = shrink < 1.0 or largest > encoding.bound * (1 + 1e-9)
     clamp = encoding.bound if largest > encoding.bound * (1 - 1e-9) else None
     ring = np.empty(vector.size + TAIL_LENGTH, DTYPES[encoding.modulus_bits])
-    limit = math.inf if encoding.clip_norm is None else squared_norm_bound(encoding, vector.size) * (1 - 1e-9)
+    limit = math.inf if encoding.clip_norm is None else squared_norm_bound(encoding, vector.size) * (1 - _SUM_ERROR)
     for draw in range(_MAX_REDRAWS):
         uniforms = _Uniforms(key, draw)
         if _round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:

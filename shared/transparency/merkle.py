@@ -111,6 +111,11 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
     nodes = list(path) if old & (old - 1) else [old_root, *path]
     if not nodes:
         raise ProofInvalid("the consistency proof is too short")
+    if _roots_before_and_after(old, new, nodes) != (old_root, new_root):
+        raise ProofInvalid("the log was rewritten between the two heads")
+
+
+def _roots_before_and_after(old: int, new: int, nodes: Sequence[bytes]) -> tuple[bytes, bytes]:
     first, last = old - 1, new - 1
     while first & 1:
         first, last = first >> 1, last >> 1
@@ -125,5 +130,6 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
         else:
             after = node_hash(after, node)
         first, last = first >> 1, last >> 1
-    if last or before != old_root or after != new_root:
-        raise ProofInvalid("the log was rewritten between the two heads")
+    if last:
+        raise ProofInvalid("the consistency proof is too short")
+    return before, after

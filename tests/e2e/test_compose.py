@@ -66,10 +66,16 @@ class Compose:
         addresses = {f"UNDERSONG_{name.upper()}_URL": self.url(name) for name in SERVICES}
         tokens = {"UNDERSONG_TOKEN": self.token("coordinator", "admin-token"),
                   "UNDERSONG_OPERATOR_TOKEN": self.token("keys", "operator-token")}  # fmt: skip
+        command = [str(Path(sys.executable).with_name("undersong")), *words]
         done = subprocess.run(
-            [sys.executable, "-m", "undersong.cli", *words], cwd=ROOT, env={**self.env, **addresses, **tokens},
-            capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env={**self.env, **addresses, **tokens},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
         assert done.returncode == 0, f"undersong {' '.join(words)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
@@ -137,8 +143,8 @@ def _online(compose: Compose) -> bool:
 def test_four_hospitals_train_a_model_through_the_edge(compose: Compose) -> None:
     """From nothing to a model that was downloaded and is better than chance."""
     _wait("the hospitals", lambda: _online(compose), 180)
-    job = compose.cli("job", "submit", "examples/hospital/job.yaml", "--watch", "--json", timeout_s=JOB_S)
-    ended = json.loads(job[job.rindex("\n{") :] if "\n{" in job else job)
+    submitted = json.loads(compose.cli("job", "submit", "examples/hospital/job.yaml", "--json"))
+    ended = json.loads(compose.cli("job", "watch", submitted["id"], "--json", timeout_s=JOB_S))
     assert ended["state"] == "succeeded"
     assert ended["progress"]["scores"][-1]["auc"] > 0.75
     version = ended["version_id"]

@@ -1,6 +1,7 @@
 """What every command shares: the console, the client, JSON or table, one-line errors."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -17,7 +18,8 @@ from undersong.profile import load_profile
 
 Named = TypeVar("Named", Federation, Site, Model)
 
-console = Console(highlight=False)
+PIPED_WIDTH = 200  # what reads a pipe is not helped by ids broken over two lines
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 complaints = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ProfileName = Annotated[

@@ -1,6 +1,7 @@
 """The same client for asyncio programs: the same names, awaited."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,8 +13,8 @@ from shared.transparency.evidence import Evidence
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
-from undersong.client.sync import LAST_EVENTS, NOT_FOUND
-from undersong.errors import ApiError, UndersongError
+from undersong.client.sync import LAST_EVENTS
+from undersong.errors import ApiError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class AsyncClient:
 
     async def follow(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[t.Event]:
         """Every event of the job, from its first to its end, across lost connections; see `Client.follow`."""
-        last_id = ""
+        last_id, heard = "", time.monotonic()
         while True:
             try:
                 async for event in self.events(job_id, last_id=last_id):
@@ -147,10 +148,16 @@ class AsyncClient:
                     if event.type in LAST_EVENTS:
                         return
             except (httpx.TransportError, ApiError) as error:
-                if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                if not wire.is_passing(error):
                     raise
                 await asyncio.sleep(poll_s)
-            job = await self.job(job_id)
+            try:
+                job = await self.job(job_id)
+            except (UnreachableError, ApiError) as error:
+                if not wire.is_passing(error) or time.monotonic() - heard > wire.PATIENCE_S:
+                    raise
+                continue
+            heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished:
                 return

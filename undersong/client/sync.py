@@ -14,12 +14,11 @@ from shared.transparency.evidence import Evidence
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
-from undersong.errors import ApiError, UndersongError
+from undersong.errors import ApiError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
 T = TypeVar("T")
 LAST_EVENTS = frozenset(f"job.{state}" for state in t.TERMINAL_JOB_STATES)
-NOT_FOUND = 404
 
 
 class Client:
@@ -161,7 +160,7 @@ class Client:
 
         While the event stream is away, an event of type "job.polled" comes every `poll_s` instead.
         """
-        last_id = ""
+        last_id, heard = "", time.monotonic()
         while True:
             try:
                 for event in self.events(job_id, last_id=last_id):
@@ -170,10 +169,16 @@ class Client:
                     if event.type in LAST_EVENTS:
                         return
             except (httpx.TransportError, ApiError) as error:
-                if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                if not wire.is_passing(error):
                     raise
                 time.sleep(poll_s)
-            job = self.job(job_id)
+            try:
+                job = self.job(job_id)
+            except (UnreachableError, ApiError) as error:
+                if not wire.is_passing(error) or time.monotonic() - heard > wire.PATIENCE_S:
+                    raise
+                continue
+            heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished:
                 return

@@ -20,7 +20,8 @@ from undersong.profile import Profile
 
 T = TypeVar("T")
 
-ATTEMPTS: Final = 6
+ATTEMPTS: Final = 8
+PATIENCE_S: Final = 60.0  # a job is followed across an absence of the coordinator of this length
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
 _EMPTY: Final[dict[str, Any]] = {}
@@ -109,6 +110,11 @@ def raise_for_problem(response: httpx.Response) -> None:
     ]
     title = str(document.get("title", response.reason_phrase))
     raise ApiError(status, slug, title, str(document.get("detail", "")) or f"{status} {title}", errors)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether it may go away by itself: nothing answers, or the service is at fault; a refusal stays one."""
+    return not isinstance(error, ApiError) or error.status in TRY_AGAIN or error.status >= 500
 
 
 def unreachable(call_url: str, error: Exception) -> UnreachableError:

@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from services.coordinator.api import accounts, events, evidence, federations, jobs, tasks
 from services.coordinator.dashboard import router as dashboard_router
 from shared.database import Database
+from shared.errors import Unavailable
 from shared.queues import Streams
 from shared.web.app import Lifespan, create_app
 from shared.web.health import database_checks
@@ -14,13 +15,19 @@ DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with 
 
 def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
     """The coordinator's application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
+
+    async def certificate() -> None:
+        if app.state.verifier is None:
+            raise Unavailable("the coordinator has no certificate yet")
+
     routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence)]
-    return create_app(
+    app = create_app(
         title="Undersong coordinator",
         service="coordinator",
         routers=[*routers, dashboard_router],
         lifespan=lifespan,
-        checks=database_checks(database, "coordinator"),
+        checks=database_checks(database, "coordinator") | {"certificate": certificate},
         degradable={"redis": streams.ping},
         description=DESCRIPTION,
     )
+    return app

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from services.coordinator.dashboard.views import Audit, Job, JobPage, NowPage, Release, Round, Site
+from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Round, Site
 from shared.clock import Clock
 from shared.identity.sealing import Sealer
 
@@ -35,6 +35,9 @@ class Desk(Protocol):
 
     async def job(self, job_id: str) -> JobPage:
         """One job with its rounds and metrics."""
+
+    async def measures(self, job_id: str) -> Sequence[Measure]:
+        """The metrics of a job's evaluation rounds."""
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""

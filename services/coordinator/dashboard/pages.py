@@ -1,7 +1,7 @@
 """The dashboard's routes: each reads one desk and renders one template."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -18,6 +18,8 @@ from services.coordinator.dashboard.views import Measure
 from shared.errors import Refusal
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
+CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
+COUNTS: Final = frozenset({"examples"})
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
 STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
 STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line
@@ -149,8 +151,7 @@ async def job_page(job_id: str, visitor: Visitor) -> Response:
 @router.get("/jobs/{job_id}/metrics")
 async def job_metrics(job_id: str, visitor: Visitor) -> Response:
     """The metric curves: `rounds` and, for each metric, a value or null for each round."""
-    found = await visitor.desk.job(job_id)
-    return JSONResponse(curves(found.measures), headers=HEADERS)
+    return JSONResponse(curves(await visitor.desk.measures(job_id)), headers=HEADERS)
 
 
 @router.post("/jobs/{job_id}/{action}")
@@ -231,10 +232,11 @@ async def changes(
             return
 
 
-def curves(measures: tuple[Measure, ...]) -> dict[str, object]:
-    """Measures as parallel lists, in round order."""
+def curves(measures: Sequence[Measure]) -> dict[str, object]:
+    """Measures as parallel lists, in round order; what most people look for comes first, counts are left out."""
     by_round = {item.round_number: dict(item.values) for item in measures}  # a later attempt replaces an earlier one
     rounds = sorted(by_round)
-    names = [*dict.fromkeys(name for number in rounds for name in by_round[number])]
+    found = [name for number in rounds for name in by_round[number] if name not in COUNTS]
+    names = [name for name in dict.fromkeys([*CURVES_FIRST, *found]) if name in found]
     series = {name: [by_round[number].get(name) for number in rounds] for name in names}
     return {"rounds": rounds, "series": series}

@@ -10,7 +10,7 @@ from services.coordinator.accounts import Accounts
 from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
-from services.coordinator.dashboard.views import Audit, Job, JobPage, NowPage, Release, Site
+from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Site
 from services.coordinator.jobs import Jobs
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
@@ -82,6 +82,10 @@ class CoordinatorDesk:
             measures=translate.measures(found),
             may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
         )
+
+    async def measures(self, job_id: str) -> Sequence[Measure]:
+        """The metrics of a job's evaluation rounds."""
+        return translate.measures(await self._rounds(job_id))
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Select, Table, insert, select, update
 
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
@@ -18,6 +18,8 @@ from shared.errors import NotFound
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
 from shared.telemetry.traces import current_trace
 
+_JOBS = cast("Table", JobRow.__table__)
+_EVENTS = cast("Table", JobEventRow.__table__)
 EVENTS_TOPIC = "coordinator.events"
 
 
@@ -103,11 +105,7 @@ class JobRepository:
     async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, ring: bool = True) -> None:  # noqa: A002
         """Append an event; the job's row orders them. `ring` tells other processes, else they look once a second."""
         number = await self._session.scalar(
-            update(JobRow)
-            .where(JobRow.id == job_id)
-            .values(events=JobRow.events + 1)
-            .execution_options(synchronize_session=False)
-            .returning(JobRow.events)
+            update(_JOBS).where(_JOBS.c.id == job_id).values(events=_JOBS.c.events + 1).returning(_JOBS.c.events)
         )
         values = {
             "job_id": job_id,
@@ -118,7 +116,7 @@ class JobRepository:
             "trace": current_trace(),
             "created_at": await self._tx.now(),
         }
-        await self._session.execute(insert(JobEventRow).values(values))
+        await self._session.execute(insert(_EVENTS).values(values))
         if ring:
             await self._tx.emit(EVENTS_TOPIC, type, job_id)
 

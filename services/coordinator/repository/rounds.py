@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, Table, func, insert, select, update
 
 from services.coordinator.domain.rounds import ENDED, Phase, Round
 from services.coordinator.repository import Overtaken
@@ -15,6 +15,9 @@ from shared.errors import NotFound
 from shared.ids import JobId, RoundId, SiteId
 from shared.wire.manifest import RoundKind, SignedManifest
 
+_ROUNDS = cast("Table", RoundRow.__table__)
+_DOCUMENTS = ("manifest", "engine_public", "result", "metrics")
+_LIGHT = tuple(column for column in _ROUNDS.c if column.name not in _DOCUMENTS)
 _OPEN_PHASES = tuple(str(phase) for phase in Phase if phase not in ENDED)
 
 
@@ -58,20 +61,26 @@ class RoundRepository:
 
     async def get(self, round_id: str, *, lock: bool = False) -> Round:
         """Load, with the row locked where asked; raises NotFound."""
-        return _round(await self._row(round_id, lock=lock))
+        query = select(*_LIGHT).where(_ROUNDS.c.id == round_id)
+        row = (await self._session.execute(query.with_for_update() if lock else query)).first()
+        if row is None:
+            raise NotFound(f"There is no round {round_id}.")
+        return _round(row)
 
     async def record(self, round_id: str) -> RoundRecord:
         """Load with its documents; raises NotFound."""
-        return _record(await self._row(round_id, lock=False))
+        row = (await self._session.execute(select(_ROUNDS).where(_ROUNDS.c.id == round_id))).first()
+        if row is None:
+            raise NotFound(f"There is no round {round_id}.")
+        return _record(row)
 
     async def save(self, round_: Round, **documents: Any) -> None:
         """Write a round back that was loaded at this version, and documents by column; raises `Overtaken`."""
         done = await self._session.execute(
-            update(RoundRow)
-            .where(RoundRow.id == round_.id, RoundRow.version == round_.version)
+            update(_ROUNDS)
+            .where(_ROUNDS.c.id == round_.id, _ROUNDS.c.version == round_.version)
             .values({**_values(round_), **documents, "version": round_.version + 1})
-            .execution_options(synchronize_session=False)
-            .returning(RoundRow.id)
+            .returning(_ROUNDS.c.id)
         )
         if done.first() is None:
             raise Overtaken(f"Round {round_.id} was changed by somebody else just now.", retry_after_s=1)
@@ -87,15 +96,15 @@ class RoundRepository:
 
     async def count(self, round_id: str, *, outstanding: int = 0, got: int = 0) -> Round:
         """Move the counters and give the round as it is after that; the row is locked until the transaction ends."""
-        row = await self._session.scalar(
-            update(RoundRow)
-            .where(RoundRow.id == round_id)
+        counting = (
+            update(_ROUNDS)
+            .where(_ROUNDS.c.id == round_id)
             .values(
-                outstanding=RoundRow.outstanding + outstanding, got=RoundRow.got + got, version=RoundRow.version + 1
+                outstanding=_ROUNDS.c.outstanding + outstanding, got=_ROUNDS.c.got + got, version=_ROUNDS.c.version + 1
             )
-            .returning(RoundRow)
-            .execution_options(populate_existing=True)
+            .returning(*_LIGHT)
         )
+        row = (await self._session.execute(counting)).first()
         if row is None:
             raise NotFound(f"There is no round {round_id}.")
         return _round(row)
@@ -111,10 +120,11 @@ class RoundRepository:
         query = select(RoundRow.id).where(RoundRow.phase.in_(_OPEN_PHASES), RoundRow.next_check_at <= now)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(200))]
 
-    async def open(self) -> Sequence[Round]:
-        """Every round that has not ended."""
-        query = select(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES)).order_by(RoundRow.id)
-        return [_round(row) for row in await self._session.scalars(query)]
+    async def oldest(self) -> dict[Phase, datetime]:
+        """For each phase that is no end, when the oldest round in it was planned."""
+        query = select(RoundRow.phase, func.min(RoundRow.created_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
+        rows = await self._session.execute(query.group_by(RoundRow.phase))
+        return {Phase(phase): moment for phase, moment in rows}
 
     async def unreported(self) -> Sequence[RoundId]:
         """Rounds whose metrics the registry has not got yet."""
@@ -131,13 +141,6 @@ class RoundRepository:
         query = select(RoundRow).where(RoundRow.job_id == job_id)
         return (await page(self._session, query, RoundRow.id, limit, after)).map(_record)
 
-    async def _row(self, round_id: str, *, lock: bool) -> RoundRow:
-        query = select(RoundRow).where(RoundRow.id == round_id).execution_options(populate_existing=True)
-        row = await self._session.scalar(query.with_for_update() if lock else query)
-        if row is None:
-            raise NotFound(f"There is no round {round_id}.")
-        return row
-
 
 def _values(round_: Round) -> dict[str, Any]:
     return {
@@ -153,7 +156,7 @@ def _values(round_: Round) -> dict[str, Any]:
     }
 
 
-def _round(row: RoundRow) -> Round:
+def _round(row: "RoundRow | Row[Any]") -> Round:
     return Round(
         id=RoundId(row.id),
         job_id=JobId(row.job_id),
@@ -178,7 +181,7 @@ def _round(row: RoundRow) -> Round:
     )
 
 
-def _record(row: RoundRow) -> RoundRecord:
+def _record(row: "RoundRow | Row[Any]") -> RoundRecord:
     return RoundRecord(
         round=_round(row),
         manifest=SignedManifest.model_validate(row.manifest),

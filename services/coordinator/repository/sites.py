@@ -49,6 +49,15 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """What decides about a site's requests."""
+
+    name: str
+    federation_id: FederationId
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """The epoch of this database, and since when the API has been there without a gap to hear sites."""
 
@@ -104,6 +113,14 @@ class SiteRepository:
         if row is None:
             raise NotFound(f"There is no site {site_id}.")
         return _site(row)
+
+    async def admission(self, site_id: str, *, lock: bool = False) -> Admission:
+        """What decides about a site's requests, without its profile; raises NotFound."""
+        query = select(SiteRow.name, SiteRow.federation_id, SiteRow.suspended).where(SiteRow.id == site_id)
+        row = (await self._session.execute(query.with_for_update() if lock else query)).first()
+        if row is None:
+            raise NotFound(f"There is no site {site_id}.")
+        return Admission(row.name, FederationId(row.federation_id), row.suspended)
 
     async def list(
         self, within: Collection[str] | None, federation_id: str | None, limit: int, after: str | None

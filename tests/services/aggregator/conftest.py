@@ -52,13 +52,65 @@ JOB = "job_01k5z0000000000000000000aa"
 MODEL = "mdl_01k5z0000000000000000000aa"
 
 
+def make_manifest(kind: RoundKind = RoundKind.TRAIN, sites: int = 3, **changes: Any) -> RoundManifest:
+    cohort = tuple(SiteId(f"site_{number:02d}") for number in range(sites))
+    encoding = {
+        RoundKind.INITIALISE: None,
+        RoundKind.TRAIN: plan_encoding(summands=sites, max_weight=4, clip_norm=None, bound_value=8.0, modulus_bits=32),
+    }.get(kind, plan_sums(summands=sites))
+    fields: dict[str, Any] = {
+        "federation_id": FEDERATION,
+        "job_id": JOB,
+        "round_id": new_id("rnd"),
+        "number": 1,
+        "attempt": 1,
+        "kind": kind,
+        "engine": "sealed",
+        "recipe": RecipeRef(name="null", digest="0" * 64),
+        "data": DataRef(dataset="d"),
+        "model_id": MODEL,
+        "encoding": encoding,
+        "cohort": cohort,
+        "min_cohort": min(2, sites),
+        "target": sites,
+        "strategy": StrategyRef(name="fedavg"),
+        "seed": 1,
+        "deadline_s": 600.0,
+    }
+    return RoundManifest(**{**fields, **changes})
+
+
+def make_body(manifest: RoundManifest, opened: dict[str, Any], site: str, payload: Payload) -> bytes:
+    public = opened["engine_public"]["document"]["public"]
+    client = engine_named("sealed").client
+    seat = Seat(manifest, SiteId(site), public)
+    return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat), None, payload)[1])
+
+
+def make_update(
+    manifest: RoundManifest, opened: dict[str, Any], site: str, delta: np.ndarray[Any, Any], **facts: Any
+) -> bytes:
+    facts = {"examples": 1, "loss": 0.5, "key": secrets.token_bytes(32), **facts}
+    return make_body(manifest, opened, site, train_payload(manifest, delta.astype(np.float32), **facts))
+
+
+def make_sums(
+    manifest: RoundManifest, opened: dict[str, Any], site: str, sums: np.ndarray[Any, Any], layout: Any = None
+) -> bytes:
+    return make_body(manifest, opened, site, sums_payload(manifest, sums.astype(np.float64), layout))
+
+
+def make_first(manifest: RoundManifest, opened: dict[str, Any], site: str, model: bytes) -> bytes:
+    return make_body(manifest, opened, site, model_payload(model))
+
+
 class FakeRegistry:
     """Keeps what it is given, by the contract: blobs by digest, one version a (model, job, round)."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.versions: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self.away = False
+        self.refuse_writes = False
         self.refuses = False
         self.lose_answers = 0
         self.app = FastAPI()
@@ -75,7 +127,7 @@ class FakeRegistry:
 
     async def put_blob(self, digest: str, request: Request) -> Response:
         body = await request.body()
-        if self.away:
+        if self.refuse_writes:
             return Response(status_code=503)
         assert request.headers["content-digest"] == content_digest(body)
         assert digest_of(body) == digest
@@ -84,7 +136,7 @@ class FakeRegistry:
 
     async def post_version(self, model_id: str, request: Request) -> Response:
         document = await request.json()
-        if self.away:
+        if self.refuse_writes:
             return Response(status_code=503)
         if self.refuses:
             return JSONResponse({"title": "No.", "detail": "not this one"}, 422)
@@ -100,8 +152,8 @@ class FakeRegistry:
 
     async def content(self, version_id: str) -> Response:
         found = [v for v in self.versions.values() if v["id"] == version_id]
-        if self.away or not found:
-            return Response(status_code=503 if self.away else 404)
+        if not found:
+            return Response(status_code=404)
         return Response(self.blobs[found[0]["content_digest"]])
 
     def published(self) -> list[dict[str, Any]]:
@@ -196,54 +248,11 @@ class Stage:
         found: dict[str, Any] = answer.json()
         return found
 
-    def manifest(self, kind: RoundKind = RoundKind.TRAIN, sites: int = 3, **changes: Any) -> RoundManifest:
-        cohort = tuple(SiteId(f"site_{number:02d}") for number in range(sites))
-        encoding = {
-            RoundKind.INITIALISE: None,
-            RoundKind.TRAIN: plan_encoding(
-                summands=sites, max_weight=4, clip_norm=None, bound_value=8.0, modulus_bits=32
-            ),
-        }.get(kind, plan_sums(summands=sites))
-        fields: dict[str, Any] = {
-            "federation_id": FEDERATION,
-            "job_id": JOB,
-            "round_id": new_id("rnd"),
-            "number": 1,
-            "attempt": 1,
-            "kind": kind,
-            "engine": "sealed",
-            "recipe": RecipeRef(name="null", digest="0" * 64),
-            "data": DataRef(dataset="d"),
-            "model_id": MODEL,
-            "encoding": encoding,
-            "cohort": cohort,
-            "min_cohort": min(2, sites),
-            "target": sites,
-            "strategy": StrategyRef(name="fedavg"),
-            "seed": 1,
-            "deadline_s": 600.0,
-        }
-        return RoundManifest(**{**fields, **changes})
-
-    def body(self, manifest: RoundManifest, opened: dict[str, Any], site: str, payload: Payload) -> bytes:
-        public = opened["engine_public"]["document"]["public"]
-        client = engine_named("sealed").client
-        seat = Seat(manifest, SiteId(site), public)
-        return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat), None, payload)[1])
-
-    def update(
-        self, manifest: RoundManifest, opened: dict[str, Any], site: str, delta: np.ndarray[Any, Any], **facts: Any
-    ) -> bytes:
-        facts = {"examples": 1, "loss": 0.5, "key": secrets.token_bytes(32), **facts}
-        return self.body(manifest, opened, site, train_payload(manifest, delta.astype(np.float32), **facts))
-
-    def sums(
-        self, manifest: RoundManifest, opened: dict[str, Any], site: str, sums: np.ndarray[Any, Any], layout: Any = None
-    ) -> bytes:
-        return self.body(manifest, opened, site, sums_payload(manifest, sums.astype(np.float64), layout))
-
-    def first(self, manifest: RoundManifest, opened: dict[str, Any], site: str, model: bytes) -> bytes:
-        return self.body(manifest, opened, site, model_payload(model))
+    manifest = staticmethod(make_manifest)
+    body = staticmethod(make_body)
+    update = staticmethod(make_update)
+    sums = staticmethod(make_sums)
+    first = staticmethod(make_first)
 
     async def drive(self, round_id: str) -> dict[str, Any]:
         """Let a worker do what is to be done, until the round ends."""

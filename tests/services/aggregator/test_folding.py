@@ -13,9 +13,10 @@ from services.aggregator.folding import BodyLost, Folding
 from services.aggregator.repository import Contribution
 from shared.errors import Refusal
 from shared.ids import Digest, SiteId
+from shared.learning.tensors import Model, Schema, save
 from shared.secagg.engine import Seat
 from shared.secagg.engines import engine_named
-from shared.secagg.payload import train_payload
+from shared.secagg.payload import model_payload, train_payload
 from shared.secagg.quantise import DTYPES, plan_encoding
 from shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
 
@@ -95,3 +96,20 @@ def test_what_no_longer_counts_must_be_taken_out() -> None:
     assert [c.id for c in folding.missing(stands)] == [3]
     rejected = Contribution(2, SITES[2], Digest("0" * 64), "out-of-range", "")
     assert folding.misfits([stands[0], rejected, stands[2]])
+
+
+def test_an_initial_model_of_many_chunks_arrives_as_it_was_sent(tmp_path: Path) -> None:
+    """A block of the body is valid only until the next one comes."""
+    weights = np.arange(300_000, dtype=np.float32)
+    model = Model(Schema.of({"weights": weights}), {"weights": weights})
+    manifest = manifest_of(32).model_copy(update={"kind": RoundKind.INITIALISE, "encoding": None, "model": None})
+    engine = engine_named("sealed")
+    opened = engine.server.open(manifest)
+    seat = Seat(manifest, SITES[0], opened.public)
+    with (tmp_path / "body").open("wb") as file:
+        for piece in engine.client.upload(seat, b"", None, model_payload(save(model)))[1]:
+            file.write(piece)
+    folding = Folding(manifest, opened.secret)
+    folding.add(Contribution(1, SITES[0], Digest("0" * 64), None, None), tmp_path / "body")
+    assert folding.model is not None
+    np.testing.assert_array_equal(folding.model.tensors["weights"], weights)

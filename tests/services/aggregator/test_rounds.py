@@ -119,7 +119,7 @@ async def test_the_strategy_keeps_its_state_from_round_to_round(stage: Stage) ->
         stage.restart()
     np.testing.assert_allclose(positions, [1.0, 2.5, 4.25], atol=1e-5)
     await stage.hands.scrub()
-    kept = [path for path in (stage.settings.data_dir / "blobs").glob("??/*")]
+    kept = list((stage.settings.data_dir / "blobs").glob("??/*"))
     states = [path for path in kept if "velocity" in read(path.read_bytes())]
     assert len(states) == 1
     assert len(kept) == 3  # the newest model and state, and the first model as it came from the registry

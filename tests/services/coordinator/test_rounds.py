@@ -204,8 +204,8 @@ async def test_a_job_waits_for_sites_and_gives_up_in_the_end(world: World) -> No
     assert (found["state"], found["reason"]) == ("failed", "too-few-sites")
 
 
-async def test_an_aggregator_that_forgot_the_round_gets_it_again(world: World) -> None:
-    """After a restore over there, the same manifest opens the round once more."""
+async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: World) -> None:
+    """After a restore over there, its key for the round is gone: the same step is tried as a new round."""
     federation = await world.federation()
     agents = await world.sites(federation)
     job = await world.job(federation)
@@ -213,4 +213,6 @@ async def test_an_aggregator_that_forgot_the_round_gets_it_again(world: World) -
     lease = await agents[0].lease()
     world.neighbours.rounds.clear()
     await world.conductor.drive(lease["round_id"])
-    assert lease["round_id"] in world.neighbours.rounds
+    rounds = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
+    assert [(item["attempt"], item["reason"]) for item in rounds] == [(1, "aggregator:round-unknown"), (2, None)]
+    assert list(world.neighbours.rounds) == [rounds[1]["id"]]

@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.Column("receipt", JsonDocument(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_contributions"),
         sa.ForeignKeyConstraint(["round_id"], ["rounds.id"], name="fk_contributions_round_id_rounds"),
-        sa.UniqueConstraint("round_id", "site_id", name="uq_contributions_round_id"),
+        sa.UniqueConstraint("round_id", "site_id", name="uq_contributions_round_id_site_id"),
     )
     op.create_index("ix_contributions_digest", "contributions", ["digest"])
     op.create_table(

@@ -75,7 +75,13 @@
   }
 
   let waiting;
-  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(again, 150); });
+  function fit() {
+    for (const { part, plot } of plots.values()) {
+      if (plot && plot.width !== part.clientWidth) plot.setSize({ width: part.clientWidth, height: 200 });
+    }
+  }
+
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(fit, 100); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   document.body.addEventListener("live", draw);
   setInterval(draw, 15000);

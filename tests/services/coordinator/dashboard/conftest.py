@@ -113,6 +113,9 @@ class FakeDesk:
         )
         return JobPage(job, rounds, measures, self.may_steer)
 
+    async def measures(self, job_id: str) -> tuple[Measure, ...]:
+        return (await self.job(job_id)).measures
+
     async def steer(self, job_id: str, action: str) -> None:
         self.steered.append((job_id, action))
         state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[action]

@@ -248,7 +248,11 @@ async def test_the_stream_ends_when_the_browser_is_gone(desk) -> None:
 
 
 def test_curves_have_a_hole_where_a_metric_is_missing() -> None:
-    found = curves((Measure(1, {"auc": 0.7}), Measure(2, {"auc": 0.8, "loss": 0.4})))
+    found = curves(
+        (Measure(1, {"f1": 0.5, "auc": 0.7}), Measure(2, {"f1": 0.6, "auc": 0.8, "loss": 0.4, "examples": 9}))
+    )
+    assert list(found["series"]) == ["auc", "loss", "f1"]
+    found["series"].pop("f1")
     assert found == {"rounds": [1, 2], "series": {"auc": [0.7, 0.8], "loss": [None, 0.4]}}
 
 

@@ -1,0 +1,64 @@
+"""A recipe that misbehaves as its parameters say."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recipes.protocol import TrainResult, source_digest
+from shared.learning.tensors import Model, Schema
+from shared.wire.profiles import RecipeSpec, Task
+
+
+class Odd:
+    def __init__(self):
+        self.spec = RecipeSpec(
+            name="odd", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY, statistics=True
+        )
+
+    def layout(self, params):
+        return "binary"
+
+    def statistics(self, data, params, seed):
+        return np.array([3.0, -1.5])
+
+    def initial(self, shape, params, context, seed):
+        tensors = {"weights": np.zeros(4, np.float32)}
+        return Model(Schema.of(tensors), tensors)
+
+    def evaluate(self, model, data, params, context):
+        return np.array([1.0, 2.0])
+
+    def predict(self, model, rows, params):
+        return np.zeros(0)
+
+    def train(self, model, data, params, context, seed, progress):
+        print("noise on standard output")
+        if "log" in params:
+            with Path(params["log"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        how = params.get("how", "")
+        if how == "crash":
+            os._exit(7)
+        if how == "raise":
+            raise ValueError("could not convert 'Smith, 1956' to a number")
+        if how == "memory":
+            np.ones(int(params["bytes"]) // 8).sum()
+        if how == "fork":
+            code = "import time; time.sleep(600)"
+            alone = [subprocess.Popen([sys.executable, "-c", code], start_new_session=new) for new in (False, True)]
+            Path(params["pids"]).write_text(" ".join(str(process.pid) for process in alone))
+        progress(0.5)
+        time.sleep(float(params.get("sleep_s", 0)))
+        made = {name: array + np.float32(params.get("add", 0.0)) for name, array in model.items()}
+        if how == "nan":
+            made = {name: array * np.float32("nan") for name, array in made.items()}
+        if how == "shape":
+            made = {"weights": np.zeros(9, np.float32)}
+        return TrainResult(made, 10, 0.25)
+
+
+RECIPE = Odd()

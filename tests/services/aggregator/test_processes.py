@@ -1,0 +1,153 @@
+"""Real processes: one api, and workers that are killed with updates half folded."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from shared.identity.authority import Identity, Subject
+from shared.identity.digests import content_digest
+from shared.identity.requests import SigningAuth
+from shared.learning.tensors import load
+from shared.wire.manifest import RoundManifest, SignedManifest
+from tests.services.aggregator.conftest import FakeRegistry, make_manifest, make_update, zeros
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+LENGTH = 200_000
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(command: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    started = subprocess.Popen([sys.executable, "-m", "services.aggregator", command], env=environment)
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.terminate()
+            started.wait(15)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[tuple[FakeRegistry, str]]:
+    fake, port = FakeRegistry(), free_port()
+    server = uvicorn.Server(uvicorn.Config(fake.app, port=port, log_config=None))
+    task = asyncio.create_task(server.serve())
+    yield fake, f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await task
+
+
+class Outside:
+    """Talks to the api process as coordinator and as sites."""
+
+    def __init__(self, url: str, make: Callable[[Subject], Identity]) -> None:
+        self.url, self.make = url, make
+        self.coordinator = make(Subject("service", "coordinator"))
+
+    async def ask(self, identity: Identity, method: str, path: str, **request: Any) -> httpx.Response:
+        async with httpx.AsyncClient(auth=SigningAuth(identity, "aggregator"), timeout=20) as http:
+            return await http.request(method, self.url + path, **request)
+
+    async def ready(self) -> None:
+        async with httpx.AsyncClient() as http:
+            while True:
+                try:
+                    if (await http.get(f"{self.url}/health/ready")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    async def open(self, manifest: RoundManifest) -> dict[str, Any]:
+        signature = self.coordinator.private_key.sign(manifest.statement()).hex()
+        signed = SignedManifest(manifest=manifest, keyid=self.coordinator.keyid, signature=signature)
+        headers = {"content-type": "application/json"}
+        path = f"/v1/rounds/{manifest.round_id}"
+        answer = await self.ask(self.coordinator, "PUT", path, content=signed.model_dump_json(), headers=headers)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def send(self, round_id: str, site: str, body: bytes) -> None:
+        headers = {"content-type": "application/octet-stream", "content-digest": content_digest(body)}
+        identity = self.make(Subject("site", site, "fed_a"))
+        answer = await self.ask(identity, "PUT", f"/v1/rounds/{round_id}/updates", content=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+
+    async def ended(self, round_id: str) -> dict[str, Any]:
+        while True:
+            found: dict[str, Any] = (await self.ask(self.coordinator, "GET", f"/v1/rounds/{round_id}")).json()
+            if found["state"] in ("published", "failed"):
+                return found
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(180)
+async def test_workers_killed_in_the_middle(
+    sqlite_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    make_identity: Callable[[Subject], Identity],
+    registry: tuple[FakeRegistry, str],
+) -> None:
+    """kill -9 of the worker between updates: each acknowledged update is in the model exactly once."""
+    fake, registry_url = registry
+    port = free_port()
+    make_identity(Subject("service", "aggregator")).save(tmp_path / "data" / "identity")
+    environment = {
+        **os.environ,
+        "AGGREGATOR_DATABASE_URL": sqlite_url,
+        "AGGREGATOR_REDIS_URL": redis_url,
+        "AGGREGATOR_DATA_DIR": str(tmp_path / "data"),
+        "AGGREGATOR_PORT": str(port),
+        "AGGREGATOR_KEYS_URL": "http://127.0.0.1:9",
+        "AGGREGATOR_REGISTRY_URL": registry_url,
+        "AGGREGATOR_MIGRATE_ON_START": "true",
+        "AGGREGATOR_WORKER_LEASE_S": "1",
+        "AGGREGATOR_SWEEP_S": "0.3",
+        "AGGREGATOR_LOG_LEVEL": "ERROR",
+    }
+    outside = Outside(f"http://127.0.0.1:{port}", make_identity)
+    with process("api", environment):
+        await outside.ready()
+        manifest = make_manifest(sites=6, model=fake.seed(zeros(LENGTH)))
+        opened = await outside.open(manifest)
+        for start in (0, 2, 4):  # a worker for every two updates; none but the last is asked nicely to end
+            with process("worker", environment) as worker:
+                for at in range(start, start + 2):
+                    vector = np.zeros(LENGTH, np.float32)
+                    vector[at] = 1
+                    site, key = manifest.cohort[at], secrets.token_bytes(32)
+                    body = make_update(manifest, opened, site, vector, key=key)
+                    await outside.send(manifest.round_id, site, body)
+                if start < 4:
+                    await asyncio.sleep(1.0)
+                    worker.send_signal(signal.SIGKILL)
+                    worker.wait(10)
+                    continue
+                found = await outside.ended(manifest.round_id)
+                worker.terminate()
+                assert worker.wait(15) == 0
+    assert (found["state"], found["result"]["count"]) == ("published", 6), found
+    moved = load(fake.blobs[found["result"]["digest"]]).tensors["w"]
+    np.testing.assert_allclose(moved[:7], [1 / 6] * 6 + [0], atol=1e-6)
+    assert len(fake.published()) == 1
