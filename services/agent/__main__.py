@@ -1,4 +1,4 @@
-"""`python -m services.agent --config agent.yaml [run|init|enrol|status]`."""
+"""`python -m services.agent --config agent.yaml [run|init|enrol|status|receipts]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import httpx
 import yaml
 
 from services.agent import policy as policies
-from services.agent.domain import Detail, TaskFailure
+from services.agent.domain import SEALED, Detail, TaskFailure
 from services.agent.loop import Agent, http_client
+from services.agent.receipts import ReceiptBook
 from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import ensure_policy
 from services.agent.state import State
@@ -61,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     enrol = commands.add_parser("enrol", help="exchange the enrolment token for a certificate")
     enrol.add_argument("--wait-s", type=float, default=60.0)
     commands.add_parser("status", help="what this agent is and what it has answered")
+    receipts = commands.add_parser("receipts", help="proofs that this site's updates went into the sums unchanged")
+    receipts.add_argument("--json", action="store_true", help="one JSON document")
     return made
 
 
@@ -110,7 +114,7 @@ def status(settings: AgentSettings, _options: argparse.Namespace) -> int:
 
 
 def status_of(settings: AgentSettings) -> dict[str, Any]:
-    """Identity, policy and contributions."""
+    """Identity, contributions, receipts, and what a person should look at."""
     try:
         holder = Identity.load(settings.data_dir / "identity").holder
         party: dict[str, Any] | None = {
@@ -121,14 +125,56 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
         }
     except FileNotFoundError:
         party = None
+    found: dict[str, Any] = {"identity": party, "contributions": {}, "recent": [], "receipts": {}, "mismatches": []}
+    with opened(settings) as state:
+        if state is not None:
+            book = ReceiptBook(state)
+            mismatches = [dated(entry) for entry in book.listed() if entry["state"] == "mismatch"]
+            recent = [dated(entry) for entry in state.recent(10)]
+            known = {"contributions": state.counts(), "recent": recent, "receipts": book.counts()}
+            found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch()}
+    return {**found, "warnings": warnings(settings, len(found["mismatches"]))}
+
+
+def warnings(settings: AgentSettings, mismatches: int) -> list[str]:
+    """What a person should know, in plain words."""
+    found = []
+    if mismatches:
+        found.append(f"{mismatches} receipts do not match what this site handed in: see `receipts`")
+    if settings.policy.exists() and SEALED in policies.load(settings.policy)[0].engines:
+        found.append("the policy allows engine sealed, which is weak: the aggregator sees each update of this site")
+    return found
+
+
+def receipts(settings: AgentSettings, options: argparse.Namespace) -> int:
+    """List the receipts; 1 when one does not match."""
+    with opened(settings) as state:
+        listed = [dated(entry) for entry in ReceiptBook(state).listed()] if state is not None else []
+    if options.json:
+        sys.stdout.write(json.dumps({"items": listed}, indent=2) + "\n")
+    for entry in [] if options.json else listed:
+        words = (entry["state"], entry["updated_at"][:19], entry["round_id"], entry["kind"], entry["engine"])
+        sys.stdout.write("  ".join([*words, entry["body_digest"][:16], entry["reason"] or ""]).rstrip() + "\n")
+    return 1 if any(entry["state"] == "mismatch" for entry in listed) else 0
+
+
+def dated(entry: dict[str, Any]) -> dict[str, Any]:
+    """A row with its time readable."""
+    return {**entry, "updated_at": datetime.fromtimestamp(float(entry["updated_at"]), UTC).isoformat()}
+
+
+@contextmanager
+def opened(settings: AgentSettings) -> Iterator[State | None]:
+    """The state, if there is one; ConfigError where it cannot be read."""
     if not (settings.data_dir / "agent.sqlite").exists():
-        return {"identity": party, "contributions": {}, "recent": []}
-    state = State(settings.data_dir)
+        yield None
+        return
     try:
-        recent = state.recent(10)
-        for entry in recent:
-            entry["updated_at"] = datetime.fromtimestamp(float(str(entry["updated_at"])), UTC).isoformat()
-        return {"identity": party, "contributions": state.counts(), "recent": recent, "epoch": state.highest_epoch()}
+        state = State(settings.data_dir)
+    except sqlite3.Error as error:
+        raise ConfigError(f"{settings.data_dir}: {error}") from error
+    try:
+        yield state
     except sqlite3.Error as error:
         raise ConfigError(f"{settings.data_dir}: {error}") from error
     finally:
@@ -152,7 +198,7 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> int:
     return asyncio.run(supervised())
 
 
-COMMANDS = {"run": run, "init": init, "enrol": enrol, "status": status}
+COMMANDS = {"run": run, "init": init, "enrol": enrol, "status": status, "receipts": receipts}
 
 if __name__ == "__main__":
     try:

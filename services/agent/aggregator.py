@@ -1,4 +1,4 @@
-"""The aggregator, as the agent speaks to it: one body in, one signed receipt out."""
+"""The aggregator, as the agent speaks to it: steps with their answers, one body in, one signed receipt out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from shared.wire.updates import ReceiptDoc
 
 PIECE = 512 * 1024
 MEDIA_TYPE = "application/octet-stream"
+WAIT_S = 25
+ANSWER_TIMEOUT = httpx.Timeout(WAIT_S + 20.0, connect=5.0)
+STEP_BYTES = 16 * 2**20  # a step's message, and the answer to one
 UPLOAD_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # without progress, not in total
 
 
@@ -52,6 +55,18 @@ class Aggregator:
         path = f"/v1/rounds/{round_id}/updates"
         call = Call("PUT", path, content=lambda: _pieces(body), headers=headers, timeout=UPLOAD_TIMEOUT)
         return Receipt.model_validate_json((await self.link.ask(call)).content)
+
+    async def say(self, round_id: RoundId, step: str, message: bytes) -> None:
+        """Send a step's message until it is accepted or refused (Problem). The same bytes at every try."""
+        headers = {"content-type": MEDIA_TYPE}
+        call = Call("PUT", f"/v1/rounds/{round_id}/steps/{step}", body=message, headers=headers, timeout=UPLOAD_TIMEOUT)
+        await self.link.ask(call)
+
+    async def answer(self, round_id: RoundId, step: str) -> bytes | None:
+        """Wait for a step's end; None when it has not ended yet, Problem when this site has no part in what follows."""
+        path = f"/v1/rounds/{round_id}/steps/{step}/answer?wait_s={WAIT_S}"
+        found = await self.link.ask(Call("GET", path, timeout=ANSWER_TIMEOUT, answer_bytes=STEP_BYTES))
+        return None if found.status_code == httpx.codes.NO_CONTENT else found.content
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

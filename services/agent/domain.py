@@ -17,6 +17,7 @@ PROTOCOLS = (1,)  # this version, and the one before once there is one
 EVERYTHING = "*"
 OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
+SEALED = "sealed"  # the weak engine; always allowed for a first model, which is public
 
 
 class TaskFailure(Exception):
@@ -167,7 +168,7 @@ def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
     kind = str(manifest.kind.value)
     if kind not in policy.kinds:
         found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed"))
-    if manifest.engine not in policy.engines:
+    if manifest.engine not in policy.engines and (kind, manifest.engine) != ("initialise", SEALED):
         found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed"))
     size = min(len(set(manifest.cohort)), manifest.min_cohort)
     if kind not in DATALESS_KINDS and size < policy.min_cohort:

@@ -14,7 +14,7 @@ from services.agent.domain import TaskFailure
 from services.agent.link import Away, Call, Link, Problem
 from shared.clock import Clock, utc_now
 from shared.errors import Refusal, Unavailable
-from shared.identity.authority import Holder, check_time
+from shared.identity.authority import Holder, check_time, public_bytes
 from shared.identity.directory import CertificateDirectory
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Signatures:
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._link, self._clock, self._monotonic = directory, link, clock, monotonic
+        self._directory, self.link, self._clock, self._monotonic = directory, link, clock, monotonic
         self._revoked: set[str] = set()
         self._after = 0
         self._asked_at = float("-inf")
@@ -54,13 +54,36 @@ class Signatures:
         except (InvalidSignature, ValueError) as error:
             raise TaskFailure("signature-wrong", f"the {service}'s signature does not fit") from error
 
+    async def key_of(self, service: str, keyid: str) -> bytes:
+        """The raw public key of a service's certified, unrevoked certificate; TaskFailure `signature-…`."""
+        holder = await self._holder(keyid)
+        await self._refresh()
+        if keyid in self._revoked:
+            raise TaskFailure("signature-revoked", f"the {service}'s certificate is revoked")
+        if (holder.subject.kind, holder.subject.name) != ("service", service):
+            raise TaskFailure("signature-party", f"the certificate is {holder.subject.uri}'s, not the {service}'s")
+        return public_bytes(holder.public_key)
+
+    async def witness(self) -> bytes:
+        """The raw public key that the keys service witnesses rounds with now, certified; asks until heard."""
+        try:
+            keyid = str(json.loads((await self.link.ask(Call("GET", "/v1/witness"))).content)["keyid"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TaskFailure("witness-unknown", "the keys service names no witness") from error
+        key = await self.key_of("keys", keyid)
+        try:
+            check_time(await self._holder(keyid), self._clock())
+        except Refusal as refusal:
+            raise TaskFailure("signature-expired", refusal.detail) from refusal
+        return key
+
     async def _holder(self, keyid: str) -> Holder:
         while True:
             try:
                 return await self._directory.get(keyid)
             except Unavailable as unavailable:
                 log.info("certificate.unread", reason=unavailable.detail)
-                await asyncio.sleep(self._link.circuit.failed())
+                await asyncio.sleep(self.link.circuit.failed())
             except Refusal as refusal:
                 raise TaskFailure("signature-unknown", refusal.detail) from refusal
 
@@ -73,9 +96,7 @@ class Signatures:
         try:
             more = True
             while more:
-                answer = json.loads(
-                    (await self._link.once(Call("GET", f"/v1/revocations?after={self._after}"))).content
-                )
+                answer = json.loads((await self.link.once(Call("GET", f"/v1/revocations?after={self._after}"))).content)
                 for item in answer["items"]:
                     self._revoked.add(str(item["keyid"]))
                     self._after = max(self._after, int(item["sequence"]))

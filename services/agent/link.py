@@ -49,6 +49,7 @@ class Call:
     content: Callable[[], AsyncIterator[bytes]] | None = None
     headers: Mapping[str, str] | None = None
     timeout: httpx.Timeout | None = None
+    answer_bytes: int = MAX_ANSWER
 
     @classmethod
     def json(cls, method: str, path: str, document: Mapping[str, Any], **more: Any) -> Call:
@@ -101,7 +102,7 @@ class Link:
     async def once(self, call: Call) -> httpx.Response:
         """Send one time; Away or Problem."""
         async with self.open(call) as response:
-            body = await _limited(response)
+            body = await _limited(response, call.answer_bytes)
         return httpx.Response(response.status_code, headers=response.headers, content=body)
 
     @asynccontextmanager
@@ -159,13 +160,13 @@ def pause_of(away: Away) -> float:
     return away.pause_s if isinstance(away, _Failed) else 1.0
 
 
-async def _limited(response: httpx.Response) -> bytes:
-    """The body of an answer, at most MAX_ANSWER bytes."""
+async def _limited(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
+    """The body of an answer, at most `limit` bytes."""
     parts, size = [], 0
     async for part in response.aiter_raw():
         size += len(part)
-        if size > MAX_ANSWER:
-            raise Problem(response.status_code, "answer-too-large", f"more than {MAX_ANSWER} bytes")
+        if size > limit:
+            raise Problem(response.status_code, "answer-too-large", f"more than {limit} bytes")
         parts.append(part)
     return b"".join(parts)
 

@@ -7,7 +7,7 @@ import fcntl
 import math
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from services.agent.keys import Signatures
 from services.agent.link import Link, Problem, make_client
 from services.agent.models import ModelCache
 from services.agent.profile import profile_of
+from services.agent.receipts import Receipts
 from services.agent.registry import Registry
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
@@ -30,7 +31,7 @@ from services.agent.state import State
 from services.agent.tasks import Platform, Site, Tasks
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper, ensure_identity
-from shared.ids import Digest, digest_of
+from shared.ids import Digest, SiteId, digest_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -79,19 +80,21 @@ class Agent:
         platform = self._platform(http, keeper)
         assert self._runner is not None  # noqa: S101 (read above)
         state.sweep_outbox()
-        rotation = asyncio.create_task(keeper.run())
+        receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name))
+        beside = [asyncio.create_task(keeper.run()), asyncio.create_task(receipts.run())]
         try:
-            await self._work(platform, state, who)
+            await self._work(platform, state, who, receipts.wake.set)
         finally:
-            rotation.cancel()
-            await asyncio.gather(rotation, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _work(self, platform: Platform, state: State, who: tuple[str, str]) -> None:
+    async def _work(self, platform: Platform, state: State, who: tuple[str, str], answered: Callable[[], None]) -> None:
         resumed, refusals = False, 0
         while True:
             await self._read(who)
             assert self._runner is not None and self._site is not None  # noqa: S101, PT018
-            tasks = Tasks(platform, self._runner, state, lambda: self._present())
+            tasks = Tasks(platform, self._runner, state, lambda: self._present(), answered)
             try:
                 if not resumed:
                     await tasks.resume()
@@ -169,6 +172,7 @@ class Agent:
             aggregator=Aggregator(Link(http, settings.aggregator_url, "aggregator", keeper)),
             registry=Registry(Link(http, settings.registry_url, "registry", keeper), cache),
             signatures=Signatures(directory, keys),
+            identity=keeper,
         )
 
 

@@ -134,6 +134,7 @@ HEADER = """\
 # What this site allows. What is not named here is refused, whatever the platform says.
 # federations: "own" is the federation this agent is enrolled in.
 # recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
+# engines: with "pairwise" no service sees an update of this site; with "sealed" the aggregator sees each one.
 # datasets: columns that recipes may read, the label among them ("*": all).
 # reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
 """
@@ -147,7 +148,7 @@ def default_policy(
         federations=[OWN_FEDERATION],
         recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
         datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
-        engines=["sealed"],
+        engines=["pairwise", "sealed"],
         min_cohort=min_cohort,
         reports=reports,
     )

@@ -1,14 +1,12 @@
 """What the agent must still know after `kill -9`: its contributions, their bytes' digests, and the highest epoch.
 
-stdlib sqlite3, WAL, synchronous=FULL. A contribution's row is written after its body is durable and before
+A contribution's row is written after its body is durable and before
 the first byte leaves; its key (the round) makes a second one impossible.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,33 +14,11 @@ from pathlib import Path
 
 import msgpack
 
-from services.agent.domain import Answer, Earlier
+from services.agent.domain import Answer, Earlier, TaskFailure
+from services.agent.engine_state import EngineState
+from services.agent.store import Store
 from shared.ids import Digest, RoundId, TaskId
 from shared.wire.manifest import RoundManifest
-
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS contributions (
-    round_id TEXT PRIMARY KEY,
-    task_id TEXT NOT NULL,
-    job_id TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    manifest_digest TEXT NOT NULL,
-    body_digest TEXT NOT NULL,
-    body_size INTEGER NOT NULL,
-    lease BLOB NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'answered', 'late', 'lost')),
-    receipt BLOB,
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS contributions_place ON contributions (job_id, kind, number, attempt);
-CREATE INDEX IF NOT EXISTS contributions_pending ON contributions (state) WHERE state = 'pending';
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +34,28 @@ class Contribution:
     state: Earlier
     lease: Mapping[str, object]
     created_at: float
+    engine: str
+    acknowledged: bool  # the aggregator holds the bytes
 
 
-_COLUMNS = "round_id, task_id, manifest_digest, body_digest, body_size, epoch, state, lease, created_at"
+_COLUMNS = (
+    "round_id, task_id, manifest_digest, body_digest, body_size, epoch, state, lease, created_at, engine,"
+    " receipt IS NOT NULL"
+)
 
 
 class State:
     """The agent's only memory. Every method is one transaction; safe to call from several threads."""
 
     def __init__(self, data_dir: Path) -> None:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store = Store(data_dir)
+        self.engines = EngineState(self.store)
         self.outbox = data_dir / "outbox"
         self.outbox.mkdir(exist_ok=True)
-        self._lock = threading.Lock()
-        self._db = sqlite3.connect(data_dir / "agent.sqlite", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA busy_timeout = 5000")
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise RuntimeError(f"{data_dir}: written by a newer agent (state version {version})")
-        self._db.executescript(SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._db.close()
+        self.store.close()
 
     def body(self, digest: Digest) -> Path:
         """Where a contribution's bytes lie."""
@@ -97,30 +68,43 @@ class State:
         task_id: TaskId,
         body: tuple[Digest, int],
         lease: Mapping[str, object],
+        *,
+        engine_state: bytes | None = None,
     ) -> Contribution:
-        """Record a contribution whose body is durable; sqlite3.IntegrityError if the round has one."""
+        """Record a contribution whose body is durable; sqlite3.IntegrityError if the round has one.
+
+        `engine_state`: the engine's state after the upload, where it has further steps.
+        """
         now = time.time()
         digest, size = body
         packed = bytes(msgpack.packb(dict(lease)))
         values = (
             manifest.round_id, task_id, manifest.job_id, manifest.kind.value, manifest.number, manifest.attempt,
             manifest.epoch, manifest_digest, digest, size, packed, Earlier.PENDING.value, now, now,
+            manifest.engine,
         )  # fmt: skip
-        with self._lock:
-            self._db.execute(
+        with self.store.writing() as db:
+            db.execute(
                 "INSERT INTO contributions (round_id, task_id, job_id, kind, number, attempt, epoch, manifest_digest,"
-                " body_digest, body_size, lease, state, created_at, updated_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " body_digest, body_size, lease, state, created_at, updated_at, engine)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
+            if engine_state is not None:
+                changed = db.execute(
+                    "UPDATE engine_secrets SET state = ? WHERE round_id = ?", (engine_state, manifest.round_id)
+                )
+                if changed.rowcount != 1:
+                    raise TaskFailure("round-over", "this round's secrets are erased")
         return Contribution(
-            manifest.round_id, task_id, manifest_digest, digest, size, manifest.epoch, Earlier.PENDING, lease, now
-        )
+            manifest.round_id, task_id, manifest_digest, digest, size, manifest.epoch, Earlier.PENDING, lease, now,
+            manifest.engine, acknowledged=False,
+        )  # fmt: skip
 
     def contribution(self, round_id: RoundId) -> Contribution | None:
         """This site's answer to the round, if there is one."""
-        with self._lock:
-            row = self._db.execute(
+        with self.store.reading() as db:
+            row = db.execute(
                 f"SELECT {_COLUMNS} FROM contributions WHERE round_id = ?",  # noqa: S608 (a constant)
                 (round_id,),
             ).fetchone()
@@ -128,8 +112,8 @@ class State:
 
     def same_place(self, manifest: RoundManifest) -> Answer | None:
         """An answer to the same (job, kind, number, attempt) under another round id."""
-        with self._lock:
-            row = self._db.execute(
+        with self.store.reading() as db:
+            row = db.execute(
                 "SELECT state, manifest_digest, epoch FROM contributions"
                 " WHERE job_id = ? AND kind = ? AND number = ? AND attempt = ? AND round_id <> ?"
                 " ORDER BY epoch LIMIT 1",
@@ -139,22 +123,41 @@ class State:
 
     def pending(self) -> list[Contribution]:
         """Contributions that are not acknowledged yet, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
+        with self.store.reading() as db:
+            rows = db.execute(
                 f"SELECT {_COLUMNS} FROM contributions WHERE state = 'pending' ORDER BY created_at"  # noqa: S608
             ).fetchall()
         return [_contribution(row) for row in rows]
 
+    def acknowledge(self, round_id: RoundId, receipt: Mapping[str, object]) -> None:
+        """Remember that the aggregator holds the bytes, while further steps follow."""
+        with self.store.writing() as db:
+            db.execute(
+                "UPDATE contributions SET receipt = ?, updated_at = ? WHERE round_id = ?",
+                (bytes(msgpack.packb(dict(receipt))), time.time(), round_id),
+            )
+
     def settle(self, round_id: RoundId, state: Earlier, receipt: Mapping[str, object] | None = None) -> None:
-        """End a pending contribution; its bytes are no longer needed. The row stays for ever."""
+        """End a pending contribution; its bytes are no longer needed. The row stays for ever.
+
+        From an answered one on, the round's record is waited for (`receipts`).
+        """
         packed = bytes(msgpack.packb(dict(receipt))) if receipt is not None else None
-        with self._lock:
-            self._db.execute(
+        with self.store.writing() as db:
+            db.execute(
                 "UPDATE contributions SET state = ?, receipt = coalesce(?, receipt), updated_at = ?"
                 " WHERE round_id = ? AND state = 'pending'",
                 (state.value, packed, time.time(), round_id),
             )
-            row = self._db.execute("SELECT body_digest FROM contributions WHERE round_id = ?", (round_id,)).fetchone()
+            if state is Earlier.ANSWERED:
+                db.execute(
+                    "INSERT INTO receipts (round_id, job_id, kind, engine, manifest_digest, body_digest, state, due_at,"
+                    " created_at, updated_at) SELECT round_id, job_id, kind, engine, manifest_digest, body_digest,"
+                    " 'waiting', ?, ?, ? FROM contributions WHERE round_id = ? AND state = 'answered'"
+                    " ON CONFLICT DO NOTHING",
+                    (*[time.time()] * 3, round_id),
+                )
+            row = db.execute("SELECT body_digest FROM contributions WHERE round_id = ?", (round_id,)).fetchone()
         if row is not None and state is not Earlier.PENDING:
             self.body(Digest(row[0])).unlink(missing_ok=True)
 
@@ -177,29 +180,29 @@ class State:
 
     def fact(self, name: str) -> object | None:
         """A remembered value (msgpack types)."""
-        with self._lock:
-            row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        with self.store.reading() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return msgpack.unpackb(row[0]) if row is not None else None
 
     def remember(self, name: str, value: object) -> None:
         """Store a value (msgpack types)."""
-        with self._lock:
-            self._db.execute(
+        with self.store.writing() as db:
+            db.execute(
                 "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 (name, bytes(msgpack.packb(value))),
             )
 
     def counts(self) -> dict[str, int]:
         """How many contributions stand in which state."""
-        with self._lock:
-            rows = self._db.execute("SELECT state, count(*) FROM contributions GROUP BY state").fetchall()
+        with self.store.reading() as db:
+            rows = db.execute("SELECT state, count(*) FROM contributions GROUP BY state").fetchall()
         return {str(state): int(count) for state, count in rows}
 
     def recent(self, limit: int) -> list[dict[str, object]]:
         """The newest contributions, for `status`."""
-        names = ("round_id", "job_id", "kind", "number", "state", "body_size", "updated_at")
-        with self._lock:
-            rows = self._db.execute(
+        names = ("round_id", "job_id", "kind", "number", "engine", "state", "body_size", "updated_at")
+        with self.store.reading() as db:
+            rows = db.execute(
                 f"SELECT {', '.join(names)} FROM contributions ORDER BY created_at DESC LIMIT ?",  # noqa: S608
                 (limit,),
             ).fetchall()
@@ -207,7 +210,7 @@ class State:
 
 
 def _contribution(row: tuple[object, ...]) -> Contribution:
-    round_id, task_id, manifest_digest, body_digest, size, epoch, state, lease, created_at = row
+    round_id, task_id, manifest_digest, body_digest, size, epoch, state, lease, created_at, engine, acknowledged = row
     assert isinstance(lease, bytes)  # noqa: S101 (STRICT table)
     return Contribution(
         RoundId(str(round_id)),
@@ -219,6 +222,8 @@ def _contribution(row: tuple[object, ...]) -> Contribution:
         Earlier(str(state)),
         msgpack.unpackb(lease),
         float(str(created_at)),
+        str(engine),
+        acknowledged=bool(acknowledged),
     )
 
 

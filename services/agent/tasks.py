@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from services.agent.aggregator import Aggregator, Receipt
 from services.agent.coordinator import Coordinator, Lease
@@ -28,28 +27,22 @@ from services.agent.domain import (
     objections,
     report,
 )
+from services.agent.exchange import Exchange, Exchanges
 from services.agent.keys import Signatures
 from services.agent.link import Away, Problem
 from services.agent.registry import Registry
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
-from shared.ids import Digest, RoundId, TaskId
+from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
+from shared.identity.authority import Identity
+from shared.ids import Digest, RoundId
 from shared.wire.manifest import RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-OVER = frozenset({404, 409, 410})  # the lease or the round is no longer ours
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
+TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died"})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
-
-
-@dataclass(slots=True)
-class Watch:
-    """How far a task is, for its heartbeats."""
-
-    phase: str = "checking"
-    progress: float = 0.0
-    kept: bool = False  # its bytes are durable: from here on it is answered, whatever else happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,7 @@ class Platform:
     aggregator: Aggregator
     registry: Registry
     signatures: Signatures
+    identity: Callable[[], Identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +69,18 @@ class Site:
 class Tasks:
     """Runs leased tasks, one at a time."""
 
-    def __init__(self, platform: Platform, runner: Runner, state: State, site: Callable[[], Site]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        runner: Runner,
+        state: State,
+        site: Callable[[], Site],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._answered = answered
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
+        self._exchanges = Exchanges(platform.aggregator, state.engines, platform.identity, platform.signatures.witness)
 
     async def perform(self, lease: Lease) -> None:
         """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
@@ -88,8 +91,10 @@ class Tasks:
             log.info("task.leased", attempt=lease.attempt)
             watch = Watch()
             try:
-                reason = await self._beside_heartbeats(lease, watch)
+                reason = await beside_heartbeats(self._platform.coordinator, lease, watch, self._work(lease, watch))
             except TaskFailure as failure:
+                if failure.code not in TAKEN_UP_AGAIN:
+                    await self._give_up(lease.round_id, failure.code)
                 await self._report(lease, failure)
             except asyncio.CancelledError:
                 if not watch.kept:
@@ -97,49 +102,15 @@ class Tasks:
                 raise
             else:
                 duration_ms = round((time.monotonic() - started) * 1000)
+                if watch.aborted:
+                    await self._give_up(lease.round_id, "aborted")
                 log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
-
-    async def _beside_heartbeats(self, lease: Lease, watch: Watch) -> str | None:
-        """Work while heartbeats go on; the reason if the platform took the task back."""
-        work = asyncio.create_task(self._work(lease, watch))
-        beats = asyncio.create_task(self._heartbeats(lease, watch))
-        try:
-            await asyncio.wait({work, beats}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                reason = beats.result()
-                watch.kept = True  # nothing to report: the platform itself ended the task
-                return reason
-            beats.cancel()
-            await work
-            return None
-        finally:
-            for task in (work, beats):
-                task.cancel()
-            await asyncio.gather(work, beats, return_exceptions=True)
-
-    async def _heartbeats(self, lease: Lease, watch: Watch) -> str:
-        """Extend the lease until the platform wants the task no more; returns why."""
-        while True:
-            await asyncio.sleep(lease.heartbeat_s)
-            try:
-                desired = await self._platform.coordinator.heartbeat(
-                    lease.task_id, lease.lease_token, watch.progress, watch.phase
-                )
-            except (Away, ValidationError) as error:
-                log.info("heartbeat.unheard", reason=str(error))
-            except Problem as problem:
-                log.info("heartbeat.refused", reason=str(problem))
-                if problem.status in OVER and not watch.kept:  # durable bytes may count without a lease
-                    return problem.slug
-            else:
-                if desired.state == "abort":
-                    return desired.reason or "abort"
 
     async def _work(self, lease: Lease, watch: Watch) -> None:
         try:
             contribution = await self._contribution(lease, watch)
             watch.phase, watch.kept = "sending", True
-            await self._deliver(contribution, lease.task_id, lease.lease_token)
+            await self._deliver(contribution, lease, watch)
         except (TaskFailure, asyncio.CancelledError):
             raise
         except Problem as problem:
@@ -154,6 +125,8 @@ class Tasks:
         earlier = self._state.contribution(manifest.round_id)
         answer = Answer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
         self._state.saw_epoch(manifest.epoch)
+        if self._state.engines.opened(manifest) not in (None, manifest.round_id):
+            raise TaskFailure("round-answered", "this round of the job was opened in another attempt")
         step = next_step(
             digest,
             manifest.epoch,
@@ -181,6 +154,29 @@ class Tasks:
 
     async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
         await self._check_engine_key(lease, manifest, digest)
+        (exchange, answer), (outcome, model) = await together(
+            self._lead_up(lease, manifest, digest), self._run(manifest, watch)
+        )
+        watch.phase = "sealing"
+        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, outcome, model))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
+                await keeping
+                watch.kept = True
+            raise
+        finally:
+            shutil.rmtree(self._folder(), ignore_errors=True)
+
+    async def _lead_up(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> tuple[Exchange, bytes | None]:
+        """The engine's steps before the upload, and the answer to the last of them."""
+        site_id, public = self._site().facts.site_id, lease.engine_public.document.public
+        exchange = await self._exchanges.join(manifest, digest, site_id, public)
+        return exchange, await exchange.lead_up()
+
+    async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[Outcome, Path | None]:
+        """Fetch the model and run the recipe on it."""
         site = self._site()
         model: Path | None = None
         if manifest.model is not None:
@@ -192,7 +188,7 @@ class Tasks:
                 )
             except Problem as problem:
                 raise TaskFailure("model-refused", str(problem)) from problem
-        folder = site.work_dir / "task"
+        folder = self._folder()
         await asyncio.to_thread(_fresh, folder)
         watch.phase = "running"
 
@@ -201,17 +197,11 @@ class Tasks:
 
         limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
         outcome = await self._runner.run(_order(manifest, model, folder), progressed, limit_s=limit_s)
-        watch.phase = "sealing"
-        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, manifest, digest, outcome, model))
-        try:
-            return await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
-                await keeping
-                watch.kept = True
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        watch.phase = "agreeing"
+        return outcome, model
+
+    def _folder(self) -> Path:
+        return self._site().work_dir / "task"
 
     async def _check_engine_key(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> None:
         signed = lease.engine_public
@@ -221,46 +211,88 @@ class Tasks:
             raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
 
     def _keep(
-        self, lease: Lease, manifest: RoundManifest, digest: Digest, outcome: Outcome, model: Path | None
+        self,
+        lease: Lease,
+        digest: Digest,
+        exchange: Exchange,
+        answer: bytes | None,
+        outcome: Outcome,
+        model: Path | None,
     ) -> Contribution:
-        """Seal, make durable, record. In a thread."""
+        """Hide, make durable, record. In a thread."""
         from services.agent.updates import write_body  # numpy: only once there is something to send
-        from shared.secagg.engine import Seat
 
-        seat = Seat(manifest, self._site().facts.site_id, lease.engine_public.document.public)
-        body = write_body(seat, outcome, model, self._state.outbox)
-        memory: dict[str, object] = {"lease_token": lease.lease_token, "deadline_s": manifest.deadline_s}
-        kept = self._state.keep(manifest, digest, lease.task_id, body, memory)
+        manifest = exchange.seat.manifest
+        state, body = write_body(exchange, answer, outcome, model, self._state.outbox)
+        memory: dict[str, object] = {
+            "witness": exchange.seat.witness,
+            "lease_token": lease.lease_token,
+            "heartbeat_s": lease.heartbeat_s,
+            "deadline_s": manifest.deadline_s,
+        }
+        engine_state = state if exchange.has_steps else None
+        kept = self._state.keep(manifest, digest, lease.task_id, body, memory, engine_state=engine_state)
         self._fresh = kept.body_digest
         return kept
 
     async def resume(self) -> None:
-        """After a start: send what was durable but not acknowledged, byte for byte."""
+        """After a start: send what was durable but not acknowledged, byte for byte, and go on from there."""
         for contribution in self._state.pending():
             with structlog.contextvars.bound_contextvars(round_id=contribution.round_id, task_id=contribution.task_id):
                 log.info("contribution.resumed", digest=contribution.body_digest)
+                hold = OldLease(
+                    contribution.task_id,
+                    str(contribution.lease["lease_token"]),
+                    float(str(contribution.lease.get("heartbeat_s", 5.0))),
+                )
+                watch = Watch("sending", 1.0, kept=True)
                 try:
-                    await self._deliver(contribution, contribution.task_id, str(contribution.lease["lease_token"]))
+                    await beside_heartbeats(
+                        self._platform.coordinator, hold, watch, self._deliver(contribution, hold, watch)
+                    )
                 except (TaskFailure, Problem) as error:
                     log.warning("contribution.not_sent", reason=str(error))
+                    if isinstance(error, TaskFailure):
+                        await self._give_up(contribution.round_id, error.code)
+                if watch.aborted:
+                    await self._give_up(contribution.round_id, "aborted")
 
     def forget_hopeless(self) -> None:
-        """Give up pending contributions whose round must be over by any clock."""
+        """Give up pending contributions and begun rounds that must be over by any clock."""
         for contribution in self._state.pending():
             deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
             if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
                 self._state.settle(contribution.round_id, Earlier.LATE)
+        for round_id in self._state.engines.expired():
+            self._state.engines.end(round_id, "round-over")
+            self._state.settle(round_id, Earlier.LATE)
 
-    async def _deliver(self, contribution: Contribution, task_id: TaskId, lease_token: str) -> None:
-        """Upload until acknowledged, then tell the coordinator, then forget the bytes."""
-        receipt: Receipt | None = None
+    async def _give_up(self, round_id: RoundId, code: str) -> None:
+        """Leave a round of an engine with steps for ever: its secrets are erased."""
+
+        def erase() -> None:
+            if self._state.engines.end(round_id, code):
+                self._state.settle(round_id, Earlier.LATE)
+                log.info("engine.secrets_erased", reason=code)
+
+        if self._state.engines.find(round_id) is not None:
+            await asyncio.to_thread(erase)
+
+    async def _deliver(self, contribution: Contribution, lease: Hold, watch: Watch) -> None:
+        """Upload until acknowledged, take the steps that follow, tell the coordinator, then forget the bytes."""
+        round_id, receipt = contribution.round_id, None
         if contribution.state is Earlier.PENDING:
-            receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
+            exchange = await self._exchanges.resume(round_id)
+            if not contribution.acknowledged:
+                receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
+            if exchange is not None:
+                if receipt is not None:
+                    self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
+                await exchange.follow_up(contribution.body_digest, watch.enter)
         with suppress_over("completion.unneeded"):
-            await self._platform.coordinator.complete(task_id, lease_token, contribution.body_digest)
-        self._state.settle(
-            contribution.round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt is not None else None
-        )
+            await self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
+        self._state.settle(round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt else None)
+        self._answered()
 
     async def _upload(self, contribution: Contribution, *, fresh: bool) -> Receipt:
         round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size
@@ -291,7 +323,7 @@ class Tasks:
         statement = receipt.document().statement()
         await self._platform.signatures.check("aggregator", receipt.keyid, receipt.signature, statement)
 
-    async def _report(self, lease: Lease, failure: TaskFailure, within_s: float = 60.0) -> None:
+    async def _report(self, lease: Hold, failure: TaskFailure, within_s: float = 60.0) -> None:
         """Tell the coordinator as much as the policy lets out; the whole text stays in this site's log."""
         log.warning("task.failed", code=failure.code, detail=failure.detail, text=failure.text or None)
         told = report(failure, self._reports())

@@ -16,32 +16,31 @@ from pathlib import Path
 import numpy as np
 
 from services.agent.domain import TaskFailure
+from services.agent.exchange import Exchange
 from services.agent.runner.protocol import Outcome
 from services.agent.state import sync_folder
 from shared.errors import Refusal
 from shared.ids import Digest
 from shared.learning import tensors
-from shared.secagg.engine import UPLOAD, Payload, Seat
-from shared.secagg.engines import engine_named
+from shared.secagg.engine import Payload
 from shared.secagg.payload import model_payload, sums_payload, train_payload
 from shared.wire.manifest import RoundKind, RoundManifest
 
 Body = tuple[Digest, int]
 
 
-def write_body(seat: Seat, outcome: Outcome, model: Path | None, outbox: Path) -> Body:
+def write_body(
+    exchange: Exchange, answer: bytes | None, outcome: Outcome, model: Path | None, outbox: Path
+) -> tuple[bytes, Body]:
     """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
 
-    On return the bytes are durable. Nothing has left.
+    `answer` is the one to the step before. Gives the engine's state after the upload, which is to be stored with the
+    body's digest. On return the bytes are durable. Nothing has left.
     """
     try:
-        engine = engine_named(seat.manifest.engine)
-        if engine.steps != (UPLOAD,):
-            raise TaskFailure("engine-steps", f"engine {engine.name} has steps that this agent does not know")
-        with _payload(seat.manifest, outcome, model) as payload:
-            state = engine.client.begin(seat)
-            _, pieces = engine.client.upload(seat, state, None, payload)
-            return _write(pieces, outbox)
+        with _payload(exchange.seat.manifest, outcome, model) as payload:
+            state, pieces = exchange.upload(answer, payload)
+            return state, _write(pieces, outbox)
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 

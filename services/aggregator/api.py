@@ -13,11 +13,14 @@ from services.aggregator.domain import (
     RoundDiffers,
     RoundOver,
     RoundUnknown,
+    SiteFellOut,
+    StepNotOpen,
     UpdateDiffers,
     UpdateRejected,
     WrongLength,
+    opening,
 )
-from services.aggregator.rounds import Rounds, RoundView
+from services.aggregator.rounds import Rounds, RoundView, manifest_of
 from services.aggregator.updates import Body, DigestNeeded, Updates
 from shared.blobs import DigestMismatch
 from shared.errors import (
@@ -32,6 +35,7 @@ from shared.errors import (
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import EngineUnknown, UpdateRefused
+from shared.secagg.engines import engine_facts
 from shared.web.access import Actor, Principal, Role, SiteParty, service_party
 from shared.web.body import announced_digest, receive
 from shared.web.problems import problems
@@ -100,6 +104,8 @@ class RoundState(BaseModel):
     federation_id: str
     kind: RoundKind
     state: Phase
+    step: str | None = Field(default=None, description="where an engine of several steps stands")
+    opening: bool = Field(default=False, description="sites may have answered what opens the sum: never ask them again")
     reason: str | None
     got: int
     min_cohort: int
@@ -157,6 +163,8 @@ async def open_round(
             RoundUnknown,
             UpdateDiffers,
             RoundClosed,
+            StepNotOpen,
+            SiteFellOut,
             LengthRequired,
             TooLarge,
             MalformedUpdate,
@@ -189,14 +197,14 @@ async def submit_update(
 async def close_round(round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded) -> RoundState:
     """Nobody else will answer: go on with the updates that are here, or fail for want of a quorum."""
     await rounds.close(round_id)
-    return _state(await rounds.view(round_id))
+    return round_state(await rounds.view(round_id))
 
 
 @router.post("/rounds/{round_id}/cancel", responses=problems(Unauthenticated, Forbidden, RoundUnknown, RoundOver))
 async def cancel_round(round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded) -> RoundState:
     """End the round without a result; twice is the same as once."""
     await rounds.cancel(round_id)
-    return _state(await rounds.view(round_id))
+    return round_state(await rounds.view(round_id))
 
 
 @router.get("/rounds/{round_id}", responses=problems(Unauthenticated, Forbidden, RoundUnknown))
@@ -209,10 +217,11 @@ async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> 
     view = await rounds.view(round_id)
     if isinstance(actor, Principal):
         actor.check(Role.SCIENTIST, Role.AUDITOR, federation_id=view.stored.federation_id)
-    return _state(view)
+    return round_state(view)
 
 
-def _state(view: RoundView) -> RoundState:
+def round_state(view: RoundView) -> RoundState:
+    """The document of a round."""
     stored, rules = view.stored, view.stored.round
     ended = rules.phase is Phase.PUBLISHED
     return RoundState(
@@ -221,6 +230,8 @@ def _state(view: RoundView) -> RoundState:
         federation_id=stored.federation_id,
         kind=RoundKind(stored.kind),
         state=rules.phase,
+        step=rules.step,
+        opening=opening(engine_facts(manifest_of(stored.manifest).engine).steps, rules.step),
         reason=stored.reason,
         got=rules.got,
         min_cohort=rules.min_cohort,

@@ -2,15 +2,23 @@
 
 Phases: collecting -> frozen -> aggregating -> checked -> published, or failed(reason), or cancelled. Every phase that
 is not terminal ends by a deadline: `deadline` while collecting, `finish_by` afterwards.
+
+An engine of several steps has a step beside the phase: those up to the upload pass while the round is collecting,
+those after it while it is frozen; `OPENED` stands after the last. Each step ends by its own deadline.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engine import UPLOAD
+
+OPENED: Final = "opened"
+"""The step after the last: the engine has all that it needs to open the sum."""
 
 
 class Phase(StrEnum):
@@ -45,6 +53,11 @@ class Reason(StrEnum):
     NOT_FINITE = "model-not-finite"
     REGISTRY_REFUSED = "registry-refused"
     GAVE_UP = "aggregation-failed"
+    NOT_ENOUGH = "not-enough-shares"
+    ABORTED = "round-aborted"
+    STEP_UNUSABLE = "step-unusable"
+    WITNESS_REFUSED = "witness-refused"
+    UPDATE_LOST = "update-lost"
 
 
 class RoundUnknown(NotFound):
@@ -79,6 +92,26 @@ class WrongLength(Invalid):
     """The update's length is not that of the round's model or of the first update."""
 
 
+class StepUnknown(NotFound):
+    """The round's engine has no such step."""
+
+
+class StepDiffers(Conflict):
+    """The site has sent another message in this step before."""
+
+
+class StepNotOpen(Conflict):
+    """The round has not come to this step yet."""
+
+
+class StepClosed(Gone):
+    """The step takes no more messages."""
+
+
+class SiteFellOut(Gone):
+    """The round went on without this site."""
+
+
 class ManifestUntrusted(Forbidden):
     """The manifest is not signed by the coordinator."""
 
@@ -96,6 +129,14 @@ class Round:
     target: int
     deadline: datetime
     finish_by: datetime
+    step: str | None = None
+    step_missing: int = 0
+    step_deadline: datetime | None = None
+
+    @property
+    def stepped(self) -> bool:
+        """Whether its engine has steps beside the upload."""
+        return self.step is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +157,8 @@ class Known:
 
 def answered(round_: Round) -> bool:
     """Whether waiting longer brings nothing: enough updates, or nobody left to send one."""
+    if round_.stepped:
+        return round_.step == UPLOAD and round_.step_missing <= 0
     return round_.got >= round_.target or round_.got + round_.rejected >= round_.cohort_size
 
 
@@ -126,6 +169,8 @@ def due(round_: Round, now: datetime, *, closing: bool = False) -> Move | None:
     if round_.phase is Phase.COLLECTING:
         if not (closing or answered(round_) or now >= round_.deadline):
             return None
+        if round_.step not in (None, UPLOAD):
+            return Move(Phase.FAILED, Reason.QUORUM)
         return Move(Phase.FROZEN) if round_.got >= round_.min_cohort else Move(Phase.FAILED, Reason.QUORUM)
     if round_.phase is not Phase.CHECKED and round_.got < round_.min_cohort:
         return Move(Phase.FAILED, Reason.QUORUM)
@@ -138,6 +183,57 @@ def admit(round_: Round, now: datetime) -> None:
         raise RoundClosed(f"the round is {round_.phase}")
     if now >= round_.deadline:
         raise RoundClosed("the round's deadline has passed")
+    if round_.step not in (None, UPLOAD):
+        raise StepNotOpen(f"the round is at step {round_.step}")
+
+
+def step_due(round_: Round, now: datetime) -> bool:
+    """Whether the present step must be closed now. The upload's end is the phase's, so that one is due once frozen."""
+    if round_.step in (None, OPENED) or round_.phase.over:
+        return False
+    if round_.step == UPLOAD:
+        return round_.phase is Phase.FROZEN
+    return round_.step_missing <= 0 or (round_.step_deadline is not None and now >= round_.step_deadline)
+
+
+def admit_step(round_: Round, steps: Sequence[str], step: str, now: datetime, *, frozen: bool) -> None:
+    """Raise StepUnknown, StepClosed, StepNotOpen or RoundClosed unless the step takes messages now."""
+    if step not in steps or step == UPLOAD or not round_.stepped:
+        raise StepUnknown(f"this round's engine takes no messages in a step {step}")
+    if round_.phase.over:
+        raise RoundClosed(f"the round is {round_.phase}")
+    order = [*steps, OPENED]
+    present = order.index(round_.step or OPENED)
+    if order.index(step) < present or (order.index(step) == present and frozen):
+        raise StepClosed(f"step {step} takes no more messages")
+    if order.index(step) > present:
+        raise StepNotOpen(f"the round is at step {round_.step}")
+    if round_.step_deadline is not None and now >= round_.step_deadline:
+        raise StepClosed(f"the deadline of step {step} has passed")
+
+
+def step_after(steps: Sequence[str], step: str) -> str:
+    """The step that follows."""
+    return [*steps, OPENED][list(steps).index(step) + 1]
+
+
+def step_deadline(
+    steps: Sequence[str], step: str, opened_at: datetime, deadline: datetime, now: datetime, patience: timedelta
+) -> datetime:
+    """When a step ends at the latest.
+
+    Steps before the upload pass while the sites train, so they share the first half of the round's time; those after
+    it need an answer at once, which `patience` is for.
+    """
+    upload, place = steps.index(UPLOAD), steps.index(step) if step in steps else len(steps)
+    if place < upload:
+        return opened_at + (deadline - opened_at) * (place + 1) / (2 * upload)
+    return deadline if place == upload else now + patience
+
+
+def opening(steps: Sequence[str], step: str | None) -> bool:
+    """Whether sites may have given away what opens the sum: from then on the same round is never answered again."""
+    return step is not None and len(steps) > 1 and step in (steps[-1], OPENED)
 
 
 def repeated(known: Known, digest: Digest, site_id: SiteId) -> None:

@@ -15,11 +15,14 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.domain import Phase, Reason, due
+from services.aggregator.closing import Closing
+from services.aggregator.domain import OPENED, Phase, Reason, due, step_due
 from services.aggregator.folding import BodyLost, Folding, code_of
 from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
+from services.aggregator.records import Records
 from services.aggregator.repository import Contribution, Repository, Stored
 from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
+from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobMissing, BlobStore
 from shared.clock import monotonic, utc_now
 from shared.database import Database, Transaction
@@ -27,6 +30,7 @@ from shared.errors import Refusal, Unavailable
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId
 from shared.queues import Bell, Ring
+from shared.secagg.engine import UPLOAD
 from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -59,12 +63,16 @@ class Foreman:
         publication: Publication,
         sealer: Sealer,
         bell: Bell,
+        closing: Closing,
+        records: Records,
         *,
         worker_id: str,
         lease_s: float,
     ) -> None:
         self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
         self._rounds, self._publication = rounds, publication
+        self._closing, self._records = closing, records
+        self._handing_in: set[asyncio.Task[None]] = set()
         self._worker_id, self._lease = worker_id, timedelta(seconds=lease_s)
         self._driving: dict[RoundId, asyncio.Task[None]] = {}
 
@@ -80,7 +88,7 @@ class Foreman:
 
     async def stop(self) -> None:
         """Let go of all rounds, so that another worker can take them at once."""
-        tasks = list(self._driving.values())
+        tasks = [*self._driving.values(), *self._handing_in]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,11 +147,28 @@ class Foreman:
             if moved.version == view.stored.version and not rejected:  # the database's clock is behind ours
                 await ring.wait(_CLOCKS_APART_S)
             return True
-        if view.stored.round.phase is Phase.COLLECTING:
+        if step_due(view.stored.round, utc_now()):
+            hold.folding.secret = await self._closing.close(view.stored, hold.fence, hold.folding.secret)
+            return True
+        if view.stored.round.phase is Phase.COLLECTING or view.stored.round.step not in (None, OPENED):
             await ring.wait(self._patience(view.stored))
             return True
         await self.conclude(hold, view.stored)
+        self._hand_in(hold.round_id)
         return False
+
+    def _hand_in(self, round_id: RoundId) -> None:
+        """Give the record to keys, beside whatever comes next; the sweeper does it where this fails."""
+
+        async def hand_in() -> None:
+            try:
+                await self._records.hand_in(round_id)
+            except Unavailable as error:
+                log.warning("record.waits", reason=error.detail)
+
+        task = asyncio.create_task(hand_in(), name=f"record of {round_id}")
+        self._handing_in.add(task)
+        task.add_done_callback(self._handing_in.discard)
 
     async def fold(self, hold: Hold, view: RoundView) -> bool:
         """Bring the sum up to the contributions that stand; True when some of them had to be rejected."""
@@ -169,6 +194,9 @@ class Foreman:
             stored = await rows.lock(hold.round_id)
             if stored.fence != hold.fence or stored.round.phase.over:
                 raise RoundLost("the round changed hands while a body was examined")
+            frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.stepped else None
+            if frozen is not None:
+                raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
             if await rows.reject(hold.round_id, contribution.id, code, refusal.detail):
                 detail = {"code": code, "digest": contribution.digest}
                 await rows.note(hold.round_id, "update.rejected", contribution.site_id, detail)
@@ -250,7 +278,10 @@ class Foreman:
         return monotonic() + self._lease.total_seconds() / 3
 
     def _patience(self, stored: Stored) -> float:
-        left_s = (stored.round.deadline - utc_now()).total_seconds()
+        until = stored.round.deadline
+        if stored.round.step_deadline is not None:
+            until = stored.round.step_deadline
+        left_s = (until - utc_now()).total_seconds()
         return max(0.01, min(self._lease.total_seconds() / 3, left_s))
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ import structlog
 
 from services.aggregator.domain import Move, Phase, Reason, check_sum
 from services.aggregator.folding import Folding
+from services.aggregator.records import RecordRows, evidence_of, values_digest
 from services.aggregator.registry import Registry, RegistryRefused
 from services.aggregator.repository import Intent, Repository, Stored
 from services.aggregator.rounds import Rounds, apply, manifest_of
@@ -25,8 +26,9 @@ from shared.ids import Digest, RoundId, VersionId, digest_of
 from shared.learning import safetensors
 from shared.learning.strategies import StrategyUnknown, load_state, step_model, strategy_named
 from shared.learning.tensors import Model, ModelMismatch, flatten, load, save, unflatten
+from shared.secagg.engine import MODEL_BITS
 from shared.secagg.payload import opened_sums, opened_train
-from shared.secagg.quantise import TAIL_LENGTH, OutOfRange
+from shared.secagg.quantise import TAIL_LENGTH, OutOfRange, Ring, pack
 from shared.wire.canonical import digest_document
 from shared.wire.manifest import RoundKind, RoundManifest, version_statement
 
@@ -63,6 +65,7 @@ class Outcome:
     state: bytes | None = None
     model_length: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 class Publication:
@@ -79,7 +82,7 @@ class Publication:
 
         async def work(tx: Transaction) -> Stored:
             rows = Repository(tx)
-            stored = await _held(rows, round_id, fence)
+            stored = await held(rows, round_id, fence)
             if stored.round.phase is Phase.FROZEN:
                 await apply(rows, stored, Move(Phase.AGGREGATING))
                 stored = await rows.lock(round_id)
@@ -123,16 +126,19 @@ class Publication:
 
         async def work(tx: Transaction) -> Stored:
             rows = Repository(tx)
-            held = await _held(rows, stored.round.id, fence)
-            if held.round.phase is Phase.AGGREGATING:
-                check_sum(held.round)
+            found = await held(rows, stored.round.id, fence)
+            if found.round.phase is Phase.AGGREGATING:
+                check_sum(found.round)
+                records = RecordRows(tx)
+                await records.prepare(found.round.id, outcome.evidence)
                 if intent is None:
-                    await apply(rows, held, Move(Phase.PUBLISHED), result=result)
+                    await records.complete(found.round.id, {"values_digest": values_digest(result["values"])})
+                    await apply(rows, found, Move(Phase.PUBLISHED), result=result)
                 else:
-                    await rows.intend(held.round.id, intent.model_id, intent.body)
+                    await rows.intend(found.round.id, intent.model_id, intent.body)
                     values = {"content_digest": content, "state_digest": state, "model_length": outcome.model_length}
-                    await apply(rows, held, Move(Phase.CHECKED), result=result, **values)
-            return await rows.lock(held.round.id)
+                    await apply(rows, found, Move(Phase.CHECKED), result=result, **values)
+            return await rows.lock(found.round.id)
 
         return await self._database.run("round.check", work)
 
@@ -165,13 +171,15 @@ class Publication:
 
         async def work(tx: Transaction) -> list[Digest]:
             rows = Repository(tx)
-            held = await _held(rows, stored.round.id, fence)
-            if held.round.phase is not Phase.CHECKED:
+            found = await held(rows, stored.round.id, fence)
+            if found.round.phase is not Phase.CHECKED:
                 return []
-            await rows.published_as(held.round.id, version_id)
-            result = {**(held.result or {}), "version_id": version_id}
-            await apply(rows, held, Move(Phase.PUBLISHED), result=result, version_id=version_id)
-            return await rows.supersede(held.job_id, held.round.id)
+            await rows.published_as(found.round.id, version_id)
+            made = {"version_id": version_id, "content_digest": found.content_digest}
+            await RecordRows(tx).complete(found.round.id, made)
+            result = {**(found.result or {}), "version_id": version_id}
+            await apply(rows, found, Move(Phase.PUBLISHED), result=result, version_id=version_id)
+            return await rows.supersede(found.job_id, found.round.id)
 
         await self._rounds.forget(await self._database.run("round.finish", work))
 
@@ -189,7 +197,7 @@ class Publication:
             return False
 
 
-async def _held(rows: Repository, round_id: RoundId, fence: int) -> Stored:
+async def held(rows: Repository, round_id: RoundId, fence: int) -> Stored:
     """The locked round; raises RoundLost when another worker holds it or it has ended."""
     stored = await rows.lock(round_id)
     if stored.fence != fence or stored.round.phase.over:
@@ -221,7 +229,7 @@ def _initialised(stored: Stored, folding: Folding) -> Outcome:
     length = folding.model.schema.length
     content = save(folding.model)
     result = _result(stored, vector_length=length)
-    return Outcome(result, content, model_length=length)
+    return Outcome(result, content, model_length=length, evidence=evidence_of(folding, digest_of(content)))
 
 
 def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
@@ -229,6 +237,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
         raise RoundFailed(Reason.UNFIT_MODEL, "the round starts from no model")
     manifest, schema = folding.manifest, base.model.schema
     total = folding.opened()
+    evidence = evidence_of(folding, sum_digest(total, manifest))
     if total.size != schema.length + TAIL_LENGTH:
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
@@ -249,7 +258,12 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     )
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
     kept = safetensors.write(state, {"round": stored.round.id}) if state else None
-    return Outcome(result, content, kept, schema.length, loss)
+    return Outcome(result, content, kept, schema.length, loss, evidence)
+
+
+def sum_digest(total: Ring, manifest: RoundManifest) -> Digest:
+    """SHA-256 of the opened sum: its words packed as in an update."""
+    return digest_of(memoryview(pack(total, manifest.encoding.modulus_bits if manifest.encoding else MODEL_BITS)))
 
 
 def _check_finite(content: bytes) -> None:
@@ -260,8 +274,10 @@ def _check_finite(content: bytes) -> None:
 
 
 def _summed(stored: Stored, folding: Folding) -> Outcome:
-    values = opened_sums(folding.manifest, folding.opened().view("u8"))
-    return Outcome(_result(stored, vector_length=int(values.size), values=values.tolist()))
+    total = folding.opened()
+    evidence = evidence_of(folding, sum_digest(total, folding.manifest))
+    values = opened_sums(folding.manifest, total.view("u8"))
+    return Outcome(_result(stored, vector_length=int(values.size), values=values.tolist()), evidence=evidence)
 
 
 def _result(stored: Stored, **facts: Any) -> dict[str, Any]:

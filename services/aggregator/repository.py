@@ -6,11 +6,18 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, String, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, String, bindparam, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.aggregator.domain import OPEN_PHASES, Known, Move, Phase, Round, RoundUnknown
-from services.aggregator.tables import ContributionRow, PublicationRow, RoundEventRow, RoundRow
+from services.aggregator.domain import OPEN_PHASES, OPENED, Known, Move, Phase, Round, RoundUnknown
+from services.aggregator.tables import (
+    ContributionRow,
+    PublicationRow,
+    RoundEventRow,
+    RoundRow,
+    StepBodyRow,
+    StepMessageRow,
+)
 from shared.database import Transaction, UtcDateTime
 from shared.ids import Digest, JobId, RoundId, SiteId, VersionId
 
@@ -18,6 +25,8 @@ PROGRESS_TOPIC = "aggregator.rounds"
 """For the coordinator: something about a round changed."""
 WORK_TOPIC = "aggregator.updates"
 """For the aggregator's own workers: there is something to do for a round."""
+STEPS_TOPIC = "aggregator.steps"
+"""For the API's long polls: a step of a round was closed, or the round ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +41,15 @@ class Stored:
     version: int
     manifest_digest: Digest
     manifest: str
+    manifest_keyid: str | None
+    manifest_signature: str | None
     engine_public: Mapping[str, Any]
     engine_secret: bytes | None
     length: int | None
     layout: str | None
     fence: int
     failures: int
+    opened_at: datetime
     moved_at: datetime
     version_id: VersionId | None
     content_digest: Digest | None
@@ -118,6 +130,9 @@ class Repository:
             await self.tx.emit(WORK_TOPIC, f"round.{move.phase}", stored.round.id)
         if move.phase.over:
             await self.tx.emit(PROGRESS_TOPIC, f"round.{move.phase}", stored.round.id)
+            if stored.round.stepped:
+                await erase_steps(self.tx, stored.round.id)
+                await self.tx.emit(STEPS_TOPIC, f"round.{move.phase}", stored.round.id)
         elif move.phase is Phase.FROZEN:
             await self.tx.emit(PROGRESS_TOPIC, "round.progress", stored.round.id)
 
@@ -140,9 +155,14 @@ class Repository:
         query = query.on_conflict_do_nothing(index_elements=["round_id", "site_id"])
         return await self._session.scalar(query.returning(ContributionRow.id)) is not None
 
-    async def count(self, round_id: RoundId, length: int | None, layout: str | None) -> Stored | None:
-        """Count one more update of an open round; the first fixes length and layout. None when it may not count."""
-        statement = _counting(by_length=length is not None, by_layout=layout is not None)
+    async def count(
+        self, round_id: RoundId, length: int | None, layout: str | None, *, awaited: bool = False
+    ) -> Stored | None:
+        """Count one more update of an open round; the first fixes length and layout. None when it may not count.
+
+        `awaited`: the round's step waited for this site.
+        """
+        statement = _counting(by_length=length is not None, by_layout=layout is not None, awaited=awaited)
         facts = {"with_length": length, "with_layout": layout}
         values = {"round": round_id, "at": await self.tx.now(), **{k: v for k, v in facts.items() if v is not None}}
         row = await self._session.scalar(statement, values, execution_options=_FRESH)
@@ -207,9 +227,14 @@ class Repository:
         """Open rounds whose guards may demand a transition, whoever holds them."""
         now, collecting = await self.tx.now(), RoundRow.phase == Phase.COLLECTING
         answered = or_(RoundRow.got >= RoundRow.target, RoundRow.got + RoundRow.rejected >= RoundRow.cohort_size)
+        is_open = RoundRow.phase.in_(OPEN_PHASES)
         later = RoundRow.phase.in_([p for p in OPEN_PHASES if p is not Phase.COLLECTING])
         guard = or_(
-            collecting & (answered | (RoundRow.deadline <= now)),
+            collecting & RoundRow.step.is_(None) & (answered | (RoundRow.deadline <= now)),
+            RoundRow.step.is_not(None)
+            & (RoundRow.step != OPENED)
+            & ((RoundRow.step_missing <= 0) | (RoundRow.step_deadline <= now))
+            & is_open,
             later & (RoundRow.finish_by <= now),
         )
         return await self._ids(guard, limit=limit)
@@ -296,6 +321,13 @@ class Repository:
         return (postgresql if name == "postgresql" else sqlite).insert(table)
 
 
+async def erase_steps(tx: Transaction, round_id: RoundId) -> None:
+    """The round is over: nothing of what its sites said stays, only the digests of their messages."""
+    said = update(StepMessageRow).where(StepMessageRow.round_id == round_id).values(body=None)
+    await tx.session.execute(said, execution_options=_BY_SQL)
+    await tx.session.execute(delete(StepBodyRow).where(StepBodyRow.round_id == round_id), execution_options=_BY_SQL)
+
+
 _BY_SQL = {"synchronize_session": False}
 _FRESH = {"synchronize_session": False, "populate_existing": True}
 
@@ -306,7 +338,7 @@ _KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.re
 
 
 @cache
-def _counting(*, by_length: bool, by_layout: bool) -> Any:
+def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
     """One more update of an open round; the first fixes length and layout, where there are such."""
     query = update(RoundRow).where(RoundRow.id == bindparam("round"), RoundRow.phase == str(Phase.COLLECTING))
     query = query.where(RoundRow.deadline > bindparam("at", type_=UtcDateTime())).values(got=RoundRow.got + 1)
@@ -316,6 +348,8 @@ def _counting(*, by_length: bool, by_layout: bool) -> Any:
     if by_layout:
         layout = bindparam("with_layout", type_=String())
         query = query.where(or_(RoundRow.layout.is_(None), RoundRow.layout == layout)).values(layout=layout)
+    if awaited:
+        query = query.values(step_missing=RoundRow.step_missing - 1)
     return query.returning(RoundRow)
 
 
@@ -331,6 +365,9 @@ def _stored(row: RoundRow) -> Stored:
             target=row.target,
             deadline=row.deadline,
             finish_by=row.finish_by,
+            step=row.step,
+            step_missing=row.step_missing or 0,
+            step_deadline=row.step_deadline,
         ),
         federation_id=row.federation_id,
         job_id=JobId(row.job_id),
@@ -339,12 +376,15 @@ def _stored(row: RoundRow) -> Stored:
         version=row.version,
         manifest_digest=Digest(row.manifest_digest),
         manifest=row.manifest,
+        manifest_keyid=row.manifest_keyid,
+        manifest_signature=row.manifest_signature,
         engine_public=row.engine_public,
         engine_secret=row.engine_secret,
         length=row.length,
         layout=row.layout,
         fence=row.fence,
         failures=row.failures,
+        opened_at=row.opened_at,
         moved_at=row.moved_at,
         version_id=None if row.version_id is None else VersionId(row.version_id),
         content_digest=None if row.content_digest is None else Digest(row.content_digest),

@@ -17,6 +17,7 @@ from services.aggregator.domain import (
     RoundDiffers,
     RoundOver,
     due,
+    step_deadline,
 )
 from services.aggregator.repository import WORK_TOPIC, Contribution, Repository, Stored
 from shared.blobs import BlobStore
@@ -29,7 +30,7 @@ from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId
 from shared.learning.metrics import layout_length
-from shared.secagg.engines import engine_named
+from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import TAIL_LENGTH, sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
 from shared.wire.manifest import (
@@ -91,6 +92,8 @@ class Rounds:
             "version": 1,
             "manifest_digest": digest,
             "manifest": manifest.model_dump_json(),
+            "manifest_keyid": signed.keyid,
+            "manifest_signature": signed.signature,
             "engine_public": public.model_dump(mode="json"),
             "engine_secret": self._sealer.seal(opened.secret, "rounds", manifest.round_id, "engine_secret"),
             "cohort_size": len(manifest.cohort),
@@ -107,7 +110,7 @@ class Rounds:
         rows, now = Repository(tx), await tx.now()
         deadline = now + timedelta(seconds=manifest.deadline_s)
         made = await rows.model_length(manifest.model.digest) if manifest.model else None
-        moments = {
+        moments: dict[str, Any] = {
             "deadline": deadline,
             "finish_by": deadline + self._finish,
             "next_check_at": now,
@@ -115,6 +118,10 @@ class Rounds:
             "moved_at": now,
             "length": update_length(manifest, made),
         }
+        order = engine_facts(manifest.engine).steps
+        if len(order) > 1:
+            first = step_deadline(order, order[0], now, deadline, now, timedelta())
+            moments |= {"step": order[0], "step_missing": len(manifest.cohort), "step_deadline": first}
         if await rows.add({**values, **moments}):
             await rows.note(manifest.round_id, "round.opened", "coordinator", {"manifest": values["manifest_digest"]})
             await tx.emit(WORK_TOPIC, "round.opened", manifest.round_id)
@@ -217,6 +224,15 @@ def _measure_participation(round_: Round) -> None:
 def manifest_of(text: str) -> RoundManifest:
     """The manifest as it was stored."""
     return RoundManifest.model_validate_json(text)
+
+
+def signed_manifest(stored: Stored) -> SignedManifest | None:
+    """The manifest with the coordinator's signature; None for rounds of an earlier version, which did not keep it."""
+    if stored.manifest_keyid is None or stored.manifest_signature is None:
+        return None
+    return SignedManifest(
+        manifest=manifest_of(stored.manifest), keyid=Digest(stored.manifest_keyid), signature=stored.manifest_signature
+    )
 
 
 def update_length(manifest: RoundManifest, model_length: int | None) -> int | None:

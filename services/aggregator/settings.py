@@ -16,6 +16,7 @@ class AggregatorSettings(ServiceSettings):
     worker_lease_s: float = Field(default=10.0, gt=0)  # how soon another worker takes a dead one's round
     sweep_s: float = Field(default=2.0, gt=0)
     finish_s: float = Field(default=900.0, gt=0)  # from a round's deadline to its publication; the registry may be away
+    step_s: float = Field(default=10.0, gt=0)  # how long a step after the upload waits for sites that do not answer
     keep_blobs_s: float = Field(default=86_400.0, gt=0)  # how long a body that no round knows may lie about
 
     @property

@@ -19,7 +19,10 @@ common = CommonTables(Base.metadata)
 
 
 class RoundRow(Base):
-    """One round. `got` counts contributions that stand; `fence` grows with every worker that takes the round."""
+    """One round. `got` counts contributions that stand; `fence` grows with every worker that takes the round.
+
+    `step` is where an engine of several steps stands (null for the others), `step_missing` how many sites it waits for.
+    """
 
     __tablename__ = "rounds"
     __table_args__ = (
@@ -38,6 +41,11 @@ class RoundRow(Base):
     version: Mapped[int]
     manifest_digest: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[str] = mapped_column(Text)  # as signed; JSONB would rewrite its numbers
+    manifest_keyid: Mapped[str | None] = mapped_column(String(64))
+    manifest_signature: Mapped[str | None] = mapped_column(String(4096))
+    step: Mapped[str | None] = mapped_column(String(32))
+    step_missing: Mapped[int | None]
+    step_deadline: Mapped[datetime | None] = mapped_column(UtcDateTime())
     engine_public: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
     engine_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
     cohort_size: Mapped[int]
@@ -106,3 +114,75 @@ class RoundEventRow(Base):
     type: Mapped[str] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(160))
     detail: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+
+
+class StepRow(Base):
+    """A step that takes no more messages. `members` is whom it is closed over, fixed before anybody is asked."""
+
+    __tablename__ = "steps"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    step: Mapped[str] = mapped_column(String(32), primary_key=True)
+    members: Mapped[list[str]] = mapped_column(JsonDocument())
+    frozen_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
+class StepMessageRow(Base):
+    """What one site said in one step; the first digest stands for ever. `body` is sealed, and gone once it is used."""
+
+    __tablename__ = "step_messages"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    step: Mapped[str] = mapped_column(String(32), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    public_key: Mapped[str] = mapped_column(String(64))
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    accepted_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class StepAnswerRow(Base):
+    """Who gets which answer to a step; who has none fell out of the round there."""
+
+    __tablename__ = "step_answers"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    step: Mapped[str] = mapped_column(String(32), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+
+
+class StepBodyRow(Base):
+    """An answer's bytes, once for all who get them; deleted when the round ends."""
+
+    __tablename__ = "step_bodies"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LostSiteRow(Base):
+    """A site of which the coordinator said that nobody should wait for it."""
+
+    __tablename__ = "lost_sites"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class RecordRow(Base):
+    """What the log is told of a round: written with the result, so that a crash cannot forget it."""
+
+    __tablename__ = "records"
+    __table_args__ = (Index("ix_records_next_try_at", "next_try_at"),)
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    facts: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    result: Mapped[dict[str, Any] | None] = mapped_column(JsonDocument())
+    tries: Mapped[int]
+    next_try_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    posted_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    refused: Mapped[str | None] = mapped_column(String(500))

@@ -18,13 +18,15 @@ from services.aggregator.domain import (
 )
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
 from services.aggregator.rounds import apply, evaluation_length, manifest_of
+from services.aggregator.step_rows import StepRepository
+from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, TooLarge
 from shared.identity.enrol import IdentityKeeper
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import check_header
-from shared.secagg.engines import engine_named
+from shared.secagg.engine import UPLOAD, check_header
+from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import TAIL_LENGTH
 from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -104,6 +106,7 @@ class Updates:
             known = await rows.known(round_id, site_id)
             if known is None:
                 admit(stored.round, await tx.now())
+                await _check_turn(tx, stored, site_id)
             return stored, known
 
         try:
@@ -159,13 +162,17 @@ class Updates:
         rows, now = Repository(tx), await tx.now()
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
         receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
+        awaited = False
+        if seen.round.stepped:
+            seen = await rows.lock(round_id)
+            awaited = site_id not in await StepRepository(tx, round_id).lost()
         if not await rows.contribute({**values, "accepted_at": now, "receipt": receipt}):
             known = await rows.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
             return known
         length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
-        stored = await rows.count(round_id, length, header.metrics_layout)
+        stored = await rows.count(round_id, length, header.metrics_layout, awaited=awaited)
         if stored is None:
             await self._explain(rows, seen, header)
             raise RoundClosed("the round takes no more updates")
@@ -208,6 +215,13 @@ class Updates:
         await self._database.run(
             "update.differs", lambda tx: Repository(tx).note(stored.round.id, "update.differs", site_id, detail)
         )
+
+
+async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
+    """Where there are steps before the upload, only who took part in them may upload; raises SiteFellOut."""
+    if stored.round.stepped:
+        order = engine_facts(manifest_of(stored.manifest).engine).steps
+        await must_go_on(StepRepository(tx, stored.round.id), order, UPLOAD, site_id)
 
 
 def _check_length(stored: Stored, manifest: RoundManifest, header: UpdateHeader) -> None:

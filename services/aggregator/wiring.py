@@ -1,5 +1,6 @@
 """How the parts of the aggregator are put together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -8,12 +9,17 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 from services.aggregator.api import router
+from services.aggregator.closing import Closing
 from services.aggregator.foreman import Foreman
+from services.aggregator.keys import Keys
 from services.aggregator.publication import Publication
+from services.aggregator.records import Records
 from services.aggregator.registry import Registry
-from services.aggregator.repository import WORK_TOPIC
+from services.aggregator.repository import STEPS_TOPIC, WORK_TOPIC
 from services.aggregator.rounds import Rounds
 from services.aggregator.settings import AggregatorSettings
+from services.aggregator.step_api import router as steps_router
+from services.aggregator.steps import Steps
 from services.aggregator.tables import common
 from services.aggregator.updates import Updates
 from services.aggregator.worker import Hands, new_worker_id, work
@@ -22,6 +28,7 @@ from shared.clock import Clock
 from shared.database import Database
 from shared.identity.sealing import Sealer
 from shared.queues import Bell, Relay, Streams, background
+from shared.secagg.engines import preload
 from shared.web.access import IntrospectionClient, TokenDirectory
 from shared.web.app import create_app
 from shared.web.health import database_checks
@@ -37,6 +44,7 @@ class Parts:
     sealer: Sealer
     rounds: Rounds
     updates: Updates
+    steps: Steps
 
 
 def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> Database:
@@ -45,7 +53,7 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
     return Database(settings.database, common, clock=clock)
 
 
-def assemble(settings: AggregatorSettings, database: Database, stand: Standing) -> Parts:
+def assemble(settings: AggregatorSettings, database: Database, stand: Standing, bell: Bell) -> Parts:
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
     return Parts(
@@ -54,6 +62,7 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing) 
         sealer=sealer,
         rounds=Rounds(database, blobs, stand.identity, sealer, finish=timedelta(seconds=settings.finish_s)),
         updates=Updates(database, blobs, stand.identity, max_update_bytes=settings.max_update_bytes),
+        steps=Steps(database, sealer, bell),
     )
 
 
@@ -61,6 +70,8 @@ def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Be
     """The worker's parts."""
     registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, parts.blobs)
     publication = Publication(parts.database, parts.blobs, registry, stand.identity, parts.rounds)
+    keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
+    records = Records(parts.database, keys)
     foreman = Foreman(
         parts.database,
         parts.blobs,
@@ -68,15 +79,17 @@ def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Be
         publication,
         parts.sealer,
         bell,
+        Closing(parts.database, parts.sealer, keys, patience=timedelta(seconds=settings.step_s)),
+        records,
         worker_id=new_worker_id(),
         lease_s=settings.worker_lease_s,
     )
-    return Hands(parts.database, parts.blobs, parts.rounds, foreman), foreman
+    return Hands(parts.database, parts.blobs, parts.rounds, foreman, records), foreman
 
 
 def install(app: FastAPI, parts: Parts, stand: Standing, tokens: TokenDirectory) -> None:
     """Put the parts where the routes find them."""
-    app.state.rounds, app.state.updates = parts.rounds, parts.updates
+    app.state.rounds, app.state.updates, app.state.steps = parts.rounds, parts.updates, parts.steps
     app.state.directory, app.state.verifier = stand.directory, stand.verifier
     app.state.tokens = tokens
 
@@ -88,7 +101,7 @@ def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastA
         title="Undersong aggregator",
         service="aggregator",
         description="Takes sites' updates, opens only their sum, and publishes what comes of it.",
-        routers=[router],
+        routers=[router, steps_router],
         lifespan=_lifespan(settings, database, streams),
         checks=database_checks(database, "aggregator"),
         degradable={"redis": streams.ping},
@@ -103,8 +116,9 @@ def _lifespan(
         async with standing(settings, "aggregator", database) as stand, traced_client() as coordinator:
             coordinator.auth = stand.signing("coordinator")
             tokens = IntrospectionClient(coordinator, settings.coordinator_url)
-            install(app, assemble(settings, database, stand), stand, tokens)
-            async with background(Relay(database, streams).run()):
+            bell = Bell(streams, [STEPS_TOPIC])
+            install(app, assemble(settings, database, stand, bell), stand, tokens)
+            async with preloading(), background(Relay(database, streams, bell=bell).run(), bell.run()):
                 yield
         await streams.close()
         await database.close()
@@ -112,13 +126,23 @@ def _lifespan(
     return lifespan
 
 
+@asynccontextmanager
+async def preloading() -> AsyncIterator[None]:
+    """Load the engines' kernels beside the start, so that the first round does not wait for them."""
+    loading = asyncio.create_task(asyncio.to_thread(preload))
+    try:
+        yield
+    finally:
+        await loading
+
+
 async def run_worker(settings: AggregatorSettings) -> None:
     """The worker's whole life."""
     database, streams = open_database(settings), Streams(settings.redis)
     bell = Bell(streams, [WORK_TOPIC])
     try:
-        async with standing(settings, "aggregator", database) as stand:
-            hands, foreman = employ(settings, assemble(settings, database, stand), stand, bell)
+        async with preloading(), standing(settings, "aggregator", database) as stand:
+            hands, foreman = employ(settings, assemble(settings, database, stand, bell), stand, bell)
             keep = timedelta(seconds=settings.keep_blobs_s)
             prune = {"nonces": stand.nonces.prune}
             await work(database, streams, hands, foreman, bell, prune=prune, sweep_s=settings.sweep_s, keep=keep)

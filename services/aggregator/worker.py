@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from services.aggregator.foreman import Foreman
+from services.aggregator.records import Records
 from services.aggregator.repository import WORK_TOPIC, Repository
 from services.aggregator.rounds import Rounds
 from shared.blobs import BlobStore
@@ -31,8 +32,11 @@ def new_worker_id() -> str:
 class Hands:
     """What the worker does on an event, and at every sweep."""
 
-    def __init__(self, database: Database, blobs: BlobStore, rounds: Rounds, foreman: Foreman) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, rounds: Rounds, foreman: Foreman, records: Records
+    ) -> None:
         self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, foreman
+        self.records = records
         self._tidy_at = monotonic() + _TIDY_EVERY_S
 
     async def hear(self, event: Event) -> None:
@@ -112,6 +116,7 @@ async def work(
         "rounds_overdue": hands.enforce,
         "rounds_unattended": hands.attend,
         "rounds_unscrubbed": hands.scrub,
+        "records_waiting": hands.records.sweep,
         "blobs_unused": lambda: hands.tidy(keep),
         "ages": hands.measure,
     }

@@ -13,11 +13,12 @@ from fastapi import FastAPI
 
 from services.coordinator.accounts import Accounts
 from services.coordinator.api.app import build_app
+from services.coordinator.auditing import Auditing
 from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
-from services.coordinator.parties import Aggregator, Registry
+from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
@@ -93,7 +94,9 @@ def api(settings: CoordinatorSettings) -> None:
             sealer = Sealer.ensure(settings.seal_key)
             cases = make_cases(database, bell, sealer, registry, _timing(settings), app.state.stopping)
             app.state.cases, app.state.tokens = cases, cases.accounts
-            app.state.dashboard = _dashboard(settings, cases, sealer)
+            keys = KeysDirectory(await stack.enter_async_context(_party(settings.keys_url, "keys", identity)))
+            app.state.auditing = Auditing(keys, registry, identity)
+            app.state.dashboard = _dashboard(settings, cases, sealer, app.state.auditing)
             loops = (
                 bell.run(),
                 Relay(database, streams, bell=bell).run(),
@@ -107,10 +110,10 @@ def api(settings: CoordinatorSettings) -> None:
     serve(build_app(database, streams, lifespan), settings.host, settings.port)
 
 
-def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer) -> Dashboard:
+def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:
     origin = settings.public_url or settings.coordinator_url
     source = CoordinatorSource(
-        cases.jobs, cases.sites, cases.accounts, lambda: () if cases.bell.connected else ("redis",)
+        cases.jobs, cases.sites, cases.accounts, auditing, lambda: () if cases.bell.connected else ("redis",)
     )
     return Dashboard(source, sealer, utc_now, origin, secure=origin.startswith("https://"))
 
@@ -138,8 +141,9 @@ async def _work(settings: CoordinatorSettings, database: Database) -> None:
         identity.standing = await stack.enter_async_context(standing(settings, SERVICE, database))
         aggregator = await stack.enter_async_context(_party(settings.aggregator_url, "aggregator", identity))
         registry = await stack.enter_async_context(_party(settings.registry_url, "registry", identity))
+        keys = await stack.enter_async_context(_party(settings.keys_url, "keys", identity))
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
-        conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry))
+        conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
         await run_worker(database, streams, conductor, TaskSweeper(database, timing))
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import structlog
 
 from services.coordinator.domain.jobs import Job, Outcome
+from services.coordinator.domain.manifests import draft
 from services.coordinator.domain.rounds import Phase
-from services.coordinator.parties import Aggregator, PartyAway, PartyRefused, Registry, RoundReport
+from services.coordinator.domain.tasks import TaskState
+from services.coordinator.parties import Aggregator, Keys, PartyAway, PartyRefused, Registry, RoundReport
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.rounds import Published, Rounds, Verdicts
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
-from shared.ids import JobId, RoundId
+from shared.ids import JobId, RoundId, SiteId
 from shared.learning.metrics import layout_of, metrics_of
 from shared.queues import Event
+from shared.secagg.engines import engine_facts
 from shared.telemetry.metrics import DEAD_TASKS, ROUND_AGE_SECONDS
 from shared.wire.manifest import RoundKind
 
@@ -38,9 +41,12 @@ class ResultUnusable(Refusal):
 class Conductor:
     """Drives jobs and rounds."""
 
-    def __init__(self, database: Database, rounds: Rounds, aggregator: Aggregator, registry: Registry) -> None:
+    def __init__(
+        self, database: Database, rounds: Rounds, aggregator: Aggregator, registry: Registry, keys: Keys
+    ) -> None:
         self._database, self._rounds = database, rounds
-        self._aggregator, self._registry = aggregator, registry
+        self._aggregator, self._registry, self._keys = aggregator, registry, keys
+        self._told: dict[RoundId, frozenset[SiteId]] = {}
         self._driving: set[RoundId] = set()
         self._again: set[RoundId] = set()
 
@@ -56,6 +62,8 @@ class Conductor:
             await self.report_metrics(round_id)
         elif event.type == "round.cancelled":
             await self.tell_cancelled(round_id)
+        elif event.type == "round.lost":
+            await self.tell_lost(await self._rounds.read(round_id))
         elif event.type == "round.planned":
             if round_id not in self._driving and (await self._rounds.read(round_id)).round.phase is Phase.PLANNED:
                 await self.drive(round_id)
@@ -112,7 +120,7 @@ class Conductor:
         if round_.ended:
             return None
         if round_.overdue(now):
-            return await self._rounds.fail(round_id, "deadline", tell=True)
+            return await self._rounds.fail(round_id, "deadline", tell=True, spent=stepped(record))
         if round_.phase is Phase.PLANNED:
             return await self._open(record)
         try:
@@ -123,8 +131,12 @@ class Conductor:
         return await self._absorb(record, report, now)
 
     async def _open(self, record: RoundRecord) -> RoundId | None:
+        signed = record.manifest
         try:
-            public = await self._aggregator.open(record.manifest)
+            if draft(signed.manifest):
+                given = await self._keys.commit(record.round.id)
+                signed = await self._rounds.witness(record.round.id, given.commitment, given.epoch)
+            public = await self._aggregator.open(signed)
         except (PartyRefused, NotFound) as refused:
             reason = str(getattr(refused, "extra", {}).get("reason", refused.slug()))
             log.warning("round.refused_by_aggregator", reason=refused.detail)
@@ -139,17 +151,34 @@ class Conductor:
                 published = await self._published(record, report)
             except Refusal as refusal:
                 log.warning("round.result_unusable", reason=refusal.detail)
-                return await self._rounds.fail(round_.id, refusal.slug(), tell=False)
+                return await self._rounds.fail(round_.id, refusal.slug(), tell=False, spent=report.opening)
             return await self._rounds.publish(round_.id, published, _verdicts(report))
         if report.state in {"failed", "cancelled"}:
             return await self._rounds.fail(
-                round_.id, report.reason or report.state, tell=False, verdict=_verdicts(report)
+                round_.id,
+                report.reason or report.state,
+                tell=False,
+                verdict=_verdicts(report),
+                spent=report.opening,
             )
+        await self.tell_lost(record)
         if round_.late(now) or round_.exhausted or round_.closing:
             await self._rounds.begin_closing(round_.id)
             await self._close(round_.id)
         await self._rounds.postpone(round_.id)
         return None
+
+    async def tell_lost(self, record: RoundRecord) -> None:
+        """Tell the aggregator which sites it need not wait for, where its engine waits for sites at all."""
+        round_id = record.round.id
+        if record.round.phase is not Phase.COLLECTING or not stepped(record):
+            self._told.pop(round_id, None)
+            return
+        tasks = await self._database.read("round.tasks", lambda tx: TaskRepository(tx).of_round(round_id))
+        lost = frozenset(t.site_id for t in tasks if not t.outstanding and t.state is not TaskState.DONE)
+        if not lost <= self._told.get(round_id, frozenset()):
+            await self._aggregator.lose(round_id, lost)
+            self._told[round_id] = lost
 
     async def _close(self, round_id: RoundId) -> None:
         try:
@@ -247,6 +276,11 @@ class Conductor:
         for phase in (Phase.PLANNED, Phase.COLLECTING):
             ROUND_AGE_SECONDS.labels(str(phase)).set((now - oldest.get(phase, now)).total_seconds())
         DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
+
+
+def stepped(record: RoundRecord) -> bool:
+    """Whether the round's engine has steps beside the upload."""
+    return len(engine_facts(record.manifest.manifest.engine).steps) > 1
 
 
 def _verdicts(report: RoundReport) -> Verdicts:

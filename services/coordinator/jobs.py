@@ -220,7 +220,7 @@ async def _world(tx: Transaction, federation_id: str | None, version_problem: st
     return World(
         federation_known=known,
         sites=[site.facts() for site in members],
-        engines=frozenset(ENGINES),
+        engines=ENGINES,
         check_strategy=lambda name, params: strategy_named(name).settings(params),
         check_encoding=train_encoding,
         version_problem=version_problem,

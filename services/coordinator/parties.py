@@ -1,9 +1,10 @@
-"""The coordinator's neighbours, as it needs them: the aggregator and the registry, over signed requests."""
+"""The coordinator's neighbours, as it needs them: aggregator, registry and keys, over signed requests."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.ids import Digest, FederationId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
+from shared.transparency.documents import LoggedRecord
 from shared.wire.manifest import SignedManifest
 
 _AWAY: Final = frozenset({429, 500, 502, 503, 504, 507})
@@ -58,6 +60,7 @@ class RoundReport(_Answer):
     id: RoundId
     state: str
     reason: str | None = None
+    opening: bool = False
     got: int = 0
     accepted: list[SiteId] = []
     rejections: list[Rejection] = []
@@ -72,6 +75,15 @@ class _Model(_Answer):
 
 class _Models(_Answer):
     items: list[_Model]
+    next: str | None = None
+
+
+class _Certificate(_Answer):
+    certificate_pem: str
+
+
+class _Certificates(_Answer):
+    items: list[_Certificate]
     next: str | None = None
 
 
@@ -167,6 +179,34 @@ class Aggregator(_Party):
         """Drop the round."""
         await self._call(_Call("POST", f"/v1/rounds/{round_id}/cancel", key=f"{round_id}/cancel"))
 
+    async def lose(self, round_id: RoundId, sites: Collection[SiteId]) -> None:
+        """These sites are not waited for any more; safe to repeat."""
+        await self._call(_Call("POST", f"/v1/rounds/{round_id}/lost", json={"sites": sorted(sites)}))
+
+
+class Commitment(_Answer):
+    """What the witness commits to for a round, and the epoch that its database is in."""
+
+    commitment: Digest
+    epoch: int
+
+
+class Keys(_Party):
+    """The keys service, as the witness of rounds."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "keys service")
+
+    async def commit(self, round_id: RoundId) -> Commitment:
+        """The witness's commitment for a round; asking again gives the same."""
+        answer = await self._call(
+            _Call("POST", f"/v1/rounds/{round_id}/nonce-commitments", key=f"{round_id}/nonce", json={})
+        )
+        try:
+            return Commitment.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The commitment of keys is not understood.", retry_after_s=2) from error
+
 
 class Registry(_Party):
     """The registry."""
@@ -194,6 +234,10 @@ class Registry(_Party):
         """A version; raises NotFound."""
         return VersionFacts.model_validate(await self._call(_Call("GET", f"/v1/versions/{version_id}")))
 
+    async def version_document(self, version_id: str) -> dict[str, Any]:
+        """A version with lineage and signatures, as the registry tells it; raises NotFound."""
+        return await self._call(_Call("GET", f"/v1/versions/{quote(version_id, safe='')}"))
+
     async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:
         """Append an evaluation to a version."""
         await self._call(_Call("POST", f"/v1/versions/{version_id}/metrics", key=key, json={"metrics": dict(metrics)}))
@@ -209,4 +253,39 @@ class Registry(_Party):
                     return model.id
             if page.next is None:
                 return None
+            after = page.next
+
+
+class KeysDirectory(_Party):
+    """What keys tells to whoever checks: authority, certificates and the records of rounds."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "keys service")
+
+    async def authority(self) -> str:
+        """The authority's certificate as PEM."""
+        return str((await self._call(_Call("GET", "/v1/authority"))).get("certificate_pem", ""))
+
+    async def logged(self, round_id: str) -> LoggedRecord:
+        """The round's record with its proof; raises NotFound."""
+        answer = await self._call(_Call("GET", f"/v1/rounds/{quote(round_id, safe='')}/record"))
+        try:
+            return LoggedRecord.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The record that keys gave is not understood.", retry_after_s=2) from error
+
+    async def certificate(self, keyid: str) -> str:
+        """One certificate as PEM; raises NotFound."""
+        answer = await self._call(_Call("GET", f"/v1/certificates/{quote(keyid, safe='')}"))
+        return str(answer.get("certificate_pem", ""))
+
+    async def certificates(self, name: str) -> list[str]:
+        """Every certificate that a site (by id) or service ever had, as PEM."""
+        found, after = [], ""
+        while True:
+            params = {"name": name, "limit": "100"} | ({"after": after} if after else {})
+            page = _Certificates.model_validate(await self._call(_Call("GET", "/v1/certificates", params=params)))
+            found += [item.certificate_pem for item in page.items]
+            if page.next is None:
+                return found
             after = page.next

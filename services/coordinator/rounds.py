@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from services.coordinator.domain.jobs import Job, Outcome
-from services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
+from services.coordinator.domain.manifests import Settled, cohort_for, draft, manifest_for, witnessed
 from services.coordinator.domain.progress import Finished, JobState, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
 from services.coordinator.domain.tasks import Task
@@ -87,6 +87,22 @@ class Rounds:
 
         return await self._database.run("round.plan", work)
 
+    async def witness(self, round_id: RoundId, commitment: str, epoch: int) -> SignedManifest:
+        """Complete a planned round's manifest with what keys committed to, once; the manifest that stands."""
+
+        async def work(tx: Transaction) -> SignedManifest:
+            rounds = RoundRepository(tx)
+            round_ = await rounds.get(round_id, lock=True)
+            signed = (await rounds.record(round_id)).manifest
+            if round_.phase is not Phase.PLANNED or not draft(signed.manifest):
+                return signed
+            present = await SiteRepository(tx).hear_epoch(epoch)
+            signed = self._sign(witnessed(signed.manifest, commitment, present))
+            await rounds.save(round_, manifest=signed.model_dump(mode="json"))
+            return signed
+
+        return await self._database.run("round.witness", work)
+
     async def open(self, round_id: RoundId, engine_public: Mapping[str, Any]) -> bool:
         """The aggregator made the key: put the tasks out. Whether that was still to be done."""
 
@@ -160,9 +176,18 @@ class Rounds:
         return await self._database.run("round.publish", work)
 
     async def fail(
-        self, round_id: RoundId, reason: str, *, tell: bool, verdict: "Verdicts | None" = None
+        self,
+        round_id: RoundId,
+        reason: str,
+        *,
+        tell: bool,
+        verdict: "Verdicts | None" = None,
+        spent: bool = False,
     ) -> RoundId | None:
-        """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new."""
+        """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new.
+
+        `spent`: sites may have answered what opens the sum, so the next attempt goes under the next number.
+        """
 
         async def work(tx: Transaction) -> RoundId | None:
             rounds, jobs = RoundRepository(tx), JobRepository(tx)
@@ -180,7 +205,7 @@ class Rounds:
             self._count(over, over.got)
             if job.round_id != round_id:
                 return None
-            return await self._plan(tx, job.setback(over.reason or "round-failed", now))
+            return await self._plan(tx, job.setback(over.reason or "round-failed", now, spent=spent))
 
         return await self._database.run("round.fail", work)
 

@@ -278,6 +278,8 @@ async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor:
             round_ = await RoundRepository(tx).count(round_.id, outstanding=outstanding, got=got)
         if outstanding < 0 and round_.exhausted and round_.got < len(round_.cohort):
             await tx.emit(ROUNDS_TOPIC, "round.exhausted", round_.id)
+        if outstanding < 0 and after.state is not TaskState.DONE and not round_.exhausted:
+            await tx.emit(ROUNDS_TOPIC, "round.lost", round_.id)
     if after.state is TaskState.EXPIRED:
         STRAGGLERS.inc()
     data = {

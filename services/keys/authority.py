@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 
 from services.keys.repository import KeysRepository
 from services.keys.tables import AuthorityRow
+from services.keys.witness_repository import WitnessRepository
 from shared.database import Database, Transaction
 from shared.identity.authority import CertificateAuthority
 from shared.identity.sealing import Sealer
@@ -80,5 +81,6 @@ async def reseal(database: Database, sealer: Sealer) -> None:
         if row is not None:
             row.private_key = sealer.reseal(row.private_key, *_PLACE, "private_key")
             row.token_key = sealer.reseal(row.token_key, *_PLACE, "token_key")
+        await WitnessRepository(tx).reseal(sealer)
 
     await database.run("authority.reseal", work)

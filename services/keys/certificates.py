@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from services.keys.appending import log_revoked
 from services.keys.authority import Authority
 from services.keys.domain import Issued, Revocation, check_proof, parse_public_key, with_descendants
 from services.keys.issuing import TOPIC, issue
@@ -68,6 +69,7 @@ class Certificates:
             first = await repository.certificate(keyid)
             for each in with_descendants(first.keyid, await repository.replaced_by(first.subject)):
                 if await repository.revoke(each, reason, now):
+                    await log_revoked(tx, each, now)
                     await tx.emit(TOPIC, "certificate.revoked", each)
             tx.session.expire_all()
             return await repository.certificate(keyid)
@@ -103,8 +105,11 @@ class Certificates:
 
 
 class RevokedInRow:
-    """The `Revocations` of this service itself: the one signed request it takes, rotation, looks at the row."""
+    """The `Revocations` of this service itself: use cases that take signed requests look at the row.
+
+    See `KeysRepository.check_standing`, which cannot be out of date.
+    """
 
     def revoked(self, keyid: str) -> bool:  # noqa: ARG002
-        """Left to `Certificates.rotate`, which cannot be out of date."""
+        """Left to the use case."""
         return False

@@ -44,6 +44,34 @@ class CertificateUnknown(NotFound):
     """No such certificate was issued."""
 
 
+class NonceUnknown(NotFound):
+    """This witness committed to no nonce for the round."""
+
+
+class AlreadyWitnessed(Conflict):
+    """This witness has signed something else for the same attempt at the round."""
+
+
+class RoundVoided(Gone):
+    """The round was begun before this witness was restored or changed its key; begin a new attempt."""
+
+
+class ManifestUntrusted(Forbidden):
+    """The manifest is not signed by a coordinator whose certificate is valid."""
+
+
+class RecordUnknown(NotFound):
+    """The log holds no record of this round."""
+
+
+class RecordDiffers(Conflict):
+    """The log holds another record of this round."""
+
+
+class EntryUnknown(NotFound):
+    """The log is not that long."""
+
+
 @dataclass(frozen=True, slots=True)
 class EnrolmentToken:
     """A single-use right to a certificate for one subject. `used_by` is the public key that used it."""

@@ -1,7 +1,8 @@
-"""The one place where a certificate is made and put into the directory."""
+"""The one place where a certificate is made and put into the directory and the log."""
 
 from datetime import timedelta
 
+from services.keys.appending import log_issued
 from services.keys.authority import pem_of
 from services.keys.domain import Issued, end_of_life, parse_public_key
 from services.keys.repository import KeysRepository
@@ -34,5 +35,6 @@ async def issue(
         replaces=replaces,
     )
     await KeysRepository(tx).add_certificate(issued)
+    await log_issued(tx, issued)
     await tx.emit(TOPIC, "certificate.issued", issued.keyid)
     return issued

@@ -1,6 +1,7 @@
 """All SQL of the keys service; rows never leave."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, cast
 
@@ -23,10 +24,14 @@ from services.keys.tables import (
     EnrolmentTokenRow,
     OperatorTokenRow,
     RevocationRow,
+    WitnessedRoundRow,
 )
 from shared.database import Page, Transaction, page
 from shared.identity.authority import Subject
+from shared.identity.verify import CertificateRevoked
 from shared.ids import Digest
+
+_CHUNK = 500  # keys a query: databases limit a statement's parameters
 
 
 class KeysRepository:
@@ -120,6 +125,39 @@ class KeysRepository:
         if row is None:
             raise CertificateUnknown("no certificate with this key id was issued")
         return _issued(row)
+
+    async def check_standing(self, keyid: str) -> Issued:
+        """The certificate of a party that asks for something; raises CertificateRevoked or CertificateUnknown."""
+        issued = await self.certificate(keyid)
+        if issued.revoked_at is not None:
+            raise CertificateRevoked("this certificate was revoked; enrol again with a new token")
+        return issued
+
+    async def certified_keys(
+        self, federation_id: str, identities: Mapping[str, bytes], now: datetime
+    ) -> dict[str, bytes]:
+        """Of these sites' identity keys, those with a certificate of the federation that is valid now."""
+        certified: dict[str, bytes] = {}
+        keys = list(identities.values())
+        for start in range(0, len(keys), _CHUNK):
+            query = select(CertificateRow).where(
+                CertificateRow.public_key.in_(keys[start : start + _CHUNK]),
+                CertificateRow.kind == "site",
+                CertificateRow.federation_id == federation_id,
+                CertificateRow.revoked_at.is_(None),
+            )
+            for row in await self._session.scalars(query):
+                in_time = row.not_before <= now < row.not_after
+                if in_time and identities.get(row.name) == row.public_key:
+                    certified[row.name] = row.public_key
+        return certified
+
+    async def witness_key(self, round_id: str) -> bytes | None:
+        """The public key with which this service witnessed the round."""
+        query = select(CertificateRow.public_key).join(
+            WitnessedRoundRow, WitnessedRoundRow.keyid == CertificateRow.keyid
+        )
+        return await self._session.scalar(query.where(WitnessedRoundRow.round_id == round_id))
 
     async def certificate_of_key(self, public_key: bytes) -> Issued | None:
         """The certificate of a public key, if it has one."""

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database import CommonTables, RowNumber, UtcDateTime, new_metadata
@@ -95,3 +95,73 @@ class RevocationRow(Base):
     keyid: Mapped[str] = mapped_column(String(64), ForeignKey("certificates.keyid"), unique=True)
     revoked_at: Mapped[datetime] = mapped_column(UtcDateTime())
     reason: Mapped[str] = mapped_column(String(200))
+
+
+class WitnessStateRow(Base):
+    """What the high-water file is compared with: both only grow unless the database was restored."""
+
+    __tablename__ = "witness_state"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    counter: Mapped[int] = mapped_column(BigInteger)  # commitments and signatures given
+
+
+class WitnessedRoundRow(Base):
+    """What this witness committed to and signed for one attempt at a round: each column is written once."""
+
+    __tablename__ = "rounds_witnessed"
+    __table_args__ = (UniqueConstraint("job_id", "number", "attempt"),)
+
+    round_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    keyid: Mapped[str] = mapped_column(String(64))  # the certificate that signs
+    nonce: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed; forgotten once it is opened
+    commitment: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str | None] = mapped_column(String(40))  # from here on: null until the roster is signed
+    number: Mapped[int | None] = mapped_column(BigInteger)
+    attempt: Mapped[int | None] = mapped_column(BigInteger)
+    manifest_digest: Mapped[str | None] = mapped_column(String(64))
+    roster: Mapped[bytes | None] = mapped_column(LargeBinary)
+    roster_ask: Mapped[str | None] = mapped_column(String(64))  # digest of the question
+    roster_reply: Mapped[bytes | None] = mapped_column(LargeBinary)
+    survivors_ask: Mapped[str | None] = mapped_column(String(64))
+    survivors_reply: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class LogEntryRow(Base):
+    """The transparency log's leaves: canonical documents."""
+
+    __tablename__ = "log_entries"
+    __table_args__ = (UniqueConstraint("type", "subject"),)
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(128))
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    appended_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class LogNodeRow(Base):
+    """The log's complete subtrees (`shared.transparency.tree`); level 0 holds the leaves' hashes."""
+
+    __tablename__ = "log_nodes"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class RoundRecordRow(Base):
+    """Records of published rounds, as JSON; the log's leaf holds the digest."""
+
+    __tablename__ = "round_records"
+
+    round_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    federation_id: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+    record: Mapped[str] = mapped_column(Text)
+    index: Mapped[int] = mapped_column(BigInteger)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime())

@@ -11,9 +11,15 @@ from services.keys.api import router
 from services.keys.authority import Authority
 from services.keys.certificates import Certificates, RevokedInRow
 from services.keys.enrolments import Enrolments
+from services.keys.log import Log, backfill
+from services.keys.log_api import router as log_router
 from services.keys.operators import Operators
+from services.keys.restores import HighWater, RestoreWatch
+from services.keys.rounds import RoundRecords
+from services.keys.rounds_api import router as rounds_router
 from services.keys.settings import KeysSettings
 from services.keys.tables import Base
+from services.keys.witness import Witness
 from shared.clock import Clock, utc_now
 from shared.database import Database
 from shared.errors import Unavailable
@@ -25,6 +31,8 @@ from shared.web.app import create_app
 from shared.web.health import database_checks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_RECORD_LIMIT = 1 << 21  # bytes of JSON: the record of a round of some 2000 sites
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,9 @@ def build_app(settings: KeysSettings, clock: Clock | None = None) -> FastAPI:
     return create_app(
         title="Undersong keys",
         service="keys",
-        description="The federation's certificate authority: enrolment, rotation, revocation, directory.",
-        routers=[router],
+        description="The federation's certificate authority, the witness of its rounds, and its transparency log.",
+        routers=[router, rounds_router, log_router],
+        json_limit=_RECORD_LIMIT,
         lifespan=_lifespan(settings, database, streams, clock),
         checks=database_checks(database, "keys"),
         degradable={"redis": streams.ping},
@@ -86,7 +95,13 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = await _assemble_patiently(settings, database)
-        await parts.certificates.own_identity(settings.identity_dir)
+        identity = await parts.certificates.own_identity(settings.identity_dir)
+        watch = RestoreWatch(database, HighWater(settings.high_water))
+        await watch.start()
+        await backfill(database)
+        app.state.witness = Witness(watch, Sealer.ensure(settings.seal_key), identity)
+        app.state.log = Log(database, identity, watch)
+        app.state.records = RoundRecords(watch, app.state.log, identity)
         app.state.authority, app.state.enrolments = parts.authority, parts.enrolments
         app.state.certificates, app.state.tokens = parts.certificates, parts.operators
         app.state.verifier = PartyVerifier(

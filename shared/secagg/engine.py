@@ -108,6 +108,20 @@ class Closed:
     ask: Ask | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What stays of a finished round for everybody to check; nothing in it shows an update.
+
+    roster, sharers, survivors: the engine's own bytes, None where it has none. commitments: the survivors' signatures
+    over the survivor set.
+    """
+
+    roster: bytes | None = None
+    sharers: bytes | None = None
+    survivors: bytes | None = None
+    commitments: Mapping[SiteId, bytes] = field(default_factory=dict)
+
+
 class ServerEngine(Protocol):
     """The aggregator's side of an engine."""
 
@@ -128,6 +142,9 @@ class ServerEngine(Protocol):
 
     def reveal(self, desk: Desk, total: Ring) -> None:
         """Turn the sum of unveiled payloads into the sum of plain ones, in place, once every step is closed."""
+
+    def evidence(self, desk: Desk) -> Evidence:
+        """What the round leaves behind for its record, once every step is closed."""
 
 
 class ClientEngine(Protocol):

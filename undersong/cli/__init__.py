@@ -5,7 +5,7 @@ import sys
 import typer
 
 from undersong import __version__
-from undersong.cli import agents, common, demo, doctor, federations, jobs, models, platform, sites, tokens
+from undersong.cli import agents, common, demo, doctor, evidence, federations, jobs, models, platform, sites, tokens
 from undersong.errors import UndersongError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command("up")(platform.up)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("evidence")(evidence.evidence)
+app.command("verify")(evidence.verify)
 app.command("login")(tokens.login)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from shared.transparency.evidence import Evidence
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
@@ -169,6 +171,30 @@ class AsyncClient:
         except TimeoutError:
             raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s") from None
         return await self.job(job_id)
+
+    async def evidence(self, subject: str) -> Evidence:
+        """Everything that is needed to check a round or a version offline."""
+        return await self.send(calls.evidence(subject))
+
+    async def log_head(self) -> LogHead:
+        """The transparency log's size and root now, signed."""
+        return await self.send(calls.log_head())
+
+    async def log_entries(self, start: int, end: int) -> list[LogEntry]:
+        """The log's entries from `start` up to, not including, `end` (operator)."""
+        return (await self.send(calls.log_entries(start, end)))["items"]
+
+    async def inclusion_proof(self, index: int, size: int) -> InclusionProof:
+        """That an entry stands in the log of `size` entries."""
+        return await self.send(calls.inclusion_proof(index, size))
+
+    async def consistency_proof(self, first: int, second: int) -> ConsistencyProof:
+        """That the log of `first` entries is the beginning of the one of `second`."""
+        return await self.send(calls.consistency_proof(first, second))
+
+    async def round_record(self, round_id: str) -> LoggedRecord:
+        """A round's record with its place in the log (operator)."""
+        return await self.send(calls.round_record(round_id))
 
     async def models(self, federation_id: str | None = None) -> list[t.Model]:
         """Every model."""

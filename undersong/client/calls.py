@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
+from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from shared.transparency.evidence import Evidence
 from undersong.client import types as t
 
 T = TypeVar("T")
@@ -119,6 +121,11 @@ def round_(round_id: str) -> Call[t.Round]:
     return _get("coordinator", f"/rounds/{_id(round_id)}", t.Round)
 
 
+def evidence(subject: str) -> Call[Evidence]:
+    """Everything that is needed to check a round or a version offline."""
+    return _get("coordinator", f"/evidence/{_id(subject)}", Evidence)
+
+
 # coordinator: people
 
 
@@ -156,6 +163,31 @@ def create_enrolment_token(
     """A single-use token with which a site's agent or a service enrols (operator)."""
     body = {"kind": kind, "name": name, "federation_id": federation_id, "expires_in_s": expires_in_s}
     return _post("keys", "/enrolment-tokens", t.EnrolmentToken, {k: v for k, v in body.items() if v is not None})
+
+
+def log_head() -> Call[LogHead]:
+    """The transparency log's size and root now, signed."""
+    return _get("keys", "/log/head", LogHead)
+
+
+def log_entries(start: int, end: int) -> Call[dict[str, list[LogEntry]]]:
+    """The log's entries from `start` up to, not including, `end`, as {"items": […]} (operator)."""
+    return _get("keys", "/log/entries", dict[str, list[LogEntry]], start=start, end=end)
+
+
+def inclusion_proof(index: int, size: int) -> Call[InclusionProof]:
+    """That an entry stands in the log of `size` entries."""
+    return _get("keys", "/log/proofs/inclusion", InclusionProof, index=index, size=size)
+
+
+def consistency_proof(first: int, second: int) -> Call[ConsistencyProof]:
+    """That the log of `first` entries is the beginning of the one of `second`."""
+    return _get("keys", "/log/proofs/consistency", ConsistencyProof, first=first, second=second)
+
+
+def round_record(round_id: str) -> Call[LoggedRecord]:
+    """A round's record with its place in the log (operator)."""
+    return _get("keys", f"/rounds/{_id(round_id)}/record", LoggedRecord)
 
 
 # registry

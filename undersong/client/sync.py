@@ -9,6 +9,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from shared.transparency.evidence import Evidence
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
@@ -216,6 +218,32 @@ class Client:
     ) -> t.EnrolmentToken:
         """A single-use token with which a site's agent or a service enrols."""
         return self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
+
+    # evidence
+
+    def evidence(self, subject: str) -> Evidence:
+        """Everything that is needed to check a round or a version offline."""
+        return self.send(calls.evidence(subject))
+
+    def log_head(self) -> LogHead:
+        """The transparency log's size and root now, signed."""
+        return self.send(calls.log_head())
+
+    def log_entries(self, start: int, end: int) -> list[LogEntry]:
+        """The log's entries from `start` up to, not including, `end` (operator)."""
+        return self.send(calls.log_entries(start, end))["items"]
+
+    def inclusion_proof(self, index: int, size: int) -> InclusionProof:
+        """That an entry stands in the log of `size` entries."""
+        return self.send(calls.inclusion_proof(index, size))
+
+    def consistency_proof(self, first: int, second: int) -> ConsistencyProof:
+        """That the log of `first` entries is the beginning of the one of `second`."""
+        return self.send(calls.consistency_proof(first, second))
+
+    def round_record(self, round_id: str) -> LoggedRecord:
+        """A round's record with its place in the log (operator)."""
+        return self.send(calls.round_record(round_id))
 
     # models
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from services.coordinator.dashboard.views import Job, JobPage, Measure, NowPage, Release, Round, Site
+from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Round, Site
 from shared.clock import Clock
 from shared.identity.sealing import Sealer
 
@@ -50,6 +50,9 @@ class Desk(Protocol):
 
     async def releases(self) -> Sequence[Release]:
         """The model versions that rounds published, newest first."""
+
+    async def audit(self, subject: str) -> Audit:
+        """What the checks over the evidence about a round or version found."""
 
     async def pulse(self) -> str:
         """A mark that changes whenever something on a page may have changed."""

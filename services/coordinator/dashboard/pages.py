@@ -1,5 +1,6 @@
 """The dashboard's routes: each reads one desk and renders one template."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from services.coordinator.dashboard.rendering import HEADERS, page
 from services.coordinator.dashboard.views import Measure
 from shared.errors import Refusal
 
+AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
 COUNTS: Final = frozenset({"examples"})
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
@@ -178,6 +180,22 @@ async def sites_page(visitor: Visitor) -> Response:
 async def models_page(visitor: Visitor) -> Response:
     """The model versions and where each came from."""
     return visitor.show("models.html", "Models", releases=await visitor.desk.releases())
+
+
+@router.get("/audit")
+async def audit_page(visitor: Visitor, subject: str = "") -> Response:
+    """What the evidence about a round or version proves."""
+    subject = subject.strip()
+    if not subject:
+        return visitor.show("audit.html", "Audit", subject="", page=None, fault=None)
+    if not AUDITABLE.fullmatch(subject):
+        fault = "A round's id begins with rnd_, a version's with ver_."
+        return visitor.show("audit.html", "Audit", subject=subject, page=None, fault=fault)
+    try:
+        found = await visitor.desk.audit(subject)
+    except Refusal as refusal:
+        return visitor.show("audit.html", "Audit", subject=subject, page=None, fault=refusal.detail)
+    return visitor.show("audit.html", "Audit", subject=subject, page=found, fault=None)
 
 
 @router.get("/stream")

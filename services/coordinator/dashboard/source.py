@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.coordinator.accounts import Accounts
+from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
-from services.coordinator.dashboard.views import Job, JobPage, Measure, NowPage, Release, Site
+from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Site
 from services.coordinator.jobs import Jobs
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
@@ -31,6 +32,7 @@ class CoordinatorSource:
     jobs: Jobs
     sites: Sites
     accounts: Accounts
+    auditing: Auditing
     degraded: Callable[[], tuple[str, ...]]
 
     async def desk(self, token: str) -> Desk | None:
@@ -114,6 +116,10 @@ class CoordinatorDesk:
         """The model versions that recent jobs published, newest first."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, None)
         return await self._releases([job for job in page.items if job.version_id])
+
+    async def audit(self, subject: str) -> Audit:
+        """What the checks over the evidence about a round or version found."""
+        return translate.audit(await self.source.auditing.verdict(self.person, subject))
 
     async def pulse(self) -> str:
         """Changes with each event of a recent job, and when a site comes or goes."""

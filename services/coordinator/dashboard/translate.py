@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.coordinator.dashboard.views import Dataset, Job, Measure, Release, Round, Site, Task
+from services.coordinator.auditing import Verdict
+from services.coordinator.dashboard.views import Audit, Check, Dataset, Job, Measure, Release, Round, Site, Task
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.views import JobView, RoundView, SiteView, TaskView
 
@@ -139,6 +140,15 @@ def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
             )
         )
     return found
+
+
+def audit(found: Verdict) -> Audit:
+    """The findings of an audit."""
+    checks = tuple(
+        Check(item.check, "failed" if not item.passed else "caution" if item.caution else "passed", item.sentence)
+        for item in found.findings
+    )
+    return Audit(found.round_id, found.version_id, found.pinned, checks)
 
 
 def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:

@@ -219,3 +219,32 @@ class NowPage:
     def online(self) -> int:
         """How many sites were heard just now."""
         return sum(site.status == "online" for site in self.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check over the evidence; `state` is passed, caution (passed, and worth reading) or failed."""
+
+    name: str
+    state: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The checks over the evidence about a round; `pinned` is the fingerprint of the authority they build on."""
+
+    round_id: str
+    version_id: str | None
+    pinned: str
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many checks failed."""
+        return sum(check.state == "failed" for check in self.checks)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Sentences of checks that passed and should be known nevertheless."""
+        return tuple(check.sentence for check in self.checks if check.state == "caution")

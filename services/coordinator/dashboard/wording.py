@@ -3,6 +3,13 @@
 from datetime import UTC, datetime
 
 ENGINES = {
+    "pairwise": (
+        "strong",
+        (
+            "Each site masks its update with keys it shares with the other sites. The masks cancel in the sum, and "
+            "only that sum is opened: no service sees a single update, the aggregator included."
+        ),
+    ),
     "sealed": (
         "weak",
         (
@@ -33,6 +40,8 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "cancelled": ("calm", "⊘"),
     "open": ("calm", "○"),
     "leased": ("go", "▶"),
+    "passed": ("good", "✓"),
+    "caution": ("warn", "!"),
 }
 REASONS = {
     "completed": "All rounds are done.",

@@ -108,7 +108,7 @@ class Job:
 
     def advanced(self, kind: RoundKind, number: int, outcome: Outcome, now: datetime) -> "Job":
         """Take in what a round published."""
-        done = replace(self.progress, failures=0)
+        done = replace(self.progress, failures=0, settled=self.progress.settled + 1)
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
         if kind is RoundKind.STATISTICS:
             context = {**self.context, "statistics": list(outcome.values)}
@@ -126,9 +126,14 @@ class Job:
             progress=replace(done, has_model=True, trained=trained),
         )
 
-    def setback(self, reason: str, now: datetime) -> "Job":
-        """A round ended without a result."""
-        progress = replace(self.progress, failures=self.progress.failures + 1)
+    def setback(self, reason: str, now: datetime, *, spent: bool = False) -> "Job":
+        """A round ended without a result; `spent` when its sites had begun to open the sum, and will not do it again.
+
+        A spent step is done under the next number, as a step that nobody has answered yet.
+        """
+        progress = replace(
+            self.progress, failures=self.progress.failures + 1, settled=self.progress.settled + int(spent)
+        )
         return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now)
 
     def finish(self, state: JobState, reason: str, now: datetime) -> "Job":

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+from pydantic import JsonValue
 
 from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import Step
 from services.coordinator.domain.spec import JobSpec
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
 from shared.secagg.quantise import plan_encoding, plan_sums
 from shared.wire.manifest import (
     DataRef,
@@ -18,6 +22,11 @@ from shared.wire.manifest import (
     RoundManifest,
     StrategyRef,
 )
+
+COMPLETE: Final = 128
+"""Up to this many sites all know each other, and confirm the survivors to each other."""
+WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
+"""The shares of sites that collude with the server, and that drop out, which a round is planned for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,17 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
     if job.model_id is None:
         raise ValueError("the job has no model in the registry yet")
     spec, recipe, size = job.spec, job.resolved.recipe, len(settled.cohort)
+    engine = PUBLIC_ENGINE if step.kind is RoundKind.INITIALISE else spec.engine
     measures = step.kind in (RoundKind.TRAIN, RoundKind.EVALUATE)
     return RoundManifest(
         federation_id=FederationId(job.federation_id),
         job_id=JobId(job.id),
         round_id=settled.round_id,
-        number=step.number,
+        number=job.progress.settled,
         attempt=step.attempt,
         kind=step.kind,
-        engine=spec.engine,
+        engine=engine,
+        engine_params=dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {},
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
         data=DataRef(dataset=spec.data.dataset, features=job.resolved.features, label=job.resolved.label),
         model=_model(job) if measures else None,
@@ -79,6 +90,17 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
     )
+
+
+def draft(manifest: RoundManifest) -> bool:
+    """Whether the manifest still lacks the witness's commitment, without which no party acts on it."""
+    return engine_facts(manifest.engine).witnessed and "nonce_commitment" not in manifest.engine_params
+
+
+def witnessed(manifest: RoundManifest, commitment: str, epoch: int) -> RoundManifest:
+    """The draft with the witness's commitment and epoch."""
+    params = {**manifest.engine_params, "nonce_commitment": commitment}
+    return manifest.model_copy(update={"engine_params": params, "epoch": epoch})
 
 
 def _model(job: Job) -> ModelRef:

@@ -45,13 +45,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a job has done: its model, rounds trained, last evaluation, and failures of the step it is at."""
+    """What a job has done: its model, rounds trained, last evaluation, and failures of the step it is at.
+
+    `settled` counts the steps that nobody will be asked again: done ones, and ones whose sites had begun to open the
+    sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
+    """
 
     statistics_done: bool = False
     has_model: bool = False
     trained: int = 0
     evaluated: int = 0
     failures: int = 0
+    settled: int = 0
     scores: Sequence[Mapping[str, float]] = field(default=())
 
 

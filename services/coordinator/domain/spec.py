@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from shared.ids import FederationId, VersionId
+from shared.secagg.engines import DEFAULT_ENGINE
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
@@ -122,7 +123,7 @@ class JobSpec(Part):
     rounds: int = Field(ge=1, le=100_000)
     strategy: StrategyPart = Field(default_factory=StrategyPart)
     cohort: CohortPart = Field(default_factory=CohortPart)
-    engine: Name = "sealed"
+    engine: Name = DEFAULT_ENGINE
     update: UpdatePart = Field(default_factory=UpdatePart)
     evaluation: EvaluationPart = Field(default_factory=EvaluationPart)
     deadlines: DeadlinePart = Field(default_factory=DeadlinePart)

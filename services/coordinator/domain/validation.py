@@ -19,6 +19,7 @@ from services.coordinator.domain import spec as parts
 from services.coordinator.domain.spec import JobSpec
 from shared.errors import FieldError, Invalid, Refusal
 from shared.ids import SiteId
+from shared.secagg.engines import EngineFacts
 from shared.wire.profiles import Column, DatasetSchema, RecipeSpec, SiteProfile
 
 P = TypeVar("P", bound=BaseModel)
@@ -45,7 +46,7 @@ class World:
 
     federation_known: bool
     sites: Sequence[SiteFacts]
-    engines: frozenset[str]
+    engines: Mapping[str, EngineFacts]
     check_strategy: Callable[[str, Mapping[str, Any]], object]
     check_encoding: Callable[[int, JobSpec], object]
     version_problem: str | None = None
@@ -271,6 +272,12 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: _Findings) -
     engine: str | None = parsed.get("engine")
     if engine is not None and engine not in world.engines:
         findings.error("/engine", f"there is no engine {engine!r}; there are {', '.join(sorted(world.engines))}")
+    elif engine is not None and cohort is not None and cohort.min < world.engines[engine].smallest:
+        findings.error(
+            "/engine",
+            f"{engine} needs cohort.min of at least {world.engines[engine].smallest}; for fewer sites name another "
+            "engine, such as sealed, with which the aggregator sees each update",
+        )
     strategy: parts.StrategyPart | None = parsed.get("strategy")
     if strategy is not None:
         try:

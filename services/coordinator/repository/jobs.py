@@ -151,6 +151,8 @@ def _values(job: Job) -> dict[str, Any]:
 def _job(row: JobRow) -> Job:
     progress = dict(row.progress)
     scores = tuple(progress.pop("scores", ()))
+    if "settled" not in progress:  # stored by a version that numbered rounds by kind; ahead of all those numbers
+        progress["settled"] = progress.get("trained", 0) + progress.get("evaluated", 0) + 2
     return Job(
         id=JobId(row.id),
         federation_id=FederationId(row.federation_id),

@@ -188,6 +188,12 @@ class SiteRepository:
         else:
             await self._session.execute(update(PlatformRow).values(watched_at=now))
 
+    async def hear_epoch(self, epoch: int) -> int:
+        """The witness's epoch: ours is never behind it, so that agents see one order of epochs; ours after that."""
+        raised = update(PlatformRow).where(PlatformRow.epoch < epoch).values(epoch=epoch)
+        await self._session.execute(raised.execution_options(synchronize_session=False))
+        return max(epoch, await self._session.scalar(select(PlatformRow.epoch)) or 0)
+
     async def bump_epoch(self) -> int:
         """Begin a new epoch: after a restore, agents must not answer rounds that they may have answered before."""
         await self._session.execute(update(PlatformRow).values(epoch=PlatformRow.epoch + 1))

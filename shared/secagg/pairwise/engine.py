@@ -12,7 +12,6 @@ from typing import Final
 import msgpack
 import numpy as np
 
-from shared.errors import Invalid
 from shared.ids import SiteId
 from shared.secagg.engine import (
     UPLOAD,
@@ -21,6 +20,7 @@ from shared.secagg.engine import (
     Desk,
     Engine,
     Entropy,
+    Evidence,
     Opened,
     Payload,
     Pieces,
@@ -33,8 +33,18 @@ from shared.secagg.pairwise import messages, transcript
 from shared.secagg.pairwise.client import ClientRound, Sign
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors
-from shared.secagg.pairwise.roster import Member, Roster, RoundAborted, Terms, body_root
+from shared.secagg.pairwise.roster import (
+    Member,
+    Roster,
+    RoundAborted,
+    Terms,
+    advertisement_statement,
+    body_root,
+    survivors_statement,
+    verify,
+)
 from shared.secagg.pairwise.server import NotEnoughShares, ServerRound
+from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
 from shared.secagg.quantise import DTYPES, Ring, pack, unpack
 from shared.transparency import merkle
 from shared.wire.manifest import RoundManifest
@@ -47,35 +57,6 @@ COMMIT: Final = "commit"
 UNMASK: Final = "unmask"
 STEPS: Final = (ADVERTISE, SHARE, UPLOAD, COMMIT, UNMASK)
 _BLOCK: Final = 24 * 8192
-
-
-def terms(manifest: RoundManifest, witness: bytes) -> Terms:
-    """What the manifest fixes for the engine; raises Invalid where a parameter is missing or out of range."""
-    params = manifest.engine_params
-    corrupt, dropout, quorum = params.get("corrupt"), params.get("dropout"), params.get("quorum")
-    commitment = params.get("nonce_commitment")
-    if manifest.encoding is None or not isinstance(quorum, bool) or not isinstance(commitment, str):
-        raise Invalid("pairwise needs an encoding and engine_params quorum and nonce_commitment")
-    if not isinstance(corrupt, int | float) or not isinstance(dropout, int | float):
-        raise Invalid("pairwise needs engine_params corrupt and dropout")
-    if not (0 <= corrupt < 1 and 0 <= dropout < 1 and len(commitment) == 64):
-        raise Invalid(
-            "engine_params corrupt and dropout are shares below one, nonce_commitment 32 bytes in hexadecimal"
-        )
-    digest = bytes.fromhex(manifest.digest())
-    model = bytes(32) if manifest.model is None else bytes.fromhex(manifest.model.digest)
-    return Terms(
-        ctx0=transcript.context_zero(digest, model, manifest.attempt),
-        manifest_digest=digest,
-        attempt=manifest.attempt,
-        min_cohort=manifest.min_cohort,
-        corrupt=float(corrupt),
-        dropout=float(dropout),
-        quorum=quorum,
-        nonce_commitment=bytes.fromhex(commitment),
-        witness_key=witness,
-        modulus_bits=manifest.encoding.modulus_bits,
-    )
 
 
 class PairwiseServer:
@@ -131,6 +112,13 @@ class PairwiseServer:
         if bits == 24:
             np.bitwise_and(total, 0xFFFFFF, out=total)
 
+    def evidence(self, desk: Desk) -> Evidence:
+        """Roster, sharers and survivors as the witness and the sites signed them."""
+        state = _State.unpack(desk.secret)
+        members = Roster.unpack(state.roster).members
+        signed = {SiteId(members[i].site_id): signature for i, signature in state.commitments.items()}
+        return Evidence(state.roster, state.sharers, state.survivors, signed)
+
 
 class PairwiseClient:
     """One site's side; its state is `ClientRound.dump`."""
@@ -172,7 +160,7 @@ class PairwiseClient:
 class _State:
     """What the server keeps of a round between steps."""
 
-    _FIELDS = ("roster", "envelopes", "sharers", "members", "root", "survivors", "corrections", "blamed")
+    _FIELDS = ("roster", "envelopes", "sharers", "members", "root", "survivors", "commitments", "corrections", "blamed")
 
     def __init__(self, values: Mapping[str, object] | None = None) -> None:
         held = values or {}
@@ -182,6 +170,7 @@ class _State:
         self.members: bytes = held.get("members", b"")  # type: ignore[assignment]
         self.root: bytes = held.get("root", b"")  # type: ignore[assignment]
         self.survivors: bytes = held.get("survivors", b"")  # type: ignore[assignment]
+        self.commitments: dict[int, bytes] = held.get("commitments", {})  # type: ignore[assignment]
         self.corrections: list[tuple[bytes, int]] = held.get("corrections", [])  # type: ignore[assignment]
         self.blamed: list[int] = held.get("blamed", [])  # type: ignore[assignment]
 
@@ -197,14 +186,29 @@ class _State:
 
 
 def _close_advertise(desk: Desk, state: _State, said: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
-    members = tuple(Member(site, desk.site_keys[site], Advertisement.unpack(said[site])) for site in sorted(said))
+    members = _advertised(desk, said)
+    if len(members) < max(3, desk.manifest.min_cohort):
+        raise NotEnoughShares(f"{len(members)} sites advertised keys, {max(3, desk.manifest.min_cohort)} are needed")
     bare = Roster(members, bytes(32), bytes(64))
     if reply is None:
         return Closed(desk.secret, ask=Ask("witness", msgpack.packb({"what": "roster", "roster": bare.pack()})))
     nonce, signature = messages.unpack_list(reply)
     frozen = replace(bare, nonce=nonce, signature=signature)
     state.roster = frozen.pack()
-    return Closed(state.pack(), dict.fromkeys(said, state.roster))
+    return Closed(state.pack(), {SiteId(member.site_id): state.roster for member in members})
+
+
+def _advertised(desk: Desk, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
+    """Those whose advertisement is well formed and signed; the witness would refuse the roster for any other."""
+    ctx0, members = terms(desk.manifest, b"").ctx0, []
+    for site in sorted(said):
+        try:
+            a = Advertisement.unpack(said[site])
+            verify(desk.site_keys[site], a.signature, advertisement_statement(ctx0, site, a.c, a.s, a.b), site)
+        except (MalformedStep, RoundAborted):
+            continue  # counts as no answer
+        members.append(Member(site, desk.site_keys[site], a))
+    return tuple(members)
 
 
 def _close_share(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
@@ -212,7 +216,10 @@ def _close_share(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
     envelopes = {}
     for site, data in said.items():
         position = server.roster.position(site)
-        server.check_envelopes(position, data)
+        try:
+            server.check_envelopes(position, data)
+        except MalformedStep:
+            continue  # counts as no answer
         envelopes[position] = data
     sharers = server.reachable(frozenset(envelopes))
     _enough(server, sharers, desk.manifest, "shared")
@@ -249,13 +256,22 @@ def _close_upload(desk: Desk, state: _State, digests: Mapping[SiteId, bytes], re
 
 def _close_commit(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
     server = state.server(desk)
-    signatures = []
+    survivors = Survivors.unpack(state.survivors)
+    statement = survivors_statement(server.ctx, server.terms.attempt, survivors.members, survivors.root)
     for site in sorted(said):
         position, message = server.roster.position(site), said[site]
+        signature = message[-messages.SIGNATURE_BYTES :]
+        try:
+            verify(server.roster.members[position].identity, signature, statement, site)
+        except RoundAborted:
+            continue  # counts as no answer
         if message[: -messages.SIGNATURE_BYTES] == state.survivors:
-            signatures.append(position.to_bytes(4, "little") + message[-messages.SIGNATURE_BYTES :])
+            state.commitments[position] = signature
+    if server.terms.quorum and len(state.commitments) < server.topology.threshold:
+        raise NotEnoughShares(f"{len(state.commitments)} sites committed, {server.topology.threshold} are needed")
+    signatures = [i.to_bytes(4, "little") + signature for i, signature in sorted(state.commitments.items())]
     answer = messages.pack_list([state.survivors, *signatures])
-    return Closed(state.pack(), dict.fromkeys(said, answer))
+    return Closed(state.pack(), {SiteId(server.roster.members[i].site_id): answer for i in state.commitments})
 
 
 def _close_unmask(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:

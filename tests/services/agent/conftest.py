@@ -1,6 +1,7 @@
 """A small real platform that speaks the agent's protocol, and real agent processes against it."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -21,15 +22,17 @@ import numpy as np
 import pytest
 import uvicorn
 import yaml
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from recipes.protocol import source_digest
 from shared.clock import utc_now
 from shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
 from shared.identity.digests import content_digest
 from shared.identity.enrol import enrolment_proof_data
-from shared.ids import digest_of, new_id
+from shared.ids import SiteId, digest_of, new_id
 from shared.learning.tensors import Model, Schema, save
 from shared.secagg.engine import Desk
 from shared.secagg.engines import engine_named
@@ -37,6 +40,7 @@ from shared.secagg.payload import opened_train
 from shared.secagg.quantise import plan_encoding, plan_sums, unpack
 from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
 from shared.wire.updates import ReceiptDoc, read_header
+from tests.services.agent.pairwise_platform import Log, PairwiseRound, Peer, commitment
 
 SITE, FEDERATION = "site_test", "fed_test"
 Answer = tuple[int, Any, dict[str, str]]
@@ -53,6 +57,10 @@ class FakePlatform:
         self.certificates: dict[str, Any] = {}
         self.coordinator = self._service("coordinator")
         self.aggregator = self._service("aggregator")
+        self.keys = self._service("keys")
+        self.log = Log(self.keys)
+        self.pairwise: dict[str, PairwiseRound] = {}
+        self.site_keys: dict[SiteId, bytes] = {}
         self.leases: list[dict[str, Any]] = []
         self.rounds: dict[str, tuple[RoundManifest, Any]] = {}
         self.models: dict[str, bytes] = {}
@@ -90,6 +98,28 @@ class FakePlatform:
         made = self.authority.issue(key.public_key(), Subject("service", name), now + timedelta(days=1), now=now)
         self.certificates[keyid_of(made)] = made
         return Identity(key, made, self.authority.certificate)
+
+    @property
+    def witness_key(self) -> bytes:
+        return self.keys.private_key.public_key().public_bytes_raw()
+
+    def begin_pairwise(
+        self, recipe: tuple[str, str], sites: list[str], *, peers: int = 0, **changes: Any
+    ) -> PairwiseRound:
+        """A pairwise round of these agents and of so many sites that answer by themselves, one lease for each agent."""
+        others = [Peer(number) for number in range(peers)]
+        cohort = sorted([*sites, *(peer.site_id for peer in others)])
+        nonce = os.urandom(32)
+        params = {"corrupt": 0.3, "dropout": 0.25, "quorum": True, "nonce_commitment": commitment(nonce)}
+        size = len(cohort)
+        encoding = plan_encoding(summands=size, max_weight=16, clip_norm=10.0, bound_value=None, modulus_bits=32)
+        given = {"engine": "pairwise", "engine_params": params, "cohort": cohort, "min_cohort": 3, "target": size}
+        manifest = self.manifest(recipe, **{**given, "encoding": encoding, **changes})
+        made = PairwiseRound(self, manifest, nonce, others)
+        self.pairwise[manifest.round_id] = made
+        for site in sites:
+            self.offer(manifest, site=site)
+        return made
 
     def add_model(self, values: Any) -> tuple[str, str]:
         tensors = {"weights": np.asarray(values, np.float32)}
@@ -129,10 +159,10 @@ class FakePlatform:
         """Queue a task for the agent; returns its task id."""
         signer = signer or self.coordinator
         if manifest.round_id not in self.rounds:
-            self.rounds[manifest.round_id] = (manifest, engine_named("sealed").server.open(manifest))
+            self.rounds[manifest.round_id] = (manifest, engine_named(manifest.engine).server.open(manifest))
         opened = self.rounds[manifest.round_id][1]
         public = EnginePublic(
-            round_id=manifest.round_id, manifest_digest=manifest.digest(), engine="sealed", public=opened.public
+            round_id=manifest.round_id, manifest_digest=manifest.digest(), engine=manifest.engine, public=opened.public
         )
         signed = SignedManifest(
             manifest=manifest, keyid=signer.keyid, signature=signer.private_key.sign(manifest.statement()).hex()
@@ -179,13 +209,17 @@ class FakePlatform:
                 break
         query = scope["query_string"].decode()
         path, headers = scope["path"], {k.decode(): v.decode() for k, v in scope["headers"]}
+        site = caller(headers)
+        step = re.fullmatch(r"/v1/rounds/([^/]+)/steps/([^/]+)", path)
+        if step is not None and step[1] in self.pairwise:
+            self.pairwise[step[1]].heard.append((step[2], site, body))
         fault = next((f for f in self.faults if f[0] == scope["method"] and re.fullmatch(f[1], path)), None)
         if fault is not None:
             self.faults.remove(fault)
         if fault is not None and fault[2] != "drop":
             status, answer, extra = fault[2]  # type: ignore[misc]
         else:
-            status, answer, extra = await self._answer(scope["method"], path, query, headers, body)
+            status, answer, extra = await self._answer(scope["method"], path, query, headers, body, site)
         with self.changed:
             self.requests.append((scope["method"], path))
             self.changed.notify_all()
@@ -198,7 +232,7 @@ class FakePlatform:
         await send({"type": "http.response.body", "body": content})
 
     async def _answer(  # noqa: C901 (one case for each route)
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, site: SiteId
     ) -> Answer:
         if body and "signature" in headers:
             assert headers["content-digest"] == content_digest(body)
@@ -221,8 +255,10 @@ class FakePlatform:
                 return 200, {}, {}
             case ["POST", "tasks", "leases"]:
                 for _ in range(20):
-                    if self.leases:
-                        return 200, self.leases.pop(0), {}
+                    lease = next((found for found in self.leases if found.get("site", site) == site), None)
+                    if lease is not None:
+                        self.leases.remove(lease)
+                        return 200, {key: value for key, value in lease.items() if key != "site"}, {}
                     if self._server.should_exit:
                         break
                     await asyncio.sleep(0.05)
@@ -238,32 +274,65 @@ class FakePlatform:
                     return problem(404, "not-found")
                 return 200, self.models[version], {}
             case ["PUT", "rounds", round_id, "updates"]:
-                return self._update(round_id, body)
+                return self._update(round_id, body, site)
+            case ["PUT", "rounds", round_id, "steps", step]:
+                slug = self.pairwise[round_id].say(site, step, body)
+                return (202, None, {}) if slug is None else problem(409 if slug == "step-differs" else 410, slug)
+            case ["GET", "rounds", round_id, "steps", step, "answer"]:
+                found = await self.pairwise[round_id].answer(site, step)
+                if isinstance(found, str):
+                    return problem(410, found[1:])
+                return (204, None, {}) if found is None else (200, found, {"content-type": "application/octet-stream"})
+            case ["GET", "witness"]:
+                return 200, {"keyid": self.keys.keyid, "epoch": 0}, {}
+            case ["GET", "rounds", round_id, "record"]:
+                done = self.pairwise.get(round_id)
+                if done is None or done.logged is None:
+                    return problem(404, "record-unknown")
+                return 200, done.logged.model_dump(mode="json"), {}
+            case ["GET", "log", "proofs", "consistency"]:
+                first, second = (int(part.split("=")[1]) for part in query.split("&"))
+                return 200, self.log.consistency(first, second).model_dump(mode="json"), {}
         return problem(404, "not-found")
 
     def _enrol(self, document: dict[str, str]) -> Answer:
         raw = bytes.fromhex(document["public_key"])
         proof = enrolment_proof_data(b"\xab" * 32, document["token"], raw)
         Ed25519PublicKey.from_public_bytes(raw).verify(bytes.fromhex(document["proof"]), proof)
-        if document["token"] != "good-token":
+        name, _, site = document["token"].partition(":")
+        if name != "good-token":
             return problem(410, "token-expired")
+        self.site_keys[SiteId(site or SITE)] = raw
         now = utc_now()
         made = self.authority.issue(
             Ed25519PublicKey.from_public_bytes(raw),
-            Subject("site", SITE, FEDERATION),
+            Subject("site", site or SITE, FEDERATION),
             now + timedelta(days=30),
             now=now,
         )
         pem = {"certificate_pem": made, "ca_certificate_pem": self.authority.certificate}
         return 201, {name: cert.public_bytes(Encoding.PEM).decode() for name, cert in pem.items()}, {}
 
-    def _update(self, round_id: str, body: bytes) -> Answer:
+    def _update(self, round_id: str, body: bytes, site: SiteId) -> Answer:
         self.bodies.setdefault(round_id, []).append(body)
+        if round_id in self.pairwise:
+            slug = self.pairwise[round_id].say(site, "upload", body)
+            if slug is not None:
+                return problem(409 if slug == "step-differs" else 410, slug)
         receipt = ReceiptDoc(
-            round_id=round_id, site_id=SITE, digest=digest_of(body), size=len(body), accepted_at="2026-11-22T00:00:00Z"
+            round_id=round_id, site_id=site, digest=digest_of(body), size=len(body), accepted_at="2026-11-22T00:00:00Z"
         )
         signature = self.aggregator.private_key.sign(receipt.statement()).hex()
         return 201, {**receipt.model_dump(mode="json"), "keyid": self.aggregator.keyid, "signature": signature}, {}
+
+
+def caller(headers: dict[str, str]) -> SiteId:
+    """The site that signed the request; nobody's where it is not signed."""
+    text = headers.get("undersong-certificate", "").strip(":")
+    if not text:
+        return SiteId("")
+    names = x509.load_der_x509_certificate(base64.b64decode(text)).subject
+    return SiteId(str(names.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value))
 
 
 def _take(self: Any, size: int) -> memoryview:
@@ -279,19 +348,20 @@ def problem(status: int, slug: str, **headers: str) -> Answer:
 class AgentProcess:
     """A site's folder and the real agent that runs on it."""
 
-    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, url: str, *, site: str = "", **settings: Any) -> None:
         self.folder, self.process = folder, None
         folder.mkdir()
         recipe = folder / "odd.py"
         recipe.write_text(RECIPE)
         self.recipe = ("odd", source_digest(recipe))
-        (folder / "token").write_text("good-token\n")
+        self.site = site or SITE
+        (folder / "token").write_text(f"good-token{':' if site else ''}{site}\n")
         self.write("datasets.yaml", {"datasets": [{"name": "bench", "kind": "none"}]})
         self.policy: dict[str, Any] = {
             "federations": ["own"],
             "recipes": [{"name": "odd", "digest": self.recipe[1]}, "null", "tabular"],
             "datasets": {"bench": {"columns": "*"}},
-            "engines": ["sealed"],
+            "engines": ["pairwise", "sealed"],
         }
         self.write("policy.yaml", self.policy)
         urls = {f"{name}_url": url for name in ("coordinator", "aggregator", "keys", "registry")}

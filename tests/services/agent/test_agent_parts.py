@@ -1,5 +1,6 @@
 """Settings, state, model cache, back-off: the small parts that stand alone."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.agent import store
 from services.agent.backoff import CAP_S, Circuit, full_jitter, parse_retry_after
 from services.agent.domain import Earlier, TaskFailure
 from services.agent.models import ModelCache
+from services.agent.receipts import ReceiptBook
 from services.agent.settings import ConfigError, load
 from services.agent.state import State
 from shared.ids import digest_of
+from shared.wire.manifest import RoundManifest
 
 HEAVY = ("torch", "numba", "pandas", "sqlalchemy", "fastapi", "numpy", "docker", "recipes")
 URLS = "\n".join(f"{name}_url: http://x" for name in ("coordinator", "aggregator", "keys", "registry"))
@@ -66,6 +70,54 @@ def test_a_newer_agents_state_is_not_touched(tmp_path) -> None:
     db.close()
     with pytest.raises(RuntimeError, match="newer agent"):
         State(tmp_path)
+
+
+def test_the_first_versions_state_is_taken_over(tmp_path) -> None:
+    """Version 1 had contributions and facts only; nothing of them is lost, and the file becomes its owner's alone."""
+    with sqlite3.connect(tmp_path / "agent.sqlite") as db:
+        db.executescript(f"{store._FIRST} PRAGMA user_version = 1;")
+        row = ("rnd_1", "tsk_1", "job_1", "train", 1, 1, 2, "a" * 64, "b" * 64, 7, b"\x80", "pending", None, 1.0, 1.0)
+        db.execute(f"INSERT INTO contributions VALUES ({','.join('?' * 15)})", row)
+    db.close()
+    state = State(tmp_path)
+    (found,) = state.pending()
+    assert (found.round_id, found.engine, found.acknowledged) == ("rnd_1", "sealed", False)
+    state.settle(found.round_id, Earlier.ANSWERED, {"keyid": "x"})
+    assert [expected.body_digest for expected in ReceiptBook(state).due()] == ["b" * 64]
+    assert (tmp_path / "agent.sqlite").stat().st_mode & 0o777 == 0o600
+    state.close()
+    State(tmp_path).close()
+
+
+def test_secrets_are_gone_from_the_disk_when_the_round_is_over(tmp_path) -> None:
+    """Not in the database, not in its log; and what was opened stays known."""
+    state = State(tmp_path)
+    secret, manifest = os.urandom(32), a_manifest()
+    state.engines.begin(manifest, manifest.digest(), b"seat", secret, expires_at=1e12)
+    state.engines.speak(manifest, "unmask", secret + b"later", b"said", opens=True)
+    assert any(secret in path.read_bytes() for path in tmp_path.glob("agent.sqlite*"))
+    other = manifest.model_copy(update={"round_id": "rnd_other", "attempt": 2})
+    state.engines.begin(other, other.digest(), b"seat", b"state", expires_at=0)
+    with pytest.raises(TaskFailure, match="round-answered"):
+        state.engines.speak(other, "unmask", b"state", b"said", opens=True)
+    assert state.engines.message(other.round_id, "unmask") is None, "nothing is stored of a refused answer"
+    assert state.engines.expired() == [other.round_id]
+    assert state.engines.end(manifest.round_id, "done")
+    assert not any(secret in path.read_bytes() for path in tmp_path.glob("agent.sqlite*"))
+    with pytest.raises(TaskFailure, match="round-over"):
+        state.engines.speak(manifest, "again", secret, b"said", opens=False)
+    assert state.engines.opened(other) == manifest.round_id
+    state.close()
+
+
+def a_manifest() -> RoundManifest:
+    document = {
+        "federation_id": "fed", "job_id": "job", "round_id": "rnd", "number": 1, "attempt": 1, "kind": "initialise",
+        "engine": "pairwise", "recipe": {"name": "null", "digest": "0" * 64}, "data": {"dataset": "d"},
+        "model_id": "mdl", "cohort": ["site"], "min_cohort": 1, "target": 1, "strategy": {"name": "fedavg"},
+        "seed": 1, "deadline_s": 1.0,
+    }  # fmt: skip
+    return RoundManifest.model_validate(document)
 
 
 def test_stray_bodies_go_and_epochs_never_go_back(tmp_path) -> None:

@@ -74,6 +74,14 @@ def test_what_the_policy_names_may_run() -> None:
     assert codes(MANIFEST) == set()
 
 
+def test_a_first_model_may_be_sealed_whatever_the_policy_says() -> None:
+    """It depends on no data; everything else keeps to the named engines."""
+    strict = replace(POLICY, engines=frozenset({"pairwise"}))
+    assert codes(MANIFEST, strict) == {"policy-engine"}
+    assert codes(changed(kind="initialise", model=None, encoding=None), strict) == set()
+    assert codes(changed(kind="initialise", model=None, encoding=None, engine="other"), strict) == {"policy-engine"}
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

@@ -197,8 +197,8 @@ class Stage:
             nonces=nonces,
             http=self.http,
         )
-        self.parts = assemble(self.settings, self.database, stand)
-        self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates"])
+        self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates", "aggregator.steps"])
+        self.parts = assemble(self.settings, self.database, stand, self.bell)
         self.hands, self.foreman = employ(self.settings, self.parts, stand, self.bell)
         self.app = build_app(self.settings)
         install(self.app, self.parts, stand, NoTokens())

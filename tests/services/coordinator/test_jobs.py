@@ -75,7 +75,9 @@ async def test_a_small_cohort_needs_an_express_wish(small_world: World) -> None:
     assert "/cohort/min" in errors_of(await world.admin.post(path, json=document(federation)))
     small = document(federation, cohort={"min": 2})
     assert "allow_small" in errors_of(await world.admin.post(path, json=small))["/cohort/min"]
-    allowed = await world.admin.post(path, json=document(federation, cohort={"min": 1, "allow_small": True}))
+    small = document(federation, cohort={"min": 1, "allow_small": True})
+    assert "sealed" in errors_of(await world.admin.post(path, json=small))["/engine"], "the weak one is asked for by name"
+    allowed = await world.admin.post(path, json={**small, "engine": "sealed"})
     assert allowed.status_code == 200
     assert allowed.json()["features"] == ["age", "chol"]
 

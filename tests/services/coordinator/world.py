@@ -22,7 +22,7 @@ from starlette.routing import Route
 from services.coordinator.api.app import build_app
 from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
-from services.coordinator.parties import Aggregator, Registry
+from services.coordinator.parties import Aggregator, Keys, Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper, Timing
@@ -62,11 +62,28 @@ class Neighbours:
     calls: list[str] = field(default_factory=list)
     away: bool = False
     sites: dict[str, int] = field(default_factory=dict)
+    keys_away: bool = False
+    epoch: int = 1
+
+    async def commit(self, request: Request) -> JSONResponse:
+        self.calls.append("commit")
+        if self.keys_away:
+            return self._problem(503, "away")
+        commitment = hashlib.sha256(request.path_params["id"].encode()).hexdigest()
+        return JSONResponse({"commitment": commitment, "epoch": self.epoch}, 201)
+
+    async def lose(self, request: Request) -> JSONResponse:
+        self.calls.append("lose")
+        found = self.rounds[request.path_params["id"]]
+        found["lost"] = sorted({*found.get("lost", []), *(await request.json())["sites"]})
+        return JSONResponse({"state": found["state"]})
 
     def application(self) -> Starlette:
         routes = [
             Route("/v1/rounds/{id}", self.put_round, methods=["PUT"]),
             Route("/v1/rounds/{id}", self.get_round, methods=["GET"]),
+            Route("/v1/rounds/{id}/nonce-commitments", self.commit, methods=["POST"]),
+            Route("/v1/rounds/{id}/lost", self.lose, methods=["POST"]),
             Route("/v1/rounds/{id}/close", self.close, methods=["POST"]),
             Route("/v1/rounds/{id}/cancel", self.cancel, methods=["POST"]),
             Route("/v1/models", self.post_model, methods=["POST"]),
@@ -106,6 +123,7 @@ class Neighbours:
                 "kind": manifest["kind"],
                 "state": found["state"],
                 "reason": found.get("reason"),
+                "opening": found.get("opening", False),
                 "got": found["got"],
                 "min_cohort": manifest["min_cohort"],
                 "target": manifest["target"],
@@ -373,7 +391,7 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
         app.state.cases, app.state.tokens = cases, cases.accounts
         app.state.verifier = PartyVerifier(authority.certificate, "coordinator", SqlNonces(database), NoRevocations())
         conductor = Conductor(
-            database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry
+            database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry, Keys(others)
         )
         token = (await cases.accounts.bootstrap(folder)).read_text().strip()
         await stack.enter_async_context(background(bell.run(), Relay(database, streams, bell=bell).run()))

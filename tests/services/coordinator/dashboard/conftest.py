@@ -10,7 +10,19 @@ from fastapi import FastAPI
 
 from services.coordinator.dashboard import Dashboard, router
 from services.coordinator.dashboard.desk import RoundPage
-from services.coordinator.dashboard.views import Dataset, Job, JobPage, Measure, NowPage, Release, Round, Site, Task
+from services.coordinator.dashboard.views import (
+    Audit,
+    Check,
+    Dataset,
+    Job,
+    JobPage,
+    Measure,
+    NowPage,
+    Release,
+    Round,
+    Site,
+    Task,
+)
 from shared.errors import NotFound
 from shared.identity.sealing import Sealer
 
@@ -57,6 +69,15 @@ def make_round(job: str, number: int, kind: str, began: datetime, state: str = "
     )  # fmt: skip
 
 
+AUDITED = Audit(
+    "rnd_train3", "ver_3", "5e" * 32,
+    (
+        Check("authority", "passed", "The federation's authority is the one that was pinned."),
+        Check("protection", "caution", "Weak: the aggregator could see <every> single update."),
+    ),
+)  # fmt: skip
+
+
 @dataclass
 class FakeDesk:
     """What the pages show, as fields that a test may change."""
@@ -71,6 +92,7 @@ class FakeDesk:
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
+    audited: Audit = AUDITED
 
     async def now(self) -> NowPage:
         current = {r.job_id: r for r in self.all_rounds if r.open}
@@ -110,6 +132,11 @@ class FakeDesk:
 
     async def releases(self) -> list[Release]:
         return self.all_releases
+
+    async def audit(self, subject: str) -> Audit:
+        if subject != "rnd_train3":
+            raise NotFound(f"There is no evidence about {subject}.")
+        return self.audited
 
     async def pulse(self) -> str:
         return str(self.beat)

@@ -15,10 +15,20 @@ from fastapi import FastAPI
 
 from services.coordinator.dashboard import assets
 from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Measure
+from services.coordinator.dashboard.views import Check, Measure
 
 ROOT = "/dashboard"
-PAGES = ("", "/jobs", "/jobs/job_01running", "/jobs/job_02failed", "/rounds/rnd_train3", "/sites", "/models")
+PAGES = (
+    "",
+    "/jobs",
+    "/jobs/job_01running",
+    "/jobs/job_02failed",
+    "/rounds/rnd_train3",
+    "/sites",
+    "/models",
+    "/audit",
+    "/audit?subject=rnd_train3",
+)
 
 
 @pytest.fixture
@@ -244,3 +254,23 @@ def test_curves_have_a_hole_where_a_metric_is_missing() -> None:
     assert list(found["series"]) == ["auc", "loss", "f1"]
     found["series"].pop("f1")
     assert found == {"rounds": [1, 2], "series": {"auc": [0.7, 0.8], "loss": [None, 0.4]}}
+
+
+async def test_the_auditors_page_says_what_was_checked(browser: httpx.AsyncClient, desk) -> None:
+    text = (await browser.get(f"{ROOT}/audit", params={"subject": " rnd_train3 "})).text
+    assert "All 2 checks passed" in text
+    assert "could see &lt;every&gt; single update" in text
+    assert f"undersong verify rnd_train3 --evidence evidence.json --ca {'5e' * 32}" in text
+    lie = Check("roster", "failed", "The roster does not carry a valid signature.")
+    desk.audited = replace(desk.audited, checks=(*desk.audited.checks, lie))
+    text = (await browser.get(f"{ROOT}/audit", params={"subject": "rnd_train3"})).text
+    assert "1 of 3 checks failed" in text
+    assert lie.sentence in text
+
+
+@pytest.mark.parametrize("subject", ["rnd_unknown", "job_01running", "../x", "<b>", "ver_" + "0" * 99])
+async def test_what_cannot_be_audited_is_said_on_the_page(browser: httpx.AsyncClient, subject: str) -> None:
+    answer = await browser.get(f"{ROOT}/audit", params={"subject": subject})
+    assert answer.status_code == 200
+    assert "Nothing was checked" in answer.text
+    assert "<b>" not in answer.text

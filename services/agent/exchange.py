@@ -1,0 +1,263 @@
+"""One site's part in an engine's steps: what is said before the upload, beside the training, and after it.
+
+Nothing here knows a particular engine. Every message is stored with the engine's state before it leaves
+(`engine_state`), and after a crash the stored bytes are sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+import structlog
+
+from services.agent.aggregator import Aggregator
+from services.agent.domain import TaskFailure
+from services.agent.engine_state import DONE, EngineRow, EngineState
+from services.agent.link import Problem
+from shared.errors import Refusal
+from shared.identity.authority import Identity, public_bytes
+from shared.ids import Digest, RoundId, SiteId
+from shared.wire.manifest import RoundManifest
+
+if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only once there is a round
+    from pydantic import JsonValue
+
+    from shared.secagg.engine import Engine, Payload, Pieces, Seat
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+UPLOAD: Final = "upload"  # shared.secagg.engine.UPLOAD, without loading it
+STEP_CLOSED: Final = "step-closed"
+GRACE_S: Final = 600.0  # beyond the round's deadline nobody waits for an answer
+POLL_PAUSE_S: Final = 0.5  # where the aggregator says "not yet" without having waited
+
+LEFT_BEHIND: Final = frozenset({STEP_CLOSED, "round-closed", "site-fell-out"})
+GONE: Final = frozenset({404, 409, 410})
+
+Witness = Callable[[], Awaitable[bytes]]
+
+
+class Exchange:
+    """The steps of one round. Made by `Exchanges`."""
+
+    def __init__(
+        self, engine: Engine, seat: Seat, aggregator: Aggregator, stored: EngineState, expires_at: float
+    ) -> None:
+        self.engine, self.seat = engine, seat
+        self._aggregator, self._stored, self._expires_at = aggregator, stored, expires_at
+        place = engine.steps.index(UPLOAD)
+        self.before, self.after = engine.steps[:place], engine.steps[place + 1 :]
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether anything but the upload is exchanged."""
+        return bool(self.before or self.after)
+
+    async def lead_up(self) -> bytes | None:
+        """The steps before the upload; the answer to the last of them."""
+        answer: bytes | None = None
+        for place, step in enumerate(self.before):
+            if any(self._said(other) for other in self.before[place + 1 :]):
+                continue  # its answer was used already, and that to the last one is what is needed
+            await self._say(step, answer)
+            answer = await self._answer(step)
+        return answer
+
+    def upload(self, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+        """(state, body) of the upload; the caller stores both."""
+        return self.engine.client.upload(self.seat, self._state(), answer, payload)
+
+    async def follow_up(self, body_digest: Digest, phase: Callable[[str], None]) -> None:
+        """The steps after the upload; the round is over for this site when it returns, and its secrets are gone.
+
+        An engine speaks after the upload only once it was shown that the update is in the sum. Falling out from then
+        on changes nothing about that: the contribution counts, and its receipt is waited for.
+        """
+        if not self.after:
+            return
+        self.seat = replace(self.seat, body=bytes.fromhex(body_digest))
+        try:
+            await self._follow(phase)
+        except TaskFailure as failure:
+            if failure.code not in LEFT_BEHIND or not any(self._said(step) for step in self.after):
+                raise
+            log.info("round.went_on", reason=str(failure))
+        await asyncio.to_thread(self._stored.end, self.seat.manifest.round_id, DONE)
+
+    async def _follow(self, phase: Callable[[str], None]) -> None:
+        answer: bytes | None = None
+        previous = UPLOAD
+        for place, step in enumerate(self.after):
+            if not any(self._said(other) for other in self.after[place + 1 :]):
+                phase(step)
+                if self._said(step) is None:
+                    answer = await self._answer(previous)
+                await self._say(step, answer)
+            previous = step
+
+    async def _say(self, step: str, answer: bytes | None) -> None:
+        """Speak once, durably, and send the bytes."""
+        manifest = self.seat.manifest
+        message = self._said(step)
+        again = message is not None
+        if message is None:
+            message = await asyncio.to_thread(self._speak, step, answer)
+        try:
+            await self._aggregator.say(manifest.round_id, step, message)
+        except Problem as problem:
+            if not (again and problem.slug == STEP_CLOSED):
+                raise refused(problem) from problem
+            log.info("step.closed", step=step)  # with these bytes or without them: the answer will tell
+        log.info("step.said", step=step, size=len(message), again=again)
+
+    def _speak(self, step: str, answer: bytes | None) -> bytes:
+        """In a thread."""
+        try:
+            state, message = self.engine.client.speak(self.seat, self._state(), step, answer)
+        except Refusal as refusal:
+            raise TaskFailure(refusal.slug(), f"{step}: {refusal.detail}") from refusal
+        except ValueError as error:  # a cohort without a safe topology, a share that is none
+            raise TaskFailure("engine-error", f"{step}: {error}") from error
+        opens = bool(self.after) and step == self.after[-1]
+        self._stored.speak(self.seat.manifest, step, state, message, opens=opens)
+        return message
+
+    async def _answer(self, step: str) -> bytes:
+        round_id = self.seat.manifest.round_id
+        while time.time() < self._expires_at:
+            asked_at = time.monotonic()
+            try:
+                found = await self._aggregator.answer(round_id, step)
+            except Problem as problem:
+                raise refused(problem) from problem
+            if found is not None:
+                return found
+            await asyncio.sleep(max(0.0, POLL_PAUSE_S - (time.monotonic() - asked_at)))
+        raise TaskFailure("round-over", f"step {step} did not end in its time")
+
+    def _state(self) -> bytes:
+        if not self.has_steps:
+            return self.engine.client.begin(self.seat)
+        return self._stored.secrets(self.seat.manifest.round_id)[1]
+
+    def _said(self, step: str) -> bytes | None:
+        return self._stored.message(self.seat.manifest.round_id, step)
+
+
+class Exchanges:
+    """Begins exchanges, and takes them up again."""
+
+    def __init__(
+        self, aggregator: Aggregator, stored: EngineState, identity: Callable[[], Identity], witness: Witness
+    ) -> None:
+        self._aggregator, self._stored, self._identity, self._witness = aggregator, stored, identity, witness
+        self._signing: Identity | None = None  # the key of the round that runs, even if it is rotated meanwhile
+
+    async def join(
+        self, manifest: RoundManifest, digest: Digest, site_id: SiteId, public: Mapping[str, JsonValue]
+    ) -> Exchange:
+        """This site's place in the round: as it was left, or a new one."""
+        engine = await asyncio.to_thread(load_engine, manifest.engine)
+        if engine.steps == (UPLOAD,):
+            return self._exchange(engine, Place(manifest, site_id, public, b"", b""), float("inf"))
+        earlier = self._stored.find(manifest.round_id)
+        if earlier is not None:
+            if earlier.manifest_digest != digest:
+                raise TaskFailure("round-answered", "this round was begun under another manifest")
+            return self._again(engine, manifest.round_id, earlier)
+        self._signing = identity = self._identity()
+        own_key = public_bytes(identity.private_key.public_key())
+        place = Place(manifest, site_id, public, await self._witness(), own_key)
+        expires_at = time.time() + manifest.deadline_s + GRACE_S
+        exchange = self._exchange(engine, place, expires_at)
+
+        def begin() -> None:
+            state = engine.client.begin(exchange.seat)
+            self._stored.begin(manifest, digest, place.pack(), state, expires_at=expires_at)
+
+        try:
+            await asyncio.to_thread(begin)
+        except Refusal as refusal:
+            raise TaskFailure(refusal.slug(), refusal.detail) from refusal
+        return exchange
+
+    async def resume(self, round_id: RoundId) -> Exchange | None:
+        """A round that was begun and is not over here; None where no step is left."""
+        earlier = self._stored.find(round_id)
+        if earlier is None or earlier.ended == DONE:
+            return None
+        engine = await asyncio.to_thread(load_engine, earlier.engine)
+        return self._again(engine, round_id, earlier)
+
+    def _again(self, engine: Engine, round_id: RoundId, earlier: EngineRow) -> Exchange:
+        if earlier.ended is not None:
+            raise TaskFailure(earlier.ended, "this round ended at this site before")
+        place = Place.unpack(self._stored.secrets(round_id)[0])
+        return self._exchange(engine, place, earlier.expires_at)
+
+    def _exchange(self, engine: Engine, place: Place, expires_at: float) -> Exchange:
+        from shared.secagg.engine import Seat
+
+        seat = Seat(place.manifest, place.site_id, place.public)
+        if place.own_key:
+            seat = replace(seat, sign=self._signer(place.own_key), witness=place.witness)
+        return Exchange(engine, seat, self._aggregator, self._stored, expires_at)
+
+    def _signer(self, own_key: bytes) -> Callable[[bytes], bytes]:
+        """Signs as the party that began the round; others know it by that key."""
+        for identity in (self._signing, self._identity()):
+            if identity is not None and public_bytes(identity.private_key.public_key()) == own_key:
+                self._signing = identity
+                return identity.private_key.sign
+        raise TaskFailure("key-rotated", "this round was begun with a key that this site has replaced")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a round's beginning fixed, as it is stored."""
+
+    manifest: RoundManifest
+    site_id: SiteId
+    public: Mapping[str, JsonValue]
+    witness: bytes
+    own_key: bytes
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        document = {
+            "manifest": self.manifest.model_dump_json(),
+            "site_id": self.site_id,
+            "public": dict(self.public),
+            "witness": self.witness,
+            "own_key": self.own_key,
+        }
+        return bytes(msgpack.packb(document))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Place:
+        """The inverse of `pack`."""
+        found = msgpack.unpackb(data)
+        manifest = RoundManifest.model_validate_json(found.pop("manifest"))
+        return cls(manifest=manifest, **found)
+
+
+def load_engine(name: str) -> Engine:
+    """The engine, its code loaded and its kernels ready: seconds, the first time. In a thread."""
+    from shared.secagg.engines import engine_named
+
+    try:
+        return engine_named(name)
+    except Refusal as refusal:
+        raise TaskFailure(refusal.slug(), refusal.detail) from refusal
+
+
+def refused(problem: Problem) -> TaskFailure:
+    """What the aggregator's refusal of a step means for the task."""
+    if problem.slug == "unknown":
+        return TaskFailure("round-closed" if problem.status in GONE else "step-refused", str(problem))
+    return TaskFailure(problem.slug, problem.detail)

@@ -1,0 +1,132 @@
+"""The agent's database file: stdlib sqlite3, WAL, synchronous=FULL, readable by its owner only.
+
+Deleted rows are overwritten (secure_delete), and `scrub` empties the write-ahead log after secrets were deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCHEMA_VERSION = 2
+_FIRST = """
+CREATE TABLE contributions (
+    round_id TEXT PRIMARY KEY,
+    task_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    manifest_digest TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    body_size INTEGER NOT NULL,
+    lease BLOB NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'answered', 'late', 'lost')),
+    receipt BLOB,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL
+) STRICT;
+CREATE INDEX contributions_place ON contributions (job_id, kind, number, attempt);
+CREATE INDEX contributions_pending ON contributions (state) WHERE state = 'pending';
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+"""
+_SECOND = """
+ALTER TABLE contributions ADD COLUMN engine TEXT NOT NULL DEFAULT 'sealed';
+CREATE TABLE engine_rounds (
+    round_id TEXT PRIMARY KEY,
+    manifest_digest TEXT NOT NULL,
+    engine TEXT NOT NULL,
+    ended TEXT,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL
+) STRICT;
+CREATE INDEX engine_rounds_open ON engine_rounds (expires_at) WHERE ended IS NULL;
+CREATE TABLE engine_secrets (round_id TEXT PRIMARY KEY, seat BLOB NOT NULL, state BLOB NOT NULL) STRICT;
+CREATE TABLE engine_messages (
+    round_id TEXT NOT NULL,
+    step TEXT NOT NULL,
+    message BLOB NOT NULL,
+    PRIMARY KEY (round_id, step)
+) STRICT;
+CREATE TABLE openings (
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    round_id TEXT NOT NULL,
+    message_digest TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    PRIMARY KEY (job_id, kind, number)
+) STRICT;
+CREATE TABLE receipts (
+    round_id TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    engine TEXT NOT NULL,
+    manifest_digest TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'verified', 'mismatch', 'absent')),
+    reason TEXT,
+    document BLOB,
+    tries INTEGER NOT NULL DEFAULT 0,
+    due_at REAL NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL
+) STRICT;
+CREATE INDEX receipts_due ON receipts (due_at) WHERE state = 'waiting';
+"""
+_MIGRATIONS = (_FIRST, _SECOND)
+
+
+class Store:
+    """One connection, one writer at a time; safe to use from several threads."""
+
+    def __init__(self, data_dir: Path) -> None:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = data_dir / "agent.sqlite"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)  # the log and the shared memory beside it take over this mode
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        for setting in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "secure_delete = ON"):
+            self._db.execute(f"PRAGMA {setting}")
+        self._migrate(data_dir)
+
+    def _migrate(self, data_dir: Path) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise RuntimeError(f"{data_dir}: written by a newer agent (state version {version})")
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, alone."""
+        with self._lock:
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection in one transaction, durable when the block ends without an exception."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def scrub(self) -> None:
+        """Leave no copy of deleted rows in the write-ahead log."""
+        with self._lock:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,146 @@
+"""Closing a step: the engine's part, a witness where it asks for one, and one transaction at the end.
+
+Where another party is asked, whom the step is closed over is committed before; after a crash exactly that is asked
+for again. Everything else may be computed any number of times: nothing of it is seen before the last transaction.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from services.aggregator.domain import OPENED, Phase, Reason, step_after, step_deadline
+from services.aggregator.keys import AskRefused, Keys
+from services.aggregator.publication import RoundFailed, RoundLost, held
+from services.aggregator.repository import Repository, Stored
+from services.aggregator.rounds import manifest_of, signed_manifest
+from services.aggregator.step_rows import Frozen, Next, StepRepository
+from services.aggregator.steps import place
+from shared.database import Database, Transaction
+from shared.errors import Refusal
+from shared.identity.sealing import Sealer
+from shared.ids import RoundId, SiteId
+from shared.secagg.engine import UPLOAD, Ask, Closed, Desk
+from shared.secagg.engines import engine_facts, engine_named
+from shared.telemetry.metrics import SECAGG_FAILURES
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What a step is closed over, as it was read."""
+
+    said: Mapping[SiteId, bytes]
+    keys: Mapping[SiteId, bytes]
+    frozen: Frozen | None
+
+
+class Closing:
+    """Ends steps for the worker that holds the round."""
+
+    def __init__(self, database: Database, sealer: Sealer, keys: Keys, *, patience: timedelta) -> None:
+        self._database, self._sealer, self._keys, self._patience = database, sealer, keys, patience
+
+    async def close(self, stored: Stored, fence: int, secret: bytes) -> bytes:
+        """End the present step; the engine's state after it. RoundFailed, RoundLost, or Unavailable: ask again."""
+        step, manifest = stored.round.step or "", manifest_of(stored.manifest)
+        table = await self._database.read("step.table", lambda tx: self._read(tx, stored))
+        _check_members(stored, table)
+        desk = Desk(manifest, secret, table.keys)
+        closed = await self._ended(desk, step, table.said, None)
+        if closed.ask is not None:
+            if table.frozen is None:
+                await self._freeze(stored, fence, table)
+            reply = await self._ask(stored, closed.ask)
+            closed = await self._ended(desk, step, table.said, reply)
+        await self._commit(stored, fence, table, closed)
+        log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
+        return closed.secret
+
+    async def _read(self, tx: Transaction, stored: Stored) -> _Table:
+        round_id, step = stored.round.id, stored.round.step or ""
+        rows, steps = Repository(tx), StepRepository(tx, round_id)
+        frozen = await steps.frozen(step)
+        if step == UPLOAD:
+            standing = [c for c in await rows.contributions(round_id) if c.code is None]
+            said = {c.site_id: bytes.fromhex(c.digest) for c in standing}
+        else:
+            said = {m.site_id: self._open(round_id, step, m.site_id, m.sealed) for m in await steps.messages(step)}
+            if frozen is not None:
+                said = {site: body for site, body in said.items() if site in frozen.members}
+        order = engine_facts(manifest_of(stored.manifest).engine).steps
+        return _Table(said, await steps.keys(order[0]), frozen)
+
+    def _open(self, round_id: RoundId, step: str, site_id: SiteId, sealed: bytes | None) -> bytes:
+        if sealed is None:
+            raise RoundLost(f"step {step} was closed by another worker")
+        return self._sealer.open(sealed, "step_messages", place(round_id, step, site_id), "body")
+
+    async def _ended(self, desk: Desk, step: str, said: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+        engine = engine_named(desk.manifest.engine)
+        try:
+            return await asyncio.to_thread(engine.server.close, desk, step, said, reply)
+        except Refusal as refusal:  # a pure function of what is stored: asking again gives the same
+            SECAGG_FAILURES.labels(step).inc()
+            raise RoundFailed(_reason(refusal), f"step {step}: {refusal.detail}") from refusal
+
+    async def _freeze(self, stored: Stored, fence: int, table: _Table) -> None:
+        async def work(tx: Transaction) -> None:
+            await self._at_step(tx, stored, fence)
+            await StepRepository(tx, stored.round.id).freeze(stored.round.step or "", table.said)
+
+        await self._database.run("step.freeze", work)
+
+    async def _ask(self, stored: Stored, ask: Ask) -> bytes:
+        signed = signed_manifest(stored)
+        if signed is None:
+            raise RoundFailed(Reason.WITNESS_REFUSED, "the manifest's signature was not stored")
+        try:
+            return await self._keys.ask(signed, ask.body)
+        except AskRefused as refusal:
+            raise RoundFailed(Reason.WITNESS_REFUSED, refusal.detail) from refusal
+
+    async def _commit(self, stored: Stored, fence: int, table: _Table, closed: Closed) -> None:
+        round_, step = stored.round, stored.round.step or ""
+        order = engine_facts(manifest_of(stored.manifest).engine).steps
+        following = step_after(order, step)
+        sealed = self._sealer.seal(closed.secret, "rounds", round_.id, "engine_secret")
+
+        async def work(tx: Transaction) -> None:
+            await self._at_step(tx, stored, fence)
+            now, steps = await tx.now(), StepRepository(tx, round_.id)
+            deadline = None
+            if following != OPENED:
+                deadline = step_deadline(order, following, stored.opened_at, round_.deadline, now, self._patience)
+            await steps.freeze(step, table.said)
+            await steps.close(step, closed.answers, Next(following, deadline, sealed))
+            detail = {"step": step, "sites": len(table.said), "answers": len(closed.answers)}
+            await Repository(tx).note(round_.id, "step.closed", "aggregator", detail)
+
+        await self._database.run("step.close", work)
+
+    @staticmethod
+    async def _at_step(tx: Transaction, stored: Stored, fence: int) -> None:
+        found = await held(Repository(tx), stored.round.id, fence)
+        if found.round.step != stored.round.step:
+            raise RoundLost(f"the round is at step {found.round.step}")
+
+
+def _check_members(stored: Stored, table: _Table) -> None:
+    """Nothing is asked or opened over fewer sites than the manifest demands, nor over others than were fixed."""
+    round_, step = stored.round, stored.round.step
+    if table.frozen is not None and set(table.frozen.members) != set(table.said):
+        raise RoundFailed(Reason.UPDATE_LOST, f"step {step} was fixed over other sites than there are now")
+    needed = round_.min_cohort if round_.phase is Phase.COLLECTING or step == UPLOAD else 1
+    if len(table.said) < needed:
+        raise RoundFailed(Reason.QUORUM, f"{len(table.said)} of {needed} sites came to step {step}")
+
+
+def _reason(refusal: Refusal) -> Reason:
+    try:
+        return Reason(refusal.slug())
+    except ValueError:
+        return Reason.STEP_UNUSABLE

@@ -1,0 +1,142 @@
+"""A published round's record for the log: written down with the result, then handed to keys until it has it."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import select, update
+
+from services.aggregator.folding import Folding
+from services.aggregator.keys import AskRefused, Keys
+from services.aggregator.repository import Repository
+from services.aggregator.rounds import signed_manifest
+from services.aggregator.tables import RecordRow
+from shared.database import Database, Transaction
+from shared.errors import Unavailable
+from shared.ids import Digest, RoundId
+from shared.transparency.documents import RoundRecord, RoundResult
+from shared.transparency.records import transcript_of
+from shared.wire.canonical import digest_document
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+_FIRST_PAUSE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 600.0
+_UNKNOWN: Final = Digest("0" * 64)
+
+
+def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
+    """The facts of a record that only the worker which opened the sum knows."""
+    found = folding.engine.server.evidence(folding.desk)
+    return {
+        "roster": None if found.roster is None else found.roster.hex(),
+        "sharers": None if found.sharers is None else found.sharers.hex(),
+        "survivors": None if found.survivors is None else found.survivors.hex(),
+        "commitments": {site: signature.hex() for site, signature in found.commitments.items()},
+        "sum_digest": sum_digest,
+    }
+
+
+def values_digest(values: list[float]) -> Digest:
+    """The digest under which opened sums stand in a record; the sums themselves are the coordinator's."""
+    return digest_document({"values": values})
+
+
+class RecordRows:
+    """Records in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx, self._session = tx, tx.session
+
+    async def prepare(self, round_id: RoundId, facts: Mapping[str, Any]) -> None:
+        """Write the facts down; what stands, stands."""
+        if await self._session.get(RecordRow, round_id) is None:
+            self._session.add(RecordRow(round_id=round_id, facts=dict(facts), tries=0))
+            await self._session.flush()
+
+    async def complete(self, round_id: RoundId, result: Mapping[str, Any]) -> None:
+        """The round is published: its record may be handed in."""
+        await self._set(round_id, result=dict(result), next_try_at=await self._tx.now())
+
+    async def find(self, round_id: RoundId) -> RecordRow | None:
+        """The row, if it is to be handed in."""
+        row = await self._session.get(RecordRow, round_id)
+        return None if row is None or row.result is None or row.next_try_at is None else row
+
+    async def due(self, limit: int = 100) -> list[RoundId]:
+        """Rounds whose record should be handed in by now."""
+        query = select(RecordRow.round_id).where(RecordRow.next_try_at <= await self._tx.now())
+        return [RoundId(one) for one in await self._session.scalars(query.order_by(RecordRow.next_try_at).limit(limit))]
+
+    async def posted(self, round_id: RoundId) -> None:
+        """Keys has it."""
+        await self._set(round_id, posted_at=await self._tx.now(), next_try_at=None)
+
+    async def refused(self, round_id: RoundId, why: str) -> None:
+        """Keys will never take it."""
+        await self._set(round_id, refused=why[:500], next_try_at=None)
+
+    async def postpone(self, round_id: RoundId, tries: int) -> None:
+        """Try again, later with every time."""
+        pause = timedelta(seconds=min(_FIRST_PAUSE_S * 2 ** min(tries, 16), _LONGEST_PAUSE_S))
+        await self._set(round_id, tries=tries + 1, next_try_at=await self._tx.now() + pause)
+
+    async def _set(self, round_id: RoundId, **values: Any) -> None:
+        query = update(RecordRow).where(RecordRow.round_id == round_id).values(**values)
+        await self._session.execute(query, execution_options={"synchronize_session": False})
+
+
+class Records:
+    """Hands records to keys."""
+
+    def __init__(self, database: Database, keys: Keys) -> None:
+        self._database, self._keys = database, keys
+
+    async def hand_in(self, round_id: RoundId) -> bool:
+        """Give a round's record to keys, if that is still to be done; whether keys has it now."""
+        found = await self._database.read("record.read", lambda tx: self._compose(tx, round_id))
+        if found is None:
+            return False
+        record, tries = found
+        try:
+            await self._keys.record(record)
+        except Unavailable as error:
+            log.warning("record.waits", round_id=round_id, reason=error.detail)
+            await self._database.run("record.postpone", lambda tx: RecordRows(tx).postpone(round_id, tries))
+            return False
+        except AskRefused as error:
+            why = error.detail
+            log.warning("record.refused", round_id=round_id, reason=why)
+            await self._database.run("record.refused", lambda tx: RecordRows(tx).refused(round_id, why))
+            return False
+        await self._database.run("record.posted", lambda tx: RecordRows(tx).posted(round_id))
+        return True
+
+    async def sweep(self) -> int:
+        """Hand in what is due; how many keys took."""
+        due = await self._database.read("records.due", lambda tx: RecordRows(tx).due())
+        return sum([await self.hand_in(round_id) for round_id in due])
+
+    async def _compose(self, tx: Transaction, round_id: RoundId) -> tuple[RoundRecord, int] | None:
+        rows, row = Repository(tx), await RecordRows(tx).find(round_id)
+        signed = None if row is None else signed_manifest(await rows.get(round_id))
+        if row is None or signed is None:
+            return None
+        bodies = {c.site_id: c.digest for c in await rows.contributions(round_id) if c.code is None}
+        try:
+            record = RoundRecord(
+                manifest=signed,
+                engine=signed.manifest.engine,
+                **row.facts,
+                bodies=bodies,
+                transcript=_UNKNOWN,
+                result=RoundResult.model_validate(row.result),
+                contributors=len(bodies),
+            )
+        except ValidationError:
+            log.exception("record.unusable", round_id=round_id)
+            return None
+        head = (await asyncio.to_thread(transcript_of, record))[-1]
+        return record.model_copy(update={"transcript": Digest(head.hex())}), row.tries

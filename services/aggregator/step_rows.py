@@ -1,0 +1,162 @@
+"""The SQL of steps: what sites said, whom a step is closed over, what they are answered."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.aggregator.repository import STEPS_TOPIC
+from services.aggregator.tables import (
+    LostSiteRow,
+    RoundRow,
+    StepAnswerRow,
+    StepBodyRow,
+    StepMessageRow,
+    StepRow,
+)
+from shared.database import Transaction
+from shared.ids import Digest, RoundId, SiteId, digest_of
+
+_BY_SQL = {"synchronize_session": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One site's message, still sealed; the key that its request was signed with."""
+
+    site_id: SiteId
+    public_key: bytes
+    sealed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Whom a step is closed over."""
+
+    members: tuple[SiteId, ...]
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Where a round goes when a step is closed, with the engine's state, sealed."""
+
+    step: str
+    deadline: datetime | None
+    secret: bytes
+
+
+class StepRepository:
+    """The queries of one transaction about one round's steps."""
+
+    def __init__(self, tx: Transaction, round_id: RoundId) -> None:
+        self._tx, self._session, self._round_id = tx, tx.session, round_id
+
+    async def digest(self, step: str, site_id: SiteId) -> Digest | None:
+        """The digest of what the site said in this step."""
+        query = select(StepMessageRow.digest).where(*self._of(StepMessageRow, step), StepMessageRow.site_id == site_id)
+        found = await self._session.scalar(query)
+        return None if found is None else Digest(found)
+
+    async def say(self, step: str, site_id: SiteId, values: Mapping[str, Any]) -> None:
+        """Insert a message; the round is locked and the site has said nothing in this step."""
+        row = {"round_id": self._round_id, "step": step, "site_id": site_id, "accepted_at": await self._tx.now()}
+        await self._session.execute(insert(StepMessageRow).values({**row, **values}))
+
+    async def messages(self, step: str) -> list[Said]:
+        """What was said in this step."""
+        query = select(StepMessageRow).where(*self._of(StepMessageRow, step)).order_by(StepMessageRow.site_id)
+        rows = await self._session.scalars(query)
+        return [Said(SiteId(r.site_id), bytes.fromhex(r.public_key), r.body) for r in rows]
+
+    async def frozen(self, step: str) -> Frozen | None:
+        """Whom the step is closed over, once that is fixed."""
+        row = await self._session.get(StepRow, (self._round_id, step))
+        if row is None:
+            return None
+        return Frozen(tuple(SiteId(site) for site in row.members), row.closed_at is not None)
+
+    async def freeze(self, step: str, members: Iterable[SiteId]) -> None:
+        """Fix whom the step is closed over; what stands, stands."""
+        row = {"round_id": self._round_id, "step": step, "members": sorted(members), "frozen_at": await self._tx.now()}
+        await self._session.execute(self._insert(StepRow).values(row).on_conflict_do_nothing())
+
+    async def close(self, step: str, answers: Mapping[SiteId, bytes], following: Next) -> None:
+        """Store a step's answers and go on to the next; the round is locked and the step is frozen."""
+        await self._answer(step, answers)
+        gone = await self.lost()
+        missing = sum(1 for site in answers if site not in gone)
+        closed = update(StepRow).where(*self._of(StepRow, step)).values(closed_at=await self._tx.now())
+        used = update(StepMessageRow).where(*self._of(StepMessageRow, step)).values(body=None)
+        moved = update(RoundRow).where(RoundRow.id == self._round_id)
+        moved = moved.values(
+            step=following.step,
+            step_missing=missing,
+            step_deadline=following.deadline,
+            engine_secret=following.secret,
+        )
+        for statement in (closed, used, moved):
+            await self._session.execute(statement, execution_options=_BY_SQL)
+        await self._tx.emit(STEPS_TOPIC, "step.closed", self._round_id)
+
+    async def _answer(self, step: str, answers: Mapping[SiteId, bytes]) -> None:
+        if not answers:
+            return
+        digests = {site: digest_of(body) for site, body in answers.items()}
+        bodies = {digests[site]: body for site, body in answers.items()}
+        of_round = {"round_id": self._round_id}
+        rows = [{**of_round, "digest": digest, "body": body} for digest, body in sorted(bodies.items())]
+        await self._session.execute(self._insert(StepBodyRow).on_conflict_do_nothing(), rows)
+        who = [{**of_round, "step": step, "site_id": site, "digest": digest} for site, digest in digests.items()]
+        await self._session.execute(insert(StepAnswerRow), who)
+
+    async def answered(self, step: str, site_id: SiteId) -> bool:
+        """Whether the site goes on after this step."""
+        query = select(func.count()).select_from(StepAnswerRow)
+        query = query.where(*self._of(StepAnswerRow, step), StepAnswerRow.site_id == site_id)
+        return bool(await self._session.scalar(query))
+
+    async def answer(self, step: str, site_id: SiteId) -> bytes | None:
+        """The site's answer to this step, as long as the round lasts."""
+        query = (
+            select(StepBodyRow.body)
+            .join(
+                StepAnswerRow,
+                (StepAnswerRow.round_id == StepBodyRow.round_id) & (StepAnswerRow.digest == StepBodyRow.digest),
+            )
+            .where(*self._of(StepAnswerRow, step), StepAnswerRow.site_id == site_id)
+        )
+        return await self._session.scalar(query)
+
+    async def keys(self, first_step: str) -> dict[SiteId, bytes]:
+        """The identity keys under which the sites entered the round."""
+        query = select(StepMessageRow.site_id, StepMessageRow.public_key)
+        rows = await self._session.execute(query.where(*self._of(StepMessageRow, first_step)))
+        return {SiteId(row.site_id): bytes.fromhex(row.public_key) for row in rows}
+
+    async def lost(self) -> frozenset[SiteId]:
+        """Sites that nobody waits for."""
+        query = select(LostSiteRow.site_id).where(LostSiteRow.round_id == self._round_id)
+        return frozenset(SiteId(site) for site in await self._session.scalars(query))
+
+    async def lose(self, site_id: SiteId) -> bool:
+        """Wait for this site no longer; False when that was so before."""
+        row = {"round_id": self._round_id, "site_id": site_id, "at": await self._tx.now()}
+        query = self._insert(LostSiteRow).values(row).on_conflict_do_nothing().returning(LostSiteRow.site_id)
+        return await self._session.scalar(query) is not None
+
+    async def miss_fewer(self, count: int) -> int:
+        """The step waits for this many sites fewer; for how many it still does."""
+        query = update(RoundRow).where(RoundRow.id == self._round_id)
+        counted = query.values(step_missing=RoundRow.step_missing - count).returning(RoundRow.step_missing)
+        return int(await self._session.scalar(counted, execution_options=_BY_SQL) or 0)
+
+    def _of(self, table: Any, step: str) -> tuple[Any, Any]:
+        return table.round_id == self._round_id, table.step == step
+
+    def _insert(self, table: type[Any]) -> Any:
+        name = self._session.get_bind().dialect.name
+        return (postgresql if name == "postgresql" else sqlite).insert(table)

@@ -1,0 +1,154 @@
+"""Steps beside the upload, as sites and the coordinator see them: say, hear the answer, be given up."""
+
+import asyncio
+from collections.abc import Sequence
+
+from services.aggregator.domain import (
+    NotInCohort,
+    RoundClosed,
+    SiteFellOut,
+    StepDiffers,
+    StepUnknown,
+    admit_step,
+)
+from services.aggregator.repository import WORK_TOPIC, Repository, Stored
+from services.aggregator.rounds import manifest_of
+from services.aggregator.step_rows import StepRepository
+from shared.clock import monotonic
+from shared.database import Database, Transaction
+from shared.identity.authority import public_bytes
+from shared.identity.sealing import Sealer
+from shared.identity.verify import Party
+from shared.ids import RoundId, SiteId, digest_of
+from shared.queues import Bell
+from shared.secagg.engine import UPLOAD
+from shared.secagg.engines import engine_facts
+
+MAX_MESSAGE = 16 << 20
+
+
+class Steps:
+    """Use cases about single steps. `bell` rings for a round when one of its steps closes."""
+
+    def __init__(self, database: Database, sealer: Sealer, bell: Bell) -> None:
+        self._database, self._sealer, self._bell = database, sealer, bell
+
+    async def say(self, round_id: RoundId, site: Party, step: str, body: bytes) -> None:
+        """Take a site's message, durably; the same bytes again change nothing.
+
+        Raises RoundUnknown, NotInCohort, StepUnknown, StepDiffers, StepNotOpen, StepClosed, SiteFellOut, RoundClosed.
+        """
+        site_id, digest = SiteId(site.name), digest_of(body)
+        values = {
+            "digest": digest,
+            "public_key": public_bytes(site.public_key).hex(),
+            "body": self._sealer.seal(body, "step_messages", place(round_id, step, site_id), "body"),
+        }
+
+        async def work(tx: Transaction) -> None:
+            rows, steps = Repository(tx), StepRepository(tx, round_id)
+            stored = await rows.lock(round_id)
+            order = _order(stored, site_id)
+            known = await steps.digest(step, site_id)
+            if known is not None:
+                if known != digest:
+                    raise StepDiffers(f"{site_id} has sent the message {known[:16]}… in step {step}; it stands")
+                return
+            frozen = await steps.frozen(step) is not None
+            admit_step(stored.round, order, step, await tx.now(), frozen=frozen)
+            await must_go_on(steps, order, step, site_id)
+            await steps.say(step, site_id, values)
+            if site_id not in await steps.lost() and await steps.miss_fewer(1) <= 0:
+                await tx.emit(WORK_TOPIC, "step.complete", round_id)
+
+        await self._database.run("step.say", work)
+
+    async def answer(
+        self, round_id: RoundId, site_id: SiteId, step: str, wait_s: float, stopping: asyncio.Event | None = None
+    ) -> bytes | None:
+        """The answer to a step, waiting for it up to `wait_s`; None when the step is still open.
+
+        Raises RoundUnknown, NotInCohort, StepUnknown, SiteFellOut, RoundClosed.
+        """
+        until = monotonic() + wait_s
+        with self._bell.listen(round_id) as ring:
+            found = await self._look(round_id, site_id, step)
+            while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:
+                await ring.wait(left_s)
+                found = await self._look(round_id, site_id, step)
+        return found
+
+    async def _look(self, round_id: RoundId, site_id: SiteId, step: str) -> bytes | None:
+        async def work(tx: Transaction) -> bytes | None:
+            steps = StepRepository(tx, round_id)
+            found = await steps.answer(step, site_id)
+            if found is not None:
+                return found
+            stored = await Repository(tx).get(round_id)
+            order = _order(stored, site_id)
+            if step not in order or not stored.round.stepped:
+                raise StepUnknown(f"this round's engine gives no answers in a step {step}")
+            if stored.round.phase.over:
+                why = f": {stored.reason}" if stored.reason else ""
+                raise RoundClosed(f"the round is {stored.round.phase}{why}")
+            frozen = await steps.frozen(step)
+            if frozen is not None and frozen.closed:
+                raise SiteFellOut(f"the round went on after step {step} without {site_id}")
+            await must_go_on(steps, order, step, site_id)
+            return None
+
+        return await self._database.read("step.answer", work)
+
+    async def lose(self, round_id: RoundId, sites: Sequence[SiteId]) -> None:
+        """Wait for these sites no longer. What they sent stands; RoundUnknown. Twice is as once."""
+
+        async def work(tx: Transaction) -> None:
+            rows, steps = Repository(tx), StepRepository(tx, round_id)
+            stored = await rows.lock(round_id)
+            if not stored.round.stepped or stored.round.phase.over:
+                return
+            cohort = set(manifest_of(stored.manifest).cohort)
+            fresh = [site for site in sorted(set(sites) & cohort) if await steps.lose(site)]
+            if not fresh:
+                return
+            await rows.note(round_id, "sites.lost", "coordinator", {"sites": fresh})
+            awaited = [site for site in fresh if await self._awaited(rows, steps, stored, site)]
+            if awaited and await steps.miss_fewer(len(awaited)) <= 0:
+                await tx.emit(WORK_TOPIC, "step.complete", round_id)
+
+        await self._database.run("round.lose", work)
+
+    @staticmethod
+    async def _awaited(rows: Repository, steps: StepRepository, stored: Stored, site_id: SiteId) -> bool:
+        """Whether the present step waits for this site."""
+        order, step = engine_facts(manifest_of(stored.manifest).engine).steps, stored.round.step
+        if step not in order:
+            return False
+        if step == UPLOAD:
+            said = await rows.known(stored.round.id, site_id) is not None
+        else:
+            said = await steps.digest(step, site_id) is not None
+        before = order.index(step) - 1
+        return not said and (before < 0 or await steps.answered(order[before], site_id))
+
+
+async def must_go_on(steps: StepRepository, order: Sequence[str], step: str, site_id: SiteId) -> None:
+    """Raise SiteFellOut where the step before was closed without this site."""
+    before = order[order.index(step) - 1] if order.index(step) else None
+    if before is None or await steps.answered(before, site_id):
+        return
+    frozen = await steps.frozen(before)
+    if frozen is not None and frozen.closed:
+        raise SiteFellOut(f"the round went on after step {before} without {site_id}")
+
+
+def place(round_id: RoundId, step: str, site_id: SiteId) -> str:
+    """The row that a message's sealing is bound to."""
+    return f"{round_id}/{step}/{site_id}"
+
+
+def _order(stored: Stored, site_id: SiteId) -> Sequence[str]:
+    manifest = manifest_of(stored.manifest)
+    if site_id not in manifest.cohort:
+        raise NotInCohort(f"{site_id} is not in the cohort of round {stored.round.id}")
+    return engine_facts(manifest.engine).steps

@@ -1,0 +1,44 @@
+"""Evidence, for whoever wants to check a round or a model version without trusting any service."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from services.coordinator.api.access import Reader
+from services.coordinator.auditing import Auditing, NoEvidence
+from services.coordinator.parties import PartyAway, PartyRefused
+from shared.errors import Forbidden, Unauthenticated, Unavailable
+from shared.transparency.collecting import PartsUnusable
+from shared.transparency.evidence import Evidence
+from shared.web.problems import problems
+
+router = APIRouter(prefix="/v1")
+Subject = Annotated[
+    str, Path(pattern=r"^(rnd|ver)_[0-9A-Za-z_]{1,60}$", description="A round or a version.", examples=["rnd_01k5"])
+]
+
+
+def auditing(request: Request) -> Auditing:
+    """The running service's use cases for auditors."""
+    found = getattr(request.app.state, "auditing", None)
+    if not isinstance(found, Auditing):
+        raise Unavailable("the service is starting", retry_after_s=1)
+    return found
+
+
+Use = Annotated[Auditing, Depends(auditing)]
+
+
+@router.get(
+    "/evidence/{subject}",
+    tags=["evidence"],
+    response_class=Response,
+    responses={
+        200: {"model": Evidence, "description": "A file for `undersong verify`, in its one form."},
+        **problems(Unauthenticated, Forbidden, NoEvidence, PartsUnusable, PartyRefused, PartyAway),
+    },
+)
+async def get_evidence(subject: Subject, person: Reader, use: Use) -> Response:
+    """Everything that is needed to check a round, and the version that came of it, offline."""
+    evidence = await use.evidence(person, subject)
+    return Response(evidence.pack(), media_type="application/json")

@@ -1,0 +1,83 @@
+"""Evidence about a round or version, collected from keys and registry for a person who may see it, and audited.
+
+The coordinator only carries the parts: whoever receives them checks them, and need not trust it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.coordinator.parties import KeysDirectory, Registry
+from shared.errors import NotFound
+from shared.identity.authority import Identity, keyid_of
+from shared.ids import Digest
+from shared.transparency.audit import Finding, audit
+from shared.transparency.collecting import collect
+from shared.transparency.documents import LoggedRecord
+from shared.transparency.evidence import Evidence
+from shared.web.access import Principal, Role
+
+
+class NoEvidence(NotFound):
+    """There is no evidence about this, or not for you."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the checks found. `pinned`: the fingerprint of the authority with which the coordinator enrolled."""
+
+    round_id: str
+    version_id: str | None
+    pinned: Digest
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """The parts, shown to one person only as far as they may see them: what is not theirs is not there."""
+
+    keys: KeysDirectory
+    registry: Registry
+    person: Principal
+
+    async def authority(self) -> str:
+        return await self.keys.authority()
+
+    async def logged(self, round_id: str) -> LoggedRecord:
+        found = await self.keys.logged(round_id)
+        self.person.check(*Role, federation_id=found.record.manifest.manifest.federation_id)
+        return found
+
+    async def version(self, version_id: str) -> dict[str, Any]:
+        found = await self.registry.version_document(version_id)
+        self.person.check(*Role, federation_id=str(found.get("federation_id")))
+        return found
+
+    async def certificate(self, keyid: str) -> str:
+        return await self.keys.certificate(keyid)
+
+    async def certificates(self, name: str) -> list[str]:
+        return await self.keys.certificates(name)
+
+
+class Auditing:
+    """The use cases of auditors."""
+
+    def __init__(self, keys: KeysDirectory, registry: Registry, identity: Callable[[], Identity]) -> None:
+        self._keys, self._registry, self._identity = keys, registry, identity
+
+    async def evidence(self, person: Principal, subject: str) -> Evidence:
+        """The bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""
+        try:
+            return await collect(subject, _Sources(self._keys, self._registry, person))
+        except NotFound as error:
+            raise NoEvidence(f"There is no evidence about {subject}: {error.detail}") from error
+
+    async def verdict(self, person: Principal, subject: str) -> Verdict:
+        """The same, audited against the authority that this service itself enrolled with."""
+        pinned = keyid_of(self._identity().ca_certificate)
+        evidence = await self.evidence(person, subject)
+        findings = await asyncio.to_thread(audit, evidence, pinned, subject)
+        record = evidence.logged.record
+        return Verdict(record.round_id, record.result.version_id, pinned, tuple(findings))

@@ -1,0 +1,55 @@
+"""The HTTP face of the transparency log. Heads and proofs are public: they hold hashes only."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from services.keys.domain import EntryUnknown
+from services.keys.rounds_api import LogUse
+from shared.errors import Forbidden, Invalid, Unauthenticated
+from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LogHead
+from shared.web.access import Actor
+from shared.web.problems import problems
+
+router = APIRouter(prefix="/v1/log", tags=["log"])
+
+_MOST = 500
+Index = Annotated[int, Query(ge=0, lt=2**63)]
+Size = Annotated[int, Query(ge=1, lt=2**63)]
+
+
+class RangeInvalid(Invalid):
+    """A range of entries begins before its end and holds at most 500."""
+
+
+class LogEntries(BaseModel):
+    """Entries in order; fewer than asked for at the log's end."""
+
+    items: list[LogEntry]
+
+
+@router.get("/head")
+async def get_head(log: LogUse) -> LogHead:
+    """The log's size and root now, signed."""
+    return await log.head()
+
+
+@router.get("/entries", responses=problems(Unauthenticated, Forbidden, RangeInvalid))
+async def get_entries(_actor: Actor, log: LogUse, start: Index, end: Index) -> LogEntries:
+    """The entries from `start` up to, not including, `end`, for operators and for parties of the federation."""
+    if not start <= end <= start + _MOST:
+        raise RangeInvalid(f"start <= end <= start + {_MOST} must hold")
+    return LogEntries(items=await log.entries(start, end))
+
+
+@router.get("/proofs/inclusion", responses=problems(EntryUnknown))
+async def get_inclusion_proof(log: LogUse, index: Index, size: Size) -> InclusionProof:
+    """That entry `index` stands in the tree of the first `size` entries."""
+    return await log.inclusion(index, size)
+
+
+@router.get("/proofs/consistency", responses=problems(EntryUnknown))
+async def get_consistency_proof(log: LogUse, first: Size, second: Size) -> ConsistencyProof:
+    """That the tree of the first `first` entries is a prefix of the one of `second`."""
+    return await log.consistency(first, second)

@@ -1,0 +1,50 @@
+"""Round records: checked against what this witness signed, and put into the log once."""
+
+from services.keys.appending import append
+from services.keys.domain import RecordDiffers
+from services.keys.log import Log
+from services.keys.log_repository import LogRepository
+from services.keys.repository import KeysRepository
+from services.keys.restores import RestoreWatch, Standing
+from services.keys.witness import coordinator_key
+from shared.database import Transaction
+from shared.identity.authority import Identity, public_bytes
+from shared.identity.verify import Party
+from shared.transparency.documents import ROUND, LoggedRecord, RoundRecord
+from shared.transparency.records import check_record
+
+
+class RoundRecords:
+    """The use cases."""
+
+    def __init__(self, watch: RestoreWatch, log: Log, identity: Identity) -> None:
+        self._watch, self._log, self._identity = watch, log, identity
+
+    async def add(self, record: RoundRecord, party: Party) -> tuple[LoggedRecord, bool]:
+        """Check the record and log it; the logged record, and whether it is new.
+
+        A pairwise record carries this witness's own signatures over roster and survivors, which it gives once an
+        attempt: so the record is of what was witnessed even where the database no longer remembers it.
+        Raises RecordInvalid, RecordDiffers or ManifestUntrusted.
+        """
+
+        async def work(tx: Transaction, standing: Standing) -> bool:  # noqa: ARG001
+            await KeysRepository(tx).check_standing(party.keyid)
+            repository = LogRepository(tx)
+            known = await repository.record_digest(record.round_id)
+            if known is not None:
+                if known != record.digest():
+                    raise RecordDiffers("the log holds another record of this round")
+                return False
+            check_record(record, await self._witness_key(tx, record), await coordinator_key(tx, record.manifest))
+            index = await append(tx, ROUND, record.round_id, record.leaf_document())
+            await repository.add_record(record, index, await tx.now())
+            return True
+
+        new = await self._watch.run("record.add", work)
+        return await self._log.record(record.round_id), new
+
+    async def _witness_key(self, tx: Transaction, record: RoundRecord) -> bytes:
+        """The key that witnessed the round: this one's, or that of an earlier certificate of this service."""
+        earlier = await KeysRepository(tx).witness_key(record.round_id)
+        return earlier or public_bytes(self._identity.private_key.public_key())

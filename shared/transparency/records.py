@@ -1,0 +1,207 @@
+"""Round records and the log: their documents, and the checks that anyone can run over them, offline.
+
+Pure: all keys are arguments.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from shared.errors import Forbidden, Refusal
+from shared.identity.authority import Holder, check_certificate, public_bytes
+from shared.ids import Digest, SiteId
+from shared.secagg.pairwise.terms import terms
+from shared.transparency import merkle
+from shared.transparency.documents import ConsistencyProof as ConsistencyProof
+from shared.transparency.documents import InclusionProof as InclusionProof
+from shared.transparency.documents import LogEntry as LogEntry
+from shared.transparency.documents import LoggedRecord as LoggedRecord
+from shared.transparency.documents import LogHead as LogHead
+from shared.transparency.documents import RoundRecord as RoundRecord
+from shared.transparency.documents import RoundResult as RoundResult
+from shared.transparency.documents import leaf_of as leaf_of
+from shared.transparency.steps import PAIRWISE as PAIRWISE
+from shared.transparency.steps import RecordInvalid as RecordInvalid
+from shared.transparency.steps import (
+    check_bodies,
+    check_cohort,
+    check_commitments,
+    check_manifest,
+    check_roster,
+    check_survivors,
+    check_transcript,
+    check_without_steps,
+    roster_of,
+)
+from shared.transparency.steps import transcript_of as transcript_of
+
+
+class LogInvalid(Forbidden):
+    """The transparency log does not hold together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """Whose keys a record must be signed with: 32 raw bytes each."""
+
+    coordinator: bytes
+    witness: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """What a checked record proves. `steps`: T0 to T4; threshold and quorum only where the engine has them.
+
+    committed: how many survivors signed the survivor set themselves.
+    """
+
+    sites: tuple[SiteId, ...]
+    invited: int
+    min_cohort: int
+    witnessed: bool
+    threshold: int | None
+    committed: int
+    steps: tuple[Digest, ...]
+
+
+def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes) -> RoundFacts:
+    """Recompute and compare everything in a record; raises RecordInvalid with the reason.
+
+    Checked: the manifest's signature, cohort and minimum, every advertisement, the witness's signatures over roster
+    and survivors, the root over the bodies, the survivors' own signatures in quorum mode, and the transcript.
+    """
+    check_manifest(record, coordinator_key)
+    check_cohort(record)
+    if record.engine != PAIRWISE:
+        check_without_steps(record)
+        return _facts(record, check_transcript(record), threshold=None)
+    frame = check_roster(record, witness_key)
+    check_survivors(record, frame, witness_key)
+    check_bodies(record, frame)
+    check_commitments(record, frame)
+    return _facts(record, check_transcript(record), threshold=frame.topology.threshold)
+
+
+def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]) -> Signers:
+    """The keys that the authority vouches for: the coordinator's by key id, the witness's by its signature.
+
+    `certificates`: the coordinator's, those of keys, any others. Raises RecordInvalid or CertificateUntrusted.
+    """
+    holders = [check_certificate(each, ca_certificate) for each in certificates]
+    coordinator = _coordinator(record, holders)
+    witnesses = [public_bytes(each.public_key) for each in holders if _is_service(each, "keys")]
+    if not witnesses:
+        raise RecordInvalid("the certificate of keys, which witnessed the round, is missing")
+    return Signers(coordinator, next((key for key in witnesses if _signed_roster(record, key)), witnesses[0]))
+
+
+def check_certified(
+    record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]
+) -> None:
+    """Every site of the roster holds a certificate of this federation for the key it signed with.
+
+    Raises RecordInvalid or CertificateUntrusted. Engines without a roster pass.
+    """
+    if record.roster is None:
+        return
+    federation = record.manifest.manifest.federation_id
+    known = {
+        (each.subject.name, public_bytes(each.public_key))
+        for each in (check_certificate(item, ca_certificate) for item in certificates)
+        if each.subject.kind == "site" and each.subject.federation_id == federation
+    }
+    for member in roster_of(record).members:
+        if (member.site_id, member.identity) not in known:
+            raise RecordInvalid(f"{member.site_id} has no certificate for the key in the roster")
+
+
+def check_own_body(record: RoundRecord, site_id: SiteId, body: Digest) -> None:
+    """This site's update is in the sum as it was handed in; raises RecordInvalid."""
+    if record.bodies.get(site_id) != body:
+        raise RecordInvalid("the record names another update than this site handed in, or none")
+
+
+def check_head(head: LogHead, key: bytes) -> None:
+    """The head is signed by this key of keys (32 raw bytes); raises LogInvalid."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(head.signature), head.statement())
+    except (InvalidSignature, ValueError) as error:
+        raise LogInvalid("the log's head does not carry the signature of keys") from error
+    if head.size == 0 and head.root != merkle.EMPTY_ROOT.hex():
+        raise LogInvalid("an empty log has another root")
+
+
+def check_inclusion(leaf: LogEntry | RoundRecord, proof: InclusionProof, head: LogHead) -> None:
+    """The entry, or the round's record, stands in the log under this head; raises LogInvalid."""
+    if isinstance(leaf, LogEntry) and leaf.index != proof.index:
+        raise LogInvalid("the proof is for another entry")
+    if proof.size != head.size:
+        raise LogInvalid("the proof and the head are of different sizes")
+    value = bytes.fromhex(leaf.leaf()) if isinstance(leaf, LogEntry) else leaf_of(leaf.leaf_document())
+    try:
+        merkle.verify_inclusion(value, proof.index, proof.size, _path(proof), bytes.fromhex(head.root))
+    except merkle.ProofInvalid as error:
+        raise LogInvalid(str(error)) from error
+
+
+def check_consistency(old: LogHead, new: LogHead, proof: ConsistencyProof | None) -> None:
+    """The log behind `new` begins with the log behind `old`; raises LogInvalid.
+
+    `proof` may be None where nothing needs one: equal sizes, or an old log that was empty.
+    """
+    if new.size < old.size:
+        raise LogInvalid("the log has become shorter")
+    if old.size == 0:
+        return
+    if old.size == new.size and old.root != new.root:
+        raise LogInvalid("two roots for one size: the log was rewritten")
+    if old.size == new.size and proof is None:
+        return
+    if proof is None or (proof.first, proof.second) != (old.size, new.size):
+        raise LogInvalid("the proof is not between these two heads")
+    try:
+        merkle.verify_consistency(old.size, new.size, bytes.fromhex(old.root), bytes.fromhex(new.root), _path(proof))
+    except merkle.ProofInvalid as error:
+        raise LogInvalid(str(error)) from error
+
+
+def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> RoundFacts:
+    manifest = record.manifest.manifest
+    return RoundFacts(
+        sites=tuple(sorted(record.bodies)),
+        invited=len(manifest.cohort),
+        min_cohort=manifest.min_cohort,
+        witnessed=threshold is not None,
+        threshold=threshold,
+        committed=len(record.commitments),
+        steps=tuple(Digest(head.hex()) for head in heads),
+    )
+
+
+def _signed_roster(record: RoundRecord, key: bytes) -> bool:
+    """Whether the roster carries this key's signature; nothing else is checked here."""
+    try:
+        frozen = roster_of(record)
+        fixed = replace(terms(record.manifest.manifest, key), min_cohort=0)
+        frozen.check(fixed)
+    except (Refusal, ValueError):
+        return False
+    return True
+
+
+def _coordinator(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
+    for holder in holders:
+        if holder.keyid == record.manifest.keyid and _is_service(holder, "coordinator"):
+            return public_bytes(holder.public_key)
+    raise RecordInvalid("the certificate of the coordinator that signed the manifest is missing")
+
+
+def _is_service(holder: Holder, name: str) -> bool:
+    return holder.subject.kind == "service" and holder.subject.name == name
+
+
+def _path(proof: InclusionProof | ConsistencyProof) -> list[bytes]:
+    return [bytes.fromhex(item) for item in proof.path]

@@ -1,0 +1,336 @@
+"""Whole pairwise rounds through HTTP: with sites lost at each step, crashes between steps, and everything twice."""
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import text, update
+
+from services.aggregator.tables import Base, RoundRow
+from shared.database import Transaction
+from shared.learning.tensors import load
+from shared.queues import Relay, Streams, background
+from shared.secagg.engine import UPLOAD
+from shared.wire.manifest import RoundKind
+from tests.services.aggregator.conftest import Stage
+from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites, attach
+
+STEPS = (*BEFORE, UPLOAD, *AFTER)
+
+
+def trained(stage: Stage, found: dict[str, Any]) -> np.ndarray[Any, Any]:
+    model = load(stage.registry.blobs[found["result"]["digest"]])
+    return np.asarray(model.tensors["w"])
+
+
+async def test_a_whole_round_opens_the_sum_and_leaves_a_record(stage: Stage) -> None:
+    sites = await Sites.open(stage)
+    found = await sites.run()
+    assert (found["state"], found["got"], found["opening"]) == ("published", 5, True)
+    assert trained(stage, found) == pytest.approx(sites.expected(list(sites.manifest.cohort)), abs=1e-4)
+    record = sites.keys.records[sites.id]  # the fake checked it whole
+    assert (record.contributors, len(record.commitments)) == (5, 5)
+    assert record.result.version_id == found["result"]["version_id"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_site_lost_at_any_step_does_not_stop_the_round(quick_stage: Stage, step: str) -> None:
+    sites = await Sites.open(quick_stage)
+    lost = sites.manifest.cohort[2]
+    found = await sites.run(lost={lost: step})
+    assert found["state"] == "published", found
+    counted = [s for s in sites.manifest.cohort if s != lost or STEPS.index(step) > STEPS.index(UPLOAD)]
+    assert found["accepted"] == counted
+    assert trained(quick_stage, found) == pytest.approx(sites.expected(counted), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [RoundKind.STATISTICS])
+async def test_sums_in_the_64_bit_ring(quick_stage: Stage, kind: RoundKind) -> None:
+    sites = await Sites.open(quick_stage, kind=kind)
+    found = await sites.run(lost={sites.manifest.cohort[0]: UPLOAD})
+    expected = np.sum([sites.vector(site) for site in sites.manifest.cohort[1:]], axis=0)
+    assert found["result"]["values"] == pytest.approx(expected, abs=1e-5)
+    assert sites.keys.records[sites.id].result.values_digest is not None
+
+
+async def test_one_message_a_site_a_step(quick_stage: Stage) -> None:
+    """The same bytes again are welcome for ever, other ones never; too early, too late and strangers are told so."""
+    sites = await Sites.open(quick_stage)
+    one = sites.manifest.cohort[0]
+    assert (await sites.say(one, "advertise")).status_code == 202
+    assert (await sites.say(one, "advertise")).status_code == 202
+    other = await sites.put(one, "advertise", b"other")
+    assert (other.status_code, other.json()["type"].rpartition(":")[2]) == (409, "step-differs")
+    assert (await sites.put(one, "share", b"x")).json()["type"].endswith("step-not-open")
+    assert (await sites.put(one, "nonsense", b"x")).status_code == 404
+    assert (await sites.put(one, "upload", b"x")).status_code == 404
+    assert (await sites.put("stranger", "advertise", b"x")).status_code == 403
+    assert (await sites.get(one, "advertise")).status_code == 204
+    late = sites.manifest.cohort[4]
+    await sites.step("advertise", without=(late,))
+    assert (await sites.say(one, "advertise")).status_code == 202, "the same bytes, after the step"
+    closed = await sites.put(late, "advertise", b"late")
+    assert (closed.status_code, closed.json()["type"].rpartition(":")[2]) == (410, "step-closed")
+    fallen = await sites.get(late, "advertise")
+    assert (fallen.status_code, fallen.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
+    assert (await sites.put(late, "share", b"x")).json()["type"].endswith("site-fell-out")
+    early = await quick_stage.send(sites.id, one, b"x" * 100)
+    assert (early.status_code, early.json()["type"].rpartition(":")[2]) == (409, "step-not-open")
+
+
+async def test_who_fell_out_before_cannot_upload(quick_stage: Stage) -> None:
+    sites = await Sites.open(quick_stage)
+    gone = sites.manifest.cohort[1]
+    await sites.step("advertise")
+    await sites.step("share", without=(gone,))
+    answer = await quick_stage.send(sites.id, gone, b"x" * 100)
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
+
+
+async def test_garbage_counts_as_no_answer(quick_stage: Stage) -> None:
+    sites = await Sites.open(quick_stage)
+    bad = sites.manifest.cohort[3]
+    for step in ("advertise", "share"):
+        sites.said[bad, step] = b"garbage"
+        for site in sites.answers:
+            assert (await sites.say(site, step)).status_code in (202, 410)
+        await sites.close()
+        sites.present = [site for site in sites.answers if site != bad]
+        await sites.hear(step)
+        assert (await sites.get(bad, step)).status_code == 410
+        sites.answers = {site: sites.answers[site] for site in sites.present}
+        break
+    for step in STEPS[1:]:
+        await sites.step(step)
+    found = await quick_stage.state(sites.id)
+    assert (found["state"], found["got"]) == ("published", 4)
+
+
+async def set_back(stage: Stage, **values: Any) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.session.execute(update(RoundRow).values(**values))
+
+    await stage.database.run("test.set_back", work)
+
+
+async def overdue(stage: Stage, round_id: str) -> None:
+    """As if the present step's deadline had come."""
+    view = await stage.parts.rounds.view(round_id)  # type: ignore[arg-type]
+    column = "deadline" if view.stored.round.step == UPLOAD else "step_deadline"
+    await set_back(stage, **{column: view.stored.opened_at})
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_steps_deadline_closes_it_over_those_who_came(quick_stage: Stage, step: str) -> None:
+    sites = await Sites.open(quick_stage)
+    silent = sites.manifest.cohort[4]
+    for each in STEPS:
+        if each != step:
+            await sites.step(each)
+            continue
+        sites.answers.pop(silent)
+        await sites.step(each, close=False)
+        assert (await quick_stage.state(sites.id))["step"] == each
+        await overdue(quick_stage, sites.id)
+        await sites.close()
+        await sites.hear(each)
+    assert (await quick_stage.state(sites.id))["state"] == "published"
+
+
+@pytest.mark.parametrize(("step", "reason"), [
+    ("advertise", "quorum"), ("share", "quorum"), (UPLOAD, "quorum"), ("commit", "not-enough-shares"),
+    ("unmask", "not-enough-shares"),
+])  # fmt: skip
+async def test_too_few_end_the_round_with_a_name(quick_stage: Stage, step: str, reason: str) -> None:
+    sites = await Sites.open(quick_stage)
+    for each in STEPS[: STEPS.index(step)]:
+        await sites.step(each)
+    await sites.step(step, without=sites.manifest.cohort[2:])
+    found = await quick_stage.state(sites.id)
+    assert (found["state"], found["reason"]) == ("failed", reason)
+    assert found["opening"] is (step == "unmask")
+    over = await sites.get(sites.manifest.cohort[0], step)
+    assert (over.status_code, reason in over.json()["detail"]) == (410, True)
+    assert sites.keys.records == {}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("after", range(3))
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_crash_while_a_step_is_closed(quick_stage: Stage, step: str, after: int, late: bool) -> None:
+    """Before or after each transaction of the closing: the next worker ends it, and the witness is asked one thing."""
+    stage = quick_stage
+    sites = await Sites.open(stage)
+    for each in STEPS:
+        if each != step:
+            await sites.step(each)
+            continue
+        await sites.step(each, close=False)
+        foreman: Any = stage.foreman
+        left = after
+
+        class Killed(BaseException):
+            pass
+
+        class Mortal:
+            async def run(self, name: str, work: Any) -> Any:
+                nonlocal left
+                if left == 0 and not late:
+                    raise Killed
+                found = await stage.database.run(name, work)
+                if left == 0:
+                    raise Killed
+                left -= 1
+                return found
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(stage.database, name)
+
+        foreman._closing._database = foreman._publication._database = Mortal()
+        stage.parts.rounds._database = Mortal()
+        with contextlib.suppress(Killed):
+            await sites.close()
+        stage.restart()
+        attach(stage)
+        await set_back(stage, worker_until=None)
+        await sites.close()
+        await sites.hear(each)
+    found = await stage.state(sites.id)
+    assert (found["state"], found["got"]) == ("published", 5)
+    assert len(set(sites.keys.asked)) == 2, "one roster and one survivor set, however often"
+
+
+async def test_the_survivor_set_is_fixed_before_the_witness_hears_of_it(quick_stage: Stage) -> None:
+    """The witness signs and its answer is lost; who was rejected or came late meanwhile changes nothing."""
+    stage = quick_stage
+    sites = await Sites.open(stage)
+    for step in BEFORE:
+        await sites.step(step)
+    gone = sites.manifest.cohort[4]
+    await sites.step(UPLOAD, without=(gone,), close=False)
+    sites.keys.lose_answers = 1
+    with pytest.raises(Exception, match=r"lost|reached"):
+        await sites.close()
+    late = await sites.upload(gone) if (gone, UPLOAD) in sites.said else await stage.send(sites.id, gone, b"x" * 99)
+    assert late.status_code == 410
+    stage.restart()
+    attach(stage)
+    await set_back(stage, worker_until=None)
+    await sites.close()
+    await sites.hear(UPLOAD)
+    for step in AFTER:
+        await sites.step(step)
+    assert (await stage.state(sites.id))["got"] == 4
+    assert len(set(sites.keys.asked)) == 2
+
+
+async def test_a_signed_survivor_whose_body_is_lost_ends_the_round(quick_stage: Stage) -> None:
+    """The set stands; without one of its bodies there is no sum, and there is no smaller set."""
+    stage = quick_stage
+    sites = await Sites.open(stage)
+    for step in (*BEFORE, UPLOAD):
+        await sites.step(step)
+    view = await stage.parts.rounds.view(sites.id)  # type: ignore[arg-type]
+    await stage.parts.blobs.delete(view.contributions[0].digest)
+    stage.restart()
+    attach(stage)
+    await set_back(stage, worker_until=None)
+    for step in AFTER[:1]:
+        await sites.step(step)
+    found = await stage.state(sites.id)
+    assert (found["state"], found["reason"]) == ("failed", "update-lost")
+
+
+async def test_a_witness_that_refuses_or_is_away(quick_stage: Stage) -> None:
+    sites = await Sites.open(quick_stage)
+    sites.keys.away = True
+    with pytest.raises(Exception, match="keys service"):
+        await sites.step("advertise")
+    sites.keys.away = False
+    sites.keys.nonces[sites.id] = bytes(32)
+    await sites.close()
+    found = await quick_stage.state(sites.id)
+    assert (found["state"], found["reason"]) == ("failed", "witness-refused")
+
+
+async def test_a_record_waits_for_keys(quick_stage: Stage) -> None:
+    sites = await Sites.open(quick_stage)
+    for step in STEPS[:-1]:
+        await sites.step(step)
+    sites.keys.away = True
+    await sites.step(STEPS[-1])
+    assert (await quick_stage.state(sites.id))["state"] == "published"
+    assert sites.keys.records == {}
+    sites.keys.away = False
+    await quick_stage.database.run(
+        "test.due", lambda tx: tx.session.execute(text("UPDATE records SET next_try_at = '2020-01-01 00:00:00'"))
+    )
+    assert await quick_stage.hands.records.sweep() == 1
+    assert await quick_stage.hands.records.sweep() == 0
+    assert sites.id in sites.keys.records
+
+
+async def everything(stage: Stage) -> bytes:
+    async def work(tx: Transaction) -> bytes:
+        rows = []
+        for table in Base.metadata.sorted_tables:
+            for row in await tx.session.execute(text(f"SELECT * FROM {table.name}")):
+                rows.append(b"|".join(v if isinstance(v, bytes) else str(v).encode() for v in row))
+        return b"\n".join(rows)
+
+    return await stage.database.read("test.everything", work)
+
+
+async def test_nothing_secret_is_in_any_table(quick_stage: Stage) -> None:
+    """While the round runs, no message of a site lies there open; at its end, no message, answer or state at all."""
+    stage = quick_stage
+    sites = await Sites.open(stage)
+    for step in STEPS[:-1]:
+        await sites.step(step)
+    await sites.step("unmask", close=False)
+    openings = [sites.said[site, "unmask"] for site in sites.present]
+    during = await everything(stage)
+    assert not any(opening[8:40] in during or opening.hex()[16:80].encode() in during for opening in openings)
+    await sites.close()
+    assert (await stage.state(sites.id))["state"] == "published"
+    after = await everything(stage)
+    for (site, step), said in sites.said.items():
+        if step != "advertise":
+            assert said[40:72] not in after, (site, step)
+    left = "SELECT (SELECT count(*) FROM step_messages WHERE body IS NOT NULL) + (SELECT count(*) FROM step_bodies)"
+    secret = "SELECT count(*) FROM rounds WHERE engine_secret IS NOT NULL"
+    for query in (left, secret):
+        assert await stage.database.read("test.left", lambda tx, q=query: tx.session.scalar(text(q))) == 0  # type: ignore[misc]
+
+
+async def test_a_long_poll_wakes_at_once(quick_stage: Stage) -> None:
+    stage = quick_stage
+    sites = await Sites.open(stage)
+    streams = Streams(stage.settings.redis)
+    async with background(Relay(stage.database, streams, bell=stage.bell).run(), stage.bell.run()):
+        waiting = [asyncio.create_task(sites.get(site, "advertise", 20)) for site in sites.manifest.cohort]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in waiting)
+        for site in sites.manifest.cohort:
+            await sites.say(site, "advertise")
+        driving = asyncio.create_task(stage.foreman.drive(sites.id))  # type: ignore[arg-type]
+        began = time.monotonic()
+        answers = await asyncio.gather(*waiting)
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert time.monotonic() - began < 1.5
+        driving.cancel()
+        await asyncio.gather(driving, return_exceptions=True)
+    await streams.close()
+
+
+async def test_a_sealed_round_has_no_steps(quick_stage: Stage) -> None:
+    manifest = quick_stage.manifest(RoundKind.STATISTICS)
+    await quick_stage.open(manifest)
+    found = await quick_stage.state(manifest.round_id)
+    assert (found["step"], found["opening"]) == (None, False)
+    async with quick_stage.client(quick_stage.site(manifest.cohort[0])) as http:
+        answer = await http.get(f"/v1/rounds/{manifest.round_id}/steps/upload/answer")
+    assert answer.status_code == 404

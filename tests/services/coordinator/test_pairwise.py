@@ -1,0 +1,68 @@
+"""Rounds of the default engine: the witness's commitment, sites given up, and numbers that are never asked twice."""
+
+from typing import Any
+
+from coordinator_world import World
+
+from shared.ids import JobId, RoundId
+
+
+async def planned(world: World, sites: int = 4) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
+    federation = await world.federation()
+    agents = await world.sites(federation, sites)
+    job = await world.job(federation)
+    await world.conductor.advance(JobId(job["id"]))
+    (round_id,) = world.neighbours.rounds
+    return job, agents, {"id": round_id, **world.neighbours.rounds[round_id]}
+
+
+async def test_the_manifest_holds_the_witnesss_commitment(small_world: World) -> None:
+    world = small_world
+    world.neighbours.epoch = 4
+    _, agents, found = await planned(world)
+    manifest = found["manifest"]["manifest"]
+    assert (manifest["engine"], manifest["epoch"], manifest["number"], manifest["attempt"]) == ("pairwise", 4, 0, 1)
+    params = manifest["engine_params"]
+    assert set(params) == {"corrupt", "dropout", "quorum", "nonce_commitment"}
+    lease = await agents[0].lease()
+    assert lease["signed_manifest"] == found["manifest"], "one manifest for everybody"
+
+
+async def test_a_round_waits_for_a_witness_that_is_away(small_world: World) -> None:
+    world = small_world
+    world.neighbours.keys_away = True
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    job = await world.job(federation)
+    await world.conductor.advance(JobId(job["id"]))
+    assert world.neighbours.rounds == {}
+    world.neighbours.keys_away = False
+    world.clock.advance(4)
+    await world.conductor.sweep_rounds()
+    assert len(world.neighbours.rounds) == 1
+
+
+async def test_the_aggregator_hears_of_sites_that_failed(small_world: World) -> None:
+    world = small_world
+    _, agents, found = await planned(world)
+    lease = await agents[1].lease()
+    assert (await agents[1].report(lease, "failures", code="policy", message="no", trace=[])).status_code == 200
+    for _ in range(2):
+        await world.conductor.drive(RoundId(found["id"]))
+    assert world.neighbours.rounds[found["id"]]["lost"] == [agents[1].id]
+    assert world.neighbours.calls.count("lose") == 1
+
+
+async def test_a_round_that_failed_while_it_was_opened_goes_on_under_the_next_number(small_world: World) -> None:
+    """Before that, another attempt keeps the number; after it, nobody is asked under that number again."""
+    world = small_world
+    _, _, found = await planned(world)
+    places = []
+    for opening in (False, True, False):
+        (round_id,) = [id_ for id_, known in world.neighbours.rounds.items() if known["state"] == "collecting"]
+        manifest = world.neighbours.rounds[round_id]["manifest"]["manifest"]
+        places.append((manifest["number"], manifest["attempt"]))
+        world.neighbours.rounds[round_id].update(state="failed", reason="not-enough-shares", opening=opening)
+        await world.conductor.drive(RoundId(round_id))
+    assert places == [(0, 1), (0, 2), (1, 3)]
+    assert found["id"]

@@ -1,0 +1,40 @@
+"""Evidence out of the real witness and log: what keys signs and logs passes the auditor's checks."""
+
+import httpx
+from fastapi import FastAPI
+
+from services.coordinator.auditing import Auditing
+from services.coordinator.parties import KeysDirectory, Registry
+from services.keys.wiring import Parts
+from shared.identity.authority import keyid_of
+from shared.transparency.audit import audit_file
+from shared.transparency.documents import RoundResult
+from shared.web.access import Grant, Principal, Role
+from tests.services.keys.parties import FEDERATION, URL, Federation, finished
+
+PERSON = Principal("usr_1", "ada", (Grant(Role.AUDITOR, FEDERATION),))
+
+
+def _no_version(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(404, json={"type": "urn:undersong:problem:not-found", "detail": "no such version"})
+
+
+async def test_a_logged_round_verifies(app: FastAPI, http: httpx.AsyncClient, parts: Parts) -> None:
+    federation = await Federation.enrolled(http, parts)
+    attempt = await federation.begin(kind="statistics", model=None)
+    values = RoundResult.model_validate({"values_digest": "7" * 64})
+    record = finished((await attempt.record()).model_copy(update={"result": values}))
+    assert (await attempt.post(record)).status_code == 201
+    coordinator = federation.identities["coordinator"]
+    transport = httpx.ASGITransport(app)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url=URL, auth=federation.auth("coordinator")) as keys,
+        httpx.AsyncClient(transport=httpx.MockTransport(_no_version), base_url="http://registry") as registry,
+    ):
+        auditing = Auditing(KeysDirectory(keys), Registry(registry), lambda: coordinator)
+        evidence = await auditing.evidence(PERSON, attempt.round_id)
+        verdict = await auditing.verdict(PERSON, attempt.round_id)
+    pinned = keyid_of(coordinator.ca_certificate)
+    failed = [each for each in audit_file(evidence.pack(), pinned, attempt.round_id) if not each.passed]
+    assert failed == []
+    assert all(each.passed for each in verdict.findings)
