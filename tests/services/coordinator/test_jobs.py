@@ -76,7 +76,9 @@ async def test_a_small_cohort_needs_an_express_wish(small_world: World) -> None:
     small = document(federation, cohort={"min": 2})
     assert "allow_small" in errors_of(await world.admin.post(path, json=small))["/cohort/min"]
     small = document(federation, cohort={"min": 1, "allow_small": True})
-    assert "sealed" in errors_of(await world.admin.post(path, json=small))["/engine"], "the weak one is asked for by name"
+    assert "sealed" in errors_of(await world.admin.post(path, json=small))["/engine"], (
+        "the weak one is asked for by name"
+    )
     allowed = await world.admin.post(path, json={**small, "engine": "sealed"})
     assert allowed.status_code == 200
     assert allowed.json()["features"] == ["age", "chol"]
