@@ -19,12 +19,14 @@ from undersong.client.types import Job, Version
 from undersong.errors import UndersongError
 from undersong.local import Platform
 from undersong.progress import JobProgress, RoundProgress
+from undersong.verify import verify_now
 
 EXAMPLE: Final = Path(__file__).parent.parent / "examples" / "hospital"
-WEAK: Final = (
-    "engine [bold]sealed[/] (weak): updates are sealed to the aggregator, which can see each of them while it adds "
-    "them up; nobody else can. Records never leave a hospital."
+ENGINE: Final = (
+    "engine [bold]pairwise[/]: masks cancel in the sum, so no service sees one hospital's update. "
+    "Records never leave a hospital."
 )
+KILL_IN_ROUND: Final = 3  # one agent is killed in the middle of this training round, on purpose
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Demo:
         job = self._train()
         version = self._newest(job)
         self._compare(version)
+        self._verify(version)
         self._report(job, version)
         return job
 
@@ -67,7 +70,7 @@ class Demo:
         self._platform.wait_sites_online(len(hospitals))
         names = ", ".join(hospitals)
         self._console.print(f"{names}: enrolled and online at {self.times.mark('online'):.1f} s")
-        self._console.print(WEAK)
+        self._console.print(ENGINE)
 
     def _train(self) -> Job:
         client = self._platform.client
@@ -92,8 +95,15 @@ class Demo:
         return job
 
     def _mark(self, round_: RoundProgress) -> None:
-        if round_.kind == "train" and round_.number == 1 and round_.phase == "collecting":
+        if round_.kind != "train" or round_.phase != "collecting":
+            return
+        if round_.number == 1:
             self.times.mark("training")
+        if round_.number == KILL_IN_ROUND and "killed" not in self.times.marks:
+            self.times.mark("killed")
+            victim = self._example.HOSPITALS[-1]
+            self._platform.kill(f"agent.{victim}")
+            self._console.print(f"killed the agent of {victim} on purpose (kill -9); the round goes on")
 
     def _newest(self, job: Job) -> Version:
         if job.version_id is None:
@@ -110,6 +120,16 @@ class Demo:
             table.add_row(row.name, f"{row.accuracy:.3f}", f"{row.auc:.3f}")
         self._console.print(table)
         self.times.mark("compared")
+
+    def _verify(self, version: Version) -> None:
+        """Check the evidence of the newest version, as anyone could; UndersongError where a check fails."""
+        verification = verify_now(version.id, self._platform.client, None)
+        failed = [finding for finding in verification.findings if not finding.passed]
+        if failed:
+            raise UndersongError(f"the evidence does not hold: {failed[0].sentence}")
+        passed = len(verification.findings)
+        self._console.print(f"receipt verified: {passed} checks over signatures, cohort, survivors, sum and log")
+        self._console.print(f"  undersong verify {version.id}")
 
     def _report(self, job: Job, version: Version) -> None:
         marks = self.times.marks

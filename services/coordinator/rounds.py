@@ -260,7 +260,7 @@ class Rounds:
             log.warning("round.not_plannable", job_id=job.id, reason=refusal.detail)
             await self._finish(tx, job, Finished(JobState.FAILED, refusal.slug()))
             return None
-        round_ = _new_round(manifest, now)
+        round_ = _new_round(manifest, step.number, now)
         await RoundRepository(tx).add(round_, self._sign(manifest))
         await jobs.save(job.started(round_id, now))
         await jobs.record(job.id, "round.planned", ACTOR, _facts(round_))
@@ -316,13 +316,14 @@ class Rounds:
             _observe("collecting", (over.finished_at - over.opened_at).total_seconds())
 
 
-def _new_round(manifest: RoundManifest, now: datetime) -> Round:
+def _new_round(manifest: RoundManifest, number: int, now: datetime) -> Round:
+    """`number` counts rounds for people; the manifest's counts what nobody may be asked twice."""
     deadline = timedelta(seconds=manifest.deadline_s)
     return Round(
         id=manifest.round_id,
         job_id=manifest.job_id,
         kind=manifest.kind,
-        number=manifest.number,
+        number=number,
         attempt=manifest.attempt,
         cohort=manifest.cohort,
         min_cohort=manifest.min_cohort,
