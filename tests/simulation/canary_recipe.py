@@ -1,0 +1,45 @@
+"""A recipe whose every change of the model is random, and is written down where a test can find it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from recipes.protocol import TrainResult, source_digest
+from shared.learning.tensors import Model, Schema
+from shared.wire.profiles import RecipeSpec, Task
+
+LENGTH = 2000
+
+
+class Canary:
+    def __init__(self):
+        self.spec = RecipeSpec(name="canary", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY)
+
+    def layout(self, params):
+        return "binary"
+
+    def statistics(self, data, params, seed):
+        return np.array([1.0])
+
+    def initial(self, shape, params, context, seed):
+        tensors = {"weights": np.zeros(LENGTH, np.float32)}
+        return Model(Schema.of(tensors), tensors)
+
+    def evaluate(self, model, data, params, context):
+        return np.zeros(6)
+
+    def predict(self, model, rows, params):
+        return np.zeros(0)
+
+    def train(self, model, data, params, context, seed, progress):
+        delta = np.random.default_rng(int.from_bytes(os.urandom(16), "little")).normal(0, 0.01, LENGTH)
+        old = np.asarray(model["weights"])
+        new = (old + delta).astype(np.float32)
+        name = os.urandom(8).hex()
+        np.savez(Path(params["folder"]) / f"{name}.part.npz", new=new, delta=new - old)
+        (Path(params["folder"]) / f"{name}.part.npz").rename(Path(params["folder"]) / f"{name}.npz")
+        return TrainResult({"weights": new}, 10, 0.25)
+
+
+RECIPE = Canary()

@@ -1,0 +1,123 @@
+"""Takes everything that a platform writes down, again and again while it runs, and looks for secrets in it."""
+
+import base64
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import redis
+
+BLOCK = 1 << 14
+OVERLAP = 256  # longer than any spelling of a secret
+
+
+def spellings(secret: bytes) -> Iterator[bytes]:
+    """The secret as it could stand in a file: raw, hexadecimal, base64 at each of the three alignments."""
+    yield secret
+    yield secret.hex().encode()
+    for skip in range(3):
+        whole = secret[skip : skip + (len(secret) - skip) // 3 * 3]
+        yield base64.b64encode(whole)
+
+
+class Haystack:
+    """All files of a platform's home but the operator's own folder, each version once, and all of Redis."""
+
+    def __init__(self, home: Path, redis_url: str) -> None:
+        self.home, self.redis = home, redis.Redis.from_url(redis_url)
+        self.found: dict[str, dict[bytes, bytes]] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def take(self) -> None:
+        """One more look."""
+        for path in self.home.rglob("*"):
+            where = path.relative_to(self.home)
+            if where.parts[0] == "secrets":
+                continue
+            try:
+                if not path.is_file():
+                    continue
+                stat = path.stat()
+                if self._seen.get(path) == (stat.st_mtime_ns, stat.st_size) and path.suffix != ".sqlite-wal":
+                    continue
+                self.keep(str(where), path.read_bytes())
+                self._seen[path] = (stat.st_mtime_ns, stat.st_size)
+            except FileNotFoundError:
+                continue  # gone between two looks
+        self.take_redis()
+
+    def take_redis(self) -> None:
+        for key in self.redis.scan_iter("*"):
+            kind = self.redis.type(key)
+            if kind == b"stream":
+                self.keep(f"redis:{key!r}", repr(self.redis.xrange(key)).encode())
+            elif kind == b"string":
+                self.keep(f"redis:{key!r}", key + (self.redis.get(key) or b""))
+            self.keep(f"redis-dump:{key!r}", self.redis.dump(key) or b"")
+
+    def keep(self, where: str, data: bytes) -> None:
+        """Each block once, with the beginning of the next: a file that grew is not kept twice."""
+        blocks = self.found.setdefault(where, {})
+        for start in range(0, len(data), BLOCK):
+            block = data[start : start + BLOCK + OVERLAP]
+            blocks[hashlib.sha256(block).digest()] = block
+
+    def places(self, secrets: Iterable[bytes]) -> set[str]:
+        """Where any spelling of any of the secrets stands."""
+        needles = [needle for secret in secrets for needle in spellings(secret)]
+        return {where for where, data in self._joined() if any(needle in data for needle in needles)}
+
+    def _joined(self) -> Iterator[tuple[str, bytes]]:
+        for where, blocks in self.found.items():
+            yield where, b"".join(blocks.values())
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+class EngineSecrets:
+    """What lies in an agent's own database while a round runs: keys, seeds and shares, by site."""
+
+    def __init__(self, home: Path, names: Iterable[str]) -> None:
+        self.files = {name: home / "sites" / name / "state" / "agent.sqlite" for name in names}
+        self.found: dict[str, set[bytes]] = {name: set() for name in self.files}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "EngineSecrets":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            for name, file in self.files.items():
+                if file.exists():
+                    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as db:
+                        rows = db.execute("SELECT state FROM engine_secrets WHERE length(state) > 0").fetchall()
+                    for (state,) in rows:
+                        self.found[name] |= secrets_of(state)
+
+
+def secrets_of(state: bytes) -> set[bytes]:
+    """Both private keys, the seed and the own shares of a pairwise state (`ClientRound.dump`)."""
+    c, s, b, _, own, _, received, _ = msgpack.unpackb(state, raw=False)
+    return {c, s, b, *(own or ()), *(share for _, first, second in received for share in (first, second))}
+
+
+def quantised(delta: np.ndarray, scale: float, weight: int, bits: int) -> Iterator[bytes]:
+    """Every way in which three neighbouring coordinates can have been rounded, from several places."""
+    size = bits // 8
+    for start in range(0, delta.size - 3, 660):
+        low = np.floor(delta[start : start + 3].astype(np.float64) * scale)
+        for up in np.ndindex(2, 2, 2):
+            words = [(int(value) + add) * weight % 2**bits for value, add in zip(low, up, strict=True)]
+            yield b"".join(word.to_bytes(size, "little") for word in words)
