@@ -4,16 +4,19 @@ The mod's own stage functions are called in the order `secaggplus_mod` calls the
 out, so the peer is not charged for its server. Arguments: clients, parameters, threshold.
 """
 
+import importlib
 import sys
 import time
 
 import numpy as np
-from flwr.client.mod.secure_aggregation import secaggplus_mod as mod
 from flwr.common import ndarrays_to_parameters
 from flwr.common.secure_aggregation.crypto import symmetric_encryption as crypto
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.common.secure_aggregation.secaggplus_utils import share_keys_plaintext_concat
 from flwr.supercore.primitives import asymmetric
+
+# The package offers a function of the same name, which hides the module from an ordinary import.
+mod = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
 
 
 def main(clients: int, parameters: int, threshold: int) -> float:
