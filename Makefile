@@ -28,7 +28,7 @@ up: venv ## the platform on this machine, until Ctrl-C
 	$(BIN)/undersong up $(ARGS)
 
 test: venv ## every test that needs no container engine (ARGS=... for pytest)
-	$(BIN)/pytest -m 'not docker' $(ARGS)
+	$(BIN)/pytest -m 'not docker' -n 2 --dist loadfile $(ARGS)
 
 check: venv lint types layers openapi-check ## style, types, layers, and OpenAPI files without drift
 

@@ -144,7 +144,7 @@ async def test_the_manifest_must_be_the_coordinators(federation: Federation) -> 
     for bad in (forged, unknown, federation.signed(good.manifest, who="aggregator")):
         attempt.signed = bad
         assert problem(await attempt.ask_roster(attempt.roster())) == "manifest-untrusted"
-    for changes in ({"round_id": new_id("rnd")}, {"engine": "sealed"}, {"epoch": 7}):
+    for changes in ({"round_id": new_id("rnd")}, {"engine": "sealed"}):
         attempt.signed = federation.signed(good.manifest.model_copy(update=changes))
         response = await federation.http.post(
             f"{URL}/v1/rounds/{good.manifest.round_id}/witness",

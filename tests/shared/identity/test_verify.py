@@ -1,6 +1,5 @@
 """Signed requests: what is accepted, and every attack that is not; with real httpx requests."""
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -265,13 +264,3 @@ async def test_a_second_signature_beside_ours_does_not_confuse(verifier: PartyVe
     for name in ("signature-input", "signature"):
         mine.headers[name] += ", " + other.headers[name].replace("undersong=", "second=", 1)
     assert (await check(verifier, mine)).keyid == identity.keyid
-
-
-async def test_a_known_party_costs_less_than_a_millisecond(verifier: PartyVerifier, identity: Identity) -> None:
-    requests = [signed(identity) for _ in range(60)]
-    costs = []
-    for request in requests:
-        started = time.thread_time()
-        await check(verifier, request)
-        costs.append(time.thread_time() - started)
-    assert sorted(costs)[len(costs) // 2] < 0.001

@@ -54,7 +54,7 @@ async def put_blob(request: Request) -> dict[str, int]:
 
 @router.get("/boom")
 async def boom() -> None:
-    raise RuntimeError("the secret is 42")
+    raise RuntimeError("the secret is zebra-finch")
 
 
 @router.get("/busy")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -59,7 +59,7 @@ async def test_every_page_fits_and_breaks_no_rule(address: str, size: str, schem
         page, faults = await _signed_in(browser, address, size, scheme)
         for name, path in PAGES.items():
             await page.goto(address + path)
-            await page.wait_for_function("document.querySelector('#live span').textContent === 'live'")
+            await expect(page.locator("#live span")).to_have_text("live")
             wide = await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
             assert not wide, f"{name} scrolls sideways on a {size}"
             await page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
@@ -78,7 +78,7 @@ async def test_a_job_moves_before_the_readers_eyes(address: str, desk) -> None:
         await page.wait_for_selector(".uplot canvas")
         assert await page.locator(".uplot").count() == 3
         await page.click("summary:has-text('Last lines')")
-        await page.wait_for_function("document.querySelector('#live span').textContent === 'live'")
+        await expect(page.locator("#live span")).to_have_text("live")
         desk.all_jobs[0] = replace(desk.all_jobs[0], rounds_done=6, state="paused")
         desk.beat += 1
         await page.wait_for_selector("#job-head >> text=paused", timeout=5000)
