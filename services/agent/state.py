@@ -20,6 +20,8 @@ from services.agent.store import Store
 from shared.ids import Digest, RoundId, TaskId
 from shared.wire.manifest import RoundManifest
 
+RECORD_AFTER_S = 3.0  # a round is published and logged by then; asking earlier is mostly in vain
+
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
@@ -143,11 +145,12 @@ class State:
         From an answered one on, the round's record is waited for (`receipts`).
         """
         packed = bytes(msgpack.packb(dict(receipt))) if receipt is not None else None
+        now = time.time()
         with self.store.writing() as db:
             db.execute(
                 "UPDATE contributions SET state = ?, receipt = coalesce(?, receipt), updated_at = ?"
                 " WHERE round_id = ? AND state = 'pending'",
-                (state.value, packed, time.time(), round_id),
+                (state.value, packed, now, round_id),
             )
             if state is Earlier.ANSWERED:
                 db.execute(
@@ -155,7 +158,7 @@ class State:
                     " created_at, updated_at) SELECT round_id, job_id, kind, engine, manifest_digest, body_digest,"
                     " 'waiting', ?, ?, ? FROM contributions WHERE round_id = ? AND state = 'answered'"
                     " ON CONFLICT DO NOTHING",
-                    (*[time.time()] * 3, round_id),
+                    (now + RECORD_AFTER_S, now, now, round_id),
                 )
             row = db.execute("SELECT body_digest FROM contributions WHERE round_id = ?", (round_id,)).fetchone()
         if row is not None and state is not Earlier.PENDING:
