@@ -1,6 +1,8 @@
 """The transparency log as its readers see it: signed heads, entries, proofs, records."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Final
 
 from services.keys.appending import log_issued, log_revoked
 from services.keys.domain import EntryUnknown, RecordUnknown
@@ -19,6 +21,8 @@ from shared.transparency.documents import (
     LogHead,
     head_statement,
 )
+
+_SHOWN: Final = 64
 
 
 async def backfill(database: Database) -> int:
@@ -43,6 +47,7 @@ class Log:
 
     def __init__(self, database: Database, identity: Identity, watch: RestoreWatch) -> None:
         self._database, self._identity, self._watch = database, identity, watch
+        self._shown: OrderedDict[str, LoggedRecord] = OrderedDict()  # every site of a round asks for the same record
 
     async def head(self) -> LogHead:
         """The log's present size and root, signed."""
@@ -84,13 +89,21 @@ class Log:
         """
 
         async def work(tx: Transaction) -> LoggedRecord:
-            record, index = await LogRepository(tx).record(round_id)
-            if federation_id not in (None, record.manifest.manifest.federation_id):
-                raise RecordUnknown("the log holds no record of this round")
+            known = self._shown.get(round_id)
             head = await self._head(tx)
+            if known is not None and (known.head.size, known.head.root) == (head.size, head.root):
+                return known
+            record, index = await LogRepository(tx).record(round_id)
             return LoggedRecord(record=record, index=index, proof=await _inclusion(tx, index, head.size), head=head)
 
-        return await self._watch.read("log.record", work)
+        logged = await self._watch.read("log.record", work)
+        if federation_id not in (None, logged.record.manifest.manifest.federation_id):
+            raise RecordUnknown("the log holds no record of this round")
+        self._shown[round_id] = logged
+        self._shown.move_to_end(round_id)
+        if len(self._shown) > _SHOWN:
+            self._shown.popitem(last=False)
+        return logged
 
     async def _head(self, tx: Transaction) -> LogHead:
         repository = LogRepository(tx)
