@@ -24,6 +24,12 @@ SIZES = {"d100k": 100_000, "d1m": 1_000_000}
 ROUNDS = 12
 WARM = 2
 PEER_ROUNDS = 2
+POLICY = {
+    "federations": ["own"],
+    "recipes": [{"name": "null"}],
+    "datasets": {"rows": {"columns": "*"}},
+    "engines": ["pairwise", "sealed"],
+}
 PEER_FOLDER = Path("build/bench/flower")
 
 
@@ -108,7 +114,7 @@ def _join(platform: Platform, n: int, folder: Path) -> float:
     columns = [{"name": "x", "type": "number"}, {"name": "y", "type": "number"}]
     entry = {"name": "rows", "kind": "csv", "path": str(folder / "rows.csv"), "label": "y", "columns": columns}
     for i in range(n):
-        platform.add_site(f"site-{i}", datasets={"datasets": [entry]})
+        platform.add_site(f"site-{i}", datasets={"datasets": [entry]}, policy=POLICY | {"min_cohort": min(3, n)})
     platform.wait_sites_online(n, timeout_s=180)
     time.sleep(1)
     agents = [name for name in platform.processes if name.startswith("agent.")]
