@@ -40,6 +40,7 @@ from shared.secagg.pairwise.roster import (
     Terms,
     advertisement_statement,
     body_root,
+    refuse_low_order,
     survivors_statement,
     verify,
 )
@@ -199,12 +200,13 @@ def _close_advertise(desk: Desk, state: _State, said: Mapping[SiteId, bytes], re
 
 
 def _advertised(desk: Desk, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
-    """Those whose advertisement is well formed and signed; the witness would refuse the roster for any other."""
+    """Those whose advertisement is well formed, signed and usable; one bad key must not cost everybody the round."""
     ctx0, members = terms(desk.manifest, b"").ctx0, []
     for site in sorted(said):
         try:
             a = Advertisement.unpack(said[site])
             verify(desk.site_keys[site], a.signature, advertisement_statement(ctx0, site, a.c, a.s, a.b), site)
+            refuse_low_order(a.c, a.s)
         except (MalformedStep, RoundAborted):
             continue  # counts as no answer
         members.append(Member(site, desk.site_keys[site], a))

@@ -8,6 +8,7 @@ from typing import Any, Self
 import msgpack
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from shared.errors import Forbidden
 from shared.secagg.pairwise import transcript
@@ -59,6 +60,16 @@ class Member:
         """The member as a leaf of the roster's tree."""
         a = self.advertisement
         return merkle.leaf_hash(transcript.tagged_hash("member", self.site_id.encode(), self.identity, a.c, a.s, a.b))
+
+
+def refuse_low_order(*public_keys: bytes) -> None:
+    """Raise RoundAborted for an X25519 key whose agreement with anybody is the same known secret."""
+    probe = X25519PrivateKey.generate()  # whichever it is, the outcome is the same
+    for key in public_keys:
+        try:
+            probe.exchange(X25519PublicKey.from_public_bytes(key))
+        except ValueError as error:
+            raise RoundAborted("a client advertised a key of low order") from error
 
 
 def advertisement_statement(ctx0: bytes, site_id: str, c: bytes, s: bytes, b: bytes) -> bytes:

@@ -83,7 +83,8 @@ def test_the_first_versions_state_is_taken_over(tmp_path) -> None:
     (found,) = state.pending()
     assert (found.round_id, found.engine, found.acknowledged) == ("rnd_1", "sealed", False)
     state.settle(found.round_id, Earlier.ANSWERED, {"keyid": "x"})
-    assert [expected.body_digest for expected in ReceiptBook(state).due()] == ["b" * 64]
+    (receipt,) = ReceiptBook(state).listed()
+    assert (receipt["body_digest"], receipt["state"]) == ("b" * 64, "waiting")
     assert (tmp_path / "agent.sqlite").stat().st_mode & 0o777 == 0o600
     state.close()
     State(tmp_path).close()
