@@ -1,0 +1,1 @@
+"""Differential privacy: noise that sums are released with."""
