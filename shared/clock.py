@@ -2,15 +2,24 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 """Gives the present moment, aware and in UTC."""
 
+_ahead: Callable[[], timedelta] | None = None
+
 
 def utc_now() -> datetime:
     """Now, aware and in UTC."""
-    return datetime.now(UTC)
+    now = datetime.now(UTC)
+    return now if _ahead is None else now + _ahead()
+
+
+def run_ahead(ahead: Callable[[], timedelta] | None) -> None:
+    """Let this process's clock be ahead by what the function gives, for tests of wrong clocks; None ends that."""
+    global _ahead
+    _ahead = ahead
 
 
 def monotonic() -> float:

@@ -25,6 +25,7 @@ from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import ensure_policy
 from services.agent.state import State
 from shared.errors import Refusal
+from shared.faults import arm
 from shared.identity.authority import Identity
 from shared.identity.enrol import ensure_identity
 from shared.telemetry.logs import configure_logging
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_config(options)
         settings = load(options.config)
         configure_logging("agent", settings.log_level.upper())
+        arm(f"agent.{settings.data_dir.parent.name}")
         return int(COMMANDS[options.command](settings, options))
     except (ConfigError, Refusal, TaskFailure) as error:
         sys.stderr.write(f"agent: {getattr(error, 'detail', None) or error}\n")

@@ -20,6 +20,7 @@ from services.agent.domain import TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
 from services.agent.link import Problem
 from shared.errors import Refusal
+from shared.faults import point
 from shared.identity.authority import Identity, public_bytes
 from shared.ids import Digest, RoundId, SiteId
 from shared.wire.manifest import RoundManifest
@@ -113,6 +114,7 @@ class Exchange:
             if not (again and problem.slug == STEP_CLOSED):
                 raise refused(problem) from problem
             log.info("step.closed", step=step)  # with these bytes or without them: the answer will tell
+        point("agent.message.said")
         log.info("step.said", step=step, size=len(message), again=again)
 
     def _speak(self, step: str, answer: bytes | None) -> bytes:
@@ -125,6 +127,7 @@ class Exchange:
             raise TaskFailure("engine-error", f"{step}: {error}") from error
         opens = bool(self.after) and step == self.after[-1]
         self._stored.speak(self.seat.manifest, step, state, message, opens=opens)
+        point("agent.message.kept")
         return message
 
     async def _answer(self, step: str) -> bytes:

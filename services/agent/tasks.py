@@ -34,6 +34,7 @@ from services.agent.registry import Registry
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
 from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
+from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId
 from shared.wire.manifest import RoundManifest
@@ -191,6 +192,7 @@ class Tasks:
         folder = self._folder()
         await asyncio.to_thread(_fresh, folder)
         watch.phase = "running"
+        point("agent.training")
 
         def progressed(value: float) -> None:
             watch.progress = value
@@ -231,8 +233,10 @@ class Tasks:
             "deadline_s": manifest.deadline_s,
         }
         engine_state = state if exchange.has_steps else None
+        point("agent.body.written")
         kept = self._state.keep(manifest, digest, lease.task_id, body, memory, engine_state=engine_state)
         self._fresh = kept.body_digest
+        point("agent.update.kept")
         return kept
 
     async def resume(self) -> None:
@@ -285,12 +289,14 @@ class Tasks:
             exchange = await self._exchanges.resume(round_id)
             if not contribution.acknowledged:
                 receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
+                point("agent.update.acknowledged")
             if exchange is not None:
                 if receipt is not None:
                     self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
                 await exchange.follow_up(contribution.body_digest, watch.enter)
         with suppress_over("completion.unneeded"):
             await self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
+        point("agent.task.completed")
         self._state.settle(round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt else None)
         self._answered()
 

@@ -5,6 +5,7 @@ import argparse
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.wiring import build_app, run_worker
 from shared.database.migrations import migrate
+from shared.faults import arm
 from shared.queues import worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = load_settings(AggregatorSettings)
     configure_logging("aggregator", settings.log_level, json=settings.log_json)
     configure_tracing("aggregator", settings.otel_endpoint)
+    arm(f"aggregator.{command}")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     if command == "migrate" or settings.migrate_on_start:
         migrate(settings.database, "aggregator")

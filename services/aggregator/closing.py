@@ -20,6 +20,7 @@ from services.aggregator.step_rows import Frozen, Next, StepRepository
 from services.aggregator.steps import place
 from shared.database import Database, Transaction
 from shared.errors import Refusal
+from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId, SiteId
 from shared.secagg.engine import UPLOAD, Ask, Closed, Desk
@@ -54,9 +55,12 @@ class Closing:
         if closed.ask is not None:
             if table.frozen is None:
                 await self._freeze(stored, fence, table)
+            point("aggregator.step.frozen")
             reply = await self._ask(stored, closed.ask)
+            point("aggregator.step.witnessed")
             closed = await self._ended(desk, step, table.said, reply)
         await self._commit(stored, fence, table, closed)
+        point("aggregator.step.closed")
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
         return closed.secret
 

@@ -27,6 +27,7 @@ from shared.blobs import BlobMissing, BlobStore
 from shared.clock import monotonic, utc_now
 from shared.database import Database, Transaction
 from shared.errors import Refusal, Unavailable
+from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId
 from shared.queues import Bell, Ring
@@ -125,6 +126,7 @@ class Foreman:
         )
         if stored is None or stored.engine_secret is None:
             return None
+        point("aggregator.round.claimed")
         if stored.failures >= MAX_FAILURES:
             await self._rounds.fail(round_id, Reason.GAVE_UP)
             return None
@@ -179,6 +181,7 @@ class Foreman:
             try:
                 async with self._file(contribution) as path:
                     await asyncio.to_thread(hold.folding.add, contribution, path)
+                    point("aggregator.update.folded")
             except Refusal as refusal:
                 rejected = True
                 await self._reject(hold, contribution, refusal)
@@ -209,7 +212,10 @@ class Foreman:
         publication = self._publication
         if stored.round.phase in (Phase.FROZEN, Phase.AGGREGATING):
             stored = await publication.begin(hold.round_id, hold.fence)
-            stored = await publication.check(stored, hold.fence, await self.outcome(hold, stored))
+            outcome = await self.outcome(hold, stored)
+            point("aggregator.sum.opened")
+            stored = await publication.check(stored, hold.fence, outcome)
+            point("aggregator.round.checked")
         if stored.round.phase is Phase.CHECKED:
             if not await publication.has_content(stored):
                 await publication.restore(stored, await self.outcome(hold, stored))
@@ -227,6 +233,7 @@ class Foreman:
         while True:
             try:
                 version_id = await self._publication.publish(stored)
+                point("aggregator.version.published")
                 break
             except Unavailable as error:
                 log.warning("publication.waits", reason=error.detail, pause_s=pause_s)
@@ -237,6 +244,7 @@ class Foreman:
             if stored.round.phase.over:
                 raise RoundLost(f"the round is {stored.round.phase}")
         await self._publication.finish(stored, hold.fence, version_id)
+        point("aggregator.round.finished")
 
     async def _know_length(self, hold: Hold, stored: Stored) -> None:
         """Fetch the model that the round starts from, early, so that its length is the updates' and not the reverse."""

@@ -16,6 +16,7 @@ from services.aggregator.rounds import signed_manifest
 from services.aggregator.tables import RecordRow
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
+from shared.faults import point
 from shared.ids import Digest, RoundId
 from shared.transparency.documents import RoundRecord, RoundResult
 from shared.transparency.records import transcript_of
@@ -102,6 +103,7 @@ class Records:
         record, tries = found
         try:
             await self._keys.record(record)
+            point("aggregator.record.given")
         except Unavailable as error:
             log.warning("record.waits", round_id=round_id, reason=error.detail)
             await self._database.run("record.postpone", lambda tx: RecordRows(tx).postpone(round_id, tries))

@@ -23,6 +23,7 @@ from services.aggregator.repository import WORK_TOPIC, Contribution, Repository,
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
 from shared.errors import NotFound
+from shared.faults import point
 from shared.identity.authority import SignatureMismatch, verify_signature
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper
@@ -70,6 +71,7 @@ class Rounds:
             await _check_signature(signed, digest, coordinator, directory)
             values = self._prepare(signed, digest)
             known = await self._database.run("round.open", lambda tx: self._open(tx, manifest, values))
+            point("aggregator.round.opened")
         if known.manifest_digest != digest:
             raise RoundDiffers(f"round {manifest.round_id} was opened with manifest {known.manifest_digest[:16]}…")
         return known

@@ -16,6 +16,7 @@ from services.aggregator.rounds import manifest_of
 from services.aggregator.step_rows import StepRepository
 from shared.clock import monotonic
 from shared.database import Database, Transaction
+from shared.faults import point
 from shared.identity.authority import public_bytes
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
@@ -62,6 +63,7 @@ class Steps:
                 await tx.emit(WORK_TOPIC, "step.complete", round_id)
 
         await self._database.run("step.say", work)
+        point("aggregator.message.committed")
 
     async def answer(
         self, round_id: RoundId, site_id: SiteId, step: str, wait_s: float, stopping: asyncio.Event | None = None

@@ -23,6 +23,7 @@ from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, TooLarge
+from shared.faults import point
 from shared.identity.enrol import IdentityKeeper
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import UPLOAD, check_header
@@ -129,6 +130,7 @@ class Updates:
         header, span = await body.header()
         self._check(stored, site_id, header, body.length, span)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
+        point("aggregator.body.stored")
         values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
         try:
             known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values))
@@ -140,6 +142,7 @@ class Updates:
             receipt = await self._again(stored, site_id, digest, known)
             assert receipt is not None  # noqa: S101  (known is not None)
             return receipt
+        point("aggregator.update.committed")
         UPDATES.labels("accepted").inc()
         UPDATE_BYTES.observe(blob.size)
         return known

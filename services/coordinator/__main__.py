@@ -29,6 +29,7 @@ from shared.clock import utc_now
 from shared.database import Database
 from shared.database.migrations import migrate
 from shared.errors import Unavailable
+from shared.faults import arm
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
 from shared.identity.sealing import Sealer
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = load_settings(CoordinatorSettings)
     configure_logging(SERVICE, settings.log_level, json=settings.log_json)
     configure_tracing(SERVICE, settings.otel_endpoint)
+    arm(f"{SERVICE}.{chosen.command}")
     if chosen.command == "api":
         api(settings)
     elif chosen.command == "worker":

@@ -22,6 +22,7 @@ from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.rounds import Published, Rounds, Verdicts
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
+from shared.faults import point
 from shared.ids import JobId, RoundId, SiteId
 from shared.learning.metrics import layout_of, metrics_of
 from shared.queues import Event
@@ -85,6 +86,7 @@ class Conductor:
         )
         planned = await self._rounds.plan_next(job_id, model_id)
         if planned is not None:
+            point("coordinator.round.planned")
             await self.drive(planned)
 
     async def drive(self, round_id: RoundId) -> None:
@@ -101,6 +103,7 @@ class Conductor:
         try:
             with structlog.contextvars.bound_contextvars(round_id=round_id):
                 following = await self._step(round_id)
+                point("coordinator.round.stepped")
                 while round_id in self._again and following is None:
                     self._again.discard(round_id)
                     following = await self._step(round_id)
@@ -135,13 +138,16 @@ class Conductor:
         try:
             if draft(signed.manifest):
                 given = await self._keys.commit(record.round.id)
+                point("coordinator.nonce.given")
                 signed = await self._rounds.witness(record.round.id, given.commitment, given.epoch)
             public = await self._aggregator.open(signed)
+            point("coordinator.round.keyed")
         except (PartyRefused, NotFound) as refused:
             reason = str(getattr(refused, "extra", {}).get("reason", refused.slug()))
             log.warning("round.refused_by_aggregator", reason=refused.detail)
             return await self._rounds.fail(record.round.id, f"aggregator:{reason}", tell=True)
         await self._rounds.open(record.round.id, public)
+        point("coordinator.tasks.out")
         return None
 
     async def _absorb(self, record: RoundRecord, report: RoundReport, now: datetime) -> RoundId | None:
@@ -152,6 +158,7 @@ class Conductor:
             except Refusal as refusal:
                 log.warning("round.result_unusable", reason=refusal.detail)
                 return await self._rounds.fail(round_.id, refusal.slug(), tell=False, spent=report.opening)
+            point("coordinator.result.heard")
             return await self._rounds.publish(round_.id, published, _verdicts(report))
         if report.state in {"failed", "cancelled"}:
             return await self._rounds.fail(

@@ -25,6 +25,7 @@ from services.coordinator.views import (
 )
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound
+from shared.faults import point
 from shared.ids import Digest, JobId, RoundId, VersionId, is_id, new_id
 from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
@@ -74,7 +75,9 @@ class Jobs:
             await tx.emit(JOBS_TOPIC, "job.created", job.id)
             return job_view(job, verdict.warnings)
 
-        return await self._database.run("job.submit", once(work))
+        view = await self._database.run("job.submit", once(work))
+        point("coordinator.job.submitted")
+        return view
 
     async def get(self, person: Principal, job_id: str) -> JobView:
         """A job of the person's federations."""

@@ -17,6 +17,7 @@ from services.coordinator.repository.tasks import TaskRepository
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import Forbidden, NotFound
+from shared.faults import point
 from shared.ids import Digest, RoundId, SiteId, TaskId
 from shared.queues import Bell
 from shared.telemetry.metrics import LEASES_EXPIRED, STRAGGLERS, TASK_ATTEMPTS
@@ -100,7 +101,9 @@ class Tasks:
         async def take(tx: Transaction) -> Lease | None:
             return await self._take(tx, site_id, federation_id)
 
-        return await self._database.run("task.lease", take)
+        lease = await self._database.run("task.lease", take)
+        point("coordinator.task.leased")
+        return lease
 
     async def _take(self, tx: Transaction, site_id: SiteId, federation_id: str | None) -> Lease | None:
         """The site's lock makes leases of one site follow each other."""
@@ -187,7 +190,9 @@ class Tasks:
             return await move(tx, before, before.complete(token, digest, now), round_, site_id)
 
         self._attendance.mark(site_id)
-        return await self._database.run("task.complete", work)
+        task = await self._database.run("task.complete", work)
+        point("coordinator.task.completed")
+        return task
 
     async def fail(self, site_id: SiteId, task_id: TaskId, token: str, failure: "Failure") -> Task:
         """The site could not do it."""

@@ -11,6 +11,7 @@ from services.keys.settings import KeysSettings
 from services.keys.wiring import assemble, build_app, open_database
 from services.keys.worker import work
 from shared.database.migrations import migrate
+from shared.faults import arm
 from shared.identity.authority import write_private
 from shared.identity.sealing import Sealer, add_key, drop_old_keys
 from shared.queues import Streams, worker_loop
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = load_settings(KeysSettings)
     configure_logging("keys", settings.log_level, json=settings.log_json)
     configure_tracing("keys", settings.otel_endpoint)
+    arm(f"keys.{chosen.command}")
     run(chosen.command, settings, chosen.out)
 
 

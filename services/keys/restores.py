@@ -21,6 +21,7 @@ from services.keys.repository import KeysRepository
 from services.keys.witness_repository import WitnessRepository
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
+from shared.faults import point
 from shared.identity.authority import write_private
 
 T = TypeVar("T")
@@ -154,7 +155,9 @@ class RestoreWatch:
                 result, mark = await attempt()
             except _RestoreNoticedError as error:
                 raise Unavailable("the database is older than the high-water file", retry_after_s=1) from error
+        point("keys.given.committed")
         await self._water.reach(mark)
+        point("keys.given.noted")
         return result
 
     async def _declare(self) -> None:

@@ -6,6 +6,7 @@ from services.registry.settings import RegistrySettings
 from services.registry.wiring import build_app, open_contents, open_database
 from services.registry.worker import work
 from shared.database.migrations import migrate
+from shared.faults import arm
 from shared.queues import worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = load_settings(RegistrySettings)
     configure_logging("registry", settings.log_level, json=settings.log_json)
     configure_tracing("registry", settings.otel_endpoint)
+    arm(f"registry.{command}")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     if command == "migrate" or settings.migrate_on_start:
         migrate(settings.database, "registry")

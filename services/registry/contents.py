@@ -17,6 +17,7 @@ from services.registry.repository import RegistryRepository
 from services.registry.views import ContentView
 from shared.blobs import BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
+from shared.faults import point
 from shared.ids import Digest
 from shared.learning import safetensors, tensors
 
@@ -50,6 +51,7 @@ class Contents:
             raise DigestMismatch("Content-Digest is not the digest in the address.")
         await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
         blob = await self._store.put_stream(chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size)
+        point("registry.content.stored")
         return ContentView(digest=blob.digest, size=blob.size)
 
     def stream(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:

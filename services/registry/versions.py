@@ -26,6 +26,7 @@ from services.registry.repository import RegistryRepository
 from services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
 from shared.database import Database, Page, Transaction
 from shared.errors import FieldError
+from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import ModelId, VersionId, new_id
 from shared.web.idempotency import Once
@@ -63,7 +64,9 @@ class Versions:
             return await _store(tx, asker, model, _draft(model, content, lineage, signatures, await tx.now()), key)
 
         try:
-            return VersionView.of(await self._database.run("version.publish", work)), True
+            version = await self._database.run("version.publish", work)
+            point("registry.version.committed")
+            return VersionView.of(version), True
         except IntegrityError:  # somebody was quicker with the same round
             _, present, _ = await self._look(asker, model_id, key, request)
             if present is None:

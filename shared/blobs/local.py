@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from shared.blobs.blob import Blob, BlobMissing, Intake
 from shared.errors import StorageFull
+from shared.faults import point
 from shared.ids import Digest, is_digest
 
 CHUNK = 1 << 20
@@ -42,6 +43,7 @@ class LocalBlobs:
         try:
             with _storage_errors(), temporary.open("xb", buffering=0) as file:
                 await self._fill(file, chunks, intake)
+                point("blob.written")
                 blob = await asyncio.to_thread(self._publish, file, temporary, intake)
         except BaseException:
             with suppress(OSError):
@@ -77,6 +79,7 @@ class LocalBlobs:
             _sync_folder(self.root)
         temporary.rename(target)
         _sync_folder(target.parent)
+        point("blob.stored")
         return blob
 
     def path(self, digest: Digest) -> Path:

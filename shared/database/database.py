@@ -20,6 +20,7 @@ from shared.database.metrics import TX_RETRIES, TX_SECONDS
 from shared.database.sqlite import READ_ONLY
 from shared.database.transaction import Transaction
 from shared.errors import Unavailable
+from shared.faults import point
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[T]]
@@ -82,6 +83,8 @@ class Database:
             tx = Transaction(session, self.common, self._clock)
             async with session.begin():
                 result = await work(tx)
+                point("database.committing")
+        point("database.committed")
         if tx.events:
             self.committed.put(tx.events)
         tx.finish()

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 
+from shared.clock import utc_now
 from shared.identity.authority import Identity
 from shared.identity.digests import content_digest
 
@@ -73,6 +74,7 @@ class SigningAuth(httpx.Auth):
         signer.sign(
             request,
             key_id=keyid,
+            created=utc_now(),
             nonce=secrets.token_urlsafe(16),
             tag=self._tag,
             label=LABEL,

@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from shared.clock import monotonic
+from shared.faults import point
 from shared.queues.events import Event, from_fields
 from shared.queues.metrics import REDIS_FAILURES, STREAM_IDLE_SECONDS, STREAM_PENDING
 from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
@@ -119,7 +120,9 @@ class Consumer:
         bound = structlog.contextvars.bound_contextvars(event_id=event.id)
         with bound, continue_trace(event.trace, f"{self._topic} {event.type}", {"subject": event.subject}):
             try:
+                point("consumer.heard")
                 await self._handle_holding(entry_id, event)
+                point("consumer.handled")
             except Exception:
                 log.exception("consumer.handler_failed", topic=self._topic, type=event.type, subject=event.subject)
                 return

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, update
 
 from shared.clock import monotonic
 from shared.database import Database, Transaction
+from shared.faults import point
 from shared.queues.bell import Bell
 from shared.queues.events import Event
 from shared.queues.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES
@@ -56,12 +57,14 @@ class Relay:
                 for event in events:
                     self._bell.ring_local(event.subject)
             try:
+                point("relay.unrung")
                 async with asyncio.timeout(_RING_AT_MOST_S):
                     await self._streams.ring_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
                 REDIS_FAILURES.labels("ring").inc()
                 log.warning("relay.redis_away", error=type(error).__name__)
                 continue
+            point("relay.rung")
             self._unmarked.extend(event.id for event in events)
 
     async def _ring_leftovers(self) -> None:

@@ -168,20 +168,9 @@ async def test_a_slightly_skewed_clock_is_fine(
 
 
 def _signed_at(identity: Identity, skew_s: int, monkeypatch: pytest.MonkeyPatch) -> httpx.Request:
-    import http_message_signatures.signatures as library
-
-    class Skewed(library.datetime.datetime):  # type: ignore[misc, name-defined]
-        @classmethod
-        def now(cls, tz: object = None) -> object:
-            return utc_now() + timedelta(seconds=skew_s)
-
-    class Module:
-        datetime = Skewed
-        timedelta = timedelta
-        timezone = library.datetime.timezone
-
+    """Signed by a party whose clock is wrong by so many seconds."""
     with monkeypatch.context() as patch:
-        patch.setattr(library, "datetime", Module)
+        patch.setattr("shared.clock._ahead", lambda: timedelta(seconds=skew_s))
         return signed(identity)
 
 

@@ -1,0 +1,75 @@
+"""Every named step of a round: which processes come there, what a crash just after it leaves, and what mends that.
+
+The order is that of a round. `docs/operations/fault-matrix.md` is made of this, and of what was tried.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Point:
+    """`times`: at which of its passages in one round a fault is tried (a pairwise round has five steps)."""
+
+    processes: tuple[str, ...]
+    left: str
+    mended_by: str
+    times: tuple[int, ...] = (1,)
+
+
+_C, _A, _K, _R, _N = "coordinator", "aggregator", "keys", "registry", "agent.north"
+_ALL: Final = (f"{_C}.api", f"{_C}.worker", f"{_A}.api", f"{_A}.worker", f"{_K}.api", f"{_R}.api")
+_RELAYS: Final = (f"{_C}.api", f"{_C}.worker", f"{_A}.api", f"{_A}.worker")
+
+POINTS: Final[dict[str, Point]] = {
+    "coordinator.job.submitted": Point((f"{_C}.api",), "job row, no answer", "the client asks again under its key"),
+    "coordinator.round.planned": Point((f"{_C}.worker",), "planned round, hint in the outbox", "relay, then sweeper"),
+    "coordinator.nonce.given": Point(
+        (f"{_C}.worker",), "keys has committed, manifest is a draft", "keys gives the same"
+    ),
+    "coordinator.round.keyed": Point((f"{_C}.worker",), "open at the aggregator only", "opened again: same key"),
+    "coordinator.tasks.out": Point((f"{_C}.worker",), "open tasks, hints in the outbox", "relay; attendance looks"),
+    "coordinator.task.leased": Point((f"{_C}.api",), "leased task, no answer", "the site gets its own lease again"),
+    "coordinator.task.completed": Point((f"{_C}.api",), "task done, no answer", "the agent asks again"),
+    "coordinator.result.heard": Point((f"{_C}.worker",), "published there, not here", "sweeper asks again"),
+    "coordinator.round.stepped": Point((f"{_C}.worker",), "next round planned, nobody drives it", "sweeper"),
+    "aggregator.round.opened": Point((f"{_A}.api",), "round row, no answer", "coordinator opens again: same key"),
+    "aggregator.message.committed": Point(
+        (f"{_A}.api",), "message counted, no answer", "the agent sends the same bytes", times=(1, 5, 9, 13)
+    ),
+    "aggregator.body.stored": Point((f"{_A}.api",), "body without a row", "sent again, or cleared away"),
+    "aggregator.update.committed": Point((f"{_A}.api",), "counted, no receipt", "the same bytes get the same receipt"),
+    "aggregator.round.claimed": Point((f"{_A}.worker",), "lease of a dead worker", "its lease ends"),
+    "aggregator.update.folded": Point((f"{_A}.worker",), "sum in memory only", "folded again, same sum", times=(1, 4)),
+    "aggregator.step.frozen": Point((f"{_A}.worker",), "members fixed, not asked", "asks for those", times=(1, 2)),
+    "aggregator.step.witnessed": Point((f"{_A}.worker",), "signed, not stored", "keys gives the same", times=(1, 2)),
+    "aggregator.step.closed": Point(
+        (f"{_A}.worker",), "step closed, nobody told", "relay; long polls look", times=(1, 2, 3, 4, 5)
+    ),
+    "aggregator.sum.opened": Point((f"{_A}.worker",), "frozen round, sum in memory", "computed again, same digest"),
+    "aggregator.round.checked": Point((f"{_A}.worker",), "intent to publish", "published by the next worker"),
+    "aggregator.version.published": Point((f"{_A}.worker",), "version there, round checked", "registry gives the same"),
+    "aggregator.round.finished": Point((f"{_A}.worker",), "published, record not handed in", "sweeper"),
+    "aggregator.record.given": Point((f"{_A}.worker",), "logged, not noted", "keys gives the same"),
+    "keys.given.committed": Point(
+        (f"{_K}.api",), "given, file behind, no answer", "asked again: the same", times=(1, 2, 3, 4)
+    ),
+    "keys.given.noted": Point((f"{_K}.api",), "given, no answer", "asked again: the same", times=(1, 2, 3, 4)),
+    "registry.content.stored": Point((f"{_R}.api",), "content without a version", "sent again: the same"),
+    "registry.version.committed": Point((f"{_R}.api",), "version, no answer", "asked again: the same"),
+    "agent.training": Point((_N,), "leased task", "trained again under the same lease"),
+    "agent.message.kept": Point((_N,), "message on disk, not sent", "sent byte for byte", times=(1, 2, 3, 4)),
+    "agent.message.said": Point((_N,), "sent, not noted", "sent byte for byte", times=(1, 2, 3, 4)),
+    "agent.body.written": Point((_N,), "body without a row", "swept; trained again"),
+    "agent.update.kept": Point((_N,), "update on disk, not sent", "sent byte for byte"),
+    "agent.update.acknowledged": Point((_N,), "receipt in memory", "sent again: the same receipt"),
+    "agent.task.completed": Point((_N,), "told, not settled", "told again"),
+    "blob.written": Point((f"{_A}.api", f"{_A}.worker", f"{_R}.api"), "a file in incoming", "cleared away"),
+    "blob.stored": Point((f"{_A}.api", f"{_A}.worker", f"{_R}.api"), "a blob without a row", "sent again"),
+    "relay.unrung": Point(_RELAYS, "events in the outbox", "the relay of any process"),
+    "relay.rung": Point(_RELAYS, "rung, not marked", "rung twice: no difference"),
+    "consumer.heard": Point((f"{_C}.worker", f"{_A}.worker"), "hint with a dead consumer", "claimed by another"),
+    "consumer.handled": Point((f"{_C}.worker", f"{_A}.worker"), "done, not acknowledged", "done twice: no difference"),
+    "database.committing": Point(_ALL, "nothing", "done again", times=(2, 5)),
+    "database.committed": Point(_ALL, "what any transaction leaves", "done again: no difference", times=(2, 5)),
+}
