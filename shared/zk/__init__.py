@@ -1,0 +1,1 @@
+"""Textbook zero-knowledge proofs over ristretto255."""
