@@ -15,7 +15,7 @@ from typing import Final
 from recipes.protocol import Recipe, RecipeError, source_digest
 from shared.wire.profiles import RecipeSpec
 
-BUILT_IN: Final = ("tabular", "image", "null")
+BUILT_IN: Final = ("tabular", "image", "null", "statistics")
 
 
 def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:

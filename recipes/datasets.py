@@ -85,10 +85,18 @@ def movable_document(path: Path) -> dict[str, Any]:
 
 
 def load_dataset(
-    entry: DatasetEntry, features: Sequence[str] = (), label: str | None = None, *, mock: bool = False
+    entry: DatasetEntry,
+    features: Sequence[str] = (),
+    label: str | None = None,
+    *,
+    mock: bool = False,
+    labelled: bool = True,
 ) -> Dataset:
-    """The rows for one job: `features` in this order (all but the label when empty); raises `BadDataset`."""
-    label = label or entry.label
+    """The rows for one job: `features` in this order (all but the label when empty); raises `BadDataset`.
+
+    Without `labelled` the label is a column like another, and rows where it is missing stay.
+    """
+    label = (label or entry.label) if labelled else None
     columns = _chosen(entry, features, label)
     if entry.kind == "none":
         nothing = np.zeros((0, len(columns)))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from recipes.datasets import numbers_of
 from recipes.protocol import RecipeError, Tensors
+from shared.statistics import moments
 from shared.wire.profiles import Column
 
 Matrix = npt.NDArray[np.float64]
@@ -22,7 +23,6 @@ MEAN: Final = "input.mean"
 SCALE: Final = "input.scale"
 COLUMNS: Final = "input.columns"
 FIXED: Final = (MEAN, SCALE, COLUMNS)
-_LEAST_SCALE: Final = 1e-6
 
 
 def input_names(columns: tuple[Column, ...]) -> list[str]:
@@ -49,8 +49,7 @@ def raw_inputs(columns: tuple[Column, ...], features: Matrix) -> Matrix:
 
 def statistics(columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.float64]:
     """The sums that scaling needs, float64[3 inputs]: counts of known values, sums, sums of squares."""
-    raw = raw_inputs(columns, features)
-    return np.concatenate([np.isfinite(raw).sum(axis=0), np.nansum(raw, axis=0), np.nansum(raw * raw, axis=0)])
+    return moments.sums_of(raw_inputs(columns, features)).ravel()
 
 
 def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | None) -> Tensors:
@@ -60,11 +59,8 @@ def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | N
     if sums is not None:
         if sums.shape != (3 * width,):
             raise RecipeError(f"the statistics have {sums.size} sums, these columns need {3 * width}")
-        count, total, squares = sums.reshape(3, width)
-        seen = np.maximum(count, 1)
-        mean = total / seen
-        deviation = np.sqrt(np.maximum(squares / seen - mean**2, 0))
-        scale = np.where(deviation > _LEAST_SCALE * np.maximum(1, np.abs(mean)), deviation, 1.0)
+        summary = moments.summary_of(sums.reshape(3, width))
+        mean, scale = summary.mean, summary.scale
     document = [column.model_dump(mode="json", exclude_none=True) for column in columns]
     packed = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
     return {MEAN: mean, SCALE: scale, COLUMNS: np.frombuffer(packed, np.uint8)}

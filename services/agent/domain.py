@@ -11,12 +11,14 @@ from datetime import datetime, time
 from enum import StrEnum
 
 from shared.ids import Digest, SiteId
+from shared.statistics.measures import MeasureInvalid, asked_of
 from shared.wire.manifest import RoundManifest
 
 PROTOCOLS = (1,)  # this version, and the one before once there is one
 EVERYTHING = "*"
 OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
+STATISTICS = "statistics"  # the recipe of statistics jobs
 SEALED = "sealed"  # the weak engine; always allowed for a first model, which is public
 
 
@@ -81,6 +83,16 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class StatisticsRule:
+    """What statistics jobs may ask of this site, and what they must promise about everything that is shown."""
+
+    measures: frozenset[str]  # what may be added up, {"*"} for all
+    min_cell: int
+    min_cohort: int
+    max_sums: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the data owner allows. What is not named is refused."""
 
@@ -94,6 +106,7 @@ class Policy:
     hours: tuple[Hours, ...]  # none: always
     resources: Resources
     reports: Detail
+    statistics: StatisticsRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_n
         *_recipe(policy, manifest, site),
         *_data(policy, manifest),
         *_protection(policy, manifest),
+        *(_statistics(policy.statistics, manifest) if manifest.recipe.name == STATISTICS else ()),
     ]
     if policy.hours and not any(window.holds(local_now.time()) for window in policy.hours):
         found.append(Reason("policy-hours", "outside the hours of this site"))
@@ -176,6 +190,30 @@ def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
     clip = manifest.encoding.clip_norm if manifest.encoding is not None else None
     if kind == "train" and policy.require_clip and clip is None:
         found.append(Reason("policy-clip", "the round does not clip updates"))
+    return found
+
+
+def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
+    """What speaks against a round of a statistics job, beside what speaks against any round."""
+    try:
+        asked = asked_of(manifest.recipe.params)
+    except MeasureInvalid as invalid:
+        return [Reason("statistics-unreadable", invalid.detail)]
+    found: list[Reason] = []
+    if hidden := sorted(asked.reads - set(manifest.data.features)):
+        found.append(Reason("manifest-columns", f"columns read but not declared: {', '.join(hidden)}"))
+    refused = sorted({measure.measure for measure in asked.measures} - rule.measures)
+    if refused and EVERYTHING not in rule.measures:
+        found.append(Reason("policy-measures", f"measures not allowed: {', '.join(refused)}"))
+    if asked.min_cell < rule.min_cell:
+        found.append(
+            Reason("policy-cell", f"counts of {asked.min_cell} would be shown, this site asks for {rule.min_cell}")
+        )
+    size = min(len(set(manifest.cohort)), manifest.min_cohort, asked.min_sites)
+    if size < rule.min_cohort:
+        found.append(Reason("policy-cohort", f"sums of {size} sites may open, this site asks for {rule.min_cohort}"))
+    if asked.length > rule.max_sums:
+        found.append(Reason("policy-sums", f"{asked.length} sums in one round, this site allows {rule.max_sums}"))
     return found
 
 

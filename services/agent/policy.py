@@ -11,7 +11,16 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from services.agent.domain import EVERYTHING, OWN_FEDERATION, Detail, Hours, Policy, RecipeRule, Resources
+from services.agent.domain import (
+    EVERYTHING,
+    OWN_FEDERATION,
+    Detail,
+    Hours,
+    Policy,
+    RecipeRule,
+    Resources,
+    StatisticsRule,
+)
 from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
 
@@ -63,6 +72,16 @@ class ResourcesEntry(BaseModel):
     gpus: int = Field(default=0, ge=-1, description="docker runner only; -1 for all")
 
 
+class StatisticsEntry(BaseModel):
+    """What statistics jobs may ask: measures by name ("*": all), and the least that they must hide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    measures: list[Literal["moments", "ranges", "histogram", "table", "products", "clusters"]] | Literal["*"] = "*"
+    min_cell: int = Field(default=5, ge=1, description="smaller counts must not be shown")
+    min_cohort: int | None = Field(default=None, ge=1, description="as for all rounds when left out")
+    max_sums: int = Field(default=20_000, ge=1, description="numbers that one round may open")
+
+
 class PolicyFile(BaseModel):
     """`policy.yaml`."""
 
@@ -75,6 +94,7 @@ class PolicyFile(BaseModel):
     kinds: list[Kind] = list(ROUND_KINDS)
     min_cohort: int = Field(default=3, ge=1)
     require_clip: bool = False
+    statistics: StatisticsEntry = StatisticsEntry()
     hours: list[str] = []
     timezone: str = "UTC"
     resources: ResourcesEntry = ResourcesEntry()
@@ -113,6 +133,16 @@ def to_policy(file: PolicyFile) -> Policy:
         hours=tuple(_hours(text) for text in file.hours),
         resources=Resources(**file.resources.model_dump()),
         reports=file.reports,
+        statistics=_statistics(file.statistics, file.min_cohort),
+    )
+
+
+def _statistics(entry: StatisticsEntry, min_cohort: int) -> StatisticsRule:
+    return StatisticsRule(
+        measures=frozenset({EVERYTHING} if entry.measures == EVERYTHING else entry.measures),
+        min_cell=entry.min_cell,
+        min_cohort=max(min_cohort, entry.min_cohort or 1),
+        max_sums=entry.max_sums,
     )
 
 
@@ -136,6 +166,7 @@ HEADER = """\
 # recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
 # engines: with "pairwise" no service sees an update of this site; with "sealed" the aggregator sees each one.
 # datasets: columns that recipes may read, the label among them ("*": all).
+# statistics: what jobs of kind statistics may add up, and what they must hide: counts below min_cell.
 # reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
 """
 

@@ -144,6 +144,8 @@ class Publication:
 
     def _intent(self, stored: Stored, content: Digest, metrics: dict[str, float]) -> Intent:
         manifest, identity = manifest_of(stored.manifest), self._identity()
+        if manifest.model_id is None:
+            raise ValueError("a manifest without a model makes no version")
         lineage = lineage_of(manifest, contributors=stored.round.got, metrics=metrics)
         signature = identity.private_key.sign(version_statement(manifest.model_id, content, lineage)).hex()
         body = {

@@ -14,6 +14,7 @@ import structlog
 from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import draft
 from services.coordinator.domain.rounds import Phase
+from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.domain.tasks import TaskState
 from services.coordinator.parties import Aggregator, Keys, PartyAway, PartyRefused, Registry, RoundReport
 from services.coordinator.repository.jobs import JobRepository
@@ -23,7 +24,7 @@ from services.coordinator.rounds import Published, Rounds, Verdicts
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
 from shared.faults import point
-from shared.ids import JobId, RoundId, SiteId
+from shared.ids import JobId, ModelId, RoundId, SiteId
 from shared.learning.metrics import layout_of, metrics_of
 from shared.queues import Event
 from shared.secagg.engines import engine_facts
@@ -81,13 +82,16 @@ class Conductor:
         job = await self._job(job_id)
         if job.next() is None:
             return
-        model_id = job.model_id or await self._registry.ensure_model(
-            job.federation_id, job.spec.model.name, f"{job_id}/model"
-        )
-        planned = await self._rounds.plan_next(job_id, model_id)
+        planned = await self._rounds.plan_next(job_id, await self._model_of(job))
         if planned is not None:
             point("coordinator.round.planned")
             await self.drive(planned)
+
+    async def _model_of(self, job: Job) -> ModelId | None:
+        """The registry's model for the job's results, made when there is none; a statistics job has none."""
+        if job.model_id is not None or isinstance(job.spec, StatisticsSpec):
+            return job.model_id
+        return await self._registry.ensure_model(job.federation_id, job.spec.model.name, f"{job.id}/model")
 
     async def drive(self, round_id: RoundId) -> None:
         """Move a round on as far as it goes, and those that follow it. One at a time in this process for a round."""
@@ -200,6 +204,8 @@ class Conductor:
         if kind not in _VERSIONED and result.values is None:
             raise ResultUnusable("A published round has no values.")
         values = tuple(result.values or ())
+        if kind is RoundKind.STATISTICS:
+            (await self._job(record.round.job_id)).fits(values)
         metrics = await self._metrics(record, values) if kind is RoundKind.EVALUATE else {}
         outcome = Outcome(
             count=result.count, version_id=result.version_id, digest=result.digest, values=values, metrics=metrics

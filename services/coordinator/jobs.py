@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from services.coordinator.domain.jobs import LOOK_AGAIN, Job
 from services.coordinator.domain.manifests import train_encoding
+from services.coordinator.domain.spec import StatisticsSpec
+from services.coordinator.domain.statistics import judge_statistics
 from services.coordinator.domain.validation import Verdict, World, judge
 from services.coordinator.parties import Registry
 from services.coordinator.repository.jobs import JobEvent, JobRepository
@@ -17,9 +19,11 @@ from services.coordinator.rounds import JOBS_TOPIC, Rounds
 from services.coordinator.views import (
     JobVerdict,
     JobView,
+    ResultsView,
     RoundView,
     findings,
     job_view,
+    results_view,
     round_view,
     task_view,
 )
@@ -82,6 +86,13 @@ class Jobs:
     async def get(self, person: Principal, job_id: str) -> JobView:
         """A job of the person's federations."""
         return job_view(await self._job(person, job_id))
+
+    async def results(self, person: Principal, job_id: str) -> ResultsView:
+        """What a statistics job has found."""
+        job = await self._job(person, job_id)
+        if not isinstance(job.spec, StatisticsSpec):
+            raise NotFound(f"Job {job_id} trains a model, and has no results but its versions.")
+        return results_view(job, job.spec)
 
     async def list(
         self, person: Principal, federation_id: str | None, state: str | None, limit: int, after: str | None
@@ -189,7 +200,8 @@ class Jobs:
             return await _world(tx, wanted, problem)
 
         world = await self._database.read("job.judge", work)
-        return judge(document, world), start
+        statistics = document.get("kind") == "statistics"
+        return (judge_statistics if statistics else judge)(document, world), start
 
     async def _starting_version(
         self, document: Mapping[str, Any], federation_id: str | None

@@ -240,7 +240,7 @@ class Rounds:
         """Save the job as it is now, with a new round or an end where it is time for one."""
         jobs = JobRepository(tx)
         step = job.next()
-        if step is None or (isinstance(step, Step) and job.model_id is None):
+        if step is None or (isinstance(step, Step) and job.lacks_model):
             await jobs.save(job)
             return None
         if isinstance(step, Finished):

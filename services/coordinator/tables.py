@@ -86,6 +86,7 @@ class JobRow(Base):
     version_digest: Mapped[str | None] = mapped_column(String(64))
     context: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
     progress: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    results: Mapped[list[dict[str, Any]] | None] = mapped_column(JsonDocument())
     last_failure: Mapped[str | None] = mapped_column(Title)
     round_id: Mapped[str | None] = mapped_column(Id)
     waiting_since: Mapped[datetime | None] = mapped_column(UtcDateTime())

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.coordinator.domain.jobs import Job
-from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from services.coordinator.domain.statistics import rounds_of
 from services.coordinator.domain.tasks import Task
 from services.coordinator.repository.accounts import Token, User
 from services.coordinator.repository.jobs import JobEvent
@@ -14,6 +15,7 @@ from services.coordinator.repository.rounds import RoundRecord
 from services.coordinator.repository.sites import Federation, Site
 from services.coordinator.tasks import Lease
 from shared.errors import FieldError
+from shared.statistics.results import Result
 from shared.wire.profiles import SiteProfile
 
 
@@ -54,13 +56,18 @@ class FieldFinding(View):
 
 
 class JobProgressView(View):
-    """How far a job has come; `scores` holds the metrics of each evaluation, oldest first."""
+    """How far a job has come; `scores` holds the metrics of each evaluation, oldest first.
+
+    `rounds` is how many rounds are to be trained, or for a statistics job how many it takes at most; `asked` counts
+    those that were answered.
+    """
 
     statistics_done: bool
     trained: int
     rounds: int
     evaluated: int
     failures: int
+    asked: int
     scores: list[dict[str, float]]
 
 
@@ -72,7 +79,7 @@ class JobView(View):
     name: str
     state: Literal["running", "paused", "succeeded", "failed", "cancelled"]
     reason: str | None
-    spec: JobSpec
+    spec: AnySpec
     features: list[str]
     label: str | None
     recipe_digest: str
@@ -86,6 +93,17 @@ class JobView(View):
     created_at: datetime
     finished_at: datetime | None
     warnings: list[FieldFinding] = Field(default=[], description="Told once, when the job is submitted.")
+
+
+class ResultsView(View):
+    """What a statistics job has found so far, in the order of its queries; all of it once the job has succeeded."""
+
+    job_id: str
+    state: Literal["running", "paused", "succeeded", "failed", "cancelled"]
+    min_cell: int = Field(description="Counts below this, and answers from fewer rows, are not shown.")
+    min_cohort: int = Field(description="Sums of fewer sites, and answers from fewer, are not shown.")
+    rounds: int = Field(description="How many rounds were answered.")
+    results: list[Result]
 
 
 class JobVerdict(View):
@@ -270,9 +288,10 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
         progress=JobProgressView(
             statistics_done=done.statistics_done,
             trained=done.trained,
-            rounds=job.spec.rounds,
+            rounds=rounds_of(job.spec) if isinstance(job.spec, StatisticsSpec) else job.spec.rounds,
             evaluated=done.evaluated,
             failures=done.failures,
+            asked=done.asked,
             scores=[dict(score) for score in done.scores],
         ),
         round_id=job.round_id,
@@ -281,6 +300,20 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
         created_at=job.created_at,
         finished_at=job.finished_at,
         warnings=findings(warnings),
+    )
+
+
+def results_view(job: Job, spec: StatisticsSpec) -> ResultsView:
+    """As told."""
+    return ResultsView.model_validate(
+        {
+            "job_id": job.id,
+            "state": job.state.value,
+            "min_cell": spec.min_cell,
+            "min_cohort": spec.cohort.min,
+            "rounds": job.progress.asked,
+            "results": [dict(result) for result in job.results or ()],
+        }
     )
 
 

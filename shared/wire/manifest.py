@@ -111,7 +111,7 @@ class RoundManifest(Digestible):
     recipe: RecipeRef
     data: DataRef
     model: ModelRef | None = None
-    model_id: ModelId
+    model_id: ModelId | None = None
     context: dict[str, list[float]] = Field(default_factory=dict)
     encoding: Encoding | None = None
     cohort: tuple[SiteId, ...] = Field(min_length=1)
@@ -131,6 +131,8 @@ class RoundManifest(Digestible):
             raise ValueError("min_cohort <= target <= size of the cohort must hold")
         if self.kind in (RoundKind.TRAIN, RoundKind.EVALUATE) and self.model is None:
             raise ValueError("a round that trains or evaluates needs a model")
+        if self.kind is not RoundKind.STATISTICS and self.model_id is None:
+            raise ValueError("a round that has to do with a model names it")
         if (self.encoding is None) != (self.kind is RoundKind.INITIALISE):
             raise ValueError("every round but initialise needs an encoding, and initialise has none")
         if self.encoding is not None and self.encoding.max_summands < len(self.cohort):

@@ -9,11 +9,12 @@ from shared.wire.manifest import Digestible, DigestText, Document, Name
 
 
 class Task(StrEnum):
-    """What a recipe's model predicts; decides the layout of its evaluation sums."""
+    """What a recipe's model predicts; decides the layout of its evaluation sums. `summary` makes no model at all."""
 
     BINARY = "binary"
     MULTICLASS = "multiclass"
     REGRESSION = "regression"
+    SUMMARY = "summary"
 
 
 class RecipeSpec(Document):

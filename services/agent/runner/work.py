@@ -19,6 +19,7 @@ from recipes.protocol import Dataset, Recipe, source_digest
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
 from shared.learning import tensors
+from shared.wire.profiles import Task
 
 KEPT_DATASETS = 2  # loaded rows that stay in memory between rounds
 PLACES = 8  # of a traceback
@@ -66,7 +67,7 @@ class Workshop:
     def run(self, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
         """Do one order; the frame's facts beside the result's file."""
         recipe = self._recipe(order)
-        data = self._data(order)
+        data = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
         folder = Path(order["folder"])
         params, context, seed = order["params"], order["context"], int(order["seed"])
         if order["kind"] == "initialise":
@@ -124,15 +125,15 @@ class Workshop:
             faults.append(refusal.detail)
             return {}
 
-    def _data(self, order: Mapping[str, Any]) -> Dataset:
+    def _data(self, order: Mapping[str, Any], *, labelled: bool) -> Dataset:
         entry = read_datasets(self._file).get(order["dataset"]) if self._file.exists() else None
         if entry is None:
             raise OrderRefused("dataset-unknown", f"data set {order['dataset']} is not declared here")
         stat = entry.path.stat() if entry.path is not None and entry.path.exists() else None
         version = (stat.st_mtime_ns, stat.st_size) if stat is not None else None
-        key = (entry.model_dump_json(), tuple(order["features"]), order["label"], version)
+        key = (entry.model_dump_json(), tuple(order["features"]), order["label"], version, labelled)
         if key not in self._rows:
-            self._rows[key] = load_dataset(entry, order["features"], order["label"])
+            self._rows[key] = load_dataset(entry, order["features"], order["label"], labelled=labelled)
             while len(self._rows) > KEPT_DATASETS:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(key)

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import GetJsonSchemaHandler, RootModel
+from pydantic import GetJsonSchemaHandler, RootModel, TypeAdapter
 from pydantic_core import CoreSchema
 
 from services.coordinator.api.access import Id, Reader, Scientist, Use
 from services.coordinator.domain.jobs import JobOver
-from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.spec import AnySpec
 from services.coordinator.domain.validation import JobInvalid
 from services.coordinator.parties import PartyAway
 from services.coordinator.repository import Overtaken
-from services.coordinator.views import JobVerdict, JobView, RoundView
+from services.coordinator.views import JobVerdict, JobView, ResultsView, RoundView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.identity.verify import Party
 from shared.web.access import Actor, Role
@@ -28,15 +28,18 @@ _STEERING = problems(Unauthenticated, Forbidden, NotFound, JobOver, Overtaken, I
 _SUBMITTING = problems(Unauthenticated, Forbidden, NotFound, JobInvalid, PartyAway, IdempotencyMismatch)
 
 
+_SPEC: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
+
+
 class JobDocument(RootModel[dict[str, Any]]):
-    """A job document, taken in whole so that every error in it can be told at once; its form is `JobSpec`."""
+    """A job document, taken in whole so that every error in it can be told at once; see `JobSpec`, `StatisticsSpec`."""
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, _schema: CoreSchema, handler: GetJsonSchemaHandler | Callable[[CoreSchema], dict[str, Any]]
     ) -> dict[str, Any]:
-        """In the API's description, the body is a `JobSpec`."""
-        return handler(JobSpec.__pydantic_core_schema__)
+        """In the API's description, the body is a `JobSpec` or a `StatisticsSpec`."""
+        return handler(_SPEC.core_schema)
 
 
 @router.post("/jobs/validations", tags=["jobs"], responses=_SUBMITTING)
@@ -69,6 +72,12 @@ async def list_jobs(
 async def get_job(job_id: Id, person: Reader, use: Use) -> JobView:
     """One job."""
     return await use.jobs.get(person, job_id)
+
+
+@router.get("/jobs/{job_id}/results", tags=["jobs"], responses=_PEOPLE)
+async def get_results(job_id: Id, person: Reader, use: Use) -> ResultsView:
+    """What a statistics job has found so far; hidden numbers are null."""
+    return await use.jobs.results(person, job_id)
 
 
 @router.get("/jobs/{job_id}/rounds", tags=["jobs"], responses=_PEOPLE)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from services.coordinator.auditing import Verdict
 from services.coordinator.dashboard.views import Audit, Check, Dataset, Job, Measure, Release, Round, Site, Task
+from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.views import JobView, RoundView, SiteView, TaskView
 
@@ -15,25 +16,37 @@ ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 def job(found: JobView) -> Job:
     """A job."""
     spec = found.spec
+    asks = isinstance(spec, StatisticsSpec)
+    model_name, recipe, strategy = _words(spec)
     return Job(
         id=found.id,
         name=found.name,
         federation_id=found.federation_id,
         state=found.state,
         reason=found.reason,
-        model_name=spec.model.name,
-        recipe=spec.recipe.name,
+        model_name=model_name,
+        recipe=recipe,
         dataset=spec.data.dataset,
-        strategy=f"{spec.strategy.name}, weighted {'equally' if spec.strategy.weighting == 'equal' else 'by examples'}",
+        strategy=strategy,
         engine=spec.engine,
-        rounds_done=found.progress.trained,
-        rounds_total=spec.rounds,
+        rounds_done=found.progress.asked if asks else found.progress.trained,
+        # How many rounds a statistics job takes depends on what it finds, until it has found it.
+        rounds_total=found.progress.asked if asks and found.state == "succeeded" else found.progress.rounds,
+        kind=spec.kind,
         created_at=found.created_at,
         ended_at=found.finished_at,
         version_id=found.version_id,
         waiting_since=found.waiting_since,
         spec=spec.model_dump(mode="json"),
     )
+
+
+def _words(spec: AnySpec) -> tuple[str, str, str]:
+    """The names of model, recipe and strategy; for a statistics job what it asks, in place of the recipe."""
+    if isinstance(spec, StatisticsSpec):
+        return "", ", ".join(dict.fromkeys(query.query for query in spec.queries)), ""
+    weighted = "equally" if spec.strategy.weighting == "equal" else "by examples"
+    return spec.model.name, spec.recipe.name, f"{spec.strategy.name}, weighted {weighted}"
 
 
 def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
@@ -119,6 +132,8 @@ def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
 
 def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
     """The versions that the job's rounds published, with the metrics that were measured for each."""
+    if isinstance(of_job.spec, StatisticsSpec):
+        return []
     measured = {item.number: item.metrics for item in rounds if item.metrics}
     found = []
     for item in rounds:

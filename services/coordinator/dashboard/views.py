@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
+from shared.statistics.results import Result
+
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_ROUND_STATES = frozenset({"published", "failed", "cancelled"})
 
@@ -118,6 +120,7 @@ class Job:
     ended_at: datetime | None
     version_id: str | None = None
     waiting_since: datetime | None = None  # since when too few sites are there for a round
+    kind: str = "train"
     spec: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -134,6 +137,7 @@ class JobPage:
     rounds: tuple[Round, ...]
     measures: tuple[Measure, ...]
     may_steer: bool
+    results: tuple[Result, ...] = ()  # of a statistics job
 
     @property
     def current(self) -> Round | None:

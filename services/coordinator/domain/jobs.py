@@ -3,10 +3,10 @@
 ``running ⇄ paused → succeeded | failed(reason) | cancelled``. One round is out at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from services.coordinator.domain.progress import (
     JOB_ENDED,
@@ -16,12 +16,15 @@ from services.coordinator.domain.progress import (
     Plan,
     Progress,
     Step,
+    next_question,
     next_step,
 )
-from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from services.coordinator.domain.statistics import session_of
 from services.coordinator.domain.validation import Resolved
 from shared.errors import Conflict
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from shared.statistics.session import Session
 from shared.wire.manifest import RoundKind
 
 LOOK_AGAIN: Final = timedelta(seconds=3)
@@ -45,11 +48,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job with its progress; `round_id` is the round that is out."""
+    """A job with its progress; `round_id` is the round that is out.
+
+    `context` of a training job goes to its sites. That of a statistics job holds what its rounds opened, by their
+    number, goes nowhere and is erased when the job ends; `results` is what may be shown.
+    """
 
     id: JobId
     federation_id: FederationId
-    spec: JobSpec
+    spec: AnySpec
     resolved: Resolved
     created_by: str
     created_at: datetime
@@ -62,6 +69,7 @@ class Job:
     version_digest: Digest | None = None
     context: Mapping[str, list[float]] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    results: tuple[Mapping[str, Any], ...] | None = None
     last_failure: str | None = None
     round_id: RoundId | None = None
     waiting_since: datetime | None = None
@@ -74,7 +82,9 @@ class Job:
 
     @property
     def plan(self) -> Plan:
-        """What the job is to do."""
+        """What the job is to do; one that trains."""
+        if isinstance(self.spec, StatisticsSpec):
+            raise TypeError("a statistics job trains nothing")
         stop = self.spec.evaluation.early_stop
         return Plan(
             rounds=self.spec.rounds,
@@ -87,7 +97,25 @@ class Job:
         """What to plan now: nothing while a round is out, or the job is paused or over."""
         if self.state is not JobState.RUNNING or self.round_id is not None:
             return None
+        if isinstance(self.spec, StatisticsSpec):
+            return next_question(self.progress, self.last_failure)
         return next_step(self.plan, self.progress, self.last_failure)
+
+    def session(self) -> Session:
+        """A statistics job's queries, after what was opened so far."""
+        if not isinstance(self.spec, StatisticsSpec):
+            raise TypeError("only a statistics job asks queries")
+        return session_of(self.spec, self.resolved, [self.context[str(at)] for at in range(self.progress.asked)])
+
+    def fits(self, sums: Sequence[float]) -> None:
+        """Raise `SumsMisfit` where these cannot be what a round of a statistics job opened."""
+        if isinstance(self.spec, StatisticsSpec):
+            self.session().take(sums)
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether the registry has to be asked for a model before a round is planned."""
+        return self.model_id is None and not isinstance(self.spec, StatisticsSpec)
 
     def starting_from(self, version_id: VersionId, digest: Digest) -> "Job":
         """Train on from a version that is there already."""
@@ -110,6 +138,8 @@ class Job:
         """Take in what a round published."""
         done = replace(self.progress, failures=0, settled=self.progress.settled + 1)
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
+        if isinstance(self.spec, StatisticsSpec):
+            return job.answered(outcome.values)
         if kind is RoundKind.STATISTICS:
             context = {**self.context, "statistics": list(outcome.values)}
             return replace(job, context=context, progress=replace(done, statistics_done=True))
@@ -126,6 +156,22 @@ class Job:
             progress=replace(done, has_model=True, trained=trained),
         )
 
+    def answered(self, sums: tuple[float, ...]) -> "Job":
+        """Take in what a round of a statistics job opened; raises `SumsMisfit`."""
+        session = self.session()
+        session.take(sums)
+        done = session.asked is None
+        context = {} if done else {**self.context, str(self.progress.asked): list(sums)}
+        results = tuple(result.model_dump(mode="json") for result in session.results)
+        progress = replace(
+            self.progress,
+            failures=0,
+            settled=self.progress.settled + 1,
+            asked=self.progress.asked + 1,
+            statistics_done=done,
+        )
+        return replace(self, context=context, results=results, progress=progress)
+
     def setback(self, reason: str, now: datetime, *, spent: bool = False) -> "Job":
         """A round ended without a result; `spent` when its sites had begun to open the sum, and will not do it again.
 
@@ -140,7 +186,8 @@ class Job:
         """The job is over."""
         if self.ended:
             raise JobOver(f"Job {self.id} is {self.state}.")
-        return replace(self, state=state, reason=reason, finished_at=now)
+        context = {} if isinstance(self.spec, StatisticsSpec) else self.context
+        return replace(self, state=state, reason=reason, finished_at=now, context=context)
 
     def pause(self) -> "Job":
         """Plan no further round; pausing twice is the same as once."""

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import Step
-from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
 from shared.secagg.quantise import plan_encoding, plan_sums
@@ -61,6 +61,8 @@ def train_encoding(summands: int, spec: JobSpec) -> Encoding:
 
 def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
     """The manifest of the job's next round."""
+    if isinstance(job.spec, StatisticsSpec):
+        return _asking(job, job.spec, step, settled)
     if job.model_id is None:
         raise ValueError("the job has no model in the registry yet")
     spec, recipe, size = job.spec, job.resolved.recipe, len(settled.cohort)
@@ -74,7 +76,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         attempt=step.attempt,
         kind=step.kind,
         engine=engine,
-        engine_params=dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {},
+        engine_params=_engine_params(engine, size),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
         data=DataRef(dataset=spec.data.dataset, features=job.resolved.features, label=job.resolved.label),
         model=_model(job) if measures else None,
@@ -90,6 +92,38 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
     )
+
+
+def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> RoundManifest:
+    """The manifest of a statistics job's next round: the recipe is told what to add up, and nothing that was opened."""
+    asked, size = job.session().asked, len(settled.cohort)
+    if asked is None:
+        raise ValueError("every query of the job is answered")
+    recipe = job.resolved.recipe
+    return RoundManifest(
+        federation_id=FederationId(job.federation_id),
+        job_id=JobId(job.id),
+        round_id=settled.round_id,
+        number=job.progress.settled,
+        attempt=step.attempt,
+        kind=step.kind,
+        engine=spec.engine,
+        engine_params=_engine_params(spec.engine, size),
+        recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=asked.model_dump(mode="json")),
+        data=DataRef(dataset=spec.data.dataset, features=tuple(sorted(asked.reads))),
+        encoding=plan_sums(summands=size),
+        cohort=settled.cohort,
+        min_cohort=min(spec.cohort.min, size),
+        target=size,
+        strategy=StrategyRef(name="sum"),
+        seed=derive_seed(spec.cohort.seed, step.task),
+        deadline_s=settled.deadline_s,
+        epoch=settled.epoch,
+    )
+
+
+def _engine_params(engine: str, size: int) -> dict[str, JsonValue]:
+    return dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {}
 
 
 def draft(manifest: RoundManifest) -> bool:

@@ -47,6 +47,7 @@ class Plan:
 class Progress:
     """What a job has done: its model, rounds trained, last evaluation, and failures of the step it is at.
 
+    `asked` counts the rounds of a statistics job that were answered.
     `settled` counts the steps that nobody will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
     """
@@ -57,6 +58,7 @@ class Progress:
     evaluated: int = 0
     failures: int = 0
     settled: int = 0
+    asked: int = 0
     scores: Sequence[Mapping[str, float]] = field(default=())
 
 
@@ -103,6 +105,15 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
     if progress.trained < plan.rounds:
         return Step(RoundKind.TRAIN, progress.trained + 1, attempt)
     return Finished(JobState.SUCCEEDED, "completed")
+
+
+def next_question(progress: Progress, last_failure: str | None = None) -> Step | Finished:
+    """The next round of a statistics job, or its end."""
+    if progress.failures >= MAX_ATTEMPTS_PER_STEP:
+        return Finished(JobState.FAILED, last_failure or "round-failed")
+    if progress.statistics_done:
+        return Finished(JobState.SUCCEEDED, "completed")
+    return Step(RoundKind.STATISTICS, progress.asked, progress.failures + 1)
 
 
 def should_stop(rule: EarlyStop, scores: Sequence[Mapping[str, float]]) -> bool:

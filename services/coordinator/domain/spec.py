@@ -1,16 +1,20 @@
 """What a scientist may ask for: the job document, with safe defaults. Unknown fields are refused."""
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from shared.ids import FederationId, VersionId
 from shared.secagg.engines import DEFAULT_ENGINE
+from shared.statistics.queries import Query
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
 MIN_COHORT: Final = 3
 """With two sites, each could subtract itself from the sum."""
+MIN_CELL: Final = 5
+"""Counts below this are not shown."""
 
 
 class Part(BaseModel):
@@ -115,6 +119,7 @@ class JobSpec(Part):
         },
     )
 
+    kind: Literal["train"] = "train"
     name: Name
     federation_id: FederationId
     model: ModelPart
@@ -127,3 +132,52 @@ class JobSpec(Part):
     update: UpdatePart = Field(default_factory=UpdatePart)
     evaluation: EvaluationPart = Field(default_factory=EvaluationPart)
     deadlines: DeadlinePart = Field(default_factory=DeadlinePart)
+
+
+class StatisticsData(Part):
+    """The data set by its name at the sites; the queries name the columns."""
+
+    dataset: Name
+
+
+class StatisticsSpec(Part):
+    """A job that asks, and trains nothing. `min_cell`: counts below it, and answers from fewer rows, are not shown."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "statistics",
+                    "name": "heart-figures",
+                    "federation_id": "fed_01m0dwh5mdaecm6yfk3d8y9c8v",
+                    "data": {"dataset": "heart"},
+                    "queries": [
+                        {"query": "mean", "columns": ["age", "chol"]},
+                        {"query": "histogram", "column": "age", "bins": 10},
+                    ],
+                }
+            ]
+        },
+    )
+
+    kind: Literal["statistics"]
+    name: Name
+    federation_id: FederationId
+    data: StatisticsData
+    queries: tuple[Annotated[Query, Field(discriminator="query")], ...] = Field(min_length=1, max_length=50)
+    cohort: CohortPart = Field(default_factory=CohortPart)
+    engine: Name = DEFAULT_ENGINE
+    min_cell: int = Field(default=MIN_CELL, ge=1, le=10**6)
+    deadlines: DeadlinePart = Field(default_factory=DeadlinePart)
+
+
+AnySpec = JobSpec | StatisticsSpec
+
+
+def spec_of(document: Mapping[str, Any]) -> AnySpec:
+    """A stored job document as its kind."""
+    form = StatisticsSpec if document.get("kind") == "statistics" else JobSpec
+    return form.model_validate(document)

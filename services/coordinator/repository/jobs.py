@@ -9,7 +9,7 @@ from sqlalchemy import Select, Table, insert, select, update
 
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
-from services.coordinator.domain.spec import JobSpec
+from services.coordinator.domain.spec import spec_of
 from services.coordinator.domain.validation import Resolved
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobEventRow, JobRow
@@ -141,6 +141,7 @@ def _values(job: Job) -> dict[str, Any]:
         "version_digest": job.version_digest,
         "context": dict(job.context),
         "progress": asdict(job.progress),
+        "results": None if job.results is None else [dict(result) for result in job.results],
         "last_failure": job.last_failure,
         "round_id": job.round_id,
         "waiting_since": job.waiting_since,
@@ -156,7 +157,7 @@ def _job(row: JobRow) -> Job:
     return Job(
         id=JobId(row.id),
         federation_id=FederationId(row.federation_id),
-        spec=JobSpec.model_validate(row.spec),
+        spec=spec_of(row.spec),
         resolved=Resolved.model_validate(row.resolved),
         created_by=row.created_by,
         created_at=row.created_at,
@@ -169,6 +170,7 @@ def _job(row: JobRow) -> Job:
         version_digest=Digest(row.version_digest) if row.version_digest else None,
         context=row.context,
         progress=Progress(**progress, scores=scores),
+        results=None if row.results is None else tuple(row.results),
         last_failure=row.last_failure,
         round_id=RoundId(row.round_id) if row.round_id else None,
         waiting_since=row.waiting_since,

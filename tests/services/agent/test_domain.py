@@ -223,3 +223,46 @@ def test_an_unquoted_null_is_the_recipe_of_that_name() -> None:
         {"federations": [], "recipes": [{"name": None, "digest": None}], "datasets": {}, "engines": []}
     )
     assert file.recipes[0].name == "null"
+
+
+ASKED = {
+    "measures": [{"measure": "moments", "columns": [{"column": "age"}]}],
+    "min_cell": 5,
+    "min_sites": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "rule", "wanted"),
+    [
+        ({}, {}, set()),
+        ({"min_cell": 4}, {}, {"policy-cell"}),
+        ({"min_cell": 4}, {"min_cell": 4}, set()),
+        ({}, {"measures": ["histogram"]}, {"policy-measures"}),
+        ({"measures": [{"measure": "moments", "columns": [{"column": "sick"}]}]}, {}, {"manifest-columns"}),
+        ({"measures": [{"measure": "rows", "columns": ["age"]}]}, {}, {"statistics-unreadable"}),
+        ({"min_sites": 2}, {}, {"policy-cohort"}),
+        ({}, {"min_cohort": 4}, {"policy-cohort"}),
+        ({}, {"max_sums": 8}, {"policy-sums"}),
+    ],
+)
+def test_statistics_are_judged_by_what_they_add_up(params, rule, wanted) -> None:
+    """What leaves is what the measures say, whatever the job calls itself."""
+    file = policies.PolicyFile.model_validate(
+        {
+            "federations": ["own"],
+            "recipes": ["statistics"],
+            "datasets": {"heart": {"columns": ["age", "sick"]}},
+            "engines": ["sealed"],
+            "statistics": rule,
+        }
+    )
+    manifest = changed(
+        kind="statistics",
+        model=None,
+        model_id=None,
+        recipe={"name": "statistics", "digest": CODE, "params": ASKED | params},
+        data={"dataset": "heart", "features": ["age"]},
+    )
+    facts = SiteFacts("site_a", "fed_1", {"statistics": CODE}, frozenset())
+    assert codes(manifest, policies.to_policy(file), facts) == wanted

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,6 +64,7 @@ class Neighbours:
     sites: dict[str, int] = field(default_factory=dict)
     keys_away: bool = False
     epoch: int = 1
+    add_up: Callable[[dict[str, Any]], list[float]] = lambda manifest: [4.0, 2.0, 1.0]
 
     async def commit(self, request: Request) -> JSONResponse:
         self.calls.append("commit")
@@ -168,7 +169,8 @@ class Neighbours:
         else:
             sums = [20.0, 10.0, 8.0, 2.0, 9.0, 1.0] + [0.0] * 400
             sums[6 + 150], sums[206 + 50] = 9.0, 11.0
-            result |= {"values": sums if kind == "evaluate" else [4.0, 2.0, 1.0], "metrics_layout": "binary"}
+            values = sums if kind == "evaluate" else self.add_up(found["manifest"]["manifest"])
+            result |= {"values": values, "metrics_layout": "binary"}
         found.update(state="published", result=result, got=count)
 
     async def post_model(self, request: Request) -> JSONResponse:

@@ -1,0 +1,179 @@
+"""Statistics jobs: are they ones that can run, and what does their next round ask?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from services.coordinator.domain import spec as parts
+from services.coordinator.domain.spec import StatisticsSpec
+from services.coordinator.domain.validation import (
+    Findings,
+    Resolved,
+    SiteFacts,
+    Verdict,
+    World,
+    check_cohort,
+    check_protection,
+    find_recipe,
+    having,
+    holders_of,
+    parse_fields,
+    pointer,
+    profile_of,
+    schema_of,
+)
+from shared.statistics.measures import MAX_SUMS, SALT
+from shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
+from shared.statistics.session import Session
+from shared.statistics.steps import Setting
+from shared.wire.profiles import Column
+
+RECIPE: Final = "statistics"
+MAX_TERMS: Final = 500
+MAX_CENTRES: Final = 4096
+"""Numbers of all k-means centres: they travel in each round's manifest."""
+
+
+def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
+    """The verdict on a document of kind `statistics`; raises `JobInvalid` with every error that was found."""
+    findings = Findings()
+    queries = _queries(document.get("queries"), findings)
+    plain = {**document, "queries": [{"query": "mean", "columns": ["_"]}]} if "queries" in document else document
+    parsed = parse_fields(plain, StatisticsSpec, findings)
+    if not world.federation_known and "federation_id" in parsed:
+        findings.error("/federation_id", "there is no such federation")
+    check_protection(parsed.get("cohort"), parsed.get("engine"), world, findings)
+    if parsed.get("min_cell") == 1:
+        findings.warn("/min_cell", "a count of one is shown as it is: it may be one person")
+    resolved = _resolve(parsed, queries, world, findings)
+    if findings.errors or resolved is None:
+        raise findings.refusal()
+    return Verdict(StatisticsSpec.model_validate(document), resolved, tuple(findings.warnings))
+
+
+def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> Session:
+    """The job's queries after these rounds; raises `SumsMisfit`."""
+    columns = {column.name: column for column in resolved.columns}
+    return Session(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min), history)
+
+
+def rounds_of(spec: StatisticsSpec) -> int:
+    """How many rounds the job takes at most."""
+    return max(most_rounds(query) for query in spec.queries)
+
+
+def _queries(given: object, findings: Findings) -> dict[int, Query]:
+    """The queries that are well formed, by their place; the others' errors go to the findings."""
+    if not isinstance(given, Sequence) or isinstance(given, str) or not 1 <= len(given) <= 50:
+        if given is not None:
+            findings.error("/queries", "a list of 1 to 50 queries is needed")
+        return {}
+    found: dict[int, Query] = {}
+    for place, document in enumerate(given):
+        kind = document.get("query") if isinstance(document, Mapping) else None
+        if not isinstance(kind, str) or kind not in QUERIES:
+            findings.error(pointer(["queries", place, "query"]), f"one of {', '.join(QUERIES)} is needed")
+            continue
+        try:
+            found[place] = QUERIES[kind].model_validate(document)
+        except ValidationError as error:
+            for item in error.errors(include_url=False, include_input=False, include_context=False):
+                findings.error(pointer(["queries", place, *item["loc"]]), item["msg"].removeprefix("Value error, "))
+    return found
+
+
+def _resolve(
+    parsed: Mapping[str, Any], queries: Mapping[int, Query], world: World, findings: Findings
+) -> Resolved | None:
+    data: parts.StatisticsData | None = parsed.get("data")
+    active = [site for site in world.sites if site.active and site.profile is not None]
+    recipe = find_recipe(RECIPE, "/kind", active, findings)
+    if data is None or recipe is None:
+        return None
+    able = [site for site in holders_of(data.dataset, active, findings) if recipe in profile_of(site).recipes]
+    wanted = [place for at, query in queries.items() for place in _places(at, query)]
+    eligible = having(wanted, data.dataset, able, findings) if able else []
+    # Where a misspelt column leaves no site, the other columns are still judged.
+    asked = eligible or able
+    columns = {name: _column(path, name, data.dataset, asked, findings) for path, name in reversed(wanted)}
+    check_cohort(parsed.get("cohort"), eligible, findings)
+    known = {name: column for name, column in columns.items() if column is not None}
+    _check_queries(queries, known, findings)
+    return Resolved(
+        recipe=recipe,
+        features=tuple(sorted(known)),
+        label=None,
+        weight_unit=1,
+        eligible=tuple(sorted(site.id for site in eligible)),
+        columns=tuple(known[name] for name in sorted(known)),
+    )
+
+
+def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:
+    """Where in the document each column is named."""
+    for field in ("column", "target"):
+        if hasattr(query, field):
+            yield pointer(["queries", at, field]), getattr(query, field)
+    for field in ("columns", "features"):
+        for place, name in enumerate(getattr(query, field, ())):
+            yield pointer(["queries", at, field, place]), name
+
+
+def _column(path: str, name: str, dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> Column | None:
+    """The column as all sites can be asked for it: one type, and the categories that any of them has."""
+    found = [column for site in sites for column in schema_of(site, dataset).columns if column.name == name]
+    if not found:
+        return None
+    types = {column.type for column in found}
+    if len(types) > 1:
+        findings.error(path, f"the column {name!r} is {' here and '.join(sorted(types))} there")
+        return None
+    texts = tuple(dict.fromkeys(text for column in found for text in column.categories or ()))
+    if any(set(column.categories or ()) != set(texts) for column in found):
+        findings.warn(path, f"the sites list other categories of {name!r}; all of them are used")
+    return found[0].model_copy(update={"categories": texts or None})
+
+
+def _check_queries(queries: Mapping[int, Query], columns: Mapping[str, Column], findings: Findings) -> None:
+    """Whether each query fits its columns' types, and all fit into a round."""
+    whole = SALT
+    for at, query in queries.items():
+        fits = True
+        for path, name in _places(at, query):
+            column = columns.get(name)
+            problem = None if column is None else _misfit(query, column)
+            if problem is not None:
+                findings.error(path, problem)
+            fits = fits and column is not None and problem is None
+        if fits:
+            places = {name: len(columns[name].categories or (name,)) for _, name in _places(at, query)}
+            whole += most_sums(query, places)
+            _check_size(at, query, places, findings)
+    if whole > MAX_SUMS:
+        findings.error("/queries", f"a round would open {whole} numbers, more than {MAX_SUMS}: ask for less")
+
+
+def _misfit(query: Query, column: Column) -> str | None:
+    """What is wrong with this column in this query."""
+    name = column.name
+    if name in query.numbers:
+        if column.type == "number":
+            return None
+        hint = "; ask for a contingency" if column.type == "category" else ""
+        return f"{name!r} is a {column.type}, and {query.query} needs numbers{hint}"
+    if column.type == "category" or (column.type == "number" and isinstance(query, Regression)):
+        return None
+    if column.type == "number":
+        return f"{name!r} holds numbers: give its values or the edges of its intervals"
+    return f"{name!r} is a {column.type}, of which there are no statistics"
+
+
+def _check_size(at: int, query: Query, places: Mapping[str, int], findings: Findings) -> None:
+    if isinstance(query, Regression) and terms_of(query, places) > MAX_TERMS:
+        findings.error(pointer(["queries", at, "features"]), f"{terms_of(query, places)} terms, more than {MAX_TERMS}")
+    if isinstance(query, KMeans) and query.starts * query.clusters * len(query.columns) > MAX_CENTRES:
+        findings.error(
+            pointer(["queries", at, "clusters"]),
+            f"starts × clusters × columns is more than {MAX_CENTRES}: ask for fewer",
+        )

@@ -1,0 +1,165 @@
+"""What a site adds up for a measure: pure, from its rows to float64 sums."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.statistics import clusters, ranges
+from shared.statistics.measures import (
+    Axis,
+    Clusters,
+    Histogram,
+    Measure,
+    MeasureInvalid,
+    Moments,
+    Products,
+    Ranges,
+    Scaled,
+    Table,
+    Term,
+)
+from shared.statistics.moments import sums_of
+from shared.wire.profiles import Column
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A site's rows: float64[n, c], a category as its place in the site's own list, NaN where missing."""
+
+    columns: tuple[Column, ...]
+    values: Floats
+
+    def column(self, name: str) -> Column:
+        """The column's declaration; raises `MeasureInvalid`."""
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise MeasureInvalid(f"the column {name} was not asked for")
+        return found
+
+    def numbers(self, name: str) -> Floats:
+        """float64[n] of a number column; raises `MeasureInvalid`."""
+        if self.column(name).type != "number":
+            raise MeasureInvalid(f"the column {name} holds no numbers")
+        return self._at(name)
+
+    def places(self, name: str, texts: Sequence[str]) -> Floats:
+        """float64[n]: each category's place among `texts`, NaN for missing and other ones; raises `MeasureInvalid`."""
+        own = self.column(name).categories
+        if own is None:
+            raise MeasureInvalid(f"the column {name} holds no categories")
+        wanted = {text: float(place) for place, text in enumerate(texts)}
+        lookup = np.array([wanted.get(text, np.nan) for text in own] + [np.nan])
+        values = self._at(name)
+        return lookup[np.where(np.isfinite(values), values, len(own)).astype(np.int64)]
+
+    def _at(self, name: str) -> Floats:
+        place = [column.name for column in self.columns].index(name)
+        found: Floats = self.values[:, place]
+        return found
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def count(measure: Measure, rows: Rows) -> Floats:
+    """The site's sums, float64[measure.length]; raises `MeasureInvalid`."""
+    return _COUNTERS[type(measure)](measure, rows)
+
+
+def _moments(measure: Moments, rows: Rows) -> Floats:
+    made = [np.array([float(len(rows))])]
+    for column in measure.columns:
+        inside, known, outside = _inside(column, rows)
+        made += [np.array([float(known > outside), known - outside, outside]), sums_of(inside[:, None])[1:, 0]]
+    return np.concatenate(made)
+
+
+def _inside(column: Scaled, rows: Rows) -> tuple[Floats, float, float]:
+    """Scaled values, NaN where missing or outside; how many are known, and how many of those outside."""
+    values = rows.numbers(column.column)
+    known = np.isfinite(values)
+    low = -np.inf if column.low is None else column.low
+    high = np.inf if column.high is None else column.high
+    good = known & (values >= low) & (values <= high)
+    scaled = np.where(good, (values - column.centre) / column.scale, np.nan)
+    return scaled, float(known.sum()), float(known.sum() - good.sum())
+
+
+def _ranges(measure: Ranges, rows: Rows) -> Floats:
+    made = []
+    for name in measure.columns:
+        values = rows.numbers(name)
+        values = values[np.isfinite(values)]
+        made += [np.array([float(values.size > 0), float(values.size)]), ranges.counts_by_size(values)]
+    return np.concatenate(made)
+
+
+def _histogram(measure: Histogram, rows: Rows) -> Floats:
+    values = rows.numbers(measure.column)
+    values = values[np.isfinite(values)]
+    edges = np.array(measure.edges) if measure.edges else np.linspace(measure.low, measure.high, measure.bins + 1)
+    below, above = float((values < edges[0]).sum()), float((values > edges[-1]).sum())
+    inside, _ = np.histogram(values, bins=edges)
+    head = [float(values.size > 0), float(len(rows)), float(values.size), below, above]
+    return np.concatenate([head, inside.astype(np.float64)])
+
+
+def _table(measure: Table, rows: Rows) -> Floats:
+    code = np.zeros(len(rows), np.int64)
+    for axis in measure.axes:
+        places = _places(axis, rows)
+        code = code * axis.size + np.where(np.isfinite(places), places, axis.size - 1).astype(np.int64)
+    cells = np.bincount(code, minlength=measure.length - 2)
+    return np.concatenate([[float(len(rows) > 0), float(len(rows))], cells.astype(np.float64)])
+
+
+def _places(axis: Axis, rows: Rows) -> Floats:
+    """float64[n]: each row's place on the axis, NaN for missing and other values."""
+    if axis.texts:
+        return rows.places(axis.column, axis.texts)
+    values = rows.numbers(axis.column)
+    if axis.values:
+        same = values[:, None] == np.array(axis.values)
+        return np.where(same.any(axis=1), same.argmax(axis=1), np.nan)
+    edges = np.array(axis.edges)
+    places = np.searchsorted(edges, values, side="right") - 1.0
+    places[values == edges[-1]] = edges.size - 2
+    return np.where(np.isfinite(values) & (places >= 0) & (places < edges.size - 1), places, np.nan)
+
+
+def _products(measure: Products, rows: Rows) -> Floats:
+    terms = np.stack([_term(term, rows) for term in measure.terms], axis=1)
+    terms = terms[np.isfinite(terms).all(axis=1)]
+    upper = (terms.T @ terms)[np.triu_indices(terms.shape[1])]
+    return np.concatenate([[float(len(terms) > 0), float(len(rows)), float(len(terms))], terms.sum(axis=0), upper])
+
+
+def _term(term: Term, rows: Rows) -> Floats:
+    if term.text is None:
+        return (rows.numbers(term.column) - term.centre) / term.scale
+    texts = rows.column(term.column).categories or ()
+    places = rows.places(term.column, texts)
+    wanted = texts.index(term.text) if term.text in texts else -1
+    return np.where(np.isfinite(places), (places == wanted).astype(np.float64), np.nan)
+
+
+def _clusters(measure: Clusters, rows: Rows) -> Floats:
+    values = np.stack([_inside(column, rows)[0] for column in measure.columns], axis=1)
+    values = values[np.isfinite(values).all(axis=1)]
+    steps = [clusters.pack(clusters.step_of(values, np.array(start))) for start in measure.starts]
+    return np.concatenate([[float(len(values) > 0), float(len(rows)), float(len(values))], *steps])
+
+
+_COUNTERS: Final[Mapping[type, Callable[[Any, Rows], Floats]]] = {
+    Moments: _moments,
+    Ranges: _ranges,
+    Histogram: _histogram,
+    Table: _table,
+    Products: _products,
+    Clusters: _clusters,
+}

@@ -1,0 +1,261 @@
+"""What a scientist may ask of the data of a federation."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.statistics.measures import MAGNITUDES, MAX_BINS, Value
+from shared.wire.manifest import Document, Name
+
+Range = tuple[Value, Value]
+Columns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=200)]
+
+
+class _Query(Document):
+    """What every query has; `name` is how its result is called."""
+
+    name: Name | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        named = getattr(self, "columns", None) or (getattr(self, "column", None) or getattr(self, "target", ""),)
+        return self.name or f"{getattr(self, 'query', '').replace('_', '-')} of {', '.join(named)}"
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return ()
+
+    @property
+    def either(self) -> tuple[str, ...]:
+        """The columns that may hold numbers or categories."""
+        return ()
+
+
+class Moment(_Query):
+    """How many values, their sum, mean or variance, for each column; `ranges` leaves values outside out."""
+
+    query: Literal["count", "sum", "mean", "variance"]
+    columns: Columns
+    ranges: dict[Name, Range] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> Self:
+        _distinct(self.columns)
+        for name, bounds in self.ranges.items():
+            _rising(bounds, f"the range of {name}")
+            if name not in self.columns:
+                raise ValueError(f"there is a range for {name}, which is not among the columns")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return self.columns
+
+
+class Histogram(_Query):
+    """Counts of equal bins over `range`, or between `edges`; without either, the range is found first."""
+
+    query: Literal["histogram"]
+    column: Name
+    bins: int = Field(default=10, ge=1, le=1000)
+    range: Range | None = None
+    edges: tuple[Value, ...] | None = Field(default=None, min_length=2, max_length=1001)
+
+    @model_validator(mode="after")
+    def _edges_fit(self) -> Self:
+        if self.range is not None and self.edges is not None:
+            raise ValueError("give a range or edges, not both")
+        _rising(self.range, "the range")
+        _rising(self.edges, "edges")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.column,)
+
+
+class Quantiles(_Query):
+    """Values below which these shares lie, from a dyadic tree of 2**depth leaves over `range`."""
+
+    query: Literal["quantiles"]
+    column: Name
+    probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.25, 0.5, 0.75), min_length=1, max_length=99
+    )
+    range: Range | None = None
+    depth: int = Field(default=10, ge=1, le=MAX_BINS.bit_length() - 1)
+
+    @model_validator(mode="after")
+    def _range_fits(self) -> Self:
+        _rising(self.range, "the range")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.column,)
+
+
+class Contingency(_Query):
+    """Counts by one or two columns. A number column needs its `values` or the `edges` of its intervals."""
+
+    query: Literal["contingency"]
+    columns: tuple[Name, ...] = Field(min_length=1, max_length=2)
+    values: dict[Name, Annotated[tuple[Value, ...], Field(min_length=1, max_length=1000)]] = Field(default_factory=dict)
+    edges: dict[Name, Annotated[tuple[Value, ...], Field(min_length=2, max_length=1001)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> Self:
+        _distinct(self.columns)
+        for name in (*self.values, *self.edges):
+            if name not in self.columns:
+                raise ValueError(f"{name} is not among the columns")
+            if name in self.values and name in self.edges:
+                raise ValueError(f"give values or edges of {name}, not both")
+        for name, edges in self.edges.items():
+            _rising(edges, f"the edges of {name}")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return tuple(name for name in self.columns if name in self.values or name in self.edges)
+
+    @property
+    def either(self) -> tuple[str, ...]:
+        """The columns that may hold numbers or categories."""
+        return tuple(name for name in self.columns if name not in self.numbers)
+
+
+class Correlation(_Query):
+    """Pearson's correlations over rows in which all columns are known."""
+
+    query: Literal["correlation"]
+    columns: Annotated[tuple[Name, ...], Field(min_length=2, max_length=100)]
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _distinct(self.columns)
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return self.columns
+
+
+class Regression(_Query):
+    """Least squares of `target` on `features`; a category becomes indicators, its first text the reference."""
+
+    query: Literal["regression"]
+    target: Name
+    features: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
+    ridge: float = Field(default=0.0, ge=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _distinct((*self.features, self.target))
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.target,)
+
+    @property
+    def either(self) -> tuple[str, ...]:
+        """The columns that may hold numbers or categories."""
+        return self.features
+
+
+class KMeans(_Query):
+    """Groups of similar rows, in columns scaled by mean and deviation; a round for each step."""
+
+    query: Literal["k_means"]
+    columns: Annotated[tuple[Name, ...], Field(min_length=1, max_length=50)]
+    clusters: int = Field(default=3, ge=2, le=50)
+    iterations: int = Field(default=20, ge=1, le=100)
+    starts: int = Field(default=4, ge=1, le=16)
+    seed: int = Field(default=0, ge=0, lt=2**53)
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _distinct(self.columns)
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return self.columns
+
+
+Query = Moment | Histogram | Quantiles | Contingency | Correlation | Regression | KMeans
+QUERIES: Final[Mapping[str, type[Any]]] = {
+    "count": Moment,
+    "sum": Moment,
+    "mean": Moment,
+    "variance": Moment,
+    "histogram": Histogram,
+    "quantiles": Quantiles,
+    "contingency": Contingency,
+    "correlation": Correlation,
+    "regression": Regression,
+    "k_means": KMeans,
+}
+
+
+def reads(query: Query) -> tuple[str, ...]:
+    """The columns that a query reads."""
+    return (*query.numbers, *query.either)
+
+
+def most_rounds(query: Query) -> int:
+    """How many rounds it takes at most."""
+    if isinstance(query, KMeans):
+        return 1 + query.iterations
+    if isinstance(query, Histogram):
+        return 1 if query.range is not None or query.edges is not None else 2
+    if isinstance(query, Quantiles):
+        return 1 if query.range is not None else 2
+    if isinstance(query, Moment):
+        return 2 if query.query == "variance" else 1
+    return 1 if isinstance(query, Contingency) else 2
+
+
+def most_sums(query: Query, places: Mapping[str, int]) -> int:
+    """How many sums its largest round has; `places` counts a column's categories, 1 for a number."""
+    if isinstance(query, Moment | Histogram | Quantiles):
+        if isinstance(query, Moment):
+            return 1 + 5 * len(query.columns)
+        leaves = 2**query.depth if isinstance(query, Quantiles) else len(query.edges or range(query.bins + 1)) - 1
+        return max(5 + leaves, 2 + MAGNITUDES)
+    if isinstance(query, Contingency):
+        sizes = [len(query.values.get(name, query.edges.get(name, range(places[name])))) + 1 for name in query.columns]
+        return 2 + prod(sizes)
+    if isinstance(query, KMeans):
+        return 3 + query.starts * query.clusters * (len(query.columns) + 2)
+    terms = terms_of(query, places)
+    return 3 + terms + terms * (terms + 1) // 2
+
+
+def terms_of(query: Correlation | Regression, places: Mapping[str, int]) -> int:
+    """How many terms a linear model has, the target among them."""
+    if isinstance(query, Correlation):
+        return len(query.columns)
+    return 1 + sum(max(1, places[name] - 1) for name in query.features)
+
+
+def _distinct(names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names):
+        raise ValueError("a column is named twice")
+
+
+def _rising(values: tuple[float, ...] | None, what: str) -> None:
+    if values is not None and list(values) != sorted(set(values)):
+        raise ValueError(f"{what} must rise")

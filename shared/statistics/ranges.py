@@ -1,0 +1,54 @@
+"""A column's range from counts by size, without anyone's smallest or largest value.
+
+Source of the idea: Wilson et al., Differentially Private SQL with Bounded User Contribution (PETS 2020), section 5.1.1
+(approximate bounds); here without noise, with a minimum count instead. Values fall into steps of one eighth of an
+octave, from 2**-20 to 2**41 on both sides of zero; smaller ones count as zero. The range ends where at least `least`
+values lie further out.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.statistics.measures import MAGNITUDES
+
+Floats = npt.NDArray[np.float64]
+STEPS: Final = 8
+LOWEST: Final = -20
+HALF: Final = MAGNITUDES // 2
+
+
+def _edges() -> Floats:
+    """The rising borders of positive steps, float64[HALF + 1]; the first stands for zero too."""
+    step = np.arange(HALF + 1)
+    return np.exp2(LOWEST + step // STEPS) * (1 + (step % STEPS) / STEPS)
+
+
+EDGES: Final = _edges()
+
+
+def counts_by_size(values: Floats) -> Floats:
+    """Counts float64[MAGNITUDES] of known values, from the most negative step over zero to the most positive."""
+    step = np.clip(np.searchsorted(EDGES, np.abs(values), side="right"), 0, HALF)
+    place = HALF + np.where(values < 0, -step, step)
+    return np.bincount(place, minlength=MAGNITUDES).astype(np.float64)
+
+
+def range_of(counts: Floats, least: int) -> tuple[float, float] | None:
+    """A range that holds all but fewer than `least` values at each end; nothing where there are fewer in all."""
+    if counts.sum() < 2 * least:
+        return None
+    low = int(np.searchsorted(np.cumsum(counts), least))
+    high = MAGNITUDES - 1 - int(np.searchsorted(np.cumsum(counts[::-1]), least))
+    return _lower(low), _upper(high)
+
+
+def _lower(place: int) -> float:
+    step = place - HALF
+    return 0.0 if step == 0 else float(EDGES[step - 1] if step > 0 else -EDGES[-step])
+
+
+def _upper(place: int) -> float:
+    step = place - HALF
+    return float(EDGES[0] if step == 0 else EDGES[step] if step > 0 else -EDGES[-step - 1])

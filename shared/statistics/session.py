@@ -1,0 +1,96 @@
+"""All queries of one job, step by step: what to ask next, given everything that was opened so far."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from shared.errors import Invalid
+from shared.statistics import models, queries, tallies
+from shared.statistics.measures import SALT, Asked, Measure
+from shared.statistics.queries import Query
+from shared.statistics.results import Result
+from shared.statistics.steps import Setting, Steps, Unusable, Withheld
+
+_STEPS: Final[Mapping[type, Callable[[Any, Setting], Steps[Any]]]] = {
+    queries.Moment: tallies.moment,
+    queries.Histogram: tallies.histogram,
+    queries.Quantiles: tallies.quantiles,
+    queries.Contingency: tallies.contingency,
+    queries.Correlation: models.correlation,
+    queries.Regression: models.regression,
+    queries.KMeans: models.k_means,
+}
+_RESULT: Final[TypeAdapter[Result]] = TypeAdapter(Result)
+
+
+class SumsMisfit(Invalid):
+    """The opened sums are not those that were asked for."""
+
+
+class Session:
+    """The queries of a job. Measures that several queries ask for are asked once."""
+
+    def __init__(self, asked: Sequence[Query], setting: Setting, history: Iterable[Sequence[float]] = ()) -> None:
+        """Go through what was opened before; raises `SumsMisfit`."""
+        self._setting = setting
+        self._queries = tuple(asked)
+        self._runs = [_STEPS[type(query)](query, setting) for query in asked]
+        self._answers: list[Result | None] = [None] * len(self._runs)
+        self._wanted: list[Measure | None] = [None] * len(self._runs)
+        for place in range(len(self._runs)):
+            self._send(place, None)
+        for sums in history:
+            self.take(sums)
+
+    @property
+    def asked(self) -> Asked | None:
+        """What the next round asks; nothing when every query is answered."""
+        unique = dict.fromkeys(measure for measure in self._wanted if measure is not None)
+        if not unique:
+            return None
+        return Asked(measures=tuple(unique), min_cell=self._setting.min_cell, min_sites=self._setting.min_sites)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The answers so far, in the queries' order."""
+        return tuple(answer for answer in self._answers if answer is not None)
+
+    def take(self, sums: Sequence[float]) -> None:
+        """Take in what a round opened; raises `SumsMisfit`."""
+        asked = self.asked
+        vector = np.asarray(sums, np.float64)
+        if asked is None or vector.shape != (asked.length,):
+            wanted = 0 if asked is None else asked.length
+            raise SumsMisfit(f"{vector.size} sums came, {wanted} were asked for")
+        found: dict[Measure, npt.NDArray[np.float64]] = {}
+        start = SALT
+        for measure in asked.measures:
+            found[measure] = vector[start : start + measure.length]
+            start += measure.length
+        for place, measure_of in enumerate(tuple(self._wanted)):
+            if measure_of is not None:
+                self._send(place, found[measure_of])
+
+    def _send(self, place: int, sums: npt.NDArray[np.float64] | None) -> None:
+        """Move one query on. Sums that no honest sites give make its answer unusable, and never the job stuck."""
+        run, self._wanted[place] = self._runs[place], None
+        try:
+            self._wanted[place] = next(run) if sums is None else run.send(sums)
+        except StopIteration as end:
+            self._answers[place] = end.value
+        except Withheld as why:
+            self._answers[place] = self._without(place, "withheld", str(why))
+        except Unusable as why:
+            self._answers[place] = self._without(place, "unusable", str(why))
+        except (ValidationError, ValueError, ArithmeticError, np.linalg.LinAlgError):
+            self._answers[place] = self._without(place, "unusable", "the sums fit no data: some site gave wrong ones")
+
+    def _without(self, place: int, status: str, note: str) -> Result:
+        query = self._queries[place]
+        known = {name: getattr(query, name) for name in ("column", "target") if hasattr(query, name)}
+        return _RESULT.validate_python(
+            {"name": query.title, "query": query.query, "status": status, "note": note, **known}
+        )

@@ -1,0 +1,49 @@
+"""The example's real records, split over its four hospitals, and a federation that only adds up."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recipes.datasets import load_dataset, read_datasets
+from shared.statistics.counting import Rows, count
+from shared.statistics.measures import SALT, asked_of
+from shared.statistics.queries import QUERIES
+from shared.statistics.results import Result
+from shared.statistics.session import Session
+from shared.statistics.steps import Setting
+from shared.wire.profiles import Column
+
+FOLDER = Path(__file__).parents[3] / "examples" / "hospital"
+SITES = ("cleveland", "hungarian", "switzerland", "va")
+
+
+def frame() -> pd.DataFrame:
+    records = pd.read_csv(FOLDER / "heart_disease.csv")
+    records.loc[records.chol == 0, "chol"] = np.nan
+    return records
+
+
+def hospital(name: str) -> Rows:
+    entry = read_datasets(FOLDER / "datasets" / f"{name}.yaml")["heart"]
+    data = load_dataset(entry, [column.name for column in entry.columns], labelled=False)
+    return Rows(data.columns, data.features)
+
+
+def setting(sites: Sequence[Rows], min_cell: int = 5, min_sites: int = 3) -> Setting:
+    columns: dict[str, Column] = {column.name: column for column in sites[0].columns}
+    return Setting(columns, min_cell, min_sites)
+
+
+def federate(sites: Sequence[Rows], *queries: dict[str, object], min_cell: int = 5, min_sites: int = 3) -> list[Result]:
+    """What the platform would answer, were its sums exact."""
+    asked = [QUERIES[str(query["query"])].model_validate(query) for query in queries]
+    session = Session(asked, setting(sites, min_cell, min_sites))
+    history: list[list[float]] = []
+    while (wanted := session.asked) is not None:
+        request = asked_of(wanted.model_dump(mode="json"))
+        parts = [np.concatenate([np.zeros(SALT), *(count(m, rows) for m in request.measures)]) for rows in sites]
+        history.append(np.sum(parts, axis=0).tolist())
+        session = Session(asked, setting(sites, min_cell, min_sites), history)
+    return list(session.results)
