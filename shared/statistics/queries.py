@@ -21,7 +21,7 @@ class _Query(Document):
     @property
     def title(self) -> str:
         """What to call it."""
-        named = getattr(self, "columns", None) or (getattr(self, "column", None) or getattr(self, "target", ""),)
+        named: tuple[str, ...] = getattr(self, "columns", ()) or (getattr(self, "column", getattr(self, "target", "")),)
         return self.name or f"{getattr(self, 'query', '').replace('_', '-')} of {', '.join(named)}"
 
     @property
