@@ -54,6 +54,10 @@ class Field(ABC):
     def vector(self, values: Iterable[int]) -> Vector:
         """A vector of integers of any size and sign, reduced."""
 
+    def squared_norm(self, values: npt.NDArray[np.int64]) -> int:
+        """The sum of squares of int64[n] over the integers; where it is 2**63 or more, roughly."""
+        return sum(value * value for value in values.tolist())
+
     @abstractmethod
     def signed(self, values: npt.NDArray[np.int64]) -> Vector:
         """A vector from int64[n]."""
@@ -65,6 +69,10 @@ class Field(ABC):
     @abstractmethod
     def encode(self, vector: Vector) -> bytes:
         """Little-endian, `size` bytes an element."""
+
+    def octets(self, vector: Vector) -> Octets:
+        """What `encode` gives, without a copy where that can be."""
+        return self.encode(vector)
 
     @abstractmethod
     def decode(self, data: Octets) -> Vector:
@@ -113,6 +121,12 @@ class Field(ABC):
     @abstractmethod
     def transform(self, rows: Vector, *, inverse: bool = False) -> Vector:
         """The number-theoretic transform of each column of [n, m]: coefficients to values at powers of `root(n)`."""
+
+    def between(self, rows: Vector) -> Vector:
+        """From values at the powers of `root(n)` to those at odd powers of `root(2 n)`, for each column of [n, m]."""
+        n = rows.shape[0]
+        turned = [self.powers(self.root(2 * n), n)] * rows.shape[1]
+        return self.transform(self.multiply(self.transform(rows, inverse=True), np.stack(turned, axis=1)))
 
     @abstractmethod
     def sum_products(self, rows: Vector) -> Vector:

@@ -1,5 +1,6 @@
 """Field64: vectors are uint64[n] in [0, p), matrices uint64[n, m], computed by `kernels64`."""
 
+import math
 from collections.abc import Iterable
 from functools import cache
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from shared.secagg.field64 import P
 from shared.vdaf import kernels64 as kernels
+from shared.vdaf import projections64
 from shared.vdaf.field import Field, Octets, Vector
 
 _WORD = np.dtype("<u8")
@@ -22,6 +24,10 @@ class Field64(Field):
     def vector(self, values: Iterable[int]) -> Vector:
         return np.array([int(value) % P for value in values], np.uint64)
 
+    def squared_norm(self, values: npt.NDArray[np.int64]) -> int:
+        rough, exact = kernels.squared_norm(np.ascontiguousarray(values, np.int64))
+        return int(exact) if rough < 2.0**63 else math.ceil(rough)
+
     def signed(self, values: npt.NDArray[np.int64]) -> Vector:
         out = np.empty(values.shape[0], np.uint64)
         kernels.from_signed(out, np.ascontiguousarray(values, np.int64))
@@ -32,7 +38,10 @@ class Field64(Field):
         return integers
 
     def encode(self, vector: Vector) -> bytes:
-        return vector.astype(_WORD, copy=False).tobytes()
+        return bytes(self.octets(vector))
+
+    def octets(self, vector: Vector) -> memoryview:
+        return np.ascontiguousarray(vector, _WORD).view(np.uint8).data
 
     def decode(self, data: Octets) -> Vector:
         self.check_length(data)
@@ -91,10 +100,16 @@ class Field64(Field):
         return out
 
     def transform(self, rows: Vector, *, inverse: bool = False) -> Vector:
-        out = rows.copy()
-        kernels.transform(out, self._roots(rows.shape[0], inverse))
+        n, out = rows.shape[0], np.empty(rows.shape, np.uint64)
+        kernels.transform(out, rows, _order(n), self._roots(n, inverse))
         if inverse:
-            kernels.scale_rows(out, np.full(rows.shape[0], self.inverse(rows.shape[0]), np.uint64))
+            kernels.scale(out, np.uint64(self.inverse(n)))
+        return out
+
+    def between(self, rows: Vector) -> Vector:
+        n, out = rows.shape[0], np.empty(rows.shape, np.uint64)
+        tables = self._roots(n, inverse=True), self._between_factors(n), self._roots(n, inverse=False)
+        kernels.between(out, rows, _order(n), *tables)
         return out
 
     @cache  # noqa: B019  (one field, a few sizes)
@@ -102,20 +117,35 @@ class Field64(Field):
         root = self.root(n)
         return self.powers(self.inverse(root) if inverse else root, max(n // 2, 1))
 
+    @cache  # noqa: B019
+    def _between_factors(self, n: int) -> Vector:
+        factors = self.powers(self.root(2 * n), n)
+        kernels.scale(factors.reshape(n, 1), np.uint64(self.inverse(n)))
+        return factors
+
     def sum_products(self, rows: Vector) -> Vector:
-        out = np.zeros(rows.shape[0], np.uint64)
+        out = np.empty(rows.shape[0], np.uint64)
         kernels.sum_products(out, rows)
         return out
 
     def sum_squares(self, rows: Vector) -> Vector:
-        out = np.zeros(rows.shape[0], np.uint64)
+        out = np.empty(rows.shape[0], np.uint64)
         kernels.sum_squares(out, rows)
         return out
 
     def project(self, vector: Vector, bits: npt.NDArray[np.uint8]) -> Vector:
         out = np.empty(bits.shape[0], np.uint64)
-        kernels.project(out, np.ascontiguousarray(vector), bits)
+        projections64.project(out, np.ascontiguousarray(vector), bits)
         return out
+
+
+@cache
+def _order(n: int) -> npt.NDArray[np.int64]:
+    """The permutation of 0 .. n - 1 that reverses the bits of an index."""
+    order = np.zeros(1, np.int64)
+    while order.size < n:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
 
 
 FIELD64 = Field64("Field64", P, pow(7, 4294967295, P), 32, 8)

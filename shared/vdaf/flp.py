@@ -13,7 +13,7 @@ from shared.vdaf.circuits import Circuit
 from shared.vdaf.errors import VdafRejected
 from shared.vdaf.field import Vector
 
-_COLUMNS = 32  # wires transformed together: they stay in a core's cache
+_COLUMNS = 16  # wires transformed together, a whole number of summands: they stay in a core's cache
 
 
 class Flp:
@@ -69,13 +69,16 @@ class Flp:
 
     def _gadget_values(self, wires: Vector) -> Vector:
         """The gadget of the wire polynomials, at the n powers of the n-th root of unity: [n]."""
-        field, gadget = self.field, self.circuit.gadget
+        field, gadget, p = self.field, self.circuit.gadget, self._p
         n, arity = power_of_two(self._poly_length), wires.shape[1]
-        total = field.zeros(n)
-        step = _COLUMNS if gadget.summand <= 2 and arity > 1 else arity
-        for start in range(0, arity, step):
-            columns = wires[:, start : start + step]
-            padded = field.zeros(n, columns.shape[1])
-            padded[: self._p] = field.transform(columns, inverse=True)
-            field.add_into(total, gadget.evaluate(field, field.transform(padded)))
-        return total
+        values = field.zeros(n)
+        if n != 2 * p:
+            padded = field.zeros(n, arity)
+            padded[:p] = field.transform(wires, inverse=True)
+            return gadget.evaluate(field, field.transform(padded))
+        values[0::2] = gadget.evaluate(field, wires)
+        odd = field.zeros(p)
+        for start in range(0, arity, _COLUMNS):
+            field.add_into(odd, gadget.evaluate(field, field.between(wires[:, start : start + _COLUMNS])))
+        values[1::2] = odd
+        return values

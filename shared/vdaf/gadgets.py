@@ -12,17 +12,18 @@ from shared.vdaf.field import Field, Vector
 
 
 class Gadget(Protocol):
-    """A polynomial in `arity` variables of total degree `degree`; `summand` inputs belong together."""
+    """A polynomial in `arity` variables of total degree `degree`.
+
+    One of degree 2 is a sum over inputs, or over pairs of them.
+    """
 
     @property
     def arity(self) -> int: ...
     @property
     def degree(self) -> int: ...
-    @property
-    def summand(self) -> int: ...
 
     def evaluate(self, field: Field, rows: Vector) -> Vector:
-        """One value for each row of inputs; a sum over any whole number of summands."""
+        """One value for each row of inputs; of a sum, any even number of inputs may be given."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Products:
 
     count: int
     degree = 2
-    summand = 2
 
     @property
     def arity(self) -> int:
@@ -47,7 +47,6 @@ class Squares:
 
     count: int
     degree = 2
-    summand = 1
 
     @property
     def arity(self) -> int:
@@ -63,7 +62,6 @@ class Polynomial:
 
     coefficients: tuple[int, ...]
     arity = 1
-    summand = 1
 
     @property
     def degree(self) -> int:

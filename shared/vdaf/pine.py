@@ -107,31 +107,28 @@ class Pine(Scheme):
         wr_parts = self._parts(ctx, Usage.WR_JOINT_RAND_PART, wr_blinds, nonce, [leader, *masks])
         results = self._project(ctx, b"".join(wr_parts), measurement[:d])
         measurement[head:] = field.vector(self._check_bits(field.integers(results)))
-        leader = measurement
+        rest = measurement[head:]
         for mask in masks:
-            leader = field.subtract(leader, mask)
+            rest = field.subtract(rest, mask[head:])
+        leader = np.concatenate([leader, rest])
         vf_blinds = [vf_blind, *(seeds.vf_blind for seeds in helpers)]
         vf_parts = self._parts(ctx, Usage.JOINT_RAND_PART, vf_blinds, nonce, [leader, *masks])
         encoded = Encoded(measurement[:d], measurement[d:], results)
         proofs = self._prove(ctx, encoded, prove_seed, self._joint_seed(ctx, Usage.JOINT_RAND_SEED, vf_parts))
         for j, seeds in enumerate(helpers, 1):
             proofs = field.subtract(proofs, self._proofs_share(ctx, j, seeds.proofs))
-        first = b"".join([field.encode(leader), field.encode(proofs), wr_blind, vf_blind])
+        first = b"".join([field.octets(leader), field.octets(proofs), wr_blind, vf_blind])
         return b"".join(wr_parts + vf_parts), [first, *(seeds.encode() for seeds in helpers)]
 
     def _squared_norm(self, vector: Integers) -> int:
         parameters = self.parameters
         if vector.shape != (parameters.dimension,):
             raise InputOutOfRange(f"the vector has shape {vector.shape}, the task {parameters.dimension} coordinates")
-        bound = parameters.l2_norm_bound
-        wide = vector.astype(np.float64)
-        norm = math.sqrt(float(wide @ wide))
-        if norm > bound * 1.001:
-            raise InputOutOfRange(f"the vector's norm is {norm:.6g} units, the bound is {bound}")
-        exact = int(vector @ vector) if bound < 2**31 else sum(value * value for value in vector.tolist())
-        if exact > parameters.squared_bound:
-            raise InputOutOfRange(f"the vector's squared norm is {exact}, the bound is {parameters.squared_bound}")
-        return exact
+        squared = self.field.squared_norm(vector)
+        if squared > parameters.squared_bound:
+            norm, bound = math.sqrt(squared), parameters.l2_norm_bound
+            raise InputOutOfRange(f"the vector's norm is {norm:.9g} units, the bound is {bound}")
+        return squared
 
     def _seeds(self, rand: bytes) -> tuple[list[_Seeds], bytes, bytes, bytes]:
         """Each helper's seeds; the leader's blinds; the prover's seed."""
@@ -291,7 +288,7 @@ class Pine(Scheme):
         ]
 
     def _part(self, ctx: bytes, usage: Usage, agg_id: int, blind: bytes, nonce: bytes, share: Vector) -> bytes:
-        return self._derive(ctx, usage, blind, bytes([agg_id]) + nonce, self.field.encode(share))
+        return self._derive(ctx, usage, blind, bytes([agg_id]) + nonce, self.field.octets(share))
 
     def _joint_seed(self, ctx: bytes, usage: Usage, parts: Sequence[bytes]) -> bytes:
         return self._derive(ctx, usage, bytes(self.xof.SEED_SIZE), b"".join(parts))
