@@ -56,11 +56,16 @@ class Aggregator:
         call = Call("PUT", path, content=lambda: _pieces(body), headers=headers, timeout=UPLOAD_TIMEOUT)
         return Receipt.model_validate_json((await self.link.ask(call)).content)
 
-    async def say(self, round_id: RoundId, step: str, message: bytes) -> None:
-        """Send a step's message until it is accepted or refused (Problem). The same bytes at every try."""
+    async def say(self, round_id: RoundId, step: str, message: bytes, *, wait_s: int = WAIT_S) -> bytes | None:
+        """Send a step's message until it is accepted or refused (Problem). The same bytes at every try.
+
+        The answer, where the step ends within `wait_s` of it; Problem also when this site has no part in what follows.
+        """
+        path = f"/v1/rounds/{round_id}/steps/{step}?wait_s={wait_s}"
         headers = {"content-type": MEDIA_TYPE}
-        call = Call("PUT", f"/v1/rounds/{round_id}/steps/{step}", body=message, headers=headers, timeout=UPLOAD_TIMEOUT)
-        await self.link.ask(call)
+        call = Call("PUT", path, body=message, headers=headers, timeout=ANSWER_TIMEOUT, answer_bytes=STEP_BYTES)
+        said = await self.link.ask(call)
+        return said.content if said.status_code == httpx.codes.OK else None
 
     async def answer(self, round_id: RoundId, step: str) -> bytes | None:
         """Wait for a step's end; None when it has not ended yet, Problem when this site has no part in what follows."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 import structlog
 
-from services.agent.aggregator import Aggregator
+from services.agent.aggregator import WAIT_S, Aggregator
 from services.agent.domain import TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
 from services.agent.link import Problem
@@ -65,8 +65,7 @@ class Exchange:
         for place, step in enumerate(self.before):
             if any(self._said(other) for other in self.before[place + 1 :]):
                 continue  # its answer was used already, and that to the last one is what is needed
-            await self._say(step, answer)
-            answer = await self._answer(step)
+            answer = await self._say(step, answer) or await self._answer(step)
         return answer
 
     def upload(self, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
@@ -96,26 +95,29 @@ class Exchange:
         for place, step in enumerate(self.after):
             if not any(self._said(other) for other in self.after[place + 1 :]):
                 phase(step)
-                if self._said(step) is None:
+                if answer is None and self._said(step) is None:
                     answer = await self._answer(previous)
-                await self._say(step, answer)
+                answer = await self._say(step, answer)
             previous = step
 
-    async def _say(self, step: str, answer: bytes | None) -> None:
-        """Speak once, durably, and send the bytes."""
+    async def _say(self, step: str, answer: bytes | None) -> bytes | None:
+        """Speak once, durably, and send the bytes; the answer, where the step ended soon."""
         manifest = self.seat.manifest
         message = self._said(step)
         again = message is not None
         if message is None:
             message = await asyncio.to_thread(self._speak, step, answer)
+        wait_s = 0 if self.after and step == self.after[-1] else WAIT_S  # the last step has no answer
+        found = None
         try:
-            await self._aggregator.say(manifest.round_id, step, message)
+            found = await self._aggregator.say(manifest.round_id, step, message, wait_s=wait_s)
         except Problem as problem:
             if not (again and problem.slug == STEP_CLOSED):
                 raise refused(problem) from problem
             log.info("step.closed", step=step)  # with these bytes or without them: the answer will tell
         point("agent.message.said")
         log.info("step.said", step=step, size=len(message), again=again)
+        return found
 
     def _speak(self, step: str, answer: bytes | None) -> bytes:
         """In a thread."""

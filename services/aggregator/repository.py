@@ -353,22 +353,43 @@ def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
     return query.returning(RoundRow)
 
 
+ROUND_COLUMNS = (
+    "id",
+    "phase",
+    "got",
+    "rejected",
+    "cohort_size",
+    "min_cohort",
+    "target",
+    "deadline",
+    "finish_by",
+    "step",
+    "step_missing",
+    "step_deadline",
+)
+
+
+def round_of(row: Any) -> Round:
+    """What the rules need, out of a row that has `ROUND_COLUMNS`."""
+    return Round(
+        id=RoundId(row.id),
+        phase=Phase(row.phase),
+        got=row.got,
+        rejected=row.rejected,
+        cohort_size=row.cohort_size,
+        min_cohort=row.min_cohort,
+        target=row.target,
+        deadline=row.deadline,
+        finish_by=row.finish_by,
+        step=row.step,
+        step_missing=row.step_missing or 0,
+        step_deadline=row.step_deadline,
+    )
+
+
 def _stored(row: RoundRow) -> Stored:
     return Stored(
-        round=Round(
-            id=RoundId(row.id),
-            phase=Phase(row.phase),
-            got=row.got,
-            rejected=row.rejected,
-            cohort_size=row.cohort_size,
-            min_cohort=row.min_cohort,
-            target=row.target,
-            deadline=row.deadline,
-            finish_by=row.finish_by,
-            step=row.step,
-            step_missing=row.step_missing or 0,
-            step_deadline=row.step_deadline,
-        ),
+        round=round_of(row),
         federation_id=row.federation_id,
         job_id=JobId(row.job_id),
         kind=row.kind,

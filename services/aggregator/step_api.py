@@ -26,7 +26,9 @@ from shared.web.problems import problems
 router = APIRouter(prefix="/v1", tags=["steps"])
 
 StepPath = Annotated[str, Path(pattern=r"^[a-z]{1,32}$", examples=["advertise"])]
-_BINARY: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+WaitQuery = Annotated[float, Query(ge=0, le=30)]
+_MEDIA_TYPE: Final = "application/octet-stream"
+_BINARY: Final[dict[str, Any]] = {_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 _MESSAGE: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "description": "The engine's message, at most 16 MiB.", "content": _BINARY}
 }
@@ -53,27 +55,33 @@ StepsNeeded = Annotated[Steps, Depends(_steps)]
     status_code=202,
     response_class=Response,
     openapi_extra=_MESSAGE,
-    responses=problems(
-        Unauthenticated,
-        Forbidden,
-        NotInCohort,
-        RoundUnknown,
-        StepUnknown,
-        StepDiffers,
-        StepNotOpen,
-        StepClosed,
-        SiteFellOut,
-        RoundClosed,
-        LengthRequired,
-        TooLarge,
-        DigestMismatch,
-    ),
+    responses={
+        200: {"content": _BINARY, "description": "Taken, and the step is closed: its answer for this site."},
+        202: {"description": "Taken; the step is still open."},
+        **problems(
+            Unauthenticated,
+            Forbidden,
+            NotInCohort,
+            RoundUnknown,
+            StepUnknown,
+            StepDiffers,
+            StepNotOpen,
+            StepClosed,
+            SiteFellOut,
+            RoundClosed,
+            LengthRequired,
+            TooLarge,
+            DigestMismatch,
+        ),
+    },
 )
-async def say(round_id: RoundPath, step: StepPath, site: SiteParty, steps: StepsNeeded, request: Request) -> Response:
-    """Give a site's message to a step, once. Send identical bytes at every retry."""
+async def say(
+    round_id: RoundPath, step: StepPath, site: SiteParty, steps: StepsNeeded, request: Request, wait_s: WaitQuery = 0
+) -> Response:
+    """Give a site's message to a step, once, and wait up to `wait_s` for the answer. Identical bytes at every retry."""
     body = b"".join([chunk async for chunk in receive(request, MAX_MESSAGE)])
-    await steps.say(round_id, site, step, body)
-    return Response(status_code=202)
+    found = await steps.say(round_id, site, step, body, wait_s, getattr(request.app.state, "stopping", None))
+    return Response(status_code=202) if found is None else Response(found, media_type=_MEDIA_TYPE)
 
 
 @router.get(
@@ -91,14 +99,14 @@ async def hear(
     site: SiteParty,
     steps: StepsNeeded,
     request: Request,
-    wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
+    wait_s: WaitQuery = 0,
 ) -> Response:
     """The answer to a step, as soon as the step is closed; waits for that up to `wait_s` seconds."""
     stopping = getattr(request.app.state, "stopping", None)
     found = await steps.answer(round_id, SiteId(site.name), step, wait_s, stopping)
     if found is None:
         return Response(status_code=204)
-    return Response(found, media_type="application/octet-stream")
+    return Response(found, media_type=_MEDIA_TYPE)
 
 
 @router.post("/rounds/{round_id}/lost", responses=problems(Unauthenticated, Forbidden, RoundUnknown))

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Integer, String, Table, bindparam, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.aggregator.repository import STEPS_TOPIC
+from services.aggregator.domain import Round, RoundUnknown
+from services.aggregator.repository import ROUND_COLUMNS, STEPS_TOPIC, round_of
 from services.aggregator.tables import (
+    Base,
     LostSiteRow,
     RoundRow,
     StepAnswerRow,
@@ -49,22 +51,53 @@ class Next:
     secret: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A round as far as a message needs it."""
+
+    round: Round
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One site in one step: what it said, whether the step takes more, whether the round left it behind or lost it."""
+
+    digest: Digest | None
+    frozen: bool
+    left_behind: bool
+    lost: bool
+
+
 class StepRepository:
     """The queries of one transaction about one round's steps."""
 
     def __init__(self, tx: Transaction, round_id: RoundId) -> None:
         self._tx, self._session, self._round_id = tx, tx.session, round_id
 
+    async def turn(self) -> Turn:
+        """Where the round stands, held by this transaction; raises RoundUnknown. Reads only what a message needs."""
+        row = (await self._session.execute(_TURN, {"round": self._round_id})).one_or_none()
+        if row is None:
+            raise RoundUnknown(f"there is no round {self._round_id}")
+        return Turn(round_of(row), row.manifest)
+
+    async def seen(self, step: str, before: str | None, site_id: SiteId) -> Seen:
+        """What there is of this site in this step and the one before. Ask with the round held, in a query of its own:
+        a query that waits for a lock sees what was there before it waited."""
+        who = {"round": self._round_id, "site": site_id, "step": step, "before": before}
+        row = (await self._session.execute(_SEEN, who)).one()
+        behind = before is not None and row.passed and not row.answered
+        return Seen(None if row.digest is None else Digest(row.digest), row.frozen, behind, row.lost)
+
     async def digest(self, step: str, site_id: SiteId) -> Digest | None:
         """The digest of what the site said in this step."""
-        query = select(StepMessageRow.digest).where(*self._of(StepMessageRow, step), StepMessageRow.site_id == site_id)
-        found = await self._session.scalar(query)
-        return None if found is None else Digest(found)
+        return (await self.seen(step, None, site_id)).digest
 
     async def say(self, step: str, site_id: SiteId, values: Mapping[str, Any]) -> None:
         """Insert a message; the round is locked and the site has said nothing in this step."""
         row = {"round_id": self._round_id, "step": step, "site_id": site_id, "accepted_at": await self._tx.now()}
-        await self._session.execute(insert(StepMessageRow).values({**row, **values}))
+        await self._session.execute(_SAY, {**row, **values})
 
     async def messages(self, step: str) -> list[Said]:
         """What was said in this step."""
@@ -121,15 +154,9 @@ class StepRepository:
 
     async def answer(self, step: str, site_id: SiteId) -> bytes | None:
         """The site's answer to this step, as long as the round lasts."""
-        query = (
-            select(StepBodyRow.body)
-            .join(
-                StepAnswerRow,
-                (StepAnswerRow.round_id == StepBodyRow.round_id) & (StepAnswerRow.digest == StepBodyRow.digest),
-            )
-            .where(*self._of(StepAnswerRow, step), StepAnswerRow.site_id == site_id)
-        )
-        return await self._session.scalar(query)
+        who = {"round": self._round_id, "site": site_id, "step": step}
+        found: bytes | None = await self._session.scalar(_ANSWER, who)
+        return found
 
     async def keys(self, first_step: str) -> dict[SiteId, bytes]:
         """The identity keys under which the sites entered the round."""
@@ -150,9 +177,7 @@ class StepRepository:
 
     async def miss_fewer(self, count: int) -> int:
         """The step waits for this many sites fewer; for how many it still does."""
-        query = update(RoundRow).where(RoundRow.id == self._round_id)
-        counted = query.values(step_missing=RoundRow.step_missing - count).returning(RoundRow.step_missing)
-        return int(await self._session.scalar(counted, execution_options=_BY_SQL) or 0)
+        return int(await self._session.scalar(_MISS_FEWER, {"round": self._round_id, "fewer": count}) or 0)
 
     def _of(self, table: Any, step: str) -> tuple[Any, Any]:
         return table.round_id == self._round_id, table.step == step
@@ -160,3 +185,42 @@ class StepRepository:
     def _insert(self, table: type[Any]) -> Any:
         name = self._session.get_bind().dialect.name
         return (postgresql if name == "postgresql" else sqlite).insert(table)
+
+
+def _table(row: type[Base]) -> Table:
+    return cast("Table", row.__table__)
+
+
+# Every message of every site runs these, so they are built once, and over tables, which is quicker than over rows.
+_ROUNDS, _STEPS = RoundRow.__table__.c, StepRow.__table__.c
+_MESSAGES, _ANSWERS, _BODIES = StepMessageRow.__table__.c, StepAnswerRow.__table__.c, StepBodyRow.__table__.c
+_LOST = LostSiteRow.__table__.c
+_ROUND, _SITE, _STEP, _BEFORE = (bindparam(name, type_=String()) for name in ("round", "site", "step", "before"))
+
+_TURN = (
+    select(*(_ROUNDS[name] for name in ROUND_COLUMNS), _ROUNDS.manifest).where(_ROUNDS.id == _ROUND).with_for_update()
+)
+_SEEN = select(
+    select(_MESSAGES.digest)
+    .where(_MESSAGES.round_id == _ROUND, _MESSAGES.step == _STEP, _MESSAGES.site_id == _SITE)
+    .scalar_subquery()
+    .label("digest"),
+    exists().where(_STEPS.round_id == _ROUND, _STEPS.step == _STEP).label("frozen"),
+    exists().where(_STEPS.round_id == _ROUND, _STEPS.step == _BEFORE, _STEPS.closed_at.is_not(None)).label("passed"),
+    exists().where(_ANSWERS.round_id == _ROUND, _ANSWERS.step == _BEFORE, _ANSWERS.site_id == _SITE).label("answered"),
+    exists().where(_LOST.round_id == _ROUND, _LOST.site_id == _SITE).label("lost"),
+)
+_SAY = insert(_table(StepMessageRow))
+_ANSWER = select(_BODIES.body).where(
+    _BODIES.round_id == _ROUND,
+    _ANSWERS.round_id == _ROUND,
+    _ANSWERS.digest == _BODIES.digest,
+    _ANSWERS.step == _STEP,
+    _ANSWERS.site_id == _SITE,
+)
+_MISS_FEWER = (
+    update(_table(RoundRow))
+    .where(_ROUNDS.id == _ROUND)
+    .values(step_missing=_ROUNDS.step_missing - bindparam("fewer", type_=Integer()))
+    .returning(_ROUNDS.step_missing)
+)

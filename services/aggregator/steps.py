@@ -1,7 +1,8 @@
 """Steps beside the upload, as sites and the coordinator see them: say, hear the answer, be given up."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from services.aggregator.domain import (
     NotInCohort,
@@ -21,7 +22,7 @@ from shared.identity.authority import public_bytes
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import RoundId, SiteId, digest_of
-from shared.queues import Bell
+from shared.queues import Bell, Ring
 from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 
@@ -34,11 +35,30 @@ class Steps:
     def __init__(self, database: Database, sealer: Sealer, bell: Bell) -> None:
         self._database, self._sealer, self._bell = database, sealer, bell
 
-    async def say(self, round_id: RoundId, site: Party, step: str, body: bytes) -> None:
-        """Take a site's message, durably; the same bytes again change nothing.
+    async def say(
+        self,
+        round_id: RoundId,
+        site: Party,
+        step: str,
+        body: bytes,
+        wait_s: float = 0.0,
+        stopping: asyncio.Event | None = None,
+    ) -> bytes | None:
+        """Take a site's message, durably; the same bytes again change nothing. Then wait up to `wait_s` for the answer.
 
-        Raises RoundUnknown, NotInCohort, StepUnknown, StepDiffers, StepNotOpen, StepClosed, SiteFellOut, RoundClosed.
+        None when the step is still open. Raises RoundUnknown, NotInCohort, StepUnknown, StepDiffers, StepNotOpen,
+        StepClosed, SiteFellOut, RoundClosed; the last two also where the message was taken and the round went on
+        without this site.
         """
+        with self._bell.listen(round_id) as ring:
+            fresh = await self._take(round_id, site, step, body)
+            if wait_s <= 0:
+                return None
+            asking = partial(self._look, round_id, SiteId(site.name), step)
+            return await _patiently(ring, asking, wait_s, stopping, look_first=not fresh)
+
+    async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
+        """Whether the message is new."""
         site_id, digest = SiteId(site.name), digest_of(body)
         values = {
             "digest": digest,
@@ -46,24 +66,26 @@ class Steps:
             "body": self._sealer.seal(body, "step_messages", place(round_id, step, site_id), "body"),
         }
 
-        async def work(tx: Transaction) -> None:
-            rows, steps = Repository(tx), StepRepository(tx, round_id)
-            stored = await rows.lock(round_id)
-            order = _order(stored, site_id)
-            known = await steps.digest(step, site_id)
-            if known is not None:
-                if known != digest:
-                    raise StepDiffers(f"{site_id} has sent the message {known[:16]}… in step {step}; it stands")
-                return
-            frozen = await steps.frozen(step) is not None
-            admit_step(stored.round, order, step, await tx.now(), frozen=frozen)
-            await must_go_on(steps, order, step, site_id)
+        async def work(tx: Transaction) -> bool:
+            steps = StepRepository(tx, round_id)
+            turn = await steps.turn()
+            order = _order(turn.round.id, turn.manifest, site_id)
+            seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
+            if seen.digest is not None:
+                if seen.digest != digest:
+                    raise StepDiffers(f"{site_id} has sent the message {seen.digest[:16]}… in step {step}; it stands")
+                return False
+            admit_step(turn.round, order, step, await tx.now(), frozen=seen.frozen)
+            if seen.left_behind:
+                raise SiteFellOut(f"the round went on before step {step} without {site_id}")
             await steps.say(step, site_id, values)
-            if site_id not in await steps.lost() and await steps.miss_fewer(1) <= 0:
+            if not seen.lost and await steps.miss_fewer(1) <= 0:
                 await tx.emit(WORK_TOPIC, "step.complete", round_id)
+            return True
 
-        await self._database.run("step.say", work)
+        fresh = await self._database.run("step.say", work)
         point("aggregator.message.committed")
+        return fresh
 
     async def answer(
         self, round_id: RoundId, site_id: SiteId, step: str, wait_s: float, stopping: asyncio.Event | None = None
@@ -72,13 +94,8 @@ class Steps:
 
         Raises RoundUnknown, NotInCohort, StepUnknown, SiteFellOut, RoundClosed.
         """
-        until = monotonic() + wait_s
         with self._bell.listen(round_id) as ring:
-            found = await self._look(round_id, site_id, step)
-            while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:
-                await ring.wait(left_s)
-                found = await self._look(round_id, site_id, step)
-        return found
+            return await _patiently(ring, partial(self._look, round_id, site_id, step), wait_s, stopping)
 
     async def _look(self, round_id: RoundId, site_id: SiteId, step: str) -> bytes | None:
         async def work(tx: Transaction) -> bytes | None:
@@ -87,7 +104,7 @@ class Steps:
             if found is not None:
                 return found
             stored = await Repository(tx).get(round_id)
-            order = _order(stored, site_id)
+            order = _order(round_id, stored.manifest, site_id)
             if step not in order or not stored.round.stepped:
                 raise StepUnknown(f"this round's engine gives no answers in a step {step}")
             if stored.round.phase.over:
@@ -149,8 +166,25 @@ def place(round_id: RoundId, step: str, site_id: SiteId) -> str:
     return f"{round_id}/{step}/{site_id}"
 
 
-def _order(stored: Stored, site_id: SiteId) -> Sequence[str]:
-    manifest = manifest_of(stored.manifest)
+async def _patiently(
+    ring: Ring,
+    look: Callable[[], Awaitable[bytes | None]],
+    wait_s: float,
+    stopping: asyncio.Event | None,
+    *,
+    look_first: bool = True,
+) -> bytes | None:
+    """Look for an answer, and again at every ring, for up to `wait_s`."""
+    until = monotonic() + wait_s
+    found = await look() if look_first else None
+    while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:
+        await ring.wait(left_s)
+        found = await look()
+    return found
+
+
+def _order(round_id: RoundId, manifest_text: str, site_id: SiteId) -> Sequence[str]:
+    manifest = manifest_of(manifest_text)
     if site_id not in manifest.cohort:
-        raise NotInCohort(f"{site_id} is not in the cohort of round {stored.round.id}")
+        raise NotInCohort(f"{site_id} is not in the cohort of round {round_id}")
     return engine_facts(manifest.engine).steps

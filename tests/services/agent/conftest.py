@@ -277,12 +277,11 @@ class FakePlatform:
                 return self._update(round_id, body, site)
             case ["PUT", "rounds", round_id, "steps", step]:
                 slug = self.pairwise[round_id].say(site, step, body)
-                return (202, None, {}) if slug is None else problem(409 if slug == "step-differs" else 410, slug)
+                if slug is not None:
+                    return problem(409 if slug == "step-differs" else 410, slug)
+                return (202, None, {}) if query == "wait_s=0" else await self._step_answer(round_id, step, site, 202)
             case ["GET", "rounds", round_id, "steps", step, "answer"]:
-                found = await self.pairwise[round_id].answer(site, step)
-                if isinstance(found, str):
-                    return problem(410, found[1:])
-                return (204, None, {}) if found is None else (200, found, {"content-type": "application/octet-stream"})
+                return await self._step_answer(round_id, step, site, 204)
             case ["GET", "witness"]:
                 return 200, {"keyid": self.keys.keyid, "epoch": 0}, {}
             case ["GET", "rounds", round_id, "record"]:
@@ -294,6 +293,12 @@ class FakePlatform:
                 first, second = (int(part.split("=")[1]) for part in query.split("&"))
                 return 200, self.log.consistency(first, second).model_dump(mode="json"), {}
         return problem(404, "not-found")
+
+    async def _step_answer(self, round_id: str, step: str, site: SiteId, not_yet: int) -> Answer:
+        found = await self.pairwise[round_id].answer(site, step)
+        if isinstance(found, str):
+            return problem(410, found[1:])
+        return (not_yet, None, {}) if found is None else (200, found, {"content-type": "application/octet-stream"})
 
     def _enrol(self, document: dict[str, str]) -> Answer:
         raw = bytes.fromhex(document["public_key"])

@@ -136,10 +136,11 @@ class Sites:
     def vector(self, site: str) -> np.ndarray[Any, Any]:
         return np.arange(LENGTH, dtype=np.float32) / (self.manifest.cohort.index(SiteId(site)) + 9)
 
-    async def put(self, site: str, step: str, message: bytes) -> httpx.Response:
+    async def put(self, site: str, step: str, message: bytes, wait_s: float = 0) -> httpx.Response:
         async with self.stage.client(self.stage.site(site)) as http:
             headers = {"content-type": "application/octet-stream", "content-digest": content_digest(message)}
-            return await http.put(f"/v1/rounds/{self.id}/steps/{step}", content=message, headers=headers)
+            path = f"/v1/rounds/{self.id}/steps/{step}"
+            return await http.put(path, content=message, headers=headers, params={"wait_s": wait_s})
 
     async def get(self, site: str, step: str, wait_s: float = 0) -> httpx.Response:
         async with self.stage.client(self.stage.site(site)) as http:
@@ -149,12 +150,12 @@ class Sites:
         async with self.stage.client(self.stage.coordinator) as http:
             return await http.post(f"/v1/rounds/{self.id}/lost", json={"sites": list(sites)})
 
-    async def say(self, site: str, step: str) -> httpx.Response:
+    async def say(self, site: str, step: str, wait_s: float = 0) -> httpx.Response:
         if (site, step) not in self.said:
             self.states[site], self.said[site, step] = self.engine.speak(
                 self.seats[site], self.states[site], step, self.answers[site]
             )
-        return await self.put(site, step, self.said[site, step])
+        return await self.put(site, step, self.said[site, step], wait_s)
 
     def payload(self, site: str) -> Payload:
         if self.manifest.kind is RoundKind.TRAIN:

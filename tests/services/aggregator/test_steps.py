@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from sqlalchemy import text, update
@@ -79,6 +81,33 @@ async def test_one_message_a_site_a_step(quick_stage: Stage) -> None:
     assert (await sites.put(late, "share", b"x")).json()["type"].endswith("site-fell-out")
     early = await quick_stage.send(sites.id, one, b"x" * 100)
     assert (early.status_code, early.json()["type"].rpartition(":")[2]) == (409, "step-not-open")
+
+
+async def say_and_wait(sites: Sites, step: str, who: Sequence[str]) -> list[httpx.Response]:
+    """These sites speak and wait for the answer, while a worker comes by every now and then."""
+    told = asyncio.gather(*(sites.say(site, step, wait_s=30) for site in who))
+    while not told.done():
+        await sites.close()
+        await asyncio.sleep(0.05)
+    return await told
+
+
+async def test_who_waits_is_answered_in_the_same_request(stage: Stage) -> None:
+    """By whoever closes the step, with the answer that is there to be asked for; who fell out is told so."""
+    sites = await Sites.open(stage)
+    lost = sites.manifest.cohort[1]
+    assert (await sites.say(lost, "advertise", wait_s=0.01)).status_code == 202, "taken, and the step is open"
+    others = [site for site in sites.manifest.cohort if site != lost]
+    told = await say_and_wait(sites, "advertise", others)
+    assert [answer.status_code for answer in told] == [200] * len(others)
+    assert {answer.content for answer in told} == {(await sites.get(lost, "advertise")).content}
+    assert (await sites.say(lost, "advertise", wait_s=30)).content == told[0].content, "the same bytes, afterwards"
+    sites.answers = dict.fromkeys(sites.manifest.cohort, told[0].content)
+    sites.said[lost, "share"] = b"garbage"
+    told = await say_and_wait(sites, "share", sites.manifest.cohort)
+    fallen = told[sites.manifest.cohort.index(lost)]
+    assert (fallen.status_code, fallen.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
+    assert sorted(answer.status_code for answer in told) == [200] * len(others) + [410]
 
 
 async def test_who_fell_out_before_cannot_upload(quick_stage: Stage) -> None:
