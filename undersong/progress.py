@@ -77,6 +77,11 @@ class JobProgress:
         return sum(round_.kind == "train" and round_.phase == "published" for round_ in self.rounds.values())
 
     @property
+    def answered(self) -> int:
+        """How many rounds of statistics have been published."""
+        return sum(round_.kind == "statistics" and round_.phase == "published" for round_ in self.rounds.values())
+
+    @property
     def newest(self) -> RoundProgress | None:
         """The round that was planned last."""
         return next(reversed(self.rounds.values()), None)

@@ -2,13 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.statistics.measures import Axis
-from shared.wire.manifest import Document
 
 
-class _Result(Document):
+class Found(BaseModel):
+    """A part of an answer. Numbers are finite; a client passes over what only a newer service says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Result(Found):
     """What every answer has. `status` is withheld for too few rows or sites, unusable where the data give none."""
 
     name: str
@@ -16,7 +21,7 @@ class _Result(Document):
     note: str = ""
 
 
-class ColumnMoments(Document):
+class ColumnMoments(Found):
     """One column's numbers; those that were not asked for, and those that may not be shown, are null."""
 
     column: str
@@ -50,7 +55,7 @@ class HistogramResult(_Result):
     above: float | None = None
 
 
-class QuantileValue(Document):
+class QuantileValue(Found):
     """One quantile: an interval, and the value if rows are spread evenly in it; null outside the range."""
 
     probability: float
@@ -90,7 +95,7 @@ class CorrelationResult(_Result):
     matrix: tuple[tuple[float | None, ...], ...] = ()
 
 
-class Coefficient(Document):
+class Coefficient(Found):
     """One term of a linear model with its standard error and 95 % interval; null with ridge."""
 
     term: str
@@ -112,7 +117,7 @@ class RegressionResult(_Result):
     residual: float | None = Field(default=None, description="Standard deviation of the residuals.")
 
 
-class Cluster(Document):
+class Cluster(Found):
     """One group: how many rows, and its centre in the columns' own units; null where too few."""
 
     size: float | None = None

@@ -5,7 +5,20 @@ import sys
 import typer
 
 from undersong import __version__
-from undersong.cli import agents, common, demo, doctor, evidence, federations, jobs, models, platform, sites, tokens
+from undersong.cli import (
+    agents,
+    common,
+    demo,
+    doctor,
+    evidence,
+    federations,
+    jobs,
+    models,
+    platform,
+    sites,
+    stats,
+    tokens,
+)
 from undersong.errors import UndersongError
 
 app = typer.Typer(
@@ -25,6 +38,7 @@ app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
+app.add_typer(stats.app, name="stats")
 app.add_typer(tokens.app, name="token")
 
 

@@ -85,6 +85,10 @@ class AsyncClient:
         """One site with its profile."""
         return await self.send(calls.site(site_id))
 
+    async def results(self, job_id: str) -> t.StatisticsResults:
+        """What a statistics job has found so far; ApiError for a job that trains."""
+        return await self.send(calls.results(job_id))
+
     async def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
         """Check a job without starting it; ApiError lists every fault."""
         return await self.send(calls.validate_job(spec))

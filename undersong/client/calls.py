@@ -106,6 +106,11 @@ def job(job_id: str) -> Call[t.Job]:
     return _get("coordinator", f"/jobs/{_id(job_id)}", t.Job)
 
 
+def results(job_id: str) -> Call[t.StatisticsResults]:
+    """What a statistics job has found."""
+    return _get("coordinator", f"/jobs/{_id(job_id)}/results", t.StatisticsResults)
+
+
 def job_rounds(job_id: str, after: str | None = None) -> Call[t.Page[t.Round]]:
     """The rounds of a job."""
     return _get("coordinator", f"/jobs/{_id(job_id)}/rounds", t.Page[t.Round], after=after)

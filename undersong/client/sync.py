@@ -104,6 +104,10 @@ class Client:
 
     # jobs
 
+    def results(self, job_id: str) -> t.StatisticsResults:
+        """What a statistics job has found so far; ApiError for a job that trains."""
+        return self.send(calls.results(job_id))
+
     def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
         """Check a job without starting it; ApiError lists every fault."""
         return self.send(calls.validate_job(spec))

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.statistics.results import Result
+
 T = TypeVar("T")
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -89,6 +91,17 @@ class Round(Answer):
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.phase in ENDED_ROUND_PHASES
+
+
+class StatisticsResults(Answer):
+    """What a statistics job has found so far, in the order of its queries; hidden numbers are None."""
+
+    job_id: str
+    state: str
+    min_cell: int
+    min_cohort: int
+    rounds: int
+    results: list[Result]
 
 
 class Event(Answer):

@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from services.coordinator.dashboard import assets, wording
+from services.coordinator.dashboard import assets, plots, wording
 from services.coordinator.dashboard.pictures import gauge, timeline
 from services.coordinator.dashboard.session import PATH
 from services.coordinator.dashboard.views import Round
@@ -43,7 +43,9 @@ def _environment() -> Environment:
     )
     for name in ("mark", "engine", "reason", "seconds", "ago", "utc", "iso", "size", "number", "short"):
         made.globals[name] = getattr(wording, name)
-    made.globals.update(gauge=gauge, timeline=timeline, phases=_phases, root=PATH, static=partial(assets.address, PATH))
+    made.globals.update(
+        gauge=gauge, timeline=timeline, phases=_phases, plots=plots, root=PATH, static=partial(assets.address, PATH)
+    )
     return made
 
 

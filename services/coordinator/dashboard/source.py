@@ -11,6 +11,7 @@ from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
 from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Site
+from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.jobs import Jobs
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
@@ -76,7 +77,10 @@ class CoordinatorDesk:
         detailed = {item_id: await self.source.jobs.round(self.person, item_id) for item_id in wanting}
         last_seen = translate.last_answers(await self._events(job_id))
         rounds = tuple(translate.round_(detailed.get(item.id, item), last_seen.get(item.id)) for item in found)
+        asks = isinstance(job.spec, StatisticsSpec)
+        results = (await self.source.jobs.results(self.person, job_id)).results if asks else []
         return JobPage(
+            results=tuple(results),
             job=translate.job(job),
             rounds=rounds,
             measures=translate.measures(found),

@@ -140,13 +140,19 @@ def _values(job: Job) -> dict[str, Any]:
         "version_id": job.version_id,
         "version_digest": job.version_digest,
         "context": dict(job.context),
-        "progress": asdict(job.progress),
+        "progress": _progress(job.progress),
         "results": None if job.results is None else [dict(result) for result in job.results],
         "last_failure": job.last_failure,
         "round_id": job.round_id,
         "waiting_since": job.waiting_since,
         "finished_at": job.finished_at,
     }
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    """Without what only statistics jobs have: the version before this one can go on with the other jobs."""
+    known = asdict(progress)
+    return known if progress.asked else {name: value for name, value in known.items() if name != "asked"}
 
 
 def _job(row: JobRow) -> Job:

@@ -3,8 +3,10 @@
 import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
@@ -25,6 +27,8 @@ from services.coordinator.dashboard.views import (
 )
 from shared.errors import NotFound
 from shared.identity.sealing import Sealer
+from shared.statistics.results import Result
+from tests.shared.statistics.hospitals import SITES, federate, hospital
 
 TOKEN = "ust_test-token"
 NAMES = ("Cleveland", "Hungary", "Switzerland", "Long Beach")
@@ -93,6 +97,7 @@ class FakeDesk:
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
     audited: Audit = AUDITED
+    answers: tuple[Result, ...] = ()
 
     async def now(self) -> NowPage:
         current = {r.job_id: r for r in self.all_rounds if r.open}
@@ -111,7 +116,7 @@ class FakeDesk:
         measures = tuple(
             Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}) for n, (a, b) in enumerate(SCORES[:done])
         )
-        return JobPage(job, rounds, measures, self.may_steer)
+        return JobPage(job, rounds, measures, self.may_steer, self.answers if job.kind == "statistics" else ())
 
     async def measures(self, job_id: str) -> tuple[Measure, ...]:
         return (await self.job(job_id)).measures
@@ -156,6 +161,29 @@ class FakeSource:
         return self.only if token == self.token else None
 
 
+QUERIES = (
+    {"query": "mean", "columns": ["age", "chol"]},
+    {"query": "histogram", "column": "age", "edges": [20, 35, 45, 50, 55, 60, 70, 76, 80]},
+    {"query": "quantiles", "column": "chol", "probabilities": [0.1, 0.5, 0.9]},
+    {"query": "contingency", "columns": ["cp", "target"], "values": {"target": [0, 1]}},
+    {"query": "contingency", "columns": ["sex"]},
+    {"query": "correlation", "columns": ["age", "thalach", "trestbps", "chol"]},
+    {"query": "regression", "target": "thalach", "features": ["age", "sex"]},
+    {"query": "k_means", "columns": ["age", "thalach"], "iterations": 5},
+    {"query": "mean", "columns": ["ca"], "name": "one <b> hospital's"},
+    {"query": "correlation", "columns": ["ca", "age"]},
+)
+
+
+@cache
+def answers() -> tuple[Result, ...]:
+    """Every kind of answer, of the example's hospitals; `ca` is withheld."""
+    rows = [hospital(name) for name in SITES]
+    for site in rows[1:]:
+        site.values[:, [column.name for column in site.columns].index("ca")] = np.nan
+    return tuple(federate(rows, *QUERIES, min_cell=20))
+
+
 @pytest.fixture
 def desk() -> FakeDesk:
     """Four hospitals and three jobs: one that runs, one that failed, one that is done."""
@@ -169,6 +197,8 @@ def desk() -> FakeDesk:
             "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
         Job("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first", "tabular 1",
             "heart", "fedavg, equal", "sealed", 8, 8, now - timedelta(days=1), now - timedelta(hours=23), "ver_99"),
+        Job("job_04figures", "Figures <i>", "fed_01hearts", "succeeded", "completed", "", "mean, histogram",
+            "heart", "", "pairwise", 9, 9, now - timedelta(days=2), now - timedelta(days=2), kind="statistics"),
     ]  # fmt: skip
     rounds = [make_round("job_01running", 0, "statistics", began)]
     rounds += [make_round("job_01running", n, "train", began + timedelta(seconds=9 * n)) for n in range(1, 6)]
@@ -182,7 +212,12 @@ def desk() -> FakeDesk:
                 now - timedelta(seconds=29), {"accuracy": 0.803, "auc": 0.88}),
     ]  # fmt: skip
     return FakeDesk(
-        now, all_jobs=jobs, all_rounds=rounds, all_sites=[make_site(i, now) for i in range(4)], all_releases=releases
+        now,
+        all_jobs=jobs,
+        all_rounds=rounds,
+        all_sites=[make_site(i, now) for i in range(4)],
+        all_releases=releases,
+        answers=answers(),
     )
 
 

@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
 ]
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "round": "/rounds/rnd_train3", "sites": "/sites",
+PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "figures": "/jobs/job_04figures",
+         "round": "/rounds/rnd_train3", "sites": "/sites",
          "models": "/models"}  # fmt: skip
 
 
@@ -115,4 +116,29 @@ async def test_pages_read_without_scripts(address: str) -> None:
         await page.click("main >> text=Heart disease")
         await page.click("button:has-text('Pause')")
         assert "paused" in await page.locator("#job-head .badge").inner_text()
+        await browser.close()
+
+
+async def test_answers_are_drawn_without_scripts(address: str) -> None:
+    """Every plot is SVG with its numbers beside it; hidden counts are drawn as hidden."""
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = await browser.new_context(java_script_enabled=False, viewport=SIZES["phone"])
+        page = await context.new_page()
+        await page.goto(address)
+        await page.fill("#token", "ust_test-token")
+        await page.click("button.main")
+        await page.goto(f"{address}/jobs/job_04figures")
+        assert await page.locator("section.answer").count() == 10
+        histogram = page.locator("section.answer", has_text="histogram of age").locator("svg.plot")
+        assert await histogram.locator("rect").count() == 8
+        assert await histogram.locator("rect.hid").count() >= 2
+        tall = await histogram.locator("rect.fill").nth(3).bounding_box()
+        assert tall is not None
+        assert tall["height"] > 20
+        table = page.locator("section.answer", has_text="contingency of cp, target").locator("table")
+        assert "392" in await table.inner_text()
+        heat = page.locator("section.answer", has_text="correlation of age, thalach").locator("td.heat-neg1")
+        assert (await heat.first.inner_text()).startswith("-0.")
+        assert "withheld" in await page.locator("section.answer", has_text="correlation of ca").inner_text()
         await browser.close()

@@ -1,0 +1,132 @@
+"""The tutorial's first page tells the truth: its commands run as they stand there, on real processes."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tutorial" / "01-the-sum-of-a-and-b.md").read_text()
+UNDERSONG = str(Path(sys.executable).with_name("undersong"))
+STARTS = (" up ", " agent run ")
+WAIT_S = 120.0
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@dataclass
+class Shell:
+    """A reader's shells, all in one folder."""
+
+    folder: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "UNDERSONG_HOME": str(self.folder / "config")}
+
+    def words(self, line: str) -> list[str]:
+        first, *rest = shlex.split(line)
+        assert first == ".venv/bin/undersong"
+        return [UNDERSONG, *rest]
+
+    def start(self, line: str) -> None:
+        with (self.folder / f"{len(self.started)}.log").open("wb") as log:
+            self.started.append(
+                subprocess.Popen(self.words(line), cwd=self.folder, env=self.env, stdout=log, stderr=log)
+            )
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.words(line), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=WAIT_S
+        )
+
+    def document(self, line: str) -> Any:
+        done = self.run(line)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < deadline, [path.read_text() for path in self.folder.glob("*.log")]
+            time.sleep(0.2)
+
+    def up(self) -> bool:
+        return self.run(".venv/bin/undersong federation list --json").returncode == 0
+
+    def online(self) -> bool:
+        sites = self.document(".venv/bin/undersong site list --json")
+        return [site["online"] for site in sites] == [True] * 3
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    made = Shell(folder)
+    yield made
+    for process in reversed(made.started):
+        process.send_signal(signal.SIGTERM)
+    for process in made.started:
+        process.wait(60)
+
+
+def test_the_commands_run_and_say_what_the_page_says(shell: Shell) -> None:
+    """17 + 25 + 8 = 50; what is not allowed is refused; the round's evidence holds."""
+    asked: list[subprocess.CompletedProcess[str]] = []
+    for line in commands():
+        if any(word in line for word in STARTS):
+            shell.start(line)
+            if " up " in line:
+                shell.until(shell.up)
+        elif line.endswith("site list"):
+            shell.until(shell.online)
+            assert shell.run(line).stdout.count("online") == 3
+        elif " stats ask " in line:
+            asked.append(shell.run(line))
+        elif "JOB" in line:
+            job = json.loads(asked[1].stdout)["job_id"]
+            rounds = shell.document(f".venv/bin/undersong job show {job} --json")["rounds"]
+            assert rounds[0]["id"] in shell.run(line.replace("JOB", job)).stdout
+        elif "ROUND" in line:
+            done = shell.run(line.replace("ROUND", rounds[0]["id"]))
+            assert done.returncode == 0, done.stdout + done.stderr
+        else:
+            done = shell.run(line)
+            assert done.returncode == 0, done.stderr
+    first, as_json, withheld, refused = asked
+    shown = re.search(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    for printed, told in zip(first.stdout.splitlines()[:3], shown[1].splitlines()[:3], strict=True):
+        assert printed.split() == told.split()
+    (column,) = json.loads(as_json.stdout)["results"][0]["columns"]
+    assert (column["sum"], column["known"]) == (50.0, 3.0)
+    assert "fewer than 5 rows" in withheld.stdout
+    assert "50" not in withheld.stdout.split()
+    assert refused.returncode != 0
+    assert "failed" in refused.stderr
+
+
+def test_no_party_shows_its_number(shell: Shell) -> None:
+    """What the services keep, as it lies on their disks, holds the sum and no number of a party."""
+    home = shell.folder / ".home"
+    kept = [path for path in home.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
+    found = b"".join(path.read_bytes() for path in kept)
+    assert b"50.0" in found, "the sum is where the platform keeps it"
+    for number in (b"17.0", b"25.0"):
+        assert number not in found
