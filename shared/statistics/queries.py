@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from shared.statistics.measures import MAGNITUDES, MAX_BINS, Value
-from shared.wire.manifest import Document, Name
+from shared.wire.manifest import Document
 
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Range = tuple[Value, Value]
 Columns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=200)]
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,12 +16,16 @@ from typing import Any
 
 import pytest
 
+from shared.secagg.quantise import SUMS_SCALE
+
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial" / "01-the-sum-of-a-and-b.md").read_text()
 UNDERSONG = str(Path(sys.executable).with_name("undersong"))
 STARTS = (" up ", " agent run ")
 WAIT_S = 120.0
+NUMBERS = (1729583.0, 2646417.0, 624000.0)
+TOTAL = 5000000.0
 
 
 def commands() -> list[str]:
@@ -87,7 +92,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 def test_the_commands_run_and_say_what_the_page_says(shell: Shell) -> None:
-    """17 + 25 + 8 = 50; what is not allowed is refused; the round's evidence holds."""
+    """The sum is right; what is not allowed is refused; the round's evidence holds."""
     asked: list[subprocess.CompletedProcess[str]] = []
     for line in commands():
         if any(word in line for word in STARTS):
@@ -115,11 +120,16 @@ def test_the_commands_run_and_say_what_the_page_says(shell: Shell) -> None:
     for printed, told in zip(first.stdout.splitlines()[:3], shown[1].splitlines()[:3], strict=True):
         assert printed.split() == told.split()
     (column,) = json.loads(as_json.stdout)["results"][0]["columns"]
-    assert (column["sum"], column["known"]) == (50.0, 3.0)
+    assert (column["sum"], column["known"]) == (TOTAL, 3.0)
     assert "fewer than 5 rows" in withheld.stdout
-    assert "50" not in withheld.stdout.split()
+    assert str(int(TOTAL)) not in withheld.stdout
     assert refused.returncode != 0
     assert "failed" in refused.stderr
+
+
+def alone(number: float) -> re.Pattern[bytes]:
+    """The number as text, and not as a part of a longer one."""
+    return re.compile(rb"(?<![0-9.])%d(?:\.0)?(?![0-9.])" % int(number))
 
 
 def test_no_party_shows_its_number(shell: Shell) -> None:
@@ -127,6 +137,7 @@ def test_no_party_shows_its_number(shell: Shell) -> None:
     home = shell.folder / ".home"
     kept = [path for path in home.rglob("*") if path.is_file() and path.stat().st_size < 50_000_000]
     found = b"".join(path.read_bytes() for path in kept)
-    assert b"50.0" in found, "the sum is where the platform keeps it"
-    for number in (b"17.0", b"25.0"):
-        assert number not in found
+    assert alone(TOTAL).search(found), "the sum is where the platform keeps it"
+    for number in NUMBERS:
+        assert not alone(number).search(found)
+        assert struct.pack("<q", round(number * SUMS_SCALE)) not in found

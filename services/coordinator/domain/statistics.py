@@ -38,7 +38,7 @@ MAX_CENTRES: Final = 4096
 def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
     """The verdict on a document of kind `statistics`; raises `JobInvalid` with every error that was found."""
     findings = Findings()
-    queries = _queries(document.get("queries"), findings)
+    queries = _queries(document["queries"], findings) if "queries" in document else {}
     plain = {**document, "queries": [{"query": "mean", "columns": ["_"]}]} if "queries" in document else document
     parsed = parse_fields(plain, StatisticsSpec, findings)
     if not world.federation_known and "federation_id" in parsed:
@@ -66,8 +66,7 @@ def rounds_of(spec: StatisticsSpec) -> int:
 def _queries(given: object, findings: Findings) -> dict[int, Query]:
     """The queries that are well formed, by their place; the others' errors go to the findings."""
     if not isinstance(given, Sequence) or isinstance(given, str) or not 1 <= len(given) <= 50:
-        if given is not None:
-            findings.error("/queries", "a list of 1 to 50 queries is needed")
+        findings.error("/queries", "a list of 1 to 50 queries is needed")
         return {}
     found: dict[int, Query] = {}
     for place, document in enumerate(given):

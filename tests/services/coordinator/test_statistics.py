@@ -182,7 +182,10 @@ async def other_faults(world: World, federation: str) -> None:
     centres = {"query": "k_means", "columns": ["age", "chol", "thalach", "trestbps", "oldpeak", "ca"]}
     wide = asking(federation, centres | {"clusters": 50, "starts": 16})
     assert "/queries/0/clusters" in errors_of(await world.admin.post(path, json=wide))
-    assert "/queries" in errors_of(await world.admin.post(path, json=asking(federation)))
+    for queries in ([], None, "mean", {"query": "mean"}, 7):
+        assert "/queries" in errors_of(await world.admin.post(path, json=asking(federation, queries=queries)))
+    nul = asking(federation, {"query": "mean", "columns": ["age"], "name": "a\x00b"})
+    assert "/queries/0/name" in errors_of(await world.admin.post(path, json=nul))
     nothing = {key: value for key, value in asking(federation).items() if key != "queries"}
     assert "/queries" in errors_of(await world.admin.post(path, json=nothing))
     assert "/kind" in errors_of(await world.admin.post(path, json=asking(federation, kind="guess")))

@@ -202,7 +202,7 @@ def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
         )
     ]
     random = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(60):
         session = Session(queries, setting(HOSPITALS))
         for _ in range(100):
             if session.asked is None:
