@@ -184,7 +184,7 @@ async def other_faults(world: World, federation: str) -> None:
     assert "/queries/0/clusters" in errors_of(await world.admin.post(path, json=wide))
     for queries in ([], None, "mean", {"query": "mean"}, 7):
         assert "/queries" in errors_of(await world.admin.post(path, json=asking(federation, queries=queries)))
-    nul = asking(federation, {"query": "mean", "columns": ["age"], "name": "a\x00b"})
+    nul = asking(federation, {"query": "mean", "columns": ["age"], "name": "a\x07b"})
     assert "/queries/0/name" in errors_of(await world.admin.post(path, json=nul))
     nothing = {key: value for key, value in asking(federation).items() if key != "queries"}
     assert "/queries" in errors_of(await world.admin.post(path, json=nothing))
