@@ -97,9 +97,7 @@ class Pine(Scheme):
         masks = [self._measurement_share(ctx, j, seeds.measurement) for j, seeds in enumerate(helpers, 1)]
         measurement = field.zeros(parameters.measurement_length)
         measurement[:d] = field.signed(vector)
-        measurement[d:head] = field.vector(
-            _bits(squared, parameters.norm_bits) + _bits(parameters.squared_bound - squared, parameters.norm_bits)
-        )
+        measurement[d:head] = field.vector(self._norm_bits(squared))
         leader = measurement[:head]
         for mask in masks:
             leader = field.subtract(leader, mask[:head])
@@ -129,6 +127,11 @@ class Pine(Scheme):
             norm, bound = math.sqrt(squared), parameters.l2_norm_bound
             raise InputOutOfRange(f"the vector's norm is {norm:.9g} units, the bound is {bound}")
         return squared
+
+    def _norm_bits(self, squared: int) -> list[int]:
+        """The bits of S and of B**2 - S."""
+        bits, bound = self.parameters.norm_bits, self.parameters.squared_bound
+        return _bits(squared, bits) + _bits(bound - squared, bits)
 
     def _seeds(self, rand: bytes) -> tuple[list[_Seeds], bytes, bytes, bytes]:
         """Each helper's seeds; the leader's blinds; the prover's seed."""
