@@ -169,7 +169,7 @@ class Exchanges:
         """This site's place in the round: as it was left, or a new one."""
         engine = await asyncio.to_thread(load_engine, manifest.engine)
         if engine.steps == (UPLOAD,):
-            return self._exchange(engine, Place(manifest, site_id, public, b"", b""), float("inf"))
+            return self._upload_only(engine, Place(manifest, site_id, public, b"", b""))
         earlier = self._stored.find(manifest.round_id)
         if earlier is not None:
             if earlier.manifest_digest != digest:
@@ -204,6 +204,16 @@ class Exchanges:
             raise TaskFailure(earlier.ended, "this round ended at this site before")
         place = Place.unpack(self._stored.secrets(round_id)[0])
         return self._exchange(engine, place, earlier.expires_at)
+
+    def _upload_only(self, engine: Engine, place: Place) -> Exchange:
+        """One message and no state; some engines have it signed."""
+        from shared.secagg.engine import Seat
+
+        identity = self._identity()
+        seat = Seat(
+            place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid
+        )
+        return Exchange(engine, seat, self._aggregator, self._stored, float("inf"))
 
     def _exchange(self, engine: Engine, place: Place, expires_at: float) -> Exchange:
         from shared.secagg.engine import Seat

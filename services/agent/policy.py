@@ -164,7 +164,8 @@ HEADER = """\
 # What this site allows. What is not named here is refused, whatever the platform says.
 # federations: "own" is the federation this agent is enrolled in.
 # recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
-# engines: with "pairwise" no service sees an update of this site; with "sealed" the aggregator sees each one.
+# engines: with "pairwise" no service sees an update of this site; with "twoserver" none does unless the operators of
+#   aggregator and keys put their halves together; with "sealed" the aggregator sees each one.
 # datasets: columns that recipes may read, the label among them ("*": all).
 # statistics: what jobs of kind statistics may add up, and what they must hide: counts below min_cell.
 # reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
@@ -179,7 +180,7 @@ def default_policy(
         federations=[OWN_FEDERATION],
         recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
         datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
-        engines=["pairwise", "sealed"],
+        engines=["pairwise", "sealed", "twoserver"],
         min_cohort=min_cohort,
         reports=reports,
     )

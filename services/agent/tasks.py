@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +37,7 @@ from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats,
 from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId
+from shared.wire.helper import HELPER, TWOSERVER, key_statement
 from shared.wire.manifest import RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -211,6 +212,17 @@ class Tasks:
         await self._platform.signatures.check("aggregator", signed.keyid, signed.signature, public.statement())
         if (public.round_id, public.manifest_digest, public.engine) != (manifest.round_id, digest, manifest.engine):
             raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
+        if manifest.engine == TWOSERVER:
+            await self._check_helper_key(digest, public.public)
+
+    async def _check_helper_key(self, digest: Digest, public: Mapping[str, object]) -> None:
+        """The second server itself must have named its key: the first could put its own there."""
+        try:
+            key, keyid, signature = (str(public[f"helper_{name}"]) for name in ("key", "keyid", "signature"))
+            statement = key_statement(digest, bytes.fromhex(key))
+        except (KeyError, ValueError) as error:
+            raise TaskFailure("engine-key", "the round lacks the helper's signed key") from error
+        await self._platform.signatures.check(HELPER, keyid, signature, statement)
 
     def _keep(
         self,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from services.aggregator.domain import (
+    HelperRefused,
     ManifestUntrusted,
     NotInCohort,
     Phase,
@@ -36,6 +37,7 @@ from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import EngineUnknown, UpdateRefused
 from shared.secagg.engines import engine_facts
+from shared.secagg.twoserver.report import ReportMalformed, ReportRepeated
 from shared.web.access import Actor, Principal, Role, SiteParty, service_party
 from shared.web.body import announced_digest, receive
 from shared.web.problems import problems
@@ -136,7 +138,9 @@ UpdatesNeeded = Annotated[Updates, Depends(_updates)]
 
 @router.put(
     "/rounds/{round_id}",
-    responses=problems(Unauthenticated, ManifestUntrusted, Forbidden, RoundDiffers, EngineUnknown, Invalid),
+    responses=problems(
+        Unauthenticated, ManifestUntrusted, Forbidden, RoundDiffers, HelperRefused, EngineUnknown, Invalid
+    ),
 )
 async def open_round(
     round_id: RoundPath, signed: SignedManifest, coordinator: Coordinator, rounds: RoundsNeeded, request: Request
@@ -173,6 +177,8 @@ async def open_round(
             WrongLength,
             DigestMismatch,
             StorageFull,
+            ReportMalformed,
+            ReportRepeated,
         ),
     },
 )
@@ -220,6 +226,11 @@ async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> 
     return round_state(view)
 
 
+def _opening(view: RoundView) -> bool:
+    facts = engine_facts(manifest_of(view.stored.manifest).engine)
+    return view.frozen if facts.helped else opening(facts.steps, view.stored.round.step)
+
+
 def round_state(view: RoundView) -> RoundState:
     """The document of a round."""
     stored, rules = view.stored, view.stored.round
@@ -231,7 +242,7 @@ def round_state(view: RoundView) -> RoundState:
         kind=RoundKind(stored.kind),
         state=rules.phase,
         step=rules.step,
-        opening=opening(engine_facts(manifest_of(stored.manifest).engine).steps, rules.step),
+        opening=_opening(view),
         reason=stored.reason,
         got=rules.got,
         min_cohort=rules.min_cohort,

@@ -1,4 +1,4 @@
-"""Closing a step: the engine's part, a witness where it asks for one, and one transaction at the end.
+"""Closing a step: the engine's part, a witness or helper where it asks for one, and one transaction at the end.
 
 Where another party is asked, whom the step is closed over is committed before; after a crash exactly that is asked
 for again. Everything else may be computed any number of times: nothing of it is seen before the last transaction.
@@ -12,7 +12,9 @@ from datetime import timedelta
 import structlog
 
 from services.aggregator.domain import OPENED, Phase, Reason, step_after, step_deadline
-from services.aggregator.keys import AskRefused, Keys
+from services.aggregator.helper import Helper
+from services.aggregator.keys import Keys
+from services.aggregator.peer import AskRefused
 from services.aggregator.publication import RoundFailed, RoundLost, held
 from services.aggregator.repository import Repository, Stored
 from services.aggregator.rounds import manifest_of, signed_manifest
@@ -42,8 +44,9 @@ class _Table:
 class Closing:
     """Ends steps for the worker that holds the round."""
 
-    def __init__(self, database: Database, sealer: Sealer, keys: Keys, *, patience: timedelta) -> None:
-        self._database, self._sealer, self._keys, self._patience = database, sealer, keys, patience
+    def __init__(self, database: Database, sealer: Sealer, keys: Keys, helper: Helper, *, patience: timedelta) -> None:
+        self._database, self._sealer, self._patience = database, sealer, patience
+        self._parties = {"witness": (keys.ask, Reason.WITNESS_REFUSED), "helper": (helper.agree, Reason.HELPER_REFUSED)}
 
     async def close(self, stored: Stored, fence: int, secret: bytes) -> bytes:
         """End the present step; the engine's state after it. RoundFailed, RoundLost, or Unavailable: ask again."""
@@ -99,13 +102,13 @@ class Closing:
         await self._database.run("step.freeze", work)
 
     async def _ask(self, stored: Stored, ask: Ask) -> bytes:
-        signed = signed_manifest(stored)
+        signed, (party, reason) = signed_manifest(stored), self._parties[ask.party]
         if signed is None:
-            raise RoundFailed(Reason.WITNESS_REFUSED, "the manifest's signature was not stored")
+            raise RoundFailed(reason, "the manifest's signature was not stored")
         try:
-            return await self._keys.ask(signed, ask.body)
+            return await party(signed, ask.body)
         except AskRefused as refusal:
-            raise RoundFailed(Reason.WITNESS_REFUSED, refusal.detail) from refusal
+            raise RoundFailed(reason, refusal.detail) from refusal
 
     async def _commit(self, stored: Stored, fence: int, table: _Table, closed: Closed) -> None:
         round_, step = stored.round, stored.round.step or ""

@@ -58,6 +58,8 @@ class Reason(StrEnum):
     STEP_UNUSABLE = "step-unusable"
     WITNESS_REFUSED = "witness-refused"
     UPDATE_LOST = "update-lost"
+    HELPER_AWAY = "helper-unreachable"
+    HELPER_REFUSED = "helper-refused"
 
 
 class RoundUnknown(NotFound):
@@ -110,6 +112,10 @@ class StepClosed(Gone):
 
 class SiteFellOut(Gone):
     """The round went on without this site."""
+
+
+class HelperRefused(Conflict):
+    """The helper does not take part in this round."""
 
 
 class ManifestUntrusted(Forbidden):
@@ -232,7 +238,10 @@ def step_deadline(
 
 
 def opening(steps: Sequence[str], step: str | None) -> bool:
-    """Whether sites may have given away what opens the sum: from then on the same round is never answered again."""
+    """Whether sites may have given away what opens the sum: from then on the same round is never answered again.
+
+    Where a helper opens it, that is so from the moment it is asked (`RoundView.frozen`).
+    """
     return step is not None and len(steps) > 1 and step in (steps[-1], OPENED)
 
 

@@ -39,6 +39,7 @@ class Folding:
     model: Model | None = None
     model_of: int | None = None
     length: int | None = None
+    share: bytes | None = None
 
     @property
     def engine(self) -> Engine:
@@ -47,8 +48,8 @@ class Folding:
 
     @property
     def desk(self) -> Desk:
-        """The engine's place in this round."""
-        return Desk(self.manifest, self.secret)
+        """The engine's place in this round; `share` is what a helper gave for the sum."""
+        return Desk(self.manifest, self.secret, share=self.share)
 
     def missing(self, contributions: Sequence[Contribution]) -> list[Contribution]:
         """Contributions that stand and are not in the sum yet, in the order of their arrival."""
@@ -85,7 +86,7 @@ class Folding:
 
     def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
         if self.total is None:
-            self.total = RunningSum(header.modulus_bits, header.length)
+            self.total = self._empty_sum(header)
 
         def blocks() -> Iterator[memoryview]:
             plain = self._blocks(header, path, offset)
@@ -93,6 +94,13 @@ class Folding:
             return plain if self._hidden or encoding is None else checked(plain, header, encoding)
 
         self.total.fold(blocks)
+
+    def _empty_sum(self, header: UpdateHeader) -> RunningSum:
+        if self.engine.server.modulus(self.manifest) is None:
+            return RunningSum(header.modulus_bits, header.length)
+        from shared.secagg.twoserver.sums import add_field, subtract_field
+
+        return RunningSum(header.modulus_bits, header.length, add=add_field, subtract=subtract_field)
 
     def _blocks(self, header: UpdateHeader, path: Path, offset: int) -> Iterator[memoryview]:
         with FileSource(path, offset) as source:
@@ -138,5 +146,7 @@ def _weight(tail: list[int], encoding: Encoding) -> int:
 
 
 def code_of(refusal: Refusal) -> str:
-    """The code under which a body is rejected."""
+    """The code under which a body is rejected; a second server's verdict has its own."""
+    if isinstance(code := getattr(refusal, "code", None), str):
+        return code
     return "update-unusable" if type(refusal) is UpdateRefused else refusal.slug()

@@ -7,8 +7,8 @@ nothing but committed steps; whoever claims the round next begins where they end
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from services.aggregator.records import Records
 from services.aggregator.repository import Contribution, Repository, Stored
 from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
 from services.aggregator.step_rows import StepRepository
+from services.aggregator.verification import Verification
 from shared.blobs import BlobMissing, BlobStore
 from shared.clock import monotonic, utc_now
 from shared.database import Database, Transaction
@@ -32,6 +33,7 @@ from shared.identity.sealing import Sealer
 from shared.ids import RoundId
 from shared.queues import Bell, Ring
 from shared.secagg.engine import UPLOAD
+from shared.secagg.engines import engine_facts
 from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -51,6 +53,7 @@ class Hold:
     folding: Folding
     renew_at: float
     base: Base | None = None
+    verified: set[int] = field(default_factory=set)
 
 
 class Foreman:
@@ -66,13 +69,14 @@ class Foreman:
         bell: Bell,
         closing: Closing,
         records: Records,
+        verification: Verification,
         *,
         worker_id: str,
         lease_s: float,
     ) -> None:
         self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
         self._rounds, self._publication = rounds, publication
-        self._closing, self._records = closing, records
+        self._closing, self._records, self._verification = closing, records, verification
         self._handing_in: set[asyncio.Task[None]] = set()
         self._worker_id, self._lease = worker_id, timedelta(seconds=lease_s)
         self._driving: dict[RoundId, asyncio.Task[None]] = {}
@@ -176,6 +180,8 @@ class Foreman:
         """Bring the sum up to the contributions that stand; True when some of them had to be rejected."""
         if hold.folding.misfits(view.contributions):
             hold.folding = Folding(hold.folding.manifest, hold.folding.secret, length=hold.folding.length)
+        if await self._verify(hold, view):
+            return True
         rejected = False
         for contribution in hold.folding.missing(view.contributions):
             try:
@@ -186,6 +192,27 @@ class Foreman:
                 rejected = True
                 await self._reject(hold, contribution, refusal)
             await self._renew(hold)
+        return rejected
+
+    async def _verify(self, hold: Hold, view: RoundView) -> bool:
+        """Have new reports verified, where a helper does so; True when some of them had to be rejected.
+
+        Once the set is frozen all its members were verified, and only the sum is to be made.
+        """
+        if view.frozen or not engine_facts(hold.folding.manifest.engine).helped:
+            return False
+        rejected = False
+        waiting = [c for c in hold.folding.missing(view.contributions) if c.id not in hold.verified]
+        if not waiting:
+            return False
+        verdicts = self._verification.verify(hold.folding, waiting, self._file, lambda: self._renew(hold))
+        async with aclosing(verdicts):
+            async for contribution, refusal in verdicts:
+                if refusal is None:
+                    hold.verified.add(contribution.id)
+                else:
+                    rejected = True
+                    await self._reject(hold, contribution, refusal)
         return rejected
 
     async def _reject(self, hold: Hold, contribution: Contribution, refusal: Refusal) -> None:
@@ -225,6 +252,8 @@ class Foreman:
         """The round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
+        if hold.folding.share is None and engine_facts(hold.folding.manifest.engine).helped:
+            hold.folding.share = await self._verification.share(hold.folding)
         return await asyncio.to_thread(conclude, stored, hold.folding, hold.base)
 
     async def _publish(self, hold: Hold, stored: Stored) -> None:

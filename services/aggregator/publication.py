@@ -17,7 +17,7 @@ from services.aggregator.folding import Folding
 from services.aggregator.records import RecordRows, evidence_of, values_digest
 from services.aggregator.registry import Registry, RegistryRefused
 from services.aggregator.repository import Intent, Repository, Stored
-from services.aggregator.rounds import Rounds, apply, manifest_of
+from services.aggregator.rounds import Rounds, apply, manifest_of, tail_length
 from shared.blobs import BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.errors import Refusal
@@ -26,9 +26,9 @@ from shared.ids import Digest, RoundId, VersionId, digest_of
 from shared.learning import safetensors
 from shared.learning.strategies import StrategyUnknown, load_state, step_model, strategy_named
 from shared.learning.tensors import Model, ModelMismatch, flatten, load, save, unflatten
-from shared.secagg.engine import MODEL_BITS
+from shared.secagg.engine import MODEL_BITS, UpdateRefused
 from shared.secagg.payload import opened_sums, opened_train
-from shared.secagg.quantise import TAIL_LENGTH, OutOfRange, Ring, pack
+from shared.secagg.quantise import OutOfRange, Ring, pack
 from shared.wire.canonical import digest_document
 from shared.wire.manifest import RoundKind, RoundManifest, version_statement
 
@@ -223,6 +223,8 @@ def conclude(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
         raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
     except StrategyUnknown as error:
         raise RoundFailed(Reason.UNFIT_STRATEGY, error.detail) from error
+    except UpdateRefused as error:  # every body was folded by now, so it is the helper's share
+        raise RoundFailed(Reason.HELPER_REFUSED, error.detail) from error
 
 
 def _initialised(stored: Stored, folding: Folding) -> Outcome:
@@ -240,7 +242,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     manifest, schema = folding.manifest, base.model.schema
     total = folding.opened()
     evidence = evidence_of(folding, sum_digest(total, manifest))
-    if total.size != schema.length + TAIL_LENGTH:
+    if total.size != schema.length + tail_length(manifest):
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
     after, state = step_model(
@@ -254,7 +256,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     tensors = unflatten(schema, after, base.model.tensors)
     content = save(Model(schema, tensors))
     _check_finite(content)
-    loss = {"loss": decoded.loss}
+    loss = {} if decoded.loss is None else {"loss": decoded.loss}
     result = _result(
         stored, vector_length=schema.length, weight=decoded.weight, clipped=decoded.clipped, loss=decoded.loss
     )

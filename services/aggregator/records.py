@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from sqlalchemy import select, update
 
 from services.aggregator.folding import Folding
-from services.aggregator.keys import AskRefused, Keys
+from services.aggregator.keys import Keys
+from services.aggregator.peer import AskRefused
 from services.aggregator.repository import Repository
 from services.aggregator.rounds import signed_manifest
 from services.aggregator.tables import RecordRow

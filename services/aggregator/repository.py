@@ -13,6 +13,7 @@ from services.aggregator.domain import OPEN_PHASES, OPENED, Known, Move, Phase, 
 from services.aggregator.tables import (
     ContributionRow,
     PublicationRow,
+    ReportIdRow,
     RoundEventRow,
     RoundRow,
     StepBodyRow,
@@ -154,6 +155,12 @@ class Repository:
         query = self._insert(ContributionRow).values(dict(values))
         query = query.on_conflict_do_nothing(index_elements=["round_id", "site_id"])
         return await self._session.scalar(query.returning(ContributionRow.id)) is not None
+
+    async def take_report_id(self, stored: Stored, site_id: SiteId, report_id: str) -> bool:
+        """Note a report's id, once in a job; False when it was seen."""
+        row = {"job_id": stored.job_id, "report_id": report_id, "round_id": stored.round.id, "site_id": site_id}
+        query = self._insert(ReportIdRow).values(row).on_conflict_do_nothing().returning(ReportIdRow.report_id)
+        return await self._session.scalar(query) is not None
 
     async def count(
         self, round_id: RoundId, length: int | None, layout: str | None, *, awaited: bool = False

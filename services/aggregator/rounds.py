@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from services.aggregator.domain import (
+    HelperRefused,
     ManifestUntrusted,
     Move,
     Phase,
@@ -19,7 +20,10 @@ from services.aggregator.domain import (
     due,
     step_deadline,
 )
+from services.aggregator.helper import Helper
+from services.aggregator.peer import AskRefused
 from services.aggregator.repository import WORK_TOPIC, Contribution, Repository, Stored
+from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
 from shared.errors import NotFound
@@ -31,6 +35,7 @@ from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId
 from shared.learning.metrics import layout_length
+from shared.secagg.engine import UPLOAD, Desk, Opened
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import TAIL_LENGTH, sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
@@ -47,38 +52,60 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """A round with its contributions."""
+    """A round with its contributions; `frozen`: whose updates are in the sum was fixed before anybody was asked."""
 
     stored: Stored
     contributions: tuple[Contribution, ...]
+    frozen: bool = False
 
 
 class Rounds:
     """Use cases about whole rounds."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, identity: IdentityKeeper, sealer: Sealer, *, finish: timedelta
+        self,
+        database: Database,
+        blobs: BlobStore,
+        identity: IdentityKeeper,
+        sealer: Sealer,
+        helper: Helper,
+        *,
+        finish: timedelta,
     ) -> None:
         self._database, self._blobs, self._identity, self._sealer = database, blobs, identity, sealer
-        self._finish = finish
+        self._helper, self._finish = helper, finish
 
     async def open(self, signed: SignedManifest, coordinator: Party, directory: CertificateDirectory | None) -> Stored:
-        """Open a round for a signed manifest, or find it open; RoundDiffers, ManifestUntrusted, EngineUnknown."""
+        """Open a round for a signed manifest, or find it open; RoundDiffers, ManifestUntrusted, EngineUnknown.
+
+        Where the engine has a helper, that one is asked first: HelperRefused, or Unavailable while it is away.
+        """
         manifest = signed.manifest
         digest = manifest.digest()
         known = await self._database.read("round.find", lambda tx: Repository(tx).find(manifest.round_id))
         if known is None:
             await _check_signature(signed, digest, coordinator, directory)
-            values = self._prepare(signed, digest)
+            values = self._prepare(signed, digest, await self._begun(signed))
             known = await self._database.run("round.open", lambda tx: self._open(tx, manifest, values))
             point("aggregator.round.opened")
         if known.manifest_digest != digest:
             raise RoundDiffers(f"round {manifest.round_id} was opened with manifest {known.manifest_digest[:16]}…")
         return known
 
-    def _prepare(self, signed: SignedManifest, digest: Digest) -> dict[str, Any]:
+    async def _begun(self, signed: SignedManifest) -> Opened:
+        """The engine's beginning, with the helper's keys where it has a helper."""
+        manifest, server = signed.manifest, engine_named(signed.manifest.engine).server
+        opened = server.open(manifest)
+        if opened.ask is None:
+            return opened
+        try:
+            reply = await self._helper.begin(signed, opened.ask.body)
+            return server.begun(Desk(manifest, opened.secret), opened, reply)
+        except AskRefused as refusal:
+            raise HelperRefused(refusal.detail) from refusal
+
+    def _prepare(self, signed: SignedManifest, digest: Digest, opened: Opened) -> dict[str, Any]:
         manifest = signed.manifest
-        opened = engine_named(manifest.engine).server.open(manifest)
         document = EnginePublic(
             round_id=manifest.round_id, manifest_digest=digest, engine=manifest.engine, public=opened.public
         )
@@ -120,8 +147,9 @@ class Rounds:
             "moved_at": now,
             "length": update_length(manifest, made),
         }
-        order = engine_facts(manifest.engine).steps
-        if len(order) > 1:
+        facts = engine_facts(manifest.engine)
+        order = facts.steps
+        if facts.stepped:
             first = step_deadline(order, order[0], now, deadline, now, timedelta())
             moments |= {"step": order[0], "step_missing": len(manifest.cohort), "step_deadline": first}
         if await rows.add({**values, **moments}):
@@ -142,7 +170,7 @@ class Rounds:
             move = due(stored.round, await tx.now(), closing=closing)
             if move is None:
                 return stored
-            await apply(rows, stored, move)
+            await apply(rows, stored, _named(stored, move))
             return await rows.lock(round_id)
 
         return await self._database.run("round.evaluate", work)
@@ -178,7 +206,9 @@ class Rounds:
 
         async def work(tx: Transaction) -> RoundView:
             rows = Repository(tx)
-            return RoundView(await rows.get(round_id), tuple(await rows.contributions(round_id)))
+            stored = await rows.get(round_id)
+            frozen = stored.round.stepped and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
+            return RoundView(stored, tuple(await rows.contributions(round_id)), frozen)
 
         return await self._database.read("round.view", work)
 
@@ -241,7 +271,20 @@ def update_length(manifest: RoundManifest, model_length: int | None) -> int | No
     """How many words an update of this round has, where that is known: a train round's are those of its model."""
     if manifest.kind != "train" or model_length is None:
         return None
-    return model_length + TAIL_LENGTH
+    return model_length + tail_length(manifest)
+
+
+def tail_length(manifest: RoundManifest) -> int:
+    """How many words follow the model's in a training update: none where the norm is proved."""
+    return 0 if engine_facts(manifest.engine).helped else TAIL_LENGTH
+
+
+def _named(stored: Stored, move: Move) -> Move:
+    """The transition with the reason that a person can do something about."""
+    waits = move.reason is Reason.TIME_OUT and stored.round.step == UPLOAD
+    if waits and engine_facts(manifest_of(stored.manifest).engine).helped:
+        return Move(move.phase, Reason.HELPER_AWAY)
+    return move
 
 
 def evaluation_length(layout: str) -> int:

@@ -11,6 +11,7 @@ class AggregatorSettings(ServiceSettings):
     model_config = settings_config("aggregator")
 
     port: int = 7002
+    helper_url: str = "http://127.0.0.1:7005"  # the second server of engine twoserver
     blob_url: str | None = None  # none: the folder `blobs` in data_dir; s3://bucket/prefix for several machines
     max_update_bytes: int = Field(default=2 << 30, gt=0)  # where neither the model nor a first update tells the length
     worker_lease_s: float = Field(default=10.0, gt=0)  # how soon another worker takes a dead one's round

@@ -90,6 +90,17 @@ class ContributionRow(Base):
     receipt: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
 
 
+class ReportIdRow(Base):
+    """The id of a report that was taken: never again in the same job, in whatever round."""
+
+    __tablename__ = "report_ids"
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    report_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+    site_id: Mapped[str] = mapped_column(String(64))
+
+
 class PublicationRow(Base):
     """What the registry is asked to store for a round: written before it is asked, so that a crash re-finds it."""
 

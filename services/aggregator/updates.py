@@ -17,18 +17,18 @@ from services.aggregator.domain import (
     repeated,
 )
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
-from services.aggregator.rounds import apply, evaluation_length, manifest_of
+from services.aggregator.rounds import apply, evaluation_length, manifest_of, tail_length
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, TooLarge
+from shared.errors import BadRequest, Refusal, TooLarge
 from shared.faults import point
 from shared.identity.enrol import IdentityKeeper
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import UPLOAD, check_header
 from shared.secagg.engines import engine_facts, engine_named
-from shared.secagg.quantise import TAIL_LENGTH
+from shared.secagg.twoserver.report import ReportRepeated
 from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import (
@@ -134,8 +134,8 @@ class Updates:
         values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
         try:
             known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values))
-        except (RoundClosed, WrongLength) as refusal:  # counted nowhere: the same bytes counted would be `known`
-            UPDATES.labels("late" if isinstance(refusal, RoundClosed) else "rejected_length").inc()
+        except (RoundClosed, WrongLength, ReportRepeated) as refusal:  # counted nowhere: counted bytes are `known`
+            UPDATES.labels(_uncounted(refusal)).inc()
             await self._blobs.delete(digest)
             raise
         if isinstance(known, tuple):
@@ -153,7 +153,7 @@ class Updates:
             MANIFEST_MISMATCH.inc()
         check_header(header, manifest, site_id)
         _check_length(stored, manifest, header)
-        size = span + engine_named(manifest.engine).server.body_size(header)
+        size = span + engine_named(manifest.engine).server.body_size(manifest, header)
         if announced > size:
             raise TooLarge(f"{announced} bytes are announced, an update with this header has {size}")
         if announced < size:
@@ -174,6 +174,7 @@ class Updates:
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
             return known
+        await _take_id(rows, seen, site_id, header)
         length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
         stored = await rows.count(round_id, length, header.metrics_layout, awaited=awaited)
         if stored is None:
@@ -227,13 +228,28 @@ async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
         await must_go_on(StepRepository(tx, stored.round.id), order, UPLOAD, site_id)
 
 
+async def _take_id(rows: Repository, stored: Stored, site_id: SiteId, header: UpdateHeader) -> None:
+    """Note the report's id, where updates are reports; raises ReportRepeated for one that the job has seen."""
+    report_id = header.material.get("report_id")
+    if not engine_facts(header.engine).helped or not isinstance(report_id, bytes):
+        return
+    if not await rows.take_report_id(stored, site_id, report_id.hex()):
+        raise ReportRepeated("a report of this id was taken in this job before")
+
+
+def _uncounted(refusal: Refusal) -> str:
+    if isinstance(refusal, RoundClosed):
+        return "late"
+    return "rejected_length" if isinstance(refusal, WrongLength) else "rejected_report_repeated"
+
+
 def _check_length(stored: Stored, manifest: RoundManifest, header: UpdateHeader) -> None:
     if manifest.encoding is None:
         return  # an initialise round: each site's model file has its own length
     if manifest.kind is RoundKind.STATISTICS and header.length % 2:
         raise WrongLength("statistics have two words a value, so their number is even")
-    if manifest.kind is RoundKind.TRAIN and header.length <= TAIL_LENGTH:
-        raise WrongLength(f"an update of a model has more than {TAIL_LENGTH} words")
+    if manifest.kind is RoundKind.TRAIN and header.length <= tail_length(manifest):
+        raise WrongLength(f"an update of a model has more than {tail_length(manifest)} words")
     if stored.length is not None and header.length != stored.length:
         raise WrongLength(f"the update has {header.length} words, this round's have {stored.length}")
     if header.metrics_layout is not None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from services.aggregator.api import router
 from services.aggregator.closing import Closing
 from services.aggregator.foreman import Foreman
+from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
 from services.aggregator.publication import Publication
 from services.aggregator.records import Records
@@ -22,6 +23,7 @@ from services.aggregator.step_api import router as steps_router
 from services.aggregator.steps import Steps
 from services.aggregator.tables import common
 from services.aggregator.updates import Updates
+from services.aggregator.verification import Verification
 from services.aggregator.worker import Hands, new_worker_id, work
 from shared.blobs import BlobStore
 from shared.clock import Clock
@@ -33,6 +35,7 @@ from shared.web.access import IntrospectionClient, TokenDirectory
 from shared.web.app import create_app
 from shared.web.health import database_checks
 from shared.web.standing import Standing, standing, traced_client
+from shared.wire.helper import HELPER
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Parts:
     database: Database
     blobs: BlobStore
     sealer: Sealer
+    helper: Helper
     rounds: Rounds
     updates: Updates
     steps: Steps
@@ -56,11 +60,13 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
 def assemble(settings: AggregatorSettings, database: Database, stand: Standing, bell: Bell) -> Parts:
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
+    helper = Helper(stand.http, stand.signing(HELPER), settings.helper_url, stand.directory)
     return Parts(
         database=database,
         blobs=blobs,
         sealer=sealer,
-        rounds=Rounds(database, blobs, stand.identity, sealer, finish=timedelta(seconds=settings.finish_s)),
+        helper=helper,
+        rounds=Rounds(database, blobs, stand.identity, sealer, helper, finish=timedelta(seconds=settings.finish_s)),
         updates=Updates(database, blobs, stand.identity, max_update_bytes=settings.max_update_bytes),
         steps=Steps(database, sealer, bell),
     )
@@ -79,8 +85,9 @@ def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Be
         publication,
         parts.sealer,
         bell,
-        Closing(parts.database, parts.sealer, keys, patience=timedelta(seconds=settings.step_s)),
+        Closing(parts.database, parts.sealer, keys, parts.helper, patience=timedelta(seconds=settings.step_s)),
         records,
+        Verification(parts.helper, stand.directory, stand.revocations),
         worker_id=new_worker_id(),
         lease_s=settings.worker_lease_s,
     )

@@ -292,8 +292,8 @@ class Conductor:
 
 
 def stepped(record: RoundRecord) -> bool:
-    """Whether the round's engine has steps beside the upload."""
-    return len(engine_facts(record.manifest.manifest.engine).steps) > 1
+    """Whether anybody but the aggregator has a word in it before the sum is opened."""
+    return engine_facts(record.manifest.manifest.engine).stepped
 
 
 def _verdicts(report: RoundReport) -> Verdicts:

@@ -1,4 +1,4 @@
-"""The command line of the keys service: ``python -m services.keys api|worker|migrate|bootstrap|…``."""
+"""The command line of the keys service: ``python -m services.keys api|worker|migrate|bootstrap|helper|…``."""
 
 import argparse
 import asyncio
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from services.keys.authority import reseal
+from services.keys.helper import wiring as helper
+from services.keys.helper.settings import HelperSettings
 from services.keys.operators import OPERATOR_FILE, Bootstrap
 from services.keys.settings import KeysSettings
 from services.keys.wiring import assemble, build_app, open_database
@@ -20,23 +22,48 @@ from shared.telemetry.metrics import serve_metrics
 from shared.telemetry.traces import configure_tracing
 from shared.web.server import serve
 from shared.web.settings import load_settings
+from shared.wire.helper import HELPER
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m services.keys", description=__doc__)
     parser.add_argument(
-        "command", choices=["api", "worker", "migrate", "bootstrap", "new-operator-token", "new-seal-key"]
+        "command",
+        choices=[
+            "api",
+            "worker",
+            "migrate",
+            "bootstrap",
+            "new-operator-token",
+            "new-seal-key",
+            "helper",
+            "helper-migrate",
+        ],
     )
     parser.add_argument("--out", type=Path, help="where bootstrap and new-operator-token write their files (0600)")
     chosen = parser.parse_args(arguments)
     if chosen.command in ("bootstrap", "new-operator-token") and chosen.out is None:
         parser.error(f"{chosen.command} needs --out DIR")
+    if chosen.command in ("helper", "helper-migrate"):  # another process, another store, another identity
+        run_helper(load_settings(HelperSettings), serving=chosen.command == "helper")
+        return
     settings = load_settings(KeysSettings)
     configure_logging("keys", settings.log_level, json=settings.log_json)
     configure_tracing("keys", settings.otel_endpoint)
     arm(f"keys.{chosen.command}")
     run(chosen.command, settings, chosen.out)
+
+
+def run_helper(settings: HelperSettings, *, serving: bool) -> None:
+    """Bring the helper's schema to its head, or be the helper."""
+    configure_logging(HELPER, settings.log_level, json=settings.log_json)
+    configure_tracing(HELPER, settings.otel_endpoint)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if not serving or settings.migrate_on_start:
+        migrate(settings.database, helper.PACKAGE)
+    if serving:
+        serve(helper.build_app(settings), settings.host, settings.port)
 
 
 def run(command: str, settings: KeysSettings, out: Path | None) -> None:

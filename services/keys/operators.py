@@ -14,7 +14,7 @@ from shared.identity.authority import Subject, write_private
 from shared.ids import new_id
 from shared.web.access import Grant, Principal, Role, new_token, token_hash
 
-SERVICES: Final = ("coordinator", "aggregator", "registry")
+SERVICES: Final = ("coordinator", "aggregator", "registry", "helper")
 OPERATOR_FILE: Final = "operator-token"
 _SERVICE_TOKEN_LIFE: Final = timedelta(days=7)  # a service may be started days after the bootstrap
 

@@ -58,11 +58,15 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """The server's place in one round; `secret` is the engine's state as it was last stored."""
+    """The server's place in one round; `secret` is the engine's state as it was last stored.
+
+    `share`: what the helper gave for the sum, where the engine has a helper.
+    """
 
     manifest: RoundManifest
     secret: bytes
     site_keys: Mapping[SiteId, bytes] = field(default_factory=dict)
+    share: bytes | None = None
     entropy: Entropy = os.urandom
 
 
@@ -70,8 +74,8 @@ class Desk:
 class Seat:
     """A client's place in one round: what it was told and verified, and what it can do.
 
-    `public` is the aggregator's signed material, `sign` its own identity key, `witness` the witness's public key,
-    `body` the SHA-256 of the update it handed in, once it has.
+    `public` is the aggregator's signed material, `sign` its own identity key and `keyid` that key's certificate,
+    `witness` the witness's public key, `body` the SHA-256 of the update it handed in, once it has.
     """
 
     manifest: RoundManifest
@@ -80,23 +84,28 @@ class Seat:
     sign: Callable[[bytes], bytes] | None = None
     witness: bytes | None = None
     body: bytes | None = None
+    keyid: str | None = None
     entropy: Entropy = os.urandom
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A round's beginning at the server: what everyone may know, and what must be stored sealed."""
-
-    public: dict[str, JsonValue]
-    secret: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
-    """What another party must say before a step can be closed."""
+    """What another party must say before a round can begin, or a step be closed."""
 
     party: Literal["witness", "helper"]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A round's beginning at the server: what everyone may know, and what must be stored sealed.
+
+    With `ask` it is complete only with that party's answer (`ServerEngine.begun`).
+    """
+
+    public: dict[str, JsonValue]
+    secret: bytes
+    ask: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,10 @@ class ServerEngine(Protocol):
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
         """Begin a round."""
 
-    def body_size(self, header: UpdateHeader) -> int:
+    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:
+        """The beginning, complete with the answer to `Opened.ask`; engines that ask nobody raise `UpdateRefused`."""
+
+    def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
 
     def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
@@ -145,6 +157,9 @@ class ServerEngine(Protocol):
 
     def evidence(self, desk: Desk) -> Evidence:
         """What the round leaves behind for its record, once every step is closed."""
+
+    def modulus(self, manifest: RoundManifest) -> int | None:
+        """The prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
 
 
 class ClientEngine(Protocol):

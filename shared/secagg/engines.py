@@ -15,7 +15,10 @@ from shared.secagg.engine import UPLOAD, Engine, EngineUnknown
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What a person, and a plan, should know of an engine. `smallest`: fewer sites than this it does not serve."""
+    """What a person, and a plan, should know of an engine. `smallest`: fewer sites than this it does not serve.
+
+    `helped`: a second server takes part; training updates carry a proof of their norm, and weigh the same.
+    """
 
     name: str
     strength: Literal["weak", "strong"]
@@ -25,6 +28,12 @@ class EngineFacts:
     witnessed: bool
     module: str
     attribute: str
+    helped: bool = False
+
+    @property
+    def stepped(self) -> bool:
+        """Whether another party or the sites themselves have a word in it before a sum is opened."""
+        return len(self.steps) > 1 or self.helped
 
 
 _FACTS: Final = (
@@ -48,6 +57,17 @@ _FACTS: Final = (
         witnessed=False,
         module="shared.secagg.sealed",
         attribute="SEALED",
+    ),
+    EngineFacts(
+        name="twoserver",
+        strength="strong",
+        description="Two servers each hold half of every update, check a proof of its norm, and open only the sum.",
+        steps=(UPLOAD,),
+        smallest=2,
+        witnessed=False,
+        module="shared.secagg.twoserver.engine",
+        attribute="TWOSERVER",
+        helped=True,
     ),
 )
 ENGINES: Final[Mapping[str, EngineFacts]] = MappingProxyType({facts.name: facts for facts in _FACTS})

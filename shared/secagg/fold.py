@@ -17,6 +17,7 @@ from shared.secagg.quantise import DTYPES, Ring, unpack
 from shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
 BLOCK: Final = 6 * 1024 * 1024  # a multiple of every word size; large, because each block costs page faults and a call
+Operation = Callable[..., object]
 WINDOW: Final = BLOCK + 2 * mmap.ALLOCATIONGRANULARITY
 
 
@@ -76,10 +77,16 @@ class FileSource:
 
 
 class RunningSum:
-    """A sum modulo ``2**modulus_bits``; `total` is uint[length], `count` the number of vectors in it."""
+    """A sum modulo ``2**modulus_bits``; `total` is uint[length], `count` the number of vectors in it.
 
-    def __init__(self, modulus_bits: int, length: int) -> None:
+    `add` and `subtract` are ufuncs, and others than numpy's where the sum is taken modulo something else.
+    """
+
+    def __init__(
+        self, modulus_bits: int, length: int, *, add: Operation = np.add, subtract: Operation = np.subtract
+    ) -> None:
         self.modulus_bits = modulus_bits
+        self._add, self._subtract = add, subtract
         self.total: Ring = np.zeros(length, DTYPES[modulus_bits])
         self.count = 0
 
@@ -91,7 +98,7 @@ class RunningSum:
         done = 0
         try:
             for block in blocks():
-                done += self._apply(block, done, np.add)
+                done += self._apply(block, done, self._add)
             self._check_complete(done)
         except BaseException:
             self._undo(blocks, done)
@@ -105,9 +112,9 @@ class RunningSum:
     def _undo(self, blocks: Callable[[], Iterator[memoryview]], done: int) -> None:
         undone, opened = 0, blocks()
         while undone < done:
-            undone += self._apply(next(opened), undone, np.subtract)
+            undone += self._apply(next(opened), undone, self._subtract)
 
-    def _apply(self, block: memoryview, start: int, operation: np.ufunc) -> int:
+    def _apply(self, block: memoryview, start: int, operation: Operation) -> int:
         words = unpack(block, self.modulus_bits)
         part = self.total[start : start + words.size]
         if part.size != words.size:

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
-from shared.secagg.quantise import Decoded, Floats, Ring, decode, decode_sums, encode, encode_sums, pack
+from shared.secagg.engines import engine_facts
+from shared.secagg.quantise import Decoded, Floats, Ring, decode, decode_plain, decode_sums, encode, encode_sums, pack
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 
@@ -35,6 +36,8 @@ def model_payload(model: bytes | memoryview) -> Payload:
 
 def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
     """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
+    if engine_facts(manifest.engine).helped:
+        return decode_plain(total, _encoding(manifest), count)
     return decode(total, _encoding(manifest), count)
 
 

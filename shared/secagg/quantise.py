@@ -26,6 +26,7 @@ LIMBS: Final = 6  # 48 bits hold max_weight * 2**31
 TAIL_LENGTH: Final = len(TAIL) * LIMBS
 MIN_BOUND: Final = 2**7
 MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
+NORM_BOUND: Final = 2**24  # of proved vectors: rounding costs sqrt(d) / 2 of it, float32 resolves no more
 SUMS_SCALE: Final = 2.0**24
 _LOSS_OFFSET: Final = 2**30
 _BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache, and BLAS starts no threads below 10,000
@@ -58,12 +59,15 @@ class Quantised:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A weighted mean float32[d], the sum of weights, how many vectors were clipped, and the weighted mean loss."""
+    """A weighted mean float32[d], the sum of weights, how many vectors were clipped, and the weighted mean loss.
+
+    The last two are None where vectors have no tail.
+    """
 
     mean: Floats
     weight: int
-    clipped: int
-    loss: float
+    clipped: int | None
+    loss: float | None
 
 
 def plan_encoding(
@@ -88,6 +92,18 @@ def plan_encoding(
         bound=bound,
         scale=bound / min(limits),
         max_weight=max_weight,
+        clip_norm=clip_norm,
+    )
+
+
+def plan_norm(*, summands: int, clip_norm: float) -> Encoding:
+    """The encoding of vectors whose L2 norm is proved to be within `clip_norm`: equal weights, 64-bit words."""
+    return Encoding(
+        modulus_bits=64,
+        max_summands=summands,
+        bound=NORM_BOUND,
+        scale=NORM_BOUND / clip_norm,
+        max_weight=1,
         clip_norm=clip_norm,
     )
 
@@ -138,14 +154,30 @@ def decode(total: Ring, encoding: Encoding, count: int) -> Decoded:
     weight, clipped, loss = _read_tail(total[length:], encoding.modulus_bits)
     if not count <= weight <= count * encoding.max_weight or clipped > count or count > encoding.max_summands:
         raise OutOfRange("the sum of weights or of clipped vectors does not fit the number of summands")
-    mean = np.empty(length, np.float32)
+    mean = _mean(total[:length], encoding, weight, weight * encoding.bound)
+    return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
+
+
+def decode_plain(total: Ring, encoding: Encoding, count: int, *, slack: int = 0) -> Decoded:
+    """The mean from the sum of `count` vectors of weight 1 without tails; raises `OutOfRange`.
+
+    `slack`: how much more than its summands a coordinate may be, for the sake of noise.
+    """
+    if not 0 < count <= encoding.max_summands:
+        raise OutOfRange("more vectors were summed than the encoding has room for")
+    limit = count * (encoding.bound + 1) + slack
+    return Decoded(_mean(total, encoding, count, limit), count, None, None)
+
+
+def _mean(total: Ring, encoding: Encoding, weight: int, limit: int) -> Floats:
+    mean = np.empty(total.size, np.float32)
     step = 1.0 / (encoding.scale * weight)
-    for start in range(0, length, _BLOCK):
-        block = signed(total[start : min(start + _BLOCK, length)], encoding.modulus_bits)
-        if int(block.max()) > weight * encoding.bound or int(block.min()) < -weight * encoding.bound:
+    for start in range(0, total.size, _BLOCK):
+        block = signed(total[start : start + _BLOCK], encoding.modulus_bits)
+        if int(block.max()) > limit or int(block.min()) < -limit:
             raise OutOfRange("a coordinate of the sum is larger than its summands allow")
         np.multiply(block, step, out=mean[start : start + block.size], casting="unsafe")
-    return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
+    return mean
 
 
 def encode_sums(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:

@@ -57,7 +57,11 @@ class SealedServer:
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
 
-    def body_size(self, header: UpdateHeader) -> int:
+    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:  # noqa: ARG002
+        """Nobody is asked for anything at the beginning."""
+        raise UpdateRefused("engine sealed asks nobody to begin a round")
+
+    def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Payload bytes: the plain size and one tag for each chunk."""
         _, chunk = _material(header)
         return header.plain_size + _TAG * -(-header.plain_size // chunk)
@@ -90,6 +94,10 @@ class SealedServer:
 
     def reveal(self, desk: Desk, total: Ring) -> None:
         """The payloads were plain already."""
+
+    def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
+        """Words of the round's encoding."""
+        return None
 
     def evidence(self, desk: Desk) -> Evidence:  # noqa: ARG002
         """Nothing but the bodies' digests, which the aggregator holds."""

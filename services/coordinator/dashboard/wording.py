@@ -10,6 +10,13 @@ ENGINES = {
             "only that sum is opened: no service sees a single update, the aggregator included."
         ),
     ),
+    "twoserver": (
+        "strong",
+        (
+            "Each site splits its update between two servers and proves in zero knowledge that its norm is within the "
+            "bound. Neither server sees the update, only the sum is opened; it takes both together to see more."
+        ),
+    ),
     "sealed": (
         "weak",
         (

@@ -12,7 +12,7 @@ from services.coordinator.domain.progress import Step
 from services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
-from shared.secagg.quantise import plan_encoding, plan_sums
+from shared.secagg.quantise import plan_encoding, plan_norm, plan_sums
 from shared.wire.manifest import (
     DataRef,
     Encoding,
@@ -48,8 +48,14 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
 
 
 def train_encoding(summands: int, spec: JobSpec) -> Encoding:
-    """How updates of a training round become integers; raises a Refusal where there is no headroom."""
+    """How updates of a training round become integers; raises a Refusal where there is no headroom.
+
+    Where the norm is proved, it is what limits an update: `bound` stands for it where no `clip_norm` is given, and
+    every site weighs the same.
+    """
     update = spec.update
+    if engine_facts(spec.engine).helped:
+        return plan_norm(summands=summands, clip_norm=update.clip_norm or update.bound)
     return plan_encoding(
         summands=summands,
         max_weight=1 if spec.strategy.weighting == "equal" else update.max_weight,

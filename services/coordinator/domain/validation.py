@@ -303,6 +303,7 @@ def check_protection(cohort: parts.CohortPart | None, engine: str | None, world:
 def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) -> None:
     check_protection(parsed.get("cohort"), parsed.get("engine"), world, findings)
     strategy: parts.StrategyPart | None = parsed.get("strategy")
+    _check_proved(parsed.get("engine"), strategy, parsed.get("update"), world, findings)
     if strategy is not None:
         try:
             world.check_strategy(strategy.name, strategy.params)
@@ -313,6 +314,24 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) ->
     if model is not None and world.version_problem is not None:
         findings.error("/model/version_id", world.version_problem)
     _check_early_stop(parsed.get("evaluation"), findings)
+
+
+def _check_proved(
+    engine: str | None,
+    strategy: parts.StrategyPart | None,
+    update: parts.UpdatePart | None,
+    world: World,
+    findings: Findings,
+) -> None:
+    """What an author should know of an engine that proves norms."""
+    if engine is None or engine not in world.engines or not world.engines[engine].helped:
+        return
+    if strategy is not None and strategy.weighting != "equal":
+        findings.warn("/strategy/weighting", f"with {engine} every site weighs the same, whatever its examples")
+    if update is not None and update.clip_norm is None:
+        findings.warn(
+            "/update/clip_norm", f"{engine} proves an L2 norm: without clip_norm it is update.bound, {update.bound:g}"
+        )
 
 
 def _check_early_stop(evaluation: parts.EvaluationPart | None, findings: Findings) -> None:

@@ -68,7 +68,11 @@ class PairwiseServer:
         terms(manifest, b"")
         return Opened({}, _State().pack())
 
-    def body_size(self, header: UpdateHeader) -> int:
+    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:  # noqa: ARG002
+        """Nobody is asked for anything at the beginning."""
+        raise UpdateRefused("engine pairwise asks nobody to begin a round")
+
+    def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Masked words are as long as plain ones."""
         if header.material:
             raise UpdateRefused("a masked update has no material")
@@ -112,6 +116,10 @@ class PairwiseServer:
             apply_mask(total, seed, sign, bits)
         if bits == 24:
             np.bitwise_and(total, 0xFFFFFF, out=total)
+
+    def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
+        """Words of the round's encoding."""
+        return None
 
     def evidence(self, desk: Desk) -> Evidence:
         """Roster, sharers and survivors as the witness and the sites signed them."""

@@ -1,0 +1,39 @@
+"""Another service, as the aggregator asks it: by signed requests that may be repeated."""
+
+from typing import Any, Final
+
+import httpx
+
+from shared.errors import Refusal, Unavailable
+
+_TRY_AGAIN: Final = frozenset({401, 408, 425, 429, 500, 502, 503, 504, 507})  # 401: its clock, or revocations, or start
+_PAUSE_S: Final = 1.0
+
+
+class AskRefused(Refusal):
+    """The other service does not do this, and never will."""
+
+
+class Peer:
+    """`auth` signs for the audience `name`."""
+
+    def __init__(self, http: httpx.AsyncClient, auth: httpx.Auth, url: str, name: str) -> None:
+        self._http, self._auth, self._url, self._name = http, auth, f"{url}/v1", name
+
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """The answer; Unavailable or AskRefused."""
+        try:
+            response = await self._http.request(method, self._url + path, auth=self._auth, **request)
+        except httpx.TransportError as error:
+            detail = f"the {self._name} cannot be reached: {type(error).__name__}"
+            raise Unavailable(detail, retry_after_s=_PAUSE_S) from error
+        if response.is_success:
+            return response
+        try:
+            problem = response.json()
+            reason = f"{problem['title']} {problem['detail']}"
+        except (ValueError, KeyError, TypeError):
+            reason = f"status {response.status_code}"
+        if response.status_code in _TRY_AGAIN:
+            raise Unavailable(f"the {self._name} cannot serve now: {reason}", retry_after_s=_PAUSE_S)
+        raise AskRefused(f"the {self._name} answered {response.status_code}: {reason}")

@@ -1,0 +1,4 @@
+from services.keys.helper.tables import Base
+from shared.database.migrations import run_env
+
+run_env(Base.metadata)

@@ -1,0 +1,139 @@
+"""All SQL of the helper. Rows stay here; what leaves is frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.keys.helper.domain import HelperRound, RoundUnknown
+from services.keys.helper.tables import OpeningRow, ReportRow, RoundRow
+from shared.database import Transaction
+from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.twoserver.helper import Taken
+from shared.secagg.twoserver.messages import Verdict
+from shared.wire.manifest import RoundManifest, SignedManifest
+
+_BY_SQL = {"synchronize_session": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A report that was verified, and what came of it."""
+
+    site_id: SiteId
+    question: Digest
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An accepted report, with the digest of the body that it came in."""
+
+    taken: Taken
+    body_digest: Digest
+
+
+class HelperRepository:
+    """The queries of one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx, self._session = tx, tx.session
+
+    async def find(self, round_id: RoundId) -> HelperRound | None:
+        """The round as it stands."""
+        row = await self._session.get(RoundRow, round_id)
+        return None if row is None else _round(row)
+
+    async def get(self, round_id: RoundId) -> HelperRound:
+        """The round as it stands; raises RoundUnknown."""
+        found = await self.find(round_id)
+        if found is None:
+            raise RoundUnknown(f"the helper was not asked to take part in round {round_id}")
+        return found
+
+    async def lock(self, round_id: RoundId) -> HelperRound:
+        """The round, held by this transaction; raises RoundUnknown."""
+        query = select(RoundRow).where(RoundRow.id == round_id).with_for_update()
+        row = await self._session.scalar(query, execution_options={"populate_existing": True})
+        if row is None:
+            raise RoundUnknown(f"the helper was not asked to take part in round {round_id}")
+        return _round(row)
+
+    async def add(self, values: Mapping[str, Any]) -> None:
+        """Begin a round; what stands, stands."""
+        await self._session.execute(self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing())
+
+    async def fix_length(self, round_id: RoundId, length: int) -> None:
+        """The first report says how long vectors are."""
+        await self._session.execute(_of(round_id).values(length=length), execution_options=_BY_SQL)
+
+    async def judge(self, values: Mapping[str, Any]) -> bool:
+        """Write a verdict down; False when the site, or the report's id, has one."""
+        query = self._insert(ReportRow).values(dict(values)).on_conflict_do_nothing().returning(ReportRow.site_id)
+        return await self._session.scalar(query) is not None
+
+    async def judged(self, round_id: RoundId) -> dict[SiteId, Judged]:
+        """Every report of the round that was verified, by site."""
+        rows = await self._session.scalars(select(ReportRow).where(ReportRow.round_id == round_id))
+        return {SiteId(row.site_id): _judged(row) for row in rows}
+
+    async def kept(self, round_id: RoundId) -> dict[SiteId, Kept]:
+        """The accepted reports of a round whose secrets are not erased."""
+        query = select(ReportRow).where(ReportRow.round_id == round_id, ReportRow.message.is_not(None))
+        rows = await self._session.scalars(query.where(ReportRow.helper_share.is_not(None)))
+        return {SiteId(row.site_id): _kept(row) for row in rows}
+
+    async def agree(self, round_id: RoundId, manifest: RoundManifest, values: Mapping[str, Any]) -> bool:
+        """Write the one set of a round down; False when the round of the job was opened in another attempt."""
+        place = {"job_id": manifest.job_id, "kind": str(manifest.kind), "number": manifest.number}
+        insert = self._insert(OpeningRow).values(**place, round_id=round_id).on_conflict_do_nothing()
+        if await self._session.scalar(insert.returning(OpeningRow.round_id)) is None:
+            return False
+        await self._session.execute(_of(round_id).values(**values), execution_options=_BY_SQL)
+        return True
+
+    async def expired(self, now: datetime) -> list[RoundId]:
+        """Rounds whose secrets are to be erased."""
+        query = select(RoundRow.id).where(RoundRow.expires_at <= now, RoundRow.keys.is_not(None))
+        return [RoundId(found) for found in await self._session.scalars(query)]
+
+    async def erase(self, round_id: RoundId) -> None:
+        """Keys and shares go; verdicts, digests and the agreement stay."""
+        await self._session.execute(_of(round_id).values(keys=None), execution_options=_BY_SQL)
+        shares = update(ReportRow).where(ReportRow.round_id == round_id).values(helper_share=None)
+        await self._session.execute(shares, execution_options=_BY_SQL)
+
+    def _insert(self, table: type[Any]) -> Any:
+        name = self._session.get_bind().dialect.name
+        return (postgresql if name == "postgresql" else sqlite).insert(table)
+
+
+def _of(round_id: RoundId) -> Any:
+    return update(RoundRow).where(RoundRow.id == round_id)
+
+
+def _round(row: RoundRow) -> HelperRound:
+    return HelperRound(
+        id=RoundId(row.id),
+        signed=SignedManifest.model_validate_json(row.manifest),
+        manifest_digest=Digest(row.manifest_digest),
+        keys=row.keys,
+        expires_at=row.expires_at,
+        length=row.length,
+        members=row.members,
+        root=row.root,
+        share_digest=row.share_digest,
+        accepted=row.accepted,
+    )
+
+
+def _judged(row: ReportRow) -> Judged:
+    return Judged(SiteId(row.site_id), Digest(row.question), Verdict(row.message, row.code, row.detail))
+
+
+def _kept(row: ReportRow) -> Kept:
+    taken = Taken(SiteId(row.site_id), bytes.fromhex(row.report_id), row.length, row.helper_share or b"")
+    return Kept(taken, Digest(row.body_digest))

@@ -1,0 +1,67 @@
+"""How the parts of the helper are put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from services.keys.helper.api import router
+from services.keys.helper.parties import Parties
+from services.keys.helper.rounds import HelperRounds
+from services.keys.helper.settings import HelperSettings
+from services.keys.helper.tables import common
+from shared.clock import Clock
+from shared.database import Database
+from shared.identity.sealing import Sealer
+from shared.queues import Sweeper, background
+from shared.web.app import create_app
+from shared.web.health import database_checks
+from shared.web.standing import Standing, standing
+from shared.wire.helper import HELPER
+
+PACKAGE = "keys.helper"
+
+
+def open_database(settings: HelperSettings, clock: Clock | None = None) -> Database:
+    """The helper's own database."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database, common, clock=clock)
+
+
+def assemble(settings: HelperSettings, database: Database, stand: Standing) -> HelperRounds:
+    """Build the use cases."""
+    parties = Parties(stand.directory, stand.revocations)
+    sealer = Sealer.ensure(settings.seal_key)
+    return HelperRounds(database, sealer, stand.identity, parties, keep=settings.keep)
+
+
+def install(app: FastAPI, rounds: HelperRounds, stand: Standing) -> None:
+    """Put the parts where the routes find them."""
+    app.state.rounds, app.state.verifier = rounds, stand.verifier
+
+
+def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
+    """The API, with the little background work that there is."""
+    database = open_database(settings, clock)
+    return create_app(
+        title="Undersong helper",
+        service=HELPER,
+        description="The second server of rounds of engine twoserver: it holds the other half of every update.",
+        routers=[router],
+        lifespan=_lifespan(settings, database),
+        checks=database_checks(database, PACKAGE),
+    )
+
+
+def _lifespan(settings: HelperSettings, database: Database) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with standing(settings, HELPER, database) as stand:
+            rounds = assemble(settings, database, stand)
+            install(app, rounds, stand)
+            jobs = {"rounds_expired": rounds.sweep, "nonces": stand.nonces.prune}
+            async with background(Sweeper(settings.sweep_s, jobs).run()):
+                yield
+        await database.close()
+
+    return lifespan

@@ -1,0 +1,217 @@
+"""The twoserver engine at the seam (`shared.secagg.engine`): one message from each site, two servers, only the sum.
+
+The leader is the aggregator, the helper a process in the trust domain of keys. A site splits its vector, proves its
+norm, and hands in one report. Leader and helper verify each report together (`leader.examine`, `helper.judge`), agree
+once on whose reports are in the sum, and the helper gives its share of that one sum. The step `upload` is closed with
+the helper's signature over the accepted set. Weights are equal: a weight would move a site beyond the proved bound.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shared.ids import Digest, SiteId
+from shared.secagg.engine import (
+    UPLOAD,
+    Ask,
+    Closed,
+    Desk,
+    Engine,
+    Entropy,
+    Opened,
+    Payload,
+    Pieces,
+    Seat,
+    Source,
+    UpdateRefused,
+    header_for,
+)
+from shared.secagg.engine import Evidence as RecordEvidence
+from shared.secagg.pairwise import transcript
+from shared.secagg.pairwise.roster import body_root
+from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
+from shared.secagg.twoserver.leader import LeaderState, leader_share, sealed_size
+from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
+from shared.secagg.twoserver.report import (
+    NAME,
+    Report,
+    aggregate_info,
+    context,
+    report_statement,
+    seal,
+    share_info,
+    unseal,
+)
+from shared.secagg.twoserver.schemes import HELPER, LEADER, NONCE_BYTES, Integers, scheme_for
+from shared.secagg.twoserver.sums import add_field, centred
+from shared.wire.manifest import RoundKind, RoundManifest
+from shared.wire.updates import UpdateHeader, write_header
+
+
+class AggregateShareWrong(UpdateRefused):
+    """The helper's share of the sum is not the one that it signed for."""
+
+
+class TwoServerLeader:
+    """The aggregator's side."""
+
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+        """A fresh HPKE key; the helper is asked for its own, and for the verification key."""
+        key = X25519PrivateKey.from_private_bytes(entropy(32))
+        state = LeaderState(key.private_bytes_raw(), entropy(32))
+        public = key.public_key().public_bytes_raw()
+        return Opened({"leader_key": public.hex()}, state.pack(), Ask("helper", public))
+
+    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:
+        """The round's beginning with the helper's answer, whose signature the caller has checked."""
+        state, answer = LeaderState.unpack(opened.secret), Begun.unpack(reply)
+        verify_key = unseal(answer.verify_key, state.private_key, aggregate_info(desk.manifest, b"verify-key"))
+        public = {
+            **opened.public,
+            "helper_key": answer.helper_key.hex(),
+            "helper_keyid": answer.keyid.hex(),
+            "helper_signature": answer.signature.hex(),
+        }
+        return Opened(public, replace(state, verify_key=verify_key).pack())
+
+    def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
+        """The leader's sealed share: the vector, and for training its proof."""
+        Report.of(header)
+        return sealed_size(scheme_for(manifest, header.length))
+
+    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+        """The leader's part of the sum, of a report that was verified."""
+        report, scheme = Report.of(header), scheme_for(desk.manifest, header.length)
+        share = leader_share(desk, report, scheme, source)
+        words = scheme.out_share(context(desk.manifest), LEADER, report.report_id, share)
+        yield memoryview(np.ascontiguousarray(words, "<u8").view(np.uint8).data)
+
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
+        """Agree with the helper on whose reports are in the sum; `reply` is its signature, checked by the caller."""
+        if step != UPLOAD:
+            raise UpdateRefused(f"engine {NAME} has no step {step}")
+        agree = accepted_set(desk.manifest, messages)
+        if reply is None:
+            return Closed(desk.secret, ask=Ask("helper", agree.pack()))
+        said = Accepted.unpack(reply)
+        evidence = Evidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
+        return Closed(LeaderState.unpack(desk.secret).agreed(evidence).pack())
+
+    def reveal(self, desk: Desk, total: Ring) -> None:
+        """Add the helper's share to the leader's, in place; raises AggregateShareWrong."""
+        state = LeaderState.unpack(desk.secret)
+        if desk.share is None or not state.evidence:
+            raise UpdateRefused("the helper has not given its share of the sum")
+        packed = unseal(desk.share, state.private_key, aggregate_info(desk.manifest, b"aggregate-share"))
+        agreed = Evidence.unpack(state.evidence)
+        if hashlib.sha256(packed).digest() != agreed.share_digest or len(packed) != total.nbytes:
+            raise AggregateShareWrong("the helper's share of the sum is not the one that it signed for")
+        words = np.frombuffer(packed, "<u8")
+        if self.modulus(desk.manifest) is None:
+            np.add(total, words, out=total)
+        else:
+            add_field(total, words, out=total)
+            centred(total)
+
+    def evidence(self, desk: Desk) -> RecordEvidence:
+        """The accepted set with the helper's signature."""
+        return RecordEvidence(survivors=LeaderState.unpack(desk.secret).evidence)
+
+    @staticmethod
+    def modulus(manifest: RoundManifest) -> int | None:
+        """The prime that shares are added modulo; None for 2**64."""
+        return scheme_for(manifest, 1).modulus
+
+
+class TwoServerSite:
+    """One site's side: no state, one message."""
+
+    def begin(self, seat: Seat) -> bytes:
+        """Both servers' keys are there; whose they are, the agent has checked."""
+        _key(seat, "leader_key"), _key(seat, "helper_key")
+        return b""
+
+    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+        """There is no step but the upload."""
+        raise UpdateRefused(f"engine {NAME} has no step {step}")
+
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:  # noqa: ARG002
+        """The header with the helper's sealed share, then the leader's sealed share."""
+        vector = vector_of(seat.manifest, payload)
+        report, sealed = make_report(seat, vector)
+        header = header_for(seat, NAME, replace(payload, length=vector.size), report.material())
+        return b"", iter((write_header(header), sealed))
+
+
+def vector_of(manifest: RoundManifest, payload: Payload) -> Integers:
+    """The integers that are split: of a training update without its tail, whose loss nobody could prove."""
+    words = signed(unpack(payload.data, payload.modulus_bits), payload.modulus_bits)
+    if manifest.kind is RoundKind.TRAIN:
+        words = words[:-TAIL_LENGTH]
+    return np.ascontiguousarray(words, np.int64)
+
+
+def make_report(seat: Seat, vector: Integers) -> tuple[Report, bytes]:
+    """The site's signed report over a vector int64[d], and the leader's sealed share."""
+    if seat.sign is None or seat.keyid is None:
+        raise UpdateRefused(f"engine {NAME} needs the site's identity key")
+    manifest, site_id = seat.manifest, seat.site_id
+    scheme, report_id = scheme_for(manifest, vector.size), seat.entropy(NONCE_BYTES)
+    public, leader, helper = scheme.shard(context(manifest), vector, report_id, seat.entropy)
+    sealed = seal(leader, _key(seat, "leader_key"), share_info(manifest, site_id, report_id, LEADER))
+    for_helper = seal(helper, _key(seat, "helper_key"), share_info(manifest, site_id, report_id, HELPER))
+    return sign_report(seat, vector.size, report_id, public, for_helper, sealed), sealed
+
+
+def sign_report(
+    seat: Seat, length: int, report_id: bytes, public: bytes, helper_share: bytes, leader_share: bytes
+) -> Report:
+    """A report over these sealed shares, under the site's signature."""
+    if seat.sign is None or seat.keyid is None:
+        raise UpdateRefused(f"engine {NAME} needs the site's identity key")
+    digest = hashlib.sha256(leader_share).digest()
+    statement = report_statement(
+        seat.manifest.digest(), seat.site_id, length, report_id, public, helper_share, digest
+    )  # fmt: skip
+    return Report(
+        site_id=seat.site_id,
+        length=length,
+        report_id=report_id,
+        public_share=public,
+        helper_share=helper_share,
+        leader_digest=digest,
+        keyid=Digest(seat.keyid),
+        signature=seat.sign(statement),
+    )
+
+
+def accepted_set(manifest: RoundManifest, bodies: Mapping[SiteId, bytes]) -> Agree:
+    """Members (a bitmap over the cohort) and the root over their bodies' digests."""
+    positions = {manifest.cohort.index(site): digest for site, digest in bodies.items()}
+    return Agree(transcript.bitmap(frozenset(positions), len(manifest.cohort)), body_root(positions))
+
+
+def _key(seat: Seat, name: str) -> bytes:
+    text = seat.public.get(name)
+    try:
+        key = bytes.fromhex(text if isinstance(text, str) else "")
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise UpdateRefused(f"the round's {name} is not 32 bytes in hexadecimal")
+    return key
+
+
+TWOSERVER: Final = Engine(
+    name=NAME,
+    strength="strong",
+    description="Two servers each hold half of every update, check a proof of its norm, and open only the sum.",
+    steps=(UPLOAD,),
+    server=TwoServerLeader(),
+    client=TwoServerSite(),
+)

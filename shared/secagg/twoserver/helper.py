@@ -1,0 +1,104 @@
+"""The helper's side of a round: its half of the verification of one report, and its share of the sum."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.errors import Refusal
+from shared.ids import SiteId
+from shared.secagg.engine import Entropy
+from shared.secagg.twoserver.messages import Question, Verdict
+from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
+from shared.secagg.twoserver.schemes import HELPER, WORD_BYTES, Words, scheme_for
+from shared.secagg.twoserver.sums import add_field
+from shared.wire.manifest import RoundManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A report that was accepted: as much of it as its part of the sum needs."""
+
+    site_id: SiteId
+    report_id: bytes
+    length: int
+    helper_share: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HelperKeys:
+    """The helper's secrets of one round: HPKE, the verification key, the key of its share of the noise."""
+
+    private_key: bytes
+    verify_key: bytes
+    noise_key: bytes
+
+    @classmethod
+    def make(cls, entropy: Entropy) -> "HelperKeys":
+        """Fresh for a round."""
+        return cls(entropy(32), entropy(32), entropy(32))
+
+    def pack(self) -> bytes:
+        """96 bytes."""
+        return self.private_key + self.verify_key + self.noise_key
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "HelperKeys":
+        """The inverse of `pack`."""
+        return cls(data[:32], data[32:64], data[64:96])
+
+
+def judge(manifest: RoundManifest, keys: HelperKeys, question: Question) -> Verdict:
+    """Verify one report whose signature and place were checked. A pure function: the same question, the same verdict.
+
+    Blocking: tens of milliseconds for a million parameters.
+    """
+    report, ctx = question.report, context(manifest)
+    try:
+        scheme = scheme_for(manifest, report.length)
+        info = share_info(manifest, report.site_id, report.report_id, HELPER)
+        share = unseal(report.helper_share, keys.private_key, info)
+        state, said = scheme.begin(keys.verify_key, ctx, HELPER, report.report_id, report.public_share, share)
+        message = scheme.message(ctx, [question.verifier_share, said])
+        scheme.finish(ctx, state, message)
+    except Refusal as refusal:
+        return refused(refusal)
+    return Verdict(message)
+
+
+def refused(refusal: Refusal) -> Verdict:
+    """The verdict that says no."""
+    return Verdict(None, refusal.slug()[:64], refusal.detail[:500])
+
+
+def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken]) -> Words:
+    """The helper's share of the sum over these reports: uint64[d]. Deterministic; blocking."""
+    total: Words | None = None
+    ctx = context(manifest)
+    for report in taken:
+        scheme = scheme_for(manifest, report.length)
+        info = share_info(manifest, report.site_id, report.report_id, HELPER)
+        share = unseal(report.helper_share, keys.private_key, info)
+        words = scheme.out_share(ctx, HELPER, report.report_id, share)
+        if total is None:
+            total = np.zeros(report.length, np.uint64)
+        operation = np.add if scheme.modulus is None else add_field
+        operation(total, words, out=total)
+    if total is None:
+        raise ValueError("there is no report to add")
+    return total
+
+
+def pack_share(total: Words) -> bytes:
+    """An aggregate share as bytes: little-endian words."""
+    return total.astype(f"<u{WORD_BYTES}", copy=False).tobytes()
+
+
+def seal_share(manifest: RoundManifest, leader_key: bytes, packed: bytes) -> bytes:
+    """The aggregate share, for the leader alone."""
+    return seal(packed, leader_key, aggregate_info(manifest, b"aggregate-share"))
+
+
+def seal_verify_key(manifest: RoundManifest, leader_key: bytes, keys: HelperKeys) -> bytes:
+    """The verification key, for the leader alone; sites never know it."""
+    return seal(keys.verify_key, leader_key, aggregate_info(manifest, b"verify-key"))
