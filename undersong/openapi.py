@@ -9,15 +9,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from undersong.local.layout import SERVICES
+from undersong.local.layout import HELPER, SERVICES
 
 
 def document(service: str) -> str:
     """The service's OpenAPI document as sorted, indented JSON; nothing is connected to, nothing is kept."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ[f"{service.upper()}_DATA_DIR"] = scratch
-        described = _coordinator(Path(scratch)) if service == "coordinator" else _wired(service)
+        special = {"coordinator": lambda: _coordinator(Path(scratch)), HELPER: _helper}
+        described = special[service]() if service in special else _wired(service)
     return json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _helper() -> dict[str, Any]:
+    from services.keys.helper.settings import HelperSettings
+    from services.keys.helper.wiring import build_app
+
+    return dict(build_app(HelperSettings()).openapi())
 
 
 def _wired(service: str) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    drifted = [service for service in SERVICES if not _handle(service, arguments.folder, check=arguments.check)]
+    drifted = [service for service in (*SERVICES, HELPER) if not _handle(service, arguments.folder, check=arguments.check)]
     if drifted:
         sys.stderr.write(f"OpenAPI files differ from the code: {', '.join(drifted)}; run `make openapi`\n")
         sys.exit(1)

@@ -210,9 +210,7 @@ class Exchanges:
         from shared.secagg.engine import Seat
 
         identity = self._identity()
-        seat = Seat(
-            place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid
-        )
+        seat = Seat(place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid)
         return Exchange(engine, seat, self._aggregator, self._stored, float("inf"))
 
     def _exchange(self, engine: Engine, place: Place, expires_at: float) -> Exchange:

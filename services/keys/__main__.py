@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_helper(settings: HelperSettings, *, serving: bool) -> None:
     """Bring the helper's schema to its head, or be the helper."""
+    arm(HELPER)
     configure_logging(HELPER, settings.log_level, json=settings.log_json)
     configure_tracing(HELPER, settings.otel_endpoint)
     settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -250,6 +250,15 @@ class Pine(Scheme):
         wr_seed = self._joint_seed(ctx, Usage.WR_JOINT_RAND_SEED, wr_parts)
         return wr_seed + self._joint_seed(ctx, Usage.JOINT_RAND_SEED, vf_parts)
 
+    @property
+    def leader_share_size(self) -> int:
+        """Bytes of the leader's input share."""
+        return self.field.size * (self.parameters.measurement_length + self._proofs_length) + 2 * self.xof.SEED_SIZE
+
+    def out_share(self, ctx: bytes, agg_id: int, input_share: Octets) -> Vector:
+        """The output share of a report that was accepted: what `verify_next` gave then, made again."""
+        return self._open(ctx, agg_id, input_share)[0][: self.parameters.dimension]
+
     # Collector
 
     def unshard(self, agg_param: None, agg_shares: Sequence[Vector], num_measurements: int) -> npt.NDArray[np.float64]:

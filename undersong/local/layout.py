@@ -15,7 +15,8 @@ from undersong.errors import StartError
 
 SERVICES: Final = ("keys", "coordinator", "aggregator", "registry")
 ROLES: Final = ("api", "worker")
-ENROLLED: Final = ("coordinator", "aggregator", "registry")  # keys issues its own certificate
+HELPER: Final = "helper"  # a process of keys' trust domain with a store, a key and an identity of its own
+ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # keys issues its own certificate
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Layout:
     def prepare(cls, home: Path) -> "Layout":
         """Make the folders (owner only) and choose ports: those of the last run where they are still free."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("logs", "secrets", "sites", "valkey", *SERVICES):
+        for name in ("logs", "secrets", "sites", "valkey", HELPER, *SERVICES):
             (home / name).mkdir(exist_ok=True, mode=0o700)
         layout = cls(home, _choose_ports(home / "ports.json"))
-        for service in SERVICES:
+        for service in (*SERVICES, HELPER):
             _secret_file(layout.seal_key(service))
         layout._write_valkey_config()
         return layout
@@ -83,7 +84,7 @@ class Layout:
             "migrate_on_start": "true",
             "log_level": log_level,
             "public_url": self.url(service),
-            **{f"{name}_url": self.url(name) for name in SERVICES},
+            **{f"{name}_url": self.url(name) for name in (*SERVICES, HELPER)},
             **(extra or {}),
         }
         prefix = service.upper()
@@ -107,7 +108,7 @@ class Layout:
 
 def base_environment() -> dict[str, str]:
     """What every child inherits: this process's environment without any platform settings of the caller's shell."""
-    prefixes = tuple(f"{name.upper()}_" for name in (*SERVICES, "agent"))
+    prefixes = tuple(f"{name.upper()}_" for name in (*SERVICES, HELPER, "agent"))
     kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
@@ -137,7 +138,7 @@ def _is_free(port: int) -> bool:
 def _choose_ports(stored: Path) -> dict[str, int]:
     previous: dict[str, int] = json.loads(stored.read_text()) if stored.exists() else {}
     ports: dict[str, int] = {}
-    for name in (*SERVICES, "valkey"):
+    for name in (*SERVICES, HELPER, "valkey"):
         port = previous.get(name, 0)
         while port == 0 or port in ports.values() or not _is_free(port):
             port = free_port()

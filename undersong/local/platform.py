@@ -23,7 +23,7 @@ from undersong.client import Client
 from undersong.client.types import Federation, Site
 from undersong.errors import StartError, UnreachableError
 from undersong.local.forks import Forks
-from undersong.local.layout import ROLES, SERVICES, Layout, base_environment, service_command
+from undersong.local.layout import HELPER, ROLES, SERVICES, Layout, base_environment, service_command
 from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
 from undersong.profile import Profile, remove_profile, save_profile
@@ -88,6 +88,7 @@ class Platform:
         for role in ROLES:
             for service in SERVICES:
                 self._start_service(service, role)
+        self._start_service("keys", HELPER, environment=HELPER)
         self._wait_ready()
         self._client = Client(self.profile)
         if self._write_profile:
@@ -226,8 +227,9 @@ class Platform:
         self.processes[name] = process
         process.start()
 
-    def _start_service(self, service: str, role: str) -> None:
-        name, log, env = f"{service}.{role}", self._running().log(f"{service}.{role}"), self._environment(service)
+    def _start_service(self, service: str, role: str, environment: str | None = None) -> None:
+        name, env = f"{service}.{role}", self._environment(environment or service)
+        log = self._running().log(name)
 
         def fork() -> Running | None:
             forks = self._forks
@@ -256,13 +258,13 @@ class Platform:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
-        waiting = list(SERVICES)
+        waiting, layout = [*SERVICES, HELPER], self._running()
         with httpx.Client(timeout=2.0) as http:
             while waiting:
-                waiting = [service for service in waiting if not _is_ready(http, self.urls[service])]
+                waiting = [service for service in waiting if not _is_ready(http, layout.url(service))]
                 self._raise_for_failed()
                 if waiting and time.monotonic() > deadline:
-                    tail = self.processes[f"{waiting[0]}.api"].log_tail()
+                    tail = self.processes["keys.helper" if waiting[0] == HELPER else f"{waiting[0]}.api"].log_tail()
                     raise StartError(f"{', '.join(waiting)} not ready after {READY_WITHIN_S:.0f} s:\n{tail}")
                 if waiting:
                     time.sleep(0.05)

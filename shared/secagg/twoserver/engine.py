@@ -60,7 +60,7 @@ class AggregateShareWrong(UpdateRefused):
 class TwoServerLeader:
     """The aggregator's side."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
         """A fresh HPKE key; the helper is asked for its own, and for the verification key."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         state = LeaderState(key.private_bytes_raw(), entropy(32))

@@ -6,6 +6,7 @@ proof at all. Shapes: a vector is int64[d] or uint64[d]; an out share is uint64[
 """
 
 import math
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -15,7 +16,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.secagg.engine import Entropy, UpdateRefused
+from shared.secagg.field64 import P
 from shared.secagg.quantise import squared_norm_bound
+from shared.vdaf.errors import FreshRandomnessNeeded
+from shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 LEADER: Final = 0
@@ -73,10 +77,10 @@ class Additive:
 
     def begin(
         self,
-        verify_key: bytes,
-        ctx: bytes,
+        verify_key: bytes,  # noqa: ARG002
+        ctx: bytes,  # noqa: ARG002
         role: int,
-        nonce: bytes,
+        nonce: bytes,  # noqa: ARG002
         public: bytes,
         share: Share,
     ) -> tuple[Any, bytes]:
@@ -111,13 +115,11 @@ class Additive:
 class Proved:
     """PINE with the norm bound that the round's quantiser keeps."""
 
-    def __init__(self, encoding: Encoding, length: int) -> None:
-        from shared.vdaf.pine import Pine
+    modulus: int | None = P
 
-        self._pine: Pine = Pine(l2_norm_bound=float(norm_bound(encoding, length)), num_frac_bits=0, dimension=length)
-        self.modulus: int | None = 2**64 - 2**32 + 1
+    def __init__(self, encoding: Encoding, length: int) -> None:
+        self._pine = _pine(norm_bound(encoding, length), length)
         self.leader_size = self._pine.leader_share_size
-        self._length = length
 
     def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
         """The published `shard`; tried again where the randomness carries no proof (less often than 2**-100)."""
@@ -142,9 +144,15 @@ class Proved:
         """The published `verify_next`; its out share is made again where it is added."""
         self._pine.verify_next(ctx, state, message)
 
-    def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:
+    def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:  # noqa: ARG002
         """The first d elements of the share, expanded from the seed for the helper."""
-        return self._pine.out_share(ctx, role, nonce, share)
+        return self._pine.out_share(ctx, role, share)
+
+
+@lru_cache(maxsize=8)
+def _pine(bound: int, length: int) -> Pine:
+    """Its tables are worth keeping for the reports of a round."""
+    return Pine.for_norm(float(bound), length, num_frac_bits=0)
 
 
 def norm_bound(encoding: Encoding, length: int) -> int:
