@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path("/secrets")
-SERVICES = ("coordinator", "aggregator", "keys", "registry")
-HANDED_OUT = ("coordinator", "aggregator", "registry")  # they enrol at keys with a token
+SERVICES = ("coordinator", "aggregator", "keys", "registry", "helper")
+HANDED_OUT = ("coordinator", "aggregator", "registry", "helper")  # they enrol at keys with a token
 SERVICE_USER = 10001
 STATEMENTS = """\
 SELECT 'CREATE ROLE {name}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') \\gexec
@@ -69,7 +69,8 @@ def for_postgres(passwords: dict[str, str]) -> None:
 def main() -> None:
     """Make what is not there."""
     mark = ROOT / "postgres" / DONE
-    if mark.exists() and "--renew" not in sys.argv:
+    complete = mark.exists() and all((ROOT / service / "seal-key").exists() for service in SERVICES)
+    if complete and "--renew" not in sys.argv:
         return
     database = {service: secrets.token_hex(24) for service in SERVICES}
     redis = {service: secrets.token_hex(24) for service in SERVICES}

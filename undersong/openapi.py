@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    drifted = [service for service in (*SERVICES, HELPER) if not _handle(service, arguments.folder, check=arguments.check)]
+    drifted = [
+        service for service in (*SERVICES, HELPER) if not _handle(service, arguments.folder, check=arguments.check)
+    ]
     if drifted:
         sys.stderr.write(f"OpenAPI files differ from the code: {', '.join(drifted)}; run `make openapi`\n")
         sys.exit(1)

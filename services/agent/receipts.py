@@ -22,6 +22,7 @@ from services.agent.link import Away, Call, Link, Problem
 from services.agent.state import State
 from shared.errors import Refusal
 from shared.ids import Digest, RoundId, SiteId
+from shared.wire.helper import HELPER, TWOSERVER
 
 if TYPE_CHECKING:
     from shared.transparency.documents import LoggedRecord, LogHead
@@ -162,6 +163,8 @@ class Receipts:
             raise records.RecordInvalid("the record is of another round than this site took part in")
         coordinator = await self._signatures.key_of("coordinator", record.manifest.keyid)
         witness = self._witness(expected.round_id)
+        if record.engine == TWOSERVER:
+            witness = await self._signatures.key_of(HELPER, records.helper_keyid(record))
         await asyncio.to_thread(records.check_record, record, witness, coordinator)
         records.check_own_body(record, self._site_id, expected.body_digest)
         await self._check_log(logged)

@@ -8,10 +8,12 @@ from services.keys.repository import KeysRepository
 from services.keys.restores import RestoreWatch, Standing
 from services.keys.witness import coordinator_key
 from shared.database import Transaction
-from shared.identity.authority import Identity, public_bytes
+from shared.errors import NotFound, Unauthenticated
+from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.verify import Party
 from shared.transparency.documents import ROUND, LoggedRecord, RoundRecord
-from shared.transparency.records import check_record
+from shared.transparency.records import RecordInvalid, check_record, helper_keyid
+from shared.wire.helper import HELPER, TWOSERVER
 
 
 class RoundRecords:
@@ -45,6 +47,21 @@ class RoundRecords:
         return await self._log.record(record.round_id), new
 
     async def _witness_key(self, tx: Transaction, record: RoundRecord) -> bytes:
-        """The key that witnessed the round: this one's, or that of an earlier certificate of this service."""
+        """The key that witnessed the round: this one's, or that of an earlier certificate of this service.
+
+        For twoserver the helper's, by the certificate that the record names.
+        """
+        if record.engine == TWOSERVER:
+            return await self._helper_key(tx, record)
         earlier = await KeysRepository(tx).witness_key(record.round_id)
         return earlier or public_bytes(self._identity.private_key.public_key())
+
+    @staticmethod
+    async def _helper_key(tx: Transaction, record: RoundRecord) -> bytes:
+        try:
+            issued = await KeysRepository(tx).check_standing(helper_keyid(record))
+        except (NotFound, Unauthenticated) as error:
+            raise RecordInvalid("the accepted set is not signed by a helper whose certificate stands") from error
+        if issued.subject != Subject("service", HELPER):
+            raise RecordInvalid("the accepted set is signed by somebody who is not the helper")
+        return issued.public_key

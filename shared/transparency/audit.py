@@ -26,6 +26,7 @@ from shared.transparency.documents import RoundRecord
 from shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
 from shared.transparency.records import check_head, check_inclusion
 from shared.wire.canonical import digest_document
+from shared.wire.helper import HELPER, TWOSERVER
 from shared.wire.manifest import RoundKind, version_statement
 
 SHORT: Final = 16
@@ -101,6 +102,8 @@ class _Audit:
             yield _run("survivors", self._survivors)
             yield _run("bodies", self._bodies)
             yield _run("commitments", self._commitments)
+        if self.record.engine == TWOSERVER:
+            yield _run("helper", self._helper)
         yield _run("transcript", self._transcript)
         yield _run("sum", self._sum)
         yield _run("result", self._result)
@@ -219,7 +222,7 @@ class _Audit:
     def _protection(self) -> Finding:
         try:
             facts = engine_facts(self.record.engine)
-            if self.record.engine != steps.PAIRWISE:
+            if self.record.engine not in steps.VOUCHED:
                 steps.check_without_steps(self.record)
         except Refusal as refusal:
             return _failed("protection", refusal)
@@ -229,7 +232,17 @@ class _Audit:
                 "and who is in the sum rests on its word."
             )
             return Finding("protection", True, sentence, caution=True)
+        if self.record.engine == TWOSERVER:
+            return Finding("protection", True, _two_servers(self.record))
         return Finding("protection", True, "Masks hid each update from every service; only their sum was opened.")
+
+    def _helper(self) -> str:
+        key = self.service(steps.helper_keyid(self.record), HELPER)
+        steps.check_helper(self.record, public_bytes(key))
+        return (
+            f"The helper signed that it accepted exactly these {_many(self.record.contributors, 'report')}, "
+            "and its one share of their sum."
+        )
 
     def _roster(self) -> str:
         members = len(self.frame.roster.members)
@@ -344,6 +357,14 @@ class _Audit:
             raise EvidenceInvalid("the proof is for another entry of the log")
         check_inclusion(logged.record, logged.proof, logged.head)
         return f"The round's record is entry {logged.index} of that log."
+
+
+def _two_servers(record: RoundRecord) -> str:
+    split = "Two servers each held one half of every update; only their sum was opened"
+    plan = record.manifest.manifest
+    if plan.kind is RoundKind.TRAIN and plan.encoding is not None:
+        return f"{split}, and each update was proved to have a norm of at most {plan.encoding.clip_norm:g}."
+    return f"{split}; nothing was proved about the values."
 
 
 def _run(check: str, find: Callable[[], str]) -> Finding:

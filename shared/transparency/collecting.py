@@ -14,6 +14,7 @@ from shared.transparency import steps
 from shared.transparency.certificates import read_holder
 from shared.transparency.documents import LoggedRecord, RoundRecord
 from shared.transparency.evidence import MAX_VERSIONS, Evidence, VersionEvidence
+from shared.wire.helper import TWOSERVER
 
 VERSION_PREFIX: Final = "ver_"
 
@@ -102,6 +103,8 @@ async def _certificates(
     found: dict[Digest, x509.Certificate] = {}
     for keyid in dict.fromkeys(keyids):
         _add(found, await sources.certificate(keyid))
+    if logged.record.engine == TWOSERVER:
+        _add(found, await sources.certificate(steps.helper_keyid(logged.record)))
     if logged.record.engine == steps.PAIRWISE:
         await _add_witness(found, logged.record, ca, sources)
         for member in steps.roster_of(logged.record).members:

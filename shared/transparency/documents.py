@@ -42,7 +42,8 @@ class RoundResult(Document):
 class RoundRecord(Digestible):
     """All that anyone needs to check a published round, and nothing that shows an update.
 
-    roster, sharers (bitmap) and survivors are the engine's own bytes in hexadecimal, null for engines without them.
+    roster, sharers (bitmap) and survivors are the engine's own bytes in hexadecimal, null for engines without them;
+    survivors of `twoserver` is what the helper signed (`shared.secagg.twoserver.messages.Evidence`).
     bodies: SHA-256 of each update in the sum. commitments: survivors' signatures in quorum mode. contributors: the
     number of updates in the sum. transcript: `shared.transparency.records.transcript_of`.
     """

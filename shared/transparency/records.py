@@ -24,11 +24,12 @@ from shared.transparency.documents import RoundRecord as RoundRecord
 from shared.transparency.documents import RoundResult as RoundResult
 from shared.transparency.documents import leaf_of as leaf_of
 from shared.transparency.steps import PAIRWISE as PAIRWISE
-from shared.transparency.steps import RecordInvalid as RecordInvalid
 from shared.transparency.steps import (
+    VOUCHED,
     check_bodies,
     check_cohort,
     check_commitments,
+    check_helper,
     check_manifest,
     check_roster,
     check_survivors,
@@ -36,7 +37,10 @@ from shared.transparency.steps import (
     check_without_steps,
     roster_of,
 )
+from shared.transparency.steps import RecordInvalid as RecordInvalid
+from shared.transparency.steps import helper_keyid as helper_keyid
 from shared.transparency.steps import transcript_of as transcript_of
+from shared.wire.helper import HELPER, TWOSERVER
 
 
 class LogInvalid(Forbidden):
@@ -70,11 +74,16 @@ class RoundFacts:
 def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes) -> RoundFacts:
     """Recompute and compare everything in a record; raises RecordInvalid with the reason.
 
-    Checked: the manifest's signature, cohort and minimum, every advertisement, the witness's signatures over roster
-    and survivors, the root over the bodies, the survivors' own signatures in quorum mode, and the transcript.
+    witness_key: of whoever beside the aggregator vouches for who is in the sum: keys for pairwise, the helper (see
+    `helper_keyid`) for twoserver. Checked: the manifest's signature, cohort and minimum, every advertisement, the
+    witness's signatures over roster and survivors, the root over the bodies, the survivors' own signatures in quorum
+    mode, what the helper signed, and the transcript.
     """
     check_manifest(record, coordinator_key)
     check_cohort(record)
+    if record.engine == TWOSERVER:
+        check_helper(record, witness_key)
+        return _facts(record, check_transcript(record), threshold=None)
     if record.engine != PAIRWISE:
         check_without_steps(record)
         return _facts(record, check_transcript(record), threshold=None)
@@ -88,10 +97,14 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
 def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]) -> Signers:
     """The keys that the authority vouches for: the coordinator's by key id, the witness's by its signature.
 
+    For a record of twoserver the witness is the helper.
+
     `certificates`: the coordinator's, those of keys, any others. Raises RecordInvalid or CertificateUntrusted.
     """
     holders = [check_certificate(each, ca_certificate) for each in certificates]
     coordinator = _coordinator(record, holders)
+    if record.engine == TWOSERVER:
+        return Signers(coordinator, _helper(record, holders))
     witnesses = [public_bytes(each.public_key) for each in holders if _is_service(each, "keys")]
     if not witnesses:
         raise RecordInvalid("the certificate of keys, which witnessed the round, is missing")
@@ -174,7 +187,7 @@ def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> Ro
         sites=tuple(sorted(record.bodies)),
         invited=len(manifest.cohort),
         min_cohort=manifest.min_cohort,
-        witnessed=threshold is not None,
+        witnessed=record.engine in VOUCHED,
         threshold=threshold,
         committed=len(record.commitments),
         steps=tuple(Digest(head.hex()) for head in heads),
@@ -197,6 +210,14 @@ def _coordinator(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
         if holder.keyid == record.manifest.keyid and _is_service(holder, "coordinator"):
             return public_bytes(holder.public_key)
     raise RecordInvalid("the certificate of the coordinator that signed the manifest is missing")
+
+
+def _helper(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
+    keyid = helper_keyid(record)
+    for holder in holders:
+        if holder.keyid == keyid and _is_service(holder, HELPER):
+            return public_bytes(holder.public_key)
+    raise RecordInvalid("the certificate of the helper that signed the accepted set is missing")
 
 
 def _is_service(holder: Holder, name: str) -> bool:

@@ -8,15 +8,20 @@ from functools import wraps
 from typing import Final, ParamSpec, TypeVar
 
 from shared.errors import Forbidden, Refusal
+from shared.ids import Digest
 from shared.secagg.pairwise import roster as rosters
 from shared.secagg.pairwise import transcript
 from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.roster import Frame, Roster
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.pairwise.transcript import Transcript
+from shared.secagg.twoserver.messages import Evidence as Accepted
 from shared.transparency.documents import RoundRecord
+from shared.wire.helper import TWOSERVER, accepted_statement
 
 PAIRWISE: Final = "pairwise"
+VOUCHED: Final = frozenset({PAIRWISE, TWOSERVER})
+"""Engines with a party beside the aggregator that signs who is in the sum."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,6 +72,27 @@ def check_without_steps(record: RoundRecord) -> None:
     """The record of an engine without a witness claims nothing that a witness would have signed."""
     if record.roster or record.sharers or record.survivors or record.commitments:
         raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors or commitments")
+
+
+@_refusing
+def check_helper(record: RoundRecord, helper_key: bytes) -> None:
+    """The helper signed that it accepted exactly these bodies' reports, and its one share of their sum."""
+    if record.roster or record.sharers or record.commitments:
+        raise RecordInvalid(f"engine {record.engine} has no roster, sharers or commitments")
+    said, manifest = accepted_of(record), record.manifest.manifest
+    positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
+    if transcript.members(said.members, len(manifest.cohort)) != frozenset(positions):
+        raise RecordInvalid("the bodies are not those of the sites whose reports the helper accepted")
+    if rosters.body_root(positions) != said.root:
+        raise RecordInvalid("the bodies do not lead to the root that the helper signed")
+    statement = accepted_statement(manifest.digest(), said.members, said.root, said.share_digest)
+    rosters.verify(helper_key, said.signature, statement, "the helper's set")
+
+
+@_refusing
+def helper_keyid(record: RoundRecord) -> Digest:
+    """The certificate that the helper signed the accepted set with, as the record says."""
+    return Digest(accepted_of(record).keyid.hex())
 
 
 @_refusing
@@ -156,6 +182,13 @@ def roster_of(record: RoundRecord) -> Roster:
     if record.roster is None or record.sharers is None:
         raise RecordInvalid("the record of a pairwise round needs its roster and sharers")
     return Roster.unpack(bytes.fromhex(record.roster))
+
+
+def accepted_of(record: RoundRecord) -> Accepted:
+    """What the helper signed; raises RecordInvalid or MessageMalformed."""
+    if record.survivors is None:
+        raise RecordInvalid("the record of a twoserver round needs what the helper signed")
+    return Accepted.unpack(bytes.fromhex(record.survivors))
 
 
 def survivors_of(record: RoundRecord) -> Survivors:

@@ -46,7 +46,7 @@ class Compose:
     """One compose project with free ports, and the CLI as somebody outside would use it."""
 
     def __init__(self) -> None:
-        self.ports = {service: _free_port() for service in SERVICES}
+        self.ports = {service: _free_port() for service in (*SERVICES, "helper")}
         ports = {f"UNDERSONG_{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
         self.env = {**os.environ, **ports, "COMPOSE_PROJECT_NAME": f"undersong-{uuid.uuid4().hex[:8]}"}
         self.env |= {"DOCKER_BUILDKIT": "1", "COMPOSE_PROFILES": "demo"}
@@ -194,6 +194,7 @@ def test_processes_run_without_root_and_cannot_write(compose: Compose) -> None:
     """What the kernel says, not what the file says."""
     for service in (
         *(f"{name}-{role}" for name in SERVICES for role in ("api", "worker")),
+        "keys-helper",
         "edge",
         "postgres",
         "redis",
