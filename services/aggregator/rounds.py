@@ -100,6 +100,7 @@ class Rounds:
             return opened
         try:
             reply = await self._helper.begin(signed, opened.ask.body)
+            point("aggregator.helper.begun")
             return server.begun(Desk(manifest, opened.secret), opened, reply)
         except AskRefused as refusal:
             raise HelperRefused(refusal.detail) from refusal

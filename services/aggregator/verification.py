@@ -22,6 +22,7 @@ from services.aggregator.peer import AskRefused
 from services.aggregator.publication import RoundFailed
 from services.aggregator.repository import Contribution
 from shared.errors import NotFound, Refusal
+from shared.faults import point
 from shared.identity.authority import CertificateUntrusted, Subject
 from shared.identity.directory import CertificateDirectory
 from shared.identity.verify import RevocationFeed
@@ -92,9 +93,11 @@ class Verification:
     async def share(self, folding: Folding) -> bytes:
         """The helper's sealed share of the sum over the set that it agreed on; RoundFailed, Unavailable."""
         try:
-            return await self._helper.share(folding.manifest.round_id, leader_key(folding.secret))
+            share = await self._helper.share(folding.manifest.round_id, leader_key(folding.secret))
         except AskRefused as refusal:
             raise RoundFailed(Reason.HELPER_REFUSED, refusal.detail) from refusal
+        point("aggregator.share.received")
+        return share
 
     async def _examine(self, folding: Folding, contribution: Contribution, file: File) -> _Examined | Refusal:
         try:
@@ -124,6 +127,7 @@ class Verification:
             verdicts = await self._helper.verify(manifest.round_id, [item.pending.question for item in examined])
         except AskRefused as refusal:
             raise RoundFailed(Reason.HELPER_REFUSED, refusal.detail) from refusal
+        point("aggregator.reports.verified")
         return [
             (item.contribution, _judged(manifest, item, verdict))
             for item, verdict in zip(examined, verdicts, strict=True)

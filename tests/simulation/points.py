@@ -73,3 +73,14 @@ POINTS: Final[dict[str, Point]] = {
     "database.committing": Point(_ALL, "nothing", "done again", times=(2, 5)),
     "database.committed": Point(_ALL, "what any transaction leaves", "done again: no difference", times=(2, 5)),
 }
+
+# Of rounds of two servers; tried in tests/services/aggregator/test_twoserver.py, where leader and helper are both real.
+TWO_SERVERS: Final[dict[str, Point]] = {
+    "helper.round.begun": Point(("helper",), "keys made, no answer", "asked again: the same keys"),
+    "aggregator.helper.begun": Point((f"{_A}.api",), "helper has begun, no round here", "opened again"),
+    "helper.report.judged": Point(("helper",), "verdict committed, no answer", "same question, same verdict"),
+    "aggregator.reports.verified": Point((f"{_A}.worker",), "verdicts in memory", "the same questions again"),
+    "helper.set.agreed": Point(("helper",), "set signed, no answer", "asked again: the same signature"),
+    "helper.share.made": Point(("helper",), "nothing new", "asked again: the same share"),
+    "aggregator.share.received": Point((f"{_A}.worker",), "share in memory", "asked again: the same share"),
+}

@@ -28,6 +28,7 @@ from services.keys.helper.parties import Parties
 from services.keys.helper.repository import HelperRepository, Kept
 from shared.database import Database, Transaction
 from shared.errors import Invalid, Refusal
+from shared.faults import point
 from shared.identity.authority import Identity
 from shared.identity.sealing import Sealer
 from shared.ids import Digest, RoundId, SiteId, digest_of
@@ -104,6 +105,7 @@ class HelperRounds:
             return found, self._keys(found, found.check_open(now))
 
         _, keys = await self._database.run("helper.begin", work)
+        point("helper.round.begun")
         public = X25519PrivateKey.from_private_bytes(keys.private_key).public_key().public_bytes_raw()
         identity = self._identity()
         return Begun(
@@ -182,6 +184,7 @@ class HelperRounds:
             return said
 
         said = await self._database.run("helper.verdict", work)
+        point("helper.report.judged")
         if said.message is None:
             SECAGG_FAILURES.labels("verify").inc()
             log.warning("report.refused", round_id=round_id, site_id=report.site_id, code=said.code, detail=said.detail)
@@ -203,6 +206,7 @@ class HelperRounds:
             packed = await self._aggregate(found, sealed, members)
             answer = self._sign(found, agree, digest_of(packed))
             found = await self._database.run("helper.agree", lambda tx: self._agree(tx, round_id, agree, answer))
+            point("helper.set.agreed")
             log.info("set.agreed", round_id=round_id, sites=len(members))
         if (found.members, found.root) != (agree.members, agree.root):
             raise SetDiffers("the helper has signed another set for this round")
@@ -247,6 +251,7 @@ class HelperRounds:
             self._shares.pop(round_id, None)
         if digest_of(packed) != found.share_digest.hex():
             raise RuntimeError(f"the share of round {round_id} does not come out as it was signed")
+        point("helper.share.made")
         return await asyncio.to_thread(seal_share, found.signed.manifest, leader_key, packed)
 
     async def _aggregate(self, found: HelperRound, sealed: bytes, members: list[Kept]) -> bytes:
