@@ -163,9 +163,10 @@ class Round:
         return sums_payload(self.manifest, np.asarray(values, np.float64))
 
     def body(self, site: str, values: Any) -> bytes:
-        return b"".join(
-            bytes(part) for part in TWOSERVER.client.upload(self.seat(site), b"", None, self.payload(values))[1]
-        )
+        return self.bytes_of(site, self.payload(values))
+
+    def bytes_of(self, site: str, payload: Payload) -> bytes:
+        return b"".join(bytes(part) for part in TWOSERVER.client.upload(self.seat(site), b"", None, payload)[1])
 
     async def honest(self, site: str, values: Any) -> Any:
         """Hand in a report; the integers that it stands for."""

@@ -38,7 +38,7 @@ def test_what_is_sealed_comes_out(size) -> None:
     body = seal(data)
     header, offset = read_header(bytes(body))
     assert unseal(body) == data
-    assert len(body) - offset == SEALED.server.body_size(header)
+    assert len(body) - offset == SEALED.server.body_size(MANIFEST, header)
     assert data[:64] not in bytes(body)
     check_header(header, MANIFEST, SITE, length=size // 4)
 
@@ -131,7 +131,7 @@ def test_unusable_material_is_refused_at_the_door(material) -> None:
     header, _ = read_header(bytes(seal(bytes(16))))
     changed = UpdateHeader(**{**{name: getattr(header, name) for name in header.__slots__}, "material": material})
     with pytest.raises(UpdateRefused):
-        SEALED.server.body_size(changed)
+        SEALED.server.body_size(MANIFEST, changed)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Parties:
         for body in self.bodies.values():
             header, start = read_header(body)
             words = b"".join(self.engine.server.unveil(self.desk, header, BytesSource(body[start:])))
-            assert len(words) == self.engine.server.body_size(header)
+            assert len(words) == self.engine.server.body_size(self.manifest, header)
             total += unpack(words, 32)
         self.engine.server.reveal(self.desk, total)
         return total
