@@ -369,7 +369,7 @@ class Pine64HmacSha256Aes128(_Published):
     def for_norm(
         cls, norm: float, dimension: int, *, num_frac_bits: int = 20, num_proofs_norm_equality: int = 1
     ) -> Self:
-        """The platform's parameters for vectors of L2 norm <= `norm` (real units): decision 0008."""
+        """The platform's parameters for vectors of L2 norm <= `norm` (real units): decision 0009."""
         nodes = power_of_two(math.isqrt(dimension - 1) + 1 if dimension > 1 else 2)
         return cls(
             l2_norm_bound=math.floor(norm * 2.0**num_frac_bits),

@@ -50,7 +50,7 @@ class PineParameters:
             raise ValueError("norm bound and dimension must be positive, fractional bits from 0 to 127")
         if not 0 < self.num_wr_successes <= self.num_wr_checks:
             raise ValueError("num_wr_successes must be between 1 and num_wr_checks")
-        if p < 3 * self.squared_bound + 2:
+        if p <= 3 * self.squared_bound + 2:
             raise ValueError(f"the squared norm bound is too large for {name}: lower bound or fractional bits")
         if p < max(self.wr_bound**2 // 4000, 2600 * self.wr_bound, 2 * self.num_wr_checks):
             raise ValueError(f"wraparound checks need a larger field than {name}: lower bound or fractional bits")
