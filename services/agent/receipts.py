@@ -156,6 +156,7 @@ class Receipts:
     async def _check(self, expected: Expected, document: bytes) -> None:
         """Refusal, TaskFailure or ValidationError for a record that is not this site's round, or does not hold."""
         from shared.transparency import records
+        from shared.transparency.samples import check_own_samples
 
         logged = records.LoggedRecord.model_validate_json(document)
         record = logged.record
@@ -167,6 +168,7 @@ class Receipts:
             witness = await self._signatures.key_of(HELPER, records.helper_keyid(record))
         await asyncio.to_thread(records.check_record, record, witness, coordinator)
         records.check_own_body(record, self._site_id, expected.body_digest)
+        check_own_samples(record, self._site_id, self._state.committed_samples(record.manifest.manifest.job_id))
         await self._check_log(logged)
 
     async def _check_log(self, logged: LoggedRecord) -> None:

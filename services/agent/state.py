@@ -195,6 +195,12 @@ class State:
                 (name, bytes(msgpack.packb(value))),
             )
 
+    def committed_samples(self, job_id: str) -> str | None:
+        """This site's committed sample count in the job, a point in hexadecimal (`samples`)."""
+        with self.store.reading() as db:
+            row = db.execute("SELECT substr(message, 1, 32) FROM samples WHERE job_id = ?", (job_id,)).fetchone()
+        return bytes(row[0]).hex() if row is not None else None
+
     def counts(self) -> dict[str, int]:
         """How many contributions stand in which state."""
         with self.store.reading() as db:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _FIRST = """
 CREATE TABLE contributions (
     round_id TEXT PRIMARY KEY,
@@ -79,7 +79,17 @@ CREATE TABLE receipts (
 ) STRICT;
 CREATE INDEX receipts_due ON receipts (due_at) WHERE state = 'waiting';
 """
-_MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+CREATE TABLE samples (
+    job_id TEXT PRIMARY KEY,
+    weight INTEGER NOT NULL,
+    context BLOB NOT NULL,
+    blinding BLOB NOT NULL,
+    message BLOB NOT NULL,
+    created_at REAL NOT NULL
+) STRICT;
+"""
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 
 
 class Store:

@@ -234,10 +234,12 @@ class Tasks:
         model: Path | None,
     ) -> Contribution:
         """Hide, make durable, record. In a thread."""
-        from services.agent.updates import write_body  # numpy: only once there is something to send
+        from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
+        from services.agent.updates import write_body
 
         manifest = exchange.seat.manifest
-        state, body = write_body(exchange, answer, outcome, model, self._state.outbox)
+        samples = Samples(self._state.store)
+        state, body = write_body(exchange, answer, outcome, model, self._state.outbox, samples)
         memory: dict[str, object] = {
             "witness": exchange.seat.witness,
             "lease_token": lease.lease_token,

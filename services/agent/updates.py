@@ -18,6 +18,7 @@ import numpy as np
 from services.agent.domain import TaskFailure
 from services.agent.exchange import Exchange
 from services.agent.runner.protocol import Outcome
+from services.agent.samples import Samples
 from services.agent.state import sync_folder
 from shared.errors import Refusal
 from shared.ids import Digest
@@ -30,7 +31,7 @@ Body = tuple[Digest, int]
 
 
 def write_body(
-    exchange: Exchange, answer: bytes | None, outcome: Outcome, model: Path | None, outbox: Path
+    exchange: Exchange, answer: bytes | None, outcome: Outcome, model: Path | None, outbox: Path, samples: Samples
 ) -> tuple[bytes, Body]:
     """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
 
@@ -38,15 +39,27 @@ def write_body(
     body's digest. On return the bytes are durable. Nothing has left.
     """
     try:
-        with _payload(exchange.seat.manifest, outcome, model) as payload:
+        committed = _committed(exchange, outcome, samples)
+        with _payload(exchange.seat.manifest, outcome, model, committed) as payload:
             state, pieces = exchange.upload(answer, payload)
             return state, _write(pieces, outbox)
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
 
+def _committed(exchange: Exchange, outcome: Outcome, samples: Samples) -> bytes | None:
+    seat = exchange.seat
+    if seat.manifest.kind is not RoundKind.TRAIN:
+        return None
+    if outcome.examples < 1:
+        raise TaskFailure("no-examples", "the recipe found no examples to train on")
+    return samples.message(seat.manifest, seat.site_id, outcome.examples)
+
+
 @contextmanager
-def _payload(manifest: RoundManifest, outcome: Outcome, model: Path | None) -> Iterator[Payload]:
+def _payload(
+    manifest: RoundManifest, outcome: Outcome, model: Path | None, committed: bytes | None
+) -> Iterator[Payload]:
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         if outcome.sums is None:
             raise TaskFailure("bad-result", "the recipe gave no sums")
@@ -59,17 +72,18 @@ def _payload(manifest: RoundManifest, outcome: Outcome, model: Path | None) -> I
             tensors.load(after)  # a model that nobody can read must not become version 0
             yield model_payload(after)
         else:
-            yield _change(manifest, outcome, model, after)
+            yield _change(manifest, outcome, model, after, committed)
 
 
-def _change(manifest: RoundManifest, outcome: Outcome, model: Path | None, after: memoryview) -> Payload:
+def _change(
+    manifest: RoundManifest, outcome: Outcome, model: Path | None, after: memoryview, committed: bytes | None
+) -> Payload:
     if model is None:
         raise TaskFailure("manifest-model", "a training round without a model")
-    if outcome.examples < 1:
-        raise TaskFailure("no-examples", "the recipe found no examples to train on")
     with _mapped(model) as before:
         delta = _difference(before, after)
-    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=os.urandom(32))
+    key = os.urandom(32)
+    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
 
 
 def _difference(before: memoryview, after: memoryview) -> tensors.Vector:

@@ -14,6 +14,9 @@ from services.aggregator.domain import (
     RoundDiffers,
     RoundOver,
     RoundUnknown,
+    SampleCountChanged,
+    SampleCountMissing,
+    SampleCountUnproved,
     SiteFellOut,
     StepNotOpen,
     UpdateDiffers,
@@ -115,6 +118,9 @@ class RoundState(BaseModel):
     manifest_digest: Digest
     accepted: list[SiteId] = Field(description="sites whose update stands")
     rejections: list[Rejection]
+    samples: dict[SiteId, str] = Field(
+        default_factory=dict, description="each accepted site's committed sample count: a point, in hexadecimal"
+    )
     result: RoundResult | None
 
 
@@ -175,6 +181,9 @@ async def open_round(
             UpdateRefused,
             UpdateRejected,
             WrongLength,
+            SampleCountMissing,
+            SampleCountUnproved,
+            SampleCountChanged,
             DigestMismatch,
             StorageFull,
             ReportMalformed,
@@ -250,5 +259,6 @@ def round_state(view: RoundView) -> RoundState:
         manifest_digest=stored.manifest_digest,
         accepted=[c.site_id for c in view.contributions if c.code is None],
         rejections=[Rejection(site_id=c.site_id, code=c.code, message=c.message) for c in view.contributions if c.code],
+        samples=dict(view.samples),
         result=RoundResult.model_validate(stored.result) if ended and stored.result is not None else None,
     )

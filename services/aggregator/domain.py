@@ -90,6 +90,18 @@ class UpdateRejected(Invalid):
     """The update was accepted but could not be used, and does not count."""
 
 
+class SampleCountMissing(Invalid):
+    """The update carries no committed sample count."""
+
+
+class SampleCountUnproved(Invalid):
+    """The committed sample count is not proved to lie within the job's limits."""
+
+
+class SampleCountChanged(Conflict):
+    """The site has committed to another sample count in this job before."""
+
+
 class WrongLength(Invalid):
     """The update's length is not that of the round's model or of the first update."""
 

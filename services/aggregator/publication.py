@@ -18,6 +18,7 @@ from services.aggregator.records import RecordRows, evidence_of, values_digest
 from services.aggregator.registry import Registry, RegistryRefused
 from services.aggregator.repository import Intent, Repository, Stored
 from services.aggregator.rounds import Rounds, apply, manifest_of, tail_length
+from services.aggregator.sample_rows import SampleRows
 from shared.blobs import BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.errors import Refusal
@@ -179,6 +180,8 @@ class Publication:
             await rows.published_as(found.round.id, version_id)
             made = {"version_id": version_id, "content_digest": found.content_digest}
             await RecordRows(tx).complete(found.round.id, made)
+            standing = [each.site_id for each in await rows.contributions(found.round.id) if each.code is None]
+            await SampleRows(tx, found.job_id).log_in(found.round.id, standing)
             result = {**(found.result or {}), "version_id": version_id}
             await apply(rows, found, Move(Phase.PUBLISHED), result=result, version_id=version_id)
             return await rows.supersede(found.job_id, found.round.id)

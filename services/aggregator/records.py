@@ -1,7 +1,7 @@
 """A published round's record for the log: written down with the result, then handed to keys until it has it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,14 +14,17 @@ from services.aggregator.keys import Keys
 from services.aggregator.peer import AskRefused
 from services.aggregator.repository import Repository
 from services.aggregator.rounds import signed_manifest
+from services.aggregator.sample_rows import SampleRows
 from services.aggregator.tables import RecordRow
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.faults import point
-from shared.ids import Digest, RoundId
+from shared.ids import Digest, RoundId, SiteId
 from shared.transparency.documents import RoundRecord, RoundResult
 from shared.transparency.records import transcript_of
 from shared.wire.canonical import digest_document
+from shared.wire.manifest import RoundManifest
+from shared.zk.samples import takes_commitments
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _FIRST_PAUSE_S: Final = 2.0
@@ -90,6 +93,14 @@ class RecordRows:
         await self._session.execute(query, execution_options={"synchronize_session": False})
 
 
+async def _samples(rows: SampleRows, manifest: RoundManifest, sites: Iterable[SiteId]) -> dict[str, Any]:
+    """The sites' committed sample counts, and those proofs that no earlier record of the job carries."""
+    if not takes_commitments(manifest):
+        return {}
+    found = await rows.commitments(sites), await rows.logged_in(manifest.round_id, sites)
+    return {"samples": found[0], "sample_proofs": found[1]}
+
+
 class Records:
     """Hands records to keys."""
 
@@ -124,8 +135,9 @@ class Records:
 
     async def _compose(self, tx: Transaction, round_id: RoundId) -> tuple[RoundRecord, int] | None:
         rows, row = Repository(tx), await RecordRows(tx).find(round_id)
-        signed = None if row is None else signed_manifest(await rows.get(round_id))
-        if row is None or signed is None:
+        stored = None if row is None else await rows.get(round_id)
+        signed = None if stored is None else signed_manifest(stored)
+        if row is None or stored is None or signed is None:
             return None
         bodies = {c.site_id: c.digest for c in await rows.contributions(round_id) if c.code is None}
         try:
@@ -134,6 +146,7 @@ class Records:
                 engine=signed.manifest.engine,
                 **row.facts,
                 bodies=bodies,
+                **await _samples(SampleRows(tx, stored.job_id), signed.manifest, bodies),
                 transcript=_UNKNOWN,
                 result=RoundResult.model_validate(row.result),
                 contributors=len(bodies),

@@ -1,7 +1,7 @@
 """Opening, closing and ending rounds; one transaction each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -23,6 +23,7 @@ from services.aggregator.domain import (
 from services.aggregator.helper import Helper
 from services.aggregator.peer import AskRefused
 from services.aggregator.repository import WORK_TOPIC, Contribution, Repository, Stored
+from services.aggregator.sample_rows import SampleRows
 from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
@@ -33,7 +34,7 @@ from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
-from shared.ids import Digest, RoundId
+from shared.ids import Digest, RoundId, SiteId
 from shared.learning.metrics import layout_length
 from shared.secagg.engine import UPLOAD, Desk, Opened
 from shared.secagg.engines import engine_facts, engine_named
@@ -46,17 +47,22 @@ from shared.wire.manifest import (
     SignedEnginePublic,
     SignedManifest,
 )
+from shared.zk.samples import takes_commitments
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """A round with its contributions; `frozen`: whose updates are in the sum was fixed before anybody was asked."""
+    """A round with its contributions; `frozen`: whose updates are in the sum was fixed before anybody was asked.
+
+    `samples`: the sample counts that the sites in it committed to, in hexadecimal.
+    """
 
     stored: Stored
     contributions: tuple[Contribution, ...]
     frozen: bool = False
+    samples: Mapping[SiteId, str] = field(default_factory=dict)
 
 
 class Rounds:
@@ -207,9 +213,13 @@ class Rounds:
 
         async def work(tx: Transaction) -> RoundView:
             rows = Repository(tx)
-            stored = await rows.get(round_id)
+            stored, contributions = await rows.get(round_id), tuple(await rows.contributions(round_id))
             frozen = stored.round.stepped and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
-            return RoundView(stored, tuple(await rows.contributions(round_id)), frozen)
+            committed: dict[SiteId, str] = {}
+            if takes_commitments(manifest_of(stored.manifest)):
+                sites = [each.site_id for each in contributions if each.code is None]
+                committed = await SampleRows(tx, stored.job_id).commitments(sites)
+            return RoundView(stored, contributions, frozen, committed)
 
         return await self._database.read("round.view", work)
 

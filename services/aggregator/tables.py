@@ -101,6 +101,19 @@ class ReportIdRow(Base):
     site_id: Mapped[str] = mapped_column(String(64))
 
 
+class SampleRow(Base):
+    """A site's committed sample count in a job, with its proof. `logged_in`: the round whose record has the proof."""
+
+    __tablename__ = "samples"
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+    message: Mapped[bytes] = mapped_column(LargeBinary)
+    accepted_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    logged_in: Mapped[str | None] = mapped_column(String(64))
+
+
 class PublicationRow(Base):
     """What the registry is asked to store for a round: written before it is asked, so that a crash re-finds it."""
 

@@ -9,6 +9,7 @@ from services.aggregator.domain import (
     Known,
     NotInCohort,
     RoundClosed,
+    SampleCountChanged,
     UpdateDiffers,
     UpdateRejected,
     WrongLength,
@@ -18,6 +19,8 @@ from services.aggregator.domain import (
 )
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
 from services.aggregator.rounds import apply, evaluation_length, manifest_of, tail_length
+from services.aggregator.sample_rows import SampleRows
+from services.aggregator.samples import check_samples
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
@@ -129,12 +132,14 @@ class Updates:
         """Store an announced body and count it; the signed receipt. Everything wrong with it is a Refusal."""
         header, span = await body.header()
         self._check(stored, site_id, header, body.length, span)
+        fresh = await check_samples(self._database, stored, manifest_of(stored.manifest), site_id, header.samples)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
         point("aggregator.body.stored")
         values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
         try:
-            known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values))
-        except (RoundClosed, WrongLength, ReportRepeated) as refusal:  # counted nowhere: counted bytes are `known`
+            known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values, fresh))
+        except (RoundClosed, WrongLength, ReportRepeated, SampleCountChanged) as refusal:
+            # Counted nowhere: the same bytes counted would be `known`.
             UPDATES.labels(_uncounted(refusal)).inc()
             await self._blobs.delete(digest)
             raise
@@ -160,7 +165,7 @@ class Updates:
             raise MalformedUpdate(f"{announced} bytes are announced, an update with this header has {size}")
 
     async def _count(
-        self, tx: Transaction, seen: Stored, header: UpdateHeader, values: Mapping[str, Any]
+        self, tx: Transaction, seen: Stored, header: UpdateHeader, values: Mapping[str, Any], fresh: bytes | None
     ) -> Receipt | Repeat:
         rows, now = Repository(tx), await tx.now()
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
@@ -175,6 +180,8 @@ class Updates:
                 raise RuntimeError("a contribution is neither there nor new")
             return known
         await _take_id(rows, seen, site_id, header)
+        if fresh is not None:
+            await SampleRows(tx, seen.job_id).keep(site_id, round_id, fresh)
         length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
         stored = await rows.count(round_id, length, header.metrics_layout, awaited=awaited)
         if stored is None:
@@ -240,6 +247,8 @@ async def _take_id(rows: Repository, stored: Stored, site_id: SiteId, header: Up
 def _uncounted(refusal: Refusal) -> str:
     if isinstance(refusal, RoundClosed):
         return "late"
+    if isinstance(refusal, SampleCountChanged):
+        return "rejected_samples"
     return "rejected_length" if isinstance(refusal, WrongLength) else "rejected_report_repeated"
 
 

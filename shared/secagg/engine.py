@@ -47,13 +47,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a client hides: packed words of `modulus_bits`, `length` of them (bytes of a model for initialise)."""
+    """What a client hides: packed words of `modulus_bits`, `length` of them (bytes of a model for initialise).
+
+    `samples`: the committed sample count that goes with it, not hidden.
+    """
 
     kind: RoundKind
     length: int
     modulus_bits: int
     data: memoryview
     metrics_layout: str | None = None
+    samples: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ def header_for(seat: Seat, engine: str, payload: Payload, material: Mapping[str,
         modulus_bits=payload.modulus_bits,
         metrics_layout=payload.metrics_layout,
         material=material,
+        samples=payload.samples,
     )
 
 

@@ -14,11 +14,17 @@ def weight_of(examples: int, manifest: RoundManifest) -> int:
     return max(1, min(_encoding(manifest).max_weight, round(examples / manifest.weight_unit)))
 
 
-def train_payload(manifest: RoundManifest, delta: Floats, *, examples: int, loss: float, key: bytes) -> Payload:
-    """A float32[d] change of the model, quantised and weighed; `key` is 32 fresh random bytes."""
+def train_payload(
+    manifest: RoundManifest, delta: Floats, *, examples: int, loss: float, key: bytes, samples: bytes | None = None
+) -> Payload:
+    """A float32[d] change of the model, quantised and weighed; `key` is 32 fresh random bytes.
+
+    `samples`: the site's committed sample count, where the round takes one (`shared.zk.samples`).
+    """
     encoding = _encoding(manifest)
     ring = encode(delta, weight_of(examples, manifest), encoding, key=key, loss=loss).ring
-    return Payload(RoundKind.TRAIN, ring.size, encoding.modulus_bits, pack(ring, encoding.modulus_bits))
+    data = pack(ring, encoding.modulus_bits)
+    return Payload(RoundKind.TRAIN, ring.size, encoding.modulus_bits, data, samples=samples)
 
 
 def sums_payload(manifest: RoundManifest, sums: npt.NDArray[np.float64], layout: str | None = None) -> Payload:

@@ -25,6 +25,7 @@ from shared.transparency.certificates import read_authority, read_certificate, r
 from shared.transparency.documents import RoundRecord
 from shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
 from shared.transparency.records import check_head, check_inclusion
+from shared.transparency.samples import check_samples, takes_samples
 from shared.wire.canonical import digest_document
 from shared.wire.helper import HELPER, TWOSERVER
 from shared.wire.manifest import RoundKind, version_statement
@@ -104,6 +105,8 @@ class _Audit:
             yield _run("commitments", self._commitments)
         if self.record.engine == TWOSERVER:
             yield _run("helper", self._helper)
+        if takes_samples(self.record):
+            yield self._samples()
         yield _run("transcript", self._transcript)
         yield _run("sum", self._sum)
         yield _run("result", self._result)
@@ -265,6 +268,22 @@ class _Audit:
         if not self.record.commitments:
             return "Keys alone vouches for the survivors, as the plan said (witness mode)."
         return f"{_many(len(self.record.commitments), 'survivor')} signed the same set of survivors themselves."
+
+    def _samples(self) -> Finding:
+        if not self.record.samples:
+            sentence = "No site committed to its sample count: the aggregator of then asked for none."
+            return Finding("samples", True, sentence, caution=True)
+        return _run("samples", self._check_samples)
+
+    def _check_samples(self) -> str:
+        proofs, plan = check_samples(self.record), self.record.manifest.manifest
+        limit = plan.encoding.max_weight if plan.encoding else 1
+        unit = _many(plan.weight_unit, "sample")
+        where = "all here, and hold" if proofs == len(self.record.samples) else "in part in earlier rounds' records"
+        return (
+            f"{_many(len(self.record.samples), 'site')} committed to their sample counts; the proofs that each is "
+            f"1 to {limit} times {unit} are {where}. They do not show how the update was weighed."
+        )
 
     def _transcript(self) -> str:
         heads = steps.check_transcript(self.record)

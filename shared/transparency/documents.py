@@ -23,6 +23,11 @@ BytesHex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})*$", max_l
 SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
 
+def _empty(found: dict[str, str]) -> bool:
+    """Left out, so that records from before there were sample counts keep their digests."""
+    return not found
+
+
 class RoundResult(Document):
     """What came of the round: a model version, or the digest of the opened values (statistics, evaluate)."""
 
@@ -45,7 +50,9 @@ class RoundRecord(Digestible):
     roster, sharers (bitmap) and survivors are the engine's own bytes in hexadecimal, null for engines without them;
     survivors of `twoserver` is what the helper signed (`shared.secagg.twoserver.messages.Evidence`).
     bodies: SHA-256 of each update in the sum. commitments: survivors' signatures in quorum mode. contributors: the
-    number of updates in the sum. transcript: `shared.transparency.records.transcript_of`.
+    number of updates in the sum. samples: committed sample counts (`shared.zk.samples`) in rounds that take them, and
+    in sample_proofs the proofs of those that no earlier record of the job proves. transcript:
+    `shared.transparency.records.transcript_of`.
     """
 
     manifest: SignedManifest
@@ -59,6 +66,8 @@ class RoundRecord(Digestible):
     transcript: DigestText
     result: RoundResult
     contributors: int = Field(ge=1)
+    samples: dict[SiteId, DigestText] = Field(default_factory=dict, exclude_if=_empty)
+    sample_proofs: dict[SiteId, BytesHex] = Field(default_factory=dict, exclude_if=_empty)
 
     @property
     def round_id(self) -> RoundId:

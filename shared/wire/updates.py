@@ -28,6 +28,8 @@ _MODULI: Final = (8, 16, 24, 32, 64)
 _KEYS: Final = frozenset(
     {"round_id", "manifest_digest", "site_id", "engine", "kind", "length", "modulus_bits", "metrics_layout", "material"}
 )
+_SAMPLES: Final = "samples"  # only where a round takes committed sample counts
+MAX_SAMPLES: Final = 8 * 1024
 
 
 class MalformedUpdate(Invalid):
@@ -38,7 +40,8 @@ class MalformedUpdate(Invalid):
 class UpdateHeader:
     """What an update says of itself. `length` counts coordinates of `modulus_bits`, or bytes (8 bits) of a model.
 
-    `material` is the engine's own: for `sealed` the wrapped content key and the chunk size.
+    `material` is the engine's own: for `sealed` the wrapped content key and the chunk size. `samples` is the site's
+    committed sample count with its proof (`shared.zk.samples`), in rounds that take one.
     """
 
     round_id: RoundId
@@ -50,6 +53,7 @@ class UpdateHeader:
     modulus_bits: int
     metrics_layout: str | None = None
     material: Mapping[str, bytes | int] = field(default_factory=dict)
+    samples: bytes | None = None
 
     @property
     def plain_size(self) -> int:
@@ -86,7 +90,7 @@ def read_header(body: bytes | memoryview) -> tuple[UpdateHeader, int]:
 def parse_header(packed: bytes) -> UpdateHeader:
     """The header from its msgpack bytes; raises `MalformedUpdate`."""
     document = _unpack(packed)
-    if set(document) != _KEYS:
+    if set(document) - {_SAMPLES} != _KEYS:
         raise MalformedUpdate("the header's keys are not the documented ones")
     for name in ("round_id", "manifest_digest", "site_id", "engine", "kind"):
         if not isinstance(document[name], str) or not 0 < len(document[name]) <= 128:
@@ -96,6 +100,7 @@ def parse_header(packed: bytes) -> UpdateHeader:
     if layout is not None and not (isinstance(layout, str) and len(layout) <= 64):
         raise MalformedUpdate("metrics_layout is not a short text")
     _check_material(document["material"])
+    _check_samples(document)
     if document["kind"] not in set(RoundKind) or not is_digest(document["manifest_digest"]):
         raise MalformedUpdate("kind or manifest_digest is not a known value")
     return UpdateHeader(**{**document, "kind": RoundKind(document["kind"])})
@@ -128,6 +133,7 @@ def _document(header: UpdateHeader) -> dict[str, object]:
         "modulus_bits": header.modulus_bits,
         "metrics_layout": header.metrics_layout,
         "material": dict(sorted(header.material.items())),
+        **({} if header.samples is None else {_SAMPLES: header.samples}),
     }
 
 
@@ -168,6 +174,12 @@ def _check_material(material: object) -> None:
     for name, value in material.items():
         if not isinstance(name, str) or not (isinstance(value, bytes) or _integer(value)):
             raise MalformedUpdate("material holds other than bytes and integers")
+
+
+def _check_samples(document: Mapping[str, object]) -> None:
+    found = document.get(_SAMPLES, b"\0")
+    if not isinstance(found, bytes) or not 0 < len(found) <= MAX_SAMPLES:
+        raise MalformedUpdate("samples is not a short string of bytes")
 
 
 class ReceiptDoc(Document):

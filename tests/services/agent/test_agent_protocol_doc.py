@@ -90,7 +90,7 @@ def test_the_header_of_the_worked_example() -> None:
 
 def test_every_code_and_status_is_documented() -> None:
     """Codes that the agent's rules raise, and statuses that it asks again after, stand in the document."""
-    names = ("tasks", "domain", "exchange", "engine_state", "state", "keys")
+    names = ("tasks", "domain", "exchange", "engine_state", "state", "keys", "samples")
     source = "".join((Path(domain.__file__).parent / f"{name}.py").read_text() for name in names)
     codes = set(re.findall(r'(?:TaskFailure|Reason)\(\s*"([a-z-]+)"', source))
     documented = set(re.findall(r"`([a-z]+(?:-[a-z]+|-\*)*)`", DOCUMENT))

@@ -1,5 +1,6 @@
 """A stage for rounds: the real application and worker over a real database, with a small registry beside them."""
 
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,7 +34,7 @@ from shared.learning.tensors import Model, Schema, save
 from shared.queues import Bell, Streams
 from shared.secagg.engine import Payload, Seat
 from shared.secagg.engines import engine_named
-from shared.secagg.payload import model_payload, sums_payload, train_payload
+from shared.secagg.payload import model_payload, sums_payload, train_payload, weight_of
 from shared.secagg.quantise import plan_encoding, plan_sums
 from shared.web.access import Grant, Principal, Role
 from shared.web.standing import Standing
@@ -46,6 +47,8 @@ from shared.wire.manifest import (
     SignedManifest,
     StrategyRef,
 )
+from shared.zk.pedersen import Opening
+from shared.zk.samples import Committed, takes_commitments
 
 FEDERATION = "fed_a"
 JOB = "job_01k5z0000000000000000000aa"
@@ -91,7 +94,16 @@ def make_update(
     manifest: RoundManifest, opened: dict[str, Any], site: str, delta: np.ndarray[Any, Any], **facts: Any
 ) -> bytes:
     facts = {"examples": 1, "loss": 0.5, "key": secrets.token_bytes(32), **facts}
+    if takes_commitments(manifest):
+        facts.setdefault("samples", committed(manifest, site, facts["examples"]))
     return make_body(manifest, opened, site, train_payload(manifest, delta.astype(np.float32), **facts))
+
+
+def committed(manifest: RoundManifest, site: str, examples: int = 1) -> bytes:
+    """The same bytes for the same site and count, as if a site had kept them."""
+    weight, seed = weight_of(examples, manifest), hashlib.sha512(site.encode()).digest()
+    opening = Opening.fresh(weight, uniform=seed)
+    return Committed.make(manifest, SiteId(site), weight, opening=opening, entropy=seed[:32]).message
 
 
 def make_sums(

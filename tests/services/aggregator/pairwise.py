@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from services.aggregator.closing import Closing
+from services.aggregator.domain import Reason
 from services.aggregator.keys import Keys
 from services.aggregator.records import Records
 from shared.errors import Refusal
@@ -28,7 +29,8 @@ from shared.secagg.payload import sums_payload, train_payload
 from shared.transparency.documents import RoundRecord
 from shared.transparency.records import check_record
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
-from tests.services.aggregator.conftest import Stage, zeros
+from shared.zk.samples import takes_commitments
+from tests.services.aggregator.conftest import Stage, committed, zeros
 
 BEFORE = ("advertise", "share")
 AFTER = ("commit", "unmask")
@@ -159,7 +161,9 @@ class Sites:
 
     def payload(self, site: str) -> Payload:
         if self.manifest.kind is RoundKind.TRAIN:
-            return train_payload(self.manifest, self.vector(site), examples=1, loss=0.5, key=bytes(32))
+            samples = committed(self.manifest, site) if takes_commitments(self.manifest) else None
+            vector = self.vector(site)
+            return train_payload(self.manifest, vector, examples=1, loss=0.5, key=bytes(32), samples=samples)
         return sums_payload(self.manifest, self.vector(site).astype(np.float64), None)
 
     async def upload(self, site: str) -> httpx.Response:
@@ -216,7 +220,7 @@ def attach(stage: Stage) -> FakeKeys:
     client = Keys(http, SigningAuth(stage.aggregator, "keys"), "http://keys")
     foreman: Any = stage.foreman
     closing: Closing = foreman._closing
-    closing._keys = client
+    closing._parties["witness"] = (client.ask, Reason.WITNESS_REFUSED)
     records: Records = foreman._records
     records._keys = client
     return keys

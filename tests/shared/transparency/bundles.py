@@ -30,6 +30,7 @@ from shared.transparency.evidence import Evidence, VersionEvidence
 from shared.transparency.records import transcript_of
 from shared.wire.canonical import digest_document
 from shared.wire.manifest import RoundManifest, SignedManifest, version_statement
+from shared.zk.samples import Committed, takes_commitments
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SERVICES = ("coordinator", "aggregator", "keys", "registry")
@@ -67,7 +68,7 @@ class Federation:
             "corrupt": 0.3, "dropout": 0.2, "quorum": self.quorum,
             "nonce_commitment": rosters.nonce_commitment(self.nonce).hex(),
         }  # fmt: skip
-        encoding = {"modulus_bits": 32, "max_summands": 5, "bound": 1000, "scale": 1.5, "max_weight": 10}
+        encoding = {"modulus_bits": 32, "max_summands": 5, "bound": 1000, "scale": 1.5, "max_weight": 2}
         document = {
             "federation_id": "fed_1", "job_id": "job_1", "round_id": f"rnd_{kind}", "number": 1, "attempt": 1,
             "kind": kind, "engine": engine, "recipe": RECIPE, "data": {"dataset": "heart", "features": ["age"]},
@@ -117,6 +118,10 @@ class Federation:
         }  # fmt: skip
         if plan.engine == "pairwise":
             document |= self.witnessed(plan, alive, bodies)
+        if takes_commitments(plan):
+            messages = {plan.cohort[i]: Committed.make(plan, plan.cohort[i], 2).message for i in alive}
+            document["samples"] = {site: message[:32].hex() for site, message in messages.items()}
+            document["sample_proofs"] = {site: messages[site][32:].hex() for site in list(messages)[1:]}
         record = RoundRecord.model_validate(document)
         return record.model_copy(update={"transcript": Digest(transcript_of(record)[-1].hex())})
 

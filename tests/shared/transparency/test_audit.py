@@ -44,7 +44,8 @@ def test_names_of_the_checks() -> None:
     names = [finding.check for finding in audit_file(FILES["train", "pairwise"], FEDERATION.fingerprint)]
     assert names == [
         "file", "subject", "authority", "certificates", "manifest", "cohort", "protection", "roster", "survivors",
-        "bodies", "commitments", "transcript", "sum", "result", "lineage", "parents", "log-head", "inclusion",
+        "bodies", "commitments", "samples", "transcript", "sum", "result", "lineage", "parents", "log-head",
+        "inclusion",
     ]  # fmt: skip
 
 
@@ -173,8 +174,12 @@ def test_what_each_lie_is_found_by() -> None:
     assert with_record(bodies={**record.bodies, "site_0": "6" * 64}) == ["bodies"]
     fewer = {site: digest for site, digest in record.bodies.items() if site in {"site_0", "site_1"}}
     assert set(with_record(bodies=fewer, contributors=2)) == {
-        "cohort", "survivors", "bodies", "commitments", "result",
+        "cohort", "survivors", "bodies", "commitments", "samples", "result",
     }  # fmt: skip
+    exchanged = {**record.samples, "site_2": record.samples["site_1"]}
+    assert with_record(samples=exchanged) == ["samples"]
+    assert with_record(sample_proofs={**record.sample_proofs, "site_0": record.sample_proofs["site_1"]}) == ["samples"]
+    assert with_record(samples={}, sample_proofs={}) == []  # said aloud instead: a record from before there were any
     assert with_record(commitments={}) == ["commitments"]
     assert with_record(engine="sealed") == ["cohort", "protection", "transcript", "sum"]
     assert "roster" in with_record(roster=None)
