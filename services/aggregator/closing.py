@@ -46,7 +46,7 @@ class Closing:
 
     def __init__(self, database: Database, sealer: Sealer, keys: Keys, helper: Helper, *, patience: timedelta) -> None:
         self._database, self._sealer, self._patience = database, sealer, patience
-        self._parties = {"witness": (keys.ask, Reason.WITNESS_REFUSED), "helper": (helper.agree, Reason.HELPER_REFUSED)}
+        self._keys, self._helper = keys, helper
 
     async def close(self, stored: Stored, fence: int, secret: bytes) -> bytes:
         """End the present step; the engine's state after it. RoundFailed, RoundLost, or Unavailable: ask again."""
@@ -102,7 +102,10 @@ class Closing:
         await self._database.run("step.freeze", work)
 
     async def _ask(self, stored: Stored, ask: Ask) -> bytes:
-        signed, (party, reason) = signed_manifest(stored), self._parties[ask.party]
+        signed = signed_manifest(stored)
+        party, reason = self._keys.ask, Reason.WITNESS_REFUSED
+        if ask.party == "helper":
+            party, reason = self._helper.agree, Reason.HELPER_REFUSED
         if signed is None:
             raise RoundFailed(reason, "the manifest's signature was not stored")
         try:

@@ -43,7 +43,9 @@ def model_payload(model: bytes | memoryview) -> Payload:
 def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
     """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
     if engine_facts(manifest.engine).helped:
-        return decode_plain(total, _encoding(manifest), count)
+        from shared.secagg.twoserver.noise import slack  # its kernels only where they are needed
+
+        return decode_plain(total, _encoding(manifest), count, slack=slack(manifest, total.size))
     return decode(total, _encoding(manifest), count)
 
 

@@ -82,7 +82,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         attempt=step.attempt,
         kind=step.kind,
         engine=engine,
-        engine_params=_engine_params(engine, size),
+        engine_params=_engine_params(engine, size) | _noise(step.kind, spec),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
         data=DataRef(dataset=spec.data.dataset, features=job.resolved.features, label=job.resolved.label),
         model=_model(job) if measures else None,
@@ -130,6 +130,11 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
 
 def _engine_params(engine: str, size: int) -> dict[str, JsonValue]:
     return dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {}
+
+
+def _noise(kind: RoundKind, spec: JobSpec) -> dict[str, JsonValue]:
+    asked = spec.update.noise_multiplier
+    return {"noise_multiplier": asked} if asked is not None and kind is RoundKind.TRAIN else {}
 
 
 def draft(manifest: RoundManifest) -> bool:

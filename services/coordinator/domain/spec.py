@@ -68,6 +68,7 @@ class UpdatePart(Part):
 
     `clip_norm` limits its L2 norm; without it each coordinate is limited to ±`bound`. A site's weight is its examples
     over `weight_unit`, from 1 to `max_weight`; without a unit it is chosen so that the largest site fits.
+    `noise_multiplier` (engine twoserver): each of the two servers adds noise of that many clip norms to a round's sum.
     """
 
     clip_norm: float | None = Field(default=None, gt=0, le=1e9)
@@ -75,6 +76,7 @@ class UpdatePart(Part):
     max_weight: int = Field(default=256, ge=1, le=2**16)
     weight_unit: int | None = Field(default=None, ge=1, le=2**53)
     modulus_bits: Literal[16, 24, 32, 64] = 32
+    noise_multiplier: float | None = Field(default=None, ge=0.001, le=15)
 
 
 class EarlyStopPart(Part):

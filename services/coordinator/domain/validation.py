@@ -324,7 +324,11 @@ def _check_proved(
     findings: Findings,
 ) -> None:
     """What an author should know of an engine that proves norms."""
-    if engine is None or engine not in world.engines or not world.engines[engine].helped:
+    if engine is None or engine not in world.engines:
+        return
+    if not world.engines[engine].helped:
+        if update is not None and update.noise_multiplier is not None:
+            findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; twoserver does")
         return
     if strategy is not None and strategy.weighting != "equal":
         findings.warn("/strategy/weighting", f"with {engine} every site weighs the same, whatever its examples")

@@ -37,6 +37,7 @@ from shared.secagg.pairwise.roster import body_root
 from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
 from shared.secagg.twoserver.leader import LeaderState, leader_share, sealed_size
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
+from shared.secagg.twoserver.noise import draw
 from shared.secagg.twoserver.report import (
     NAME,
     Report,
@@ -103,7 +104,7 @@ class TwoServerLeader:
         return Closed(LeaderState.unpack(desk.secret).agreed(evidence).pack())
 
     def reveal(self, desk: Desk, total: Ring) -> None:
-        """Add the helper's share to the leader's, in place; raises AggregateShareWrong."""
+        """Add the helper's share to the leader's, and this server's noise; in place. Raises AggregateShareWrong."""
         state = LeaderState.unpack(desk.secret)
         if desk.share is None or not state.evidence:
             raise UpdateRefused("the helper has not given its share of the sum")
@@ -117,6 +118,9 @@ class TwoServerLeader:
         else:
             add_field(total, words, out=total)
             centred(total)
+            noise = draw(desk.manifest, total.size, state.noise_key)
+            if noise is not None:
+                total += noise.view(np.uint64)
 
     def evidence(self, desk: Desk) -> RecordEvidence:
         """The accepted set with the helper's signature."""

@@ -9,9 +9,10 @@ from shared.errors import Refusal
 from shared.ids import SiteId
 from shared.secagg.engine import Entropy
 from shared.secagg.twoserver.messages import Question, Verdict
+from shared.secagg.twoserver.noise import draw
 from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
 from shared.secagg.twoserver.schemes import HELPER, WORD_BYTES, Words, scheme_for
-from shared.secagg.twoserver.sums import add_field
+from shared.secagg.twoserver.sums import add_field, canonical
 from shared.wire.manifest import RoundManifest
 
 
@@ -72,7 +73,10 @@ def refused(refusal: Refusal) -> Verdict:
 
 
 def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken]) -> Words:
-    """The helper's share of the sum over these reports: uint64[d]. Deterministic; blocking."""
+    """The helper's share of the sum over these reports, with its noise where the round asks for it: uint64[d].
+
+    Deterministic: call it for the one agreed set only. Blocking.
+    """
     total: Words | None = None
     ctx = context(manifest)
     for report in taken:
@@ -86,6 +90,9 @@ def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken])
         operation(total, words, out=total)
     if total is None:
         raise ValueError("there is no report to add")
+    noise = draw(manifest, total.size, keys.noise_key)
+    if noise is not None:
+        add_field(total, canonical(noise), out=total)
     return total
 
 

@@ -10,14 +10,15 @@ import pytest
 from sqlalchemy import update
 
 from services.aggregator.tables import RoundRow
+from services.keys.helper.repository import HelperRepository
 from services.keys.helper.tables import ReportRow
 from services.keys.helper.tables import RoundRow as HelperRoundRow
 from shared import faults
 from shared.clock import utc_now
 from shared.database import Transaction
-from shared.ids import SiteId
+from shared.ids import SiteId, digest_of
 from shared.secagg.quantise import plan_sums
-from shared.secagg.twoserver.helper import HelperKeys
+from shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
 from shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
 from shared.secagg.twoserver.schemes import LEADER
 from shared.wire.manifest import RoundKind
@@ -68,6 +69,25 @@ async def test_a_round_sums_exactly_and_its_record_says_so(servers: Servers) -> 
     record = servers.records[round_.manifest.round_id]  # checked as keys checks it
     assert record.contributors == 3
     assert record.survivors is not None
+
+
+async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
+    """Drawn once: whoever makes the sum again after a crash makes the same, so nothing is averaged away."""
+    round_ = await servers.begin(servers.manifest(engine_params={"noise_multiplier": 0.5}))
+    integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(3))]
+    state = await round_.drive()
+    assert state["state"] == "published", state
+    encoding = round_.manifest.encoding
+    assert encoding is not None
+    noise = round_.model(state) * encoding.scale * 3 - np.sum(np.stack(integers), axis=0)
+    assert 0.4 < np.std(noise) / (0.5 * BOUND * np.sqrt(2)) < 2.2, "two servers' worth"
+    found = await servers.database.read("test.round", lambda tx: HelperRepository(tx).get(round_.manifest.round_id))
+    kept = await servers.database.read("test.kept", lambda tx: HelperRepository(tx).kept(round_.manifest.round_id))
+    keys = servers.rounds._keys(found, found.keys or b"")
+    taken = [each.taken for each in kept.values()]
+    shares = [aggregate(round_.manifest, keys, taken) for _ in range(2)]
+    assert np.array_equal(*shares)
+    assert digest_of(pack_share(shares[0])) == (found.share_digest or b"").hex(), "what it signed"
 
 
 async def test_sums_that_nobody_bounds_are_split_without_a_proof(servers: Servers) -> None:
