@@ -38,7 +38,7 @@ def _dot(signs, digits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
 
 @njit([types.void(_OUT, _OUT, _OUT, _OUT, _OCTETS)], cache=True, nogil=True)
 def _spread(first, second, third, fourth, octets):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Four coefficients of each byte: 00 is -1, 11 is 1, the others are 0."""
+    """Four coefficients of each byte: 00 is -1, 11 is 1, the others are 0. What lies past the bytes stays."""
     for i in range(octets.shape[0]):
         octet = octets[i]
         first[i] = np.int16((octet & 1) + ((octet >> 1) & 1) - 1)
@@ -47,39 +47,38 @@ def _spread(first, second, third, fourth, octets):  # type: ignore[no-untyped-de
         fourth[i] = np.int16(((octet >> 6) & 1) + ((octet >> 7) & 1) - 1)
 
 
-@njit([types.void(types.int16[:, ::1], _IN)], cache=True, nogil=True)
-def _cut(digits, vector):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Write an element's digits, lowest first, to digits[4, 4 STRETCH]; zeros where the vector has ended."""
-    digits[:] = 0
-    for i in range(vector.shape[0]):
-        value = vector[i]
+@njit([types.void(types.int16[:, ::1], types.boolean[::1], _IN, types.int64)], cache=True, nogil=True)
+def _cut(digits, used, vector, start):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Write the digits of a stretch from element `start` on, lowest first, to digits[4, 4 STRETCH]; zeros past the end.
+
+    used[4] says which digits are not all zero.
+    """
+    for digit in range(_DIGITS):
+        used[digit] = False
+    for i in range(4 * STRETCH):
+        value = vector[start + i] if start + i < vector.shape[0] else np.uint64(0)
         value = ((value + _MINUS_P if value > _LARGEST else value) + _HALVES) ^ _HALVES
         at = (i % 4) * STRETCH + i // 4
         for digit in range(_DIGITS):
-            digits[digit, at] = np.int16((value >> np.uint64(16 * digit)) & np.uint64(0xFFFF))
+            part = np.int16((value >> np.uint64(16 * digit)) & np.uint64(0xFFFF))
+            digits[digit, at] = part
+            used[digit] |= part != 0
 
 
 @njit([types.void(VEC, _IN, _BITS)], cache=True, nogil=True)
 def project(out, vector, bits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Write the check results [checks]."""
     checks, width = bits.shape
-    totals = np.zeros((checks, _DIGITS), np.int64)
-    digits, signs = np.zeros((_DIGITS, 4 * STRETCH), np.int16), np.zeros(4 * STRETCH, np.int16)
+    totals, used = np.zeros((checks, _DIGITS), np.int64), np.zeros(_DIGITS, np.bool_)
+    digits, signs = np.zeros((_DIGITS, 4 * STRETCH), np.int16), np.zeros((4, STRETCH), np.int16)
     for start in range(0, width, STRETCH):
-        _cut(digits, vector[4 * start : min(4 * (start + STRETCH), vector.shape[0])])
-        used = [np.any(digits[digit]) for digit in range(_DIGITS)]
-        n = min(STRETCH, width - start)
+        _cut(digits, used, vector, 4 * start)
+        stop = min(start + STRETCH, width)
         for check in range(checks):
-            _spread(
-                signs[:n],
-                signs[STRETCH : STRETCH + n],
-                signs[2 * STRETCH : 2 * STRETCH + n],
-                signs[3 * STRETCH : 3 * STRETCH + n],
-                bits[check, start : start + n],
-            )
+            _spread(signs[0], signs[1], signs[2], signs[3], bits[check, start:stop])
             for digit in range(_DIGITS):
                 if used[digit]:
-                    totals[check, digit] += _dot(signs, digits[digit])
+                    totals[check, digit] += _dot(signs.reshape(4 * STRETCH), digits[digit])
     for check in range(checks):
         result = np.uint64(0)
         for digit in range(_DIGITS - 1, -1, -1):

@@ -66,6 +66,8 @@ class XofHmacSha256Aes128(Xof):
 
     def __init__(self, seed: bytes, dst: bytes, *binder: Octets) -> None:
         self._check_seed(seed)
+        if len(dst) > 255:
+            raise ValueError("a domain separation tag has at most 255 bytes: give a digest as context")
         mac = HMAC(seed, SHA256())
         mac.update(len(dst).to_bytes(1, "little"))
         mac.update(dst)

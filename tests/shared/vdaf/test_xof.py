@@ -42,3 +42,8 @@ def test_numbers_above_the_modulus_are_left_out() -> None:
 def test_a_seed_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         XofHmacSha256Aes128(bytes(16), b"", b"")
+
+
+def test_a_tag_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        XofHmacSha256Aes128(bytes(32), bytes(256))
