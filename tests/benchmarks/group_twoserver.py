@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from shared.vdaf.pine import Pine64HmacSha256Aes128
+from tests.benchmarks import pedersen_peer
 from tests.benchmarks.figures import Figure
 
 T = TypeVar("T")
@@ -36,12 +37,12 @@ class Cost:
 
 def measure() -> list[Figure]:
     """The group's figures."""
-    return [*scheme_figures()]
+    return [*scheme_figures(), *pedersen_peer.figures()]
 
 
 def scheme_figures() -> list[Figure]:
     """The scheme alone, in this process."""
-    large, small = cost(1_000_000), cost(100_000)
+    large, small, tiny = cost(1_000_000), cost(100_000), cost(10_000)
     verifier = max(large.leader_ms, large.helper_ms)
     return [
         Figure("twoserver.client_ms.d1m", large.client_ms, "ms", 150, note="CPU, PROOFS = 3"),
@@ -51,6 +52,7 @@ def scheme_figures() -> list[Figure]:
         Figure("twoserver.bytes_up.d1m", large.bytes_up, "B", 8.1e6, note="client to both servers"),
         Figure("twoserver.bytes_between.d1m", large.bytes_between, "B", 12e3, note="one server to the other"),
         Figure("twoserver.client_ms.d100k", small.client_ms, "ms", 20, note="CPU"),
+        Figure("twoserver.client_ms.d10k", tiny.client_ms, "ms", note="CPU; beside it the commitment-based way"),
         Figure("twoserver.verifier_ms.d100k", max(small.leader_ms, small.helper_ms), "ms", note="CPU"),
     ]
 
