@@ -8,7 +8,7 @@ ONLY ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check lint format types layers openapi openapi-check bench e2e clean
+.PHONY: help venv demo up test check lint format types layers openapi openapi-check bench e2e lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,28 @@ bench: venv ## measure (ONLY=<group> for one group); writes build/bench/<group>.
 
 e2e: venv ## the containers: docker compose up, and a job through the edge (needs Docker)
 	$(BIN)/pytest -m docker tests/e2e $(ARGS)
+
+TOOLS := build/tools
+LOCKED := coordinator aggregator keys registry agent torch-cuda torch-cpu build
+
+$(TOOLS)/.installed: deploy/tools.txt
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/tools.txt
+	@touch $@
+
+lock: venv $(TOOLS)/.installed ## write deploy/locks from pyproject.toml and constraints.txt (ARGS=<PyTorch's CPU wheel>)
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python deploy/lock.py $(ARGS)
+
+licences: venv ## write docs/licences.md; fails on a licence that is not allowed
+	$(BIN)/python deploy/licences.py
+
+sbom: $(TOOLS)/.installed ## a bill of materials (CycloneDX) for each image, in build/sbom
+	@mkdir -p build/sbom
+	for name in $(LOCKED); do $(TOOLS)/bin/cyclonedx-py requirements deploy/locks/$$name.txt --pyproject pyproject.toml \
+	  --output-reproducible --output-file build/sbom/$$name.cdx.json || exit 1; done
+
+audit: $(TOOLS)/.installed ## look the locked packages up among known vulnerabilities
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PYTHON) deploy/audit.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

@@ -6,6 +6,7 @@ real data, where each owner starts an agent with a token received by another way
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -35,8 +36,7 @@ def example() -> ModuleType:
 def profile() -> Profile:
     """The services' addresses from the environment, the tokens from their files."""
     addresses = load_profile()
-    tokens = {"token": ADMIN_TOKEN.read_text().strip(), "operator_token": OPERATOR_TOKEN.read_text().strip()}
-    return Profile(**{f"{name}_url": url for name, url in addresses.urls().items()}, **tokens)
+    return replace(addresses, token=ADMIN_TOKEN.read_text().strip(), operator_token=OPERATOR_TOKEN.read_text().strip())
 
 
 def main() -> None:
@@ -55,7 +55,9 @@ def main() -> None:
             datasets = hospitals.write_site(name, volume)
             for entry in datasets["datasets"]:
                 entry["path"] = str(AGENT_HOME / Path(entry["path"]).relative_to(volume))
-            SiteFolder(volume).write(client.profile.urls(), token=token, datasets=datasets)
+            SiteFolder(volume).write(
+                client.profile.urls(), token=token, datasets=datasets, ca_file=client.profile.ca_file
+            )
             sys.stdout.write(f"site {name}: {site.id}\n")
 
 

@@ -1,4 +1,4 @@
-"""`python -m services.agent --config agent.yaml [run|init|enrol|status|receipts]`."""
+"""`python -m services.agent --config agent.yaml [run|init|enrol|rotate|status|receipts]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from services.agent.state import State
 from shared.errors import Refusal
 from shared.faults import arm
 from shared.identity.authority import Identity
-from shared.identity.enrol import ensure_identity
+from shared.identity.enrol import ensure_identity, rotate_now
 from shared.telemetry.logs import configure_logging
 
 SETTINGS_ERROR = 2
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("--reports", choices=[detail.value for detail in Detail], default=Detail.LOCATION.value)
     enrol = commands.add_parser("enrol", help="exchange the enrolment token for a certificate")
     enrol.add_argument("--wait-s", type=float, default=60.0)
+    commands.add_parser("rotate", help="a new key and certificate before its time")
     commands.add_parser("status", help="what this agent is and what it has answered")
     receipts = commands.add_parser("receipts", help="proofs that this site's updates went into the sums unchanged")
     receipts.add_argument("--json", action="store_true", help="one JSON document")
@@ -107,6 +108,18 @@ async def _enrol(settings: AgentSettings, patience_s: float) -> Identity:
         return await ensure_identity(
             http, settings.keys_url, settings.data_dir / "identity", settings.enrol_token_file, patience_s=patience_s
         )
+
+
+def rotate(settings: AgentSettings, _options: argparse.Namespace) -> int:
+    """Exchange the key; a running agent takes it up within a minute."""
+
+    async def exchange() -> Identity:
+        async with http_client(settings) as http:
+            return await rotate_now(http, settings.keys_url, settings.data_dir / "identity")
+
+    holder = asyncio.run(exchange()).holder
+    sys.stdout.write(f"{holder.subject.uri}: {holder.keyid} until {holder.not_after.isoformat()}\n")
+    return 0
 
 
 def status(settings: AgentSettings, _options: argparse.Namespace) -> int:
@@ -200,7 +213,9 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> int:
     return asyncio.run(supervised())
 
 
-COMMANDS = {"run": run, "init": init, "enrol": enrol, "status": status, "receipts": receipts}
+COMMANDS = {
+    "run": run, "init": init, "enrol": enrol, "rotate": rotate, "status": status, "receipts": receipts
+}  # fmt: skip
 
 if __name__ == "__main__":
     try:

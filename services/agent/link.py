@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import structlog
 from services.agent.backoff import Circuit, parse_retry_after
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
+from shared.identity.transport import trust
 from shared.telemetry.traces import current_trace
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -59,14 +59,15 @@ class Call:
         return cls(method, path, body=body, headers=headers, **more)
 
 
-def make_client(*, ca_file: Path | None, https: bool) -> httpx.AsyncClient:
+def make_client(ca_file: Path | None, urls: Iterable[str]) -> httpx.AsyncClient:
     """The agent's only HTTP client; a TLS context is made only where an address needs it (it costs 10 MiB)."""
-    verify: ssl.SSLContext | bool = False
-    if https:
-        verify = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60.0)
     return httpx.AsyncClient(
-        verify=verify, timeout=TIMEOUT, limits=limits, headers={"accept-encoding": "identity"}, follow_redirects=False
+        verify=trust(ca_file, urls),
+        timeout=TIMEOUT,
+        limits=limits,
+        headers={"accept-encoding": "identity"},
+        follow_redirects=False,
     )
 
 

@@ -82,9 +82,12 @@ def load(config: Path) -> AgentSettings:
     if not isinstance(raw, dict):
         raise ConfigError(f"{config}: a mapping of settings is expected")
     try:
-        return _resolved(AgentSettings(**raw), config.resolve().parent)
+        settings = _resolved(AgentSettings(**raw), config.resolve().parent)
     except ValidationError as error:
         raise ConfigError(explain(config, error)) from error
+    if settings.ca_file is not None and not settings.ca_file.is_file():
+        raise ConfigError(f"{config}: ca_file: there is no file {settings.ca_file}; the platform's operator has it")
+    return settings
 
 
 def explain(path: Path, error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""The command line of the aggregator: ``python -m services.aggregator api|worker|migrate``."""
+"""The command line: ``python -m services.aggregator api|worker|migrate|rotate-identity|new-seal-key``."""
 
 import argparse
 
@@ -10,6 +10,7 @@ from shared.queues import worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
 from shared.telemetry.traces import configure_tracing
+from shared.web.rotation import COMMANDS, rotate
 from shared.web.server import serve
 from shared.web.settings import load_settings
 
@@ -17,7 +18,7 @@ from shared.web.settings import load_settings
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m services.aggregator", description=__doc__)
-    parser.add_argument("command", choices=["api", "worker", "migrate"])
+    parser.add_argument("command", choices=["api", "worker", "migrate", *COMMANDS])
     command = parser.parse_args(arguments).command
     settings = load_settings(AggregatorSettings)
     configure_logging("aggregator", settings.log_level, json=settings.log_json)
@@ -27,11 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
     if command == "migrate" or settings.migrate_on_start:
         migrate(settings.database, "aggregator")
     if command == "api":
-        serve(build_app(settings), settings.host, settings.port)
+        serve(build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
     elif command == "worker":
         if settings.worker_metrics_port is not None:
             serve_metrics(settings.worker_metrics_port, settings.host)
         worker_loop(run_worker(settings))
+    elif command in COMMANDS:
+        rotate(command, settings)
 
 
 if __name__ == "__main__":

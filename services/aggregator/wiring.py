@@ -120,7 +120,7 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with standing(settings, "aggregator", database) as stand, traced_client() as coordinator:
+        async with standing(settings, "aggregator", database) as stand, traced_client(settings) as coordinator:
             coordinator.auth = stand.signing("coordinator")
             tokens = IntrospectionClient(coordinator, settings.coordinator_url)
             bell = Bell(streams, [STEPS_TOPIC])

@@ -1,4 +1,4 @@
-"""``python -m services.coordinator api|worker|migrate|bootstrap|bump-epoch``: wiring only."""
+"""``python -m services.coordinator api|worker|migrate|bootstrap|bump-epoch|…``: wiring only."""
 
 import argparse
 import asyncio
@@ -37,6 +37,7 @@ from shared.queues import Bell, Relay, Streams, Sweeper, background, worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
 from shared.telemetry.traces import configure_tracing
+from shared.web.rotation import COMMANDS, rotate
 from shared.web.server import serve
 from shared.web.settings import load_settings
 from shared.web.standing import Standing, standing
@@ -58,9 +59,11 @@ class _Present:
         return self.standing.identity()
 
 
-def _party(base_url: str, audience: str, identity: _Present) -> httpx.AsyncClient:
+def _party(settings: CoordinatorSettings, audience: str, identity: _Present) -> httpx.AsyncClient:
+    base_url: str = getattr(settings, f"{audience}_url")
     return httpx.AsyncClient(
         base_url=base_url,
+        verify=settings.trust,
         auth=SigningAuth(identity, audience),
         timeout=httpx.Timeout(30, connect=5),
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=60),
@@ -91,11 +94,11 @@ def api(settings: CoordinatorSettings) -> None:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             stack.push_async_callback(streams.close)
-            registry = Registry(await stack.enter_async_context(_party(settings.registry_url, "registry", identity)))
+            registry = Registry(await stack.enter_async_context(_party(settings, "registry", identity)))
             sealer = Sealer.ensure(settings.seal_key)
             cases = make_cases(database, bell, sealer, registry, _timing(settings), app.state.stopping)
             app.state.cases, app.state.tokens = cases, cases.accounts
-            keys = KeysDirectory(await stack.enter_async_context(_party(settings.keys_url, "keys", identity)))
+            keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
             app.state.auditing = Auditing(keys, registry, identity)
             app.state.dashboard = _dashboard(settings, cases, sealer, app.state.auditing)
             loops = (
@@ -108,7 +111,7 @@ def api(settings: CoordinatorSettings) -> None:
             await stack.enter_async_context(background(*loops))
             yield
 
-    serve(build_app(database, streams, lifespan), settings.host, settings.port)
+    serve(build_app(database, streams, lifespan), settings.host, settings.port, tls_file=settings.tls_file)
 
 
 def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:
@@ -116,7 +119,7 @@ def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, audi
     source = CoordinatorSource(
         cases.jobs, cases.sites, cases.accounts, auditing, lambda: () if cases.bell.connected else ("redis",)
     )
-    return Dashboard(source, sealer, utc_now, origin, secure=origin.startswith("https://"))
+    return Dashboard(source, cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _Present) -> None:
@@ -140,9 +143,9 @@ async def _work(settings: CoordinatorSettings, database: Database) -> None:
         stack.push_async_callback(database.close)
         stack.push_async_callback(streams.close)
         identity.standing = await stack.enter_async_context(standing(settings, SERVICE, database))
-        aggregator = await stack.enter_async_context(_party(settings.aggregator_url, "aggregator", identity))
-        registry = await stack.enter_async_context(_party(settings.registry_url, "registry", identity))
-        keys = await stack.enter_async_context(_party(settings.keys_url, "keys", identity))
+        aggregator = await stack.enter_async_context(_party(settings, "aggregator", identity))
+        registry = await stack.enter_async_context(_party(settings, "registry", identity))
+        keys = await stack.enter_async_context(_party(settings, "keys", identity))
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
         conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
         await run_worker(database, streams, conductor, TaskSweeper(database, timing))
@@ -176,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = commands.add_parser("bootstrap", help="make the first admin and its token; safe to repeat")
     first.add_argument("--out", type=Path, required=True, help="folder for admin-token (0600)")
     commands.add_parser("bump-epoch", help="after restoring a backup: agents refuse what they answered before")
+    commands.add_parser("rotate-identity", help="a new key and certificate before its time")
+    commands.add_parser("new-seal-key", help="a new key for secrets at rest; the one before still opens")
     chosen = parser.parse_args(arguments)
     settings = load_settings(CoordinatorSettings)
     configure_logging(SERVICE, settings.log_level, json=settings.log_json)
@@ -190,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(f"schema {migrate(settings.database, SERVICE)}\n")
     elif chosen.command == "bootstrap":
         asyncio.run(_bootstrap(settings, chosen.out))
+    elif chosen.command in COMMANDS:
+        rotate(chosen.command, settings)
     else:
         asyncio.run(_bump_epoch(settings))
 

@@ -8,6 +8,7 @@ from services.coordinator.attendance import Attendance
 from services.coordinator.federations import Federations
 from services.coordinator.jobs import Jobs
 from services.coordinator.parties import Registry
+from services.coordinator.signins import SignIns
 from services.coordinator.sites import Sites
 from services.coordinator.tasks import Tasks, Timing
 from shared.database import Database
@@ -24,6 +25,7 @@ class Cases:
     jobs: Jobs
     tasks: Tasks
     accounts: Accounts
+    signins: SignIns
     attendance: Attendance
     bell: Bell
     timing: Timing
@@ -40,6 +42,7 @@ def make_cases(
         jobs=Jobs(database, registry),
         tasks=Tasks(database, bell, attendance, timing, stopping),
         accounts=Accounts(database, sealer),
+        signins=SignIns(database),
         attendance=attendance,
         bell=bell,
         timing=timing,

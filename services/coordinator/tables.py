@@ -217,3 +217,22 @@ class TokenRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
+class SignInFailureRow(Base):
+    """Failed sign-ins at the dashboard from one address (for IPv6, one network of 64 bits)."""
+
+    __tablename__ = "sign_in_failures"
+
+    address: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures: Mapped[int] = mapped_column()
+    until: Mapped[datetime] = mapped_column(UtcDateTime())  # they count until then
+
+
+class EndedSessionRow(Base):
+    """A dashboard session that was signed out; its sealed cookie is worth nothing from then on."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    until: Mapped[datetime] = mapped_column(UtcDateTime())  # when the cookie ends by itself

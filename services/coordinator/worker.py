@@ -4,6 +4,7 @@ from typing import Final
 
 from services.coordinator.conductor import Conductor
 from services.coordinator.rounds import JOBS_TOPIC
+from services.coordinator.signins import SignIns
 from services.coordinator.tasks import ROUNDS_TOPIC, TaskSweeper
 from shared.database import Database
 from shared.queues import Consumer, Relay, Streams, Sweeper, run_all
@@ -28,7 +29,9 @@ async def run_worker(database: Database, streams: Streams, conductor: Conductor,
             "reports": conductor.sweep_reports,
         },
     )
-    tidying = Sweeper(TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database)})
+    tidying = Sweeper(
+        TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune}
+    )
     handlers = {
         JOBS_TOPIC: conductor.on_job,
         ROUNDS_TOPIC: conductor.on_round,

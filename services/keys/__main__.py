@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             "bootstrap",
             "new-operator-token",
             "new-seal-key",
+            "reseal",
             "helper",
             "helper-migrate",
         ],
@@ -64,7 +65,7 @@ def run_helper(settings: HelperSettings, *, serving: bool) -> None:
     if not serving or settings.migrate_on_start:
         migrate(settings.database, helper.PACKAGE)
     if serving:
-        serve(helper.build_app(settings), settings.host, settings.port)
+        serve(helper.build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
 
 
 def run(command: str, settings: KeysSettings, out: Path | None) -> None:
@@ -73,7 +74,7 @@ def run(command: str, settings: KeysSettings, out: Path | None) -> None:
     if command == "migrate" or settings.migrate_on_start or command == "bootstrap":
         migrate(settings.database, "keys")
     if command == "api":
-        serve(build_app(settings), settings.host, settings.port)
+        serve(build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
     elif command == "worker":
         if settings.worker_metrics_port is not None:
             serve_metrics(settings.worker_metrics_port, settings.host)
@@ -84,6 +85,8 @@ def run(command: str, settings: KeysSettings, out: Path | None) -> None:
         _say([asyncio.run(_new_operator_token(settings, out))])
     elif command == "new-seal-key":
         asyncio.run(_new_seal_key(settings))
+    elif command == "reseal":
+        asyncio.run(_reseal(settings))
 
 
 async def _work(settings: KeysSettings) -> None:
@@ -119,12 +122,17 @@ async def _new_operator_token(settings: KeysSettings, out: Path) -> Path:
 
 
 async def _new_seal_key(settings: KeysSettings) -> None:
-    """Put a new key first, re-seal everything, then forget the old key; a crash in between loses nothing."""
+    """Put a new key first, re-seal everything, then forget the older keys; a crash in between loses nothing."""
+    add_key(settings.seal_key)
+    await _reseal(settings)
+    drop_old_keys(settings.seal_key)
+
+
+async def _reseal(settings: KeysSettings) -> None:
+    """Bring everything under the first key of a file that somebody else writes."""
     database = open_database(settings)
     try:
-        add_key(settings.seal_key)
         await reseal(database, Sealer(settings.seal_key))
-        drop_old_keys(settings.seal_key)
     finally:
         await database.close()
 

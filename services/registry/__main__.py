@@ -1,4 +1,4 @@
-"""``python -m services.registry api | worker | migrate``."""
+"""``python -m services.registry api | worker | migrate | rotate-identity | new-seal-key``."""
 
 import argparse
 
@@ -11,6 +11,7 @@ from shared.queues import worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
 from shared.telemetry.traces import configure_tracing
+from shared.web.rotation import COMMANDS, rotate
 from shared.web.server import serve
 from shared.web.settings import load_settings
 
@@ -18,7 +19,7 @@ from shared.web.settings import load_settings
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m services.registry", description=__doc__)
-    parser.add_argument("command", choices=["api", "worker", "migrate"])
+    parser.add_argument("command", choices=["api", "worker", "migrate", *COMMANDS])
     command = parser.parse_args(arguments).command
     settings = load_settings(RegistrySettings)
     configure_logging("registry", settings.log_level, json=settings.log_json)
@@ -28,11 +29,13 @@ def main(arguments: list[str] | None = None) -> None:
     if command == "migrate" or settings.migrate_on_start:
         migrate(settings.database, "registry")
     if command == "api":
-        serve(build_app(settings), settings.host, settings.port)
+        serve(build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
     elif command == "worker":
         if settings.worker_metrics_port is not None:
             serve_metrics(settings.worker_metrics_port, settings.host)
         worker_loop(_work(settings))
+    elif command in COMMANDS:
+        rotate(command, settings)
 
 
 async def _work(settings: RegistrySettings) -> None:

@@ -59,7 +59,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with stand(settings, database) as standing_, traced_client() as http:
+            async with stand(settings, database) as standing_, traced_client(settings) as http:
                 http.auth = standing_.signing("coordinator")
                 contents = Contents(database, store, limit=settings.max_content_bytes)
                 publishers = Publishers(standing_.directory, standing_.revocations.revoked)

@@ -219,7 +219,7 @@ class CertificateAuthority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(subject, subject, key.public_key(), now, now + life)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_key_usage(authority=True), critical=True)
+        builder = builder.add_extension(key_usage(authority=True), critical=True)
         return cls(key, builder.sign(key, None))
 
     @classmethod
@@ -247,7 +247,7 @@ class CertificateAuthority:
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.uri)]), critical=False
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(authority=False), critical=True)
+            .add_extension(key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._private_key.public_key()), critical=False
@@ -271,7 +271,8 @@ def _builder(
     )
 
 
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
+def key_usage(*, authority: bool) -> x509.KeyUsage:
+    """An authority signs certificates and nothing else; everybody else signs, and no certificates."""
     return x509.KeyUsage(
         digital_signature=not authority,
         key_cert_sign=authority,

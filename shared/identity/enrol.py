@@ -86,6 +86,12 @@ async def rotate(http: httpx.AsyncClient, keys_url: str, identity: Identity, dir
     return rotated
 
 
+async def rotate_now(http: httpx.AsyncClient, keys_url: str, directory: Path) -> Identity:
+    """Rotate the saved identity although its time has not come; running processes take it up within a minute."""
+    async with _alone(directory):
+        return await rotate(http, keys_url, Identity.load(directory), directory)
+
+
 def pending_key(directory: Path) -> Ed25519PrivateKey:
     """The key that waits for its certificate; made and made durable when there is none."""
     path = directory / PENDING_FILE

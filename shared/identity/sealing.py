@@ -1,12 +1,14 @@
 """Secrets at rest: AES-256-GCM with table, row and column as associated data, under a key file.
 
 A key file holds one 32-byte key in hexadecimal a line. The first line seals, every line opens: rotation writes a new
-first line, re-seals the rows with `Sealer.reseal`, and then drops the old line.
+first line, re-seals the rows with `Sealer.reseal`, and keeps the line before, for what a running process sealed
+meanwhile. Running processes follow the file.
 Sealed form: version (1 byte) || key tag (4 bytes of SHA-256 of the key) || nonce (12) || ciphertext and tag.
 """
 
 import hashlib
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -29,11 +31,8 @@ class Sealer:
     """Seals and opens single column values."""
 
     def __init__(self, key_file: Path) -> None:
-        keys = [bytes.fromhex(line) for line in key_file.read_text("ascii").split()]
-        if not keys or any(len(key) != _KEY_BYTES for key in keys):
-            raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
-        self._keys = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
-        self._current = next(iter(self._keys))
+        self._file = key_file
+        self._keys, self._current, self._read = _read(key_file)
 
     @classmethod
     def ensure(cls, key_file: Path) -> Self:
@@ -45,6 +44,7 @@ class Sealer:
 
     def seal(self, plaintext: bytes, table: str, row: str, column: str) -> bytes:
         """Encrypt for one place; the result opens nowhere else."""
+        self._follow()
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._keys[self._current].encrypt(nonce, plaintext, _place(table, row, column))
         return _VERSION + self._current + nonce + sealed
@@ -52,6 +52,8 @@ class Sealer:
     def open(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
         """The plaintext; raises SealBrokenError."""
         tag, rest = sealed[1 : 1 + _TAG_BYTES], sealed[1 + _TAG_BYTES :]
+        if tag not in self._keys:
+            self._follow()
         if sealed[:1] != _VERSION or tag not in self._keys:
             raise SealBrokenError(f"{table}.{column}: sealed under a key that the key file does not hold")
         try:
@@ -61,11 +63,28 @@ class Sealer:
 
     def is_current(self, sealed: bytes) -> bool:
         """Whether the value is sealed under the key file's first key."""
+        self._follow()
         return sealed[1 : 1 + _TAG_BYTES] == self._current
 
     def reseal(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
         """The same plaintext under the key file's first key."""
         return self.seal(self.open(sealed, table, row, column), table, row, column)
+
+    def _follow(self) -> None:
+        """Read the file again when it has changed; a file that cannot be read now is left for the next time."""
+        with suppress(OSError, ValueError):
+            if self._file.stat().st_mtime_ns != self._read:
+                self._keys, self._current, self._read = _read(self._file)
+
+
+def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, int]:
+    """Tag → key, the tag of the key that seals, and when the file was written."""
+    written = key_file.stat().st_mtime_ns
+    keys = [bytes.fromhex(line) for line in key_file.read_text("ascii").split()]
+    if not keys or any(len(key) != _KEY_BYTES for key in keys):
+        raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
+    tagged = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
+    return tagged, next(iter(tagged)), written
 
 
 def add_key(key_file: Path) -> None:
@@ -74,8 +93,11 @@ def add_key(key_file: Path) -> None:
 
 
 def drop_old_keys(key_file: Path) -> None:
-    """Keep only the first key; call it when every row has been re-sealed."""
-    write_private(key_file, key_file.read_bytes().split()[0] + b"\n")
+    """Keep the first key and the one before it; call it when every row has been re-sealed.
+
+    The one before stays until the next rotation: a transaction that was under way may have sealed with it.
+    """
+    write_private(key_file, b"\n".join(key_file.read_bytes().split()[:2]) + b"\n")
 
 
 def _place(table: str, row: str, column: str) -> bytes:

@@ -47,6 +47,7 @@ SIGNATURE_FAILURES = Counter("fl_signature_failures", "Refused signatures.", ["r
 MANIFEST_MISMATCH = Counter("fl_manifest_mismatch", "Updates bound to another manifest.")
 REVOCATION_AGE_SECONDS = Gauge("fl_revocation_feed_age_seconds", "Time since the revocation feed was last read.")
 CERTIFICATE_SECONDS = Gauge("fl_certificate_expiry_seconds", "Time until this service's certificate ends.")
+TLS_CERTIFICATE_SECONDS = Gauge("fl_tls_certificate_expiry_seconds", "Time until this server's TLS certificate ends.")
 DISK_FREE_BYTES = Gauge("fl_disk_free_bytes", "Free bytes where the service keeps its data.")
 
 

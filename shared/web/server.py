@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import socket
+import ssl
 import sys
+from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -11,17 +14,30 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from shared.clock import utc_now
+from shared.identity.transport import ServerTls
+from shared.telemetry.metrics import TLS_CERTIFICATE_SECONDS
+
 EXIT_BAD_USE: Final = 2
 _BACKLOG: Final = 2048
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Tells long polls at once that the process is about to end."""
+    """Tells long polls at once that the process is about to end, and follows its certificate's file."""
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, tls: ServerTls | None) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._stopping, self._tls = stopping, tls
+
+    async def main_loop(self) -> None:
+        """Until the end of the process."""
+        watching = asyncio.create_task(self._tls.watch()) if self._tls else None
+        try:
+            await super().main_loop()
+        finally:
+            if watching is not None:
+                watching.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM and SIGINT."""
@@ -30,11 +46,13 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()  # else it raises the signal again at the end, and a clean stop is no exit 0
 
 
-def serve(app: FastAPI, host: str, port: int, *, grace_s: int = 10) -> None:
+def serve(app: FastAPI, host: str, port: int, *, tls_file: Path | None = None, grace_s: int = 10) -> None:
     """Serve until SIGTERM or SIGINT; requests in progress get `grace_s` seconds to finish.
 
-    A port that is in use, or not ours to take, ends the process with one clear line and status 2.
+    `tls_file` holds a key with its certificate (PEM); without it the server speaks plain HTTP. A port that is in use,
+    or not ours to take, and a file that cannot be used, end the process with one clear line and status 2.
     """
+    tls = _tls(tls_file) if tls_file else None
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -47,9 +65,24 @@ def serve(app: FastAPI, host: str, port: int, *, grace_s: int = 10) -> None:
         timeout_graceful_shutdown=grace_s,
         timeout_keep_alive=75,
         backlog=_BACKLOG,
+        ssl_context_factory=(lambda *_: tls.context) if tls else None,
     )
-    log.info("server.listening", host=host, port=listener.getsockname()[1])
-    _Server(config, app.state.stopping).run(sockets=[listener])
+    log.info("server.listening", host=host, port=listener.getsockname()[1], tls=tls is not None)
+    _Server(config, app.state.stopping, tls).run(sockets=[listener])
+
+
+def _tls(file: Path) -> ServerTls:
+    def report(ends: datetime) -> None:
+        TLS_CERTIFICATE_SECONDS.set_function(lambda: (ends - utc_now()).total_seconds())
+
+    try:
+        return ServerTls(file, report)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) else error
+        sys.stderr.write(
+            f"{file}: no private key with its certificate: {reason}; mend the service's TLS_FILE setting\n"
+        )
+        raise SystemExit(EXIT_BAD_USE) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,12 +3,15 @@
 A service subclasses `ServiceSettings` with ``model_config = settings_config("registry")`` and is read once, at start.
 """
 
+import ssl
 import sys
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from pydantic import SecretStr, ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.identity.transport import trust
 
 _SECRETS: Final = Path("/run/secrets")
 _BAD_CONFIGURATION: Final = 2
@@ -40,6 +43,8 @@ class ServiceSettings(BaseSettings):
     registry_url: str = "http://127.0.0.1:7004"
     public_url: str | None = None
     enrol_token_file: Path | None = None
+    tls_file: Path | None = None  # key and certificate in one PEM file; none: plain HTTP
+    ca_file: Path | None = None  # whom to believe behind https addresses; none: the system's authorities
     seal_key_file: Path | None = None  # none: data_dir/seal.key, made at first start
     otel_endpoint: str | None = None
     worker_metrics_port: int | None = None  # where a worker, which has no API, offers /metrics
@@ -56,6 +61,11 @@ class ServiceSettings(BaseSettings):
     def redis(self) -> str:
         """The Redis URL in clear."""
         return self.redis_url.get_secret_value()
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What an HTTP client of this service believes, for its `verify`."""
+        return trust(self.ca_file, (self.keys_url, self.coordinator_url, self.aggregator_url, self.registry_url))
 
     @property
     def identity_dir(self) -> Path:
@@ -75,6 +85,13 @@ class ServiceSettings(BaseSettings):
             folder = Path(values.get("data_dir") or cls.model_fields["data_dir"].default)
             values["database_url"] = f"sqlite+aiosqlite:///{folder.absolute() / name}.sqlite"
         return values
+
+    @field_validator("tls_file", "ca_file")
+    @classmethod
+    def _file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
 
     @model_validator(mode="after")
     def _plain_urls(self) -> Self:

@@ -39,10 +39,11 @@ class Standing:
         return SigningAuth(self.identity, audience)
 
 
-def traced_client(timeout_s: float = 30.0) -> httpx.AsyncClient:
+def traced_client(settings: ServiceSettings) -> httpx.AsyncClient:
     """An httpx client that hands the present trace on and keeps connections open."""
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(timeout_s, connect=5.0),
+        verify=settings.trust,
+        timeout=httpx.Timeout(30.0, connect=5.0),
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=60),
         event_hooks={"request": [_hand_on_trace]},
         trust_env=False,
@@ -61,7 +62,7 @@ async def standing(settings: ServiceSettings, service: str, database: Database) 
 
     Waits up to ten minutes for the keys service and for the enrolment token's file.
     """
-    async with traced_client() as http:
+    async with traced_client(settings) as http:
         identity = await ensure_identity(http, settings.keys_url, settings.identity_dir, settings.enrol_token_file)
         keeper = IdentityKeeper(identity, settings.identity_dir, http, settings.keys_url)
         feed = RevocationFeed(http, settings.keys_url, report_age=REVOCATION_AGE_SECONDS.set)

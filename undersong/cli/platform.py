@@ -18,17 +18,20 @@ def up(
     stay: Annotated[
         bool, typer.Option("--stay/--no-stay", help="Run until Ctrl-C; --no-stay only proves that it starts.")
     ] = True,
+    tls: Annotated[bool, typer.Option("--tls", help="HTTPS only, with an authority of its own.")] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="Of the services' logs.")] = "INFO",
 ) -> None:
     """Start coordinator, aggregator, keys and registry on free loopback ports; other commands then find them."""
     began = time.monotonic()
-    with Platform(home, log_level=log_level, write_profile=True) as platform:
+    with Platform(home, log_level=log_level, write_profile=True, tls=tls) as platform:
         federation = platform.federation()
         common.console.print(f"up in {time.monotonic() - began:.1f} s; {len(platform.processes)} processes")
         for service, url in platform.urls.items():
             common.console.print(f"  {service:<12} {url}")
         common.console.print(f"  dashboard    {platform.dashboard_url}")
         common.console.print(f"  token        {platform.home / 'secrets' / 'admin-token'}")
+        if tls:
+            common.console.print(f"  trust        {platform.profile.ca_file}")
         common.console.print(f"  logs         {platform.home / 'logs'}")
         common.console.print(f"federation {federation.name}; profile in {profiles_path()}")
         if stay:

@@ -33,7 +33,8 @@ def enroll(
     with common.connect(profile) as client:
         site = client.create_site(common.find_federation(client, federation).id, name, owner)
         token = client.create_enrolment_token("site", site.id, site.federation_id, expires_in_s).token
-        folder.write(client.profile.urls(), token=token, datasets=datasets, policy=policy)
+        known = client.profile
+        folder.write(known.urls(), token=token, datasets=datasets, policy=policy, ca_file=known.ca_file)
     if as_json:
         common.print_json({"site": site.model_dump(mode="json"), "config": str(folder.config)})
         return

@@ -47,7 +47,9 @@ def login(
     operator_token_file: Annotated[
         Path | None, typer.Option(exists=True, help="A file with keys' operator token.")
     ] = None,
-    ca_file: Annotated[Path | None, typer.Option(exists=True, help="The CA certificate to trust (PEM).")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(exists=True, help="Whom to trust behind https (PEM).", envvar="UNDERSONG_CA_FILE")
+    ] = None,
     profile: Annotated[str, typer.Option("--profile", help="Store it under this name.")] = DEFAULT_NAME,
 ) -> None:
     """Store where a platform is and your token for it; asks for the token when no file is given."""

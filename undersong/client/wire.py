@@ -35,7 +35,13 @@ def client_options(profile: Profile) -> dict[str, Any]:
 def _trust(profile: Profile) -> ssl.SSLContext | bool:
     if not profile.ca_file:
         return True
-    return ssl.create_default_context(cafile=profile.ca_file)
+    try:
+        return ssl.create_default_context(cafile=profile.ca_file)
+    except OSError as error:
+        raise ProfileError(
+            f"{profile.ca_file} holds no certificate to trust: {error}",
+            remedy="name the platform's ca.pem: `undersong login --ca-file …` or UNDERSONG_CA_FILE",
+        ) from error
 
 
 def base_url(profile: Profile, service: str) -> str:
@@ -119,10 +125,10 @@ def is_passing(error: Exception) -> bool:
 
 def unreachable(call_url: str, error: Exception) -> UnreachableError:
     """The one-line failure for a service that does not answer."""
-    return UnreachableError(
-        f"{call_url} does not answer ({type(error).__name__}: {error})",
-        remedy="is the platform up? `undersong doctor` looks",
-    )
+    remedy = "is the platform up? `undersong doctor` looks"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        remedy = "name the platform's ca.pem: `undersong login --ca-file …` or UNDERSONG_CA_FILE"
+    return UnreachableError(f"{call_url} does not answer ({type(error).__name__}: {error})", remedy=remedy)
 
 
 @dataclass

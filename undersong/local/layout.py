@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.clock import utc_now
+from shared.identity.authority import write_private
+from shared.identity.transport import CA_FILE, TransportAuthority
 from undersong.errors import StartError
 
 SERVICES: Final = ("keys", "coordinator", "aggregator", "registry")
 ROLES: Final = ("api", "worker")
 HELPER: Final = "helper"  # a process of keys' trust domain with a store, a key and an identity of its own
+LOOPBACK: Final = ("127.0.0.1", "localhost")  # the names in the services' certificates
 ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # keys issues its own certificate
 
 
@@ -25,22 +29,45 @@ class Layout:
 
     home: Path
     ports: Mapping[str, int]
+    tls: bool = False
 
     @classmethod
-    def prepare(cls, home: Path) -> "Layout":
+    def prepare(cls, home: Path, *, tls: bool = False) -> "Layout":
         """Make the folders (owner only) and choose ports: those of the last run where they are still free."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("logs", "secrets", "sites", "valkey", HELPER, *SERVICES):
             (home / name).mkdir(exist_ok=True, mode=0o700)
-        layout = cls(home, _choose_ports(home / "ports.json"))
+        layout = cls(home, _choose_ports(home / "ports.json"), tls)
         for service in (*SERVICES, HELPER):
             _secret_file(layout.seal_key(service))
+        if tls:
+            layout.certify()
         layout._write_valkey_config()
         return layout
 
     def seal_key(self, service: str) -> Path:
         """The key file under which this service seals its secrets at rest."""
         return self.home / "secrets" / f"{service}-seal-key"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Whom clients trust; None without TLS."""
+        return self.home / "tls" / CA_FILE if self.tls else None
+
+    def tls_file(self, service: str) -> Path:
+        """A service's key and certificate for TLS."""
+        return self.home / "tls" / f"{service}.pem"
+
+    def certify(self, *, anew: bool = False) -> None:
+        """Give each service a certificate where it has none that lasts, or (`anew`) in any case."""
+        now = utc_now()
+        authority = TransportAuthority.ensure(self.home / "tls", now)
+        for service in (*SERVICES, HELPER):
+            file = self.tls_file(service)
+            present = file.read_bytes() if file.exists() and not anew else None
+            fresh = authority.renewed(present, LOOPBACK, now)
+            if fresh is not None:
+                write_private(file, fresh)
 
     @property
     def bootstrap(self) -> Path:
@@ -53,7 +80,7 @@ class Layout:
 
     def url(self, service: str) -> str:
         """A service's base url."""
-        return f"http://127.0.0.1:{self.ports[service]}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.ports[service]}"
 
     def urls(self) -> dict[str, str]:
         """Service name → base url."""
@@ -85,6 +112,7 @@ class Layout:
             "log_level": log_level,
             "public_url": self.url(service),
             **{f"{name}_url": self.url(name) for name in (*SERVICES, HELPER)},
+            **({"tls_file": str(self.tls_file(service)), "ca_file": str(self.ca_file)} if self.tls else {}),
             **(extra or {}),
         }
         prefix = service.upper()

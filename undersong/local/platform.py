@@ -19,6 +19,7 @@ from typing import IO, Any, Final, Self
 
 import httpx
 
+from shared.identity.transport import trust
 from undersong.client import Client
 from undersong.client.types import Federation, Site
 from undersong.errors import StartError, UnreachableError
@@ -36,7 +37,8 @@ class Platform:
     """All services as supervised processes, with their state in one folder.
 
     Without `home` the folder is temporary and deleted at the end. `settings` are extra settings per service
-    ({"coordinator": {"heartbeat_s": "1"}}). A process that dies is started again.
+    ({"coordinator": {"heartbeat_s": "1"}}). With `tls` every service speaks HTTPS only, with certificates by an
+    authority of this folder. A process that dies is started again.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Platform:
         log_level: str = "INFO",
         settings: Mapping[str, Mapping[str, str]] | None = None,
         write_profile: bool = False,
+        tls: bool = False,
     ) -> None:
         self._temporary = home is None
         self.home = (home or Path(tempfile.mkdtemp(prefix="undersong-"))).resolve()
@@ -53,6 +56,7 @@ class Platform:
         self._log_level = log_level
         self._settings = settings or {}
         self._write_profile = write_profile
+        self._tls = tls
         self._lock: IO[str] | None = None
         self._forks: Forks | None = None
         self._layout: Layout | None = None
@@ -79,7 +83,7 @@ class Platform:
     def start(self) -> None:
         """Start everything and wait until every service is ready."""
         self._lock = _hold(self.home)
-        self._layout = Layout.prepare(self.home)
+        self._layout = Layout.prepare(self.home, tls=self._tls)
         if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
             self._forks = Forks(self.home, self._layout.log("nursery"))
         self._start("valkey", self._layout.valkey_command(), base_environment())
@@ -94,7 +98,7 @@ class Platform:
         if self._write_profile:
             save_profile(self.profile)
         for folder in existing_sites(self.home):
-            folder.write_addresses(self.urls)
+            folder.write_addresses(self.urls, self.profile.ca_file)
             self._start_agent(folder)
 
     def stop(self) -> None:
@@ -154,8 +158,13 @@ class Platform:
             **{f"{service}_url": url for service, url in layout.urls().items()},
             token=_secret(layout.bootstrap / "admin-token"),
             operator_token=_secret(layout.bootstrap / "operator-token"),
+            ca_file=str(layout.ca_file or ""),
             home=str(self.home),
         )
+
+    def renew_certificates(self) -> None:
+        """New keys and certificates for TLS; the services take them up by themselves."""
+        self._running().certify(anew=True)
 
     def federation(self, name: str = "federation") -> Federation:
         """The platform's federation; made under this name when there is none yet."""
@@ -182,7 +191,9 @@ class Platform:
         site = self.client.create_site(federation.id, name)
         token = self.client.create_enrolment_token("site", site.id, federation.id).token
         folder = SiteFolder(self.home / "sites" / name)
-        folder.write(self.urls, token=token, datasets=datasets, policy=policy, agent=agent or {})
+        folder.write(
+            self.urls, token=token, datasets=datasets, policy=policy, agent=agent or {}, ca_file=self.profile.ca_file
+        )
         if start:
             self._start_agent(folder)
         return site
@@ -259,7 +270,7 @@ class Platform:
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
         waiting, layout = [*SERVICES, HELPER], self._running()
-        with httpx.Client(timeout=2.0) as http:
+        with httpx.Client(timeout=2.0, verify=trust(layout.ca_file, self.urls.values())) as http:
             while waiting:
                 waiting = [service for service in waiting if not _is_ready(http, layout.url(service))]
                 self._raise_for_failed()

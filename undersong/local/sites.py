@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from shared.identity.transport import CA_FILE
+
 
 class SiteFolder:
     """Files of one agent under one folder; its name is the folder's."""
@@ -30,8 +32,9 @@ class SiteFolder:
         datasets: Mapping[str, Any] | Path | None = None,
         policy: Mapping[str, Any] | Path | None = None,
         agent: Mapping[str, Any] | None = None,
+        ca_file: str = "",
     ) -> None:
-        """Write every file that the agent needs to enrol and run."""
+        """Write every file that the agent needs to enrol and run; `ca_file` is copied, for it may go elsewhere."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self.path / "enrol-token", token)
         if datasets is not None:
@@ -41,13 +44,25 @@ class SiteFolder:
             shutil.copyfile(policy, self.path / "policy.yaml")
         elif policy is not None:
             (self.path / "policy.yaml").write_text(_yaml(policy))
-        settings = {"data_dir": "state", "enrol_token_file": "enrol-token", **_addresses(urls), **(agent or {})}
+        settings = {
+            "data_dir": "state",
+            "enrol_token_file": "enrol-token",
+            **self._addresses(urls, ca_file),
+            **(agent or {}),
+        }
         self.config.write_text(_yaml(settings))
 
-    def write_addresses(self, urls: Mapping[str, str]) -> None:
+    def write_addresses(self, urls: Mapping[str, str], ca_file: str = "") -> None:
         """Point an existing agent at the services' present addresses."""
         settings = yaml.safe_load(self.config.read_text())
-        self.config.write_text(_yaml({**settings, **_addresses(urls)}))
+        self.config.write_text(_yaml({**settings, **self._addresses(urls, ca_file)}))
+
+    def _addresses(self, urls: Mapping[str, str], ca_file: str) -> dict[str, str]:
+        addresses = {f"{service}_url": url for service, url in urls.items()}
+        if not ca_file:
+            return addresses
+        shutil.copyfile(ca_file, self.path / CA_FILE)
+        return {**addresses, "ca_file": CA_FILE}
 
 
 def existing_sites(home: Path) -> list[SiteFolder]:
@@ -65,10 +80,6 @@ def _movable(datasets: Path) -> Mapping[str, Any]:
     from recipes.datasets import movable_document  # brings numpy, which no other command needs
 
     return movable_document(datasets)
-
-
-def _addresses(urls: Mapping[str, str]) -> dict[str, str]:
-    return {f"{service}_url": url for service, url in urls.items()}
 
 
 def _yaml(document: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from fastapi import Request
@@ -68,11 +69,31 @@ class Source(Protocol):
         """The desk of the person whose API token this is; None when the token is not valid."""
 
 
+class Door(Protocol):
+    """Remembers failed sign-ins and ended sessions, for every process of the service."""
+
+    async def admit(self, address: str) -> None:
+        """Raise TooMany while this address must wait."""
+
+    async def failed(self, address: str) -> None:
+        """A token from this address was wrong."""
+
+    async def succeeded(self, address: str) -> None:
+        """Somebody signed in from this address."""
+
+    async def end(self, session_id: str, until: datetime) -> None:
+        """Believe this session no more; by itself it would have ended then."""
+
+    async def ended(self, session_id: str) -> bool:
+        """Whether it was ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dashboard:
     """What the pages need from the running service; it lies at `app.state.dashboard`."""
 
     source: Source
+    door: Door
     sealer: Sealer
     clock: Clock
     origin: str  # where people reach the API, for the commands on the pages

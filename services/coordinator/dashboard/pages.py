@@ -1,5 +1,6 @@
 """The dashboard's routes: each reads one desk and renders one template."""
 
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from services.coordinator.dashboard import assets, session
 from services.coordinator.dashboard.desk import Dashboard, Desk, dashboard_of
 from services.coordinator.dashboard.rendering import HEADERS, page
 from services.coordinator.dashboard.views import Measure
-from shared.errors import Refusal
+from shared.errors import Refusal, TooMany
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
@@ -71,11 +72,17 @@ class Visit:
 async def visit(request: Request, board: Board) -> Visit:
     """The signed-in person; raises SignedOut."""
     now = board.clock()
-    found = session.read(request, board.sealer, now)
-    desk = await board.source.desk(found.token) if found else None
-    if found is None or desk is None:
+    found = _jar(board).read(request, now)
+    if found is None or await board.door.ended(found.id):
+        raise SignedOut
+    desk = await board.source.desk(found.token)
+    if desk is None:
         raise SignedOut
     return Visit(desk, found, board, now, request.url.path)
+
+
+def _jar(board: Dashboard) -> session.Jar:
+    return session.Jar(board.sealer, board.secure)
 
 
 Visitor = Annotated[Visit, Depends(visit)]
@@ -110,22 +117,35 @@ async def sign_in_page(next: str = session.PATH) -> Response:  # noqa: A002  (th
 
 @router.post("/login")
 async def sign_in(request: Request, board: Board) -> Response:
-    """Check the token and begin a session."""
+    """Check the token and begin a session, always a new one: what the browser brought along ends here."""
     form = await session.form_of(request)
     token, wanted = form.get("token", "").strip(), _own_path(form.get("next", ""))
+    address = request.client.host if request.client else ""
+    try:
+        await board.door.admit(address)
+    except TooMany as refusal:
+        shown = page("login.html", refusal.status, {"next": wanted, "error": f"{refusal.title()} {refusal.detail}"})
+        shown.headers["Retry-After"] = str(math.ceil(refusal.retry_after_s or 1))
+        return shown
     if not token or await board.source.desk(token) is None:
+        await board.door.failed(address)
         return page("login.html", 401, {"next": wanted, "error": "This token is not known, or it was revoked."})
+    await board.door.succeeded(address)
+    jar, now = _jar(board), board.clock()
+    if (earlier := jar.read(request, now)) is not None:
+        await board.door.end(earlier.id, earlier.until)
     answer = RedirectResponse(wanted, 303, HEADERS)
-    session.write(answer, session.Session.begin(token, board.clock()), board.sealer, secure=board.secure)
+    jar.write(answer, session.Session.begin(token, now))
     return answer
 
 
 @router.post("/logout")
 async def sign_out(request: Request, visitor: Visitor) -> Response:
-    """End the session of this browser."""
+    """End the session, here and wherever else its cookie may have got to."""
     visitor.session.check(await session.form_of(request))
+    await visitor.board.door.end(visitor.session.id, visitor.session.until)
     answer = RedirectResponse(f"{session.PATH}/login", 303, HEADERS)
-    session.end(answer)
+    _jar(visitor.board).empty(answer)
     return answer
 
 

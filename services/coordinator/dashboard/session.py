@@ -1,7 +1,7 @@
 """Who is looking: a sealed cookie that holds the person's API token, and the proof that a post came from our own page.
 
-The cookie is AES-256-GCM under the coordinator's key file, so every API process can open it and nothing is stored.
-The token inside is looked up at each request: revoking the token ends the session at once.
+The cookie is AES-256-GCM under the coordinator's key file, so every API process can open it. The token inside is looked
+up at each request, and so is whether the session was ended: revoking the token, or signing out, ends it at once.
 """
 
 import base64
@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Self
-from urllib.parse import parse_qs
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request, Response
 
@@ -38,11 +38,12 @@ class Session:
     token: str
     csrf: str
     until: datetime
+    id: str
 
     @classmethod
     def begin(cls, token: str, now: datetime) -> Self:
         """A fresh session for a token that was just checked."""
-        return cls(token, secrets.token_urlsafe(24), now + LASTS)
+        return cls(token, secrets.token_urlsafe(24), now + LASTS, secrets.token_urlsafe(24))
 
     def check(self, form: Mapping[str, str]) -> None:
         """Raise ForeignPost unless the form carries this session's own mark."""
@@ -50,34 +51,50 @@ class Session:
             raise ForeignPost("Load the page again and repeat.")
 
 
-def write(response: Response, session: Session, sealer: Sealer, *, secure: bool) -> None:
-    """Hand the session to the browser: not readable by scripts, never sent from another site's page."""
-    plain = json.dumps([session.token, session.csrf, session.until.isoformat()]).encode()
-    value = base64.urlsafe_b64encode(sealer.seal(plain, *_PLACE)).decode()
-    response.set_cookie(
-        COOKIE, value, max_age=int(LASTS.total_seconds()), path=PATH, secure=secure, httponly=True, samesite="strict"
-    )
+@dataclass(frozen=True, slots=True)
+class Jar:
+    """How the browser keeps the session: over HTTPS under a name that no other host or path can set (``__Host-``)."""
 
+    sealer: Sealer
+    secure: bool
 
-def read(request: Request, sealer: Sealer, now: datetime) -> Session | None:
-    """The session of a request; None when there is none, it was changed, or it is over."""
-    try:
-        plain = sealer.open(base64.urlsafe_b64decode(request.cookies.get(COOKIE, "")), *_PLACE)
-    except (SealBrokenError, binascii.Error, ValueError):
-        return None
-    token, csrf, until = json.loads(plain)
-    session = Session(token, csrf, datetime.fromisoformat(until))
-    return session if now < session.until else None
+    @property
+    def name(self) -> str:
+        """The cookie's name."""
+        return f"__Host-{COOKIE}" if self.secure else COOKIE
 
+    @property
+    def _where(self) -> dict[str, Any]:
+        """The name's prefix asks for the path; over plain HTTP the cookie goes to our pages only."""
+        path = "/" if self.secure else PATH
+        return {"path": path, "secure": self.secure, "httponly": True, "samesite": "strict"}
 
-def end(response: Response) -> None:
-    """Forget the session."""
-    response.delete_cookie(COOKIE, path=PATH)
+    def write(self, response: Response, session: Session) -> None:
+        """Hand the session to the browser: not readable by scripts, never sent from another site's page."""
+        plain = json.dumps([session.token, session.csrf, session.until.isoformat(), session.id]).encode()
+        value = base64.urlsafe_b64encode(self.sealer.seal(plain, *_PLACE)).decode()
+        response.set_cookie(self.name, value, max_age=int(LASTS.total_seconds()), **self._where)
+
+    def read(self, request: Request, now: datetime) -> Session | None:
+        """The session of a request; None when there is none, it was changed, or it is over."""
+        try:
+            plain = self.sealer.open(base64.urlsafe_b64decode(request.cookies.get(self.name, "")), *_PLACE)
+            token, csrf, until, session_id = json.loads(plain)
+        except (SealBrokenError, binascii.Error, ValueError):
+            return None
+        session = Session(token, csrf, datetime.fromisoformat(until), session_id)
+        return session if now < session.until else None
+
+    def empty(self, response: Response) -> None:
+        """Have the browser forget the session."""
+        response.delete_cookie(self.name, **self._where)
 
 
 async def form_of(request: Request) -> dict[str, str]:
     """The fields of a small form; raises ForeignPost when a browser says that another site sent it."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+    origin = request.headers.get("origin")  # browsers without Sec-Fetch-Site have at least this
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         raise ForeignPost("The form came from another site.")
     body = bytearray()
     async for chunk in request.stream():

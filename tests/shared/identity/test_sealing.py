@@ -57,7 +57,7 @@ def test_every_flipped_bit_is_noticed(key_file: Path) -> None:
             sealer.open(sealed[:length], *PLACE)
 
 
-def test_a_new_key_seals_and_the_old_one_still_opens_until_dropped(key_file: Path) -> None:
+def test_a_new_key_seals_and_the_old_one_opens_until_the_next_rotation(key_file: Path) -> None:
     old = Sealer(key_file)
     sealed = old.seal(b"secret", *PLACE)
     add_key(key_file)
@@ -66,7 +66,30 @@ def test_a_new_key_seals_and_the_old_one_still_opens_until_dropped(key_file: Pat
     resealed = both.reseal(sealed, *PLACE)
     assert both.is_current(resealed)
     drop_old_keys(key_file)
+    assert Sealer(key_file).open(sealed, *PLACE) == b"secret"
+    add_key(key_file)
+    drop_old_keys(key_file)
     new = Sealer(key_file)
     assert new.open(resealed, *PLACE) == b"secret"
     with pytest.raises(SealBrokenError):
         new.open(sealed, *PLACE)
+
+
+def test_a_running_process_follows_the_file(key_file: Path) -> None:
+    """It opens what others sealed under the new key, and seals nothing under the old one any more."""
+    running = Sealer(key_file)
+    before = running.seal(b"before", *PLACE)
+    add_key(key_file)
+    elsewhere = Sealer(key_file)
+    assert running.open(elsewhere.seal(b"elsewhere", *PLACE), *PLACE) == b"elsewhere"
+    assert not running.is_current(before)
+    assert elsewhere.is_current(running.seal(b"after", *PLACE))
+    key_file.write_text("half a line")
+    assert running.open(running.seal(b"still", *PLACE), *PLACE) == b"still"
+
+
+def test_nonces_never_come_again_across_restarts_and_clones(key_file: Path) -> None:
+    """Random 96-bit nonces under one key: of 200,000 by sealers that know nothing of each other, none twice."""
+    sealers = [Sealer(key_file) for _ in range(4)]
+    nonces = {sealer.seal(b"", *PLACE)[5:17] for sealer in sealers for _ in range(50_000)}
+    assert len(nonces) == 200_000

@@ -25,7 +25,7 @@ from services.coordinator.dashboard.views import (
     Site,
     Task,
 )
-from shared.errors import NotFound
+from shared.errors import NotFound, TooMany
 from shared.identity.sealing import Sealer
 from shared.statistics.results import Result
 from tests.shared.statistics.hospitals import SITES, federate, hospital
@@ -184,6 +184,30 @@ def answers() -> tuple[Result, ...]:
     return tuple(federate(rows, *QUERIES, min_cell=20))
 
 
+@dataclass
+class FakeDoor:
+    """A door without a database; `test_signins.py` tries the real one."""
+
+    tries: int = 0
+    over: set[str] = field(default_factory=set)
+
+    async def admit(self, address: str) -> None:
+        if self.tries >= 10:
+            raise TooMany("Wait 15 minutes, then try again.", retry_after_s=900)
+
+    async def failed(self, address: str) -> None:
+        self.tries += 1
+
+    async def succeeded(self, address: str) -> None:
+        self.tries = 0
+
+    async def end(self, session_id: str, until: datetime) -> None:
+        self.over.add(session_id)
+
+    async def ended(self, session_id: str) -> bool:
+        return session_id in self.over
+
+
 @pytest.fixture
 def desk() -> FakeDesk:
     """Four hospitals and three jobs: one that runs, one that failed, one that is done."""
@@ -228,6 +252,6 @@ def app(desk: FakeDesk, tmp_path: Path) -> FastAPI:
     made.include_router(router)
     sealer = Sealer.ensure(tmp_path / "seal-key")
     made.state.dashboard = Dashboard(
-        FakeSource(desk), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
+        FakeSource(desk), FakeDoor(), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
     )
     return made

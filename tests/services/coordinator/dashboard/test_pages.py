@@ -93,6 +93,66 @@ async def test_a_changed_cookie_is_no_session(browser: httpx.AsyncClient) -> Non
     assert (await browser.get(ROOT)).status_code == 303
 
 
+async def test_over_https_no_other_host_or_path_can_set_the_cookie(app: FastAPI) -> None:
+    app.state.dashboard = replace(app.state.dashboard, secure=True)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="https://test") as browser:
+        cookie = (await browser.post(f"{ROOT}/login", data={"token": "ust_test-token"})).headers["set-cookie"]
+        assert cookie.startswith("__Host-undersong_session=")
+        assert {"Secure", "HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+        assert "Domain" not in cookie
+        assert (await browser.get(ROOT)).status_code == 200
+        browser.cookies.set("undersong_session", browser.cookies.pop("__Host-undersong_session"), path="/")
+        assert (await browser.get(ROOT)).status_code == 303, "a name without the prefix is no session over https"
+
+
+async def test_signing_in_begins_a_new_session_and_ends_the_one_that_was_brought(browser: httpx.AsyncClient) -> None:
+    """Session fixation: whoever planted or stole the earlier cookie has nothing."""
+    planted = browser.cookies["undersong_session"]
+    await browser.post(f"{ROOT}/login", data={"token": "ust_test-token"})
+    assert browser.cookies["undersong_session"] != planted
+    assert (await browser.get(ROOT)).status_code == 200
+    assert (await _with(browser, planted)).status_code == 303
+
+
+async def _with(browser: httpx.AsyncClient, cookie: str) -> httpx.Response:
+    browser.cookies.clear()
+    return await browser.get(ROOT, headers={"Cookie": f"undersong_session={cookie}"})
+
+
+async def test_a_stolen_cookie_ends_with_the_sign_out(browser: httpx.AsyncClient) -> None:
+    stolen = browser.cookies["undersong_session"]
+    await browser.post(f"{ROOT}/logout", data={"csrf": await _csrf(browser)})
+    assert (await _with(browser, stolen)).status_code == 303
+
+
+async def test_after_ten_wrong_tokens_even_the_right_one_waits(stranger: httpx.AsyncClient) -> None:
+    for _ in range(10):
+        assert (await stranger.post(f"{ROOT}/login", data={"token": "ust_guess"})).status_code == 401
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "900")
+    assert "Wait 15 minutes" in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", "/jobs/job_01running/cancel"])
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+async def test_no_form_is_taken_from_elsewhere(
+    browser: httpx.AsyncClient, desk, path: str, header: dict[str, str]
+) -> None:
+    """Signing in too: else another site could sign the browser in as somebody else."""
+    form = {"token": "ust_test-token", "csrf": await _csrf(browser)}
+    assert (await browser.post(ROOT + path, data=form, headers=header)).status_code == 403
+    assert desk.steered == []
+    assert (await browser.get(ROOT)).status_code == 200
+
+
+async def test_every_form_that_posts_carries_the_mark(browser: httpx.AsyncClient) -> None:
+    for path in PAGES:
+        for form in re.findall(r'<form[^>]*method="post".*?</form>', (await browser.get(ROOT + path)).text, re.DOTALL):
+            assert re.search(r'name="csrf" value="[\w-]{32}"', form), path
+
+
 async def test_a_revoked_token_ends_the_session(browser: httpx.AsyncClient, app: FastAPI) -> None:
     app.state.dashboard.source.token = "ust_another"
     assert (await browser.get(ROOT)).status_code == 303
