@@ -3,7 +3,7 @@
 Runs in a container without network that ends at once. `/secrets/<name>` is one volume each; a volume that has its
 secrets already is left alone, so the command can run at every start. It is also the transport authority: certificates
 for TLS are made here, and again when a third of their life is left; the authority's key lies in a volume that no other
-container mounts (decision 0008). No password has a default, and none leaves the volumes.
+container mounts (decision 0011). No password has a default, and none leaves the volumes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Certificates for TLS, by an authority apart from the one whose certificates sign.
 
 X.509 (RFC 5280) with ECDSA over P-256: browsers take no Ed25519 certificates, and a certificate that proves a host's
-name must never pass for a party of the federation (decision 0008). One file holds a key with its certificate, so that a
+name must never pass for a party of the federation (decision 0011). One file holds a key with its certificate, so that a
 reader never sees two halves that do not belong together.
 """
 
