@@ -15,7 +15,7 @@ from shared.statistics.results import (
 WIDTH: Final = 1000.0
 HEIGHT: Final = 240.0
 HIDDEN_HEIGHT: Final = 14.0
-MOST_TICKS: Final = 9
+TICK_ROOM: Final = 110.0  # so that numbers on a phone do not run into each other
 REACH: Final = 1.96
 
 
@@ -88,8 +88,7 @@ def bars(result: HistogramResult) -> Bars:
         columns.append(
             Column(round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), f"{a:g} to {b:g}", count)
         )
-    step = max(1, -(-len(result.edges) // MOST_TICKS))
-    return Bars(tuple(columns), _ticks(result.edges[::step], low, per_unit))
+    return Bars(tuple(columns), _ticks(result.edges, low, per_unit))
 
 
 def quantile_line(result: QuantilesResult) -> Line:
@@ -158,9 +157,11 @@ def sizes(result: KMeansResult) -> list[list[float | None]]:
 
 
 def _ticks(values: Sequence[float], low: float, per_unit: float) -> tuple[Tick, ...]:
-    made = []
+    made: list[Tick] = []
     for value in values:
         x = round((value - low) * per_unit, 1)
+        if made and x - made[-1].x < TICK_ROOM:
+            continue
         anchor = "start" if x < WIDTH / 50 else "end" if x > WIDTH * 0.98 else "middle"
         made.append(Tick(x, f"{value:g}", anchor))
     return tuple(made)

@@ -45,5 +45,7 @@ def federate(sites: Sequence[Rows], *queries: dict[str, object], min_cell: int =
         request = asked_of(wanted.model_dump(mode="json"))
         parts = [np.concatenate([np.zeros(SALT), *(count(m, rows) for m in request.measures)]) for rows in sites]
         history.append(np.sum(parts, axis=0).tolist())
-        session = Session(asked, setting(sites, min_cell, min_sites), history)
+        session.take(history[-1])
+    again = Session(asked, setting(sites, min_cell, min_sites), history)
+    assert again.results == session.results, "an answer is a function of what was opened"
     return list(session.results)
