@@ -28,7 +28,6 @@ from shared.statistics.measures import SALT, asked_of
 from shared.wire.profiles import RecipeSpec, Task
 
 _HERE: Final = Path(__file__).parent
-_SALT_BITS: Final = 40
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
@@ -37,6 +36,7 @@ _SCHEMA: Final[dict[str, Any]] = {
         "measures": {"type": "array", "minItems": 1, "items": {"type": "object"}},
         "min_cell": {"type": "integer", "minimum": 1},
         "min_sites": {"type": "integer", "minimum": 1},
+        "salt_bits": {"type": "integer", "minimum": 16, "maximum": 40},
     },
 }
 
@@ -64,7 +64,7 @@ class Statistics:
             sums = [count(measure, rows) for measure in asked.measures]
         except Refusal as refusal:
             raise RecipeError(refusal.detail) from refusal
-        salt = np.array([float(secrets.randbits(_SALT_BITS)) for _ in range(SALT)])
+        salt = np.array([float(secrets.randbits(asked.salt_bits)) for _ in range(SALT)])
         return np.concatenate([salt, *sums])
 
     def layout(self, params: Params) -> str:

@@ -31,6 +31,7 @@ from shared.identity.enrol import IdentityKeeper
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import UPLOAD, check_header
 from shared.secagg.engines import engine_facts, engine_named
+from shared.secagg.quantise import counted
 from shared.secagg.twoserver.report import ReportRepeated
 from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -255,7 +256,7 @@ def _uncounted(refusal: Refusal) -> str:
 def _check_length(stored: Stored, manifest: RoundManifest, header: UpdateHeader) -> None:
     if manifest.encoding is None:
         return  # an initialise round: each site's model file has its own length
-    if manifest.kind is RoundKind.STATISTICS and header.length % 2:
+    if manifest.kind is RoundKind.STATISTICS and not counted(manifest.encoding) and header.length % 2:
         raise WrongLength("statistics have two words a value, so their number is even")
     if manifest.kind is RoundKind.TRAIN and header.length <= tail_length(manifest):
         raise WrongLength(f"an update of a model has more than {tail_length(manifest)} words")

@@ -5,7 +5,20 @@ import numpy.typing as npt
 
 from shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
 from shared.secagg.engines import engine_facts
-from shared.secagg.quantise import Decoded, Floats, Ring, decode, decode_plain, decode_sums, encode, encode_sums, pack
+from shared.secagg.quantise import (
+    Decoded,
+    Floats,
+    Ring,
+    counted,
+    decode,
+    decode_counts,
+    decode_plain,
+    decode_sums,
+    encode,
+    encode_counts,
+    encode_sums,
+    pack,
+)
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 
@@ -30,7 +43,7 @@ def train_payload(
 def sums_payload(manifest: RoundManifest, sums: npt.NDArray[np.float64], layout: str | None = None) -> Payload:
     """A float64[m] of statistics or (with the name of its layout) of evaluation sums."""
     encoding = _encoding(manifest)
-    ring = encode_sums(sums, encoding)
+    ring = encode_counts(sums, encoding) if _counts(manifest) else encode_sums(sums, encoding)
     return Payload(manifest.kind, ring.size, encoding.modulus_bits, pack(ring, encoding.modulus_bits), layout)
 
 
@@ -51,7 +64,12 @@ def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
 
 def opened_sums(manifest: RoundManifest, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """The summed statistics or evaluation values, float64[m]."""
-    return decode_sums(total, _encoding(manifest))
+    decoded = decode_counts if _counts(manifest) else decode_sums
+    return decoded(total, _encoding(manifest))
+
+
+def _counts(manifest: RoundManifest) -> bool:
+    return manifest.kind is RoundKind.STATISTICS and counted(_encoding(manifest))
 
 
 def _encoding(manifest: RoundManifest) -> Encoding:

@@ -28,6 +28,7 @@ MIN_BOUND: Final = 2**7
 MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
 NORM_BOUND: Final = 2**20  # of proved vectors; rounding costs sqrt(d) / 2 of it, noise can be 16 times it
 SUMS_SCALE: Final = 2.0**24
+COUNTS_SCALE: Final = 1.0
 _LOSS_OFFSET: Final = 2**30
 _BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache, and BLAS starts no threads below 10,000
 _ROUNDING_SLACK: Final = math.sqrt(2 * 20 * math.log(2))  # sqrt(2 ln(1 / beta))
@@ -113,6 +114,31 @@ def plan_sums(*, summands: int) -> Encoding:
     return Encoding(
         modulus_bits=64, max_summands=summands, bound=(2**63 - 1) // summands, scale=SUMS_SCALE, max_weight=1
     )
+
+
+def plan_counts(*, summands: int, most: int) -> Encoding:
+    """The encoding of statistics that are counts from 0 to `most` at each site: as they are, for a proof of range."""
+    return Encoding(modulus_bits=64, max_summands=summands, bound=most, scale=COUNTS_SCALE, max_weight=1)
+
+
+def counted(encoding: Encoding) -> bool:
+    """Whether sums are encoded as plain counts (`plan_counts`), and not in two words (`plan_sums`)."""
+    return encoding.scale == COUNTS_SCALE and encoding.clip_norm is None
+
+
+def encode_counts(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
+    """Counts, float64[m] to uint64[m]; raises `OutOfRange` for what is no count from 0 to `bound`."""
+    values = np.asarray(values, np.float64)
+    if not ((values >= 0) & (values <= encoding.bound) & (values == np.rint(values))).all():
+        raise OutOfRange(f"a number is no count from 0 to {encoding.bound}")
+    return values.astype(np.uint64)
+
+
+def decode_counts(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDArray[np.float64]:
+    """The summed counts, uint64[m] to float64[m]; raises `OutOfRange` where no counts in range give them."""
+    if total.size and int(total.max()) > encoding.max_summands * encoding.bound:
+        raise OutOfRange("a sum is larger than its summands allow")
+    return total.astype(np.float64)
 
 
 def squared_norm_bound(encoding: Encoding, length: int) -> int:

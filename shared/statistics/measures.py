@@ -23,8 +23,8 @@ from shared.wire.manifest import Document, Name
 
 MAX_SUMS: Final = 200_000
 """More numbers than this are no statistic."""
-SALT: Final = 3
-"""Random numbers of up to 40 bits that each site adds in front of its sums. The transparency log holds a digest of what
+SALT: Final = 6
+"""Random numbers of `salt_bits` that each site adds in front of its sums. The transparency log holds a digest of what
 was opened; without them, who sees all cells but small ones could find those by trying."""
 MAX_BINS: Final = 2**14
 MAGNITUDES: Final = 2 * 61 * 8 + 1
@@ -217,6 +217,7 @@ class Asked(Document):
     measures: tuple[Annotated[Measure, Field(discriminator="measure")], ...] = Field(min_length=1, max_length=200)
     min_cell: int = Field(ge=1, le=10**6)
     min_sites: int = Field(ge=1, le=10**6)
+    salt_bits: int = Field(default=40, ge=16, le=40)
 
     @model_validator(mode="after")
     def _is_a_statistic(self) -> Self:
@@ -228,6 +229,11 @@ class Asked(Document):
     def length(self) -> int:
         """How many sums there are, the salt among them."""
         return SALT + sum(measure.length for measure in self.measures)
+
+    @property
+    def counts_only(self) -> bool:
+        """Whether every sum is a count of rows, so that a proof can bound it."""
+        return all(isinstance(measure, Histogram | Table | Ranges) for measure in self.measures)
 
     @property
     def reads(self) -> frozenset[str]:

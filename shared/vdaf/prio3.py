@@ -35,6 +35,12 @@ class Prio3(Scheme):
         self._joint = circuit.joint_rand_length > 0
         self.RAND_SIZE = shares * xof.SEED_SIZE * (2 if self._joint else 1)
 
+    @property
+    def leader_share_size(self) -> int:
+        """Bytes of the leader's input share."""
+        numbers = self.circuit.measurement_length + self.PROOFS * self._flp.proof_length
+        return self.field.size * numbers + (self.xof.SEED_SIZE if self._joint else 0)
+
     def shard(self, ctx: bytes, measurement: Any, nonce: bytes, rand: bytes) -> tuple[bytes, list[bytes]]:
         """The public share and one input share for each aggregator; raises `InputOutOfRange`."""
         check_size("nonce", nonce, self.NONCE_SIZE)
@@ -122,6 +128,10 @@ class Prio3(Scheme):
         check_size("input share", share, self.field.size * (length + self.PROOFS * self._flp.proof_length))
         numbers = self.field.decode(share)
         return numbers[:length], numbers[length:], blind
+
+    def out_share(self, ctx: bytes, agg_id: int, input_share: Octets) -> Vector:
+        """The output share of a report that was accepted, made again from its input share."""
+        return self.circuit.truncate(self._open(ctx, agg_id, input_share)[0])
 
     def verifier_shares_to_message(self, ctx: bytes, agg_param: None, shares: Sequence[bytes]) -> bytes:
         """Decide from all aggregators' verifier shares; raises `VdafRejected`."""

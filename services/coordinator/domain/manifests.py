@@ -10,9 +10,10 @@ from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import Step
 from services.coordinator.domain.spec import JobSpec, StatisticsSpec
+from services.coordinator.domain.statistics import count_bits
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
-from shared.secagg.quantise import plan_encoding, plan_norm, plan_sums
+from shared.secagg.quantise import plan_counts, plan_encoding, plan_norm, plan_sums
 from shared.wire.manifest import (
     DataRef,
     Encoding,
@@ -105,7 +106,11 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
     asked, size = job.session().asked, len(settled.cohort)
     if asked is None:
         raise ValueError("every query of the job is answered")
-    recipe = job.resolved.recipe
+    recipe, encoding = job.resolved.recipe, plan_sums(summands=size)
+    bits = count_bits(asked, job.resolved) if engine_facts(spec.engine).helped else None
+    if bits is not None:  # two servers can check a proof that every count is in range
+        asked = asked.model_copy(update={"salt_bits": bits})
+        encoding = plan_counts(summands=size, most=2**bits - 1)
     return RoundManifest(
         federation_id=FederationId(job.federation_id),
         job_id=JobId(job.id),
@@ -117,7 +122,7 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         engine_params=_engine_params(spec.engine, size),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=asked.model_dump(mode="json")),
         data=DataRef(dataset=spec.data.dataset, features=tuple(sorted(asked.reads))),
-        encoding=plan_sums(summands=size),
+        encoding=encoding,
         cohort=settled.cohort,
         min_cohort=min(spec.cohort.min, size),
         target=size,

@@ -23,7 +23,7 @@ from services.coordinator.domain.validation import (
     profile_of,
     schema_of,
 )
-from shared.statistics.measures import MAX_SUMS, SALT
+from shared.statistics.measures import MAX_SUMS, SALT, Asked
 from shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
 from shared.statistics.session import Session
 from shared.statistics.steps import Setting
@@ -31,6 +31,8 @@ from shared.wire.profiles import Column
 
 RECIPE: Final = "statistics"
 MAX_TERMS: Final = 500
+LEAST_BITS: Final = 16
+MOST_PROVED_BITS: Final = 2**18
 MAX_CENTRES: Final = 4096
 """Numbers of all k-means centres: they travel in each round's manifest."""
 
@@ -106,7 +108,21 @@ def _resolve(
         weight_unit=1,
         eligible=tuple(sorted(site.id for site in eligible)),
         columns=tuple(known[name] for name in sorted(known)),
+        most_rows=_most_rows(data.dataset, eligible),
     )
+
+
+def _most_rows(dataset: str, sites: Sequence[SiteFacts]) -> int | None:
+    rows = [schema_of(site, dataset).rows for site in sites]
+    return max((count for count in rows if count is not None), default=None) if None not in rows else None
+
+
+def count_bits(asked: Asked, resolved: Resolved) -> int | None:
+    """How many bits hold each site's numbers, if they are counts that a proof can bound at a reasonable price."""
+    if not asked.counts_only or resolved.most_rows is None:
+        return None
+    bits = max(LEAST_BITS, resolved.most_rows.bit_length())
+    return bits if asked.length * bits <= MOST_PROVED_BITS and bits <= 40 else None
 
 
 def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,8 @@ class World:
 class Resolved(parts.Part):
     """What the job document leaves open, settled once at submission so that every round agrees.
 
-    `columns` are a statistics job's, as all of its sites can be asked for them.
+    `columns` are a statistics job's, as all of its sites can be asked for them; `most_rows` is the largest site's,
+    where every site says how many it has.
     """
 
     recipe: RecipeSpec
@@ -65,6 +66,7 @@ class Resolved(parts.Part):
     weight_unit: int
     eligible: tuple[SiteId, ...]
     columns: tuple[Column, ...] = ()
+    most_rows: int | None = None
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """How a vector is split between leader and helper, and what both can check of it without seeing it.
 
 `pine`: training updates. Field elements of Field64 with a zero-knowledge proof that the L2 norm is within the bound
-(docs/protocols.md). `additive`: statistics and evaluation sums, whose norm nobody bounds: words modulo 2**64 and no
-proof at all. Shapes: a vector is int64[d] or uint64[d]; an out share is uint64[d], of which only sums are ever opened.
+(docs/protocols.md). `ranged`: statistics that are counts, each proved to be from 0 to the round's bound (Prio3 SumVec
+over Field64, three proofs). `additive`: other statistics and evaluation sums, whose norm nobody bounds: words modulo
+2**64 and no proof at all. Shapes: a vector is int64[d] or uint64[d]; an out share is uint64[d], of which only sums are
+ever opened.
 """
 
 import math
@@ -17,9 +19,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.secagg.engine import Entropy, UpdateRefused
 from shared.secagg.field64 import P
-from shared.secagg.quantise import squared_norm_bound
+from shared.secagg.quantise import counted, squared_norm_bound
 from shared.vdaf.errors import FreshRandomnessNeeded
 from shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
+from shared.vdaf.prio3 import Prio3SumVecWithMultiproof
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 LEADER: Final = 0
@@ -149,6 +152,46 @@ class Proved:
         return self._pine.out_share(ctx, role, share)
 
 
+class Ranged:
+    """Prio3 SumVec: each number is from 0 to `most`, or the report is refused."""
+
+    modulus: int | None = P
+
+    def __init__(self, most: int, length: int) -> None:
+        self._prio3 = _prio3(most, length)
+        self.leader_size = self._prio3.leader_share_size
+
+    def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
+        """The published `shard`."""
+        public, (leader, helper) = self._prio3.shard(ctx, vector.tolist(), nonce, entropy(self._prio3.RAND_SIZE))
+        return public, leader, helper
+
+    def begin(
+        self, verify_key: bytes, ctx: bytes, role: int, nonce: bytes, public: bytes, share: Share
+    ) -> tuple[Any, bytes]:
+        """The published `verify_init`."""
+        return self._prio3.verify_init(verify_key, ctx, role, None, nonce, public, share)
+
+    def message(self, ctx: bytes, verifier_shares: list[bytes]) -> bytes:
+        """The published `verifier_shares_to_message`."""
+        return self._prio3.verifier_shares_to_message(ctx, None, verifier_shares)
+
+    def finish(self, ctx: bytes, state: Any, message: bytes) -> None:
+        """The published `verify_next`; its out share is made again where it is added."""
+        self._prio3.verify_next(ctx, state, message)
+
+    def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:  # noqa: ARG002
+        """Each number's share, of its bits' shares."""
+        return self._prio3.out_share(ctx, role, share)
+
+
+@lru_cache(maxsize=8)
+def _prio3(most: int, length: int) -> Prio3SumVecWithMultiproof:
+    """Chunks of about the root of the bits make the shortest proofs (the draft's advice)."""
+    chunk = max(1, math.isqrt(length * most.bit_length()))
+    return Prio3SumVecWithMultiproof(length=length, max_measurement=most, chunk_length=chunk)
+
+
 @lru_cache(maxsize=8)
 def _pine(bound: int, length: int) -> Pine:
     """Its tables are worth keeping for the reports of a round."""
@@ -165,6 +208,8 @@ def scheme_for(manifest: RoundManifest, length: int) -> Scheme:
     encoding = manifest.encoding
     if encoding is None or encoding.modulus_bits != 64:
         raise UpdateRefused("a round of two servers sums words of 64 bits")
+    if manifest.kind is RoundKind.STATISTICS and counted(encoding):
+        return Ranged(encoding.bound, length)
     if manifest.kind is not RoundKind.TRAIN:
         return Additive(length)
     if encoding.clip_norm is None or encoding.max_weight != 1:
