@@ -127,6 +127,8 @@ class Updates:
         if encoding is None or stored.length is None:
             return self._max_bytes
         plain = stored.length * encoding.modulus_bits // 8
+        if counted(encoding):
+            plain *= encoding.bound.bit_length()  # a proof of range splits each count into its bits
         return min(self._max_bytes, _ENGINE_OVERHEAD * plain + PREFIX_SIZE + MAX_HEADER)
 
     async def accept(self, stored: Stored, site_id: SiteId, digest: Digest, body: Body) -> Receipt:

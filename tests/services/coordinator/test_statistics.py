@@ -246,3 +246,21 @@ async def test_sums_of_another_length_fail_the_round_and_not_the_coordinator(sma
         await play_round(world, agents, job)
     done = await world.get_job(job["id"])
     assert (done["state"], done["reason"]) == ("failed", "sums-misfit")
+
+
+async def test_counts_of_two_servers_are_bounded_for_a_proof(small_world: World) -> None:
+    """Under twoserver a round of counts says how large each may be; a round with sums does not."""
+    world = small_world
+    federation, _ = await hospitals(world)
+    encodings = []
+    for query in ({"query": "contingency", "columns": ["cp"]}, {"query": "mean", "columns": ["age"]}):
+        answer = await world.admin.post("/v1/jobs", json=asking(federation, query, engine="twoserver"))
+        assert answer.status_code == 201, answer.text
+        await world.conductor.advance(answer.json()["id"])
+        round_id = (await world.get_job(answer.json()["id"]))["round_id"]
+        manifest = world.neighbours.rounds[round_id]["manifest"]["manifest"]
+        encodings.append((manifest["encoding"]["scale"], manifest["encoding"]["bound"]))
+        bits = manifest["recipe"]["params"]["salt_bits"]
+        assert 2**bits - 1 <= manifest["encoding"]["bound"]
+    assert encodings[0] == (1.0, 2**16 - 1)
+    assert encodings[1][0] == 2.0**24
