@@ -198,7 +198,7 @@ async def submit_update(
     digest = announced_digest(request)
     if digest is None:
         raise DigestNeeded("the header Content-Digest with sha-256 is needed")
-    stored, receipt = await updates.expect(round_id, SiteId(site.name), digest)
+    stored, receipt = await updates.expect(round_id, site, digest)
     length = int(request.headers.get("content-length", "0"))
     body = Body(receive(request, updates.limit(stored), check_digest=False), length)
     if receipt is None:

@@ -12,11 +12,13 @@ from services.aggregator.domain import (
     HelperRefused,
     ManifestUntrusted,
     Move,
+    NotInCohort,
     Phase,
     Reason,
     Round,
     RoundDiffers,
     RoundOver,
+    RoundUnknown,
     due,
     step_deadline,
 )
@@ -267,6 +269,14 @@ def _measure_participation(round_: Round) -> None:
 def manifest_of(text: str) -> RoundManifest:
     """The manifest as it was stored."""
     return RoundManifest.model_validate_json(text)
+
+
+def check_member(round_id: RoundId, manifest: RoundManifest, site: Party) -> None:
+    """Raise NotInCohort, or, for a site of another federation, RoundUnknown: it shall not learn that there is one."""
+    if site.federation_id != manifest.federation_id:
+        raise RoundUnknown(f"there is no round {round_id}")
+    if site.name not in manifest.cohort:
+        raise NotInCohort(f"{site.name} is not in the cohort of round {round_id}")
 
 
 def signed_manifest(stored: Stored) -> SignedManifest | None:

@@ -103,7 +103,7 @@ async def hear(
 ) -> Response:
     """The answer to a step, as soon as the step is closed; waits for that up to `wait_s` seconds."""
     stopping = getattr(request.app.state, "stopping", None)
-    found = await steps.answer(round_id, SiteId(site.name), step, wait_s, stopping)
+    found = await steps.answer(round_id, site, step, wait_s, stopping)
     if found is None:
         return Response(status_code=204)
     return Response(found, media_type=_MEDIA_TYPE)

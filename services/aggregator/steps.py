@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from services.aggregator.domain import (
-    NotInCohort,
     RoundClosed,
     SiteFellOut,
     StepDiffers,
@@ -13,7 +12,7 @@ from services.aggregator.domain import (
     admit_step,
 )
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
-from services.aggregator.rounds import manifest_of
+from services.aggregator.rounds import check_member, manifest_of
 from services.aggregator.step_rows import StepRepository
 from shared.clock import monotonic
 from shared.database import Database, Transaction
@@ -69,7 +68,7 @@ class Steps:
         async def work(tx: Transaction) -> bool:
             steps = StepRepository(tx, round_id)
             turn = await steps.turn()
-            order = _order(turn.round.id, turn.manifest, site_id)
+            order = _order(turn.round.id, turn.manifest, site)
             seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
             if seen.digest is not None:
                 if seen.digest != digest:
@@ -88,23 +87,25 @@ class Steps:
         return fresh
 
     async def answer(
-        self, round_id: RoundId, site_id: SiteId, step: str, wait_s: float, stopping: asyncio.Event | None = None
+        self, round_id: RoundId, site: Party, step: str, wait_s: float, stopping: asyncio.Event | None = None
     ) -> bytes | None:
         """The answer to a step, waiting for it up to `wait_s`; None when the step is still open.
 
         Raises RoundUnknown, NotInCohort, StepUnknown, SiteFellOut, RoundClosed.
         """
         with self._bell.listen(round_id) as ring:
-            return await _patiently(ring, partial(self._look, round_id, site_id, step), wait_s, stopping)
+            return await _patiently(ring, partial(self._look, round_id, site, step), wait_s, stopping)
 
-    async def _look(self, round_id: RoundId, site_id: SiteId, step: str) -> bytes | None:
+    async def _look(self, round_id: RoundId, site: Party, step: str) -> bytes | None:
+        site_id = SiteId(site.name)
+
         async def work(tx: Transaction) -> bytes | None:
             steps = StepRepository(tx, round_id)
             found = await steps.answer(step, site_id)
             if found is not None:
                 return found
             stored = await Repository(tx).get(round_id)
-            order = _order(round_id, stored.manifest, site_id)
+            order = _order(round_id, stored.manifest, site)
             if step not in order or not stored.round.stepped:
                 raise StepUnknown(f"this round's engine gives no answers in a step {step}")
             if stored.round.phase.over:
@@ -183,8 +184,7 @@ async def _patiently(
     return found
 
 
-def _order(round_id: RoundId, manifest_text: str, site_id: SiteId) -> Sequence[str]:
+def _order(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str]:
     manifest = manifest_of(manifest_text)
-    if site_id not in manifest.cohort:
-        raise NotInCohort(f"{site_id} is not in the cohort of round {round_id}")
+    check_member(round_id, manifest, site)
     return engine_facts(manifest.engine).steps

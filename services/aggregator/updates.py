@@ -18,7 +18,7 @@ from services.aggregator.domain import (
     repeated,
 )
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
-from services.aggregator.rounds import apply, evaluation_length, manifest_of, tail_length
+from services.aggregator.rounds import apply, check_member, evaluation_length, manifest_of, tail_length
 from services.aggregator.sample_rows import SampleRows
 from services.aggregator.samples import check_samples
 from services.aggregator.step_rows import StepRepository
@@ -28,6 +28,7 @@ from shared.database import Database, Transaction
 from shared.errors import BadRequest, Refusal, TooLarge
 from shared.faults import point
 from shared.identity.enrol import IdentityKeeper
+from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.engine import UPLOAD, check_header
 from shared.secagg.engines import engine_facts, engine_named
@@ -97,17 +98,18 @@ class Updates:
         self._database, self._blobs, self._identity = database, blobs, identity
         self._max_bytes = max_update_bytes
 
-    async def expect(self, round_id: RoundId, site_id: SiteId, digest: Digest) -> Expected:
+    async def expect(self, round_id: RoundId, site: Party, digest: Digest) -> Expected:
         """Before a byte is read: the round, and the receipt when these bytes are here already.
 
         Raises RoundUnknown, NotInCohort, RoundClosed, UpdateDiffers or UpdateRejected.
         """
 
+        site_id = SiteId(site.name)
+
         async def work(tx: Transaction) -> tuple[Stored, Repeat | None]:
             rows = Repository(tx)
             stored = await rows.get(round_id)
-            if site_id not in manifest_of(stored.manifest).cohort:
-                raise NotInCohort(f"{site_id} is not in the cohort of round {round_id}")
+            check_member(round_id, manifest_of(stored.manifest), site)
             known = await rows.known(round_id, site_id)
             if known is None:
                 admit(stored.round, await tx.now())

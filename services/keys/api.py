@@ -26,7 +26,7 @@ from shared.identity.verify import CertificateRevoked, SignatureInvalid
 from shared.web.access import Actor, AnyParty, Principal, Role, TokenRefused, require
 from shared.web.idempotency import IdempotentOnce
 from shared.web.paging import After, Limit, Listing
-from shared.web.problems import problems
+from shared.web.problems import not_allowed, problems
 
 KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="32 bytes of an Ed25519 public key in hex")]
 ProofHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$", description="64 bytes of an Ed25519 signature in hex")]
@@ -67,7 +67,7 @@ class TokenRequest(Body):
     kind: Literal["site", "service"]
     name: str = Field(pattern=_NAME, description="The site's id, or the service's name")
     federation_id: str | None = Field(None, pattern=_NAME, description="For a site, and only for a site")
-    expires_in_s: int = Field(86_400, ge=60, le=30 * 86_400)
+    expires_in_s: int = Field(86_400, ge=60, le=30 * 86_400, strict=True)
 
     @model_validator(mode="after")
     def _site_has_federation(self) -> "TokenRequest":
@@ -276,6 +276,9 @@ async def list_certificates(
     """The directory, by key id, for operators and for parties of the federation."""
     page = await certificates.list(name, limit, after)
     return Listing(items=[CertificateView.of(issued) for issued in page.items], next=page.next)
+
+
+router.add_api_route("/certificates/rotations", not_allowed, methods=["GET"], include_in_schema=False)
 
 
 @router.get("/certificates/{keyid}", tags=["certificates"], responses=problems(CertificateUnknown))

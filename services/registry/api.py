@@ -46,6 +46,7 @@ from shared.web.paging import After, AfterNumber, Limit, Listing
 from shared.web.problems import problem_response, problems, request_id_of
 
 MEDIA_TYPE = "application/vnd.safetensors"
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 router = APIRouter(
     prefix="/v1", tags=["registry"], responses=problems(Unauthenticated, TokenRefused, Forbidden, ModelUnknown)
 )
@@ -139,7 +140,7 @@ async def remove_alias(model_id: ModelPath, alias: AliasPath, actor: Actor, mode
     "/blobs/{digest}",
     responses=problems(LengthRequired, BlobTooLarge, DigestMismatch, StorageFull),
     openapi_extra={
-        "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+        "requestBody": {"required": True, "content": {"application/octet-stream": _FILE, MEDIA_TYPE: _FILE}}
     },
 )
 async def put_content(digest: DigestPath, request: Request, actor: Actor, contents: ContentsDep) -> ContentView:
@@ -195,8 +196,8 @@ async def delete_version(
     response_class=StreamingResponse,
     responses=problems(VersionUnknown, VersionDeleted, RangeNotSatisfiable)
     | {
-        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}, "description": "The file."},
-        206: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}, "description": "A part."},
+        200: {"content": {MEDIA_TYPE: _FILE}, "description": "The file."},
+        206: {"content": {MEDIA_TYPE: _FILE}, "description": "A part."},
         304: {"description": "The caller has it already."},
     },
 )

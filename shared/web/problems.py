@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from shared.errors import (
     BadRequest,
@@ -193,4 +194,23 @@ async def _http(request: Request, error: Exception) -> Response:
     kind = _BY_STATUS.get(error.status_code, BadRequest)
     response = problem_response(kind(str(error.detail)), request_id_of(request))
     response.headers.update(error.headers or {})
+    if kind is MethodNotAllowed and (methods := _methods_here(request)):
+        response.headers["allow"] = ", ".join(methods)
     return response
+
+
+async def not_allowed() -> None:
+    """A route that is none: for a method of a fixed address that would else be taken for an instance of a pattern."""
+    raise HTTPException(MethodNotAllowed.kind.value)
+
+
+def _methods_here(request: Request) -> list[str]:
+    """What this address knows, by the API's description: the framework names the methods of one route only.
+
+    Where a fixed address is also an instance of a pattern (``/things/new`` and ``/things/{id}``), the fixed one counts.
+    """
+    paths: Mapping[str, Mapping[str, object]] = request.app.openapi()["paths"]
+    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    if not fitting:
+        return []
+    return sorted(method.upper() for method in paths[min(fitting, key=lambda path: path.count("{"))])

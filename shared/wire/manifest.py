@@ -53,11 +53,11 @@ class Encoding(Document):
     """
 
     modulus_bits: Literal[16, 24, 32, 64]
-    max_summands: int = Field(ge=1, le=2**24)
-    bound: int = Field(ge=1, lt=2**63)
-    scale: float = Field(gt=0)
-    max_weight: int = Field(ge=1, le=2**16)
-    clip_norm: float | None = Field(default=None, gt=0)
+    max_summands: int = Field(ge=1, le=2**24, strict=True)
+    bound: int = Field(ge=1, lt=2**63, strict=True)
+    scale: float = Field(gt=0, strict=True)
+    max_weight: int = Field(ge=1, le=2**16, strict=True)
+    clip_norm: float | None = Field(default=None, gt=0, strict=True)
 
     @model_validator(mode="after")
     def _has_headroom(self) -> Self:
@@ -103,8 +103,8 @@ class RoundManifest(Digestible):
     federation_id: FederationId
     job_id: JobId
     round_id: RoundId
-    number: int = Field(ge=0)
-    attempt: int = Field(ge=1)
+    number: int = Field(ge=0, strict=True)
+    attempt: int = Field(ge=1, strict=True)
     kind: RoundKind
     engine: Name
     engine_params: dict[str, JsonValue] = Field(default_factory=dict)
@@ -115,13 +115,13 @@ class RoundManifest(Digestible):
     context: dict[str, list[float]] = Field(default_factory=dict)
     encoding: Encoding | None = None
     cohort: tuple[SiteId, ...] = Field(min_length=1)
-    min_cohort: int = Field(ge=1)
-    target: int = Field(ge=1)
+    min_cohort: int = Field(ge=1, strict=True)
+    target: int = Field(ge=1, strict=True)
     strategy: StrategyRef
-    seed: int = Field(ge=0, lt=2**63)
-    deadline_s: float = Field(gt=0)
-    epoch: int = Field(default=0, ge=0)
-    weight_unit: int = Field(default=1, ge=1)
+    seed: int = Field(ge=0, lt=2**63, strict=True)
+    deadline_s: float = Field(gt=0, strict=True)
+    epoch: int = Field(default=0, ge=0, strict=True)
+    weight_unit: int = Field(default=1, ge=1, strict=True)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -27,7 +27,7 @@ class RecipeSpec(Document):
     params_schema: dict[str, JsonValue] = Field(default_factory=dict)
     statistics: bool = False
     description: str = Field(default="", max_length=2000)
-    classes: int | None = Field(default=None, ge=2, le=1000)
+    classes: int | None = Field(default=None, ge=2, le=1000, strict=True)
 
 
 class Column(Document):
@@ -45,14 +45,14 @@ class DatasetSchema(Digestible):
     kind: Name
     columns: tuple[Column, ...]
     label: Name | None = None
-    rows: int | None = Field(default=None, ge=0)
+    rows: int | None = Field(default=None, ge=0, strict=True)
 
 
 class Hardware(Document):
     """The machine that training runs on."""
 
-    cpus: int = Field(ge=1)
-    memory_bytes: int = Field(ge=0)
+    cpus: int = Field(ge=1, strict=True)
+    memory_bytes: int = Field(ge=0, strict=True)
     gpus: tuple[str, ...] = ()
     device: Name = "cpu"
 
@@ -61,7 +61,7 @@ class SiteProfile(Document):
     """A site's public profile, sent when its agent starts and when it changes."""
 
     agent_version: Name
-    protocol: int = Field(ge=1)
+    protocol: int = Field(ge=1, strict=True)
     recipes: tuple[RecipeSpec, ...] = ()
     datasets: tuple[DatasetSchema, ...] = ()
     hardware: Hardware

@@ -39,7 +39,7 @@ class NewToken(BaseModel):
 
     name: Name
     user_id: str | None = Field(default=None, max_length=64)
-    expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S)
+    expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S, strict=True)
 
 
 class TokenQuestion(BaseModel):

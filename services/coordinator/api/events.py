@@ -36,7 +36,6 @@ _LAST: Final = frozenset(f"job.{state}" for state in JOB_ENDED)
             "description": "Events until the job ends. `id` is the event's number, `event` its type, `data` JSON.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
                     "example": 'id: 7\nevent: round.published\ndata: {"number": 7, "type": "round.published"}\n\n',
                 }
             },

@@ -19,7 +19,7 @@ from shared.identity.verify import Party
 from shared.web.access import Actor, Role
 from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from shared.web.paging import After, Limit, Listing
-from shared.web.problems import problems
+from shared.web.problems import not_allowed, problems
 from shared.wire.manifest import SignedManifest
 
 router = APIRouter(prefix="/v1")
@@ -66,6 +66,9 @@ async def list_jobs(
     """The jobs of the caller's federations, newest first."""
     page = await use.jobs.list(person, federation_id, state, limit, after)
     return Listing(items=list(page.items), next=page.next)
+
+
+router.add_api_route("/jobs/validations", not_allowed, methods=["GET"], include_in_schema=False)
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"], responses=_PEOPLE)

@@ -31,14 +31,14 @@ class _Body(BaseModel):
 class LeaseRequest(_Body):
     """How long to wait for a task."""
 
-    wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S)
+    wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S, strict=True)
 
 
 class Heartbeat(_Body):
     """That the agent is at work, and how far."""
 
     lease_token: Token
-    progress: float = Field(default=0.0, ge=0, le=1)
+    progress: float = Field(default=0.0, ge=0, le=1, strict=True)
     phase: str | None = Field(default=None, max_length=100, examples=["train"])
 
 

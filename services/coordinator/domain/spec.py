@@ -56,10 +56,10 @@ class StrategyPart(Part):
 class CohortPart(Part):
     """Which sites take part in a round. `allow_small` is needed for fewer than three."""
 
-    min: int = Field(default=MIN_COHORT, ge=1, le=100_000)
-    max: int | None = Field(default=None, ge=1, le=100_000)
-    fraction: float = Field(default=1.0, gt=0, le=1)
-    seed: int = Field(default=0, ge=0, lt=2**53)
+    min: int = Field(default=MIN_COHORT, ge=1, le=100_000, strict=True)
+    max: int | None = Field(default=None, ge=1, le=100_000, strict=True)
+    fraction: float = Field(default=1.0, gt=0, le=1, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**53, strict=True)
     allow_small: bool = False
 
 
@@ -71,10 +71,10 @@ class UpdatePart(Part):
     `noise_multiplier` (engine twoserver): each of the two servers adds noise of that many clip norms to a round's sum.
     """
 
-    clip_norm: float | None = Field(default=None, gt=0, le=1e9)
-    bound: float = Field(default=16.0, gt=0, le=1e9)
-    max_weight: int = Field(default=256, ge=1, le=2**16)
-    weight_unit: int | None = Field(default=None, ge=1, le=2**53)
+    clip_norm: float | None = Field(default=None, gt=0, le=1e9, strict=True)
+    bound: float = Field(default=16.0, gt=0, le=1e9, strict=True)
+    max_weight: int = Field(default=256, ge=1, le=2**16, strict=True)
+    weight_unit: int | None = Field(default=None, ge=1, le=2**53, strict=True)
     modulus_bits: Literal[16, 24, 32, 64] = 32
     noise_multiplier: float | None = Field(default=None, ge=0.001, le=15)
 
@@ -84,20 +84,20 @@ class EarlyStopPart(Part):
 
     metric: Name
     mode: Literal["min", "max"] = "max"
-    patience: int = Field(default=3, ge=1, le=10_000)
+    patience: int = Field(default=3, ge=1, le=10_000, strict=True)
 
 
 class EvaluationPart(Part):
     """Evaluate after every `every`-th round and after the last one; 0 is never."""
 
-    every: int = Field(default=1, ge=0, le=100_000)
+    every: int = Field(default=1, ge=0, le=100_000, strict=True)
     early_stop: EarlyStopPart | None = None
 
 
 class DeadlinePart(Part):
     """How long a round may take; without it, the coordinator's default."""
 
-    round_s: float | None = Field(default=None, ge=1, le=7 * 86_400)
+    round_s: float | None = Field(default=None, ge=1, le=7 * 86_400, strict=True)
 
 
 class JobSpec(Part):
@@ -127,7 +127,7 @@ class JobSpec(Part):
     model: ModelPart
     recipe: RecipePart
     data: DataPart
-    rounds: int = Field(ge=1, le=100_000)
+    rounds: int = Field(ge=1, le=100_000, strict=True)
     strategy: StrategyPart = Field(default_factory=StrategyPart)
     cohort: CohortPart = Field(default_factory=CohortPart)
     engine: Name = DEFAULT_ENGINE

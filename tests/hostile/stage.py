@@ -1,0 +1,203 @@
+"""A real platform of two federations with somebody in every role: what hostile requests are tried against."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from recipes.catalogue import load_recipe
+from shared.identity.authority import Identity
+from shared.identity.enrol import enrol
+from shared.identity.requests import SigningAuth
+from shared.ids import ModelId, digest_of
+from shared.learning.tensors import Model, Schema, save
+from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.local import Platform
+
+SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
+PEOPLE: Final = ("admin", "scientist", "owner", "auditor")
+BINARY: Final = {"content-type": "application/octet-stream"}
+SIGNERS: Final = ("coordinator", "aggregator", "registry")
+FREE: Final = {"rate_per_s": "0", "anonymous_rate_per_s": "0"}
+"""Settings that switch the rate limits off: a fuzzer is no honest caller."""
+
+
+class Bearer(httpx.Auth):
+    """A person's token."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+        request.headers["authorization"] = f"Bearer {self.token}"
+        yield request
+
+
+@dataclass
+class Stage:
+    """Who there is, and what there is in the first federation.
+
+    Seats: ``nobody``, ``wrong-token``, ``revoked-token``, the four roles in the first federation, ``other-<role>`` in
+    the second, ``root`` (admin of all), ``operator`` (keys' own token), ``site``, ``other-site``, and each service.
+    """
+
+    urls: dict[str, str]
+    home: Path
+    tokens: dict[str, str] = field(default_factory=dict)
+    identities: dict[str, Identity] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
+
+    def auth(self, seat: str, service: str) -> httpx.Auth | None:
+        """How this seat signs or shows who it is at a service."""
+        if seat in self.identities:
+            return SigningAuth(self.identities[seat], service)
+        if seat in self.tokens:
+            return Bearer(self.tokens[seat])
+        if seat == "nobody":
+            return None
+        raise KeyError(seat)
+
+    @property
+    def seats(self) -> tuple[str, ...]:
+        """Everybody."""
+        return ("nobody", *self.tokens, *self.identities)
+
+    def ask(self, seat: str, service: str, method: str, path: str, **more: Any) -> httpx.Response:
+        """One request."""
+        return self.http.request(
+            method, self.urls[service] + path, auth=self.auth(seat, service) or httpx.Auth(), **more
+        )
+
+    def made(self, seat: str, service: str, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """One request that must succeed."""
+        answer = self.ask(seat, service, method, path, **more)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return dict(answer.json()) if answer.content else {}
+
+
+@contextmanager
+def staged(home: Path, **settings: dict[str, str]) -> Iterator[Stage]:
+    """Start the platform, seat everybody, and put one of everything into the first federation."""
+    chosen = {name: {**FREE, **settings.get(name, {})} for name in SERVICES}
+    with Platform(home, log_level="WARNING", settings=chosen) as platform:
+        stage = Stage(platform.urls, home)
+        try:
+            stage.tokens = {
+                "wrong-token": "ust_" + "A" * 43,
+                "root": platform.profile.token,
+                "operator": platform.profile.operator_token,
+            }
+            for name in SIGNERS:
+                stage.identities[name] = Identity.load(home / name / "identity")
+            _federation(stage, "first", "")
+            _federation(stage, "second", "other-")
+            _revoked(stage)
+            _site(stage, stage.ids["federation_id"], "victim", "site_id")
+            stage.ids["keyid"] = stage.identities.pop("victim").keyid  # a fuzzing operator may revoke it
+            _job(stage)
+            _version(stage)
+            yield stage
+        finally:
+            stage.http.close()
+
+
+def _federation(stage: Stage, name: str, prefix: str) -> None:
+    made = stage.made("root", "coordinator", "POST", "/v1/federations", json={"name": name})
+    federation = stage.ids[f"{prefix}federation_id"] = made["id"]
+    for role in PEOPLE:
+        user = {"name": f"{name}-{role}", "roles": [{"role": role, "federation_id": federation}]}
+        made = stage.made("root", "coordinator", "POST", "/v1/users", json=user)
+        token = {"name": "test", "user_id": made["id"]}
+        stage.ids[f"{prefix}{role}"] = made["id"]
+        stage.tokens[f"{prefix}{role}"] = stage.made("root", "coordinator", "POST", "/v1/tokens", json=token)["token"]
+    for number in range(3):
+        _site(stage, federation, f"{prefix}site" + (f"-{number}" if number else ""), f"{prefix}site_id")
+
+
+def _site(stage: Stage, federation: str, name: str, id_name: str) -> None:
+    body = {"name": name, "owner": f"{name} hospital"}
+    site = stage.made("root", "coordinator", "POST", f"/v1/federations/{federation}/sites", json=body)["id"]
+    wanted = {"kind": "site", "name": site, "federation_id": federation}
+    token = stage.made("operator", "keys", "POST", "/v1/enrolment-tokens", json=wanted)["token"]
+
+    async def join() -> Identity:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return await enrol(http, stage.urls["keys"], token, Ed25519PrivateKey.generate())
+
+    stage.identities[name] = asyncio.run(join())
+    stage.ids.setdefault(id_name, site)
+    stage.made(name, "coordinator", "PUT", "/v1/sites/self/profile", json=profile())
+
+
+def profile() -> dict[str, Any]:
+    """A site that can only do nothing."""
+    return {
+        "agent_version": "0.1.0",
+        "protocol": 1,
+        "recipes": [load_recipe("null").spec.model_dump(mode="json")],
+        "datasets": [{"name": "nothing", "kind": "none", "columns": [], "label": None, "rows": 0}],
+        "hardware": {"cpus": 2, "memory_bytes": 4_000_000_000, "gpus": [], "device": "cpu"},
+        "runner": "process",
+    }
+
+
+def _revoked(stage: Stage) -> None:
+    made = stage.made("scientist", "coordinator", "POST", "/v1/tokens", json={"name": "lost"})
+    stage.ids["token_id"], stage.tokens["revoked-token"] = made["id"], made["token"]
+    stage.ask("scientist", "coordinator", "DELETE", f"/v1/tokens/{made['id']}")
+
+
+def job(federation: str, name: str) -> dict[str, Any]:
+    """A job whose rounds wait for sites that never come."""
+    return {
+        "name": name, "federation_id": federation, "model": {"name": name},
+        "recipe": {"name": "null", "params": {"parameters": 10}}, "data": {"dataset": "nothing"},
+        "rounds": 3, "evaluation": {"every": 0}, "deadlines": {"round_s": 3600}, "engine": "sealed",
+    }  # fmt: skip
+
+
+def _job(stage: Stage) -> None:
+    """One job that has ended, one whose round is open with a task leased by the first site."""
+    federation = stage.ids["federation_id"]
+    for site in ("site", "site-1", "site-2"):
+        stage.ask(site, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
+    ended = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "ended"))
+    stage.ids["ended_job_id"] = ended["id"]
+    stage.made("scientist", "coordinator", "POST", f"/v1/jobs/{ended['id']}/cancel")
+    running = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "running"))
+    stage.ids["job_id"] = running["id"]
+    deadline = time.monotonic() + 60
+    while (
+        answer := stage.ask("site", "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 5})
+    ).status_code != 200:
+        assert time.monotonic() < deadline, "no task came"
+    lease = answer.json()
+    stage.ids |= {"task_id": lease["task_id"], "lease_token": lease["lease_token"]}
+    stage.ids["round_id"] = lease["round_id"]
+    stage.ids["model_id"] = lease["signed_manifest"]["manifest"]["model_id"]
+
+
+def _version(stage: Stage) -> None:
+    """A version with an alias, published by the aggregator."""
+    arrays = {"weights": np.ones(4, np.float32)}
+    data = save(Model(Schema.of(arrays), arrays))
+    digest, model_id, by = digest_of(data), ModelId(stage.ids["model_id"]), stage.identities["aggregator"]
+    stage.made("aggregator", "registry", "PUT", f"/v1/blobs/{digest}", content=data, headers=BINARY)
+    lineage = {"kind": "train", "job_id": "job_1", "round_id": "rnd_1", "parents": []}
+    statement = version_statement(model_id, digest, lineage)
+    body = {
+        "content_digest": digest, "lineage": lineage, "publisher_keyid": by.keyid,
+        "publisher_signature": by.sign(VERSION_CONTEXT, statement[len(VERSION_CONTEXT) :]).hex(),
+    }  # fmt: skip
+    made = stage.made("aggregator", "registry", "POST", f"/v1/models/{model_id}/versions", json=body)
+    stage.ids |= {"version_id": made["id"], "digest": digest, "alias": "champion"}
+    alias = {"version_id": made["id"]}
+    stage.made("scientist", "registry", "PUT", f"/v1/models/{model_id}/aliases/champion", json=alias)

@@ -1,0 +1,139 @@
+"""Every operation of every service, asked by everybody: who is let in, who is not, and who learns that it exists."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.identity.digests import content_digest
+from tests.hostile.fuzzing import OPENAPI, check_problem
+from tests.hostile.matrix import render
+from tests.hostile.policy import ANYONE, POLICY, allowed
+from tests.hostile.stage import BINARY, SERVICES, Stage, job, profile, staged
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+REFUSED = {401, 403, 404}
+HERE = Path(__file__).parents[2] / "docs" / "authorisation.md"
+LAST = (
+    "POST /v1/sites/{site_id}/suspension",
+    "POST /v1/jobs/{job_id}/cancel",
+    "POST /v1/rounds/{round_id}/cancel",
+    "POST /v1/tasks/{task_id}/failures",
+    "DELETE /v1/versions/{version_id}",
+    "DELETE /v1/models/{model_id}/aliases/{alias}",
+)
+"""What spoils the stage for others."""
+
+
+def operations(service: str) -> list[str]:
+    paths = json.loads((OPENAPI / f"{service}.json").read_text())["paths"]
+    return [f"{method.upper()} {path}" for path, found in paths.items() for method in found]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("platform")) as made:
+        yield made
+
+
+def body_of(stage: Stage, operation: str) -> dict[str, Any]:
+    """A request body that would be taken from whoever may ask, as far as that does no harm."""
+    ids = stage.ids
+    lease = {"lease_token": ids["lease_token"]}
+    bodies: dict[str, Any] = {
+        "POST /v1/federations": {"name": "third"},
+        "POST /v1/federations/{federation_id}/sites": {"name": "one more", "owner": "x"},
+        "PUT /v1/sites/self/profile": profile(),
+        "POST /v1/jobs/validations": job(ids["federation_id"], "fine"),
+        "POST /v1/jobs": job(ids["federation_id"], "one more"),
+        "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
+        "POST /v1/tokens": {"name": "mine"},
+        "POST /v1/introspections": {"token": stage.tokens["revoked-token"]},
+        "POST /v1/tasks/leases": {"wait_s": 0},
+        "POST /v1/tasks/{task_id}/heartbeats": lease,
+        "POST /v1/tasks/{task_id}/completions": lease | {"digest": "0" * 64},
+        "POST /v1/tasks/{task_id}/failures": lease | {"code": "odd", "message": "", "retryable": True},
+        "PUT /v1/rounds/{round_id}": {"manifest": {}, "keyid": "0" * 64, "signature": "00"},
+        "POST /v1/rounds/{round_id}/lost": {"sites": []},
+        "POST /v1/enrolment-tokens": {"kind": "service", "name": "nobody"},
+        "POST /v1/enrolment-challenges": {"public_key": "0" * 64},
+        "POST /v1/enrolments": {"token": "x", "challenge_id": "x", "public_key": "0" * 64, "proof": "0" * 128},
+        "POST /v1/certificates/rotations": {"public_key": "0" * 64, "proof": "0" * 128},
+        "POST /v1/certificates/{keyid}/revocations": {"reason": "lost"},
+        "POST /v1/rounds/{round_id}/records": {},
+        "POST /v1/models": {"federation_id": ids["federation_id"], "name": "third"},
+        "POST /v1/models/{model_id}/versions": {
+            "content_digest": ids["digest"], "lineage": {"kind": "import"}, "publisher_keyid": "0" * 64,
+            "publisher_signature": "0" * 128,
+        },
+        "PUT /v1/models/{model_id}/aliases/{alias}": {"version_id": ids["version_id"]},
+        "POST /v1/versions/{version_id}/metrics": {"metrics": {"auc": 0.5}},
+    }  # fmt: skip
+    if operation in bodies:
+        return {"json": bodies[operation]}
+    if operation.startswith("PUT ") or operation.endswith("/witness"):
+        return {"content": b"USU1", "headers": BINARY | {"content-digest": content_digest(b"USU1")}}
+    return {}
+
+
+QUERY = {
+    "GET /v1/log/entries": {"start": 0, "end": 1},
+    "GET /v1/log/proofs/inclusion": {"index": 0, "size": 1},
+    "GET /v1/log/proofs/consistency": {"first": 1, "second": 1},
+}
+
+
+def ask(stage: Stage, service: str, operation: str, seat: str) -> httpx.Response:
+    method, path = operation.split(" ")
+    known = {**stage.ids, "subject": stage.ids["version_id"], "step": "advertise"}
+    if path.endswith("/events"):
+        known["job_id"] = stage.ids["ended_job_id"]
+    return stage.ask(
+        seat, service, method, path.format(**known), params=QUERY.get(operation, {}), **body_of(stage, operation)
+    )
+
+
+def let_in(operation: str, answer: httpx.Response) -> bool:
+    """Whether the caller was allowed to, even if what he asked for was then refused for what it says."""
+    if answer.status_code not in REFUSED:
+        return True
+    return answer.status_code != 401 and check_problem(answer).type.rsplit(":", 1)[-1] in {
+        "no-evidence", "record-unknown", "nonce-unknown", "token-unknown", "challenge-unknown", "step-unknown",
+        "manifest-untrusted", "publisher-unproven", "alias-unknown", "certificate-unknown", "entry-unknown",
+        "proof-invalid",
+    }  # fmt: skip
+
+
+def test_the_policy_names_every_operation() -> None:
+    for service in SERVICES:
+        assert sorted(operations(service)) == sorted(POLICY[service]), service
+
+
+def test_the_documentation_is_the_policy() -> None:
+    assert HERE.read_text() == render(), "write it anew: python -m tests.hostile.matrix"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_everybody_at_every_door(stage: Stage, service: str) -> None:
+    wrong: list[str] = []
+    firsts = {value for name, value in stage.ids.items() if name.endswith("_id") and not name.startswith("other-")}
+    for operation in sorted(POLICY[service], key=lambda name: (name in LAST, name.startswith("POST"), name)):
+        may = allowed(service, operation, stage.seats)
+        for seat in sorted(stage.seats, key=lambda name: name in may):  # who may not comes first: he changes nothing
+            answer = ask(stage, service, operation, seat)
+            what = f"{operation} by {seat}: {answer.status_code} {answer.text[:200]}"
+            held = let_in(operation, answer) if seat in may else answer.status_code in REFUSED
+            if answer.status_code >= 500 or not held:
+                wrong.append(what)
+            if answer.status_code >= 400:
+                check_problem(answer)
+            strange = seat.startswith("other-") and "{" in operation and POLICY[service][operation] != ANYONE
+            if strange and not answer.is_success and answer.status_code == 403 and seat.removeprefix("other-") in may:
+                wrong.append(f"403 tells that it exists: {what}")
+            told = {one for one in firsts if one in answer.text and one not in str(answer.request.url)}
+            if seat.startswith("other-") and answer.is_success and told and service != "keys":
+                wrong.append(f"tells of {told}: {what}")
+    assert not wrong, "\n".join(wrong)
