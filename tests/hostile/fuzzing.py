@@ -72,19 +72,12 @@ def load(service: str) -> Any:
 
 def fuzz(stage: Stage, service: str, case: Any) -> None:
     """Send the case as three callers: unknown, a likely one, and any; check each answer."""
-    if (
-        zlib.crc32(f"share {case.method} {case.path_parameters} {case.query} {case.body}".encode("utf-8", "replace"))
-        % SHARE
-    ):
+    if _number(case, "share") % SHARE:
         return
     place_known_ids(stage, case)
-    number = zlib.crc32(
-        repr((case.method, case.path, case.path_parameters, case.query, case.body)).encode("utf-8", "replace")
-    )
-    likely = _likely(stage, case)
-    for seat in dict.fromkeys(
-        (UNKNOWN[number % 3], likely[number // 3 % len(likely)], stage.seats[number // 7 % len(stage.seats)])
-    ):
+    number, likely = _number(case, "seats"), _likely(case)
+    chosen = (UNKNOWN[number % 3], likely[number // 3 % len(likely)], stage.seats[number // 7 % len(stage.seats)])
+    for seat in dict.fromkeys(chosen):
         response = send(stage, service, case, seat)
         SENT[service] += 1
         SENT[f"{service} 5xx"] += response.status_code >= 500
@@ -96,51 +89,44 @@ def fuzz(stage: Stage, service: str, case: Any) -> None:
             raise
 
 
+def _number(case: Any, use: str) -> int:
+    """A number that only depends on the case, so that a failure comes again."""
+    text = f"{use} {case.method} {case.path} {case.path_parameters} {case.query} {case.body}"
+    return zlib.crc32(text.encode("utf-8", "replace"))
+
+
 def place_known_ids(stage: Stage, case: Any) -> None:
     """In every second case, ids of things that exist; and no waiting."""
-    number = zlib.crc32(repr((case.path_parameters, case.query, case.body)).encode("utf-8", "replace"))
+    number = _number(case, "ids")
     known = {**stage.ids, "subject": stage.ids["round_id"], "step": "advertise"}
     if case.path.endswith("/events"):  # of a running job they would go on for ever
         known["job_id"] = stage.ids["ended_job_id"]
     if number % 2:
         for name, value in (case.path_parameters or {}).items():
-            if isinstance(value, str) and value not in ("", None):
+            if isinstance(value, str) and value:
                 case.path_parameters[name] = known.get(name, value)
     for part in (case.query, case.body):
         if isinstance(part, dict) and isinstance(part.get("wait_s"), int | float) and 0.05 < part["wait_s"] <= 30:
             part["wait_s"] = 0.05
 
 
-def _likely(stage: Stage, case: Any) -> tuple[str, ...]:
+def _likely(case: Any) -> tuple[str, ...]:
+    """Whom the operation is for, by its security schemes."""
     schemes = [name for entry in case.operation.definition.raw.get("security", []) for name in entry]
-    people = ("root", "scientist", "owner", "admin", "operator", "auditor")
-    signers = ("site", "coordinator", "aggregator", "other-site")
-    return tuple(
-        dict.fromkeys(
-            [*(people if "HTTPBearer" in schemes else ()), *(signers if "signature" in schemes else ())] or ["nobody"]
-        )
-    )
+    people = ("root", "scientist", "owner", "admin", "operator", "auditor") if "HTTPBearer" in schemes else ()
+    signers = ("site", "coordinator", "aggregator", "other-site") if "signature" in schemes else ()
+    return (*people, *signers) or ("nobody",)
 
 
 def send(stage: Stage, service: str, case: Any, seat: str) -> httpx.Response:
     """The case as one HTTP request, as near to what was generated as a client can send."""
     options = case.as_transport_kwargs(base_url=stage.urls[service])
-    made = requests.Request(
-        **{name: options[name] for name in ("method", "url", "headers", "params", "data", "json", "files", "cookies")
-           if name in options}
-    ).prepare()  # fmt: skip
+    names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
+    made = requests.Request(**{name: options[name] for name in names if name in options}).prepare()
     content = made.body if isinstance(made.body, bytes | None) else str(made.body).encode("utf-8", "surrogatepass")
     headers = [(name, value) for name, value in made.headers.items() if name.lower() not in ("content-length", "host")]
-    request = httpx.Request(made.method or "GET", made.url or "", headers=headers, content=content)
-    with stage.http.stream(
-        request.method,
-        request.url,
-        headers=request.headers,
-        content=content,
-        auth=stage.auth(seat, service) or httpx.Auth(),
-    ) as response:
-        response.read()
-        return response
+    auth = stage.auth(seat, service) or httpx.Auth()
+    return stage.http.request(made.method or "GET", made.url or "", headers=headers, content=content, auth=auth)
 
 
 def judge(case: Any, seat: str, response: httpx.Response) -> None:
