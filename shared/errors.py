@@ -20,6 +20,7 @@ class Kind(Enum):
     FORBIDDEN = 403
     NOT_FOUND = 404
     METHOD_NOT_ALLOWED = 405
+    TIMEOUT = 408
     CONFLICT = 409
     GONE = 410
     LENGTH_REQUIRED = 411
@@ -94,6 +95,12 @@ class NotFound(Refusal):
     """There is no such thing."""
 
     kind = Kind.NOT_FOUND
+
+
+class TooSlow(Refusal):
+    """The request did not come on."""
+
+    kind = Kind.TIMEOUT
 
 
 class Conflict(Refusal):

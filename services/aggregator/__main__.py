@@ -28,7 +28,14 @@ def main(arguments: list[str] | None = None) -> None:
     if command == "migrate" or settings.migrate_on_start:
         migrate(settings.database, "aggregator")
     if command == "api":
-        serve(build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
+        serve(
+            build_app(settings),
+            settings.host,
+            settings.port,
+            limits=settings.limits,
+            proxies=settings.trusted_proxies,
+            tls_file=settings.tls_file,
+        )
     elif command == "worker":
         if settings.worker_metrics_port is not None:
             serve_metrics(settings.worker_metrics_port, settings.host)

@@ -20,7 +20,7 @@ from services.aggregator.steps import MAX_MESSAGE, Steps
 from shared.errors import Forbidden, LengthRequired, TooLarge, Unauthenticated, Unavailable
 from shared.ids import SiteId
 from shared.web.access import SiteParty
-from shared.web.body import DigestMismatch, receive
+from shared.web.body import DigestMismatch, receive_whole
 from shared.web.problems import problems
 
 router = APIRouter(prefix="/v1", tags=["steps"])
@@ -79,7 +79,7 @@ async def say(
     round_id: RoundPath, step: StepPath, site: SiteParty, steps: StepsNeeded, request: Request, wait_s: WaitQuery = 0
 ) -> Response:
     """Give a site's message to a step, once, and wait up to `wait_s` for the answer. Identical bytes at every retry."""
-    body = b"".join([chunk async for chunk in receive(request, MAX_MESSAGE)])
+    body = await receive_whole(request, MAX_MESSAGE)
     found = await steps.say(round_id, site, step, body, wait_s, getattr(request.app.state, "stopping", None))
     return Response(status_code=202) if found is None else Response(found, media_type=_MEDIA_TYPE)
 

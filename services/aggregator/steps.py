@@ -53,7 +53,7 @@ class Steps:
             fresh = await self._take(round_id, site, step, body)
             if wait_s <= 0:
                 return None
-            asking = partial(self._look, round_id, SiteId(site.name), step)
+            asking = partial(self._look, round_id, site, step)
             return await _patiently(ring, asking, wait_s, stopping, look_first=not fresh)
 
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:

@@ -111,7 +111,14 @@ def api(settings: CoordinatorSettings) -> None:
             await stack.enter_async_context(background(*loops))
             yield
 
-    serve(build_app(database, streams, lifespan), settings.host, settings.port, tls_file=settings.tls_file)
+    serve(
+        build_app(database, streams, lifespan),
+        settings.host,
+        settings.port,
+        limits=settings.limits,
+        proxies=settings.trusted_proxies,
+        tls_file=settings.tls_file,
+    )
 
 
 def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:

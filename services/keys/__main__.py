@@ -74,7 +74,14 @@ def run(command: str, settings: KeysSettings, out: Path | None) -> None:
     if command == "migrate" or settings.migrate_on_start or command == "bootstrap":
         migrate(settings.database, "keys")
     if command == "api":
-        serve(build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
+        serve(
+            build_app(settings),
+            settings.host,
+            settings.port,
+            limits=settings.limits,
+            proxies=settings.trusted_proxies,
+            tls_file=settings.tls_file,
+        )
     elif command == "worker":
         if settings.worker_metrics_port is not None:
             serve_metrics(settings.worker_metrics_port, settings.host)

@@ -27,7 +27,7 @@ from shared.secagg.pairwise.witness import WitnessRefused
 from shared.transparency.documents import LoggedRecord, RoundRecord
 from shared.transparency.records import RecordInvalid
 from shared.web.access import Actor, service_party
-from shared.web.body import receive
+from shared.web.body import receive_whole
 from shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
@@ -136,7 +136,7 @@ async def commit_nonce(round_id: RoundPath, coordinator: Coordinator, witness: W
 )
 async def ask_witness(round_id: RoundPath, aggregator: Aggregator, witness: WitnessUse, request: Request) -> Response:
     """Have the roster, then the survivors signed: each once; the same question gets the same answer."""
-    body = b"".join([chunk async for chunk in receive(request, MAX_BYTES)])
+    body = await receive_whole(request, MAX_BYTES)
     reply = await witness.answer(round_id, Question.read(body), aggregator)
     return Response(reply, media_type="application/octet-stream")
 

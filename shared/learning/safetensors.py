@@ -31,6 +31,7 @@ _NUMPY: Final[dict[str, str]] = {  # in the order in which the reference writer 
 }  # fmt: skip
 _NAMES: Final = {np.dtype(text): name for name, text in _NUMPY.items()}
 _FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
+_LARGEST: Final = 2**48
 _BLOCK: Final = 1024 * 1024
 
 
@@ -165,20 +166,22 @@ def _json(packed: bytes) -> dict[str, Any]:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+    if not isinstance(value, dict) or not all(_is_text(item) for pair in value.items() for item in pair):
         raise BadModelFile("the metadata is not a map of text")
     return value
 
 
 def _tensor(name: str, entry: object) -> TensorInfo:
-    if not isinstance(entry, dict) or set(entry) != _FIELDS or not name or len(name) > 512:
-        raise BadModelFile(f"tensor {name[:80]!r} is not described by exactly dtype, shape and data_offsets")
+    if not isinstance(entry, dict) or set(entry) != _FIELDS or not 0 < len(name) <= 512 or not _is_text(name):
+        raise BadModelFile(f"tensor {name[:80]!a} is not described by exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _NUMPY:
         raise BadModelFile(f"tensor {name!r} has an unknown type")
     if not _naturals(shape) or len(shape) > MAX_RANK or not _naturals(offsets) or len(offsets) != 2:
         raise BadModelFile(f"tensor {name!r} has a shape or offsets that are not natural numbers")
     begin, end = offsets
+    if math.prod(size or 1 for size in shape) >= _LARGEST:  # no array has such sides, not even an empty one
+        raise BadModelFile(f"tensor {name!r} is too large")
     if end - begin != math.prod(shape) * np.dtype(_NUMPY[dtype]).itemsize:
         raise BadModelFile(f"tensor {name!r} has another size than its shape")
     return TensorInfo(name, dtype, tuple(shape), begin, end)
@@ -187,7 +190,12 @@ def _tensor(name: str, entry: object) -> TensorInfo:
 def _naturals(value: object) -> bool:
     if not isinstance(value, list):
         return False
-    return all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**48 for item in value)
+    return all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < _LARGEST for item in value)
+
+
+def _is_text(value: object) -> bool:
+    """Text that UTF-8 and a database can hold: JSON can escape halves of characters, and NUL."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _view(data: bytes | memoryview, header: FileHeader, tensor: TensorInfo) -> Array:

@@ -49,6 +49,7 @@ def create_app(
     )
     app.state.verifier = None
     app.state.tokens = None
+    app.state.limiter = None  # `serve` puts one here
     app.state.service = service
     app.state.stopping = asyncio.Event()  # set by `serve` when the process is asked to end; long polls watch it
     for router in routers:

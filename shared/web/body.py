@@ -1,18 +1,23 @@
-"""Request bodies: counted, digested, and never longer than announced."""
+"""Request bodies: counted, digested, never longer than announced, and never long without a byte."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from shared.errors import BadRequest, LengthRequired, TooLarge
+from shared.errors import BadRequest, LengthRequired, TooLarge, TooSlow
 from shared.identity.digests import parse_content_digest
 from shared.ids import Digest
+from shared.web.limits import Limiter
 
 _STATE: Final = "body_meter"
+STALL_S: Final = 30.0
+"""Between two parts of a body; the whole may take as long as it comes on."""
 
 
 class DigestMismatch(BadRequest):
@@ -21,6 +26,10 @@ class DigestMismatch(BadRequest):
 
 class BodyIncomplete(BadRequest):
     """The body ended before its announced length."""
+
+
+class BodyStalled(TooSlow):
+    """The body stopped coming before its end."""
 
 
 class BodyMeter:
@@ -38,12 +47,12 @@ class BodyMeter:
         """The next message; FastAPI, which calls this, turns any exception but HTTPException into a 400."""
         try:
             return await self.next()
-        except TooLarge as refusal:
+        except (TooLarge, BodyStalled) as refusal:
             raise HTTPException(refusal.status, refusal.detail) from refusal
 
     async def next(self) -> Message:
-        """The next message; raises TooLarge."""
-        message = await self._receive()
+        """The next message; raises TooLarge or BodyStalled."""
+        message = await self._receive() if self.ended or self.length == 0 else await self._in_time()
         if message["type"] == "http.request":
             self.count += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
@@ -51,8 +60,15 @@ class BodyMeter:
                 raise TooLarge(f"the body is larger than {self.limit} bytes")
         return message
 
+    async def _in_time(self) -> Message:
+        try:
+            async with asyncio.timeout(STALL_S):
+                return await self._receive()
+        except TimeoutError:
+            raise BodyStalled(f"no byte for {STALL_S:.0f} s, after {self.count} bytes") from None
+
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What comes, to its announced end; raises TooLarge or BodyIncomplete."""
+        """What comes, to its announced end; raises TooLarge, BodyStalled or BodyIncomplete."""
         while not self.ended:
             message = await self.next()
             if message["type"] == "http.disconnect":
@@ -106,3 +122,21 @@ async def receive(request: Request, limit: int, *, check_digest: bool = True) ->
         yield chunk
     if expected is not None and digest.hexdigest() != expected:
         raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
+
+
+async def receive_whole(request: Request, limit: int) -> bytes:
+    """A binary body in one piece; raises what `receive` raises, or Overloaded while too many of them are in memory."""
+    with holding(request.app, length_of(request, limit)):
+        return b"".join([chunk async for chunk in receive(request, limit)])
+
+
+def length_of(request: Request, limit: int) -> int:
+    """What the body may take of memory."""
+    meter = attached(request.scope.get("state", {}))
+    return min(limit, meter.length) if meter is not None and meter.length is not None else limit
+
+
+def holding(app: Any, size: int) -> AbstractContextManager[None]:
+    """While so many bytes are in memory; raises Overloaded. Without limits, as in tests, always."""
+    limiter: Limiter | None = getattr(app.state, "limiter", None)
+    return nullcontext() if limiter is None else limiter.holding(size)

@@ -1,12 +1,13 @@
 """The door: what every request must satisfy before the framework looks at it. Pure ASGI, because it is on the hot path.
 
-In this order: target without NUL, no content coding, announced length within the limit, signature (before any byte of
-the body is read), then, for JSON, the whole body: counted while it comes in, digest, safe JSON. Bodies of other types
-are counted as the route reads them.
+In this order: the caller's limits, target without NUL, no content coding, announced length within the limit, signature
+(before any byte of the body is read), then, for JSON, the whole body: counted while it comes in, digest, safe JSON.
+Bodies of other types are counted as the route reads them.
 """
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import BadRequest, LengthRequired, Refusal, TooLarge, Unauthenticated, Unavailable, Unsupported
 from shared.identity.digests import parse_content_digest
-from shared.identity.verify import PartyVerifier
+from shared.identity.verify import Party, PartyVerifier
 from shared.telemetry.metrics import SIGNATURE_FAILURES
-from shared.web.body import BodyMeter, DigestMismatch, attach
+from shared.web.asking import Asking
+from shared.web.body import BodyMeter, DigestMismatch, attach, holding
 from shared.web.jsons import check_json
 from shared.web.problems import problem_response
 
@@ -51,27 +53,39 @@ class Guard:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        try:
-            receive = await self._admit(scope, state, receive)
-        except Refusal as refusal:
-            log.info("request.refused", reason=refusal.slug(), status=refusal.status, detail=refusal.detail)
-            await problem_response(refusal, state.get("request_id"))(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with ExitStack() as held:
+            try:
+                headers = joined_headers(scope)
+                asking = Asking.of(scope, headers)
+                asking.begin(held)
+                receive = await self._admit(scope, state, headers, asking, receive, held)
+            except Refusal as refusal:
+                log.info("request.refused", reason=refusal.slug(), status=refusal.status, detail=refusal.detail)
+                await problem_response(refusal, state.get("request_id"))(scope, receive, send)
+                return
+            await self._app(scope, receive, asking.watched(send))
 
-    async def _admit(self, scope: Scope, state: dict[str, Any], receive: Receive) -> Receive:
-        headers = joined_headers(scope)
+    async def _admit(
+        self,
+        scope: Scope,
+        state: dict[str, Any],
+        headers: Mapping[str, str],
+        asking: Asking,
+        receive: Receive,
+        held: ExitStack,
+    ) -> Receive:
         _check_target(scope)
         announced = _announced(headers)
         if announced.is_json and announced.length is not None and announced.length > self._limit:
             raise TooLarge(f"{announced.length} bytes are announced, at most {self._limit} are allowed")
         if "signature-input" in headers:
-            state["party"] = await _verified(scope, headers, has_body=announced.present)
+            state["party"] = await _verified(scope, headers, asking, has_body=announced.present)
         meter = BodyMeter(receive, self._limit, announced.length if announced.present else 0)
         attach(state, meter)
         state["body_sha256"] = announced.digest.hex() if announced.digest else ""
         if not announced.present or not announced.is_json:
             return meter
+        held.enter_context(holding(scope["app"], self._limit if announced.length is None else announced.length))
         body = b"".join([chunk async for chunk in meter.chunks()])
         digest = hashlib.sha256(body)
         state["body_sha256"] = digest.hexdigest()
@@ -121,18 +135,22 @@ def _length(value: str | None) -> int | None:
     return int(value)
 
 
-async def _verified(scope: Scope, headers: Mapping[str, str], *, has_body: bool) -> object:
+async def _verified(scope: Scope, headers: Mapping[str, str], asking: Asking, *, has_body: bool) -> Party:
     verifier: PartyVerifier | None = getattr(scope["app"].state, "verifier", None)
     if verifier is None:
         raise Unavailable("this service has no certificate yet", retry_after_s=1)
     path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
     try:
-        return await verifier.verify(
+        found = await verifier.verify(
             scope["method"], path, scope["query_string"].decode("latin-1"), headers, has_body=has_body
         )
     except Unauthenticated as refusal:
+        asking.judged(good=False)
         SIGNATURE_FAILURES.labels(refusal.slug()).inc()
         raise
+    asking.judged(good=True)
+    asking.signed_by(found)
+    return found
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -1,5 +1,6 @@
 """The outermost layer: request id, trace, metrics by route template, security headers, and a bare 500 for our bugs."""
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from shared.clock import monotonic
 from shared.ids import new_id
 from shared.telemetry.metrics import HTTP_ACTIVE, HTTP_BODY_BYTES, HTTP_DURATION
 from shared.telemetry.traces import continue_trace
-from shared.web.body import BodyMeter, attached
+from shared.web.body import STALL_S, BodyMeter, attached
 from shared.web.problems import bare_error_response
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -84,7 +85,11 @@ class _Answer:
             own = _SECURITY if _is_page(headers) else _SECURITY + _API_ONLY
             headers += [(name, value) for name, value in own if name not in names]
             message["headers"] = headers
-        await self._send(message)
+        if not message.get("more_body"):
+            await self._send(message)
+            return
+        async with asyncio.timeout(STALL_S):  # a part of an answer that is not taken ends the connection
+            await self._send(message)
 
 
 def _is_page(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -22,10 +22,13 @@ from shared.errors import (
     NotFound,
     Refusal,
     TooLarge,
+    TooSlow,
     Unauthenticated,
+    Unavailable,
     Unsupported,
 )
 from shared.web.answers import Answered
+from shared.web.limits import Overloaded, RateLimited
 
 MEDIA_TYPE: Final = "application/problem+json"
 _SERVER_ERROR: Final = 500
@@ -128,7 +131,8 @@ def default_problems() -> dict[int | str, dict[str, Any]]:
         "description": "A problem document.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    return {**problems(RequestInvalid, BadRequest, TooLarge, Unsupported), "default": other}
+    usual = problems(BadRequest, TooSlow, TooLarge, Unsupported, RequestInvalid, RateLimited, Unavailable, Overloaded)
+    return {**usual, "default": other}
 
 
 def request_id_of(request: Request) -> str | None:
@@ -183,6 +187,7 @@ _BY_STATUS: Final[dict[int, type[Refusal]]] = {
     403: Forbidden,
     404: NotFound,
     405: MethodNotAllowed,
+    408: TooSlow,
     413: TooLarge,
     415: Unsupported,
 }

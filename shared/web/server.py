@@ -17,6 +17,8 @@ from fastapi import FastAPI
 from shared.clock import utc_now
 from shared.identity.transport import ServerTls
 from shared.telemetry.metrics import TLS_CERTIFICATE_SECONDS
+from shared.web.connection import CarefulProtocol
+from shared.web.limits import Limiter, Limits
 
 EXIT_BAD_USE: Final = 2
 _BACKLOG: Final = 2048
@@ -46,18 +48,32 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()  # else it raises the signal again at the end, and a clean stop is no exit 0
 
 
-def serve(app: FastAPI, host: str, port: int, *, tls_file: Path | None = None, grace_s: int = 10) -> None:
+def serve(
+    app: FastAPI,
+    host: str,
+    port: int,
+    *,
+    tls_file: Path | None = None,
+    limits: Limits | None = None,
+    proxies: str = "127.0.0.1",
+    grace_s: int = 10,
+) -> None:
     """Serve until SIGTERM or SIGINT; requests in progress get `grace_s` seconds to finish.
 
-    `tls_file` holds a key with its certificate (PEM); without it the server speaks plain HTTP. A port that is in use,
-    or not ours to take, and a file that cannot be used, end the process with one clear line and status 2.
+    `tls_file` holds a key with its certificate (PEM); without it the server speaks plain HTTP. `limits` are those of
+    callers, none when they are not given. `proxies`: addresses, separated by commas, whose word about the caller's own
+    address is taken (X-Forwarded-For). A port that is in use, or not ours to take, and a file that cannot be used, end
+    the process with one clear line and status 2.
     """
+    if limits is not None:
+        app.state.limiter = Limiter(limits)
     tls = _tls(tls_file) if tls_file else None
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=CarefulProtocol,
+        forwarded_allow_ips=proxies,
         ws="none",
         log_config=None,
         access_log=False,

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.identity.transport import trust
+from shared.web.limits import Limits
 
 _SECRETS: Final = Path("/run/secrets")
 _BAD_CONFIGURATION: Final = 2
@@ -49,6 +50,15 @@ class ServiceSettings(BaseSettings):
     otel_endpoint: str | None = None
     worker_metrics_port: int | None = None  # where a worker, which has no API, offers /metrics
     migrate_on_start: bool = False
+    rate_per_s: float = Field(20.0, ge=0)  # requests of one site or one person's token; 0: no limit
+    rate_burst: int = Field(300, ge=1)
+    anonymous_rate_per_s: float = Field(100.0, ge=0)  # requests of one address without a credential; 0: no limit
+    anonymous_burst: int = Field(1000, ge=1)
+    failures_per_s: float = Field(2.0, ge=0)  # refused credentials of one address; 0: no limit
+    failure_burst: int = Field(100, ge=1)
+    held_bytes: int = Field(256 << 20, ge=1)  # request bodies in memory at one time
+    requests_at_once: int = Field(10_000, ge=1)  # waiting long polls included
+    trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For is believed; addresses or networks, with commas
     log_level: str = "INFO"
     log_json: bool = True
 
@@ -66,6 +76,20 @@ class ServiceSettings(BaseSettings):
     def trust(self) -> ssl.SSLContext | bool:
         """What an HTTP client of this service believes, for its `verify`."""
         return trust(self.ca_file, (self.keys_url, self.coordinator_url, self.aggregator_url, self.registry_url))
+
+    @property
+    def limits(self) -> Limits:
+        """What one API process allows its callers."""
+        return Limits(
+            rate_per_s=self.rate_per_s,
+            burst=self.rate_burst,
+            anonymous_rate_per_s=self.anonymous_rate_per_s,
+            anonymous_burst=self.anonymous_burst,
+            failures_per_s=self.failures_per_s,
+            failure_burst=self.failure_burst,
+            held_bytes=self.held_bytes,
+            requests_at_once=self.requests_at_once,
+        )
 
     @property
     def identity_dir(self) -> Path:
