@@ -32,6 +32,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/jobs/{job_id}": READERS,
         "GET /v1/jobs/{job_id}/rounds": READERS,
         "GET /v1/jobs/{job_id}/events": READERS,
+        "GET /v1/jobs/{job_id}/results": READERS,
         "POST /v1/jobs/{job_id}/pause": "root admin scientist",
         "POST /v1/jobs/{job_id}/resume": "root admin scientist",
         "POST /v1/jobs/{job_id}/cancel": "root admin scientist",
