@@ -98,7 +98,7 @@ def ask(stage: Stage, service: str, operation: str, seat: str) -> httpx.Response
 
 def let_in(operation: str, answer: httpx.Response) -> bool:
     """Whether the caller was allowed to, even if what he asked for was then refused for what it says."""
-    if answer.status_code not in REFUSED:
+    if answer.status_code not in REFUSED or "trains a model, and has no results" in answer.text:
         return True
     return answer.status_code != 401 and check_problem(answer).type.rsplit(":", 1)[-1] in {
         "no-evidence", "record-unknown", "nonce-unknown", "token-unknown", "challenge-unknown", "step-unknown",
