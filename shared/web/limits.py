@@ -6,7 +6,6 @@ cost no round trip; a service of n API processes allows up to n times as much. T
 a key, the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), as Boulder keeps it.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +30,12 @@ class Overloaded(Unavailable):
 class Limits:
     """What one API process allows. A rate of 0 switches a limit off."""
 
-    rate_per_s: float = 20.0  # an agent at work asks about once a second; a poll of its lease lasts 30 s
-    burst: int = 300  # all that a round's steps can ask at once, retries included
-    anonymous_rate_per_s: float = 100.0  # of one address: many agents may stand behind it
-    anonymous_burst: int = 1000
-    failures_per_s: float = 2.0  # refused credentials of one address
-    failure_burst: int = 100
+    rate_per_s: float = 100.0  # an agent at work asks about once a second; a poll of its lease lasts 30 s
+    burst: int = 2000  # all that a round's steps can ask at once, retries included
+    anonymous_rate_per_s: float = 200.0  # of one address: many agents may stand behind it
+    anonymous_burst: int = 4000
+    failures_per_s: float = 20.0  # refused credentials of one address
+    failure_burst: int = 1000
     held_bytes: int = 256 << 20  # bodies that are in memory at one time
     requests_at_once: int = 10_000  # waiting long polls included
 
@@ -131,7 +130,7 @@ class Limiter:
     def holding(self, size: int) -> Iterator[None]:
         """While so many bytes of a body are in memory; raises Overloaded. One body alone is always taken."""
         if self._held and self._held + size > self.limits.held_bytes:
-            raise Overloaded("as many bodies are in memory as this process takes", retry_after_s=math.ceil(2))
+            raise Overloaded("as many bodies are in memory as this process takes", retry_after_s=2)
         self._held += size
         try:
             yield

@@ -50,12 +50,12 @@ class ServiceSettings(BaseSettings):
     otel_endpoint: str | None = None
     worker_metrics_port: int | None = None  # where a worker, which has no API, offers /metrics
     migrate_on_start: bool = False
-    rate_per_s: float = Field(20.0, ge=0)  # requests of one site or one person's token; 0: no limit
-    rate_burst: int = Field(300, ge=1)
-    anonymous_rate_per_s: float = Field(100.0, ge=0)  # requests of one address without a credential; 0: no limit
-    anonymous_burst: int = Field(1000, ge=1)
-    failures_per_s: float = Field(2.0, ge=0)  # refused credentials of one address; 0: no limit
-    failure_burst: int = Field(100, ge=1)
+    rate_per_s: float = Field(100.0, ge=0)  # requests of one site or one person's token; 0: no limit
+    rate_burst: int = Field(2000, ge=1)
+    anonymous_rate_per_s: float = Field(200.0, ge=0)  # requests of one address without a credential; 0: no limit
+    anonymous_burst: int = Field(4000, ge=1)
+    failures_per_s: float = Field(20.0, ge=0)  # refused credentials of one address; 0: no limit
+    failure_burst: int = Field(1000, ge=1)
     held_bytes: int = Field(256 << 20, ge=1)  # request bodies in memory at one time
     requests_at_once: int = Field(10_000, ge=1)  # waiting long polls included
     trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For is believed; addresses or networks, with commas

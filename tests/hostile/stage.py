@@ -25,7 +25,7 @@ SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
 PEOPLE: Final = ("admin", "scientist", "owner", "auditor")
 BINARY: Final = {"content-type": "application/octet-stream"}
 SIGNERS: Final = ("coordinator", "aggregator", "registry")
-FREE: Final = {"rate_per_s": "0", "anonymous_rate_per_s": "0"}
+FREE: Final = {"rate_per_s": "0", "anonymous_rate_per_s": "0", "failures_per_s": "0"}
 """Settings that switch the rate limits off: a fuzzer is no honest caller."""
 
 
