@@ -8,7 +8,7 @@ ONLY ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check lint format types layers openapi openapi-check fuzz bench e2e lock licences sbom audit clean
+.PHONY: help venv demo up test check lint format types layers openapi openapi-check faults fuzz bench e2e lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,8 @@ openapi-check: venv ## fail when docs/openapi differs from what the services off
 
 fuzz: venv ## hostile input at length: about 10,000 requests to each service (ARGS=... for pytest)
 	UNDERSONG_FUZZ_EXAMPLES=60 UNDERSONG_FUZZ_SHARE=1 $(BIN)/pytest -s tests/hostile/test_openapi_fuzz.py tests/hostile/test_parsers.py --timeout 3600 $(ARGS)
+faults: venv ## every fault at every step, for real (an hour; ARGS="--minutes 20" or --only TEXT); writes docs/operations/fault-matrix.md
+	$(BIN)/python -m tests.simulation.matrix $(ARGS)
 
 bench: venv ## measure (ONLY=<group> for one group); writes build/bench/<group>.json
 	$(BIN)/python -m tests.benchmarks $(ONLY)

@@ -25,7 +25,7 @@ from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_le
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.verification import Verification
 from shared.blobs import BlobMissing, BlobStore
-from shared.clock import monotonic, utc_now
+from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import Refusal, Unavailable
 from shared.faults import point
@@ -148,16 +148,16 @@ class Foreman:
             raise RoundLost("another worker has claimed the round")
         await self._know_length(hold, view.stored)
         rejected = await self.fold(hold, view)
-        if rejected or due(view.stored.round, utc_now()) is not None:
+        if rejected or due(view.stored.round, view.now) is not None:
             moved = await self._rounds.evaluate(hold.round_id)
             if moved.version == view.stored.version and not rejected:  # the database's clock is behind ours
                 await ring.wait(_CLOCKS_APART_S)
             return True
-        if step_due(view.stored.round, utc_now()):
+        if step_due(view.stored.round, view.now):
             hold.folding.secret = await self._closing.close(view.stored, hold.fence, hold.folding.secret)
             return True
         if view.stored.round.phase is Phase.COLLECTING or view.stored.round.step not in (None, OPENED):
-            await ring.wait(self._patience(view.stored))
+            await ring.wait(self._patience(view))
             return True
         await self.conclude(hold, view.stored)
         self._hand_in(hold.round_id)
@@ -314,11 +314,12 @@ class Foreman:
     def _renewal(self) -> float:
         return monotonic() + self._lease.total_seconds() / 3
 
-    def _patience(self, stored: Stored) -> float:
+    def _patience(self, view: RoundView) -> float:
+        stored = view.stored
         until = stored.round.deadline
         if stored.round.step_deadline is not None:
             until = stored.round.step_deadline
-        left_s = (until - utc_now()).total_seconds()
+        left_s = (until - view.now).total_seconds()
         return max(0.01, min(self._lease.total_seconds() / 3, left_s))
 
     @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +56,15 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """A round with its contributions; `frozen`: whose updates are in the sum was fixed before anybody was asked.
+    """A round with its contributions, at a moment by the database's clock.
 
-    `samples`: the sample counts that the sites in it committed to, in hexadecimal.
+    `frozen`: whose updates are in the sum was fixed before anybody was asked. `samples`: the sample counts that the
+    sites in it committed to, in hexadecimal.
     """
 
     stored: Stored
     contributions: tuple[Contribution, ...]
+    now: datetime
     frozen: bool = False
     samples: Mapping[SiteId, str] = field(default_factory=dict)
 
@@ -221,7 +223,7 @@ class Rounds:
             if takes_commitments(manifest_of(stored.manifest)):
                 sites = [each.site_id for each in contributions if each.code is None]
                 committed = await SampleRows(tx, stored.job_id).commitments(sites)
-            return RoundView(stored, contributions, frozen, committed)
+            return RoundView(stored, contributions, await tx.now(), frozen, committed)
 
         return await self._database.read("round.view", work)
 

@@ -12,7 +12,7 @@ from services.aggregator.records import Records
 from services.aggregator.repository import WORK_TOPIC, Repository
 from services.aggregator.rounds import Rounds
 from shared.blobs import BlobStore
-from shared.clock import monotonic, utc_now
+from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.ids import Digest, RoundId
 from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, run_all
@@ -88,7 +88,7 @@ class Hands:
         """Set the age of the oldest round of each phase."""
 
         async def work(tx: Transaction) -> None:
-            oldest, now = await Repository(tx).oldest(), utc_now()
+            oldest, now = await Repository(tx).oldest(), await tx.now()
             ROUND_AGE_SECONDS.clear()
             for phase, opened_at in oldest.items():
                 ROUND_AGE_SECONDS.labels(phase).set((now - opened_at).total_seconds())

@@ -26,15 +26,19 @@ PERIOD_S: Final = 3.0
 LONGEST_GAP: Final = timedelta(seconds=12)
 """A longer silence of all API processes means that nobody could hear the sites."""
 _WRITE_AGAIN_AFTER_S: Final = 5.0
+_OF_A_LEASE: Final = 8
+"""Where leases are short, the book is written this many times in one: who is there must not look away meanwhile."""
 
 log = structlog.get_logger(__name__)
 
 
 class Attendance:
-    """Keeps the book of who was heard when."""
+    """Keeps the book of who was heard when; who was not for a lease counts as away."""
 
-    def __init__(self, database: Database, bell: Bell) -> None:
+    def __init__(self, database: Database, bell: Bell, lease_s: float) -> None:
         self._database, self._bell = database, bell
+        self._period_s = min(PERIOD_S, lease_s / _OF_A_LEASE)
+        self._again_s = min(_WRITE_AGAIN_AFTER_S, 2 * lease_s / _OF_A_LEASE)
         self._present: Counter[SiteId] = Counter()
         self._heard: set[SiteId] = set()
         self._written: dict[SiteId, float] = {}
@@ -69,7 +73,7 @@ class Attendance:
             except Unavailable:
                 log.warning("attendance.database_away")
             try:
-                async with asyncio.timeout(PERIOD_S):
+                async with asyncio.timeout(self._period_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -86,7 +90,7 @@ class Attendance:
         due = {
             site
             for site in self._heard | set(self._present)
-            if moment - self._written.get(site, -_WRITE_AGAIN_AFTER_S) >= _WRITE_AGAIN_AFTER_S
+            if moment - self._written.get(site, -self._again_s) >= self._again_s
         }
         self._heard -= due
 
@@ -98,7 +102,7 @@ class Attendance:
 
         await self._database.run("sites.attendance", work)
         self._written = {
-            site: at for site, at in self._written.items() if moment - at < 2 * _WRITE_AGAIN_AFTER_S
+            site: at for site, at in self._written.items() if moment - at < 2 * self._again_s
         } | dict.fromkeys(due, moment)
         SITES_ONLINE.labels("all").set(len(self._written))
 

@@ -35,7 +35,7 @@ def make_cases(
     database: Database, bell: Bell, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
 ) -> Cases:
     """The use cases over one database; `stopping` ends long polls."""
-    attendance = Attendance(database, bell)
+    attendance = Attendance(database, bell, timing.lease_s)
     return Cases(
         federations=Federations(database),
         sites=Sites(database, attendance, timing.lease),

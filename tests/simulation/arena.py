@@ -10,10 +10,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import httpx
 import psycopg
 import redis
 from psycopg import sql
@@ -21,6 +23,9 @@ from psycopg import sql
 from recipes.protocol import source_digest
 from shared.faults import REACHED, VARIABLE
 from tests.simulation.proxy import FAIR, Proxy, Weather
+from undersong.client import calls
+from undersong.client import wire as http_calls
+from undersong.client.calls import Call
 from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.local import Platform
@@ -45,7 +50,7 @@ TIMING: Final[Mapping[str, Mapping[str, str]]] = {
     "aggregator": {"worker_lease_s": "2", "sweep_s": "0.5", "step_s": "6", "finish_s": "60"},
 }
 LEASE_S: Final = 8.0
-ROUND_S: Final = 20.0
+ROUND_S: Final = 40.0
 Wire = tuple[str, str]
 
 
@@ -153,6 +158,10 @@ class Arena:
             return self._postgres.get_uri(database=service, driver="psycopg")
         return f"sqlite:///{self.platform.home / service / f'{service}.sqlite'}"
 
+    def async_database_url(self, service: str) -> str:
+        """The same for a service's own parts."""
+        return self.database_url(service).replace("sqlite:", "sqlite+aiosqlite:")
+
     def agent_database(self, name: str) -> Path:
         """A site's state."""
         return self.platform.home / "sites" / name / "state" / "agent.sqlite"
@@ -166,12 +175,31 @@ class Arena:
     def submit(self, name: str, *, rounds: int = 2, engine: str = "pairwise", round_s: float = ROUND_S) -> Job:
         """A job of the one-hot recipe, from the version that an earlier job made, so that it begins with training."""
         model = {"name": "places"} | ({"version_id": self.version_id} if self.version_id else {})
-        return self.platform.client.submit_job({
+        call = calls.submit_job({
             "name": name, "federation_id": self.platform.federation().id, "model": model,
             "recipe": {"name": "onehot"}, "data": {"dataset": "places"}, "rounds": rounds, "engine": engine,
             "evaluation": {"every": 0}, "deadlines": {"round_s": round_s},
             "strategy": {"weighting": "equal"}, "update": {"bound": 2.0},
         })  # fmt: skip
+        return self._patiently(call)
+
+    def _patiently(self, call: Call[Job]) -> Job:
+        """Ask until the coordinator answers, always under the same key, as a program does that must not ask twice."""
+        options, until = http_calls.request_options(self.platform.profile, call), time.monotonic() + 120
+        with httpx.Client(timeout=30) as http:
+            while True:
+                with suppress(httpx.TransportError):
+                    response = http.request(**options)
+                    if response.status_code not in (*http_calls.TRY_AGAIN, 409) or time.monotonic() > until:
+                        return http_calls.parse(call, response)
+                time.sleep(0.2)
+
+    @contextmanager
+    def submitting(self, name: str) -> Iterator[Callable[[], str]]:
+        """Submit beside what the block does; what it gives waits for the job's id. For faults at the submission."""
+        with ThreadPoolExecutor(1) as pool:
+            submitted = pool.submit(self.submit, name)
+            yield lambda: submitted.result(60).id
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job, once it has ended; TimeoutError."""
@@ -185,9 +213,13 @@ class Arena:
                 raise TimeoutError(f"job {job_id} has not ended within {timeout_s:.0f} s")
             time.sleep(0.1)
 
-    def warm_up(self) -> Job:
+    def pass_time(self, seconds: float) -> None:
+        """Let it work, or not."""
+        time.sleep(seconds)
+
+    def warm_up(self, *, engine: str = "pairwise") -> Job:
         """Make version 0 and load what is loaded once."""
-        job = self.wait(self.submit("warm-up", rounds=1).id, 120)
+        job = self.wait(self.submit("warm-up", rounds=1, engine=engine).id, 240)
         if job.state != "succeeded":
             raise RuntimeError(f"the first job {job.state}: {job.reason}")
         self.version_id = job.version_id
@@ -217,6 +249,11 @@ class Arena:
         """Let a process that was held go on, and nothing more happen there."""
         for name in (point, point + REACHED):
             (self.faults / process / name).unlink(missing_ok=True)
+
+    def step_clocks(self, ahead_s: float) -> None:
+        """Step the clock of the machine."""
+        for process in self.platform.processes:
+            self.set_clock(process, ahead_s)
 
     def set_clock(self, process: str, ahead_s: float) -> None:
         """Step a process's clock."""
@@ -282,7 +319,7 @@ class _Platform(Platform):
         if command is None:
             super()._start_service(service, role)
         else:
-            env = {**self._environment(service), "PYTHONPATH": os.pathsep.join([os.getcwd()])}  # noqa: PTH109
+            env = {**self._environment(service), "PYTHONPATH": str(Path.cwd())}
             self._start(f"{service}.{role}", command, env)
 
 

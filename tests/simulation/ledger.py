@@ -118,7 +118,7 @@ class Ledger:
         )
         result = row.result if isinstance(row.result, dict) else json.loads(row.result)
         before = self._model(json.loads(row.manifest)["model"]["digest"])
-        change = (self._model(row.content_digest) - before) * int(result["count"])
+        change = (self._model(row.content_digest) - before) * float(result["weight"])  # each site weighs 1
         whole = np.rint(change)
         if np.abs(change - whole).max() > 0.05:  # rounding to integers and back costs far less
             raise AssertionError(f"{round_id}: the sum is no sum of unit vectors: {change[:8]}")

@@ -1,0 +1,141 @@
+"""A slice of the fault matrix, on one platform of real processes; the whole of it is `make faults`."""
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.simulation import report
+from tests.simulation.arena import Arena
+from tests.simulation.cases import all_cases
+from tests.simulation.ledger import Ledger
+from tests.simulation.proxy import FAIR, Proxy, Weather
+from tests.simulation.trial import Outcome, collect, run, settled
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+
+SLICE = (
+    "coordinator.round.stepped (coordinator.worker) / killed",
+    "aggregator.update.committed (aggregator.api) / killed",
+    "aggregator.step.frozen (aggregator.worker) / killed, time 2",
+    "aggregator.round.checked (aggregator.worker) / killed",
+    "keys.given.committed (keys.api) / killed, time 3",
+    "agent.update.kept (agent.north) / killed",
+    "relay.unrung (coordinator.worker) / Redis wiped",
+    "all sites - aggregator / replies lost",
+)
+
+
+@pytest.fixture(scope="module")
+def arena() -> Iterator[Arena]:
+    with Arena() as made:
+        made.warm_up()
+        yield made
+
+
+@pytest.mark.parametrize("name", SLICE)
+def test_nothing_is_lost(arena: Arena, name: str) -> None:
+    """The round ends, nothing is counted twice or lost, nothing is left over, and the next round ends too."""
+    (case,) = [case for case in all_cases() if case.name == name]
+    outcome = run(arena, case)
+    assert outcome.tried, f"{case.process} never came to {case.point}"
+    assert not outcome.faults
+    assert outcome.published >= 2, outcome.aborted
+
+
+def test_nothing_lies_about_when_all_is_over(arena: Arena) -> None:
+    """After collection each store holds what a round or a version needs, and all of that."""
+    assert asyncio.run(collect(arena)) == []
+
+
+def test_planted_bugs_are_caught() -> None:
+    """The control: an update counted twice, one acknowledged and forgotten, bodies that stay. The books must tell."""
+    planted = [sys.executable, "-m", "tests.simulation.planted"]
+    commands = {
+        "aggregator.api": [*planted, "forgets_after_the_receipt", "services.aggregator", "api"],
+        "aggregator.worker": [*planted, "counts_twice,keeps_bodies", "services.aggregator", "worker"],
+    }
+    with Arena(commands=commands) as arena:
+        arena.warm_up(engine="sealed")
+        job = arena.wait(arena.submit("control", rounds=1, engine="sealed").id, 240)
+        assert job.state == "succeeded", job.reason
+        ledger = Ledger(arena)
+        (entry,) = ledger.entries(job.id)
+        assert sorted((entry.counts or {}).values()) == [0, 0, 1, 2]
+        found = " ".join(entry.faults())
+        assert "is counted 2 times" in found
+        assert "is in the books, and not in the sum" in found
+        assert "which is lost" in found
+        assert any("is still there" in fault for fault in settled(ledger, within_s=3))
+
+
+def test_the_report_tells_a_failure() -> None:
+    case = next(iter(all_cases()))
+    page = report.document([Outcome(case, True, 3.0, "failed: x", 0, (), ["lost"])], ["blob"], untried=2)
+    assert "1 failures; 1 blobs" in page
+    assert "0/1, 3 s" in page
+    assert "2 cases were left out" in page
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in all_cases()]
+    assert len(set(names)) == len(names)
+    assert set(SLICE) <= set(names)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[int]:
+    """A small real server's port."""
+    import http.server
+    import threading
+
+    (tmp_path / "file").write_bytes(bytes(20_000))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(tmp_path))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weather", "error"),
+    [
+        (Weather(drop_replies=True), httpx.RemoteProtocolError),
+        (Weather(reset=True), (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)),
+        (Weather(partition=True), (httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)),
+        (Weather(blackhole=True), httpx.ReadTimeout),
+        (Weather(close_after=1000), (httpx.ReadError, httpx.RemoteProtocolError)),
+    ],
+)
+def test_the_proxy_makes_weather(web: int, weather: Weather, error: type[Exception]) -> None:
+    with Proxy(web) as proxy:
+        assert len(httpx.get(f"{proxy.url}/file").content) == 20_000
+        proxy.set(weather)
+        with pytest.raises(error):
+            httpx.get(f"{proxy.url}/file", timeout=1.0)
+        proxy.set(FAIR)
+        assert len(httpx.get(f"{proxy.url}/file").content) == 20_000
+
+
+def test_the_proxy_slows_and_slices(web: int) -> None:
+    with Proxy(web) as proxy:
+        proxy.set(Weather(slice_bytes=999, bytes_per_s=40_000, delay_s=0.001))
+        began = time.monotonic()
+        assert len(httpx.get(f"{proxy.url}/file").content) == 20_000
+        assert time.monotonic() - began > 0.4
