@@ -314,12 +314,12 @@ class _Platform(Platform):
         super().__init__(home, **options)
         self._commands = commands
 
-    def _start_service(self, service: str, role: str) -> None:
+    def _start_service(self, service: str, role: str, environment: str | None = None) -> None:
         command = self._commands.get(f"{service}.{role}")
         if command is None:
-            super()._start_service(service, role)
+            super()._start_service(service, role, environment)
         else:
-            env = {**self._environment(service), "PYTHONPATH": str(Path.cwd())}
+            env = {**self._environment(environment or service), "PYTHONPATH": str(Path.cwd())}
             self._start(f"{service}.{role}", command, env)
 
 
