@@ -196,7 +196,7 @@ def _over_processes() -> list[Figure]:
         tempfile.TemporaryDirectory(prefix="undersong-bench-") as folder,
         Platform(log_level="WARNING") as platform,
     ):
-        group_round._join(platform, 10, Path(folder))
+        group_round.join(platform, 10, Path(folder))
         measured = group_round.job(platform, 10, LARGE, engine="pairwise")
     latency = statistics.median(measured.latency_s)
     return [

@@ -28,7 +28,7 @@ POLICY = {
     "federations": ["own"],
     "recipes": [{"name": "null"}],
     "datasets": {"rows": {"columns": "*"}},
-    "engines": ["pairwise", "sealed"],
+    "engines": ["pairwise", "sealed", "twoserver"],
 }
 PEER_FOLDER = Path("build/bench/flower")
 
@@ -60,7 +60,7 @@ def measure() -> list[Figure]:
             tempfile.TemporaryDirectory(prefix="undersong-bench-") as folder,
             Platform(log_level="WARNING") as platform,
         ):
-            idle_mb = _join(platform, n, Path(folder))
+            idle_mb = join(platform, n, Path(folder))
             for label, parameters in SIZES.items():
                 measured = job(platform, n, parameters)
                 figures += _figures(f"n{n}_{label}", measured, target=(n, label) == (10, "d1m"))
@@ -108,7 +108,7 @@ def _end(round_: Round) -> float:
     return round_.finished_at.timestamp()
 
 
-def _join(platform: Platform, n: int, folder: Path) -> float:
+def join(platform: Platform, n: int, folder: Path) -> float:
     """Let n sites join; the resident megabytes of the largest agent before it loads a recipe."""
     (folder / "rows.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
     columns = [{"name": "x", "type": "number"}, {"name": "y", "type": "number"}]

@@ -17,6 +17,7 @@ import numpy as np
 from shared.vdaf.pine import Pine64HmacSha256Aes128
 from tests.benchmarks import pedersen_peer
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.two_server_rounds import round_figures
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Cost:
 
 def measure() -> list[Figure]:
     """The group's figures."""
-    return [*scheme_figures(), *pedersen_peer.figures()]
+    return [*scheme_figures(), *pedersen_peer.figures(), *round_figures()]
 
 
 def scheme_figures() -> list[Figure]:
