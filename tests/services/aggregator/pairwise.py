@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from services.aggregator.closing import Closing
-from services.aggregator.domain import Reason
 from services.aggregator.keys import Keys
 from services.aggregator.records import Records
 from shared.errors import Refusal
@@ -220,7 +219,7 @@ def attach(stage: Stage) -> FakeKeys:
     client = Keys(http, SigningAuth(stage.aggregator, "keys"), "http://keys")
     foreman: Any = stage.foreman
     closing: Closing = foreman._closing
-    closing._parties["witness"] = (client.ask, Reason.WITNESS_REFUSED)
+    closing._keys = client
     records: Records = foreman._records
     records._keys = client
     return keys
