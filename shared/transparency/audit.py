@@ -20,6 +20,7 @@ from shared.ids import Digest
 from shared.secagg.engines import engine_facts
 from shared.secagg.pairwise.roster import Frame
 from shared.secagg.pairwise.transcript import Transcript
+from shared.secagg.quantise import counted
 from shared.transparency import steps
 from shared.transparency.certificates import read_authority, read_certificate, read_holder
 from shared.transparency.documents import RoundRecord
@@ -383,6 +384,8 @@ def _two_servers(record: RoundRecord) -> str:
     plan = record.manifest.manifest
     if plan.kind is RoundKind.TRAIN and plan.encoding is not None:
         return f"{split}, and each update was proved to have a norm of at most {plan.encoding.clip_norm:g}."
+    if plan.kind is RoundKind.STATISTICS and plan.encoding is not None and counted(plan.encoding):
+        return f"{split}, and each number was proved to be from 0 to {plan.encoding.bound:,}."
     return f"{split}; nothing was proved about the values."
 
 
