@@ -13,6 +13,7 @@ from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
 from undersong.local import Platform
+from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -86,6 +87,27 @@ def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> N
     job = follow(client, job, {2: lambda: platform.kill(victim)})
     assert (job.state, job.reason) == ("succeeded", job.reason)
     assert train_rounds(client, job) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("victim", ["keys.helper", "aggregator.worker"])
+def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -> None:
+    """And the evidence of the last version holds, with the helper's signature over who is in the sum."""
+    client = platform.client
+    job = client.submit_job(null_job(platform, f"two-servers-{victim.replace('.', '-')}", engine="twoserver"))
+    job = follow(client, job, {2: lambda: platform.kill(victim)})
+    assert (job.state, job.reason) == ("succeeded", job.reason)
+    assert train_rounds(client, job) == [1, 2, 3]
+    assert job.version_id is not None
+    deadline = time.monotonic() + 60
+    while True:  # the record is handed to keys after the round
+        try:
+            found = verify_now(job.version_id, client, None)
+            break
+        except ApiError:
+            assert time.monotonic() < deadline, "the round was never logged"
+            time.sleep(0.2)
+    assert found.verified, found.findings
+    assert "helper" in {finding.check for finding in found.findings}
 
 
 def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:
