@@ -29,6 +29,7 @@ from shared.faults import arm
 from shared.identity.authority import Identity
 from shared.identity.enrol import ensure_identity, rotate_now
 from shared.telemetry.logs import configure_logging
+from shared.telemetry.traces import configure_tracing
 
 SETTINGS_ERROR = 2
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(options.config)
         configure_logging("agent", settings.log_level.upper())
         arm(f"agent.{settings.data_dir.parent.name}")
+        configure_tracing("agent", settings.otel_endpoint)
         return int(COMMANDS[options.command](settings, options))
     except (ConfigError, Refusal, TaskFailure) as error:
         sys.stderr.write(f"agent: {getattr(error, 'detail', None) or error}\n")

@@ -36,6 +36,7 @@ class Lease(_Answer):
     signed_manifest: SignedManifest
     engine_public: SignedEnginePublic
     attempt: int = 1
+    traceparent: str | None = None
 
 
 class Desired(_Answer):

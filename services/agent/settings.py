@@ -56,6 +56,7 @@ class AgentSettings(BaseSettings):
     isolate_network: bool = Field(default=True, description="no network for recipes where the kernel allows it")
     child_idle_s: float = Field(default=600.0, gt=0, description="a warm recipe process ends after this long unused")
     model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
+    otel_endpoint: str | None = Field(default=None, description="spans go there: http://collector:4318 or file:/folder")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

@@ -37,6 +37,7 @@ from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats,
 from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId
+from shared.telemetry.traces import continue_trace
 from shared.wire.helper import HELPER, TWOSERVER, key_statement
 from shared.wire.manifest import RoundManifest
 
@@ -86,8 +87,10 @@ class Tasks:
 
     async def perform(self, lease: Lease) -> None:
         """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
-        with structlog.contextvars.bound_contextvars(
-            job_id=lease.job_id, round_id=lease.round_id, task_id=lease.task_id, kind=lease.kind
+        ids = {"job_id": lease.job_id, "round_id": lease.round_id, "task_id": lease.task_id}
+        with (
+            structlog.contextvars.bound_contextvars(**ids, kind=lease.kind),
+            continue_trace(lease.traceparent, "task.perform", {**ids, "attempt": lease.attempt}),
         ):
             started = time.monotonic()
             log.info("task.leased", attempt=lease.attempt)
@@ -245,6 +248,7 @@ class Tasks:
             "lease_token": lease.lease_token,
             "heartbeat_s": lease.heartbeat_s,
             "deadline_s": manifest.deadline_s,
+            "traceparent": lease.traceparent,
         }
         engine_state = state if exchange.has_steps else None
         point("agent.body.written")
@@ -256,7 +260,9 @@ class Tasks:
     async def resume(self) -> None:
         """After a start: send what was durable but not acknowledged, byte for byte, and go on from there."""
         for contribution in self._state.pending():
-            with structlog.contextvars.bound_contextvars(round_id=contribution.round_id, task_id=contribution.task_id):
+            ids = {"round_id": contribution.round_id, "task_id": contribution.task_id}
+            trace = str(contribution.lease.get("traceparent") or "") or None
+            with structlog.contextvars.bound_contextvars(**ids), continue_trace(trace, "task.resume", ids):
                 log.info("contribution.resumed", digest=contribution.body_digest)
                 hold = OldLease(
                     contribution.task_id,

@@ -35,6 +35,7 @@ from shared.queues import Bell, Ring
 from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
+from shared.telemetry.traces import continue_trace
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_FAILURES: Final = 10
@@ -100,7 +101,12 @@ class Foreman:
 
     async def drive(self, round_id: RoundId) -> None:
         """Look after a round until it ends; returns at once when another worker does."""
-        with structlog.contextvars.bound_contextvars(round_id=round_id), self._bell.listen(round_id) as ring:
+        trace = await self._database.read("round.trace", lambda tx: Repository(tx).trace(round_id))
+        with (
+            structlog.contextvars.bound_contextvars(round_id=round_id),
+            continue_trace(trace, "round.look_after", {"round_id": round_id}),
+            self._bell.listen(round_id) as ring,
+        ):
             hold = await self.claim(round_id)
             if hold is None:
                 return

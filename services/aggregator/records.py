@@ -20,6 +20,7 @@ from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.faults import point
 from shared.ids import Digest, RoundId, SiteId
+from shared.telemetry.metrics import AUDIT_APPEND_FAILURES
 from shared.transparency.documents import RoundRecord, RoundResult
 from shared.transparency.records import transcript_of
 from shared.wire.canonical import digest_document
@@ -122,6 +123,7 @@ class Records:
             return False
         except AskRefused as error:
             why = error.detail
+            AUDIT_APPEND_FAILURES.inc()
             log.warning("record.refused", round_id=round_id, reason=why)
             await self._database.run("record.refused", lambda tx: RecordRows(tx).refused(round_id, why))
             return False
@@ -152,6 +154,7 @@ class Records:
                 contributors=len(bodies),
             )
         except ValidationError:
+            AUDIT_APPEND_FAILURES.inc()
             log.exception("record.unusable", round_id=round_id)
             return None
         head = (await asyncio.to_thread(transcript_of, record))[-1]

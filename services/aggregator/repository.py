@@ -6,7 +6,20 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, String, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    String,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import OPEN_PHASES, OPENED, Known, Move, Phase, Round, RoundUnknown
@@ -142,6 +155,12 @@ class Repository:
         row = {"round_id": round_id, "at": await self.tx.now(), "type": type_, "actor": actor, "detail": dict(detail)}
         await self._session.execute(insert(RoundEventRow).values(row))
 
+    async def trace(self, round_id: RoundId) -> str | None:
+        """The trace in which the round was opened."""
+        query = select(RoundEventRow.detail).where(RoundEventRow.round_id == round_id)
+        detail = await self._session.scalar(query.where(RoundEventRow.type == "round.opened").limit(1))
+        return None if detail is None else detail.get("trace")
+
     # Contributions.
 
     async def known(self, round_id: RoundId, site_id: SiteId) -> tuple[Known, Mapping[str, Any]] | None:
@@ -259,6 +278,25 @@ class Repository:
         query = select(RoundRow.phase, func.min(RoundRow.opened_at)).where(RoundRow.phase.in_(OPEN_PHASES))
         rows = await self._session.execute(query.group_by(RoundRow.phase))
         return {row[0]: row[1] for row in rows}
+
+    async def earliest_deadline(self) -> datetime | None:
+        """The moment that passes first: a deadline of a round that collects, a time to finish of one that does not."""
+        until = case((RoundRow.phase == str(Phase.COLLECTING), RoundRow.deadline), else_=RoundRow.finish_by)
+        found: datetime | None = await self._session.scalar(
+            select(func.min(until)).where(RoundRow.phase.in_(OPEN_PHASES))
+        )
+        return found
+
+    async def uncounted(self, since: datetime) -> int:
+        """By how many the receipts that stand and the updates that were summed differ, in rounds published since."""
+        standing = (
+            select(func.count())
+            .where(ContributionRow.round_id == RoundRow.id, ContributionRow.code.is_(None))
+            .scalar_subquery()
+        )
+        query = select(func.coalesce(func.sum(func.abs(standing - RoundRow.got)), 0))
+        query = query.where(RoundRow.phase == str(Phase.PUBLISHED), RoundRow.moved_at >= since)
+        return int(await self._session.scalar(query) or 0)
 
     # Publication.
 

@@ -42,6 +42,7 @@ from shared.secagg.engine import UPLOAD, Desk, Opened
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import TAIL_LENGTH, sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
+from shared.telemetry.traces import current_trace
 from shared.wire.manifest import (
     MANIFEST_CONTEXT,
     EnginePublic,
@@ -164,7 +165,8 @@ class Rounds:
             first = step_deadline(order, order[0], now, deadline, now, timedelta())
             moments |= {"step": order[0], "step_missing": len(manifest.cohort), "step_deadline": first}
         if await rows.add({**values, **moments}):
-            await rows.note(manifest.round_id, "round.opened", "coordinator", {"manifest": values["manifest_digest"]})
+            opened = {"manifest": values["manifest_digest"], "trace": current_trace()}
+            await rows.note(manifest.round_id, "round.opened", "coordinator", opened)
             await tx.emit(WORK_TOPIC, "round.opened", manifest.round_id)
         return await rows.get(manifest.round_id)
 

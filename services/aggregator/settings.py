@@ -1,5 +1,8 @@
 """What the aggregator is told by its environment: ``AGGREGATOR_<FIELD>``."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from pydantic import Field
 
 from shared.web.settings import ServiceSettings, settings_config
@@ -24,3 +27,9 @@ class AggregatorSettings(ServiceSettings):
     def blobs(self) -> str:
         """Where bodies and models are stored."""
         return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
+
+    @property
+    def volumes(self) -> Mapping[str, Path]:
+        """The folders whose disks may fill."""
+        blobs = {"blobs": Path(self.blobs.removeprefix("file://"))} if self.blobs.startswith("file://") else {}
+        return {**super().volumes, **blobs}

@@ -24,6 +24,7 @@ from services.aggregator.samples import check_samples
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
+from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Refusal, TooLarge
 from shared.faults import point
@@ -34,7 +35,7 @@ from shared.secagg.engine import UPLOAD, check_header
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import counted
 from shared.secagg.twoserver.report import ReportRepeated
-from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES
+from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES, UPLOAD_SECONDS
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import (
     MAX_HEADER,
@@ -135,6 +136,7 @@ class Updates:
 
     async def accept(self, stored: Stored, site_id: SiteId, digest: Digest, body: Body) -> Receipt:
         """Store an announced body and count it; the signed receipt. Everything wrong with it is a Refusal."""
+        began = monotonic()
         header, span = await body.header()
         self._check(stored, site_id, header, body.length, span)
         fresh = await check_samples(self._database, stored, manifest_of(stored.manifest), site_id, header.samples)
@@ -155,6 +157,7 @@ class Updates:
         point("aggregator.update.committed")
         UPDATES.labels("accepted").inc()
         UPDATE_BYTES.observe(blob.size)
+        UPLOAD_SECONDS.observe(monotonic() - began)
         return known
 
     def _check(self, stored: Stored, site_id: SiteId, header: UpdateHeader, announced: int, span: int) -> None:

@@ -16,12 +16,13 @@ from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.ids import Digest, RoundId
 from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, run_all
-from shared.telemetry.metrics import ROUND_AGE_SECONDS
+from shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 GROUP: Final = "aggregator.workers"
 _TIDY_EVERY_S: Final = 3600.0
 _PRUNE_EVERY_S: Final = 60.0
+_AUDITED: Final = timedelta(days=1)
 
 
 def new_worker_id() -> str:
@@ -90,10 +91,19 @@ class Hands:
         async def work(tx: Transaction) -> None:
             oldest, now = await Repository(tx).oldest(), await tx.now()
             ROUND_AGE_SECONDS.clear()
+            ROUND_OVERDUE_SECONDS.set(
+                max(0.0, (now - (await Repository(tx).earliest_deadline() or now)).total_seconds())
+            )
             for phase, opened_at in oldest.items():
                 ROUND_AGE_SECONDS.labels(phase).set((now - opened_at).total_seconds())
 
         await self._database.read("rounds.oldest", work)
+        return 0
+
+    async def audit(self) -> int:
+        """The ledger: every update that was acknowledged for a published round stands in its sum."""
+        since = utc_now() - _AUDITED
+        RECEIPTS_UNCOUNTED.set(await self._database.read("receipts.audit", lambda tx: Repository(tx).uncounted(since)))
         return 0
 
     async def _needed(self, digest: Digest) -> bool:
@@ -117,16 +127,16 @@ async def work(
         "rounds_unattended": hands.attend,
         "rounds_unscrubbed": hands.scrub,
         "records_waiting": hands.records.sweep,
-        "blobs_unused": lambda: hands.tidy(keep),
         "ages": hands.measure,
     }
+    chores = {**prune, "blobs_unused": lambda: hands.tidy(keep), "receipts": hands.audit}
     try:
         await run_all(
             Relay(database, streams, bell=bell).run(),
             bell.run(),
             Consumer(streams, WORK_TOPIC, GROUP, hands.hear).run(),
             Sweeper(sweep_s, jobs).run(),
-            Sweeper(_PRUNE_EVERY_S, prune).run(),
+            Sweeper(_PRUNE_EVERY_S, chores, housekeeping=True).run(),
         )
     finally:
         await foreman.stop()

@@ -18,7 +18,9 @@ from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
+from services.coordinator.gauges import Gauges
 from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
+from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
@@ -26,7 +28,7 @@ from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper, Timing
 from services.coordinator.worker import run_worker
 from shared.clock import utc_now
-from shared.database import Database
+from shared.database import Database, Transaction
 from shared.database.migrations import migrate
 from shared.errors import Unavailable
 from shared.faults import arm
@@ -43,6 +45,7 @@ from shared.web.settings import load_settings
 from shared.web.standing import Standing, standing
 
 SERVICE = "coordinator"
+_MOST_ROUNDS_SINCE_BACKUP = 1_000_000  # of one job; nobody knows how many it had
 log = structlog.get_logger(__name__)
 
 
@@ -124,7 +127,12 @@ def api(settings: CoordinatorSettings) -> None:
 def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:
     origin = settings.public_url or settings.coordinator_url
     source = CoordinatorSource(
-        cases.jobs, cases.sites, cases.accounts, auditing, lambda: () if cases.bell.connected else ("redis",)
+        cases.jobs,
+        cases.sites,
+        cases.accounts,
+        auditing,
+        cases.operations,
+        lambda: () if cases.bell.connected else ("redis",),
     )
     return Dashboard(source, cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
 
@@ -134,7 +142,7 @@ async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI
     async with standing(settings, SERVICE, database) as stands:
         identity.standing = stands
         app.state.verifier = stands.verifier
-        await Sweeper(60, {"nonces": stands.nonces.prune}).run()
+        await Sweeper(60, {"nonces": stands.nonces.prune}, housekeeping=True).run()
 
 
 def worker(settings: CoordinatorSettings) -> None:
@@ -155,7 +163,7 @@ async def _work(settings: CoordinatorSettings, database: Database) -> None:
         keys = await stack.enter_async_context(_party(settings, "keys", identity))
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
         conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
-        await run_worker(database, streams, conductor, TaskSweeper(database, timing))
+        await run_worker(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing))
 
 
 async def _bootstrap(settings: CoordinatorSettings, out: Path) -> None:
@@ -169,8 +177,13 @@ async def _bootstrap(settings: CoordinatorSettings, out: Path) -> None:
 
 async def _bump_epoch(settings: CoordinatorSettings) -> None:
     database = _database(settings)
+
+    async def work(tx: Transaction) -> int:
+        await JobRepository(tx).skip_numbers(_MOST_ROUNDS_SINCE_BACKUP)
+        return await SiteRepository(tx).bump_epoch()
+
     try:
-        epoch = await database.run("epoch.bump", lambda tx: SiteRepository(tx).bump_epoch())
+        epoch = await database.run("epoch.bump", work)
     finally:
         await database.close()
     sys.stdout.write(f"epoch {epoch}\n")

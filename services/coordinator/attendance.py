@@ -5,7 +5,7 @@ redundant without a query for each poll.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +20,7 @@ from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.ids import SiteId
 from shared.queues import Bell
-from shared.telemetry.metrics import SITES_ONLINE
+from shared.telemetry.metrics import HEARTBEAT_AGE_SECONDS
 
 PERIOD_S: Final = 3.0
 LONGEST_GAP: Final = timedelta(seconds=12)
@@ -28,6 +28,7 @@ LONGEST_GAP: Final = timedelta(seconds=12)
 _WRITE_AGAIN_AFTER_S: Final = 5.0
 _OF_A_LEASE: Final = 8
 """Where leases are short, the book is written this many times in one: who is there must not look away meanwhile."""
+_MOST_MARKED: Final = 50_000
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +43,23 @@ class Attendance:
         self._present: Counter[SiteId] = Counter()
         self._heard: set[SiteId] = set()
         self._written: dict[SiteId, float] = {}
+        self._marked: OrderedDict[SiteId, float] = OrderedDict()
         self._wake = asyncio.Event()
 
     def mark(self, site_id: SiteId) -> None:
         """The site spoke just now; one that was silent for a while is written down at once."""
         self._heard.add(site_id)
+        self._measure(site_id)
         if site_id not in self._written:
             self._wake.set()
+
+    def _measure(self, site_id: SiteId) -> None:
+        moment, before = monotonic(), self._marked.pop(site_id, None)
+        self._marked[site_id] = moment
+        if before is not None:
+            HEARTBEAT_AGE_SECONDS.observe(moment - before)
+        if len(self._marked) > _MOST_MARKED:
+            self._marked.popitem(last=False)
 
     @contextmanager
     def present(self, site_id: SiteId) -> Iterator[None]:
@@ -104,7 +115,6 @@ class Attendance:
         self._written = {
             site: at for site, at in self._written.items() if moment - at < 2 * self._again_s
         } | dict.fromkeys(due, moment)
-        SITES_ONLINE.labels("all").set(len(self._written))
 
     async def look(self) -> None:
         """Wake the waiting sites that have an open task."""

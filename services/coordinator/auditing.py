@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.coordinator.parties import KeysDirectory, Registry
+from services.coordinator.parties import CertificateFacts, KeysDirectory, Registry
 from shared.errors import NotFound
 from shared.identity.authority import Identity, keyid_of
 from shared.ids import Digest
@@ -66,6 +66,10 @@ class Auditing:
 
     def __init__(self, keys: KeysDirectory, registry: Registry, identity: Callable[[], Identity]) -> None:
         self._keys, self._registry, self._identity = keys, registry, identity
+
+    async def certificates(self, most: int) -> list[CertificateFacts]:
+        """What the directory of keys knows, as far as `most` go; the caller shows each person theirs."""
+        return await self._keys.directory(most)
 
     async def evidence(self, person: Principal, subject: str) -> Evidence:
         """The bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""

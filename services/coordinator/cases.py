@@ -7,6 +7,7 @@ from services.coordinator.accounts import Accounts
 from services.coordinator.attendance import Attendance
 from services.coordinator.federations import Federations
 from services.coordinator.jobs import Jobs
+from services.coordinator.operations import Operations
 from services.coordinator.parties import Registry
 from services.coordinator.signins import SignIns
 from services.coordinator.sites import Sites
@@ -26,6 +27,7 @@ class Cases:
     tasks: Tasks
     accounts: Accounts
     signins: SignIns
+    operations: Operations
     attendance: Attendance
     bell: Bell
     timing: Timing
@@ -43,6 +45,7 @@ def make_cases(
         tasks=Tasks(database, bell, attendance, timing, stopping),
         accounts=Accounts(database, sealer),
         signins=SignIns(database),
+        operations=Operations(database, bell),
         attendance=attendance,
         bell=bell,
         timing=timing,

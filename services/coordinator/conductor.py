@@ -28,7 +28,7 @@ from shared.ids import JobId, ModelId, RoundId, SiteId
 from shared.learning.metrics import layout_of, metrics_of
 from shared.queues import Event
 from shared.secagg.engines import engine_facts
-from shared.telemetry.metrics import DEAD_TASKS, ROUND_AGE_SECONDS
+from shared.telemetry.traces import within_trace
 from shared.wire.manifest import RoundKind
 
 T = TypeVar("T")
@@ -82,10 +82,12 @@ class Conductor:
         job = await self._job(job_id)
         if job.next() is None:
             return
-        planned = await self._rounds.plan_next(job_id, await self._model_of(job))
-        if planned is not None:
-            point("coordinator.round.planned")
-            await self.drive(planned)
+        trace = await self._database.read("job.trace", lambda tx: JobRepository(tx).trace(job_id))
+        with within_trace(trace, "job.advance", {"job_id": job_id}):
+            planned = await self._rounds.plan_next(job_id, await self._model_of(job))
+            if planned is not None:
+                point("coordinator.round.planned")
+                await self.drive(planned)
 
     async def _model_of(self, job: Job) -> ModelId | None:
         """The registry's model for the job's results, made when there is none; a statistics job has none."""
@@ -105,7 +107,11 @@ class Conductor:
     async def _drive_alone(self, round_id: RoundId) -> RoundId | None:
         self._driving.add(round_id)
         try:
-            with structlog.contextvars.bound_contextvars(round_id=round_id):
+            trace = await self._database.read("round.trace", lambda tx: _trace(tx, round_id))
+            with (
+                structlog.contextvars.bound_contextvars(round_id=round_id),
+                within_trace(trace, "round.drive", {"round_id": round_id}),
+            ):
                 following = await self._step(round_id)
                 point("coordinator.round.stepped")
                 while round_id in self._again and following is None:
@@ -247,7 +253,6 @@ class Conductor:
             await self.drive(round_id)
             after = (await self._rounds.read(round_id)).round
             moved += int(after.phase is not before.phase)
-        await self._measure()
         return moved
 
     async def sweep_jobs(self) -> int:
@@ -280,16 +285,6 @@ class Conductor:
     async def _job(self, job_id: JobId) -> Job:
         return await self._database.read("job.read", lambda tx: JobRepository(tx).get(job_id))
 
-    async def _now(self) -> datetime:
-        return await self._database.read("clock", lambda tx: tx.now())
-
-    async def _measure(self) -> None:
-        oldest = await self._find(lambda tx, _: RoundRepository(tx).oldest())
-        now = await self._now()
-        for phase in (Phase.PLANNED, Phase.COLLECTING):
-            ROUND_AGE_SECONDS.labels(str(phase)).set((now - oldest.get(phase, now)).total_seconds())
-        DEAD_TASKS.set(await self._find(lambda tx, _: TaskRepository(tx).dead()))
-
 
 def stepped(record: RoundRecord) -> bool:
     """Whether anybody but the aggregator has a word in it before the sum is opened."""
@@ -299,6 +294,10 @@ def stepped(record: RoundRecord) -> bool:
 def _verdicts(report: RoundReport) -> Verdicts:
     unusable = {item.site_id: (item.code[:200], item.message) for item in report.rejections}
     return Verdicts(frozenset(report.accepted), unusable)
+
+
+async def _trace(tx: Transaction, round_id: RoundId) -> str | None:
+    return await JobRepository(tx).trace((await RoundRepository(tx).get(round_id)).job_id)
 
 
 async def _quietly(act: Callable[[RoundId], Awaitable[None]], round_id: RoundId) -> int:

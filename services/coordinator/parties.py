@@ -82,6 +82,24 @@ class _Certificate(_Answer):
     certificate_pem: str
 
 
+class CertificateFacts(_Answer):
+    """A certificate in the directory of keys."""
+
+    keyid: Digest
+    kind: str
+    name: str
+    federation_id: str | None = None
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None = None
+    reason: str | None = None
+
+
+class _Directory(_Answer):
+    items: list[CertificateFacts]
+    next: str | None = None
+
+
 class _Certificates(_Answer):
     items: list[_Certificate]
     next: str | None = None
@@ -278,6 +296,19 @@ class KeysDirectory(_Party):
         """One certificate as PEM; raises NotFound."""
         answer = await self._call(_Call("GET", f"/v1/certificates/{quote(keyid, safe='')}"))
         return str(answer.get("certificate_pem", ""))
+
+    async def directory(self, most: int) -> list[CertificateFacts]:
+        """What the directory knows of every certificate, as far as `most` go."""
+        found: list[CertificateFacts] = []
+        after = ""
+        while len(found) < most:
+            params = {"limit": "100"} | ({"after": after} if after else {})
+            page = _Directory.model_validate(await self._call(_Call("GET", "/v1/certificates", params=params)))
+            found += page.items
+            if page.next is None:
+                break
+            after = page.next
+        return found
 
     async def certificates(self, name: str) -> list[str]:
         """Every certificate that a site (by id) or service ever had, as PEM."""

@@ -6,6 +6,7 @@ The end of a round and the plan of the next are one transaction, so that a job n
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -20,7 +21,7 @@ from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.tasks import ROUNDS_TOPIC, TASKS_TOPIC, Timing
+from services.coordinator.tasks import ROUNDS_TOPIC, TASKS_TOPIC, Timing, measure
 from shared.database import Database, Transaction
 from shared.errors import Refusal
 from shared.identity.authority import Identity
@@ -120,7 +121,8 @@ class Rounds:
             await jobs.record(round_.job_id, "round.collecting", ACTOR, _facts(opened), ring=False)
             for site in opened.cohort:
                 await tx.emit(TASKS_TOPIC, "task.opened", site)
-            _observe("planned", (now - (round_.created_at or now)).total_seconds())
+            waited_s = (now - (round_.created_at or now)).total_seconds()
+            tx.after_commit(lambda: _observe("planned", waited_s))
             return True
 
         return await self._database.run("round.open", work)
@@ -168,7 +170,7 @@ class Rounds:
             await jobs.record(job.id, "round.published", ACTOR, facts)
             if measured:
                 await tx.emit(ROUNDS_TOPIC, "round.measured", round_id)
-            self._count(over, len(over.cohort))
+            tx.after_commit(lambda: self._count(over, len(over.cohort)))
             if job.round_id != round_id:
                 return None
             return await self._plan(tx, job.advanced(round_.kind, round_.number, outcome, now))
@@ -202,7 +204,7 @@ class Rounds:
             await jobs.record(job.id, "round.failed", ACTOR, _facts(over))
             if tell:
                 await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
-            self._count(over, over.got)
+            tx.after_commit(lambda: self._count(over, over.got))
             if job.round_id != round_id:
                 return None
             return await self._plan(tx, job.setback(over.reason or "round-failed", now, spent=spent))
@@ -234,7 +236,7 @@ class Rounds:
                 await tasks.save(stopped)
         await JobRepository(tx).record(round_.job_id, "round.cancelled", ACTOR, _facts(over))
         await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
-        ROUNDS.labels("cancelled", reason).inc()
+        tx.after_commit(lambda: ROUNDS.labels("cancelled", reason).inc())
 
     async def _plan(self, tx: Transaction, job: Job) -> RoundId | None:
         """Save the job as it is now, with a new round or an end where it is time for one."""
@@ -301,6 +303,7 @@ class Rounds:
             after = verdict.on(task, now) if verdict is not None else task.expire("round-ended", now)
             if after is not task:
                 await tasks.save(after)
+                tx.after_commit(partial(measure, task, after))
 
     def _sign(self, manifest: RoundManifest) -> SignedManifest:
         identity = self._identity()

@@ -20,7 +20,7 @@ from shared.errors import Forbidden, NotFound
 from shared.faults import point
 from shared.ids import Digest, RoundId, SiteId, TaskId
 from shared.queues import Bell
-from shared.telemetry.metrics import LEASES_EXPIRED, STRAGGLERS, TASK_ATTEMPTS
+from shared.telemetry.metrics import AGENT_TASK_SECONDS, LEASES_EXPIRED, STRAGGLERS, TASK_ATTEMPTS, TASKS_ENDED
 
 ROUNDS_TOPIC: Final = "coordinator.rounds"
 TASKS_TOPIC: Final = "coordinator.tasks"
@@ -55,6 +55,7 @@ class Lease:
     task: Task
     signed_manifest: dict[str, Any]
     engine_public: dict[str, Any]
+    trace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Tasks:
     ) -> None:
         self._database, self._bell, self._attendance, self._timing = database, bell, attendance, timing
         self._stopping = stopping
-        self._documents: dict[RoundId, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._documents: dict[RoundId, tuple[dict[str, Any], dict[str, Any], str | None]] = {}
 
     async def lease(self, site_id: SiteId, federation_id: str | None, wait_s: float) -> Lease | None:
         """The site's next task, waiting for one up to `wait_s`; its live lease again when it has one."""
@@ -144,7 +145,8 @@ class Tasks:
         known = self._documents.get(task.round_id)
         if known is None:
             record = await RoundRepository(tx).record(task.round_id)
-            known = record.manifest.model_dump(mode="json"), dict(record.engine_public or {})
+            trace = await JobRepository(tx).trace(task.job_id)
+            known = record.manifest.model_dump(mode="json"), dict(record.engine_public or {}), trace
             self._documents[task.round_id] = known
             if len(self._documents) > _KEPT_ROUNDS:
                 self._documents.pop(next(iter(self._documents)))
@@ -250,7 +252,7 @@ class TaskSweeper:
             if after is before:
                 return 0
             if before.state is TaskState.LEASED:
-                LEASES_EXPIRED.inc()
+                tx.after_commit(LEASES_EXPIRED.inc)
             await move(tx, before, after, round_, "coordinator")
             return 1
 
@@ -266,7 +268,7 @@ def taken_back(task: Task, now: datetime, *, site_seen: bool) -> Task:
     return task
 
 
-async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor: str) -> Task:
+async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor: str, event: str | None = None) -> Task:
     """Write one task's transition with the round's counters, an event, and a hint when nobody is waited for any more.
 
     The caller holds the locks on round and task.
@@ -274,8 +276,7 @@ async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor:
     if after is before:
         return after
     await TaskRepository(tx).save(after)
-    if not after.outstanding and before.outstanding:
-        TASK_ATTEMPTS.observe(after.attempt)
+    tx.after_commit(lambda: measure(before, after))
     if not round_.ended:
         outstanding = int(after.outstanding) - int(before.outstanding)
         got = int(after.state is TaskState.DONE) - int(before.state is TaskState.DONE)
@@ -285,8 +286,6 @@ async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor:
             await tx.emit(ROUNDS_TOPIC, "round.exhausted", round_.id)
         if outstanding < 0 and after.state is not TaskState.DONE and not round_.exhausted:
             await tx.emit(ROUNDS_TOPIC, "round.lost", round_.id)
-    if after.state is TaskState.EXPIRED:
-        STRAGGLERS.inc()
     data = {
         "task_id": after.id,
         "round_id": after.round_id,
@@ -296,8 +295,21 @@ async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor:
         "code": after.code,
         "message": after.message,
     }
-    await JobRepository(tx).record(after.job_id, f"task.{after.state}", actor, data, ring=False)
+    await JobRepository(tx).record(after.job_id, event or f"task.{after.state}", actor, data, ring=event is not None)
     return after
+
+
+def measure(before: Task, after: Task) -> None:
+    """Count a task that ended."""
+    if after.outstanding or not before.outstanding:
+        return
+    TASKS_ENDED.labels(str(after.state)).inc()
+    TASK_ATTEMPTS.observe(after.attempt)
+    if after.state is TaskState.EXPIRED:
+        STRAGGLERS.inc()
+    if after.state is TaskState.DONE and after.created_at is not None and after.finished_at is not None:
+        seconds = (after.finished_at - after.created_at).total_seconds()
+        AGENT_TASK_SECONDS.labels(after.kind).observe(max(0.0, seconds))
 
 
 async def _locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tuple[Task, Round]:

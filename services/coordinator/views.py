@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.domain.statistics import rounds_of
-from services.coordinator.domain.tasks import Task
+from services.coordinator.domain.tasks import Task, TaskState
 from services.coordinator.repository.accounts import Token, User
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.repository.rounds import RoundRecord
@@ -166,6 +166,23 @@ class RoundView(View):
     tasks: list[TaskView] | None = None
 
 
+class DeadTaskView(View):
+    """A task that was given up after too many attempts; `requeueable` while its round still collects."""
+
+    id: str
+    job_id: str
+    round_id: str
+    site_id: str
+    site_name: str | None
+    kind: str
+    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+    attempt: int
+    code: str | None
+    message: str | None
+    finished_at: datetime | None
+    requeueable: bool
+
+
 class EventView(View):
     """One thing that happened to a job."""
 
@@ -189,6 +206,7 @@ class LeaseView(View):
     attempt: int
     signed_manifest: dict[str, JsonValue]
     engine_public: dict[str, JsonValue]
+    traceparent: str | None = Field(description="The job's trace (W3C trace context), for the agent's own requests.")
 
 
 class OrderView(View):
@@ -373,6 +391,24 @@ def task_view(task: Task, site_name: str | None) -> TaskView:
     )
 
 
+def dead_task_view(task: Task, site_name: str | None, collecting: bool) -> DeadTaskView:
+    """As told."""
+    return DeadTaskView(
+        id=task.id,
+        job_id=task.job_id,
+        round_id=task.round_id,
+        site_id=task.site_id,
+        site_name=site_name,
+        kind=task.kind,
+        state=task.state.value,
+        attempt=task.attempt,
+        code=task.code,
+        message=task.message,
+        finished_at=task.finished_at,
+        requeueable=collecting and task.state is TaskState.DEAD,
+    )
+
+
 def event_view(event: JobEvent) -> EventView:
     """As told."""
     data: dict[str, Any] = dict(event.data)
@@ -392,6 +428,7 @@ def lease_view(lease: Lease, lease_s: float, heartbeat_s: float) -> LeaseView:
         attempt=lease.task.attempt,
         signed_manifest=lease.signed_manifest,
         engine_public=lease.engine_public,
+        traceparent=lease.trace,
     )
 
 

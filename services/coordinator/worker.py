@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.coordinator.conductor import Conductor
+from services.coordinator.gauges import Gauges
 from services.coordinator.rounds import JOBS_TOPIC
 from services.coordinator.signins import SignIns
 from services.coordinator.tasks import ROUNDS_TOPIC, TaskSweeper
@@ -14,11 +15,14 @@ AGGREGATOR_TOPIC: Final = "aggregator.rounds"
 GROUP: Final = "coordinator"
 SWEEP_EVERY_S: Final = 2.0
 TIDY_EVERY_S: Final = 600.0
+LOOK_EVERY_S: Final = 10.0
 _CONSUMERS: Final = 2
 """For each topic, so that one slow neighbour does not hold up every round."""
 
 
-async def run_worker(database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper) -> None:
+async def run_worker(
+    database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper, gauges: Gauges
+) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
         SWEEP_EVERY_S,
@@ -27,11 +31,14 @@ async def run_worker(database: Database, streams: Streams, conductor: Conductor,
             "rounds": conductor.sweep_rounds,
             "jobs": conductor.sweep_jobs,
             "reports": conductor.sweep_reports,
+            "ages": gauges.rounds,
         },
     )
     tidying = Sweeper(
-        TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune}
+        TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune},
+        housekeeping=True,
     )
+    looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
     handlers = {
         JOBS_TOPIC: conductor.on_job,
         ROUNDS_TOPIC: conductor.on_round,
@@ -43,5 +50,7 @@ async def run_worker(database: Database, streams: Streams, conductor: Conductor,
         for _ in range(_CONSUMERS)
     ]
     await run_all(
-        Relay(database, streams).run(), sweeper.run(), tidying.run(), *(consumer.run() for consumer in consumers)
+        Relay(database, streams).run(),
+        *(sweep.run() for sweep in (sweeper, tidying, looking)),
+        *(consumer.run() for consumer in consumers),
     )

@@ -100,7 +100,7 @@ async def _work(settings: KeysSettings) -> None:
     database, streams = open_database(settings), Streams(settings.redis)
     parts = await assemble(settings, database)
     try:
-        await work(database, streams, parts.enrolments)
+        await work(settings, database, streams, parts.enrolments)
     finally:
         await streams.close()
         await database.close()

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from services.keys.api import router
 from services.keys.authority import Authority
 from services.keys.certificates import Certificates, RevokedInRow
+from services.keys.checkpoints import follow
 from services.keys.enrolments import Enrolments
 from services.keys.log import Log, backfill
 from services.keys.log_api import router as log_router
@@ -26,9 +27,11 @@ from shared.errors import Unavailable
 from shared.identity.nonces import SqlNonces
 from shared.identity.sealing import Sealer
 from shared.identity.verify import PartyVerifier
-from shared.queues import Streams
+from shared.queues import Streams, background
+from shared.telemetry.metrics import CLOCK_SKEW_SECONDS
 from shared.web.app import create_app
 from shared.web.health import database_checks
+from shared.web.vitals import vitals
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -105,9 +108,15 @@ def _lifespan(
         app.state.authority, app.state.enrolments = parts.authority, parts.enrolments
         app.state.certificates, app.state.tokens = parts.certificates, parts.operators
         app.state.verifier = PartyVerifier(
-            parts.authority.ca.certificate, "keys", SqlNonces(database), RevokedInRow(), clock=clock or utc_now
+            parts.authority.ca.certificate,
+            "keys",
+            SqlNonces(database),
+            RevokedInRow(),
+            clock=clock or utc_now,
+            report_skew=CLOCK_SKEW_SECONDS.observe,
         )
-        yield
+        async with background(vitals("keys", settings, database), follow(app.state.log, parts.authority, identity)):
+            yield
         await streams.close()
         await database.close()
 

@@ -3,19 +3,25 @@
 from typing import Final
 
 from services.keys.enrolments import Enrolments
+from services.keys.settings import KeysSettings
 from shared.database import Database
 from shared.identity.nonces import SqlNonces
 from shared.queues import Relay, Streams, Sweeper, run_all
 from shared.web.idempotency import prune_idempotency
+from shared.web.vitals import vitals
 
 _SWEEP_S: Final = 30.0  # nothing waits for these jobs: expired rows are refused by their time already
 
 
-async def work(database: Database, streams: Streams, enrolments: Enrolments) -> None:
+async def work(settings: KeysSettings, database: Database, streams: Streams, enrolments: Enrolments) -> None:
     """Run until told to stop."""
     jobs = {
         "challenges": enrolments.prune_challenges,
         "nonces": SqlNonces(database).prune,
         "idempotency": lambda: prune_idempotency(database),
     }
-    await run_all(Relay(database, streams).run(), Sweeper(_SWEEP_S, jobs).run())
+    await run_all(
+        Relay(database, streams).run(),
+        Sweeper(_SWEEP_S, jobs, housekeeping=True).run(),
+        vitals("keys", settings, database),
+    )

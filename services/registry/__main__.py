@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 async def _work(settings: RegistrySettings) -> None:
     database = open_database(settings)
     try:
-        await work(database, open_contents(settings, database), settings.keep_unused)
+        await work(settings, database, open_contents(settings, database))
     finally:
         await database.close()
 

@@ -1,6 +1,8 @@
 """What the registry can be told by its environment (``REGISTRY_…``)."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import Field
 
@@ -26,3 +28,9 @@ class RegistrySettings(ServiceSettings):
     def keep_unused(self) -> timedelta:
         """How long content without a version is kept."""
         return timedelta(hours=self.keep_unused_hours)
+
+    @property
+    def volumes(self) -> Mapping[str, Path]:
+        """The folders whose disks may fill."""
+        blobs = {"blobs": Path(self.blobs.removeprefix("file://"))} if self.blobs.startswith("file://") else {}
+        return {**super().volumes, **blobs}

@@ -1,27 +1,24 @@
 """The registry's background work: clear away what no version needs, forget what has expired."""
 
-from datetime import timedelta
 from typing import Final
 
 from services.registry.contents import Contents
+from services.registry.settings import RegistrySettings
 from shared.database import Database
 from shared.identity.nonces import SqlNonces
 from shared.queues import Sweeper, run_all
 from shared.web.idempotency import prune_idempotency
+from shared.web.vitals import vitals
 
 _SWEEP_S: Final = 60.0  # nothing waits for these jobs
 
 
-async def work(database: Database, contents: Contents, keep_unused: timedelta) -> None:
+async def work(settings: RegistrySettings, database: Database, contents: Contents) -> None:
     """Run until told to stop."""
 
-    async def collect() -> int:
-        await contents.collect(keep_unused)
-        return 0  # housekeeping is no repair
-
     jobs = {
-        "contents": collect,
+        "contents": lambda: contents.collect(settings.keep_unused),
         "nonces": SqlNonces(database).prune,
         "idempotency": lambda: prune_idempotency(database),
     }
-    await run_all(Sweeper(_SWEEP_S, jobs).run())
+    await run_all(Sweeper(_SWEEP_S, jobs, housekeeping=True).run(), vitals("registry", settings, database))

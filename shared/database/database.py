@@ -4,23 +4,25 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from shared.clock import Clock, monotonic
 from shared.database.common import CommonTables
 from shared.database.engine import open_engine
 from shared.database.faults import passing_fault
 from shared.database.fresh import FreshEvents
-from shared.database.metrics import TX_RETRIES, TX_SECONDS
 from shared.database.sqlite import READ_ONLY
 from shared.database.transaction import Transaction
 from shared.errors import Unavailable
 from shared.faults import point
+from shared.telemetry.metrics import POOL_IN_USE, POOL_WAITING, TX_RETRIES, TX_SECONDS
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[T]]
@@ -47,8 +49,11 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._clock = clock
         self._writer = asyncio.Lock()
+        self._open = 0  # transactions that were begun and have not ended, whether or not they have a connection yet
         self._write_session = async_sessionmaker(self.engine, expire_on_commit=False)
         self._read_session = async_sessionmaker(_read_only(self.engine), expire_on_commit=False, autoflush=False)
+        POOL_IN_USE.set_function(self._in_use)
+        POOL_WAITING.set_function(lambda: max(0, self._open - self._in_use()))
 
     async def run(self, name: str, work: Work[T]) -> T:
         """Run `work` in one transaction and commit it; the whole of `work` runs again after a passing fault.
@@ -74,9 +79,22 @@ class Database:
         async with self.engine.connect() as connection:
             return await connection.run_sync(_current_revision)
 
+    async def size_bytes(self) -> int:
+        """How much room the database takes."""
+        if self.is_sqlite:
+            file = Path(self.engine.url.database or "")
+            parts = [file.with_name(file.name + suffix) for suffix in ("", "-wal")]
+            return sum(part.stat().st_size for part in parts if part.exists())
+        async with self._read_session() as session:
+            return int(await session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+    def _in_use(self) -> int:
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def _write_once(self, work: Work[T]) -> T:
         async with self._turn_to_write(), self._write_session() as session:
@@ -114,6 +132,7 @@ class Database:
         give_up_at = monotonic() + _GIVE_UP_AFTER_S
         pause_s = _FIRST_PAUSE_S
         while True:
+            self._open += 1
             try:
                 return await attempt()
             except Exception as error:
@@ -125,6 +144,8 @@ class Database:
                     log.error("transaction.gave_up", transaction=name, fault=fault, error=str(error))  # noqa: TRY400
                     raise Unavailable("The database is away.", retry_after_s=_RETRY_AFTER_S) from error
                 log.info("transaction.retried", transaction=name, fault=fault)
+            finally:
+                self._open -= 1
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (jitter is no secret)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 

@@ -48,6 +48,13 @@ class Transaction:
         await self.session.execute(insert(self.common.outbox).values(row))
         self.events.append(event)
 
+    async def unsent(self) -> tuple[int, datetime | None]:
+        """How many events of the outbox are not rung yet, and since when the oldest of them waits."""
+        outbox = self.common.outbox
+        query = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.sent_at.is_(None))
+        count, oldest = (await self.session.execute(query)).one()
+        return count, oldest
+
     def after_commit(self, callback: Callable[[], object]) -> None:
         """Call this once the transaction is committed; never called when it is rolled back or run again."""
         self.callbacks.append(callback)

@@ -8,6 +8,7 @@ Sealed form: version (1 byte) || key tag (4 bytes of SHA-256 of the key) || nonc
 
 import hashlib
 import secrets
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -21,6 +22,9 @@ _VERSION: Final = b"\x01"
 _TAG_BYTES: Final = 4
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
+MOST_USES: Final = 2**32
+"""Of one key with random nonces: NIST SP 800-38D, §8.3."""
+_made: Counter[str] = Counter()
 
 
 class SealBrokenError(Exception):
@@ -46,6 +50,7 @@ class Sealer:
         """Encrypt for one place; the result opens nowhere else."""
         self._follow()
         nonce = secrets.token_bytes(_NONCE_BYTES)
+        _made[self._current.hex()] += 1
         sealed = self._keys[self._current].encrypt(nonce, plaintext, _place(table, row, column))
         return _VERSION + self._current + nonce + sealed
 
@@ -85,6 +90,18 @@ def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, int]:
         raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
     tagged = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
     return tagged, next(iter(tagged)), written
+
+
+def take_uses() -> Counter[str]:
+    """How often this process sealed since the last call, by the key's tag."""
+    taken = Counter(_made)
+    _made.subtract(taken)
+    return taken
+
+
+def tag_of_current(key_file: Path) -> str:
+    """The tag of the key that seals."""
+    return hashlib.sha256(bytes.fromhex(key_file.read_text("ascii").split()[0])).digest()[:_TAG_BYTES].hex()
 
 
 def add_key(key_file: Path) -> None:

@@ -153,7 +153,9 @@ class PartyVerifier:
         *,
         clock: Clock = utc_now,
         window_s: float = 300.0,
+        report_skew: Callable[[float], object] = lambda _seconds: None,
     ) -> None:
+        self._report_skew = report_skew
         self._ca, self._tag = ca_certificate, tag_of(audience)
         self._nonces, self._revocations = nonces, revocations
         self._clock, self._window = clock, timedelta(seconds=window_s)
@@ -171,6 +173,8 @@ class PartyVerifier:
             raise CertificateRevoked("this certificate was revoked; enrol again with a new token")
         parameters = self._check_signature(holder, _Message(method, path, query, headers), has_body=has_body)
         created = datetime.fromtimestamp(parameters["created"], UTC)
+        if holder.subject.kind == "site":
+            self._report_skew(abs((now - created).total_seconds()))
         if abs(now - created) > self._window:
             raise SignatureOutOfTime(
                 f"signed {abs((now - created).total_seconds()):.0f} s {'ago' if created < now else 'in the future'}; "

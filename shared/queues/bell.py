@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.queues.metrics import REDIS_FAILURES
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
+from shared.telemetry.metrics import REDIS_FAILURES
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 from shared.clock import monotonic
 from shared.faults import point
 from shared.queues.events import Event, from_fields
-from shared.queues.metrics import REDIS_FAILURES, STREAM_IDLE_SECONDS, STREAM_PENDING
 from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
+from shared.telemetry.metrics import REDIS_FAILURES, STREAM_IDLE_SECONDS, STREAM_PENDING
 from shared.telemetry.traces import continue_trace
 
 log = structlog.get_logger(__name__)

@@ -12,8 +12,8 @@ from shared.database import Database, Transaction
 from shared.faults import point
 from shared.queues.bell import Bell
 from shared.queues.events import Event
-from shared.queues.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
+from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES, REDIS_MEMORY_RATIO
 
 log = structlog.get_logger(__name__)
 
@@ -106,9 +106,7 @@ class Relay:
         return await self._database.run("outbox.sweep", self._ring_stale)
 
     async def _any_left(self, tx: Transaction) -> bool:
-        outbox = self._outbox
-        unsent = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.sent_at.is_(None))
-        count, oldest = (await tx.session.execute(unsent)).one()
+        count, oldest = await tx.unsent()
         age_s = 0.0 if oldest is None else (await tx.now() - oldest).total_seconds()
         OUTBOX_UNSENT.set(count)
         OUTBOX_OLDEST_SECONDS.set(age_s)
@@ -145,6 +143,7 @@ class Relay:
         self._tidy_at = monotonic() + _TIDY_EVERY_S
         await self.prune()
         await self._streams.tidy()
+        REDIS_MEMORY_RATIO.set(await self._streams.fullness())
 
     async def prune(self) -> int:
         """Delete events that were sent more than a day ago; returns how many."""

@@ -103,6 +103,12 @@ class Streams:
             if consumer["pending"] == 0 and consumer["idle"] > _GHOST_IDLE_MS:
                 await self.redis.xgroup_delconsumer(key, group, consumer["name"])
 
+    async def fullness(self) -> float:
+        """Memory that Redis uses, over its limit, or over the machine's memory where it has none."""
+        memory = await self.redis.info("memory")
+        limit = int(memory.get("maxmemory") or 0) or int(memory.get("total_system_memory") or 0)
+        return int(memory["used_memory"]) / limit if limit else 0.0
+
     async def close(self) -> None:
         """Close the connections."""
         await self.redis.aclose()

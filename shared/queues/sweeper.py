@@ -5,15 +5,21 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from shared.queues.metrics import SWEEPER_REPAIRS
+from shared.telemetry.metrics import SWEEPER_REPAIRS
 
 log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Runs the jobs at once and then every `period_s`; each gives the number of things it had to repair."""
+    """Runs the jobs at once and then every `period_s`; each gives the number of things it had to repair.
 
-    def __init__(self, period_s: float, jobs: Mapping[str, Callable[[], Awaitable[int]]]) -> None:
+    `housekeeping`: what the jobs do is no repair, and is not counted as one.
+    """
+
+    def __init__(
+        self, period_s: float, jobs: Mapping[str, Callable[[], Awaitable[int]]], *, housekeeping: bool = False
+    ) -> None:
+        self._housekeeping = housekeeping
         self._period_s = period_s
         self._jobs = dict(jobs)
 
@@ -30,6 +36,6 @@ class Sweeper:
         except Exception:
             log.exception("sweeper.failed", kind=kind)
             return
-        if repairs:
+        if repairs and not self._housekeeping:
             SWEEPER_REPAIRS.labels(kind).inc(repairs)
             log.info("sweeper.repaired", kind=kind, repairs=repairs)

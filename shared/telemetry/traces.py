@@ -4,14 +4,17 @@ The trace parent (``00-<trace id>-<span id>-<flags>``) is carried in a context v
 requests can take it along whether or not anybody records spans.
 """
 
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Tracer
 
 _PARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -64,15 +67,44 @@ def _recorded(
 
 
 def configure_tracing(service: str, endpoint: str | None) -> None:
-    """Export spans by OTLP over HTTP to `endpoint` (for example ``http://collector:4318``); None records nothing."""
+    """Record spans; None records nothing.
+
+    `endpoint`: ``http://collector:4318`` for OTLP over HTTP, or ``file:/folder`` for one JSON object a span and line in
+    ``<folder>/<service>-<process id>.jsonl``, where there is no collector.
+    """
     if endpoint is None:
         return
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=Resource.create({"service.name": f"undersong-{service}"}))
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(_processor(service, endpoint))
     _tracers["tracer"] = provider.get_tracer("undersong")
+
+
+def _processor(service: str, endpoint: str) -> "SpanProcessor":
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+
+    if endpoint.startswith("file:"):
+        folder = Path(endpoint.removeprefix("file:"))
+        folder.mkdir(parents=True, exist_ok=True)
+        out = (folder / f"{service}-{os.getpid()}.jsonl").open("a", buffering=1)
+        return SimpleSpanProcessor(
+            ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+        )
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
+
+
+@contextmanager
+def within_trace(
+    parent: str | None, name: str, attributes: Mapping[str, str | int] | None = None
+) -> Iterator[str | None]:
+    """Work under a new span of the parent's trace, unless there is no parent or this is that trace already."""
+    present = _current.get()
+    if parent is None or (present is not None and present[3:35] == parent[3:35]):
+        yield present
+        return
+    with continue_trace(parent, name, attributes) as trace:
+        yield trace

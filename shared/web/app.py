@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from shared.telemetry.metrics import BUILD_INFO
+from shared.telemetry.metrics import say_build
 from shared.web.guard import JSON_LIMIT, Guard
 from shared.web.health import Check, health_router
 from shared.web.observe import Observe
@@ -59,7 +59,7 @@ def create_app(
     app.add_middleware(Guard, json_limit=json_limit)
     app.add_middleware(Observe)
     _complete_openapi(app)
-    BUILD_INFO.labels(service, release).set(1)
+    say_build(service)
     return app
 
 

@@ -169,9 +169,11 @@ async def _refusal(request: Request, error: Exception) -> Response:
 async def _validation(request: Request, error: Exception) -> Response:
     found: Sequence[Mapping[str, Any]] = error.errors() if isinstance(error, RequestValidationError) else []
     if any(item["type"] == "json_invalid" for item in found):
+        log.info("request.refused", reason="bad-request", status=400, detail="the body is not valid JSON")
         return problem_response(BadRequest("the body is not valid JSON"), request_id_of(request))
     errors = [FieldError(pointer(item["loc"]), str(item["msg"])) for item in found]
     refusal = RequestInvalid(f"{len(errors)} field(s) are not valid", errors=errors)
+    log.info("request.refused", reason=refusal.slug(), status=refusal.status, detail=refusal.detail)
     return problem_response(refusal, request_id_of(request))
 
 
@@ -197,6 +199,7 @@ async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     kind = _BY_STATUS.get(error.status_code, BadRequest)
+    log.info("request.refused", reason=kind.slug(), status=error.status_code, detail=str(error.detail))
     response = problem_response(kind(str(error.detail)), request_id_of(request))
     response.headers.update(error.headers or {})
     if kind is MethodNotAllowed and (methods := _methods_here(request)):

@@ -5,6 +5,7 @@ A service subclasses `ServiceSettings` with ``model_config = settings_config("re
 
 import ssl
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -95,6 +96,11 @@ class ServiceSettings(BaseSettings):
     def identity_dir(self) -> Path:
         """Where this service keeps its key and certificate."""
         return self.data_dir / "identity"
+
+    @property
+    def volumes(self) -> Mapping[str, Path]:
+        """The folders whose disks may fill."""
+        return {"data": self.data_dir}
 
     @property
     def seal_key(self) -> Path:

@@ -7,7 +7,6 @@ from typing import Final
 
 import httpx
 
-from shared.clock import utc_now
 from shared.database import Database
 from shared.identity.authority import Identity
 from shared.identity.directory import CertificateDirectory
@@ -16,9 +15,10 @@ from shared.identity.nonces import SqlNonces
 from shared.identity.requests import SigningAuth
 from shared.identity.verify import PartyVerifier, RevocationFeed
 from shared.queues import Sweeper, background
-from shared.telemetry.metrics import CERTIFICATE_SECONDS, REVOCATION_AGE_SECONDS
+from shared.telemetry.metrics import CLOCK_SKEW_SECONDS, REVOCATION_AGE_SECONDS
 from shared.telemetry.traces import current_trace
 from shared.web.settings import ServiceSettings
+from shared.web.vitals import measure_certificate, vitals
 
 _FEED_S: Final = 5.0
 
@@ -68,7 +68,7 @@ async def standing(settings: ServiceSettings, service: str, database: Database) 
         feed = RevocationFeed(http, settings.keys_url, report_age=REVOCATION_AGE_SECONDS.set)
         await feed.poll_softly()
         nonces = SqlNonces(database)
-        async with background(follow(feed, keeper), keeper.run()):
+        async with background(follow(feed, keeper), keeper.run(), vitals(service, settings, database)):
             yield _standing(identity, service, keeper, feed, nonces, http, settings.keys_url)
 
 
@@ -83,7 +83,7 @@ def _standing(
 ) -> Standing:
     return Standing(
         identity=keeper,
-        verifier=PartyVerifier(identity.ca_certificate, service, nonces, feed),
+        verifier=PartyVerifier(identity.ca_certificate, service, nonces, feed, report_skew=CLOCK_SKEW_SECONDS.observe),
         revocations=feed,
         directory=CertificateDirectory(http, keys_url, identity.ca_certificate),
         nonces=nonces,
@@ -96,7 +96,8 @@ async def follow(feed: RevocationFeed, keeper: IdentityKeeper) -> None:
 
     async def poll() -> int:
         await feed.poll_softly()
-        CERTIFICATE_SECONDS.set((keeper().holder.not_after - utc_now()).total_seconds())
+        holder = keeper().holder
+        measure_certificate("identity", holder.not_before, holder.not_after)
         return 0
 
     await Sweeper(_FEED_S, {"revocations": poll}).run()

@@ -7,6 +7,7 @@ import typer
 from undersong import __version__
 from undersong.cli import (
     agents,
+    backups,
     common,
     demo,
     doctor,
@@ -30,6 +31,8 @@ app = typer.Typer(
 app.command("up")(platform.up)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("backup")(backups.backup)
+app.command("restore")(backups.restore)
 app.command("evidence")(evidence.evidence)
 app.command("verify")(evidence.verify)
 app.command("login")(tokens.login)

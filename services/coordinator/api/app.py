@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from services.coordinator.api import accounts, events, evidence, federations, jobs, tasks
+from services.coordinator.api import accounts, events, evidence, federations, jobs, operations, tasks
 from services.coordinator.dashboard import router as dashboard_router
 from shared.database import Database
 from shared.errors import Unavailable
@@ -20,7 +20,7 @@ def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = 
         if app.state.verifier is None:
             raise Unavailable("the coordinator has no certificate yet")
 
-    routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence)]
+    routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence, operations)]
     app = create_app(
         title="Undersong coordinator",
         service="coordinator",

@@ -6,11 +6,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fastapi import Request
 
-from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Round, Site
+from services.coordinator.dashboard.views import (
+    Audit,
+    Exposure,
+    Job,
+    JobPage,
+    KeysPage,
+    Measure,
+    NowPage,
+    OperationsPage,
+    Release,
+    Round,
+    Site,
+)
 from shared.clock import Clock
 from shared.identity.sealing import Sealer
 
@@ -54,6 +66,18 @@ class Desk(Protocol):
 
     async def audit(self, subject: str) -> Audit:
         """What the checks over the evidence about a round or version found."""
+
+    async def operations(self) -> OperationsPage:
+        """What waits, what was given up, and how the last day went."""
+
+    async def decide(self, task_id: str, act: Literal["requeue", "discard"]) -> None:
+        """Give a dead task another try, or put it away."""
+
+    async def keys(self) -> KeysPage:
+        """The keys of the services and of the person's sites."""
+
+    async def privacy(self) -> Sequence[Exposure]:
+        """What was released from each data set."""
 
     async def pulse(self) -> str:
         """A mark that changes whenever something on a page may have changed."""

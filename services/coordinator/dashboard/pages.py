@@ -218,6 +218,34 @@ async def audit_page(visitor: Visitor, subject: str = "") -> Response:
     return visitor.show("audit.html", "Audit", subject=subject, page=found, fault=None)
 
 
+@router.get("/operations")
+async def operations_page(visitor: Visitor) -> Response:
+    """What waits, what was given up, how the last day went."""
+    return visitor.show("operations.html", "Operations", page=await visitor.desk.operations())
+
+
+@router.post("/operations/dead-tasks/{task_id}/{act}")
+async def decide_on_dead_task(
+    task_id: str, act: Literal["requeue", "discard"], request: Request, visitor: Visitor
+) -> Response:
+    """Requeue or discard a task that was given up, then show what is left."""
+    visitor.session.check(await session.form_of(request))
+    await visitor.desk.decide(task_id, act)
+    return RedirectResponse(f"{session.PATH}/operations", 303, HEADERS)
+
+
+@router.get("/keys")
+async def keys_page(visitor: Visitor) -> Response:
+    """The inventory of keys."""
+    return visitor.show("keys.html", "Keys", page=await visitor.desk.keys())
+
+
+@router.get("/privacy")
+async def privacy_page(visitor: Visitor) -> Response:
+    """What was released from which data, and what protects it."""
+    return visitor.show("privacy.html", "Privacy", exposures=await visitor.desk.privacy())
+
+
 @router.get("/stream")
 async def stream(request: Request, visitor: Visitor) -> Response:
     """Server-sent events that only say that something changed; `Last-Event-ID` resumes."""

@@ -6,13 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from services.coordinator.accounts import Accounts
 from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
-from services.coordinator.dashboard.views import Audit, Job, JobPage, Measure, NowPage, Release, Site
+from services.coordinator.dashboard.views import (
+    Audit,
+    Exposure,
+    Job,
+    JobPage,
+    KeysPage,
+    Measure,
+    NowPage,
+    OperationsPage,
+    Release,
+    Site,
+)
 from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.jobs import Jobs
+from services.coordinator.operations import Act, Operations
+from services.coordinator.parties import PartyAway, PartyRefused
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
 from services.coordinator.views import JobView, RoundView
@@ -22,6 +37,7 @@ from shared.web.idempotency import Once
 
 RECENT: Final = 25  # jobs on the first page, and on one page of the list
 MOST_ROUNDS: Final = 500  # on one job's page; the API has the rest
+MOST_KEYS: Final = 5000  # certificates that the keys page looks at
 _BATCH: Final = 100
 _WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job's page shows
 
@@ -34,6 +50,7 @@ class CoordinatorSource:
     sites: Sites
     accounts: Accounts
     auditing: Auditing
+    operations: Operations
     degraded: Callable[[], tuple[str, ...]]
 
     async def desk(self, token: str) -> Desk | None:
@@ -124,6 +141,37 @@ class CoordinatorDesk:
     async def audit(self, subject: str) -> Audit:
         """What the checks over the evidence about a round or version found."""
         return translate.audit(await self.source.auditing.verdict(self.person, subject))
+
+    async def operations(self) -> OperationsPage:
+        """What waits, what was given up, and how the last day went."""
+        operations = self.source.operations
+        depth, record = await operations.depth(self.person), await operations.record(self.person)
+        dead = await operations.dead(self.person, _BATCH, None)
+        return translate.operations(depth, record, dead.items, may_act=self.person.may(Role.SCIENTIST))
+
+    async def decide(self, task_id: str, act: Act) -> None:
+        """Give a dead task another try, or put it away."""
+        await self.source.operations.act(self.person, task_id, act, Once(None))
+
+    async def keys(self) -> KeysPage:
+        """The keys of the services and of the person's sites."""
+        try:
+            found = await self.source.auditing.certificates(MOST_KEYS)
+        except (PartyAway, PartyRefused, ValidationError) as error:
+            return KeysPage((), fault=getattr(error, "detail", None) or "What keys answered is not understood.")
+        return KeysPage(translate.keys(found, {site.id: site.name for site in await self.sites()}))
+
+    async def privacy(self) -> Sequence[Exposure]:
+        """What was released from each data set."""
+        found: list[JobView] = []
+        after = None
+        while len(found) < MOST_ROUNDS:
+            page = await self.source.jobs.list(self.person, None, None, _BATCH, after)
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return translate.exposures([(job, await self._rounds(job.id)) for job in found])
 
     async def pulse(self) -> str:
         """Changes with each event of a recent job, and when a site comes or goes."""

@@ -1,13 +1,29 @@
 """The coordinator's answers as what the pages show. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from services.coordinator.auditing import Verdict
-from services.coordinator.dashboard.views import Audit, Check, Dataset, Job, Measure, Release, Round, Site, Task
+from services.coordinator.dashboard.views import (
+    Audit,
+    Check,
+    Dataset,
+    DeadTask,
+    Exposure,
+    Job,
+    Key,
+    Measure,
+    OperationsPage,
+    Release,
+    Round,
+    Site,
+    Task,
+)
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from services.coordinator.operations import Depth, Record
+from services.coordinator.parties import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.views import JobView, RoundView, SiteView, TaskView
+from services.coordinator.views import DeadTaskView, JobView, RoundView, SiteView, TaskView
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
@@ -164,6 +180,86 @@ def audit(found: Verdict) -> Audit:
         for item in found.findings
     )
     return Audit(found.round_id, found.version_id, found.pinned, checks)
+
+
+def operations(depth: Depth, record: Record, dead: Sequence[DeadTaskView], *, may_act: bool) -> OperationsPage:
+    """The operators' page."""
+    return OperationsPage(
+        outbox=depth.outbox,
+        outbox_age_s=depth.outbox_age_s,
+        open_rounds=depth.open_rounds,
+        overdue_s=depth.overdue_s,
+        open_tasks=depth.open_tasks,
+        leased_tasks=depth.leased_tasks,
+        sites_recent=depth.sites_recent,
+        sites_silent=depth.sites_silent,
+        database_bytes=depth.database_bytes,
+        redis=depth.redis,
+        epoch=depth.epoch,
+        published=record.published,
+        failed=record.failed,
+        cancelled=record.cancelled,
+        typical_s=record.typical_s,
+        slow_s=record.slow_s,
+        late_share=record.late_share,
+        dead=tuple(
+            DeadTask(
+                id=item.id,
+                job_id=item.job_id,
+                round_id=item.round_id,
+                site_name=item.site_name or item.site_id,
+                kind=item.kind,
+                attempts=item.attempt,
+                code=item.code,
+                message=item.message,
+                given_up_at=item.finished_at,
+                requeueable=item.requeueable,
+            )
+            for item in dead
+        ),
+        may_act=may_act,
+    )
+
+
+def keys(found: Sequence[CertificateFacts], sites: Mapping[str, str]) -> tuple[Key, ...]:
+    """The newest certificate of each service and of each of these sites, services first."""
+    parties: dict[tuple[str, str], list[CertificateFacts]] = {}
+    for item in found:
+        if item.kind == "service" or item.name in sites:
+            parties.setdefault((item.kind, item.name), []).append(item)
+    made = []
+    for (kind, name), items in parties.items():
+        newest = max(items, key=lambda item: (item.not_before, item.not_after))
+        key = Key(
+            party=sites.get(name, name),
+            kind=kind,
+            keyid=newest.keyid,
+            since=newest.not_before,
+            until=newest.not_after,
+            revoked_at=newest.revoked_at,
+            earlier=len(items) - 1,
+        )
+        made.append(key)
+    return tuple(sorted(made, key=lambda key: (key.kind != "service", key.party)))
+
+
+def exposures(jobs: Sequence[tuple[JobView, Sequence[RoundView]]]) -> list[Exposure]:
+    """What was released from each data set: every published round opens one sum."""
+    found: dict[tuple[str, str], list[tuple[JobView, list[RoundView]]]] = {}
+    for of_job, rounds in jobs:
+        released = [item for item in rounds if item.phase == "published" and item.kind != "initialise"]
+        found.setdefault((of_job.federation_id, of_job.spec.data.dataset), []).append((of_job, released))
+    return [
+        Exposure(
+            federation_id=federation_id,
+            dataset=dataset,
+            jobs=len(items),
+            releases=sum(len(released) for _, released in items),
+            smallest=min((item.got for _, released in items for item in released), default=None),
+            engines=tuple(sorted({item.engine for _, released in items for item in released})),
+        )
+        for (federation_id, dataset), items in sorted(found.items())
+    ]
 
 
 def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:

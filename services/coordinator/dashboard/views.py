@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from shared.statistics.results import Result
@@ -223,6 +223,93 @@ class NowPage:
     def online(self) -> int:
         """How many sites were heard just now."""
         return sum(site.status == "online" for site in self.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadTask:
+    """A task that was given up after too many attempts."""
+
+    id: str
+    job_id: str
+    round_id: str
+    site_name: str
+    kind: str
+    attempts: int
+    code: str | None
+    message: str | None
+    given_up_at: datetime | None
+    requeueable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsPage:
+    """What waits, what was given up, and how the last day went against what is promised."""
+
+    outbox: int
+    outbox_age_s: float
+    open_rounds: int
+    overdue_s: float
+    open_tasks: int
+    leased_tasks: int
+    sites_recent: int
+    sites_silent: int
+    database_bytes: int
+    redis: bool
+    epoch: int
+    published: int
+    failed: int
+    cancelled: int
+    typical_s: float | None
+    slow_s: float | None
+    late_share: float
+    dead: tuple[DeadTask, ...]
+    may_act: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The present certificate of one party, and so its key."""
+
+    party: str
+    kind: str
+    keyid: str
+    since: datetime
+    until: datetime
+    revoked_at: datetime | None
+    earlier: int  # certificates that it had before
+
+    @property
+    def rotates_at(self) -> datetime:
+        """When the party renews it by itself: with a third of its life left."""
+        return self.until - (self.until - self.since) / 3
+
+    def state(self, now: datetime) -> str:
+        """One of revoked, ended, due (it should have been renewed an hour ago), valid."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if now >= self.until:
+            return "ended"
+        return "due" if now > self.rotates_at + timedelta(hours=1) else "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysPage:
+    """The inventory of keys; `fault` says why there is none."""
+
+    keys: tuple[Key, ...]
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What was released from one data set, over all jobs that are shown."""
+
+    federation_id: str
+    dataset: str
+    jobs: int
+    releases: int
+    smallest: int | None  # the fewest sites that stand in any one release
+    engines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

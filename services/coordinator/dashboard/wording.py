@@ -49,6 +49,10 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "leased": ("go", "▶"),
     "passed": ("good", "✓"),
     "caution": ("warn", "!"),
+    "valid": ("good", "✓"),
+    "due": ("warn", "!"),
+    "ended": ("bad", "✕"),
+    "revoked": ("bad", "⊘"),
 }
 REASONS = {
     "completed": "All rounds are done.",

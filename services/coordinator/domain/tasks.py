@@ -46,6 +46,10 @@ class DigestDiffers(Conflict):
     """The task was completed with other bytes."""
 
 
+class TaskNotDead(Conflict):
+    """The task was not given up."""
+
+
 class TaskOver(Gone):
     """The task is over."""
 
@@ -171,6 +175,29 @@ class Task:
         if self.state is TaskState.REJECTED:
             return self
         return replace(self, state=TaskState.REJECTED, code=code, message=message, finished_at=now)
+
+    def requeue(self) -> "Task":
+        """A person wants the site to try again, with all its attempts; only of a task that was given up."""
+        self._must_be_dead()
+        return replace(
+            self,
+            state=TaskState.OPEN,
+            attempt=0,
+            lease_token=None,
+            lease_expires_at=None,
+            progress=0.0,
+            phase=None,
+            finished_at=None,
+        )
+
+    def discard(self, now: datetime) -> "Task":
+        """A person has seen that the task was given up; its last error stays."""
+        self._must_be_dead()
+        return replace(self, state=TaskState.REJECTED, lease_token=None, finished_at=now)
+
+    def _must_be_dead(self) -> None:
+        if self.state is not TaskState.DEAD:
+            raise TaskNotDead(f"Task {self.id} is {self.state}.")
 
     def reopened(self, now: datetime) -> "Task":
         """Give it back to its site, or give it up after too many attempts."""

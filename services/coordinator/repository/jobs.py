@@ -1,10 +1,11 @@
 """Jobs and their events."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
+import structlog
 from sqlalchemy import Select, Table, insert, select, update
 
 from services.coordinator.domain.jobs import Job
@@ -21,6 +22,8 @@ from shared.telemetry.traces import current_trace
 _JOBS = cast("Table", JobRow.__table__)
 _EVENTS = cast("Table", JobEventRow.__table__)
 EVENTS_TOPIC = "coordinator.events"
+_TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,22 @@ class JobRepository:
             "created_at": await self._tx.now(),
         }
         await self._session.execute(insert(_EVENTS).values(values))
+        told = {name: data[name] for name in _TOLD if data.get(name) is not None}
+        self._tx.after_commit(lambda: log.info(type, job_id=job_id, actor=actor, **told))
         if ring:
             await self._tx.emit(EVENTS_TOPIC, type, job_id)
+
+    async def skip_numbers(self, count: int) -> None:
+        """Begin anew with numbers that no copy of this database has given out: sites answer none of them twice."""
+        unended = select(JobRow).where(JobRow.state.in_([JobState.RUNNING, JobState.PAUSED]))
+        for job in [_job(row) for row in await self._session.scalars(unended)]:
+            await self.save(replace(job, progress=replace(job.progress, settled=job.progress.settled + count)))
+
+    async def trace(self, job_id: str) -> str | None:
+        """The trace in which the job was submitted; all that follows goes on in it."""
+        query = select(_EVENTS.c.trace).where(_EVENTS.c.job_id == job_id, _EVENTS.c.number == 1)
+        found: str | None = await self._session.scalar(query)
+        return found
 
     async def events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
         """The job's events beyond number `after`, in order."""

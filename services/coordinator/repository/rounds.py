@@ -126,6 +126,34 @@ class RoundRepository:
         rows = await self._session.execute(query.group_by(RoundRow.phase))
         return {Phase(phase): moment for phase, moment in rows}
 
+    async def open_count(self) -> int:
+        """How many rounds have not ended."""
+        query = select(func.count()).select_from(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES))
+        return await self._session.scalar(query) or 0
+
+    async def ended(self, since: datetime) -> Sequence[tuple[Phase, float]]:
+        """Rounds that ended since then: how, and how many seconds after they were planned."""
+        query = select(RoundRow.phase, RoundRow.created_at, RoundRow.finished_at).where(RoundRow.finished_at >= since)
+        rows = await self._session.execute(query.order_by(RoundRow.id.desc()).limit(10_000))
+        return [(Phase(row.phase), (row.finished_at - row.created_at).total_seconds()) for row in rows]
+
+    async def earliest_deadline(self) -> datetime | None:
+        """The deadline that passes first among rounds that have not ended."""
+        return await self._session.scalar(
+            select(func.min(RoundRow.deadline_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
+        )
+
+    async def turnout(self, limit: int) -> Sequence[tuple[int, int, int]]:
+        """Of the rounds that ended last: sites counted, the fewest needed, sites asked. First models count for none."""
+        query = (
+            select(RoundRow.got, RoundRow.min_cohort, RoundRow.cohort)
+            .where(RoundRow.phase.in_([str(Phase.PUBLISHED), str(Phase.FAILED)]))
+            .where(RoundRow.kind != str(RoundKind.INITIALISE), RoundRow.finished_at.is_not(None))
+            .order_by(RoundRow.id.desc())
+            .limit(limit)
+        )
+        return [(row.got, row.min_cohort, len(row.cohort)) for row in await self._session.execute(query)]
+
     async def unreported(self) -> Sequence[RoundId]:
         """Rounds whose metrics the registry has not got yet."""
         query = select(RoundRow.id).where(RoundRow.unreported.is_(True)).order_by(RoundRow.id).limit(100)

@@ -1,11 +1,11 @@
 """Federations, sites, and what is known of who is there."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import JSON, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from services.coordinator.domain.validation import SiteFacts
@@ -175,6 +175,18 @@ class SiteRepository:
         query = select(func.count()).select_from(SiteRow).where(SiteRow.last_seen_at >= since)
         return await self._session.scalar(query) or 0
 
+    async def heard(self, since: datetime) -> int:
+        """How many sites that are not suspended were heard after `since`."""
+        query = select(func.count()).select_from(SiteRow)
+        query = query.where(SiteRow.last_seen_at >= since, SiteRow.suspended.is_(False))
+        return await self._session.scalar(query) or 0
+
+    async def versions(self, since: datetime) -> Mapping[str, int]:
+        """How many sites were heard after `since`, by the version that their agent told."""
+        version = type_coerce(SiteRow.profile, JSON)["agent_version"].as_string().label("version")
+        query = select(version, func.count()).where(SiteRow.last_seen_at >= since).group_by(version)
+        return {name or "unknown": count for name, count in await self._session.execute(query)}
+
     async def watch(self) -> Watch:
         """The platform's row."""
         row = await self._session.get(PlatformRow, 1)
@@ -195,10 +207,13 @@ class SiteRepository:
         return max(epoch, await self._session.scalar(select(PlatformRow.epoch)) or 0)
 
     async def bump_epoch(self) -> int:
-        """Begin a new epoch: after a restore, agents must not answer rounds that they may have answered before."""
-        await self._session.execute(update(PlatformRow).values(epoch=PlatformRow.epoch + 1))
-        row = await self._session.scalar(select(PlatformRow.epoch))
-        return row or 0
+        """Begin a new epoch: after a restore, agents must not answer rounds that they may have answered before.
+
+        It counts from the clock, because nobody knows how many epochs there were since the copy was made.
+        """
+        epoch = max((await self.watch()).epoch + 1, int((await self._tx.now()).timestamp()))
+        await self._session.execute(update(PlatformRow).values(epoch=epoch))
+        return epoch
 
 
 async def _insert(tx: Transaction, table: Any, values: dict[str, Any], taken: str) -> None:

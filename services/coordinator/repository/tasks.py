@@ -13,8 +13,8 @@ from sqlalchemy import Row, Table, func, insert, or_, select, update
 from services.coordinator.domain.rounds import Phase
 from services.coordinator.domain.tasks import MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
 from services.coordinator.repository import Overtaken
-from services.coordinator.tables import RoundRow, SiteRow, TaskRow
-from shared.database import Transaction
+from services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
+from shared.database import Page, Transaction, page
 from shared.errors import NotFound
 from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
@@ -172,6 +172,23 @@ class TaskRepository:
         query = select(_TASKS).where(_TASKS.c.site_id == site_id, _TASKS.c.state.in_(sorted(OUTSTANDING)))
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.round_id))]
 
+    async def dead_tasks(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Task]:
+        """A page of tasks that used up their attempts, of jobs in the federations `within` (None is all)."""
+        query = select(TaskRow).where(TaskRow.state == TaskState.DEAD)
+        if within is not None:
+            query = query.join(JobRow, JobRow.id == TaskRow.job_id).where(JobRow.federation_id.in_(within))
+        return (await page(self._session, query, TaskRow.id, limit, after)).map(_task)
+
+    async def outstanding(self) -> dict[str, int]:
+        """How many tasks are open, and how many leased."""
+        query = select(_TASKS.c.state, func.count()).where(_TASKS.c.state.in_(sorted(OUTSTANDING)))
+        return {str(state): count for state, count in await self._session.execute(query.group_by(_TASKS.c.state))}
+
+    async def ended(self, since: datetime) -> dict[str, int]:
+        """How many tasks ended since then, by state."""
+        query = select(_TASKS.c.state, func.count()).where(_TASKS.c.finished_at >= since).group_by(_TASKS.c.state)
+        return {str(state): count for state, count in await self._session.execute(query)}
+
     async def dead(self) -> int:
         """How many tasks used up their attempts."""
         query = select(func.count()).select_from(TaskRow).where(TaskRow.state == TaskState.DEAD)
@@ -183,7 +200,7 @@ def _values(task: Task) -> dict[str, Any]:
     return {**values, "state": str(task.state), "trace": list(task.trace)}
 
 
-def _task(row: Row[Any]) -> Task:
+def _task(row: TaskRow | Row[Any]) -> Task:
     return Task(
         id=TaskId(row.id),
         round_id=RoundId(row.round_id),

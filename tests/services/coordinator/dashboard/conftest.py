@@ -16,10 +16,15 @@ from services.coordinator.dashboard.views import (
     Audit,
     Check,
     Dataset,
+    DeadTask,
+    Exposure,
     Job,
     JobPage,
+    Key,
+    KeysPage,
     Measure,
     NowPage,
+    OperationsPage,
     Release,
     Round,
     Site,
@@ -82,6 +87,18 @@ AUDITED = Audit(
 )  # fmt: skip
 
 
+OPERATING = OperationsPage(
+    outbox=3, outbox_age_s=0.4, open_rounds=1, overdue_s=0.0, open_tasks=2, leased_tasks=2, sites_recent=4,
+    sites_silent=1, database_bytes=48_000_000, redis=True, epoch=1, published=118, failed=2, cancelled=1,
+    typical_s=1.4, slow_s=7.9, late_share=0.021, may_act=True,
+    dead=(
+        DeadTask("task_01", "job_01running", "rnd_train6", "Nordklinikum <i>", "train", 5, "child-died",
+                 "The recipe's process was killed: out of memory?", None, True),
+        DeadTask("task_02", "job_02failed", "rnd_train2", "south", "train", 5, "timeout", None, None, False),
+    ),
+)  # fmt: skip
+
+
 @dataclass
 class FakeDesk:
     """What the pages show, as fields that a test may change."""
@@ -98,6 +115,8 @@ class FakeDesk:
     beat: int = 7
     audited: Audit = AUDITED
     answers: tuple[Result, ...] = ()
+    operating: OperationsPage = OPERATING
+    decided: list[tuple[str, str]] = field(default_factory=list)
 
     async def now(self) -> NowPage:
         current = {r.job_id: r for r in self.all_rounds if r.open}
@@ -142,6 +161,24 @@ class FakeDesk:
         if subject != "rnd_train3":
             raise NotFound(f"There is no evidence about {subject}.")
         return self.audited
+
+    async def operations(self) -> OperationsPage:
+        return replace(self.operating, may_act=self.may_steer)
+
+    async def decide(self, task_id: str, act: str) -> None:
+        self.decided.append((task_id, act))
+        self.operating = replace(self.operating, dead=())
+
+    async def keys(self) -> KeysPage:
+        return KeysPage(
+            tuple(Key(name, kind, "7a" * 32, self.now_ - timedelta(days=age), self.now_ + timedelta(days=90 - age),
+                      self.now_ if name == "south" else None, earlier)
+                  for name, kind, age, earlier in (("coordinator", "service", 3, 0), ("keys", "service", 70, 2),
+                                                   ("Nordklinikum <i>", "site", 12, 1), ("south", "site", 40, 0)))
+        )  # fmt: skip
+
+    async def privacy(self) -> list[Exposure]:
+        return [Exposure("fed_01hearts", "heart <script>", 3, 27, 3, ("pairwise", "sealed"))]
 
     async def pulse(self) -> str:
         return str(self.beat)

@@ -21,8 +21,8 @@ pytestmark = [
 ]
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "figures": "/jobs/job_04figures",
-         "round": "/rounds/rnd_train3", "sites": "/sites",
-         "models": "/models"}  # fmt: skip
+         "round": "/rounds/rnd_train3", "sites": "/sites", "models": "/models", "privacy": "/privacy",
+         "keys": "/keys", "operations": "/operations"}  # fmt: skip
 
 
 @pytest.fixture
@@ -101,6 +101,22 @@ async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, desk) ->
         await page.wait_for_selector("#job-head >> text=cancelled")
         assert desk.steered == [("job_01running", "cancel")]
         assert faults == []
+        await browser.close()
+
+
+async def test_a_dead_task_is_requeued_without_scripts(address: str, desk) -> None:
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = await browser.new_context(java_script_enabled=False, viewport=SIZES["phone"])
+        page = await context.new_page()
+        await page.goto(f"{address}/login?next=/dashboard/operations")
+        await page.fill("#token", "ust_test-token")
+        await page.click("button.main")
+        assert await page.locator("button:has-text('Requeue')").count() == 1  # the other task's round has ended
+        assert await page.locator("button:has-text('Discard')").count() == 2
+        await page.click("button:has-text('Requeue')")
+        await page.wait_for_selector("text=No task used up its five attempts")
+        assert desk.decided == [("task_01", "requeue")]
         await browser.close()
 
 

@@ -26,6 +26,9 @@ PAGES = (
     "/rounds/rnd_train3",
     "/sites",
     "/models",
+    "/privacy",
+    "/keys",
+    "/operations",
     "/audit",
     "/audit?subject=rnd_train3",
 )

@@ -1,0 +1,37 @@
+"""The dead letters: tasks that were given up, and what people decide about them."""
+
+from fastapi import APIRouter
+
+from services.coordinator.api.access import Id, Reader, Scientist, Use
+from services.coordinator.domain.tasks import TaskNotDead
+from services.coordinator.operations import RoundNotCollecting
+from services.coordinator.repository import Overtaken
+from services.coordinator.views import DeadTaskView
+from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from shared.web.paging import After, Limit, Listing
+from shared.web.problems import problems
+
+router = APIRouter(prefix="/v1/dead-tasks", tags=["operations"])
+_ACTING = problems(
+    Unauthenticated, Forbidden, NotFound, TaskNotDead, RoundNotCollecting, Overtaken, IdempotencyMismatch
+)
+
+
+@router.get("", responses=problems(Unauthenticated, Forbidden))
+async def list_dead_tasks(person: Reader, use: Use, limit: Limit = 100, after: After = None) -> Listing[DeadTaskView]:
+    """Tasks that were given up after five attempts, and that nobody has decided about."""
+    page = await use.operations.dead(person, limit, after)
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.post("/{task_id}/requeue", responses=_ACTING)
+async def requeue_task(task_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> DeadTaskView:
+    """Let the site try again (scientist), as long as the round still collects; the job's events name the person."""
+    return await use.operations.act(person, task_id, "requeue", once)
+
+
+@router.post("/{task_id}/discard", responses=_ACTING)
+async def discard_task(task_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> DeadTaskView:
+    """Put the task away (scientist); its last error stays with the round."""
+    return await use.operations.act(person, task_id, "discard", once)

@@ -1,0 +1,37 @@
+"""The log signs its head every minute, asked or not: a log that cannot is noticed before somebody needs it."""
+
+from typing import Final
+
+from services.keys.authority import Authority
+from services.keys.log import Log
+from shared.clock import monotonic
+from shared.identity.authority import Identity
+from shared.queues import Sweeper
+from shared.telemetry.metrics import AUDIT_APPEND_FAILURES, CHECKPOINT_AGE_SECONDS
+from shared.web.vitals import measure_certificate
+
+EVERY_S: Final = 60.0
+
+
+async def follow(heads: Log, authority: Authority, identity: Identity) -> None:
+    """Sign and measure until cancelled."""
+    signed_at = monotonic()
+    CHECKPOINT_AGE_SECONDS.set_function(lambda: monotonic() - signed_at)
+
+    async def sign() -> int:
+        nonlocal signed_at
+        try:
+            await heads.head()
+        except Exception:
+            AUDIT_APPEND_FAILURES.inc()
+            raise
+        signed_at = monotonic()
+        return 0
+
+    async def certificates() -> int:
+        ca, own = authority.ca.certificate, identity.holder
+        measure_certificate("authority", ca.not_valid_before_utc, ca.not_valid_after_utc)
+        measure_certificate("identity", own.not_before, own.not_after)
+        return 0
+
+    await Sweeper(EVERY_S, {"checkpoint": sign, "certificates": certificates}, housekeeping=True).run()
