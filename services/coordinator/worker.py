@@ -35,7 +35,8 @@ async def run_worker(
         },
     )
     tidying = Sweeper(
-        TIDY_EVERY_S, {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune},
+        TIDY_EVERY_S,
+        {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune},
         housekeeping=True,
     )
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})

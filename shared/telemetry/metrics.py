@@ -1,7 +1,7 @@
 """Every Prometheus metric of the platform, in one place, so that names, units and labels stay consistent.
 
 Base units, in the name; counters end in ``_total`` where they are read. No owner, site, agent, run or user is ever a
-label: those are in SQL and in the logs. `docs/operations/metrics.md` says what each is for.
+label: those are in SQL and in the logs. `docs/operations/runbook.md` says what to do about each alert.
 """
 
 from importlib.metadata import version
