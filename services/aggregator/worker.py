@@ -102,8 +102,11 @@ class Hands:
 
     async def audit(self) -> int:
         """The ledger: every update that was acknowledged for a published round stands in its sum."""
-        since = utc_now() - _AUDITED
-        RECEIPTS_UNCOUNTED.set(await self._database.read("receipts.audit", lambda tx: Repository(tx).uncounted(since)))
+
+        async def work(tx: Transaction) -> int:
+            return await Repository(tx).uncounted(await tx.now() - _AUDITED)
+
+        RECEIPTS_UNCOUNTED.set(await self._database.read("receipts.audit", work))
         return 0
 
     async def _needed(self, digest: Digest) -> bool:
