@@ -48,7 +48,8 @@ from shared.secagg.twoserver.report import (
     share_info,
     unseal,
 )
-from shared.secagg.twoserver.schemes import HELPER, LEADER, NONCE_BYTES, Integers, scheme_for
+from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
+from shared.secagg.twoserver.schemes import Integers, scheme_for
 from shared.secagg.twoserver.sums import add_field, centred
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader, write_header

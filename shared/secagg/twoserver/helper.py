@@ -11,7 +11,8 @@ from shared.secagg.engine import Entropy
 from shared.secagg.twoserver.messages import Question, Verdict
 from shared.secagg.twoserver.noise import draw
 from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
-from shared.secagg.twoserver.schemes import HELPER, WORD_BYTES, Words, scheme_for
+from shared.secagg.twoserver.roles import HELPER
+from shared.secagg.twoserver.schemes import WORD_BYTES, Words, scheme_for
 from shared.secagg.twoserver.sums import add_field, canonical
 from shared.wire.manifest import RoundManifest
 

@@ -11,7 +11,8 @@ from shared.ids import SiteId
 from shared.secagg.engine import Desk, Source, UpdateRefused
 from shared.secagg.twoserver.messages import Evidence, Question
 from shared.secagg.twoserver.report import SEALING_BYTES, Report, ReportMalformed, context, share_info, unseal
-from shared.secagg.twoserver.schemes import LEADER, Scheme, scheme_for
+from shared.secagg.twoserver.roles import LEADER
+from shared.secagg.twoserver.schemes import Scheme, scheme_for
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader
 

@@ -20,21 +20,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from shared.secagg.engine import Entropy, UpdateRefused
 from shared.secagg.field64 import P
 from shared.secagg.quantise import counted, squared_norm_bound
+from shared.secagg.twoserver.roles import HELPER, LEADER, Share
 from shared.vdaf.errors import FreshRandomnessNeeded
 from shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
 from shared.vdaf.prio3 import Prio3SumVecWithMultiproof
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
-LEADER: Final = 0
-HELPER: Final = 1
-ROLES: Final = (b"leader", b"helper")
 WORD_BYTES: Final = 8
 VERIFY_KEY_BYTES: Final = 32
-NONCE_BYTES: Final = 16
 SEED_BYTES: Final = 32
 Words = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
-Share = bytes | memoryview
 
 
 class Scheme(Protocol):

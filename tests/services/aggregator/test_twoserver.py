@@ -20,7 +20,7 @@ from shared.ids import SiteId, digest_of
 from shared.secagg.quantise import plan_sums
 from shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
 from shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
-from shared.secagg.twoserver.schemes import LEADER
+from shared.secagg.twoserver.roles import LEADER
 from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.two_servers import LENGTH, Killed, Round, Servers, new_id

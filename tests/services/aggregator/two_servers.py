@@ -32,7 +32,8 @@ from shared.secagg.payload import sums_payload, train_payload
 from shared.secagg.quantise import plan_norm
 from shared.secagg.twoserver.engine import TWOSERVER, sign_report, vector_of
 from shared.secagg.twoserver.report import context, seal, share_info
-from shared.secagg.twoserver.schemes import HELPER, LEADER, NONCE_BYTES, norm_bound, scheme_for
+from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
+from shared.secagg.twoserver.schemes import norm_bound, scheme_for
 from shared.transparency.documents import RoundRecord
 from shared.transparency.records import check_record
 from shared.vdaf.field64 import FIELD64
