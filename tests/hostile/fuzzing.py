@@ -27,8 +27,8 @@ from tests.hostile.stage import Stage
 
 EXAMPLES: Final = int(os.environ.get("UNDERSONG_FUZZ_EXAMPLES", "4"))
 """Random cases for each operation, beside the systematic ones."""
-SHARE: Final = int(os.environ.get("UNDERSONG_FUZZ_SHARE", "3"))
-"""Every n-th case is sent: all of them by `make fuzz`, a third by `make test`."""
+SHARE: Final = int(os.environ.get("UNDERSONG_FUZZ_SHARE", "8"))
+"""Every n-th case is sent: all of them by `make fuzz`, an eighth by `make test`."""
 OPENAPI: Final = Path(__file__).parents[2] / "docs" / "openapi"
 CHECKS: Final = [
     not_a_server_error,
