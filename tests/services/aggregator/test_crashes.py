@@ -23,7 +23,7 @@ from shared.learning.tensors import load
 from shared.secagg.engine import Payload
 from shared.secagg.quantise import pack
 from shared.wire.manifest import RoundKind, RoundManifest, StrategyRef
-from tests.services.aggregator.conftest import Stage, zeros
+from tests.services.aggregator.conftest import Stage, committed, zeros
 
 LENGTH = 50
 
@@ -249,7 +249,9 @@ async def test_a_body_out_of_range_is_named(stage: Stage) -> None:
         ring = np.zeros(4 + 18, np.uint32)
         ring[4] = 200 if at == 1 else 1
         ring[0] = 2**31 - 5 if at == 2 else 0
-        body = stage.body(manifest, opened, site, Payload(RoundKind.TRAIN, ring.size, 32, pack(ring, 32)))
+        samples = committed(manifest, site)
+        payload = Payload(RoundKind.TRAIN, ring.size, 32, pack(ring, 32), samples=samples)
+        body = stage.body(manifest, opened, site, payload)
         if at in (0, 3):
             body = stage.update(manifest, opened, site, np.ones(4))
         assert (await stage.send(manifest.round_id, site, body)).status_code == 201
