@@ -157,11 +157,13 @@ class PairwiseRound:
         PAIRWISE.server.reveal(self.desk, total)
         self.total = opened_train(self.manifest, total, len(bodies))
         commitments = {site: said[-64:].hex() for site, said in self.said["commit"].items()}
+        committed = {site: read_header(body)[0].samples for site, body in bodies.items()}
         record = records.RoundRecord(
             manifest=self._signed(), engine="pairwise", roster=self.roster.pack().hex(), sharers=self.sharers.hex(),
             survivors=self.survivors.pack().hex(), bodies={s: digest_of(body) for s, body in bodies.items()},
             commitments=commitments, sum_digest=digest_of(total.tobytes()), transcript="0" * 64,
             result=records.RoundResult(values_digest=Digest("1" * 64)), contributors=len(bodies),
+            samples={site: message[:32].hex() for site, message in committed.items() if message},
         )  # fmt: skip
         head = records.transcript_of(record)[-1].hex()
         self.logged = self.platform.log.add(record.model_copy(update={"transcript": head}))
