@@ -1,0 +1,28 @@
+"""Compiles every numba kernel of the library and leaves it in numba's cache: `python -m shared.kernels`.
+
+Run once where the code is installed (`make venv`, the images), because compiling takes ten seconds and a service that
+starts should not. Kernels that cannot be imported here are left alone: a service without them never needs them.
+"""
+
+import importlib
+import importlib.util
+from typing import Final
+
+MODULES: Final = (
+    "shared.secagg.field64",
+    "shared.privacy.noise",
+    "shared.vdaf.kernels64",
+    "shared.vdaf.projections64",
+)
+
+
+def compile_all() -> None:
+    """Import every module that compiles at import, where numba is installed."""
+    if importlib.util.find_spec("numba") is None:
+        return
+    for module in MODULES:
+        importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    compile_all()
