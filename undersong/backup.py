@@ -26,14 +26,14 @@ from typing import Any, Final
 
 from undersong import __version__
 from undersong.errors import UndersongError
-from undersong.local.layout import Layout
+from undersong.local.layout import HELPER, Layout
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-IN_ORDER: Final = ("coordinator", "aggregator", "registry", "keys")
+IN_ORDER: Final = ("coordinator", "aggregator", HELPER, "registry", "keys")
 """Each refers only to what stands in those behind it."""
 SITES: Final = "sites"
-_SECRET_FOLDERS: Final = frozenset({"secrets", "identity"})
+_SECRET_FOLDERS: Final = frozenset({"secrets", "identity", "tls"})
 _SECRET_FILES: Final = frozenset({"seal.key", "enrol-token"})
 _LEFT_OUT: Final = frozenset({"high-water", "incoming", "work", "task", "models", "lock"})
 _LEFT_OUT_ENDINGS: Final = ("-wal", "-shm", "-journal", ".lock", ".partial", ".sock")
@@ -92,7 +92,8 @@ def back_up(home: Path, data: Path, keys: Path) -> Made:
             os.fsync(file.fileno())
         targets[part].rename(final)
     for service in IN_ORDER:
-        (home / service / "last-backup").touch()
+        if (home / service).is_dir():
+            (home / service / "last-backup").touch()
     found = [facts for part in listed.values() for facts in part.values()]
     return Made(len(found), sum(facts["size"] for facts in found), time.monotonic() - began)
 
@@ -113,15 +114,17 @@ def restore(data: Path, keys: Path, home: Path, *, sites: bool = True) -> dateti
         for name, facts in documents[part]["files"].items():
             if sites or not name.startswith(f"{SITES}/"):
                 _put_back(folder / name, home / name, facts)
+    layout = Layout.prepare(home)
+    _tell(layout, "coordinator", "coordinator", "bump-epoch")  # agents refuse what they may have answered
+    _tell(layout, HELPER, "keys", "helper-restored")  # and the helper what it may have opened
     for service in IN_ORDER:
         (home / service / "last-restore").touch()
-    _begin_epoch(home)
     return datetime.fromisoformat(documents["data"]["made_at"])
 
 
 def _files(home: Path) -> Iterator[Path]:
     """What belongs into a backup, in the order in which it must be copied."""
-    for folder in (*IN_ORDER, SITES, "secrets"):
+    for folder in (*IN_ORDER, SITES, "secrets", "tls"):
         found = [path for path in sorted((home / folder).rglob("*")) if path.is_file() and not path.is_symlink()]
         kept = [path for path in found if not _left_out(path.relative_to(home))]
         yield from sorted(kept, key=lambda path: path.suffix != ".sqlite")  # rows before the blobs that they name
@@ -204,13 +207,14 @@ def _put_back(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
     target.chmod(0o600)
 
 
-def _begin_epoch(home: Path) -> None:
-    """Say in the coordinator's database that it is a copy, so that agents refuse what they may have answered."""
-    env = Layout.prepare(home).environment("coordinator")
-    command = [sys.executable, "-m", "services.coordinator", "bump-epoch"]
-    done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, check=False)
+def _tell(layout: Layout, settings: str, service: str, command: str) -> None:
+    """Run a service's command over its restored database: it is a copy, and must know."""
+    words = [sys.executable, "-m", f"services.{service}", command]
+    done = subprocess.run(
+        words, env=layout.environment(settings), cwd=layout.home, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise BackupError(f"the epoch could not be raised:\n{done.stderr[-1000:]}", remedy="undersong doctor")
+        raise BackupError(f"{service} {command} failed:\n{done.stderr[-1000:]}", remedy="undersong doctor")
 
 
 def _digest(file: Path) -> str:

@@ -40,14 +40,15 @@ def main(arguments: list[str] | None = None) -> None:
             "reseal",
             "helper",
             "helper-migrate",
+            "helper-restored",
         ],
     )
     parser.add_argument("--out", type=Path, help="where bootstrap and new-operator-token write their files (0600)")
     chosen = parser.parse_args(arguments)
     if chosen.command in ("bootstrap", "new-operator-token") and chosen.out is None:
         parser.error(f"{chosen.command} needs --out DIR")
-    if chosen.command in ("helper", "helper-migrate"):  # another process, another store, another identity
-        run_helper(load_settings(HelperSettings), serving=chosen.command == "helper")
+    if chosen.command.startswith("helper"):  # another process, another store, another identity
+        run_helper(load_settings(HelperSettings), chosen.command)
         return
     settings = load_settings(KeysSettings)
     configure_logging("keys", settings.log_level, json=settings.log_json)
@@ -56,15 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     run(chosen.command, settings, chosen.out)
 
 
-def run_helper(settings: HelperSettings, *, serving: bool) -> None:
-    """Bring the helper's schema to its head, or be the helper."""
+def run_helper(settings: HelperSettings, command: str) -> None:
+    """Bring the helper's schema to its head, erase what a restored copy must not use again, or be the helper."""
     arm(HELPER)
     configure_logging(HELPER, settings.log_level, json=settings.log_json)
     configure_tracing(HELPER, settings.otel_endpoint)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    if not serving or settings.migrate_on_start:
+    if command != "helper" or settings.migrate_on_start:
         migrate(settings.database, helper.PACKAGE)
-    if serving:
+    if command == "helper-restored":
+        voided = asyncio.run(helper.void_rounds(settings))
+        sys.stdout.write(f"{voided} rounds are void\n")
+    elif command == "helper":
         serve(helper.build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
 
 

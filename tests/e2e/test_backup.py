@@ -75,6 +75,8 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
         reach(platform.client, job.id, known + 2)
         platform.client.pause_job(job.id)
 
+    stores = {path.relative_to(first).as_posix() for path in first.glob("*/*.sqlite")}
+    assert stores == {p.relative_to(data).as_posix() for p in data.glob("*/*.sqlite")}
     before = {name: answered(first, name) for name in SITES}
     restore(data, keys, second, sites=False)
     shutil.copytree(first / "sites", second / "sites", dirs_exist_ok=True)
@@ -106,13 +108,13 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
 def small_home(tmp_path: Path) -> Path:
     """The files of a platform, without one."""
     home = tmp_path / "home"
-    for place in ("secrets/keys-seal-key", "keys/identity/identity.pem", "sites/a/enrol-token", "keys/high-water"):
+    for place in ("secrets/seal", "keys/identity/identity.pem", "tls/ca.key", "sites/a/enrol-token", "keys/high-water"):
         (home / place).parent.mkdir(parents=True, exist_ok=True)
         (home / place).write_text("secret")
     for place in ("aggregator/blobs/ab/abcd", "aggregator/blobs/incoming/half", "sites/a/datasets.yaml"):
         (home / place).parent.mkdir(parents=True, exist_ok=True)
         (home / place).write_text("data")
-    for service in ("coordinator", "aggregator", "registry", "keys"):
+    for service in ("coordinator", "aggregator", "registry", "keys", "helper"):
         (home / service).mkdir(exist_ok=True)
         with sqlite3.connect(home / service / f"{service}.sqlite") as database:
             database.execute("CREATE TABLE t (x)")
@@ -123,9 +125,10 @@ def test_keys_and_data_are_kept_apart(small_home: Path, tmp_path: Path) -> None:
     back_up(small_home, tmp_path / "data", tmp_path / "keys")
     data = {str(p.relative_to(tmp_path / "data")) for p in (tmp_path / "data").rglob("*") if p.is_file()}
     keys = {str(p.relative_to(tmp_path / "keys")) for p in (tmp_path / "keys").rglob("*") if p.is_file()}
-    assert keys == {MANIFEST, "secrets/keys-seal-key", "keys/identity/identity.pem", "sites/a/enrol-token"}
+    kept = {"secrets/seal", "keys/identity/identity.pem", "tls/ca.key", "sites/a/enrol-token"}
+    assert keys == {MANIFEST, *kept}
     assert "aggregator/blobs/ab/abcd" in data
-    assert "keys/keys.sqlite" in data
+    assert {"keys/keys.sqlite", "helper/helper.sqlite"} <= data
     assert not any("high-water" in name or "incoming" in name for name in data | keys)
     modes = {oct(p.stat().st_mode & 0o077) for p in (tmp_path / "keys").rglob("*")}
     assert modes == {"0o0"}

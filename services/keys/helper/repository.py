@@ -95,6 +95,11 @@ class HelperRepository:
         await self._session.execute(_of(round_id).values(**values), execution_options=_BY_SQL)
         return True
 
+    async def unended(self) -> list[RoundId]:
+        """Rounds whose secrets are not erased."""
+        query = select(RoundRow.id).where(RoundRow.keys.is_not(None))
+        return [RoundId(found) for found in await self._session.scalars(query)]
+
     async def expired(self, now: datetime) -> list[RoundId]:
         """Rounds whose secrets are to be erased."""
         query = select(RoundRow.id).where(RoundRow.expires_at <= now, RoundRow.keys.is_not(None))

@@ -7,11 +7,12 @@ from fastapi import FastAPI
 
 from services.keys.helper.api import router
 from services.keys.helper.parties import Parties
+from services.keys.helper.repository import HelperRepository
 from services.keys.helper.rounds import HelperRounds
 from services.keys.helper.settings import HelperSettings
 from services.keys.helper.tables import common
 from shared.clock import Clock
-from shared.database import Database
+from shared.database import Database, Transaction
 from shared.identity.sealing import Sealer
 from shared.queues import Sweeper, background
 from shared.web.app import create_app
@@ -53,6 +54,23 @@ def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
     )
 
 
+async def void_rounds(settings: HelperSettings) -> int:
+    """Erase the secrets of every round: a restored copy may have signed other sets than it remembers; how many."""
+    database = open_database(settings)
+
+    async def work(tx: Transaction) -> int:
+        repository = HelperRepository(tx)
+        unended = await repository.unended()
+        for round_id in unended:
+            await repository.erase(round_id)
+        return len(unended)
+
+    try:
+        return await database.run("helper.restored", work)
+    finally:
+        await database.close()
+
+
 def _lifespan(settings: HelperSettings, database: Database) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +78,7 @@ def _lifespan(settings: HelperSettings, database: Database) -> Callable[[FastAPI
             rounds = assemble(settings, database, stand)
             install(app, rounds, stand)
             jobs = {"rounds_expired": rounds.sweep, "nonces": stand.nonces.prune}
-            async with background(Sweeper(settings.sweep_s, jobs).run()):
+            async with background(Sweeper(settings.sweep_s, jobs, housekeeping=True).run()):
                 yield
         await database.close()
 

@@ -24,6 +24,7 @@ from services.keys.helper.domain import (
     SetUnfit,
 )
 from services.keys.helper.tables import ReportRow, RoundRow
+from services.keys.helper.wiring import void_rounds
 from shared.clock import utc_now
 from shared.database import Transaction
 from shared.identity.requests import SigningAuth
@@ -193,14 +194,19 @@ async def test_only_what_the_coordinator_ordered_is_begun(servers: Servers) -> N
         await servers.rounds.share(RoundId(new_id("rnd")), bytes(32))
 
 
-async def test_secrets_end_with_the_round(servers: Servers) -> None:
+@pytest.mark.parametrize("end", ["expired", "restored"])
+async def test_secrets_end_with_the_round_and_with_a_restore(servers: Servers, end: str) -> None:
     leader = await judged(servers, *THREE)
 
     async def work(tx: Transaction) -> None:
         await tx.session.execute(update(RoundRow).values(expires_at=utc_now() - timedelta(seconds=1)))
 
-    await servers.database.run("test.expire", work)
-    await servers.rounds.sweep()
+    if end == "expired":
+        await servers.database.run("test.expire", work)
+        await servers.rounds.sweep()
+    else:
+        assert await void_rounds(servers.settings) == 1
+        assert await void_rounds(servers.settings) == 0
     async with servers.database.engine.connect() as db:
         assert (await db.execute(RoundRow.__table__.select())).one().keys is None
         assert all(row.helper_share is None for row in await db.execute(ReportRow.__table__.select()))
