@@ -159,7 +159,7 @@ async def test_a_description_names_what_cannot_be_read(bench) -> None:
     described = await bench.runner.describe()
     assert described.datasets == []
     assert "lost" in described.faults[0]
-    assert {spec["name"] for spec in described.recipes} == {"tabular", "image", "null", "odd"}
+    assert {spec["name"] for spec in described.recipes} == {"tabular", "image", "null", "statistics", "odd"}
     assert described.hardware["cpus"] >= 1
 
 
