@@ -49,7 +49,9 @@ def test_fixed_tensors_stay_as_they_were() -> None:
 
 @given(
     st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(lambda n: n != "__metadata__"),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6).filter(
+            lambda name: name != "__metadata__"
+        ),
         hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=3), elements=st.floats(-1000, 1000, width=32)),
         min_size=1,
         max_size=5,
