@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import tarfile
+import warnings
 from pathlib import Path
 
 import httpx
@@ -156,8 +157,10 @@ def _number(service: str) -> int:
 
 def test_the_edge_takes_no_old_protocol(compose: Compose) -> None:
     old = compose.trust
-    old.minimum_version = ssl.TLSVersion.TLSv1
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that they are deprecated is the point
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
     with socket.create_connection(("127.0.0.1", compose.ports["keys"]), timeout=30) as raw, pytest.raises(ssl.SSLError):
         old.wrap_socket(raw, server_hostname="localhost")

@@ -167,22 +167,28 @@ def job(federation: str, name: str) -> dict[str, Any]:
 def _job(stage: Stage) -> None:
     """One job that has ended, one whose round is open with a task leased by the first site."""
     federation = stage.ids["federation_id"]
-    for site in ("site", "site-1", "site-2"):
-        stage.ask(site, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
+    _are_there(stage, "site", "site-1", "site-2")
     ended = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "ended"))
     stage.ids["ended_job_id"] = ended["id"]
     stage.made("scientist", "coordinator", "POST", f"/v1/jobs/{ended['id']}/cancel")
     running = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "running"))
     stage.ids["job_id"] = running["id"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while (
         answer := stage.ask("site", "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 5})
     ).status_code != 200:
         assert time.monotonic() < deadline, "no task came"
+        _are_there(stage, "site-1", "site-2")
     lease = answer.json()
     stage.ids |= {"task_id": lease["task_id"], "lease_token": lease["lease_token"]}
     stage.ids["round_id"] = lease["round_id"]
     stage.ids["model_id"] = lease["signed_manifest"]["manifest"]["model_id"]
+
+
+def _are_there(stage: Stage, *sites: str) -> None:
+    """A site that has not asked for work lately is away, and a round waits for those who are there."""
+    for site in sites:
+        stage.ask(site, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
 
 
 def _version(stage: Stage) -> None:

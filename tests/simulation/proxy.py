@@ -175,6 +175,8 @@ class Proxy:
             if weather.delay_s:
                 await asyncio.sleep(weather.delay_s)
             piece = data[: weather.slice_bytes or len(data)]
+            if weather.close_after is not None:
+                piece = piece[: max(0, weather.close_after - link.passed[reply])]
             data = data[len(piece) :]
             link.passed[reply] += len(piece)
             target.write(piece)
