@@ -91,7 +91,8 @@ class Supervised:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to this process alone, as a crash would; the guardian starts it again."""
         if (pid := self.pid) is not None:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it may end of itself at this very moment
+                os.kill(pid, number)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and keep the guardian from starting it again; does not wait."""
