@@ -29,7 +29,7 @@ from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
 from undersong.profile import Profile, remove_profile, save_profile
 
-READY_WITHIN_S: Final = 60.0
+READY_WITHIN_S: Final = 180.0  # a process that fails is noticed at once; this is for slow machines
 BOOTSTRAPPED: Final = ("keys", "coordinator")
 
 
