@@ -1,6 +1,7 @@
 """A slice of the fault matrix, on one platform of real processes; the whole of it is `make faults`."""
 
 import asyncio
+import os
 import shutil
 import sys
 import time
@@ -53,6 +54,7 @@ def test_nothing_lies_about_when_all_is_over(arena: Arena) -> None:
     assert asyncio.run(collect(arena)) == []
 
 
+@pytest.mark.skipif("UNDERSONG_CONTROLS" not in os.environ, reason="a platform of its own: `make faults` runs it")
 def test_planted_bugs_are_caught() -> None:
     """The control: an update counted twice, one acknowledged and forgotten, bodies that stay. The books must tell."""
     planted = [sys.executable, "-m", "tests.simulation.planted"]
