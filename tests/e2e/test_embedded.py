@@ -151,16 +151,17 @@ def test_a_second_platform_in_the_same_folder_is_refused(platform: Platform) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_a_platform_goes_on_where_it_was(tmp_path: Path) -> None:
     """Stopped in the middle of a job and started again from its folder, it finishes the job."""
     with Platform(tmp_path) as platform:
         for name in SITES:
             platform.add_site(name, datasets=NOTHING)
         platform.wait_sites_online(len(SITES))
-        job = platform.client.submit_job(null_job(platform, "on", rounds=30))
+        job = platform.client.submit_job(null_job(platform, "on", rounds=12))
         deadline = time.monotonic() + 60
         while not train_rounds(platform.client, job) and time.monotonic() < deadline:
             time.sleep(0.1)
     with Platform(tmp_path) as platform:
-        assert platform.client.wait(job.id, timeout_s=120).state == "succeeded"
-        assert train_rounds(platform.client, job) == list(range(1, 31))
+        assert platform.client.wait(job.id, timeout_s=300).state == "succeeded"
+        assert train_rounds(platform.client, job) == list(range(1, 13))
