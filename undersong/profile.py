@@ -25,6 +25,7 @@ class Profile:
     aggregator_url: str = ""
     keys_url: str = ""
     registry_url: str = ""
+    helper_url: str = ""
     token: str = ""
     operator_token: str = ""
     ca_file: str = ""

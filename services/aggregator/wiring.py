@@ -104,6 +104,10 @@ def install(app: FastAPI, parts: Parts, stand: Standing, tokens: TokenDirectory)
 def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastAPI:
     """The API."""
     database, streams = open_database(settings, clock), Streams(settings.redis)
+
+    async def blobs() -> None:
+        await BlobStore.open(settings.blobs).check()
+
     return create_app(
         title="Undersong aggregator",
         service="aggregator",
@@ -111,7 +115,7 @@ def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastA
         routers=[router, steps_router],
         lifespan=_lifespan(settings, database, streams),
         checks=database_checks(database, "aggregator"),
-        degradable={"redis": streams.ping},
+        degradable={"redis": streams.ping, "blobs": blobs},  # without room uploads are refused, and rounds still end
     )
 
 

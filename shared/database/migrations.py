@@ -1,11 +1,12 @@
 """Alembic in process: `migrate` brings a service's schema to its head, safely when several replicas start at once."""
 
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from alembic import command, context, op
@@ -18,15 +19,24 @@ from shared.database.common import RowNumber
 from shared.database.types import JsonDocument, UtcDateTime
 
 _SQLITE_WAIT_S = 60.0
+_BAD_CONFIGURATION: Final = 2
 
 
 def migrate(url: str, service: str) -> str:
     """Run all migrations of `services/<service>/migrations` that `url` has not had; give the head revision.
 
-    Who comes second waits for the first, then finds nothing to do.
+    Who comes second waits for the first, then finds nothing to do. A schema that is newer than this code ends the
+    process with one line and status 2: nothing here may write to it.
     """
     config = _config(service)
     with _locked_connection(url, service) as connection:
+        present = MigrationContext.configure(connection).get_current_revision()
+        if compare_revision(present, service) == "newer":
+            sys.stderr.write(
+                f"the database of {service} has schema {present}, newer than this release knows "
+                f"({head_revision(service)}): install the newer release, or restore the backup from before it\n"
+            )
+            raise SystemExit(_BAD_CONFIGURATION)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return head_revision(service)
@@ -38,6 +48,16 @@ def head_revision(service: str) -> str:
     if head is None:
         raise LookupError(f"{service} has no migrations")
     return head
+
+
+def compare_revision(present: str | None, service: str) -> Literal["none", "older", "head", "newer"]:
+    """Where a schema stands for this code; a revision that it does not know was made by a newer one."""
+    scripts = ScriptDirectory.from_config(_config(service))
+    if present is None:
+        return "none"
+    if present == scripts.get_current_head():
+        return "head"
+    return "older" if present in {script.revision for script in scripts.walk_revisions()} else "newer"
 
 
 def run_env(metadata: sa.MetaData) -> None:

@@ -120,6 +120,7 @@ def test_doctor_finds_what_is_away_and_what_waits(run: Run, server: Any) -> None
     server.say("GET /health/live", {"status": "live"})
     server.say("GET /v1/me", {"title": "Unauthenticated", "detail": "The token has expired."}, 401)
     server.say("GET /v1/authority", {"title": "Away"}, 404)
+    server.say("GET /v1/certificates", {"items": [], "next": None})
     server.say("GET /v1/sites", {"items": [{"id": "s", "name": "n", "federation_id": "f"}], "next": None})
     code, out, _ = run("doctor", "--json")
     found = {finding["subject"]: finding for finding in json.loads(out)}

@@ -1,23 +1,38 @@
 """`undersong doctor`: says what is wrong with a set-up and how to mend it."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from undersong.cli import common
 from undersong.client import Client
-from undersong.doctor import Finding, examine_machine, examine_platform
+from undersong.doctor import Finding, examine_agent, examine_home, examine_machine, examine_platform
 from undersong.errors import ProfileError
 from undersong.profile import load_profile
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "fault": "[red]✗[/]"}
 
 
-def doctor(profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
-    """Look at this machine and at the platform; every finding comes with its remedy."""
-    findings = examine(profile, echo=not as_json)
+def doctor(
+    profile: common.ProfileName = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Look into an embedded platform's folder, running or not.")
+    ] = None,
+    agent: Annotated[
+        Path | None, typer.Option("--agent", help="Look at one site's agent, beside its agent.yaml.")
+    ] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Look at this machine and at the platform; every finding comes with its cause and its remedy."""
+    findings = []
+    for finding in _examined(profile, home, agent):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
     faults = sum(finding.state == "fault" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
     if as_json:
@@ -28,28 +43,28 @@ def doctor(profile: common.ProfileName = None, as_json: common.AsJson = False) -
         raise typer.Exit(1)
 
 
-def examine(profile_name: str | None, *, echo: bool) -> list[Finding]:
-    """All findings, printed as they come when `echo`."""
-    findings: list[Finding] = []
+def _examined(name: str | None, home: Path | None, agent: Path | None) -> Iterator[Finding]:
+    """What was asked for; without anything named, this machine and the platform that is known here."""
+    if agent is not None:
+        yield from examine_agent(agent)
+    if home is not None:
+        yield from examine_machine(home)
+        yield from examine_home(home)
+    if agent is None and home is None:
+        yield from _known_platform(name)
 
-    def note(finding: Finding) -> None:
-        findings.append(finding)
-        if echo:
-            _print(finding)
 
+def _known_platform(name: str | None) -> Iterator[Finding]:
     try:
-        profile = load_profile(profile_name)
+        profile = load_profile(name)
+        own = Path(profile.home) if profile.home else None
+        yield from examine_machine(own or Path.cwd())
+        if own is not None and own.is_dir():
+            yield from examine_home(own)
+        with Client(profile) as client:
+            yield from examine_platform(client)
     except ProfileError as error:
-        for finding in examine_machine(Path.cwd()):
-            note(finding)
-        note(Finding("fault", "platform", error.message, error.remedy or ""))
-        return findings
-    for finding in examine_machine(Path(profile.home or Path.cwd())):
-        note(finding)
-    with Client(profile) as client:
-        for finding in examine_platform(client):
-            note(finding)
-    return findings
+        yield Finding("fault", "platform", error.message, error.remedy or "")
 
 
 def _print(finding: Finding) -> None:

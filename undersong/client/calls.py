@@ -157,9 +157,9 @@ def authority() -> Call[t.Authority]:
     return _get("keys", "/authority", t.Authority)
 
 
-def certificates(name: str) -> Call[t.Page[dict[str, Any]]]:
-    """Certificates of one site or service."""
-    return _get("keys", "/certificates", t.Page[dict[str, Any]], name=name)
+def certificates(name: str | None = None, after: str | None = None) -> Call[t.Page[dict[str, Any]]]:
+    """Certificates of one site or service, or of all."""
+    return _get("keys", "/certificates", t.Page[dict[str, Any]], name=name, after=after)
 
 
 def create_enrolment_token(

@@ -153,7 +153,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nothing listens on this loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is not in use
         try:
@@ -168,7 +169,7 @@ def _choose_ports(stored: Path) -> dict[str, int]:
     ports: dict[str, int] = {}
     for name in (*SERVICES, HELPER, "valkey"):
         port = previous.get(name, 0)
-        while port == 0 or port in ports.values() or not _is_free(port):
+        while port == 0 or port in ports.values() or not is_free(port):
             port = free_port()
         ports[name] = port
     stored.write_text(json.dumps(ports))

@@ -156,6 +156,7 @@ class Platform:
         layout = self._running()
         return Profile(
             **{f"{service}_url": url for service, url in layout.urls().items()},
+            helper_url=layout.url(HELPER),
             token=_secret(layout.bootstrap / "admin-token"),
             operator_token=_secret(layout.bootstrap / "operator-token"),
             ca_file=str(layout.ca_file or ""),

@@ -1,9 +1,10 @@
 """Federations, sites, and what is known of who is there."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
@@ -235,8 +236,24 @@ def _site(row: SiteRow) -> Site:
         name=row.name,
         owner=row.owner,
         suspended=row.suspended,
-        profile=SiteProfile.model_validate(row.profile) if row.profile else None,
+        profile=_profile(row),
         profile_at=row.profile_at,
         last_seen_at=row.last_seen_at,
         created_at=row.created_at,
     )
+
+
+def _profile(row: SiteRow) -> SiteProfile | None:
+    """As the agent told it; read once, because each round's plan looks at every site that is there."""
+    if not row.profile:
+        return None
+    known = _profiles.pop(row.id, None)
+    found = known if known and known[0] == row.profile else (row.profile, SiteProfile.model_validate(row.profile))
+    _profiles[row.id] = found
+    if len(_profiles) > _KEPT_PROFILES:
+        _profiles.popitem(last=False)
+    return found[1]
+
+
+_KEPT_PROFILES: Final = 10_000  # of a few KiB each
+_profiles: OrderedDict[str, tuple[Mapping[str, Any], SiteProfile]] = OrderedDict()

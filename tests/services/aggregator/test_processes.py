@@ -21,6 +21,7 @@ from shared.identity.authority import Identity, Subject
 from shared.identity.digests import content_digest
 from shared.identity.requests import SigningAuth
 from shared.learning.tensors import load
+from shared.secagg.quantise import decode, encode
 from shared.wire.manifest import RoundManifest, SignedManifest
 from tests.services.aggregator.conftest import FakeRegistry, make_manifest, make_update, zeros
 
@@ -59,8 +60,8 @@ async def registry() -> AsyncIterator[tuple[FakeRegistry, str]]:
 class Outside:
     """Talks to the api process as coordinator and as sites."""
 
-    def __init__(self, url: str, make: Callable[[Subject], Identity]) -> None:
-        self.url, self.make = url, make
+    def __init__(self, environment: dict[str, str], make: Callable[[Subject], Identity]) -> None:
+        self.url, self.make = f"http://127.0.0.1:{environment['AGGREGATOR_PORT']}", make
         self.coordinator = make(Subject("service", "coordinator"))
 
     async def ask(self, identity: Identity, method: str, path: str, **request: Any) -> httpx.Response:
@@ -101,7 +102,27 @@ class Outside:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(180)
+def settings(
+    database_url: str, redis_url: str, registry_url: str, folder: Path, make: Callable[[Subject], Identity]
+) -> dict[str, str]:
+    """The environment of all processes of one aggregator, which has enrolled."""
+    make(Subject("service", "aggregator")).save(folder / "data" / "identity")
+    return {
+        **os.environ,
+        "AGGREGATOR_DATABASE_URL": database_url,
+        "AGGREGATOR_REDIS_URL": redis_url,
+        "AGGREGATOR_DATA_DIR": str(folder / "data"),
+        "AGGREGATOR_PORT": str(free_port()),
+        "AGGREGATOR_KEYS_URL": "http://127.0.0.1:9",
+        "AGGREGATOR_REGISTRY_URL": registry_url,
+        "AGGREGATOR_MIGRATE_ON_START": "true",
+        "AGGREGATOR_WORKER_LEASE_S": "1",
+        "AGGREGATOR_SWEEP_S": "0.3",
+        "AGGREGATOR_LOG_LEVEL": "ERROR",
+    }
+
+
+@pytest.mark.timeout(300)
 async def test_workers_killed_in_the_middle(
     sqlite_url: str,
     redis_url: str,
@@ -111,22 +132,8 @@ async def test_workers_killed_in_the_middle(
 ) -> None:
     """kill -9 of the worker between updates: each acknowledged update is in the model exactly once."""
     fake, registry_url = registry
-    port = free_port()
-    make_identity(Subject("service", "aggregator")).save(tmp_path / "data" / "identity")
-    environment = {
-        **os.environ,
-        "AGGREGATOR_DATABASE_URL": sqlite_url,
-        "AGGREGATOR_REDIS_URL": redis_url,
-        "AGGREGATOR_DATA_DIR": str(tmp_path / "data"),
-        "AGGREGATOR_PORT": str(port),
-        "AGGREGATOR_KEYS_URL": "http://127.0.0.1:9",
-        "AGGREGATOR_REGISTRY_URL": registry_url,
-        "AGGREGATOR_MIGRATE_ON_START": "true",
-        "AGGREGATOR_WORKER_LEASE_S": "1",
-        "AGGREGATOR_SWEEP_S": "0.3",
-        "AGGREGATOR_LOG_LEVEL": "ERROR",
-    }
-    outside = Outside(f"http://127.0.0.1:{port}", make_identity)
+    environment = settings(sqlite_url, redis_url, registry_url, tmp_path, make_identity)
+    outside = Outside(environment, make_identity)
     with process("api", environment):
         await outside.ready()
         manifest = make_manifest(sites=6, model=fake.seed(zeros(LENGTH)))
@@ -151,3 +158,47 @@ async def test_workers_killed_in_the_middle(
     moved = load(fake.blobs[found["result"]["digest"]]).tensors["w"]
     np.testing.assert_allclose(moved[:7], [1 / 6] * 6 + [0], atol=1e-6)
     assert len(fake.published()) == 1
+
+
+@pytest.mark.timeout(300)
+async def test_two_workers_give_the_sum_that_one_gives(
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    make_identity: Callable[[Subject], Identity],
+    registry: tuple[FakeRegistry, str],
+) -> None:
+    """Two workers on one database and Redis, two rounds at once; who has folded three updates first is killed there.
+
+    Each published model is, to the bit, the one of the sum of exactly the acknowledged updates.
+    """
+    fake, registry_url = registry
+    environment = settings(database_url, redis_url, registry_url, tmp_path, make_identity)
+    order = tmp_path / "faults" / "aggregator.worker" / "aggregator.update.folded"
+    order.parent.mkdir(parents=True)
+    order.write_text("kill@3")
+    armed = {**environment, "UNDERSONG_FAULTS": str(tmp_path / "faults")}
+    outside = Outside(environment, make_identity)
+    sums: dict[str, np.ndarray[Any, Any]] = {}
+    with process("api", environment), process("worker", armed) as one, process("worker", armed) as other:
+        await outside.ready()
+        model = fake.seed(zeros(LENGTH))
+        manifests = [make_manifest(sites=6, model=model, number=number) for number in (1, 2)]
+        opened = [await outside.open(manifest) for manifest in manifests]
+        for at in range(6):
+            for manifest, public in zip(manifests, opened, strict=True):
+                vector, key = np.zeros(LENGTH, np.float32), secrets.token_bytes(32)
+                vector[at] = 1
+                body = make_update(manifest, public, manifest.cohort[at], vector, key=key)
+                await outside.send(manifest.round_id, manifest.cohort[at], body)
+                assert manifest.encoding is not None
+                ring = encode(vector, 1, manifest.encoding, key=key, loss=0.5).ring
+                sums[manifest.round_id] = ring + sums.get(manifest.round_id, np.zeros_like(ring))
+        found = [await outside.ended(manifest.round_id) for manifest in manifests]
+        assert {one.poll(), other.poll()} == {-signal.SIGKILL, None}, "one of them folded some, and one the rest"
+    for manifest, result in zip(manifests, found, strict=True):
+        assert (result["state"], result["result"]["count"]) == ("published", 6), result
+        assert manifest.encoding is not None
+        mean = decode(sums[manifest.round_id], manifest.encoding, 6).mean
+        np.testing.assert_array_equal(load(fake.blobs[result["result"]["digest"]]).tensors["w"], mean)
+    assert len(fake.published()) == 2

@@ -1,0 +1,239 @@
+"""What operators do while a job runs: stop and start every process, upgrade a database, add a worker."""
+
+import json
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.script import ScriptDirectory
+
+from recipes.protocol import source_digest
+from shared.database.migrations import _config, _locked_connection, head_revision
+from shared.identity.authority import Identity
+from shared.identity.requests import SigningAuth
+from undersong.client.types import Job
+from undersong.errors import UnreachableError
+from undersong.local import Platform
+
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
+
+SITES = ("north", "east", "south")
+ODD = Path(__file__).parents[1] / "services" / "agent" / "odd_recipe.py"
+NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
+POLICY = {
+    "federations": ["own"],
+    "recipes": [{"name": "null"}, {"name": "odd", "digest": source_digest(ODD)}],
+    "datasets": {"nothing": {"columns": "*"}},
+    "engines": ["pairwise", "sealed"],
+}
+STOPS = (
+    "coordinator.api",
+    "coordinator.worker",
+    "aggregator.api",
+    "aggregator.worker",
+    "registry.api",
+    "registry.worker",
+    "keys.api",
+    "keys.worker",
+    "keys.helper",
+    "agent.east",
+)
+T = TypeVar("T")
+PATIENCE_S = 120.0  # for whatever machine; nothing here is a measurement
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    settings = {"aggregator": {"worker_lease_s": "3", "sweep_s": "0.5", "step_s": "60"}}
+    with Platform(tmp_path_factory.mktemp("home"), settings=settings) as running:
+        for name in SITES:
+            running.add_site(name, datasets=NOTHING, policy=POLICY, agent={"recipes": [str(ODD)]})
+        running.wait_sites_online(len(SITES), timeout_s=PATIENCE_S)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def job(platform: Platform) -> Iterator[Job]:
+    """One that runs all the while; at its end, nothing may be missing of it."""
+    running = submit(platform, "all-the-while", rounds=10_000)
+    one_more(platform, running)
+    yield running
+    platform.client.cancel_job(running.id)
+
+
+def submit(platform: Platform, name: str, **changes: Any) -> Job:
+    spec = {
+        "name": name,
+        "federation_id": platform.federation().id,
+        "model": {"name": name},
+        "recipe": {"name": "null", "params": {"parameters": 500}},
+        "data": {"dataset": "nothing"},
+        "evaluation": {"every": 0},
+        "deadlines": {"round_s": 120},
+    }
+    return platform.client.submit_job(spec | changes)
+
+
+def published(platform: Platform, job: Job) -> list[int]:
+    """The numbers of the published training rounds, each with every site in its sum."""
+    rounds = patiently(lambda: platform.client.rounds(job.id))
+    return [r.number for r in rounds if (r.kind, r.phase, r.got) == ("train", "published", len(SITES))]
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """The answer of a service that may be starting just now."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except UnreachableError:
+            assert time.monotonic() < until
+
+
+def one_more(platform: Platform, job: Job) -> None:
+    """A round that was begun after now is published: the number after the one that is in hand."""
+    target, until = len(published(platform, job)) + 2, time.monotonic() + PATIENCE_S
+    while len(published(platform, job)) < target:
+        found = patiently(lambda: platform.client.job(job.id))
+        assert not found.finished, found.reason
+        assert time.monotonic() < until, platform.client.rounds(job.id)[-2:]
+        time.sleep(0.1)
+
+
+def stopped(platform: Platform, name: str) -> int | None:
+    """End a process by SIGTERM; its exit code. One that does not end within 10 s is killed, which the code shows."""
+    process = platform.processes[name]
+    process.stop(grace_s=10)
+    return process.exit_code
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_rolling_restart(platform: Platform, job: Job, name: str) -> None:
+    """SIGTERM ends each process by itself, with exit code 0, and rounds go on without it and after it."""
+    assert stopped(platform, name) == 0, platform.processes[name].log_tail()
+    platform.resume(name)
+    one_more(platform, job)
+
+
+def test_no_round_was_lost_or_counted_twice(platform: Platform, job: Job) -> None:
+    """After all these restarts: every number once, every site in every sum, one version for each round."""
+    numbers = published(platform, job)
+    assert numbers == list(range(1, len(numbers) + 1))
+    with closing(sqlite3.connect(platform.home / "registry" / "registry.sqlite")) as db:
+        lineages = [json.loads(text) for (text,) in db.execute("SELECT lineage FROM versions")]
+    rounds = [lineage["round_id"] for lineage in lineages if lineage.get("job_id") == job.id]
+    assert len(rounds) == len(set(rounds)) >= len(numbers)
+
+
+def test_a_long_poll_is_answered_when_its_server_ends(platform: Platform) -> None:
+    """Not cut off: the agent hears at once that it may ask again."""
+    site = platform.add_site("idle", datasets=NOTHING)
+    platform.wait_sites_online(len(SITES) + 1, timeout_s=PATIENCE_S)
+    platform.halt("agent.idle")
+    identity = Identity.load(platform.home / "sites" / site.name / "state" / "identity")
+    answers: list[httpx.Response] = []
+
+    def poll() -> None:
+        with httpx.Client(auth=SigningAuth(identity, "coordinator"), timeout=60) as http:
+            url = f"{platform.urls['coordinator']}/v1/tasks/leases"
+            answers.append(http.post(url, json={"wait_s": 30}))
+
+    before = requests_of(platform, identity)
+    polling = Thread(target=poll)
+    polling.start()
+    eventually(lambda: requests_of(platform, identity) > before)
+    assert stopped(platform, "coordinator.api") == 0
+    polling.join(PATIENCE_S)
+    platform.resume("coordinator.api")
+    assert [(answer.status_code, answer.headers.get("next-poll-s")) for answer in answers] == [(204, "1")]
+
+
+def requests_of(platform: Platform, identity: Identity) -> int:
+    """How many requests of this party the coordinator has let in: it keeps each one's nonce."""
+    with closing(sqlite3.connect(platform.home / "coordinator" / "coordinator.sqlite", timeout=30)) as db:
+        return int(db.execute("SELECT count(*) FROM nonces WHERE principal = ?", (identity.keyid,)).fetchone()[0])
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("service", ["coordinator", "aggregator"])
+def test_an_older_database_comes_forward_under_traffic(platform: Platform, job: Job, service: str) -> None:
+    """As the revision before left it: api and worker migrate it as they start, while agents poll and work."""
+    for role in ("worker", "api"):
+        platform.halt(f"{service}.{role}")
+    url = f"sqlite:///{platform.home / service / f'{service}.sqlite'}"
+    numbers = published_rows(platform)
+    set_back(url, service)
+    assert published_rows(platform) == numbers
+    for role in ("worker", "api"):
+        platform.resume(f"{service}.{role}")
+    one_more(platform, job)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
+        assert db.execute("SELECT version_num FROM alembic_version").fetchone() == (head_revision(service),)
+    assert published_rows(platform)[: len(numbers)] == numbers
+
+
+def published_rows(platform: Platform) -> list[tuple[str, str]]:
+    """Rounds that were published, by the aggregator's books."""
+    with closing(sqlite3.connect(platform.home / "aggregator" / "aggregator.sqlite", timeout=30)) as db:
+        return db.execute("SELECT id, phase FROM rounds WHERE phase = 'published' ORDER BY id").fetchall()
+
+
+def set_back(url: str, service: str) -> None:
+    """Take from a database what the last revision added: migrations only add, and old code knows nothing of it."""
+    config = _config(service)
+    revision = ScriptDirectory.from_config(config).get_revision("head").down_revision
+    with tempfile.TemporaryDirectory() as folder:
+        older = f"sqlite:///{folder}/older.sqlite"
+        with _locked_connection(older, service) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, str(revision))
+            then = sa.MetaData()
+            then.reflect(connection)
+        with _locked_connection(url, service) as connection:
+            now = sa.MetaData()
+            now.reflect(connection)
+            for table in reversed(now.sorted_tables):
+                if table.name not in then.tables:
+                    table.drop(connection)
+            for name, table in then.tables.items():
+                for column in set(now.tables[name].columns.keys()) - set(table.columns.keys()):
+                    connection.exec_driver_sql(f"ALTER TABLE {name} DROP COLUMN {column}")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (revision,))
+
+
+def test_an_agent_that_ends_gives_its_task_back(platform: Platform) -> None:
+    """In the middle of a training of ten minutes: it ends at once, and the task is open again before any lease ends."""
+    recipe = {"name": "odd", "params": {"sleep_s": 600}}
+    job = submit(platform, "endless", rounds=1, recipe=recipe, engine="sealed", deadlines={"round_s": 600})
+    try:
+        eventually(lambda: task_of(platform, job, "south").get("phase") == "running")
+        assert stopped(platform, "agent.south") == 0
+        task = task_of(platform, job, "south")
+        assert (task["state"], task["code"]) == ("open", "interrupted")
+    finally:
+        platform.client.cancel_job(job.id)
+        platform.resume("agent.south")
+
+
+def task_of(platform: Platform, job: Job, site: str) -> dict[str, Any]:
+    """The site's task in the training round, once there is one."""
+    for round_ in platform.client.rounds(job.id):
+        if round_.kind == "train":
+            tasks = platform.client.round(round_.id).model_dump(mode="json")["tasks"]
+            return next((task for task in tasks if task["site_name"] == site), {})
+    return {}

@@ -1,0 +1,195 @@
+"""One site's agent, looked at beside its files: settings, keys, certificate, data, packages, the way to the platform.
+
+Nothing is sent that names the site, and nothing is changed.
+"""
+
+import importlib.util
+import os
+import sqlite3
+import ssl
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from cryptography import x509
+
+from services.agent import policy as policies
+from services.agent.settings import AgentSettings, ConfigError, load
+from services.agent.store import SCHEMA_VERSION
+from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
+from shared.identity.enrol import PENDING_FILE
+from shared.identity.transport import trust
+from undersong.doctor.findings import Finding, another, disk, life, one_line, private, skew, unreachable
+from undersong.doctor.machine import kernels, packages
+
+SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
+_AGAIN: Final = "get a fresh token (`undersong site enroll`, or keys' operator), delete {folder} and start the agent"
+_PAGES: Final = 1000
+
+
+def examine_agent(config: Path) -> Iterator[Finding]:
+    """All that can be seen from `agent.yaml` on."""
+    remedy = "mend it, or have it written: undersong site enroll NAME"
+    try:
+        settings = load(config)
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        there = config.exists()
+        yield Finding("fault", "agent.yaml", one_line(error) if there else f"there is no {config}", remedy)
+        return
+    yield Finding("ok", "agent.yaml", str(config))
+    yield from _files(settings)
+    yield packages(("torch", "pandas"), "pip install 'undersong[agent]': recipes that train with it cannot run here")
+    yield kernels()
+    yield disk(settings.data_dir)
+    reached = yield from _ways(settings)
+    yield from _identity(settings, reached.get("keys"))
+
+
+def _files(settings: AgentSettings) -> Iterator[Finding]:
+    if settings.policy.exists():
+        try:
+            policies.load(settings.policy)
+            yield Finding("ok", "policy", str(settings.policy))
+        except ConfigError as error:
+            yield Finding("fault", "policy", one_line(error), "mend it; the agent does nothing until then")
+    else:
+        yield Finding(
+            "warning", "policy", "none yet: the agent writes one that allows what is installed", "read it then"
+        )
+    if not settings.datasets.exists():
+        yield Finding("fault", "datasets", f"there is no {settings.datasets}", "declare the data: docs/tutorial")
+    else:
+        yield from _datasets(settings.datasets)
+    yield from _state(settings.data_dir / "agent.sqlite")
+    yield from private("key files", _key_files(settings))
+
+
+def _datasets(file: Path) -> Iterator[Finding]:
+    if importlib.util.find_spec("pandas") is None:
+        return  # said already
+    from recipes.datasets import BadDataset, read_datasets
+
+    try:
+        entries = read_datasets(file)
+    except (BadDataset, OSError, UnicodeDecodeError) as error:
+        yield Finding(
+            "fault", "datasets", one_line(getattr(error, "detail", error)), "mend it: docs/tutorial shows the form"
+        )
+        return
+    for name, entry in entries.items():
+        try:
+            if entry.path is not None:
+                os.scandir(entry.path).close() if entry.path.is_dir() else entry.path.open("rb").close()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            detail = f"{entry.path} cannot be read: {reason}"
+            yield Finding("fault", f"data set {name}", detail, f"mend its path in {file}, or owner and mode")
+        else:
+            yield Finding("ok", f"data set {name}", str(entry.path or "no file"))
+
+
+def _state(file: Path) -> Iterator[Finding]:
+    if not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        remedy = "do not delete it: it knows which rounds were answered. Restore it, or enrol as a new site"
+        yield Finding("fault", "state", f"{file} is damaged: {error}", remedy)
+        return
+    if version > SCHEMA_VERSION:
+        detail = f"{file} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
+        yield Finding("fault", "state", detail, "install the newer release again")
+
+
+def _key_files(settings: AgentSettings) -> Iterator[Path]:
+    identity = settings.data_dir / "identity"
+    files = [identity / IDENTITY_FILE, identity / PENDING_FILE, settings.data_dir / "agent.sqlite"]
+    yield from (file for file in (*files, settings.enrol_token_file) if file is not None and file.is_file())
+
+
+def _ways(settings: AgentSettings) -> Generator[Finding, None, dict[str, dict[str, Any]]]:
+    """Each service, as this agent would reach it; those that answer, with the options that reach them."""
+    reached: dict[str, dict[str, Any]] = {}
+    for service in SERVICES:
+        url = str(getattr(settings, f"{service}_url")).rstrip("/")
+        try:
+            options: dict[str, Any] = {"verify": trust(settings.ca_file, [url]), "timeout": 5.0, "trust_env": False}
+            answer = httpx.get(f"{url}/health/live", **options)
+            known = answer.json().get("status") == "live"
+        except (OSError, ssl.SSLError) as error:  # the file of authorities
+            yield Finding("fault", "ca_file", f"{settings.ca_file}: {error}", "get ca.pem from the platform's operator")
+            continue
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            yield unreachable(service, url, error)
+            continue
+        except (ValueError, AttributeError):
+            known = False
+        if not known:
+            yield another(service, url)
+            continue
+        yield Finding("ok", service, f"answers at {url}")
+        yield from skew(service, url, options)
+        reached[service] = {"url": url, **options}
+    return reached
+
+
+def _identity(settings: AgentSettings, keys: dict[str, Any] | None) -> Iterator[Finding]:
+    folder = settings.data_dir / "identity"
+    if not (folder / IDENTITY_FILE).exists():
+        yield _not_enrolled(settings)
+        return
+    try:
+        identity = Identity.load(folder)
+        holder = check_certificate(identity.certificate, identity.ca_certificate)
+    except (OSError, ValueError, CertificateUntrusted) as error:
+        yield Finding(
+            "fault", "certificate", f"{folder} holds no usable identity: {error}", _AGAIN.format(folder=folder)
+        )
+        return
+    remedy = f"start the agent while keys answers: it renews by itself; once expired: {_AGAIN.format(folder=folder)}"
+    soon = (holder.not_after - holder.not_before) / 4  # a running agent renews before a third is left
+    yield life("certificate", identity.certificate, remedy, soon)
+    if keys is not None:
+        yield from _standing(identity, dict(keys), folder)
+
+
+def _not_enrolled(settings: AgentSettings) -> Finding:
+    file = settings.enrol_token_file
+    if file is None or not file.exists():
+        remedy = "undersong site enroll NAME, or ask keys' operator for a token and name its file enrol_token_file"
+        return Finding("fault", "certificate", "none yet, and no enrolment token", remedy)
+    return Finding("warning", "certificate", "none yet", "start the agent: it enrols with its token")
+
+
+def _standing(identity: Identity, keys: dict[str, Any], folder: Path) -> Iterator[Finding]:
+    """What keys says of this certificate: by its own authority, and not revoked."""
+    url, again = keys.pop("url"), _AGAIN.format(folder=folder)
+    try:
+        authority = httpx.get(f"{url}/v1/authority", **keys).raise_for_status().json()
+        present = x509.load_pem_x509_certificate(str(authority["certificate_pem"]).encode())
+        if keyid_of(present) != keyid_of(identity.ca_certificate):
+            yield Finding("fault", "authority", "the certificate is by another authority than the platform's", again)
+            return
+        revoked = _revoked(url, keys)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        yield Finding("warning", "certificate", f"keys could not be asked about it: {error}", "try again")
+        return
+    if identity.keyid in revoked:
+        detail = f"revoked: {revoked[identity.keyid]}"
+        yield Finding("fault", "certificate", detail, f"ask keys' operator why; then {again}")
+
+
+def _revoked(url: str, options: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    after: Any = 0
+    for _ in range(_PAGES):
+        page = httpx.get(f"{url}/v1/revocations", params={"after": after}, **options).raise_for_status().json()
+        found |= {item["keyid"]: str(item.get("reason") or "no reason given") for item in page["items"]}
+        if page["next"] is None:
+            break
+        after = page["items"][-1]["sequence"]
+    return found

@@ -1,0 +1,153 @@
+"""The form of what the doctor says, and what several of its examinations share."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import httpx
+from cryptography import x509
+
+from undersong.errors import UndersongError
+
+State = Literal["ok", "warning", "fault"]
+
+LEAST_FREE_BYTES: Final = 2 * 2**30  # a job with a large model fills less than this within an hour
+NO_SPACE_BYTES: Final = 64 * 2**20  # below it nothing is stored any more (shared.blobs.local)
+MOST_SKEW_S: Final = 60.0  # signed requests are refused at 300 s
+EXPIRES_SOON: Final = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` stands there unless it is fine."""
+
+    state: State
+    subject: str
+    detail: str
+    remedy: str = ""
+
+
+def one_line(error: object) -> str:
+    """What went wrong, without line breaks."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def guarded(subject: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What is found, or that it could not be looked at."""
+    try:
+        yield from examine()
+    except UndersongError as error:
+        yield Finding("fault", subject, error.message, error.remedy or "undersong doctor, once the services are ready")
+
+
+def unreachable(subject: str, url: str, error: Exception) -> Finding:
+    """Why nothing answers at an address."""
+    said = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return Finding("fault", subject, f"{url}: {_distrusted(said)}", _trust_remedy(said))
+    if "SSL" in said or "TLS" in said.upper().split():
+        return Finding("fault", subject, f"{url} does not speak TLS ({said})", "write http:// or https:// as it is")
+    if isinstance(error, httpx.RemoteProtocolError):
+        return Finding("fault", subject, f"at {url} something else listens ({said})", _another_port(url))
+    if "refused" in said:
+        return Finding("fault", subject, f"nothing listens at {url}", f"start it, or mend the address {subject}_url")
+    return Finding(
+        "fault", subject, f"{url} does not answer ({said})", f"start it, or mend {subject}_url and the network between"
+    )
+
+
+def another(subject: str, url: str) -> Finding:
+    """Something answers, and it is not a service of ours."""
+    return Finding("fault", subject, f"at {url} another program answers: the port is in use", _another_port(url))
+
+
+def _another_port(url: str) -> str:
+    return f"end what holds port {urlsplit(url).port or 'of this address'}, or give the service another PORT"
+
+
+def _distrusted(said: str) -> str:
+    if "expired" in said:
+        return "its TLS certificate has expired"
+    if "not yet valid" in said:
+        return "its TLS certificate is not valid yet: a clock is wrong"
+    if "mismatch" in said or "not valid for" in said:
+        return "its TLS certificate is for other names"
+    return "its TLS certificate is by an authority that is not trusted here"
+
+
+def _trust_remedy(said: str) -> str:
+    if "expired" in said:
+        return "renew it: docs/operations.md, TLS (`docker compose run --rm secrets`; embedded: restart `undersong up`)"
+    if "not yet valid" in said:
+        return "set both clocks by NTP"
+    if "mismatch" in said or "not valid for" in said:
+        return "name the address in UNDERSONG_TLS_NAMES, or use one of the names that it has"
+    return "name the platform's ca.pem: `undersong login --ca-file …`, ca_file in agent.yaml, or UNDERSONG_CA_FILE"
+
+
+def skew(subject: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the clock behind an address is far from ours; nothing when it cannot be told."""
+    try:
+        before = datetime.now(UTC)
+        answer = httpx.get(f"{url}/health/live", **options)
+        middle = before + (datetime.now(UTC) - before) / 2
+        skew_s = abs((parsedate_to_datetime(answer.headers["date"]) - middle).total_seconds())
+    except (httpx.TransportError, KeyError, ValueError):
+        return
+    if skew_s > MOST_SKEW_S:
+        detail = f"{skew_s:.0f} s away from ours: signed requests are refused from 300 s on"
+        yield Finding("fault", f"{subject} clock", detail, "set both clocks by NTP")
+
+
+def disk(folder: Path, subject: str = "disk") -> Finding:
+    """How much room there is where a folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 2**30:.1f} GiB free at {folder}"
+    if free < NO_SPACE_BYTES:
+        return Finding("fault", subject, f"no space left: {detail}", "make room: until then uploads are refused (507)")
+    if free < LEAST_FREE_BYTES:
+        return Finding("warning", subject, detail, "make room: updates and models are refused with 507 when it is full")
+    return Finding("ok", subject, detail)
+
+
+def life(subject: str, certificate: x509.Certificate, remedy: str, soon: timedelta = EXPIRES_SOON) -> Finding:
+    """Whether a certificate is in its time, and for how long."""
+    now, ends = datetime.now(UTC), certificate.not_valid_after_utc
+    if now >= ends:
+        return Finding("fault", subject, f"expired {_days(now - ends)} ago", remedy)
+    if now < certificate.not_valid_before_utc:
+        return Finding("fault", subject, "not valid yet: a clock is wrong", "set this machine's clock by NTP")
+    if ends - now < soon:
+        return Finding("warning", subject, f"expires in {_days(ends - now)}", remedy)
+    return Finding("ok", subject, f"good for {_days(ends - now)}")
+
+
+def _days(span: timedelta) -> str:
+    return f"{span.days} days" if span.days else f"{span.seconds // 60} minutes"
+
+
+def private(subject: str, files: Iterator[Path], remedy_for: str = "chmod 600") -> Iterator[Finding]:
+    """One fault for each file that others than its owner can read, and for each that we cannot."""
+    count = 0
+    for file in files:
+        count += 1
+        try:
+            mode = file.stat().st_mode & 0o777
+            with file.open("rb"):
+                pass
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            yield Finding("fault", subject, f"{file} cannot be read: {reason}", "chown it to who runs the program")
+            continue
+        if mode & 0o077:
+            detail = f"{file} is open to others (mode {mode:03o})"
+            yield Finding("fault", subject, detail, f"{remedy_for} {file}; if others may have read it, renew it")
+    if count:
+        yield Finding("ok", subject, f"{count} files looked at")

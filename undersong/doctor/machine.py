@@ -1,0 +1,59 @@
+"""What does not depend on any platform: interpreter, packages, compiled kernels, disk."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from shared.kernels import MODULES
+from undersong.doctor.findings import Finding, disk
+
+PACKAGES: Final = ("fastapi", "sqlalchemy", "redis", "obstore", "torch")
+NUMBA_CACHE: Final = "NUMBA_CACHE_DIR"
+
+
+def examine_machine(folder: Path) -> Iterator[Finding]:
+    """Interpreter, packages, disk."""
+    yield Finding("ok", "python", platform.python_version())
+    yield packages(PACKAGES, "pip install 'undersong[embedded]'")
+    yield kernels()
+    yield disk(folder)
+
+
+def packages(names: tuple[str, ...], remedy: str) -> Finding:
+    """Whether these are installed."""
+    missing = [name for name in names if version_of(name) is None]
+    if missing:
+        return Finding("warning", "packages", f"not installed: {', '.join(missing)}", remedy)
+    return Finding("ok", "packages", ", ".join(f"{name} {version_of(name)}" for name in names))
+
+
+def kernels() -> Finding:
+    """Whether the compiled parts of the engines are there, and compiled."""
+    if version_of("numba") is None:
+        detail = "numba is not installed: engines pairwise and twoserver cannot run here"
+        return Finding("warning", "kernels", detail, "pip install 'undersong[verified]'")
+    waiting = [name for name in MODULES if not _compiled(name)]
+    if waiting and not os.environ.get(NUMBA_CACHE):
+        detail = f"not compiled yet: {', '.join(waiting)}; the first round compiles them, which takes seconds"
+        return Finding("warning", "kernels", detail, "python -m shared.kernels")
+    return Finding("ok", "kernels", "compiled" if not waiting else f"kept in {os.environ[NUMBA_CACHE]}")
+
+
+def _compiled(module: str) -> bool:
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return False
+    source = Path(found.origin)
+    return any(source.parent.glob(f"__pycache__/{source.stem}.*.nbi"))
+
+
+def version_of(name: str) -> str | None:
+    """The installed version of a distribution."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
