@@ -149,17 +149,21 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
             mismatches = [dated(entry) for entry in book.listed() if entry["state"] == "mismatch"]
             recent = [dated(entry) for entry in state.recent(10)]
             known = {"contributions": state.counts(), "recent": recent, "receipts": book.counts()}
-            found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch()}
-    return {**found, "warnings": warnings(settings, len(found["mismatches"]))}
+            told = state.fact("closed")
+            closed = {str(name): str(how) for name, how in told.items()} if isinstance(told, dict) else {}
+            found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
+    return {**found, "warnings": warnings(settings, len(found["mismatches"]), found.get("closed", {}))}
 
 
-def warnings(settings: AgentSettings, mismatches: int) -> list[str]:
+def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -> list[str]:
     """What a person should know, in plain words."""
     found = []
     if mismatches:
         found.append(f"{mismatches} receipts do not match what this site handed in: see `receipts`")
     if settings.policy.exists() and SEALED in policies.load(settings.policy)[0].engines:
         found.append("the policy allows engine sealed, which is weak: the aggregator sees each update of this site")
+    if left := ", ".join(sorted(name for name, state in closed.items() if state == "open")):
+        found.append(f"this machine does not close to recipes: {left}; see docs/threat-model.md, or use runner: docker")
     return found
 
 

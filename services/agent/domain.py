@@ -75,6 +75,7 @@ class Resources:
 
     memory_bytes: int
     file_bytes: int
+    disk_bytes: int
     model_bytes: int
     task_s: float
     cpus: float

@@ -128,6 +128,8 @@ class Agent:
             await coordinator.put_profile(profile)
             self._told = digest
             await asyncio.to_thread(state.remember, "profile_told_at", time.time())
+            if self._runner is not None:
+                await asyncio.to_thread(state.remember, "closed", self._runner.closed)
             log.info("profile.told", recipes=len(profile.recipes), datasets=len(profile.datasets))
 
     def _present(self) -> Site:

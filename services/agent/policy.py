@@ -64,7 +64,8 @@ class ResourcesEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     memory_bytes: int = Field(default=8 * GIB, ge=64 * 2**20)
-    file_bytes: int = Field(default=8 * GIB, ge=2**20)
+    file_bytes: int = Field(default=8 * GIB, ge=2**20, description="the largest single file")
+    disk_bytes: int = Field(default=16 * GIB, ge=2**20, description="all files of a recipe together")
     model_bytes: int = Field(default=2 * GIB, ge=2**10)
     task_s: float = Field(default=3600.0, gt=0)
     cpus: float = Field(default=0.0, ge=0, description="0: all of the machine")

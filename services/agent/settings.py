@@ -54,6 +54,11 @@ class AgentSettings(BaseSettings):
     docker: DockerSettings = DockerSettings()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     isolate_network: bool = Field(default=True, description="no network for recipes where the kernel allows it")
+    containment: Literal["best", "required"] = Field(
+        default="best",
+        description="required: no recipe runs where the kernel lacks a part of the process runner's walls",
+    )
+    recipe_reads: list[Path] = Field(default=[], description="files and folders that recipes read besides their data")
     child_idle_s: float = Field(default=600.0, gt=0, description="a warm recipe process ends after this long unused")
     model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     otel_endpoint: str | None = Field(default=None, description="spans go there: http://collector:4318 or file:/folder")
@@ -112,6 +117,7 @@ def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
             "datasets": at(settings.datasets),
             "policy": at(settings.policy),
             "recipes": [at(path) for path in settings.recipes],
+            "recipe_reads": [at(path) for path in settings.recipe_reads],
             "docker": settings.docker.model_copy(update={"mounts": mounts}),
         }
     )

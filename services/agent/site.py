@@ -40,16 +40,25 @@ class Marks:
 
 def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
     """The runner that the settings name, under the policy's limits."""
-    resources = policy.resources
+    resources, inside = policy.resources, settings.runner == "process"
+    for name in ("work", "models"):  # a rule of the kernel is about a folder that is there
+        (settings.data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
     setup = Setup(
         datasets=str(settings.datasets),
         recipes=tuple(str(path) for path in settings.recipes),
         allowed_digests=tuple(rule.digest for rule in policy.recipes if rule.digest is not None),
         device=settings.device,
-        memory_bytes=resources.memory_bytes if settings.runner == "process" else 0,
+        memory_bytes=resources.memory_bytes if inside else 0,
         file_bytes=resources.file_bytes,
+        disk_bytes=resources.disk_bytes,
+        pids=resources.pids if inside else 0,
         cpus=resources.cpus,
-        isolate_network=settings.isolate_network and settings.runner == "process",
+        isolate_network=settings.isolate_network and inside,
+        confine=inside,
+        required=settings.containment == "required" and inside,
+        reads=tuple(str(path) for path in (settings.data_dir / "models", *settings.recipe_reads)),
+        writes=(str(settings.data_dir / "work"),),
+        private=(str(settings.data_dir), str(settings.data_dir / "identity")),
     )
     launcher: Launcher
     if settings.runner == "docker":
@@ -58,12 +67,17 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
             resources,
             folder=settings.data_dir / "work",
             models=settings.data_dir / "models",
-            data=_data_files(settings),
             device=settings.device,
         )
     else:
         launcher = ProcessLauncher(settings.data_dir)
-    return WarmRunner(launcher, setup, idle_s=settings.child_idle_s)
+    return WarmRunner(
+        launcher,
+        setup,
+        taken=settings.data_dir / "taken",
+        data=_data_files(settings),
+        idle_s=settings.child_idle_s,
+    )
 
 
 async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports: Detail = Detail.LOCATION) -> bool:
@@ -111,14 +125,20 @@ def _columns(schema: dict[str, object]) -> list[str]:
     return names if label is None or label in names else [*names, str(label)]
 
 
-def _data_files(settings: AgentSettings) -> list[Path]:
-    """What a container must see: datasets.yaml, the data it names, and the site's own recipes."""
+def _data_files(settings: AgentSettings) -> dict[str, list[Path]]:
+    """The files of each data set that `datasets.yaml` names; what is wrong with it, a child will say."""
     import yaml
 
     if not settings.datasets.exists():
-        return []
+        return {}
     base = settings.datasets.resolve().parent
-    document = yaml.safe_load(settings.datasets.read_text()) or {}
+    try:
+        document = yaml.safe_load(settings.datasets.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
     entries = document.get("datasets") or [] if isinstance(document, dict) else []
-    named = {(base / entry["path"]).resolve() for entry in entries if isinstance(entry, dict) and entry.get("path")}
-    return [settings.datasets, *sorted(path for path in named if path.exists()), *settings.recipes]
+    files: dict[str, list[Path]] = {}
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+            files[str(entry.get("name"))] = [(base / entry["path"]).resolve()]
+    return files

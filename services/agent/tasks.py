@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,6 +30,7 @@ from services.agent.exchange import Exchange, Exchanges
 from services.agent.keys import Signatures
 from services.agent.link import Away, Problem
 from services.agent.registry import Registry
+from services.agent.runner.folders import erase, fresh
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
 from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
@@ -172,7 +172,8 @@ class Tasks:
                 watch.kept = True
             raise
         finally:
-            shutil.rmtree(self._folder(), ignore_errors=True)
+            outcome.forget()
+            await asyncio.to_thread(erase, self._folder())
 
     async def _lead_up(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> tuple[Exchange, bytes | None]:
         """The engine's steps before the upload, and the answer to the last of them."""
@@ -194,7 +195,7 @@ class Tasks:
             except Problem as problem:
                 raise TaskFailure("model-refused", str(problem)) from problem
         folder = self._folder()
-        await asyncio.to_thread(_fresh, folder)
+        await asyncio.to_thread(fresh, folder, 0o777)  # a container's own user writes here; above, only the agent
         watch.phase = "running"
         point("agent.training")
 
@@ -392,12 +393,6 @@ def _order(manifest: RoundManifest, model: Path | None, folder: Path) -> Order:
         folder=folder,
         model=model,
     )
-
-
-def _fresh(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o777)
-    folder.chmod(0o777)  # a container's own user writes here; the folder above is the agent's alone
 
 
 def _intact(body: Path, digest: Digest, size: int) -> bool:

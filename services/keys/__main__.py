@@ -69,7 +69,14 @@ def run_helper(settings: HelperSettings, command: str) -> None:
         voided = asyncio.run(helper.void_rounds(settings))
         sys.stdout.write(f"{voided} rounds are void\n")
     elif command == "helper":
-        serve(helper.build_app(settings), settings.host, settings.port, tls_file=settings.tls_file)
+        serve(
+            helper.build_app(settings),
+            settings.host,
+            settings.port,
+            limits=settings.limits,
+            proxies=settings.trusted_proxies,
+            tls_file=settings.tls_file,
+        )
 
 
 def run(command: str, settings: KeysSettings, out: Path | None) -> None:

@@ -11,6 +11,7 @@ COLUMNS: Final = {
     "aggregator": ("root", "admin", "scientist", "owner", "auditor", "site", "coordinator"),
     "keys": ("operator", "site", "coordinator", "aggregator", "registry"),
     "registry": ("root", "admin", "scientist", "owner", "auditor", "site", "coordinator", "aggregator"),
+    "helper": ("root", "operator", "site", "coordinator", "aggregator", "registry"),
 }
 HEAD: Final = """# Who may do what
 

@@ -104,6 +104,15 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/versions/{version_id}/content": f"{READERS} {EVERY_PARTY}",
         "DELETE /v1/versions/{version_id}": "root admin scientist coordinator aggregator",
     },
+    "helper": {
+        "GET /health/live": ANYONE,
+        "GET /health/ready": ANYONE,
+        "GET /v1/alive": "aggregator",
+        "PUT /v1/rounds/{round_id}": "aggregator",
+        "POST /v1/rounds/{round_id}/reports": "aggregator",
+        "POST /v1/rounds/{round_id}/set": "aggregator",
+        "POST /v1/rounds/{round_id}/share": "aggregator",
+    },
 }
 
 NOTES: Final[dict[str, str]] = {

@@ -21,7 +21,7 @@ from shared.learning.tensors import Model, Schema, save
 from shared.wire.manifest import VERSION_CONTEXT, version_statement
 from undersong.local import Platform
 
-SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
+SERVICES: Final = ("coordinator", "aggregator", "keys", "registry", "helper")
 PEOPLE: Final = ("admin", "scientist", "owner", "auditor")
 BINARY: Final = {"content-type": "application/octet-stream"}
 SITES: Final = ("site", "site-1", "site-2")
@@ -91,7 +91,7 @@ def staged(home: Path, **settings: dict[str, str]) -> Iterator[Stage]:
     """Start the platform, seat everybody, and put one of everything into the first federation."""
     chosen = {name: {**FREE, **settings.get(name, {})} for name in SERVICES}
     with Platform(home, log_level="WARNING", settings=chosen) as platform:
-        stage = Stage(platform.urls, home)
+        stage = Stage({**platform.urls, "helper": platform._running().url("helper")}, home)
         try:
             stage.tokens = {
                 "wrong-token": "ust_" + "A" * 43,

@@ -48,3 +48,9 @@ def test_keys(case: Any, stage: Stage) -> None:
 @cases
 def test_registry(case: Any, stage: Stage) -> None:
     fuzz(stage, "registry", case)
+
+
+@load("helper").parametrize()
+@cases
+def test_helper(case: Any, stage: Stage) -> None:
+    fuzz(stage, "helper", case)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.kernels import MODULES
+from undersong.containment import open_to_recipes
 from undersong.doctor.findings import Finding, disk
 
 PACKAGES: Final = ("fastapi", "sqlalchemy", "redis", "obstore", "torch")
@@ -21,6 +22,19 @@ def examine_machine(folder: Path) -> Iterator[Finding]:
     yield packages(PACKAGES, "pip install 'undersong[embedded]'")
     yield kernels()
     yield disk(folder)
+    yield walls()
+
+
+def walls() -> Finding:
+    """What this machine's kernel can close to recipes that run in a process."""
+    try:
+        left = open_to_recipes()
+    except OSError as error:
+        return Finding("warning", "recipes' walls", str(error), "pip install 'undersong[agent]'")
+    if left:
+        remedy = "a kernel with Landlock and seccomp, or runner: docker in agent.yaml"
+        return Finding("warning", "recipes' walls", f"open to recipes on this machine: {', '.join(left)}", remedy)
+    return Finding("ok", "recipes' walls", "files, network and system calls are closed to recipes on this machine")
 
 
 def packages(names: tuple[str, ...], remedy: str) -> Finding:

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from services.agent.runner import limits
+from services.agent.runner.confine import confine
 from services.agent.runner.protocol import PREFIX, Frame, FrameError, frame_length, pack, unpack
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -93,9 +93,7 @@ def main() -> None:
     setup = pipes.receive()
     if setup is None or setup["type"] != "setup":
         sys.exit("the first frame must be the setup")
-    network = limits.leave_network() if setup["isolate_network"] else "open"
-    gpu = setup["device"] in ("cuda", "mps")
-    limits.apply(memory_bytes=setup["memory_bytes"], file_bytes=setup["file_bytes"], gpu=gpu)
+    closed = confine(setup)  # before there is a second thread, which would stay free
     os.environ["UNDERSONG_DEVICE"] = setup["device"]
     if setup["cpus"]:
         for name in THREADS:
@@ -104,7 +102,7 @@ def main() -> None:
     threading.Thread(target=listen, args=(pipes, orders), daemon=True, name="orders").start()
     from services.agent.runner.work import Workshop  # after the limits: from here on recipes and their libraries load
 
-    pipes.send({"type": "hello", "pid": os.getpid(), "network": network})
+    pipes.send({"type": "hello", "pid": os.getpid(), "closed": closed})
     workshop = Workshop(setup)
     while True:
         pipes.send(answer(workshop, orders.get(), Meter(pipes)))
@@ -116,7 +114,7 @@ def answer(workshop: Any, order: Frame, progress: Meter) -> Frame:
 
     try:
         if order["type"] == "describe":
-            return {"type": "description", **workshop.describe()}
+            return {"type": "description", **workshop.describe(own=order["own"])}
         return {"type": "result", **workshop.run(order, progress)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 (recipes are other people's code)
         return failure_frame(error)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,8 @@ from typing import Any, Final
 import structlog
 
 from services.agent.domain import Resources, TaskFailure
-from services.agent.runner.protocol import Frame, frame_length, pack, unpack
+from services.agent.runner import folders
+from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
 from services.agent.runner.warm import ChildGone
 from services.agent.settings import DockerSettings
 
@@ -42,19 +43,18 @@ class DockerLauncher:
         *,
         folder: Path,
         models: Path,
-        data: Sequence[Path],
         device: str = "auto",
     ) -> None:
         self._settings, self._resources = settings, resources
-        self._folder, self._models, self._data = folder, models, data
+        self._folder, self._models = folder, models
         self._gpu = device in ("cuda", "auto") and resources.gpus != 0
         own = f"{os.geteuid()}:{os.getegid()}" if os.geteuid() else NOBODY
         self._user = settings.user or own
 
-    async def start(self) -> DockerChannel:
-        """Create, attach and start a container."""
+    async def start(self, setup: Setup) -> DockerChannel:
+        """Create, attach and start a container with this child's data in it."""
         try:
-            return await asyncio.to_thread(self._start)
+            return await asyncio.to_thread(self._start, setup)
         except _docker().errors.ImageNotFound as error:
             raise TaskFailure("child-died", f"the image {self._settings.image} is not here", text=str(error)) from error
         except (_docker().errors.DockerException, OSError) as error:
@@ -65,7 +65,7 @@ class DockerLauncher:
         with suppress(_docker().errors.DockerException, OSError):
             await asyncio.to_thread(self._clean)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, setup: Setup) -> dict[str, Any]:
         """What the container is created with."""
         import docker
 
@@ -88,7 +88,7 @@ class DockerLauncher:
             "init": True,  # reaps what a recipe leaves behind
             "stdin_open": True,
             "labels": {LABEL: str(self._folder)},
-            "mounts": self._mounts(),
+            "mounts": self._mounts(setup),
             "log_config": docker.types.LogConfig(type="none"),
         }
         if resources.cpus:
@@ -97,25 +97,26 @@ class DockerLauncher:
             options["device_requests"] = [docker.types.DeviceRequest(count=resources.gpus, capabilities=[["gpu"]])]
         return options
 
-    def _mounts(self) -> list[Any]:
+    def _mounts(self, setup: Setup) -> list[Any]:
         import docker
 
         made = [(self._folder, self._folder, False), (self._models, self._models, True)]
-        made += [(path, path, True) for path in self._data]
+        seen = dict.fromkeys(map(Path, (setup.datasets, *setup.recipes, *setup.reads, *setup.data)))
+        made += [(path, path, True) for path in seen if path.exists() and path != self._models]
         made += [(mount.source, Path(mount.target), mount.read_only) for mount in self._settings.mounts]
         return [
             docker.types.Mount(target=str(target), source=str(source), type="bind", read_only=read_only)
             for source, target, read_only in made
         ]
 
-    def _start(self) -> DockerChannel:
+    def _start(self, setup: Setup) -> DockerChannel:
         self._folder.mkdir(exist_ok=True, parents=True)
         if os.geteuid() == 0:  # the container's user writes its results here
             uid, _, gid = self._user.partition(":")
             os.chown(self._folder, int(uid), int(gid or uid))
         client = _docker().from_env()
         try:
-            container = client.containers.create(**self.options())
+            container = client.containers.create(**self.options(setup))
         except BaseException:
             client.close()
             raise
@@ -128,7 +129,7 @@ class DockerLauncher:
             container.remove(force=True)
             client.close()
             raise
-        return DockerChannel(client, container, stream, raw)
+        return DockerChannel(client, container, stream, raw, (self._folder, setup.disk_bytes))
 
     def _clean(self) -> None:
         with closing(_docker().from_env()) as client:
@@ -147,8 +148,9 @@ def _docker() -> Any:
 class DockerChannel:
     """The attached streams of a container."""
 
-    def __init__(self, client: Any, container: Any, stream: Any, raw: socket.socket) -> None:
+    def __init__(self, client: Any, container: Any, stream: Any, raw: socket.socket, disk: tuple[Path, int]) -> None:
         self._client, self._container, self._stream, self._raw = client, container, stream, raw
+        self._disk = disk
         self._buffer = bytearray()
         self._errors = bytearray()
 
@@ -163,6 +165,11 @@ class DockerChannel:
         """Read a frame."""
         size = frame_length(await self._take(4))
         return unpack(await self._take(size))
+
+    def excess(self) -> Excess | None:
+        """Whether the shared folder holds too much; processes and memory are the engine's to limit."""
+        folder, limit = self._disk
+        return folders.excess([folder], limit)
 
     async def kill(self) -> str:
         """Remove the container with everything in it, and say how it ended."""

@@ -6,17 +6,26 @@ import ctypes
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+OPEN_FILES = 4096
+SPARE_PROCESSES = 1024  # other programs of this user grow too; the exact bound is the agent's, which counts
 
 
-def apply(*, memory_bytes: int, file_bytes: int, gpu: bool) -> None:
-    """Memory (data segment: private writable pages), file size, and no core dumps, which would hold data."""
+def apply(*, memory_bytes: int, file_bytes: int, processes: int, gpu: bool) -> None:
+    """Memory (data segment: private writable pages), file size, processes, open files; no core dumps (they hold data).
+
+    The kernel does not count root's processes.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
     if file_bytes:
         _lower(resource.RLIMIT_FSIZE, file_bytes)
+    if processes and sys.platform == "linux":
+        _lower(resource.RLIMIT_NPROC, _tasks_of(os.getuid()) + processes + SPARE_PROCESSES)
     if memory_bytes and not gpu and sys.platform == "linux":  # a GPU driver reserves address space beyond any limit
         _lower(resource.RLIMIT_DATA, memory_bytes)
 
@@ -27,22 +36,32 @@ def _lower(which: int, value: int) -> None:
     resource.setrlimit(which, (value, value))
 
 
-def leave_network() -> str:
-    """Move this process into an empty network namespace; "none" if the kernel allowed it, else "open".
+def _tasks_of(user: int) -> int:
+    """How many processes and threads a user has on this machine."""
+    count = 0
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if entry.stat().st_uid == user:
+                count += sum(1 for _ in (entry / "task").iterdir())
+    return count
+
+
+def leave_network() -> bool:
+    """Move this process into an empty network namespace; False if the kernel does not allow it.
 
     Must run while the process has one thread. As root the new user namespace is not needed.
     """
     if sys.platform != "linux":
-        return "open"
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) == 0:
-        return "none"
+        return True
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        return "open"
+        return False
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         try:
             Path(f"/proc/self/{name}").write_text(line)
         except OSError:  # without a map the process is "nobody" by name only; its rights stay
             break
-    return "none"
+    return True

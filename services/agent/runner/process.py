@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import secrets
 import signal
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 
 import services
-from services.agent.runner.protocol import Frame, frame_length, pack, unpack
+from services.agent.runner import folders, group
+from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
 from services.agent.runner.warm import ChildGone
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-MARKER = "UNDERSONG_CHILD"
 KEPT = (
     "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
@@ -30,7 +29,25 @@ KEPT = (
 )  # fmt: skip
 LOG_LIMIT = 8 * 2**20
 LOG_TAIL = 4096
-GONE_S = 5.0
+LAST_WORDS_S = 2.0
+COMPILED = ("numpy", "pandas", "torch", "recipes.image", "recipes.tabular", "services.agent.runner.work")
+COMPILE_S = 50.0  # of the minute that a child has to start
+CUT = b"\n(the rest of what this process printed was left out)\n"
+
+
+def _sources() -> Iterator[Path]:
+    """Of some of these modules, the files; finding them imports nothing but the packages around them."""
+    for name in COMPILED:
+        found = importlib.util.find_spec(name.partition(".")[0])
+        if found is not None and found.submodule_search_locations:
+            folder = Path(next(iter(found.submodule_search_locations)))
+            yield folder.joinpath(*name.split(".")[1:]).with_suffix(".py") if "." in name else folder / "__init__.py"
+
+
+def _uncompiled(source: Path) -> bool:
+    """Whether a module is compiled at each start, and need not be."""
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    return not compiled.exists() and source.exists() and os.access(source.parent, os.W_OK)
 
 
 class ProcessLauncher:
@@ -43,35 +60,59 @@ class ProcessLauncher:
         self._command = command or (sys.executable, "-m", "services.agent.runner.child")
         self._record = data_dir / "child.marker"
         self._log = data_dir / "recipes.log"
+        self._compiled = not any(map(_uncompiled, _sources()))
 
-    async def start(self) -> ProcessChannel:
-        """Start a child in a session of its own."""
+    async def start(self, setup: Setup) -> ProcessChannel:
+        """Start a child in a session of its own, with an empty folder as its home."""
+        if not self._compiled:
+            await self._compile()
         marker = secrets.token_hex(16)
         self._record.write_text(marker)  # before the child, so that no crash leaves one unknown
         home = self._folder / "home"
-        home.mkdir(exist_ok=True)
+        await asyncio.to_thread(folders.fresh, home)
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
             self._log.replace(self._log.with_suffix(".log.1"))
-        with self._log.open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                cwd=home,
-                env=self._environment(marker, home),
-                start_new_session=True,
-            )
-        return ProcessChannel(process, marker, self._log)
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=home,
+            env=self._environment(marker, home),
+            start_new_session=True,
+        )
+        family = group.Family.of(process.pid, marker)
+        self._record.write_text(family.line())
+        return ProcessChannel(process, family, self._log, setup, (home, *map(Path, setup.writes)))
 
     async def clean(self) -> None:
         """Kill the child, and its children, of an agent that was killed itself."""
         if not self._record.exists():
             return
-        killed = await asyncio.to_thread(_kill_marked, self._record.read_text().strip(), None)
+        family = group.Family.read(self._record.read_text())
+        killed = await asyncio.to_thread(group.kill, family, ours=False)
         if killed:
             log.warning("child.leftover_killed", count=killed)
         self._record.unlink(missing_ok=True)
+
+    async def _compile(self) -> None:
+        """Let Python keep its compiled modules once: a confined child cannot, and would compile them at each start."""
+        self._compiled = True
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            f"import {', '.join(COMPILED)}",
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self._environment("-", self._folder),
+        )
+        try:
+            async with asyncio.timeout(COMPILE_S):
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
     def _environment(self, marker: str, home: Path) -> dict[str, str]:
         """Nothing of the agent's own environment but what a program needs to run: it can hold secrets."""
@@ -79,16 +120,25 @@ class ProcessLauncher:
         root = Path(next(iter(services.__path__))).parent
         if root.name != "site-packages":
             kept["PYTHONPATH"] = str(root)
-        return {**kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), MARKER: marker}
+        return {**kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), group.MARKER: marker}
 
 
 class ProcessChannel:
     """Pipes to a child process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, marker: str, log_file: Path) -> None:
-        self._process, self._marker, self._log = process, marker, log_file
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        family: group.Family,
+        log_file: Path,
+        setup: Setup,
+        writes: tuple[Path, ...],
+    ) -> None:
+        self._process, self._family, self._log = process, family, log_file
+        self._setup, self._writes = setup, writes
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 (asked for above)
         self._in, self._out = process.stdin, process.stdout
+        self._printing = asyncio.create_task(self._keep_words())
 
     @property
     def pid(self) -> int:
@@ -111,45 +161,41 @@ class ProcessChannel:
         except asyncio.IncompleteReadError as error:
             raise ChildGone("its pipe ended") from error
 
+    def excess(self) -> Excess | None:
+        """Whether the child uses more than its policy gives: processes, memory of all of them, disk."""
+        setup = self._setup
+        tasks, memory = group.usage(self._process.pid, setup.memory_bytes)
+        if setup.pids and tasks > setup.pids:
+            return Excess("too-many-processes", f"{tasks} processes and threads, the policy allows {setup.pids}")
+        if setup.memory_bytes and memory > setup.memory_bytes:
+            return Excess("out-of-memory", f"{memory} bytes in all, the policy allows {setup.memory_bytes}")
+        return folders.excess(self._writes, setup.disk_bytes)
+
     async def kill(self) -> str:
         """SIGKILL to the group and to whatever left it, then wait until none is alive."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        left = await asyncio.to_thread(group.kill, self._family, ours=self._process.returncode is None)
         await self._process.wait()
         self._in.close()
-        left = await asyncio.to_thread(_kill_marked, self._marker, self._process.pid)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._printing, LAST_WORDS_S)
         code = self._process.returncode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log.info("child.ended", how=how, stragglers=left)
         return f"{how}\n{_tail(self._log)}"
 
-
-def _kill_marked(marker: str, group: int | None) -> int:
-    """Kill every process that carries the marker or is in the group; wait until they are gone. Returns how many."""
-    seen: set[int] = set()
-    until = time.monotonic() + GONE_S
-    while found := [process for process in psutil.process_iter() if _belongs(process, marker, group)]:
-        for process in found:
-            seen.add(process.pid)
-            with suppress(psutil.Error):
-                process.kill()
-        if time.monotonic() > until:
-            log.error("child.unkillable", pids=[process.pid for process in found])
-            break
-        time.sleep(0.01)
-    return len(seen)
-
-
-def _belongs(process: psutil.Process, marker: str, group: int | None) -> bool:
-    """Whether a live process came from the child: by its group, or by the variable that all descendants inherit."""
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        if group is not None and os.getpgid(process.pid) == group:
-            return True
-        return process.environ().get(MARKER) == marker
-    except (psutil.Error, OSError):
-        return False
+    async def _keep_words(self) -> None:
+        """Write down what the child prints, up to a limit; beyond it is read and forgotten."""
+        assert self._process.stderr is not None  # noqa: S101
+        kept = 0
+        with self._log.open("ab", buffering=0) as file:
+            while piece := await self._process.stderr.read(65536):
+                room = max(0, LOG_LIMIT - kept)
+                file.write(piece[:room])
+                if kept <= LOG_LIMIT < kept + len(piece):
+                    file.write(CUT)
+                kept += len(piece)
 
 
 def _tail(path: Path) -> str:

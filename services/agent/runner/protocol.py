@@ -63,17 +63,35 @@ class Setup:
     device: str = "auto"
     memory_bytes: int = 0
     file_bytes: int = 0
+    disk_bytes: int = 0  # all files of a child together
+    pids: int = 0
     cpus: float = 0.0
     isolate_network: bool = True
+    confine: bool = True  # False in a container, which does it from outside
+    required: bool = False  # no child where a part of the confinement is missing
+    reads: tuple[str, ...] = ()  # what any recipe may read: fetched models
+    writes: tuple[str, ...] = ()  # what it may write, beside its home
+    private: tuple[str, ...] = ()  # what it must not reach: tried once, and told
+    data: tuple[str, ...] = ()  # files of data sets, for this child alone
 
     def frame(self) -> Frame:
         """The setup as the first frame."""
         return {
             "type": "setup",
-            **asdict(self),
-            "recipes": list(self.recipes),
-            "allowed_digests": list(self.allowed_digests),
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()},
         }
+
+    def own(self, digest: str) -> bool:
+        """Whether this is the site's own code, which is trusted less than what comes with the agent."""
+        return digest in self.allowed_digests
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A child uses more than it was given."""
+
+    code: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +126,12 @@ class Outcome:
     examples: int = 0
     loss: float = 0.0
     metrics_layout: str | None = None
+
+    def forget(self) -> None:
+        """Erase the files, which show one site's update."""
+        for path in (self.tensors, self.sums):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,17 @@ class Workshop:
         self._device = str(setup["device"])
         self._rows: OrderedDict[tuple[Any, ...], Dataset] = OrderedDict()
 
-    def describe(self) -> Frame:
-        """Recipes, data sets and machine; what cannot be read is named in `faults`."""
+    def describe(self, *, own: bool) -> Frame:
+        """Recipes, data sets and machine; what cannot be read is named in `faults`.
+
+        The site's `own` recipes are described by a child without data: importing them runs them, and what they say of
+        themselves leaves the site.
+        """
         faults: list[str] = []
-        own = self._own(faults)
+        if own:
+            found = self._own(faults)
+            specs = [recipe.spec.model_dump(mode="json") for recipe in found.values()]
+            return {"recipes": specs, "own_recipes": sorted(found), "datasets": [], "hardware": {}, "faults": faults}
         entries = self._entries(faults)
         schemas = []
         for entry in entries.values():
@@ -55,10 +62,9 @@ class Workshop:
                 schemas.append(entry.schema_document(rows).model_dump(mode="json"))
             except (Refusal, OSError, ValueError, KeyError) as error:
                 faults.append(f"data set {entry.name}: {type(error).__name__}: {error}")
-        specs = [load_recipe(name).spec for name in BUILT_IN] + [recipe.spec for recipe in own.values()]
         return {
-            "recipes": [spec.model_dump(mode="json") for spec in specs],
-            "own_recipes": sorted(own),
+            "recipes": [load_recipe(name).spec.model_dump(mode="json") for name in BUILT_IN],
+            "own_recipes": [],
             "datasets": schemas,
             "hardware": self._hardware(),
             "faults": faults,

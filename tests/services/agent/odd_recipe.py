@@ -36,10 +36,7 @@ class Odd:
         return np.zeros(0)
 
     def train(self, model, data, params, context, seed, progress):
-        print("noise on standard output")
-        if "log" in params:
-            with Path(params["log"]).open("a") as file:
-                file.write(f"{os.getpid()}\n")
+        print(f"training in {os.getpid()}")
         how = params.get("how", "")
         if how == "crash":
             os._exit(7)
@@ -49,8 +46,8 @@ class Odd:
             np.ones(int(params["bytes"]) // 8).sum()
         if how == "fork":
             code = "import time; time.sleep(600)"
-            alone = [subprocess.Popen([sys.executable, "-c", code], start_new_session=new) for new in (False, True)]
-            Path(params["pids"]).write_text(" ".join(str(process.pid) for process in alone))
+            alone = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+            print("left", *(process.pid for process in alone))
         progress(0.5)
         time.sleep(float(params.get("sleep_s", 0)))
         made = {name: array + np.float32(params.get("add", 0.0)) for name, array in model.items()}

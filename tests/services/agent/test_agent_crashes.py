@@ -15,15 +15,21 @@ COMPLETIONS = r"/v1/tasks/.*/completions"
 
 
 @pytest.fixture
-def trainings(tmp_path):
-    """How often the recipe trained, by the lines that it wrote."""
-    log = tmp_path / "trainings"
-    return log, lambda: len(log.read_text().splitlines()) if log.exists() else 0
+def trainings(agent):
+    """The processes in which the recipe trained, by what it printed."""
+    log = agent.folder / "state" / "recipes.log"
+    said = "training in "
+
+    def found():
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [int(line.removeprefix(said)) for line in lines if line.startswith(said)]
+
+    return found
 
 
-def offer(platform, agent, log, *, repeat=1, **changes):
+def offer(platform, agent, *, repeat=1, **changes):
     version = platform.add_model([1.0, 2.0, 3.0, 4.0])
-    params = {"log": str(log), "add": 0.5, **changes.pop("params", {})}
+    params = {"add": 0.5, **changes.pop("params", {})}
     manifest = platform.manifest(agent.recipe, model_ref=version, params=params, **changes)
     platform.offer(manifest, repeat=repeat)
     return manifest
@@ -31,11 +37,10 @@ def offer(platform, agent, log, *, repeat=1, **changes):
 
 def test_killed_in_training_it_trains_again_and_answers_once(platform, agent, trainings):
     """Nothing was durable yet, so the next lease starts over; the old child is dead."""
-    log, count = trainings
-    manifest = offer(platform, agent, log, params={"sleep_s": 2.0})
+    manifest = offer(platform, agent, params={"sleep_s": 2.0})
     agent.start()
-    platform.wait(lambda: count() == 1 and platform.beats)
-    child = int(log.read_text())
+    platform.wait(lambda: len(trainings()) == 1 and platform.beats)
+    child = trainings()[0]
     agent.kill()
     deadline = time.monotonic() + 5
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
@@ -44,15 +49,14 @@ def test_killed_in_training_it_trains_again_and_answers_once(platform, agent, tr
     platform.offer(manifest)
     agent.start()
     platform.wait(lambda: platform.ended)
-    assert count() == 2
+    assert len(trainings()) == 2
     assert len(set(platform.bodies[manifest.round_id])) == 1
 
 
 def test_killed_before_the_upload_it_sends_the_recorded_bytes(platform, agent, trainings, refuse):
     """What was durable goes out after the restart, byte for byte, and the recipe does not run again."""
-    log, count = trainings
     platform.faults += [("PUT", UPDATES, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
-    manifest = offer(platform, agent, log)
+    manifest = offer(platform, agent)
     agent.start()
     platform.wait(lambda: any(path.endswith("/updates") for _, path in platform.requests))
     assert [row[1] for row in agent.rows()] == ["pending"]
@@ -65,14 +69,13 @@ def test_killed_before_the_upload_it_sends_the_recorded_bytes(platform, agent, t
     platform.wait(lambda: len(platform.ended) == 2)
     assert {document["digest"] for _, document in platform.ended} == {digest}
     assert len(set(platform.bodies[manifest.round_id])) == 1
-    assert count() == 1
+    assert len(trainings()) == 1
 
 
 def test_killed_between_upload_and_completion_it_completes(platform, agent, trainings, refuse):
     """The aggregator has the bytes, the coordinator does not know: the agent says it again."""
-    log, count = trainings
     platform.faults += [("POST", COMPLETIONS, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
-    manifest = offer(platform, agent, log)
+    manifest = offer(platform, agent)
     agent.start()
     platform.wait(lambda: any(path.endswith("/completions") for _, path in platform.requests))
     agent.kill()
@@ -80,30 +83,28 @@ def test_killed_between_upload_and_completion_it_completes(platform, agent, trai
     agent.start()
     platform.wait(lambda: platform.ended)
     assert len(set(platform.bodies[manifest.round_id])) == 1
-    assert count() == 1
+    assert len(trainings()) == 1
     platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
     assert agent.rows()[0][1] == "answered"
 
 
 def test_lost_replies_change_nothing(platform, agent, trainings):
     """Every kind of answer gets lost once; the round ends as if none had."""
-    log, count = trainings
     lost = [UPDATES, COMPLETIONS, r"/v1/versions/.*", r"/v1/sites/self/profile", r"/v1/certificates/.*", r"/v1/enrol.*"]
     platform.faults += [(method, path, "drop") for path in lost for method in ("GET", "PUT", "POST")]
-    manifest = offer(platform, agent, log)
+    manifest = offer(platform, agent)
     agent.start()
     platform.wait(lambda: len(platform.ended) == 2)  # the first completion's answer was lost
     assert platform.ended[0] == platform.ended[1]
     assert len(platform.bodies[manifest.round_id]) == 2
     assert len(set(platform.bodies[manifest.round_id])) == 1
-    assert count() == 1
+    assert len(trainings()) == 1
 
 
 def test_it_waits_as_long_as_it_is_told(platform, agent, trainings, refuse):
     """503 with Retry-After is obeyed."""
-    log, _ = trainings
     platform.faults.append(("PUT", UPDATES, refuse(503, "unavailable", **{"retry-after": "2"})))
-    offer(platform, agent, log)
+    offer(platform, agent)
     agent.start()
     platform.wait(lambda: any(path.endswith("/updates") for _, path in platform.requests))
     refused_at = time.monotonic()
@@ -113,11 +114,10 @@ def test_it_waits_as_long_as_it_is_told(platform, agent, trainings, refuse):
 
 def test_an_answered_round_is_not_answered_again(platform, agent, trainings):
     """The same lease twice: one body, two completions. Another manifest for the round: refused."""
-    log, count = trainings
-    manifest = offer(platform, agent, log, repeat=2)
+    manifest = offer(platform, agent, repeat=2)
     agent.start()
     platform.wait(lambda: len(platform.ended) == 2)
-    assert count() == len(platform.bodies[manifest.round_id]) == 1
+    assert len(trainings()) == len(platform.bodies[manifest.round_id]) == 1
     other = manifest.model_copy(update={"seed": 2})
     platform.offer(other)
     platform.wait(lambda: len(platform.ended) == 3)
@@ -130,19 +130,18 @@ def test_an_answered_round_is_not_answered_again(platform, agent, trainings):
     platform.offer(stale)
     platform.wait(lambda: len(platform.ended) == 5)
     assert platform.ended[4][1]["code"] == "epoch-stale"
-    assert count() == 1
+    assert len(trainings()) == 1
 
 
 def test_a_closed_round_is_left(platform, agent, trainings, refuse):
     """410: the bytes are dropped, the coordinator hears why, and the agent goes on."""
-    log, _ = trainings
     platform.faults.append(("PUT", UPDATES, refuse(410, "round-closed")))
-    offer(platform, agent, log)
+    offer(platform, agent)
     agent.start()
     platform.wait(lambda: platform.ended)
     assert platform.ended[0][1]["code"] == "round-closed"
     assert (agent.rows()[0][1], agent.outbox()) == ("late", {})
-    offer(platform, agent, log, number=2)
+    offer(platform, agent, number=2)
     platform.wait(lambda: len(platform.ended) == 2)
     assert platform.ended[1][0].startswith("completions:")
 
@@ -163,14 +162,13 @@ def test_a_closed_round_is_left(platform, agent, trainings, refuse):
 )
 def test_what_must_not_run_is_refused_with_a_code(platform, agent, trainings, fault, code):
     """Nothing leaves the site, and the coordinator learns the reason without a value from the data."""
-    log, _ = trainings
     version = platform.add_model([1.0] * 4)
     if fault == "digest":
         version = (version[0], "1" * 64)
     changes = {"min_cohort": 2} if fault == "policy" else {}
     if fault == "revoked":
         platform.revoked.append({"keyid": platform.coordinator.keyid, "sequence": 1})
-    manifest = platform.manifest(agent.recipe, model_ref=version, params={"log": str(log), "how": fault}, **changes)
+    manifest = platform.manifest(agent.recipe, model_ref=version, params={"how": fault}, **changes)
     wrong = {"signature": "00" * 64, "keyid": platform.coordinator.keyid, "manifest": manifest.model_dump(mode="json")}
     platform.offer(
         manifest,
@@ -191,12 +189,11 @@ def test_what_must_not_run_is_refused_with_a_code(platform, agent, trainings, fa
 
 def test_abort_kills_the_recipe_at_once(platform, agent, trainings):
     """The platform's wish in a heartbeat's answer ends the whole group."""
-    log, count = trainings
-    offer(platform, agent, log, params={"sleep_s": 60})
+    offer(platform, agent, params={"sleep_s": 60})
     agent.start()
-    platform.wait(lambda: count() == 1 and platform.beats)
+    platform.wait(lambda: len(trainings()) == 1 and platform.beats)
     platform.desired = {"state": "abort", "reason": "cancelled", "lease_s": 30}
-    child = psutil.Process(int(log.read_text()))
+    child = psutil.Process(trainings()[0])
     child.wait(3)
     platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
     assert not platform.bodies
@@ -205,24 +202,22 @@ def test_abort_kills_the_recipe_at_once(platform, agent, trainings):
 
 def test_sigterm_stops_in_time_and_says_so(platform, agent, trainings):
     """Within 10 s, exit code 0, the child gone, the task given back."""
-    log, count = trainings
-    offer(platform, agent, log, params={"sleep_s": 60})
+    offer(platform, agent, params={"sleep_s": 60})
     agent.start()
-    platform.wait(lambda: count() == 1 and platform.beats)
+    platform.wait(lambda: len(trainings()) == 1 and platform.beats)
     started = time.monotonic()
     assert agent.kill(signal.SIGTERM) == 0
     assert time.monotonic() - started < 10
-    assert not psutil.pid_exists(int(log.read_text()))
+    assert not psutil.pid_exists(trainings()[0])
     assert platform.ended[0][1]["code"] == "interrupted"
 
 
 def test_a_revoked_site_backs_off_and_comes_back(platform, agent, trainings, refuse):
     """401 on the lease is said in the log once a try, with growing pauses; the agent does not die of it."""
-    log, _ = trainings
     platform.faults += [("POST", r"/v1/tasks/leases", refuse(401, "certificate-revoked"))] * 2
     agent.start()
     platform.wait(lambda: sum(path.endswith("/leases") for _, path in platform.requests) >= 2)
-    offer(platform, agent, log)
+    offer(platform, agent)
     platform.wait(lambda: platform.ended)
     assert "certificate-revoked" in agent.events("agent.refused")[0]["reason"]
 

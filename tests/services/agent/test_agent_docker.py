@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import pytest
 from recipes.protocol import source_digest
 from services.agent.domain import Resources, TaskFailure
 from services.agent.runner.docker import LABEL, DockerLauncher
+from services.agent.runner.folders import fresh
 from services.agent.runner.protocol import Order, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import DockerSettings, Mount
@@ -25,6 +27,7 @@ IMAGE = "undersong-test-stub"
 MIB = 2**20
 ROOT = Path(__file__).parents[3]
 
+HOSTILE = Path(__file__).with_name("hostile_recipe.py").read_text()
 PROBE = """
 import os, socket, json
 from pathlib import Path
@@ -81,7 +84,7 @@ def image():
 
 
 class Bench:
-    def __init__(self, folder: Path, image: str, **resources) -> None:
+    def __init__(self, folder: Path, image: str, *, recipe: str = PROBE, **resources) -> None:
         folder.chmod(0o755)
         self.work, self.models = folder / "work", folder / "models"
         self.task = self.work / "task"
@@ -89,7 +92,8 @@ class Bench:
         self.task.chmod(0o777)
         self.models.mkdir()
         self.recipe = folder / "probe.py"
-        self.recipe.write_text(PROBE)
+        self.recipe.write_text(recipe)
+        self.name = "hostile" if recipe is HOSTILE else "probe"
         (folder / "datasets.yaml").write_text("datasets: [{name: bench, kind: none}]")
         tensors = {"weights": np.ones(4, np.float32)}
         (self.models / "model").write_bytes(save(Model(Schema.of(tensors), tensors)))
@@ -103,18 +107,17 @@ class Bench:
             mounts=[Mount(source=source, target=str(target)) for target, source in seen.items()],
         )
         limits = {"memory_bytes": 512 * MIB, "file_bytes": 64 * MIB, "model_bytes": MIB, "task_s": 60.0, "cpus": 1.0}
-        made = Resources(**{**limits, "pids": 64, "gpus": 0, **resources})
-        launcher = DockerLauncher(
-            settings, made, folder=self.work, models=self.models, data=[folder / "datasets.yaml", self.recipe]
-        )
+        made = Resources(**{**limits, "disk_bytes": 64 * MIB, "pids": 64, "gpus": 0, **resources})
+        launcher = DockerLauncher(settings, made, folder=self.work, models=self.models)
         setup = Setup(
-            str(folder / "datasets.yaml"), (str(self.recipe),), (self.digest,), device="cpu", isolate_network=False
-        )
-        self.runner = WarmRunner(launcher, setup)
+            str(folder / "datasets.yaml"), (str(self.recipe),), (self.digest,), device="cpu", isolate_network=False,
+            confine=False, file_bytes=made.file_bytes, disk_bytes=made.disk_bytes,
+        )  # fmt: skip
+        self.runner = WarmRunner(launcher, setup, taken=folder / "taken")
 
     async def run(self, kind="train", **params):
         order = Order(
-            kind, "probe", self.digest, params, "bench", (), None, {}, 1, self.task, self.models / "model"
+            kind, self.name, self.digest, params, "bench", (), None, {}, 1, self.task, self.models / "model"
         )  # fmt: skip
         return await self.runner.run(order, lambda _: None, limit_s=60)
 
@@ -169,6 +172,41 @@ async def test_memory_is_limited_and_leftovers_are_removed(tmp_path, image) -> N
     await bench.runner.clean()  # as the next agent does after a kill -9
     assert bench.containers() == []
     await bench.runner.close()
+
+
+async def test_a_hostile_recipe_is_contained(tmp_path, image) -> None:
+    """The attacks of `hostile_recipe.py`; after each the runner works on."""
+    bench = Bench(tmp_path, image, recipe=HOSTILE)
+    secret = tmp_path / "identity.key"
+    secret.write_text("a secret of the site")
+    folder = str(bench.task)
+
+    async def attack(name: str, limit_s: float = 60.0, **params) -> TaskFailure:
+        await asyncio.to_thread(fresh, bench.task, 0o777)
+        order = Order(
+            "train", "hostile", bench.digest, {"attack": name, **params}, "bench", (), None, {}, 1, bench.task,
+            bench.models / "model",
+        )  # fmt: skip
+        with pytest.raises(TaskFailure) as found:
+            await bench.runner.run(order, lambda _: None, limit_s=limit_s)
+        return found.value
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        targets = [str(secret), "/etc/x", str(bench.models / "x"), str(bench.recipe)]
+        spied = await attack("spy", secrets=[str(secret), "/etc/shadow"], folders=["/root"], targets=targets)
+        assert (spied.code, spied.detail) == ("recipe-error", "Contained"), spied.text
+        called = await attack("network", port=listener.getsockname()[1])
+        assert (called.code, called.detail) == ("recipe-error", "Contained"), called.text
+    bombed = await attack("bomb", most=300)
+    assert (bombed.code, bombed.detail) == ("recipe-error", "BlockingIOError"), bombed.text
+    assert (await attack("fill", most=100, folder=folder)).code == "disk-full"
+    assert (await attack("eat", most=2048)).code in ("out-of-memory", "child-died")
+    assert (await attack("stubborn", limit_s=4.0)).code == "task-time"
+    assert (await attack("link_in_place", folder=folder, to=str(secret))).code == "bad-result"
+    assert (await attack("pipe_in_place", folder=folder)).code == "bad-result"
+    assert (await attack("babble")).code == "child-died"
+    await bench.runner.close()
+    assert bench.containers() == []
 
 
 async def test_a_missing_image_is_told(tmp_path) -> None:

@@ -25,7 +25,8 @@ class Bench:
 
     def __init__(self, folder: Path, recipe: str, **setup) -> None:
         self.folder = folder
-        (folder / "task").mkdir()
+        self.task = folder / "work" / "task"
+        self.task.mkdir(parents=True)
         self.recipe = folder / "odd.py"
         self.recipe.write_text(recipe)
         (folder / "datasets.yaml").write_text("datasets: [{name: bench, kind: none}]")
@@ -33,18 +34,25 @@ class Bench:
         (folder / "model").write_bytes(save(Model(Schema.of(tensors), tensors)))
         self.digest = source_digest(self.recipe)
         made = Setup(
-            str(folder / "datasets.yaml"), (str(self.recipe),), allowed_digests=(self.digest,), device="cpu", **setup
-        )
-        self.runner = WarmRunner(ProcessLauncher(folder), made)
+            str(folder / "datasets.yaml"), (str(self.recipe),), (self.digest,), device="cpu",
+            reads=(str(folder / "model"),), writes=(str(folder / "work"),), **setup,
+        )  # fmt: skip
+        self.runner = WarmRunner(ProcessLauncher(folder), made, taken=folder / "taken")
 
     def order(self, kind="train", recipe=None, **params) -> Order:
         return Order(
-            kind, recipe or "odd", self.digest, params, "bench", (), None, {}, 1, self.folder / "task",
+            kind, recipe or "odd", self.digest, params, "bench", (), None, {}, 1, self.task,
             self.folder / "model",
         )  # fmt: skip
 
     async def run(self, limit_s=30.0, **params):
         return await self.runner.run(self.order(**params), lambda _: None, limit_s=limit_s)
+
+    def printed(self, word: str) -> list[int]:
+        """The numbers on the lines of the recipes' log that begin with this word."""
+        log = self.folder / "recipes.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [int(part) for line in lines if line.startswith(word) for part in line.split() if part.isdigit()]
 
 
 @pytest.fixture
@@ -59,15 +67,15 @@ def gone(pid: int) -> bool:
 
 
 async def test_a_warm_child_answers_round_after_round(bench) -> None:
-    log = bench.folder / "log"
     for _ in range(2):
-        outcome = await bench.run(add=0.5, log=str(log))
+        outcome = await bench.run(add=0.5)
         assert (outcome.examples, outcome.loss) == (10, 0.25)
         np.testing.assert_array_equal(load(outcome.tensors.read_bytes()).tensors["weights"], np.float32(1.5))
-    assert len(set(log.read_text().split())) == 1, "the same process"
-    assert "noise on standard output" in (bench.folder / "recipes.log").read_text()
     sums = await bench.run(kind="statistics")
     np.testing.assert_array_equal(np.fromfile(sums.sums), [3.0, -1.5])
+    await bench.runner.close()
+    first, second = bench.printed("training in")
+    assert first == second, "the same process"
 
 
 async def test_a_crash_is_told_and_the_next_order_gets_a_new_child(bench) -> None:
@@ -79,11 +87,10 @@ async def test_a_crash_is_told_and_the_next_order_gets_a_new_child(bench) -> Non
 
 
 async def test_a_hanging_recipe_is_killed_at_its_limit(bench) -> None:
-    log = bench.folder / "log"
     with pytest.raises(TaskFailure) as failure:
-        await bench.run(limit_s=1.5, sleep_s=60, log=str(log))
+        await bench.run(limit_s=3, sleep_s=60)
     assert failure.value.code == "task-time"
-    assert gone(int(log.read_text()))
+    assert all(gone(pid) for pid in bench.printed("training in"))
 
 
 async def test_memory_beyond_the_limit_is_a_failure_not_a_dead_machine(tmp_path, recipe_text) -> None:
@@ -95,25 +102,23 @@ async def test_memory_beyond_the_limit_is_a_failure_not_a_dead_machine(tmp_path,
     await bench.runner.close()
 
 
-async def test_abort_kills_the_group_and_what_left_it(bench) -> None:
-    """A child that a recipe forked, and one that it put into another session, die with it."""
-    pids = bench.folder / "pids"
-    work = asyncio.create_task(bench.run(how="fork", pids=str(pids), sleep_s=60))
-    while not pids.exists() or len(pids.read_text().split()) < 2:  # noqa: ASYNC110 (another process writes it)
+async def test_abort_kills_what_the_recipe_started(bench) -> None:
+    work = asyncio.create_task(bench.run(how="fork", sleep_s=60))
+    while not bench.printed("left"):  # noqa: ASYNC110 (another process writes it)
         await asyncio.sleep(0.05)
     started = time.monotonic()
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
     assert time.monotonic() - started < 3
-    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert all(gone(pid) for pid in bench.printed("left"))
 
 
 async def test_children_left_in_the_background_end_with_the_child(bench) -> None:
-    pids = bench.folder / "pids"
-    await bench.run(how="fork", pids=str(pids))
+    await bench.run(how="fork")
     await bench.runner.close()
-    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert len(bench.printed("left")) == 2
+    assert all(map(gone, bench.printed("left")))
 
 
 async def test_own_code_with_another_digest_is_not_even_imported(bench) -> None:

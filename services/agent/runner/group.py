@@ -1,0 +1,119 @@
+"""A child's processes, as the kernel lists them: how many there are, what memory they hold, and their end."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import structlog
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+MARKER = "UNDERSONG_CHILD"
+GONE_S = 5.0
+PAGE = os.sysconf("SC_PAGE_SIZE")
+GROUP, SESSION, THREADS, RESIDENT = 2, 3, 17, 21  # places in /proc/<pid>/stat after the name
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The child's group: the pid of its first process, and a word that its descendants inherit in the environment."""
+
+    leader: int
+    marker: str
+    boot: str
+
+    @classmethod
+    def of(cls, leader: int, marker: str) -> Family:
+        """A family of this boot of the machine."""
+        return cls(leader, marker, _boot())
+
+    def line(self) -> str:
+        """As one line of a file, for the next agent."""
+        return f"{self.marker} {self.leader} {self.boot}\n"
+
+    @classmethod
+    def read(cls, line: str) -> Family:
+        """From that line; an earlier agent may have written the marker alone."""
+        marker, leader, boot = [*line.split(), "", "", ""][:3]
+        return cls(int(leader) if leader.isdigit() else -1, marker or "-", boot)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def usage(group: int, memory_limit: int) -> tuple[int, int]:
+    """How many processes and threads a group has, and its memory in bytes.
+
+    Memory is what is resident; beyond the limit it is counted again exactly, without pages of files and with pages
+    that several processes share counted once.
+    """
+    tasks = resident = 0
+    members = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[GROUP]) == group:
+                members.append(entry)
+                tasks += int(fields[THREADS])
+                resident += int(fields[RESIDENT]) * PAGE
+    if memory_limit and resident > memory_limit:
+        resident = sum(map(_own_memory, members))
+    return tasks, resident
+
+
+def _own_memory(process: Path) -> int:
+    total = 0
+    with suppress(OSError, ValueError, IndexError):
+        for line in (process / "smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def kill(family: Family, *, ours: bool) -> int:
+    """Kill every process of the family; wait until they are gone. Returns how many there were besides the first.
+
+    `ours`: this very agent started it, so that its group's number cannot be somebody else's by now.
+    """
+    seen: set[int] = set()
+    until = time.monotonic() + GONE_S
+    while found := [process for process in psutil.process_iter() if _belongs(process, family, ours=ours)]:
+        for process in found:
+            seen.add(process.pid)
+            with suppress(psutil.Error):
+                process.kill()
+        if time.monotonic() > until:
+            log.error("child.unkillable", pids=[process.pid for process in found])
+            break
+        time.sleep(0.01)
+    return len(seen - {family.leader})
+
+
+def _belongs(process: psutil.Process, family: Family, *, ours: bool) -> bool:
+    """Whether a live process came from the child: by the session that it cannot leave, or by the inherited word.
+
+    A recipe can overwrite its own environment. It cannot join another session, nor take back `no_new_privs`, which
+    keeps an innocent program apart that got the same number later.
+    """
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        related = family.leader in (os.getpgid(process.pid), os.getsid(process.pid))
+        if related and (ours or (family.boot == _boot() and _confined(process.pid))):
+            return True
+        return process.environ().get(MARKER) == family.marker
+    except (psutil.Error, OSError):
+        return False
+
+
+def _confined(pid: int) -> bool:
+    return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
