@@ -72,6 +72,7 @@ class Child:
     files: tuple[object, ...]  # a data set that was replaced is another file, which the old child must not read
     verdict: Excess | None = None
     guard: asyncio.Task[None] | None = None
+    busy: bool = False  # with an order, whose end the runner sees to
 
     def serves(self, setup: Setup) -> bool:
         """Whether an order with this setup may go to it."""
@@ -178,8 +179,7 @@ class WarmRunner:
             async with asyncio.timeout(START_S):
                 child = await self._warm(setup)
             async with asyncio.timeout(limit_s):
-                await child.channel.send(frame)
-                answer = await _answer(child.channel, progress)
+                answer = await _exchange(child, frame, progress)
         except TimeoutError:
             await self._end()
             raise TaskFailure("task-time", f"the recipe took longer than {limit_s:.0f} s") from None
@@ -262,7 +262,8 @@ async def _guarded(child: Child) -> None:
         if found is not None:
             child.verdict = found
             log.warning("child.excess", code=found.code, detail=found.detail)
-            await child.channel.kill()
+            if not child.busy:
+                await child.channel.kill()
             return
 
 
@@ -276,6 +277,27 @@ def _identities(paths: Iterable[str]) -> tuple[object, ...]:
         except OSError:
             found.append(None)
     return tuple(found)
+
+
+async def _exchange(child: Child, frame: Frame, progress: Progress) -> Frame:
+    """Send an order and wait for its answer; ChildGone as soon as its guard had enough."""
+
+    async def talk() -> Frame:
+        await child.channel.send(frame)
+        return await _answer(child.channel, progress)
+
+    assert child.guard is not None  # noqa: S101 (set with the hello)
+    talking = asyncio.create_task(talk())
+    child.busy = True
+    try:
+        await asyncio.wait({talking, child.guard}, return_when=asyncio.FIRST_COMPLETED)
+        if talking.done():
+            return talking.result()
+        raise ChildGone("it was given up")
+    finally:
+        child.busy = False
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
 
 
 async def _answer(channel: Channel, progress: Progress) -> Frame:

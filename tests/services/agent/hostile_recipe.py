@@ -119,7 +119,11 @@ def inherited():
     found = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
              if os.path.lexists(f"/proc/self/fd/{fd}")}  # fmt: skip
     known = ("pipe:", "/dev/null", "/proc/", "anon_")
-    odd = [where for where in found.values() if not where.startswith(known) and not where.endswith(".safetensors")]
+    odd = [
+        where
+        for where in found.values()
+        if not where.startswith(known) and not where.endswith((".safetensors", "/model"))
+    ]
     if not odd:
         raise KeyError(f"nothing but {sorted(found.values())}")
     return odd
