@@ -26,7 +26,7 @@ import psutil
 
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.group_round import join
-from tests.benchmarks.light_agents import Plan
+from tests.benchmarks.light_agents import FIRST_POLLS_WITHIN_S, Plan
 from undersong.local import Platform
 
 IDLE = int(os.environ.get("BENCH_AGENTS_IDLE", "2000"))
@@ -35,7 +35,7 @@ FEW, MANY, PARAMETERS = 20, 200, 1_000_000
 ROUNDS, WIDE_ROUNDS = 20, 2
 MINUTES = float(os.environ.get("BENCH_AGENTS_MINUTES", "10"))
 SAMPLE_S = 2.0
-JOIN_S, END_S = 900.0, 30.0
+JOIN_S, END_S, SETTLE_S = 1800.0, 30.0, 5.0
 GROWTH_MB = 16.0  # what may come of caches that have a limit; a leak of 1 KiB a poll would be three times that
 FLAT = 1.1  # ten times as many updates may not take more memory than this many times
 
@@ -80,7 +80,7 @@ class Crowd:
             self._process.kill()
             raise RuntimeError("the load process ended before all agents had joined")
         self.joined_s = time.monotonic() - began
-        time.sleep(WAIT_S)  # every agent polls
+        time.sleep(FIRST_POLLS_WITHIN_S + SETTLE_S)  # every agent polls
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,9 +94,6 @@ class Crowd:
         self._process.wait(END_S)
         found: dict[str, Any] = json.loads(self._report.read_text())
         return found
-
-
-WAIT_S = 35.0
 
 
 def steady(platform: Platform) -> list[Figure]:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from recipes.null import RECIPE
 from services.agent.aggregator import Aggregator
-from services.agent.coordinator import LEASE_TIMEOUT, WAIT_S, Lease
+from services.agent.coordinator import WAIT_S, Lease
 from services.agent.link import Away, Call, Link, Problem, make_client, pause_of
 from shared.identity.authority import Identity
 from shared.identity.enrol import Unreachable, enrol
@@ -40,8 +40,9 @@ from shared.wire.manifest import RoundKind, RoundManifest
 from undersong.client import AsyncClient, calls
 from undersong.profile import Profile
 
-AT_ONCE = 16  # joining, and making updates: what the load process itself can bear
-FIRST_POLLS_WITHIN_S = 20.0  # agents do not all start in the same second
+AT_ONCE = 16  # joining: what the load process itself can bear
+FIRST_POLLS_WITHIN_S = 60.0  # agents do not all start in the same second
+PATIENT = httpx.Timeout(WAIT_S + 60.0)  # one loop drives all agents: its own lag is no fault of the platform
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class LightAgent:
                 await asyncio.sleep(1.0)
 
     async def _poll(self) -> Lease | None:
-        call = Call.json("POST", "/v1/tasks/leases", {"wait_s": WAIT_S}, timeout=LEASE_TIMEOUT)
+        call = Call.json("POST", "/v1/tasks/leases", {"wait_s": WAIT_S}, timeout=PATIENT)
         try:
             answer = await self._coordinator.once(call)
         except (Away, Problem):
@@ -175,7 +176,9 @@ class LightAgent:
             await asyncio.sleep(lease.heartbeat_s)
             body = {"lease_token": lease.lease_token, "progress": 0.5, "phase": "running"}
             try:
-                await self._coordinator.once(Call.json("POST", f"/v1/tasks/{lease.task_id}/heartbeats", body))
+                await self._coordinator.once(
+                    Call.json("POST", f"/v1/tasks/{lease.task_id}/heartbeats", body, timeout=PATIENT)
+                )
             except (Away, Problem) as error:
                 self._crowd.report.refusals[str(error)[:120]] += 1
 
@@ -198,10 +201,12 @@ class LightAgent:
             body.unlink(missing_ok=True)
         self._crowd.report.uploads["done"] += 1
         document = {"lease_token": lease.lease_token, "digest": digest}
-        await self._coordinator.ask(Call.json("POST", f"/v1/tasks/{lease.task_id}/completions", document))
+        await self._coordinator.ask(
+            Call.json("POST", f"/v1/tasks/{lease.task_id}/completions", document, timeout=PATIENT)
+        )
 
     async def _fetch(self, version_id: str) -> None:
-        async with self._registry.open(Call("GET", f"/v1/versions/{version_id}/content")) as response:
+        async with self._registry.open(Call("GET", f"/v1/versions/{version_id}/content", timeout=PATIENT)) as response:
             async for _ in response.aiter_raw(256 * 1024):
                 pass
 
