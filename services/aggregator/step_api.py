@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.aggregator.api import Coordinator, RoundPath, RoundsNeeded, RoundState, round_state
 from services.aggregator.domain import (
@@ -37,6 +37,7 @@ _MESSAGE: Final[dict[str, Any]] = {
 class LostSites(BaseModel):
     """Sites whose task has failed or expired: nobody waits for them any more."""
 
+    model_config = ConfigDict(extra="forbid")
     sites: list[SiteId] = Field(max_length=100_000)
 
 

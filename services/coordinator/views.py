@@ -227,6 +227,7 @@ class TaskOutcomeView(View):
 class RoleView(View):
     """A role in one federation, or in all (null)."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")  # it is taken from people, too
     role: Literal["admin", "scientist", "owner", "auditor"]
     federation_id: str | None = None
 

@@ -164,3 +164,14 @@ def test_the_edge_takes_no_old_protocol(compose: Compose) -> None:
     old.set_ciphers("ALL:@SECLEVEL=0")
     with socket.create_connection(("127.0.0.1", compose.ports["keys"]), timeout=30) as raw, pytest.raises(ssl.SSLError):
         old.wrap_socket(raw, server_hostname="localhost")
+
+
+def test_what_the_edge_refuses_is_a_problem_document(compose: Compose) -> None:
+    with httpx.Client(verify=compose.trust) as http:
+        large = http.post(compose.url("coordinator") + "/v1/jobs", content=bytes(2 << 20))
+        inside = http.get(compose.url("keys") + "/metrics")
+    for answer, status, reason in ((large, 413, "too-large"), (inside, 404, "not-found")):
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        told = answer.json()
+        assert told["type"] == f"urn:undersong:problem:{reason}"
+        assert told["request_id"] == answer.headers["x-request-id"]

@@ -87,6 +87,15 @@ async def test_a_replay_is_refused(verifier: PartyVerifier, identity: Identity) 
         await check(verifier, request)
 
 
+async def test_requests_that_overtook_each_other_count_once_each(verifier: PartyVerifier, identity: Identity) -> None:
+    requests = [signed(identity) for _ in range(5)]
+    for request in reversed(requests):
+        await check(verifier, request)
+    for request in requests:
+        with pytest.raises(ReplayedRequest):
+            await check(verifier, request)
+
+
 async def test_reading_twice_is_no_replay(verifier: PartyVerifier, identity: Identity) -> None:
     request = signed(identity, "GET", "http://coordinator/v1/me")
     await check(verifier, request)
