@@ -110,9 +110,12 @@ def one_more(platform: Platform, job: Job) -> None:
 
 
 def stopped(platform: Platform, name: str) -> int | None:
-    """End a process by SIGTERM; its exit code. One that does not end within 10 s is killed, which the code shows."""
+    """End a process by SIGTERM; its exit code. One that does not end by itself is killed, which the code shows.
+
+    Processes give themselves 10 s; on a machine that is busy with other tests, the clock on the wall says more.
+    """
     process = platform.processes[name]
-    process.stop(grace_s=10)
+    process.stop(grace_s=30)
     return process.exit_code
 
 
