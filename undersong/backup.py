@@ -5,7 +5,7 @@ Neither opens anything without the other, so keep them in different places.
 
 Databases are copied by SQLite's own online backup, one after the other: who asks before whom it asks, so that nothing
 in an earlier copy refers to what a later one lacks. Blobs never change, and are copied after the rows that name them.
-The high-water file of keys is left out on purpose: it is how keys notices the restore and begins a new epoch.
+The high-water files of keys and helper are left out on purpose: by them they notice a restore and begin a new epoch.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ IN_ORDER: Final = ("coordinator", "aggregator", HELPER, "registry", "keys")
 SITES: Final = "sites"
 _SECRET_FOLDERS: Final = frozenset({"secrets", "identity", "tls"})
 _SECRET_FILES: Final = frozenset({"seal.key", "enrol-token"})
-_LEFT_OUT: Final = frozenset({"high-water", "incoming", "work", "task", "models", "lock"})
+_LEFT_OUT: Final = frozenset({"high-water", "openings", "incoming", "work", "task", "models", "lock"})
 _LEFT_OUT_ENDINGS: Final = ("-wal", "-shm", "-journal", ".lock", ".partial", ".sock")
 
 

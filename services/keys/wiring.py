@@ -12,10 +12,12 @@ from services.keys.authority import Authority
 from services.keys.certificates import Certificates, RevokedInRow
 from services.keys.checkpoints import follow
 from services.keys.enrolments import Enrolments
+from services.keys.highwater import HighWater
 from services.keys.log import Log, backfill
 from services.keys.log_api import router as log_router
+from services.keys.marks import KeysMarks
 from services.keys.operators import Operators
-from services.keys.restores import HighWater, RestoreWatch
+from services.keys.restores import RestoreWatch
 from services.keys.rounds import RoundRecords
 from services.keys.rounds_api import router as rounds_router
 from services.keys.settings import KeysSettings
@@ -99,7 +101,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = await _assemble_patiently(settings, database)
         identity = await parts.certificates.own_identity(settings.identity_dir)
-        watch = RestoreWatch(database, HighWater(settings.high_water))
+        watch = RestoreWatch(database, HighWater(settings.high_water), KeysMarks())
         await watch.start()
         await backfill(database)
         app.state.witness = Witness(watch, Sealer.ensure(settings.seal_key), identity)

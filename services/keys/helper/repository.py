@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.keys.helper.domain import HelperRound, RoundUnknown
-from services.keys.helper.tables import OpeningRow, ReportRow, RoundRow
+from services.keys.helper.openings import Opening
+from services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
 from shared.database import Transaction
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.twoserver.helper import Taken
@@ -62,9 +63,23 @@ class HelperRepository:
             raise RoundUnknown(f"the helper was not asked to take part in round {round_id}")
         return _round(row)
 
-    async def add(self, values: Mapping[str, Any]) -> None:
-        """Begin a round; what stands, stands."""
-        await self._session.execute(self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing())
+    async def in_turn(self) -> None:
+        """Wait for our turn: what is given is counted in the order of commits."""
+        await self._session.execute(select(StandingRow.id).with_for_update())
+
+    async def standing(self) -> tuple[int, int]:
+        """(epoch, counter)."""
+        row = (await self._session.execute(select(StandingRow.epoch, StandingRow.counter))).one()
+        return row.epoch, row.counter
+
+    async def put_standing(self, epoch: int, counter: int) -> None:
+        """Store epoch and counter."""
+        await self._session.execute(update(StandingRow).values(epoch=epoch, counter=counter), execution_options=_BY_SQL)
+
+    async def add(self, values: Mapping[str, Any]) -> bool:
+        """Begin a round; False when it was begun before, and then what stands, stands."""
+        query = self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
+        return await self._session.scalar(query) is not None
 
     async def fix_length(self, round_id: RoundId, length: int) -> None:
         """The first report says how long vectors are."""
@@ -88,12 +103,22 @@ class HelperRepository:
 
     async def agree(self, round_id: RoundId, manifest: RoundManifest, values: Mapping[str, Any]) -> bool:
         """Write the one set of a round down; False when the round of the job was opened in another attempt."""
-        place = {"job_id": manifest.job_id, "kind": str(manifest.kind), "number": manifest.number}
-        insert = self._insert(OpeningRow).values(**place, round_id=round_id).on_conflict_do_nothing()
-        if await self._session.scalar(insert.returning(OpeningRow.round_id)) is None:
+        if not await self.opened(opening_of(manifest, round_id)):
             return False
         await self._session.execute(_of(round_id).values(**values), execution_options=_BY_SQL)
         return True
+
+    async def opened(self, opening: Opening) -> bool:
+        """Write down that this attempt is the one; False when another one is."""
+        insert = self._insert(OpeningRow).values(**opening._asdict()).on_conflict_do_nothing()
+        return await self._session.scalar(insert.returning(OpeningRow.round_id)) is not None
+
+    async def void(self) -> int:
+        """Erase the secrets of every round; how many had some."""
+        unended = await self.unended()
+        for round_id in unended:
+            await self.erase(round_id)
+        return len(unended)
 
     async def unended(self) -> list[RoundId]:
         """Rounds whose secrets are not erased."""
@@ -114,6 +139,11 @@ class HelperRepository:
     def _insert(self, table: type[Any]) -> Any:
         name = self._session.get_bind().dialect.name
         return (postgresql if name == "postgresql" else sqlite).insert(table)
+
+
+def opening_of(manifest: RoundManifest, round_id: RoundId) -> Opening:
+    """The round of a job that this round is an attempt at."""
+    return Opening(manifest.job_id, str(manifest.kind), manifest.number, round_id)
 
 
 def _of(round_id: RoundId) -> Any:

@@ -1,7 +1,8 @@
 """What the helper does in a round: begin, judge reports, agree on one set, give its share of one sum.
 
 Write-ahead: an answer is committed with its question before it leaves. The same question gets the same answer, after
-a crash too; another one is refused. What is computed in between is a function of what is stored.
+a crash too; another one is refused. What is computed in between is a function of what is stored. A database that is
+older than what was answered is noticed (`services.keys.restores`), and no round goes on that was begun before.
 """
 
 import asyncio
@@ -24,8 +25,10 @@ from services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
+from services.keys.helper.openings import Openings
 from services.keys.helper.parties import Parties
-from services.keys.helper.repository import HelperRepository, Kept
+from services.keys.helper.repository import HelperRepository, Kept, opening_of
+from services.keys.restores import RestoreWatch, Standing
 from shared.database import Database, Transaction
 from shared.errors import Invalid, Refusal
 from shared.faults import point
@@ -64,13 +67,16 @@ class HelperRounds:
     def __init__(
         self,
         database: Database,
+        watch: RestoreWatch,
+        openings: Openings,
         sealer: Sealer,
         identity: Callable[[], Identity],
         parties: Parties,
         *,
         keep: timedelta,
     ) -> None:
-        self._database, self._sealer, self._identity = database, sealer, identity
+        self._database, self._watch, self._openings = database, watch, openings
+        self._sealer, self._identity = sealer, identity
         self._parties, self._keep = parties, keep
         self._shares: dict[RoundId, bytes] = {}  # packed; only to spare a second computation
 
@@ -88,9 +94,9 @@ class HelperRounds:
         await self._parties.check_coordinator(signed)
         sealed = self._sealer.seal(HelperKeys.make(os.urandom).pack(), _KEYS[0], round_id, _KEYS[1])
 
-        async def work(tx: Transaction) -> tuple[HelperRound, HelperKeys]:
+        async def work(tx: Transaction, standing: Standing) -> tuple[HelperRound, HelperKeys]:
             rows, now = HelperRepository(tx), await tx.now()
-            await rows.add({
+            new = await rows.add({
                 "id": round_id,
                 "job_id": manifest.job_id,
                 "manifest": signed.model_dump_json(),
@@ -99,12 +105,14 @@ class HelperRounds:
                 "created_at": now,
                 "expires_at": now + timedelta(seconds=manifest.deadline_s) + self._keep,
             })  # fmt: skip
+            if new:
+                standing.advance()
             found = await rows.lock(round_id)
             if found.manifest_digest != digest:
                 raise RoundDiffers(f"the helper takes part under manifest {found.manifest_digest[:16]}…")
             return found, self._keys(found, found.check_open(now))
 
-        _, keys = await self._database.run("helper.begin", work)
+        _, keys = await self._watch.run("helper.begin", work)
         point("helper.round.begun")
         public = X25519PrivateKey.from_private_bytes(keys.private_key).public_key().public_bytes_raw()
         identity = self._identity()
@@ -123,7 +131,7 @@ class HelperRounds:
             found = await rows.get(round_id)
             return found, found.check_open(await tx.now()), await rows.judged(round_id)
 
-        found, sealed, known = await self._database.read("helper.look", look)
+        found, sealed, known = await self._watch.read("helper.look", look)
         keys = self._keys(found, sealed)
         verdicts = []
         for question in questions:
@@ -151,7 +159,7 @@ class HelperRounds:
         """Commit the verdict; the earlier one where there is one by now."""
         report, digest = question.report, digest_of(question.pack())
 
-        async def work(tx: Transaction) -> Verdict:
+        async def work(tx: Transaction, standing: Standing) -> Verdict:
             rows, now = HelperRepository(tx), await tx.now()
             found = await rows.lock(round_id)
             found.check_open(now)
@@ -179,11 +187,12 @@ class HelperRounds:
             })  # fmt: skip
             if not new:
                 return refused(ReportRepeated("a report of this id was verified in this job before"))
+            standing.advance()
             if said.message is not None and found.length is None:
                 await rows.fix_length(round_id, report.length)
             return said
 
-        said = await self._database.run("helper.verdict", work)
+        said = await self._watch.run("helper.verdict", work)
         point("helper.report.judged")
         if said.message is None:
             SECAGG_FAILURES.labels("verify").inc()
@@ -200,19 +209,26 @@ class HelperRounds:
             found = await rows.get(round_id)
             return found, found.check_open(await tx.now()), await rows.kept(round_id)
 
-        found, sealed, kept = await self._database.read("helper.set", look)
+        found, sealed, kept = await self._watch.read("helper.set", look)
         if found.accepted is None:
             members = _members(found.signed.manifest, agree, kept)
             packed = await self._aggregate(found, sealed, members)
             answer = self._sign(found, agree, digest_of(packed))
-            found = await self._database.run("helper.agree", lambda tx: self._agree(tx, round_id, agree, answer))
+
+            async def work(tx: Transaction, standing: Standing) -> HelperRound:
+                return await self._agree(tx, standing, round_id, agree, answer)
+
+            found = await self._watch.run("helper.agree", work)
             point("helper.set.agreed")
             log.info("set.agreed", round_id=round_id, sites=len(members))
         if (found.members, found.root) != (agree.members, agree.root):
             raise SetDiffers("the helper has signed another set for this round")
+        await self._openings.add(opening_of(found.signed.manifest, round_id))
         return Accepted.unpack(found.accepted or b"")
 
-    async def _agree(self, tx: Transaction, round_id: RoundId, agree: Agree, answer: Accepted) -> HelperRound:
+    async def _agree(
+        self, tx: Transaction, standing: Standing, round_id: RoundId, agree: Agree, answer: Accepted
+    ) -> HelperRound:
         rows, now = HelperRepository(tx), await tx.now()
         found = await rows.lock(round_id)
         found.check_open(now)
@@ -227,6 +243,7 @@ class HelperRounds:
         }
         if not await rows.agree(round_id, found.signed.manifest, values):
             raise RoundAnswered("this round of the job was opened in another attempt")
+        standing.advance()
         return await rows.lock(round_id)
 
     def _sign(self, found: HelperRound, agree: Agree, share_digest: Digest) -> Accepted:
@@ -242,7 +259,7 @@ class HelperRounds:
             found = await rows.get(round_id)
             return found, found.check_open(await tx.now()), await rows.kept(round_id)
 
-        found, sealed, kept = await self._database.read("helper.share", look)
+        found, sealed, kept = await self._watch.read("helper.share", look)
         if found.members is None or found.share_digest is None:
             raise SetMissing("the helper has not agreed on whose reports are in the sum")
         packed = self._shares.pop(round_id, None)

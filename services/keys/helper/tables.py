@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database import CommonTables, UtcDateTime, new_metadata
@@ -42,7 +42,7 @@ class ReportRow(Base):
     """One site's report and the one verdict on it. `helper_share` is HPKE's ciphertext, erased at the end."""
 
     __tablename__ = "reports"
-    __table_args__ = (UniqueConstraint("job_id", "report_id"),)
+    __table_args__ = (UniqueConstraint("job_id", "report_id", name="uq_reports_job_id"),)
 
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
     site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -66,4 +66,15 @@ class OpeningRow(Base):
     job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+    round_id: Mapped[str] = mapped_column(String(64))  # a restored copy may not know the round
+
+
+class StandingRow(Base):
+    """What the high-water file is compared with: both only grow unless the database was restored."""
+
+    __tablename__ = "standing"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    counter: Mapped[int] = mapped_column(BigInteger)  # rounds begun, verdicts and signatures given

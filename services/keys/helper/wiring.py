@@ -6,13 +6,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from services.keys.helper.api import router
+from services.keys.helper.marks import HelperMarks
+from services.keys.helper.openings import Openings
 from services.keys.helper.parties import Parties
 from services.keys.helper.repository import HelperRepository
 from services.keys.helper.rounds import HelperRounds
 from services.keys.helper.settings import HelperSettings
 from services.keys.helper.tables import common
+from services.keys.highwater import HighWater
+from services.keys.restores import RestoreWatch
 from shared.clock import Clock
-from shared.database import Database, Transaction
+from shared.database import Database
 from shared.identity.sealing import Sealer
 from shared.queues import Sweeper, background
 from shared.web.app import create_app
@@ -33,7 +37,9 @@ def assemble(settings: HelperSettings, database: Database, stand: Standing) -> H
     """Build the use cases."""
     parties = Parties(stand.directory, stand.revocations)
     sealer = Sealer.ensure(settings.seal_key)
-    return HelperRounds(database, sealer, stand.identity, parties, keep=settings.keep)
+    openings = Openings(settings.openings)
+    watch = RestoreWatch(database, HighWater(settings.high_water), HelperMarks(openings))
+    return HelperRounds(database, watch, openings, sealer, stand.identity, parties, keep=settings.keep)
 
 
 def install(app: FastAPI, rounds: HelperRounds, stand: Standing) -> None:
@@ -58,15 +64,8 @@ async def void_rounds(settings: HelperSettings) -> int:
     """Erase the secrets of every round: a restored copy may have signed other sets than it remembers; how many."""
     database = open_database(settings)
 
-    async def work(tx: Transaction) -> int:
-        repository = HelperRepository(tx)
-        unended = await repository.unended()
-        for round_id in unended:
-            await repository.erase(round_id)
-        return len(unended)
-
     try:
-        return await database.run("helper.restored", work)
+        return await database.run("helper.restored", lambda tx: HelperRepository(tx).void())
     finally:
         await database.close()
 

@@ -1,6 +1,9 @@
 """The helper judges each report once, signs one set, and gives one share: whatever the leader asks beside that."""
 
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +26,13 @@ from services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from services.keys.helper.tables import ReportRow, RoundRow
-from services.keys.helper.wiring import void_rounds
+from services.keys.helper.openings import Opening, Openings
+from services.keys.helper.tables import Base, ReportRow, RoundRow
+from services.keys.helper.wiring import PACKAGE, void_rounds
+from services.keys.highwater import HighWater
 from shared.clock import utc_now
 from shared.database import Transaction
+from shared.database.migrations import drift
 from shared.identity.requests import SigningAuth
 from shared.ids import RoundId, SiteId, new_id
 from shared.secagg.engine import Desk
@@ -214,6 +220,72 @@ async def test_secrets_end_with_the_round_and_with_a_restore(servers: Servers, e
     for ask in (leader.agree(*THREE), leader.share(), leader.ask(leader.question("site_03")), again.begin()):
         with pytest.raises(RoundVoided):
             await ask
+
+
+async def test_a_database_from_an_older_copy_voids_its_rounds(servers: Servers) -> None:
+    """No second verdict, no second set, no second attempt at what was opened since the copy; the next round goes on."""
+    leader = await Leader(servers, servers.manifest(sites=4, number=5, attempt=1)).begin()
+    copy = await copied(servers)
+    verdicts = await leader.ask(*(leader.question(site) for site in THREE))
+    assert all(verdict.message is not None for verdict in verdicts)
+    await leader.agree(*THREE)
+    await put_back(servers, copy)
+    begin = Leader(servers, leader.manifest).begin()
+    for ask in (leader.ask(leader.question("site_00")), leader.agree(*THREE), leader.share(), begin):
+        with pytest.raises(RoundVoided):
+            await ask
+    again = await judged(servers, *THREE, number=5, attempt=2)
+    with pytest.raises(RoundAnswered):
+        await again.agree("site_00", "site_01")
+    following = await judged(servers, *THREE, number=6)
+    await following.agree(*THREE)
+    servers.restart_helper()
+    assert await following.share()
+
+
+async def test_a_helper_without_its_high_water_file_voids_its_rounds(servers: Servers) -> None:
+    leader = await judged(servers, *THREE)
+    servers.settings.high_water.unlink()
+    with pytest.raises(RoundVoided):
+        await leader.agree(*THREE)
+    mark = HighWater(servers.settings.high_water).read()
+    assert mark is not None
+    assert mark.epoch > 10**9, "counted from the clock, so above every epoch that there was"
+    await (await judged(servers, *THREE, number=2)).agree(*THREE)
+
+
+async def test_openings_outlive_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "openings"
+    one, two = (Opening("job_a", "train", number, RoundId(f"rnd_{number}")) for number in (1, 2))
+    await Openings(file).add(one)
+    with file.open("a") as torn:
+        torn.write("\njob_a tra")
+    for _ in range(2):
+        await Openings(file).add(two)
+    assert Openings(file).read() == [one, two, two]
+
+
+async def test_the_schema_is_the_tables(servers: Servers) -> None:
+    assert drift(servers.settings.database, PACKAGE, Base.metadata) == []
+
+
+async def copied(servers: Servers) -> Path:
+    """A copy of the helper's database as it stands."""
+    file = servers.settings.data_dir / "helper.sqlite"
+    copy = file.with_suffix(".copy")
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+async def put_back(servers: Servers, copy: Path) -> None:
+    """As an operator does by hand, who knows nothing of `helper-restored`."""
+    await servers.database.close()
+    file = servers.settings.data_dir / "helper.sqlite"
+    for part in ("-wal", "-shm"):
+        file.with_name(file.name + part).unlink(missing_ok=True)
+    shutil.copy(copy, file)
+    servers.restart_helper()
 
 
 async def test_nobody_but_the_aggregator_is_heard(servers: Servers) -> None:

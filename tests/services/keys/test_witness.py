@@ -12,7 +12,7 @@ import msgpack
 import pytest
 from sqlalchemy import text
 
-from services.keys.restores import HighWater, Mark
+from services.keys.highwater import HighWater, Mark
 from services.keys.settings import KeysSettings
 from services.keys.wiring import Parts, assemble, build_app, open_database
 from shared.database.migrations import migrate

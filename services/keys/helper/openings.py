@@ -1,0 +1,52 @@
+"""Which attempts at rounds of jobs were opened, in a file beside the database that is never restored with it.
+
+A database that was restored from a copy has forgotten what it opened since. Another attempt at such a round would give
+a second sum of nearly the same updates, which differs from the first by single sites; so these lines outlive the
+database. One short line for each round, only ever added.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.ids import RoundId
+
+
+class Opening(NamedTuple):
+    """The one attempt at a round of a job that was opened."""
+
+    job_id: str
+    kind: str
+    number: int
+    round_id: RoundId
+
+
+class Openings:
+    """The file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: Opening | None = None
+
+    async def add(self, opening: Opening) -> None:
+        """Note it, durably; again changes nothing."""
+        if opening != self._last:
+            await asyncio.to_thread(self._append, opening)
+            self._last = opening
+
+    def _append(self, opening: Opening) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, f"\n{' '.join(map(str, opening))}\n".encode("ascii"))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> list[Opening]:
+        """All of them. What a crash cut off was never answered: it is left out, or stands for an attempt of no name."""
+        if not self._path.exists():
+            return []
+        lines = [line.split() for line in self._path.read_text("ascii").splitlines()]
+        whole = [line for line in lines if len(line) == len(Opening._fields)]
+        return [Opening(job_id, kind, int(number), RoundId(round_id)) for job_id, kind, number, round_id in whole]

@@ -1,0 +1,29 @@
+"""The mark of the keys service: epoch and counter of its witness, and the size of its log."""
+
+from services.keys.appending import log_restored
+from services.keys.highwater import Mark
+from services.keys.log_repository import LogRepository
+from services.keys.repository import KeysRepository
+from services.keys.witness_repository import WitnessRepository
+from shared.database import Transaction
+
+
+class KeysMarks:
+    """Rounds of earlier epochs are void by their number; the log says that there was a restore."""
+
+    async def in_turn(self, tx: Transaction) -> None:
+        """The turn in which certificates are issued, too."""
+        await KeysRepository(tx).in_turn()
+
+    async def mark(self, tx: Transaction) -> Mark:
+        """How far the database has come."""
+        epoch, counter = await WitnessRepository(tx).state()
+        return Mark(epoch, counter, await LogRepository(tx).size())
+
+    async def put(self, tx: Transaction, epoch: int, counter: int) -> None:
+        """Store epoch and counter."""
+        await WitnessRepository(tx).put_state(epoch, counter)
+
+    async def restored(self, tx: Transaction, epoch: int) -> None:
+        """Say it in the log."""
+        await log_restored(tx, epoch)
