@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 from shared.clock import Clock, monotonic
 from shared.database.common import CommonTables
 from shared.database.engine import open_engine
-from shared.database.faults import passing_fault
+from shared.database.faults import disk_full, passing_fault
 from shared.database.fresh import FreshEvents
 from shared.database.sqlite import READ_ONLY
 from shared.database.transaction import Transaction
@@ -33,6 +33,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _GIVE_UP_AFTER_S = 10.0
 _RETRY_AFTER_S = 2.0
+_FULL_RETRY_S = 10.0
 
 
 class Database:
@@ -59,8 +60,8 @@ class Database:
         """Run `work` in one transaction and commit it; the whole of `work` runs again after a passing fault.
 
         Passing: serialisation failure, deadlock, lost connection, server restart, SQLite busy. A commit whose answer
-        was lost runs again too, so `work` must be safe to repeat. Raises Unavailable after 10 s; what `work` raises
-        rolls back and comes through.
+        was lost runs again too, so `work` must be safe to repeat. Raises Unavailable after 10 s, and at once when the
+        disk is full; what `work` raises rolls back and comes through.
         """
         with TX_SECONDS.labels(name).time():
             return await self._with_retries(name, lambda: self._write_once(work))
@@ -138,6 +139,9 @@ class Database:
             except Exception as error:
                 fault = passing_fault(error)
                 if fault is None:
+                    if disk_full(error):
+                        log.error("transaction.disk_full", transaction=name)  # noqa: TRY400  (no fault of the code)
+                        raise Unavailable("The database's disk is full.", retry_after_s=_FULL_RETRY_S) from error
                     raise
                 TX_RETRIES.labels(fault).inc()
                 if monotonic() + pause_s > give_up_at:

@@ -1,4 +1,4 @@
-"""Which database errors a second try may cure."""
+"""Which database errors a second try may cure, and which only an operator."""
 
 import sqlite3
 
@@ -24,6 +24,16 @@ def passing_fault(error: BaseException) -> str | None:
     if isinstance(cause, psycopg.Error):
         return _postgres_fault(cause, connection_lost=error.connection_invalidated)
     return "connection_lost" if error.connection_invalidated else None
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether the database says that nothing more can be written."""
+    if not isinstance(error, DBAPIError):
+        return False
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE == sqlite3.SQLITE_FULL
+    return isinstance(cause, psycopg.errors.DiskFull)
 
 
 def _postgres_fault(cause: psycopg.Error, *, connection_lost: bool) -> str | None:

@@ -162,6 +162,24 @@ async def test_a_database_that_is_away_becomes_unavailable(monkeypatch: pytest.M
     await database.close()
 
 
+async def test_a_full_disk_is_said_at_once_and_passes(sqlite_url: str) -> None:
+    database = Database(sqlite_url, common, pool_size=1)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+
+    async def limit(tx: Transaction, pages: int) -> None:
+        await tx.session.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+    await database.run("limit", lambda tx: limit(tx, 1))
+    with pytest.raises(Unavailable, match="disk is full"):
+        await database.run("add", lambda tx: add(tx, "a" * 100_000))
+    await database.run("limit", lambda tx: limit(tx, 1_000_000))
+    await database.run("add", lambda tx: add(tx, "a"))
+    assert await value_of(database, "a") == 0
+    assert await value_of(database, "a" * 100_000) is None
+    await database.close()
+
+
 async def test_sqlite_waits_for_another_process_without_blocking_the_loop(sqlite_url: str) -> None:
     database = await fresh(sqlite_url)
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"), isolation_level=None)
