@@ -1,6 +1,6 @@
 """Whatever is done to a round, in whatever order, with a crash between any two effects: the books stay right.
 
-A hypothesis state machine over the real coordinator, aggregator and keys in one process (`onehouse.py`). Steps: hints
+A hypothesis state machine over the real coordinator, aggregator and keys in one process (`onehouse`). Steps: hints
 heard, lost, doubled and reordered; sweeps; sites' turns; agents that die; time. In each step one process may die at any
 of its effects: before or after a commit, before or after a call. `UNDERSONG_MODEL_EXAMPLES` makes it try more.
 """
@@ -26,7 +26,8 @@ import services.aggregator.foreman
 import services.keys.witness
 from services.aggregator.closing import Closing
 from services.keys.witness import Witness
-from tests.simulation.onehouse import LENGTH, SITES, Founding, House, found
+from tests.simulation.onehouse.founding import LENGTH, SITES, Founding, found
+from tests.simulation.onehouse.house import House
 
 EXAMPLES = int(os.environ.get("UNDERSONG_MODEL_EXAMPLES", "5"))
 STEPS = 40
