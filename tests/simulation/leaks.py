@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import redis
 
 BLOCK = 1 << 14
 OVERLAP = 256  # longer than any spelling of a secret
+START = 8
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
@@ -35,7 +37,8 @@ class Haystack:
 
     def take(self) -> None:
         """One more look."""
-        for path in self.home.rglob("*"):
+        files = [Path(folder, name) for folder, _, names in os.walk(self.home) for name in names]  # some go meanwhile
+        for path in files:
             where = path.relative_to(self.home)
             if where.parts[0] == "secrets":
                 continue
@@ -69,8 +72,20 @@ class Haystack:
 
     def places(self, secrets: Iterable[bytes]) -> set[str]:
         """Where any spelling of any of the secrets stands."""
-        needles = [needle for secret in secrets for needle in spellings(secret)]
-        return {where for where, data in self._joined() if any(needle in data for needle in needles)}
+        return self.places_of([secrets])[0]
+
+    def places_of(self, groups: Sequence[Iterable[bytes]]) -> list[set[str]]:
+        """The same for each of several groups of secrets, at one go."""
+        owners: dict[bytes, set[int]] = {}
+        for number, secrets in enumerate(groups):
+            for needle in (needle for secret in secrets for needle in spellings(secret)):
+                owners.setdefault(needle, set()).add(number)
+        needles, found = Needles(owners), [set() for _ in groups]
+        for where, data in self._joined():
+            for needle in needles.within(data):
+                for number in owners[needle]:
+                    found[number].add(where)
+        return found
 
     def _joined(self) -> Iterator[tuple[str, bytes]]:
         for where, blocks in self.found.items():
@@ -78,6 +93,37 @@ class Haystack:
 
     def close(self) -> None:
         self.redis.close()
+
+
+class Needles:
+    """Thousands of byte strings, looked for together: by their first eight bytes, then whole."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        self._by_start: dict[int, list[bytes]] = {}
+        for needle in needles:
+            if len(needle) < START:
+                raise ValueError(f"{needle!r} is too short to be looked for")
+            self._by_start.setdefault(int.from_bytes(needle[:START], "little"), []).append(needle)
+        self._starts = np.array(sorted(self._by_start), np.uint64)
+        self._pairs = np.zeros(1 << 16, bool)
+        self._pairs[(self._starts & np.uint64(0xFFFF)).astype(int)] = True
+
+    def within(self, data: bytes) -> set[bytes]:
+        """Those that stand in the data."""
+        found: set[bytes] = set()
+        if len(data) < START or not self._starts.size:
+            return found
+        octets = np.frombuffer(data, np.uint8)
+        end = octets.size - START + 1
+        pairs = octets[:end] | (octets[1 : end + 1].astype(np.uint16) << 8)
+        places = np.flatnonzero(self._pairs[pairs])
+        starts = np.zeros(places.size, np.uint64)
+        for at in range(START):
+            starts |= octets[places + at].astype(np.uint64) << np.uint64(8 * at)
+        known = np.isin(starts, self._starts)
+        for place, start in zip(places[known].tolist(), starts[known].tolist(), strict=True):
+            found |= {needle for needle in self._by_start[start] if data.startswith(needle, place)}
+        return found
 
 
 class EngineSecrets:

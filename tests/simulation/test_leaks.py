@@ -1,4 +1,5 @@
-"""A whole platform runs a job of pairwise rounds; then nothing secret stands anywhere but in its owner's folder."""
+"""A whole platform runs a job of pairwise rounds, and one of two servers; then nothing secret stands anywhere but in
+its owner's folder."""
 
 import base64
 import time
@@ -11,8 +12,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from recipes.protocol import source_digest
 from shared.secagg.payload import train_payload, weight_of
+from shared.vdaf.field64 import FIELD64
 from shared.wire.manifest import RoundManifest
 from tests.simulation.leaks import EngineSecrets, Haystack, quantised
+from tests.simulation.two_servers import BothServers
 from undersong.client.types import Job
 from undersong.local import Platform
 from undersong.local.sites import SiteFolder
@@ -23,10 +26,11 @@ SITES = ("north", "east", "south", "west")
 RECIPE = Path(__file__).parent / "canary_recipe.py"
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 ROUNDS = 2
+ENGINES = ("pairwise", "twoserver")
 
 
 class Run:
-    """One job on one platform, with all that was written down meanwhile."""
+    """A job of each engine on one platform, with all that was written down meanwhile."""
 
     def __init__(self, platform: Platform, canaries: Path) -> None:
         self.platform, self.home = platform, platform.home
@@ -35,7 +39,7 @@ class Run:
             "federations": ["own"],
             "recipes": [{"name": "canary", "digest": source_digest(RECIPE)}],
             "datasets": {"nothing": {"columns": "*"}},
-            "engines": ["pairwise", "sealed"],
+            "engines": ["pairwise", "sealed", "twoserver"],
         }
         for name in SITES:
             platform.add_site(name, datasets=NOTHING, policy=policy, agent={"recipes": [str(RECIPE)]}, start=False)
@@ -47,16 +51,23 @@ class Run:
         made = platform.client.create_token({"name": "canary"})
         assert made.token is not None
         self.tokens = [platform.profile.token, platform.profile.operator_token, made.token]
-        with EngineSecrets(self.home, SITES) as self.engine:
-            self.job = self._run(canaries)
+        self.jobs: dict[str, Job] = {}
+        self.updates: dict[str, list[dict[str, np.ndarray]]] = {}
+        with EngineSecrets(self.home, SITES) as self.engine, BothServers(self.home) as servers:
+            for engine in ENGINES:
+                folder = canaries / engine
+                folder.mkdir()
+                self.jobs[engine] = self._run(engine, folder)
+                self.updates[engine] = [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
+        self.servers = servers.secrets()
         self.haystack.take()
-        self._take_answers()
-        self.updates = [dict(np.load(file)) for file in sorted(canaries.glob("*.npz"))]
+        for engine in ENGINES:
+            self._take_answers(self.jobs[engine])
 
-    def _run(self, canaries: Path) -> Job:
+    def _run(self, engine: str, canaries: Path) -> Job:
         client = self.platform.client
         job = client.submit_job({
-            "name": "canary", "federation_id": self.platform.federation().id, "model": {"name": "canary"},
+            "name": engine, "engine": engine, "federation_id": self.platform.federation().id, "model": {"name": engine},
             "recipe": {"name": "canary", "params": {"folder": str(canaries)}}, "data": {"dataset": "nothing"},
             "rounds": ROUNDS, "evaluation": {"every": 0}, "deadlines": {"round_s": 60},
         })  # fmt: skip
@@ -66,11 +77,11 @@ class Run:
             time.sleep(0.2)
         return job
 
-    def _take_answers(self) -> None:
+    def _take_answers(self, job: Job) -> None:
         """What the services tell an administrator about the job."""
         client = self.platform.client
-        rounds = client.rounds(self.job.id)
-        for found in (client.job(self.job.id), client.sites(), *rounds):
+        rounds = client.rounds(job.id)
+        for found in (client.job(job.id), client.sites(), *rounds):
             self.haystack.keep("api", repr(found).encode())
         for one in rounds:
             self.haystack.keep("api", repr(client.round(one.id)).encode())
@@ -78,14 +89,14 @@ class Run:
         for url in self.platform.urls.values():
             self.haystack.keep("api", httpx.get(f"{url}/metrics").content)
 
-    def manifests(self) -> list[RoundManifest]:
+    def manifests(self, engine: str) -> list[RoundManifest]:
         bearer = {"authorization": f"Bearer {self.platform.profile.token}"}
         url = self.platform.urls["coordinator"]
         return [
             RoundManifest.model_validate(
                 httpx.get(f"{url}/v1/rounds/{one.id}/manifest", headers=bearer).json()["manifest"]
             )
-            for one in self.platform.client.rounds(self.job.id)
+            for one in self.platform.client.rounds(self.jobs[engine].id)
             if one.kind == "train"
         ]
 
@@ -104,32 +115,48 @@ def run(tmp_path_factory: pytest.TempPathFactory):
         made.haystack.close()
 
 
-def test_the_job_ran_as_pairwise_rounds_and_was_watched(run: Run) -> None:
+def test_the_jobs_ran_and_were_watched(run: Run) -> None:
     """Or the other tests would say nothing."""
-    assert run.job.state == "succeeded", run.job.reason
-    assert [manifest.engine for manifest in run.manifests()] == ["pairwise"] * ROUNDS
-    assert len(run.updates) == ROUNDS * len(SITES)
+    for engine, job in run.jobs.items():
+        assert job.state == "succeeded", job.reason
+        assert [manifest.engine for manifest in run.manifests(engine)] == [engine] * ROUNDS
+        assert len(run.updates[engine]) == ROUNDS * len(SITES)
     assert all(len(found) >= 5 * ROUNDS for found in run.engine.found.values()), run.engine.found
     kinds = {where.split("/")[0].split(":")[0] for where in run.haystack.found}
-    assert {"logs", "keys", "coordinator", "aggregator", "registry", "sites", "api", "redis"} <= kinds
+    assert {"logs", "keys", "coordinator", "aggregator", "registry", "helper", "sites", "api", "redis"} <= kinds
+    assert {"logs/keys.helper.log", "helper/helper.sqlite"} <= set(run.haystack.found)
     assert any(where.endswith("sqlite-wal") for where in run.haystack.found)
     assert any(where.startswith("aggregator/") and "blobs" in where for where in run.haystack.found)
 
 
-def test_no_update_of_one_site_is_anywhere(run: Run) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_update_of_one_site_is_anywhere(run: Run, engine: str) -> None:
     """Neither as floating-point numbers nor as integers, neither the change nor the changed model."""
-    first = run.manifests()[0]
+    first = run.manifests(engine)[0]
     encoding = first.encoding
     assert encoding is not None
-    for update in run.updates:
-        weight = weight_of(10, first)
-        words = list(quantised(update["delta"], encoding.scale, weight, encoding.modulus_bits))
+    secrets = []
+    for update in run.updates[engine]:
+        words = list(quantised(update["delta"], encoding.scale, weight_of(10, first), encoding.modulus_bits))
         sent = bytes(train_payload(first, update["delta"], examples=10, loss=0.25, key=bytes(32)).data)
         assert any(word in sent for word in words), "the canary is what would be sent"
         floats = [update[name][at : at + 8].tobytes() for name in update for at in range(0, 2000, 900)]
-        places = run.haystack.places([*floats, *words])
+        secrets.append([*floats, *words, *(in_field(word) for word in words)])
+    for places in run.haystack.places_of(secrets):
         assert run.outside(places) == set()
         assert len({place.split("/")[1] for place in places}) <= 1, "at most its own site"
+
+
+def test_neither_servers_keys_or_shares_are_anywhere(run: Run) -> None:
+    """Keys are sealed where they are kept; what they open is never written, not even where it is opened."""
+    found = run.servers
+    assert len(found.leader_keys) == 2 * ROUNDS
+    assert len(found.helper_keys) == 3 * ROUNDS
+    assert len(found.leader_shares) == len(found.helper_shares) == ROUNDS * len(SITES)
+    assert run.haystack.places(found.leader_keys | found.helper_keys) == set()
+    pieces = [share[at : at + 32] for share in found.leader_shares for at in (0, len(share) // 2 // 8 * 8)]
+    pieces += [share[at : at + 16] for share in found.helper_shares for at in range(0, len(share) - 15, 16)]
+    assert run.haystack.places(pieces) == set()
 
 
 def test_no_key_seed_or_share_leaves_the_agents_state(run: Run) -> None:
@@ -160,6 +187,12 @@ def test_no_token_is_written_down(run: Run) -> None:
         assert run.outside(run.haystack.places([token]), name) == set()
 
 
+def in_field(words: bytes) -> bytes:
+    """Integers as they are split between two servers: negative ones as elements of Field64."""
+    signed = np.frombuffer(words, "<i8").astype(object) if len(words) % 8 == 0 else np.zeros(0)
+    return b"".join((int(value) % FIELD64.modulus).to_bytes(8, "little") for value in signed) or words
+
+
 def private_keys(folder: Path) -> list[bytes]:
     found = []
     for path in folder.rglob("*"):
@@ -180,4 +213,6 @@ def test_the_search_finds_what_is_there(tmp_path: Path, redis_url: str) -> None:
     haystack.redis.set("string", secret)
     haystack.take()
     assert len(haystack.places([secret])) == 5 + 3
+    stranger = secret[:16] + bytes(16)
+    assert [len(places) for places in haystack.places_of([[stranger], [stranger, secret]])] == [0, 8]
     haystack.close()
