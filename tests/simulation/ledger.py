@@ -19,6 +19,8 @@ from sqlalchemy import create_engine, text
 from shared.learning import safetensors
 from tests.simulation.arena import SITES, Arena
 from tests.simulation.onehot_recipe import LENGTH
+from tests.simulation.verdicts import agreed
+from undersong.local.layout import HELPER
 
 ENDED = frozenset({"published", "failed", "cancelled"})
 
@@ -35,6 +37,7 @@ class Entry:
     receipts: dict[str, str] = field(default_factory=dict)  # site → digest, at the sites
     counts: dict[str, int] | None = None  # site → how often it is in the published model's change
     recorded: dict[str, str] | None = None  # site → digest, in the transparency log
+    agreed: frozenset[str] | None = None  # sites, in the set that the helper signed
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words; nothing for a round that went well or was aborted with a reason."""
@@ -53,6 +56,8 @@ class Entry:
                 found.append(f"{site} has a receipt for {digest[:8]}, which is lost")
         if self.recorded is not None and self.recorded != self.contributors:
             found.append("the log's record names other updates than the aggregator's books")
+        if self.agreed is not None and self.agreed != set(self.contributors):
+            found.append("the helper signed another set than the aggregator's books name")
         return [f"{self.round_id}: {each}" for each in found]
 
 
@@ -94,12 +99,19 @@ class Ledger:
             receipts=self._receipts(round_id),
             counts=self._counts(round_id) if phase == "published" else None,
             recorded=self.recorded(round_id),
+            agreed=self._agreed(round_id),
         )
 
     def recorded(self, round_id: str) -> dict[str, str] | None:
         """The log's record of the round's updates."""
         found = self.rows("keys", "SELECT record FROM round_records WHERE round_id = :r", r=round_id)
         return dict(json.loads(found[0].record)["bodies"]) if found else None
+
+    def _agreed(self, round_id: str) -> frozenset[str] | None:
+        found = self.rows(HELPER, "SELECT manifest, members FROM rounds WHERE id = :r", r=round_id)
+        if not found:  # of an engine without a helper
+            return None
+        return frozenset() if found[0].members is None else agreed(found[0].manifest, found[0].members)
 
     def _receipts(self, round_id: str) -> dict[str, str]:
         receipts = {}

@@ -1,13 +1,15 @@
 """``python -m tests.simulation.matrix``: every fault at every step, on a platform of real processes.
 
-Prints a table and writes docs/operations/fault-matrix.md. ``--only TEXT`` tries the cases whose name contains the text;
-``--minutes`` ends the trial early, after some of every kind, and says how much was left out; ``--resume`` goes on with
-what is left of a trial that was ended, or broken off.
+Prints a table and writes docs/operations/fault-matrix.md. What was tried is kept in build/faults.jsonl, and each run
+adds to it: first what was never tried, then what was tried longest ago. ``--minutes`` ends a run early, ``--only TEXT``
+tries the cases whose name contains the text, ``--untried`` those that were never tried, and ``--afresh`` forgets all
+earlier runs.
 """
 
 import argparse
 import asyncio
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
@@ -68,11 +71,11 @@ def try_all(cases: Sequence[Case], console: Console, *, until: float = float("in
         bar = progress.add_task("starting", total=len(cases))
         for kind in (True, False):
             mine = [case for case in cases if case.postgres is kind]
-            if not mine:
+            if not mine or time.monotonic() > until:
                 continue
-            stop_at = until - (until - time.monotonic()) * 0.7 if kind else until
+            stop_at = until - (until - time.monotonic()) * (1 - len(mine) / len(cases)) if kind else until
             with arena(on_postgres=kind) as made:
-                for case in spread(mine):
+                for case in mine:
                     if time.monotonic() > stop_at:
                         break
                     progress.update(bar, description=case.name)
@@ -93,29 +96,42 @@ def spread(cases: Sequence[Case]) -> list[Case]:
     return [case for turn in zip_longest(*kinds.values()) for case in turn if case is not None]
 
 
+def in_turn(cases: Sequence[Case], before: Sequence[Outcome]) -> list[Case]:
+    """What was never tried, of every kind some; then the others, whose turn is longest ago first."""
+    tried = {outcome.case.name: outcome.at for outcome in before}
+    again = sorted((case for case in cases if case.name in tried), key=lambda case: tried[case.name])
+    return [*spread([case for case in cases if case.name not in tried]), *again]
+
+
 def keep(outcome: Outcome) -> None:
-    """Write it down, for `--resume`."""
+    """Write it down, for the runs to come and for the page."""
     KEPT.parent.mkdir(exist_ok=True)
     with KEPT.open("a") as file:
         file.write(json.dumps({**asdict(replace(outcome, case=None)), "case": outcome.case.name}) + "\n")  # type: ignore[arg-type]
 
 
 def kept(cases: Sequence[Case]) -> list[Outcome]:
-    """Outcomes of an earlier trial; the last one of each case counts."""
+    """Outcomes of all runs, in the order of the cases; the last one of each case counts."""
     if not KEPT.exists():
         return []
-    by_name = {case.name: case for case in cases}
     found = {(document := json.loads(line))["case"]: document for line in KEPT.read_text().splitlines()}
-    return [Outcome(**{**document, "case": by_name[name]}) for name, document in found.items() if name in by_name]
+    return [Outcome(**{**found[case.name], "case": case}) for case in cases if case.name in found]
+
+
+def revision() -> str:
+    """Of the code that is tried."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def _safely(made: Arena, case: Case) -> Outcome:
     """A case that breaks the trial itself is a failure, and the others go on."""
     try:
-        return run(made, case)
+        outcome = run(made, case)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
         made.calm()
-        return Outcome(case, tried=True, seconds=0.0, faults=[f"{type(error).__name__}: {error}"])
+        outcome = Outcome(case, tried=True, seconds=0.0, faults=[f"{type(error).__name__}: {error}"])
+    return replace(outcome, at=datetime.now(UTC).isoformat(timespec="seconds"), revision=revision())
 
 
 def _tell(console: Console, outcome: Outcome) -> None:
@@ -147,29 +163,29 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains it")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of random kills")
-    parser.add_argument("--resume", action="store_true", help="do not try again what was tried")
+    parser.add_argument("--untried", action="store_true", help="only cases that were never tried")
+    parser.add_argument("--afresh", action="store_true", help="forget earlier runs")
     parser.add_argument("--list", action="store_true", help="only name the cases")
     arguments = parser.parse_args()
-    cases = [c for c in all_cases(arguments.seed) if not arguments.only or any(o in c.name for o in arguments.only)]
+    if arguments.afresh:
+        KEPT.unlink(missing_ok=True)
+    every = all_cases(arguments.seed)
+    before = kept(every)
+    cases = [case for case in every if not arguments.only or any(text in case.name for text in arguments.only)]
+    if arguments.untried:
+        cases = [case for case in cases if case.name not in {outcome.case.name for outcome in before}]
     console = Console()
     if arguments.list:
         for case in cases:
-            console.print(case.name, highlight=False)
+            console.print(case.name, highlight=False, soft_wrap=True)
         return 0
-    before = kept(cases) if arguments.resume else []
-    if not arguments.resume and not arguments.only:
-        KEPT.unlink(missing_ok=True)
-    again = {outcome.case.name for outcome in before}
-    todo = [case for case in cases if case.name not in again]
-    outcomes, left = try_all(todo, console, until=time.monotonic() + 60 * arguments.minutes)
-    outcomes = [*before, *outcomes]
+    outcomes, left = try_all(in_turn(cases, before), console, until=time.monotonic() + 60 * arguments.minutes)
     console.print(table(outcomes, left))
     for blob in left:
         console.print(f"[red]failed[/] {blob}")
-    if not arguments.only:
-        OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text(report.document(outcomes, left, untried=len(cases) - len(outcomes)))
-        console.print(f"written: {OUT.relative_to(Path.cwd())}" if OUT.is_relative_to(Path.cwd()) else str(OUT))
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(report.document(kept(every), left, every))
+    console.print(f"written: {OUT.relative_to(Path.cwd())}" if OUT.is_relative_to(Path.cwd()) else str(OUT))
     return 1 if left or any(outcome.faults for outcome in outcomes) else 0
 
 

@@ -74,13 +74,33 @@ POINTS: Final[dict[str, Point]] = {
     "database.committed": Point(_ALL, "what any transaction leaves", "done again: no difference", times=(2, 5)),
 }
 
-# Of rounds of two servers; tried in tests/services/aggregator/test_twoserver.py, where leader and helper are both real.
+_H: Final = "keys.helper"
+
 TWO_SERVERS: Final[dict[str, Point]] = {
-    "helper.round.begun": Point(("helper",), "keys made, no answer", "asked again: the same keys"),
+    "helper.round.begun": Point((_H,), "keys made, no answer", "asked again: the same keys"),
     "aggregator.helper.begun": Point((f"{_A}.api",), "helper has begun, no round here", "opened again"),
-    "helper.report.judged": Point(("helper",), "verdict committed, no answer", "same question, same verdict"),
+    "helper.report.judged": Point((_H,), "verdict committed, no answer", "same question, same verdict", times=(1, 4)),
     "aggregator.reports.verified": Point((f"{_A}.worker",), "verdicts in memory", "the same questions again"),
-    "helper.set.agreed": Point(("helper",), "set signed, no answer", "asked again: the same signature"),
-    "helper.share.made": Point(("helper",), "nothing new", "asked again: the same share"),
+    "helper.set.agreed": Point((_H,), "set signed, no answer", "asked again: the same signature"),
+    "helper.share.made": Point((_H,), "nothing new", "asked again: the same share"),
     "aggregator.share.received": Point((f"{_A}.worker",), "share in memory", "asked again: the same share"),
 }
+
+SHARED: Final = (
+    "coordinator.round.keyed",
+    "aggregator.round.opened",
+    "aggregator.update.committed",
+    "aggregator.round.claimed",
+    "aggregator.update.folded",
+    "aggregator.step.frozen",
+    "aggregator.step.witnessed",
+    "aggregator.step.closed",
+    "aggregator.sum.opened",
+    "aggregator.round.checked",
+    "aggregator.version.published",
+    "aggregator.round.finished",
+    "aggregator.record.given",
+    "agent.update.kept",
+    "agent.update.acknowledged",
+)
+"""Steps of all rounds that leave something else behind where there are two servers: they are tried with those too."""

@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.simulation.cases import Case
-from tests.simulation.points import POINTS
+from tests.simulation.points import POINTS, TWO_SERVERS
 from tests.simulation.trial import Outcome
 
 _HEAD: Final = """# Fault matrix
 
-Made by `make faults`: do not edit. Each case starts a job of two rounds on a platform of real processes, does one thing
+Made by `make faults`: do not edit. Each run adds to what earlier runs tried, and the last outcome of each case stands
+here. Each case starts a job of two rounds on a platform of real processes, does one thing
 to it, and compares the books of all parties when everything has ended. Each site adds its own unit vector, so that the
 published sum says how often each site is in it.
 
 **A failure** is: a round or a job that does not end; a round that is aborted without a reason; an update that is
 counted twice, or acknowledged and lost; a sum of other sites than the receipts and the log's record name; two rosters
-signed for one attempt; a body, a blob, a hint or a task that is left over when all is over; a next round that does not
+signed for one attempt; a verdict or a set of the helper that changes once it is written down, or a second set for one
+round of a job; a body, a blob, a hint or a task that is left over when all is over; a next round that does not
 begin. **No failure** is: a round that is aborted with a reason and tried again; a site that is left out of a round
 because it was away; time. **Not deterministic**: which sites a round has when one of them was cut off, how many
 attempts a round takes, at what moment a random kill finds a process.
@@ -27,8 +29,13 @@ both rounds, with everything on one machine.
 """
 
 
-_SUMMARY: Final = """**{} faults tried; {} rounds published, {} aborted with a reason and tried again; {} failures; \
-{} blobs left that nobody needs.**"""
+_SUMMARY: Final = """**{} of {} cases tried; {} rounds published, {} aborted with a reason and tried again; \
+{} failures; {} blobs left that nobody needs.**"""
+_PARTS: Final = {
+    "Rounds of engine pairwise": lambda case: not case.postgres and case.engine == "pairwise",
+    "Rounds of two servers": lambda case: not case.postgres and case.engine == "twoserver",
+    "With the databases on PostgreSQL": lambda case: case.postgres,
+}
 
 
 def kind_of(case: Case) -> str:
@@ -41,50 +48,70 @@ def faults_of(outcomes: Sequence[Outcome]) -> list[str]:
     return list(dict.fromkeys(kind_of(outcome.case) for outcome in outcomes))
 
 
-def document(outcomes: Sequence[Outcome], left: Sequence[str], *, untried: int) -> str:
-    """The page."""
+def document(outcomes: Sequence[Outcome], left: Sequence[str], cases: Sequence[Case]) -> str:
+    """The page: of all `cases`, those with an outcome."""
     tried = [outcome for outcome in outcomes if outcome.tried]
     published = sum(outcome.published for outcome in tried)
     aborted = sum(len(outcome.aborted) for outcome in tried)
     failed = sum(bool(outcome.faults) for outcome in tried)
-    lines = [
-        _HEAD,
-        _SUMMARY.format(len(tried), published, aborted, failed, len(left)),
-        "",
-    ]
-    if untried:
-        lines += [f"{untried} cases were left out of this run for want of time.", ""]
-    lines += _steps(outcomes)
-    lines += _others([o for o in outcomes if not o.case.point])
+    lines = [_HEAD, _SUMMARY.format(len(tried), len(cases), published, aborted, failed, len(left)), ""]
+    lines += _runs(tried)
+    for title, belongs in _PARTS.items():
+        mine = [outcome for outcome in outcomes if belongs(outcome.case)]
+        if mine:
+            lines += [f"## {title}", ""]
+            lines += _table("step", [o for o in mine if o.case.point])
+            lines += _table("between, or process", [o for o in mine if not o.case.point])
+    lines += _missing(outcomes, cases)
     lines += _legend()
     return "\n".join(lines) + "\n"
 
 
-def _steps(outcomes: Sequence[Outcome]) -> list[str]:
-    at_points = [o for o in outcomes if o.case.point]
-    columns = faults_of(at_points)
-    lines = ["## At each step", "", "| step | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
-    for where in dict.fromkeys(o.case.where for o in at_points):
-        mine = [o for o in at_points if o.case.where == where]
-        cells = [_cell([o for o in mine if kind_of(o.case) == column]) for column in columns]
-        lines.append(f"| `{where}` | " + " | ".join(cells) + " |")
-    return [*lines, ""]
-
-
-def _others(outcomes: Sequence[Outcome]) -> list[str]:
-    columns = faults_of(outcomes)
+def _runs(tried: Sequence[Outcome]) -> list[str]:
+    """Which code was tried when, by the last outcome of each case."""
     lines = [
-        "## Wires and processes",
+        "## Runs",
         "",
-        "| between | " + " | ".join(columns) + " |",
-        "| --- |" + " --- |" * len(columns),
+        "| revision | databases | from | to | cases | failures |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for where in dict.fromkeys(o.case.where for o in outcomes):
-        mine = [o for o in outcomes if o.case.where == where]
-        lines.append(
-            f"| {where} | " + " | ".join(_cell([o for o in mine if o.case.fault == c]) for c in columns) + " |"
-        )
+    for key in dict.fromkeys((o.revision, o.case.postgres) for o in sorted(tried, key=lambda o: o.at)):
+        mine = [o for o in tried if (o.revision, o.case.postgres) == key]
+        first, last = min(o.at for o in mine), max(o.at for o in mine)
+        kind, bad = "PostgreSQL" if key[1] else "SQLite", sum(bool(o.faults) for o in mine)
+        lines.append(f"| {key[0]} | {kind} | {first[:16]} | {last[:16]} | {len(mine)} | {bad} |")
     return [*lines, ""]
+
+
+def _table(head: str, outcomes: Sequence[Outcome]) -> list[str]:
+    if not outcomes:
+        return []
+    columns = faults_of(outcomes)
+    lines = [f"| {head} | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    for row in dict.fromkeys(_row(o.case) for o in outcomes):
+        mine = [o for o in outcomes if _row(o.case) == row]
+        cells = [_cell([o for o in mine if kind_of(o.case) == column]) for column in columns]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _row(case: Case) -> str:
+    where = f"`{case.where}`" if case.point else case.where
+    return where + (", two servers" if case.postgres and case.engine == "twoserver" else "")
+
+
+def _missing(outcomes: Sequence[Outcome], cases: Sequence[Case]) -> list[str]:
+    """What says nothing, by name."""
+    known = {outcome.case.name for outcome in outcomes}
+    lists = {
+        "Never tried": [case.name for case in cases if case.name not in known],
+        "Not tried, because the step was not come to, or this machine cannot do it": [
+            outcome.case.name for outcome in outcomes if not outcome.tried
+        ],
+    }
+    return [
+        line for title, names in lists.items() if names for line in (f"## {title}", "", *(f"- {n}" for n in names), "")
+    ]
 
 
 def _cell(outcomes: Sequence[Outcome]) -> str:
@@ -103,5 +130,7 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
 def _legend() -> list[str]:
     lines = ["## Steps", "", "What a crash right after each step leaves, and what mends it.", ""]
     lines += ["| step | process | left | mended by |", "| --- | --- | --- | --- |"]
-    lines += [f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |" for n, p in POINTS.items()]
+    lines += [
+        f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |" for n, p in (POINTS | TWO_SERVERS).items()
+    ]
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.simulation import report
+from tests.simulation import matrix, report
 from tests.simulation.arena import Arena
 from tests.simulation.cases import all_cases
 from tests.simulation.ledger import Ledger
@@ -77,11 +77,21 @@ def test_planted_bugs_are_caught() -> None:
 
 
 def test_the_report_tells_a_failure() -> None:
-    case = next(iter(all_cases()))
-    page = report.document([Outcome(case, True, 3.0, "failed: x", 0, (), ["lost"])], ["blob"], untried=2)
+    cases = all_cases()
+    outcome = Outcome(cases[0], True, 3.0, "failed: x", 0, (), ["lost"], "2026-01-01T00:00:00+00:00", "abc")
+    page = report.document([outcome, Outcome(cases[1], False, 60.0)], ["blob"], cases[:3])
+    assert "1 of 3 cases tried" in page
     assert "1 failures; 1 blobs" in page
     assert "0/1, 3 s" in page
-    assert "2 cases were left out" in page
+    assert "| abc | SQLite | 2026-01-01T00:00 | 2026-01-01T00:00 | 1 | 1 |" in page
+    assert f"## Never tried\n\n- {cases[2].name}" in page
+    assert f"cannot do it\n\n- {cases[1].name}" in page
+
+
+def test_what_was_never_tried_comes_first_and_then_the_oldest() -> None:
+    one, two, three, *_ = all_cases()
+    before = [Outcome(one, True, 1.0, at="2026-01-02"), Outcome(two, True, 1.0, at="2026-01-01")]
+    assert matrix.in_turn([one, two, three], before) == [three, two, one]
 
 
 def test_cases_have_names_of_their_own() -> None:

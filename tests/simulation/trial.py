@@ -8,13 +8,14 @@ site that is left out of a round because it was away, time.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from tests.simulation.arena import Arena, NotReachedError, eventually
 from tests.simulation.cases import Case
 from tests.simulation.ledger import Ledger
+from tests.simulation.verdicts import Verdicts
 
 REACHED_WITHIN_S: Final = 60.0
 ENDS_WITHIN_S: Final = 300.0  # two rounds, each at worst its deadline, the grace after it, and two more attempts
@@ -25,7 +26,7 @@ SETTLED_WITHIN_S: Final = 60.0
 class Outcome:
     """What became of a case: how many rounds got a sum, why others did not, and what the platform did wrong.
 
-    `tried` is False where the step was never come to: then nothing was tried.
+    `tried` is False where the step was never come to: then nothing was tried. `at` and `revision`: when, and with what.
     """
 
     case: Case
@@ -35,12 +36,20 @@ class Outcome:
     published: int = 0
     aborted: Sequence[str] = ()
     faults: Sequence[str] = ()
+    at: str = ""
+    revision: str = ""
 
 
 def run(arena: Arena, case: Case) -> Outcome:
     """Try the case; never raises for what the platform does."""
     began = time.monotonic()
     ledger = Ledger(arena)
+    with Verdicts(arena, forgets=case.forgets) as verdicts:
+        outcome = _tried(arena, ledger, case, began)
+        return replace(outcome, faults=[*outcome.faults, *verdicts.faults()])
+
+
+def _tried(arena: Arena, ledger: Ledger, case: Case, began: float) -> Outcome:
     job_id, tried = _hurt(arena, case)
     try:
         job = arena.wait(job_id, ENDS_WITHIN_S)
@@ -62,12 +71,15 @@ def run(arena: Arena, case: Case) -> Outcome:
 def _hurt(arena: Arena, case: Case) -> tuple[str, bool]:
     """Submit a job and do to it what the case says; the job's id, and whether the step was ever come to."""
     if not case.point:
-        job = arena.submit(case.name)
-        case.meanwhile(arena)
+        job = arena.submit(case.name, engine=case.engine)
+        try:
+            case.meanwhile(arena)
+        except NotReachedError:
+            return job.id, False
         return job.id, True
     arena.arm(case.process, case.point, case.action)
     tried = True
-    with arena.submitting(case.name) as job_id:
+    with arena.submitting(case.name, engine=case.engine) as job_id:
         try:
             arena.wait_reached(case.process, case.point, REACHED_WITHIN_S)
             case.meanwhile(arena)
