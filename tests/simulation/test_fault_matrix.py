@@ -1,27 +1,32 @@
 """A slice of the fault matrix, on one platform of real processes; the whole of it is `make faults`."""
 
 import asyncio
+import json
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from shared.database.migrations import migrate
 from tests.simulation import matrix, report
 from tests.simulation.arena import Arena
 from tests.simulation.cases import all_cases
-from tests.simulation.ledger import Ledger
+from tests.simulation.ledger import Entry, Ledger
 from tests.simulation.proxy import FAIR, Proxy, Weather
 from tests.simulation.trial import Outcome, collect, run, settled
+from tests.simulation.verdicts import Verdicts
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 SLICE = (
-    "coordinator.round.stepped (coordinator.worker) / killed",
+    "helper.report.judged (keys.helper) / killed / twoserver",
     "aggregator.update.committed (aggregator.api) / killed",
     "aggregator.step.frozen (aggregator.worker) / killed, time 2",
     "aggregator.round.checked (aggregator.worker) / killed",
@@ -74,6 +79,45 @@ def test_planted_bugs_are_caught() -> None:
         assert "is in the books, and not in the sum" in found
         assert "which is lost" in found
         assert any("is still there" in fault for fault in settled(ledger, within_s=3))
+
+
+def test_the_helpers_book_tells_what_changed(tmp_path: Path) -> None:
+    """The control: a verdict that changes, one that goes, and two attempts at one round."""
+    file = tmp_path / "helper.sqlite"
+    migrate(f"sqlite+aiosqlite:///{file}", "keys.helper")
+    place = json.dumps({"manifest": {"job_id": "job_a", "kind": "train", "number": 1}})
+    round_ = (
+        "INSERT INTO rounds (id, job_id, manifest, manifest_digest, created_at, expires_at, accepted)"
+        f" VALUES (?, 'job_a', '{place}', '', 0, 0, x'01')"
+    )
+    report = (
+        "INSERT INTO reports (round_id, site_id, job_id, report_id, question, body_digest, length, at)"
+        " VALUES ('rnd_1', ?, 'job_a', ?, 'q', '', 1, 0)"
+    )
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute(round_, ("rnd_1",))
+        for site in ("north", "east", "south"):
+            db.execute(report, (site, site))
+        with Verdicts(_Books(file)) as verdicts:
+            assert verdicts.faults() == []
+            db.execute("UPDATE reports SET message = x'00' WHERE site_id = 'north'")
+            db.execute("DELETE FROM reports WHERE site_id = 'east'")
+            db.execute(round_, ("rnd_2",))
+            assert verdicts.faults() == [
+                "the helper opened 2 attempts at round 1 (train) of job_a",
+                "the helper's verdict on east in rnd_1 is gone",
+                "the helper's verdict on north in rnd_1 changed",
+            ]
+    entry = Entry("rnd_1", "published", None, contributors={"north": "d"}, agreed=frozenset())
+    assert entry.faults() == ["rnd_1: the helper signed another set than the aggregator's books name"]
+
+
+class _Books:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def database_url(self, service: str) -> str:
+        return f"sqlite:///{self._file}"
 
 
 def test_the_report_tells_a_failure() -> None:

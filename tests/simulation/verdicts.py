@@ -4,13 +4,12 @@ import json
 import threading
 from collections import Counter
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.secagg.pairwise.transcript import members
-from tests.simulation.arena import Arena
 from undersong.local.layout import HELPER
 
 _LOOK_EVERY_S: Final = 0.2
@@ -20,13 +19,20 @@ _SET: Final = "set of"
 Book = dict[tuple[str, ...], tuple[Any, ...]]
 
 
+class Stores(Protocol):
+    """An arena, as far as its databases are concerned."""
+
+    def database_url(self, service: str) -> str:
+        """A service's database, for a synchronous engine."""
+
+
 class Verdicts:
     """Watches the helper's tables while a case is tried; `faults` are in words.
 
     `forgets`: the database is put back meanwhile, and what it knew may go, but not change.
     """
 
-    def __init__(self, arena: Arena, *, forgets: bool = False) -> None:
+    def __init__(self, arena: Stores, *, forgets: bool = False) -> None:
         self._forgets = forgets
         self._engine = create_engine(arena.database_url(HELPER))
         self._seen: Book = {}
@@ -48,8 +54,12 @@ class Verdicts:
         self._look()
         manifests = [json.loads(said[0])["manifest"] for what, said in self._seen.items() if what[0] == _SET]
         opened = Counter((each["job_id"], each["kind"], each["number"]) for each in manifests)
-        twice = [f"the helper opened {n} attempts at {what}" for what, n in opened.items() if n > 1]
-        return [*sorted(self._changed), *twice]
+        twice = {
+            f"the helper opened {times} attempts at round {number} ({kind}) of {job_id}"
+            for (job_id, kind, number), times in opened.items()
+            if times > 1
+        }
+        return sorted(self._changed | twice)
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
