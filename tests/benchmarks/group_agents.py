@@ -137,7 +137,7 @@ def wide(platform: Platform) -> list[Figure]:
         Figure("agents.aggregator_rss_mb.n20_d1m", few["worker"], "MB", note="worker, peak"),
         Figure("agents.aggregator_rss_mb.n200_d1m", many["worker"], "MB", FLAT * few["worker"], note="worker, peak"),
         Figure("agents.aggregator_api_rss_mb.n20_d1m", few["api"], "MB", note="API, peak; uploads stream through it"),
-        Figure("agents.aggregator_api_rss_mb.n200_d1m", many["api"], "MB", 256, note="API, peak"),
+        Figure("agents.aggregator_api_rss_mb.n200_d1m", many["api"], "MB", FLAT * few["api"], note="API, peak"),
         Figure("agents.round_s.n200_d1m", seconds[MANY], "s", note="a round with its model, light agents included"),
     ]
 
@@ -148,7 +148,7 @@ def polls(platform: Platform, report: dict[str, Any]) -> list[Figure]:
     tasks = [
         task for job_ in platform.client.jobs() if job_.name.startswith("wide") for task in _tasks(platform, job_.id)
     ]
-    leased = dict(report["leases"])
+    leased = dict(reversed(report["leases"]))  # the first lease of each
     waits = sorted((leased[t["id"]] - _moment(t["created_at"]).timestamp()) * 1000 for t in tasks if t["id"] in leased)
     refusals = "; ".join(f"{count} × {reason}" for reason, count in report["refusals"].items())
     return [
@@ -156,7 +156,6 @@ def polls(platform: Platform, report: dict[str, Any]) -> list[Figure]:
         Figure("agents.failed_polls", answers.get("failed", 0), "polls", 0, note=refusals),
         Figure("agents.missed_leases.n200", len(tasks) - len(waits), "tasks", 0, note="of the wide rounds"),
         Figure("agents.lease_p99_ms.n200", waits[int(len(waits) * 0.99)], "ms", note="all leased at once"),
-        Figure("agents.uploads_again", report["uploads"].get("again", 0), "uploads", note="asked to come later"),
     ]
 
 

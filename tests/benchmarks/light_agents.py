@@ -63,7 +63,6 @@ class Report:
 
     answers: Counter[str] = field(default_factory=Counter)
     leases: list[tuple[str, float]] = field(default_factory=list)  # (task, when its lease was there)
-    uploads: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)  # what had to be asked again, or failed, by its reason
     joined_s: float = 0.0
 
@@ -124,7 +123,8 @@ class LightAgent:
     """One site."""
 
     def __init__(self, site_id: SiteId, identity: Identity, http: httpx.AsyncClient, crowd: Crowd) -> None:
-        self.site_id, self._identity, self._crowd = site_id, identity, crowd
+        self.site_id, self._crowd = site_id, crowd
+        self._sent: dict[str, Digest] = {}
         urls = crowd.profile.urls()
         links = {name: Link(http, urls[name], name, lambda: identity) for name in ("coordinator", "registry")}
         self._coordinator, self._registry = links["coordinator"], links["registry"]
@@ -143,10 +143,10 @@ class LightAgent:
                 if lease is not None:
                     await self._at_work(lease)
             except Away as away:
-                self._crowd.report.refusals[str(away)[:120]] += 1
+                self._crowd.report.refusals[_kind(away)] += 1
                 await asyncio.sleep(pause_of(away))
             except Problem as problem:
-                self._crowd.report.refusals[str(problem)[:120]] += 1
+                self._crowd.report.refusals[_kind(problem)] += 1
                 await asyncio.sleep(1.0)
 
     async def _poll(self) -> Lease | None:
@@ -180,9 +180,16 @@ class LightAgent:
                     Call.json("POST", f"/v1/tasks/{lease.task_id}/heartbeats", body, timeout=PATIENT)
                 )
             except (Away, Problem) as error:
-                self._crowd.report.refusals[str(error)[:120]] += 1
+                self._crowd.report.refusals[_kind(error)] += 1
 
     async def _perform(self, lease: Lease) -> None:
+        digest = self._sent.get(lease.round_id) or await self._send(lease)
+        self._sent = {lease.round_id: digest}  # a round that is answered is not answered otherwise
+        document = {"lease_token": lease.lease_token, "digest": digest}
+        path = f"/v1/tasks/{lease.task_id}/completions"
+        await self._coordinator.ask(Call.json("POST", path, document, timeout=PATIENT))
+
+    async def _send(self, lease: Lease) -> Digest:
         manifest = lease.signed_manifest.manifest
         if manifest.model is not None:
             await self._fetch(manifest.model.version_id)
@@ -190,20 +197,10 @@ class LightAgent:
             digest, size = await asyncio.to_thread(self._seal, lease, manifest)
         body = self._crowd.folder / digest
         try:
-            while True:
-                try:
-                    await self._aggregator.upload(manifest.round_id, body, digest, size)
-                    break
-                except Away as away:
-                    self._crowd.report.uploads["again"] += 1
-                    await asyncio.sleep(pause_of(away))
+            await self._aggregator.upload(manifest.round_id, body, digest, size)  # as often as it is asked to
         finally:
             body.unlink(missing_ok=True)
-        self._crowd.report.uploads["done"] += 1
-        document = {"lease_token": lease.lease_token, "digest": digest}
-        await self._coordinator.ask(
-            Call.json("POST", f"/v1/tasks/{lease.task_id}/completions", document, timeout=PATIENT)
-        )
+        return digest
 
     async def _fetch(self, version_id: str) -> None:
         async with self._registry.open(Call("GET", f"/v1/versions/{version_id}/content", timeout=PATIENT)) as response:
@@ -216,6 +213,10 @@ class LightAgent:
         client = engine_named(manifest.engine).client
         _, pieces = client.upload(seat, client.begin(seat), None, _payload(manifest))
         return _written(pieces, self._crowd.folder)
+
+
+def _kind(error: Away | Problem) -> str:
+    return f"{error.status} {error.slug}" if isinstance(error, Problem) else str(error)[:80]
 
 
 def _payload(manifest: RoundManifest) -> Payload:
