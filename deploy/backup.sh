@@ -40,7 +40,7 @@ back_up() {
     pack "$service" --exclude=./blobs/incoming --exclude='./[!b]*' >"$data.partial/$service.tar"
   done
   for service in $processes; do # identities and tokens; without keys' high-water mark, by which it knows a restore
-    pack "$service" --exclude=./blobs --exclude=./high-water >"$keys.partial/$service.tar"
+    pack "$service" --exclude=./blobs --exclude=./high-water --exclude=./openings >"$keys.partial/$service.tar"
   done
   say "secrets"
   once secrets sh -c 'cd /secrets && exec tar -cf - $(ls -d [!h]* helper handout/*)' >"$keys.partial/secrets.tar" # volumes
