@@ -49,6 +49,7 @@ class CommonTables:
             ),
             sqlite_autoincrement=True,
         )
+        self.into_outbox = self.outbox.insert()  # built once: nearly every transaction runs it
         self.idempotency = Table(
             "idempotency",
             metadata,

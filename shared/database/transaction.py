@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.clock import Clock, utc_now
@@ -45,7 +45,7 @@ class Transaction:
             "trace": event.trace,
             "created_at": await self.now(),
         }
-        await self.session.execute(insert(self.common.outbox).values(row))
+        await self.session.execute(self.common.into_outbox, row)
         self.events.append(event)
 
     async def unsent(self) -> tuple[int, datetime | None]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shared.queues.events import Event
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 from shared.telemetry.metrics import REDIS_FAILURES
 
@@ -51,7 +52,7 @@ class Bell:
     """
 
     def __init__(self, streams: Streams, topics: Sequence[str]) -> None:
-        self._streams = streams
+        self._streams, self._topics = streams, frozenset(topics)
         self._channels = [streams.channel(topic) for topic in topics]
         self._rings: dict[str, set[Ring]] = {}
         self.connected = False
@@ -73,6 +74,11 @@ class Bell:
         """Wait for the next ring about `key`; use `listen` where a ring between look and wait must not be missed."""
         with self.listen(key) as ring:
             return await ring.wait(timeout_s)
+
+    def ring_for(self, event: Event) -> None:
+        """Wake all who wait in this process for what the event is about, if its topic is one that is listened to."""
+        if event.topic in self._topics:
+            self.ring_local(event.subject)
 
     def ring_local(self, key: str) -> None:
         """Wake all who wait for `key` in this process."""

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_S = 1.0
 _LONGEST_POLL_S = 5.0
-_LINGER_S = 0.05
+_LINGER_S = 0.2  # many events are marked in one statement; one that is marked late may ring twice
 _RING_AT_MOST_S = 1.0
 _BATCH = 100
 _TIDY_EVERY_S = 60.0
@@ -55,7 +55,7 @@ class Relay:
             events = fresh.take()
             if self._bell is not None:
                 for event in events:
-                    self._bell.ring_local(event.subject)
+                    self._bell.ring_for(event)
             try:
                 point("relay.unrung")
                 async with asyncio.timeout(_RING_AT_MOST_S):
@@ -87,7 +87,7 @@ class Relay:
             except Exception:
                 log.exception("relay.failed")
                 poll_at = monotonic() + _LONGEST_POLL_S
-            await asyncio.sleep(_LINGER_S if self._unmarked else min(max(poll_at - monotonic(), 0.0), _LINGER_S * 4))
+            await asyncio.sleep(_LINGER_S if self._unmarked else min(max(poll_at - monotonic(), 0.0), _LINGER_S))
 
     async def _mark(self) -> None:
         marking, self._unmarked = self._unmarked, []

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -312,6 +313,16 @@ async def test_a_ring_between_look_and_wait_is_not_missed(streams: Streams) -> N
             assert await ring.wait(1.0)
             assert not await ring.wait(0.05)
         assert not bell._rings
+
+
+async def test_what_is_committed_here_rings_here_if_its_topic_is_listened_to(streams: Streams) -> None:
+    """Ten sites wait for a step's end: each other's uploads, of another topic, are none of their business."""
+    bell = Bell(streams, ["topic"])
+    with bell.listen("a") as ring:
+        bell.ring_for(replace(event("a"), topic="other"))
+        assert not await ring.wait(0.05)
+        bell.ring_for(event("a"))
+        assert await ring.wait(1.0)
 
 
 async def test_without_redis_a_wait_returns_early_to_look_itself(monkeypatch: pytest.MonkeyPatch) -> None:
