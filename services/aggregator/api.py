@@ -124,14 +124,14 @@ class RoundState(BaseModel):
     result: RoundResult | None
 
 
-def _rounds(request: Request) -> Rounds:
+async def _rounds(request: Request) -> Rounds:
     found: Rounds | None = getattr(request.app.state, "rounds", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)
     return found
 
 
-def _updates(request: Request) -> Updates:
+async def _updates(request: Request) -> Updates:
     found: Updates | None = getattr(request.app.state, "updates", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)

@@ -41,7 +41,7 @@ class LostSites(BaseModel):
     sites: list[SiteId] = Field(max_length=100_000)
 
 
-def _steps(request: Request) -> Steps:
+async def _steps(request: Request) -> Steps:
     found: Steps | None = getattr(request.app.state, "steps", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)

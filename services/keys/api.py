@@ -174,17 +174,17 @@ class RevocationView(BaseModel):
     reason: str
 
 
-def _enrolments(request: Request) -> Enrolments:
+async def _enrolments(request: Request) -> Enrolments:
     found: Enrolments = request.app.state.enrolments
     return found
 
 
-def _certificates(request: Request) -> Certificates:
+async def _certificates(request: Request) -> Certificates:
     found: Certificates = request.app.state.certificates
     return found
 
 
-def _authority(request: Request) -> Authority:
+async def _authority(request: Request) -> Authority:
     found: Authority = request.app.state.authority
     return found
 

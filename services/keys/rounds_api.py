@@ -61,21 +61,21 @@ class NonceCommitment(BaseModel):
     epoch: int
 
 
-def _witness(request: Request) -> Witness:
+async def _witness(request: Request) -> Witness:
     found: Witness | None = getattr(request.app.state, "witness", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)
     return found
 
 
-def _records(request: Request) -> RoundRecords:
+async def _records(request: Request) -> RoundRecords:
     found: RoundRecords | None = getattr(request.app.state, "records", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)
     return found
 
 
-def _log(request: Request) -> Log:
+async def _log(request: Request) -> Log:
     found: Log | None = getattr(request.app.state, "log", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)

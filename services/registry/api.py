@@ -52,19 +52,19 @@ router = APIRouter(
 )
 
 
-def models_of(request: Request) -> Models:
+async def models_of(request: Request) -> Models:
     """The use cases that the lifespan made."""
     found: Models = request.app.state.models
     return found
 
 
-def versions_of(request: Request) -> Versions:
+async def versions_of(request: Request) -> Versions:
     """The use cases that the lifespan made."""
     found: Versions = request.app.state.versions
     return found
 
 
-def contents_of(request: Request) -> Contents:
+async def contents_of(request: Request) -> Contents:
     """The use cases that the lifespan made."""
     found: Contents = request.app.state.contents
     return found

@@ -9,7 +9,7 @@ from shared.errors import Unavailable
 from shared.web.access import Principal, Role, require
 
 
-def cases(request: Request) -> Cases:
+async def cases(request: Request) -> Cases:
     """The running service's use cases."""
     found = getattr(request.app.state, "cases", None)
     if not isinstance(found, Cases):

@@ -18,7 +18,7 @@ Subject = Annotated[
 ]
 
 
-def auditing(request: Request) -> Auditing:
+async def auditing(request: Request) -> Auditing:
     """The running service's use cases for auditors."""
     found = getattr(request.app.state, "auditing", None)
     if not isinstance(found, Auditing):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import Select, Table, insert, select, update
+from sqlalchemy import Select, String, Table, bindparam, insert, select, update
 
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
@@ -21,6 +21,13 @@ from shared.telemetry.traces import current_trace
 
 _JOBS = cast("Table", JobRow.__table__)
 _EVENTS = cast("Table", JobEventRow.__table__)
+_NEXT_NUMBER = (
+    update(_JOBS)
+    .where(_JOBS.c.id == bindparam("job", type_=String()))
+    .values(events=_JOBS.c.events + 1)
+    .returning(_JOBS.c.events)
+)
+_ADD_EVENT = insert(_EVENTS)
 EVENTS_TOPIC = "coordinator.events"
 _TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -107,9 +114,7 @@ class JobRepository:
 
     async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, ring: bool = True) -> None:  # noqa: A002
         """Append an event; the job's row orders them. `ring` tells other processes, else they look once a second."""
-        number = await self._session.scalar(
-            update(_JOBS).where(_JOBS.c.id == job_id).values(events=_JOBS.c.events + 1).returning(_JOBS.c.events)
-        )
+        number = await self._session.scalar(_NEXT_NUMBER, {"job": job_id})
         values = {
             "job_id": job_id,
             "number": number,
@@ -119,7 +124,7 @@ class JobRepository:
             "trace": current_trace(),
             "created_at": await self._tx.now(),
         }
-        await self._session.execute(insert(_EVENTS).values(values))
+        await self._session.execute(_ADD_EVENT, values)
         told = {name: data[name] for name in _TOLD if data.get(name) is not None}
         self._tx.after_commit(lambda: log.info(type, job_id=job_id, actor=actor, **told))
         if ring:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Row, Table, func, insert, select, update
+from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, select, update
 
 from services.coordinator.domain.rounds import ENDED, Phase, Round
 from services.coordinator.repository import Overtaken
@@ -18,6 +18,19 @@ from shared.wire.manifest import RoundKind, SignedManifest
 _ROUNDS = cast("Table", RoundRow.__table__)
 _DOCUMENTS = ("manifest", "engine_public", "result", "metrics")
 _LIGHT = tuple(column for column in _ROUNDS.c if column.name not in _DOCUMENTS)
+# Every lease and completion runs these, so they are built once.
+_ONE = select(*_LIGHT).where(_ROUNDS.c.id == bindparam("round", type_=String()))
+_LOCKED = _ONE.with_for_update()
+_COUNT = (
+    update(_ROUNDS)
+    .where(_ROUNDS.c.id == bindparam("round", type_=String()))
+    .values(
+        outstanding=_ROUNDS.c.outstanding + bindparam("more_outstanding", type_=Integer()),
+        got=_ROUNDS.c.got + bindparam("more_got", type_=Integer()),
+        version=_ROUNDS.c.version + 1,
+    )
+    .returning(*_LIGHT)
+)
 _OPEN_PHASES = tuple(str(phase) for phase in Phase if phase not in ENDED)
 
 
@@ -61,8 +74,7 @@ class RoundRepository:
 
     async def get(self, round_id: str, *, lock: bool = False) -> Round:
         """Load, with the row locked where asked; raises NotFound."""
-        query = select(*_LIGHT).where(_ROUNDS.c.id == round_id)
-        row = (await self._session.execute(query.with_for_update() if lock else query)).first()
+        row = (await self._session.execute(_LOCKED if lock else _ONE, {"round": round_id})).first()
         if row is None:
             raise NotFound(f"There is no round {round_id}.")
         return _round(row)
@@ -96,15 +108,8 @@ class RoundRepository:
 
     async def count(self, round_id: str, *, outstanding: int = 0, got: int = 0) -> Round:
         """Move the counters and give the round as it is after that; the row is locked until the transaction ends."""
-        counting = (
-            update(_ROUNDS)
-            .where(_ROUNDS.c.id == round_id)
-            .values(
-                outstanding=_ROUNDS.c.outstanding + outstanding, got=_ROUNDS.c.got + got, version=_ROUNDS.c.version + 1
-            )
-            .returning(*_LIGHT)
-        )
-        row = (await self._session.execute(counting)).first()
+        moved = {"round": round_id, "more_outstanding": outstanding, "more_got": got}
+        row = (await self._session.execute(_COUNT, moved)).first()
         if row is None:
             raise NotFound(f"There is no round {round_id}.")
         return _round(row)

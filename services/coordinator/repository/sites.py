@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import JSON, func, insert, select, type_coerce, update
+from sqlalchemy import JSON, String, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from services.coordinator.domain.validation import SiteFacts
@@ -67,6 +67,13 @@ class Watch:
     last: datetime | None
 
 
+_SITES = SiteRow.__table__.c
+_ADMISSION = select(_SITES.name, _SITES.federation_id, _SITES.suspended).where(
+    _SITES.id == bindparam("site", type_=String())
+)
+_ADMISSION_LOCKED = _ADMISSION.with_for_update()
+
+
 class SiteRepository:
     """Federations and sites in one transaction."""
 
@@ -117,8 +124,7 @@ class SiteRepository:
 
     async def admission(self, site_id: str, *, lock: bool = False) -> Admission:
         """What decides about a site's requests, without its profile; raises NotFound."""
-        query = select(SiteRow.name, SiteRow.federation_id, SiteRow.suspended).where(SiteRow.id == site_id)
-        row = (await self._session.execute(query.with_for_update() if lock else query)).first()
+        row = (await self._session.execute(_ADMISSION_LOCKED if lock else _ADMISSION, {"site": site_id})).first()
         if row is None:
             raise NotFound(f"There is no site {site_id}.")
         return Admission(row.name, FederationId(row.federation_id), row.suspended)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Row, Table, func, insert, or_, select, update
+from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, or_, select, update
 
 from services.coordinator.domain.rounds import Phase
 from services.coordinator.domain.tasks import MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
@@ -61,28 +61,23 @@ class TaskRepository:
 
     async def get(self, task_id: str, *, lock: bool = False) -> Task:
         """Load, with the row locked where asked; raises NotFound."""
-        query = select(_TASKS).where(_TASKS.c.id == task_id)
-        row = (await self._session.execute(query.with_for_update() if lock else query)).first()
+        row = (await self._session.execute(_LOCKED if lock else _ONE, {"task": task_id})).first()
         if row is None:
             raise NotFound(f"There is no task {task_id}.")
         return _task(row)
 
     async def place(self, task_id: str) -> tuple[RoundId, SiteId]:
         """Which round the task is of, and whose it is; raises NotFound."""
-        query = select(_TASKS.c.round_id, _TASKS.c.site_id).where(_TASKS.c.id == task_id)
-        row = (await self._session.execute(query)).first()
+        row = (await self._session.execute(_PLACE, {"task": task_id})).first()
         if row is None:
             raise NotFound(f"There is no task {task_id}.")
         return RoundId(row.round_id), SiteId(row.site_id)
 
     async def save(self, task: Task) -> None:
         """Write a task back that was loaded at this version; raises `Overtaken`."""
-        done = await self._session.execute(
-            update(_TASKS)
-            .where(_TASKS.c.id == task.id, _TASKS.c.version == task.version)
-            .values({**_values(task), "version": task.version + 1, "updated_at": await self._tx.now()})
-            .returning(_TASKS.c.id)
-        )
+        seen = {"task": task.id, "seen": task.version}
+        written = {**_values(task), "version": task.version + 1, "updated_at": await self._tx.now()}
+        done = await self._session.execute(_SAVE, {**written, **seen})
         if done.first() is None:
             raise Overtaken(f"Task {task.id} was changed by somebody else just now.", retry_after_s=1)
 
@@ -90,32 +85,14 @@ class TaskRepository:
         self, task_id: str, site_id: str, token: str, progress: float, phase: str | None, expires_at: datetime
     ) -> bool:
         """A heartbeat in one conditional statement, so that it cannot bring back what was taken away meanwhile."""
-        active = select(_SITES.c.id).where(_SITES.c.id == site_id, _SITES.c.suspended.is_(False)).exists()
-        collecting = (
-            select(_ROUNDS.c.id)
-            .where(_ROUNDS.c.id == _TASKS.c.round_id, _ROUNDS.c.phase == Phase.COLLECTING)
-            .correlate(_TASKS)
-            .exists()
-        )
-        done = await self._session.execute(
-            update(_TASKS)
-            .where(
-                _TASKS.c.id == task_id,
-                _TASKS.c.site_id == site_id,
-                _TASKS.c.state == TaskState.LEASED,
-                _TASKS.c.lease_token == token,
-                active,
-                collecting,
-            )
-            .values(
-                lease_expires_at=expires_at,
-                progress=progress,
-                phase=phase,
-                version=_TASKS.c.version + 1,
-                updated_at=await self._tx.now(),
-            )
-            .returning(_TASKS.c.id)
-        )
+        who = {"task": task_id, "site": site_id, "token": token}
+        beat = {
+            "lease_expires_at": expires_at,
+            "progress": progress,
+            "phase": phase,
+            "updated_at": await self._tx.now(),
+        }
+        done = await self._session.execute(_EXTEND, {**who, **beat})
         return done.first() is not None
 
     async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[Task]:
@@ -125,26 +102,12 @@ class TaskRepository:
 
     async def leased_by(self, site_id: str) -> Task | None:
         """The task that the site holds a lease of, live or run out."""
-        query = select(_TASKS).where(_TASKS.c.site_id == site_id, _TASKS.c.state == TaskState.LEASED)
-        row = (await self._session.execute(query)).first()
+        row = (await self._session.execute(_LEASED_BY, {"site": site_id})).first()
         return _task(row) if row else None
 
     async def next_for(self, site_id: str) -> Task | None:
         """The oldest task that the site could lease: open, or expired while its round still collects."""
-        query = (
-            select(_TASKS)
-            .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)
-            .where(
-                _TASKS.c.site_id == site_id,
-                _TASKS.c.state.in_([TaskState.OPEN, TaskState.EXPIRED]),
-                _TASKS.c.attempt < MAX_ATTEMPTS,
-                _ROUNDS.c.phase == Phase.COLLECTING,
-                _ROUNDS.c.closing.is_(False),
-            )
-            .order_by(_TASKS.c.id)
-            .limit(1)
-        )
-        row = (await self._session.execute(query)).first()
+        row = (await self._session.execute(_NEXT_FOR, {"site": site_id})).first()
         return _task(row) if row else None
 
     async def waiting_sites(self, among: Collection[str]) -> Sequence[str]:
@@ -193,6 +156,48 @@ class TaskRepository:
         """How many tasks used up their attempts."""
         query = select(func.count()).select_from(TaskRow).where(TaskRow.state == TaskState.DEAD)
         return await self._session.scalar(query) or 0
+
+
+# Every lease, heartbeat and completion runs these, so they are built once. What is written goes in by column name.
+_TASK, _SITE = bindparam("task", type_=String()), bindparam("site", type_=String())
+_ONE = select(_TASKS).where(_TASKS.c.id == _TASK)
+_LOCKED = _ONE.with_for_update()
+_PLACE = select(_TASKS.c.round_id, _TASKS.c.site_id).where(_TASKS.c.id == _TASK)
+_LEASED_BY = select(_TASKS).where(_TASKS.c.site_id == _SITE, _TASKS.c.state == str(TaskState.LEASED))
+_NEXT_FOR = (
+    select(_TASKS)
+    .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)
+    .where(
+        _TASKS.c.site_id == _SITE,
+        _TASKS.c.state.in_([TaskState.OPEN, TaskState.EXPIRED]),
+        _TASKS.c.attempt < MAX_ATTEMPTS,
+        _ROUNDS.c.phase == Phase.COLLECTING,
+        _ROUNDS.c.closing.is_(False),
+    )
+    .order_by(_TASKS.c.id)
+    .limit(1)
+)
+_SAVE = (
+    update(_TASKS)
+    .where(_TASKS.c.id == _TASK, _TASKS.c.version == bindparam("seen", type_=Integer()))
+    .returning(_TASKS.c.id)
+)
+_EXTEND = (
+    update(_TASKS)
+    .where(
+        _TASKS.c.id == _TASK,
+        _TASKS.c.site_id == _SITE,
+        _TASKS.c.state == TaskState.LEASED,
+        _TASKS.c.lease_token == bindparam("token", type_=String()),
+        select(_SITES.c.id).where(_SITES.c.id == _SITE, _SITES.c.suspended.is_(False)).exists(),
+        select(_ROUNDS.c.id)
+        .where(_ROUNDS.c.id == _TASKS.c.round_id, _ROUNDS.c.phase == Phase.COLLECTING)
+        .correlate(_TASKS)
+        .exists(),
+    )
+    .values(version=_TASKS.c.version + 1)
+    .returning(_TASKS.c.id)
+)
 
 
 def _values(task: Task) -> dict[str, Any]:

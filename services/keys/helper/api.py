@@ -38,7 +38,7 @@ def _body(description: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": _BINARY}}
 
 
-def _rounds(request: Request) -> HelperRounds:
+async def _rounds(request: Request) -> HelperRounds:
     found: HelperRounds | None = getattr(request.app.state, "rounds", None)
     if found is None:
         raise Unavailable("the service is starting", retry_after_s=1)
