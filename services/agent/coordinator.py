@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import httpx
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.agent.domain import Report
-from services.agent.link import Call, Link
+from services.agent.link import Call, Link, Problem
 from shared.ids import Digest, JobId, RoundId, TaskId, digest_of
 from shared.wire.manifest import SignedEnginePublic, SignedManifest
 from shared.wire.profiles import SiteProfile
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
 WAIT_S = 30
+MOST_COMPLETED = 16  # in one request
 LEASE_TIMEOUT = httpx.Timeout(WAIT_S + 20.0, connect=5.0)
 HEARTBEAT_TIMEOUT = httpx.Timeout(8.0, connect=3.0)
 
@@ -58,29 +62,42 @@ class Coordinator:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self._done: dict[TaskId, dict[str, str]] = {}
 
     async def put_profile(self, profile: SiteProfile) -> None:
         """Tell what this site has; asks until heard."""
         await self.link.ask(Call.json("PUT", "/v1/sites/self/profile", profile.model_dump(mode="json")))
 
+    def complete(self, task_id: TaskId, lease_token: str, digest: Digest) -> None:
+        """The aggregator holds the task's bytes: the next request for work says so, or `tell`."""
+        self._done[task_id] = {"task_id": task_id, "lease_token": lease_token, "digest": digest}
+
     async def lease(self) -> Lease | NothingToDo:
         """Wait for a task; asks until heard."""
-        call = Call.json("POST", "/v1/tasks/leases", {"wait_s": WAIT_S}, timeout=LEASE_TIMEOUT)
-        answer = await self.link.ask(call)
+        done = list(self._done.values())[:MOST_COMPLETED]
+        body = {"wait_s": WAIT_S} | ({"completed": done} if done else {})
+        answer = await self.link.ask(Call.json("POST", "/v1/tasks/leases", body, timeout=LEASE_TIMEOUT))
+        for told in done:
+            self._done.pop(TaskId(told["task_id"]), None)
         if answer.status_code == httpx.codes.NO_CONTENT:
             return NothingToDo(next_poll_s=_seconds(answer.headers.get("next-poll-s")))
         return Lease.model_validate_json(answer.content)
+
+    async def tell(self, *, within_s: float | None = None) -> None:
+        """Say what is done without asking for work, where that will not be asked for soon."""
+        for task_id, done in list(self._done.items()):
+            body = {"lease_token": done["lease_token"], "digest": done["digest"]}
+            try:
+                await self._end(f"/v1/tasks/{task_id}/completions", body, within_s)
+            except Problem as problem:
+                log.info("completion.unneeded", task_id=task_id, reason=str(problem))
+            self._done.pop(task_id, None)
 
     async def heartbeat(self, task_id: TaskId, lease_token: str, progress: float, phase: str) -> Desired:
         """Extend the lease; sent once."""
         body = {"lease_token": lease_token, "progress": round(progress, 4), "phase": phase}
         call = Call.json("POST", f"/v1/tasks/{task_id}/heartbeats", body, timeout=HEARTBEAT_TIMEOUT)
         return Desired.model_validate_json((await self.link.once(call)).content)
-
-    async def complete(self, task_id: TaskId, lease_token: str, digest: Digest) -> None:
-        """Say that the aggregator holds the bytes; asks until heard."""
-        body = {"lease_token": lease_token, "digest": digest}
-        await self._end(f"/v1/tasks/{task_id}/completions", body, None)
 
     async def fail(self, task_id: TaskId, lease_token: str, report: Report, *, within_s: float) -> None:
         """Say that the task failed, and as much of why as the policy lets out."""

@@ -19,7 +19,7 @@ from services.agent.aggregator import Aggregator
 from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import TaskFailure
 from services.agent.keys import Signatures
-from services.agent.link import Link, Problem, make_client
+from services.agent.link import Away, Link, Problem, make_client
 from services.agent.models import ModelCache
 from services.agent.profile import profile_of
 from services.agent.receipts import Receipts
@@ -36,6 +36,7 @@ from shared.ids import Digest, SiteId, digest_of
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
+LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops
 STOP_S = 8.0  # of the 10 s that a supervisor usually grants
 
 
@@ -90,8 +91,20 @@ class Agent:
             await asyncio.gather(*beside, return_exceptions=True)
 
     async def _work(self, platform: Platform, state: State, who: tuple[str, str], answered: Callable[[], None]) -> None:
+        try:
+            await self._turns(platform, state, who, answered)
+        finally:
+            with suppress(Away, TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await platform.coordinator.tell(within_s=LAST_WORD_S)
+
+    async def _turns(
+        self, platform: Platform, state: State, who: tuple[str, str], answered: Callable[[], None]
+    ) -> None:
         resumed, refusals = False, 0
         while True:
+            if self._marks != Marks.of(self._settings):  # what changed may take long to become readable
+                await platform.coordinator.tell()
             await self._read(who)
             assert self._runner is not None and self._site is not None  # noqa: S101, PT018
             tasks = Tasks(platform, self._runner, state, lambda: self._present(), answered)

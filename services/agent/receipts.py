@@ -10,8 +10,11 @@ import asyncio
 import sqlite3
 import time
 import zlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 import structlog
 from pydantic import ValidationError
@@ -25,7 +28,7 @@ from shared.ids import Digest, RoundId, SiteId
 from shared.wire.helper import HELPER, TWOSERVER
 
 if TYPE_CHECKING:
-    from shared.transparency.documents import LoggedRecord, LogHead
+    from shared.transparency.documents import LoggedRecord, LoggedRecords, LogHead
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -35,6 +38,8 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 900.0
 GIVE_UP_S: Final = 7 * 86_400.0  # a round without a record by then was not published
 IDLE_S: Final = 60.0
+GATHER_S: Final = 4.0
+"""Between two requests: quick rounds come in between, and are asked for in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +126,14 @@ class Receipts:
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled. Rounds that follow each other soon are asked for together."""
         while True:
             self.wake.clear()
             try:
-                for expected in self.book.due():
-                    await self._fetch(expected)
+                due = self.book.due()
+                if due:
+                    await self._fetch(due)
+                    await asyncio.sleep(GATHER_S)
                 pause_s = self.book.next_due_s()
             except sqlite3.Error as error:
                 log.warning("receipts.unwritten", reason=str(error))
@@ -137,28 +144,54 @@ class Receipts:
             except TimeoutError:
                 pass
 
-    async def _fetch(self, expected: Expected) -> None:
-        round_id, document = expected.round_id, None
+    async def _fetch(self, due: Sequence[Expected]) -> None:
+        """Ask for the records of these rounds, and settle or put off each."""
         try:
-            call = Call("GET", f"/v1/rounds/{round_id}/record", answer_bytes=RECORD_BYTES)
-            document = (await self._link.once(call)).content
-            await self._check(expected, document)
-        except (Away, Problem) as error:
-            await asyncio.to_thread(self.book.put_off, expected, str(error))
-        except (Refusal, TaskFailure, ValidationError) as error:
-            reason = str(getattr(error, "detail", None) or error)
-            await asyncio.to_thread(self.book.settle, round_id, "mismatch", reason, document)
-            log.error("receipt.mismatch", round_id=round_id, reason=reason)  # noqa: TRY400 (a finding, not a fault)
-        else:
-            await asyncio.to_thread(self.book.settle, round_id, "verified", None, document)
-            log.info("receipt.verified", round_id=round_id)
+            found = await self._records(due)
+        except (Away, Problem, ValidationError) as error:
+            for expected in due:
+                await asyncio.to_thread(self.book.put_off, expected, str(error))
+            return
+        refused = await self._refused(lambda: self._check_log(found)) if found.items else None
+        logged = {one.record.round_id: one for one in found.items}
+        for expected in due:
+            if expected.round_id not in logged:
+                await asyncio.to_thread(self.book.put_off, expected, "the log holds no record of this round yet")
+                continue
+            document = logged[expected.round_id]
+            reason = refused or await self._refused(partial(self._check, expected, document))
+            await self._settle(expected.round_id, reason, document)
 
-    async def _check(self, expected: Expected, document: bytes) -> None:
-        """Refusal, TaskFailure or ValidationError for a record that is not this site's round, or does not hold."""
+    async def _refused(self, check: Callable[[], Awaitable[None]]) -> str | None:
+        """Why the check did not hold; None when it did."""
+        try:
+            await check()
+        except (Refusal, TaskFailure) as error:
+            return str(getattr(error, "detail", None) or error)
+        return None
+
+    async def _settle(self, round_id: RoundId, reason: str | None, logged: LoggedRecord) -> None:
+        state = "verified" if reason is None else "mismatch"
+        document = logged.model_dump_json().encode()
+        await asyncio.to_thread(self.book.settle, round_id, state, reason, document)
+        if reason is None:
+            log.info("receipt.verified", round_id=round_id)
+        else:
+            log.error("receipt.mismatch", round_id=round_id, reason=reason)
+
+    async def _records(self, due: Sequence[Expected]) -> LoggedRecords:
+        from shared.transparency.documents import LoggedRecords
+
+        seen = self._seen()
+        asked = [("round_id", expected.round_id) for expected in due] + [("since", str(seen.size if seen else 0))]
+        call = Call("GET", f"/v1/log/records?{urlencode(asked)}", answer_bytes=RECORD_BYTES)
+        return LoggedRecords.model_validate_json((await self._link.once(call)).content)
+
+    async def _check(self, expected: Expected, logged: LoggedRecord) -> None:
+        """Refusal or TaskFailure for a record that is not this site's round, or does not hold."""
         from shared.transparency import records
         from shared.transparency.samples import check_own_samples
 
-        logged = records.LoggedRecord.model_validate_json(document)
         record = logged.record
         if (record.round_id, record.manifest.manifest.digest()) != (expected.round_id, expected.manifest_digest):
             raise records.RecordInvalid("the record is of another round than this site took part in")
@@ -169,30 +202,29 @@ class Receipts:
         await asyncio.to_thread(records.check_record, record, witness, coordinator)
         records.check_own_body(record, self._site_id, expected.body_digest)
         check_own_samples(record, self._site_id, self._state.committed_samples(record.manifest.manifest.job_id))
-        await self._check_log(logged)
-
-    async def _check_log(self, logged: LoggedRecord) -> None:
-        """The record stands in the log, and the log goes on from where this site last saw it."""
-        from shared.transparency import records
-
-        head = logged.head
-        await self._signatures.check("keys", head.keyid, head.signature, head.statement())
         if logged.index != logged.proof.index:
             raise records.LogInvalid("the proof is for another entry")
-        records.check_inclusion(logged.record, logged.proof, head)
-        seen = self._state.fact(HEAD)
+        records.check_inclusion(record, logged.proof, logged.head)
+
+    async def _check_log(self, found: LoggedRecords) -> None:
+        """All records stand under one signed head, and the log goes on from where this site last saw it."""
+        from shared.transparency import records
+
+        head = found.items[0].head
+        if any(one.head != head for one in found.items):
+            raise records.LogInvalid("one answer shows two heads")
+        await self._signatures.check("keys", head.keyid, head.signature, head.statement())
+        seen = self._seen()
         if seen is not None:
-            old = records.LogHead.model_validate_json(str(seen))
-            records.check_consistency(old, head, await self._consistency(old, head))
+            records.check_consistency(seen, head, found.consistency)
         await asyncio.to_thread(self._state.remember, HEAD, head.model_dump_json())
 
-    async def _consistency(self, old: LogHead, new: LogHead) -> Any:
-        from shared.transparency.records import ConsistencyProof
+    def _seen(self) -> LogHead | None:
+        """The head that this site saw last."""
+        from shared.transparency.documents import LogHead
 
-        if not 0 < old.size < new.size:
-            return None
-        path = f"/v1/log/proofs/consistency?first={old.size}&second={new.size}"
-        return ConsistencyProof.model_validate_json((await self._link.once(Call("GET", path))).content)
+        seen = self._state.fact(HEAD)
+        return None if seen is None else LogHead.model_validate_json(str(seen))
 
     def _witness(self, round_id: RoundId) -> bytes:
         """The witness's key as this site knew it in the round."""

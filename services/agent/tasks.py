@@ -315,8 +315,7 @@ class Tasks:
                 if receipt is not None:
                     self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
                 await exchange.follow_up(contribution.body_digest, watch.enter)
-        with suppress_over("completion.unneeded"):
-            await self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
+        self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
         point("agent.task.completed")
         self._state.settle(round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt else None)
         self._answered()

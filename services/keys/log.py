@@ -1,7 +1,7 @@
 """The transparency log as its readers see it: signed heads, entries, proofs, records."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from services.keys.appending import log_issued, log_revoked
@@ -18,11 +18,13 @@ from shared.transparency.documents import (
     InclusionProof,
     LogEntry,
     LoggedRecord,
+    LoggedRecords,
     LogHead,
+    RoundRecord,
     head_statement,
 )
 
-_SHOWN: Final = 64
+_KEPT: Final = 64
 
 
 async def backfill(database: Database) -> int:
@@ -47,7 +49,7 @@ class Log:
 
     def __init__(self, database: Database, identity: Identity, watch: RestoreWatch) -> None:
         self._database, self._identity, self._watch = database, identity, watch
-        self._shown: OrderedDict[str, LoggedRecord] = OrderedDict()  # every site of a round asks for the same record
+        self._read: OrderedDict[str, tuple[RoundRecord, int]] = OrderedDict()
 
     async def head(self) -> LogHead:
         """The log's present size and root, signed."""
@@ -63,7 +65,7 @@ class Log:
 
         async def work(tx: Transaction) -> InclusionProof:
             await _check_size(tx, size)
-            return await _inclusion(tx, index, size)
+            return (await _inclusions(tx, [index], size))[0]
 
         if index >= size:
             raise EntryUnknown(f"a log of {size} entries has none with index {index}")
@@ -74,9 +76,7 @@ class Log:
 
         async def work(tx: Transaction) -> ConsistencyProof:
             await _check_size(tx, second)
-            ranges = tree.Ranges()
-            merkle.consistency_proof(first, second, ranges)
-            return ConsistencyProof(first=first, second=second, path=await _hashes(tx, ranges.asked))
+            return await _consistency(tx, first, second)
 
         if first > second:
             raise EntryUnknown("a proof runs from the shorter log to the longer")
@@ -87,23 +87,43 @@ class Log:
 
         `federation_id`: the only federation whose records the reader may see.
         """
-
-        async def work(tx: Transaction) -> LoggedRecord:
-            known = self._shown.get(round_id)
-            head = await self._head(tx)
-            if known is not None and (known.head.size, known.head.root) == (head.size, head.root):
-                return known
-            record, index = await LogRepository(tx).record(round_id)
-            return LoggedRecord(record=record, index=index, proof=await _inclusion(tx, index, head.size), head=head)
-
-        logged = await self._watch.read("log.record", work)
-        if federation_id not in (None, logged.record.manifest.manifest.federation_id):
+        found = (await self.records([round_id], federation_id)).items
+        if not found:
             raise RecordUnknown("the log holds no record of this round")
-        self._shown[round_id] = logged
-        self._shown.move_to_end(round_id)
-        if len(self._shown) > _SHOWN:
-            self._shown.popitem(last=False)
-        return logged
+        return found[0]
+
+    async def records(
+        self, round_ids: Sequence[str], federation_id: str | None = None, since: int = 0
+    ) -> LoggedRecords:
+        """The records that there are of these rounds, with their proofs against one head, the present one.
+
+        Where the log has grown from `since` entries, the proof that it only grew comes with them.
+        """
+
+        async def work(tx: Transaction) -> LoggedRecords:
+            head = await self._head(tx)
+            known = [found for one in round_ids if (found := await self._known(tx, one)) is not None]
+            seen = [one for one in known if federation_id in (None, one[0].manifest.manifest.federation_id)]
+            proofs = await _inclusions(tx, [index for _, index in seen], head.size)
+            return LoggedRecords(
+                items=tuple(
+                    LoggedRecord(record=record, index=index, proof=proof, head=head)
+                    for (record, index), proof in zip(seen, proofs, strict=True)
+                ),
+                consistency=await _consistency(tx, since, head.size) if 0 < since < head.size else None,
+            )
+
+        return await self._watch.read("log.records", work)
+
+    async def _known(self, tx: Transaction, round_id: str) -> tuple[RoundRecord, int] | None:
+        """A round's record, which never changes, and its place; every site of a round asks for the same one."""
+        found = self._read.get(round_id) or await LogRepository(tx).record(round_id)
+        if found is not None:
+            self._read[round_id] = found
+            self._read.move_to_end(round_id)
+            if len(self._read) > _KEPT:
+                self._read.popitem(last=False)
+        return found
 
     async def _head(self, tx: Transaction) -> LogHead:
         repository = LogRepository(tx)
@@ -125,15 +145,27 @@ async def _check_size(tx: Transaction, size: int) -> None:
         raise EntryUnknown(f"the log holds {present} entries")
 
 
-async def _inclusion(tx: Transaction, index: int, size: int) -> InclusionProof:
+async def _inclusions(tx: Transaction, indices: Sequence[int], size: int) -> list[InclusionProof]:
+    """The audit paths of these leaves, all from one query."""
+    paths: list[list[tuple[int, int]]] = []
+    for index in indices:
+        ranges = tree.Ranges()
+        merkle.inclusion_proof(index, size, ranges)
+        paths.append(list(reversed(ranges.asked)))
+    hashes = iter(await _hashes(tx, [one for path in paths for one in path]))
+    return [
+        InclusionProof(index=index, size=size, path=tuple(next(hashes) for _ in path))
+        for index, path in zip(indices, paths, strict=True)
+    ]
+
+
+async def _consistency(tx: Transaction, first: int, second: int) -> ConsistencyProof:
     ranges = tree.Ranges()
-    merkle.inclusion_proof(index, size, ranges)
-    path = await _hashes(tx, reversed(ranges.asked))
-    return InclusionProof(index=index, size=size, path=path)
+    merkle.consistency_proof(first, second, ranges)
+    return ConsistencyProof(first=first, second=second, path=await _hashes(tx, ranges.asked))
 
 
-async def _hashes(tx: Transaction, ranges: Iterable[tuple[int, int]]) -> tuple[Digest, ...]:
+async def _hashes(tx: Transaction, wanted: Sequence[tuple[int, int]]) -> tuple[Digest, ...]:
     """The hashes over these ranges of leaves, in their order."""
-    wanted = list(ranges)
     known = await LogRepository(tx).nodes(tree.nodes_of(wanted))
     return tuple(Digest(tree.hash_of(start, end, known).hex()) for start, end in wanted)

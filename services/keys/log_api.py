@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, StringConstraints
 
 from services.keys.domain import EntryUnknown
 from services.keys.rounds_api import LogUse
 from shared.errors import Forbidden, Invalid, Unauthenticated
-from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LogHead
+from shared.identity.verify import Party
+from shared.ids import RoundId
+from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecords, LogHead
 from shared.web.access import Actor
 from shared.web.problems import problems
 
@@ -16,6 +18,10 @@ router = APIRouter(prefix="/v1/log", tags=["log"])
 
 _MOST = 500
 Index = Annotated[int, Query(ge=0, lt=2**63)]
+Since = Annotated[int, Query(ge=0, lt=2**63)]
+Rounds = Annotated[
+    list[Annotated[RoundId, StringConstraints(pattern=r"^rnd_[0-9a-z]{26}$")]], Query(min_length=1, max_length=16)
+]
 Size = Annotated[int, Query(ge=1, lt=2**63)]
 
 
@@ -41,6 +47,17 @@ async def get_entries(_actor: Actor, log: LogUse, start: Index, end: Index) -> L
     if not start <= end <= start + _MOST:
         raise RangeInvalid(f"start <= end <= start + {_MOST} must hold")
     return LogEntries(items=await log.entries(start, end))
+
+
+@router.get("/records", response_model=LoggedRecords, responses=problems(Unauthenticated, Forbidden, Invalid))
+async def get_records(actor: Actor, log: LogUse, round_id: Rounds, since: Since = 0) -> Response:
+    """The records that there are of up to 16 rounds under one head; sites see those of their own federation.
+
+    `since` is the size of the log when the reader last looked: if it has grown, the proof that it only grew comes too.
+    """
+    only = actor.subject.federation_id if isinstance(actor, Party) else None
+    found = await log.records(round_id, only, since)
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get("/proofs/inclusion", responses=problems(EntryUnknown))

@@ -7,7 +7,6 @@ import msgpack
 from sqlalchemy import String, func, literal, select, tuple_
 from sqlalchemy.orm import aliased
 
-from services.keys.domain import RecordUnknown
 from services.keys.tables import CertificateRow, LogEntryRow, LogNodeRow, RevocationRow, RoundRecordRow
 from shared.database import Transaction
 from shared.transparency.documents import CERTIFICATE_ISSUED, CERTIFICATE_REVOKED, LogEntry, RoundRecord
@@ -85,11 +84,11 @@ class LogRepository:
         )
         return [(keyid, at) for keyid, at in await self._session.execute(query)]
 
-    async def record(self, round_id: str) -> tuple[RoundRecord, int]:
-        """A round's record and its place in the log; raises RecordUnknown."""
+    async def record(self, round_id: str) -> tuple[RoundRecord, int] | None:
+        """A round's record and its place in the log, if it is there."""
         row = await self._session.get(RoundRecordRow, round_id)
         if row is None:
-            raise RecordUnknown("the log holds no record of this round")
+            return None
         return RoundRecord.model_validate_json(row.record), row.index
 
     async def record_digest(self, round_id: str) -> str | None:

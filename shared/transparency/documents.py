@@ -137,6 +137,13 @@ class LoggedRecord(Document):
     head: LogHead
 
 
+class LoggedRecords(Document):
+    """Records under one head, and that the log only grew up to it since the reader last looked."""
+
+    items: tuple[LoggedRecord, ...]
+    consistency: ConsistencyProof | None = None
+
+
 def head_statement(size: int, root: bytes, timestamp_ms: int) -> bytes:
     """The bytes that are signed for a head: context, size and time as 64-bit big-endian numbers around the root."""
     return HEAD_CONTEXT + size.to_bytes(8, "big") + root + timestamp_ms.to_bytes(8, "big")

@@ -74,6 +74,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/log/proofs/inclusion": ANYONE,
         "GET /v1/log/proofs/consistency": ANYONE,
         "GET /v1/log/entries": f"operator {EVERY_PARTY} other-site",
+        "GET /v1/log/records": f"operator {EVERY_PARTY} other-site",
         "GET /v1/revocations": ANYONE,
         "POST /v1/enrolment-tokens": "operator",
         "POST /v1/enrolment-challenges": ANYONE,
@@ -136,6 +137,7 @@ NOTES: Final[dict[str, str]] = {
     "GET /v1/rounds/{round_id}/steps/{step}/answer": "a site of the round's cohort",
     "PUT /v1/blobs/{digest}": "a file belongs to no federation before a version names it",
     "GET /v1/rounds/{round_id}/record": "a site those of its own federation",
+    "GET /v1/log/records": "a site sees those of its own federation",
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -28,10 +29,21 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Ended(_Body):
+    """A task whose update is at the aggregator; `digest` is that of the body in its receipt."""
+
+    task_id: Id
+    lease_token: Token
+    digest: DigestText
+
+
 class LeaseRequest(_Body):
-    """How long to wait for a task."""
+    """How long to wait for a task, and which tasks the site is done with."""
 
     wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S, strict=True)
+    completed: list[Ended] = Field(
+        default=[], max_length=16, description="One that nobody waits for any more is passed over."
+    )
 
 
 class Heartbeat(_Body):
@@ -62,7 +74,7 @@ class FailureReport(_Body):
 @router.post(
     "/leases",
     response_model=LeaseView,
-    responses=problems(Unauthenticated, Forbidden, SiteSuspended, SiteUnknown)
+    responses=problems(Unauthenticated, Forbidden, SiteSuspended, SiteUnknown, Overtaken)
     | {
         204: {
             "description": "No task now.",
@@ -71,8 +83,15 @@ class FailureReport(_Body):
     },
 )
 async def lease_task(body: LeaseRequest, request: Request, site: SiteParty, use: Use) -> Response:
-    """The site's next task, waiting for one up to `wait_s`. A site that holds a live lease gets the same one again."""
-    lease = await _unless_gone(request, use.tasks.lease(SiteId(site.name), site.federation_id, body.wait_s))
+    """The site's next task, waiting for one up to `wait_s`. A site that holds a live lease gets the same one again.
+
+    First the tasks in `completed` are completed, as each would be by a request of its own.
+    """
+    site_id = SiteId(site.name)
+    for ended in body.completed:
+        with suppress(NotFound, StaleLease, DigestDiffers):
+            await use.tasks.complete(site_id, TaskId(ended.task_id), ended.lease_token, Digest(ended.digest))
+    lease = await _unless_gone(request, use.tasks.lease(site_id, site.federation_id, body.wait_s))
     if lease is None:
         # After an empty long poll the next one follows at once; a short poll is asked to leave some time.
         pause = "1" if body.wait_s >= 1 and request.app.state.stopping.is_set() else "0" if body.wait_s >= 1 else "5"

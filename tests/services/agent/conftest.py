@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ class FakePlatform:
         self._server.should_exit = True
         self._thread.join(10)
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: bool(condition()), timeout_s), (
                 f"not within {timeout_s} s; {self.requests[-8:]}"
@@ -207,8 +208,9 @@ class FakePlatform:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        query = scope["query_string"].decode()
-        path, headers = scope["path"], {k.decode(): v.decode() for k, v in scope["headers"]}
+        query, route = scope["query_string"].decode(), scope["path"]
+        path = f"{route}#completed" if route.endswith("/leases") and b'"completed"' in body else route
+        headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         site = caller(headers)
         step = re.fullmatch(r"/v1/rounds/([^/]+)/steps/([^/]+)", path)
         if step is not None and step[1] in self.pairwise:
@@ -219,7 +221,7 @@ class FakePlatform:
         if fault is not None and fault[2] != "drop":
             status, answer, extra = fault[2]  # type: ignore[misc]
         else:
-            status, answer, extra = await self._answer(scope["method"], path, query, headers, body, site)
+            status, answer, extra = await self._answer(scope["method"], route, query, headers, body, site)
         with self.changed:
             self.requests.append((scope["method"], path))
             self.changed.notify_all()
@@ -254,6 +256,8 @@ class FakePlatform:
                 self.profiles.append(document)
                 return 200, {}, {}
             case ["POST", "tasks", "leases"]:
+                for done in document.get("completed", []):
+                    self.ended.append((f"completions:{done.pop('task_id')}", done))
                 for _ in range(20):
                     lease = next((found for found in self.leases if found.get("site", site) == site), None)
                     if lease is not None:
@@ -284,15 +288,16 @@ class FakePlatform:
                 return await self._step_answer(round_id, step, site, 204)
             case ["GET", "witness"]:
                 return 200, {"keyid": self.keys.keyid, "epoch": 0}, {}
-            case ["GET", "rounds", round_id, "record"]:
-                done = self.pairwise.get(round_id)
-                if done is None or done.logged is None:
-                    return problem(404, "record-unknown")
-                return 200, done.logged.model_dump(mode="json"), {}
-            case ["GET", "log", "proofs", "consistency"]:
-                first, second = (int(part.split("=")[1]) for part in query.split("&"))
-                return 200, self.log.consistency(first, second).model_dump(mode="json"), {}
+            case ["GET", "log", "records"]:
+                return 200, self._logged(parse_qs(query)), {}
         return problem(404, "not-found")
+
+    def _logged(self, query: dict[str, list[str]]) -> dict[str, Any]:
+        rounds = [self.pairwise.get(round_id) for round_id in query["round_id"]]
+        items = [found.logged.model_dump(mode="json") for found in rounds if found is not None and found.logged]
+        first, second = int(query["since"][0]), max((item["head"]["size"] for item in items), default=0)
+        grown = self.log.consistency(first, second).model_dump(mode="json") if 0 < first < second else None
+        return {"items": items, "consistency": grown}
 
     async def _step_answer(self, round_id: str, step: str, site: SiteId, not_yet: int) -> Answer:
         found = await self.pairwise[round_id].answer(site, step)

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.process
 
 UPDATES = r"/v1/rounds/.*/updates"
-COMPLETIONS = r"/v1/tasks/.*/completions"
+COMPLETIONS = r"/v1/tasks/leases#completed"
 
 
 @pytest.fixture
@@ -77,14 +77,15 @@ def test_killed_between_upload_and_completion_it_completes(platform, agent, trai
     platform.faults += [("POST", COMPLETIONS, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
     manifest = offer(platform, agent)
     agent.start()
-    platform.wait(lambda: any(path.endswith("/completions") for _, path in platform.requests))
+    platform.wait(lambda: any(path.endswith("#completed") for _, path in platform.requests))
     agent.kill()
     platform.faults.clear()
+    platform.offer(manifest)  # the coordinator hands the live lease out again
     agent.start()
     platform.wait(lambda: platform.ended)
     assert len(set(platform.bodies[manifest.round_id])) == 1
     assert len(trainings()) == 1
-    platform.wait(lambda: platform.requests[-1][1].endswith("/leases"))
+    platform.wait(lambda: "/leases" in platform.requests[-1][1])
     assert agent.rows()[0][1] == "answered"
 
 

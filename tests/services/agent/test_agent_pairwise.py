@@ -21,6 +21,7 @@ pytestmark = pytest.mark.process
 
 SITE = "site_test"
 UPDATES = r"/v1/rounds/.*/updates"
+RECORDS = "/v1/log/records"
 
 
 def begin(platform, agent, *, sites=(SITE,), peers=3, add=0.5, **changes):
@@ -65,7 +66,7 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
             party = begin(platform, agents[0], sites=sites, peers=0, number=number)
             platform.wait(lambda: len(platform.ended) == 4 * party.manifest.number, 60)  # noqa: B023 (waited for here)
             np.testing.assert_allclose(party.total.mean, 0.5, atol=1e-4)
-        platform.wait(lambda: sum(path.endswith("/record") for _, path in platform.requests) >= 8)
+        platform.wait(lambda: sum(path == RECORDS for _, path in platform.requests) >= 4)
         for agent in agents:
             while [item["state"] for item in receipts(agent)] != ["verified"] * 2:
                 pass
@@ -92,7 +93,7 @@ def test_a_lost_site_ends_its_task_and_the_others_go_on(platform, agent) -> None
     second.lost["upload"] = {SITE}
     platform.wait(lambda: len(platform.ended) == 2)
     assert platform.ended[1][1]["code"] == "site-fell-out"
-    platform.wait(lambda: platform.requests[-1][1].endswith(("/leases", "/record")))
+    platform.wait(lambda: platform.requests[-1][1].startswith(("/v1/tasks/leases", RECORDS)))
     assert (agent.rows()[1][1], agent.outbox(), secrets_left(agent)) == ("late", {}, 0)
 
 
@@ -105,7 +106,7 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
     assert platform.ended[0][0].startswith("completions:")
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75, 1.0]), atol=1e-4)
     assert said(party, "unmask") == set()
-    platform.wait(lambda: any(path.endswith("/record") for _, path in platform.requests))
+    platform.wait(lambda: any(path == RECORDS for _, path in platform.requests))
     while [item["state"] for item in receipts(agent)] != ["verified"]:
         pass
     assert secrets_left(agent) == 0
@@ -133,22 +134,25 @@ def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent,
         assert len(set(platform.bodies[party.manifest.round_id])) == 1
     assert all(len(said(party, each)) == 1 for each in STEPS if each != "upload")
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75]), atol=1e-4)
-    platform.wait(lambda: platform.requests[-1][1].endswith(("/leases", "/record")))
+    platform.wait(lambda: platform.requests[-1][1].startswith(("/v1/tasks/leases", RECORDS)))
 
 
 def test_killed_after_the_last_step_it_completes(platform, agent, refuse) -> None:
     """The secrets are gone already; what is left is to tell the coordinator."""
-    platform.faults += [("POST", r"/v1/tasks/.*/completions", refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
+    platform.faults += [
+        ("POST", r"/v1/tasks/leases#completed", refuse(503, "unavailable", **{"retry-after": "60"}))
+    ] * 5
     party = begin(platform, agent)
     agent.start()
-    platform.wait(lambda: any(path.endswith("/completions") for _, path in platform.requests), 60)
-    assert (agent.rows()[0][1], secrets_left(agent)) == ("pending", 0)
+    platform.wait(lambda: any(path.endswith("#completed") for _, path in platform.requests), 60)
+    assert (agent.rows()[0][1], secrets_left(agent)) == ("answered", 0)
     agent.kill()
     platform.faults.clear()
+    platform.offer(party.manifest, site=SITE)  # the coordinator hands the live lease out again
     agent.start()
     platform.wait(lambda: platform.ended, 60)
     assert len(said(party, "unmask")) == len(platform.bodies[party.manifest.round_id]) == 1
-    platform.wait(lambda: any(path.endswith("/record") for _, path in platform.requests))
+    platform.wait(lambda: any(path == RECORDS for _, path in platform.requests))
     assert agent.rows()[0][1] == "answered"
 
 
@@ -232,13 +236,13 @@ def test_a_record_that_does_not_hold_is_said_loudly(platform, agent) -> None:
     """Another body under this site's name: `receipt.mismatch` in the log, in `status`, and exit code 1."""
     party = begin(platform, agent)
     agent.start()
-    platform.faults.append(("GET", r"/v1/rounds/.*/record", (404, {"type": "urn:x:record-unknown"}, {})))
+    platform.faults.append(("GET", RECORDS, (503, None, {})))
     platform.wait(lambda: party.logged is not None, 60)
     record = party.logged.record
     bodies = {**record.bodies, SITE: "2" * 64}
     party.logged = party.logged.model_copy(update={"record": record.model_copy(update={"bodies": bodies})})
     platform.wait(lambda: platform.ended)
-    platform.wait(lambda: sum(path.endswith("/record") for _, path in platform.requests) >= 2)
+    platform.wait(lambda: sum(path == RECORDS for _, path in platform.requests) >= 2)
     while not agent.events("receipt.mismatch"):
         pass
     status = json.loads(subprocess.run(agent.command("status"), capture_output=True, text=True, check=True).stdout)

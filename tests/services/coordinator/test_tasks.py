@@ -151,6 +151,22 @@ async def test_a_completion_is_idempotent_and_binds_the_digest(world: World) -> 
     assert (await world.get_round(lease["round_id"]))["got"] == 1
 
 
+async def test_the_next_request_for_work_completes_the_last_task(world: World) -> None:
+    """Once, however often it is asked; what nobody waits for, another's task and another digest are passed over."""
+    _, agents, _ = await started(world)
+    mine, others = await agents[0].lease(), await agents[1].lease()
+    done = {"task_id": mine["task_id"], "lease_token": mine["lease_token"], "digest": DIGEST}
+    unknown = done | {"task_id": "task_" + "0" * 26}
+    stolen = done | {"task_id": others["task_id"], "lease_token": others["lease_token"]}
+    for entries in ([unknown, stolen, done], [done], [done | {"digest": "ef" * 32}]):
+        assert (await agents[0].poll(completed=entries)).status_code == 204
+    tasks = {task["id"]: task["state"] for task in (await world.get_round(mine["round_id"]))["tasks"]}
+    assert (tasks[mine["task_id"]], tasks[others["task_id"]]) == ("done", "leased")
+    assert (await world.get_round(mine["round_id"]))["got"] == 1
+    assert (await agents[0].poll(completed=[done] * 17)).status_code == 422
+    assert (await agents[0].poll(completed=[done | {"site_id": "other"}])).status_code == 422
+
+
 async def test_fifty_completions_count_once(world: World) -> None:
     """Parallel reports of one task: all heard, one counted."""
     _, agents, _ = await started(world)

@@ -245,8 +245,8 @@ class SiteAgent:
     id: str
     http: httpx.AsyncClient
 
-    async def poll(self, wait_s: float = 0) -> httpx.Response:
-        return await self.http.post("/v1/tasks/leases", json={"wait_s": wait_s})
+    async def poll(self, wait_s: float = 0, **more: Any) -> httpx.Response:
+        return await self.http.post("/v1/tasks/leases", json={"wait_s": wait_s, **more})
 
     async def lease(self, wait_s: float = 0) -> dict[str, Any]:
         answer = await self.poll(wait_s)

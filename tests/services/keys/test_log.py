@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import httpx
 import msgpack
@@ -17,7 +18,14 @@ from shared.identity.authority import Subject
 from shared.identity.enrol import enrol
 from shared.ids import new_id
 from shared.transparency import merkle
-from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from shared.transparency.documents import (
+    ConsistencyProof,
+    InclusionProof,
+    LogEntry,
+    LoggedRecord,
+    LoggedRecords,
+    LogHead,
+)
 from shared.transparency.records import (
     LogInvalid,
     RecordInvalid,
@@ -197,6 +205,35 @@ async def test_a_record_is_for_parties_of_its_federation(federation: Federation,
     assert (await federation.http.get(url, auth=federation.auth("coordinator"))).status_code == 200
     with pytest.raises(Exception, match="no record"):
         await federation_log(federation).record(attempt.round_id, "fed_other")
+
+
+async def test_records_come_together_under_one_head(federation: Federation) -> None:
+    """Those that there are, each proved under the same head, and the way to it from where the reader last looked."""
+    logged = []
+    for number in range(1, 4):
+        attempt = await federation.begin(new_id("rnd"), number=number)
+        logged.append(LoggedRecord.model_validate((await attempt.post(await attempt.record())).json()))
+    missing = new_id("rnd")
+    wanted = [("round_id", one.record.round_id) for one in logged] + [("round_id", missing)]
+
+    async def ask(*asked: tuple[str, str], who: str = "site_1") -> httpx.Response:
+        return await federation.http.get(f"{URL}/v1/log/records?{urlencode(asked)}", auth=federation.auth(who))
+
+    seen = logged[0].head
+    found = LoggedRecords.model_validate((await ask(*wanted, ("since", str(seen.size)))).json())
+    assert [one.record for one in found.items] == [one.record for one in logged]
+    assert len({one.head.root for one in found.items}) == 1
+    for one in found.items:
+        check_inclusion(one.record, one.proof, one.head)
+    check_consistency(seen, found.items[0].head, found.consistency)
+    size = found.items[0].head.size
+    for since in (0, size, size + 1):
+        same = LoggedRecords.model_validate((await ask(*wanted, ("since", str(since)))).json())
+        assert same.consistency is None
+    assert (await federation_log(federation).records([wanted[0][1]], "fed_other")).items == ()
+    assert (await federation.http.get(f"/v1/log/records?{urlencode(wanted)}")).status_code == 401
+    for bad in ([], wanted * 5, [("round_id", "x")], [*wanted, ("since", "-1")]):
+        assert (await ask(*bad)).status_code == 422, bad
 
 
 def federation_log(federation: Federation):
