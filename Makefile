@@ -55,6 +55,7 @@ openapi-check: venv ## fail when docs/openapi differs from what the services off
 
 fuzz: venv ## hostile input at length: about 10,000 requests to each service (ARGS=... for pytest)
 	UNDERSONG_FUZZ_EXAMPLES=60 UNDERSONG_FUZZ_SHARE=1 $(BIN)/pytest -s tests/hostile/test_openapi_fuzz.py tests/hostile/test_parsers.py --timeout 3600 $(ARGS)
+
 faults: venv ## every fault at every step, for real (two hours; ARGS="--minutes 20" adds to earlier runs); writes docs/operations/fault-matrix.md
 	UNDERSONG_CONTROLS=1 $(BIN)/pytest tests/simulation/test_fault_matrix.py -k planted
 	$(BIN)/python -m tests.simulation.matrix $(ARGS)
@@ -63,7 +64,7 @@ bench: venv ## measure (ONLY=<group> for one group); writes build/bench/<group>.
 	$(BIN)/python -m tests.benchmarks $(ONLY)
 
 e2e: venv ## the containers: docker compose up, and a job through the edge (needs Docker)
-	$(BIN)/pytest -m docker tests/e2e $(ARGS)
+	$(BIN)/pytest -m docker tests/e2e tests/services/agent $(ARGS)
 
 TOOLS := build/tools
 LOCKED := coordinator aggregator keys registry agent torch-cuda torch-cpu build
