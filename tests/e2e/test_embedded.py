@@ -69,19 +69,9 @@ def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
     assert newest.lineage["job_id"] == job.id
 
 
-@pytest.mark.parametrize(
-    "victim",
-    [
-        "aggregator.worker",
-        "aggregator.api",
-        "coordinator.worker",
-        "coordinator.api",
-        "registry.api",
-        "agent.east",
-        "valkey",
-    ],
-)
+@pytest.mark.parametrize("victim", ["aggregator.worker", "coordinator.worker", "agent.east", "valkey"])
 def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> None:
+    """`make faults` kills the others too, at every step."""
     client = platform.client
     job = client.submit_job(null_job(platform, f"kill-{victim.replace('.', '-')}", rounds=4))
     job = follow(client, job, {2: lambda: platform.kill(victim)})

@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from recipes.protocol import source_digest
 from shared.secagg.payload import train_payload, weight_of
+from shared.transparency.evidence import Evidence
 from shared.vdaf.field64 import FIELD64
 from shared.wire.manifest import RoundManifest
 from tests.simulation.leaks import EngineSecrets, Haystack, quantised
 from tests.simulation.two_servers import BothServers
+from undersong.client import ApiError
 from undersong.client.types import Job
 from undersong.local import Platform
 from undersong.local.sites import SiteFolder
@@ -85,9 +87,19 @@ class Run:
             self.haystack.keep("api", repr(found).encode())
         for one in rounds:
             self.haystack.keep("api", repr(client.round(one.id)).encode())
-            self.haystack.keep("api", repr(client.evidence(one.id)).encode())
+            self.haystack.keep("api", repr(self._evidence(one.id)).encode())
         for url in self.platform.urls.values():
             self.haystack.keep("api", httpx.get(f"{url}/metrics").content)
+
+    def _evidence(self, round_id: str) -> Evidence:
+        """The record is handed to keys after the round."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self.platform.client.evidence(round_id)
+            except ApiError:
+                assert time.monotonic() < deadline, "the round was never logged"
+                time.sleep(0.2)
 
     def manifests(self, engine: str) -> list[RoundManifest]:
         bearer = {"authorization": f"Bearer {self.platform.profile.token}"}

@@ -162,7 +162,7 @@ async def test_workers_killed_in_the_middle(
 
 @pytest.mark.timeout(300)
 async def test_two_workers_give_the_sum_that_one_gives(
-    database_url: str,
+    postgres_url: str,
     redis_url: str,
     tmp_path: Path,
     make_identity: Callable[[Subject], Identity],
@@ -173,7 +173,7 @@ async def test_two_workers_give_the_sum_that_one_gives(
     Each published model is, to the bit, the one of the sum of exactly the acknowledged updates.
     """
     fake, registry_url = registry
-    environment = settings(database_url, redis_url, registry_url, tmp_path, make_identity)
+    environment = settings(postgres_url, redis_url, registry_url, tmp_path, make_identity)
     order = tmp_path / "faults" / "aggregator.worker" / "aggregator.update.folded"
     order.parent.mkdir(parents=True)
     order.write_text("kill@3")
