@@ -36,9 +36,9 @@ class Canary:
         delta = np.random.default_rng(int.from_bytes(os.urandom(16), "little")).normal(0, 0.01, LENGTH)
         old = np.asarray(model["weights"])
         new = (old + delta).astype(np.float32)
-        name = os.urandom(8).hex()
-        np.savez(Path(params["folder"]) / f"{name}.part.npz", new=new, delta=new - old)
-        (Path(params["folder"]) / f"{name}.part.npz").rename(Path(params["folder"]) / f"{name}.npz")
+        np.savez(
+            f"{params['name']}-{os.urandom(8).hex()}.npz", new=new, delta=new - old
+        )  # at home: nowhere else may it
         return TrainResult({"weights": new}, 10, 0.25)
 
 

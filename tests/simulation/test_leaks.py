@@ -34,7 +34,7 @@ ENGINES = ("pairwise", "twoserver")
 class Run:
     """A job of each engine on one platform, with all that was written down meanwhile."""
 
-    def __init__(self, platform: Platform, canaries: Path) -> None:
+    def __init__(self, platform: Platform) -> None:
         self.platform, self.home = platform, platform.home
         self.enrol_tokens: dict[str, bytes] = {}
         policy = {
@@ -57,20 +57,19 @@ class Run:
         self.updates: dict[str, list[dict[str, np.ndarray]]] = {}
         with EngineSecrets(self.home, SITES) as self.engine, BothServers(self.home) as servers:
             for engine in ENGINES:
-                folder = canaries / engine
-                folder.mkdir()
-                self.jobs[engine] = self._run(engine, folder)
-                self.updates[engine] = [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
+                self.jobs[engine] = self._run(engine)
+                kept = sorted(self.home.glob(f"sites/*/**/home/{engine}-*.npz"))  # the recipe's own home at each site
+                self.updates[engine] = [dict(np.load(file)) for file in kept]
         self.servers = servers.secrets()
         self.haystack.take()
         for engine in ENGINES:
             self._take_answers(self.jobs[engine])
 
-    def _run(self, engine: str, canaries: Path) -> Job:
+    def _run(self, engine: str) -> Job:
         client = self.platform.client
         job = client.submit_job({
             "name": engine, "engine": engine, "federation_id": self.platform.federation().id, "model": {"name": engine},
-            "recipe": {"name": "canary", "params": {"folder": str(canaries)}}, "data": {"dataset": "nothing"},
+            "recipe": {"name": "canary", "params": {"name": engine}}, "data": {"dataset": "nothing"},
             "rounds": ROUNDS, "evaluation": {"every": 0}, "deadlines": {"round_s": 60},
         })  # fmt: skip
         deadline = time.monotonic() + 90
@@ -120,9 +119,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory):
-    canaries = tmp_path_factory.mktemp("canaries")
     with Platform(tmp_path_factory.mktemp("home"), log_level="DEBUG") as platform:
-        made = Run(platform, canaries)
+        made = Run(platform)
         yield made
         made.haystack.close()
 
