@@ -1,6 +1,7 @@
 """What tests stand on: real databases, a real Redis-protocol server, real folders; all stopped at the end."""
 
 import secrets
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -70,8 +71,11 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
-    """One Redis-protocol server for the whole run, on a free port."""
-    server = ValkeyServer()
+    """One Redis-protocol server for each worker's run. The system gives the port: two workers begin at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ValkeyServer(port=port)
     server.start()
     try:
         yield server
