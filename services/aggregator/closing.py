@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import structlog
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import OPENED, Phase, Reason, step_after, step_deadline
 from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
@@ -69,10 +70,10 @@ class Closing:
 
     async def _read(self, tx: Transaction, stored: Stored) -> _Table:
         round_id, step = stored.round.id, stored.round.step or ""
-        rows, steps = Repository(tx), StepRepository(tx, round_id)
+        steps = StepRepository(tx, round_id)
         frozen = await steps.frozen(step)
         if step == UPLOAD:
-            standing = [c for c in await rows.contributions(round_id) if c.code is None]
+            standing = [c for c in await ContributionRows(tx).of(round_id) if c.code is None]
             said = {c.site_id: bytes.fromhex(c.digest) for c in standing}
         else:
             said = {m.site_id: self._open(round_id, step, m.site_id, m.sealed) for m in await steps.messages(step)}

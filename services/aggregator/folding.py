@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from services.aggregator.repository import Contribution
+from services.aggregator.contribution_rows import Contribution
 from shared.errors import Refusal
 from shared.learning.tensors import Model, load
 from shared.secagg.engine import Desk, Engine, UpdateRefused, check_header

@@ -16,11 +16,12 @@ from typing import Final
 import structlog
 
 from services.aggregator.closing import Closing
+from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import OPENED, Phase, Reason, due, step_due
 from services.aggregator.folding import BodyLost, Folding, code_of
 from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
 from services.aggregator.records import Records
-from services.aggregator.repository import Contribution, Repository, Stored
+from services.aggregator.repository import Repository, Stored
 from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.verification import Verification
@@ -233,7 +234,7 @@ class Foreman:
             frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.stepped else None
             if frozen is not None:
                 raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
-            if await rows.reject(hold.round_id, contribution.id, code, refusal.detail):
+            if await ContributionRows(tx).reject(hold.round_id, contribution.id, code, refusal.detail):
                 detail = {"code": code, "digest": contribution.digest}
                 await rows.note(hold.round_id, "update.rejected", contribution.site_id, detail)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import Move, Phase, Reason, check_sum
 from services.aggregator.folding import Folding
 from services.aggregator.records import RecordRows, evidence_of, values_digest
@@ -180,7 +181,7 @@ class Publication:
             await rows.published_as(found.round.id, version_id)
             made = {"version_id": version_id, "content_digest": found.content_digest}
             await RecordRows(tx).complete(found.round.id, made)
-            standing = [each.site_id for each in await rows.contributions(found.round.id) if each.code is None]
+            standing = [each.site_id for each in await ContributionRows(tx).of(found.round.id) if each.code is None]
             await SampleRows(tx, found.job_id).log_in(found.round.id, standing)
             result = {**(found.result or {}), "version_id": version_id}
             await apply(rows, found, Move(Phase.PUBLISHED), result=result, version_id=version_id)

@@ -9,6 +9,7 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.folding import Folding
 from services.aggregator.keys import Keys
 from services.aggregator.peer import AskRefused
@@ -141,7 +142,7 @@ class Records:
         signed = None if stored is None else signed_manifest(stored)
         if row is None or stored is None or signed is None:
             return None
-        bodies = {c.site_id: c.digest for c in await rows.contributions(round_id) if c.code is None}
+        bodies = {c.site_id: c.digest for c in await ContributionRows(tx).of(round_id) if c.code is None}
         try:
             record = RoundRecord(
                 manifest=signed,

@@ -1,13 +1,11 @@
-"""All SQL of the aggregator. Rows stay here; what leaves is frozen."""
+"""The SQL of rounds: their phases, who holds them, what they publish. Rows stay here; what leaves is frozen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any, cast
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     String,
     Table,
@@ -23,18 +21,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.aggregator.domain import OPEN_PHASES, OPENED, Known, Move, Phase, Round, RoundUnknown
+from services.aggregator.domain import OPEN_PHASES, OPENED, Move, Phase, Round, RoundUnknown
 from services.aggregator.tables import (
     ContributionRow,
     PublicationRow,
-    ReportIdRow,
     RoundEventRow,
     RoundRow,
     StepBodyRow,
     StepMessageRow,
 )
-from shared.database import Transaction, UtcDateTime
-from shared.ids import Digest, JobId, RoundId, SiteId, VersionId
+from shared.database import Transaction
+from shared.ids import Digest, JobId, RoundId, VersionId
 
 PROGRESS_TOPIC = "aggregator.rounds"
 """For the coordinator: something about a round changed."""
@@ -73,17 +70,6 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
-    """An update that stands, or (with a code) one that does not."""
-
-    id: int
-    site_id: SiteId
-    digest: Digest
-    code: str | None
-    message: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Intent:
     """What the registry is asked to store, and the version when it has answered."""
 
@@ -102,7 +88,7 @@ class Repository:
     async def find(self, round_id: RoundId) -> Stored | None:
         """The round as it stands."""
         row = (await self._session.execute(_ROUND, {"round": round_id})).one_or_none()
-        return None if row is None else _stored(row)
+        return None if row is None else stored_of(row)
 
     async def get(self, round_id: RoundId) -> Stored:
         """The round as it stands; raises RoundUnknown."""
@@ -116,7 +102,7 @@ class Repository:
         row = (await self._session.execute(_ROUND_LOCKED, {"round": round_id})).one_or_none()
         if row is None:
             raise RoundUnknown(f"there is no round {round_id}")
-        return _stored(row)
+        return stored_of(row)
 
     async def add(self, values: Mapping[str, Any]) -> bool:
         """Insert a round; False when there is one of this id."""
@@ -161,57 +147,6 @@ class Repository:
         detail = await self._session.scalar(query.where(RoundEventRow.type == "round.opened").limit(1))
         return None if detail is None else detail.get("trace")
 
-    # Contributions.
-
-    async def known(self, round_id: RoundId, site_id: SiteId) -> tuple[Known, Mapping[str, Any]] | None:
-        """What the site has given before, with its receipt."""
-        values = {"round": round_id, "site": site_id}
-        row = (await self._session.execute(_KNOWN, values)).one_or_none()
-        return None if row is None else (Known(Digest(row.digest), row.code), row.receipt)
-
-    async def contribute(self, values: Mapping[str, Any]) -> bool:
-        """Insert a contribution; False when the site has one in this round."""
-        query = _contributing(self._session.get_bind().dialect.name)
-        return (await self._session.execute(query, dict(values))).first() is not None
-
-    async def take_report_id(self, stored: Stored, site_id: SiteId, report_id: str) -> bool:
-        """Note a report's id, once in a job; False when it was seen."""
-        row = {"job_id": stored.job_id, "report_id": report_id, "round_id": stored.round.id, "site_id": site_id}
-        query = self._insert(ReportIdRow).values(row).on_conflict_do_nothing().returning(ReportIdRow.report_id)
-        return await self._session.scalar(query) is not None
-
-    async def count(
-        self, round_id: RoundId, length: int | None, layout: str | None, *, awaited: bool = False
-    ) -> Stored | None:
-        """Count one more update of an open round; the first fixes length and layout. None when it may not count.
-
-        `awaited`: the round's step waited for this site.
-        """
-        statement = _counting(by_length=length is not None, by_layout=layout is not None, awaited=awaited)
-        facts = {"with_length": length, "with_layout": layout}
-        values = {"round": round_id, "at": await self.tx.now(), **{k: v for k, v in facts.items() if v is not None}}
-        row = (await self._session.execute(statement, values)).one_or_none()
-        return None if row is None else _stored(row)
-
-    async def contributions(self, round_id: RoundId) -> list[Contribution]:
-        """All of a round, in the order of their arrival."""
-        query = select(ContributionRow).where(ContributionRow.round_id == round_id).order_by(ContributionRow.id)
-        rows = await self._session.scalars(query)
-        return [Contribution(r.id, SiteId(r.site_id), Digest(r.digest), r.code, r.message) for r in rows]
-
-    async def reject(self, round_id: RoundId, contribution_id: int, code: str, message: str) -> bool:
-        """Take a contribution out of the count, once; False when it was out already."""
-        query = update(ContributionRow).where(ContributionRow.id == contribution_id, ContributionRow.code.is_(None))
-        taken = query.values(code=code, message=message[:500]).returning(ContributionRow.id)
-        if await self._session.scalar(taken, execution_options=_BY_SQL) is None:
-            return False
-        counted = update(RoundRow).where(RoundRow.id == round_id)
-        await self._session.execute(
-            counted.values(got=RoundRow.got - 1, rejected=RoundRow.rejected + 1), execution_options=_BY_SQL
-        )
-        await self.tx.emit(PROGRESS_TOPIC, "round.progress", round_id)
-        return True
-
     # Workers.
 
     async def claim(self, round_id: RoundId, worker_id: str, lease: timedelta) -> Stored | None:
@@ -225,7 +160,7 @@ class Repository:
             .returning(RoundRow)
         )
         row = await self._session.scalar(query, execution_options=_FRESH)
-        return None if row is None else _stored(row)
+        return None if row is None else stored_of(row)
 
     async def renew(self, round_id: RoundId, fence: int, lease: timedelta) -> bool:
         """Hold the round for longer; False when it is another's."""
@@ -380,35 +315,6 @@ _ROUNDS = cast("Table", RoundRow.__table__)
 _COLUMNS, _ID = _ROUNDS.c, bindparam("round", type_=String())
 _ROUND = select(_ROUNDS).where(_COLUMNS.id == _ID)
 _ROUND_LOCKED = _ROUND.with_for_update()
-_KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.receipt).where(
-    ContributionRow.round_id == bindparam("round"), ContributionRow.site_id == bindparam("site")
-)
-
-
-@cache
-def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
-    """One more update of an open round; the first fixes length and layout, where there are such."""
-    at, length = bindparam("at", type_=UtcDateTime()), bindparam("with_length", type_=BigInteger())
-    layout = bindparam("with_layout", type_=String())
-    query = update(_ROUNDS).where(_COLUMNS.id == _ID, _COLUMNS.phase == str(Phase.COLLECTING), _COLUMNS.deadline > at)
-    query = query.values(got=_COLUMNS.got + 1)
-    if by_length:
-        query = query.where(or_(_COLUMNS.length.is_(None), _COLUMNS.length == length)).values(length=length)
-    if by_layout:
-        query = query.where(or_(_COLUMNS.layout.is_(None), _COLUMNS.layout == layout)).values(layout=layout)
-    if awaited:
-        query = query.values(step_missing=_COLUMNS.step_missing - 1)
-    return query.returning(*_COLUMNS)
-
-
-@cache
-def _contributing(dialect: str) -> Any:
-    """One site's update, unless it has one in the round."""
-    table = cast("Table", ContributionRow.__table__)
-    query = (postgresql if dialect == "postgresql" else sqlite).insert(table)
-    return query.on_conflict_do_nothing(index_elements=["round_id", "site_id"]).returning(table.c.id)
-
-
 ROUND_COLUMNS = (
     "id",
     "phase",
@@ -443,7 +349,8 @@ def round_of(row: Any) -> Round:
     )
 
 
-def _stored(row: Any) -> Stored:
+def stored_of(row: Any) -> Stored:
+    """A whole row of a round, frozen."""
     return Stored(
         round=round_of(row),
         federation_id=row.federation_id,

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import (
     HelperRefused,
     ManifestUntrusted,
@@ -24,7 +25,7 @@ from services.aggregator.domain import (
 )
 from services.aggregator.helper import Helper
 from services.aggregator.peer import AskRefused
-from services.aggregator.repository import WORK_TOPIC, Contribution, Repository, Stored
+from services.aggregator.repository import WORK_TOPIC, Repository, Stored
 from services.aggregator.sample_rows import SampleRows
 from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobStore
@@ -219,7 +220,7 @@ class Rounds:
 
         async def work(tx: Transaction) -> RoundView:
             rows = Repository(tx)
-            stored, contributions = await rows.get(round_id), tuple(await rows.contributions(round_id))
+            stored, contributions = await rows.get(round_id), tuple(await ContributionRows(tx).of(round_id))
             frozen = stored.round.stepped and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
             committed: dict[SiteId, str] = {}
             if takes_commitments(manifest_of(stored.manifest)):
@@ -235,7 +236,7 @@ class Rounds:
         async def doomed(tx: Transaction) -> list[Digest]:
             rows = Repository(tx)
             ended = (await rows.get(round_id)).round.phase.over
-            return [c.digest for c in await rows.contributions(round_id)] if ended else []
+            return [c.digest for c in await ContributionRows(tx).of(round_id)] if ended else []
 
         for digest in await self._database.read("round.bodies", doomed):
             await self._blobs.delete(digest)

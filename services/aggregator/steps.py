@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import (
     RoundClosed,
     SiteFellOut,
@@ -123,7 +124,7 @@ class Steps:
         """Wait for these sites no longer. What they sent stands; RoundUnknown. Twice is as once."""
 
         async def work(tx: Transaction) -> None:
-            rows, steps = Repository(tx), StepRepository(tx, round_id)
+            rows, given, steps = Repository(tx), ContributionRows(tx), StepRepository(tx, round_id)
             stored = await rows.lock(round_id)
             if not stored.round.stepped or stored.round.phase.over:
                 return
@@ -132,20 +133,20 @@ class Steps:
             if not fresh:
                 return
             await rows.note(round_id, "sites.lost", "coordinator", {"sites": fresh})
-            awaited = [site for site in fresh if await self._awaited(rows, steps, stored, site)]
+            awaited = [site for site in fresh if await self._awaited(given, steps, stored, site)]
             if awaited and await steps.miss_fewer(len(awaited)) <= 0:
                 await tx.emit(WORK_TOPIC, "step.complete", round_id)
 
         await self._database.run("round.lose", work)
 
     @staticmethod
-    async def _awaited(rows: Repository, steps: StepRepository, stored: Stored, site_id: SiteId) -> bool:
+    async def _awaited(given: ContributionRows, steps: StepRepository, stored: Stored, site_id: SiteId) -> bool:
         """Whether the present step waits for this site."""
         order, step = engine_facts(manifest_of(stored.manifest).engine).steps, stored.round.step
         if step not in order:
             return False
         if step == UPLOAD:
-            said = await rows.known(stored.round.id, site_id) is not None
+            said = await given.known(stored.round.id, site_id) is not None
         else:
             said = await steps.digest(step, site_id) is not None
         before = order.index(step) - 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import (
     Known,
     NotInCohort,
@@ -108,10 +109,9 @@ class Updates:
         site_id = SiteId(site.name)
 
         async def work(tx: Transaction) -> tuple[Stored, Repeat | None]:
-            rows = Repository(tx)
-            stored = await rows.get(round_id)
+            stored = await Repository(tx).get(round_id)
             check_member(round_id, manifest_of(stored.manifest), site)
-            known = await rows.known(round_id, site_id)
+            known = await ContributionRows(tx).known(round_id, site_id)
             if known is None:
                 admit(stored.round, await tx.now())
                 await _check_turn(tx, stored, site_id)
@@ -175,23 +175,23 @@ class Updates:
     async def _count(
         self, tx: Transaction, seen: Stored, header: UpdateHeader, values: Mapping[str, Any], fresh: bytes | None
     ) -> Receipt | Repeat:
-        rows, now = Repository(tx), await tx.now()
+        rows, given, now = Repository(tx), ContributionRows(tx), await tx.now()
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
         receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
         awaited = False
         if seen.round.stepped:
             seen = await rows.lock(round_id)
             awaited = site_id not in await StepRepository(tx, round_id).lost()
-        if not await rows.contribute({**values, "accepted_at": now, "receipt": receipt}):
-            known = await rows.known(round_id, site_id)
+        if not await given.add({**values, "accepted_at": now, "receipt": receipt}):
+            known = await given.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
             return known
-        await _take_id(rows, seen, site_id, header)
+        await _take_id(given, seen, site_id, header)
         if fresh is not None:
             await SampleRows(tx, seen.job_id).keep(site_id, round_id, fresh)
         length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
-        stored = await rows.count(round_id, length, header.metrics_layout, awaited=awaited)
+        stored = await given.count(round_id, length, header.metrics_layout, awaited=awaited)
         if stored is None:
             await self._explain(rows, seen, header)
             raise RoundClosed("the round takes no more updates")
@@ -243,12 +243,12 @@ async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
         await must_go_on(StepRepository(tx, stored.round.id), order, UPLOAD, site_id)
 
 
-async def _take_id(rows: Repository, stored: Stored, site_id: SiteId, header: UpdateHeader) -> None:
+async def _take_id(given: ContributionRows, stored: Stored, site_id: SiteId, header: UpdateHeader) -> None:
     """Note the report's id, where updates are reports; raises ReportRepeated for one that the job has seen."""
     report_id = header.material.get("report_id")
     if not engine_facts(header.engine).helped or not isinstance(report_id, bytes):
         return
-    if not await rows.take_report_id(stored, site_id, report_id.hex()):
+    if not await given.take_report_id(stored, site_id, report_id.hex()):
         raise ReportRepeated("a report of this id was taken in this job before")
 
 

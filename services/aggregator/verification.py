@@ -15,12 +15,12 @@ from typing import Final
 
 import structlog
 
+from services.aggregator.contribution_rows import Contribution
 from services.aggregator.domain import Reason
 from services.aggregator.folding import BodyLost, Folding
 from services.aggregator.helper import Helper
 from services.aggregator.peer import AskRefused
 from services.aggregator.publication import RoundFailed
-from services.aggregator.repository import Contribution
 from shared.errors import NotFound, Refusal
 from shared.faults import point
 from shared.identity.authority import CertificateUntrusted, Subject
