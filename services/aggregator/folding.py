@@ -4,7 +4,7 @@ All of it is in memory and none of it is precious: after a crash it is made agai
 sums come out the same. Everything here blocks; callers run it in a thread.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -72,6 +72,18 @@ class Folding:
             self._sum(header, path, offset)
         self.folded.add(contribution.id)
 
+    def take_in(self, ids: Collection[int], partial: Ring) -> None:
+        """Add the sum of these contributions, which another worker has folded; ValueError when one is in it already.
+
+        Integers are added, so it does not matter who has folded what.
+        """
+        if not self.folded.isdisjoint(ids) or self.manifest.encoding is None:
+            raise ValueError("the partial sum holds what is in the sum already")
+        total = self.total or self._empty_sum(self.manifest.encoding.modulus_bits, partial.size)
+        total.merge(partial, len(ids))
+        self.total = total
+        self.folded.update(ids)
+
     def opened(self) -> Ring:
         """The plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
         if self.total is None:
@@ -86,7 +98,7 @@ class Folding:
 
     def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
         if self.total is None:
-            self.total = self._empty_sum(header)
+            self.total = self._empty_sum(header.modulus_bits, header.length)
 
         def blocks() -> Iterator[memoryview]:
             plain = self._blocks(header, path, offset)
@@ -95,12 +107,12 @@ class Folding:
 
         self.total.fold(blocks)
 
-    def _empty_sum(self, header: UpdateHeader) -> RunningSum:
+    def _empty_sum(self, modulus_bits: int, length: int) -> RunningSum:
         if self.engine.server.modulus(self.manifest) is None:
-            return RunningSum(header.modulus_bits, header.length)
+            return RunningSum(modulus_bits, length)
         from shared.secagg.twoserver.sums import add_field, subtract_field
 
-        return RunningSum(header.modulus_bits, header.length, add=add_field, subtract=subtract_field)
+        return RunningSum(modulus_bits, length, add=add_field, subtract=subtract_field)
 
     def _blocks(self, header: UpdateHeader, path: Path, offset: int) -> Iterator[memoryview]:
         with FileSource(path, offset) as source:

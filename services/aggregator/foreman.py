@@ -5,9 +5,7 @@ nothing but committed steps; whoever claims the round next begins where they end
 """
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,17 +13,19 @@ from typing import Final
 
 import structlog
 
+from services.aggregator.bodies import local_file
 from services.aggregator.closing import Closing
 from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import OPENED, Phase, Reason, due, step_due
-from services.aggregator.folding import BodyLost, Folding, code_of
+from services.aggregator.folding import Folding, code_of
+from services.aggregator.parts import Holder, RoundParts
 from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
 from services.aggregator.records import Records
 from services.aggregator.repository import Repository, Stored
 from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
 from services.aggregator.step_rows import StepRepository
 from services.aggregator.verification import Verification
-from shared.blobs import BlobMissing, BlobStore
+from shared.blobs import BlobStore
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import Refusal, Unavailable
@@ -72,6 +72,7 @@ class Foreman:
         closing: Closing,
         records: Records,
         verification: Verification,
+        parts: RoundParts,
         *,
         worker_id: str,
         lease_s: float,
@@ -79,6 +80,7 @@ class Foreman:
         self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
         self._rounds, self._publication = rounds, publication
         self._closing, self._records, self._verification = closing, records, verification
+        self._parts = parts
         self._handing_in: set[asyncio.Task[None]] = set()
         self._worker_id, self._lease = worker_id, timedelta(seconds=lease_s)
         self._driving: dict[RoundId, asyncio.Task[None]] = {}
@@ -154,10 +156,10 @@ class Foreman:
         if view.stored.fence != hold.fence:
             raise RoundLost("another worker has claimed the round")
         await self._know_length(hold, view.stored)
-        rejected = await self.fold(hold, view)
-        if rejected or due(view.stored.round, view.now) is not None:
+        changed = await self.fold(hold, view, ring)
+        if changed or due(view.stored.round, view.now) is not None:
             moved = await self._rounds.evaluate(hold.round_id)
-            if moved.version == view.stored.version and not rejected:  # the database's clock is behind ours
+            if moved.version == view.stored.version and not changed:  # the database's clock is behind ours
                 await ring.wait(_CLOCKS_APART_S)
             return True
         if step_due(view.stored.round, view.now):
@@ -183,23 +185,33 @@ class Foreman:
         self._handing_in.add(task)
         task.add_done_callback(self._handing_in.discard)
 
-    async def fold(self, hold: Hold, view: RoundView) -> bool:
-        """Bring the sum up to the contributions that stand; True when some of them had to be rejected."""
+    async def fold(self, hold: Hold, view: RoundView, ring: Ring) -> bool:
+        """Bring the sum up to the contributions that stand; True when the round must be looked at again at once.
+
+        Then some of them had to be rejected, or other workers took part, and rings were heard meanwhile.
+        """
         if hold.folding.misfits(view.contributions):
             hold.folding = Folding(hold.folding.manifest, hold.folding.secret, length=hold.folding.length)
         if await self._verify(hold, view):
             return True
-        rejected = False
-        for contribution in hold.folding.missing(view.contributions):
+        waiting, again = hold.folding.missing(view.contributions), False
+        if self._parts.worth(view.stored, hold.folding, waiting):
+            holder = Holder(hold.fence, hold.folding, lambda c: self._add(hold, c), lambda: self._renew(hold))
+            await self._parts.share(view.stored, holder, waiting, ring)
+            waiting, again = hold.folding.missing(view.contributions), True
+        for contribution in waiting:
             try:
-                async with self._file(contribution) as path:
-                    await asyncio.to_thread(hold.folding.add, contribution, path)
-                    point("aggregator.update.folded")
+                await self._add(hold, contribution)
             except Refusal as refusal:
-                rejected = True
+                again = True
                 await self._reject(hold, contribution, refusal)
             await self._renew(hold)
-        return rejected
+        return again
+
+    async def _add(self, hold: Hold, contribution: Contribution) -> None:
+        async with self._file(contribution) as path:
+            await asyncio.to_thread(hold.folding.add, contribution, path)
+            point("aggregator.update.folded")
 
     async def _verify(self, hold: Hold, view: RoundView) -> bool:
         """Have new reports verified, where a helper does so; True when some of them had to be rejected.
@@ -329,18 +341,5 @@ class Foreman:
         left_s = (until - view.now).total_seconds()
         return max(0.01, min(self._lease.total_seconds() / 3, left_s))
 
-    @asynccontextmanager
-    async def _file(self, contribution: Contribution) -> AsyncIterator[Path]:
-        """The body as a local file; fetched for the moment where the store is not a folder."""
-        path = self._blobs.path(contribution.digest)
-        if path is not None:
-            yield path
-            return
-        with tempfile.NamedTemporaryFile(prefix="undersong-") as file:
-            try:
-                async for chunk in self._blobs.stream(contribution.digest):
-                    await asyncio.to_thread(file.write, chunk)
-            except BlobMissing:
-                raise BodyLost("the stored body is no longer there") from None
-            file.flush()
-            yield Path(file.name)
+    def _file(self, contribution: Contribution) -> AbstractAsyncContextManager[Path]:
+        return local_file(self._blobs, contribution.digest)

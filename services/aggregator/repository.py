@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from services.aggregator.domain import OPEN_PHASES, OPENED, Move, Phase, Round, RoundUnknown
 from services.aggregator.tables import (
     ContributionRow,
+    PartRow,
     PublicationRow,
     RoundEventRow,
     RoundRow,
@@ -287,7 +288,8 @@ class Repository:
         made = exists().where(
             or_(RoundRow.content_digest == digest, RoundRow.state_digest == digest), RoundRow.keeps_blobs
         )
-        return bool(await self._session.scalar(select(or_(body, made))))
+        part = exists().where(PartRow.digest == digest)
+        return bool(await self._session.scalar(select(or_(body, made, part))))
 
     async def scrubbed(self, round_ids: Sequence[RoundId]) -> None:
         """The bodies of these rounds are gone."""

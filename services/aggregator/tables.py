@@ -90,6 +90,29 @@ class ContributionRow(Base):
     receipt: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
 
 
+class PartRow(Base):
+    """A set of a round's contributions that any worker may fold; `fence` is that of the worker that holds the round.
+
+    `members` and `folded` are ids of contributions. Of a part that is handed in, the sum of `folded` is the blob
+    `digest`, sealed under `key`, which is sealed itself.
+    """
+
+    __tablename__ = "parts"
+    __table_args__ = (Index("ix_parts_round_id_fence", "round_id", "fence"), Index("ix_parts_digest", "digest"))
+
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+    fence: Mapped[int]
+    members: Mapped[list[int]] = mapped_column(JsonDocument())
+    worker_id: Mapped[str | None] = mapped_column(String(64))
+    until: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    claim: Mapped[str | None] = mapped_column(String(32))
+    handed_in: Mapped[bool] = mapped_column(default=False)
+    folded: Mapped[list[int] | None] = mapped_column(JsonDocument())
+    digest: Mapped[str | None] = mapped_column(String(64))
+    key: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
 class ReportIdRow(Base):
     """The id of a report that was taken: never again in the same job, in whatever round."""
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from fastapi import FastAPI
 
@@ -13,6 +14,9 @@ from services.aggregator.closing import Closing
 from services.aggregator.foreman import Foreman
 from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
+from services.aggregator.part_rows import PARTS_TOPIC
+from services.aggregator.part_worker import PartWorker
+from services.aggregator.parts import RoundParts
 from services.aggregator.publication import Publication
 from services.aggregator.records import Records
 from services.aggregator.registry import Registry
@@ -72,12 +76,29 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing, 
     )
 
 
-def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Bell) -> tuple[Hands, Foreman]:
+class Staff(NamedTuple):
+    """Who works in a worker."""
+
+    hands: Hands
+    foreman: Foreman
+    part_worker: PartWorker
+
+
+def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Bell) -> Staff:
     """The worker's parts."""
     registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, parts.blobs)
     publication = Publication(parts.database, parts.blobs, registry, stand.identity, parts.rounds)
     keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
-    records = Records(parts.database, keys)
+    records, worker_id = Records(parts.database, keys), new_worker_id()
+    shared = RoundParts(
+        parts.database,
+        parts.blobs,
+        parts.sealer,
+        worker_id=worker_id,
+        lease_s=settings.worker_lease_s,
+        min_updates=settings.share_updates,
+        min_bytes=settings.share_bytes,
+    )
     foreman = Foreman(
         parts.database,
         parts.blobs,
@@ -88,10 +109,20 @@ def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Be
         Closing(parts.database, parts.sealer, keys, parts.helper, patience=timedelta(seconds=settings.step_s)),
         records,
         Verification(parts.helper, stand.directory, stand.revocations),
-        worker_id=new_worker_id(),
+        shared,
+        worker_id=worker_id,
         lease_s=settings.worker_lease_s,
     )
-    return Hands(parts.database, parts.blobs, parts.rounds, foreman, records), foreman
+    part_worker = PartWorker(
+        parts.database,
+        parts.blobs,
+        parts.sealer,
+        bell,
+        worker_id=worker_id,
+        lease_s=settings.worker_lease_s,
+        look_every_s=settings.sweep_s,
+    )
+    return Staff(Hands(parts.database, parts.blobs, parts.rounds, foreman, records, shared), foreman, part_worker)
 
 
 def install(app: FastAPI, parts: Parts, stand: Standing, tokens: TokenDirectory) -> None:
@@ -150,13 +181,13 @@ async def preloading() -> AsyncIterator[None]:
 async def run_worker(settings: AggregatorSettings) -> None:
     """The worker's whole life."""
     database, streams = open_database(settings), Streams(settings.redis)
-    bell = Bell(streams, [WORK_TOPIC])
+    bell = Bell(streams, [WORK_TOPIC, PARTS_TOPIC])
     try:
         async with preloading(), standing(settings, "aggregator", database) as stand:
-            hands, foreman = employ(settings, assemble(settings, database, stand, bell), stand, bell)
+            staff = employ(settings, assemble(settings, database, stand, bell), stand, bell)
             keep = timedelta(seconds=settings.keep_blobs_s)
             prune = {"nonces": stand.nonces.prune}
-            await work(database, streams, hands, foreman, bell, prune=prune, sweep_s=settings.sweep_s, keep=keep)
+            await work(database, streams, *staff, bell, prune=prune, sweep_s=settings.sweep_s, keep=keep)
     finally:
         await streams.close()
         await database.close()

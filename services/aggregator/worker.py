@@ -8,6 +8,8 @@ from typing import Final
 import structlog
 
 from services.aggregator.foreman import Foreman
+from services.aggregator.part_worker import PartWorker
+from services.aggregator.parts import RoundParts
 from services.aggregator.records import Records
 from services.aggregator.repository import WORK_TOPIC, Repository
 from services.aggregator.rounds import Rounds
@@ -34,10 +36,16 @@ class Hands:
     """What the worker does on an event, and at every sweep."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, rounds: Rounds, foreman: Foreman, records: Records
+        self,
+        database: Database,
+        blobs: BlobStore,
+        rounds: Rounds,
+        foreman: Foreman,
+        records: Records,
+        parts: RoundParts,
     ) -> None:
         self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, foreman
-        self.records = records
+        self.records, self.parts = records, parts
         self._tidy_at = monotonic() + _TIDY_EVERY_S
 
     async def hear(self, event: Event) -> None:
@@ -118,6 +126,7 @@ async def work(
     streams: Streams,
     hands: Hands,
     foreman: Foreman,
+    part_worker: PartWorker,
     bell: Bell,
     *,
     prune: Mapping[str, Callable[[], Awaitable[int]]],
@@ -132,12 +141,18 @@ async def work(
         "records_waiting": hands.records.sweep,
         "ages": hands.measure,
     }
-    chores = {**prune, "blobs_unused": lambda: hands.tidy(keep), "receipts": hands.audit}
+    chores = {
+        **prune,
+        "blobs_unused": lambda: hands.tidy(keep),
+        "receipts": hands.audit,
+        "parts_stale": hands.parts.collect,
+    }
     try:
         await run_all(
             Relay(database, streams, bell=bell).run(),
             bell.run(),
             Consumer(streams, WORK_TOPIC, GROUP, hands.hear).run(),
+            part_worker.run(),
             Sweeper(sweep_s, jobs).run(),
             Sweeper(_PRUNE_EVERY_S, chores, housekeeping=True).run(),
         )

@@ -105,6 +105,13 @@ class RunningSum:
             raise
         self.count += 1
 
+    def merge(self, total: Ring, count: int) -> None:
+        """Add the sum of `count` other vectors, uint[length] of the same modulus."""
+        if total.shape != self.total.shape or total.dtype != self.total.dtype:
+            raise ValueError(f"a partial sum of {total.size} {total.dtype} does not fit {self.total.size} words")
+        self._add(self.total, total, out=self.total)
+        self.count += count
+
     def _check_complete(self, done: int) -> None:
         if done != self.total.size:
             raise UpdateRefused(f"the update has {done} words, the sum has {self.total.size}")

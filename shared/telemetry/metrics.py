@@ -48,6 +48,9 @@ THIN_ROUNDS = Gauge(
     "How many of the last three rounds lost sites and ended with less than a fifth above the fewest they needed.",
 )
 UPDATES = Counter("fl_updates", "Updates by what became of them.", ["result"])
+PARTS = Counter(
+    "fl_parts", "Parts of rounds that several aggregator workers share, by what became of them.", ["result"]
+)
 UPDATE_BYTES = Histogram("fl_update_bytes", "Size of accepted updates.", buckets=_BYTES)
 UPLOAD_SECONDS = Histogram(
     "fl_update_upload_seconds", "Time from an update's first byte to its receipt.", buckets=_LONG_SECONDS

@@ -86,6 +86,19 @@ TWO_SERVERS: Final[dict[str, Point]] = {
     "aggregator.share.received": Point((f"{_A}.worker",), "share in memory", "asked again: the same share"),
 }
 
+_W: Final = (f"{_A}.worker",)
+
+PARTS: Final[dict[str, Point]] = {
+    "aggregator.parts.offered": Point(_W, "parts of a dead holder", "ignored by their fence, cleared away"),
+    "aggregator.part.claimed": Point(_W, "a claim of a dead worker", "its lease ends; folded from the bodies"),
+    "aggregator.part.folded": Point(_W, "half a sum in memory only", "its lease ends; folded from the bodies"),
+    "aggregator.part.stored": Point(_W, "a blob that nobody can read", "its lease ends; cleared away"),
+    "aggregator.part.handed": Point(_W, "a partial sum handed in", "the holder adds it"),
+    "aggregator.part.added": Point(_W, "sum in memory only, part in the way", "folded again; cleared away"),
+}
+"""Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
+`tests/services/aggregator`, where two workers stand on one round (`test_parts.py`, `test_processes.py`)."""
+
 SHARED: Final = (
     "coordinator.round.keyed",
     "aggregator.round.opened",

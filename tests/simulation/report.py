@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.simulation.cases import Case
-from tests.simulation.points import POINTS, TWO_SERVERS
+from tests.simulation.points import PARTS, POINTS, TWO_SERVERS
 from tests.simulation.trial import Outcome
 
 _HEAD: Final = """# Fault matrix
@@ -131,6 +131,7 @@ def _legend() -> list[str]:
     lines = ["## Steps", "", "What a crash right after each step leaves, and what mends it.", ""]
     lines += ["| step | process | left | mended by |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |" for n, p in (POINTS | TWO_SERVERS).items()
+        f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |"
+        for n, p in (POINTS | TWO_SERVERS | PARTS).items()
     ]
     return lines

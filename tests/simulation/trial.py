@@ -112,7 +112,7 @@ async def _collect_aggregator(arena: Arena) -> list[str]:
     database = Database(arena.async_database_url("aggregator"), common)
     blobs = BlobStore.open(f"file://{arena.blobs('aggregator')}")
     try:
-        await Hands(database, blobs, None, None, None).clear(timedelta())  # type: ignore[arg-type]
+        await Hands(database, blobs, None, None, None, None).clear(timedelta())  # type: ignore[arg-type]
         left = [blob.digest async for blob in blobs.list(timedelta())]
         used = [await database.read("used", lambda tx, d=d: Repository(tx).in_use(d)) for d in left]
     finally:

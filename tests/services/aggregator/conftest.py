@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from services.aggregator.foreman import Foreman
+from services.aggregator.part_worker import PartWorker
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.wiring import Parts, assemble, build_app, employ, install, open_database
 from services.aggregator.worker import Hands
@@ -193,6 +194,7 @@ class Stage:
         self.parts: Parts
         self.foreman: Foreman
         self.hands: Hands
+        self.part_worker: PartWorker
         self.app: FastAPI
         self.restart()
 
@@ -211,7 +213,7 @@ class Stage:
         )
         self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates", "aggregator.steps"])
         self.parts = assemble(self.settings, self.database, stand, self.bell)
-        self.hands, self.foreman = employ(self.settings, self.parts, stand, self.bell)
+        self.hands, self.foreman, self.part_worker = employ(self.settings, self.parts, stand, self.bell)
         self.app = build_app(self.settings)
         install(self.app, self.parts, stand, NoTokens())
 

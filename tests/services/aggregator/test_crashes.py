@@ -162,7 +162,8 @@ async def test_two_workers_never_both_finish(stage: Stage) -> None:
     first = await stage.foreman.claim(round_id)
     assert first is not None
     slow_view = await stage.parts.rounds.view(round_id)
-    await stage.foreman.fold(first, slow_view)
+    with stage.bell.listen(round_id) as ring:
+        await stage.foreman.fold(first, slow_view, ring)
     slow: Any = stage.foreman
     stage.restart()
     assert await stage.foreman.claim(round_id) is None

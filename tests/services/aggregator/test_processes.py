@@ -16,7 +16,12 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from sqlalchemy import select
 
+from services.aggregator.settings import AggregatorSettings
+from services.aggregator.tables import PartRow
+from services.aggregator.wiring import open_database
+from shared.database import Transaction
 from shared.identity.authority import Identity, Subject
 from shared.identity.digests import content_digest
 from shared.identity.requests import SigningAuth
@@ -170,7 +175,9 @@ async def test_two_workers_give_the_sum_that_one_gives(
 ) -> None:
     """Two workers on one database and Redis, two rounds at once; who has folded three updates first is killed there.
 
-    Each published model is, to the bit, the one of the sum of exactly the acknowledged updates.
+    Then one round of forty whose updates wait for a worker: a second one folds a part of them, hands it in, and is
+    killed in the middle of the next. Each published model is, to the bit, the one of the sum of exactly the
+    acknowledged updates.
     """
     fake, registry_url = registry
     environment = settings(postgres_url, redis_url, registry_url, tmp_path, make_identity)
@@ -180,25 +187,90 @@ async def test_two_workers_give_the_sum_that_one_gives(
     armed = {**environment, "UNDERSONG_FAULTS": str(tmp_path / "faults")}
     outside = Outside(environment, make_identity)
     sums: dict[str, np.ndarray[Any, Any]] = {}
-    with process("api", environment), process("worker", armed) as one, process("worker", armed) as other:
+    with process("api", environment):
         await outside.ready()
-        model = fake.seed(zeros(LENGTH))
-        manifests = [make_manifest(sites=6, model=model, number=number) for number in (1, 2)]
-        opened = [await outside.open(manifest) for manifest in manifests]
-        for at in range(6):
-            for manifest, public in zip(manifests, opened, strict=True):
-                vector, key = np.zeros(LENGTH, np.float32), secrets.token_bytes(32)
-                vector[at] = 1
-                body = make_update(manifest, public, manifest.cohort[at], vector, key=key)
-                await outside.send(manifest.round_id, manifest.cohort[at], body)
-                assert manifest.encoding is not None
-                ring = encode(vector, 1, manifest.encoding, key=key, loss=0.5).ring
-                sums[manifest.round_id] = ring + sums.get(manifest.round_id, np.zeros_like(ring))
-        found = [await outside.ended(manifest.round_id) for manifest in manifests]
-        assert {one.poll(), other.poll()} == {-signal.SIGKILL, None}, "one of them folded some, and one the rest"
+        with process("worker", armed) as one, process("worker", armed) as other:
+            model = fake.seed(zeros(LENGTH))
+            manifests = [make_manifest(sites=6, model=model, number=number) for number in (1, 2)]
+            opened = [await outside.open(manifest) for manifest in manifests]
+            for at in range(6):
+                for manifest, public in zip(manifests, opened, strict=True):
+                    vector = np.zeros(LENGTH, np.float32)
+                    vector[at] = 1
+                    await give(outside, manifest, public, at, vector, sums)
+            found = [await outside.ended(manifest.round_id) for manifest in manifests]
+            assert {one.poll(), other.poll()} == {-signal.SIGKILL, None}, "one of them folded some, and one the rest"
+        manifests.append(make_manifest(sites=40, model=fake.seed(zeros(500)), number=3))
+        public, rng = await outside.open(manifests[-1]), np.random.default_rng(3)
+        for at in range(40):
+            await give(outside, manifests[-1], public, at, rng.uniform(-1, 1, 500).astype(np.float32), sums)
+        found.append(await shared(outside, manifests[-1], {**armed, "AGGREGATOR_SHARE_BYTES": "0"}, tmp_path))
     for manifest, result in zip(manifests, found, strict=True):
-        assert (result["state"], result["result"]["count"]) == ("published", 6), result
+        assert (result["state"], result["result"]["count"]) == ("published", len(manifest.cohort)), result
         assert manifest.encoding is not None
-        mean = decode(sums[manifest.round_id], manifest.encoding, 6).mean
+        mean = decode(sums[manifest.round_id], manifest.encoding, len(manifest.cohort)).mean
         np.testing.assert_array_equal(load(fake.blobs[result["result"]["digest"]]).tensors["w"], mean)
-    assert len(fake.published()) == 2
+    assert len(fake.published()) == 3
+
+
+async def give(
+    outside: Outside,
+    manifest: RoundManifest,
+    public: dict[str, Any],
+    at: int,
+    vector: np.ndarray[Any, Any],
+    sums: dict[str, np.ndarray[Any, Any]],
+) -> None:
+    """Send a site's update, and add what is in it to the sum that is expected."""
+    key = secrets.token_bytes(32)
+    body = make_update(manifest, public, manifest.cohort[at], vector, key=key)
+    await outside.send(manifest.round_id, manifest.cohort[at], body)
+    assert manifest.encoding is not None
+    ring = encode(vector, 1, manifest.encoding, key=key, loss=0.5).ring
+    sums[manifest.round_id] = ring + sums.get(manifest.round_id, np.zeros_like(ring))
+
+
+async def shared(
+    outside: Outside, manifest: RoundManifest, environment: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    """The first worker stands still with its parts on offer; the second folds one of them, and dies with half another.
+
+    How the round ends.
+    """
+    faults = folder / "faults" / "aggregator.worker"
+    (faults / "aggregator.parts.offered").write_text("hold")
+    (faults / "aggregator.part.folded").write_text("kill@11")  # parts of eight
+    offered = faults / "aggregator.parts.offered.reached"
+    database = open_database(settings_of(environment))
+    try:
+        with process("worker", {**environment, "AGGREGATOR_WORKER_LEASE_S": "60"}):
+            await until(offered.exists)
+            with process("worker", environment) as second:
+                await until(lambda: second.poll() is not None)
+            assert second.returncode == -signal.SIGKILL
+            rows = await database.read("parts", lambda tx: parts_of(tx, manifest.round_id))
+            assert [len(row.folded or ()) for row in rows] == [8, 0, 0, 0, 0], "the second worker folded a part"
+            assert len({row.worker_id for row in rows[:2]}) == 1
+            assert rows[1].claim is not None, "and had begun another"
+            offered.unlink()
+            found = await outside.ended(manifest.round_id)
+            assert await database.read("parts", lambda tx: parts_of(tx, manifest.round_id)) == []
+    finally:
+        await database.close()
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  (nobody tells)
+        await asyncio.sleep(0.02)
+
+
+def settings_of(environment: dict[str, str]) -> AggregatorSettings:
+    return AggregatorSettings(
+        database_url=environment["AGGREGATOR_DATABASE_URL"], data_dir=Path(environment["AGGREGATOR_DATA_DIR"])
+    )
+
+
+async def parts_of(tx: Transaction, round_id: str) -> list[PartRow]:
+    rows = await tx.session.scalars(select(PartRow).where(PartRow.round_id == round_id).order_by(PartRow.id))
+    return list(rows)

@@ -89,7 +89,7 @@ async def aggregator_api(house: "House") -> None:
 async def aggregator_worker(house: "House") -> None:
     settings, stand, bell = _aggregator_stand(house)
     parts = aggregator.assemble(settings, house.databases["aggregator"], stand, bell)
-    house.hands, house.foreman = aggregator.employ(settings, parts, stand, bell)
+    house.hands, house.foreman, _ = aggregator.employ(settings, parts, stand, bell)
     house.woken = []
     foreman: Any = house.foreman
     foreman.wake, foreman._bell = lambda round_id: house.woken.append(round_id) or True, _TiredBell()
