@@ -133,11 +133,11 @@ class PartRows:
             for row in rows
         ]
 
-    async def under_way(self, round_id: RoundId, fence: int) -> bool:
-        """Whether another worker folds a part of this fence."""
-        query = select(PartRow.id).where(PartRow.round_id == round_id, PartRow.fence == fence)
+    async def under_way(self, round_id: RoundId, fence: int) -> datetime | None:
+        """When the first claim of another worker on a part of this fence runs out; None where there is none."""
+        query = select(PartRow.until).where(PartRow.round_id == round_id, PartRow.fence == fence)
         query = query.where(PartRow.until.is_not(None), PartRow.handed_in.is_(False))
-        return await self._session.scalar(query.limit(1)) is not None
+        return await self._session.scalar(query.order_by(PartRow.until).limit(1))
 
     async def stale(self, limit: int = 100) -> list[Stale]:
         """Parts of rounds that have ended, or of a hold before the present one."""

@@ -31,6 +31,7 @@ from shared.telemetry.metrics import PARTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _MOST_PARTS: Final = 8  # each costs the writing and reading of one sum
+_A_MOMENT_S: Final = 0.05
 _FEWEST_UPDATES: Final = 8  # in a part, or less would be saved than it costs
 
 
@@ -46,13 +47,17 @@ class Holder:
 
 @dataclass(slots=True)
 class Shared:
-    """A round whose updates are shared: `waiting` are those of this sharing, `done` the parts that need no row more."""
+    """A round whose updates are shared: `waiting` are those of this sharing, `done` the parts that need no row more.
+
+    `patience_s`: when another worker's claim may run out.
+    """
 
     holder: Holder
     round_id: RoundId
     length: int
     waiting: dict[int, Contribution]
     done: tuple[int, ...] = ()
+    patience_s: float = 0.0
     by_others: int = 0
 
 
@@ -60,7 +65,7 @@ class Shared:
 class _Turn:
     handed_in: Sequence[HandedIn]
     mine: Part | None
-    under_way: bool
+    claimed_for_s: float | None
 
 
 class RoundParts:
@@ -95,7 +100,7 @@ class RoundParts:
         shared = await self.offer(stored, holder, waiting)
         while await self.gather(shared):
             if not shared.done:
-                await ring.wait(self._look_every_s)
+                await ring.wait(min(shared.patience_s, self._look_every_s))
             await holder.renew()
         log.info("round.shared", updates=len(waiting), by_others=shared.by_others)
 
@@ -118,14 +123,17 @@ class RoundParts:
         if turn.mine is not None:
             await self._fold(shared, turn.mine)
             shared.done += (turn.mine.id,)
-        return bool(shared.done) or turn.under_way
+        shared.patience_s = turn.claimed_for_s or 0.0
+        return bool(shared.done) or turn.claimed_for_s is not None
 
     async def _turn(self, tx: Transaction, shared: Shared) -> _Turn:
         rows, fence = PartRows(tx), shared.holder.fence
         await rows.drop(shared.done)
         handed_in = await rows.handed_in(shared.round_id, fence)
         mine = await rows.take_own(shared.round_id, fence, self._worker_id)
-        return _Turn(handed_in, mine, await rows.under_way(shared.round_id, fence))
+        until, now = await rows.under_way(shared.round_id, fence), await tx.now()
+        claimed_for_s = None if until is None else max(0.0, (until - now).total_seconds()) + _A_MOMENT_S
+        return _Turn(handed_in, mine, claimed_for_s)
 
     async def _fold(self, shared: Shared, part: Part) -> None:
         for member in part.members:

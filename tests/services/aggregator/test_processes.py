@@ -202,8 +202,8 @@ async def test_two_workers_give_the_sum_that_one_gives(
             assert {one.poll(), other.poll()} == {-signal.SIGKILL, None}, "one of them folded some, and one the rest"
         manifests.append(make_manifest(sites=40, model=fake.seed(zeros(500)), number=3))
         public, rng = await outside.open(manifests[-1]), np.random.default_rng(3)
-        for at in range(40):
-            await give(outside, manifests[-1], public, at, rng.uniform(-1, 1, 500).astype(np.float32), sums)
+        vectors = rng.uniform(-1, 1, (40, 500)).astype(np.float32)
+        await asyncio.gather(*(give(outside, manifests[-1], public, at, v, sums) for at, v in enumerate(vectors)))
         found.append(await shared(outside, manifests[-1], {**armed, "AGGREGATOR_SHARE_BYTES": "0"}, tmp_path))
     for manifest, result in zip(manifests, found, strict=True):
         assert (result["state"], result["result"]["count"]) == ("published", len(manifest.cohort)), result
