@@ -97,7 +97,7 @@ PARTS: Final[dict[str, Point]] = {
     "aggregator.part.added": Point(_W, "sum in memory only, part in the way", "folded again; cleared away"),
 }
 """Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
-`tests/services/aggregator`, where two workers stand on one round (`test_parts.py`, `test_processes.py`)."""
+`tests/services/aggregator` (`test_parts.py`, `test_processes.py`), where two workers stand on one round."""
 
 SHARED: Final = (
     "coordinator.round.keyed",

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,8 @@ from services.aggregator.partial_sum import PartialSumBroken, new_key, seal, sea
 from services.aggregator.parts import Holder, RoundParts, Shared, cut_into_parts
 from services.aggregator.repository import Repository
 from services.aggregator.tables import PartRow, common
+from services.aggregator.worker import Hands
+from shared import faults
 from shared.blobs import BlobStore
 from shared.database import Database
 from shared.database.migrations import migrate
@@ -40,6 +42,7 @@ from shared.secagg.payload import train_payload
 from shared.secagg.quantise import TAIL_LENGTH, unpack
 from shared.wire.manifest import ModelRef
 from tests.services.aggregator.conftest import Stage, make_manifest, make_update, zeros
+from tests.simulation.points import PARTS
 
 LENGTH, SITES = 40, 24
 LEASE_S = 10.0
@@ -246,6 +249,46 @@ def test_any_split_gives_the_sum_that_one_worker_gives(
         await house.verify()
 
     in_a_house(empty, story, bad)
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+@pytest.mark.parametrize("where", PARTS)
+def test_a_death_at_any_step(empty: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Whoever comes to this step dies there, the holder or a worker; what it had claimed stays claimed."""
+    died = list[str]()
+
+    def reach(name: str) -> None:
+        if name == where and not died:
+            died.append(name)
+            raise Killed
+
+    async def nothing(*_: Any) -> None:
+        return None
+
+    async def story(house: House) -> None:
+        faults.watch(reach)
+        with suppress(Killed):
+            await house.workers[0].fold_next()
+            await house.workers[0].fold_next()
+        try:
+            await house.gather()
+            await house.hold()
+        except Killed:
+            await house.hold()
+        assert died, "the step was never come to"
+        await house.finish()
+        hands = Hands(house.database, house.blobs, None, None, None, None)  # type: ignore[arg-type]
+        assert await hands.clear(timedelta(seconds=-1)) == (where == "aggregator.part.stored")
+        await house.verify()
+
+    monkeypatch.setattr(PartWorker, "_give_back", nothing)
+    try:
+        in_a_house(empty, story)
+    finally:
+        faults.watch(None)
 
 
 @pytest.fixture
