@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from services.aggregator import parts
 from services.aggregator.foreman import Foreman
 from services.aggregator.part_worker import PartWorker
 from services.aggregator.settings import AggregatorSettings
@@ -272,6 +273,38 @@ class Stage:
         """Let a worker do what is to be done, until the round ends."""
         await self.foreman.drive(RoundId(round_id))
         return await self.state(round_id)
+
+
+@pytest.fixture
+def by_another(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], list[int]]:
+    """Has each round of a stage shared from two waiting updates on; another worker folds the first part.
+
+    The function gives a list, to which the number of updates in each sharing is added that others have folded.
+    """
+
+    def begin(stage: Stage) -> list[int]:
+        folded: list[int] = []
+        monkeypatch.setattr(parts, "_FEWEST_UPDATES", 1)
+        shares: Any = stage.foreman._parts
+        shares._min_updates, shares._min_bytes = 2, 0
+        stage.part_worker._worker_id = "another"
+        offer, gather = shares.offer, shares.gather
+
+        async def offered(*arguments: Any) -> Any:
+            shared = await offer(*arguments)
+            assert await stage.part_worker.fold_next()
+            return shared
+
+        async def gathered(shared: Any) -> bool:
+            again: bool = await gather(shared)
+            if not again:
+                folded.append(shared.by_others)
+            return again
+
+        shares.offer, shares.gather = offered, gathered
+        return folded
+
+    return begin
 
 
 def zeros(length: int) -> bytes:

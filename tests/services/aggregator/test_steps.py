@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -36,6 +36,19 @@ async def test_a_whole_round_opens_the_sum_and_leaves_a_record(stage: Stage) -> 
     record = sites.keys.records[sites.id]  # the fake checked it whole
     assert (record.contributors, len(record.commitments)) == (5, 5)
     assert record.result.version_id == found["result"]["version_id"]
+
+
+async def test_masked_updates_are_shared_among_workers(
+    quick_stage: Stage, by_another: Callable[[Stage], list[int]]
+) -> None:
+    """A partial sum of masked updates opens with the others and not alone."""
+    sites = await Sites.open(quick_stage)
+    folded = by_another(quick_stage)
+    found = await sites.run(lost={sites.manifest.cohort[2]: "commit"})
+    assert found["state"] == "published", found
+    assert folded
+    assert min(folded) == 1
+    assert trained(quick_stage, found) == pytest.approx(sites.expected(list(sites.manifest.cohort)), abs=1e-4)
 
 
 @pytest.mark.parametrize("step", STEPS)

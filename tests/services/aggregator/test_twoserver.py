@@ -1,6 +1,6 @@
 """Rounds of two servers: honest sums are exact, each cheat is refused by name, and a crash anywhere changes nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,20 @@ async def test_a_round_sums_exactly_and_its_record_says_so(servers: Servers) -> 
     record = servers.records[round_.manifest.round_id]  # checked as keys checks it
     assert record.contributors == 3
     assert record.survivors is not None
+
+
+async def test_verified_reports_are_shared_among_workers(
+    servers: Servers, by_another: Callable[[Stage], list[int]]
+) -> None:
+    """Partial sums are added modulo the field's prime."""
+    round_ = await servers.begin(servers.manifest(sites=4))
+    folded = by_another(servers.stage)
+    integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(4))]
+    state = await round_.drive()
+    assert state["state"] == "published", state
+    assert folded
+    assert min(folded) == 1
+    assert np.array_equal(round_.model(state), round_.mean(integers))
 
 
 async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
