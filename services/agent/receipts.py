@@ -38,7 +38,7 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 900.0
 GIVE_UP_S: Final = 7 * 86_400.0  # a round without a record by then was not published
 IDLE_S: Final = 60.0
-GATHER_S: Final = 4.0
+GATHER_S: Final = 8.0
 """Between two requests: quick rounds come in between, and are asked for in one."""
 
 
