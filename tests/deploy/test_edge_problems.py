@@ -2,6 +2,11 @@
 
 import json
 import re
+import shutil
+import socket
+import subprocess
+import time
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -10,15 +15,66 @@ from shared.web.problems import Problem
 
 NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 TEXT = (NGINX / "services" / "problems.conf").read_text()
-ANSWERS = dict(re.findall(r"return (\d{3}) '([^']*)';", TEXT))
+PAGES = {status: (said, place) for status, said, place in re.findall(r"error_page (\d+) (?:=(\d+) )?(\S+);", TEXT)}
+ANSWERS = dict(re.findall(r"location (?:= )?(\S+) \{[^}]*return \d+ '([^']*)';", TEXT))
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-@pytest.mark.parametrize("status", ["404", "413", "429", "502", "503", "504"])
+def _wait(port: int) -> None:
+    give_up_at = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < give_up_at, "nginx does not listen"
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _ask(port: int, request: bytes) -> Problem:
+    """The problem document that answers these bytes; its status is the answer's."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        raw.sendall(request)
+        answer = HTTPResponse(raw)
+        answer.begin()
+        assert answer.headers["content-type"] == "application/problem+json"
+        found = Problem.model_validate_json(answer.read())
+    assert found.status == answer.status
+    return found
+
+
+@pytest.mark.parametrize("status", ["400", "404", "413", "414", "429", "494", "497", "502", "503", "504"])
 def test_an_answer_of_the_edge_is_a_problem_document(status: str) -> None:
-    assert f"error_page {status} @problem-{status};" in TEXT
-    document = Problem.model_validate(json.loads(ANSWERS[status]))
+    said, place = PAGES[status]
+    document = Problem.model_validate(json.loads(ANSWERS[place]))
     assert document.type.startswith("urn:undersong:problem:")
-    assert (document.status, document.request_id) == (int(status), "$request_id")
+    assert (document.status, document.request_id) == (int(said or status), "$request_id")
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx; `make e2e` asks the edge itself")
+def test_nginx_gives_them(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    (tmp_path / "nginx.conf").write_text(
+        f"""daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}
+        http {{
+          access_log off;
+          {"".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in TEMPORARY)}
+          server {{ listen 127.0.0.1:{port}; include {NGINX}/services/problems.conf; location / {{ return 200 ok; }} }}
+        }}"""
+    )
+    command = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as nginx:
+        try:
+            _wait(port)
+            assert _ask(port, b"GARBAGE\x01 x\r\n\r\n").status == 400
+            assert _ask(port, b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n").status == 414
+            assert _ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"a" * 40_000 + b"\r\n\r\n").status == 431
+            assert _ask(port, b"GET /.edge/problem-400 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status == 404
+        finally:
+            nginx.terminate()
 
 
 def test_every_server_has_them() -> None:
@@ -33,4 +89,4 @@ def test_whoever_must_wait_is_told_how_long() -> None:
     (waits,) = re.findall(
         r'map "\$upstream_http_content_type\|\$status" \$own_retry_after \{(.*)\}', (NGINX / "nginx.conf").read_text()
     )
-    assert {status for status in ANSWERS if f'"|{status}"' in waits} == {"429", "502", "503", "504"}
+    assert {status for status in PAGES if f'"|{status}"' in waits} == {"429", "502", "503", "504"}

@@ -102,6 +102,13 @@ def test_the_edge_keeps_its_limits(compose: Compose) -> None:
     refused = httpx.post(f"{compose.url('keys')}/v1/enrolments", content=b"x" * 100_000, verify=trust)
     assert refused.status_code == 413
     assert "default-src 'none'" in refused.headers["content-security-policy"]  # the edge's own answers too
+    long = "a" * 40_000
+    for status, url, headers in (
+        (414, f"{compose.url('keys')}/{long}", {}),
+        (431, compose.url("keys"), {"x-long": long}),
+    ):
+        answer = httpx.get(url, headers=headers, verify=trust)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     with (
         socket.create_connection(("127.0.0.1", compose.ports["coordinator"]), timeout=30) as raw,
         trust.wrap_socket(raw, server_hostname="localhost") as slow,
