@@ -78,6 +78,14 @@ class CarefulProtocol(HttpToolsProtocol):
         if more and self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
 
+    def shutdown(self) -> None:
+        """The process ends: an idle connection goes at once; in TLS, `close` would wait for the peer's farewell."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take is refused with a problem document."""
         self._refuse(self._status, msg)

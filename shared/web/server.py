@@ -56,7 +56,7 @@ def serve(
     tls_file: Path | None = None,
     limits: Limits | None = None,
     proxies: str = "127.0.0.1",
-    grace_s: int = 10,
+    grace_s: int = 7,  # with what the lifespan's end takes, less than the 10 s that supervisors grant
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests in progress get `grace_s` seconds to finish.
 

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,8 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.clock import utc_now
+from shared.identity.transport import TransportAuthority
+
 SCRIPT = """
 import asyncio, sys
+from pathlib import Path
 from fastapi import APIRouter, Request
 from shared.web.app import create_app
 from shared.web.server import serve
@@ -24,7 +29,9 @@ async def wait(request: Request) -> str:
     await asyncio.wait_for(request.app.state.stopping.wait(), 30)
     return "stopped"
 
-serve(create_app(title="T", service="t", routers=[router]), "127.0.0.1", int(sys.argv[1]))
+tls_file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+app = create_app(title="T", service="t", routers=[router])
+serve(app, "127.0.0.1", int(sys.argv[1]), tls_file=tls_file, grace_s=60)
 """
 
 
@@ -60,12 +67,39 @@ def test_sigterm_wakes_long_polls_and_ends_with_status_0(free_port: int, tmp_pat
         poll.start()
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=8) == 0
+        assert process.wait(timeout=30) == 0
         poll.join(timeout=5)
     finally:
         process.kill()
         process.wait()
     assert answers == ['"stopped"']
+
+
+@pytest.mark.process
+def test_a_silent_tls_peer_does_not_hold_up_the_end(free_port: int, tmp_path: Path) -> None:
+    """A pool's idle connection answers no farewell until its owner looks at it."""
+    authority = TransportAuthority.ensure(tmp_path, utc_now())
+    (tmp_path / "server.pem").write_bytes(authority.issue(("127.0.0.1",), utc_now()))
+    command = [sys.executable, "-c", SCRIPT, str(free_port), str(tmp_path / "server.pem")]
+    with subprocess.Popen(command) as process:
+        try:
+            context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+            with context.wrap_socket(_connected(free_port), server_hostname="127.0.0.1") as peer:
+                peer.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert peer.recv(12) == b"HTTP/1.1 200"
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=20) == 0  # it would wait for half a minute
+        finally:
+            process.kill()
+
+
+def _connected(port: int) -> socket.socket:
+    for _ in range(300):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=30)
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError("the server did not come up")
 
 
 def _wait_until_live(url: str) -> None:
