@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from services.coordinator.repository import accounts as store
 from services.coordinator.repository.accounts import AccountRepository, Token, User
 from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.views import (
+from services.coordinator.views.members import (
     IntrospectionView,
     NewTokenView,
     RoleView,

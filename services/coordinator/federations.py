@@ -1,7 +1,7 @@
 """Federations: organisations that learn together."""
 
 from services.coordinator.repository.sites import Federation, SiteRepository
-from services.coordinator.views import FederationView, federation_view
+from services.coordinator.views.members import FederationView, federation_view
 from shared.database import Database, Page, Transaction
 from shared.ids import FederationId, new_id
 from shared.web.access import Grant, Principal, Role

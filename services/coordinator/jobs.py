@@ -16,7 +16,7 @@ from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.rounds import JOBS_TOPIC, Rounds
-from services.coordinator.views import (
+from services.coordinator.views.jobs import (
     JobVerdict,
     JobView,
     ResultsView,

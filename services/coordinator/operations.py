@@ -12,7 +12,7 @@ from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.tasks import TASKS_TOPIC, move
-from services.coordinator.views import DeadTaskView, dead_task_view
+from services.coordinator.views.jobs import DeadTaskView, dead_task_view
 from shared.database import Database, Page, Transaction
 from shared.ids import TaskId
 from shared.queues import Bell

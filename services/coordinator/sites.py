@@ -8,7 +8,7 @@ from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import Site, SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.tasks import SiteUnknown, move
-from services.coordinator.views import SiteView, site_view
+from services.coordinator.views.members import SiteView, site_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound
 from shared.ids import FederationId, SiteId, new_id

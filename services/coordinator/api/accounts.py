@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.coordinator.api.access import Admin, Id, Use
 from services.coordinator.domain.spec import Name
 from services.coordinator.repository.sites import NameTaken
-from services.coordinator.views import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
+from services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
 from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from shared.identity.verify import Party
 from shared.web.access import Caller, service_party

@@ -12,7 +12,7 @@ from services.coordinator.api.access import Id, Reader, Use
 from services.coordinator.cases import Cases
 from services.coordinator.domain.progress import JOB_ENDED
 from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.views import event_view
+from services.coordinator.views.jobs import event_view
 from shared.clock import monotonic
 from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from shared.web.problems import problems

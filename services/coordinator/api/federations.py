@@ -9,7 +9,7 @@ from services.coordinator.api.access import Admin, Id, Owner, Reader, Use
 from services.coordinator.domain.spec import Name
 from services.coordinator.repository.sites import NameTaken
 from services.coordinator.tasks import SiteUnknown
-from services.coordinator.views import FederationView, SiteView
+from services.coordinator.views.members import FederationView, SiteView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import SiteId
 from shared.web.access import SiteParty

@@ -13,7 +13,7 @@ from services.coordinator.domain.spec import AnySpec
 from services.coordinator.domain.validation import JobInvalid
 from services.coordinator.parties import PartyAway
 from services.coordinator.repository import Overtaken
-from services.coordinator.views import JobVerdict, JobView, ResultsView, RoundView
+from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.identity.verify import Party
 from shared.web.access import Actor, Role

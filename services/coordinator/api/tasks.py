@@ -12,7 +12,7 @@ from services.coordinator.api.access import Id, Use
 from services.coordinator.domain.tasks import DigestDiffers, StaleLease
 from services.coordinator.repository import Overtaken
 from services.coordinator.tasks import Failure, Lease, SiteSuspended, SiteUnknown
-from services.coordinator.views import LeaseView, OrderView, TaskOutcomeView, lease_view
+from services.coordinator.views.jobs import LeaseView, OrderView, TaskOutcomeView, lease_view
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import Digest, SiteId, TaskId
 from shared.web.access import SiteParty

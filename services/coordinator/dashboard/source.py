@@ -30,7 +30,7 @@ from services.coordinator.operations import Act, Operations
 from services.coordinator.parties import PartyAway, PartyRefused
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
-from services.coordinator.views import JobView, RoundView
+from services.coordinator.views.jobs import JobView, RoundView
 from shared.errors import NotFound
 from shared.web.access import Principal, Role
 from shared.web.idempotency import Once

@@ -23,7 +23,8 @@ from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.operations import Depth, Record
 from services.coordinator.parties import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.views import DeadTaskView, JobView, RoundView, SiteView, TaskView
+from services.coordinator.views.jobs import DeadTaskView, JobView, RoundView, TaskView
+from services.coordinator.views.members import SiteView
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
