@@ -107,38 +107,40 @@ class Outside:
             await asyncio.sleep(0.05)
 
 
-def settings(
-    database_url: str, redis_url: str, registry_url: str, folder: Path, make: Callable[[Subject], Identity]
-) -> dict[str, str]:
-    """The environment of all processes of one aggregator, which has enrolled."""
-    make(Subject("service", "aggregator")).save(folder / "data" / "identity")
-    return {
-        **os.environ,
-        "AGGREGATOR_DATABASE_URL": database_url,
-        "AGGREGATOR_REDIS_URL": redis_url,
-        "AGGREGATOR_DATA_DIR": str(folder / "data"),
-        "AGGREGATOR_PORT": str(free_port()),
-        "AGGREGATOR_KEYS_URL": "http://127.0.0.1:9",
-        "AGGREGATOR_REGISTRY_URL": registry_url,
-        "AGGREGATOR_MIGRATE_ON_START": "true",
-        "AGGREGATOR_WORKER_LEASE_S": "1",
-        "AGGREGATOR_SWEEP_S": "0.3",
-        "AGGREGATOR_LOG_LEVEL": "ERROR",
-    }
+Enrolled = Callable[[str], tuple[FakeRegistry, dict[str, str], Outside]]
+
+
+@pytest.fixture
+def enrolled(
+    redis_url: str, tmp_path: Path, make_identity: Callable[[Subject], Identity], registry: tuple[FakeRegistry, str]
+) -> Enrolled:
+    """An aggregator on a given database, none of it running: its registry, its processes' environment, its callers."""
+    fake, registry_url = registry
+    make_identity(Subject("service", "aggregator")).save(tmp_path / "data" / "identity")
+
+    def on(database_url: str) -> tuple[FakeRegistry, dict[str, str], Outside]:
+        environment = {
+            **os.environ,
+            "AGGREGATOR_DATABASE_URL": database_url,
+            "AGGREGATOR_REDIS_URL": redis_url,
+            "AGGREGATOR_DATA_DIR": str(tmp_path / "data"),
+            "AGGREGATOR_PORT": str(free_port()),
+            "AGGREGATOR_KEYS_URL": "http://127.0.0.1:9",
+            "AGGREGATOR_REGISTRY_URL": registry_url,
+            "AGGREGATOR_MIGRATE_ON_START": "true",
+            "AGGREGATOR_WORKER_LEASE_S": "1",
+            "AGGREGATOR_SWEEP_S": "0.3",
+            "AGGREGATOR_LOG_LEVEL": "ERROR",
+        }
+        return fake, environment, Outside(environment, make_identity)
+
+    return on
 
 
 @pytest.mark.timeout(300)
-async def test_workers_killed_in_the_middle(
-    sqlite_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    make_identity: Callable[[Subject], Identity],
-    registry: tuple[FakeRegistry, str],
-) -> None:
+async def test_workers_killed_in_the_middle(sqlite_url: str, enrolled: Enrolled) -> None:
     """kill -9 of the worker between updates: each acknowledged update is in the model exactly once."""
-    fake, registry_url = registry
-    environment = settings(sqlite_url, redis_url, registry_url, tmp_path, make_identity)
-    outside = Outside(environment, make_identity)
+    fake, environment, outside = enrolled(sqlite_url)
     with process("api", environment):
         await outside.ready()
         manifest = make_manifest(sites=6, model=fake.seed(zeros(LENGTH)))
@@ -166,26 +168,18 @@ async def test_workers_killed_in_the_middle(
 
 
 @pytest.mark.timeout(300)
-async def test_two_workers_give_the_sum_that_one_gives(
-    postgres_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    make_identity: Callable[[Subject], Identity],
-    registry: tuple[FakeRegistry, str],
-) -> None:
+async def test_two_workers_give_the_sum_that_one_gives(postgres_url: str, enrolled: Enrolled, tmp_path: Path) -> None:
     """Two workers on one database and Redis, two rounds at once; who has folded three updates first is killed there.
 
     Then one round of forty whose updates wait for a worker: a second one folds a part of them, hands it in, and is
     killed in the middle of the next. Each published model is, to the bit, the one of the sum of exactly the
     acknowledged updates.
     """
-    fake, registry_url = registry
-    environment = settings(postgres_url, redis_url, registry_url, tmp_path, make_identity)
+    fake, environment, outside = enrolled(postgres_url)
     order = tmp_path / "faults" / "aggregator.worker" / "aggregator.update.folded"
     order.parent.mkdir(parents=True)
     order.write_text("kill@3")
     armed = {**environment, "UNDERSONG_FAULTS": str(tmp_path / "faults")}
-    outside = Outside(environment, make_identity)
     sums: dict[str, np.ndarray[Any, Any]] = {}
     with process("api", environment):
         await outside.ready()
