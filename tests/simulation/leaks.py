@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -132,25 +131,15 @@ class EngineSecrets:
     def __init__(self, home: Path, names: Iterable[str]) -> None:
         self.files = {name: home / "sites" / name / "state" / "agent.sqlite" for name in names}
         self.found: dict[str, set[bytes]] = {name: set() for name in self.files}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "EngineSecrets":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            for name, file in self.files.items():
-                if file.exists():
-                    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as db:
-                        rows = db.execute("SELECT state FROM engine_secrets WHERE length(state) > 0").fetchall()
-                    for (state,) in rows:
-                        self.found[name] |= secrets_of(state)
+    def look(self) -> None:
+        """Keep what is there now."""
+        for name, file in self.files.items():
+            if file.exists():
+                with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as db:
+                    rows = db.execute("SELECT state FROM engine_secrets WHERE length(state) > 0").fetchall()
+                for (state,) in rows:
+                    self.found[name] |= secrets_of(state)
 
 
 def secrets_of(state: bytes) -> set[bytes]:

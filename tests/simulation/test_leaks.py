@@ -17,6 +17,7 @@ from shared.vdaf.field64 import FIELD64
 from shared.wire.manifest import RoundManifest
 from tests.simulation.leaks import EngineSecrets, Haystack, quantised
 from tests.simulation.two_servers import BothServers
+from tests.simulation.watching import watching
 from undersong.client import ApiError
 from undersong.client.types import Job
 from undersong.local import Platform
@@ -55,7 +56,8 @@ class Run:
         self.tokens = [platform.profile.token, platform.profile.operator_token, made.token]
         self.jobs: dict[str, Job] = {}
         self.updates: dict[str, list[dict[str, np.ndarray]]] = {}
-        with EngineSecrets(self.home, SITES) as self.engine, BothServers(self.home) as servers:
+        self.engine, servers = EngineSecrets(self.home, SITES), BothServers(self.home)
+        with watching(self.engine.look), watching(servers.look):
             for engine in ENGINES:
                 self.jobs[engine] = self._run(engine)
                 kept = sorted(self.home.glob(f"sites/*/**/home/{engine}-*.npz"))  # the recipe's own home at each site

@@ -1,11 +1,9 @@
 """What only one of two servers may know of a round: opened here with the keys of both, to look for it elsewhere."""
 
 import sqlite3
-import threading
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from shared.identity.sealing import Sealer
 from shared.secagg.engine import Desk
@@ -30,31 +28,21 @@ class Secrets:
 
 
 class BothServers:
-    """Keeps, while a job runs, the sealed states of the leader's rounds and the bodies that its store holds."""
+    """Keeps the sealed states of the leader's rounds and the bodies that its store holds while a job runs."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._states: dict[str, tuple[str, bytes]] = {}  # round → manifest, sealed state with the verification key
         self._bodies: dict[str, bytes] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            query = "SELECT id, manifest, engine_secret FROM rounds WHERE engine_secret IS NOT NULL"
-            self._states |= {row[0]: (row[1], row[2]) for row in self._rows("aggregator", query)}
-            for (digest,) in self._rows("aggregator", "SELECT digest FROM contributions"):
-                file = self._home / "aggregator" / "blobs" / digest[:2] / digest
-                if digest not in self._bodies and file.exists():
-                    self._bodies[digest] = file.read_bytes()
+    def look(self) -> None:
+        """Keep what is there now."""
+        query = "SELECT id, manifest, engine_secret FROM rounds WHERE engine_secret IS NOT NULL"
+        self._states |= {row[0]: (row[1], row[2]) for row in self._rows("aggregator", query)}
+        for (digest,) in self._rows("aggregator", "SELECT digest FROM contributions"):
+            file = self._home / "aggregator" / "blobs" / digest[:2] / digest
+            if digest not in self._bodies and file.exists():
+                self._bodies[digest] = file.read_bytes()
 
     def _rows(self, service: str, query: str) -> list[tuple]:
         file = self._home / service / f"{service}.sqlite"
