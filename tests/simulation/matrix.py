@@ -119,9 +119,14 @@ def kept(cases: Sequence[Case]) -> list[Outcome]:
 
 
 def revision() -> str:
-    """Of the code that is tried."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Date and short name of the commit that is tried, and whether there was work on top of it."""
+    commit = _git("show", "--no-patch", "--format=%cs %h", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return (commit or "unknown") + (", with uncommitted work" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _safely(made: Arena, case: Case) -> Outcome:

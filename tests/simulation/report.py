@@ -72,7 +72,7 @@ def _runs(tried: Sequence[Outcome]) -> list[str]:
     lines = [
         "## Runs",
         "",
-        "| revision | databases | from | to | cases | failures |",
+        "| commit | databases | from | to | cases | failures |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for key in dict.fromkeys((o.revision, o.case.postgres) for o in sorted(tried, key=lambda o: o.at)):
