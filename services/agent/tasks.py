@@ -354,28 +354,15 @@ class Tasks:
         log.warning("task.failed", code=failure.code, detail=failure.detail, text=failure.text or None)
         told = report(failure, self._reports())
         try:
-            with suppress_over("failure.unneeded"):
-                await self._platform.coordinator.fail(lease.task_id, lease.lease_token, told, within_s=within_s)
+            await self._platform.coordinator.fail(lease.task_id, lease.lease_token, told, within_s=within_s)
         except (Away, Problem) as error:
-            log.warning("failure.unheard", reason=str(error))
+            if isinstance(error, Problem) and error.status in OVER:
+                log.info("failure.unneeded", reason=str(error))
+            else:
+                log.warning("failure.unheard", reason=str(error))
 
     def _reports(self) -> Detail:
         return self._site().policy.reports
-
-
-class suppress_over(suppress):  # noqa: N801 (a context manager, named like its base)
-    """Pass over a refusal that says that the task is not this lease's any more."""
-
-    def __init__(self, event: str) -> None:
-        super().__init__()
-        self._event = event
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Swallow a Problem of status 404, 409 or 410."""
-        if isinstance(error, Problem) and error.status in OVER:
-            log.info(self._event, reason=str(error))
-            return True
-        return False
 
 
 def _order(manifest: RoundManifest, model: Path | None, folder: Path) -> Order:
