@@ -8,11 +8,14 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SITES = ("cleveland", "hungarian", "switzerland", "va")
 SERVICES = ("coordinator", "aggregator", "keys", "registry")
 PROCESSES = (*(f"{name}-{role}" for name in SERVICES for role in ("api", "worker")), "keys-helper")
 BUILD_S, START_S, JOB_S = 1800, 600, 600
@@ -99,6 +102,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait(what: str, ready: Callable[[], bool], timeout_s: float) -> None:
+    """Ask every half second until it is so."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(0.5)
+
+
+def online(compose: Compose) -> bool:
+    """Whether all hospitals are there."""
+    sites = json.loads(compose.cli("site", "list", "--json"))
+    return sum(bool(site["online"]) and site["profile"] is not None for site in sites) == len(SITES)
 
 
 def lend_wheels() -> list[Path]:

@@ -6,15 +6,11 @@
 import hashlib
 import json
 import socket
-import time
-from collections.abc import Callable
 
 import httpx
 import pytest
 
-from tests.e2e.containers import BUILD_S, JOB_S, SERVICES, START_S, Compose, has_engine
-
-SITES = ("cleveland", "hungarian", "switzerland", "va")
+from tests.e2e.containers import BUILD_S, JOB_S, SERVICES, START_S, Compose, has_engine, online, wait
 
 pytestmark = [
     pytest.mark.docker,
@@ -24,22 +20,9 @@ pytestmark = [
 ]
 
 
-def _wait(what: str, ready: Callable[[], bool], timeout_s: float) -> None:
-    """Ask every half second until it is so."""
-    deadline = time.monotonic() + timeout_s
-    while not ready():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
-        time.sleep(0.5)
-
-
-def _online(compose: Compose) -> bool:
-    sites = json.loads(compose.cli("site", "list", "--json"))
-    return sum(bool(site["online"]) and site["profile"] is not None for site in sites) == len(SITES)
-
-
 def test_four_hospitals_train_a_model_through_the_edge(compose: Compose) -> None:
     """From nothing to a model that was downloaded and is better than chance."""
-    _wait("the hospitals", lambda: _online(compose), 180)
+    wait("the hospitals", lambda: online(compose), 180)
     submitted = json.loads(compose.cli("job", "submit", "examples/hospital/job.yaml", "--json"))
     ended = json.loads(compose.cli("job", "watch", submitted["id"], "--json", timeout_s=JOB_S))
     assert ended["state"] == "succeeded"

@@ -1,8 +1,11 @@
 """Each broken state gets its cause and its remedy: real services, really broken, one after the other, and mended."""
 
 import json
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +20,12 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.clock import utc_now
-from shared.identity.authority import CertificateAuthority, Identity, Subject
-from shared.identity.transport import TransportAuthority, write_private
+from shared.identity.authority import CertificateAuthority, Identity, Subject, write_private
+from shared.identity.transport import TransportAuthority
 from undersong.client import Client
 from undersong.doctor import Finding, examine_agent, examine_home, examine_platform
 from undersong.local import Platform
-from undersong.local.layout import LOOPBACK, Layout
+from undersong.local.layout import LOOPBACK, Layout, service_command
 from undersong.local.sites import SiteFolder
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -119,6 +122,33 @@ def no_blobs(platform: Platform) -> Iterator[None]:
     folder.with_name("elsewhere").rename(folder)
 
 
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 32 MiB there, of which what is to stay free is more."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=700", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def no_database(platform: Platform) -> Iterator[None]:
+    """Its settings name a PostgreSQL that does not run."""
+    with socket.socket() as silent, halted(platform, "registry.api"):
+        silent.bind(("127.0.0.1", 0))
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/registry"
+        env = {**platform._environment("registry"), "REGISTRY_DATABASE_URL": url, "REGISTRY_MIGRATE_ON_START": "false"}
+        with subprocess.Popen(service_command("registry", "api"), env=env, cwd=platform.home) as process:
+            try:
+                listening(port_of(platform, "registry"))
+                yield
+            finally:
+                process.terminate()
+
+
 @pytest.mark.parametrize(
     ("subject", "cause", "remedy", "break_it"),
     [
@@ -130,9 +160,14 @@ def no_blobs(platform: Platform) -> Iterator[None]:
         ("coordinator", "newer schema", "newer release", schema("9999")),
         ("coordinator", "older schema", "services.coordinator migrate", schema("0001")),
         ("registry", "blob store", "REGISTRY_BLOB_URL", no_blobs),
+        ("registry", "no space", "larger volume", lambda p: small_disk(p.home / "registry" / "blobs" / "incoming")),
+        ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),
     ],
-    ids=["away", "helper", "port-in-use", "redis-away", "redis-password", "schema-newer", "schema-older", "blobs"],
-)
+    ids=[
+        "away", "helper", "port-in-use", "redis-away", "redis-password", "schema-newer", "schema-older", "blobs",
+        "blobs-full", "database-away",
+    ],
+)  # fmt: skip
 def test_a_broken_part_is_named(platform: Platform, subject: str, cause: str, remedy: str, break_it: Break) -> None:
     with break_it(platform):
         for _ in range(100):  # a service notices at its next request, and connections that it has may last a moment
@@ -265,6 +300,16 @@ def test_an_agents_certificate(
     found = broken(examine_agent(folder.config))
     assert words in found[subject][0].detail
     assert "token" in found[subject][0].remedy
+
+
+def test_an_agent_without_room(platform: Platform, tmp_path: Path) -> None:
+    folder = SiteFolder(tmp_path / "site")
+    folder.write(platform.urls, token="", datasets=NOTHING, ca_file=platform.profile.ca_file)
+    (folder.path / "state").mkdir()
+    with small_disk(folder.path / "state"):
+        (found,) = broken(examine_agent(folder.config))["disk"]
+    assert (found.state, "no space left" in found.detail) == ("fault", True)
+    assert "tasks fail" in found.remedy
 
 
 @pytest.mark.parametrize("text", [None, "a: [", "coordinator_url: 7\n", "- no mapping\n"])

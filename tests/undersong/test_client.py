@@ -1,11 +1,17 @@
 """Both clients against a real HTTP server: typed answers, refusals as exceptions, repeats with one idempotency key."""
 
 import hashlib
+import socket
+import ssl
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.clock import utc_now
+from shared.identity.transport import TransportAuthority
 from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, wire
 from undersong.profile import Profile
 
@@ -74,6 +80,35 @@ def test_nothing_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
         pytest.raises(UnreachableError, match="doctor"),
     ):
         client.jobs()
+
+
+def test_a_certificate_that_is_not_believed_is_asked_for_once(tmp_path: Path) -> None:
+    """Trying again would only keep somebody waiting who has named the wrong authority."""
+    theirs, ours = (TransportAuthority.ensure(tmp_path / name, utc_now()) for name in ("theirs", "ours"))
+    assert theirs.certificate_pem != ours.certificate_pem
+    (tmp_path / "server.pem").write_bytes(theirs.issue(("127.0.0.1",), utc_now()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    handshakes: list[str] = []
+
+    def refuse(listener: socket.socket) -> None:
+        with suppress(OSError):  # at the end the listener is closed under it
+            while True:
+                raw, _ = listener.accept()
+                with raw, suppress(ssl.SSLError):
+                    context.wrap_socket(raw, server_side=True).close()
+                handshakes.append("one")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        waiter = threading.Thread(target=refuse, args=(listener,), daemon=True)
+        waiter.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        profile = Profile(coordinator_url=url, ca_file=str(tmp_path / "ours" / "ca.pem"))
+        with Client(profile) as client, pytest.raises(UnreachableError):
+            client.jobs()
+        listener.shutdown(socket.SHUT_RDWR)
+        waiter.join(timeout=30)
+    assert handshakes == ["one"]
 
 
 def test_following_a_job_ends_with_its_last_event(server: Any) -> None:

@@ -73,6 +73,11 @@ def request_options(profile: Profile, call: Call[Any]) -> dict[str, Any]:
     return options
 
 
+def stays(error: httpx.TransportError) -> bool:
+    """Whether trying again would only meet the same: a certificate that is not believed."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 def delay_s(attempt: int, response: httpx.Response | None) -> float:
     """How long to wait before attempt `attempt` + 1: what the service asks for, else 0.1 s doubling, with jitter."""
     asked = 0.0

@@ -42,7 +42,7 @@ def examine_agent(config: Path) -> Iterator[Finding]:
     yield from _files(settings)
     yield packages(("torch", "pandas"), "pip install 'undersong[agent]': recipes that train with it cannot run here")
     yield kernels()
-    yield disk(settings.data_dir)
+    yield disk(settings.data_dir, then="tasks fail, because what is sent must be on the disk first")
     reached = yield from _ways(settings)
     yield from _identity(settings, reached.get("keys"))
 

@@ -20,6 +20,7 @@ LEAST_FREE_BYTES: Final = 2 * 2**30  # a job with a large model fills less than 
 NO_SPACE_BYTES: Final = 64 * 2**20  # below it nothing is stored any more (shared.blobs.local)
 MOST_SKEW_S: Final = 60.0  # signed requests are refused at 300 s
 EXPIRES_SOON: Final = timedelta(days=14)
+RENEWAL: Final = "docs/operations.md, TLS (`docker compose run --rm secrets`)"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def unreachable(subject: str, url: str, error: Exception) -> Finding:
     """Why nothing answers at an address."""
     said = str(error) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in said:
-        return Finding("fault", subject, f"{url}: {_distrusted(said)}", _trust_remedy(said))
+        cause, remedy = _distrusted(said)
+        return Finding("fault", subject, f"{url}: its TLS certificate {cause}", remedy)
     if "SSL" in said or "TLS" in said.upper().split():
         return Finding("fault", subject, f"{url} does not speak TLS ({said})", "write http:// or https:// as it is")
     if isinstance(error, httpx.RemoteProtocolError):
@@ -70,24 +72,16 @@ def _another_port(url: str) -> str:
     return f"end what holds port {urlsplit(url).port or 'of this address'}, or give the service another PORT"
 
 
-def _distrusted(said: str) -> str:
+def _distrusted(said: str) -> tuple[str, str]:
+    """What is wrong with a certificate, and what to do about it."""
     if "expired" in said:
-        return "its TLS certificate has expired"
+        return "has expired", f"renew it: {RENEWAL}; embedded: restart `undersong up`"
     if "not yet valid" in said:
-        return "its TLS certificate is not valid yet: a clock is wrong"
+        return "is not valid yet: a clock is wrong", "set both clocks by NTP"
     if "mismatch" in said or "not valid for" in said:
-        return "its TLS certificate is for other names"
-    return "its TLS certificate is by an authority that is not trusted here"
-
-
-def _trust_remedy(said: str) -> str:
-    if "expired" in said:
-        return "renew it: docs/operations.md, TLS (`docker compose run --rm secrets`; embedded: restart `undersong up`)"
-    if "not yet valid" in said:
-        return "set both clocks by NTP"
-    if "mismatch" in said or "not valid for" in said:
-        return "name the address in UNDERSONG_TLS_NAMES, or use one of the names that it has"
-    return "name the platform's ca.pem: `undersong login --ca-file …`, ca_file in agent.yaml, or UNDERSONG_CA_FILE"
+        return "is for other names", "name the address in UNDERSONG_TLS_NAMES, or use one of the names that it has"
+    remedy = "name the platform's ca.pem: `undersong login --ca-file …`, ca_file in agent.yaml, or UNDERSONG_CA_FILE"
+    return "is by an authority that is not trusted here", remedy
 
 
 def skew(subject: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
@@ -104,16 +98,16 @@ def skew(subject: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("fault", f"{subject} clock", detail, "set both clocks by NTP")
 
 
-def disk(folder: Path, subject: str = "disk") -> Finding:
-    """How much room there is where a folder is, or will be."""
+def disk(folder: Path, subject: str = "disk", *, then: str = "uploads are refused (507)") -> Finding:
+    """How much room there is where a folder is, or will be; `then`: what comes of none."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     detail = f"{free / 2**30:.1f} GiB free at {folder}"
     if free < NO_SPACE_BYTES:
-        return Finding("fault", subject, f"no space left: {detail}", "make room: until then uploads are refused (507)")
+        return Finding("fault", subject, f"no space left: {detail}", f"make room: until then {then}")
     if free < LEAST_FREE_BYTES:
-        return Finding("warning", subject, detail, "make room: updates and models are refused with 507 when it is full")
+        return Finding("warning", subject, detail, f"make room: when it is full, {then}")
     return Finding("ok", subject, detail)
 
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from undersong.client import Client, calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
-from undersong.doctor.findings import Finding, another, guarded, life, skew, unreachable
+from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, skew, unreachable
 from undersong.errors import ProfileError
 from undersong.profile import Profile
 
@@ -110,8 +110,7 @@ def _tls(service: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
     with suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5) as plain:
         with trusted.wrap_socket(plain, server_hostname=parts.hostname) as connection:
             shown = connection.getpeercert(binary_form=True) or b""
-        remedy = "renew it: docs/operations.md, TLS (`docker compose run --rm secrets`)"
-        found = life(f"{service} TLS certificate", x509.load_der_x509_certificate(shown), remedy)
+        found = life(f"{service} TLS certificate", x509.load_der_x509_certificate(shown), f"renew it: {RENEWAL}")
         if found.state != "ok":
             yield found
 
