@@ -6,12 +6,11 @@ from functools import cache
 from typing import Any, cast
 
 from sqlalchemy import BigInteger, String, Table, bindparam, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import Known, Phase
 from services.aggregator.repository import PROGRESS_TOPIC, Stored, stored_of
 from services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
-from shared.database import Transaction, UtcDateTime
+from shared.database import Transaction, UtcDateTime, insert_for
 from shared.ids import Digest, RoundId, SiteId
 
 _BY_SQL = {"synchronize_session": False}
@@ -43,18 +42,13 @@ class ContributionRows:
 
     async def add(self, values: Mapping[str, Any]) -> bool:
         """Insert a contribution; False when the site has one in this round."""
-        query = _adding(self._session.get_bind().dialect.name)
+        query = _adding(self.tx.dialect)
         return (await self._session.execute(query, dict(values))).first() is not None
 
     async def take_report_id(self, stored: Stored, site_id: SiteId, report_id: str) -> bool:
         """Note a report's id, once in a job; False when it was seen."""
         row = {"job_id": stored.job_id, "report_id": report_id, "round_id": stored.round.id, "site_id": site_id}
-        query = (
-            _insert(self._session.get_bind().dialect.name, ReportIdRow)
-            .values(row)
-            .on_conflict_do_nothing()
-            .returning(ReportIdRow.report_id)
-        )
+        query = self.tx.insert(ReportIdRow).values(row).on_conflict_do_nothing()
         return await self._session.scalar(query.returning(ReportIdRow.report_id)) is not None
 
     async def count(
@@ -118,9 +112,6 @@ def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
 def _adding(dialect: str) -> Any:
     """One site's update, unless it has one in the round."""
     table = cast("Table", ContributionRow.__table__)
-    return _insert(dialect, table).on_conflict_do_nothing(index_elements=["round_id", "site_id"]).returning(table.c.id)
-
-
-def _insert(dialect: str, table: Any) -> Any:
-    """An insert that can skip conflicts, in the database's own dialect."""
-    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    return (
+        insert_for(dialect, table).on_conflict_do_nothing(index_elements=["round_id", "site_id"]).returning(table.c.id)
+    )

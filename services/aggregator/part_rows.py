@@ -78,12 +78,12 @@ class PartRows:
     async def claim(self, worker_id: str, lease: timedelta) -> Part | None:
         """A part of a round that another, living worker holds."""
         now = await self._tx.now()
-        return await self._claim([_free(now), *_wanted(now, worker_id)], worker_id, now + lease)
+        return await self._claim([_free(now), _wanted(now, worker_id)], worker_id, now + lease)
 
     async def any_free(self, worker_id: str) -> bool:
         """Whether `claim` would find one."""
         now = await self._tx.now()
-        found = select(PartRow.id).where(_free(now), *_wanted(now, worker_id)).limit(1)
+        found = select(PartRow.id).where(_free(now), _wanted(now, worker_id)).limit(1)
         return await self._session.scalar(found) is not None
 
     async def _claim(self, where: Sequence[ColumnElement[bool]], worker_id: str, until: datetime | None) -> Part | None:
@@ -164,13 +164,12 @@ def _free(now: datetime) -> ColumnElement[bool]:
     return PartRow.handed_in.is_(False) & or_(PartRow.claim.is_(None), PartRow.until < now)
 
 
-def _wanted(now: datetime, worker_id: str) -> tuple[ColumnElement[bool], ...]:
+def _wanted(now: datetime, worker_id: str) -> ColumnElement[bool]:
     """Its round is held under the same fence, by another worker that lives."""
-    held = exists().where(
+    return exists().where(
         RoundRow.id == PartRow.round_id,
         RoundRow.fence == PartRow.fence,
         RoundRow.phase.in_(OPEN_PHASES),
         RoundRow.worker_until >= now,
         RoundRow.worker_id != worker_id,
     )
-    return (held,)

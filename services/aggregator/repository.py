@@ -19,7 +19,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import OPEN_PHASES, OPENED, Move, Phase, Round, RoundUnknown
 from services.aggregator.tables import (
@@ -107,7 +106,7 @@ class Repository:
 
     async def add(self, values: Mapping[str, Any]) -> bool:
         """Insert a round; False when there is one of this id."""
-        query = self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing(index_elements=["id"])
+        query = self.tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing(index_elements=["id"])
         return await self._session.scalar(query.returning(RoundRow.id)) is not None
 
     async def move(self, stored: Stored, move: Move, **values: Any) -> None:
@@ -254,7 +253,7 @@ class Repository:
     async def intend(self, round_id: RoundId, model_id: str, body: Mapping[str, Any]) -> None:
         """Write down what the registry is going to be asked."""
         row = {"round_id": round_id, "model_id": model_id, "body": dict(body), "intended_at": await self.tx.now()}
-        await self._session.execute(self._insert(PublicationRow).values(row).on_conflict_do_nothing())
+        await self._session.execute(self.tx.insert(PublicationRow).values(row).on_conflict_do_nothing())
 
     async def intent(self, round_id: RoundId) -> Intent | None:
         """What the registry is asked for this round."""
@@ -295,11 +294,6 @@ class Repository:
         """The bodies of these rounds are gone."""
         query = update(RoundRow).where(RoundRow.id.in_(round_ids)).values(scrubbed_at=await self.tx.now())
         await self._session.execute(query, execution_options=_BY_SQL)
-
-    def _insert(self, table: type[Any]) -> Any:
-        """An insert that can skip conflicts, in the database's own dialect."""
-        name = self._session.get_bind().dialect.name
-        return (postgresql if name == "postgresql" else sqlite).insert(table)
 
 
 async def erase_steps(tx: Transaction, round_id: RoundId) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import SampleCountChanged
 from services.aggregator.tables import SampleRow
@@ -30,8 +29,9 @@ class SampleRows:
         found = await self.find(site_id)
         if found is None:
             row = {"job_id": self._job_id, "site_id": site_id, "round_id": round_id, "message": message}
-            insert = postgresql.insert if self._session.get_bind().dialect.name == "postgresql" else sqlite.insert
-            query = insert(SampleRow).values({**row, "accepted_at": await self._tx.now()}).on_conflict_do_nothing()
+            query = (
+                self._tx.insert(SampleRow).values({**row, "accepted_at": await self._tx.now()}).on_conflict_do_nothing()
+            )
             await self._session.execute(query)
             found = await self.find(site_id)
         if found != message:

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import Integer, String, Table, bindparam, exists, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.aggregator.domain import Round, RoundUnknown
 from services.aggregator.repository import ROUND_COLUMNS, STEPS_TOPIC, round_of
@@ -115,7 +114,7 @@ class StepRepository:
     async def freeze(self, step: str, members: Iterable[SiteId]) -> None:
         """Fix whom the step is closed over; what stands, stands."""
         row = {"round_id": self._round_id, "step": step, "members": sorted(members), "frozen_at": await self._tx.now()}
-        await self._session.execute(self._insert(StepRow).values(row).on_conflict_do_nothing())
+        await self._session.execute(self._tx.insert(StepRow).values(row).on_conflict_do_nothing())
 
     async def close(self, step: str, answers: Mapping[SiteId, bytes], following: Next) -> None:
         """Store a step's answers and go on to the next; the round is locked and the step is frozen."""
@@ -142,7 +141,7 @@ class StepRepository:
         bodies = {digests[site]: body for site, body in answers.items()}
         of_round = {"round_id": self._round_id}
         rows = [{**of_round, "digest": digest, "body": body} for digest, body in sorted(bodies.items())]
-        await self._session.execute(self._insert(StepBodyRow).on_conflict_do_nothing(), rows)
+        await self._session.execute(self._tx.insert(StepBodyRow).on_conflict_do_nothing(), rows)
         who = [{**of_round, "step": step, "site_id": site, "digest": digest} for site, digest in digests.items()]
         await self._session.execute(insert(StepAnswerRow), who)
 
@@ -172,7 +171,7 @@ class StepRepository:
     async def lose(self, site_id: SiteId) -> bool:
         """Wait for this site no longer; False when that was so before."""
         row = {"round_id": self._round_id, "site_id": site_id, "at": await self._tx.now()}
-        query = self._insert(LostSiteRow).values(row).on_conflict_do_nothing().returning(LostSiteRow.site_id)
+        query = self._tx.insert(LostSiteRow).values(row).on_conflict_do_nothing().returning(LostSiteRow.site_id)
         return await self._session.scalar(query) is not None
 
     async def miss_fewer(self, count: int) -> int:
@@ -181,10 +180,6 @@ class StepRepository:
 
     def _of(self, table: Any, step: str) -> tuple[Any, Any]:
         return table.round_id == self._round_id, table.step == step
-
-    def _insert(self, table: type[Any]) -> Any:
-        name = self._session.get_bind().dialect.name
-        return (postgresql if name == "postgresql" else sqlite).insert(table)
 
 
 def _table(row: type[Base]) -> Table:

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Literal, cast
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.keys.domain import (
     CertificateUnknown,
@@ -38,7 +37,7 @@ class KeysRepository:
     """The service's tables within one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
-        self._session = tx.session
+        self._tx, self._session = tx, tx.session
 
     async def authority(self) -> AuthorityRow | None:
         """The authority's sealed row, for `services.keys.authority` alone."""
@@ -46,10 +45,9 @@ class KeysRepository:
 
     async def add_authority(self, row: AuthorityRow) -> None:
         """Store a new authority unless another process has just done so."""
-        dialect = sqlite if self._session.get_bind().dialect.name == "sqlite" else postgresql
         names = ("id", "certificate_pem", "private_key", "token_key", "created_at")
         values = {name: getattr(row, name) for name in names}
-        await self._session.execute(dialect.insert(AuthorityRow).values(values).on_conflict_do_nothing())
+        await self._session.execute(self._tx.insert(AuthorityRow).values(values).on_conflict_do_nothing())
 
     async def in_turn(self) -> None:
         """Wait for our turn: issuing, rotating and revoking happen one after the other, in the order of commits."""
@@ -65,7 +63,6 @@ class KeysRepository:
 
     async def add_token(self, token: EnrolmentToken, token_hash: str, now: datetime) -> bool:
         """Store a token; False when one with this hash is there already."""
-        dialect = sqlite if self._session.get_bind().dialect.name == "sqlite" else postgresql
         values = {
             "id": token.id,
             "token_hash": token_hash,
@@ -73,7 +70,7 @@ class KeysRepository:
             "expires_at": token.expires_at,
             **_party(token.subject),
         }
-        statement = dialect.insert(EnrolmentTokenRow).values(values).on_conflict_do_nothing()
+        statement = self._tx.insert(EnrolmentTokenRow).values(values).on_conflict_do_nothing()
         return (await self._session.execute(statement.returning(EnrolmentTokenRow.id))).first() is not None
 
     async def use_token(self, token: EnrolmentToken, public_key: bytes, now: datetime) -> None:

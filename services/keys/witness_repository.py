@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.keys.domain import NonceUnknown
 from services.keys.tables import WitnessedRoundRow, WitnessStateRow
@@ -17,7 +16,7 @@ class WitnessRepository:
     """The witness's tables within one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
-        self._session = tx.session
+        self._tx, self._session = tx, tx.session
 
     async def state(self) -> tuple[int, int]:
         """(epoch, counter); zeros before the first start."""
@@ -26,9 +25,8 @@ class WitnessRepository:
 
     async def put_state(self, epoch: int, counter: int) -> None:
         """Store epoch and counter."""
-        dialect = sqlite if self._session.get_bind().dialect.name == "sqlite" else postgresql
         values = {"epoch": epoch, "counter": counter}
-        insert = dialect.insert(WitnessStateRow).values(id=1, **values)
+        insert = self._tx.insert(WitnessStateRow).values(id=1, **values)
         await self._session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
 
     async def find(self, round_id: str) -> WitnessedRoundRow | None:

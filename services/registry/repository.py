@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, delete, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.registry.domain import (
     AliasUnknown,
@@ -31,7 +30,6 @@ class RegistryRepository:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
         self._session = tx.session
-        self._dialect: Any = sqlite if tx.session.get_bind().dialect.name == "sqlite" else postgresql
 
     async def record(self, actor: str, action: str, subject: str, **detail: object) -> None:
         """Note who did what."""
@@ -50,7 +48,7 @@ class RegistryRepository:
             "created_at": model.created_at,
             "created_by": model.created_by,
         }
-        added = self._dialect.insert(ModelRow).values(values).on_conflict_do_nothing().returning(ModelRow.id)
+        added = self._tx.insert(ModelRow).values(values).on_conflict_do_nothing().returning(ModelRow.id)
         return (await self._session.execute(added)).first() is not None
 
     async def model(self, model_id: str) -> Model:
@@ -90,7 +88,7 @@ class RegistryRepository:
     async def set_alias(self, model_id: str, name: str, version_id: str, actor: str) -> None:
         """Point the alias at the version."""
         values = {"version_id": version_id, "set_at": await self._tx.now(), "set_by": actor}
-        insert = self._dialect.insert(AliasRow).values(model_id=model_id, name=name, **values)
+        insert = self._tx.insert(AliasRow).values(model_id=model_id, name=name, **values)
         await self._session.execute(insert.on_conflict_do_update(index_elements=["model_id", "name"], set_=values))
 
     async def alias(self, model_id: str, name: str) -> VersionId:
@@ -196,7 +194,7 @@ class RegistryRepository:
     async def expect_content(self, digest: Digest) -> None:
         """Note that this content is coming, or wanted again."""
         now = await self._tx.now()
-        insert = self._dialect.insert(ContentRow).values(digest=digest, touched_at=now)
+        insert = self._tx.insert(ContentRow).values(digest=digest, touched_at=now)
         await self._session.execute(
             insert.on_conflict_do_update(index_elements=["digest"], set_={"touched_at": now}),
         )

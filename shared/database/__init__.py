@@ -4,7 +4,7 @@ from shared.database.common import CommonTables, RowNumber, new_metadata
 from shared.database.database import Database
 from shared.database.fresh import EmittedEvent, FreshEvents
 from shared.database.paging import Page, page
-from shared.database.transaction import Transaction
+from shared.database.transaction import Transaction, insert_for
 from shared.database.types import JsonDocument, UtcDateTime
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "RowNumber",
     "Transaction",
     "UtcDateTime",
+    "insert_for",
     "new_metadata",
     "page",
 ]

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.clock import Clock, utc_now
@@ -15,6 +17,11 @@ from shared.ids import new_id
 from shared.telemetry.traces import current_trace
 
 log = structlog.get_logger(__name__)
+
+
+def insert_for(dialect: str, table: Any) -> Any:
+    """`Transaction.insert` for statements that are built once for each dialect."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
 class Transaction:
@@ -33,6 +40,15 @@ class Transaction:
         if self._now is None:
             self._now = await self._read_clock()
         return self._now
+
+    def insert(self, table: Any) -> Any:
+        """An insert that can skip or settle conflicts (`on_conflict_…`), in the database's own dialect."""
+        return insert_for(self.dialect, table)
+
+    @property
+    def dialect(self) -> str:
+        """The database's kind, as SQLAlchemy names it."""
+        return self.session.get_bind().dialect.name
 
     async def emit(self, topic: str, type: str, subject: str) -> None:  # noqa: A002  (the word of the outbox)
         """Write an event into the outbox of this transaction; it carries the current trace and no payload."""
@@ -62,7 +78,7 @@ class Transaction:
     async def _read_clock(self) -> datetime:
         if self._clock is not None:
             return self._clock()
-        if self.session.get_bind().dialect.name == "sqlite":
+        if self.dialect == "sqlite":
             return utc_now()
         now = await self.session.scalar(select(func.clock_timestamp(type_=UtcDateTime())))
         return now if now is not None else utc_now()

@@ -4,7 +4,6 @@ import asyncio
 from datetime import datetime
 
 from sqlalchemy import delete
-from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
@@ -65,9 +64,8 @@ class SqlNonces:
             nonlocal attempts
             attempts += 1
             table = tx.common.nonces
-            dialect = sqlite if self._database.is_sqlite else postgresql
             rows = [{"principal": p, "nonce": n, "expires_at": at} for (p, n), at in sorted(entries.items())]
-            statement = dialect.insert(table).values(rows).on_conflict_do_nothing()
+            statement = tx.insert(table).values(rows).on_conflict_do_nothing()
             result = await tx.session.execute(statement.returning(table.c.principal, table.c.nonce))
             return {(row.principal, row.nonce) for row in result}
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import Depends, Header, Request
 from pydantic import TypeAdapter
 from sqlalchemy import Table, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.database import Database, Transaction
 from shared.errors import Conflict
@@ -60,7 +59,6 @@ class Once:
 
     async def _claim(self, tx: Transaction) -> None:
         table = tx.common.idempotency
-        dialect: Any = sqlite if tx.session.get_bind().dialect.name == "sqlite" else postgresql
         row = {
             "key": self.key,
             "principal": self.principal,
@@ -69,7 +67,7 @@ class Once:
             "created_at": await tx.now(),
         }
         # On PostgreSQL this waits for a concurrent transaction with the same key to end.
-        claim = dialect.insert(table).values(row).on_conflict_do_nothing().returning(table.c.key)
+        claim = tx.insert(table).values(row).on_conflict_do_nothing().returning(table.c.key)
         if (await tx.session.execute(claim)).first() is not None:
             return
         columns = (table.c.request_digest, table.c.status, table.c.body)

@@ -45,7 +45,7 @@ class AsyncClient:
             try:
                 response = await self._http.request(**options)
             except httpx.TransportError as error:
-                if last or wire.stays(error):
+                if last or wire.distrusts(error):
                     raise wire.unreachable(str(options["url"]), error) from error
                 await asyncio.sleep(wire.delay_s(attempt, None))
                 continue

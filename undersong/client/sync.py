@@ -53,7 +53,7 @@ class Client:
             try:
                 response = self._http.request(**options)
             except httpx.TransportError as error:
-                if last or wire.stays(error):
+                if last or wire.distrusts(error):
                     raise wire.unreachable(str(options["url"]), error) from error
                 time.sleep(wire.delay_s(attempt, None))
                 continue

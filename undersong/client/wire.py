@@ -73,8 +73,8 @@ def request_options(profile: Profile, call: Call[Any]) -> dict[str, Any]:
     return options
 
 
-def stays(error: httpx.TransportError) -> bool:
-    """Whether trying again would only meet the same: a certificate that is not believed."""
+def distrusts(error: Exception) -> bool:
+    """Whether it was for the other side's certificate; trying again would only meet the same."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
+from undersong.client.wire import distrusts
 from undersong.errors import UndersongError
 
 State = Literal["ok", "warning", "fault"]
@@ -49,7 +50,7 @@ def guarded(subject: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[
 def unreachable(subject: str, url: str, error: Exception) -> Finding:
     """Why nothing answers at an address."""
     said = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in said:
+    if distrusts(error):
         cause, remedy = _distrusted(said)
         return Finding("fault", subject, f"{url}: its TLS certificate {cause}", remedy)
     if "SSL" in said or "TLS" in said.upper().split():

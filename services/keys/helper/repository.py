@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from services.keys.helper.domain import HelperRound, RoundUnknown
 from services.keys.helper.openings import Opening
@@ -78,7 +77,7 @@ class HelperRepository:
 
     async def add(self, values: Mapping[str, Any]) -> bool:
         """Begin a round; False when it was begun before, and then what stands, stands."""
-        query = self._insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
+        query = self._tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
         return await self._session.scalar(query) is not None
 
     async def fix_length(self, round_id: RoundId, length: int) -> None:
@@ -87,7 +86,7 @@ class HelperRepository:
 
     async def judge(self, values: Mapping[str, Any]) -> bool:
         """Write a verdict down; False when the site, or the report's id, has one."""
-        query = self._insert(ReportRow).values(dict(values)).on_conflict_do_nothing().returning(ReportRow.site_id)
+        query = self._tx.insert(ReportRow).values(dict(values)).on_conflict_do_nothing().returning(ReportRow.site_id)
         return await self._session.scalar(query) is not None
 
     async def judged(self, round_id: RoundId) -> dict[SiteId, Judged]:
@@ -110,7 +109,7 @@ class HelperRepository:
 
     async def opened(self, opening: Opening) -> bool:
         """Write down that this attempt is the one; False when another one is."""
-        insert = self._insert(OpeningRow).values(**opening._asdict()).on_conflict_do_nothing()
+        insert = self._tx.insert(OpeningRow).values(**opening._asdict()).on_conflict_do_nothing()
         return await self._session.scalar(insert.returning(OpeningRow.round_id)) is not None
 
     async def void(self) -> int:
@@ -135,10 +134,6 @@ class HelperRepository:
         await self._session.execute(_of(round_id).values(keys=None), execution_options=_BY_SQL)
         shares = update(ReportRow).where(ReportRow.round_id == round_id).values(helper_share=None)
         await self._session.execute(shares, execution_options=_BY_SQL)
-
-    def _insert(self, table: type[Any]) -> Any:
-        name = self._session.get_bind().dialect.name
-        return (postgresql if name == "postgresql" else sqlite).insert(table)
 
 
 def opening_of(manifest: RoundManifest, round_id: RoundId) -> Opening:
