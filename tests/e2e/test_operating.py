@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 SITES = ("north", "east", "south")
 ODD = Path(__file__).parents[1] / "services" / "agent" / "odd_recipe.py"
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
+UNASKED = {"datasets": [{"name": "unasked", "kind": "none", "columns": []}]}  # no job asks for it
 POLICY = {
     "federations": ["own"],
     "recipes": [{"name": "null"}, {"name": "odd", "digest": source_digest(ODD)}],
@@ -139,7 +140,7 @@ def test_no_round_was_lost_or_counted_twice(platform: Platform, job: Job) -> Non
 
 def test_a_long_poll_is_answered_when_its_server_ends(platform: Platform) -> None:
     """Not cut off: the agent hears at once that it may ask again."""
-    site = platform.add_site("idle", datasets=NOTHING)
+    site = platform.add_site("idle", datasets=UNASKED)
     platform.wait_sites_online(len(SITES) + 1, timeout_s=PATIENCE_S)
     platform.halt("agent.idle")
     identity = Identity.load(platform.home / "sites" / site.name / "state" / "identity")
