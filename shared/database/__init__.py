@@ -3,6 +3,7 @@
 from shared.database.common import CommonTables, RowNumber, new_metadata
 from shared.database.database import Database
 from shared.database.fresh import EmittedEvent, FreshEvents
+from shared.database.gathering import Gathering
 from shared.database.paging import Page, page
 from shared.database.transaction import Transaction, insert_for
 from shared.database.types import JsonDocument, UtcDateTime
@@ -12,6 +13,7 @@ __all__ = [
     "Database",
     "EmittedEvent",
     "FreshEvents",
+    "Gathering",
     "JsonDocument",
     "Page",
     "RowNumber",

@@ -1,0 +1,60 @@
+"""Work that is asked for one by one and done together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Final, Generic, TypeVar
+
+from shared.errors import Unavailable
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+MOST: Final = 200
+"""In one batch: it holds locks and a connection while it lasts."""
+
+
+class Gathering(Generic[Q, A]):
+    """Questions that arrive together share one transaction: while one batch is worked on, the next one gathers.
+
+    `work` gives an answer to each question, in order; an exception as an answer is raised to the one who asked. What
+    `work` itself raises, all of the batch get. It runs outside the context of any one request, and goes on when
+    somebody who asked does not wait any more, so it must be safe to repeat for whoever asks again.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], most: int = MOST) -> None:
+        self._work, self._most = work, most
+        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def ask(self, question: Q) -> A:
+        """The answer; raises Unavailable where the process ends before there is one."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[A] = loop.create_future()
+        self._waiting.append((question, answer))
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._answer_all(), context=Context())
+        return await answer
+
+    async def _answer_all(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            try:
+                found = await self._work([question for question, _ in batch])
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    batch, self._waiting = batch + self._waiting, []
+                    self._give(batch, [Unavailable("the service is stopping")] * len(batch))
+                    raise
+                self._give(batch, [error] * len(batch))
+                continue
+            self._give(batch, found)
+
+    @staticmethod
+    def _give(batch: Sequence[tuple[Q, "asyncio.Future[A]"]], found: Sequence[A | Exception]) -> None:
+        for (_, answer), one in zip(batch, found, strict=True):
+            if answer.done():  # nobody waits any more
+                continue
+            if isinstance(one, Exception):
+                answer.set_exception(one)
+            else:
+                answer.set_result(one)
