@@ -19,13 +19,14 @@ from services.coordinator.conductor import Conductor
 from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
 from services.coordinator.gauges import Gauges
+from services.coordinator.leases import Timing
 from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.tables import common
-from services.coordinator.tasks import TaskSweeper, Timing
+from services.coordinator.tasks import TaskSweeper
 from services.coordinator.worker import run_worker
 from shared.clock import utc_now
 from shared.database import Database, Transaction

@@ -7,11 +7,12 @@ from services.coordinator.accounts import Accounts
 from services.coordinator.attendance import Attendance
 from services.coordinator.federations import Federations
 from services.coordinator.jobs import Jobs
+from services.coordinator.leases import Leases, Timing
 from services.coordinator.operations import Operations
 from services.coordinator.parties import Registry
 from services.coordinator.signins import SignIns
 from services.coordinator.sites import Sites
-from services.coordinator.tasks import Tasks, Timing
+from services.coordinator.tasks import Tasks
 from shared.database import Database
 from shared.identity.sealing import Sealer
 from shared.queues import Bell
@@ -24,6 +25,7 @@ class Cases:
     federations: Federations
     sites: Sites
     jobs: Jobs
+    leases: Leases
     tasks: Tasks
     accounts: Accounts
     signins: SignIns
@@ -42,7 +44,8 @@ def make_cases(
         federations=Federations(database),
         sites=Sites(database, attendance, timing.lease),
         jobs=Jobs(database, registry),
-        tasks=Tasks(database, bell, attendance, timing, stopping),
+        leases=Leases(database, bell, attendance, timing, stopping),
+        tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),
         signins=SignIns(database),
         operations=Operations(database, bell),

@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import Final
 
 from services.coordinator.domain.rounds import Phase
+from services.coordinator.leases import Timing
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.tasks import Timing
 from shared.database import Database, Transaction
 from shared.telemetry.metrics import (
     DEAD_TASKS,

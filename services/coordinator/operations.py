@@ -7,11 +7,11 @@ from typing import Final, Literal
 
 from services.coordinator.domain.rounds import Phase, Round
 from services.coordinator.domain.tasks import TaskOver
+from services.coordinator.moves import TASKS_TOPIC, move
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.tasks import TASKS_TOPIC, move
 from services.coordinator.views.jobs import DeadTaskView, dead_task_view
 from shared.database import Database, Page, Transaction
 from shared.ids import TaskId

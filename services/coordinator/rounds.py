@@ -17,11 +17,12 @@ from services.coordinator.domain.progress import Finished, JobState, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
 from services.coordinator.domain.tasks import Task
 from services.coordinator.domain.validation import can_take_part
+from services.coordinator.leases import Timing
+from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.tasks import ROUNDS_TOPIC, TASKS_TOPIC, Timing, measure
 from shared.database import Database, Transaction
 from shared.errors import Refusal
 from shared.identity.authority import Identity
@@ -271,8 +272,8 @@ class Rounds:
 
     async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
         since = await tx.now() - self._timing.lease
-        sites = await SiteRepository(tx).seen_since(job.federation_id, since)
-        return [site.id for site in sites if can_take_part(site.facts(), job.spec, job.resolved)]
+        sites = await SiteRepository(tx).present(job.federation_id, since)
+        return [site.id for site in sites if can_take_part(site, job.spec, job.resolved)]
 
     async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
         """Too few sites are there. Waiting has the deadline of a round."""

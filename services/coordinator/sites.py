@@ -4,10 +4,11 @@ from datetime import timedelta
 
 from services.coordinator.attendance import Attendance
 from services.coordinator.domain.tasks import Task
+from services.coordinator.leases import SiteUnknown
+from services.coordinator.moves import move
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import Site, SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.tasks import SiteUnknown, move
 from services.coordinator.views.members import SiteView, site_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound

@@ -4,9 +4,10 @@ from typing import Final
 
 from services.coordinator.conductor import Conductor
 from services.coordinator.gauges import Gauges
+from services.coordinator.moves import ROUNDS_TOPIC
 from services.coordinator.rounds import JOBS_TOPIC
 from services.coordinator.signins import SignIns
-from services.coordinator.tasks import ROUNDS_TOPIC, TaskSweeper
+from services.coordinator.tasks import TaskSweeper
 from shared.database import Database
 from shared.queues import Consumer, Relay, Streams, Sweeper, run_all
 from shared.web.idempotency import prune_idempotency

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from services.coordinator.api.access import Admin, Id, Owner, Reader, Use
 from services.coordinator.domain.spec import Name
+from services.coordinator.leases import SiteUnknown
 from services.coordinator.repository.sites import NameTaken
-from services.coordinator.tasks import SiteUnknown
 from services.coordinator.views.members import FederationView, SiteView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import SiteId

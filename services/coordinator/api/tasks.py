@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from services.coordinator.api.access import Id, Use
 from services.coordinator.domain.tasks import DigestDiffers, StaleLease
+from services.coordinator.leases import Lease, SiteSuspended, SiteUnknown
 from services.coordinator.repository import Overtaken
-from services.coordinator.tasks import Failure, Lease, SiteSuspended, SiteUnknown
+from services.coordinator.tasks import Failure
 from services.coordinator.views.jobs import LeaseView, OrderView, TaskOutcomeView, lease_view
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import Digest, SiteId, TaskId
@@ -91,7 +92,7 @@ async def lease_task(body: LeaseRequest, request: Request, site: SiteParty, use:
     for ended in body.completed:
         with suppress(NotFound, StaleLease, DigestDiffers):
             await use.tasks.complete(site_id, TaskId(ended.task_id), ended.lease_token, Digest(ended.digest))
-    lease = await _unless_gone(request, use.tasks.lease(site_id, site.federation_id, body.wait_s))
+    lease = await _unless_gone(request, use.leases.lease(site_id, site.federation_id, body.wait_s))
     if lease is None:
         # After an empty long poll the next one follows at once; a short poll is asked to leave some time.
         pause = "1" if body.wait_s >= 1 and request.app.state.stopping.is_set() else "0" if body.wait_s >= 1 else "5"

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import Select, String, Table, bindparam, insert, select, update
+from sqlalchemy import Integer, Select, String, Table, bindparam, insert, select, update
 
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
@@ -21,16 +22,26 @@ from shared.telemetry.traces import current_trace
 
 _JOBS = cast("Table", JobRow.__table__)
 _EVENTS = cast("Table", JobEventRow.__table__)
-_NEXT_NUMBER = (
+_NUMBERED = (
     update(_JOBS)
     .where(_JOBS.c.id == bindparam("job", type_=String()))
-    .values(events=_JOBS.c.events + 1)
+    .values(events=_JOBS.c.events + bindparam("more", type_=Integer()))
     .returning(_JOBS.c.events)
 )
 _ADD_EVENT = insert(_EVENTS)
 EVENTS_TOPIC = "coordinator.events"
 _TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that happened to a job and is to be written down, with the trace in which it did."""
+
+    type: str
+    actor: str
+    data: Mapping[str, Any]
+    trace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +124,33 @@ class JobRepository:
         return [JobId(job_id) for job_id in await self._session.scalars(query.order_by(JobRow.id).limit(100))]
 
     async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, ring: bool = True) -> None:  # noqa: A002
-        """Append an event; the job's row orders them. `ring` tells other processes, else they look once a second."""
-        number = await self._session.scalar(_NEXT_NUMBER, {"job": job_id})
-        values = {
-            "job_id": job_id,
-            "number": number,
-            "type": type,
-            "actor": actor,
-            "data": dict(data),
-            "trace": current_trace(),
-            "created_at": await self._tx.now(),
-        }
-        await self._session.execute(_ADD_EVENT, values)
-        told = {name: data[name] for name in _TOLD if data.get(name) is not None}
-        self._tx.after_commit(lambda: log.info(type, job_id=job_id, actor=actor, **told))
-        if ring:
-            await self._tx.emit(EVENTS_TOPIC, type, job_id)
+        """Append an event of the present trace; the job's row orders them.
+
+        `ring` tells other processes, else they look once a second.
+        """
+        await self.record_all(job_id, [Entry(type, actor, data, current_trace())], ring=ring)
+
+    async def record_all(self, job_id: str, entries: Sequence[Entry], *, ring: bool = True) -> None:
+        """Append events, at least one, in their order."""
+        last = await self._session.scalar(_NUMBERED, {"job": job_id, "more": len(entries)}) or 0
+        now = await self._tx.now()
+        rows = [
+            {
+                "job_id": job_id,
+                "number": number,
+                "type": entry.type,
+                "actor": entry.actor,
+                "data": dict(entry.data),
+                "trace": entry.trace,
+                "created_at": now,
+            }
+            for number, entry in enumerate(entries, last - len(entries) + 1)
+        ]
+        await self._session.execute(_ADD_EVENT, rows)
+        for entry in entries:
+            self._tx.after_commit(partial(_tell, job_id, entry))
+            if ring:
+                await self._tx.emit(EVENTS_TOPIC, entry.type, job_id)
 
     async def skip_numbers(self, count: int) -> None:
         """Begin anew with numbers that no copy of this database has given out: sites answer none of them twice."""
@@ -151,6 +173,11 @@ class JobRepository:
             .limit(limit)
         )
         return [_event(row) for row in await self._session.scalars(query)]
+
+
+def _tell(job_id: str, entry: Entry) -> None:
+    told = {name: entry.data[name] for name in _TOLD if entry.data.get(name) is not None}
+    log.info(entry.type, job_id=job_id, actor=entry.actor, **told)
 
 
 def _values(job: Job) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Rounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -21,6 +21,8 @@ _LIGHT = tuple(column for column in _ROUNDS.c if column.name not in _DOCUMENTS)
 # Every lease and completion runs these, so they are built once.
 _ONE = select(*_LIGHT).where(_ROUNDS.c.id == bindparam("round", type_=String()))
 _LOCKED = _ONE.with_for_update()
+_THESE = _ROUNDS.c.id.in_(bindparam("rounds", expanding=True, type_=String()))
+_ALL_LOCKED = select(*_LIGHT).where(_THESE).order_by(_ROUNDS.c.id).with_for_update()
 _COUNT = (
     update(_ROUNDS)
     .where(_ROUNDS.c.id == bindparam("round", type_=String()))
@@ -78,6 +80,11 @@ class RoundRepository:
         if row is None:
             raise NotFound(f"There is no round {round_id}.")
         return _round(row)
+
+    async def lock_all(self, round_ids: Collection[str]) -> dict[RoundId, Round]:
+        """Load those that there are, with their rows locked in one order."""
+        rows = await self._session.execute(_ALL_LOCKED, {"rounds": list(round_ids)})
+        return {RoundId(row.id): _round(row) for row in rows}
 
     async def record(self, round_id: str) -> RoundRecord:
         """Load with its documents; raises NotFound."""

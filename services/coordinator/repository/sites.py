@@ -1,17 +1,16 @@
 """Federations, sites, and what is known of who is there."""
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import JSON, String, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from services.coordinator.domain.validation import SiteFacts
 from services.coordinator.tables import FederationRow, PlatformRow, SiteRow
-from shared.database import Page, Transaction, page
+from shared.database import Page, Transaction, UtcDateTime, page
 from shared.errors import Conflict, NotFound
 from shared.ids import FederationId, SiteId
 from shared.wire.profiles import SiteProfile
@@ -68,10 +67,15 @@ class Watch:
 
 
 _SITES = SiteRow.__table__.c
-_ADMISSION = select(_SITES.name, _SITES.federation_id, _SITES.suspended).where(
-    _SITES.id == bindparam("site", type_=String())
+_THESE = _SITES.id.in_(bindparam("sites", expanding=True, type_=String()))
+_ADMISSIONS = select(_SITES.id, _SITES.name, _SITES.federation_id, _SITES.suspended).where(_THESE).order_by(_SITES.id)
+_ADMISSIONS_LOCKED = _ADMISSIONS.with_for_update()
+_PROFILES = select(_SITES.id, _SITES.profile_at, _SITES.profile).where(_THESE)
+_PRESENT = select(_SITES.id, _SITES.name, _SITES.profile_at).where(
+    _SITES.federation_id == bindparam("federation", type_=String()),
+    _SITES.suspended.is_(False),
+    _SITES.last_seen_at >= bindparam("since", type_=UtcDateTime()),
 )
-_ADMISSION_LOCKED = _ADMISSION.with_for_update()
 
 
 class SiteRepository:
@@ -122,12 +126,17 @@ class SiteRepository:
             raise NotFound(f"There is no site {site_id}.")
         return _site(row)
 
-    async def admission(self, site_id: str, *, lock: bool = False) -> Admission:
+    async def admission(self, site_id: str) -> Admission:
         """What decides about a site's requests, without its profile; raises NotFound."""
-        row = (await self._session.execute(_ADMISSION_LOCKED if lock else _ADMISSION, {"site": site_id})).first()
-        if row is None:
+        found = (await self.admissions([site_id])).get(SiteId(site_id))
+        if found is None:
             raise NotFound(f"There is no site {site_id}.")
-        return Admission(row.name, FederationId(row.federation_id), row.suspended)
+        return found
+
+    async def admissions(self, site_ids: Sequence[str], *, lock: bool = False) -> dict[SiteId, Admission]:
+        """What decides about the requests of those sites that there are, with their rows locked where asked."""
+        rows = await self._session.execute(_ADMISSIONS_LOCKED if lock else _ADMISSIONS, {"sites": site_ids})
+        return {SiteId(r.id): Admission(r.name, FederationId(r.federation_id), r.suspended) for r in rows}
 
     async def list(
         self, within: Collection[str] | None, federation_id: str | None, limit: int, after: str | None
@@ -145,12 +154,18 @@ class SiteRepository:
         rows = await self._session.scalars(select(SiteRow).where(SiteRow.federation_id == federation_id))
         return [_site(row) for row in rows]
 
-    async def seen_since(self, federation_id: str, moment: datetime) -> Sequence[Site]:
-        """The sites that are not suspended and were heard after `moment`."""
-        query = select(SiteRow).where(
-            SiteRow.federation_id == federation_id, SiteRow.suspended.is_(False), SiteRow.last_seen_at >= moment
-        )
-        return [_site(row) for row in await self._session.scalars(query)]
+    async def present(self, federation_id: str, since: datetime) -> Sequence[SiteFacts]:
+        """The sites that are not suspended and were heard after `since`.
+
+        Every round's plan asks for them, and profiles are long and seldom change: only what is new is read.
+        """
+        rows = (await self._session.execute(_PRESENT, {"federation": federation_id, "since": since})).all()
+        unread = [row.id for row in rows if _profiles.get(row.id, (None,))[0] != row.profile_at]
+        if unread:
+            found = await self._session.execute(_PROFILES, {"sites": unread})
+            for site_id, told_at, profile in found:
+                _profile(site_id, told_at, profile)
+        return [SiteFacts(SiteId(row.id), row.name, True, _profiles[row.id][1]) for row in rows]
 
     async def names(self, site_ids: Iterable[str]) -> dict[str, str]:
         """Site names by id."""
@@ -242,24 +257,19 @@ def _site(row: SiteRow) -> Site:
         name=row.name,
         owner=row.owner,
         suspended=row.suspended,
-        profile=_profile(row),
+        profile=_profile(row.id, row.profile_at, row.profile),
         profile_at=row.profile_at,
         last_seen_at=row.last_seen_at,
         created_at=row.created_at,
     )
 
 
-def _profile(row: SiteRow) -> SiteProfile | None:
-    """As the agent told it; read once, because each round's plan looks at every site that is there."""
-    if not row.profile:
-        return None
-    known = _profiles.pop(row.id, None)
-    found = known if known and known[0] == row.profile else (row.profile, SiteProfile.model_validate(row.profile))
-    _profiles[row.id] = found
-    if len(_profiles) > _KEPT_PROFILES:
-        _profiles.popitem(last=False)
-    return found[1]
+def _profile(site_id: str, told_at: datetime | None, profile: Mapping[str, Any] | None) -> SiteProfile | None:
+    """As the agent told it; understood once for each time that it is told."""
+    known = _profiles.get(site_id)
+    if known is None or known[0] != told_at:
+        known = _profiles[site_id] = told_at, SiteProfile.model_validate(profile) if profile else None
+    return known[1]
 
 
-_KEPT_PROFILES: Final = 10_000  # of a few KiB each
-_profiles: OrderedDict[str, tuple[Mapping[str, Any], SiteProfile]] = OrderedDict()
+_profiles: dict[str, tuple[datetime | None, SiteProfile | None]] = {}  # one for each site, of a few KiB

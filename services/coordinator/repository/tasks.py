@@ -66,12 +66,22 @@ class TaskRepository:
             raise NotFound(f"There is no task {task_id}.")
         return _task(row)
 
+    async def get_all(self, task_ids: Sequence[str]) -> dict[TaskId, Task]:
+        """Load those that there are, with their rows locked in one order."""
+        rows = await self._session.execute(_ALL_LOCKED, {"tasks": task_ids})
+        return {TaskId(row.id): _task(row) for row in rows}
+
     async def place(self, task_id: str) -> tuple[RoundId, SiteId]:
         """Which round the task is of, and whose it is; raises NotFound."""
-        row = (await self._session.execute(_PLACE, {"task": task_id})).first()
-        if row is None:
+        place = (await self.places([task_id])).get(TaskId(task_id))
+        if place is None:
             raise NotFound(f"There is no task {task_id}.")
-        return RoundId(row.round_id), SiteId(row.site_id)
+        return place
+
+    async def places(self, task_ids: Collection[str]) -> dict[TaskId, tuple[RoundId, SiteId]]:
+        """Which rounds the tasks are of, and whose they are, of those that there are."""
+        rows = await self._session.execute(_PLACES, {"tasks": list(task_ids)})
+        return {TaskId(row.id): (RoundId(row.round_id), SiteId(row.site_id)) for row in rows}
 
     async def save(self, task: Task) -> None:
         """Write a task back that was loaded at this version; raises `Overtaken`."""
@@ -100,15 +110,17 @@ class TaskRepository:
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
         return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
 
-    async def leased_by(self, site_id: str) -> Task | None:
-        """The task that the site holds a lease of, live or run out."""
-        row = (await self._session.execute(_LEASED_BY, {"site": site_id})).first()
-        return _task(row) if row else None
+    async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
+        """The tasks that the sites hold leases of, live or run out."""
+        rows = await self._session.execute(_LEASED_BY, {"sites": site_ids})
+        return {SiteId(row.site_id): _task(row) for row in rows}
 
-    async def next_for(self, site_id: str) -> Task | None:
-        """The oldest task that the site could lease: open, or expired while its round still collects."""
-        row = (await self._session.execute(_NEXT_FOR, {"site": site_id})).first()
-        return _task(row) if row else None
+    async def next_for(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
+        """The oldest task that each site could lease: open, or expired while its round still collects."""
+        found: dict[SiteId, Task] = {}
+        for row in await self._session.execute(_NEXT_FOR, {"sites": site_ids}):
+            found.setdefault(SiteId(row.site_id), _task(row))
+        return found
 
     async def waiting_sites(self, among: Collection[str]) -> Sequence[str]:
         """Which of these sites have an open task."""
@@ -162,20 +174,22 @@ class TaskRepository:
 _TASK, _SITE = bindparam("task", type_=String()), bindparam("site", type_=String())
 _ONE = select(_TASKS).where(_TASKS.c.id == _TASK)
 _LOCKED = _ONE.with_for_update()
-_PLACE = select(_TASKS.c.round_id, _TASKS.c.site_id).where(_TASKS.c.id == _TASK)
-_LEASED_BY = select(_TASKS).where(_TASKS.c.site_id == _SITE, _TASKS.c.state == str(TaskState.LEASED))
+_THESE_TASKS = _TASKS.c.id.in_(bindparam("tasks", expanding=True, type_=String()))
+_OF_SITES = _TASKS.c.site_id.in_(bindparam("sites", expanding=True, type_=String()))
+_ALL_LOCKED = select(_TASKS).where(_THESE_TASKS).order_by(_TASKS.c.id).with_for_update()
+_PLACES = select(_TASKS.c.id, _TASKS.c.round_id, _TASKS.c.site_id).where(_THESE_TASKS)
+_LEASED_BY = select(_TASKS).where(_OF_SITES, _TASKS.c.state == str(TaskState.LEASED)).order_by(_TASKS.c.id)
 _NEXT_FOR = (
     select(_TASKS)
     .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)
     .where(
-        _TASKS.c.site_id == _SITE,
+        _OF_SITES,
         _TASKS.c.state.in_([TaskState.OPEN, TaskState.EXPIRED]),
         _TASKS.c.attempt < MAX_ATTEMPTS,
         _ROUNDS.c.phase == Phase.COLLECTING,
         _ROUNDS.c.closing.is_(False),
     )
     .order_by(_TASKS.c.id)
-    .limit(1)
 )
 _SAVE = (
     update(_TASKS)

@@ -9,9 +9,9 @@ from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.domain.statistics import rounds_of
 from services.coordinator.domain.tasks import Task, TaskState
+from services.coordinator.leases import Lease
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.repository.rounds import RoundRecord
-from services.coordinator.tasks import Lease
 from services.coordinator.views import View
 from shared.errors import FieldError
 from shared.statistics.results import Result

@@ -8,8 +8,8 @@ import pytest
 from coordinator_world import SiteAgent, World
 
 from services.coordinator.conductor import Conductor
+from services.coordinator.moves import ROUNDS_TOPIC
 from services.coordinator.rounds import JOBS_TOPIC
-from services.coordinator.tasks import ROUNDS_TOPIC
 from shared.ids import new_id
 from shared.queues import Consumer, Event, background
 

@@ -22,10 +22,11 @@ from starlette.routing import Route
 from services.coordinator.api.app import build_app
 from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
+from services.coordinator.leases import Timing
 from services.coordinator.parties import Aggregator, Keys, Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.tables import common
-from services.coordinator.tasks import TaskSweeper, Timing
+from services.coordinator.tasks import TaskSweeper
 from shared.database import Database
 from shared.database.migrations import migrate
 from shared.identity.authority import CertificateAuthority, Identity, Subject

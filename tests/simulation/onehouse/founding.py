@@ -14,8 +14,8 @@ import services.coordinator.api.app
 import services.coordinator.tables
 import services.keys.wiring as keys
 from services.coordinator.cases import make_cases
+from services.coordinator.leases import Timing
 from services.coordinator.parties import Registry
-from services.coordinator.tasks import Timing
 from services.keys.settings import KeysSettings
 from shared.database import Database
 from shared.database.migrations import migrate
