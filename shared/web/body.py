@@ -77,10 +77,18 @@ class BodyMeter:
                 yield chunk
         self.check_length()
 
+    def let_go(self) -> None:
+        """Nothing comes any more. The server's part of the request holds us, and we must not hold it for ever."""
+        self._receive = _gone
+
     def check_length(self) -> None:
         """Raises BodyIncomplete when fewer or more bytes came than were announced."""
         if self.length is not None and self.count != self.length:
             raise BodyIncomplete(f"announced {self.length} bytes, received {self.count}")
+
+
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def attach(scope_state: dict[str, object], meter: BodyMeter) -> None:

@@ -82,6 +82,7 @@ class Guard:
             state["party"] = await _verified(scope, headers, asking, has_body=announced.present)
         meter = BodyMeter(receive, self._limit, announced.length if announced.present else 0)
         attach(state, meter)
+        held.callback(meter.let_go)
         state["body_sha256"] = announced.digest.hex() if announced.digest else ""
         if not announced.present or not announced.is_json:
             return meter
