@@ -132,8 +132,8 @@ class Leases:
         held = await tasks.leased_by(sites)
         rounds = await RoundRepository(tx).lock_all({task.round_id for task in held.values()})
         kept: dict[SiteId, Lease] = {}
-        for site, found in held.items():
-            task, round_ = await tasks.get(found.id, lock=True), rounds[found.round_id]
+        for task in (await tasks.get_all(sorted(task.id for task in held.values()))).values():
+            site, round_ = task.site_id, rounds[task.round_id]
             collecting = round_.phase is Phase.COLLECTING
             if collecting and task.live(now):
                 expires_at = now + self._timing.lease
@@ -146,14 +146,16 @@ class Leases:
 
     async def _new(self, tx: Transaction, traces: Mapping[SiteId, str | None]) -> dict[SiteId, Lease]:
         """Leases of the oldest tasks that these sites could do."""
-        now = await tx.now()
-        found = await TaskRepository(tx).next_for(sorted(traces))
+        tasks, now = TaskRepository(tx), await tx.now()
+        found = await tasks.next_for(sorted(traces))
         moves: dict[RoundId, list[Move]] = {}
         rounds = await RoundRepository(tx).lock_all({task.round_id for task in found.values()})
-        for site, task in found.items():
-            if rounds[task.round_id].phase is Phase.COLLECTING and not rounds[task.round_id].closing:
+        # Read again under the locks: one task that somebody moved meanwhile must not fail the lease of all others.
+        for task in (await tasks.get_all(sorted(task.id for task in found.values()))).values():
+            round_ = rounds[task.round_id]
+            if task.leasable and round_.phase is Phase.COLLECTING and not round_.closing:
                 leased = task.lease(secrets.token_hex(16), now, self._timing.lease)
-                moves.setdefault(task.round_id, []).append(Move(task, leased, site, traces[site]))
+                moves.setdefault(round_.id, []).append(Move(task, leased, task.site_id, traces[task.site_id]))
         for round_id, some in moves.items():
             await move_all(tx, rounds[round_id], some)
         given = [each.after for some in moves.values() for each in some]

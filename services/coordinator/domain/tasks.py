@@ -87,9 +87,14 @@ class Task:
         """Whether somebody holds an unexpired lease."""
         return self.state is TaskState.LEASED and self.lease_expires_at is not None and now < self.lease_expires_at
 
+    @property
+    def leasable(self) -> bool:
+        """Whether it can be handed to its site."""
+        return self.state in (TaskState.OPEN, TaskState.EXPIRED) and self.attempt < MAX_ATTEMPTS
+
     def lease(self, token: str, now: datetime, lease_for: timedelta) -> "Task":
         """Hand the task to its site; an expired one comes back this way."""
-        if self.state not in (TaskState.OPEN, TaskState.EXPIRED) or self.attempt >= MAX_ATTEMPTS:
+        if not self.leasable:
             raise TaskOver(f"Task {self.id} is {self.state}.")
         return replace(
             self,

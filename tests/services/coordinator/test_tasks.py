@@ -177,6 +177,23 @@ async def test_fifty_completions_count_once(world: World) -> None:
     assert (found["got"], found["outstanding"]) == (1, 3)
 
 
+async def test_those_who_ask_together_are_answered_each_for_himself(world: World) -> None:
+    """A suspended site is refused, a wrong digest and a stranger's task too; the others' leases and counts stand."""
+    _, agents, _ = await started(world)
+    await world.admin.post(f"/v1/sites/{agents[0].id}/suspension")
+    first = await asyncio.gather(*(agent.poll() for agent in agents))
+    assert [answer.status_code for answer in first] == [403, 200, 200, 200]
+    leases = [answer.json() for answer in first[1:]]
+    assert len({lease["task_id"] for lease in leases}) == 3
+    done, taken, stale = await asyncio.gather(
+        agents[1].report(leases[0], "completions", digest=DIGEST),
+        agents[2].report(leases[0], "completions", digest=DIGEST),
+        agents[3].report(leases[2] | {"lease_token": "0" * 32}, "completions", digest=DIGEST),
+    )
+    assert (done.status_code, taken.status_code, stale.status_code) == (200, 404, 409)
+    assert (await world.get_round(leases[0]["round_id"]))["got"] == 1
+
+
 async def test_a_heartbeat_never_brings_back_a_suspended_site(world: World) -> None:
     """Heartbeats race the suspension: afterwards the task is rejected for good, and the agent is told to abort."""
     _, agents, _ = await started(world)
