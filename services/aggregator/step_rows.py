@@ -1,6 +1,6 @@
 """The SQL of steps: what sites said, whom a step is closed over, what they are answered."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -93,10 +93,15 @@ class StepRepository:
         """The digest of what the site said in this step."""
         return (await self.seen(step, None, site_id)).digest
 
-    async def say(self, step: str, site_id: SiteId, values: Mapping[str, Any]) -> None:
-        """Insert a message; the round is locked and the site has said nothing in this step."""
-        row = {"round_id": self._round_id, "step": step, "site_id": site_id, "accepted_at": await self._tx.now()}
-        await self._session.execute(_SAY, {**row, **values})
+    async def say(self, messages: Iterable[Mapping[str, Any]]) -> None:
+        """Insert messages (step, site_id and what is said); the round is locked, and their sites have said nothing in
+        their steps."""
+        common = {"round_id": self._round_id, "accepted_at": await self.now()}
+        await self._session.execute(_SAY, [{**common, **message} for message in messages])
+
+    async def now(self) -> datetime:
+        """The transaction's time."""
+        return await self._tx.now()
 
     async def messages(self, step: str) -> list[Said]:
         """What was said in this step."""
@@ -151,11 +156,10 @@ class StepRepository:
         query = query.where(*self._of(StepAnswerRow, step), StepAnswerRow.site_id == site_id)
         return bool(await self._session.scalar(query))
 
-    async def answer(self, step: str, site_id: SiteId) -> bytes | None:
-        """The site's answer to this step, as long as the round lasts."""
-        who = {"round": self._round_id, "site": site_id, "step": step}
-        found: bytes | None = await self._session.scalar(_ANSWER, who)
-        return found
+    async def answers(self, step: str, sites: Sequence[SiteId]) -> dict[SiteId, bytes]:
+        """The answers to this step that these sites are to have, as long as the round lasts."""
+        rows = await self._session.execute(_ANSWERS_TO, {"round": self._round_id, "sites": sites, "step": step})
+        return {SiteId(row.site_id): row.body for row in rows}
 
     async def keys(self, first_step: str) -> dict[SiteId, bytes]:
         """The identity keys under which the sites entered the round."""
@@ -206,12 +210,12 @@ _SEEN = select(
     exists().where(_LOST.round_id == _ROUND, _LOST.site_id == _SITE).label("lost"),
 )
 _SAY = insert(_table(StepMessageRow))
-_ANSWER = select(_BODIES.body).where(
+_ANSWERS_TO = select(_ANSWERS.site_id, _BODIES.body).where(
     _BODIES.round_id == _ROUND,
     _ANSWERS.round_id == _ROUND,
     _ANSWERS.digest == _BODIES.digest,
     _ANSWERS.step == _STEP,
-    _ANSWERS.site_id == _SITE,
+    _ANSWERS.site_id.in_(bindparam("sites", expanding=True)),
 )
 _MISS_FEWER = (
     update(_table(RoundRow))

@@ -5,18 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from services.aggregator.contribution_rows import ContributionRows
-from services.aggregator.domain import (
-    RoundClosed,
-    SiteFellOut,
-    StepDiffers,
-    StepUnknown,
-    admit_step,
-)
+from services.aggregator.messages import Message, Question, look, take
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
-from services.aggregator.rounds import check_member, manifest_of
+from services.aggregator.rounds import manifest_of
 from services.aggregator.step_rows import StepRepository
 from shared.clock import monotonic
-from shared.database import Database, Transaction
+from shared.database import Database, Gathering, Transaction
 from shared.faults import point
 from shared.identity.authority import public_bytes
 from shared.identity.sealing import Sealer
@@ -34,6 +28,8 @@ class Steps:
 
     def __init__(self, database: Database, sealer: Sealer, bell: Bell) -> None:
         self._database, self._sealer, self._bell = database, sealer, bell
+        self._messages: Gathering[Message, bool] = Gathering(self._take_all)
+        self._questions: Gathering[Question, bytes | None] = Gathering(self._look_all)
 
     async def say(
         self,
@@ -59,33 +55,18 @@ class Steps:
 
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
         """Whether the message is new."""
-        site_id, digest = SiteId(site.name), digest_of(body)
-        values = {
+        digest = digest_of(body)
+        values: dict[str, str | bytes] = {
             "digest": digest,
             "public_key": public_bytes(site.public_key).hex(),
-            "body": self._sealer.seal(body, "step_messages", place(round_id, step, site_id), "body"),
+            "body": self._sealer.seal(body, "step_messages", place(round_id, step, SiteId(site.name)), "body"),
         }
-
-        async def work(tx: Transaction) -> bool:
-            steps = StepRepository(tx, round_id)
-            turn = await steps.turn()
-            order = _order(turn.round.id, turn.manifest, site)
-            seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
-            if seen.digest is not None:
-                if seen.digest != digest:
-                    raise StepDiffers(f"{site_id} has sent the message {seen.digest[:16]}… in step {step}; it stands")
-                return False
-            admit_step(turn.round, order, step, await tx.now(), frozen=seen.frozen)
-            if seen.left_behind:
-                raise SiteFellOut(f"the round went on before step {step} without {site_id}")
-            await steps.say(step, site_id, values)
-            if not seen.lost and await steps.miss_fewer(1) <= 0:
-                await tx.emit(WORK_TOPIC, "step.complete", round_id)
-            return True
-
-        fresh = await self._database.run("step.say", work)
+        fresh = await self._messages.ask(Message(round_id, step, site, digest, values))
         point("aggregator.message.committed")
         return fresh
+
+    async def _take_all(self, messages: Sequence[Message]) -> list[bool | Exception]:
+        return await self._database.run("step.say", lambda tx: take(tx, messages))
 
     async def answer(
         self, round_id: RoundId, site: Party, step: str, wait_s: float, stopping: asyncio.Event | None = None
@@ -98,27 +79,10 @@ class Steps:
             return await _patiently(ring, partial(self._look, round_id, site, step), wait_s, stopping)
 
     async def _look(self, round_id: RoundId, site: Party, step: str) -> bytes | None:
-        site_id = SiteId(site.name)
+        return await self._questions.ask(Question(round_id, step, site))
 
-        async def work(tx: Transaction) -> bytes | None:
-            steps = StepRepository(tx, round_id)
-            found = await steps.answer(step, site_id)
-            if found is not None:
-                return found
-            stored = await Repository(tx).get(round_id)
-            order = _order(round_id, stored.manifest, site)
-            if step not in order or not stored.round.stepped:
-                raise StepUnknown(f"this round's engine gives no answers in a step {step}")
-            if stored.round.phase.over:
-                why = f": {stored.reason}" if stored.reason else ""
-                raise RoundClosed(f"the round is {stored.round.phase}{why}")
-            frozen = await steps.frozen(step)
-            if frozen is not None and frozen.closed:
-                raise SiteFellOut(f"the round went on after step {step} without {site_id}")
-            await must_go_on(steps, order, step, site_id)
-            return None
-
-        return await self._database.read("step.answer", work)
+    async def _look_all(self, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+        return await self._database.read("step.answer", lambda tx: look(tx, questions))
 
     async def lose(self, round_id: RoundId, sites: Sequence[SiteId]) -> None:
         """Wait for these sites no longer. What they sent stands; RoundUnknown. Twice is as once."""
@@ -153,16 +117,6 @@ class Steps:
         return not said and (before < 0 or await steps.answered(order[before], site_id))
 
 
-async def must_go_on(steps: StepRepository, order: Sequence[str], step: str, site_id: SiteId) -> None:
-    """Raise SiteFellOut where the step before was closed without this site."""
-    before = order[order.index(step) - 1] if order.index(step) else None
-    if before is None or await steps.answered(before, site_id):
-        return
-    frozen = await steps.frozen(before)
-    if frozen is not None and frozen.closed:
-        raise SiteFellOut(f"the round went on after step {before} without {site_id}")
-
-
 def place(round_id: RoundId, step: str, site_id: SiteId) -> str:
     """The row that a message's sealing is bound to."""
     return f"{round_id}/{step}/{site_id}"
@@ -183,9 +137,3 @@ async def _patiently(
         await ring.wait(left_s)
         found = await look()
     return found
-
-
-def _order(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str]:
-    manifest = manifest_of(manifest_text)
-    check_member(round_id, manifest, site)
-    return engine_facts(manifest.engine).steps

@@ -18,12 +18,12 @@ from services.aggregator.domain import (
     due,
     repeated,
 )
+from services.aggregator.messages import must_go_on
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
 from services.aggregator.rounds import apply, check_member, evaluation_length, manifest_of, tail_length
 from services.aggregator.sample_rows import SampleRows
 from services.aggregator.samples import check_samples
 from services.aggregator.step_rows import StepRepository
-from services.aggregator.steps import must_go_on
 from shared.blobs import BlobStore
 from shared.clock import monotonic
 from shared.database import Database, Transaction

@@ -1,0 +1,164 @@
+"""Messages and questions of many sites, in one transaction.
+
+All sites of a round say something in each step, and all hear the answer at the same moment: what comes together is
+taken and answered together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from services.aggregator.domain import RoundClosed, RoundUnknown, SiteFellOut, StepDiffers, StepUnknown, admit_step
+from services.aggregator.repository import WORK_TOPIC, Repository
+from services.aggregator.rounds import check_member, manifest_of
+from services.aggregator.step_rows import StepRepository, Turn
+from shared.database import Transaction
+from shared.errors import Refusal
+from shared.identity.verify import Party
+from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engines import engine_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A site wants to know what a step of a round came to."""
+
+    round_id: RoundId
+    step: str
+    site: Party
+
+    @property
+    def site_id(self) -> SiteId:
+        """The site that asks."""
+        return SiteId(self.site.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Question):
+    """A site says something in a step: `digest` of the plain bytes, `values` of its row with them sealed."""
+
+    digest: Digest
+    values: Mapping[str, str | bytes]
+
+
+Q = TypeVar("Q", bound=Question)
+
+
+async def take(tx: Transaction, messages: Sequence[Message]) -> list[bool | Exception]:
+    """Whether each message is new, or why it is refused: RoundUnknown, NotInCohort, StepUnknown, StepDiffers,
+    StepNotOpen, StepClosed, SiteFellOut, RoundClosed."""
+    answers: dict[int, bool | Exception] = {}
+    for round_id, places in _by_round(messages):
+        some = [messages[place] for place in places]
+        answers |= zip(places, await _take_in(tx, round_id, some), strict=True)
+    return [answers[place] for place in range(len(messages))]
+
+
+async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Message]) -> list[bool | Exception]:
+    steps = StepRepository(tx, round_id)
+    answers: list[bool | Exception] = []
+    rows: dict[tuple[str, SiteId], Message] = {}
+    awaited = 0
+    try:
+        turn = await steps.turn()
+    except RoundUnknown as unknown:
+        return [unknown] * len(messages)
+    for message in messages:
+        place = message.step, message.site_id
+        try:
+            fresh, lost = await _admit(steps, turn, message, rows.get(place))
+        except Refusal as refusal:
+            answers.append(refusal)
+            continue
+        answers.append(fresh)
+        if fresh:
+            rows[place] = message
+            awaited += not lost
+    if rows:
+        await steps.say([{"step": step, "site_id": site, **said.values} for (step, site), said in rows.items()])
+    if awaited and await steps.miss_fewer(awaited) <= 0:
+        await tx.emit(WORK_TOPIC, "step.complete", round_id)
+    return answers
+
+
+async def _admit(steps: StepRepository, turn: Turn, message: Message, other: Message | None) -> tuple[bool, bool]:
+    """Whether the message is new, and whether nobody waits for its site; `other` came just before it."""
+    step, site_id = message.step, message.site_id
+    order = order_of(turn.round.id, turn.manifest, message.site)
+    seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
+    said = seen.digest if other is None else other.digest
+    if said is not None:
+        if said != message.digest:
+            raise StepDiffers(f"{site_id} has sent the message {said[:16]}… in step {step}; it stands")
+        return False, seen.lost
+    admit_step(turn.round, order, step, await steps.now(), frozen=seen.frozen)
+    if seen.left_behind:
+        raise SiteFellOut(f"the round went on before step {step} without {site_id}")
+    return True, seen.lost
+
+
+async def look(tx: Transaction, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+    """The answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
+    StepUnknown, SiteFellOut, RoundClosed."""
+    answers: dict[int, bytes | Exception | None] = {}
+    for round_id, places in _by_round(questions):
+        some = [questions[place] for place in places]
+        answers |= zip(places, await _look_in(tx, round_id, some), strict=True)
+    return [answers[place] for place in range(len(questions))]
+
+
+async def _look_in(tx: Transaction, round_id: RoundId, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+    steps = StepRepository(tx, round_id)
+    found: dict[tuple[str, SiteId], bytes] = {}
+    for step in sorted({each.step for each in questions}):
+        sites = [each.site_id for each in questions if each.step == step]
+        found |= {(step, site): body for site, body in (await steps.answers(step, sites)).items()}
+    answers: list[bytes | Exception | None] = []
+    for each in questions:
+        answer = found.get((each.step, each.site_id))
+        answers.append(answer if answer is not None else await _why_none(tx, steps, each))
+    return answers
+
+
+async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> Exception | None:
+    """Why there is no answer and will be none; None where there may be one."""
+    try:
+        stored = await Repository(tx).get(asked.round_id)
+        order = order_of(asked.round_id, stored.manifest, asked.site)
+        if asked.step not in order or not stored.round.stepped:
+            raise StepUnknown(f"this round's engine gives no answers in a step {asked.step}")
+        if stored.round.phase.over:
+            why = f": {stored.reason}" if stored.reason else ""
+            raise RoundClosed(f"the round is {stored.round.phase}{why}")
+        frozen = await steps.frozen(asked.step)
+        if frozen is not None and frozen.closed:
+            raise SiteFellOut(f"the round went on after step {asked.step} without {asked.site_id}")
+        await must_go_on(steps, order, asked.step, asked.site_id)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+async def must_go_on(steps: StepRepository, order: Sequence[str], step: str, site_id: SiteId) -> None:
+    """Raise SiteFellOut where the step before was closed without this site."""
+    before = order[order.index(step) - 1] if order.index(step) else None
+    if before is None or await steps.answered(before, site_id):
+        return
+    frozen = await steps.frozen(before)
+    if frozen is not None and frozen.closed:
+        raise SiteFellOut(f"the round went on after step {before} without {site_id}")
+
+
+def order_of(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str]:
+    """The steps of a round that the site is in; raises RoundUnknown or NotInCohort."""
+    manifest = manifest_of(manifest_text)
+    check_member(round_id, manifest, site)
+    return engine_facts(manifest.engine).steps
+
+
+def _by_round(questions: Sequence[Q]) -> list[tuple[RoundId, list[int]]]:
+    """Which of them are about which round; in the order of ids, so that nobody waits for locks crosswise."""
+    places = sorted(range(len(questions)), key=lambda place: questions[place].round_id)
+    grouped = groupby(places, key=lambda place: questions[place].round_id)
+    return [(round_id, list(some)) for round_id, some in grouped]
