@@ -1,6 +1,7 @@
 """Alembic in process: `migrate` brings a service's schema to its head, safely when several replicas start at once."""
 
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
+import structlog
 from alembic import command, context, op
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -16,30 +18,48 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from shared.database.common import RowNumber
+from shared.database.faults import passing_fault
 from shared.database.types import JsonDocument, UtcDateTime
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
 _SQLITE_WAIT_S = 60.0
+_PAUSE_S: Final = 1.0
 _BAD_CONFIGURATION: Final = 2
 
 
 def migrate(url: str, service: str) -> str:
     """Run all migrations of `services/<service>/migrations` that `url` has not had; give the head revision.
 
-    Who comes second waits for the first, then finds nothing to do. A schema that is newer than this code ends the
-    process with one line and status 2: nothing here may write to it.
+    Waits for a database that is away or locked, and says so. Who comes second waits for the first, then finds nothing
+    to do. A schema that is newer than this code ends the process with one line and status 2: nothing here may write
+    to it.
     """
     config = _config(service)
-    with _locked_connection(url, service) as connection:
-        present = MigrationContext.configure(connection).get_current_revision()
-        if compare_revision(present, service) == "newer":
-            sys.stderr.write(
-                f"the database of {service} has schema {present}, newer than this release knows "
-                f"({head_revision(service)}): install the newer release, or restore the backup from before it\n"
-            )
-            raise SystemExit(_BAD_CONFIGURATION)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    return head_revision(service)
+    while True:
+        try:
+            with _locked_connection(url, service) as connection:
+                _upgrade(connection, config, service)
+            return head_revision(service)
+        except sa.exc.DBAPIError as error:
+            fault = passing_fault(error)
+            if fault is None:
+                raise
+            reason = str(error.orig).strip().partition("\n")[0]
+            log.warning("migration.waits", service=service, fault=fault, reason=reason, pause_s=_PAUSE_S)
+        time.sleep(_PAUSE_S)
+
+
+def _upgrade(connection: sa.Connection, config: Config, service: str) -> None:
+    present = MigrationContext.configure(connection).get_current_revision()
+    if compare_revision(present, service) == "newer":
+        sys.stderr.write(
+            f"the database of {service} has schema {present}, newer than this release knows "
+            f"({head_revision(service)}): install the newer release, or restore the backup from before it\n"
+        )
+        raise SystemExit(_BAD_CONFIGURATION)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def head_revision(service: str) -> str:
