@@ -6,8 +6,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from shared.clock import utc_now
 from shared.identity.authority import CertificateAuthority, Identity, Subject, write_private
@@ -106,6 +109,23 @@ def schema(revision: str) -> Break:
 
 
 @contextmanager
+def expired(platform: Platform) -> Iterator[None]:
+    """The registry's certificate in keys' directory ran out while it was down; some certificates are older ones."""
+    yesterday = utc_now() - timedelta(days=1)
+    made = CertificateAuthority.create(yesterday - timedelta(days=80)).issue(
+        Ed25519PrivateKey.generate().public_key(), Subject("service", "registry"), yesterday,
+        now=yesterday - timedelta(days=30),
+    )  # fmt: skip
+    ours = "kind = 'service' AND name = 'registry'"
+    with closing(sqlite3.connect(platform.home / "keys" / "keys.sqlite", timeout=30, isolation_level=None)) as db:
+        before = db.execute(f"SELECT certificate_pem, keyid FROM certificates WHERE {ours}").fetchall()
+        text = made.public_bytes(Encoding.PEM).decode()
+        db.execute(f"UPDATE certificates SET certificate_pem = ? WHERE {ours}", (text,))
+        yield
+        db.executemany("UPDATE certificates SET certificate_pem = ? WHERE keyid = ?", before)
+
+
+@contextmanager
 def another_password(platform: Platform) -> Iterator[None]:
     with redis.Redis.from_url(platform.redis_url) as client:
         client.config_set("requirepass", "another")
@@ -162,10 +182,11 @@ def no_database(platform: Platform) -> Iterator[None]:
         ("registry", "blob store", "REGISTRY_BLOB_URL", no_blobs),
         ("registry", "no space", "larger volume", lambda p: small_disk(p.home / "registry" / "blobs" / "incoming")),
         ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),
+        ("certificate of service registry", "expired", "fresh token", expired),
     ],
     ids=[
         "away", "helper", "port-in-use", "redis-away", "redis-password", "schema-newer", "schema-older", "blobs",
-        "blobs-full", "database-away",
+        "blobs-full", "database-away", "expired",
     ],
 )  # fmt: skip
 def test_a_broken_part_is_named(platform: Platform, subject: str, cause: str, remedy: str, break_it: Break) -> None:
@@ -319,6 +340,25 @@ def test_an_agent_without_usable_settings(tmp_path: Path, text: str | None) -> N
     (found,) = list(examine_agent(tmp_path / "agent.yaml"))
     assert found.state == "fault"
     assert "undersong site enroll" in found.remedy
+
+
+# a machine that lacks something
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    """In an environment with all that this one has, but for torch."""
+    made = tmp_path / "environment"
+    venv.create(made, symlinks=True)
+    theirs = Path(sysconfig.get_path("purelib", vars={"base": str(made)}))
+    for part in Path(sysconfig.get_path("purelib")).iterdir():
+        if not part.name.startswith("torch"):
+            (theirs / part.name).symlink_to(part)
+    code = "import sys; from undersong.cli import main; sys.exit(main())"
+    command = [str(made / "bin" / "python"), "-c", code, "doctor", "--home", str(tmp_path / "home")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    told = " ".join(found.stdout.split())
+    assert "not installed: torch" in told, found
+    assert "pip install" in told
 
 
 # a folder whose platform does not run
