@@ -1,4 +1,4 @@
-"""How the parts of the aggregator are put together."""
+"""How the components of the aggregator are put together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -43,7 +43,7 @@ from shared.wire.helper import HELPER
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """The use cases over one database and one store."""
 
     database: Database
@@ -61,11 +61,11 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
     return Database(settings.database, common, clock=clock)
 
 
-def assemble(settings: AggregatorSettings, database: Database, stand: Standing, bell: Bell) -> Parts:
+def assemble(settings: AggregatorSettings, database: Database, stand: Standing, bell: Bell) -> Components:
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
     helper = Helper(stand.http, stand.signing(HELPER), settings.helper_url, stand.directory)
-    return Parts(
+    return Components(
         database=database,
         blobs=blobs,
         sealer=sealer,
@@ -84,50 +84,54 @@ class Staff(NamedTuple):
     part_worker: PartWorker
 
 
-def employ(settings: AggregatorSettings, parts: Parts, stand: Standing, bell: Bell) -> Staff:
-    """The worker's parts."""
-    registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, parts.blobs)
-    publication = Publication(parts.database, parts.blobs, registry, stand.identity, parts.rounds)
+def employ(settings: AggregatorSettings, components: Components, stand: Standing, bell: Bell) -> Staff:
+    """The worker's components."""
+    registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, components.blobs)
+    publication = Publication(components.database, components.blobs, registry, stand.identity, components.rounds)
     keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
-    records, worker_id = Records(parts.database, keys), new_worker_id()
+    records, worker_id = Records(components.database, keys), new_worker_id()
     shared = RoundParts(
-        parts.database,
-        parts.blobs,
-        parts.sealer,
+        components.database,
+        components.blobs,
+        components.sealer,
         worker_id=worker_id,
         lease_s=settings.worker_lease_s,
         min_updates=settings.share_updates,
         min_bytes=settings.share_bytes,
     )
     foreman = Foreman(
-        parts.database,
-        parts.blobs,
-        parts.rounds,
+        components.database,
+        components.blobs,
+        components.rounds,
         publication,
-        parts.sealer,
+        components.sealer,
         bell,
-        Closing(parts.database, parts.sealer, keys, parts.helper, patience=timedelta(seconds=settings.step_s)),
+        Closing(
+            components.database, components.sealer, keys, components.helper, patience=timedelta(seconds=settings.step_s)
+        ),
         records,
-        Verification(parts.helper, stand.directory, stand.revocations),
+        Verification(components.helper, stand.directory, stand.revocations),
         shared,
         worker_id=worker_id,
         lease_s=settings.worker_lease_s,
     )
     part_worker = PartWorker(
-        parts.database,
-        parts.blobs,
-        parts.sealer,
+        components.database,
+        components.blobs,
+        components.sealer,
         bell,
         worker_id=worker_id,
         lease_s=settings.worker_lease_s,
         look_every_s=settings.sweep_s,
     )
-    return Staff(Hands(parts.database, parts.blobs, parts.rounds, foreman, records, shared), foreman, part_worker)
+    return Staff(
+        Hands(components.database, components.blobs, components.rounds, foreman, records, shared), foreman, part_worker
+    )
 
 
-def install(app: FastAPI, parts: Parts, stand: Standing, tokens: TokenDirectory) -> None:
-    """Put the parts where the routes find them."""
-    app.state.rounds, app.state.updates, app.state.steps = parts.rounds, parts.updates, parts.steps
+def install(app: FastAPI, components: Components, stand: Standing, tokens: TokenDirectory) -> None:
+    """Put the components where the routes find them."""
+    app.state.rounds, app.state.updates, app.state.steps = components.rounds, components.updates, components.steps
     app.state.directory, app.state.verifier = stand.directory, stand.verifier
     app.state.tokens = tokens
 

@@ -109,9 +109,9 @@ def run(command: str, settings: KeysSettings, out: Path | None) -> None:
 
 async def _work(settings: KeysSettings) -> None:
     database, streams = open_database(settings), Streams(settings.redis)
-    parts = await assemble(settings, database)
+    components = await assemble(settings, database)
     try:
-        await work(settings, database, streams, parts.enrolments)
+        await work(settings, database, streams, components.enrolments)
     finally:
         await streams.close()
         await database.close()
@@ -120,8 +120,8 @@ async def _work(settings: KeysSettings) -> None:
 async def _bootstrap(settings: KeysSettings, out: Path) -> list[Path]:
     database = open_database(settings)
     try:
-        parts = await assemble(settings, database)
-        return await Bootstrap(database, parts.operators, parts.enrolments).run(out)
+        components = await assemble(settings, database)
+        return await Bootstrap(database, components.operators, components.enrolments).run(out)
     finally:
         await database.close()
 
@@ -130,10 +130,10 @@ async def _new_operator_token(settings: KeysSettings, out: Path) -> Path:
     """Replace the operator's token; all earlier ones end now."""
     database = open_database(settings)
     try:
-        parts = await assemble(settings, database)
+        components = await assemble(settings, database)
         path = out / OPERATOR_FILE
         out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (one local call, before anything is served)
-        write_private(path, (await parts.operators.create(revoke_others=True)).encode() + b"\n")
+        write_private(path, (await components.operators.create(revoke_others=True)).encode() + b"\n")
         return path
     finally:
         await database.close()

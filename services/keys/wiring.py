@@ -1,4 +1,4 @@
-"""How the parts of the keys service are put together."""
+"""How the components of the keys service are put together."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -41,7 +41,7 @@ _RECORD_LIMIT = 1 << 21  # bytes of JSON: the record of a round of some 2000 sit
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """The use cases over one database."""
 
     database: Database
@@ -57,10 +57,10 @@ def open_database(settings: KeysSettings, clock: Clock | None = None) -> Databas
     return Database(settings.database, Base.common, clock=clock)
 
 
-async def assemble(settings: KeysSettings, database: Database) -> Parts:
+async def assemble(settings: KeysSettings, database: Database) -> Components:
     """Open (or, at the very first start, create) the authority, and build the use cases on it."""
     authority = await Authority.open(database, Sealer.ensure(settings.seal_key), settings.federation_name)
-    return Parts(
+    return Components(
         database=database,
         authority=authority,
         enrolments=Enrolments(database, authority, settings.certificate_life, settings.challenge_s),
@@ -69,7 +69,7 @@ async def assemble(settings: KeysSettings, database: Database) -> Parts:
     )
 
 
-async def _assemble_patiently(settings: KeysSettings, database: Database) -> Parts:
+async def _assemble_patiently(settings: KeysSettings, database: Database) -> Components:
     """Wait for a database that is away: a restart of everything at once must end well whatever comes up first."""
     while True:
         try:
@@ -99,25 +99,27 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        parts = await _assemble_patiently(settings, database)
-        identity = await parts.certificates.own_identity(settings.identity_dir)
+        components = await _assemble_patiently(settings, database)
+        identity = await components.certificates.own_identity(settings.identity_dir)
         watch = RestoreWatch(database, HighWater(settings.high_water), KeysMarks())
         await watch.start()
         await backfill(database)
         app.state.witness = Witness(watch, Sealer.ensure(settings.seal_key), identity)
         app.state.log = Log(database, identity, watch)
         app.state.records = RoundRecords(watch, app.state.log, identity)
-        app.state.authority, app.state.enrolments = parts.authority, parts.enrolments
-        app.state.certificates, app.state.tokens = parts.certificates, parts.operators
+        app.state.authority, app.state.enrolments = components.authority, components.enrolments
+        app.state.certificates, app.state.tokens = components.certificates, components.operators
         app.state.verifier = PartyVerifier(
-            parts.authority.ca.certificate,
+            components.authority.ca.certificate,
             "keys",
             SqlNonces(database),
             RevokedInRow(),
             clock=clock or utc_now,
             report_skew=CLOCK_SKEW_SECONDS.observe,
         )
-        async with background(vitals("keys", settings, database), follow(app.state.log, parts.authority, identity)):
+        async with background(
+            vitals("keys", settings, database), follow(app.state.log, components.authority, identity)
+        ):
             yield
         await streams.close()
         await database.close()

@@ -19,7 +19,7 @@ from services.aggregator import parts
 from services.aggregator.foreman import Foreman
 from services.aggregator.part_worker import PartWorker
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.wiring import Parts, assemble, build_app, employ, install, open_database
+from services.aggregator.wiring import Components, assemble, build_app, employ, install, open_database
 from services.aggregator.worker import Hands
 from shared.clock import utc_now
 from shared.database import Database
@@ -192,7 +192,7 @@ class Stage:
         self.registry = FakeRegistry()
         self.people: dict[str, Identity] = {}
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.registry.app))
-        self.parts: Parts
+        self.components: Components
         self.foreman: Foreman
         self.hands: Hands
         self.part_worker: PartWorker
@@ -213,10 +213,10 @@ class Stage:
             http=self.http,
         )
         self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates", "aggregator.steps"])
-        self.parts = assemble(self.settings, self.database, stand, self.bell)
-        self.hands, self.foreman, self.part_worker = employ(self.settings, self.parts, stand, self.bell)
+        self.components = assemble(self.settings, self.database, stand, self.bell)
+        self.hands, self.foreman, self.part_worker = employ(self.settings, self.components, stand, self.bell)
         self.app = build_app(self.settings)
-        install(self.app, self.parts, stand, NoTokens())
+        install(self.app, self.components, stand, NoTokens())
 
     def site(self, name: str) -> Identity:
         if name not in self.people:

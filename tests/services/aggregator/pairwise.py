@@ -247,7 +247,7 @@ async def turn_to_rest(stage: Stage, round_id: Any) -> None:
     except Rest:
         pass
     except RoundFailed as error:
-        await stage.parts.rounds.fail(round_id, error.reason)
+        await stage.components.rounds.fail(round_id, error.reason)
     finally:
         await foreman._release(hold, 0.0, failed=False)
     for task in list(foreman._handing_in):

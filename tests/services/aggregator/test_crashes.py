@@ -74,12 +74,12 @@ def mortal(stage: Stage, death: Death) -> None:
     database: Any = MortalDatabase(stage.database)
     foreman: Any = stage.foreman
     publication = foreman._publication
-    stage.parts.updates._database = database
-    for part in (foreman, publication, stage.parts.rounds):
+    stage.components.updates._database = database
+    for part in (foreman, publication, stage.components.rounds):
         part._database = database
     death.stalk(database, "run")
-    death.stalk(stage.parts.blobs, "put")
-    death.stalk(stage.parts.blobs, "put_stream")
+    death.stalk(stage.components.blobs, "put")
+    death.stalk(stage.components.blobs, "put_stream")
     death.stalk(publication._registry, "put_content")
     death.stalk(publication._registry, "post_version")
 
@@ -161,7 +161,7 @@ async def test_two_workers_never_both_finish(stage: Stage) -> None:
     round_id = RoundId(manifest.round_id)
     first = await stage.foreman.claim(round_id)
     assert first is not None
-    slow_view = await stage.parts.rounds.view(round_id)
+    slow_view = await stage.components.rounds.view(round_id)
     with stage.bell.listen(round_id) as ring:
         await stage.foreman.fold(first, slow_view, ring)
     slow: Any = stage.foreman
@@ -214,9 +214,9 @@ async def test_a_lost_model_file_is_made_again(quick_stage: Stage) -> None:
     death.stalk(foreman._publication._registry, "put_content")
     with pytest.raises(Killed):
         await stage.foreman.drive(RoundId(manifest.round_id))
-    stored = (await stage.parts.rounds.view(manifest.round_id)).stored
+    stored = (await stage.components.rounds.view(manifest.round_id)).stored
     assert stored.round.phase is Phase.CHECKED
-    await stage.parts.blobs.delete(reference)
+    await stage.components.blobs.delete(reference)
     stage.restart()
     await expire_leases(stage)
     assert (await stage.drive(manifest.round_id))["result"]["digest"] == reference
@@ -317,7 +317,7 @@ async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monk
 
 async def test_unused_blobs_are_cleared(stage: Stage) -> None:
     manifest = await collected(stage)
-    orphan = (await stage.parts.blobs.put(b"orphan")).digest
+    orphan = (await stage.components.blobs.put(b"orphan")).digest
     assert await stage.hands.clear(timedelta(0)) == 1
-    assert stage.parts.blobs.path(orphan) is not None
+    assert stage.components.blobs.path(orphan) is not None
     assert (await stage.drive(manifest.round_id))["state"] == "published"

@@ -108,16 +108,16 @@ class House:
         stored = await self.database.run("claim", lambda tx: Repository(tx).claim(self.round_id, name, lease))
         assert stored is not None
         assert stored.engine_secret is not None
-        self.parts = RoundParts(
+        self.components = RoundParts(
             self.database, self.blobs, self.sealer, worker_id=name, lease_s=LEASE_S, min_updates=2, min_bytes=0
         )
         secret = self.sealer.open(stored.engine_secret, "rounds", self.round_id, "engine_secret")
         folding = Folding(self.manifest, secret, length=stored.length)
         self.contributions = await self.database.read("c", lambda tx: ContributionRows(tx).of(self.round_id))
         waiting = folding.missing(self.contributions)
-        assert self.parts.worth(stored, folding, waiting)
+        assert self.components.worth(stored, folding, waiting)
         holder = Holder(stored.fence, folding, self.fold_body, self.renew)
-        self.shared = await self.parts.offer(stored, holder, waiting)
+        self.shared = await self.components.offer(stored, holder, waiting)
 
     async def fold_body(self, contribution: Contribution) -> None:
         async with local_file(self.blobs, contribution.digest) as path:
@@ -155,7 +155,7 @@ class House:
         self.hands = self.hands[1:]
 
     async def gather(self, _worker: int = 0) -> bool:
-        return await self.parts.gather(self.shared)
+        return await self.components.gather(self.shared)
 
     async def finish(self) -> None:
         """As the holder does: until there are no parts any more, then what is missing from its body."""
@@ -174,7 +174,7 @@ class House:
             np.testing.assert_array_equal(folding.opened(), self.expected)
             assert folding.total is not None
             assert folding.total.count == len(self.good)
-        await self.parts.collect()
+        await self.components.collect()
         assert await self.database.read("n", lambda tx: tx.session.scalar(select(func.count(PartRow.id)))) == 0
         bodies = {c.digest for c in self.contributions}
         assert {blob.digest async for blob in self.blobs.list(timedelta(seconds=-1))} == bodies

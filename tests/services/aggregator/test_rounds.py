@@ -173,7 +173,7 @@ async def test_a_cancelled_round_forgets_its_bodies_and_its_key(stage: Stage) ->
         assert (await stage.post(manifest.round_id, "cancel")).json()["state"] == "cancelled"
     await stage.hands.scrub()
     assert not list((stage.settings.data_dir / "blobs").glob("??/*"))
-    assert (await stage.parts.rounds.view(manifest.round_id)).stored.engine_secret is None
+    assert (await stage.components.rounds.view(manifest.round_id)).stored.engine_secret is None
 
 
 async def test_a_published_round_cannot_be_cancelled(stage: Stage) -> None:

@@ -207,7 +207,7 @@ async def set_back(stage: Stage, **values: Any) -> None:
 
 async def overdue(stage: Stage, round_id: str) -> None:
     """As if the present step's deadline had come."""
-    view = await stage.parts.rounds.view(round_id)  # type: ignore[arg-type]
+    view = await stage.components.rounds.view(round_id)  # type: ignore[arg-type]
     column = "deadline" if view.stored.round.step == UPLOAD else "step_deadline"
     await set_back(stage, **{column: view.stored.opened_at})
 
@@ -279,7 +279,7 @@ async def test_a_crash_while_a_step_is_closed(quick_stage: Stage, step: str, aft
                 return getattr(stage.database, name)
 
         foreman._closing._database = foreman._publication._database = Mortal()
-        stage.parts.rounds._database = Mortal()
+        stage.components.rounds._database = Mortal()
         with contextlib.suppress(Killed):
             await sites.close()
         stage.restart()
@@ -322,8 +322,8 @@ async def test_a_signed_survivor_whose_body_is_lost_ends_the_round(quick_stage: 
     sites = await Sites.open(stage)
     for step in (*BEFORE, UPLOAD):
         await sites.step(step)
-    view = await stage.parts.rounds.view(sites.id)  # type: ignore[arg-type]
-    await stage.parts.blobs.delete(view.contributions[0].digest)
+    view = await stage.components.rounds.view(sites.id)  # type: ignore[arg-type]
+    await stage.components.blobs.delete(view.contributions[0].digest)
     stage.restart()
     attach(stage)
     await set_back(stage, worker_until=None)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from services.keys.settings import KeysSettings
 from services.keys.tables import Base
-from services.keys.wiring import Parts, assemble, build_app
+from services.keys.wiring import Components, assemble, build_app
 from shared.clock import utc_now
 from shared.database import Database
 from shared.database.migrations import migrate
@@ -81,7 +81,7 @@ async def database(settings: KeysSettings, clock: MovableClock) -> AsyncIterator
 
 
 @pytest.fixture
-async def parts(settings: KeysSettings, database: Database) -> Parts:
+async def components(settings: KeysSettings, database: Database) -> Components:
     return await assemble(settings, database)
 
 
@@ -99,9 +99,9 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def operator(parts: Parts) -> dict[str, str]:
+async def operator(components: Components) -> dict[str, str]:
     """The operator's header."""
-    return {"authorization": f"Bearer {await parts.operators.create()}"}
+    return {"authorization": f"Bearer {await components.operators.create()}"}
 
 
 @pytest.fixture

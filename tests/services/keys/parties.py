@@ -8,7 +8,7 @@ import httpx
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.keys.wiring import Parts
+from services.keys.wiring import Components
 from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.enrol import enrol
 from shared.identity.requests import SigningAuth
@@ -33,11 +33,11 @@ class Federation:
     identities: dict[str, Identity] = field(default_factory=dict)
 
     @classmethod
-    async def enrolled(cls, http: httpx.AsyncClient, parts: Parts) -> "Federation":
+    async def enrolled(cls, http: httpx.AsyncClient, components: Components) -> "Federation":
         found = cls(http)
         subjects = [Subject("service", "coordinator"), Subject("service", "aggregator")]
         for subject in [*subjects, *(Subject("site", name, FEDERATION) for name in SITES)]:
-            new = await parts.enrolments.create_token(subject, timedelta(days=1))
+            new = await components.enrolments.create_token(subject, timedelta(days=1))
             found.identities[subject.name] = await enrol(http, URL, new.token, Ed25519PrivateKey.generate())
         return found
 

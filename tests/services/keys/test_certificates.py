@@ -161,10 +161,10 @@ async def test_the_feed_is_followed(http, operator, identity) -> None:
     assert len(ages) == 3
 
 
-async def test_the_feed_in_pages(http, operator, parts, party) -> None:
+async def test_the_feed_in_pages(http, operator, components, party) -> None:
     keyids = []
     for number in range(5):
-        new = await parts.enrolments.create_token(Subject("service", f"s{number}"), timedelta(days=1))
+        new = await components.enrolments.create_token(Subject("service", f"s{number}"), timedelta(days=1))
         keyids.append((await type(party)(http).enrol(new.token)).json()["keyid"])
     await asyncio.gather(
         *(http.post(f"/v1/certificates/{k}/revocations", json=REASON, headers=operator) for k in keyids)
@@ -177,7 +177,7 @@ async def test_the_feed_in_pages(http, operator, parts, party) -> None:
     assert sorted(seen) == sorted(keyids)
 
 
-async def test_the_directory_believes_only_the_authority(http, identity, parts) -> None:
+async def test_the_directory_believes_only_the_authority(http, identity, components) -> None:
     directory = CertificateDirectory(http, URL, identity.ca_certificate)
     assert (await directory.get(identity.keyid)).subject == identity.subject
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500))) as away:

@@ -143,7 +143,7 @@ async def test_one_idempotency_key_makes_one_token(http, operator) -> None:
 
 
 async def test_no_token_and_no_private_key_is_in_the_database(
-    database: Database, parts, http, operator, site_token, party
+    database: Database, components, http, operator, site_token, party
 ) -> None:
     headers = operator | {"idempotency-key": "k1"}
     body = {"kind": "site", "name": "s", "federation_id": "f"}
@@ -156,8 +156,8 @@ async def test_no_token_and_no_private_key_is_in_the_database(
                 for value in row:
                     shown = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
                     assert not any(secret.encode() in shown for secret in secrets), table
-                    assert parts.authority.ca.private_bytes() not in shown
-                    assert parts.authority.ca.private_bytes().hex().encode() not in shown
+                    assert components.authority.ca.private_bytes() not in shown
+                    assert components.authority.ca.private_bytes().hex().encode() not in shown
 
 
 def _tables() -> list[str]:
@@ -166,9 +166,9 @@ def _tables() -> list[str]:
     return sorted(Base.metadata.tables)
 
 
-async def test_expired_challenges_are_swept(parts, clock, party, database: Database) -> None:
+async def test_expired_challenges_are_swept(components, clock, party, database: Database) -> None:
     await party.challenge()
     clock.ahead = timedelta(hours=1)
-    await parts.enrolments.prune_challenges()
+    await components.enrolments.prune_challenges()
     async with database.engine.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM challenges")) == 0

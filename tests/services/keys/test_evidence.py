@@ -5,7 +5,7 @@ from fastapi import FastAPI
 
 from services.coordinator.auditing import Auditing
 from services.coordinator.parties import KeysDirectory, Registry
-from services.keys.wiring import Parts
+from services.keys.wiring import Components
 from shared.identity.authority import keyid_of
 from shared.transparency.audit import audit_file
 from shared.transparency.documents import RoundResult
@@ -19,8 +19,8 @@ def _no_version(_request: httpx.Request) -> httpx.Response:
     return httpx.Response(404, json={"type": "urn:undersong:problem:not-found", "detail": "no such version"})
 
 
-async def test_a_logged_round_verifies(app: FastAPI, http: httpx.AsyncClient, parts: Parts) -> None:
-    federation = await Federation.enrolled(http, parts)
+async def test_a_logged_round_verifies(app: FastAPI, http: httpx.AsyncClient, components: Components) -> None:
+    federation = await Federation.enrolled(http, components)
     attempt = await federation.begin(kind="statistics", model=None)
     values = RoundResult.model_validate({"values_digest": "7" * 64})
     record = finished((await attempt.record()).model_copy(update={"result": values}))

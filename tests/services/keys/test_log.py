@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from services.keys.appending import append
 from services.keys.log import backfill
-from services.keys.wiring import Parts
+from services.keys.wiring import Components
 from shared.identity.authority import Subject
 from shared.identity.enrol import enrol
 from shared.ids import new_id
@@ -43,8 +43,8 @@ REASON = {"reason": "laptop stolen"}
 
 
 @pytest.fixture
-async def federation(http: httpx.AsyncClient, parts: Parts) -> Federation:
-    return await Federation.enrolled(http, parts)
+async def federation(http: httpx.AsyncClient, components: Components) -> Federation:
+    return await Federation.enrolled(http, components)
 
 
 def problem(response: httpx.Response) -> str:
@@ -86,10 +86,10 @@ async def test_every_certificate_is_in_the_log_and_provable(federation: Federati
     check_consistency(before, after, await consistency(http, 8, 9))
 
 
-async def test_appending_at_once_makes_one_line(federation: Federation, parts: Parts) -> None:
+async def test_appending_at_once_makes_one_line(federation: Federation, components: Components) -> None:
     async def join(number: int) -> None:
         subject = Subject("site", f"more_{number}", "fed_x")
-        token = await parts.enrolments.create_token(subject, timedelta(days=1))
+        token = await components.enrolments.create_token(subject, timedelta(days=1))
         assert (await enrol(federation.http, URL, token.token, Ed25519PrivateKey.generate())).subject == subject
 
     old = await head(federation.http)
@@ -193,7 +193,9 @@ async def test_a_record_is_logged_once_and_checks_offline(federation: Federation
         signers(got.record, ca, certificates)
 
 
-async def test_a_record_is_for_parties_of_its_federation(federation: Federation, parts: Parts, operator) -> None:
+async def test_a_record_is_for_parties_of_its_federation(
+    federation: Federation, components: Components, operator
+) -> None:
     attempt = await federation.begin()
     url = f"{URL}/v1/rounds/{attempt.round_id}/record"
     assert problem(await federation.http.get(url, auth=federation.auth("site_1"))) == "record-unknown"

@@ -59,8 +59,8 @@ def test_the_operators_token_works_and_can_be_replaced(settings: KeysSettings, t
     run("new-operator-token", settings, tmp_path)
     new = (tmp_path / "operator-token").read_text().strip()
 
-    async def look(parts):
-        return await parts.operators.lookup(old), await parts.operators.lookup(new)
+    async def look(components):
+        return await components.operators.lookup(old), await components.operators.lookup(new)
 
     before, after = asyncio.run(in_database(settings, look))
     assert before is None
@@ -73,8 +73,8 @@ def test_a_new_seal_key_opens_the_same_authority_and_the_old_one_nothing(
     run("bootstrap", settings, tmp_path)
     old_key = settings.seal_key.read_text()
 
-    async def fingerprint(parts):
-        return parts.authority.certificate_pem
+    async def fingerprint(components):
+        return components.authority.certificate_pem
 
     before = asyncio.run(in_database(settings, fingerprint))
     run("new-seal-key", settings, None)

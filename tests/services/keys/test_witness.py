@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from services.keys.highwater import HighWater, Mark
 from services.keys.settings import KeysSettings
-from services.keys.wiring import Parts, assemble, build_app, open_database
+from services.keys.wiring import Components, assemble, build_app, open_database
 from shared.database.migrations import migrate
 from shared.ids import new_id
 from shared.secagg.pairwise import messages, roster
@@ -24,8 +24,8 @@ REASON = {"reason": "laptop stolen"}
 
 
 @pytest.fixture
-async def federation(http: httpx.AsyncClient, parts: Parts) -> Federation:
-    return await Federation.enrolled(http, parts)
+async def federation(http: httpx.AsyncClient, components: Components) -> Federation:
+    return await Federation.enrolled(http, components)
 
 
 def problem(response: httpx.Response) -> str:
