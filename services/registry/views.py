@@ -3,14 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints
 
 from services.registry.domain import NAME_PATTERN, Evaluation, Model, Version
 from shared.ids import Digest
 from shared.wire.manifest import DigestText
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[!-~]+$")]
-Metrics = Annotated[dict[Annotated[str, Field(max_length=80)], int | float], Field(max_length=200)]
+Metrics = Annotated[dict[Annotated[str, Field(max_length=80)], StrictInt | StrictFloat], Field(max_length=200)]
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 

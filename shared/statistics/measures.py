@@ -30,8 +30,8 @@ MAX_BINS: Final = 2**14
 MAGNITUDES: Final = 2 * 61 * 8 + 1
 """Counts by size: 61 octaves of 8 steps on each side of zero."""
 
-Value = Annotated[float, Field(ge=-1e15, le=1e15)]
-Scale = Annotated[float, Field(gt=0, le=1e15)]
+Value = Annotated[float, Field(ge=-1e15, le=1e15, strict=True)]
+Scale = Annotated[float, Field(gt=0, le=1e15, strict=True)]
 
 
 class MeasureInvalid(Invalid):

@@ -63,7 +63,7 @@ class Histogram(_Query):
 
     query: Literal["histogram"]
     column: Name
-    bins: int = Field(default=10, ge=1, le=1000)
+    bins: int = Field(default=10, ge=1, le=1000, strict=True)
     range: Range | None = None
     edges: tuple[Value, ...] | None = Field(default=None, min_length=2, max_length=1001)
 
@@ -86,11 +86,11 @@ class Quantiles(_Query):
 
     query: Literal["quantiles"]
     column: Name
-    probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+    probabilities: tuple[Annotated[float, Field(ge=0, le=1, strict=True)], ...] = Field(
         default=(0.25, 0.5, 0.75), min_length=1, max_length=99
     )
     range: Range | None = None
-    depth: int = Field(default=10, ge=1, le=MAX_BINS.bit_length() - 1)
+    depth: int = Field(default=10, ge=1, le=MAX_BINS.bit_length() - 1, strict=True)
 
     @model_validator(mode="after")
     def _range_fits(self) -> Self:
@@ -157,7 +157,7 @@ class Regression(_Query):
     query: Literal["regression"]
     target: Name
     features: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
-    ridge: float = Field(default=0.0, ge=0, le=1e6)
+    ridge: float = Field(default=0.0, ge=0, le=1e6, strict=True)
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -180,10 +180,10 @@ class KMeans(_Query):
 
     query: Literal["k_means"]
     columns: Annotated[tuple[Name, ...], Field(min_length=1, max_length=50)]
-    clusters: int = Field(default=3, ge=2, le=50)
-    iterations: int = Field(default=20, ge=1, le=100)
-    starts: int = Field(default=4, ge=1, le=16)
-    seed: int = Field(default=0, ge=0, lt=2**53)
+    clusters: int = Field(default=3, ge=2, le=50, strict=True)
+    iterations: int = Field(default=20, ge=1, le=100, strict=True)
+    starts: int = Field(default=4, ge=1, le=16, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**53, strict=True)
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

@@ -65,7 +65,7 @@ class RoundRecord(Digestible):
     sum_digest: DigestText
     transcript: DigestText
     result: RoundResult
-    contributors: int = Field(ge=1)
+    contributors: int = Field(ge=1, strict=True)
     samples: dict[SiteId, DigestText] = Field(default_factory=dict, exclude_if=_empty)
     sample_proofs: dict[SiteId, BytesHex] = Field(default_factory=dict, exclude_if=_empty)
 

@@ -7,7 +7,7 @@ things cannot take part in one sum.
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StringConstraints, model_validator
 
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.wire.canonical import digest_document
@@ -112,7 +112,7 @@ class RoundManifest(Digestible):
     data: DataRef
     model: ModelRef | None = None
     model_id: ModelId | None = None
-    context: dict[str, list[float]] = Field(default_factory=dict)
+    context: dict[str, list[StrictFloat]] = Field(default_factory=dict)
     encoding: Encoding | None = None
     cohort: tuple[SiteId, ...] = Field(min_length=1)
     min_cohort: int = Field(ge=1, strict=True)

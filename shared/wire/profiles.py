@@ -25,7 +25,7 @@ class RecipeSpec(Document):
     digest: DigestText
     task: Task
     params_schema: dict[str, JsonValue] = Field(default_factory=dict)
-    statistics: bool = False
+    statistics: bool = Field(default=False, strict=True)
     description: str = Field(default="", max_length=2000)
     classes: int | None = Field(default=None, ge=2, le=1000, strict=True)
 

@@ -69,7 +69,9 @@ class FailureReport(_Body):
     code: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$", examples=["policy-refused"])
     message: str = Field(max_length=2000)
     trace: list[Annotated[str, StringConstraints(max_length=2000)]] = Field(default=[], max_length=40)
-    retryable: bool = Field(default=False, description="Whether the same site may succeed if it tries again.")
+    retryable: bool = Field(
+        default=False, strict=True, description="Whether the same site may succeed if it tries again."
+    )
 
 
 @router.post(

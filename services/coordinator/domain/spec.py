@@ -60,7 +60,7 @@ class CohortPart(Part):
     max: int | None = Field(default=None, ge=1, le=100_000, strict=True)
     fraction: float = Field(default=1.0, gt=0, le=1, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**53, strict=True)
-    allow_small: bool = False
+    allow_small: bool = Field(default=False, strict=True)
 
 
 class UpdatePart(Part):
@@ -76,7 +76,7 @@ class UpdatePart(Part):
     max_weight: int = Field(default=256, ge=1, le=2**16, strict=True)
     weight_unit: int | None = Field(default=None, ge=1, le=2**53, strict=True)
     modulus_bits: Literal[16, 24, 32, 64] = 32
-    noise_multiplier: float | None = Field(default=None, ge=0.001, le=15)
+    noise_multiplier: float | None = Field(default=None, ge=0.001, le=15, strict=True)
 
 
 class EarlyStopPart(Part):
@@ -172,7 +172,7 @@ class StatisticsSpec(Part):
     queries: tuple[Annotated[Query, Field(discriminator="query")], ...] = Field(min_length=1, max_length=50)
     cohort: CohortPart = Field(default_factory=CohortPart)
     engine: Name = DEFAULT_ENGINE
-    min_cell: int = Field(default=MIN_CELL, ge=1, le=10**6)
+    min_cell: int = Field(default=MIN_CELL, ge=1, le=10**6, strict=True)
     deadlines: DeadlinePart = Field(default_factory=DeadlinePart)
 
 
