@@ -80,8 +80,8 @@ async def say(
     round_id: RoundPath, step: StepPath, site: SiteParty, steps: StepsNeeded, request: Request, wait_s: WaitQuery = 0
 ) -> Response:
     """Give a site's message to a step, once, and wait up to `wait_s` for the answer. Identical bytes at every retry."""
-    body = await receive_whole(request, MAX_MESSAGE)
-    found = await steps.say(round_id, site, step, body, wait_s, getattr(request.app.state, "stopping", None))
+    message, stopping = receive_whole(request, MAX_MESSAGE), getattr(request.app.state, "stopping", None)
+    found = await steps.say(round_id, site, step, message, wait_s, stopping)
     return Response(status_code=202) if found is None else Response(found, media_type=_MEDIA_TYPE)
 
 

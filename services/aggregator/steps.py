@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from services.aggregator.contribution_rows import ContributionRows
@@ -36,18 +37,21 @@ class Steps:
         round_id: RoundId,
         site: Party,
         step: str,
-        body: bytes,
+        message: AbstractAsyncContextManager[bytes],
         wait_s: float = 0.0,
         stopping: asyncio.Event | None = None,
     ) -> bytes | None:
         """Take a site's message, durably; the same bytes again change nothing. Then wait up to `wait_s` for the answer.
 
+        `message` gives its bytes, which are let go before the waiting: a thousand sites wait at one time.
         None when the step is still open. Raises RoundUnknown, NotInCohort, StepUnknown, StepDiffers, StepNotOpen,
         StepClosed, SiteFellOut, RoundClosed; the last two also where the message was taken and the round went on
         without this site.
         """
         with self._bell.listen(round_id) as ring:
-            fresh = await self._take(round_id, site, step, body)
+            async with message as body:
+                fresh = await self._take(round_id, site, step, body)
+                del body
             if wait_s <= 0:
                 return None
             asking = partial(self._look, round_id, site, step)

@@ -136,8 +136,8 @@ async def commit_nonce(round_id: RoundPath, coordinator: Coordinator, witness: W
 )
 async def ask_witness(round_id: RoundPath, aggregator: Aggregator, witness: WitnessUse, request: Request) -> Response:
     """Have the roster, then the survivors signed: each once; the same question gets the same answer."""
-    body = await receive_whole(request, MAX_BYTES)
-    reply = await witness.answer(round_id, Question.read(body), aggregator)
+    async with receive_whole(request, MAX_BYTES) as body:
+        reply = await witness.answer(round_id, Question.read(body), aggregator)
     return Response(reply, media_type="application/octet-stream")
 
 

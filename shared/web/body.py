@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -132,10 +132,14 @@ async def receive(request: Request, limit: int, *, check_digest: bool = True) ->
         raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
 
 
-async def receive_whole(request: Request, limit: int) -> bytes:
-    """A binary body in one piece; raises what `receive` raises, or Overloaded while too many of them are in memory."""
+@asynccontextmanager
+async def receive_whole(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """A binary body in one piece, which counts as in memory until the block ends: hold on to it no longer.
+
+    Raises what `receive` raises, or Overloaded while too many of them are in memory.
+    """
     with holding(request.app, length_of(request, limit)):
-        return b"".join([chunk async for chunk in receive(request, limit)])
+        yield b"".join([chunk async for chunk in receive(request, limit)])
 
 
 def length_of(request: Request, limit: int) -> int:

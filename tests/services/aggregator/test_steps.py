@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -168,6 +170,35 @@ async def test_who_waits_is_answered_in_the_same_request(stage: Stage) -> None:
     fallen = told[sites.manifest.cohort.index(lost)]
     assert (fallen.status_code, fallen.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
     assert sorted(answer.status_code for answer in told) == [200] * len(others) + [410]
+
+
+async def test_a_message_is_not_kept_in_memory_while_its_site_waits(quick_stage: Stage) -> None:
+    sites = await Sites.open(quick_stage)
+    one, size = sites.manifest.cohort[0], 8 << 20
+    identity = quick_stage.site(one)
+    party = Party(identity.subject, identity.keyid, identity.private_key.public_key())
+    held = []
+
+    @contextlib.asynccontextmanager
+    async def message() -> AsyncIterator[bytes]:
+        yield os.urandom(size)
+        held.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        waiting = asyncio.create_task(
+            quick_stage.components.steps.say(RoundId(sites.id), party, "advertise", message(), 30)
+        )
+        await asyncio.wait([waiting], timeout=2)
+        now, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not waiting.done()
+    waiting.cancel()
+    assert len(held) == 1
+    assert most - before > size
+    assert now - before < size / 8
 
 
 async def test_who_fell_out_before_cannot_upload(quick_stage: Stage) -> None:
