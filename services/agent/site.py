@@ -16,7 +16,7 @@ from services.agent.runner.docker import DockerLauncher
 from services.agent.runner.process import ProcessLauncher
 from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import Launcher, WarmRunner
-from services.agent.settings import AgentSettings
+from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -81,14 +81,24 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
 
 
 async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports: Detail = Detail.LOCATION) -> bool:
-    """Write an explicit default policy where there is none; whether one was written."""
+    """Write an explicit default policy where there is none; whether one was written.
+
+    It allows what is declared and can be read now, and nothing later: so ConfigError while something cannot be read.
+    """
     if settings.policy.exists():
         return False
+    if not settings.datasets.exists():
+        raise ConfigError(f"there is no {settings.datasets}: declare the data first, as docs/tutorial shows")
     runner = make_runner(settings, OPEN_POLICY)
     try:
         found = await runner.describe()
     finally:
         await runner.close()
+    unread = [fault for fault in found.faults if not fault.startswith("recipe ")]
+    if unread:
+        raise ConfigError(
+            f"no policy is written while data cannot be read: {'; '.join(unread)}; mend {settings.datasets}"
+        )
     own = set(found.own_recipes)
     text = policies.default_policy(
         {spec["name"]: spec["digest"] for spec in found.recipes if spec["name"] not in own},
@@ -111,6 +121,8 @@ async def read_site(
     description = await runner.describe()
     for fault in description.faults:
         log.warning("site.fault", fault=fault)
+    for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
+        log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
     site = Site(
         facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
     )

@@ -48,9 +48,11 @@ def examine_agent(config: Path) -> Iterator[Finding]:
 
 
 def _files(settings: AgentSettings) -> Iterator[Finding]:
+    allowed: frozenset[str] | None = None
     if settings.policy.exists():
         try:
-            policies.load(settings.policy)
+            policy, _ = policies.load(settings.policy)
+            allowed = frozenset(policy.datasets)
             yield Finding("ok", "policy", str(settings.policy))
         except ConfigError as error:
             yield Finding("fault", "policy", one_line(error), "mend it; the agent does nothing until then")
@@ -61,12 +63,13 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
     if not settings.datasets.exists():
         yield Finding("fault", "datasets", f"there is no {settings.datasets}", "declare the data: docs/tutorial")
     else:
-        yield from _datasets(settings.datasets)
+        yield from _datasets(settings, allowed)
     yield from _state(settings.data_dir / "agent.sqlite")
     yield from private("key files", _key_files(settings))
 
 
-def _datasets(file: Path) -> Iterator[Finding]:
+def _datasets(settings: AgentSettings, allowed: frozenset[str] | None) -> Iterator[Finding]:
+    file = settings.datasets
     if importlib.util.find_spec("pandas") is None:
         return  # said already
     from recipes.datasets import BadDataset, read_datasets
@@ -86,6 +89,11 @@ def _datasets(file: Path) -> Iterator[Finding]:
             reason = error.strerror or type(error).__name__
             detail = f"{entry.path} cannot be read: {reason}"
             yield Finding("fault", f"data set {name}", detail, f"mend its path in {file}, or owner and mode")
+            continue
+        if allowed is not None and name not in allowed:
+            detail = "the policy does not name it, so no job can use it"
+            remedy = f"name it with its columns under datasets in {settings.policy}, if it is to be used"
+            yield Finding("warning", f"data set {name}", detail, remedy)
         else:
             yield Finding("ok", f"data set {name}", str(entry.path or "no file"))
 
