@@ -287,6 +287,12 @@ def test_an_agent_is_looked_at_beside_its_files(platform: Platform) -> None:
     (folder / "datasets.yaml").write_text(good.replace("kind: none", "kind: nonsense"))
     assert "datasets.yaml" in broken(examine_agent(config))["datasets"][0].detail
     (folder / "datasets.yaml").write_text(good)
+    allowed = (folder / "policy.yaml").read_text()
+    (folder / "policy.yaml").write_text(allowed.replace("  nothing:", "  something:"))
+    (found,) = broken(examine_agent(config))["data set nothing"]
+    assert "does not name it" in found.detail
+    assert "policy.yaml" in found.remedy
+    (folder / "policy.yaml").write_text(allowed)
     identity = Identity.load(folder / "state" / "identity")
     url, headers = platform.urls["keys"], {"authorization": f"Bearer {platform.profile.operator_token}"}
     with Client(platform.profile) as client:

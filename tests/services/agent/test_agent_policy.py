@@ -1,0 +1,65 @@
+"""The policy that an agent writes at its first start, and what becomes of data that no policy names."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.services.agent.conftest import AgentProcess
+
+pytestmark = pytest.mark.process
+
+Make = Callable[..., AgentProcess]
+
+
+def declared(path: Path) -> dict[str, object]:
+    columns = [{"name": "age", "type": "number"}, {"name": "y", "type": "number"}]
+    entry = {"name": "heart", "kind": "csv", "path": str(path), "label": "y", "columns": columns}
+    return {"datasets": [entry, {"name": "nothing", "kind": "none"}]}
+
+
+def ended(agent: AgentProcess) -> str:
+    """The last line of an agent that cannot start."""
+    agent.start()
+    assert agent.process is not None
+    assert agent.process.wait(30) != 0
+    return agent.log().splitlines()[-1]
+
+
+def test_no_policy_is_written_before_the_data_can_be_read(make_agent: Make, tmp_path: Path) -> None:
+    """Else it would allow nothing, and nobody would know why, long after the data is there."""
+    agent, policy, rows = make_agent(), tmp_path / "site0" / "policy.yaml", tmp_path / "rows.csv"
+    policy.unlink()
+    (agent.folder / "datasets.yaml").unlink()
+    assert "datasets.yaml: declare the data first" in ended(agent)
+    agent.write("datasets.yaml", declared(rows))
+    assert f"there is no file {rows}" in ended(agent)
+    assert not policy.exists()
+    rows.write_text("age,y\n61,1\n47,0\n")
+    agent.start()
+    wait_for(policy.exists)
+    assert set(yaml.safe_load(policy.read_text())["datasets"]) == {"heart", "nothing"}
+
+
+def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: Path) -> None:
+    """It was declared after the policy was written: the policy stands, and the log says what to do."""
+    agent, rows = make_agent(), tmp_path / "rows.csv"
+    rows.write_text("age,y\n61,1\n47,0\n")
+    policy = yaml.safe_load((agent.folder / "policy.yaml").read_text())
+    agent.write("policy.yaml", {**policy, "datasets": {"nothing": {"columns": "*"}}})
+    agent.write("datasets.yaml", declared(rows))
+    agent.start()
+    wait_for(lambda: agent.events("profile.told"))
+    (told,) = agent.events("dataset.withheld")
+    assert (told["dataset"], "policy.yaml does not name it" in told["reason"]) == ("heart", True)
+    assert agent.kill(signal.SIGTERM) == 0
+
+
+def wait_for(found: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < until
+        time.sleep(0.05)
