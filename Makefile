@@ -53,7 +53,7 @@ openapi: venv ## write docs/openapi/<service>.json
 openapi-check: venv ## fail when docs/openapi differs from what the services offer
 	$(BIN)/python -m undersong.openapi docs/openapi --check
 
-fuzz: venv ## hostile input at length: about 10,000 requests to each service (ARGS=... for pytest)
+fuzz: venv ## hostile input at length: some 30,000 requests to all services together (ARGS=... for pytest)
 	UNDERSONG_FUZZ_EXAMPLES=60 UNDERSONG_FUZZ_SHARE=1 $(BIN)/pytest -s tests/hostile/test_openapi_fuzz.py tests/hostile/test_parsers.py --timeout 3600 $(ARGS)
 
 faults: venv ## every fault at every step, for real (two hours; ARGS="--minutes 20" adds to earlier runs); writes docs/operations/fault-matrix.md
