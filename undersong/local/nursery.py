@@ -110,12 +110,14 @@ class Nursery:
                 os.kill(pid, signal.SIGTERM)
 
 
-def become(order: dict[str, Any]) -> None:
-    """In a forked child: be the ordered process."""
+def become(order: dict[str, Any], parent: int) -> None:
+    """In a forked child: be the ordered process, as long as the parent lives."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(OSError, AttributeError):  # only Linux has it
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the kernel was asked to tell us
+        raise SystemExit(0)
     os.chdir(order["cwd"])
     _redirect(order["log"])
     os.environ.clear()
@@ -140,9 +142,10 @@ def main() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there already stays shared between the children
+    parent = os.getpid()
     order = Nursery(master).serve()
     if order is not None:
-        become(order)
+        become(order, parent)
 
 
 if __name__ == "__main__":
