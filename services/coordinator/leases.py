@@ -120,11 +120,19 @@ class Leases:
             admissions = await SiteRepository(tx).admissions(sorted({asker.site_id for asker in askers}), lock=True)
             refusals = [refusal(asker, admissions.get(asker.site_id)) for asker in askers]
             traces = {a.site_id: a.trace for a, refused in zip(askers, refusals, strict=True) if refused is None}
+            await self._lock_rounds(tx, sorted(traces))
             leases = await self._kept(tx, sorted(traces))
             leases |= await self._new(tx, {site: trace for site, trace in traces.items() if site not in leases})
             return [refused or leases.get(a.site_id) for a, refused in zip(askers, refusals, strict=True)]
 
         return await self._database.run("task.lease", work)
+
+    @staticmethod
+    async def _lock_rounds(tx: Transaction, sites: Sequence[SiteId]) -> None:
+        """All at once and in one order: rounds of leases that are held and of new ones must not cross."""
+        tasks = TaskRepository(tx)
+        found = [*(await tasks.leased_by(sites)).values(), *(await tasks.next_for(sites)).values()]
+        await RoundRepository(tx).lock_all({task.round_id for task in found})
 
     async def _kept(self, tx: Transaction, sites: Sequence[SiteId]) -> dict[SiteId, Lease]:
         """Leases that sites hold already, extended; one that ran out or outlived its round is taken back."""

@@ -88,7 +88,10 @@ class Tasks:
     async def _complete(self, completions: Sequence[Completion]) -> list[Task | Exception]:
         async def work(tx: Transaction) -> list[Task | Exception]:
             tasks, now = TaskRepository(tx), await tx.now()
-            places = await tasks.places({each.task_id for each in completions})
+            asked = {(each.task_id, each.site_id) for each in completions}
+            places = await tasks.places({task_id for task_id, _ in asked})
+            # Nobody makes others wait for the round of a task that is not his.
+            places = {task_id: place for task_id, place in places.items() if (task_id, place[1]) in asked}
             rounds = await RoundRepository(tx).lock_all({round_id for round_id, _ in places.values()})
             found = await tasks.get_all(sorted(places))
             moves: dict[RoundId, list[Move]] = {}

@@ -5,7 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Final, Generic, TypeVar
 
-from shared.errors import Unavailable
+import structlog
+
+from shared.errors import Refusal, Unavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -33,11 +37,17 @@ class Gathering(Generic[Q, A]):
         self._waiting.append((question, answer))
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._answer_all(), context=Context())
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # a refusal's traceback leads here: it must not lead on to the refusal
 
     async def _answer_all(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            asked = [(question, answer) for question, answer in self._waiting if not answer.done()]
+            batch, self._waiting = asked[: self._most], asked[self._most :]  # without those who have hung up
+            if not batch:
+                return
             try:
                 found = await self._work([question for question, _ in batch])
             except BaseException as error:
@@ -45,6 +55,8 @@ class Gathering(Generic[Q, A]):
                     batch, self._waiting = batch + self._waiting, []
                     self._give(batch, [Unavailable("the service is stopping")] * len(batch))
                     raise
+                if not isinstance(error, Refusal):
+                    log.warning("batch.failed", error=type(error).__name__, exc_info=error)
                 self._give(batch, [error] * len(batch))
                 continue
             self._give(batch, found)
@@ -55,6 +67,6 @@ class Gathering(Generic[Q, A]):
             if answer.done():  # nobody waits any more
                 continue
             if isinstance(one, Exception):
-                answer.set_exception(one)
+                answer.set_exception(one.with_traceback(None))  # whose frames hold the whole batch
             else:
                 answer.set_result(one)

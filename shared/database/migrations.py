@@ -25,6 +25,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _SQLITE_WAIT_S = 60.0
 _PAUSE_S: Final = 1.0
+_PERMANENT: Final = ("does not exist", "authentication failed")
+"""What a server says to whom it lets in never; the driver tells it apart from one that is away by the text alone."""
 _BAD_CONFIGURATION: Final = 2
 
 
@@ -42,10 +44,9 @@ def migrate(url: str, service: str) -> str:
                 _upgrade(connection, config, service)
             return head_revision(service)
         except sa.exc.DBAPIError as error:
-            fault = passing_fault(error)
-            if fault is None:
+            fault, reason = passing_fault(error), str(error.orig).strip().partition("\n")[0]
+            if fault is None or any(words in reason for words in _PERMANENT):
                 raise
-            reason = str(error.orig).strip().partition("\n")[0]
             log.warning("migration.waits", service=service, fault=fault, reason=reason, pause_s=_PAUSE_S)
         time.sleep(_PAUSE_S)
 

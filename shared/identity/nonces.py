@@ -37,17 +37,24 @@ class SqlNonces:
         await self._database.run("nonces.prune", work)
         return 0  # housekeeping is no repair
 
-    async def _record(self, batch: Sequence[_Entry]) -> list[bool]:
+    async def _record(self, batch: Sequence[_Entry]) -> list[bool | Exception]:
         """Which are new; of the same nonce twice in one batch, only the first is."""
-        new = await self._insert({(principal, nonce): until for principal, nonce, until in batch})
-        answers = []
+        new, sure = await self._insert({(principal, nonce): until for principal, nonce, until in batch})
+        answers: list[bool | Exception] = []
+        seen: set[tuple[str, str]] = set()
         for principal, nonce, _ in batch:
-            answers.append((principal, nonce) in new)
-            new.discard((principal, nonce))
+            entry = principal, nonce
+            if entry in seen or entry in new or sure:
+                answers.append(entry in new and entry not in seen)
+            else:
+                # A first attempt whose commit was lost in transit looks like a replay; only the client can tell.
+                again = "the request could not be recorded; sign it afresh and try again"
+                answers.append(Unavailable(again, retry_after_s=0.1))
+            seen.add(entry)
         return answers
 
-    async def _insert(self, entries: dict[tuple[str, str], datetime]) -> set[tuple[str, str]]:
-        """The entries that were not there before."""
+    async def _insert(self, entries: dict[tuple[str, str], datetime]) -> tuple[set[tuple[str, str]], bool]:
+        """The entries that were not there before, and whether the others surely were: it took one attempt."""
         attempts = 0
 
         async def work(tx: Transaction) -> set[tuple[str, str]]:
@@ -58,7 +65,4 @@ class SqlNonces:
             return {(row.principal, row.nonce) for row in result}
 
         new = await self._database.run("nonces.record", work)
-        if attempts > 1 and len(new) < len(entries):
-            # A first attempt whose commit was lost in transit looks like a replay of itself; only the client can tell.
-            raise Unavailable("the request could not be recorded; sign it afresh and try again", retry_after_s=0.1)
-        return new
+        return new, attempts == 1

@@ -160,7 +160,7 @@ class SiteRepository:
         Every round's plan asks for them, and profiles are long and seldom change: only what is new is read.
         """
         rows = (await self._session.execute(_PRESENT, {"federation": federation_id, "since": since})).all()
-        unread = [row.id for row in rows if _profiles.get(row.id, (None,))[0] != row.profile_at]
+        unread = [row.id for row in rows if row.id not in _profiles or _profiles[row.id][0] != row.profile_at]
         if unread:
             found = await self._session.execute(_PROFILES, {"sites": unread})
             for site_id, told_at, profile in found:

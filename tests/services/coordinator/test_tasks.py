@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 from coordinator_world import SiteAgent, World, profile
 from sqlalchemy import text
 
@@ -24,6 +25,20 @@ async def started(world: World, count: int = 4) -> tuple[str, list[SiteAgent], d
 
 def slug(answer: httpx.Response) -> str:
     return str(answer.json()["type"]).rpartition(":")[2]
+
+
+async def test_a_site_that_never_told_what_it_has_stops_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = await world.federation()
+    agents = await world.sites(federation, 4)
+    body = {"name": "silent", "owner": "silent hospital"}
+    site_id = (await world.admin.post(f"/v1/federations/{federation}/sites", json=body)).json()["id"]
+    signing = SigningAuth(world.identity(Subject("site", site_id, federation)), "coordinator")
+    await SiteAgent(site_id, world.client(signing)).poll()
+    await world.flush()
+    job = await world.job(federation)
+    monkeypatch.setattr("services.coordinator.repository.sites._profiles", {})  # as in a worker that has just started
+    await world.conductor.advance(job["id"])
+    assert [(await agent.poll()).status_code for agent in agents].count(200) == 4
 
 
 async def test_fifty_polls_of_one_site_get_one_task(world: World) -> None:

@@ -1,6 +1,7 @@
 """Questions that are answered together."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextvars import ContextVar
 
@@ -94,3 +95,46 @@ async def test_no_request_lends_its_context_to_the_others() -> None:
     REQUEST.set("mine")
     assert await Gathering(look).ask(1) == 1
     assert seen == ["none"]
+
+
+async def test_who_has_hung_up_is_not_worked_for() -> None:
+    work = Counting()
+    gathering = Gathering(work)
+    asked = [asyncio.create_task(gathering.ask(number)) for number in (1,)]
+    await asyncio.sleep(0.01)
+    asked += [asyncio.create_task(gathering.ask(number)) for number in (2, 3)]
+    await asyncio.sleep(0.01)
+    asked[1].cancel()
+    work.go_on.set()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert (found[0], found[2]) == (2, 6)
+    assert work.batches == [[1], [3]]
+
+
+async def test_a_refusal_leaves_nothing_behind() -> None:
+    """Neither it nor the batch's frames, which hold what was asked, wait for a full collection."""
+
+    def judge(number: int) -> int:
+        raise NotFound(f"no {number}")
+
+    async def refuse(batch: Sequence[int]) -> list[int | Exception]:
+        answers: list[int | Exception] = []
+        for number in batch:
+            try:
+                answers.append(judge(number))
+            except NotFound as refusal:
+                answers.append(refusal)
+        return answers
+
+    gathering = Gathering(refuse)
+    for _ in range(3):
+        await asyncio.gather(*(gathering.ask(number) for number in range(3)), return_exceptions=True)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(50):
+            with pytest.raises(NotFound):
+                await gathering.ask(number)
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
