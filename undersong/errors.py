@@ -47,6 +47,10 @@ class ApiError(UndersongError):
         self.detail = detail
         self.errors = tuple(errors)
 
+    def __str__(self) -> str:
+        """The message with every fault that the service found, and its remedy."""
+        return "; ".join([super().__str__(), *(f"{path or '/'}: {message}" for path, message in self.errors)])
+
 
 REMEDIES = {
     "401": "check the token: `undersong doctor`, or `undersong login` with a fresh one",

@@ -13,6 +13,7 @@ from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
 from undersong.local import Platform
+from undersong.profile import read_profiles, save_profile
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -135,9 +136,14 @@ def test_every_service_tells_health_and_metrics(platform: Platform) -> None:
         assert "http_server_request_duration_seconds" in httpx.get(f"{url}/metrics").text
 
 
-def test_a_second_platform_in_the_same_folder_is_refused(platform: Platform) -> None:
-    with pytest.raises(StartError, match="already running"), Platform(platform.home):
+def test_a_second_platform_in_the_same_folder_is_refused(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    save_profile(platform.profile)
+    with pytest.raises(StartError, match="already running"), Platform(platform.home, write_profile=True):
         pass
+    assert list(read_profiles().values()) == [platform.profile], "it is the running platform's"
 
 
 @pytest.mark.slow

@@ -177,3 +177,8 @@ def test_both_clients_offer_the_same_calls() -> None:
     """What one of the two lacks is administration, which scripts do with the ordinary client."""
     names = {name for name in vars(AsyncClient) if not name.startswith("_")}
     assert names <= {name for name in vars(Client) if not name.startswith("_")}
+
+
+def test_a_refusal_says_every_fault() -> None:
+    error = ApiError(422, "job-invalid", "Invalid.", "The job has 2 errors.", [("/rounds", "too many"), ("", "no")])
+    assert str(error) == "The job has 2 errors.; /rounds: too many; /: no"

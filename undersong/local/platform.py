@@ -118,9 +118,9 @@ class Platform:
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._write_profile:
-            remove_profile(str(self.home))
-        if self._lock is not None:
+        if self._lock is not None:  # else the folder is another's, and so is its profile
+            if self._write_profile:
+                remove_profile(str(self.home))
             self._lock.close()
             self._lock = None
         if self._temporary:
