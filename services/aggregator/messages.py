@@ -4,15 +4,15 @@ All sites of a round say something in each step, and all hear the answer at the 
 taken and answered together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from datetime import datetime
 from typing import TypeVar
 
 from services.aggregator.domain import RoundClosed, RoundUnknown, SiteFellOut, StepDiffers, StepUnknown, admit_step
 from services.aggregator.repository import WORK_TOPIC, Repository
 from services.aggregator.rounds import check_member, manifest_of
-from services.aggregator.step_rows import StepRepository, Turn
+from services.aggregator.step_rows import Said, StepRepository, Turn
 from shared.database import Transaction
 from shared.errors import Refusal
 from shared.identity.verify import Party
@@ -36,23 +36,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Message(Question):
-    """A site says something in a step: `digest` of the plain bytes, `values` of its row with them sealed."""
+    """A site says something in a step: `digest` of the plain bytes, the key that signed them, and them sealed."""
 
     digest: Digest
-    values: Mapping[str, str | bytes]
+    public_key: bytes
+    sealed: bytes
 
 
 Q = TypeVar("Q", bound=Question)
+A = TypeVar("A")
 
 
 async def take(tx: Transaction, messages: Sequence[Message]) -> list[bool | Exception]:
     """Whether each message is new, or why it is refused: RoundUnknown, NotInCohort, StepUnknown, StepDiffers,
     StepNotOpen, StepClosed, SiteFellOut, RoundClosed."""
-    answers: dict[int, bool | Exception] = {}
-    for round_id, places in _by_round(messages):
-        some = [messages[place] for place in places]
-        answers |= zip(places, await _take_in(tx, round_id, some), strict=True)
-    return [answers[place] for place in range(len(messages))]
+    return await _by_round(messages, lambda round_id, some: _take_in(tx, round_id, some))
 
 
 async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Message]) -> list[bool | Exception]:
@@ -61,13 +59,13 @@ async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Messag
     rows: dict[tuple[str, SiteId], Message] = {}
     awaited = 0
     try:
-        turn = await steps.turn()
+        turn, now = await steps.turn(), await tx.now()
     except RoundUnknown as unknown:
         return [unknown] * len(messages)
     for message in messages:
         place = message.step, message.site_id
         try:
-            fresh, lost = await _admit(steps, turn, message, rows.get(place))
+            fresh, lost = await _admit(steps, turn, now, message, rows.get(place))
         except Refusal as refusal:
             answers.append(refusal)
             continue
@@ -76,13 +74,15 @@ async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Messag
             rows[place] = message
             awaited += not lost
     if rows:
-        await steps.say([{"step": step, "site_id": site, **said.values} for (step, site), said in rows.items()])
+        await steps.say([(m.step, Said(m.site_id, m.public_key, m.sealed), m.digest) for m in rows.values()])
     if awaited and await steps.miss_fewer(awaited) <= 0:
         await tx.emit(WORK_TOPIC, "step.complete", round_id)
     return answers
 
 
-async def _admit(steps: StepRepository, turn: Turn, message: Message, other: Message | None) -> tuple[bool, bool]:
+async def _admit(
+    steps: StepRepository, turn: Turn, now: datetime, message: Message, other: Message | None
+) -> tuple[bool, bool]:
     """Whether the message is new, and whether nobody waits for its site; `other` came just before it."""
     step, site_id = message.step, message.site_id
     order = order_of(turn.round.id, turn.manifest, message.site)
@@ -92,7 +92,7 @@ async def _admit(steps: StepRepository, turn: Turn, message: Message, other: Mes
         if said != message.digest:
             raise StepDiffers(f"{site_id} has sent the message {said[:16]}… in step {step}; it stands")
         return False, seen.lost
-    admit_step(turn.round, order, step, await steps.now(), frozen=seen.frozen)
+    admit_step(turn.round, order, step, now, frozen=seen.frozen)
     if seen.left_behind:
         raise SiteFellOut(f"the round went on before step {step} without {site_id}")
     return True, seen.lost
@@ -101,11 +101,7 @@ async def _admit(steps: StepRepository, turn: Turn, message: Message, other: Mes
 async def look(tx: Transaction, questions: Sequence[Question]) -> list[bytes | Exception | None]:
     """The answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
     StepUnknown, SiteFellOut, RoundClosed."""
-    answers: dict[int, bytes | Exception | None] = {}
-    for round_id, places in _by_round(questions):
-        some = [questions[place] for place in places]
-        answers |= zip(places, await _look_in(tx, round_id, some), strict=True)
-    return [answers[place] for place in range(len(questions))]
+    return await _by_round(questions, lambda round_id, some: _look_in(tx, round_id, some))
 
 
 async def _look_in(tx: Transaction, round_id: RoundId, questions: Sequence[Question]) -> list[bytes | Exception | None]:
@@ -157,8 +153,12 @@ def order_of(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str
     return engine_facts(manifest.engine).steps
 
 
-def _by_round(questions: Sequence[Q]) -> list[tuple[RoundId, list[int]]]:
-    """Which of them are about which round; in the order of ids, so that nobody waits for locks crosswise."""
-    places = sorted(range(len(questions)), key=lambda place: questions[place].round_id)
-    grouped = groupby(places, key=lambda place: questions[place].round_id)
-    return [(round_id, list(some)) for round_id, some in grouped]
+async def _by_round(asked: Sequence[Q], work: Callable[[RoundId, Sequence[Q]], Awaitable[Sequence[A]]]) -> list[A]:
+    """What `work` says to each, a round at a time; in the order of ids, so that nobody waits for locks crosswise."""
+    places: dict[RoundId, list[int]] = {}
+    for place, each in enumerate(asked):
+        places.setdefault(each.round_id, []).append(place)
+    answers: dict[int, A] = {}
+    for round_id, some in sorted(places.items()):
+        answers |= zip(some, await work(round_id, [asked[place] for place in some]), strict=True)
+    return [answers[place] for place in range(len(asked))]

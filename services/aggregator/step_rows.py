@@ -93,15 +93,18 @@ class StepRepository:
         """The digest of what the site said in this step."""
         return (await self.seen(step, None, site_id)).digest
 
-    async def say(self, messages: Iterable[Mapping[str, Any]]) -> None:
-        """Insert messages (step, site_id and what is said); the round is locked, and their sites have said nothing in
-        their steps."""
-        common = {"round_id": self._round_id, "accepted_at": await self.now()}
-        await self._session.execute(_SAY, [{**common, **message} for message in messages])
-
-    async def now(self) -> datetime:
-        """The transaction's time."""
-        return await self._tx.now()
+    async def say(self, messages: Iterable[tuple[str, Said, Digest]]) -> None:
+        """Insert messages (step, message, digest of its plain bytes); the round is locked, and their sites have said
+        nothing in their steps."""
+        now = await self._tx.now()
+        rows = [
+            {
+                "round_id": self._round_id, "step": step, "site_id": said.site_id, "accepted_at": now,
+                "digest": digest, "public_key": said.public_key.hex(), "body": said.sealed,
+            }
+            for step, said, digest in messages
+        ]  # fmt: skip
+        await self._session.execute(_SAY, rows)
 
     async def messages(self, step: str) -> list[Said]:
         """What was said in this step."""

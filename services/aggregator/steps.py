@@ -59,13 +59,9 @@ class Steps:
 
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
         """Whether the message is new."""
-        digest = digest_of(body)
-        values: dict[str, str | bytes] = {
-            "digest": digest,
-            "public_key": public_bytes(site.public_key).hex(),
-            "body": self._sealer.seal(body, "step_messages", place(round_id, step, SiteId(site.name)), "body"),
-        }
-        fresh = await self._messages.ask(Message(round_id, step, site, digest, values))
+        sealed = self._sealer.seal(body, "step_messages", place(round_id, step, SiteId(site.name)), "body")
+        message = Message(round_id, step, site, digest_of(body), public_bytes(site.public_key), sealed)
+        fresh = await self._messages.ask(message)
         point("aggregator.message.committed")
         return fresh
 

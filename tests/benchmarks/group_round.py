@@ -159,10 +159,6 @@ def _figures(label: str, measured: Measured, *, target: bool) -> list[Figure]:
     ]
 
 
-def _slug(process: str) -> str:
-    return process.replace(".", "_")
-
-
 def _against_flower(ours: Measured) -> list[Figure]:
     with FlowerPeer(PEER_FOLDER, 10) as peer:
         theirs: PeerRounds = peer.rounds(SIZES["d1m"], PEER_ROUNDS)

@@ -110,7 +110,7 @@ def schema(revision: str) -> Break:
 
 @contextmanager
 def expired(platform: Platform) -> Iterator[None]:
-    """The registry's certificate in keys' directory ran out while it was down; some certificates are older ones."""
+    """The registry's certificate in keys' directory ran out while it was down."""
     yesterday = utc_now() - timedelta(days=1)
     made = CertificateAuthority.create(yesterday - timedelta(days=80)).issue(
         Ed25519PrivateKey.generate().public_key(), Subject("service", "registry"), yesterday,

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import time
-import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -13,12 +11,8 @@ import numpy as np
 import pytest
 from sqlalchemy import text, update
 
-from services.aggregator.domain import NotInCohort, RoundUnknown, StepDiffers, StepNotOpen, StepUnknown
-from services.aggregator.messages import Message, take
 from services.aggregator.tables import Base, RoundRow
 from shared.database import Transaction
-from shared.identity.verify import Party
-from shared.ids import RoundId, digest_of
 from shared.learning.tensors import load
 from shared.queues import Relay, Streams, background
 from shared.secagg.engine import UPLOAD
@@ -102,49 +96,6 @@ async def test_one_message_a_site_a_step(quick_stage: Stage) -> None:
     assert (early.status_code, early.json()["type"].rpartition(":")[2]) == (409, "step-not-open")
 
 
-async def test_messages_that_come_together_are_judged_one_by_one(quick_stage: Stage) -> None:
-    """A batch comes to what its messages come to one after the other, repetitions, contradictions and strangers too."""
-    together, singly = await Sites.open(quick_stage), await Sites.open(quick_stage)
-    unknown = RoundId("rnd_00000000000000000000000000")
-    one, two = together.manifest.cohort[:2]
-    script = [
-        (one, "advertise", b"mine"), (two, "advertise", b"mine"), (one, "advertise", b"mine"),
-        (one, "advertise", b"other"), (two, "share", b"early"), ("stranger", "advertise", b"x"),
-        (two, "nonsense", b"x"), *((site, "advertise", b"mine") for site in together.manifest.cohort[2:]),
-    ]  # fmt: skip
-
-    def said(round_id: str, site: str, step: str, body: bytes) -> Message:
-        identity = quick_stage.site(site)
-        party = Party(identity.subject, identity.keyid, identity.private_key.public_key())
-        values: dict[str, str | bytes] = {"digest": digest_of(body), "public_key": "00", "body": body}
-        return Message(RoundId(round_id), step, party, digest_of(body), values)
-
-    mixed = [said(round_id, *line) for line in script for round_id in (together.id, unknown)]
-    batch = await quick_stage.database.run("test", lambda tx: take(tx, mixed))
-    assert {type(answer) for answer in batch[1::2]} == {RoundUnknown}
-    alone = []
-    for line in script:
-        message = said(singly.id, *line)
-        alone += await quick_stage.database.run("test", lambda tx, m=message: take(tx, [m]))  # type: ignore[misc]
-    shown = [answer if isinstance(answer, bool) else type(answer) for answer in batch[::2]]
-    assert shown == [answer if isinstance(answer, bool) else type(answer) for answer in alone]
-    refused = [StepDiffers, StepNotOpen, NotInCohort, StepUnknown]
-    assert shown == [True, True, False, *refused, *[True] * (len(together.manifest.cohort) - 2)]
-
-    async def rows(tx: Transaction, round_id: str) -> list[tuple[Any, ...]]:
-        kept = "SELECT step, site_id, digest FROM step_messages WHERE round_id = :r ORDER BY site_id"
-        missing = "SELECT step, step_missing, phase FROM rounds WHERE id = :r"
-        found = [(await tx.session.execute(text(query), {"r": round_id})).all() for query in (kept, missing)]
-        return [tuple(row) for some in found for row in some]
-
-    first, second = [
-        await quick_stage.database.read("test", lambda tx, r=each.id: rows(tx, r))  # type: ignore[misc]
-        for each in (together, singly)
-    ]
-    assert first == second
-    assert first[-1] == ("advertise", 0, "collecting")
-
-
 async def say_and_wait(sites: Sites, step: str, who: Sequence[str]) -> list[httpx.Response]:
     """These sites speak and wait for the answer, while a worker comes by every now and then."""
     told = asyncio.gather(*(sites.say(site, step, wait_s=30) for site in who))
@@ -170,35 +121,6 @@ async def test_who_waits_is_answered_in_the_same_request(stage: Stage) -> None:
     fallen = told[sites.manifest.cohort.index(lost)]
     assert (fallen.status_code, fallen.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
     assert sorted(answer.status_code for answer in told) == [200] * len(others) + [410]
-
-
-async def test_a_message_is_not_kept_in_memory_while_its_site_waits(quick_stage: Stage) -> None:
-    sites = await Sites.open(quick_stage)
-    one, size = sites.manifest.cohort[0], 8 << 20
-    identity = quick_stage.site(one)
-    party = Party(identity.subject, identity.keyid, identity.private_key.public_key())
-    held = []
-
-    @contextlib.asynccontextmanager
-    async def message() -> AsyncIterator[bytes]:
-        yield os.urandom(size)
-        held.append(tracemalloc.get_traced_memory()[0])
-
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        waiting = asyncio.create_task(
-            quick_stage.components.steps.say(RoundId(sites.id), party, "advertise", message(), 30)
-        )
-        await asyncio.wait([waiting], timeout=2)
-        now, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert not waiting.done()
-    waiting.cancel()
-    assert len(held) == 1
-    assert most - before > size
-    assert now - before < size / 8
 
 
 async def test_who_fell_out_before_cannot_upload(quick_stage: Stage) -> None:

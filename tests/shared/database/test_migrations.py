@@ -47,6 +47,12 @@ async def test_a_database_that_is_away_is_waited_for(postgres_url: str) -> None:
     assert await asyncio.to_thread(drift, postgres_url, "registry", Base.metadata) == []
 
 
+async def test_a_wrong_database_is_not_waited_for(postgres_url: str) -> None:
+    nowhere = make_url(postgres_url).set(database="nowhere").render_as_string(hide_password=False)
+    with pytest.raises(OperationalError, match="does not exist"):
+        await asyncio.to_thread(migrate, nowhere, "registry")
+
+
 def test_what_waiting_does_not_mend_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OperationalError, match="unable to open"):
         migrate(f"sqlite:///{tmp_path / 'nowhere' / 'x.sqlite'}", "registry")
