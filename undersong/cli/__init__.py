@@ -9,6 +9,7 @@ from undersong.cli import (
     agents,
     backups,
     common,
+    data,
     demo,
     doctor,
     evidence,
@@ -41,6 +42,7 @@ app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
+app.add_typer(data.app, name="data")
 app.add_typer(stats.app, name="stats")
 app.add_typer(tokens.app, name="token")
 
