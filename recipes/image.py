@@ -28,7 +28,7 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.learning.metrics import layout_of, multiclass_sums
+from shared.learning.metrics import multiclass_sums
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
 
@@ -69,10 +69,6 @@ class Image:
             description="Small CNN with batch normalisation for images of one size.",
             classes=_DEFAULTS["classes"],
         )
-
-    def layout(self, params: Params) -> str:
-        """multiclass:C."""
-        return layout_of(Task.MULTICLASS, _settings(params)["classes"])
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
         """This recipe needs none."""

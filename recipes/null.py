@@ -35,10 +35,6 @@ class Null:
             description="Returns the model unchanged; for benchmarks.",
         )
 
-    def layout(self, params: Params) -> str:
-        """binary."""
-        return "binary"
-
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
         """The number of rows."""
         return np.array([float(data.train.size)])

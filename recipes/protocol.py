@@ -89,14 +89,15 @@ class TrainResult:
 
 @runtime_checkable
 class Recipe(Protocol):
-    """One way to train. `spec` is what sites advertise and jobs are checked against."""
+    """One way to train. `spec` is what sites advertise and jobs are checked against.
+
+    The spec decides the layout of the evaluation sums, because the coordinator reads it too: `task` and `classes`, or
+    the parameters of these names where `params_schema` has them.
+    """
 
     @property
     def spec(self) -> RecipeSpec:
         """Name, version, digest, task and the JSON schema of the parameters."""
-
-    def layout(self, params: Params) -> str:
-        """The name of the evaluation layout (see `shared.learning.metrics`)."""
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
         """Sums over the training rows, float64[m]; m must be the same at every site. Only if ``spec.statistics``."""
@@ -110,7 +111,7 @@ class Recipe(Protocol):
         """Train on the training rows, from `model`; call `progress` with 0..1 now and then."""
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Sums over the test rows in the layout of `layout`."""
+        """Return sums over the test rows, in the layout that `shared.learning.metrics.evaluation_layout` names."""
 
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
         """From raw columns (name to values): probabilities [n] or [n, classes], or values [n]."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
-from shared.learning.metrics import metrics_of
+from shared.learning.metrics import evaluation_layout, metrics_of
 
 Scores = dict[str, float]
 
@@ -41,7 +41,7 @@ def train_in_one_place(recipe: Recipe, data: Dataset, params: Params, *, rounds:
 
 def score(recipe: Recipe, model: Tensors, data: Dataset, params: Params) -> Scores:
     """Metrics over the data set's test rows."""
-    return metrics_of(recipe.layout(params), recipe.evaluate(model, data, params, {}))
+    return metrics_of(evaluation_layout(recipe.spec, params), recipe.evaluate(model, data, params, {}))
 
 
 def compare(

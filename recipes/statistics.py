@@ -67,10 +67,6 @@ class Statistics:
         salt = np.array([float(secrets.randbits(asked.salt_bits)) for _ in range(SALT)])
         return np.concatenate([salt, *sums])
 
-    def layout(self, params: Params) -> str:
-        """There is none."""
-        return self._no_model()
-
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """There is none."""
         return self._no_model()

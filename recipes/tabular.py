@@ -1,4 +1,9 @@
-"""Recipe `tabular`: logistic regression or a multilayer perceptron on numbers and categories."""
+"""Recipe `tabular`: linear or logistic regression, or a multilayer perceptron, on numbers and categories.
+
+With `task: regression` the model learns the label in standard deviations from its mean over all sites, so that a label
+of any scale fits the limits of an update; predictions and evaluation are in the label's own units, the training loss is
+in squared standard deviations.
+"""
 
 # ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
 
@@ -24,14 +29,18 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.learning.metrics import binary_sums, layout_of, multiclass_sums, regression_sums
+from shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
 from shared.learning.tensors import Model, Schema
+from shared.statistics import moments
 from shared.wire.profiles import Column, RecipeSpec, Task
 
 if TYPE_CHECKING:
     import torch
 
 _HERE: Final = Path(__file__).parent
+_LABEL_MEAN: Final = "label.mean"
+_LABEL_SCALE: Final = "label.scale"
+_LABEL_SUMS: Final = 3
 _DEFAULTS: Final[dict[str, Any]] = {
     **training.DEFAULTS,
     "model": "logistic",
@@ -47,7 +56,7 @@ _SCHEMA: Final[dict[str, Any]] = {
         **training.SCHEMA,
         "model": {"enum": ["logistic", "mlp"], "description": "logistic is linear, whatever the task."},
         "hidden": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65_536}, "maxItems": 8},
-        "task": {"enum": [str(task) for task in Task]},
+        "task": {"enum": [str(task) for task in Task if task is not Task.SUMMARY]},
         "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
         "categories": {
             "type": "object",
@@ -69,28 +78,29 @@ class Tabular:
             digest=source_digest(*files),
             task=Task.BINARY,
             params_schema=_SCHEMA,
+            classes=_DEFAULTS["classes"],
             statistics=True,
             description="Logistic regression or MLP on numbers and categories; missing values get a flag.",
         )
 
-    def layout(self, params: Params) -> str:
-        """binary, multiclass:C or regression, by `params.task`."""
-        settings = _settings(params)
-        return layout_of(Task(settings["task"]), settings["classes"])
-
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
-        """Counts, sums and sums of squares of every input."""
+        """Return counts, sums and sums of squares of every input, and of the label where it is a number to predict."""
         columns = _columns(data.columns, params)
-        return table.statistics(columns, _recoded(data, columns)[data.train])
+        sums = table.statistics(columns, _recoded(data, columns)[data.train])
+        if _settings(params)["task"] != Task.REGRESSION:
+            return sums
+        return np.concatenate([sums, moments.sums_of(data.label[data.train, None]).ravel()])
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """Zeros for the linear model, torch's own draw by seed for the MLP; scaling from the statistics."""
-        columns = _columns(shape.columns, params)
-        sums = context.get("statistics")
-        tensors = table.fixed_tensors(columns, None if sums is None else np.asarray(sums, np.float64))
+        columns, settings = _columns(shape.columns, params), _settings(params)
+        sums = np.asarray(context["statistics"], np.float64) if "statistics" in context else None
+        target = _target(sums) if settings["task"] == Task.REGRESSION else {}
+        inputs = sums[:-_LABEL_SUMS] if sums is not None and target else sums
+        tensors = table.fixed_tensors(columns, inputs) | target
         with training.seeded(seed):
-            tensors |= training.state_of(_module(tensors[table.MEAN].size, _settings(params)))
-        return Model(Schema.of(tensors, fixed=table.FIXED), tensors)
+            tensors |= training.state_of(_module(tensors[table.MEAN].size, settings))
+        return Model(Schema.of(tensors, fixed=(*table.FIXED, *target)), tensors)
 
     def train(
         self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
@@ -100,11 +110,14 @@ class Tabular:
         x, y = self._rows(model, data, params, data.train)
         if not len(y):
             raise RecipeError("the data set has no training rows")
+        if settings["task"] == Task.REGRESSION:
+            mean, scale = _label_scale(model)
+            y = ((y - mean) / scale).astype(np.float32)
         module = _module(x.shape[1], settings)
         training.load_state(module, model)
         with training.seeded(seed):
             loss = training.fit(module, x, y, _loss(settings), settings, seed, progress)
-        fixed = {name: model[name] for name in table.FIXED}
+        fixed = {name: model[name] for name in (*table.FIXED, _LABEL_MEAN, _LABEL_SCALE) if name in model}
         return TrainResult(fixed | training.state_of(module), len(y), loss)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
@@ -125,7 +138,7 @@ class Tabular:
         x = table.inputs(model, columns, _recoded(data, columns)[rows])
         y = data.label[rows]
         if settings["task"] == Task.REGRESSION:
-            return x, y.astype(np.float32)
+            return x, y
         if not np.isin(y, np.arange(settings["classes"] if settings["task"] == Task.MULTICLASS else 2)).all():
             raise RecipeError("the label holds values that are no class of this task")
         return x, y.astype(np.float32 if settings["task"] == Task.BINARY else np.int64)
@@ -191,4 +204,19 @@ def _predictions(model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.N
     said = training.outputs(module, x).astype(np.float64)
     if settings["task"] == Task.MULTICLASS:
         return training.softmax(said)
-    return said[:, 0] if settings["task"] == Task.REGRESSION else training.sigmoid(said[:, 0])
+    if settings["task"] == Task.BINARY:
+        return training.sigmoid(said[:, 0])
+    mean, scale = _label_scale(model)
+    return said[:, 0] * scale + mean
+
+
+def _target(sums: npt.NDArray[np.float64] | None) -> Tensors:
+    """Return the label's mean and scale over all sites as fixed tensors; without sums it is taken as it is."""
+    if sums is None:
+        return {_LABEL_MEAN: np.zeros(1), _LABEL_SCALE: np.ones(1)}
+    summary = moments.summary_of(sums[-_LABEL_SUMS:].reshape(_LABEL_SUMS, 1))
+    return {_LABEL_MEAN: summary.mean, _LABEL_SCALE: summary.scale}
+
+
+def _label_scale(model: Tensors) -> tuple[float, float]:
+    return float(model.get(_LABEL_MEAN, [0.0])[0]), float(model.get(_LABEL_SCALE, [1.0])[0])

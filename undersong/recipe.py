@@ -1,4 +1,7 @@
-"""What a training recipe is: the types to write one of your own (see examples/own-recipe)."""
+"""Everything that a training recipe of your own needs (see examples/own-recipe).
+
+The types of `recipes.protocol`, the roles of tensors, and the sums that each evaluation layout is made of.
+"""
 
 from recipes.protocol import (
     Array,
@@ -16,6 +19,9 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
+from shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
+from shared.learning.tensors import Schema
+from shared.wire.profiles import Task
 
 __all__ = [
     "Array",
@@ -29,7 +35,13 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RecipeSpec",
+    "Schema",
+    "Task",
     "Tensors",
     "TrainResult",
+    "binary_sums",
+    "evaluation_layout",
+    "multiclass_sums",
+    "regression_sums",
     "source_digest",
 ]

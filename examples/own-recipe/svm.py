@@ -13,9 +13,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.learning.metrics import binary_sums
-from shared.learning.tensors import Schema
-from shared.wire.profiles import Task
 from undersong.recipe import (
     Array,
     Context,
@@ -26,8 +23,11 @@ from undersong.recipe import (
     Progress,
     RecipeError,
     RecipeSpec,
+    Schema,
+    Task,
     Tensors,
     TrainResult,
+    binary_sums,
     source_digest,
 )
 
@@ -55,10 +55,6 @@ class Svm:
                 },
             },
         )
-
-    def layout(self, params: Params) -> str:
-        """The evaluation sums are those of a binary classifier."""
-        return "binary"
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
         """Per column: how many values are known, their sum, the sum of their squares. Sums only, never a row."""

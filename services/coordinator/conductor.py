@@ -25,7 +25,7 @@ from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
 from shared.faults import point
 from shared.ids import JobId, ModelId, RoundId, SiteId
-from shared.learning.metrics import layout_of, metrics_of
+from shared.learning.metrics import metrics_of
 from shared.queues import Event
 from shared.secagg.engines import engine_facts
 from shared.telemetry.traces import within_trace
@@ -220,10 +220,9 @@ class Conductor:
         return Published(outcome, result.model_dump(mode="json", exclude={"values"}))
 
     async def _metrics(self, record: RoundRecord, values: tuple[float, ...]) -> dict[str, float]:
-        """Named metrics by the layout of the job's recipe, not by what an update says of itself."""
+        """Return named metrics by the layout of the job, not by what an update says of itself."""
         job = await self._job(record.round.job_id)
-        recipe = job.resolved.recipe
-        found = metrics_of(layout_of(recipe.task, recipe.classes), np.asarray(values, np.float64))
+        found = metrics_of(job.layout, np.asarray(values, np.float64))
         return {name: float(value) for name, value in found.items()}
 
     async def report_metrics(self, round_id: RoundId) -> None:

@@ -11,13 +11,14 @@ counts pairs in one bin as half, so it is within half the share of such pairs of
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.errors import Invalid
-from shared.wire.profiles import Task
+from shared.wire.profiles import RecipeSpec, Task
 
 Sums = npt.NDArray[np.float64]
 BINS: Final = 200
@@ -29,12 +30,37 @@ class LayoutUnknown(Invalid):
 
 
 def layout_of(task: Task, classes: int | None = None) -> str:
-    """The layout's name for a recipe's task."""
+    """Return the layout's name for a task; raises `LayoutUnknown` for multiclass without a number of classes."""
     if task is not Task.MULTICLASS:
         return str(task)
     if classes is None:
-        raise LayoutUnknown("a multiclass recipe must say how many classes it has")
+        raise LayoutUnknown(
+            "a multiclass recipe must say how many classes it has, by `classes` in its spec or a parameter `classes`"
+        )
     return f"multiclass:{classes}"
+
+
+def evaluation_layout(spec: RecipeSpec, params: Mapping[str, Any]) -> str:
+    """Return the layout of a recipe's evaluation sums in a job with these parameters; raises `LayoutUnknown`.
+
+    A recipe whose parameter schema has the properties `task` or `classes` lets the job decide them; a parameter that is
+    left out has its schema's `default`, and without one the value in the spec.
+    """
+    task, classes = _setting(spec, params, "task"), _setting(spec, params, "classes")
+    if task not in (Task.BINARY, Task.MULTICLASS, Task.REGRESSION):
+        raise LayoutUnknown(f"task {task!r} has no evaluation: it is binary, multiclass or regression")
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= 1000):
+        raise LayoutUnknown(f"classes is {classes!r}, it must be a whole number from 2 to 1000")
+    return layout_of(Task(task), classes)
+
+
+def _setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
+    properties = spec.params_schema.get("properties")
+    known = properties.get(name) if isinstance(properties, dict) else None
+    if known is None:
+        return getattr(spec, name)
+    default = known.get("default") if isinstance(known, dict) else None
+    return params.get(name, getattr(spec, name) if default is None else default)
 
 
 def layout_length(layout: str) -> int:
@@ -43,7 +69,18 @@ def layout_length(layout: str) -> int:
         return 6 + 2 * BINS
     if layout == Task.REGRESSION:
         return 5
-    return 3 + _classes(layout) ** 2
+    return 3 + classes_in(layout) ** 2
+
+
+def check_sums(layout: str, sums: Sums) -> None:
+    """Raise `LayoutUnknown` unless `sums` is as long as the layout, and every sum finite."""
+    if sums.shape != (layout_length(layout),):
+        raise LayoutUnknown(
+            f"the evaluation has {sums.size} sums, and its layout {layout} {layout_length(layout)}: the layout comes "
+            "from the recipe's spec (task, classes) and from the parameters task and classes, where it has them"
+        )
+    if not np.isfinite(sums).all():
+        raise LayoutUnknown("an evaluation sum is not a finite number")
 
 
 def binary_sums(labels: npt.NDArray[np.floating | np.integer], scores: Sums) -> Sums:
@@ -74,18 +111,18 @@ def regression_sums(labels: Sums, predictions: Sums) -> Sums:
 
 def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
     """Named metrics from summed sums; those that are not defined (no positives, say) are left out."""
-    if sums.shape != (layout_length(layout),):
-        raise LayoutUnknown(f"layout {layout} has {layout_length(layout)} sums, {sums.size} came")
+    check_sums(layout, sums)
     if sums[0] <= 0:
         return {"examples": 0.0}
     if layout == Task.BINARY:
         return _binary(sums)
     if layout == Task.REGRESSION:
         return _regression(sums)
-    return _multiclass(sums, _classes(layout))
+    return _multiclass(sums, classes_in(layout))
 
 
-def _classes(layout: str) -> int:
+def classes_in(layout: str) -> int:
+    """Return C of `multiclass:C`; raises `LayoutUnknown` for another layout."""
     match = _MULTICLASS.fullmatch(layout)
     if match is None or not 2 <= int(match[1]) <= 1000:
         raise LayoutUnknown(f"layout {layout!r} is unknown")

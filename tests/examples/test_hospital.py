@@ -14,7 +14,7 @@ from recipes.datasets import load_dataset, read_datasets
 from recipes.protocol import Dataset, Tensors
 from recipes.reference import compare, pool, score
 from shared.ids import SiteId
-from shared.learning.metrics import metrics_of
+from shared.learning.metrics import evaluation_layout, metrics_of
 from shared.learning.strategies import step_model, strategy_named
 from shared.learning.tensors import Model, difference, flatten, load, save, unflatten
 from shared.secagg.engine import Desk, Payload, Seat
@@ -80,7 +80,7 @@ class Federation:
 
     def sums(self, kind: RoundKind, number: int, values: dict[str, np.ndarray]) -> np.ndarray:
         made = self.manifest(kind, number)
-        layout = self.recipe.layout(self.params) if kind is RoundKind.EVALUATE else None
+        layout = evaluation_layout(self.recipe.spec, self.params) if kind is RoundKind.EVALUATE else None
         return opened_sums(made, self.together(made, {s: sums_payload(made, v, layout) for s, v in values.items()}))
 
     def begin(self) -> Model:
@@ -107,7 +107,9 @@ class Federation:
 
     def evaluate(self, tensors: Tensors, number: int) -> dict[str, float]:
         local = {name: self.recipe.evaluate(tensors, data, self.params, {}) for name, data in self.sites.items()}
-        return metrics_of(self.recipe.layout(self.params), self.sums(RoundKind.EVALUATE, number, local))
+        return metrics_of(
+            evaluation_layout(self.recipe.spec, self.params), self.sums(RoundKind.EVALUATE, number, local)
+        )
 
     def run(self, rounds: int) -> Tensors:
         model, state = self.begin(), {}

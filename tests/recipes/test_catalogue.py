@@ -12,7 +12,7 @@ import pytest
 from recipes.catalogue import BUILT_IN, load_recipe, recipe_specs
 from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from shared.ids import is_digest
-from shared.learning.metrics import layout_length
+from shared.learning.metrics import evaluation_layout, layout_length
 from shared.wire.profiles import Task
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def test_built_in_recipes_fit_the_protocol(name) -> None:
     assert recipe.spec.name == name
     assert is_digest(recipe.spec.digest)
     if recipe.spec.task is not Task.SUMMARY:
-        assert layout_length(recipe.layout({})) > 0
+        assert layout_length(evaluation_layout(recipe.spec, {})) > 0
     jsonschema.Draft202012Validator.check_schema(recipe.spec.params_schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"no such parameter": 1}, recipe.spec.params_schema)

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from recipes.image import RECIPE
 from recipes.protocol import Dataset, RecipeError
-from shared.learning.metrics import metrics_of
+from shared.learning.metrics import evaluation_layout, metrics_of
 from shared.learning.tensors import Role, difference, unflatten
 from shared.wire.profiles import Column
 
@@ -42,7 +42,7 @@ def test_two_sites_learn_together_with_averaged_buffers(digits: Dataset) -> None
         tensors = unflatten(model.schema, base + change, tensors)
     assert tensors["1.num_batches_tracked"] == 0
     assert (tensors["1.running_var"] > 0).all()
-    found = metrics_of(RECIPE.layout(PARAMS), RECIPE.evaluate(tensors, digits, PARAMS, {}))
+    found = metrics_of(evaluation_layout(RECIPE.spec, PARAMS), RECIPE.evaluate(tensors, digits, PARAMS, {}))
     assert found["accuracy"] > 0.9
     assert RECIPE.predict(tensors, {"x": digits.features[:3]}, PARAMS).shape == (3, 10)
 

@@ -8,7 +8,7 @@ import pytest
 from recipes import table
 from recipes.protocol import Dataset, RecipeError
 from recipes.tabular import RECIPE
-from shared.learning.metrics import layout_length, metrics_of
+from shared.learning.metrics import evaluation_layout, layout_length, metrics_of
 from shared.learning.tensors import Role, flatten, load, save
 from shared.wire.profiles import Column
 
@@ -50,8 +50,8 @@ def test_it_learns(model, task, metric, least) -> None:
     data = made(task=task)
     _, tensors = trained(data, params)
     sums = RECIPE.evaluate(tensors, data, params, {})
-    assert sums.size == layout_length(RECIPE.layout(params))
-    assert metrics_of(RECIPE.layout(params), sums)[metric] > least
+    assert sums.size == layout_length(evaluation_layout(RECIPE.spec, params))
+    assert metrics_of(evaluation_layout(RECIPE.spec, params), sums)[metric] > least
 
 
 def test_same_seed_same_model() -> None:
@@ -179,3 +179,19 @@ def test_progress_goes_to_one() -> None:
     RECIPE.train(RECIPE.initial(data.shape, {}, context, 0).tensors, data, {}, context, 0, seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e6, 0.0), (1e6, 2.5e8), (1e-3, 0.0), (1.0, -1e5)])
+def test_a_label_of_any_scale_is_learnt_in_steps_of_its_deviation(scale: float, offset: float) -> None:
+    """No update is larger than one of a label around 0, so the limits of an update hold for all of them."""
+    params = {"task": "regression", "epochs": 3, "learning_rate": 0.05}
+    data, plain = made(task="regression"), made(task="regression")
+    data.label[:] = data.label * scale + offset
+    _, tensors = trained(data, params)
+    _, reference = trained(plain, params)
+    assert tensors["0.weight"] == pytest.approx(reference["0.weight"], abs=1e-3)
+    found = metrics_of("regression", RECIPE.evaluate(tensors, data, params, {}))
+    assert found["r2"] > 0.8
+    said = RECIPE.predict(tensors, {"a": data.features[:, 0], "b": data.features[:, 1]}, params)
+    assert np.corrcoef(said, data.label)[0, 1] > 0.5
+    assert np.median(said) == pytest.approx(np.median(data.label), abs=2 * scale)

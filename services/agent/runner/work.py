@@ -19,6 +19,7 @@ from recipes.protocol import Dataset, Recipe, source_digest
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
 from shared.learning import tensors
+from shared.learning.metrics import check_sums, evaluation_layout
 from shared.wire.profiles import Task
 
 KEPT_DATASETS = 2  # loaded rows that stay in memory between rounds
@@ -84,8 +85,10 @@ class Workshop:
             return {"examples": int(data.train.size)}
         model = _read_model(Path(order["model"]))
         if order["kind"] == "evaluate":
-            _write_sums(folder, recipe.evaluate(model.tensors, data, params, context))
-            return {"examples": int(data.test.size), "metrics_layout": recipe.layout(params)}
+            sums, layout = recipe.evaluate(model.tensors, data, params, context), evaluation_layout(recipe.spec, params)
+            check_sums(layout, np.asarray(sums))
+            _write_sums(folder, sums)
+            return {"examples": int(data.test.size), "metrics_layout": layout}
         if order["kind"] != "train":
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
         made = recipe.train(model.tensors, data, params, context, seed, progress)

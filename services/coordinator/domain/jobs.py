@@ -24,6 +24,7 @@ from services.coordinator.domain.statistics import session_of
 from services.coordinator.domain.validation import Resolved
 from shared.errors import Conflict
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from shared.learning.metrics import evaluation_layout
 from shared.statistics.session import Session
 from shared.wire.manifest import RoundKind
 
@@ -79,6 +80,13 @@ class Job:
     def ended(self) -> bool:
         """Whether it succeeded, failed or was cancelled."""
         return self.state in JOB_ENDED
+
+    @property
+    def layout(self) -> str:
+        """The layout of the evaluation sums (see `shared.learning.metrics`); of a job that trains."""
+        if isinstance(self.spec, StatisticsSpec):
+            raise TypeError("a statistics job evaluates nothing")
+        return evaluation_layout(self.resolved.recipe, self.spec.recipe.params)
 
     @property
     def plan(self) -> Plan:

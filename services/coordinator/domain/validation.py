@@ -17,6 +17,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from services.coordinator.domain import spec as parts
+from services.coordinator.domain.evaluation import check_evaluation
 from services.coordinator.domain.spec import AnySpec, JobSpec
 from shared.errors import FieldError, Invalid, Refusal
 from shared.ids import SiteId
@@ -159,10 +160,11 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
     data: parts.DataPart | None = parsed.get("data")
     active = [site for site in world.sites if site.active and site.profile is not None]
     recipe = find_recipe(recipe_part.name, "/recipe/name", active, findings) if recipe_part else None
+    sound = True
     if recipe_part and recipe:
         if recipe.task is Task.SUMMARY:
             findings.error("/recipe/name", f"the recipe {recipe.name!r} makes no model; set kind: statistics")
-        _check_params(recipe, recipe_part.params, findings)
+        sound = _check_params(recipe, recipe_part.params, findings)
     if data is None:
         return None
     holders = holders_of(data.dataset, active, findings)
@@ -174,10 +176,13 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         return None
     update: parts.UpdatePart | None = parsed.get("update")
     unit = _weight_unit(update, data, eligible) if update else 1
+    label = data.label if data.label is not None else _common_label(data, eligible)
+    if recipe_part and recipe.task is not Task.SUMMARY and sound:
+        check_evaluation(recipe, recipe_part.params, _label_columns(data, label, eligible), findings.error)
     return Resolved(
         recipe=recipe,
         features=features,
-        label=data.label if data.label is not None else _common_label(data, eligible),
+        label=label,
         weight_unit=unit,
         eligible=tuple(sorted(site.id for site in eligible)),
     )
@@ -198,7 +203,8 @@ def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Find
     return next(spec for spec in found if spec.digest == chosen)
 
 
-def _check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> None:
+def _check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
+    """Check the parameters against the recipe's schema; whether they fit."""
     # An empty registry keeps a site's schema from making us fetch what it refers to.
     validator = Draft202012Validator(recipe.params_schema, registry=Registry())
     try:
@@ -206,9 +212,10 @@ def _check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findi
         found: list[ParamsError] = list(validator.iter_errors(dict(params)))
     except (SchemaError, Unresolvable) as error:
         findings.error("/recipe/name", f"the recipe's own parameter schema cannot be used: {type(error).__name__}")
-        return
+        return False
     for problem in sorted(found, key=lambda error: [str(part) for part in error.path])[:MAX_ERRORS]:
         findings.error(pointer(["recipe", "params", *problem.absolute_path]), problem.message[:500])
+    return not found
 
 
 def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:
@@ -364,6 +371,11 @@ def _weight_unit(update: parts.UpdatePart, data: parts.DataPart, eligible: Seque
 def _common_label(data: parts.DataPart, eligible: Sequence[SiteFacts]) -> str | None:
     labels = {schema_of(site, data.dataset).label for site in eligible}
     return labels.pop() if len(labels) == 1 else None
+
+
+def _label_columns(data: parts.DataPart, label: str | None, eligible: Sequence[SiteFacts]) -> list[tuple[str, Column]]:
+    found = [(site.name, column) for site in eligible for column in schema_of(site, data.dataset).columns]
+    return [(name, column) for name, column in found if column.name == label]
 
 
 def profile_of(site: SiteFacts) -> SiteProfile:

@@ -185,3 +185,34 @@ async def test_the_description_of_the_api_names_the_job_document(small_world: Wo
     operation = document_["paths"]["/v1/jobs"]["post"]
     assert {"201", "401", "403", "409", "422", "503"} <= set(operation["responses"])
     assert "#/$defs" not in str(document_)
+
+
+def labelled(**label: Any) -> dict[str, Any]:
+    """A profile whose tabular recipe has a task and classes, and whose label is this column."""
+    told = profile()
+    told["recipes"][0]["params_schema"]["properties"] |= {"task": {"type": "string"}, "classes": {"type": "integer"}}
+    told["datasets"][0]["columns"][-1] = {"name": "disease", **label}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("label", "params", "says"),
+    [
+        ({"type": "category", "categories": list("abc")}, {}, "has 3 categories, and this job's model 2"),
+        ({"type": "category", "categories": list("abc")}, {"task": "multiclass", "classes": 2}, "classes: 3"),
+        ({"type": "category", "categories": list("abc")}, {"task": "regression"}, "needs a number"),
+        ({"type": "image"}, {}, "is of type image"),
+        ({"type": "number"}, {"task": "ranking"}, "no evaluation"),
+        ({"type": "number"}, {"task": "multiclass"}, "how many classes"),
+        ({"type": "number"}, {"task": "multiclass", "classes": 1}, "2 to 1000"),
+    ],
+)
+async def test_a_label_that_does_not_fit_the_task_is_refused(
+    small_world: World, label: dict[str, Any], params: dict[str, Any], says: str
+) -> None:
+    federation = await small_world.federation()
+    for at in range(3):
+        await small_world.site(federation, f"site-{at}", labelled(**label))
+    job = document(federation, recipe={"name": "tabular", "params": params})
+    found = errors_of(await small_world.admin.post("/v1/jobs/validations", json=job))
+    assert says in found["/recipe/params"]

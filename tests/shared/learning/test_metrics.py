@@ -8,13 +8,15 @@ from shared.learning.metrics import (
     BINS,
     LayoutUnknown,
     binary_sums,
+    check_sums,
+    evaluation_layout,
     layout_length,
     layout_of,
     metrics_of,
     multiclass_sums,
     regression_sums,
 )
-from shared.wire.profiles import Task
+from shared.wire.profiles import RecipeSpec, Task
 
 RANDOM = np.random.default_rng(3)
 Y = (RANDOM.random(3000) < 0.3).astype(float)
@@ -91,3 +93,47 @@ def test_layouts_have_names() -> None:
         layout_of(Task.MULTICLASS)
     with pytest.raises(LayoutUnknown):
         metrics_of("binary", np.zeros(5))
+
+
+def spec(task: Task, classes: int | None = None, /, **properties: object) -> RecipeSpec:
+    return RecipeSpec(
+        name="own", version="1", digest="0" * 64, task=task, classes=classes, params_schema={"properties": properties}
+    )
+
+
+def test_a_job_decides_the_layout_where_the_recipe_lets_it() -> None:
+    fixed = spec(Task.MULTICLASS, 4)
+    assert evaluation_layout(fixed, {"classes": 9}) == "multiclass:4", "it has no such parameter"
+    assert evaluation_layout(spec(Task.BINARY), {}) == "binary"
+    free = spec(Task.BINARY, 2, task={"type": "string"}, classes={"type": "integer"})
+    assert evaluation_layout(free, {}) == "binary"
+    assert evaluation_layout(free, {"task": "regression"}) == "regression"
+    for classes in range(2, 51):
+        assert evaluation_layout(free, {"task": "multiclass", "classes": classes}) == f"multiclass:{classes}"
+    assert evaluation_layout(spec(Task.MULTICLASS, classes={"default": 7}), {}) == "multiclass:7"
+
+
+@pytest.mark.parametrize(
+    ("known", "params", "says"),
+    [
+        (spec(Task.MULTICLASS), {}, "how many classes"),
+        (spec(Task.SUMMARY), {}, "no evaluation"),
+        (spec(Task.BINARY, task={}), {"task": "ranking"}, "no evaluation"),
+        (spec(Task.BINARY, task={}), {"task": ["binary"]}, "no evaluation"),
+        *[
+            (spec(Task.MULTICLASS, classes={}), {"classes": wrong}, "2 to 1000")
+            for wrong in (1, 1001, True, "3", 3.0, [], {})
+        ],
+    ],
+)
+def test_a_layout_that_there_is_not_is_refused(known: RecipeSpec, params: dict[str, object], says: str) -> None:
+    with pytest.raises(LayoutUnknown, match=says):
+        evaluation_layout(known, params)
+
+
+def test_sums_of_another_length_or_that_are_not_finite_are_refused() -> None:
+    check_sums("regression", np.ones(5))
+    with pytest.raises(LayoutUnknown, match=r"6 sums, and its layout regression 5"):
+        check_sums("regression", np.ones(6))
+    with pytest.raises(LayoutUnknown, match="finite"):
+        check_sums("regression", np.array([1.0, np.nan, 0, 0, 0]))
