@@ -27,6 +27,7 @@ from shared.faults import point
 from shared.ids import JobId, ModelId, RoundId, SiteId
 from shared.learning.metrics import metrics_of
 from shared.queues import Event
+from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 from shared.telemetry.traces import within_trace
 from shared.wire.manifest import RoundKind
@@ -153,9 +154,10 @@ class Conductor:
             public = await self._aggregator.open(signed)
             point("coordinator.round.keyed")
         except (PartyRefused, NotFound) as refused:
-            reason = str(getattr(refused, "extra", {}).get("reason", refused.slug()))
+            reason = str(refused.extra.get("reason", refused.slug()))
             log.warning("round.refused_by_aggregator", reason=refused.detail)
-            return await self._rounds.fail(record.round.id, f"aggregator:{reason}", tell=True)
+            invalid = bool(refused.extra.get("invalid"))  # a manifest is judged by its content: again is the same
+            return await self._rounds.fail(record.round.id, f"aggregator:{reason}", tell=True, repeats=invalid)
         await self._rounds.open(record.round.id, public)
         point("coordinator.tasks.out")
         return None
@@ -173,7 +175,7 @@ class Conductor:
         if report.state in {"failed", "cancelled"}:
             return await self._rounds.fail(
                 round_.id,
-                report.reason or report.state,
+                _reason(report),
                 tell=False,
                 verdict=_verdicts(report),
                 spent=report.opening,
@@ -288,6 +290,12 @@ class Conductor:
 def stepped(record: RoundRecord) -> bool:
     """Whether anybody but the aggregator has a word in it before the sum is opened."""
     return engine_facts(record.manifest.manifest.engine).stepped
+
+
+def _reason(report: RoundReport) -> str:
+    """Why the aggregator ended the round; a quorum missed before the upload names the step that missed it."""
+    reason = report.reason or report.state
+    return f"{reason}:{report.step}" if reason == "quorum" and report.step not in (None, UPLOAD) else reason
 
 
 def _verdicts(report: RoundReport) -> Verdicts:

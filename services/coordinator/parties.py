@@ -61,6 +61,7 @@ class RoundReport(_Answer):
     state: str
     reason: str | None = None
     opening: bool = False
+    step: str | None = None
     got: int = 0
     accepted: list[SiteId] = []
     rejections: list[Rejection] = []
@@ -157,7 +158,7 @@ class _Party:
         detail = f"The {self._name} refused ({reason}): {answer.get('detail', '')}"
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(detail)
-        raise PartyRefused(detail, reason=reason)
+        raise PartyRefused(detail, reason=reason, invalid=response.status_code == httpx.codes.UNPROCESSABLE_ENTITY)
 
 
 class Aggregator(_Party):

@@ -3,7 +3,7 @@
 The end of a round and the plan of the next are one transaction, so that a job never stands between two rounds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import structlog
 
+from services.coordinator.domain.causes import Cause, causes_of, owed_to_job
 from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import Settled, cohort_for, draft, manifest_for, witnessed
-from services.coordinator.domain.progress import Finished, JobState, Step
+from services.coordinator.domain.progress import Finished, JobState, Stalled, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
 from services.coordinator.domain.tasks import Task
 from services.coordinator.domain.validation import can_take_part
@@ -186,10 +187,12 @@ class Rounds:
         tell: bool,
         verdict: "Verdicts | None" = None,
         spent: bool = False,
+        repeats: bool = False,
     ) -> RoundId | None:
         """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new.
 
         `spent`: sites may have answered what opens the sum, so the next attempt goes under the next number.
+        `repeats`: another attempt at this step would end in the same way, so the job fails.
         """
 
         async def work(tx: Transaction) -> RoundId | None:
@@ -200,15 +203,19 @@ class Rounds:
             now = await tx.now()
             over = round_.failed(reason[:200], now)
             await rounds.save(over, uncancelled=tell)
-            await self._settle(tx, round_, verdict)
+            ended = await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
-            await jobs.record(job.id, "round.failed", ACTOR, _facts(over))
+            await jobs.record(job.id, "round.failed", ACTOR, _facts(over) | _causes(causes_of(ended)))
             if tell:
                 await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
             tx.after_commit(lambda: self._count(over, over.got))
             if job.round_id != round_id:
                 return None
-            return await self._plan(tx, job.setback(over.reason or "round-failed", now, spent=spent))
+            job = job.setback(over.reason or "round-failed", now, ended, spent=spent)
+            if repeats or await self._hopeless(tx, job, round_):
+                await self._finish(tx, job, Finished(JobState.FAILED, over.reason or "round-failed"))
+                return None
+            return await self._plan(tx, job)
 
         return await self._database.run("round.fail", work)
 
@@ -241,15 +248,17 @@ class Rounds:
 
     async def _plan(self, tx: Transaction, job: Job) -> RoundId | None:
         """Save the job as it is now, with a new round or an end where it is time for one."""
-        jobs = JobRepository(tx)
+        jobs, now = JobRepository(tx), await tx.now()
         step = job.next()
-        if step is None or (isinstance(step, Step) and job.lacks_model):
+        if step is None or job.resting(now) or (isinstance(step, Step) and job.lacks_model):
             await jobs.save(job)
             return None
         if isinstance(step, Finished):
             await self._finish(tx, job, step)
             return None
-        now = await tx.now()
+        if isinstance(step, Stalled):
+            await self._stall(tx, job, step.reason)
+            return None
         cohort = cohort_for(job, step, await self._candidates(tx, job))
         if not cohort:
             await self._wait_for_sites(tx, job)
@@ -273,7 +282,18 @@ class Rounds:
     async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
         since = await tx.now() - self._timing.lease
         sites = await SiteRepository(tx).present(job.federation_id, since)
-        return [site.id for site in sites if can_take_part(site, job.spec, job.resolved)]
+        able = [site for site in sites if site.id not in job.progress.unable]
+        return [site.id for site in able if can_take_part(site, job.spec, job.resolved)]
+
+    @staticmethod
+    async def _hopeless(tx: Transaction, job: Job, round_: Round) -> bool:
+        """Whether any further attempt at the round's step would fail for what the sites have reported."""
+        unable = job.progress.unable
+        if not unable or owed_to_job(round_.kind, job.progress.causes, unable):
+            return bool(unable)
+        members = [site.facts() for site in await SiteRepository(tx).of_federation(job.federation_id)]
+        able = [site for site in members if site.id not in unable]
+        return sum(can_take_part(site, job.spec, job.resolved) for site in able) < round_.min_cohort
 
     async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
         """Too few sites are there. Waiting has the deadline of a round."""
@@ -281,7 +301,7 @@ class Rounds:
         waiting = job.waiting(now)
         since = waiting.waiting_since or now
         if (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s):
-            await self._finish(tx, job, Finished(JobState.FAILED, "too-few-sites"))
+            await self._stall(tx, job, "too-few-sites")
             return
         jobs = JobRepository(tx)
         await jobs.save(waiting)
@@ -294,17 +314,27 @@ class Rounds:
         over = job.finish(end.state, end.reason, await tx.now())
         await jobs.save(over)
         data = {"state": str(end.state), "reason": end.reason, "version_id": job.version_id}
-        await jobs.record(job.id, f"job.{end.state}", ACTOR, data)
+        await jobs.record(job.id, f"job.{end.state}", ACTOR, data | _causes(over.progress.causes))
 
     @staticmethod
-    async def _settle(tx: Transaction, round_: Round, verdict: "Verdicts | None") -> None:
-        """The round is over, so are its tasks: done or unusable where the aggregator says so, else given up."""
-        tasks, now = TaskRepository(tx), await tx.now()
+    async def _stall(tx: Transaction, job: Job, reason: str) -> None:
+        """Pause a job that cannot go on by itself; a person resumes it from its last good version."""
+        jobs = JobRepository(tx)
+        await jobs.save(job.pause(reason))
+        data = {"state": str(JobState.PAUSED), "reason": reason, "version_id": job.version_id}
+        await jobs.record(job.id, "job.paused", ACTOR, data | _causes(job.progress.causes))
+
+    @staticmethod
+    async def _settle(tx: Transaction, round_: Round, verdict: "Verdicts | None") -> list[Task]:
+        """End the round's tasks and return them: done or unusable where the aggregator says so, else given up."""
+        tasks, now, ended = TaskRepository(tx), await tx.now(), []
         for task in await tasks.of_round(round_.id, lock=True):
             after = verdict.on(task, now) if verdict is not None else task.expire("round-ended", now)
             if after is not task:
                 await tasks.save(after)
                 tx.after_commit(partial(measure, task, after))
+            ended.append(after)
+        return ended
 
     def _sign(self, manifest: RoundManifest) -> SignedManifest:
         identity = self._identity()
@@ -356,6 +386,12 @@ def _facts(round_: Round) -> dict[str, Any]:
         "target": round_.target,
         "cohort": len(round_.cohort),
     }
+
+
+def _causes(causes: Sequence[Cause]) -> dict[str, Any]:
+    """What an event says of why a round failed; nothing where no site said anything."""
+    told = [{"code": cause.code, "sentence": cause.sentence, "sites": cause.sites} for cause in causes]
+    return {"causes": told} if told else {}
 
 
 def _observe(phase: str, seconds: float) -> None:

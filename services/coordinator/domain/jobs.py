@@ -1,6 +1,7 @@
 """A job: a plan of rounds, and how far it has come.
 
-``running ⇄ paused → succeeded | failed(reason) | cancelled``. One round is out at a time.
+``running ⇄ paused → succeeded | failed(reason) | cancelled``. One round is in flight at a time. A job whose attempts
+fail rests longer each time, then pauses with the reason; it fails only where every further attempt would fail too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from services.coordinator.domain.causes import causes_of, unable
 from services.coordinator.domain.progress import (
     JOB_ENDED,
+    MAX_ATTEMPTS_PER_STEP,
     EarlyStop,
     Finished,
     JobState,
     Plan,
     Progress,
+    Stalled,
     Step,
     next_question,
     next_step,
 )
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.domain.statistics import session_of
+from services.coordinator.domain.tasks import Task
 from services.coordinator.domain.validation import Resolved
 from shared.errors import Conflict
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
@@ -101,8 +106,13 @@ class Job:
             early_stop=EarlyStop(stop.metric, stop.mode, stop.patience) if stop else None,
         )
 
-    def next(self) -> Step | Finished | None:
-        """What to plan now: nothing while a round is out, or the job is paused or over."""
+    def resting(self, now: datetime) -> bool:
+        """Whether the job waits a while after a failed attempt before it makes another."""
+        failing = self.last_failure is not None and self.waiting_since is None
+        return failing and 0 < self.progress.tries < MAX_ATTEMPTS_PER_STEP and now < self.next_check_at
+
+    def next(self) -> Step | Finished | Stalled | None:
+        """What to plan now: nothing while a round is in flight, or the job is paused or over."""
         if self.state is not JobState.RUNNING or self.round_id is not None:
             return None
         if isinstance(self.spec, StatisticsSpec):
@@ -144,7 +154,7 @@ class Job:
 
     def advanced(self, kind: RoundKind, number: int, outcome: Outcome, now: datetime) -> "Job":
         """Take in what a round published."""
-        done = replace(self.progress, failures=0, settled=self.progress.settled + 1)
+        done = self.progress.settle()
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
         if isinstance(self.spec, StatisticsSpec):
             return job.answered(outcome.values)
@@ -171,24 +181,23 @@ class Job:
         done = session.asked is None
         context = {} if done else {**self.context, str(self.progress.asked): list(sums)}
         results = tuple(result.model_dump(mode="json") for result in session.results)
-        progress = replace(
-            self.progress,
-            failures=0,
-            settled=self.progress.settled + 1,
-            asked=self.progress.asked + 1,
-            statistics_done=done,
-        )
+        progress = replace(self.progress.settle(), asked=self.progress.asked + 1, statistics_done=done)
         return replace(self, context=context, results=results, progress=progress)
 
-    def setback(self, reason: str, now: datetime, *, spent: bool = False) -> "Job":
-        """A round ended without a result; `spent` when its sites had begun to open the sum, and will not do it again.
+    def setback(self, reason: str, now: datetime, tasks: Sequence[Task] = (), *, spent: bool = False) -> "Job":
+        """Take in that a round ended without a result; `tasks` are its tasks as they ended.
 
-        A spent step is done under the next number, as a step that nobody has answered yet.
+        `spent` when its sites had begun to open the sum, and will not do it again: the step is then done under the
+        next number, as a step that nobody has answered yet.
         """
         progress = replace(
-            self.progress, failures=self.progress.failures + 1, settled=self.progress.settled + int(spent)
+            self.progress,
+            failures=self.progress.failures + 1,
+            settled=self.progress.settled + int(spent),
+            causes=causes_of(tasks),
+            unable=self.progress.unable | unable(tasks),
         )
-        return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now)
+        return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now + progress.rest)
 
     def finish(self, state: JobState, reason: str, now: datetime) -> "Job":
         """The job is over."""
@@ -197,18 +206,27 @@ class Job:
         context = {} if isinstance(self.spec, StatisticsSpec) else self.context
         return replace(self, state=state, reason=reason, finished_at=now, context=context)
 
-    def pause(self) -> "Job":
-        """Plan no further round; pausing twice is the same as once."""
+    def pause(self, reason: str | None = None) -> "Job":
+        """Plan no further round; `reason` where the platform, and not a person, pauses it. Idempotent."""
         self._must_go_on()
-        return replace(self, state=JobState.PAUSED)
+        return self if self.state is JobState.PAUSED else replace(self, state=JobState.PAUSED, reason=reason)
 
     def resume(self, now: datetime) -> "Job":
-        """Plan rounds again."""
+        """Plan rounds again, with all attempts, from the last good version. Idempotent."""
         self._must_go_on()
-        return replace(self, state=JobState.RUNNING, waiting_since=None, next_check_at=now)
+        progress = replace(self.progress, excused=self.progress.failures, unable=frozenset())
+        return replace(
+            self,
+            state=JobState.RUNNING,
+            reason=None,
+            last_failure=None,
+            progress=progress,
+            waiting_since=None,
+            next_check_at=now,
+        )
 
     def cancel(self, now: datetime) -> "Job":
-        """Stop it; cancelling twice is the same as once."""
+        """Stop it. Idempotent."""
         if self.state is JobState.CANCELLED:
             return self
         return replace(self.finish(JobState.CANCELLED, "cancelled", now), round_id=None)

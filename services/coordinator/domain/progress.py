@@ -1,18 +1,24 @@
 """What a job does next: decided from what it has done, never from what it was doing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
+from services.coordinator.domain.causes import Cause
+from shared.ids import SiteId
 from shared.wire.manifest import RoundKind
 
-MAX_ATTEMPTS_PER_STEP: Final = 3
-"""A step that failed this often fails the job."""
+MAX_ATTEMPTS_PER_STEP: Final = 10
+"""A step that failed this often since the job was started or resumed pauses the job: some six minutes of rests."""
+
+_FIRST_REST: Final = timedelta(seconds=2)
+_LONGEST_REST: Final = timedelta(minutes=2)
 
 
 class JobState(StrEnum):
-    """Where a job stands. `paused` lets the round that is out finish and plans no other."""
+    """Where a job stands. `paused` lets the round in flight finish and plans no other."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -47,6 +53,8 @@ class Plan:
 class Progress:
     """What a job has done: its model, rounds trained, last evaluation, and failures of the step it is at.
 
+    `excused` are the failures before a person last resumed the job. `causes` say why the last attempt failed, and
+    `unable` are the sites that would fail again at this step in the same way; both end with the step.
     `asked` counts the rounds of a statistics job that were answered.
     `settled` counts the steps that nobody will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
@@ -60,6 +68,29 @@ class Progress:
     settled: int = 0
     asked: int = 0
     scores: Sequence[Mapping[str, float]] = field(default=())
+    excused: int = 0
+    causes: tuple[Cause, ...] = ()
+    unable: frozenset[SiteId] = frozenset()
+
+    def settle(self) -> "Progress":
+        """The step is done: nobody will be asked it again, and its failures are forgotten."""
+        return replace(self, settled=self.settled + 1, failures=0, excused=0, causes=(), unable=frozenset())
+
+    @property
+    def tries(self) -> int:
+        """How many attempts at the step have failed since the job was started or resumed."""
+        return self.failures - self.excused
+
+    @property
+    def rest(self) -> timedelta:
+        """How long to wait before the next attempt: not at all after the first failure, then twice as long each time.
+
+        >>> [Progress(failures=n).rest.total_seconds() for n in (1, 2, 3, 9)]
+        [0.0, 2.0, 4.0, 120.0]
+        """
+        if self.tries < 2:
+            return timedelta()
+        return min(_LONGEST_REST, _FIRST_REST * (1 << (self.tries - 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +120,17 @@ class Finished:
     reason: str
 
 
-def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -> Step | Finished:
-    """The round to plan now, or the job's end."""
-    if progress.failures >= MAX_ATTEMPTS_PER_STEP:
-        return Finished(JobState.FAILED, last_failure or "round-failed")
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The job cannot go on by itself: it pauses until a person resumes it."""
+
+    reason: str
+
+
+def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
+    """The round to plan now, or the job's end or pause."""
+    if progress.tries >= MAX_ATTEMPTS_PER_STEP:
+        return Stalled(last_failure or "round-failed")
     attempt = progress.failures + 1
     if plan.statistics and not progress.statistics_done:
         return Step(RoundKind.STATISTICS, 0, attempt)
@@ -107,10 +145,10 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
     return Finished(JobState.SUCCEEDED, "completed")
 
 
-def next_question(progress: Progress, last_failure: str | None = None) -> Step | Finished:
-    """The next round of a statistics job, or its end."""
-    if progress.failures >= MAX_ATTEMPTS_PER_STEP:
-        return Finished(JobState.FAILED, last_failure or "round-failed")
+def next_question(progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
+    """The next round of a statistics job, or its end or pause."""
+    if progress.tries >= MAX_ATTEMPTS_PER_STEP:
+        return Stalled(last_failure or "round-failed")
     if progress.statistics_done:
         return Finished(JobState.SUCCEEDED, "completed")
     return Step(RoundKind.STATISTICS, progress.asked, progress.failures + 1)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import structlog
 from sqlalchemy import Integer, Select, String, Table, bindparam, insert, select, update
 
+from services.coordinator.domain.causes import Cause
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
 from services.coordinator.domain.spec import spec_of
@@ -17,7 +18,7 @@ from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobEventRow, JobRow
 from shared.database import Page, Transaction, page
 from shared.errors import NotFound
-from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
 
 _JOBS = cast("Table", JobRow.__table__)
@@ -30,6 +31,7 @@ _NUMBERED = (
 )
 _ADD_EVENT = insert(_EVENTS)
 EVENTS_TOPIC = "coordinator.events"
+_LATER = frozenset({"asked", "excused", "causes", "unable"})
 _TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -199,14 +201,16 @@ def _values(job: Job) -> dict[str, Any]:
 
 
 def _progress(progress: Progress) -> dict[str, Any]:
-    """Without what only statistics jobs have: the version before this one can go on with the other jobs."""
-    known = asdict(progress)
-    return known if progress.asked else {name: value for name, value in known.items() if name != "asked"}
+    """Leave out what is as at the start and came with a later version: the version before can go on with the job."""
+    known = asdict(progress) | {"unable": sorted(progress.unable)}
+    return {name: value for name, value in known.items() if value or name not in _LATER}
 
 
 def _job(row: JobRow) -> Job:
     progress = dict(row.progress)
     scores = tuple(progress.pop("scores", ()))
+    causes = tuple(Cause(**cause) for cause in progress.pop("causes", ()))
+    unable = frozenset(SiteId(site) for site in progress.pop("unable", ()))
     if "settled" not in progress:  # stored by a version that numbered rounds by kind; ahead of all those numbers
         progress["settled"] = progress.get("trained", 0) + progress.get("evaluated", 0) + 2
     return Job(
@@ -224,7 +228,7 @@ def _job(row: JobRow) -> Job:
         version_id=VersionId(row.version_id) if row.version_id else None,
         version_digest=Digest(row.version_digest) if row.version_digest else None,
         context=row.context,
-        progress=Progress(**progress, scores=scores),
+        progress=Progress(**progress, scores=scores, causes=causes, unable=unable),
         results=None if row.results is None else tuple(row.results),
         last_failure=row.last_failure,
         round_id=RoundId(row.round_id) if row.round_id else None,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
+from services.coordinator.domain.causes import reason_sentence
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.domain.statistics import rounds_of
@@ -22,6 +23,14 @@ class FieldFinding(View):
 
     path: str = Field(examples=["/data/features/0"])
     message: str
+
+
+class CauseView(View):
+    """One distinct fault of the sites in the last attempt, and at how many sites it happened."""
+
+    code: str = Field(examples=["recipe-error"])
+    sentence: str
+    sites: int
 
 
 class JobProgressView(View):
@@ -48,6 +57,9 @@ class JobView(View):
     name: str
     state: Literal["running", "paused", "succeeded", "failed", "cancelled"]
     reason: str | None
+    explanation: str | None = Field(description="The reason as a sentence.")
+    last_failure: str | None = Field(description="Why the last attempt at the present step failed, as a sentence.")
+    causes: list[CauseView] = Field(description="What the sites said in that attempt, the most frequent first.")
     spec: AnySpec
     features: list[str]
     label: str | None
@@ -202,6 +214,9 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
         name=job.spec.name,
         state=job.state.value,
         reason=job.reason,
+        explanation=reason_sentence(job.reason) if job.reason else None,
+        last_failure=reason_sentence(job.last_failure) if job.last_failure else None,
+        causes=[CauseView(code=c.code, sentence=c.sentence, sites=c.sites) for c in done.causes],
         spec=job.spec,
         features=list(job.resolved.features),
         label=job.resolved.label,

@@ -56,7 +56,7 @@ async def test_the_aggregator_hears_of_sites_that_failed(small_world: World) -> 
 async def test_a_round_that_failed_while_it_was_opened_goes_on_under_the_next_number(small_world: World) -> None:
     """Before that, another attempt keeps the number; after it, nobody is asked under that number again."""
     world = small_world
-    _, _, found = await planned(world)
+    job, _, found = await planned(world)
     places = []
     for opening in (False, True, False):
         (round_id,) = [id_ for id_, known in world.neighbours.rounds.items() if known["state"] == "collecting"]
@@ -64,5 +64,7 @@ async def test_a_round_that_failed_while_it_was_opened_goes_on_under_the_next_nu
         places.append((manifest["number"], manifest["attempt"]))
         world.neighbours.rounds[round_id].update(state="failed", reason="not-enough-shares", opening=opening)
         await world.conductor.drive(RoundId(round_id))
+        world.clock.advance(3)  # the third attempt rests
+        await world.conductor.advance(JobId(job["id"]))
     assert places == [(0, 1), (0, 2), (1, 3)]
     assert found["id"]

@@ -1,9 +1,12 @@
 """Whole jobs through the real application: from submission to the last evaluation, hints or no hints."""
 
 import asyncio
+import json
 from typing import Any
 
 from coordinator_world import SiteAgent, World
+
+from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 
 DIGEST = "cd" * 32
 
@@ -118,48 +121,134 @@ async def test_nobody_is_lost_while_nobody_could_hear(world: World) -> None:
     assert await world.sweeper.sweep() >= 1
 
 
-async def test_a_round_ends_at_its_deadline_even_without_the_aggregator(world: World) -> None:
-    """The aggregator is away from beginning to end: failed, tried again, and in the end the job fails and says why."""
+async def fail_tasks(agents: list[SiteAgent], code: str, message: str = "") -> None:
+    """These sites lease their task and report a fault."""
+    for agent in agents:
+        report = await agent.report(await agent.lease(), "failures", code=code, message=message, trace=["x"])
+        assert report.json()["state"] == "rejected"
+
+
+async def rounds_of(world: World, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rounds of a job, oldest first."""
+    answer = await world.admin.get(f"/v1/jobs/{job['id']}/rounds", params={"limit": 100})
+    return list(answer.json()["items"])
+
+
+async def test_a_job_pauses_after_a_bad_quarter_of_an_hour_and_goes_on_when_resumed(world: World) -> None:
+    """The aggregator is away: attempts rest longer each time, the job pauses, and resuming finishes it."""
     federation = await world.federation()
     agents = await world.sites(federation)
     job = await world.job(federation)
     world.neighbours.away = True
     await world.conductor.advance(job["id"])
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS_PER_STEP):
         await world.watch_for(95, agents)
         await world.conductor.sweep_rounds()
+        await world.watch_for(125, agents)
         await world.conductor.sweep_jobs()
     found = await world.get_job(job["id"])
-    assert (found["state"], found["reason"]) == ("failed", "deadline")
-    rounds = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
-    assert [(item["attempt"], item["phase"]) for item in rounds] == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert (found["state"], found["reason"]) == ("paused", "deadline")
+    assert found["explanation"] == "The round's deadline passed without a result."
+    failed = await rounds_of(world, job)
+    assert [(item["attempt"], item["phase"]) for item in failed] == [
+        (attempt, "failed") for attempt in range(1, MAX_ATTEMPTS_PER_STEP + 1)
+    ]
     world.neighbours.away = False
-    for item in rounds:
+    for item in failed:
         world.neighbours.rounds[item["id"]] = {"state": "collecting"}
     await world.conductor.sweep_reports()
-    assert {world.neighbours.rounds[item["id"]]["state"] for item in rounds} == {"cancelled"}
+    assert {world.neighbours.rounds[item["id"]]["state"] for item in failed} == {"cancelled"}
+    resumed = (await world.admin.post(f"/v1/jobs/{job['id']}/resume")).json()
+    assert (resumed["state"], resumed["reason"], resumed["last_failure"]) == ("running", None, None)
+    await world.conductor.advance(job["id"])
+    while done := await work_once(world, agents):
+        await world.conductor.drive(done[0]["round_id"])
+    assert (await world.get_job(job["id"]))["state"] == "succeeded"
+
+
+async def test_attempts_rest_before_they_are_made_again(world: World) -> None:
+    """The second attempt comes at once, the third only after its rest, whatever asks for it in between."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    for _ in range(2):
+        round_id = (await world.get_job(job["id"]))["round_id"]
+        world.neighbours.rounds[round_id].update(state="failed", reason="quorum", step="advertise")
+        await world.conductor.drive(round_id)
+    await world.conductor.advance(job["id"])
+    await world.conductor.sweep_jobs()
+    found = await world.get_job(job["id"])
+    assert (found["round_id"], found["progress"]["failures"], found["state"]) == (None, 2, "running")
+    assert found["last_failure"].startswith("Fewer sites than the minimum cohort came to the step advertise")
+    await world.watch_for(5, agents)
+    await world.conductor.sweep_jobs()
+    assert (await world.get_job(job["id"]))["round_id"] is not None
 
 
 async def test_a_round_without_quorum_is_tried_again(world: World) -> None:
-    """Two sites refuse, the quorum of three cannot be met: attempt 2 of the same step."""
+    """Two sites cannot go on, the quorum of three cannot be met: attempt 2 of the same step, and the causes shown."""
     federation = await world.federation()
     agents = await world.sites(federation)
     job = await world.job(federation)
     await world.conductor.advance(job["id"])
     done = await work_once(world, agents[:2])
-    for agent in agents[2:]:
-        lease = await agent.lease()
-        report = await agent.report(lease, "failures", code="policy-refused", message="not on Sundays", trace=["x"])
-        assert report.json()["state"] == "rejected"
+    await fail_tasks(agents[2:], "upload-refused", "not now")
     await world.conductor.drive(done[0]["round_id"])
     await world.conductor.drive(done[0]["round_id"])
-    rounds = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
+    rounds = await rounds_of(world, job)
     assert [(item["number"], item["attempt"], item["reason"]) for item in rounds] == [(0, 1, "quorum"), (0, 2, None)]
+    found = await world.get_job(job["id"])
+    assert found["causes"] == [{"code": "upload-refused", "sentence": "not now", "sites": 2}]
     tasks = (await world.get_round(rounds[0]["id"]))["tasks"]
     refused = [task for task in tasks if task["state"] == "rejected"]
     assert {(task["code"], task["message"], tuple(task["trace"])) for task in refused} == {
-        ("policy-refused", "not on Sundays", ("x",))
+        ("upload-refused", "not now", ("x",))
     }
+
+
+async def test_a_fault_that_repeats_is_not_tried_again(world: World) -> None:
+    """Two of four sites refuse by policy where three are needed: the job fails after one attempt and says why."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    done = await work_once(world, agents[:2])
+    await fail_tasks(agents[2:3], "policy-engine", "the policy allows pairwise only")
+    await fail_tasks(agents[3:], "policy-engine")
+    await world.conductor.drive(done[0]["round_id"])
+    await world.conductor.drive(done[0]["round_id"])
+    found = await world.get_job(job["id"])
+    assert (found["state"], found["reason"], len(await rounds_of(world, job))) == ("failed", "quorum", 1)
+    assert found["causes"] == [
+        {"code": "policy-engine", "sentence": "no detail was given", "sites": 1},
+        {"code": "policy-engine", "sentence": "the policy allows pairwise only", "sites": 1},
+    ]
+    stream = (await world.admin.get(f"/v1/jobs/{job['id']}/events")).text
+    told = json.loads(stream.rpartition("data: ")[2].strip())
+    assert (told["type"], told["data"]["causes"]) == ("job.failed", found["causes"])
+
+
+async def test_a_bad_parameter_is_told_by_two_sites_and_not_by_one(world: World) -> None:
+    """The first model fails at one site: another is asked, since one site may lie; when it agrees, the job fails."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    (round_id,) = {lease["round_id"] for lease in await work_once(world, agents)}
+    await world.conductor.drive(round_id)
+    asked = []
+    for attempt in (1, 2):
+        (chosen,) = (await world.get_round((await world.get_job(job["id"]))["round_id"]))["cohort"]
+        asked.append(chosen)
+        await fail_tasks([agent for agent in agents if agent.id == chosen], "recipe-error", "tabular has no x")
+        round_id = (await world.get_job(job["id"]))["round_id"]
+        await world.conductor.drive(round_id)
+        await world.conductor.drive(round_id)
+        assert (await world.get_job(job["id"]))["state"] == ("running" if attempt == 1 else "failed")
+    assert len(set(asked)) == 2
+    found = await world.get_job(job["id"])
+    assert found["causes"] == [{"code": "recipe-error", "sentence": "tabular has no x", "sites": 1}]
 
 
 async def test_pause_lets_the_round_finish_and_cancel_aborts_it(world: World) -> None:
@@ -190,10 +279,10 @@ async def test_pause_lets_the_round_finish_and_cancel_aborts_it(world: World) ->
     assert resumed.json()["type"].endswith(":job-over")
 
 
-async def test_a_job_waits_for_sites_and_gives_up_in_the_end(world: World) -> None:
-    """All sites are silent: the job waits as long as a round may last, then fails."""
+async def test_a_job_waits_for_sites_and_pauses_in_the_end(world: World) -> None:
+    """All sites are silent: the job waits as long as a round may last, then pauses; resumed, it goes on."""
     federation = await world.federation()
-    await world.sites(federation)
+    agents = await world.sites(federation)
     job = await world.job(federation)
     await world.watch_for(40)
     await world.conductor.advance(job["id"])
@@ -201,7 +290,11 @@ async def test_a_job_waits_for_sites_and_gives_up_in_the_end(world: World) -> No
     world.clock.advance(61)
     await world.conductor.sweep_jobs()
     found = await world.get_job(job["id"])
-    assert (found["state"], found["reason"]) == ("failed", "too-few-sites")
+    assert (found["state"], found["reason"]) == ("paused", "too-few-sites")
+    await world.watch_for(10, agents)
+    await world.admin.post(f"/v1/jobs/{job['id']}/resume")
+    await world.conductor.advance(job["id"])
+    assert (await world.get_job(job["id"]))["round_id"] is not None
 
 
 async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: World) -> None:

@@ -8,6 +8,7 @@ import pytest
 from coordinator_world import Neighbours, SiteAgent, World, profile
 from sqlalchemy import text
 
+from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 from shared.statistics.measures import SALT, asked_of
 from tests.shared.statistics.hospitals import SITES, count, frame, hospital
 
@@ -236,16 +237,18 @@ async def test_a_round_that_fails_is_asked_again_and_the_answer_is_the_same(smal
 
 
 async def test_sums_of_another_length_fail_the_round_and_not_the_coordinator(small_world: World) -> None:
-    """The aggregator's word is checked; the job ends after its attempts."""
+    """The aggregator's word is checked; the job pauses after its attempts."""
     world = small_world
     federation, agents = await hospitals(world)
     world.neighbours.add_up = Neighbours().add_up
     job = (await world.admin.post("/v1/jobs", json=asking(federation, {"query": "mean", "columns": ["age"]}))).json()
     await world.conductor.advance(job["id"])
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS_PER_STEP):
         await play_round(world, agents, job)
+        await world.watch_for(125, agents)
+        await world.conductor.advance(job["id"])
     done = await world.get_job(job["id"])
-    assert (done["state"], done["reason"]) == ("failed", "sums-misfit")
+    assert (done["state"], done["reason"]) == ("paused", "sums-misfit")
 
 
 async def test_counts_of_two_servers_are_bounded_for_a_proof(small_world: World) -> None:

@@ -126,6 +126,7 @@ class Neighbours:
                 "state": found["state"],
                 "reason": found.get("reason"),
                 "opening": found.get("opening", False),
+                "step": found.get("step"),
                 "got": found["got"],
                 "min_cohort": manifest["min_cohort"],
                 "target": manifest["target"],

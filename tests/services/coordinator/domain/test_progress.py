@@ -1,16 +1,20 @@
 """What a job does next."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from services.coordinator.domain.progress import (
+    MAX_ATTEMPTS_PER_STEP,
     EarlyStop,
     Finished,
-    JobState,
     Plan,
     Progress,
+    Stalled,
     Step,
+    next_question,
     next_step,
     should_stop,
 )
@@ -56,12 +60,25 @@ def test_early_stop_ends_a_job_that_no_longer_improves() -> None:
     assert run(plan)[-2:] == ["evaluate3", "succeeded:early-stop"]
 
 
-def test_a_step_that_fails_three_times_fails_the_job_with_the_last_reason() -> None:
-    """Two retries, then the end."""
+def test_a_step_that_keeps_failing_pauses_the_job_with_the_last_reason() -> None:
+    """Every attempt but the last is tried again; after the last the job stalls, and a resumed one has all attempts."""
     plan = Plan(rounds=1, statistics=False)
-    progress = Progress(has_model=True, failures=2)
-    assert next_step(plan, progress) == Step(RoundKind.TRAIN, 1, 3)
-    assert next_step(plan, Progress(has_model=True, failures=3), "quorum") == Finished(JobState.FAILED, "quorum")
+    tried = Progress(has_model=True, failures=MAX_ATTEMPTS_PER_STEP - 1)
+    assert next_step(plan, tried) == Step(RoundKind.TRAIN, 1, MAX_ATTEMPTS_PER_STEP)
+    spent = replace(tried, failures=MAX_ATTEMPTS_PER_STEP)
+    assert next_step(plan, spent, "quorum") == Stalled("quorum")
+    assert next_question(spent, "quorum") == Stalled("quorum")
+    resumed = replace(spent, excused=spent.failures)
+    assert next_step(plan, resumed) == Step(RoundKind.TRAIN, 1, MAX_ATTEMPTS_PER_STEP + 1)
+
+
+def test_attempts_rest_longer_each_time_and_a_done_step_forgets_them() -> None:
+    """No rest after the first failure, so that one drop-out costs nothing; then seconds to two minutes."""
+    rests = [Progress(failures=n).rest.total_seconds() for n in range(MAX_ATTEMPTS_PER_STEP)]
+    assert rests == [0, 0, 2, 4, 8, 16, 32, 64, 120, 120]
+    assert Progress(failures=12, excused=11).rest.total_seconds() == 0
+    settled = Progress(failures=3, excused=1, unable=frozenset({SiteId("site_a")}), settled=4).settle()
+    assert settled == Progress(settled=5)
 
 
 @given(st.lists(st.floats(0, 1), max_size=20), st.integers(1, 5), st.sampled_from(["min", "max"]))

@@ -1,0 +1,104 @@
+"""Why rounds fail: the sites' faults grouped for people, and which of them every further attempt would meet again."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from services.coordinator.domain.tasks import Task, TaskState
+from shared.ids import SiteId
+from shared.wire.manifest import RoundKind
+
+MOST_CAUSES: Final = 8
+MESSAGE_CHARS: Final = 400
+
+_REPEATING_FAMILIES: Final = ("policy-", "manifest-", "recipe-", "data-", "dataset-", "schema-")
+_REPEATING: Final = frozenset(
+    {"bad-result", "model-mismatch", "model-too-large", "no-examples", "not-contained", "protocol-unknown"}
+    | {"sample-limits-changed", "statistics-unreadable"}
+)
+_PASSING: Final = frozenset({"policy-hours", "manifest-round"})
+"""Codes of a repeating family that time alone may resolve."""
+
+_OPINIONS: Final = 2
+"""How many sites must report a recipe's error before a round without data (`initialise`) is held against the job."""
+
+_FAULTS: Final = {
+    "agent-error": "the agent met an error of its own; its log says more",
+    "bad-result": "the recipe's result is not usable",
+    "child-died": "the training process ended unexpectedly",
+    "disk-full": "the site's disk is full",
+    "interrupted": "the agent was stopped",
+    "lease-expired": "the agent stopped sending heartbeats",
+    "no-examples": "the site has no training rows for this job",
+    "out-of-memory": "training needs more memory than the site allows",
+    "policy-hours": "the site's policy allows no work at this hour",
+    "recipe-error": "the recipe failed; the site's log says more",
+    "recipe-unknown": "the recipe is not installed at the site",
+    "recipe-digest": "the recipe's code at the site differs from the job's",
+    "round-ended": "no answer before the round ended",
+    "site-lost": "the site is away",
+    "task-time": "training took longer than the round or the site's policy allows",
+}
+_REASONS: Final = {
+    "completed": "All rounds are done.",
+    "early-stop": "The metric stopped improving, as the job asked.",
+    "quorum": "Fewer sites than the minimum cohort gave a usable update in time.",
+    "deadline": "The round's deadline passed without a result.",
+    "overdue": "The round's deadline passed and the aggregator gave no result.",
+    "cancelled": "A person cancelled it.",
+    "job-cancelled": "A person cancelled the job.",
+    "too-few-sites": "Fewer sites than the minimum cohort are online and can take part.",
+    "too-few-able": "Too few sites are left that can do this step: the others failed in a way that repeats.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One distinct fault of a failed round, and at how many sites it happened."""
+
+    code: str
+    message: str
+    sites: int
+
+    @property
+    def sentence(self) -> str:
+        """What the sites said, or what the code means where a site's policy lets out only the code."""
+        return self.message or _FAULTS.get(self.code, "no detail was given")
+
+
+def causes_of(tasks: Iterable[Task]) -> tuple[Cause, ...]:
+    """Group the faults of a round's tasks, the most frequent first; at most `MOST_CAUSES` of them."""
+    found = Counter((task.code, (task.message or "")[:MESSAGE_CHARS]) for task in tasks if _failed(task))
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Cause(code or "unknown", message, sites) for (code, message), sites in ranked[:MOST_CAUSES])
+
+
+def unable(tasks: Iterable[Task]) -> frozenset[SiteId]:
+    """Return the sites that would fail in the same way in another attempt at the same step."""
+    return frozenset(task.site_id for task in tasks if task.state is TaskState.REJECTED and repeats(task.code))
+
+
+def repeats(code: str | None) -> bool:
+    """Whether a site that failed with this code fails again with the same data, parameters and policy."""
+    if code is None or code in _PASSING:
+        return False
+    return code in _REPEATING or code.startswith(_REPEATING_FAMILIES)
+
+
+def owed_to_job(kind: RoundKind, causes: Iterable[Cause], unable: frozenset[SiteId]) -> bool:
+    """Whether the job itself is at fault: a round that reads no data met the same recipe error at several sites."""
+    erred = any(cause.code == "recipe-error" for cause in causes)
+    return kind is RoundKind.INITIALISE and erred and len(unable) >= _OPINIONS
+
+
+def reason_sentence(code: str) -> str:
+    """Say a reason code as a sentence; other text stays as it is."""
+    name, _, step = code.partition(":")
+    if name == "quorum" and step:
+        return f"Fewer sites than the minimum cohort came to the step {step} within its part of the round's time."
+    return _REASONS.get(code, code)
+
+
+def _failed(task: Task) -> bool:
+    return task.state in (TaskState.REJECTED, TaskState.DEAD, TaskState.EXPIRED)
