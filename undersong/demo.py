@@ -91,7 +91,10 @@ class Demo:
         job = client.job(job.id)
         self.times.mark("trained")
         if job.state != "succeeded":
-            raise UndersongError(f"the job is {job.state}: {job.reason}", remedy="the services' logs say more")
+            raise UndersongError(
+                f"the job is {job.state}: {job.reason}",
+                remedy=f"the services' logs say more: {self._platform.home / 'logs'}",
+            )
         return job
 
     def _mark(self, round_: RoundProgress) -> None:

@@ -13,7 +13,7 @@ from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
 from undersong.local import Platform
-from undersong.profile import read_profiles, save_profile
+from undersong.profile import local_profiles, save_local_profile
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -140,10 +140,10 @@ def test_a_second_platform_in_the_same_folder_is_refused(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    save_profile(platform.profile)
+    name = save_local_profile(platform.profile)
     with pytest.raises(StartError, match="already running"), Platform(platform.home, write_profile=True):
         pass
-    assert list(read_profiles().values()) == [platform.profile], "it is the running platform's"
+    assert local_profiles() == {name: platform.profile}, "it is the running platform's"
 
 
 @pytest.mark.slow

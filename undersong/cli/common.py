@@ -14,7 +14,7 @@ from rich.table import Table
 from undersong.client import Client
 from undersong.client.types import Federation, Model, Site
 from undersong.errors import ApiError, UndersongError
-from undersong.profile import load_profile
+from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_profiles
 
 Named = TypeVar("Named", Federation, Site, Model)
 
@@ -32,7 +32,14 @@ FederationName = Annotated[
 
 
 def connect(profile: str | None) -> Client:
-    """A client for the named profile; ProfileError says how to make one."""
+    """A client for the named profile, else for the one that `undersong.profile` chooses, which is told where in doubt.
+
+    ProfileError says how to make one.
+    """
+    name, found = choose_profile(profile)
+    if not profile and found.home and DEFAULT_NAME in read_profiles():
+        note = f"local platform {name!r} in {found.home}; where you logged in: --profile {DEFAULT_NAME}"
+        complaints.print(note, style="dim", markup=False)
     return Client(load_profile(profile))
 
 
@@ -124,6 +131,8 @@ def complain(error: UndersongError) -> None:
     if isinstance(error, ApiError):
         for path, message in error.errors:
             complaints.print(f"  {path or '/'}: {message}", markup=False)
+    for note in getattr(error, "__notes__", []):
+        complaints.print(f"  {note}", markup=False)
     if error.remedy:
         complaints.print(f"[dim]try:[/] {_escaped(error.remedy)}", markup=True)
 

@@ -20,7 +20,11 @@ def demo(
 ) -> None:
     """Start everything, let four hospitals train together on real records, and compare the result."""
     times = Times()
-    with Platform(home, write_profile=stay) as platform:
+
+    def report(line: str) -> None:
+        common.console.print(line, style="dim", markup=False)
+
+    with Platform(home, write_profile=stay, report=report) as platform:
         Demo(platform, common.console, rounds=rounds, times=times).run()
         if stay:
             common.console.print(f"\nThe dashboard is at [bold]{platform.dashboard_url}[/]; sign in with this token:")

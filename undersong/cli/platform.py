@@ -10,7 +10,6 @@ import typer
 
 from undersong.cli import common
 from undersong.local import Platform
-from undersong.profile import profiles_path
 
 
 def up(
@@ -20,10 +19,23 @@ def up(
     ] = True,
     tls: Annotated[bool, typer.Option("--tls", help="HTTPS only, with an authority of its own.")] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="Of the services' logs.")] = "INFO",
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65_529, help="The coordinator's port; the others follow it.")
+    ] = None,
+    move: Annotated[bool, typer.Option("--move", help="Choose another port for each that is taken.")] = False,
 ) -> None:
-    """Start coordinator, aggregator, keys and registry on free loopback ports; other commands then find them."""
+    """Start coordinator, aggregator, keys and registry on this machine; other commands then find them.
+
+    The first start takes free loopback ports, later ones the same again: a port that is taken is an error.
+    """
     began = time.monotonic()
-    with Platform(home, log_level=log_level, write_profile=True, tls=tls) as platform:
+
+    def report(line: str) -> None:
+        common.console.print(f"{time.monotonic() - began:5.1f} s  {line}", style="dim", markup=False)
+
+    with Platform(
+        home, log_level=log_level, write_profile=True, tls=tls, port=port, move=move, report=report
+    ) as platform:
         federation = platform.federation()
         common.console.print(f"up in {time.monotonic() - began:.1f} s; {len(platform.processes)} processes")
         for service, url in platform.urls.items():
@@ -33,7 +45,9 @@ def up(
         if tls:
             common.console.print(f"  trust        {platform.profile.ca_file}")
         common.console.print(f"  logs         {platform.home / 'logs'}")
-        common.console.print(f"federation {federation.name}; profile in {profiles_path()}")
+        common.console.print(
+            f"federation {federation.name}; other commands find it as --profile {platform.profile_name}"
+        )
         if stay:
             common.console.print("Ctrl-C stops it. Next, in another shell: undersong site enroll NAME", style="dim")
             wait_for_signal()

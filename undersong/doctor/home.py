@@ -1,6 +1,5 @@
 """The folder of an embedded platform, running or not: what would keep it from starting or from working."""
 
-import fcntl
 import json
 import sqlite3
 import tempfile
@@ -12,6 +11,7 @@ from typing import Final
 from shared.identity.authority import IDENTITY_FILE
 from undersong.doctor.findings import Finding, disk, private
 from undersong.local.layout import HELPER, SERVICES, is_free
+from undersong.profile import is_running
 
 _RESTORE: Final = "undersong restore DATA KEYS --home …, from the last backup"
 _HELPERS_CODE: Final = "keys.helper"
@@ -22,7 +22,7 @@ def examine_home(home: Path) -> Iterator[Finding]:
     if not (home / "secrets").is_dir():
         yield Finding("fault", "home", f"there is no platform in {home}", "name its folder with --home")
         return
-    running = _held(home)
+    running = is_running(home)
     yield Finding("ok", "home", f"{home}, {'running' if running else 'not running'}")
     if not running:
         yield from _ports(home)
@@ -34,16 +34,6 @@ def examine_home(home: Path) -> Iterator[Finding]:
     yield disk(home, "home's disk")
 
 
-def _held(home: Path) -> bool:
-    """Whether a platform runs in it."""
-    with (home / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False
-
-
 def _ports(home: Path) -> Iterator[Finding]:
     file = home / "ports.json"
     try:
@@ -53,8 +43,8 @@ def _ports(home: Path) -> Iterator[Finding]:
         return
     for name, port in ports.items():
         if not is_free(port):
-            remedy = f"end what holds it, or let `undersong up` choose another and tell it to agents elsewhere ({name})"
-            yield Finding("warning", "ports", f"port {port} of {name} is in use by another program", remedy)
+            remedy = "end what holds it; or undersong up --port N, or --move, and tell agents elsewhere the new address"
+            yield Finding("fault", "ports", f"port {port} of {name} is in use by another program", remedy)
 
 
 def _key_files(home: Path) -> Iterator[Path]:

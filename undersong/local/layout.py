@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ SERVICES: Final = ("keys", "coordinator", "aggregator", "registry")
 ROLES: Final = ("api", "worker")
 HELPER: Final = "helper"  # a process of keys' trust domain with a store, a key and an identity of its own
 LOOPBACK: Final = ("127.0.0.1", "localhost")  # the names in the services' certificates
+IN_A_ROW: Final = ("coordinator", "aggregator", "keys", "registry", HELPER, "valkey")  # from 7001 on, as at the edge
+_PORTS: Final = range(15_000, 32_000)
 ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # keys issues its own certificate
 
 
@@ -32,12 +36,14 @@ class Layout:
     tls: bool = False
 
     @classmethod
-    def prepare(cls, home: Path, *, tls: bool = False) -> "Layout":
-        """Make the folders (owner only) and choose ports: those of the last run where they are still free."""
+    def prepare(
+        cls, home: Path, *, tls: bool = False, port: int | None = None, move: bool = False, wait_s: float = 0.0
+    ) -> "Layout":
+        """Make the folders (owner only) and choose ports, as `choose_ports` does; raises StartError."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("logs", "secrets", "sites", "valkey", HELPER, *SERVICES):
             (home / name).mkdir(exist_ok=True, mode=0o700)
-        layout = cls(home, _choose_ports(home / "ports.json"), tls)
+        layout = cls(home, choose_ports(home / "ports.json", port, move=move, wait_s=wait_s), tls)
         for service in (*SERVICES, HELPER):
             _secret_file(layout.seal_key(service))
         if tls:
@@ -147,10 +153,13 @@ def service_command(service: str, role: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nothing listens on now.
+
+    It is outside the range from which systems take the ports of outgoing connections, so it is free at a restart, too.
+    """
+    while not is_free(port := secrets.choice(_PORTS)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:
@@ -164,16 +173,52 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _choose_ports(stored: Path) -> dict[str, int]:
-    previous: dict[str, int] = json.loads(stored.read_text()) if stored.exists() else {}
-    ports: dict[str, int] = {}
-    for name in (*SERVICES, HELPER, "valkey"):
-        port = previous.get(name, 0)
-        while port == 0 or port in ports.values() or not is_free(port):
-            port = free_port()
-        ports[name] = port
-    stored.write_text(json.dumps(ports))
+def choose_ports(stored: Path, first: int | None = None, *, move: bool = False, wait_s: float = 0.0) -> dict[str, int]:
+    """The port of each process by its name, written to `stored`: those of the last run, or a row from `first` on.
+
+    `wait_s`: how long what is taken may take to come free, where the last run was killed and its processes still stop.
+    Raises StartError for a port that another program holds, unless `move` allows another in its place.
+    """
+    previous = _last_ports(stored)
+    if first is not None:
+        if not 0 < first <= 65_535 - len(IN_A_ROW):
+            raise StartError(f"{first} is no port from which {len(IN_A_ROW)} follow", remedy="--port 7001, for example")
+        previous = {name: first + place for place, name in enumerate(IN_A_ROW)}
+    taken = _taken(previous, wait_s)
+    if taken and not move:
+        listed = ", ".join(f"{port} ({name})" for name, port in taken.items())
+        raise StartError(
+            f"port {listed} is in use by another program" if len(taken) == 1 else f"ports are in use: {listed}",
+            remedy="end what holds it; or choose a row of ports with --port N, or let free ones be chosen with --move "
+            "(agents elsewhere then need the new addresses in their agent.yaml)",
+        )
+    ports = {name: port for name, port in previous.items() if name not in taken}
+    for name in IN_A_ROW:
+        while name not in ports:
+            if (port := free_port()) not in ports.values():
+                ports[name] = port
+    fresh = stored.with_suffix(".part")
+    fresh.write_text(json.dumps(ports))
+    fresh.replace(stored)
     return ports
+
+
+def _taken(ports: Mapping[str, int], wait_s: float) -> dict[str, int]:
+    until = time.monotonic() + wait_s
+    while True:
+        taken = {name: port for name, port in ports.items() if not is_free(port)}
+        if not taken or time.monotonic() >= until:
+            return taken
+        time.sleep(0.1)
+
+
+def _last_ports(stored: Path) -> dict[str, int]:
+    try:
+        found = json.loads(stored.read_text()) if stored.exists() else {}
+        return {name: int(found[name]) for name in IN_A_ROW if name in found}
+    except (ValueError, TypeError, OSError) as error:
+        remedy = f"delete {shlex.quote(str(stored))}: other ports are then chosen"
+        raise StartError(f"{stored} cannot be read: {error}", remedy=remedy) from error
 
 
 def _secret_file(path: Path) -> str:

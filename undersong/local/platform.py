@@ -6,12 +6,13 @@ with Platform() as platform:
 """
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,20 +26,25 @@ from undersong.client.types import Federation, Site
 from undersong.errors import StartError, UnreachableError
 from undersong.local.forks import Forks
 from undersong.local.layout import HELPER, ROLES, SERVICES, Layout, base_environment, service_command
+from undersong.local.patience import Patience
 from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
-from undersong.profile import Profile, remove_profile, save_profile
+from undersong.profile import LOCK_FILE, Profile, remove_local_profile, save_local_profile
 
-READY_WITHIN_S: Final = 180.0  # a process that fails is noticed at once; this is for slow machines
+IDLE_S: Final = 60.0  # a process that fails is noticed at once; this is for one that waits in vain
+BOOTSTRAP_S: Final = 900.0
+DYING_S: Final = 15.0  # what a killed platform left behind stops within this
 BOOTSTRAPPED: Final = ("keys", "coordinator")
 
 
 class Platform:
     """All services as supervised processes, with their state in one folder.
 
-    Without `home` the folder is temporary and deleted at the end. `settings` are extra settings per service
-    ({"coordinator": {"heartbeat_s": "1"}}). With `tls` every service speaks HTTPS only, with certificates by an
-    authority of this folder. A process that dies is started again.
+    Without `home` the folder is temporary and deleted at the end; after a failure its logs are kept. `settings` are
+    extra settings per service ({"coordinator": {"heartbeat_s": "1"}}). With `tls` every service speaks HTTPS only, with
+    certificates by an authority of this folder. With `write_profile` other commands find it, by the name in
+    `profile_name`. `port` is the coordinator's, and the others follow it; `move` chooses another for each that is
+    taken. `report` is told, in a few words, what has started. A process that dies is started again.
     """
 
     def __init__(
@@ -49,6 +55,9 @@ class Platform:
         settings: Mapping[str, Mapping[str, str]] | None = None,
         write_profile: bool = False,
         tls: bool = False,
+        port: int | None = None,
+        move: bool = False,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._temporary = home is None
         self.home = (home or Path(tempfile.mkdtemp(prefix="undersong-"))).resolve()
@@ -56,7 +65,8 @@ class Platform:
         self._log_level = log_level
         self._settings = settings or {}
         self._write_profile = write_profile
-        self._tls = tls
+        self._tls, self._port, self._move, self._report = tls, port, move, report
+        self.profile_name = ""
         self._lock: IO[str] | None = None
         self._forks: Forks | None = None
         self._layout: Layout | None = None
@@ -69,26 +79,35 @@ class Platform:
         """Start everything; StartError names the process that did not start, with the end of its log."""
         try:
             self.start()
-        except BaseException:
-            self.stop()
+        except BaseException as error:
+            self._stop_after(error)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the whole tree."""
-        self.stop()
+        """Stop the whole tree; after a failure the logs stay."""
+        self._stop_after(error)
+
+    def _stop_after(self, error: BaseException | None) -> None:
+        failed = isinstance(error, Exception)
+        self.stop(keep_logs=failed)
+        if failed and self._temporary and error is not None:
+            error.add_note(f"the logs are kept in {self.home / 'logs'}")
 
     def start(self) -> None:
         """Start everything and wait until every service is ready."""
         self._lock = _hold(self.home)
-        self._layout = Layout.prepare(self.home, tls=self._tls)
+        wait_s = DYING_S if _ended_badly(self._lock) else 0.0
+        self._layout = Layout.prepare(self.home, tls=self._tls, port=self._port, move=self._move, wait_s=wait_s)
+        self._report(f"starting in {self.home}")
         if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
             self._forks = Forks(self.home, self._layout.log("nursery"))
         self._start("valkey", self._layout.valkey_command(), base_environment())
         with ThreadPoolExecutor(len(BOOTSTRAPPED)) as pool:
             list(pool.map(self._bootstrap, BOOTSTRAPPED))
+        self._report("keys and first tokens are there")
         for role in ROLES:
             for service in SERVICES:
                 self._start_service(service, role)
@@ -96,13 +115,16 @@ class Platform:
         self._wait_ready()
         self._client = Client(self.profile)
         if self._write_profile:
-            save_profile(self.profile)
+            self.profile_name = save_local_profile(self.profile)
         for folder in existing_sites(self.home):
             folder.write_addresses(self.urls, self.profile.ca_file)
             self._start_agent(folder)
 
-    def stop(self) -> None:
-        """Stop agents first, then services, then the doorbell; forget the profile; delete a temporary folder."""
+    def stop(self, *, keep_logs: bool = False) -> None:
+        """Stop agents first, then services, then the doorbell; forget the profile; delete a temporary folder.
+
+        With `keep_logs` the temporary folder's logs stay.
+        """
         agents = [name for name in self.processes if name.startswith("agent.")]
         services = [name for name in self.processes if name not in agents and name != "valkey"]
         for group in (agents, services, ["valkey"]):
@@ -120,11 +142,12 @@ class Platform:
             self._client = None
         if self._lock is not None:  # else the folder is another's, and so is its profile
             if self._write_profile:
-                remove_profile(str(self.home))
+                remove_local_profile(str(self.home))
+            self._lock.truncate(0)  # the process ids of a run that ended well are not looked for
             self._lock.close()
             self._lock = None
         if self._temporary:
-            shutil.rmtree(self.home, ignore_errors=True)
+            _clear(self.home, keep="logs" if keep_logs else "")
 
     # use
 
@@ -199,16 +222,30 @@ class Platform:
             self._start_agent(folder)
         return site
 
-    def wait_sites_online(self, count: int, timeout_s: float = 60.0) -> None:
-        """Block until this many agents have told what data they have; StartError shows the log of one that died."""
-        deadline = time.monotonic() + timeout_s
+    def wait_sites_online(self, count: int, timeout_s: float = IDLE_S) -> None:
+        """Block until this many agents have told what data they have, for as long as the agents make progress.
+
+        StartError shows the log of an agent that died, or says who is missing once the agents have done nothing for
+        `timeout_s`, or have worked very long in vain.
+        """
+        online: set[str] = set()
+        patience = Patience(lambda: self._pids("agent."), idle_s=timeout_s)
         while True:
-            online = [site for site in self.client.sites() if site.profile is not None]
-            if len(online) >= count:
+            now = {site.name for site in self.client.sites() if site.profile is not None}
+            if len(now) >= count:
                 return
             self._raise_for_failed(only="agent.")
-            if time.monotonic() > deadline:
-                raise StartError(f"only {len(online)} of {count} agents are online", remedy=f"see {self.home / 'logs'}")
+            if now - online:
+                online = now
+                patience.progressed()
+            if patience.over():
+                missing = [name for name in self.processes if name.startswith("agent.") and name[6:] not in online]
+                tail = self.processes[missing[0]].log_tail() if missing else ""
+                raise StartError(
+                    f"only {len(online)} of {count} agents are online, and the others do not come on "
+                    f"({', '.join(missing)}):\n{tail}",
+                    remedy=f"see {self.home / 'logs'}",
+                )
             time.sleep(0.1)
 
     def kill(self, name: str) -> None:
@@ -259,7 +296,7 @@ class Platform:
         env, log = self._environment(service), layout.log(f"{service}.bootstrap")
         forked = self._forks and self._forks.spawn(f"services.{service}", arguments, env=env, cwd=self.home, log=log)
         if forked:
-            code = forked.wait(READY_WITHIN_S)
+            code = forked.wait(BOOTSTRAP_S)
         else:
             with log.open("ab") as output:
                 command = [sys.executable, "-m", f"services.{service}", *arguments]
@@ -269,17 +306,24 @@ class Platform:
             raise StartError(f"{service} bootstrap failed:\n{log.read_text()[-2000:]}")
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_WITHIN_S
         waiting, layout = [*SERVICES, HELPER], self._running()
-        with httpx.Client(timeout=2.0, verify=trust(layout.ca_file, self.urls.values())) as http:
+        patience = Patience(lambda: self._pids(""), idle_s=IDLE_S)
+        with httpx.Client(timeout=2.0, verify=trust(layout.ca_file, self.urls.values()), trust_env=False) as http:
             while waiting:
-                waiting = [service for service in waiting if not _is_ready(http, layout.url(service))]
+                for service in [service for service in waiting if _is_ready(http, layout.url(service))]:
+                    waiting.remove(service)
+                    patience.progressed()
+                    self._report(f"{service} is ready")
                 self._raise_for_failed()
-                if waiting and time.monotonic() > deadline:
+                if waiting and patience.over():
                     tail = self.processes["keys.helper" if waiting[0] == HELPER else f"{waiting[0]}.api"].log_tail()
-                    raise StartError(f"{', '.join(waiting)} not ready after {READY_WITHIN_S:.0f} s:\n{tail}")
+                    remedy = f"see {self.home / 'logs'}"
+                    raise StartError(f"{', '.join(waiting)} will not become ready:\n{tail}", remedy=remedy)
                 if waiting:
                     time.sleep(0.05)
+
+    def _pids(self, prefix: str) -> list[int]:
+        return [p.pid for name, p in self.processes.items() if name.startswith(prefix) and p.pid is not None]
 
     def _raise_for_failed(self, only: str = "") -> None:
         for name, process in self.processes.items():
@@ -301,14 +345,38 @@ def _secret(path: Path) -> str:
 
 
 def _hold(home: Path) -> IO[str]:
-    """Keep a second platform out of this folder."""
+    """Keep a second platform out of this folder; the file then holds our process id."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = (home / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StartError(
-            f"a platform is already running in {home}", remedy="stop it, or give another --home"
-        ) from error
-    return lock
+    lock = (home / LOCK_FILE).open("a+")
+    for _ in range(5):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)  # a command may only have looked whether a platform runs here
+        else:
+            return lock
+    lock.close()
+    raise StartError(f"a platform is already running in {home}", remedy="stop it, or give another --home")
+
+
+def _ended_badly(lock: IO[str]) -> bool:
+    """Whether the last run was killed, so that its processes may still be stopping; notes the present run."""
+    lock.seek(0)
+    before = lock.read().strip()
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return before != ""
+
+
+def _clear(home: Path, keep: str) -> None:
+    """Delete a folder, all of it or (`keep`) but for one part."""
+    for path in home.iterdir() if keep and home.exists() else ():
+        if path.name == keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if not keep:
+        shutil.rmtree(home, ignore_errors=True)

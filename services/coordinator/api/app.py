@@ -1,6 +1,7 @@
 """The application: every router, and what it needs to be ready."""
 
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 
 from services.coordinator.api import accounts, events, evidence, federations, jobs, operations, tasks
 from services.coordinator.dashboard import router as dashboard_router
@@ -20,6 +21,9 @@ def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = 
         if app.state.verifier is None:
             raise Unavailable("the coordinator has no certificate yet")
 
+    async def root() -> RedirectResponse:
+        return RedirectResponse(dashboard_router.prefix, 307)
+
     routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence, operations)]
     app = create_app(
         title="Undersong coordinator",
@@ -30,4 +34,5 @@ def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = 
         degradable={"redis": streams.ping},
         description=DESCRIPTION,
     )
+    app.add_api_route("/", root, include_in_schema=False)
     return app
