@@ -7,6 +7,7 @@ and so in the agent's log. All of it holds for this process and all that it star
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ SYSTEM = (
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPUS = ("nvidia*", "dri", "kfd")
+FACE = "undersong"  # the package that own recipes import: `undersong.recipe`
 OPEN, CLOSED = "open", "closed"
 
 
@@ -82,6 +84,8 @@ def _interpreter() -> Iterator[Path]:
         yield from (Path(prefix) / name for name in ("bin", "lib", "lib64", "share", "pyvenv.cfg"))
     for package in (recipes, services, shared):
         yield from map(Path, package.__path__)
+    face = importlib.util.find_spec(FACE)  # program code like the others; this only finds it
+    yield from map(Path, face.submodule_search_locations or () if face is not None else ())
     code = Path(next(iter(services.__path__))).parent
     for entry in map(Path, filter(None, sys.path)):
         if entry.is_absolute() and entry.resolve() != code.resolve():

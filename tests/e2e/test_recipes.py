@@ -1,0 +1,178 @@
+"""Every recipe, task and number of classes from submission to its metrics: real agents, all walls around recipes up."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from recipes.protocol import source_digest
+from services.agent.runner import landlock
+from undersong.client import ApiError
+from undersong.local import Platform
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(landlock.version() < 4, reason="this kernel cannot close everything to recipes"),
+]
+ROOT = Path(__file__).parents[2]
+OWN = (ROOT / "examples" / "own-recipe" / "svm.py", Path(__file__).with_name("constant_recipe.py"))
+HOSPITALS = ("cleveland", "hungarian", "va")
+KINDS = ("red", "green", "blue", "café", "no")
+ROWS, CATEGORY = 150, {"type": "category"}
+COLUMNS = [
+    {"name": "a", "type": "number"},
+    {"name": "b", **CATEGORY, "categories": ["x", "y"]},
+    {"name": "ill", "type": "number"},
+    {"name": "answer", **CATEGORY, "categories": ["no", "yes"]},
+    {"name": "kind", **CATEGORY, "categories": list(KINDS)},
+    {"name": "fifty", "type": "number"},
+    {"name": "price", "type": "number"},
+]
+
+
+def table(seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    a = random.normal(size=ROWS)
+    return pd.DataFrame(
+        {
+            "a": a,
+            "b": random.choice(["x", "y"], ROWS),
+            "ill": (a > 0).astype(int),
+            "answer": np.where(a > 0.5, "yes", "no"),
+            "kind": np.array(KINDS)[np.digitize(a, [-1, -0.3, 0.3, 1])],
+            "fifty": random.permutation(ROWS) % 50,
+            "price": 2e6 + 4e5 * a,
+        }
+    )
+
+
+def pictures(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    seven = np.arange(84) % 7
+    x = (random.integers(0, 60, (84, 8, 8)) + 25 * seven[:, None, None]).astype(np.uint8)
+    return {"x": x, "two": (seven > 3).astype(np.int64), "seven": seven}
+
+
+def shot(folder: Path, label: str) -> dict[str, Any]:
+    columns = [{"name": "x", "type": "image"}, {"name": label, "type": "number"}]
+    path = str(folder / "pictures.npz")
+    return {"name": f"pictures-{label}", "kind": "npz", "path": path, "columns": columns, "label": label}
+
+
+def make_site(platform: Platform, folder: Path, place: int) -> None:
+    """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
+    name = HOSPITALS[place]
+    own = folder / "own-recipes"
+    own.mkdir(parents=True)
+    for file in OWN:
+        shutil.copy(file, own)
+    table(place).to_csv(folder / "made.csv", index=False)
+    np.savez(folder / "pictures.npz", **pictures(place))
+    heart = yaml.safe_load((ROOT / "examples" / "hospital" / "datasets" / f"{name}.yaml").read_text())["datasets"][0]
+    heart["path"] = str(ROOT / "examples" / "hospital" / "heart_disease.csv")
+    datasets = [
+        heart,
+        {"name": "made", "kind": "csv", "path": str(folder / "made.csv"), "columns": COLUMNS},
+        *(shot(folder, label) for label in ("two", "seven")),
+    ]
+    policy = {
+        "federations": ["own"],
+        "recipes": [
+            *({"name": built_in} for built_in in ("tabular", "image", "null")),
+            *({"digest": source_digest(own / file.name)} for file in OWN),
+        ],
+        "datasets": {entry["name"]: {"columns": "*"} for entry in datasets},
+        "engines": ["pairwise", "sealed"],
+    }
+    settings = {"recipes": [str(own)], "containment": "required", "device": "cpu"}
+    platform.add_site(name, datasets={"datasets": datasets}, policy=policy, agent=settings)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home")) as running:
+        for place, name in enumerate(HOSPITALS):
+            make_site(running, tmp_path_factory.mktemp(name), place)
+        running.wait_sites_online(len(HOSPITALS), timeout_s=180)
+        yield running
+
+
+def made(label: str, **params: Any) -> dict[str, Any]:
+    return {"data": {"dataset": "made", "features": ["a", "b"], "label": label}, "params": params}
+
+
+def shown(label: str, classes: int) -> dict[str, Any]:
+    data = {"dataset": f"pictures-{label}", "features": ["x"], "label": label}
+    return {"data": data, "params": {"classes": classes, "channels": [4], "epochs": 4}}
+
+
+FAST = {"epochs": 10, "learning_rate": 0.2}
+CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the job says, a metric and its least value
+    "binary": ("tabular", made("ill", **FAST), "auc", 0.95),
+    "string labels": ("tabular", made("answer", **FAST), "auc", 0.95),
+    "five classes": ("tabular", made("kind", task="multiclass", classes=5, model="mlp", **FAST), "accuracy", 0.6),
+    "fifty classes": ("tabular", made("fifty", task="multiclass", classes=50), "accuracy", 0.0),
+    "more classes than there are": ("tabular", made("ill", task="multiclass", classes=9, **FAST), "accuracy", 0.9),
+    "regression": ("tabular", made("price", task="regression", epochs=10, learning_rate=0.05), "r2", 0.95),
+    "two kinds of pictures": ("image", shown("two", 2), "accuracy", 0.6),
+    "seven kinds of pictures": ("image", shown("seven", 7), "accuracy", 0.2),
+    "null": ("null", {**made("ill"), "params": {}}, "examples", 1),
+    "own, binary": ("constant", made("ill", task="binary"), "auc", 0.5),
+    "own, by default": ("constant", made("ill"), "accuracy", 0.2),
+    "own, four classes": ("constant", made("ill", classes=4), "accuracy", 0.2),
+    "own, regression": ("constant", made("price", task="regression"), "mae", 1e5),
+}
+
+
+def document(platform: Platform, name: str) -> dict[str, Any]:
+    recipe, said, _, _ = CASES[name]
+    return {
+        "name": name,
+        "federation_id": platform.federation().id,
+        "model": {"name": name.replace(",", "")},
+        "recipe": {"name": recipe, "params": said["params"]},
+        "data": said["data"],
+        "rounds": 2,
+        "evaluation": {"every": 2},
+        "update": {"bound": 4e6 if "own, r" in name else 16.0},
+        "deadlines": {"round_s": 120},
+    }
+
+
+def scores_of(platform: Platform, job_id: str) -> list[dict[str, Any]]:
+    return [round_.metrics for round_ in platform.client.rounds(job_id) if round_.metrics]
+
+
+def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(platform: Platform) -> None:
+    """All jobs at once, as scientists do who do not know of each other."""
+    client = platform.client
+    jobs = {name: client.submit_job(document(platform, name)).id for name in CASES}
+    faults = {}
+    for name, (_, _, metric, least) in CASES.items():
+        job = client.wait(jobs[name], timeout_s=400)
+        scores = scores_of(platform, job.id)
+        if job.state != "succeeded" or not scores or not scores[-1].get(metric, -1.0) >= least:
+            faults[name] = (job.state, job.reason, scores)
+    assert not faults
+
+
+def test_the_documented_own_recipe_runs_as_its_page_says(platform: Platform) -> None:
+    """The example's job file, on hospitals that put the file in a folder of their own and allow its digest."""
+    client = platform.client
+    spec: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "own-recipe" / "job.yaml").read_text())
+    job = client.wait(client.submit_job({**spec, "federation_id": platform.federation().id}).id, timeout_s=300)
+    assert job.state == "succeeded", job.reason
+    assert scores_of(platform, job.id)[-1]["auc"] > 0.7
+
+
+def test_a_number_of_classes_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:
+    spec = document(platform, "five classes")
+    spec["recipe"]["params"] = {**spec["recipe"]["params"], "classes": 4}
+    with pytest.raises(ApiError, match="5 categories"):
+        platform.client.submit_job(spec)
