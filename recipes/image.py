@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes import training
-from recipes.datasets import images_of
+from recipes.datasets import SOURCES, images_of
 from recipes.protocol import (
     Array,
     Context,
@@ -58,7 +58,7 @@ class Image:
     """See the module."""
 
     def __init__(self) -> None:
-        files = [_HERE / name for name in ("image.py", "training.py", "datasets.py", "protocol.py")]
+        files = [_HERE / name for name in ("image.py", "training.py", "protocol.py", *SOURCES)]
         self.spec: RecipeSpec = RecipeSpec(
             name="image",
             version="1",

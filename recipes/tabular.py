@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes import table, training
+from recipes.datasets import SOURCES
 from recipes.protocol import (
     Array,
     Context,
@@ -71,7 +72,7 @@ class Tabular:
     """See the module."""
 
     def __init__(self) -> None:
-        files = [_HERE / name for name in ("tabular.py", "table.py", "training.py", "datasets.py", "protocol.py")]
+        files = [_HERE / name for name in ("tabular.py", "table.py", "training.py", "protocol.py", *SOURCES)]
         self.spec: RecipeSpec = RecipeSpec(
             name="tabular",
             version="1",

@@ -102,7 +102,7 @@ def test_what_is_not_yaml_is_refused(tmp_path: Path) -> None:
         ({"path": "other.csv"}, [], "no file"),
         ({"filter": {"ward": "east"}}, [], "filter"),
         ({"filter": {"street": "x"}}, [], "street"),
-        ({"columns": [{"name": "ward", "type": "number"}, COLUMNS[3]]}, [], "not numbers"),
+        ({"columns": [{"name": "ward", "type": "number"}, COLUMNS[3]]}, [], "not a number"),
         ({"columns": [{"name": "ward", "type": "category", "categories": ["north"]}, COLUMNS[3]]}, [], "south"),
         ({"columns": [{"name": "height", "type": "number"}, COLUMNS[3]]}, [], "height"),
         ({"columns": [{"name": "ward", "type": "text"}, COLUMNS[3]]}, [], "ward"),

@@ -1,0 +1,344 @@
+"""What a site declares of its data sets in ``datasets.yaml``; every option is described in docs/data.md.
+
+Every scalar of the file is taken as the text that stands there: YAML's own guesses (`no` is false, `1.0` is a number,
+`null` is nothing) are never made. Fields turn it into what they are declared to be, and each name that refers to a
+column or a level is resolved. Names, types, categories and the number of rows are all that leaves a site.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from shared.documents import document_faults, pointer
+from shared.errors import FieldError, Invalid
+from shared.names import hint
+from shared.wire.profiles import Column, DatasetSchema
+
+ANY_COLUMN: Final = "*"
+NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+")
+NOTHING: Final = ("", "~", "null")
+"""How YAML spells an empty value."""
+
+
+class BadDataset(Invalid):
+    """A data set's declaration or its rows cannot be used.
+
+    The text names columns and what is allowed, never a value of the rows: it may be reported to the platform. Lines and
+    values are in `evidence`, which Python adds to the traceback (PEP 678) and so to the site's own log.
+    """
+
+    def __init__(self, detail: str, *evidence: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail, errors=errors)
+        self.evidence = evidence
+        for line in evidence:
+            self.add_note(line)
+
+    def explain(self) -> str:
+        """Return the text with its evidence, for the owner of the data alone."""
+        return ": ".join([self.detail, *(["; ".join(self.evidence)] if self.evidence else [])])
+
+
+def text_of(value: object) -> str:
+    """Return how a scalar is written: the integer 1 and the number 1.0 as ``1``, true as ``true``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _text(value: object) -> object:
+    return text_of(value) if isinstance(value, str | int | float) else value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def _maybe(value: object) -> object:
+    return None if isinstance(value, str) and value in NOTHING else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
+Limit = Annotated[float | None, BeforeValidator(_maybe)]
+Name = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CsvOptions(_Form):
+    """How a CSV file is written. Without options: commas, a point in numbers, UTF-8, names in the first line."""
+
+    separator: Annotated[str, BeforeValidator(lambda v: "\t" if v in ("tab", "\\t") else v)] = Field(
+        default=",", min_length=1, max_length=1
+    )
+    decimal: Literal[".", ","] = "."
+    thousands: Literal["", ",", ".", "'", " "] = Field(default="", description="a space stands for thin ones too")
+    encoding: str = "utf-8"
+    quote: str = Field(default='"', max_length=1, description="empty: no cell is quoted")
+    header: int = Field(default=1, ge=0, le=1000, description="the line that holds the names; 0: no line does")
+    names: tuple[Name, ...] = Field(default=(), description="the names in order, with header: 0")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            known = codecs.lookup(self.encoding)
+            "".encode(self.encoding)  # not every codec makes bytes of text
+        except LookupError:
+            known = None
+        if known is None:
+            raise ValueError(f"encoding {self.encoding!r} is unknown{hint(self.encoding, ENCODINGS)}")
+        if self.separator in "\r\n\0" or self.quote in ("\r", "\n", "\0"):
+            raise ValueError("separator and quote cannot be an end of line")
+        if self.thousands and self.thousands == self.decimal:
+            raise ValueError("thousands and decimal are the same character")
+        if self.separator == self.quote:
+            raise ValueError("separator and quote are the same character")
+        if (self.header == 0) != bool(self.names):
+            raise ValueError("names go with header: 0, and header: 0 needs names")
+        return self
+
+
+ENCODINGS: Final = ("utf-8", "utf-16", "latin-1", "cp1252", "iso8859-15", "ascii", "gb18030", "big5", "shift_jis")
+
+
+class ColumnEntry(_Form):
+    """One column of an entry; `categories` are a category column's levels in their fixed order."""
+
+    name: Name
+    type: Literal["number", "category", "image", "text"]
+    categories: tuple[Text, ...] | None = None
+
+    @property
+    def wire(self) -> Column:
+        """The column as the platform knows it."""
+        return Column(name=self.name, type=self.type, categories=self.categories)
+
+
+class DatasetEntry(_Form):
+    """One entry of ``datasets.yaml``."""
+
+    name: Name
+    kind: Literal["csv", "parquet", "npz", "none"]
+    path: Annotated[Path | None, BeforeValidator(_maybe)] = None
+    label: Annotated[Name | None, BeforeValidator(_maybe)] = None
+    columns: tuple[ColumnEntry, ...] = ()
+    csv: CsvOptions = CsvOptions()
+    missing: dict[Text, Texts] = Field(default_factory=dict, description='per column, or "*": texts for "not known"')
+    values: dict[Text, dict[Text, Text]] = Field(default_factory=dict, description="per column: text to text")
+    ranges: dict[Text, tuple[Limit, Limit]] = Field(default_factory=dict, description="per column: lowest, highest")
+    dates: dict[Text, str] = Field(default_factory=dict, description="per number column: the form of its dates")
+    channels: Literal["first", "last"] = Field(default="first", description="where images of npz files have them")
+    filter: dict[Text, Text] = Field(default_factory=dict)
+    test_fraction: float = Field(default=0.2, ge=0, lt=1)
+    split_seed: int = 0
+    mock: Annotated[Path | None, BeforeValidator(_maybe)] = None
+
+    def schema_document(self, rows: int | None = None) -> DatasetSchema:
+        """What may leave the site."""
+        columns = tuple(column.wire for column in self.columns)
+        return DatasetSchema(name=self.name, kind=self.kind, columns=columns, label=self.label, rows=rows)
+
+    def column(self, name: str) -> ColumnEntry | None:
+        """The declared column of this name, if there is one."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def missing_of(self, name: str) -> tuple[str, ...]:
+        """The texts that stand for "not known" in a column, besides an empty cell."""
+        return (*self.missing.get(name, ()), *self.missing.get(ANY_COLUMN, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """The entries of a ``datasets.yaml`` that can be used, by name, and what is wrong with the others."""
+
+    entries: dict[str, DatasetEntry] = field(default_factory=dict)
+    faults: dict[str, list[FieldError]] = field(default_factory=dict)
+
+    def reasons(self) -> dict[str, str]:
+        """One line for each data set that cannot be used, by its name."""
+        return {
+            name: "; ".join(f"{fault.path} {fault.message}".strip() for fault in found)
+            for name, found in self.faults.items()
+        }
+
+
+class _Texts(yaml.BaseLoader):
+    """Every scalar as its text, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a mapping that says one thing twice: YAML would keep the last."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_texts(file: Path) -> Any:
+    """Return a YAML file's document with every scalar as its text; raises `BadDataset`."""
+    loader: _Texts | None = None
+    try:
+        loader = _Texts(file.read_text(encoding="utf-8-sig"))
+        return loader.get_single_data()
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise BadDataset(f"{file.name} is not YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def read_declarations(file: Path) -> Declarations:
+    """Read a ``datasets.yaml``: entries with absolute paths, and the faults of the others by name.
+
+    Raises `BadDataset` where no entry can be told from another: no YAML, no list of data sets.
+    """
+    document = read_texts(file)
+    if document in (None, *NOTHING):
+        return Declarations()
+    listed = document.get("datasets", []) if isinstance(document, dict) else None
+    listed = [] if listed in NOTHING else listed
+    if not isinstance(document, dict) or not isinstance(listed, list):
+        raise BadDataset(f"{file.name}: a mapping with a list under `datasets` is expected")
+    made = Declarations()
+    if unknown := [str(key) for key in document if key != "datasets"]:
+        made.faults[file.name] = [FieldError(f"/{key}", f"is unknown{hint(key, ['datasets'])}") for key in unknown]
+    for place, raw in enumerate(listed):
+        _declare(raw, place, file.parent.resolve(), made)
+    return made
+
+
+def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
+    at = ("datasets", place)
+    named = raw.get("name") if isinstance(raw, dict) else None
+    name = named if isinstance(named, str) and named else f"number {place + 1}"
+    try:
+        entry = DatasetEntry.model_validate(raw)
+        faults = [FieldError(pointer([*at, *path]), text) for path, text in _faults(entry)]
+    except ValidationError as error:
+        entry, faults = None, document_faults(error, DatasetEntry, at)
+    if name in made.entries or name in made.faults:
+        made.entries.pop(name, None)
+        made.faults.setdefault(name, []).append(FieldError(pointer([*at, "name"]), f"the name {name} is taken twice"))
+    elif entry is None or faults:
+        made.faults[name] = faults
+    else:
+        paths = {part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None}
+        made.entries[name] = entry.model_copy(update=paths)
+
+
+Fault = tuple[tuple[str | int, ...], str]
+
+
+def _faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """What is wrong with an entry beyond its form: files, columns, and every name that refers to one."""
+    if (entry.kind == "none") != (entry.path is None):
+        yield ("path",), "a data set of kind none has no path" if entry.path else "names no file: path is missing"
+    if entry.kind != "csv" and entry.csv != CsvOptions():
+        yield ("csv",), f"these options are for kind csv, and this one is {entry.kind}"
+    if entry.kind != "npz" and entry.channels != "first":
+        yield ("channels",), f"images are in kind npz, and this one is {entry.kind}"
+    for place, column in enumerate(entry.columns):
+        yield from ((("columns", place, *path), text) for path, text in _column_faults(entry, place, column))
+    names = [column.name for column in entry.columns]
+    if entry.label is not None and entry.label not in names:
+        yield ("label",), f"{entry.label} is not among the columns{hint(entry.label, names)}"
+    if any(column.name == entry.label and column.type in ("image", "text") for column in entry.columns):
+        yield ("label",), f"{entry.label} is no column of numbers or categories"
+    yield from _references(entry, names)
+    yield from _range_faults(entry)
+    yield from _missing_faults(entry)
+    yield from _value_faults(entry)
+
+
+def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iterator[Fault]:
+    if column.name in [other.name for other in entry.columns[:place]]:
+        yield ("name",), f"the column {column.name} is declared twice"
+    if column.type == "image" and entry.kind != "npz":
+        yield ("type",), f"column {column.name}: images are in kind npz, and this one is {entry.kind}"
+    levels = column.categories or ()
+    if (column.type == "category") != bool(levels):
+        said = "is a category and must list its categories" if column.type == "category" else "is no category"
+        yield ("categories",), f"column {column.name} {said}"
+    if "" in levels:
+        yield ("categories",), f"column {column.name} has an empty category: an empty cell is missing"
+    if twice := sorted({level for level in levels if levels.count(level) > 1}):
+        yield ("categories",), f"column {column.name} lists {', '.join(twice)} twice"
+
+
+def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
+    """Names in `missing`, `values`, `ranges` and `dates` that are no column of the right type."""
+    in_file = [*names, *(name for name in entry.filter if name not in names)]
+    for part, known in (("missing", [*in_file, ANY_COLUMN]), ("values", in_file), ("ranges", names), ("dates", names)):
+        for name in getattr(entry, part):
+            if name not in known:
+                yield (part, name), f"no column is called {name}{hint(name, known)}"
+    types = {column.name: column.type for column in entry.columns}
+    for part, allowed in (("ranges", ("number", "image")), ("dates", ("number",))):
+        for name in getattr(entry, part):
+            if name in types and types[name] not in allowed:
+                yield (part, name), f"column {name} is a {types[name]} column; this is for {' and '.join(allowed)}"
+    if entry.kind == "csv" and entry.csv.names:
+        yield from _absent_names(entry, in_file)
+
+
+def _range_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    images = {column.name for column in entry.columns if column.type == "image"}
+    for name, (low, high) in entry.ranges.items():
+        if low is not None and high is not None and low >= high:
+            yield ("ranges", name), "the lowest value comes first, and is below the highest"
+        if name in images and (low is None or high is None):
+            yield ("ranges", name), "the range of an image needs both ends"
+
+
+def _absent_names(entry: DatasetEntry, wanted: Iterable[str]) -> Iterator[Fault]:
+    for name in wanted:
+        if name not in entry.csv.names:
+            yield ("csv", "names"), f"the column {name} is not among them{hint(name, entry.csv.names)}"
+    if twice := sorted({name for name in entry.csv.names if entry.csv.names.count(name) > 1}):
+        yield ("csv", "names"), f"{', '.join(twice)} stands there twice"
+
+
+def _missing_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    for column in entry.columns:
+        for text in entry.missing_of(column.name):
+            if text in (column.categories or ()):
+                yield ("missing",), f"{text} is a category of {column.name} and cannot stand for missing there"
+        for text in set(entry.missing_of(column.name)) & set(entry.values.get(column.name, {})):
+            yield ("values", column.name), f"{text} stands for missing in {column.name} and cannot be exchanged too"
+
+
+def _value_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """Replacements and filters that are no category of their column, or no number."""
+    for name, exchanged in entry.values.items():
+        column = entry.column(name)
+        for text, made in exchanged.items():
+            if column is not None and (fault := _unfit(column, made)):
+                yield ("values", name, text), fault
+    for name, wanted in entry.filter.items():
+        column = entry.column(name)
+        if column is not None and column.type in ("image", "text"):
+            yield ("filter", name), f"a filter needs numbers or categories, and {name} is a {column.type} column"
+        elif column is not None and name not in entry.dates and (fault := _unfit(column, wanted)):
+            yield ("filter", name), fault
+
+
+def _unfit(column: ColumnEntry, text: str) -> str | None:
+    if column.type == "category" and text not in (column.categories or ()):
+        return f"{text} is not a category of {column.name}{hint(text, column.categories or ())}"
+    if column.type == "number" and not NUMBER.fullmatch(text):
+        return f"{text} is not a number, and {column.name} is a number column"
+    return None
+
+
+def movable_document(entries: Mapping[str, DatasetEntry]) -> dict[str, Any]:
+    """Return entries as a document with absolute paths, to be written elsewhere."""
+    return {"datasets": [entry.model_dump(mode="json", exclude_defaults=True) for entry in entries.values()]}

@@ -1,0 +1,302 @@
+"""The files of data sets, read without guesses: every cell of a CSV file as its text, other kinds as they are typed.
+
+A part of a file is some of its rows: for each wanted column the cells, and the line or row where each was found.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes.declaration import BadDataset, CsvOptions, DatasetEntry
+from recipes.hints import LINES, about_header
+from recipes.values import cell_of
+from shared.names import hint
+
+Cells = Sequence[str] | npt.NDArray[Any]
+PART_ROWS: Final = 20_000
+MOST_CELL: Final = 16 * 2**20  # characters
+FOREIGN: Final = (
+    (b"PK\x03\x04", "a zip archive or a workbook (.xlsx): export its sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0", "a workbook (.xls): export its sheet as CSV"),
+    (b"PAR1", "a Parquet file: declare kind: parquet"),
+    (b"\x93NUMPY", "an array of numpy (.npy): save it as .npz"),
+    (b"SQLite format 3", "a database: export its table as CSV"),
+)
+UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError, zlib.error,
+                     zipfile.BadZipFile, csv.Error)  # fmt: skip
+"""What libraries raise for files that are cut, damaged or of another kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a file: the wanted columns' cells, and where each row begins (`line 7`, `row 5`)."""
+
+    cells: dict[str, Cells]
+    places: Sequence[int]
+    unit: str
+
+    def where(self, row: int) -> str:
+        """Where a row of this part is in the file."""
+        return f"{self.unit} {self.places[row]}"
+
+
+def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[Part]:
+    """Yield the rows of a data set's file; raises `BadDataset` for a file that cannot be read to its end."""
+    if path is None or not path.is_file():
+        said = "is no file" if path is not None and path.exists() else "does not exist"
+        raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
+    try:
+        yield from _READERS[entry.kind](entry, path, wanted)
+    except BadDataset:
+        raise
+    except ImportError as error:
+        package = error.name or str(error)
+        remedy = "install the agent with its packages: pip install 'undersong[agent]'"
+        raise BadDataset(f"a file of kind {entry.kind} needs the package {package}: {remedy}") from None
+    except UNREADABLE as error:
+        cut = isinstance(error, EOFError | zlib.error | zipfile.BadZipFile | gzip.BadGzipFile)
+        why = "is cut or damaged" if cut else "cannot be read"
+        said = f"{path}: {type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        raise BadDataset(f"its file {why}", said) from error
+
+
+def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+    options = entry.csv
+    with opened(path, options) as file:
+        reader = csv_reader(file, options)
+        try:
+            header = _header(reader, options, path, wanted)
+            takes = {name: header.index(name) for name in wanted}
+            yield from _rows(reader, header, takes)
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise BadDataset(
+                    "its file ends inside a quoted cell",
+                    f"the quote opened at or before line {reader.line_num} is never closed; if {options.quote} "
+                    'is an ordinary character there, declare csv: {quote: ""}',
+                ) from None
+            told = f"line {reader.line_num}: {error}; a quoted cell starts and ends with {options.quote}"
+            raise BadDataset("its file has a line that is no CSV", told) from None
+        except UnicodeDecodeError as error:
+            raise _undecodable(path, options, error) from None
+
+
+def csv_reader(file: IO[str], options: CsvOptions) -> Any:
+    """Return a strict reader of rows of texts."""
+    csv.field_size_limit(MOST_CELL)
+    return csv.reader(
+        _without_nul(file),
+        delimiter=options.separator,
+        quotechar=options.quote or None,
+        quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
+        skipinitialspace=options.separator != " ",
+        strict=True,
+    )
+
+
+def _rows(reader: Any, header: Sequence[str], takes: dict[str, int]) -> Iterator[Part]:
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    before = reader.line_num
+    for row in reader:
+        line, before = before + 1, reader.line_num
+        if not row:
+            continue  # an empty line is no row
+        if len(row) != len(header):
+            raise _ragged(header, row, line)
+        rows.append(row)
+        lines.append(line)
+        if len(rows) == PART_ROWS:
+            yield _part(rows, lines, takes)
+            rows, lines = [], []
+    if rows:
+        yield _part(rows, lines, takes)
+
+
+def _part(rows: list[list[str]], lines: list[int], takes: dict[str, int]) -> Part:
+    columns = list(zip(*rows, strict=True))
+    return Part({name: columns[place] for name, place in takes.items()}, lines, "line")
+
+
+def _ragged(header: Sequence[str], row: Sequence[str], line: int) -> BadDataset:
+    evidence = [f"line {line} has {len(row)} fields, the header has {len(header)}: {', '.join(header)}"]
+    if len(row) == len(header) + 1 and row[-1] == "":
+        evidence.append("the line ends with a separator that the header does not have")
+    elif len(row) > len(header):
+        evidence.append("a cell that holds the separator must stand between quotes")
+    return BadDataset("its file has a row with another number of fields than its header", *evidence)
+
+
+def _header(reader: Any, options: CsvOptions, path: Path, wanted: Sequence[str]) -> list[str]:
+    """Read up to the header and return its names; raises `BadDataset` where they cannot be used."""
+    if options.header == 0:
+        return list(options.names)
+    header: list[str] = []
+    while reader.line_num < options.header:
+        found = next(reader, None)
+        if found is None:
+            raise BadDataset(f"its file has no line {options.header} with the names of its columns")
+        header = [name.strip() for name in found]
+    named = [name for name in header if name]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise BadDataset("its header names a column twice", f"{', '.join(twice)} in {', '.join(header)}")
+    check_columns(wanted, named, about_header(first_lines(path, options), wanted, options.separator))
+    return header
+
+
+def check_columns(wanted: Sequence[str], found: Sequence[str], help_: str = "") -> None:
+    """Raise `BadDataset`, with what was found and the likeliest remedy, where wanted columns are not in the file."""
+    absent = [name for name in wanted if name not in found]
+    if absent:
+        evidence = [f"the columns found are: {', '.join(found) or 'none'}{help_}"]
+        evidence += [f"{name}{hint(name, found)}" for name in absent if not help_]
+        raise BadDataset(f"its file has no column {', '.join(absent)}", *evidence)
+
+
+@contextmanager
+def opened(path: Path, options: CsvOptions) -> Iterator[IO[str]]:
+    """Open a CSV file, packed by gzip or not, as text."""
+    with path.open("rb") as raw:
+        head = raw.read(16)
+        raw.seek(0)
+        for mark, said in FOREIGN:
+            if head.startswith(mark):
+                raise BadDataset("its file is no CSV", f"{path} is {said}")
+        with gzip.GzipFile(fileobj=raw) if head.startswith(b"\x1f\x8b") else raw as plain:
+            unicode = codecs.lookup(options.encoding).name == "utf-8"
+            encoding = "utf-8-sig" if unicode else options.encoding  # which reads files without a mark too
+            buffered: Any = plain
+            with io.TextIOWrapper(buffered, encoding=encoding, errors="strict", newline="") as file:
+                yield file
+
+
+def first_lines(path: Path, options: CsvOptions) -> list[str]:
+    """Return the first lines of a CSV file without their ends, as far as they can be decoded."""
+    lines: list[str] = []
+    with opened(path, options) as file:
+        try:
+            lines.extend(line.rstrip("\r\n") for line in islice(file, LINES))
+        except UNREADABLE:
+            return lines
+    return lines
+
+
+def _without_nul(file: IO[str]) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if "\0" in line:
+            told = f"line {number} holds a NUL character; if the file is UTF-16, declare csv: {{encoding: utf-16}}"
+            raise BadDataset("its file holds what is no text", told)
+        yield line
+
+
+def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> BadDataset:
+    with path.open("rb") as raw:
+        head = raw.read(2)
+    likely = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
+    told = f"{options.encoding} has no byte 0x{error.object[error.start]:02x} there; the likeliest is {likely}"
+    return BadDataset("its file is not in the declared encoding", f"{told}: declare csv: {{encoding: {likely}}}")
+
+
+def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+    from pyarrow import parquet  # at a site that has such files only
+
+    with parquet.ParquetFile(path) as file:
+        names = list(file.schema_arrow.names)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise BadDataset("its file names a column twice", ", ".join(twice))
+        check_columns(wanted, names)
+        first = 1
+        for batch in file.iter_batches(PART_ROWS, columns=list(wanted)):
+            cells = {name: _arrow_cells(entry, name, batch.column(name)) for name in wanted}
+            yield Part(cells, range(first, first + batch.num_rows), "row")
+            first += batch.num_rows
+
+
+def _arrow_cells(entry: DatasetEntry, name: str, column: Any) -> Cells:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        if name in entry.dates:
+            raise BadDataset(f"column {name} holds dates already: take it out of dates")
+        stamps = column.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False)
+        return _days(stamps.to_numpy(zero_copy_only=False))
+    if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and column.null_count == 0):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    readable = (
+        pa.types.is_integer(kind), pa.types.is_boolean(kind), pa.types.is_decimal(kind), pa.types.is_null(kind),
+        pa.types.is_string(kind), pa.types.is_large_string(kind), pa.types.is_string_view(kind),
+    )  # fmt: skip
+    if not any(readable):
+        raise BadDataset(f"column {name} is of type {kind} in its file, which cannot be used")
+    declared = entry.column(name)
+    values = column.to_pylist()
+    if declared is not None and declared.type == "number":
+        values = [int(value) if isinstance(value, bool) else value for value in values]
+    return [cell_of(value) for value in values]
+
+
+def _days(stamps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return moments as float64 days since 1970-01-01 (UTC), NaN where there is none."""
+    made = stamps.astype("datetime64[us]").astype(np.int64) / 86_400e6
+    return np.where(np.isnat(stamps), np.nan, made)
+
+
+def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+    found = np.load(path, allow_pickle=False)
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
+    with found as file:
+        check_columns(wanted, file.files)
+        arrays = {name: _array(file, name) for name in wanted}
+    if entry.columns and any(array.ndim == 0 for array in arrays.values()):
+        raise BadDataset("its file holds a single value where an array of rows is expected")
+    sizes = {name: len(array) for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise BadDataset("its arrays have different numbers of rows", told)
+    rows = next(iter(sizes.values()), 0)
+    cells = {name: _array_cells(entry, name, array) for name, array in arrays.items()}
+    yield Part(cells, range(1, rows + 1), "row")
+
+
+def _array(file: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        told = f"array {name}: {error}"
+        if "pickle" in str(error) or "Object" in str(error):
+            raise BadDataset(f"column {name} holds Python objects (pickle), which are never read", told) from None
+        raise
+
+
+def _array_cells(entry: DatasetEntry, name: str, array: npt.NDArray[Any]) -> Cells:
+    declared = entry.column(name)
+    if declared is not None and declared.type == "image":
+        return array
+    if array.ndim != 1:
+        shape = "x".join(map(str, array.shape))
+        raise BadDataset(f"column {name} is an array of {shape}, and a column of numbers has one value for each row")
+    if array.dtype.kind == "M":
+        return _days(array)
+    if array.dtype.kind not in "iufbU":
+        raise BadDataset(f"column {name} is of type {array.dtype} in its file, which cannot be used")
+    return array
+
+
+_READERS: Final = {"csv": _csv_parts, "parquet": _parquet_parts, "npz": _npz_parts}

@@ -1,0 +1,59 @@
+"""What is wrong with a document, by its fields: a pointer to each, and near matches for misspelt keys and choices."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from shared.errors import FieldError
+from shared.names import hint
+
+_CHOICES: Final = frozenset({"literal_error", "enum", "union_tag_invalid"})
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """Return the JSON pointer (RFC 6901) to a place in the document."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] = ()) -> list[FieldError]:
+    """Return every fault that pydantic found in a document of type `form`, which lies at `at` of a larger one."""
+    found = error.errors(include_url=False)
+    return [FieldError(pointer([*at, *item["loc"]]), _message(item, form)) for item in found]
+
+
+def known_fields(form: Any, place: Sequence[str | int]) -> list[str]:
+    """Return the names of the fields that a document of type `form` may have at a place."""
+    models = list(_models(form))
+    for part in place:
+        inner = [
+            model
+            for outer in models
+            for name, info in outer.model_fields.items()
+            if part in (name, info.alias)
+            for model in _models(info.annotation)
+        ]
+        models = inner or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _message(item: ErrorDetails, form: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        name = str(item["loc"][-1])
+        return f"there is no such field{hint(name, known_fields(form, item['loc'][:-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in _CHOICES:
+        context = item.get("ctx", {})
+        said = str(context.get("tag", item["input"]))
+        known = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
+        return f"{said!r} is not a choice here{hint(said, known)}" if known else message
+    return message
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
