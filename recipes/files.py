@@ -10,7 +10,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,11 +27,12 @@ from shared.names import hint
 Cells = Sequence[str] | npt.NDArray[Any]
 PART_ROWS: Final = 20_000
 MOST_CELL: Final = 16 * 2**20  # characters
+NPY: Final = b"\x93NUMPY"
 FOREIGN: Final = (
     (b"PK\x03\x04", "a zip archive or a workbook (.xlsx): export its sheet as CSV"),
     (b"\xd0\xcf\x11\xe0", "a workbook (.xls): export its sheet as CSV"),
     (b"PAR1", "a Parquet file: declare kind: parquet"),
-    (b"\x93NUMPY", "an array of numpy (.npy): save it as .npz"),
+    (NPY, "an array of numpy (.npy): save it as .npz"),
     (b"SQLite format 3", "a database: export its table as CSV"),
 )
 UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError, zlib.error,
@@ -203,8 +204,8 @@ def _without_nul(file: IO[str]) -> Iterator[str]:
 
 def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> BadDataset:
     with path.open("rb") as raw:
-        head = raw.read(2)
-    likely = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
+        head = raw.read(200)
+    likely = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if b"\0" in head else "cp1252"
     told = f"{options.encoding} has no byte 0x{error.object[error.start]:02x} there; the likeliest is {likely}"
     return BadDataset("its file is not in the declared encoding", f"{told}: declare csv: {{encoding: {likely}}}")
 
@@ -258,10 +259,10 @@ def _days(stamps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
-    found = np.load(path, allow_pickle=False)
-    if not isinstance(found, np.lib.npyio.NpzFile):
-        raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
-    with found as file:
+    with path.open("rb") as raw:
+        if raw.read(len(NPY)) == NPY:
+            raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
+    with path.open("rb") as raw, closing(np.load(raw, allow_pickle=False)) as file:
         check_columns(wanted, file.files)
         arrays = {name: _array(file, name) for name in wanted}
     if entry.columns and any(array.ndim == 0 for array in arrays.values()):

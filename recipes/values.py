@@ -206,7 +206,8 @@ class CategoryCells(Cells):
     def _number(self, text: str, *, exchanged: bool) -> float:  # noqa: ARG002 (a category is what it is exchanged for)
         found = self._places.get(text, self._short.get(plain(text)))
         if found is None:
-            raise Unfit("is outside its categories", f"{hint(text, self._places)}{about_text(self.name, text)}")
+            known = [*self._places, *self._exchanged]
+            raise Unfit("is outside its categories", f"{hint(text, known)}{about_text(self.name, text)}")
         return found
 
 

@@ -25,7 +25,7 @@ def near(name: str, known: Iterable[str]) -> list[str]:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'auc'? Known: auc, loss" for a message about an unknown name, empty if nothing is known."""
+    """Return "; did you mean 'auc'? Known: auc, loss" for a message about an unknown name; empty if none is known."""
     names = sorted(dict.fromkeys(known))
     if not names:
         return ""

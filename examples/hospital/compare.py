@@ -3,11 +3,11 @@
 Run as a script it prints the table: python examples/hospital/compare.py [federated.safetensors]
 """
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import pandas as pd
 import yaml
 
 from recipes.catalogue import load_recipe
@@ -32,9 +32,15 @@ def write_site(hospital: str, folder: Path) -> dict[str, Any]:
     """Give a hospital its own rows, in `folder`, and nobody else's; the document of its datasets.yaml comes back."""
     document = movable_document(HERE / "datasets" / f"{hospital}.yaml")
     (entry,) = document["datasets"]
-    records = pd.read_csv(entry["path"], dtype=str)
     folder.mkdir(parents=True, exist_ok=True)
-    records[records["site"] == hospital].to_csv(folder / "heart_disease.csv", index=False)
+    with (
+        Path(entry["path"]).open(newline="") as everything,
+        (folder / "heart_disease.csv").open("w", newline="") as own,
+    ):
+        records = csv.DictReader(everything)
+        writer = csv.DictWriter(own, records.fieldnames or ())
+        writer.writeheader()
+        writer.writerows(record for record in records if record["site"] == hospital)
     entry["path"] = str(folder.resolve() / "heart_disease.csv")
     return document
 

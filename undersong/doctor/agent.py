@@ -40,7 +40,7 @@ def examine_agent(config: Path) -> Iterator[Finding]:
         return
     yield Finding("ok", "agent.yaml", str(config))
     yield from _files(settings)
-    yield packages(("torch", "pandas"), "pip install 'undersong[agent]': recipes that train with it cannot run here")
+    yield packages(("torch", "pyarrow"), "pip install 'undersong[agent]': recipes that train with it cannot run here")
     yield kernels()
     yield disk(settings.data_dir, then="tasks fail, because what is sent must be on the disk first")
     reached = yield from _ways(settings)
@@ -70,7 +70,7 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
 
 def _datasets(settings: AgentSettings, allowed: frozenset[str] | None) -> Iterator[Finding]:
     file = settings.datasets
-    if importlib.util.find_spec("pandas") is None:
+    if importlib.util.find_spec("numpy") is None:
         return  # said already
     from recipes.datasets import BadDataset, read_datasets
 

@@ -30,7 +30,7 @@ KEPT = (
 LOG_LIMIT = 8 * 2**20
 LOG_TAIL = 4096
 LAST_WORDS_S = 2.0
-COMPILED = ("numpy", "pandas", "torch", "recipes.image", "recipes.tabular", "services.agent.runner.work")
+COMPILED = ("numpy", "torch", "recipes.image", "recipes.tabular", "services.agent.runner.work", "pyarrow")
 COMPILE_S = 50.0  # of the minute that a child has to start
 CUT = b"\n(the rest of what this process printed was left out)\n"
 
