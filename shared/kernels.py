@@ -10,6 +10,7 @@ from typing import Final
 
 MODULES: Final = (
     "shared.secagg.field64",
+    "shared.secagg.pairwise.decoding",
     "shared.privacy.noise",
     "shared.vdaf.kernels64",
     "shared.vdaf.projections64",

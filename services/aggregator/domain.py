@@ -54,6 +54,7 @@ class Reason(StrEnum):
     REGISTRY_REFUSED = "registry-refused"
     GAVE_UP = "aggregation-failed"
     NOT_ENOUGH = "not-enough-shares"
+    DEALER_AT_FAULT = "dealer-at-fault"
     ABORTED = "round-aborted"
     STEP_UNUSABLE = "step-unusable"
     WITNESS_REFUSED = "witness-refused"

@@ -12,13 +12,13 @@ depends on it leaves. Closing may need another party (a witness that signs one s
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from pydantic import JsonValue
 
-from shared.errors import Invalid
+from shared.errors import Invalid, Unavailable
 from shared.ids import SiteId
 from shared.secagg.quantise import Ring
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -36,6 +36,23 @@ class UpdateRefused(Invalid):
 
 class EngineUnknown(Invalid):
     """No engine has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A site that broke a round's protocol, in words for people; `code` names the kind."""
+
+    site_id: SiteId
+    code: str
+    detail: str
+
+
+class RoundSpoiled(Unavailable):
+    """The round cannot be opened; `faults` names the sites that are to blame, where that is known."""
+
+    def __init__(self, detail: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = tuple(faults)
 
 
 class Source(Protocol):
@@ -114,11 +131,15 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A step's end: the state to store, then an answer for each client, unless somebody must be asked first."""
+    """A step's end: the state to store, then an answer for each client, unless somebody must be asked first.
+
+    `faults`: sites that were found in this step to have broken the protocol, though the round goes on.
+    """
 
     secret: bytes
     answers: Mapping[SiteId, bytes] = field(default_factory=dict)
     ask: Ask | None = None
+    faults: Sequence[Fault] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +147,16 @@ class Evidence:
     """What stays of a finished round for everybody to check; nothing in it shows an update.
 
     roster, sharers, survivors: the engine's own bytes, None where it has none. commitments: the survivors' signatures
-    over the survivor set.
+    over the survivor set. complaints: each site's signed complaints about others, the engine's own bytes. faults: codes
+    of what sites did against the protocol.
     """
 
     roster: bytes | None = None
     sharers: bytes | None = None
     survivors: bytes | None = None
     commitments: Mapping[SiteId, bytes] = field(default_factory=dict)
+    complaints: Mapping[SiteId, bytes] = field(default_factory=dict)
+    faults: Mapping[SiteId, str] = field(default_factory=dict)
 
 
 class ServerEngine(Protocol):

@@ -42,7 +42,7 @@ _FACTS: Final = (
         strength="strong",
         description="No service sees an update: masks cancel in the sum over the survivors, and only that sum is "
         "opened.",
-        steps=("advertise", "share", UPLOAD, "commit", "unmask"),
+        steps=("advertise", "share", "check", UPLOAD, "commit", "unmask"),
         smallest=3,
         witnessed=True,
         module="shared.secagg.pairwise.engine",

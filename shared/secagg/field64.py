@@ -71,28 +71,3 @@ def evaluate(coefficients, points):  # type: ignore[no-untyped-def] # noqa: ANN0
                 value = add(multiply(value, points[i]), coefficients[j, power])
             values[i, j] = value
     return values
-
-
-@njit("uint64[::1](uint64[::1], uint64[:,::1])", cache=True, nogil=True)
-def combine(weights, rows):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The weighted sum of rows: uint64[k] and uint64[k, m] to uint64[m]."""
-    total = np.zeros(rows.shape[1], np.uint64)
-    for i in range(rows.shape[0]):
-        for j in range(rows.shape[1]):
-            total[j] = add(total[j], multiply(weights[i], rows[i, j]))
-    return total
-
-
-def lagrange_at_zero(points: tuple[int, ...]) -> Field:
-    """The weights that turn values at `points` (distinct, non-zero) into the value at zero: uint64[k]."""
-    if len(set(points)) != len(points) or any(not 0 < point < P for point in points):
-        raise ValueError("interpolation points must be distinct and in (0, p)")
-    weights = []
-    for i, x in enumerate(points):
-        above, below = 1, 1
-        for j, other in enumerate(points):
-            if i != j:
-                above = above * other % P
-                below = below * (other - x) % P
-        weights.append(above * pow(below, -1, P) % P)
-    return np.array(weights, np.uint64)

@@ -23,11 +23,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.secagg.pairwise import transcript
 from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.decoding import decode
+from shared.secagg.pairwise.graph import plan
 from shared.secagg.pairwise.masks import Ring, apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
 from shared.secagg.pairwise.roster import body_root, survivors_statement
 from shared.secagg.pairwise.server import ServerRound
-from shared.secagg.pairwise.shares import split
+from shared.secagg.pairwise.shares import SHARE_BYTES, split
 from tests.benchmarks import group_round
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.flower_peer import environment
@@ -76,7 +78,24 @@ def measure() -> list[Figure]:
             "theirs over ours; theirs includes its quantiser",
         ),
     ]
-    return [*figures, *_over_processes()]
+    return [*figures, *_decoding(), *_over_processes()]
+
+
+def _decoding() -> list[Figure]:
+    """One secret from the shares of N holders, of whom none, or as many as can be corrected, sent a wrong one."""
+    threshold = plan(N, 1 / 3, 0.3, trusted_witness=False).threshold
+    rows = split([os.urandom(32)], N, threshold, os.urandom)
+    shares = {place: row[0] for place, row in enumerate(rows, 1)}
+    wrong = shares | {place: bytes(SHARE_BYTES) for place in range(1, (N - threshold) // 2 + 1)}
+    return [
+        Figure(f"pairwise.decode_us.n{N}", _each_s(lambda: decode(shares, threshold), 50) * 1e6, "us", note="a secret"),
+        Figure(
+            f"pairwise.decode_us.n{N}_wrong{(N - threshold) // 2}",
+            _each_s(lambda: decode(wrong, threshold), 50) * 1e6,
+            "us",
+            note="a secret, as many wrong shares as can be corrected",
+        ),
+    ]
 
 
 def _play(d: int) -> Played:
@@ -97,13 +116,17 @@ def _play(d: int) -> Played:
         envelopes[i] = meter(client.share, frozen, party.identities[i].sign, os.urandom)
     party.frozen, party.envelopes = frozen, envelopes
     party.server = server(ServerRound, party.terms(), frozen)
+    dealings = {i: client.dealing for i, client in enumerate(party.clients)}
     everyone, alive = frozenset(range(N)), frozenset(range(N - DROPPED))
     total, digest = np.zeros(d, np.uint32), bytes(32)
     for i in sorted(alive):
         delivery = server(party.server.deliver, i, envelopes, everyone)
         meter = meters[i] if i < REPEATS else _Meter()
         masked = vector.copy()
-        meter(party.clients[i].receive, delivery)
+        promised = server(party.server.promised, i, dealings, everyone)
+        meter(party.clients[i].receive, delivery, promised)
+        meter(party.clients[i].complain, party.identities[i].sign)
+        meter(party.clients[i].settle, delivery.sharers)
         meter(party.clients[i].mask, masked)
         server(np.add, total, masked, total)
     survivors = _survivors(party, alive, digest)
@@ -114,11 +137,11 @@ def _play(d: int) -> Played:
     for i in sorted(alive):
         meter = meters[i] if i < REPEATS else _Meter()
         openings[i] = meter(party.clients[i].open, survivors, commitments)
-    server(_unmask, party, openings, everyone, alive, total)
+    server(_unmask, party, openings, everyone, alive, total, dealings)
     if not np.array_equal(total, vector * np.uint32(len(alive))):
         raise AssertionError("the sum differs")
     advertised = party.clients[0].advertise(party.identities[0].sign).pack()
-    sent = [advertised, envelopes[0], survivors.pack(), commitments[0], openings[0].pack()]
+    sent = [advertised, envelopes[0], dealings[0], survivors.pack(), commitments[0], openings[0].pack()]
     client_s = statistics.median(meter.seconds for meter in meters)
     return Played(client_s, server.seconds, 4 * d + sum(map(len, sent)), party.server.topology.threshold)
 
@@ -143,9 +166,14 @@ def _survivors(party: Round, alive: frozenset[int], digest: bytes) -> Survivors:
 
 
 def _unmask(
-    party: Round, said: dict[int, Opening], sharers: frozenset[int], alive: frozenset[int], total: Ring
+    party: Round,
+    said: dict[int, Opening],
+    sharers: frozenset[int],
+    alive: frozenset[int],
+    total: Ring,
+    dealings: dict[int, bytes],
 ) -> None:
-    for correction in party.server.unmask(said, sharers, alive).corrections:
+    for correction in party.server.unmask(said, sharers, alive, dealings).corrections:
         apply_mask(total, correction.seed, correction.sign, 32)
 
 

@@ -23,10 +23,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
 from shared.secagg.pairwise.masks import Ring, apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Survivors
+from shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
-from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split
+from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split, well_formed
+
+NO_SHARE = b"\xff" * SHARE_BYTES
+"""What a client sends in R4 in place of a share that it complained about: no values of the field."""
 
 Sign = Callable[[bytes], bytes]
 
@@ -64,6 +69,9 @@ class ClientRound:
     sharers: frozenset[int] = frozenset()
     received: dict[int, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     committed: bytes | None = None
+    failed: dict[int, str] = field(default_factory=dict)
+    settled: bool = False
+    dealing: bytes = b""
     _agreements: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -87,7 +95,10 @@ class ClientRound:
         return Advertisement(c, s, b, sign(statement))
 
     def share(self, frozen: Roster, sign: Sign, random: Random) -> bytes:
-        """R1: check the roster, then envelopes with shares of b and s for every neighbour, in roster order."""
+        """R1: check the roster, then envelopes with shares of b and s for every neighbour, in roster order.
+
+        `dealing` then holds the commitments to the shares in them, in the same order.
+        """
         frozen.check(self.terms)
         me = frozen.position(self.site_id)
         if frozen.members[me].advertisement != self.advertise(sign):
@@ -98,10 +109,14 @@ class ClientRound:
         holders = roster.holders(me, frame.around[me])
         dealt = dict(zip(holders, split([self.b, self.s], len(holders), frame.topology.threshold, random), strict=True))
         self.own_shares = (dealt[me][0], dealt[me][1])
+        self.dealing = b"".join(share_commitments(frame.ctx, me, j, dealt[j]) for j in holders if j != me)
         return b"".join(self._seal(me, j, b"".join(dealt[j])) for j in holders if j != me)
 
-    def receive(self, delivery: Delivery) -> None:
-        """R2, first half: learn U2 and open the envelopes."""
+    def receive(self, delivery: Delivery, dealt: bytes | None = None) -> None:
+        """R2, first: learn who shared, and open the envelopes; `failed` then names the dealers of useless ones.
+
+        dealt: what the dealers of these envelopes committed to, in their order.
+        """
         frame, me = self._in_round()
         sharers = _members(delivery.sharers, len(frame.roster.members))
         if me not in sharers:
@@ -112,8 +127,34 @@ class ClientRound:
         if self.sharers and self.sharers != sharers:
             raise RoundAborted("a second list of sharers was shown for one attempt")
         parts = messages.slices(delivery.envelopes, messages.ENVELOPE_BYTES, len(senders))
-        self.received = {j: self._open(me, j, part) for j, part in zip(senders, parts, strict=True)}
+        promised = [None] * len(parts) if dealt is None else messages.slices(dealt, 2 * COMMITMENT_BYTES, len(parts))
+        self.received, self.failed = {}, {}
+        for j, part, promise in zip(senders, parts, promised, strict=True):
+            opened = self._open(me, j, part, promise)
+            if isinstance(opened, str):
+                self.failed[j] = opened
+            else:
+                self.received[j] = opened
         self.sharers = sharers
+
+    def complain(self, sign: Sign) -> tuple[Complaint, ...]:
+        """R2, second: a signed complaint about each dealer of shares that this client cannot use."""
+        frame, _ = self._in_round()
+        return tuple(
+            Complaint(j, what, sign(complaint_statement(frame.ctx, j, what))) for j, what in sorted(self.failed.items())
+        )
+
+    def settle(self, sharers: bytes) -> None:
+        """R2, third: learn U2, those who shared and were not found to have dealt useless shares."""
+        frame, me = self._in_round()
+        settled = _members(sharers, len(frame.roster.members))
+        if me not in settled:
+            raise RoundAborted("this client is said to be left out")
+        if not settled <= self.sharers or (self.settled and settled != self.sharers):
+            raise RoundAborted("a second list of sharers was shown for one attempt")
+        if 1 + len(settled.intersection(frame.around[me])) < frame.topology.threshold:
+            raise RoundAborted("too few neighbours are left")
+        self.sharers, self.settled = settled, True
 
     def mask(self, vector: Ring) -> None:
         """R2: add the masks to the quantised update, in place. A wrong model or roster makes them not cancel."""
@@ -121,7 +162,7 @@ class ClientRound:
         if not self.sharers:
             raise RoundAborted("masks need the list of sharers")
         apply_mask(vector, self.b, 1, self.terms.modulus_bits)
-        for j in self.received:
+        for j in self.sharers.intersection(frame.around[me]):
             seed = pair_seed(self._s_key, frame.roster.members[j].advertisement.s, frame.ctx, me, j)
             apply_mask(vector, seed, 1 if j > me else -1, self.terms.modulus_bits)
 
@@ -154,9 +195,10 @@ class ClientRound:
         alive = _members(survivors.members, len(frame.roster.members))
         if self.terms.quorum:
             self._check_quorum(statement, commitments, alive)
-        held = dict(self.received)
+        held = dict(self.received) | dict.fromkeys(self.failed, (NO_SHARE, NO_SHARE))
         if self.own_shares is not None:
             held[me] = self.own_shares
+        held = {j: shares for j, shares in held.items() if j in self.sharers}
         return Opening(
             b"".join(held[j][0] for j in sorted(held) if j in alive),
             b"".join(held[j][1] for j in sorted(held) if j not in alive),
@@ -202,32 +244,42 @@ class ClientRound:
         key = derive(self._agreed(to), frame.ctx, b"env", me, to)
         return AESGCM(key).encrypt(bytes(12), shares, _envelope_data(frame.ctx, me, to))
 
-    def _open(self, me: int, sender: int, envelope: bytes) -> tuple[bytes, bytes]:
+    def _open(self, me: int, sender: int, envelope: bytes, promise: bytes | None) -> tuple[bytes, bytes] | str:
+        """The shares in an envelope, or what is wrong with them."""
         frame, _ = self._in_round()
-        member = frame.roster.members[sender]
         key = derive(self._agreed(sender), frame.ctx, b"env", sender, me)
         try:
             plain = AESGCM(key).decrypt(bytes(12), envelope, _envelope_data(frame.ctx, sender, me))
-        except InvalidTag as error:
-            raise RoundAborted(f"the envelope of {member.site_id} cannot be opened") from error
-        return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+        except InvalidTag:
+            return ENVELOPE
+        shares = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+        if not all(map(well_formed, shares)):
+            return SHARE
+        if promise is not None and promise != share_commitments(frame.ctx, sender, me, shares):
+            return COMMITMENT
+        return shares
 
     def dump(self) -> bytes:
         """The state as bytes, secrets included: for the client's own durable store, erased with the round."""
         frozen = None if self.frame is None else self.frame.roster.pack()
         own = None if self.own_shares is None else list(self.own_shares)
         received = [[j, *pair] for j, pair in self.received.items()]
+        failed = [[j, what] for j, what in self.failed.items()]
         state = [self.c, self.s, self.b, frozen, own, sorted(self.sharers), received, self.committed]
+        state += [failed, self.settled]
         return bytes(msgpack.packb(state, use_bin_type=True))
 
     @classmethod
     def load(cls, terms: Terms, site_id: str, data: bytes) -> Self:
         """The inverse of `dump`."""
-        c, s, b, frozen, own, sharers, received, committed = msgpack.unpackb(data, raw=False)
+        c, s, b, frozen, own, sharers, received, committed, failed, settled = msgpack.unpackb(data, raw=False)
         frame = None if frozen is None else Frame.of(Roster.unpack(frozen), terms)
         shares = None if own is None else (own[0], own[1])
         opened = {j: (first, second) for j, first, second in received}
-        return cls(terms, site_id, c, s, b, frame, shares, frozenset(sharers), opened, committed)
+        complained = {j: str(what) for j, what in failed}
+        return cls(
+            terms, site_id, c, s, b, frame, shares, frozenset(sharers), opened, committed, complained, bool(settled)
+        )
 
 
 def _envelope_data(ctx: bytes, i: int, j: int) -> bytes:

@@ -1,7 +1,7 @@
-"""The pairwise engine at the seam (`shared.secagg.engine`): five steps, and a witness asked twice.
+"""The pairwise engine at the seam (`shared.secagg.engine`): six steps, and a witness asked twice.
 
-advertise -> (witness signs the roster) -> share -> upload -> (witness signs the survivors) -> commit -> unmask.
-The first two run while the site trains. The manifest's `engine_params` fix what `terms` reads.
+advertise -> (witness signs the roster) -> share -> check -> upload -> (witness signs the survivors) -> commit ->
+unmask. The first three run while the site trains. The manifest's `engine_params` fix what `terms` reads.
 """
 
 import os
@@ -21,6 +21,7 @@ from shared.secagg.engine import (
     Engine,
     Entropy,
     Evidence,
+    Fault,
     Opened,
     Payload,
     Pieces,
@@ -31,6 +32,14 @@ from shared.secagg.engine import (
 )
 from shared.secagg.pairwise import messages, transcript
 from shared.secagg.pairwise.client import ClientRound, Sign
+from shared.secagg.pairwise.complaints import (
+    Complaint,
+    check_complaints,
+    pack_complaints,
+    refused_dealers,
+    tolerated,
+    unpack_complaints,
+)
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors
 from shared.secagg.pairwise.roster import (
@@ -44,7 +53,7 @@ from shared.secagg.pairwise.roster import (
     survivors_statement,
     verify,
 )
-from shared.secagg.pairwise.server import NotEnoughShares, ServerRound
+from shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerRound
 from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
 from shared.secagg.quantise import DTYPES, Ring, pack, unpack
 from shared.transparency import merkle
@@ -54,9 +63,10 @@ from shared.wire.updates import UpdateHeader, write_header
 NAME: Final = "pairwise"
 ADVERTISE: Final = "advertise"
 SHARE: Final = "share"
+CHECK: Final = "check"
 COMMIT: Final = "commit"
 UNMASK: Final = "unmask"
-STEPS: Final = (ADVERTISE, SHARE, UPLOAD, COMMIT, UNMASK)
+STEPS: Final = (ADVERTISE, SHARE, CHECK, UPLOAD, COMMIT, UNMASK)
 _BLOCK: Final = 24 * 8192
 
 
@@ -91,13 +101,15 @@ class PairwiseServer:
             raise UpdateRefused("the update's body goes on after its last word")
 
     def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
-        """End one of the five steps."""
+        """End one of the six steps."""
         state = _State.unpack(desk.secret)
         match step:
             case "advertise":
                 return _close_advertise(desk, state, messages, reply)
             case "share":
                 return _close_share(desk, state, messages)
+            case "check":
+                return _close_check(desk, state, messages)
             case "upload":
                 return _close_upload(desk, state, messages, reply)
             case "commit":
@@ -126,7 +138,9 @@ class PairwiseServer:
         state = _State.unpack(desk.secret)
         members = Roster.unpack(state.roster).members
         signed = {SiteId(members[i].site_id): signature for i, signature in state.commitments.items()}
-        return Evidence(state.roster, state.sharers, state.survivors, signed)
+        complaints = {SiteId(members[i].site_id): said for i, said in state.complaints.items()}
+        faults = {SiteId(site): code for site, code in state.faults.items()}
+        return Evidence(state.roster, state.sharers, state.survivors, signed, complaints, faults)
 
 
 class PairwiseClient:
@@ -143,7 +157,12 @@ class PairwiseClient:
         if step == ADVERTISE:
             said = client.advertise(sign).pack()
         elif step == SHARE:
-            said = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy)
+            envelopes = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy)
+            said = messages.pack_list([envelopes, client.dealing])
+        elif step == CHECK:
+            delivery, dealt = _pair(_needed(answer))
+            client.receive(Delivery.unpack(delivery), dealt)
+            said = pack_complaints(client.complain(sign))
         elif step == COMMIT:
             survivors, path = _survivors(answer)
             _check_included(client, survivors, path, seat)
@@ -158,7 +177,7 @@ class PairwiseClient:
     def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
         """The state that knows the other clients' shares, and the masked body."""
         client = ClientRound.load(_terms(seat), seat.site_id, state)
-        client.receive(Delivery.unpack(_needed(answer)))
+        client.settle(_needed(answer))
         bits = payload.modulus_bits
         vector = np.array(unpack(payload.data, bits), DTYPES[bits])
         client.mask(vector)
@@ -169,19 +188,23 @@ class PairwiseClient:
 class _State:
     """What the server keeps of a round between steps."""
 
-    _FIELDS = ("roster", "envelopes", "sharers", "members", "root", "survivors", "commitments", "corrections", "blamed")
+    _FIELDS = (
+        "roster", "dealings", "sharers", "complaints", "faults", "members", "root", "survivors", "commitments",
+        "corrections",
+    )  # fmt: skip
 
     def __init__(self, values: Mapping[str, object] | None = None) -> None:
         held = values or {}
         self.roster: bytes = held.get("roster", b"")  # type: ignore[assignment]
-        self.envelopes: dict[int, bytes] = held.get("envelopes", {})  # type: ignore[assignment]
+        self.dealings: dict[int, bytes] = held.get("dealings", {})  # type: ignore[assignment]
         self.sharers: bytes = held.get("sharers", b"")  # type: ignore[assignment]
+        self.complaints: dict[int, bytes] = held.get("complaints", {})  # type: ignore[assignment]
+        self.faults: dict[str, str] = held.get("faults", {})  # type: ignore[assignment]
         self.members: bytes = held.get("members", b"")  # type: ignore[assignment]
         self.root: bytes = held.get("root", b"")  # type: ignore[assignment]
         self.survivors: bytes = held.get("survivors", b"")  # type: ignore[assignment]
         self.commitments: dict[int, bytes] = held.get("commitments", {})  # type: ignore[assignment]
         self.corrections: list[tuple[bytes, int]] = held.get("corrections", [])  # type: ignore[assignment]
-        self.blamed: list[int] = held.get("blamed", [])  # type: ignore[assignment]
 
     def pack(self) -> bytes:
         return bytes(msgpack.packb({name: getattr(self, name) for name in self._FIELDS}, use_bin_type=True))
@@ -222,21 +245,74 @@ def _advertised(desk: Desk, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
 
 
 def _close_share(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
+    """Route envelopes, each with its dealer's commitments; `sharers` is who shared until the step after."""
     server = state.server(desk)
-    envelopes = {}
+    envelopes, dealings = {}, {}
     for site, data in said.items():
         position = server.roster.position(site)
         try:
-            server.check_envelopes(position, data)
+            dealt, promised = _pair(data)
+            server.check_envelopes(position, dealt, promised)
         except MalformedStep:
             continue  # counts as no answer
-        envelopes[position] = data
+        envelopes[position], dealings[position] = dealt, promised
     sharers = server.reachable(frozenset(envelopes))
     _enough(server, sharers, desk.manifest, "shared")
     state.sharers = transcript.bitmap(sharers, server.n)
+    state.dealings = {i: dealings[i] for i in sharers}
     ids = server.roster.members
-    answers = {SiteId(ids[i].site_id): server.deliver(i, envelopes, sharers).pack() for i in sharers}
+    answers = {
+        SiteId(ids[i].site_id): messages.pack_list(
+            [server.deliver(i, envelopes, sharers).pack(), server.promised(i, dealings, sharers)]
+        )
+        for i in sharers
+    }
     return Closed(state.pack(), answers)
+
+
+def _close_check(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Closed:
+    """Freeze U2: who shared and checked, without the dealers about whom too many complain."""
+    server = state.server(desk)
+    shared = transcript.members(state.sharers, server.n)
+    complaints = _complaints(server, said, shared)
+    limit = tolerated(server.n, server.terms.corrupt)
+    refused = refused_dealers(complaints, limit)
+    faults = tuple(
+        Fault(
+            SiteId(server.roster.members[i].site_id),
+            DEALER_AT_FAULT,
+            f"{number} sites could not use the shares that it dealt, more than the {limit} that may be wrong",
+        )
+        for i, number in refused.items()
+    )
+    lacking = {i: frozenset(each.dealer for each in items) for i, items in complaints.items()}
+    sharers = server.reachable(frozenset(complaints) - refused.keys(), lacking)
+    state.complaints = {i: pack_complaints(items) for i, items in complaints.items() if items}
+    state.faults = {fault.site_id: fault.code for fault in faults}
+    needed = max(server.topology.threshold, desk.manifest.min_cohort)
+    if len(sharers) < needed:
+        detail = f"{len(sharers)} sites are left after the shares were checked, {needed} are needed"
+        raise DealerAtFault(detail, faults) if faults else NotEnoughShares(detail)
+    state.sharers = transcript.bitmap(sharers, server.n)
+    answers = {SiteId(server.roster.members[i].site_id): state.sharers for i in sharers}
+    return Closed(state.pack(), answers, faults=faults)
+
+
+def _complaints(
+    server: ServerRound, said: Mapping[SiteId, bytes], shared: frozenset[int]
+) -> dict[int, tuple[Complaint, ...]]:
+    """What each site complains about, as far as it signed that; what is malformed counts as no answer."""
+    found = {}
+    for site, message in said.items():
+        position = server.roster.position(site)
+        try:
+            complaints = unpack_complaints(message)
+            check_complaints(server.frame, position, complaints)
+        except (MalformedStep, RoundAborted):
+            continue
+        if position in shared and shared.issuperset(each.dealer for each in complaints):
+            found[position] = complaints
+    return found
 
 
 def _close_upload(desk: Desk, state: _State, digests: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
@@ -249,6 +325,8 @@ def _close_upload(desk: Desk, state: _State, digests: Mapping[SiteId, bytes], re
     members, root = transcript.bitmap(alive, server.n), body_root(by_position)
     if reply is None:
         ask = {"what": "survivors", "members": members, "root": root, "sharers": state.sharers}
+        if state.complaints:
+            ask["complaints"] = msgpack.packb([list(each) for each in sorted(state.complaints.items())])
         return Closed(desk.secret, ask=Ask("witness", msgpack.packb(ask)))
     state.members, state.root = members, root
     survivors = Survivors(members, root, reply)
@@ -293,10 +371,13 @@ def _close_unmask(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Cl
         except MalformedStep:
             continue  # counts as no answer; the round goes on while enough others are there
     alive = transcript.members(state.members, server.n)
-    found = server.unmask(openings, transcript.members(state.sharers, server.n), alive)
+    lacking = {i: frozenset(each.dealer for each in unpack_complaints(said)) for i, said in state.complaints.items()}
+    sharers = transcript.members(state.sharers, server.n)
+    found = server.unmask(openings, sharers, alive, state.dealings, lacking)
     state.corrections = [(item.seed, item.sign) for item in found.corrections]
-    state.blamed = sorted(found.blamed)
-    return Closed(state.pack())
+    faults = server.faults(found.blamed, found.dealers)
+    state.faults = {fault.site_id: fault.code for fault in reversed(faults)} | state.faults
+    return Closed(state.pack(), faults=faults)
 
 
 def _enough(server: ServerRound, who: frozenset[int], manifest: RoundManifest, what: str) -> None:
@@ -321,6 +402,13 @@ def _check_included(client: ClientRound, survivors: Survivors, path: list[bytes]
         merkle.verify_inclusion(_body_leaf(me, seat.body), alive.index(me), len(alive), path, survivors.root)
     except merkle.ProofInvalid as error:
         raise RoundAborted("another update than this client's stands in its place") from error
+
+
+def _pair(data: bytes) -> tuple[bytes, bytes]:
+    match messages.unpack_list(data):
+        case [first, second]:
+            return first, second
+    raise MalformedStep("two byte strings were expected")
 
 
 def _survivors(answer: bytes | None) -> tuple[Survivors, list[bytes]]:

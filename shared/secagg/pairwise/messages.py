@@ -4,8 +4,9 @@
 | --- | --- | --- |
 | Advertisement | client to aggregator, keys | c, s: X25519 public keys; b: H("b", ctx0, b_i); signature |
 | Roster | keys to clients | entries (site, advertisement), nonce, signature |
-| Envelopes | client to aggregator | 96 bytes for each neighbour, in roster order |
-| Delivery | aggregator to client | U2 as a bitmap, the envelopes to this client from its neighbours in U2, in order |
+| Envelopes | client to aggregator | 96 bytes for each neighbour, in roster order, and 64 of commitments (`opening`) |
+| Delivery | aggregator to client | who shared (bitmap), their envelopes to this client in order, with commitments |
+| Complaints | client to aggregator | a list (`complaints`); the answer is U2 as a bitmap |
 | Survivors | keys to clients | U3 as a bitmap, the root over the masked updates' digests, keys' signature |
 | Commitment | client to aggregator, and back as a list | the client's signature over the same |
 | Opening | client to aggregator | shares of b for neighbours in U3, of s for those in U2 outside U3, in order |
@@ -39,7 +40,7 @@ class Message:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """Read strictly: exactly the named fields, each a byte string of its length where one is fixed."""
-        found = _unpacked(data)
+        found = unpacked(data)
         names = [f.name for f in fields(cls)]
         if not isinstance(found, dict) or sorted(map(str, found)) != sorted(names):
             raise MalformedStep(f"{cls.__name__.lower()} must hold exactly {', '.join(names)}")
@@ -50,7 +51,8 @@ class Message:
         return cls(**found)
 
 
-def _unpacked(data: bytes) -> Any:
+def unpacked(data: bytes) -> Any:
+    """The msgpack value in a message, within bounds; raises MalformedStep."""
     if len(data) > MAX_BYTES:
         raise MalformedStep("the message is too large")
     try:
@@ -105,7 +107,7 @@ def pack_list(items: list[bytes]) -> bytes:
 
 def unpack_list(data: bytes) -> list[bytes]:
     """The inverse of `pack_list`, strictly."""
-    found = _unpacked(data)
+    found = unpacked(data)
     if not isinstance(found, list) or not all(isinstance(item, bytes) for item in found):
         raise MalformedStep("a list of byte strings was expected")
     return found

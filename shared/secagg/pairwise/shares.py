@@ -4,15 +4,17 @@ A secret is five limbs of 56 bits (little-endian, the last one 32 bits); a share
 point, uint64 little-endian: 40 bytes. Points are 1, 2, ... k. Source: Shamir 1979; layout is this suite's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from shared.secagg.field64 import P, combine, evaluate, lagrange_at_zero
+from shared.secagg.field64 import P, evaluate
 
 SECRET_BYTES = 32
 SHARE_BYTES = 40
 _LIMBS = 5
+_VALUES = struct.Struct("<5Q")
 _LIMB_BYTES = 7
 
 Random = Callable[[int], bytes]
@@ -54,36 +56,17 @@ def split(secrets: Sequence[bytes], shares: int, threshold: int, random: Random)
     return [[row[i * _LIMBS : (i + 1) * _LIMBS].tobytes() for i in range(len(secrets))] for row in values]
 
 
-def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """Open a secret from shares by point; uses the `threshold` lowest points.
+def well_formed(share: bytes) -> bool:
+    """Whether these are five values of the field."""
+    return len(share) == SHARE_BYTES and max(_VALUES.unpack(share)) < P
 
-    Raises BadShares where there are too few or they do not open to 32 bytes; a wrong share that opens to
-    some other 32 bytes is for the caller to notice (it knows a hash or a public key of the secret).
-    """
-    if len(shares) < threshold:
-        raise BadShares(f"{len(shares)} shares where {threshold} are needed")
-    points = tuple(sorted(shares))[:threshold]
-    if any(len(shares[point]) != SHARE_BYTES for point in points):
-        raise BadShares(f"a share is {SHARE_BYTES} bytes")
-    rows = np.array([np.frombuffer(shares[point], "<u8") for point in points], np.uint64)
-    if (rows >= np.uint64(P)).any():
-        raise BadShares("a share lies outside the field")
-    limbs = [int(limb) for limb in combine(weights(points), rows)]
-    if any(limb >> 56 for limb in limbs):
+
+def secret_of(limbs: Iterable[int]) -> bytes:
+    """Put a secret together from its limbs; raises BadShares where they are not those of 32 bytes."""
+    values = [int(limb) for limb in limbs]
+    if any(limb >> 56 for limb in values):
         raise BadShares("the shares do not belong together")
-    secret = b"".join(limb.to_bytes(_LIMB_BYTES, "little") for limb in limbs)
+    secret = b"".join(limb.to_bytes(_LIMB_BYTES, "little") for limb in values)
     if any(secret[SECRET_BYTES:]):
         raise BadShares("the shares do not belong together")
     return secret[:SECRET_BYTES]
-
-
-_cached: dict[tuple[int, ...], np.ndarray[tuple[int, ...], np.dtype[np.uint64]]] = {}
-
-
-def weights(points: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-    """Lagrange weights of a responder set, kept for the next secret of the same set."""
-    if points not in _cached:
-        if len(_cached) > 256:
-            _cached.clear()
-        _cached[points] = lagrange_at_zero(points)
-    return _cached[points]

@@ -1,14 +1,15 @@
 """What keys checks before it signs a roster or a survivor set. Pure: signing once, durably, is the service's part."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
 
 from shared.errors import Forbidden
 from shared.secagg.pairwise import roster, transcript
-from shared.secagg.pairwise.messages import MalformedStep
+from shared.secagg.pairwise.complaints import check_left_out
+from shared.secagg.pairwise.messages import MalformedStep, unpacked
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
 
 
@@ -25,11 +26,15 @@ class RosterAsk:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorsAsk:
-    """A survivor set (U3) to be fixed, out of the sharers (U2), with the root over the survivors' bodies."""
+    """A survivor set (U3) to be fixed, out of the sharers (U2), with the root over the survivors' bodies.
+
+    complaints: each complainer's signed complaints about dealers, packed, by position.
+    """
 
     members: bytes
     root: bytes
     sharers: bytes
+    complaints: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
@@ -47,8 +52,26 @@ def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
             "root": bytes() as root,
             "sharers": bytes() as sharers,
         }:
-            return SurvivorsAsk(members, root, sharers)
+            return SurvivorsAsk(members, root, sharers, _complaints(found.get("complaints", b"\x90")))
     raise MalformedStep("the witness is asked for a roster or for survivors")
+
+
+def _complaints(data: Any) -> dict[int, bytes]:
+    if not isinstance(data, bytes):
+        raise MalformedStep("complaints are bytes")
+    match unpacked(data):
+        case [*items]:
+            pairs = [item for item in items if _is_pair(item)]
+            if len(pairs) == len(items) == len({position for position, _ in pairs}):
+                return dict(pairs)
+    raise MalformedStep("complaints are pairs of a position and bytes")
+
+
+def _is_pair(item: Any) -> bool:
+    match item:
+        case [int(), bytes()]:
+            return True
+    return False
 
 
 def roster_statement(
@@ -90,6 +113,10 @@ def survivors_statement(ask: SurvivorsAsk, terms: Terms, frozen: Roster) -> byte
         raise WitnessRefused(str(error)) from error
     if not alive <= sharers:
         raise WitnessRefused("a survivor is not among the sharers")
+    try:
+        check_left_out(frame, terms.corrupt, ask.complaints, sharers)
+    except RoundAborted as error:
+        raise WitnessRefused(error.detail) from error
     needed = max(terms.min_cohort, frame.topology.threshold)
     if len(alive) < needed or len(ask.root) != 32:
         raise WitnessRefused(f"{len(alive)} survivors are fewer than the {needed} that are needed")

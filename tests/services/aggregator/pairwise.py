@@ -31,7 +31,7 @@ from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.zk.samples import takes_commitments
 from tests.services.aggregator.conftest import Stage, committed, zeros
 
-BEFORE = ("advertise", "share")
+BEFORE = ("advertise", "share", "check")
 AFTER = ("commit", "unmask")
 LENGTH = 40
 

@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.secagg.pairwise import messages, roster, transcript
 from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
 from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.server import ServerRound
+from shared.secagg.pairwise.server import ServerRound, Unmasking
 
 
 class Stream:
@@ -37,6 +38,7 @@ class Round:
     attempt: int = 1
     d: int = 12
     models: dict[int, bytes] = field(default_factory=dict)
+    complaints: dict[int, tuple[Complaint, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.witness = self.key(b"witness")
@@ -70,17 +72,33 @@ class Round:
         statement = roster.roster_statement(self.terms().ctx0, len(bare.members), bare.root, self.nonce)
         return replace(bare, signature=self.witness.sign(statement))
 
+    def serving(self) -> ServerRound:
+        return ServerRound(self.terms(), self.frozen)
+
     def share(self, frozen: roster.Roster | None = None) -> None:
         self.frozen = frozen or self.freeze()
-        self.server = ServerRound(self.terms(), self.frozen)
+        self.server = self.serving()
         self.envelopes = {
             i: c.share(self.frozen, self.identities[i].sign, self.streams[i]) for i, c in enumerate(self.clients)
         }
 
     def deliver(self, sharers: frozenset[int]) -> None:
-        self.sharers = sharers
+        """Each opens its envelopes and complains; U2 is then fixed without those about whom too many complain."""
+        dealings = {i: self.clients[i].dealing for i in sharers}
+        self.complaints = {}
         for i in sharers:
-            self.clients[i].receive(self.server.deliver(i, self.envelopes, sharers))
+            promised = self.server.promised(i, dealings, sharers)
+            self.clients[i].receive(self.server.deliver(i, self.envelopes, sharers), promised)
+            self.complaints[i] = self.clients[i].complain(self.identities[i].sign)
+            check_complaints(self.server.frame, i, self.complaints[i])
+        self.refused = frozenset(refused_dealers(self.complaints, tolerated(self.n, self.corrupt)))
+        self.sharers = self.server.reachable(sharers - self.refused, self.lacking)
+        for i in self.sharers:
+            self.clients[i].settle(transcript.bitmap(self.sharers, self.n))
+
+    @property
+    def lacking(self) -> dict[int, frozenset[int]]:
+        return {i: frozenset(each.dealer for each in said) for i, said in self.complaints.items()}
 
     def vector(self, i: int) -> np.ndarray:
         return np.frombuffer(Stream(self.seed + b"v%d" % i)(4 * self.d), np.uint32) >> 8
@@ -109,9 +127,13 @@ class Round:
         total = np.zeros(self.d, np.uint32)
         for i in who:
             total += self.masked[i]
-        for correction in self.server.unmask(openings, self.sharers, who).corrections:
+        for correction in self.unmask(openings, who).corrections:
             apply_mask(total, correction.seed, correction.sign, self.bits)
         return total
+
+    def unmask(self, openings: dict[int, messages.Opening], who: frozenset[int]) -> Unmasking:
+        dealings = {i: client.dealing for i, client in enumerate(self.clients)}
+        return self.server.unmask(openings, self.sharers, who, dealings, self.lacking)
 
     def plain(self, who: frozenset[int]) -> np.ndarray:
         total = np.zeros(self.d, np.uint32)

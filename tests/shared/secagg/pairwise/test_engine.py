@@ -130,6 +130,7 @@ def test_a_round_through_the_seam_opens_the_sum_of_the_survivors() -> None:
     party = Parties()
     party.step("advertise")
     party.step("share")
+    party.step("check")
     party.upload(lost=frozenset({SITES[3]}))
     party.step("commit")
     party.step("unmask")
@@ -142,6 +143,7 @@ def test_nothing_is_revealed_before_the_survivors_opened_it() -> None:
     party = Parties()
     party.step("advertise")
     party.step("share")
+    party.step("check")
     party.upload()
     with pytest.raises(NotEnoughShares):
         party.total()
@@ -151,6 +153,7 @@ def test_another_body_in_a_sites_place_is_noticed_by_the_site() -> None:
     party = Parties()
     party.step("advertise")
     party.step("share")
+    party.step("check")
     party.upload()
     site = SITES[1]
     party.seats[site] = replace(party.seats[site], body=hashlib.sha256(b"mine").digest())
@@ -162,6 +165,7 @@ def test_too_few_sites_end_the_round_with_a_reason() -> None:
     party = Parties()
     party.step("advertise")
     party.step("share")
+    party.step("check")
     with pytest.raises(NotEnoughShares, match="handed in"):
         party.upload(lost=frozenset(SITES[2:]))
 
