@@ -265,8 +265,8 @@ class ClientRound:
         own = None if self.own_shares is None else list(self.own_shares)
         received = [[j, *pair] for j, pair in self.received.items()]
         failed = [[j, what] for j, what in self.failed.items()]
-        state = [self.c, self.s, self.b, frozen, own, sorted(self.sharers), received, self.committed]
-        state += [failed, self.settled]
+        told = [sorted(self.sharers), received, self.committed, failed, self.settled]
+        state = [self.c, self.s, self.b, frozen, own, *told]
         return bytes(msgpack.packb(state, use_bin_type=True))
 
     @classmethod
