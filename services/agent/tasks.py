@@ -36,7 +36,7 @@ from services.agent.state import Contribution, State
 from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
 from shared.faults import point
 from shared.identity.authority import Identity
-from shared.ids import Digest, RoundId
+from shared.ids import Digest, RoundId, SiteId
 from shared.telemetry.traces import continue_trace
 from shared.wire.helper import HELPER, TWOSERVER, key_statement
 from shared.wire.manifest import RoundManifest
@@ -203,7 +203,9 @@ class Tasks:
             watch.progress = value
 
         limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
-        outcome = await self._runner.run(_order(manifest, model, folder), progressed, limit_s=limit_s)
+        outcome = await self._runner.run(
+            _order(manifest, site.facts.site_id, model, folder), progressed, limit_s=limit_s
+        )
         watch.phase = "agreeing"
         return outcome, model
 
@@ -365,7 +367,7 @@ class Tasks:
         return self._site().policy.reports
 
 
-def _order(manifest: RoundManifest, model: Path | None, folder: Path) -> Order:
+def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder: Path) -> Order:
     return Order(
         kind=manifest.kind.value,
         recipe=manifest.recipe.name,
@@ -375,7 +377,7 @@ def _order(manifest: RoundManifest, model: Path | None, folder: Path) -> Order:
         features=tuple(manifest.data.features),
         label=manifest.data.label,
         context=manifest.context,
-        seed=manifest.seed,
+        seed=manifest.seed_of(site_id),
         folder=folder,
         model=model,
     )

@@ -4,6 +4,7 @@ The coordinator signs the digest; every key and every sealed body is bound to it
 things cannot take part in one sum.
 """
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
@@ -15,6 +16,7 @@ from shared.wire.canonical import digest_document
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
 ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
+SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
 
 Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
@@ -138,6 +140,18 @@ class RoundManifest(Digestible):
         if self.encoding is not None and self.encoding.max_summands < len(self.cohort):
             raise ValueError("the encoding has headroom for fewer sites than the cohort holds")
         return self
+
+    def seed_of(self, site_id: SiteId) -> int:
+        """Return the seed of 63 bits that a site's recipe gets.
+
+        Each site has its own, so that sites with equally many rows draw different batches and their noise averages
+        out; it follows from the manifest, so that a second attempt at the round gives the same result. The first model
+        depends on no site, and has the manifest's seed.
+        """
+        if self.kind is RoundKind.INITIALISE:
+            return self.seed
+        drawn = hashlib.sha256(SEED_CONTEXT + f"{self.seed}/{site_id}".encode()).digest()
+        return int.from_bytes(drawn[:8], "big") >> 1
 
     def statement(self) -> bytes:
         """The bytes that the coordinator's key signs."""

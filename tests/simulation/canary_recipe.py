@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.protocol import TrainResult, source_digest
+from shared.learning.metrics import layout_length
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
 
@@ -16,9 +17,6 @@ class Canary:
     def __init__(self):
         self.spec = RecipeSpec(name="canary", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY)
 
-    def layout(self, params):
-        return "binary"
-
     def statistics(self, data, params, seed):
         return np.array([1.0])
 
@@ -27,7 +25,7 @@ class Canary:
         return Model(Schema.of(tensors), tensors)
 
     def evaluate(self, model, data, params, context):
-        return np.zeros(6)
+        return np.zeros(layout_length("binary"))
 
     def predict(self, model, rows, params):
         return np.zeros(0)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.protocol import TrainResult, source_digest
+from shared.learning.metrics import layout_length
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
 
@@ -34,9 +35,6 @@ class Hostile:
     def __init__(self):
         self.spec = RecipeSpec(name="hostile", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY)
 
-    def layout(self, params):
-        return "binary"
-
     def statistics(self, data, params, seed):
         return np.zeros(1)
 
@@ -45,7 +43,7 @@ class Hostile:
         return Model(Schema.of(tensors), tensors)
 
     def evaluate(self, model, data, params, context):
-        return np.zeros(2)
+        return np.zeros(layout_length("binary"))
 
     def predict(self, model, rows, params):
         return np.zeros(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.protocol import TrainResult, source_digest
+from shared.learning.metrics import layout_length
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
 
@@ -19,9 +20,6 @@ class Odd:
             name="odd", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY, statistics=True
         )
 
-    def layout(self, params):
-        return "binary"
-
     def statistics(self, data, params, seed):
         return np.array([3.0, -1.5])
 
@@ -30,7 +28,7 @@ class Odd:
         return Model(Schema.of(tensors), tensors)
 
     def evaluate(self, model, data, params, context):
-        return np.array([1.0, 2.0])
+        return np.zeros(layout_length("binary"))
 
     def predict(self, model, rows, params):
         return np.zeros(0)

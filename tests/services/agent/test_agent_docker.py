@@ -38,8 +38,6 @@ from shared.wire.profiles import RecipeSpec, Task
 class Probe:
     def __init__(self):
         self.spec = RecipeSpec(name="probe", version="1", digest=source_digest(Path(__file__)), task=Task.BINARY)
-    def layout(self, params): return "binary"
-    def statistics(self, data, params, seed): return np.zeros(1)
     def initial(self, shape, params, context, seed): raise NotImplementedError
     def predict(self, model, rows, params): return np.zeros(0)
     def train(self, model, data, params, context, seed, progress):
@@ -48,7 +46,8 @@ class Probe:
         if params.get("sleep_s"):
             import time; time.sleep(params["sleep_s"])
         return TrainResult(model, 1, 0.0)
-    def evaluate(self, model, data, params, context):
+    def evaluate(self, model, data, params, context): raise NotImplementedError
+    def statistics(self, data, params, seed):
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         def refused(path):
             try: Path(path).write_text("x"); return 0.0
@@ -136,7 +135,7 @@ async def bench(tmp_path, image):
 
 async def test_a_recipe_reaches_nothing_but_its_task(bench) -> None:
     """Not root, no capability, no network, nothing writable but its folder and /tmp."""
-    outcome = await bench.run("evaluate", models=str(bench.models))
+    outcome = await bench.run("statistics", models=str(bench.models))
     uid, capabilities, no_new, interfaces, *refused = np.fromfile(outcome.sums)
     assert uid == (os.geteuid() or 10001)
     assert (capabilities, no_new, interfaces) == (0, 1, 0)
