@@ -92,7 +92,7 @@ class Demo:
         self.times.mark("trained")
         if job.state != "succeeded":
             raise UndersongError(
-                f"the job is {job.state}: {job.reason}",
+                f"the job is {job.state}: {job.explanation}",
                 remedy=f"the services' logs say more: {self._platform.home / 'logs'}",
             )
         return job

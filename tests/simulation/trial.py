@@ -54,8 +54,8 @@ def _tried(arena: Arena, ledger: Ledger, case: Case, began: float) -> Outcome:
     try:
         job = arena.wait(job_id, ENDS_WITHIN_S)
         state, faults = f"{job.state}: {job.reason}", [] if job.reason else [f"the job {job.state} without a reason"]
-        if job.state == "failed" and not case.may_fail:
-            faults.append(f"the job failed: {job.reason}")
+        if job.state in ("failed", "paused") and not case.may_fail:
+            faults.append(f"the job is {job.state}: {job.reason}")
     except TimeoutError as error:
         state, faults = "hangs", [str(error)]
     seconds = time.monotonic() - began

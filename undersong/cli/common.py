@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from undersong.client import Client
-from undersong.client.types import Federation, Model, Site
+from undersong.client.types import Federation, Job, Model, Site
 from undersong.errors import ApiError, UndersongError
 from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_profiles
 
@@ -123,6 +123,22 @@ def _one_of(found: Iterable[Named], name: str, noun: str, remedy: str) -> Named:
         fault = f"no {noun} is called {name!r}" if not matches else f"{len(matches)} {noun}s are called {name!r}"
         raise UndersongError(fault, remedy=remedy)
     return matches[0]
+
+
+def require_success(job: Job) -> None:
+    """Raise UndersongError unless the job succeeded, after one line for each distinct cause at the sites."""
+    if job.state == "succeeded":
+        return
+    show_causes(job, complaints)
+    remedy = f"undersong job resume {job.id}" if job.stalled else f"undersong job show {job.id}"
+    raise UndersongError(f"job {job.id} is {job.state}: {job.explanation or 'no reason given'}", remedy=remedy)
+
+
+def show_causes(job: Job, to: Console) -> None:
+    """Print what the sites said in the job's last failed attempt: one line for each distinct cause."""
+    for cause in job.causes:
+        where = "1 site" if cause.sites == 1 else f"{cause.sites} sites"
+        to.print(f"  {where}: {cause.code}: {cause.sentence}", markup=False)
 
 
 def complain(error: UndersongError) -> None:

@@ -149,9 +149,7 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
                 seen.take_rounds(client.rounds(job_id))
             progress.update(bar, completed=seen.trained, note=note(seen))
     job = client.job(job_id)
-    if job.state != "succeeded":
-        reason = job.reason or "no reason given"
-        raise UndersongError(f"job {job_id} is {job.state}: {reason}", remedy=f"undersong job show {job_id}")
+    common.require_success(job)
     if not quiet:
         common.console.print(f"job {job_id} succeeded after {seen.trained} rounds of training; {seen.measured}")
     return job

@@ -157,9 +157,7 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
             note = "" if changed is None else f"{changed.got} of {changed.cohort} sites"
             progress.update(bar, completed=seen.answered, note=note)
     job = client.job(job_id)
-    if job.state != "succeeded":
-        reason = job.reason or "no reason given"
-        raise UndersongError(f"job {job_id} is {job.state}: {reason}", remedy=f"undersong job show {job_id}")
+    common.require_success(job)
     return job
 
 

@@ -151,6 +151,8 @@ class AsyncClient:
                     yield event
                     if event.type in LAST_EVENTS:
                         return
+                    if event.type == "job.paused" and (await self.job(job_id)).stalled:
+                        return
             except (httpx.TransportError, ApiError) as error:
                 if not wire.is_passing(error):
                     raise
@@ -163,11 +165,11 @@ class AsyncClient:
                 continue
             heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
-            if job.finished:
+            if job.finished or job.stalled:
                 return
 
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
-        """Wait until the job has ended; UndersongError when it takes longer."""
+        """Wait until the job has ended or the platform paused it (`stalled`); UndersongError when it takes longer."""
         try:
             async with asyncio.timeout(timeout_s):
                 async for _ in self.follow(job_id, poll_s=0.2):

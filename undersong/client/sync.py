@@ -160,7 +160,7 @@ class Client:
                 yield from parser.feed(line)
 
     def follow(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[t.Event]:
-        """Every event of the job, from its first to its end, across lost connections.
+        """Yield every event of the job, to its end or to where the platform paused it, across lost connections.
 
         While the event stream is away, an event of type "job.polled" comes every `poll_s` instead.
         """
@@ -171,6 +171,8 @@ class Client:
                     last_id = event.id
                     yield event
                     if event.type in LAST_EVENTS:
+                        return
+                    if event.type == "job.paused" and self.job(job_id).stalled:
                         return
             except (httpx.TransportError, ApiError) as error:
                 if not wire.is_passing(error):
@@ -184,11 +186,11 @@ class Client:
                 continue
             heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
-            if job.finished:
+            if job.finished or job.stalled:
                 return
 
     def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
-        """Block until the job has ended; UndersongError when it takes longer."""
+        """Block until the job has ended or the platform paused it (`stalled`); UndersongError when it takes longer."""
         deadline = time.monotonic() + timeout_s
         for _ in self.follow(job_id, poll_s=0.2):
             if time.monotonic() > deadline:

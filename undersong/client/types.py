@@ -50,6 +50,14 @@ class Site(Answer):
     profile: dict[str, Any] | None = None
 
 
+class Cause(Answer):
+    """One distinct fault of the sites in a job's last attempt, and at how many sites it happened."""
+
+    code: str
+    sentence: str
+    sites: int
+
+
 class Job(Answer):
     """A training job."""
 
@@ -58,6 +66,9 @@ class Job(Answer):
     federation_id: str
     state: str
     reason: str | None = None
+    explanation: str | None = None
+    last_failure: str | None = None
+    causes: list[Cause] = Field(default_factory=list)
     spec: dict[str, Any] = Field(default_factory=dict)
     model_id: str | None = None
     version_id: str | None = None
@@ -69,6 +80,11 @@ class Job(Answer):
     def finished(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in TERMINAL_JOB_STATES
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the platform paused it because it cannot go on: `resume_job` continues it."""
+        return self.state == "paused" and self.reason is not None
 
 
 class Round(Answer):

@@ -12,7 +12,7 @@ from services.agent.runner import folders
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, Outcome
 
 CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
-DETAIL_CHARS, PLACES, PLACE_CHARS, TEXT_CHARS = 200, 8, 200, 8192
+DETAIL_CHARS, PLACES, PLACE_CHARS, TEXT_CHARS = 500, 8, 200, 8192
 MOST_EXAMPLES: Final = 2**53
 SUMS_BYTES: Final = 64 * 2**20
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from recipes.catalogue import BUILT_IN, load_file, load_recipe
 from recipes.datasets import DatasetEntry, load_dataset, read_datasets
-from recipes.protocol import Dataset, Recipe, source_digest
+from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
 from shared.learning import tensors
@@ -162,7 +162,10 @@ class Workshop:
 
 
 def failure_frame(error: BaseException) -> Frame:
-    """What went wrong: type and places in the code, and apart from them the text, which may quote data."""
+    """Describe what went wrong: type and places in the code, and apart from them the text, which may quote data.
+
+    A `RecipeError` carries the sentence that the recipe wrote for people; any other exception only its type.
+    """
     where = [
         f"{Path(place.filename).name}:{place.lineno} in {place.name}"
         for place in traceback.extract_tb(error.__traceback__)[-PLACES:]
@@ -172,7 +175,8 @@ def failure_frame(error: BaseException) -> Frame:
         return {"type": "failure", "code": error.code, "detail": str(error), "where": [], "text": ""}
     memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
     code = "out-of-memory" if memory else error.slug() if isinstance(error, Refusal) else "recipe-error"
-    return {"type": "failure", "code": code, "detail": type(error).__name__, "where": where, "text": text}
+    detail = error.detail if isinstance(error, RecipeError) else type(error).__name__
+    return {"type": "failure", "code": code, "detail": detail, "where": where, "text": text}
 
 
 def _files(paths: list[Path]) -> list[Path]:

@@ -13,6 +13,7 @@ from services.coordinator.dashboard import assets, plots, wording
 from services.coordinator.dashboard.pictures import gauge, timeline
 from services.coordinator.dashboard.session import PATH
 from services.coordinator.dashboard.views import Round
+from services.coordinator.domain.causes import reason_sentence
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -41,7 +42,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("mark", "engine", "reason", "seconds", "ago", "utc", "iso", "size", "number", "short"):
+    made.globals["reason"] = reason_sentence
+    for name in ("mark", "engine", "seconds", "ago", "utc", "iso", "size", "number", "short"):
         made.globals[name] = getattr(wording, name)
     made.globals.update(
         gauge=gauge, timeline=timeline, phases=_phases, plots=plots, root=PATH, static=partial(assets.address, PATH)

@@ -6,6 +6,7 @@ from datetime import datetime
 from services.coordinator.auditing import Verdict
 from services.coordinator.dashboard.views import (
     Audit,
+    Cause,
     Check,
     Dataset,
     DeadTask,
@@ -55,6 +56,8 @@ def job(found: JobView) -> Job:
         version_id=found.version_id,
         waiting_since=found.waiting_since,
         spec=spec.model_dump(mode="json"),
+        last_failure=found.last_failure,
+        causes=tuple(Cause(cause.code, cause.sentence, cause.sites) for cause in found.causes),
     )
 
 

@@ -101,6 +101,15 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """One distinct fault of the sites in a job's last failed attempt, and at how many sites it happened."""
+
+    code: str
+    sentence: str
+    sites: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as lists show it."""
 
@@ -122,11 +131,18 @@ class Job:
     waiting_since: datetime | None = None  # since when too few sites are there for a round
     kind: str = "train"
     spec: Mapping[str, object] = field(default_factory=dict)
+    last_failure: str | None = None  # why the last attempt at the present step failed, as a sentence
+    causes: tuple[Cause, ...] = ()
 
     @property
     def open(self) -> bool:
         """Whether the job can still move."""
         return self.state not in TERMINAL_JOB_STATES
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it does not get on: its last attempt failed, or the platform paused it."""
+        return self.open and (self.last_failure is not None or (self.state == "paused" and self.reason is not None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,15 +54,6 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "ended": ("bad", "✕"),
     "revoked": ("bad", "⊘"),
 }
-REASONS = {
-    "completed": "All rounds are done.",
-    "early-stop": "The metric stopped improving, as the job asked.",
-    "quorum": "Fewer updates arrived before the deadline than the minimum cohort.",
-    "deadline": "The deadline passed.",
-    "overdue": "The deadline passed and the aggregator gave no result.",
-    "cancelled": "A person cancelled it.",
-    "job-cancelled": "A person cancelled the job.",
-}
 _STEPS = ((60.0, "s", 1.0), (3600.0, "min", 60.0), (86400.0, "h", 3600.0), (float("inf"), "days", 86400.0))
 
 
@@ -74,11 +65,6 @@ def mark(state: str) -> tuple[str, str]:
 def engine(name: str) -> tuple[str, str]:
     """How strong an engine is, in one word, and what it protects against, in one sentence."""
     return ENGINES.get(name, ("unknown", "This dashboard does not know this engine."))
-
-
-def reason(code: str) -> str:
-    """A reason code as a sentence; other text stays as it is."""
-    return REASONS.get(code, code)
 
 
 def seconds(length_s: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.protocol import TrainResult, source_digest
+from recipes.protocol import RecipeError, TrainResult, source_digest
 from shared.learning.metrics import layout_length
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
@@ -40,6 +40,8 @@ class Odd:
             os._exit(7)
         if how == "raise":
             raise ValueError("could not convert 'Smith, 1956' to a number")
+        if how == "refuse":
+            raise RecipeError("odd cannot work with how=refuse")
         if how == "memory":
             np.ones(int(params["bytes"]) // 8).sum()
         if how == "fork":

@@ -93,6 +93,16 @@ async def test_a_hanging_recipe_is_killed_at_its_limit(bench) -> None:
     assert all(gone(pid) for pid in bench.printed("training in"))
 
 
+async def test_a_recipes_own_sentence_leaves_the_child_and_an_exceptions_text_does_not(bench):
+    """What a recipe raises for people is told; the text of any other exception may quote data and is not."""
+    with pytest.raises(TaskFailure) as refused:
+        await bench.run(how="refuse")
+    assert (refused.value.code, refused.value.detail) == ("recipe-error", "odd cannot work with how=refuse")
+    with pytest.raises(TaskFailure) as broken:
+        await bench.run(how="raise")
+    assert (broken.value.code, broken.value.detail) == ("recipe-error", "ValueError")
+
+
 async def test_memory_beyond_the_limit_is_a_failure_not_a_dead_machine(tmp_path, recipe_text) -> None:
     bench = Bench(tmp_path, recipe_text, memory_bytes=512 * MIB)
     with pytest.raises(TaskFailure) as failure:

@@ -253,7 +253,7 @@ def desk() -> FakeDesk:
     jobs = [
         Job("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
             "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, "ver_5",
-            {"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
+            spec={"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
         Job("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1", "heart",
             "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
         Job("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first", "tabular 1",

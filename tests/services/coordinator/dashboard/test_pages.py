@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from services.coordinator.dashboard import assets
 from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Check, Measure
+from services.coordinator.dashboard.views import Cause, Check, Measure
 
 ROOT = "/dashboard"
 PAGES = (
@@ -337,3 +337,18 @@ async def test_what_cannot_be_audited_is_said_on_the_page(browser: httpx.AsyncCl
     assert answer.status_code == 200
     assert "Nothing was checked" in answer.text
     assert "<b>" not in answer.text
+
+
+@pytest.mark.parametrize(("state", "reason"), [("running", None), ("paused", "quorum"), ("failed", "quorum")])
+async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, desk, state, reason) -> None:
+    """While attempts fail, or the platform paused or ended the job, no page says that nothing is stuck."""
+    causes = (Cause("recipe-error", "tabular has no parameter <lr>", 3), Cause("site-lost", "the site is away", 1))
+    desk.all_jobs = [
+        replace(desk.all_jobs[0], state=state, reason=reason, last_failure="The deadline passed.", causes=causes)
+    ]
+    desk.all_rounds = []
+    for path in (ROOT, f"{ROOT}/jobs/job_01running"):
+        text = (await browser.get(path)).text
+        assert "Nothing is stuck" not in text
+        assert "3 sites: tabular has no parameter &lt;lr&gt;" in text
+        assert "1 site: the site is away" in text
