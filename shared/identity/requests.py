@@ -1,9 +1,10 @@
 """Signed requests, the sending side (RFC 9421 with Ed25519).
 
-Covered: ``@method``, ``@path``, ``@query`` where there is one, ``content-digest`` (RFC 9530, SHA-256) where there is a
-body. Parameters: ``created``, ``nonce`` (128 random bits), ``keyid`` (certificate fingerprint) and
-``tag="undersong/<service>"``, which names the one service that the request is meant for. The certificate travels in
-``Undersong-Certificate`` as a structured-field byte sequence (the form of RFC 9440); ``keyid`` binds it.
+Covered: ``@method``, ``@path``, ``@query`` where there is one, ``content-type`` where it is given, ``content-digest``
+(RFC 9530, SHA-256) where there is a body, ``idempotency-key`` where it is given. Parameters: ``created``, ``nonce``
+(128 random bits), ``keyid`` (certificate fingerprint) and ``tag="undersong/<service>"``, which names the one service
+that the request is meant for. The certificate travels in ``Undersong-Certificate`` as a structured-field byte sequence
+(the form of RFC 9440); ``keyid`` binds it.
 """
 
 import base64
@@ -22,6 +23,8 @@ from shared.identity.digests import content_digest
 
 CERTIFICATE_HEADER: Final = "undersong-certificate"
 LABEL: Final = "undersong"
+COVERED_FIELDS: Final = ("content-type", "content-digest", "idempotency-key")
+"""Header fields that decide what a request means: each is under the signature wherever it is sent."""
 IdentitySource = Identity | Callable[[], Identity]
 
 
@@ -65,11 +68,11 @@ class SigningAuth(httpx.Auth):
         covered = ["@method", "@path"]
         if request.url.query:
             covered.append("@query")
-        has_body = _has_body(request)
-        if has_body:
-            covered.append("content-digest")
+        if _has_body(request):
+            request.headers.setdefault("content-type", "application/octet-stream")
             if "content-digest" not in request.headers:
                 request.headers["content-digest"] = content_digest(_content_of(request))
+        covered += [name for name in COVERED_FIELDS if name in request.headers]
         signer = HTTPMessageSigner(signature_algorithm=algorithms.ED25519, key_resolver=_OwnKey(identity))
         signer.sign(
             request,
@@ -80,7 +83,7 @@ class SigningAuth(httpx.Auth):
             label=LABEL,
             include_alg=False,
             covered_component_ids=covered,
-            use_existing_digest=has_body,
+            use_existing_digest="content-digest" in request.headers,
         )
         request.headers[CERTIFICATE_HEADER] = certificate
 

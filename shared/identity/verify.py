@@ -1,9 +1,9 @@
 """Signed requests, the receiving side: whose request is this, is it meant for us, and is it new?
 
 A request counts when its certificate was issued by our authority, is in its time and not revoked; when the signature
-covers method, path, query and body digest, names us in its tag, and was made within the window; and, for methods that
-change something, when its nonce was never seen before. Everything is checked before the body is read; the body's
-digest is checked while it streams in (`shared.web.body`).
+covers method, path, query, media type, body digest and idempotency key, names us in its tag, and was made within the
+window; and, for methods that change something, when its nonce was never seen before. Everything is checked before the
+body is read; the body's digest is checked while it streams in (`shared.web.body`).
 """
 
 import base64
@@ -24,7 +24,7 @@ from shared.clock import Clock, monotonic, utc_now
 from shared.errors import Unauthenticated
 from shared.identity.authority import CertificateUntrusted, Holder, Subject, check_certificate, check_time
 from shared.identity.digests import parse_content_digest
-from shared.identity.requests import CERTIFICATE_HEADER, tag_of
+from shared.identity.requests import CERTIFICATE_HEADER, COVERED_FIELDS, tag_of
 from shared.ids import Digest
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -202,7 +202,8 @@ class PartyVerifier:
         if has_body:
             if parse_content_digest(message.headers.get("content-digest", "")) is None:
                 raise DigestMissing("the body's Content-Digest with sha-256 is missing")
-            required.append("content-digest")
+            required += ["content-type", "content-digest"]
+        required += [name for name in COVERED_FIELDS if name in message.headers and name not in required]
         verifier = _Verifier(signature_algorithm=algorithms.ED25519, key_resolver=_HolderKey(holder))
         try:
             (result,) = verifier.verify(message, max_age=None, expect_tag=self._tag, require_components=required)

@@ -1,4 +1,8 @@
-"""Request bodies: counted, digested, never longer than announced, and never long without a byte."""
+"""Request bodies: counted and hashed as they arrive, never other than announced, and never long without a byte.
+
+One meter stands in front of every reader of a request's body, so that there is one place where the announced length
+and digest are compared with what came, whatever the body's type and whoever reads it.
+"""
 
 import asyncio
 import hashlib
@@ -6,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -35,30 +38,59 @@ class BodyStalled(TooSlow):
 class BodyMeter:
     """Stands between the server and the application, and counts.
 
-    `limit` is that of JSON routes until a streaming route raises it with `receive`.
+    `limit` is that of JSON routes until a streaming route raises it with `receive`. `length` and `digest` are what the
+    headers announce, None where they announce nothing.
     """
 
-    def __init__(self, receive: Receive, limit: int, length: int | None) -> None:
+    def __init__(self, receive: Receive, limit: int, length: int | None, digest: bytes | None = None) -> None:
         self._receive, self.limit, self.length = receive, limit, length
+        self._announced, self._sha256 = digest, hashlib.sha256()
         self.count = 0
         self.ended = False
+        self.hashing = True
 
     async def __call__(self) -> Message:
-        """The next message; FastAPI, which calls this, turns any exception but HTTPException into a 400."""
-        try:
-            return await self.next()
-        except (TooLarge, BodyStalled) as refusal:
-            raise HTTPException(refusal.status, refusal.detail) from refusal
+        """Return the next message. FastAPI makes a 400 of what this raises; `shared.web.problems` finds its cause."""
+        return await self.next()
 
     async def next(self) -> Message:
-        """The next message; raises TooLarge or BodyStalled."""
+        """Return the next message; raises TooLarge, BodyStalled, and at the end BodyIncomplete or DigestMismatch."""
         message = await self._receive() if self.ended or self.length == 0 else await self._in_time()
-        if message["type"] == "http.request":
-            self.count += len(message.get("body", b""))
-            self.ended = not message.get("more_body", False)
-            if self.count > self.limit:
-                raise TooLarge(f"the body is larger than {self.limit} bytes")
+        if message["type"] == "http.request" and not self.ended:
+            self._take(message.get("body", b""), more=message.get("more_body", False))
         return message
+
+    def _take(self, chunk: bytes, *, more: bool) -> None:
+        self.count += len(chunk)
+        self.ended = not more
+        if self.count > self.limit:
+            raise TooLarge(f"the body is larger than {self.limit} bytes")
+        if self.hashing:
+            self._sha256.update(chunk)
+        if not self.ended:
+            return
+        if self.length is not None and self.count != self.length:
+            raise BodyIncomplete(f"announced {self.length} bytes, received {self.count}")
+        if self.hashing and self._announced not in (None, self._sha256.digest()):
+            raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
+
+    def check_empty(self) -> None:
+        """Raise DigestMismatch when no body comes although the digest of one is announced."""
+        if self._announced not in (None, self._sha256.digest()):
+            raise DigestMismatch("Content-Digest announces a body, and none came")
+
+    async def arrived(self) -> Digest | None:
+        """Return the SHA-256 of the whole body as it came, reading what nobody has read; None when there is no body.
+
+        Raises what `next` raises. For a body that its reader hashes itself (`hashing` is off) this is an error of ours.
+        """
+        if self.length == 0:
+            return None
+        if not self.hashing:
+            raise RuntimeError("the digest of a body that is hashed elsewhere was asked for")
+        async for _ in self.chunks():
+            pass
+        return Digest(self._sha256.hexdigest())
 
     async def _in_time(self) -> Message:
         try:
@@ -75,16 +107,10 @@ class BodyMeter:
                 raise BodyIncomplete(f"the sender went away after {self.count} bytes")
             if chunk := message.get("body", b""):
                 yield chunk
-        self.check_length()
 
     def let_go(self) -> None:
         """Nothing comes any more. The server's part of the request holds us, and we must not hold it for ever."""
         self._receive = _gone
-
-    def check_length(self) -> None:
-        """Raises BodyIncomplete when fewer or more bytes came than were announced."""
-        if self.length is not None and self.count != self.length:
-            raise BodyIncomplete(f"announced {self.length} bytes, received {self.count}")
 
 
 async def _gone() -> Message:
@@ -102,6 +128,12 @@ def attached(scope_state: Mapping[str, object]) -> BodyMeter | None:
     return meter if isinstance(meter, BodyMeter) else None
 
 
+async def arrived_digest(request: Request) -> Digest | None:
+    """Return the SHA-256 of the request's body as it came, never as it was announced; None when it has none."""
+    meter = attached(request.scope.get("state", {}))
+    return None if meter is None else await meter.arrived()
+
+
 def announced_digest(request: Request) -> Digest | None:
     """The SHA-256 that the Content-Digest header announces."""
     raw = parse_content_digest(", ".join(request.headers.getlist("content-digest")))
@@ -112,7 +144,7 @@ async def receive(request: Request, limit: int, *, check_digest: bool = True) ->
     """Stream a binary body of at most `limit` bytes; the announced length and digest must hold at the end.
 
     With ``check_digest=False`` the caller checks `announced_digest` itself, where it hashes the bytes anyway.
-    Raises LengthRequired, TooLarge, DigestMismatch or BodyIncomplete; the last two only after the last chunk.
+    Raises LengthRequired, TooLarge, DigestMismatch or BodyIncomplete; the last two instead of the last chunk.
     """
     meter = attached(request.scope.get("state", {}))
     if meter is None:
@@ -121,15 +153,9 @@ async def receive(request: Request, limit: int, *, check_digest: bool = True) ->
         raise LengthRequired("the header Content-Length is needed")
     if meter.length > limit:
         raise TooLarge(f"{meter.length} bytes are announced, at most {limit} are allowed")
-    meter.limit = limit
-    expected = announced_digest(request) if check_digest else None
-    digest = hashlib.sha256()
+    meter.limit, meter.hashing = limit, check_digest
     async for chunk in meter.chunks():
-        if expected is not None:
-            digest.update(chunk)
         yield chunk
-    if expected is not None and digest.hexdigest() != expected:
-        raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
 
 
 @asynccontextmanager

@@ -1,11 +1,11 @@
 """The door: what every request must satisfy before the framework looks at it. Pure ASGI, because it is on the hot path.
 
-In this order: the caller's limits, target without NUL, no content coding, announced length within the limit, signature
-(before any byte of the body is read), then, for JSON, the whole body: counted while it comes in, digest, safe JSON.
-Bodies of other types are counted as the route reads them.
+In this order: no field repeated that is not a list, the caller's limits, target without NUL, no content coding,
+announced length within the limit, signature (before any byte of the body is read), then, for JSON, the whole body: safe
+JSON. Every body, of whatever type, is counted and hashed as it is read, and refused at its end where it is not what was
+announced (`shared.web.body`).
 """
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,16 +19,28 @@ from shared.identity.digests import parse_content_digest
 from shared.identity.verify import Party, PartyVerifier
 from shared.telemetry.metrics import SIGNATURE_FAILURES
 from shared.web.asking import Asking
-from shared.web.body import BodyMeter, DigestMismatch, attach, holding
+from shared.web.body import BodyMeter, attach, holding
 from shared.web.jsons import check_json
 from shared.web.problems import problem_response
 
 JSON_LIMIT: Final = 1 << 20
+LISTS: Final = frozenset(
+    {"accept", "accept-charset", "accept-encoding", "accept-language", "baggage", "cache-control", "connection"}
+    | {"forwarded", "keep-alive", "pragma", "prefer", "te", "tracestate", "via", "x-forwarded-for"}
+)
+"""Header fields that may come in several lines (RFC 9110 §5.3): none of them says what a request means or whose it is.
+
+Every other field comes once. Readers disagree about which of two lines counts, so a request with two is two requests.
+"""
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class ContentEncodingRefused(Unsupported):
     """Compressed bodies are not accepted."""
+
+
+class HeaderRepeated(BadRequest):
+    """A header field that may come only once came several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ class Guard:
         state = scope.setdefault("state", {})
         with ExitStack() as held:
             try:
-                headers = joined_headers(scope)
+                headers = single_headers(scope)
                 asking = Asking.of(scope, headers)
                 asking.begin(held)
                 receive = await self._admit(scope, state, headers, asking, receive, held)
@@ -80,28 +92,30 @@ class Guard:
             raise TooLarge(f"{announced.length} bytes are announced, at most {self._limit} are allowed")
         if "signature-input" in headers:
             state["party"] = await _verified(scope, headers, asking, has_body=announced.present)
-        meter = BodyMeter(receive, self._limit, announced.length if announced.present else 0)
+        meter = BodyMeter(receive, self._limit, announced.length if announced.present else 0, announced.digest)
         attach(state, meter)
         held.callback(meter.let_go)
-        state["body_sha256"] = announced.digest.hex() if announced.digest else ""
+        if not announced.present:
+            meter.check_empty()
         if not announced.present or not announced.is_json:
             return meter
         held.enter_context(holding(scope["app"], self._limit if announced.length is None else announced.length))
         body = b"".join([chunk async for chunk in meter.chunks()])
-        digest = hashlib.sha256(body)
-        state["body_sha256"] = digest.hexdigest()
-        if announced.digest is not None and announced.digest != digest.digest():
-            raise DigestMismatch("the body's SHA-256 differs from Content-Digest")
         if body:
             check_json(body)
         return _replayed(body, receive)
 
 
-def joined_headers(scope: Scope) -> dict[str, str]:
-    """Each header once, lower case, its lines joined by ", " (RFC 9110 §5.3)."""
+def single_headers(scope: Scope) -> dict[str, str]:
+    """Return each header field's value under its lower-case name, the lines of lists joined by ", ".
+
+    Raises HeaderRepeated where a field that is no list has several lines.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(" \t")
+        if name in headers and name not in LISTS:
+            raise HeaderRepeated(f"the header {name[:100]} came more than once: send it once")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 

@@ -19,6 +19,7 @@ from sqlalchemy import Table, delete, select, update
 from shared.database import Database, Transaction
 from shared.errors import Conflict
 from shared.web.answers import Answered
+from shared.web.body import arrived_digest
 from shared.web.observe import route_template
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ async def once(
         key=idempotency_key,
         principal=principal_of(request),
         route=f"{request.method} {route_template(request.scope)}",
-        digest=_digest(request),
+        digest=await _digest(request),
         status=_status(request),
     )
 
@@ -119,8 +120,9 @@ def principal_of(request: Request) -> str:
     return "token:" + hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
 
 
-def _digest(request: Request) -> str:
-    parts = (request.method, request.url.path, request.url.query, str(request.state.body_sha256))
+async def _digest(request: Request) -> str:
+    """Return what the request asks for, by digest: the body counts as it came, not as it was announced."""
+    parts = (request.method, request.url.path, request.url.query, await arrived_digest(request) or "")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

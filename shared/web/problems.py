@@ -198,6 +198,8 @@ _BY_STATUS: Final[dict[int, type[Refusal]]] = {
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error.__cause__, Refusal):  # raised by a body's meter while the framework read the body
+        return await _refusal(request, error.__cause__)
     kind = _BY_STATUS.get(error.status_code, BadRequest)
     log.info("request.refused", reason=kind.slug(), status=error.status_code, detail=str(error.detail))
     response = problem_response(kind(str(error.detail)), request_id_of(request))

@@ -17,6 +17,10 @@ NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 TEXT = (NGINX / "services" / "problems.conf").read_text()
 PAGES = {status: (said, place) for status, said, place in re.findall(r"error_page (\d+) (?:=(\d+) )?(\S+);", TEXT)}
 ANSWERS = dict(re.findall(r"location (?:= )?(\S+) \{[^}]*return \d+ '([^']*)';", TEXT))
+REPEATED = "".join(re.findall(r"map \"[^\"]*\" \$repeated_\w+ \{[^}]*\}", (NGINX / "nginx.conf").read_text()))
+"""The maps that find repeated header fields."""
+SINGLE = ("Content-Encoding", "Content-Type", "Idempotency-Key", "Undersong-Certificate")
+DICTIONARIES = {"Content-Digest": "sha-256=:AA==:", "Signature": "undersong=:AA==:", "Signature-Input": "undersong=()"}
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -44,7 +48,7 @@ def _ask(port: int, request: bytes) -> Problem:
     return found
 
 
-@pytest.mark.parametrize("status", ["400", "404", "413", "414", "429", "494", "497", "502", "503", "504"])
+@pytest.mark.parametrize("status", ["400", "404", "413", "414", "429", "460", "494", "497", "502", "503", "504"])
 def test_an_answer_of_the_edge_is_a_problem_document(status: str) -> None:
     said, place = PAGES[status]
     document = Problem.model_validate(json.loads(ANSWERS[place]))
@@ -60,7 +64,7 @@ def test_nginx_gives_them(tmp_path: Path) -> None:
     (tmp_path / "nginx.conf").write_text(
         f"""daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}
         http {{
-          access_log off;
+          access_log off; {REPEATED}
           {"".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in TEMPORARY)}
           server {{ listen 127.0.0.1:{port}; include {NGINX}/services/problems.conf; location / {{ return 200 ok; }} }}
         }}"""
@@ -72,9 +76,28 @@ def test_nginx_gives_them(tmp_path: Path) -> None:
             assert _ask(port, b"GARBAGE\x01 x\r\n\r\n").status == 400
             assert _ask(port, b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n").status == 414
             assert _ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"a" * 40_000 + b"\r\n\r\n").status == 431
+            _check_repeats(port)
             assert _ask(port, b"GET /.edge/problem-400 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status == 404
         finally:
             nginx.terminate()
+
+
+def _check_repeats(port: int) -> None:
+    """A field that may come once and comes twice is refused; what a client sends in one line is not."""
+    twice = [f"{name}: a\r\n{name.lower()}: b\r\n" for name in SINGLE]
+    twice += [f"{name}: {value}\r\n{name}: {value}\r\n" for name, value in DICTIONARIES.items()]
+    twice += [f"{name}: {value}, {value}\r\n" for name, value in DICTIONARIES.items()]
+    for lines in twice:
+        found = _ask(port, f"GET / HTTP/1.1\r\nHost: x\r\n{lines}Connection: close\r\n\r\n".encode())
+        assert (found.status, found.type) == (400, "urn:undersong:problem:header-repeated"), lines
+    for name in ("Authorization", "Content-Length", "Host"):  # nginx's own refusal
+        lines = f"{name}: 1\r\n{name}: 1\r\nContent-Type: a\r\nContent-Type: b\r\n"
+        assert _ask(port, f"GET / HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()).status == 400
+    once = "".join(f"{name}: a\r\n" for name in SINGLE) + "".join(f"{n}: {v}\r\n" for n, v in DICTIONARIES.items())
+    once += "Accept: a\r\nAccept: b\r\nVia: 1.1 a\r\nVia: 1.1 b\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        raw.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{once}Connection: close\r\n\r\n".encode())
+        assert raw.recv(1024).startswith(b"HTTP/1.1 200")
 
 
 def test_every_server_has_them() -> None:

@@ -56,7 +56,8 @@ def test_the_agents_own_requests_follow_the_document() -> None:
     path = re.search(r'"@path": (\S+)', block("signature-base"))
     assert path
     body = block("heartbeat-body").encode()
-    request = next(auth.sync_auth_flow(httpx.Request("POST", f"http://x{path[1]}", content=body)))
+    kind = {"content-type": headers()["Content-Type"]}
+    request = next(auth.sync_auth_flow(httpx.Request("POST", f"http://x{path[1]}", content=body, headers=kind)))
     parameters = request.headers["signature-input"].removeprefix("undersong=")
     blank = re.compile(r'created=\d+|nonce="[\w-]{22}"|keyid="[0-9a-f]{64}"')
     documented = headers()["Signature-Input"].removeprefix("undersong=")
