@@ -81,6 +81,25 @@ def test_a_job_that_failed_gives_its_reason_and_exit_code_one(run: Run, server: 
     assert "undersong job show job_1" in err
 
 
+@pytest.mark.parametrize("state", ["failed", "paused"])
+def test_the_sites_faults_are_one_line_each(run: Run, server: Any, state: str) -> None:
+    """Whether the job ended or the platform paused it: the watch ends, says why and what to do."""
+    causes = [
+        {"code": "recipe-error", "sentence": "tabular has no parameter lr", "sites": 3},
+        {"code": "site-lost", "sentence": "the site is away", "sites": 1},
+    ]
+    job = {**JOB, "state": state, "reason": "quorum", "explanation": "Too few answered.", "causes": causes}
+    server.say("GET /v1/jobs/job_1", job)
+    event = f'id: 1\nevent: job.{state}\ndata: {{"data": {{"reason": "quorum"}}}}\n\n'
+    server.say("GET /v1/jobs/job_1/events", event.encode())
+    code, _, err = run("job", "watch", "job_1")
+    assert code == 1
+    assert "3 sites: recipe-error: tabular has no parameter lr\n" in err
+    assert "1 site: site-lost: the site is away\n" in err
+    assert f"error: job job_1 is {state}: Too few answered." in err
+    assert f"undersong job {'resume' if state == 'paused' else 'show'} job_1" in err
+
+
 def test_a_file_that_is_no_job_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("a: [")
     code, _, err = run("job", "submit", "job.yaml")

@@ -131,7 +131,8 @@ def require_success(job: Job) -> None:
         return
     show_causes(job, complaints)
     remedy = f"undersong job resume {job.id}" if job.stalled else f"undersong job show {job.id}"
-    raise UndersongError(f"job {job.id} is {job.state}: {job.explanation or 'no reason given'}", remedy=remedy)
+    why = job.explanation or job.reason or "no reason given"
+    raise UndersongError(f"job {job.id} is {job.state}: {why}", remedy=remedy)
 
 
 def show_causes(job: Job, to: Console) -> None:
