@@ -5,7 +5,7 @@ Neither opens anything without the other, so keep them in different places.
 
 Databases are copied by SQLite's own online backup, one after the other: who asks before whom it asks, so that nothing
 in an earlier copy refers to what a later one lacks. Blobs never change, and are copied after the rows that name them.
-The high-water files of keys and helper are left out on purpose: by them they notice a restore and begin a new epoch.
+The high-water files of keys, helper and agents are left out on purpose: by them a restore is noticed.
 """
 
 import hashlib

@@ -67,6 +67,12 @@ class EngineState:
             ).fetchone()
         return bytes(row[0]) if row is not None else None
 
+    def digests(self, round_id: RoundId) -> dict[str, Digest]:
+        """The digest of each message of the round that is stored, by step."""
+        with self._store.reading() as db:
+            rows = db.execute("SELECT step, message FROM engine_messages WHERE round_id = ?", (round_id,)).fetchall()
+        return {str(step): digest_of(bytes(message)) for step, message in rows}
+
     def speak(self, manifest: RoundManifest, step: str, state: bytes, message: bytes, *, opens: bool) -> None:
         """Store a step's message with the state after it, before it leaves.
 
@@ -112,6 +118,12 @@ class EngineState:
                 )
         self._store.scrub()
         return bool(changed.rowcount == 1)
+
+    def unended(self) -> list[RoundId]:
+        """Open rounds."""
+        with self._store.reading() as db:
+            rows = db.execute("SELECT round_id FROM engine_rounds WHERE ended IS NULL").fetchall()
+        return [RoundId(str(row[0])) for row in rows]
 
     def expired(self) -> list[RoundId]:
         """Open rounds that must be over by any clock."""

@@ -18,11 +18,12 @@ import structlog
 from services.agent.aggregator import WAIT_S, Aggregator
 from services.agent.domain import TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
+from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
 from services.agent.link import Problem
 from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.authority import Identity, public_bytes
-from shared.ids import Digest, RoundId, SiteId
+from shared.ids import Digest, RoundId, SiteId, digest_of
 from shared.wire.manifest import RoundManifest
 
 if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only once there is a round
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only on
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-UPLOAD: Final = "upload"  # shared.secagg.engine.UPLOAD, without loading it
 STEP_CLOSED: Final = "step-closed"
 GRACE_S: Final = 600.0  # beyond the round's deadline nobody waits for an answer
 POLL_PAUSE_S: Final = 0.5  # where the aggregator says "not yet" without having waited
@@ -47,10 +47,16 @@ class Exchange:
     """The steps of one round. Made by `Exchanges`."""
 
     def __init__(
-        self, engine: Engine, seat: Seat, aggregator: Aggregator, stored: EngineState, expires_at: float
+        self,
+        engine: Engine,
+        seat: Seat,
+        aggregator: Aggregator,
+        stored: EngineState,
+        sent: SentMessages,
+        expires_at: float,
     ) -> None:
         self.engine, self.seat = engine, seat
-        self._aggregator, self._stored, self._expires_at = aggregator, stored, expires_at
+        self._aggregator, self._stored, self._sent, self._expires_at = aggregator, stored, sent, expires_at
         place = engine.steps.index(UPLOAD)
         self.before, self.after = engine.steps[:place], engine.steps[place + 1 :]
 
@@ -107,7 +113,10 @@ class Exchange:
         again = message is not None
         if message is None:
             message = await asyncio.to_thread(self._speak, step, answer)
-        wait_s = 0 if self.after and step == self.after[-1] else WAIT_S  # the last step has no answer
+        noted = Sent(Place.of(manifest), step, digest_of(message), opens=self._opens(step))
+        await asyncio.to_thread(self._sent.reach, noted)
+        point("agent.message.noted")
+        wait_s = 0 if self._opens(step) else WAIT_S  # the last step has no answer
         found = None
         try:
             found = await self._aggregator.say(manifest.round_id, step, message, wait_s=wait_s)
@@ -127,10 +136,13 @@ class Exchange:
             raise TaskFailure(refusal.slug(), f"{step}: {refusal.detail}") from refusal
         except ValueError as error:  # a cohort without a safe topology, a share that is none
             raise TaskFailure("engine-error", f"{step}: {error}") from error
-        opens = bool(self.after) and step == self.after[-1]
-        self._stored.speak(self.seat.manifest, step, state, message, opens=opens)
+        self._stored.speak(self.seat.manifest, step, state, message, opens=self._opens(step))
         point("agent.message.kept")
         return message
+
+    def _opens(self, step: str) -> bool:
+        """Whether this step opens the sum: the last one after the upload."""
+        return bool(self.after) and step == self.after[-1]
 
     async def _answer(self, step: str) -> bytes:
         round_id = self.seat.manifest.round_id
@@ -158,9 +170,15 @@ class Exchanges:
     """Begins exchanges, and takes them up again."""
 
     def __init__(
-        self, aggregator: Aggregator, stored: EngineState, identity: Callable[[], Identity], witness: Witness
+        self,
+        aggregator: Aggregator,
+        stored: EngineState,
+        sent: SentMessages,
+        identity: Callable[[], Identity],
+        witness: Witness,
     ) -> None:
-        self._aggregator, self._stored, self._identity, self._witness = aggregator, stored, identity, witness
+        self._aggregator, self._stored, self._sent = aggregator, stored, sent
+        self._identity, self._witness = identity, witness
         self._signing: Identity | None = None  # the key of the round that runs, even if it is rotated meanwhile
 
     async def join(
@@ -169,7 +187,7 @@ class Exchanges:
         """This site's place in the round: as it was left, or a new one."""
         engine = await asyncio.to_thread(load_engine, manifest.engine)
         if engine.steps == (UPLOAD,):
-            return self._upload_only(engine, Place(manifest, site_id, public, b"", b""))
+            return self._upload_only(engine, Start(manifest, site_id, public, b"", b""))
         earlier = self._stored.find(manifest.round_id)
         if earlier is not None:
             if earlier.manifest_digest != digest:
@@ -177,7 +195,7 @@ class Exchanges:
             return self._again(engine, manifest.round_id, earlier)
         self._signing = identity = self._identity()
         own_key = public_bytes(identity.private_key.public_key())
-        place = Place(manifest, site_id, public, await self._witness(), own_key)
+        place = Start(manifest, site_id, public, await self._witness(), own_key)
         expires_at = time.time() + manifest.deadline_s + GRACE_S
         exchange = self._exchange(engine, place, expires_at)
 
@@ -202,24 +220,24 @@ class Exchanges:
     def _again(self, engine: Engine, round_id: RoundId, earlier: EngineRow) -> Exchange:
         if earlier.ended is not None:
             raise TaskFailure(earlier.ended, "this round ended at this site before")
-        place = Place.unpack(self._stored.secrets(round_id)[0])
+        place = Start.unpack(self._stored.secrets(round_id)[0])
         return self._exchange(engine, place, earlier.expires_at)
 
-    def _upload_only(self, engine: Engine, place: Place) -> Exchange:
+    def _upload_only(self, engine: Engine, place: Start) -> Exchange:
         """One message and no state; some engines have it signed."""
         from shared.secagg.engine import Seat
 
         identity = self._identity()
         seat = Seat(place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid)
-        return Exchange(engine, seat, self._aggregator, self._stored, float("inf"))
+        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"))
 
-    def _exchange(self, engine: Engine, place: Place, expires_at: float) -> Exchange:
+    def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
         from shared.secagg.engine import Seat
 
         seat = Seat(place.manifest, place.site_id, place.public)
         if place.own_key:
             seat = replace(seat, sign=self._signer(place.own_key), witness=place.witness)
-        return Exchange(engine, seat, self._aggregator, self._stored, expires_at)
+        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, expires_at)
 
     def _signer(self, own_key: bytes) -> Callable[[bytes], bytes]:
         """Signs as the party that began the round; others know it by that key."""
@@ -231,7 +249,7 @@ class Exchanges:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Start:
     """What a round's beginning fixed, as it is stored."""
 
     manifest: RoundManifest
@@ -252,7 +270,7 @@ class Place:
         return bytes(msgpack.packb(document))
 
     @classmethod
-    def unpack(cls, data: bytes) -> Place:
+    def unpack(cls, data: bytes) -> Start:
         """The inverse of `pack`."""
         found = msgpack.unpackb(data)
         manifest = RoundManifest.model_validate_json(found.pop("manifest"))

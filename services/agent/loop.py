@@ -8,8 +8,9 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime
+from functools import partial
 
 import httpx
 import structlog
@@ -18,6 +19,7 @@ from services.agent import policy as policies
 from services.agent.aggregator import Aggregator
 from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import TaskFailure
+from services.agent.highwater import SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import Away, Link, Problem, make_client
 from services.agent.models import ModelCache
@@ -53,11 +55,17 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
         settings = self._settings
-        with alone(settings):
+        with alone(settings), closing(SentMessages(settings.high_water)) as sent:
             state = State(settings.data_dir)
             try:
+                if state.keep_beside(sent):
+                    log.warning(
+                        "high_water.lost",
+                        path=str(settings.high_water),
+                        reason="the file that knows what this site has sent is gone: open rounds are given up",
+                    )
                 async with http_client(settings) as http:
-                    await self._serve(http, state)
+                    await self._serve(http, state, sent)
             finally:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(STOP_S):
@@ -66,7 +74,7 @@ class Agent:
                 state.close()
                 log.info("agent.stopped")
 
-    async def _serve(self, http: httpx.AsyncClient, state: State) -> None:
+    async def _serve(self, http: httpx.AsyncClient, state: State, sent: SentMessages) -> None:
         settings = self._settings
         folder = settings.data_dir / "identity"
         identity = await ensure_identity(
@@ -84,30 +92,36 @@ class Agent:
         receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name))
         beside = [asyncio.create_task(keeper.run()), asyncio.create_task(receipts.run())]
         try:
-            await self._work(platform, state, who, receipts.wake.set)
+            performing = partial(self._tasks, platform, state, sent, receipts.wake.set)
+            await self._work(platform, state, who, performing)
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _work(self, platform: Platform, state: State, who: tuple[str, str], answered: Callable[[], None]) -> None:
+    def _tasks(self, platform: Platform, state: State, sent: SentMessages, answered: Callable[[], None]) -> Tasks:
+        assert self._runner is not None  # noqa: S101 (read before the first task)
+        return Tasks(platform, self._runner, state, self._present, sent, answered)
+
+    async def _work(
+        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
+    ) -> None:
         try:
-            await self._turns(platform, state, who, answered)
+            await self._turns(platform, state, who, performing)
         finally:
             with suppress(Away, TimeoutError):
                 async with asyncio.timeout(LAST_WORD_S):
                     await platform.coordinator.tell(within_s=LAST_WORD_S)
 
     async def _turns(
-        self, platform: Platform, state: State, who: tuple[str, str], answered: Callable[[], None]
+        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
     ) -> None:
         resumed, refusals = False, 0
         while True:
             if self._marks != Marks.of(self._settings):  # what changed may take long to become readable
                 await platform.coordinator.tell()
             await self._read(who)
-            assert self._runner is not None and self._site is not None  # noqa: S101, PT018
-            tasks = Tasks(platform, self._runner, state, lambda: self._present(), answered)
+            tasks = performing()
             try:
                 if not resumed:
                     await tasks.resume()

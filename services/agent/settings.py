@@ -41,6 +41,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AGENT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     data_dir: Path = Path("state")
+    high_water_file: Path | None = Field(
+        default=None,
+        description="what was sent lately; none: `high-water` beside data_dir. Never in a backup, and never put back",
+    )
     coordinator_url: str
     aggregator_url: str
     keys_url: str
@@ -63,6 +67,11 @@ class AgentSettings(BaseSettings):
     model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     otel_endpoint: str | None = Field(default=None, description="spans go there: http://collector:4318 or file:/folder")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def high_water(self) -> Path:
+        """The file that tells whether the state folder is older than what was sent."""
+        return self.high_water_file or self.data_dir.with_name("high-water")
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +121,7 @@ def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
     return settings.model_copy(
         update={
             "data_dir": at(settings.data_dir),
+            "high_water_file": at(settings.high_water_file),
             "enrol_token_file": at(settings.enrol_token_file),
             "ca_file": at(settings.ca_file),
             "datasets": at(settings.datasets),

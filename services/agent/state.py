@@ -16,10 +16,12 @@ import msgpack
 
 from services.agent.domain import Answer, Earlier, TaskFailure
 from services.agent.engine_state import EngineState
+from services.agent.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
 from services.agent.store import Store
-from shared.ids import Digest, RoundId, TaskId
+from shared.ids import Digest, JobId, RoundId, TaskId
 from shared.wire.manifest import RoundManifest
 
+_HIGH_WATER = "high_water"  # the fact that says which file stands beside this database
 RECORD_AFTER_S = 3.0  # a round is published and logged by then; asking earlier is mostly in vain
 
 
@@ -38,11 +40,17 @@ class Contribution:
     created_at: float
     engine: str
     acknowledged: bool  # the aggregator holds the bytes
+    place: Place
+
+    @property
+    def sent(self) -> Sent:
+        """What of it is noted outside the database before it leaves."""
+        return Sent(self.place, UPLOAD, self.body_digest)
 
 
 _COLUMNS = (
     "round_id, task_id, manifest_digest, body_digest, body_size, epoch, state, lease, created_at, engine,"
-    " receipt IS NOT NULL"
+    " receipt IS NOT NULL, job_id, number, attempt"
 )
 
 
@@ -58,6 +66,24 @@ class State:
     def close(self) -> None:
         """Close the database."""
         self.store.close()
+
+    def keep_beside(self, sent: SentMessages) -> bool:
+        """Tie this database to its high-water file; whether that is another file than it had before.
+
+        A new file takes over what the database knows. Where one was lost, nobody knows what was sent since this copy
+        of the database was made, so every round that is open here is given up. Idempotent.
+        """
+        had = self.fact(_HIGH_WATER)
+        if had == sent.id:
+            return False
+        sent.seed(self.answered())
+        if had is not None:
+            for contribution in self.pending():
+                self.settle(contribution.round_id, Earlier.LATE)
+            for round_id in self.engines.unended():
+                self.engines.end(round_id, RESTORED)
+        self.remember(_HIGH_WATER, sent.id)
+        return had is not None
 
     def body(self, digest: Digest) -> Path:
         """Where a contribution's bytes lie."""
@@ -100,7 +126,7 @@ class State:
                     raise TaskFailure("round-over", "this round's secrets are erased")
         return Contribution(
             manifest.round_id, task_id, manifest_digest, digest, size, manifest.epoch, Earlier.PENDING, lease, now,
-            manifest.engine, acknowledged=False,
+            manifest.engine, acknowledged=False, place=Place.of(manifest),
         )  # fmt: skip
 
     def contribution(self, round_id: RoundId) -> Contribution | None:
@@ -130,6 +156,12 @@ class State:
                 f"SELECT {_COLUMNS} FROM contributions WHERE state = 'pending' ORDER BY created_at"  # noqa: S608
             ).fetchall()
         return [_contribution(row) for row in rows]
+
+    def answered(self) -> list[Sent]:
+        """The body of every round that was answered, oldest first: what a new high-water file begins with."""
+        with self.store.reading() as db:
+            rows = db.execute(f"SELECT {_COLUMNS} FROM contributions ORDER BY created_at").fetchall()  # noqa: S608
+        return [_contribution(row).sent for row in rows]
 
     def acknowledge(self, round_id: RoundId, receipt: Mapping[str, object]) -> None:
         """Remember that the aggregator holds the bytes, while further steps follow."""
@@ -219,7 +251,10 @@ class State:
 
 
 def _contribution(row: tuple[object, ...]) -> Contribution:
-    round_id, task_id, manifest_digest, body_digest, size, epoch, state, lease, created_at, engine, acknowledged = row
+    (
+        round_id, task_id, manifest_digest, body_digest, size, epoch, state, lease, created_at, engine, acknowledged,
+        job_id, number, attempt,
+    ) = row  # fmt: skip
     assert isinstance(lease, bytes)  # noqa: S101 (STRICT table)
     return Contribution(
         RoundId(str(round_id)),
@@ -233,6 +268,7 @@ def _contribution(row: tuple[object, ...]) -> Contribution:
         float(str(created_at)),
         str(engine),
         acknowledged=bool(acknowledged),
+        place=Place(JobId(str(job_id)), int(str(number)), int(str(attempt)), RoundId(str(round_id))),
     )
 
 

@@ -27,6 +27,7 @@ from services.agent.domain import (
     report,
 )
 from services.agent.exchange import Exchange, Exchanges
+from services.agent.highwater import UNWRITTEN, Place, SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import Away, Problem
 from services.agent.registry import Registry
@@ -78,12 +79,16 @@ class Tasks:
         runner: Runner,
         state: State,
         site: Callable[[], Site],
+        sent: SentMessages,
         answered: Callable[[], None] = lambda: None,
     ) -> None:
         self._answered = answered
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
+        self._sent = sent
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
-        self._exchanges = Exchanges(platform.aggregator, state.engines, platform.identity, platform.signatures.witness)
+        self._exchanges = Exchanges(
+            platform.aggregator, state.engines, sent, platform.identity, platform.signatures.witness
+        )
 
     async def perform(self, lease: Lease) -> None:
         """Run a task to its end and report it. Cancelling kills the recipe and waits until it is gone."""
@@ -142,7 +147,14 @@ class Tasks:
         if step is not Step.TRAIN and earlier is not None:
             log.info("contribution.found", state=earlier.state.value)
             return earlier
+        self._check_restored(manifest)
         return await self._make(lease, manifest, digest, watch)
+
+    def _check_restored(self, manifest: RoundManifest) -> None:
+        """Refuse, before any work, a round in which more was sent than the database knows."""
+        begun = self._state.engines.find(manifest.round_id)
+        if begun is None or begun.ended is None:
+            self._sent.check(Place.of(manifest), self._state.engines.digests(manifest.round_id))
 
     async def _verified(self, lease: Lease) -> tuple[RoundManifest, Digest]:
         """The manifest, once the coordinator signed it and the site's policy allows it."""
@@ -328,6 +340,13 @@ class Tasks:
         if not fresh and not await asyncio.to_thread(_intact, body, digest, size):
             self._state.settle(round_id, Earlier.LOST)
             raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
+        try:
+            await asyncio.to_thread(self._sent.reach, contribution.sent)
+        except TaskFailure as failure:
+            if failure.code != UNWRITTEN:
+                self._state.settle(round_id, Earlier.LATE)
+            raise
+        point("agent.update.noted")
         try:
             receipt = await self._platform.aggregator.upload(round_id, body, digest, size)
         except Problem as problem:

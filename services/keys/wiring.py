@@ -12,7 +12,6 @@ from services.keys.authority import Authority
 from services.keys.certificates import Certificates, RevokedInRow
 from services.keys.checkpoints import follow
 from services.keys.enrolments import Enrolments
-from services.keys.highwater import HighWater
 from services.keys.log import Log, backfill
 from services.keys.log_api import router as log_router
 from services.keys.marks import KeysMarks
@@ -26,6 +25,7 @@ from services.keys.witness import Witness
 from shared.clock import Clock, utc_now
 from shared.database import Database
 from shared.errors import Unavailable
+from shared.highwater import HighWater
 from shared.identity.nonces import SqlNonces
 from shared.identity.sealing import Sealer
 from shared.identity.verify import PartyVerifier

@@ -2,8 +2,8 @@
 
 from services.keys.helper.openings import Openings
 from services.keys.helper.repository import HelperRepository
-from services.keys.highwater import Mark
 from shared.database import Transaction
+from shared.highwater import Mark
 
 
 class HelperMarks:

@@ -6,10 +6,10 @@ database. One short line for each round, only ever added.
 """
 
 import asyncio
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.highwater import DurableLines
 from shared.ids import RoundId
 
 
@@ -26,27 +26,16 @@ class Openings:
     """The file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._lines = DurableLines(path)
         self._last: Opening | None = None
 
     async def add(self, opening: Opening) -> None:
         """Note it, durably; again changes nothing."""
         if opening != self._last:
-            await asyncio.to_thread(self._append, opening)
+            await asyncio.to_thread(self._lines.add, *opening)
             self._last = opening
-
-    def _append(self, opening: Opening) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, f"\n{' '.join(map(str, opening))}\n".encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def read(self) -> list[Opening]:
         """All of them. What a crash cut off was never answered: it is left out, or stands for an attempt of no name."""
-        if not self._path.exists():
-            return []
-        lines = [line.split() for line in self._path.read_text("ascii").splitlines()]
-        whole = [line for line in lines if len(line) == len(Opening._fields)]
+        whole = [line for line in self._lines.read() if len(line) == len(Opening._fields)]
         return [Opening(job_id, kind, int(number), RoundId(round_id)) for job_id, kind, number, round_id in whole]

@@ -252,7 +252,10 @@ class HelperRounds:
         return Accepted(digest, bytes.fromhex(identity.keyid), identity.private_key.sign(statement))
 
     async def share(self, round_id: RoundId, leader_key: bytes) -> bytes:
-        """The share of the sum over the agreed set, sealed to the leader. Raises SetMissing or RoundVoided."""
+        """The share of the sum over the agreed set, sealed to the leader. Raises SetMissing or RoundVoided.
+
+        Which attempt is opened is durable outside the database before the share leaves.
+        """
 
         async def look(tx: Transaction) -> tuple[HelperRound, bytes, dict[SiteId, Kept]]:
             rows = HelperRepository(tx)
@@ -268,6 +271,7 @@ class HelperRounds:
             self._shares.pop(round_id, None)
         if digest_of(packed) != found.share_digest.hex():
             raise RuntimeError(f"the share of round {round_id} does not come out as it was signed")
+        await self._openings.add(opening_of(found.signed.manifest, round_id))  # `agree` may have died before it did
         point("helper.share.made")
         return await asyncio.to_thread(seal_share, found.signed.manifest, leader_key, packed)
 

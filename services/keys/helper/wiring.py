@@ -13,10 +13,10 @@ from services.keys.helper.repository import HelperRepository
 from services.keys.helper.rounds import HelperRounds
 from services.keys.helper.settings import HelperSettings
 from services.keys.helper.tables import common
-from services.keys.highwater import HighWater
 from services.keys.restores import RestoreWatch
 from shared.clock import Clock
 from shared.database import Database
+from shared.highwater import HighWater
 from shared.identity.sealing import Sealer
 from shared.queues import Sweeper, background
 from shared.web.app import create_app

@@ -36,7 +36,7 @@ class AgentProcess:
             "federations": ["own"],
             "recipes": [{"name": "odd", "digest": self.recipe[1]}, "null", "tabular"],
             "datasets": {"bench": {"columns": "*"}},
-            "engines": ["pairwise", "sealed"],
+            "engines": ["pairwise", "sealed", "twoserver"],
         }
         self.write("policy.yaml", self.policy)
         urls = {f"{name}_url": url for name in ("coordinator", "aggregator", "keys", "registry")}

@@ -16,6 +16,7 @@ import numpy as np
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -29,6 +30,7 @@ from shared.secagg.engine import Desk
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import opened_train
 from shared.secagg.quantise import plan_encoding, plan_sums, unpack
+from shared.wire.helper import HELPER, TWOSERVER, key_statement
 from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
 from shared.wire.updates import ReceiptDoc, read_header
 from tests.services.agent.pairwise_platform import Log, PairwiseRound, Peer, commitment
@@ -47,6 +49,7 @@ class FakePlatform:
         self.coordinator = self._service("coordinator")
         self.aggregator = self._service("aggregator")
         self.keys = self._service("keys")
+        self.helper = self._service(HELPER)
         self.log = Log(self.keys)
         self.pairwise: dict[str, PairwiseRound] = {}
         self.site_keys: dict[SiteId, bytes] = {}
@@ -150,8 +153,9 @@ class FakePlatform:
         if manifest.round_id not in self.rounds:
             self.rounds[manifest.round_id] = (manifest, engine_named(manifest.engine).server.open(manifest))
         opened = self.rounds[manifest.round_id][1]
+        shown = opened.public | (self._helper_key(manifest) if manifest.engine == TWOSERVER else {})
         public = EnginePublic(
-            round_id=manifest.round_id, manifest_digest=manifest.digest(), engine=manifest.engine, public=opened.public
+            round_id=manifest.round_id, manifest_digest=manifest.digest(), engine=manifest.engine, public=shown
         )
         signed = SignedManifest(
             manifest=manifest, keyid=signer.keyid, signature=signer.private_key.sign(manifest.statement()).hex()
@@ -176,6 +180,12 @@ class FakePlatform:
         }
         self.leases += [lease] * repeat
         return str(lease["task_id"])
+
+    def _helper_key(self, manifest: RoundManifest) -> dict[str, str]:
+        """A key that the helper signed for the round; nobody opens what is sealed to it."""
+        key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+        signature = self.helper.private_key.sign(key_statement(manifest.digest(), key))
+        return {"helper_key": key.hex(), "helper_keyid": self.helper.keyid, "helper_signature": signature.hex()}
 
     def opened(self, round_id: str) -> Any:
         """What the aggregator reads in the (only) body of a training round."""

@@ -29,10 +29,10 @@ from services.keys.helper.domain import (
 from services.keys.helper.openings import Opening, Openings
 from services.keys.helper.tables import Base, ReportRow, RoundRow
 from services.keys.helper.wiring import PACKAGE, void_rounds
-from services.keys.highwater import HighWater
 from shared.clock import utc_now
 from shared.database import Transaction
 from shared.database.migrations import drift
+from shared.highwater import HighWater
 from shared.identity.requests import SigningAuth
 from shared.ids import RoundId, SiteId, new_id
 from shared.secagg.engine import Desk
@@ -241,6 +241,20 @@ async def test_a_database_from_an_older_copy_voids_its_rounds(servers: Servers) 
     await following.agree(*THREE)
     servers.restart_helper()
     assert await following.share()
+
+
+async def test_a_share_leaves_only_once_its_opening_is_durable(servers: Servers) -> None:
+    """A helper that died between its signature and the note makes the note before `share` is answered, or refuses."""
+    leader, file = await judged(servers, *THREE, number=8), servers.settings.openings
+    await leader.agree(*THREE)
+    file.unlink()
+    servers.restart_helper()
+    file.mkdir()
+    with pytest.raises(OSError):
+        await leader.share()
+    file.rmdir()
+    assert await leader.share()
+    assert [(found.number, found.round_id) for found in Openings(file).read()] == [(8, leader.manifest.round_id)]
 
 
 async def test_a_helper_without_its_high_water_file_voids_its_rounds(servers: Servers) -> None:

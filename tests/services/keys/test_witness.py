@@ -12,10 +12,10 @@ import msgpack
 import pytest
 from sqlalchemy import text
 
-from services.keys.highwater import HighWater, Mark
 from services.keys.settings import KeysSettings
 from services.keys.wiring import Components, assemble, build_app, open_database
 from shared.database.migrations import migrate
+from shared.highwater import HighWater, Mark
 from shared.ids import new_id
 from shared.secagg.pairwise import messages, roster
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation

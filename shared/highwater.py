@@ -1,10 +1,17 @@
-"""How far a service has come, in a small file beside its database that is never restored with it."""
+"""What a party must remember even if its database is replaced by an older copy: small files that are never restored.
+
+`HighWater` holds a few numbers that only rise; `DurableLines` holds lines that are only added. Both are durable when
+the call that wrote them returns, so a party writes them before what they record leaves it.
+"""
 
 import asyncio
 import fcntl
 import json
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from shared.identity.authority import write_private
 
@@ -61,3 +68,48 @@ class HighWater:
                 text = json.dumps({"epoch": higher.epoch, "counter": higher.counter, "log_size": higher.log_size})
                 write_private(self._path, text.encode() + b"\n")
             self._reached = higher
+
+
+class DurableLines:
+    """A file of short lines, each a few words, that are only ever added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, *words: object) -> None:
+        """Append one line, durably; blocking. Raises OSError, and then the line may or may not be there."""
+        new = not self._path.exists()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            data = _line(words)
+            if os.write(descriptor, b"\n" + data) != len(data) + 1:  # first an end for what a crash cut off
+                raise OSError(f"{self._path}: a line was only written in part")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if new:
+            _sync_folder(self._path.parent)
+
+    def read(self) -> list[list[str]]:
+        """All lines, in order, as lists of words; none where there is no file. A crash can leave a line cut off."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text("ascii", "replace").splitlines()
+        return [[unquote(word) for word in words] for line in lines if (words := line.split())]
+
+    def replace(self, lines: Iterable[Sequence[object]]) -> None:
+        """Exchange the whole file for these lines, durably: a crash leaves the old file or the new one. Blocking."""
+        write_private(self._path, b"".join(map(_line, lines)))
+
+
+def _line(words: Iterable[object]) -> bytes:
+    """No word can hold what ends a word or a line."""
+    return f"{' '.join(quote(str(word), safe='') for word in words)}\n".encode("ascii")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
