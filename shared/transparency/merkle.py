@@ -5,9 +5,12 @@ SHA-256(0x01 || left || right), and a tree of n leaves splits at the largest pow
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 EMPTY_ROOT = hashlib.sha256().digest()
+HASH_BYTES = 32
+MAX_SIZE = 1 << 63
+"""A tree has fewer leaves than this: sizes are 64-bit numbers in signed heads."""
 
 Subtree = Callable[[int, int], bytes]
 """The root over leaves [start, end), by whatever store holds them."""
@@ -66,9 +69,10 @@ def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], expected: bytes) -> None:
-    """Check an audit path (RFC 9162, 2.1.3.2); raises ProofInvalid."""
-    if not 0 <= index < size:
+    """Check an audit path (RFC 9162, 2.1.3.2); raises ProofInvalid, for a hash of another length than 32 bytes too."""
+    if not 0 <= index < size < MAX_SIZE:
         raise ProofInvalid("the leaf stands outside the tree")
+    _check_hashes((leaf, expected, *path))
     first, last, value = index, size - 1, leaf
     for sibling in path:
         if last == 0:
@@ -101,9 +105,10 @@ def _consistency(old: int, start: int, end: int, subtree: Subtree, *, complete: 
 
 
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> None:
-    """Check that the old tree is a prefix of the new one (RFC 9162, 2.1.4.2); raises ProofInvalid."""
-    if not 0 < old <= new:
+    """Check that the old tree is a prefix of the new one (RFC 9162, 2.1.4.2); raises ProofInvalid, as above."""
+    if not 0 < old <= new < MAX_SIZE:
         raise ProofInvalid("sizes do not follow each other")
+    _check_hashes((old_root, new_root, *path))
     if old == new:
         if path or old_root != new_root:
             raise ProofInvalid("two roots for one size")
@@ -113,6 +118,11 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
         raise ProofInvalid("the consistency proof is too short")
     if _roots_before_and_after(old, new, nodes) != (old_root, new_root):
         raise ProofInvalid("the log was rewritten between the two heads")
+
+
+def _check_hashes(hashes: Iterable[bytes]) -> None:
+    if any(len(value) != HASH_BYTES for value in hashes):
+        raise ProofInvalid(f"a hash has {HASH_BYTES} bytes")
 
 
 def _roots_before_and_after(old: int, new: int, nodes: Sequence[bytes]) -> tuple[bytes, bytes]:

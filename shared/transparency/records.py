@@ -168,6 +168,8 @@ def check_consistency(old: LogHead, new: LogHead, proof: ConsistencyProof | None
     if new.size < old.size:
         raise LogInvalid("the log has become shorter")
     if old.size == 0:
+        if old.root != merkle.EMPTY_ROOT.hex():
+            raise LogInvalid("an empty log has another root")
         return
     if old.size == new.size and old.root != new.root:
         raise LogInvalid("two roots for one size: the log was rewritten")

@@ -274,6 +274,10 @@ class Pine(Scheme):
     # What both sides derive
 
     @property
+    def _seeds_size(self) -> int:
+        return 2 * self.xof.SEED_SIZE
+
+    @property
     def _proofs_length(self) -> int:
         return sum(flp.proof_length for flp in self._flps)
 

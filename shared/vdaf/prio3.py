@@ -141,6 +141,10 @@ class Prio3(Scheme):
                 raise VdafRejected("the proof does not hold")
         return self._joint_seed(ctx, b"".join(parts[0])) if self._joint else b""
 
+    @property
+    def _seeds_size(self) -> int:
+        return self.xof.SEED_SIZE if self._joint else 0
+
     def _joint_seed(self, ctx: bytes, parts: bytes) -> bytes:
         return self._derive(ctx, Usage.JOINT_RAND_SEED, bytes(self.xof.SEED_SIZE), parts) if self._joint else b""
 

@@ -44,7 +44,7 @@ class Scheme:
 
     def verify_next(self, ctx: bytes, state: VerifyState, message: bytes) -> Vector:
         """The output share of an accepted report; raises `VdafRejected`."""
-        check_size("verifier message", message, len(state.seeds))
+        check_size("verifier message", message, self._seeds_size)
         if not hmac.compare_digest(message, state.seeds):
             raise VdafRejected("the joint randomness is not the one that the client proved with")
         return state.out_share
@@ -81,10 +81,13 @@ class Scheme:
 
     def decode_state(self, data: Octets) -> VerifyState:
         """Raises `VdafMalformed`."""
-        seeds = len(data) - self.field.size * self._output_length
-        if seeds < 0:
-            raise VdafMalformed("the verification state is too short")
-        return VerifyState(self.decode_out_share(data[seeds:]), bytes(data[:seeds]))
+        check_size("verification state", data, self._seeds_size + self.field.size * self._output_length)
+        return VerifyState(self.decode_out_share(data[self._seeds_size :]), bytes(data[: self._seeds_size]))
+
+    @property
+    def _seeds_size(self) -> int:
+        """Bytes of the joint randomness seeds in a state and in the verifier message."""
+        raise NotImplementedError
 
     def _check_init(self, verify_key: bytes, agg_id: int, nonce: bytes) -> None:
         check_size("verification key", verify_key, self.VERIFY_KEY_SIZE)

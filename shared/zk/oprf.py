@@ -104,7 +104,12 @@ class Oprf:
         public: Point | None = None,
         info: bytes = b"",
     ) -> list[bytes]:
-        """The client's outputs, 64 bytes each, once the proof holds; `public` is needed in the verifiable modes."""
+        """The client's outputs, 64 bytes each, once the proof holds; `public` is needed in the verifiable modes.
+
+        Raises `ProofInvalid`, `PointInvalid`, `IdentityRefused`, and `InvalidInput` where the batch has other lengths.
+        """
+        if not len(values) == len(blinds) == len(blinded) == len(evaluation.elements):
+            raise InvalidInput("the server's answer is not one element for each input")
         if self.mode is not Mode.OPRF:
             if public is None:
                 raise InvalidInput("a verifiable mode needs the server's public key")

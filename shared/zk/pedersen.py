@@ -43,7 +43,10 @@ def commit(value: Scalar, blinding: Scalar) -> Point:
 
 
 def check_opening(commitment: Point, opening: Opening) -> None:
-    """The opened commitment is this one; raises `ProofInvalid`."""
+    """The opened commitment is this one; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    Point.decode(commitment.encoded)
+    for part in (opening.value, opening.blinding):
+        Scalar.decode(part.encoded)
     if opening.commitment != commitment:
         raise ProofInvalid("the commitment holds another value")
 

@@ -14,6 +14,7 @@ from services.coordinator.domain.statistics import count_bits
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
 from shared.secagg.quantise import plan_counts, plan_encoding, plan_norm, plan_sums
+from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import (
     DataRef,
     Encoding,
@@ -26,6 +27,8 @@ from shared.wire.manifest import (
 
 COMPLETE: Final = 128
 """Up to this many sites all know each other, and confirm the survivors to each other."""
+CONSORTIUM: Final = 16
+"""Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
 WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
 """The shares of sites that collude with the server, and that drop out, which a round is planned for."""
 
@@ -83,7 +86,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         attempt=step.attempt,
         kind=step.kind,
         engine=engine,
-        engine_params=_engine_params(engine, size) | _noise(step.kind, spec),
+        engine_params=_engine_params(engine, size) | (_helped(size, spec) if step.kind is RoundKind.TRAIN else {}),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
         data=DataRef(dataset=spec.data.dataset, features=job.resolved.features, label=job.resolved.label),
         model=_model(job) if measures else None,
@@ -137,9 +140,13 @@ def _engine_params(engine: str, size: int) -> dict[str, JsonValue]:
     return dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {}
 
 
-def _noise(kind: RoundKind, spec: JobSpec) -> dict[str, JsonValue]:
+def _helped(size: int, spec: JobSpec) -> dict[str, JsonValue]:
+    """What two servers must know of a training round: its noise, and the number of proofs in each report."""
+    if not engine_facts(spec.engine).helped:
+        return {}
     asked = spec.update.noise_multiplier
-    return {"noise_multiplier": asked} if asked is not None and kind is RoundKind.TRAIN else {}
+    proofs = spec.update.norm_equality_proofs or (2 if size < CONSORTIUM else 1)
+    return {NORM_PROOFS: proofs} | ({"noise_multiplier": asked} if asked is not None else {})
 
 
 def draft(manifest: RoundManifest) -> bool:

@@ -69,6 +69,8 @@ class UpdatePart(Part):
     `clip_norm` limits its L2 norm; without it each coordinate is limited to ±`bound`. A site's weight is its examples
     over `weight_unit`, from 1 to `max_weight`; without a unit it is chosen so that the largest site fits.
     `noise_multiplier` (engine twoserver): each of the two servers adds noise of that many clip norms to a round's sum.
+    `norm_equality_proofs` (engine twoserver): proofs of norm equality in a report; without it two in rounds of fewer
+    than 16 sites, else one.
     """
 
     clip_norm: float | None = Field(default=None, gt=0, le=1e9, strict=True)
@@ -77,6 +79,7 @@ class UpdatePart(Part):
     weight_unit: int | None = Field(default=None, ge=1, le=2**53, strict=True)
     modulus_bits: Literal[16, 24, 32, 64] = 32
     noise_multiplier: float | None = Field(default=None, ge=0.001, le=15, strict=True)
+    norm_equality_proofs: Literal[1, 2] | None = None
 
 
 class EarlyStopPart(Part):

@@ -338,6 +338,8 @@ def _check_proved(
     if not world.engines[engine].helped:
         if update is not None and update.noise_multiplier is not None:
             findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; twoserver does")
+        if update is not None and update.norm_equality_proofs is not None:
+            findings.error("/update/norm_equality_proofs", f"with {engine} no norm is proved; twoserver proves it")
         return
     if strategy is not None and strategy.weighting != "equal":
         findings.warn("/strategy/weighting", f"with {engine} every site weighs the same, whatever its examples")

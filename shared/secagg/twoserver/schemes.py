@@ -24,6 +24,7 @@ from shared.secagg.twoserver.roles import HELPER, LEADER, Share
 from shared.vdaf.errors import FreshRandomnessNeeded
 from shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
 from shared.vdaf.prio3 import Prio3SumVecWithMultiproof
+from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 WORD_BYTES: Final = 8
@@ -116,8 +117,8 @@ class Proved:
 
     modulus: int | None = P
 
-    def __init__(self, encoding: Encoding, length: int) -> None:
-        self._pine = _pine(norm_bound(encoding, length), length)
+    def __init__(self, encoding: Encoding, length: int, norm_proofs: int = 1) -> None:
+        self._pine = _pine(norm_bound(encoding, length), length, norm_proofs)
         self.leader_size = self._pine.leader_share_size
 
     def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
@@ -189,9 +190,20 @@ def _prio3(most: int, length: int) -> Prio3SumVecWithMultiproof:
 
 
 @lru_cache(maxsize=8)
-def _pine(bound: int, length: int) -> Pine:
+def _pine(bound: int, length: int, norm_proofs: int) -> Pine:
     """Its tables are worth keeping for the reports of a round."""
-    return Pine.for_norm(float(bound), length, num_frac_bits=0)
+    return Pine.for_norm(float(bound), length, num_frac_bits=0, num_proofs_norm_equality=norm_proofs)
+
+
+def norm_proofs_of(manifest: RoundManifest) -> int:
+    """How many proofs of norm equality a report of this round carries; one where the manifest names no number.
+
+    Raises UpdateRefused for another number than 1 or 2.
+    """
+    found = manifest.engine_params.get(NORM_PROOFS, 1)
+    if isinstance(found, bool) or found not in (1, 2):
+        raise UpdateRefused(f"engine_params.{NORM_PROOFS} is 1 or 2")
+    return int(found)
 
 
 def norm_bound(encoding: Encoding, length: int) -> int:
@@ -210,4 +222,4 @@ def scheme_for(manifest: RoundManifest, length: int) -> Scheme:
         return Additive(length)
     if encoding.clip_norm is None or encoding.max_weight != 1:
         raise UpdateRefused("a training round of two servers needs clip_norm, and the same weight for every site")
-    return Proved(encoding, length)
+    return Proved(encoding, length, norm_proofs_of(manifest))

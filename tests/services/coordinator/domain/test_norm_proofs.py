@@ -1,0 +1,35 @@
+"""How many proofs of norm equality a round of two servers asks for."""
+
+import pytest
+from pydantic import ValidationError
+
+from services.coordinator.domain.manifests import _helped
+from services.coordinator.domain.spec import JobSpec
+
+
+def spec(engine: str = "twoserver", **update: object) -> JobSpec:
+    document = {
+        "federation_id": "fed_1",
+        "name": "job",
+        "model": {"name": "model"},
+        "recipe": {"name": "tabular"},
+        "data": {"dataset": "heart"},
+        "rounds": 1,
+        "engine": engine,
+        "update": update,
+    }
+    return JobSpec.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "expected"), [(3, None, 2), (15, None, 2), (16, None, 1), (500, None, 1), (3, 1, 1), (500, 2, 2)]
+)
+def test_a_consortium_gets_two_unless_the_job_says_otherwise(size: int, asked: int | None, expected: int) -> None:
+    assert _helped(size, spec(norm_equality_proofs=asked)) == {"norm_equality_proofs": expected}
+    assert _helped(size, spec("pairwise")) == {}
+
+
+@pytest.mark.parametrize("asked", [0, 3, "2", 1.5])
+def test_another_number_is_refused_where_the_job_is_read(asked: object) -> None:
+    with pytest.raises(ValidationError):
+        spec(norm_equality_proofs=asked)
