@@ -56,7 +56,11 @@ def main() -> None:
             for entry in datasets["datasets"]:
                 entry["path"] = str(AGENT_HOME / Path(entry["path"]).relative_to(volume))
             SiteFolder(volume).write(
-                client.profile.urls(), token=token, datasets=datasets, ca_file=client.profile.ca_file
+                client.profile.urls(),
+                token=token,
+                datasets=datasets,
+                policy=EXAMPLE / "policy.yaml",
+                ca_file=client.profile.ca_file,
             )
             sys.stdout.write(f"site {name}: {site.id}\n")
 

@@ -66,7 +66,7 @@ class Demo:
         hospitals = self._example.HOSPITALS
         for hospital in hospitals:
             own_records = self._example.write_site(hospital, self._platform.home / "data" / hospital)
-            self._platform.add_site(hospital, datasets=own_records)
+            self._platform.add_site(hospital, datasets=own_records, policy=EXAMPLE / "policy.yaml")
         self._platform.wait_sites_online(len(hospitals))
         names = ", ".join(hospitals)
         self._console.print(f"{names}: enrolled and online at {self.times.mark('online'):.1f} s")

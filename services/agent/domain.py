@@ -12,12 +12,13 @@ from enum import StrEnum
 
 from shared.ids import Digest, SiteId
 from shared.statistics.measures import MeasureInvalid, asked_of
-from shared.wire.manifest import RoundManifest
+from shared.wire.manifest import RoundKind, RoundManifest
 
 PROTOCOLS = (1,)  # this version, and the one before once there is one
 EVERYTHING = "*"
 OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
+STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
 SEALED = "sealed"  # the weak engine; always allowed for a first model, which is public
 
@@ -181,17 +182,37 @@ def _data(policy: Policy, manifest: RoundManifest) -> list[Reason]:
 def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
     found: list[Reason] = []
     kind = str(manifest.kind.value)
-    if kind not in policy.kinds:
-        found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed"))
+    if policy.kinds.isdisjoint(_allowing(manifest)):
+        found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed here{_line('kinds', kind)}"))
     if manifest.engine not in policy.engines and (kind, manifest.engine) != ("initialise", SEALED):
-        found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed"))
+        line = _line("engines", manifest.engine)
+        found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed here{line}"))
     size = min(len(set(manifest.cohort)), manifest.min_cohort)
     if kind not in DATALESS_KINDS and size < policy.min_cohort:
-        found.append(Reason("policy-cohort", f"sums of {size} sites may open, this site asks for {policy.min_cohort}"))
+        found.append(Reason("policy-cohort", _too_small(size, policy.min_cohort)))
     clip = manifest.encoding.clip_norm if manifest.encoding is not None else None
     if kind == "train" and policy.require_clip and clip is None:
         found.append(Reason("policy-clip", "the round does not clip updates"))
     return found
+
+
+def _allowing(manifest: RoundManifest) -> frozenset[str]:
+    """The kinds of a policy that allow this round; `standardise` is the statistics round of a training job."""
+    kind = str(manifest.kind.value)
+    training = kind == RoundKind.STATISTICS and manifest.recipe.name != STATISTICS
+    return frozenset({kind, STANDARDISE} if training else {kind})
+
+
+def _line(setting: str, value: str) -> str:
+    """Which line would allow what is refused; a generated policy has it as a comment."""
+    return f": to allow it, uncomment or add the line `- {value}` under `{setting}` in policy.yaml"
+
+
+def _too_small(size: int, wanted: int) -> str:
+    return (
+        f"sums over {size} sites may open, this site asks for {wanted}: "
+        f"to allow it, put `min_cohort: {size}` into policy.yaml"
+    )
 
 
 def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
@@ -205,14 +226,21 @@ def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
         found.append(Reason("manifest-columns", f"columns read but not declared: {', '.join(hidden)}"))
     refused = sorted({measure.measure for measure in asked.measures} - rule.measures)
     if refused and EVERYTHING not in rule.measures:
-        found.append(Reason("policy-measures", f"measures not allowed: {', '.join(refused)}"))
+        lines = ", ".join(f"`- {name}`" for name in refused)
+        found.append(
+            Reason(
+                "policy-measures",
+                f"measures not allowed here: {', '.join(refused)}: to allow them, uncomment or add {lines} "
+                "under `measures` of `statistics` in policy.yaml",
+            )
+        )
     if asked.min_cell < rule.min_cell:
         found.append(
             Reason("policy-cell", f"counts of {asked.min_cell} would be shown, this site asks for {rule.min_cell}")
         )
     size = min(len(set(manifest.cohort)), manifest.min_cohort, asked.min_sites)
     if size < rule.min_cohort:
-        found.append(Reason("policy-cohort", f"sums of {size} sites may open, this site asks for {rule.min_cohort}"))
+        found.append(Reason("policy-cohort", _too_small(size, rule.min_cohort)))
     if asked.length > rule.max_sums:
         found.append(Reason("policy-sums", f"{asked.length} sums in one round, this site allows {rule.max_sums}"))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime, time, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from services.agent.domain import (
     EVERYTHING,
-    OWN_FEDERATION,
     Detail,
     Hours,
     Policy,
@@ -25,7 +23,7 @@ from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
 
 GIB = 2**30
-Kind = Literal["initialise", "statistics", "train", "evaluate"]
+Kind = Literal["initialise", "standardise", "statistics", "train", "evaluate"]
 ROUND_KINDS: tuple[Kind, ...] = ("initialise", "statistics", "train", "evaluate")
 
 
@@ -159,31 +157,3 @@ def _time(text: str) -> time:
         return datetime.strptime(text.strip(), "%H:%M").time()  # noqa: DTZ007 a time of day has no zone
     except ValueError:
         raise ValueError(f"hours: {text!r} is not HH:MM") from None
-
-
-HEADER = """\
-# What this site allows. What is not named here is refused, whatever the platform says.
-# federations: "own" is the federation this agent is enrolled in.
-# recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
-# engines: with "pairwise" no service sees an update of this site; with "twoserver" none does unless the operators of
-#   aggregator and keys put their halves together; with "sealed" the aggregator sees each one.
-# datasets: columns that recipes may read, the label among them ("*": all).
-# statistics: what jobs of kind statistics may add up, and what they must hide: counts below min_cell.
-# reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
-"""
-
-
-def default_policy(
-    recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
-) -> str:
-    """The text of a first policy: explicit about every recipe and column that is there today."""
-    file = PolicyFile(
-        federations=[OWN_FEDERATION],
-        recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
-        datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
-        engines=["pairwise", "sealed", "twoserver"],
-        min_cohort=min_cohort,
-        reports=reports,
-    )
-    body = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return HEADER + str(body)

@@ -11,6 +11,7 @@ import structlog
 
 from services.agent import policy as policies
 from services.agent.domain import Detail, Policy
+from services.agent.first_policy import default_policy
 from services.agent.profile import facts_of
 from services.agent.runner.docker import DockerLauncher
 from services.agent.runner.process import ProcessLauncher
@@ -100,7 +101,7 @@ async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports
             f"no policy is written while data cannot be read: {'; '.join(unread)}; mend {settings.datasets}"
         )
     own = set(found.own_recipes)
-    text = policies.default_policy(
+    text = default_policy(
         {spec["name"]: spec["digest"] for spec in found.recipes if spec["name"] not in own},
         {schema["name"]: _columns(schema) for schema in found.datasets},
         min_cohort=min_cohort,

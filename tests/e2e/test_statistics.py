@@ -23,7 +23,7 @@ HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with Platform(tmp_path_factory.mktemp("home")) as running:
         for name in HOSPITALS:
-            running.add_site(name, datasets=EXAMPLE / "datasets" / f"{name}.yaml")
+            running.add_site(name, datasets=EXAMPLE / "datasets" / f"{name}.yaml", policy=EXAMPLE / "policy.yaml")
         running.wait_sites_online(len(HOSPITALS), timeout_s=180)
         yield running
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.services.agent.conftest import AgentProcess
+from tests.services.agent.fake_platform import FakePlatform
 
 pytestmark = pytest.mark.process
 
@@ -42,6 +43,30 @@ def test_no_policy_is_written_before_the_data_can_be_read(make_agent: Make, tmp_
     agent.start()
     wait_for(policy.exists)
     assert set(yaml.safe_load(policy.read_text())["datasets"]) == {"heart", "nothing"}
+
+
+def test_a_refused_job_names_the_line_that_the_owner_may_uncomment(make_agent: Make, platform: FakePlatform) -> None:
+    """With the first policy a sealed round is refused, and the coordinator is told which line; uncommented, it runs."""
+    agent = make_agent()
+    policy = agent.folder / "policy.yaml"
+    policy.unlink()
+    agent.start()
+    platform.wait(lambda: platform.profiles)
+    null = next(spec for spec in platform.profiles[-1]["recipes"] if spec["name"] == "null")
+
+    def offer() -> None:
+        version = platform.add_model([1.0, 2.0, 3.0])
+        platform.offer(platform.manifest(("null", null["digest"]), model_ref=version, params={"parameters": 3}))
+
+    offer()
+    platform.wait(lambda: platform.ended)
+    end, told = platform.ended[0]
+    assert (end.split(":")[0], told["code"]) == ("failures", "policy-engine")
+    assert "uncomment or add the line `- sealed` under `engines` in policy.yaml" in told["message"]
+    policy.write_text(policy.read_text().replace("# - sealed", "- sealed"))
+    offer()
+    platform.wait(lambda: len(platform.ended) == 2)
+    assert platform.ended[1][0].startswith("completions:"), platform.ended[1]
 
 
 def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: Path) -> None:

@@ -190,16 +190,6 @@ def test_an_exceptions_text_stays_at_home() -> None:
     assert "Smith" in report(failure, Detail.FULL).message
 
 
-def test_a_default_policy_is_explicit_and_reads_back(tmp_path) -> None:
-    text = policies.default_policy({"null": CODE}, {"heart": ["age"]}, min_cohort=4, reports=Detail.CODE)
-    path = tmp_path / "policy.yaml"
-    path.write_text(text)
-    policy, zone = policies.load(path)
-    assert policy.recipes == (RecipeRule("null", CODE),)
-    assert policy.datasets == {"heart": frozenset({"age"})}
-    assert (policy.min_cohort, policy.reports, str(zone)) == (4, Detail.CODE, "UTC")
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [

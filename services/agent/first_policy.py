@@ -1,0 +1,89 @@
+"""The text of a first `policy.yaml`: what is safe for any site, and each weaker choice as a line to uncomment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+from services.agent.domain import OWN_FEDERATION, Detail
+from services.agent.policy import DatasetEntry, PolicyFile, RecipeEntry, StatisticsEntry
+
+HEADER: Final = """\
+# What this site allows. What is not named here is refused, whatever the platform says.
+# Lines that begin with "# -" or "# min_" are weaker choices that the owner may make: delete the "# " to allow one.
+# federations: "own" is the federation this agent is enrolled in.
+# recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
+# datasets: columns that recipes may read, the label among them ("*": all).
+# reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
+"""
+
+ENGINES: Final = """\
+engines:  # who can see a single update of this site
+- pairwise  # no service
+- twoserver  # no service, unless the operators of aggregator and keys put their halves together
+# - sealed  # WEAK: the aggregator sees each update
+"""
+
+KINDS: Final = """\
+kinds:  # what rounds may ask of this site
+- initialise  # make a first model, from the shape of the data only
+- standardise  # sums by which a training job scales its columns: rows, mean, variance
+- train
+- evaluate
+# - statistics  # jobs that ask for figures about the data; which ones, is said under statistics
+"""
+
+MIN_COHORT: Final = """\
+min_cohort: {size}  # sums over fewer sites are never opened with this site's data
+"""
+SMALLER: Final = """\
+# min_cohort: 2  # WEAKER, instead of the line above: with two sites, each can subtract itself from the sum
+"""
+
+STATISTICS: Final = """\
+statistics:  # what jobs of kind statistics may add up, once kinds names them
+  measures:
+  - moments  # count, sum, mean, variance
+  # - ranges  # the sizes of a column's values, roughly: histograms and quantiles whose range is not given
+  # - histogram  # histograms and quantiles
+  # - table  # counts for each combination of categories
+  # - products  # correlation and regression
+  # - clusters  # k-means
+"""
+
+
+def default_policy(
+    recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
+) -> str:
+    """The text of a first policy: explicit about every recipe and column that is there today."""
+    file = PolicyFile(
+        federations=[OWN_FEDERATION],
+        recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
+        datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
+        engines=["pairwise", "twoserver"],
+        kinds=["initialise", "standardise", "train", "evaluate"],
+        min_cohort=min_cohort,
+        statistics=StatisticsEntry(measures=["moments"]),
+        reports=reports,
+    )
+    return HEADER + "".join(_section(name, value) for name, value in file.model_dump(mode="json").items())
+
+
+def _section(name: str, value: Any) -> str:
+    """One setting: as YAML writes it, or with the choices that the owner has."""
+    if name == "engines":
+        return ENGINES
+    if name == "kinds":
+        return KINDS
+    if name == "min_cohort":
+        return MIN_COHORT.format(size=value) + (SMALLER if value > 2 else "")
+    if name == "statistics":
+        rest = _yaml({key: item for key, item in value.items() if key != "measures"})
+        return STATISTICS + "".join(f"  {line}\n" for line in rest.splitlines())
+    return _yaml({name: value})
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
