@@ -203,7 +203,7 @@ def _passing(part: Part, filters: Sequence[_Filter]) -> npt.NDArray[np.int64]:
 
 def _images(entry: DatasetEntry, name: str, part: Part, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     try:
-        return images_of(np.asarray(part.cells[name])[rows], entry.ranges.get(name, (None, None)), entry.channels)
+        return images_of(np.asarray(part.cells[name])[rows], entry.ranges.get(name, (None, None)), entry.channel_axis)
     except BadDataset as refusal:
         raise BadDataset(f"column {name}: {refusal.detail}", *refusal.evidence) from None
 

@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.documents import document_faults, pointer
 from shared.errors import FieldError, Invalid
 from shared.names import hint
 from shared.wire.profiles import Column, DatasetSchema
+from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 ANY_COLUMN: Final = "*"
 NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+")
-NOTHING: Final = ("", "~", "null")
-"""How YAML spells an empty value."""
 
 
 class BadDataset(Invalid):
@@ -117,11 +115,12 @@ class ColumnEntry(_Form):
     name: Name
     type: Literal["number", "category", "image", "text"]
     categories: tuple[Text, ...] | None = None
+    channels: tuple[Name, ...] | None = Field(default=None, description="the names of an image's channels in order")
 
     @property
     def wire(self) -> Column:
         """The column as the platform knows it."""
-        return Column(name=self.name, type=self.type, categories=self.categories)
+        return Column.model_validate(self.model_dump(exclude_none=True))
 
 
 class DatasetEntry(_Form):
@@ -137,7 +136,7 @@ class DatasetEntry(_Form):
     values: dict[Text, dict[Text, Text]] = Field(default_factory=dict, description="per column: text to text")
     ranges: dict[Text, tuple[Limit, Limit]] = Field(default_factory=dict, description="per column: lowest, highest")
     dates: dict[Text, str] = Field(default_factory=dict, description="per number column: the form of its dates")
-    channels: Literal["first", "last"] = Field(default="first", description="where images of npz files have them")
+    channel_axis: Literal["first", "last"] = Field(default="first", description="where images have their channels")
     filter: dict[Text, Text] = Field(default_factory=dict)
     test_fraction: float = Field(default=0.2, ge=0, lt=1)
     split_seed: int = 0
@@ -172,28 +171,12 @@ class Declarations:
         }
 
 
-class _Texts(yaml.BaseLoader):
-    """Every scalar as its text, and no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a mapping that says one thing twice: YAML would keep the last."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_texts(file: Path) -> Any:
     """Return a YAML file's document with every scalar as its text; raises `BadDataset`."""
-    loader: _Texts | None = None
     try:
-        loader = _Texts(file.read_text(encoding="utf-8-sig"))
-        return loader.get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        return load_texts(file.read_text(encoding="utf-8-sig"))
+    except (NotYaml, UnicodeDecodeError) as error:
         raise BadDataset(f"{file.name} is not YAML: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
 
 
 def read_declarations(file: Path) -> Declarations:
@@ -244,8 +227,8 @@ def _faults(entry: DatasetEntry) -> Iterator[Fault]:
         yield ("path",), "a data set of kind none has no path" if entry.path else "names no file: path is missing"
     if entry.kind != "csv" and entry.csv != CsvOptions():
         yield ("csv",), f"these options are for kind csv, and this one is {entry.kind}"
-    if entry.kind != "npz" and entry.channels != "first":
-        yield ("channels",), f"images are in kind npz, and this one is {entry.kind}"
+    if entry.kind != "npz" and entry.channel_axis != "first":
+        yield ("channel_axis",), f"images are in kind npz, and this one is {entry.kind}"
     for place, column in enumerate(entry.columns):
         yield from ((("columns", place, *path), text) for path, text in _column_faults(entry, place, column))
     names = [column.name for column in entry.columns]
@@ -264,6 +247,8 @@ def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iter
         yield ("name",), f"the column {column.name} is declared twice"
     if column.type == "image" and entry.kind != "npz":
         yield ("type",), f"column {column.name}: images are in kind npz, and this one is {entry.kind}"
+    if column.type != "image" and column.channels:
+        yield ("channels",), f"column {column.name} is no image and has no channels"
     levels = column.categories or ()
     if (column.type == "category") != bool(levels):
         said = "is a category and must list its categories" if column.type == "category" else "is no category"

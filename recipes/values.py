@@ -280,21 +280,21 @@ def numbers_of(column: Column, values: Any, missing: Sequence[float | str] = ())
 def images_of(
     pixels: npt.NDArray[Any],
     limits: tuple[float | None, float | None] = (None, None),
-    channels: str = "first",
+    channel_axis: str = "first",
 ) -> npt.NDArray[np.float32]:
-    """Return float32[n, c, h, w] in 0..1 from [n, h, w], [n, c, h, w] or, with `channels` last, [n, h, w, c].
+    """Return float32[n, c, h, w] in 0..1 from [n, h, w], [n, c, h, w] or, with `channel_axis` last, [n, h, w, c].
 
     `limits` are the lowest and highest value that a pixel can have; without them uint8 is taken for 0..255, uint16 for
     0..65535 and floating point for 0..1. Raises `BadDataset` for other types, shapes and values.
     """
     if pixels.ndim not in (3, 4):
         raise BadDataset("images must be [rows, height, width] or [rows, channels, height, width]")
-    shaped = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1) if channels == "last" else pixels
+    shaped = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1) if channel_axis == "last" else pixels
     if 0 in shaped.shape[1:]:
         raise BadDataset(f"images of shape {shaped.shape[1:]} hold no pixels")
     if pixels.ndim == 4 and shaped.shape[1] > MOST_CHANNELS and pixels.shape[3] <= MOST_CHANNELS:
         shape = "x".join(map(str, pixels.shape[1:]))
-        raise BadDataset(f"images of {shape} have their channels last: declare channels: last")
+        raise BadDataset(f"images of {shape} have their channels last: declare channel_axis: last")
     low, high = _pixel_limits(pixels.dtype, limits)
     made = shaped.astype(np.float32)
     if not np.isfinite(made).all():

@@ -152,7 +152,9 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
             told = state.fact("closed")
             closed = {str(name): str(how) for name, how in told.items()} if isinstance(told, dict) else {}
             found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
-    return {**found, "warnings": warnings(settings, len(found["mismatches"]), found.get("closed", {}))}
+            found["unread"] = state.fact("unread") or {}
+    told = warnings(settings, len(found["mismatches"]), found.get("closed", {}))
+    return {**found, "warnings": told + [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]}
 
 
 def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -> list[str]:

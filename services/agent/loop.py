@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import httpx
 import structlog
@@ -28,7 +29,7 @@ from services.agent.receipts import Receipts
 from services.agent.registry import Registry
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
-from services.agent.site import Marks, ensure_policy, make_runner, read_site
+from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
 from services.agent.state import State
 from services.agent.tasks import Platform, Site, Tasks
 from shared.identity.directory import CertificateDirectory
@@ -38,6 +39,7 @@ from shared.ids import Digest, SiteId, digest_of
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
+DATA_AGAIN_S = 15.0  # at least, between two readings of data sets whose files change
 LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops
 STOP_S = 8.0  # of the 10 s that a supervisor usually grants
 
@@ -50,6 +52,9 @@ class Agent:
         self._runner: WarmRunner | None = None
         self._site: Site | None = None
         self._marks: Marks | None = None
+        self._data: list[Path] = []  # the files of all data sets
+        self._read_at = -math.inf
+        self._unread: dict[str, str] = {}  # why data sets cannot be used
         self._told: Digest | None = None  # the profile that the coordinator has
 
     async def run(self) -> None:
@@ -118,7 +123,7 @@ class Agent:
     ) -> None:
         resumed, refusals = False, 0
         while True:
-            if self._marks != Marks.of(self._settings):  # what changed may take long to become readable
+            if self._changed():  # what changed may take long to become readable
                 await platform.coordinator.tell()
             await self._read(who)
             tasks = performing()
@@ -150,6 +155,8 @@ class Agent:
     async def _tell(self, coordinator: Coordinator, state: State) -> None:
         """PUT the profile if the coordinator does not have it yet."""
         profile = self._profile
+        if state.fact("unread") != self._unread:
+            await asyncio.to_thread(state.remember, "unread", self._unread)
         digest = digest_of(profile.model_dump_json().encode())
         if digest != self._told:
             await coordinator.put_profile(profile)
@@ -166,9 +173,10 @@ class Agent:
     async def _read(self, who: tuple[str, str], *, first: bool = False) -> None:
         """Read policy, data sets and recipes if a file changed. A bad change stops the work until it is mended."""
         while True:
-            marks = Marks.of(self._settings)
-            if marks == self._marks:
+            if not self._changed():
                 return
+            files = [path for paths in data_files(self._settings).values() for path in paths]
+            marks = Marks.of(self._settings, files)
             try:
                 await self._reread(who)
             except (ConfigError, TaskFailure) as error:
@@ -178,7 +186,15 @@ class Agent:
                 await asyncio.sleep(5.0)
             else:
                 self._marks = marks if marks.times == Marks.of(self._settings).times else None
+                self._data, self._read_at = files, time.monotonic()
                 return
+
+    def _changed(self) -> bool:
+        """Whether a file that describes the site changed; data files, which may grow all day, count once in a while."""
+        marks = Marks.of(self._settings, self._data)
+        if self._marks is not None and marks.times == self._marks.times:
+            return marks != self._marks and time.monotonic() - self._read_at >= DATA_AGAIN_S
+        return True
 
     async def _reread(self, who: tuple[str, str]) -> None:
         settings = self._settings
@@ -190,6 +206,7 @@ class Agent:
         await runner.clean()
         self._site, description = await read_site(settings, runner, policy, lambda: datetime.now(zone), who)
         self._profile = profile_of(description, policy, settings.runner)
+        self._unread = description.unread
 
     def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper) -> Platform:
         settings = self._settings

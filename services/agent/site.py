@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -19,24 +20,35 @@ from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import Launcher, WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
+from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+Mark = tuple[str, int, int, int]
 OPEN_POLICY = policies.to_policy(policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Modification times of the files that describe the site."""
+    """What the files that describe the site looked like, and those of its data sets."""
 
-    times: tuple[tuple[str, int], ...]
+    times: tuple[Mark, ...]
+    data: tuple[Mark, ...] = ()
 
     @classmethod
-    def of(cls, settings: AgentSettings) -> Marks:
+    def of(cls, settings: AgentSettings, data: Iterable[Path] = ()) -> Marks:
         """Look at the files now."""
         own = [file for path in settings.recipes for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-        paths = [settings.policy, settings.datasets, *own]
-        return cls(tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in paths))
+        return cls(tuple(map(_mark, (settings.policy, settings.datasets, *own))), tuple(map(_mark, data)))
+
+
+def _mark(path: Path) -> Mark:
+    """Path, modification time, size and inode; zeros for a file that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
@@ -76,7 +88,7 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
         launcher,
         setup,
         taken=settings.data_dir / "taken",
-        data=_data_files(settings),
+        data=data_files(settings),
         idle_s=settings.child_idle_s,
     )
 
@@ -84,7 +96,8 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
 async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports: Detail = Detail.LOCATION) -> bool:
     """Write an explicit default policy where there is none; whether one was written.
 
-    It allows what is declared and can be read now, and nothing later: so ConfigError while something cannot be read.
+    It allows the data sets that are declared now, whether their files can be read yet or not, and nothing later;
+    ConfigError while none is declared.
     """
     if settings.policy.exists():
         return False
@@ -95,15 +108,13 @@ async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports
         found = await runner.describe()
     finally:
         await runner.close()
-    unread = [fault for fault in found.faults if not fault.startswith("recipe ")]
-    if unread:
-        raise ConfigError(
-            f"no policy is written while data cannot be read: {'; '.join(unread)}; mend {settings.datasets}"
-        )
+    if found.unread and not found.declared:
+        told = "; ".join(f"{name}: {reason}" for name, reason in found.unread.items())
+        raise ConfigError(f"no policy is written while no data set is declared: {told}; correct {settings.datasets}")
     own = set(found.own_recipes)
     text = default_policy(
         {spec["name"]: spec["digest"] for spec in found.recipes if spec["name"] not in own},
-        {schema["name"]: _columns(schema) for schema in found.datasets},
+        {schema["name"]: _columns(schema) for schema in found.declared},
         min_cohort=min_cohort,
         reports=reports,
     )
@@ -115,6 +126,17 @@ async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports
     return True
 
 
+async def look(settings: AgentSettings, policy: Policy | None) -> Description:
+    """Describe the site as its agent does, beside a running agent: in a child and a folder of its own."""
+    with TemporaryDirectory(prefix="undersong-look-") as folder:
+        apart = settings.model_copy(update={"data_dir": Path(folder)})
+        runner = make_runner(apart, policy or OPEN_POLICY)
+        try:
+            return await runner.describe()
+        finally:
+            await runner.close()
+
+
 async def read_site(
     settings: AgentSettings, runner: Runner, policy: Policy, local_now: Callable[[], datetime], who: tuple[str, str]
 ) -> tuple[Site, Description]:
@@ -122,6 +144,8 @@ async def read_site(
     description = await runner.describe()
     for fault in description.faults:
         log.warning("site.fault", fault=fault)
+    for name, reason in description.unread.items():
+        log.warning("dataset.unreadable", dataset=name, reason=reason)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
     site = Site(
@@ -138,20 +162,18 @@ def _columns(schema: dict[str, object]) -> list[str]:
     return names if label is None or label in names else [*names, str(label)]
 
 
-def _data_files(settings: AgentSettings) -> dict[str, list[Path]]:
+def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
     """The files of each data set that `datasets.yaml` names; what is wrong with it, a child will say."""
-    import yaml
-
     if not settings.datasets.exists():
         return {}
     base = settings.datasets.resolve().parent
     try:
-        document = yaml.safe_load(settings.datasets.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError):
+        document = load_texts(settings.datasets.read_text(encoding="utf-8-sig"))
+    except (NotYaml, UnicodeDecodeError, OSError):
         return {}
-    entries = document.get("datasets") or [] if isinstance(document, dict) else []
+    entries = document.get("datasets") if isinstance(document, dict) else None
     files: dict[str, list[Path]] = {}
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-            files[str(entry.get("name"))] = [(base / entry["path"]).resolve()]
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"] not in NOTHING:
+            files.setdefault(str(entry.get("name")), []).append((base / entry["path"]).resolve())
     return files

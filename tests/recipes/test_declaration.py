@@ -53,7 +53,7 @@ def declare(folder: Path, *entries: dict[str, Any]) -> Path:
         ({"csv": {"header": 0}}, "/csv", "names"),
         ({"csv": {"header": 0, "names": ["arm", "smokr", "admitted", "sick"]}}, "/csv/names", "'smokr'"),
         ({"kind": "npz", "csv": {"separator": ";"}}, "/csv", "kind csv"),
-        ({"channels": "last"}, "/channels", "npz"),
+        ({"channel_axis": "last"}, "/channel_axis", "npz"),
         ({"missing": {"smoker": ["no"]}}, "/missing", "category of smoker"),
         ({"missing": {"*": ["yes"]}}, "/missing", "category of smoker"),
         ({"columns": [{"name": "sick", "type": "numbr"}]}, "/columns/0/type", "'number'"),

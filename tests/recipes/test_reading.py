@@ -394,7 +394,7 @@ def images(folder: Path, pixels: Any, **entry: Any) -> Dataset:
 def test_images_come_as_channels_first_in_0_to_1(tmp_path: Path) -> None:
     full = np.array([0, 255], np.uint8).repeat(12)
     assert images(tmp_path, full.reshape(2, 3, 4)).features.shape == (2, 1, 3, 4)
-    last = images(tmp_path, full.reshape(2, 2, 2, 3), channels="last").features
+    last = images(tmp_path, full.reshape(2, 2, 2, 3), channel_axis="last").features
     assert (last.shape, last.min(), last.max()) == ((2, 3, 2, 2), 0, 1)
     assert images(tmp_path, np.full((2, 2, 2), 65535, np.uint16)).features.max() == 1
     assert images(tmp_path, np.full((2, 2, 2), 0.25)).features.max() == np.float32(0.25)
@@ -406,7 +406,7 @@ def test_images_come_as_channels_first_in_0_to_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "entry", "told"),
     [
-        (np.zeros((2, 32, 32, 3), np.uint8), {}, "channels: last"),
+        (np.zeros((2, 32, 32, 3), np.uint8), {}, "channel_axis: last"),
         (np.zeros((2, 4)), {}, "images must be"),
         (np.full((2, 2, 2), 16), {}, "need the range"),
         (np.full((2, 2, 2), 16.0), {}, "under ranges"),

@@ -3,8 +3,7 @@
 Nothing is sent that names the site, and nothing is changed.
 """
 
-import importlib.util
-import os
+import asyncio
 import sqlite3
 import ssl
 from collections.abc import Generator, Iterator
@@ -16,7 +15,9 @@ import httpx
 from cryptography import x509
 
 from services.agent import policy as policies
+from services.agent.domain import Policy, TaskFailure
 from services.agent.settings import AgentSettings, ConfigError, load
+from services.agent.site import look
 from services.agent.store import SCHEMA_VERSION
 from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
 from shared.identity.enrol import PENDING_FILE
@@ -48,11 +49,10 @@ def examine_agent(config: Path) -> Iterator[Finding]:
 
 
 def _files(settings: AgentSettings) -> Iterator[Finding]:
-    allowed: frozenset[str] | None = None
+    policy: Policy | None = None
     if settings.policy.exists():
         try:
             policy, _ = policies.load(settings.policy)
-            allowed = frozenset(policy.datasets)
             yield Finding("ok", "policy", str(settings.policy))
         except ConfigError as error:
             yield Finding("fault", "policy", one_line(error), "mend it; the agent does nothing until then")
@@ -61,41 +61,36 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
             "warning", "policy", "none yet: the agent writes one that allows what is installed", "read it then"
         )
     if not settings.datasets.exists():
-        yield Finding("fault", "datasets", f"there is no {settings.datasets}", "declare the data: docs/tutorial")
+        yield Finding(
+            "fault", "datasets", f"there is no {settings.datasets}", "declare the data: undersong data init FILE"
+        )
     else:
-        yield from _datasets(settings, allowed)
+        yield from _datasets(settings, policy)
     yield from _state(settings.data_dir / "agent.sqlite")
     yield from private("key files", _key_files(settings))
 
 
-def _datasets(settings: AgentSettings, allowed: frozenset[str] | None) -> Iterator[Finding]:
-    file = settings.datasets
-    if importlib.util.find_spec("numpy") is None:
-        return  # said already
-    from recipes.datasets import BadDataset, read_datasets
-
+def _datasets(settings: AgentSettings, policy: Policy | None) -> Iterator[Finding]:
+    """Read the data sets as the agent does, with its own code, and say the same of them."""
     try:
-        entries = read_datasets(file)
-    except (BadDataset, OSError, UnicodeDecodeError) as error:
-        yield Finding(
-            "fault", "datasets", one_line(getattr(error, "detail", error)), "mend it: docs/tutorial shows the form"
-        )
+        found = asyncio.run(look(settings, policy))
+    except (TaskFailure, ConfigError, OSError) as error:
+        text = "; ".join(str(getattr(error, "text", "")).strip().splitlines()[-1:])
+        detail = f"the agent cannot read them here: {one_line(error)}" + (f" ({text})" if text else "")
+        yield Finding("fault", "datasets", detail, "correct what is named; the agent's own log says the same")
         return
-    for name, entry in entries.items():
-        try:
-            if entry.path is not None:
-                os.scandir(entry.path).close() if entry.path.is_dir() else entry.path.open("rb").close()
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            detail = f"{entry.path} cannot be read: {reason}"
-            yield Finding("fault", f"data set {name}", detail, f"mend its path in {file}, or owner and mode")
-            continue
-        if allowed is not None and name not in allowed:
+    for name, reason in found.unread.items():
+        yield Finding("fault", f"data set {name}", one_line(reason), f"correct its file, or {settings.datasets}")
+    for fault in found.faults:
+        yield Finding("warning", "recipes", one_line(fault), f"correct it, or allow it in {settings.policy}")
+    for schema in found.datasets:
+        name = str(schema["name"])
+        if policy is not None and name not in policy.datasets:
             detail = "the policy does not name it, so no job can use it"
             remedy = f"name it with its columns under datasets in {settings.policy}, if it is to be used"
             yield Finding("warning", f"data set {name}", detail, remedy)
         else:
-            yield Finding("ok", f"data set {name}", str(entry.path or "no file"))
+            yield Finding("ok", f"data set {name}", f"{schema['rows']} rows, {len(schema['columns'])} columns")
 
 
 def _state(file: Path) -> Iterator[Finding]:

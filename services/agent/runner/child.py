@@ -114,7 +114,12 @@ def answer(workshop: Any, order: Frame, progress: Meter) -> Frame:
 
     try:
         if order["type"] == "describe":
-            return {"type": "description", **workshop.describe(own=order["own"])}
+            found = (
+                workshop.describe_dataset(order["dataset"])
+                if "dataset" in order
+                else workshop.describe(own=order["own"])
+            )
+            return {"type": "description", **found}
         return {"type": "result", **workshop.run(order, progress)}
     except (Exception, SystemExit) as error:  # noqa: BLE001 (recipes are other people's code)
         return failure_frame(error)

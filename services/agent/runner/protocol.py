@@ -140,9 +140,11 @@ class Description:
 
     recipes: list[dict[str, Any]]
     own_recipes: list[str]
-    datasets: list[dict[str, Any]]
+    datasets: list[dict[str, Any]]  # those that could be read to their ends
     hardware: dict[str, Any]
-    faults: list[str] = field(default_factory=list)  # data sets and recipes that cannot be read, for the local log
+    faults: list[str] = field(default_factory=list)  # recipes that cannot be used, for the local log
+    declared: list[dict[str, Any]] = field(default_factory=list)  # every usable declaration, read or not
+    unread: dict[str, str] = field(default_factory=dict)  # why other data sets cannot be used, for the local log
 
 
 Progress = Callable[[float], None]

@@ -26,7 +26,7 @@ from shared.wire.profiles import RecipeSpec
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 START_S = 60.0  # an interpreter on a cold disk
-DESCRIBE_S = 300.0  # reads the heads of all data sets
+DESCRIBE_S = 300.0  # reads one data set to its end
 LOOK_S: Final = {True: 0.5, False: 5.0}  # how often the site's own code, and ours, is looked after
 SPEC_BYTES: Final = 256 * 2**10
 
@@ -115,15 +115,29 @@ class WarmRunner:
         """
         async with self._lock:
             everything = [path for paths in self._data.values() for path in paths]
-            frame = await self._ask(self._compartment((), everything), own=False)
+            setup = self._compartment((), everything)
+            try:
+                frame = await self._converse(setup, {"type": "describe", "own": False}, _unheard, DESCRIBE_S)
+                read = {name: await self._describe_dataset(setup, name) for name in _names(frame["declared"])}
+            finally:
+                await self._end()
             own = await self._own_specs() if self._setup.recipes else ([], [])
         return Description(
             recipes=frame["recipes"] + [spec.model_dump(mode="json") for spec in own[0]],
             own_recipes=sorted(spec.name for spec in own[0]),
-            datasets=frame["datasets"],
+            datasets=[found["schema"] for found in read.values() if "schema" in found],
             hardware=frame["hardware"],
-            faults=frame["faults"] + own[1],
+            faults=own[1],
+            declared=frame["declared"],
+            unread=frame["unread"] | {name: str(found["unread"]) for name, found in read.items() if "unread" in found},
         )
+
+    async def _describe_dataset(self, setup: Setup, name: str) -> Frame:
+        """Read one data set to its end; one that ends the child, or takes too long, stops no other."""
+        try:
+            return await self._converse(setup, {"type": "describe", "dataset": name}, _unheard, DESCRIBE_S)
+        except TaskFailure as failure:
+            return {"unread": f"reading it failed: {failure}"}
 
     async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
         """Run one order in the warm child."""
@@ -154,16 +168,16 @@ class WarmRunner:
     def _compartment(self, digests: tuple[str, ...], data: Iterable[str]) -> Setup:
         return replace(self._setup, allowed_digests=digests, data=tuple(data))
 
-    async def _ask(self, setup: Setup, *, own: bool) -> Frame:
+    async def _ask_own(self, setup: Setup) -> Frame:
         try:
-            return await self._converse(setup, {"type": "describe", "own": own}, lambda _: None, DESCRIBE_S)
+            return await self._converse(setup, {"type": "describe", "own": True}, _unheard, DESCRIBE_S)
         finally:
             await self._end()
 
     async def _own_specs(self) -> tuple[list[RecipeSpec], list[str]]:
         """What the site's own recipes say of themselves, as far as it can be used, and what is wrong with them."""
         try:
-            frame = await self._ask(self._compartment(self._setup.allowed_digests, ()), own=True)
+            frame = await self._ask_own(self._compartment(self._setup.allowed_digests, ()))
             said = [RecipeSpec.model_validate(spec) for spec in frame["recipes"]]
         except (TaskFailure, ValidationError, KeyError, TypeError) as error:
             return [], [f"the site's own recipes cannot be used: {error}; {getattr(error, 'text', '')}"]
@@ -244,6 +258,14 @@ class WarmRunner:
         except asyncio.CancelledError:
             await killing  # who cancels twice still waits until the group is gone
             raise
+
+
+def _unheard(_: float) -> None:
+    """Nobody waits for the progress of a description."""
+
+
+def _names(schemas: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [str(schema["name"]) for schema in schemas]
 
 
 async def _killed(child: Child) -> str:

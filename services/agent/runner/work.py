@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recipes.catalogue import BUILT_IN, load_file, load_recipe
-from recipes.datasets import DatasetEntry, load_dataset, read_datasets
+from recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
@@ -45,31 +45,35 @@ class Workshop:
         self._rows: OrderedDict[tuple[Any, ...], Dataset] = OrderedDict()
 
     def describe(self, *, own: bool) -> Frame:
-        """Recipes, data sets and machine; what cannot be read is named in `faults`.
+        """Return recipes, declared data sets and the machine, without reading a row.
 
         The site's `own` recipes are described by a child without data: importing them runs them, and what they say of
         themselves leaves the site.
         """
-        faults: list[str] = []
         if own:
+            faults: list[str] = []
             found = self._own(faults)
             specs = [recipe.spec.model_dump(mode="json") for recipe in found.values()]
-            return {"recipes": specs, "own_recipes": sorted(found), "datasets": [], "hardware": {}, "faults": faults}
-        entries = self._entries(faults)
-        schemas = []
-        for entry in entries.values():
-            try:
-                rows = 0 if entry.kind == "none" else _rows(load_dataset(entry))
-                schemas.append(entry.schema_document(rows).model_dump(mode="json"))
-            except (Refusal, OSError, ValueError, KeyError) as error:
-                faults.append(f"data set {entry.name}: {type(error).__name__}: {error}")
+            return {"recipes": specs, "own_recipes": sorted(found), "faults": faults}
+        declared, unread = self._declarations()
         return {
             "recipes": [load_recipe(name).spec.model_dump(mode="json") for name in BUILT_IN],
-            "own_recipes": [],
-            "datasets": schemas,
+            "declared": [entry.schema_document().model_dump(mode="json") for entry in declared.values()],
+            "unread": unread,
             "hardware": self._hardware(),
-            "faults": faults,
         }
+
+    def describe_dataset(self, name: str) -> Frame:
+        """Return what may be said of one data set after reading all of it, or why it cannot be read."""
+        entry = self._declarations()[0].get(name)
+        try:
+            if entry is None:
+                return {"unread": "its declaration is gone"}
+            return {"schema": describe_dataset(entry).model_dump(mode="json")}
+        except BadDataset as refusal:
+            return {"unread": refusal.explain().removeprefix(f"data set {name}: ")}
+        except Exception as error:  # noqa: BLE001 (whatever a library raises for a file that it cannot read)
+            return {"unread": f"{type(error).__name__}: {error}"}
 
     def run(self, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
         """Do one order; the frame's facts beside the result's file."""
@@ -125,17 +129,18 @@ class Workshop:
             raise OrderRefused("recipe-name", f"the name {recipe.spec.name} is taken")
         return recipe
 
-    def _entries(self, faults: list[str]) -> dict[str, DatasetEntry]:
+    def _declarations(self) -> tuple[dict[str, DatasetEntry], dict[str, str]]:
+        """Return the usable entries of ``datasets.yaml`` by name, and why the others cannot be used."""
         if not self._file.exists():
-            return {}
+            return {}, {}
         try:
-            return read_datasets(self._file)
-        except Refusal as refusal:
-            faults.append(refusal.detail)
-            return {}
+            found = read_declarations(self._file)
+        except BadDataset as refusal:
+            return {}, {self._file.name: refusal.explain()}
+        return found.entries, found.reasons()
 
     def _data(self, order: Mapping[str, Any], *, labelled: bool) -> Dataset:
-        entry = read_datasets(self._file).get(order["dataset"]) if self._file.exists() else None
+        entry = self._declarations()[0].get(order["dataset"])
         if entry is None:
             raise OrderRefused("dataset-unknown", f"data set {order['dataset']} is not declared here")
         stat = entry.path.stat() if entry.path is not None and entry.path.exists() else None
@@ -181,10 +186,6 @@ def failure_frame(error: BaseException) -> Frame:
 
 def _files(paths: list[Path]) -> list[Path]:
     return [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-
-
-def _rows(data: Dataset) -> int:
-    return int(data.train.size + data.test.size)
 
 
 def _gpus() -> list[str]:

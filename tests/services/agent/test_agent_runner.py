@@ -173,7 +173,8 @@ async def test_a_description_names_what_cannot_be_read(bench) -> None:
     (bench.folder / "datasets.yaml").write_text("datasets: [{name: lost, kind: csv, path: nowhere.csv}]")
     described = await bench.runner.describe()
     assert described.datasets == []
-    assert "lost" in described.faults[0]
+    assert [schema["name"] for schema in described.declared] == ["lost"]
+    assert "there is no file" in described.unread["lost"]
     assert {spec["name"] for spec in described.recipes} == {"tabular", "image", "null", "statistics", "odd"}
     assert described.hardware["cpus"] >= 1
 
