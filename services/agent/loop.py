@@ -39,7 +39,6 @@ from shared.ids import Digest, SiteId, digest_of
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
-DATA_AGAIN_S = 15.0  # at least, between two readings of data sets whose files change
 LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops
 STOP_S = 8.0  # of the 10 s that a supervisor usually grants
 
@@ -176,8 +175,9 @@ class Agent:
             if not self._changed():
                 return
             files = [path for paths in data_files(self._settings).values() for path in paths]
-            marks = Marks.of(self._settings, files)
             try:
+                await ensure_policy(self._settings)
+                marks = Marks.of(self._settings, files)
                 await self._reread(who)
             except (ConfigError, TaskFailure) as error:
                 if first and isinstance(error, ConfigError):
@@ -193,12 +193,11 @@ class Agent:
         """Whether a file that describes the site changed; data files, which may grow all day, count once in a while."""
         marks = Marks.of(self._settings, self._data)
         if self._marks is not None and marks.times == self._marks.times:
-            return marks != self._marks and time.monotonic() - self._read_at >= DATA_AGAIN_S
+            return marks != self._marks and time.monotonic() - self._read_at >= self._settings.data_again_s
         return True
 
     async def _reread(self, who: tuple[str, str]) -> None:
         settings = self._settings
-        await ensure_policy(settings)
         policy, zone = policies.load(settings.policy)
         if self._runner is not None:
             await self._runner.close()

@@ -169,7 +169,8 @@ class Workshop:
 def failure_frame(error: BaseException) -> Frame:
     """Describe what went wrong: type and places in the code, and apart from them the text, which may quote data.
 
-    A `RecipeError` carries the sentence that the recipe wrote for people; any other exception only its type.
+    A `RecipeError` carries the sentence that the recipe wrote for people, a `BadDataset` the one that names no value;
+    any other exception only its type.
     """
     where = [
         f"{Path(place.filename).name}:{place.lineno} in {place.name}"
@@ -180,7 +181,7 @@ def failure_frame(error: BaseException) -> Frame:
         return {"type": "failure", "code": error.code, "detail": str(error), "where": [], "text": ""}
     memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
     code = "out-of-memory" if memory else error.slug() if isinstance(error, Refusal) else "recipe-error"
-    detail = error.detail if isinstance(error, RecipeError) else type(error).__name__
+    detail = error.detail if isinstance(error, RecipeError | BadDataset) else type(error).__name__
     return {"type": "failure", "code": code, "detail": detail, "where": where, "text": text}
 
 

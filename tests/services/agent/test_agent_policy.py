@@ -30,19 +30,24 @@ def ended(agent: AgentProcess) -> str:
     return agent.log().splitlines()[-1]
 
 
-def test_no_policy_is_written_before_the_data_can_be_read(make_agent: Make, tmp_path: Path) -> None:
-    """Else it would allow nothing, and nobody would know why, long after the data is there."""
-    agent, policy, rows = make_agent(), tmp_path / "site0" / "policy.yaml", tmp_path / "rows.csv"
+def test_the_first_policy_allows_what_is_declared(make_agent: Make, tmp_path: Path) -> None:
+    """Not before something is: else it would allow nothing, and nobody would know why, long after the data is there."""
+    agent, policy, rows = make_agent(data_again_s=0.2), tmp_path / "site0" / "policy.yaml", tmp_path / "rows.csv"
     policy.unlink()
     (agent.folder / "datasets.yaml").unlink()
     assert "datasets.yaml: declare the data first" in ended(agent)
-    agent.write("datasets.yaml", declared(rows))
-    assert "its file is not there" in ended(agent)
+    agent.write("datasets.yaml", {"datasets": [{"name": "heart", "kind": "csv"}]})
+    assert "heart: /datasets/0/path names no file" in ended(agent)
     assert not policy.exists()
-    rows.write_text("age,y\n61,1\n47,0\n")
+    agent.write("datasets.yaml", declared(rows))
     agent.start()
-    wait_for(policy.exists)
+    wait_for(lambda: agent.events("profile.told"))
     assert set(yaml.safe_load(policy.read_text())["datasets"]) == {"heart", "nothing"}
+    (told,) = agent.events("dataset.unreadable")
+    assert f"there is no file {rows}" in told["reason"]
+    assert agent.events("profile.told")[-1]["datasets"] == 1
+    rows.write_text("age,y\n61,1\n47,0\n")
+    wait_for(lambda: agent.events("profile.told")[-1]["datasets"] == 2)
 
 
 def test_a_refused_job_names_the_line_that_the_owner_may_uncomment(make_agent: Make, platform: FakePlatform) -> None:

@@ -1,0 +1,175 @@
+"""Data sets that cannot be read: reported by name, by agent and doctor alike, while the site serves the others."""
+
+import gzip
+import io
+import signal
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from services.agent.domain import TaskFailure
+from services.agent.runner.process import ProcessLauncher
+from services.agent.runner.protocol import Order, Setup
+from services.agent.runner.warm import WarmRunner
+from tests.services.agent.conftest import AgentProcess
+from tests.services.agent.fake_platform import FakePlatform
+from undersong.doctor import examine_agent
+
+pytestmark = pytest.mark.process
+
+COLUMNS = [{"name": "x", "type": "number"}, {"name": "y", "type": "number"}]
+ROWS = "x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(30))
+
+
+def entry(name: str, file: str, **changes: Any) -> dict[str, Any]:
+    kind = file.removesuffix(".gz").rpartition(".")[2]
+    return {"name": name, "kind": kind, "path": file, "label": "y", "columns": COLUMNS, **changes}
+
+
+def write_bad(folder: Path) -> list[dict[str, Any]]:
+    """Declarations of data sets of which none can be read, with their files."""
+    whole = io.BytesIO()
+    np.savez_compressed(whole, x=np.arange(500.0), y=np.zeros(500))
+    np.save(folder / "array.npy", np.zeros(3))
+    (folder / "array.npy").rename(folder / "array.npz")
+    np.savez(folder / "short.npz", x=np.zeros(30), y=np.zeros(29))
+    (folder / "cut.npz").write_bytes(whole.getvalue()[:-300])
+    (folder / "cut.csv.gz").write_bytes(gzip.compress(ROWS.encode())[:-20])
+    (folder / "broken.parquet").write_bytes(b"PAR1....PAR1")
+    (folder / "ragged.csv").write_text("x,y\n1,0,\n")
+    (folder / "folder.csv").mkdir()
+    names = (
+        "array.npz",
+        "short.npz",
+        "cut.npz",
+        "cut.csv.gz",
+        "broken.parquet",
+        "ragged.csv",
+        "folder.csv",
+        "gone.csv",
+    )
+    return [entry(name, name) for name in names] + [entry("typo", "good.csv", label="yy")]
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    until = time.monotonic() + 60
+    while not (value := found()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return value
+
+
+def test_bad_data_sets_stop_no_good_one(
+    make_agent: Callable[..., AgentProcess], platform: FakePlatform, tmp_path: Path
+) -> None:
+    """Also while the agent runs: a file that is replaced by a bad one, and by a good one again."""
+    agent = make_agent(data_again_s=0.2)
+    folder, good = agent.folder, agent.folder / "good.csv"
+    bad = write_bad(folder)
+    good.write_text(ROWS)
+    agent.write("datasets.yaml", {"datasets": [bad[0], entry("good", "good.csv"), *bad[1:]]})
+    (folder / "policy.yaml").unlink()
+    agent.start()
+
+    def served() -> list[str]:
+        return [schema["name"] for schema in platform.profiles[-1]["datasets"]] if platform.profiles else []
+
+    wait_for(lambda: served() == ["good"])
+    told = {event["dataset"]: event["reason"] for event in agent.events("dataset.unreadable")}
+    assert set(told) == {each["name"] for each in bad}
+    assert "did you mean 'y'" in told["typo"]
+    allowed = yaml.safe_load((folder / "policy.yaml").read_text())["datasets"]
+    assert set(allowed) == {"good", *told} - {"typo"}, "what is declared is allowed, readable or not"
+    found = {f.subject: f for f in examine_agent(folder / "agent.yaml") if f.subject.startswith("data set")}
+    assert {name: f.detail for name, f in found.items() if f.state == "fault"} == {
+        f"data set {name}": reason for name, reason in told.items()
+    }, "the doctor says the same"
+    assert found["data set good"].detail == "30 rows, 2 columns"
+
+    part = folder / "part"
+    part.write_text("x,y\n1,zero\n")
+    part.replace(good)
+    wait_for(lambda: served() == [])
+    (reason,) = {e["reason"] for e in agent.events("dataset.unreadable") if e["dataset"] == "good"}
+    assert "line 2, column y: 'zero'" in reason
+    part.write_text(ROWS)
+    part.replace(good)
+    wait_for(lambda: served() == ["good"])
+    (folder / "gone.csv").write_text(ROWS)
+    wait_for(lambda: sorted(served()) == ["gone.csv", "good"])
+    assert agent.kill(signal.SIGTERM) == 0
+    assert "zero" not in str(platform.profiles), "values stay in the site's own log"
+
+
+class Bench:
+    """A runner over a folder of data sets, with a memory limit; `before` runs in the child before its own program."""
+
+    def __init__(self, folder: Path, *datasets: dict[str, Any], before: str = "") -> None:
+        (folder / "work").mkdir()
+        (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": list(datasets)}))
+        self.folder = folder
+        code = f"{before}\nfrom services.agent.runner.child import main\nmain()"
+        launcher = ProcessLauncher(folder, command=(sys.executable, "-c", code))
+        files = {each["name"]: [folder / each["path"]] for each in datasets}
+        paths = tuple(str(file) for each in files.values() for file in each)
+        setup = Setup(
+            str(folder / "datasets.yaml"), device="cpu", memory_bytes=2**30, writes=(str(folder / "work"),), data=paths
+        )
+        self.runner = WarmRunner(launcher, setup, taken=folder / "taken", data=files)
+
+
+async def test_a_missing_package_is_named_by_each_data_set_that_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "good.csv").write_text(ROWS)
+    (tmp_path / "some.parquet").write_bytes(b"PAR1....PAR1")
+    before = "import sys; sys.modules['pyarrow'] = None"
+    bench = Bench(tmp_path, entry("p", "some.parquet"), entry("good", "good.csv"), before=before)
+    found = await bench.runner.describe()
+    assert [schema["name"] for schema in found.datasets] == ["good"]
+    assert "needs the package pyarrow" in found.unread["p"]
+
+
+async def test_a_data_set_that_is_too_large_for_memory_stops_no_other(tmp_path: Path) -> None:
+    (tmp_path / "good.csv").write_text(ROWS)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**10,)})
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file:
+        file.writestr("x.npy", header.getvalue())
+        file.writestr("y.npy", header.getvalue())
+    bench = Bench(tmp_path, entry("huge", "huge.npz"), entry("good", "good.csv"))
+    found = await bench.runner.describe()
+    assert [schema["name"] for schema in found.datasets] == ["good"]
+    assert "memory" in found.unread["huge"].lower()
+
+
+async def test_a_data_set_that_ends_the_child_stops_no_other(tmp_path: Path) -> None:
+    """A library that crashes on a file: here numpy's reader is exchanged for one that does."""
+    (tmp_path / "good.csv").write_text(ROWS)
+    np.savez(tmp_path / "crash.npz", x=np.zeros(3), y=np.zeros(3))
+    before = "import numpy, os; numpy.load = lambda *_, **__: os.abort()"
+    bench = Bench(tmp_path, entry("crash", "crash.npz"), entry("good", "good.csv"), before=before)
+    found = await bench.runner.describe()
+    assert [schema["name"] for schema in found.datasets] == ["good"]
+    assert "child-died" in found.unread["crash"]
+
+
+async def test_a_task_on_a_bad_data_set_fails_by_name_and_keeps_values_here(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("x,y\n1,0\nsecret-77,1\n")
+    bench = Bench(tmp_path, entry("bad", "bad.csv"), entry("typo", "bad.csv", label="z"))
+    found = await bench.runner.describe()
+    digest = next(spec["digest"] for spec in found.recipes if spec["name"] == "null")
+    task = tmp_path / "work" / "task"
+    task.mkdir()
+    order = Order("statistics", "null", digest, {}, "bad", (), None, {}, 1, task)
+    with pytest.raises(TaskFailure) as caught:
+        await bench.runner.run(order, lambda _: None, limit_s=30)
+    await bench.runner.close()
+    assert caught.value.code == "bad-dataset"
+    assert caught.value.detail == "data set bad: column x holds a value that is not a number"
+    assert "line 3, column x: 'secret-77'" in caught.value.text
