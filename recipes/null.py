@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.protocol import Context, Dataset, DataShape, Params, Progress, Tensors, TrainResult, source_digest
-from shared.learning.metrics import BINS
+from shared.learning.metrics import layout_length
 from shared.learning.tensors import Model, Schema
 from shared.wire.profiles import RecipeSpec, Task
 
@@ -59,7 +59,7 @@ class Null:
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Counts the rows, and nothing else."""
-        sums = np.zeros(6 + 2 * BINS)
+        sums = np.zeros(layout_length(Task.BINARY))
         sums[0] = data.test.size
         return sums
 

@@ -1,10 +1,12 @@
 """How far a job has come, kept from its events alone: following a job asks nothing else of the coordinator."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from undersong.client.types import ENDED_ROUND_PHASES, Event, Round
+
+HEADLINE: Final = ("accuracy", "auc", "r2", "rmse", "loss")
 
 
 @dataclass
@@ -35,10 +37,15 @@ class RoundProgress:
     @property
     def note(self) -> str:
         """Its metrics, or why it ended, or what it waits for."""
-        shown = [key for key in ("accuracy", "auc", "rmse", "loss") if key in self.metrics]
-        if shown:
-            return ", ".join(f"{key} {self.metrics[key]:.3f}" for key in shown)
-        return self.reason or ("" if self.phase == "published" else self.phase)
+        return headline(self.metrics) or self.reason or ("" if self.phase == "published" else self.phase)
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """Return the metrics that most people look for in one line, each with its error bound where it has one."""
+    values = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    shown = [key for key in HEADLINE if key in values] or [key for key in values if not key.endswith("_error")][:3]
+    bounds = {key: f" ±{values[f'{key}_error']:.1g}" for key in shown if f"{key}_error" in values}
+    return ", ".join(f"{key} {values[key]:.3f}{bounds.get(key, '')}" for key in shown)
 
 
 class JobProgress:

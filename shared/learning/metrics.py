@@ -2,12 +2,11 @@
 
 | layout | sums |
 | --- | --- |
-| binary | n, loss, tp, fp, tn, fn, positives by score[200], negatives by score[200] |
+| binary | n, loss, tp, fp, tn, fn, then for positives and for negatives: rows, places and squared places by score bin |
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
 | regression | n, squared error, absolute error, y, y squared |
 
-A score is the predicted probability of the positive class; bin i holds scores in [i/200, (i+1)/200). The AUC from bins
-counts pairs in one bin as half, so it is within half the share of such pairs of the exact one.
+A score is the predicted probability of the positive class (see `shared.learning.score_bins` for bins and AUC).
 """
 
 import re
@@ -18,15 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import Invalid
+from shared.learning import score_bins
 from shared.wire.profiles import RecipeSpec, Task
 
 Sums = npt.NDArray[np.float64]
-BINS: Final = 200
+BINARY_HEAD: Final = 6
+"""How many sums of the layout binary come before those of the score bins."""
+_ROUNDING: Final = 1e-6
+_LARGEST: Final = 1e100  # its square is finite
 _MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")
 
 
 class LayoutUnknown(Invalid):
     """No evaluation layout has this name, or the sums do not fit it."""
+
+
+class Unmeasurable(Invalid):
+    """The scores or labels cannot be evaluated."""
 
 
 def layout_of(task: Task, classes: int | None = None) -> str:
@@ -66,7 +73,7 @@ def _setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
 def layout_length(layout: str) -> int:
     """How many sums the layout has; raises `LayoutUnknown`."""
     if layout == Task.BINARY:
-        return 6 + 2 * BINS
+        return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:
         return 5
     return 3 + classes_in(layout) ** 2
@@ -83,30 +90,59 @@ def check_sums(layout: str, sums: Sums) -> None:
         raise LayoutUnknown("an evaluation sum is not a finite number")
 
 
-def binary_sums(labels: npt.NDArray[np.floating | np.integer], scores: Sums) -> Sums:
-    """Sums over rows: labels 0 or 1, scores in 0..1, both [n]."""
+def binary_sums(labels: npt.NDArray[np.floating | np.integer], scores: npt.NDArray[np.floating]) -> Sums:
+    """Return sums over rows from labels 0 or 1 and scores in 0..1, both [n]; raises `Unmeasurable` for other values."""
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise Unmeasurable(
+            f"labels {list(labels.shape)} and scores {list(scores.shape)} must be two vectors of one length"
+        )
+    _check(scores, 0.0, 1.0, "a score is a probability")
+    if not np.isin(labels, (0, 1)).all():
+        raise Unmeasurable("a label is neither 0 nor 1")
     truth, said = labels.astype(bool), scores >= 0.5
     sure = np.clip(scores, 1e-12, 1 - 1e-12)
     loss = -np.log(np.where(truth, sure, 1 - sure)).sum()
-    bins = np.clip((scores * BINS).astype(np.int64), 0, BINS - 1)
-    counts = [np.bincount(bins[rows], minlength=BINS) for rows in (truth, ~truth)]
     cells = [(truth & said).sum(), (~truth & said).sum(), (~truth & ~said).sum(), (truth & ~said).sum()]
-    return np.concatenate([[labels.size, loss], cells, *counts]).astype(np.float64)
+    return np.concatenate([[labels.size, loss], cells, score_bins.sums(truth, scores)]).astype(np.float64)
 
 
-def multiclass_sums(labels: npt.NDArray[np.integer], probabilities: Sums) -> Sums:
-    """Sums over rows: labels 0..C-1 [n], probabilities [n, C]."""
+def multiclass_sums(labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> Sums:
+    """Return sums over rows from labels 0..C-1 [n] and probabilities [n, C]; raises `Unmeasurable` for other values."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise Unmeasurable(f"labels {list(labels.shape)} and probabilities {list(probabilities.shape)} do not fit")
+    _check(probabilities, 0.0, 1.0, "a score is a probability")
     classes = probabilities.shape[1]
-    said = probabilities.argmax(axis=1)
-    loss = -np.log(np.clip(probabilities[np.arange(labels.size), labels], 1e-12, None)).sum()
-    confusion = np.bincount(labels * classes + said, minlength=classes * classes)
-    return np.concatenate([[labels.size, loss, (said == labels).sum()], confusion]).astype(np.float64)
+    if not np.isin(labels, np.arange(classes)).all():
+        raise Unmeasurable(f"a label is no class from 0 to {classes - 1}")
+    truth, said = labels.astype(np.int64), probabilities.argmax(axis=1)
+    loss = -np.log(np.clip(probabilities[np.arange(truth.size), truth], 1e-12, None)).sum()
+    confusion = np.bincount(truth * classes + said, minlength=classes * classes)
+    return np.concatenate([[truth.size, loss, (said == truth).sum()], confusion]).astype(np.float64)
 
 
-def regression_sums(labels: Sums, predictions: Sums) -> Sums:
-    """Sums over rows, both [n]."""
+def regression_sums(labels: npt.NDArray[np.floating], predictions: npt.NDArray[np.floating]) -> Sums:
+    """Return sums over rows from labels and predictions, both [n]; raises `Unmeasurable` for numbers not finite."""
+    labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise Unmeasurable(f"labels {list(labels.shape)} and predictions {list(predictions.shape)} do not fit")
+    _check(labels, -_LARGEST, _LARGEST, "a label")
+    _check(predictions, -_LARGEST, _LARGEST, "a prediction")
     error = predictions - labels
     return np.array([labels.size, (error**2).sum(), np.abs(error).sum(), labels.sum(), (labels**2).sum()])
+
+
+def _check(values: npt.NDArray[np.floating], least: float, most: float, what: str) -> None:
+    """Raise `Unmeasurable` for a number that is not finite or outside its range, rounding apart."""
+    if not np.isfinite(values).all():
+        raise Unmeasurable(
+            f"{what}, and one of them is not a finite number: the model has diverged, or a value is missing"
+        )
+    if values.size and not least - _ROUNDING <= values.min() <= values.max() <= most + _ROUNDING:
+        raise Unmeasurable(
+            f"{what} between {least:g} and {most:g}; they range from {values.min():g} to {values.max():g}"
+        )
 
 
 def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
@@ -134,10 +170,9 @@ def _binary(sums: Sums) -> dict[str, float]:
     found = {"examples": n, "loss": loss / n, "accuracy": (tp + tn) / n}
     found |= _ratios({"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp)})
     found |= _ratios({"f1": (2 * tp, 2 * tp + fp + fn)})
-    positives, negatives = sums[6 : 6 + BINS], sums[6 + BINS :]
-    pairs = positives.sum() * negatives.sum()
-    below = np.cumsum(negatives) - negatives
-    found |= _ratios({"auc": (float(positives @ (below + negatives / 2)), pairs)})
+    area = score_bins.auc_of(sums[BINARY_HEAD:])
+    if area is not None:
+        found |= {"auc": area.value, "auc_error": area.error}
     return {name: float(value) for name, value in found.items()}
 
 

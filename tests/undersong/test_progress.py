@@ -1,7 +1,7 @@
 """Progress from events alone agrees with progress from the list of rounds."""
 
 from undersong.client.types import Event, Round
-from undersong.progress import JobProgress
+from undersong.progress import JobProgress, headline
 
 
 def event(type_: str, **data: object) -> Event:
@@ -41,3 +41,9 @@ def test_a_jobs_own_events_set_its_state() -> None:
     seen = JobProgress()
     seen.take(event("job.failed", state="failed", reason="quorum"))
     assert (seen.state, seen.reason) == ("failed", "quorum")
+
+
+def test_a_metric_is_shown_with_its_error_bound() -> None:
+    assert headline({"auc": 0.9084, "auc_error": 0.00084, "loss": 0.4}) == "auc 0.908 ±0.0008, loss 0.400"
+    assert headline({"mae": 2.0, "mse": 5.0, "x_error": 1.0}) == "mae 2.000, mse 5.000"
+    assert headline({}) == ""

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from undersong.cli import common
 from undersong.client import Client
-from undersong.client.types import Job, Round
+from undersong.client.types import Job
 from undersong.errors import UndersongError
-from undersong.progress import JobProgress
+from undersong.progress import JobProgress, headline
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -92,7 +92,7 @@ def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJ
             "attempt": lambda r: r.attempt,
             "phase": lambda r: r.phase,
             "reason": lambda r: r.reason,
-            "metrics": lambda r: describe(r),
+            "metrics": lambda r: headline(r.metrics or {}),
             "id": lambda r: r.id,
         }
         common.show(rounds, columns, as_json=False, empty="no round yet")
@@ -160,13 +160,6 @@ def note(seen: JobProgress) -> str:
     newest = seen.newest
     now = seen.state if newest is None or seen.state != "running" else f"{newest.title}: {newest.phase}"
     return f"{now}  {seen.measured}"
-
-
-def describe(round_: Round) -> str:
-    """A round's metrics in a few words."""
-    values = {key: value for key, value in (round_.metrics or {}).items() if isinstance(value, int | float)}
-    shown = [key for key in ("accuracy", "auc", "loss", "rmse") if key in values] or list(values)[:3]
-    return ", ".join(f"{key} {values[key]:.3f}" for key in shown)
 
 
 def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:

@@ -20,7 +20,8 @@ from shared.errors import Refusal, TooMany
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
-COUNTS: Final = frozenset({"examples"})
+COUNTS: Final = frozenset({"examples", "auc_error"})
+"""What is no curve of its own: the number of rows, and how exact another metric is."""
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
 STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
 STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line

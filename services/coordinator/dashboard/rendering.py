@@ -43,7 +43,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["reason"] = reason_sentence
-    for name in ("mark", "engine", "seconds", "ago", "utc", "iso", "size", "number", "short"):
+    for name in ("mark", "engine", "seconds", "ago", "utc", "iso", "size", "number", "measured", "short"):
         made.globals[name] = getattr(wording, name)
     made.globals.update(
         gauge=gauge, timeline=timeline, phases=_phases, plots=plots, root=PATH, static=partial(assets.address, PATH)

@@ -1,5 +1,6 @@
 """How values read on a page: times, sizes, states. Pure; the clock is an argument."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 ENGINES = {
@@ -112,6 +113,16 @@ def size(count: int | None) -> str:
 def number(value: float) -> str:
     """A metric or a count, short: `0.843`, `1,204`."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.3f}"
+
+
+def measured(metrics: Mapping[str, float]) -> str:
+    """Every metric with its value, and with its error bound where it has one: `auc 0.843 ±0.001 · loss 0.400`."""
+    parts = [
+        f"{name} {number(value)}" + (f" ±{metrics[bound]:.1g}" if (bound := f"{name}_error") in metrics else "")
+        for name, value in metrics.items()
+        if not name.endswith("_error")
+    ]
+    return " · ".join(parts)
 
 
 def short(identifier: str | None, keep: int = 12) -> str:

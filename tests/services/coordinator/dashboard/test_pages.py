@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from services.coordinator.dashboard import assets
 from services.coordinator.dashboard.pages import changes, curves
 from services.coordinator.dashboard.views import Cause, Check, Measure
+from services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"
 PAGES = (
@@ -352,3 +353,9 @@ async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, d
         assert "Nothing is stuck" not in text
         assert "3 sites: tabular has no parameter &lt;lr&gt;" in text
         assert "1 site: the site is away" in text
+
+
+def test_a_metric_is_told_with_its_error_bound() -> None:
+    metrics = {"auc": 0.9084, "auc_error": 0.00084, "examples": 1204.0}
+    assert measured(metrics) == "auc 0.908 ±0.0008 · examples 1,204"
+    assert curves([Measure(1, metrics)])["series"] == {"auc": [0.9084]}
