@@ -14,7 +14,7 @@ from recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_decl
 from recipes.files import Part, parts
 from recipes.protocol import Array, Dataset
 from recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
-from shared.wire.profiles import DatasetSchema
+from shared.wire.profiles import Column, DatasetSchema
 
 __all__ = [
     "SOURCES",
@@ -83,7 +83,18 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
     with named(entry):
         table, count = _table(entry, entry.columns)
         known = np.isfinite(table[entry.label]).sum() if entry.label else count
-        return entry.schema_document(int(known))
+        schema = entry.schema_document(int(known))
+        return schema.model_copy(update={"columns": tuple(_shaped(column, table) for column in schema.columns)})
+
+
+def _shaped(column: Column, table: Mapping[str, Array]) -> Column:
+    """Return an image column with the shape of its images."""
+    if column.type != "image":
+        return column
+    shape = tuple(table[column.name].shape[1:])
+    if column.channels is not None and len(column.channels) != shape[0]:
+        raise BadDataset(f"column {column.name} names {len(column.channels)} channels, and its images have {shape[0]}")
+    return column.model_copy(update={"shape": shape})
 
 
 @contextmanager

@@ -247,12 +247,12 @@ def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iter
         yield ("name",), f"the column {column.name} is declared twice"
     if column.type == "image" and entry.kind != "npz":
         yield ("type",), f"column {column.name}: images are in kind npz, and this one is {entry.kind}"
-    if column.type != "image" and column.channels:
-        yield ("channels",), f"column {column.name} is no image and has no channels"
     levels = column.categories or ()
     if (column.type == "category") != bool(levels):
         said = "is a category and must list its categories" if column.type == "category" else "is no category"
         yield ("categories",), f"column {column.name} {said}"
+    if column.channels is not None and (column.type != "image" or len(set(column.channels)) != len(column.channels)):
+        yield ("channels",), f"column {column.name}: channels are those of an image, each named once"
     if "" in levels:
         yield ("categories",), f"column {column.name} has an empty category: an empty cell is missing"
     if twice := sorted({level for level in levels if levels.count(level) > 1}):

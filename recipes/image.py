@@ -66,6 +66,7 @@ class Image:
             task=Task.MULTICLASS,
             params_schema=_SCHEMA,
             statistics=False,
+            inputs=("image",),
             description="Small CNN with batch normalisation for images of one size.",
             classes=_DEFAULTS["classes"],
         )

@@ -33,7 +33,7 @@ from recipes.protocol import (
 from shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
 from shared.learning.tensors import Model, Schema
 from shared.statistics import moments
-from shared.wire.profiles import Column, RecipeSpec, Task
+from shared.wire.profiles import RecipeSpec, Task
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "hidden": [32],
     "task": "binary",
     "classes": 2,
-    "categories": {},
 }
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -59,11 +58,6 @@ _SCHEMA: Final[dict[str, Any]] = {
         "hidden": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65_536}, "maxItems": 8},
         "task": {"enum": [str(task) for task in Task if task is not Task.SUMMARY]},
         "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
-        "categories": {
-            "type": "object",
-            "description": "Categories of columns, where the sites' own lists differ.",
-            "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 10_000},
-        },
     },
 }
 
@@ -81,24 +75,24 @@ class Tabular:
             params_schema=_SCHEMA,
             classes=_DEFAULTS["classes"],
             statistics=True,
+            inputs=("number", "category"),
             description="Logistic regression or MLP on numbers and categories; missing values get a flag.",
         )
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
         """Return counts, sums and sums of squares of every input, and of the label where it is a number to predict."""
-        columns = _columns(data.columns, params)
-        sums = table.statistics(columns, _recoded(data, columns)[data.train])
+        sums = table.statistics(data.columns, data.features[data.train])
         if _settings(params)["task"] != Task.REGRESSION:
             return sums
         return np.concatenate([sums, moments.sums_of(data.label[data.train, None]).ravel()])
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """Zeros for the linear model, torch's own draw by seed for the MLP; scaling from the statistics."""
-        columns, settings = _columns(shape.columns, params), _settings(params)
+        settings = _settings(params)
         sums = np.asarray(context["statistics"], np.float64) if "statistics" in context else None
         target = _target(sums) if settings["task"] == Task.REGRESSION else {}
         inputs = sums[:-_LABEL_SUMS] if sums is not None and target else sums
-        tensors = table.fixed_tensors(columns, inputs) | target
+        tensors = table.fixed_tensors(shape.columns, inputs) | target
         with training.seeded(seed):
             tensors |= training.state_of(_module(tensors[table.MEAN].size, settings))
         return Model(Schema.of(tensors, fixed=(*table.FIXED, *target)), tensors)
@@ -135,8 +129,8 @@ class Tabular:
         return _predictions(model, table.inputs_of_rows(model, rows), _settings(params))
 
     def _rows(self, model: Tensors, data: Dataset, params: Params, rows: Array) -> tuple[Array, Array]:
-        columns, settings = _columns(data.columns, params), _settings(params)
-        x = table.inputs(model, columns, _recoded(data, columns)[rows])
+        settings = _settings(params)
+        x = table.inputs(model, data.columns, data.features[rows])
         y = data.label[rows]
         if settings["task"] == Task.REGRESSION:
             return x, y
@@ -152,24 +146,6 @@ def _settings(params: Params) -> dict[str, Any]:
     if unknown := set(params) - set(_DEFAULTS):
         raise RecipeError(f"tabular has no parameter {', '.join(sorted(unknown))}")
     return {**_DEFAULTS, **params}
-
-
-def _columns(columns: tuple[Column, ...], params: Params) -> tuple[Column, ...]:
-    given = _settings(params)["categories"]
-    return tuple(c.model_copy(update={"categories": tuple(given[c.name])}) if c.name in given else c for c in columns)
-
-
-def _recoded(data: Dataset, columns: tuple[Column, ...]) -> Array:
-    """The data set's features with category positions in the order of `columns`."""
-    features = data.features.copy()
-    for place, (own, wanted) in enumerate(zip(data.columns, columns, strict=True)):
-        if own.categories == wanted.categories or own.categories is None:
-            continue
-        positions = {text: float(code) for code, text in enumerate(wanted.categories or ())}
-        codes = np.array([positions.get(text, np.nan) for text in own.categories])
-        known = np.isfinite(features[:, place])
-        features[known, place] = codes[features[known, place].astype(np.int64)]
-    return features
 
 
 def _module(inputs: int, settings: Mapping[str, Any]) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from services.agent.link import Call, Link
 from shared.identity.digests import content_digest_from
 from shared.ids import Digest, RoundId
-from shared.wire.manifest import DigestText, Hex
+from shared.wire.forms import DigestText, Hex
 from shared.wire.updates import ReceiptDoc
 
 PIECE = 512 * 1024

@@ -6,13 +6,14 @@ Pure: the manifest, the policy, the earlier answer and the time are arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time
 from enum import StrEnum
 
 from shared.ids import Digest, SiteId
 from shared.statistics.measures import MeasureInvalid, asked_of
 from shared.wire.manifest import RoundKind, RoundManifest
+from shared.wire.profiles import DatasetSchema, schema_fault
 
 PROTOCOLS = (1,)  # this version, and the one before once there is one
 EVERYTHING = "*"
@@ -119,6 +120,7 @@ class SiteFacts:
     federation_id: str
     recipes: Mapping[str, Digest]  # installed recipes by name
     own_recipes: frozenset[str]  # those that are the site's own code
+    datasets: Mapping[str, DatasetSchema] = field(default_factory=dict)  # as declared, before the policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_n
     found = [
         *_identity(policy, manifest, site),
         *_recipe(policy, manifest, site),
-        *_data(policy, manifest),
+        *_data(policy, manifest, site),
         *_protection(policy, manifest),
         *(_statistics(policy.statistics, manifest) if manifest.recipe.name == STATISTICS else ()),
     ]
@@ -170,13 +172,18 @@ def _recipe(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Re
     return []
 
 
-def _data(policy: Policy, manifest: RoundManifest) -> list[Reason]:
+def _data(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reason]:
     columns = policy.datasets.get(manifest.data.dataset)
     if columns is None:
         return [Reason("policy-dataset", f"data set {manifest.data.dataset} is not allowed")]
-    wanted = [*manifest.data.features, *([manifest.data.label] if manifest.data.label else [])]
+    own = site.datasets.get(manifest.data.dataset)
+    everything = [column.name for column in own.columns] if own is not None else []
+    wanted = [*(manifest.data.features or everything), *([manifest.data.label] if manifest.data.label else [])]
     refused = sorted(set(wanted) - columns) if EVERYTHING not in columns else []
-    return [Reason("policy-columns", f"columns not allowed: {', '.join(refused)}")] if refused else []
+    if refused:
+        return [Reason("policy-columns", f"columns not allowed: {', '.join(refused)}")]
+    fault = schema_fault(own, manifest.data) if own is not None else None
+    return [Reason("schema-mismatch", fault)] if fault is not None else []
 
 
 def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:

@@ -301,6 +301,7 @@ def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[s
         "kind": str(manifest.kind),
         "parents": [manifest.model.version_id] if manifest.model else [],
         "recipe": {"name": manifest.recipe.name, "digest": manifest.recipe.digest},
+        "data": manifest.data.model_dump(mode="json"),
         "dataset_schema_digest": digest_document(manifest.data.model_dump(mode="json")),
         "metrics": dict(metrics),
         "strategy": manifest.strategy.name,

@@ -1,7 +1,7 @@
 """Jobs: judged whole, submitted, looked at, paused, resumed, cancelled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
 from shared.web.access import Principal, Role
 from shared.web.idempotency import Once
-from shared.wire.manifest import SignedManifest
+from shared.wire.manifest import DataRef, SignedManifest
 
 _STEPS: Final = 3
 """How often pausing, resuming or cancelling is tried again when the job's round changes in between."""
@@ -47,6 +47,7 @@ class StartingVersion:
 
     version_id: VersionId
     digest: Digest
+    trained: DataRef | None = None
 
 
 class Jobs:
@@ -61,6 +62,8 @@ class Jobs:
         return JobVerdict(
             features=list(verdict.resolved.features),
             label=verdict.resolved.label,
+            columns=list(verdict.resolved.columns),
+            unused=list(verdict.resolved.unused),
             recipe_digest=verdict.resolved.recipe.digest,
             weight_unit=verdict.resolved.weight_unit,
             sites=list(verdict.resolved.eligible),
@@ -195,9 +198,10 @@ class Jobs:
         wanted = federation_id if isinstance(federation_id, str) else None
         person.check(Role.SCIENTIST, federation_id=wanted)
         start, problem = await self._starting_version(document, wanted)
+        trained = start.trained if start is not None else None
 
         async def work(tx: Transaction) -> World:
-            return await _world(tx, wanted, problem)
+            return replace(await _world(tx, wanted, problem), trained=trained)
 
         world = await self._database.read("job.judge", work)
         statistics = document.get("kind") == "statistics"
@@ -221,7 +225,7 @@ class Jobs:
             return None, "there is no such model version in this federation"
         if version.deleted_at is not None:
             return None, "this model version was deleted"
-        return StartingVersion(version.id, version.content_digest), None
+        return StartingVersion(version.id, version.content_digest, version.trained), None
 
 
 async def _world(tx: Transaction, federation_id: str | None, version_problem: str | None) -> World:

@@ -7,13 +7,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.ids import Digest, FederationId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
 from shared.transparency.documents import LoggedRecord
-from shared.wire.manifest import SignedManifest
+from shared.wire.manifest import DataRef, SignedManifest
 
 _AWAY: Final = frozenset({429, 500, 502, 503, 504, 507})
 
@@ -113,6 +113,15 @@ class VersionFacts(_Answer):
     federation_id: FederationId
     content_digest: Digest
     deleted_at: datetime | None = None
+    lineage: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def trained(self) -> DataRef | None:
+        """What it was trained on, if its lineage says so; that of an imported version may say anything."""
+        try:
+            return DataRef.model_validate(self.lineage["data"])
+        except (KeyError, ValidationError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)

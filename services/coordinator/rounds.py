@@ -17,7 +17,7 @@ from services.coordinator.domain.manifests import Settled, cohort_for, draft, ma
 from services.coordinator.domain.progress import Finished, JobState, Stalled, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
 from services.coordinator.domain.tasks import Task
-from services.coordinator.domain.validation import can_take_part
+from services.coordinator.domain.validation import absence
 from services.coordinator.leases import Timing
 from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure
 from services.coordinator.repository.jobs import JobRepository
@@ -283,7 +283,7 @@ class Rounds:
         since = await tx.now() - self._timing.lease
         sites = await SiteRepository(tx).present(job.federation_id, since)
         able = [site for site in sites if site.id not in job.progress.unable]
-        return [site.id for site in able if can_take_part(site, job.spec, job.resolved)]
+        return [site.id for site in able if absence(site, job.spec, job.resolved) is None]
 
     @staticmethod
     async def _hopeless(tx: Transaction, job: Job, round_: Round) -> bool:
@@ -293,7 +293,7 @@ class Rounds:
             return bool(unable)
         members = [site.facts() for site in await SiteRepository(tx).of_federation(job.federation_id)]
         able = [site for site in members if site.id not in unable]
-        return sum(can_take_part(site, job.spec, job.resolved) for site in able) < round_.min_cohort
+        return sum(absence(site, job.spec, job.resolved) is None for site in able) < round_.min_cohort
 
     async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
         """Too few sites are there. Waiting has the deadline of a round."""

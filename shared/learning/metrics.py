@@ -25,6 +25,8 @@ BINARY_HEAD: Final = 6
 """How many sums of the layout binary come before those of the score bins."""
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
+BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae"})
+"""Metrics that are better the smaller they are."""
 _MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")
 
 
@@ -155,6 +157,13 @@ def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
     if layout == Task.REGRESSION:
         return _regression(sums)
     return _multiclass(sums, classes_in(layout))
+
+
+def metric_names(layout: str) -> list[str]:
+    """Return the metrics that an evaluation in this layout has where all are defined; raises `LayoutUnknown`."""
+    sums = np.ones(layout_length(layout))
+    sums[0] = 2.0  # two rows with different labels, so that a regression has a spread
+    return sorted(metrics_of(layout, sums))
 
 
 def classes_in(layout: str) -> int:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from shared.errors import FieldError, Invalid
 from shared.learning import safetensors
+from shared.names import hint
 
 Vector = npt.NDArray[np.float32]
 State = dict[str, Vector]
@@ -49,7 +50,7 @@ class Strategy:
     def settings(self, params: Mapping[str, object]) -> dict[str, float]:
         """Parameters with defaults filled in; raises `StrategyUnknown` naming every fault."""
         faults = [
-            FieldError(f"/{name}", "is not a parameter of this strategy")
+            FieldError(f"/{name}", f"is not a parameter of this strategy{hint(name, self.defaults)}")
             for name in params
             if name not in self.defaults
         ]
@@ -71,7 +72,7 @@ def strategy_named(name: str) -> Strategy:
     try:
         return STRATEGIES[name]
     except KeyError:
-        raise StrategyUnknown(f"strategy {name!r} is unknown; there are: {', '.join(sorted(STRATEGIES))}") from None
+        raise StrategyUnknown(f"strategy {name!r} is unknown{hint(name, STRATEGIES)}") from None
 
 
 def step_model(

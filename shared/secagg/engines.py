@@ -10,6 +10,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Final, Literal
 
+from shared.names import hint
 from shared.secagg.engine import UPLOAD, Engine, EngineUnknown
 
 
@@ -81,7 +82,7 @@ def engine_facts(name: str) -> EngineFacts:
     try:
         return ENGINES[name]
     except KeyError:
-        raise EngineUnknown(f"engine {name!r} is unknown; there are: {', '.join(sorted(ENGINES))}") from None
+        raise EngineUnknown(f"engine {name!r} is unknown{hint(name, ENGINES)}") from None
 
 
 @cache

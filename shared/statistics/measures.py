@@ -19,7 +19,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from shared.errors import Invalid
-from shared.wire.manifest import Document, Name
+from shared.wire.forms import Document, Name
 
 MAX_SUMS: Final = 200_000
 """More numbers than this are no statistic."""

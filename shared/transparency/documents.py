@@ -11,7 +11,8 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from shared.ids import Digest, RoundId, SiteId, VersionId
 from shared.transparency import merkle
 from shared.wire.canonical import canonical
-from shared.wire.manifest import Digestible, DigestText, Document, Name, SignedManifest
+from shared.wire.forms import Digestible, DigestText, Document, Name
+from shared.wire.manifest import SignedManifest
 
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
 CERTIFICATE_ISSUED: Final = "certificate-issued"

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, ValidationError
 from shared.errors import Invalid
 from shared.ids import ModelId, VersionId
 from shared.transparency.documents import BytesHex, LoggedRecord, SignatureHex
-from shared.wire.manifest import DigestText, Document, Name
+from shared.wire.forms import DigestText, Document, Name
 
 FORMAT: Final = "undersong-evidence/1"
 MAX_BYTES: Final = 256 << 20

@@ -6,36 +6,20 @@ things cannot take part in one sum.
 
 import hashlib
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StrictFloat, model_validator
 
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.wire.canonical import digest_document
+from shared.wire.columns import Column, Unused
+from shared.wire.forms import Digestible, DigestText, Document, Hex, Name, is_empty
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
 ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
 SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
-
-Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
-DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-
-
-class Document(BaseModel):
-    """A frozen document: unknown fields and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
-
-
-class Digestible(Document):
-    """A document that is known by its digest."""
-
-    def digest(self) -> Digest:
-        """SHA-256 of the canonical form."""
-        return digest_document(self.model_dump(mode="json"))
 
 
 class RoundKind(StrEnum):
@@ -76,12 +60,27 @@ class RecipeRef(Document):
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class DataRef(Document):
-    """Which data set of the site is used, by the names in its own ``datasets.yaml``."""
+class DataRef(Digestible):
+    """Which data set of the site is used, by the names in its own ``datasets.yaml``.
+
+    `columns` are the features and the label as all sites agreed on them, with their categories in the one order that
+    every site maps its own to; `listed` names those whose categories the job itself lists, so that a site may have
+    fewer. `unused` are the columns that the round does not read.
+    """
 
     dataset: Name
     features: tuple[Name, ...] = ()
     label: Name | None = None
+    columns: tuple[Column, ...] = Field(default=(), exclude_if=is_empty)
+    listed: tuple[Name, ...] = Field(default=(), exclude_if=is_empty)
+    unused: tuple[Unused, ...] = Field(default=(), exclude_if=is_empty)
+
+    @model_validator(mode="after")
+    def _columns_are_those_named(self) -> Self:
+        wanted = [*self.features, *([self.label] if self.label is not None else [])]
+        if self.columns and sorted(wanted) != sorted(column.name for column in self.columns):
+            raise ValueError("columns must be the features and the label, each once")
+        return self
 
 
 class ModelRef(Document):

@@ -1,11 +1,14 @@
 """What a site tells about itself: its recipes, the shape of its data sets and its machine, never a value."""
 
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from shared.wire.manifest import Digestible, DigestText, Document, Name
+from shared.wire.columns import Column, ColumnType, misfit
+from shared.wire.forms import Digestible, DigestText, Document, Name
+from shared.wire.manifest import DataRef
+
+__all__ = ["Column", "DatasetSchema", "Hardware", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
 
 
 class Task(StrEnum):
@@ -18,7 +21,11 @@ class Task(StrEnum):
 
 
 class RecipeSpec(Document):
-    """What a recipe is and takes; `params_schema` is a JSON schema."""
+    """What a recipe is and takes; `params_schema` is a JSON schema.
+
+    `inputs`: the types of columns that it takes as features. Without it a job may name columns of any type; one that
+    names none gets the numbers, or the image.
+    """
 
     name: Name
     version: Name
@@ -28,14 +35,7 @@ class RecipeSpec(Document):
     statistics: bool = Field(default=False, strict=True)
     description: str = Field(default="", max_length=2000)
     classes: int | None = Field(default=None, ge=2, le=1000, strict=True)
-
-
-class Column(Document):
-    """One column; `categories` lists a category column's values in their fixed order."""
-
-    name: Name
-    type: Literal["number", "category", "image", "text"]
-    categories: tuple[str, ...] | None = None
+    inputs: tuple[ColumnType, ...] | None = None
 
 
 class DatasetSchema(Digestible):
@@ -66,3 +66,15 @@ class SiteProfile(Document):
     datasets: tuple[DatasetSchema, ...] = ()
     hardware: Hardware
     runner: Name = "process"
+
+
+def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:
+    """Return why this site's data set does not mean what all sites agreed on for the round; None where it does."""
+    columns = {column.name: column for column in own.columns}
+    for agreed in asked.columns:
+        if agreed.name not in columns:
+            return f"the data set {own.name!r} has no column {agreed.name!r} here"
+        fault = misfit(columns[agreed.name], agreed, listed=agreed.name in asked.listed)
+        if fault is not None:
+            return f"data set {own.name!r}: {fault}"
+    return None

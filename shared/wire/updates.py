@@ -16,7 +16,8 @@ import msgpack
 from shared.errors import Invalid
 from shared.ids import Digest, RoundId, SiteId, is_digest
 from shared.wire.canonical import digest_document
-from shared.wire.manifest import DigestText, Document, RoundKind
+from shared.wire.forms import DigestText, Document
+from shared.wire.manifest import RoundKind
 
 MAGIC: Final = b"USU1"
 MAX_HEADER: Final = 64 * 1024

@@ -168,6 +168,12 @@ def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:
         common.print_json(result.model_dump(mode="json"))
         return
     common.console.print(f"the job is valid: {len(result.features)} columns at {len(result.sites)} sites")
+    if result.features:
+        common.console.print(f"  features: {', '.join(result.features)}", markup=False, soft_wrap=True)
+    if result.label is not None:
+        common.console.print(f"  label: {result.label}", markup=False, soft_wrap=True)
+    for column in result.unused:
+        common.console.print(f"  not used: {column['name']} ({column['reason']})", markup=False, soft_wrap=True)
     _warn(result.warnings)
 
 

@@ -133,6 +133,8 @@ class Validation(Answer):
 
     features: list[str] = Field(default_factory=list)
     label: str | None = None
+    columns: list[dict[str, Any]] = Field(default_factory=list)
+    unused: list[dict[str, str]] = Field(default_factory=list)
     sites: list[str] = Field(default_factory=list)
     warnings: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
+from shared.wire.manifest import DataRef
+
 MAX_FRAME: Final = 16 * 2**20
 PREFIX: Final = struct.Struct("<I")
 RESULT_FILE: Final = "result.safetensors"
@@ -102,9 +104,7 @@ class Order:
     recipe: str
     recipe_digest: str
     params: Mapping[str, Any]
-    dataset: str
-    features: tuple[str, ...]
-    label: str | None
+    data: DataRef
     context: Mapping[str, list[float]]
     seed: int
     folder: Path
@@ -114,7 +114,7 @@ class Order:
         """The order as a frame."""
         plain = {name: getattr(self, name) for name in self.__slots__}
         plain |= {"folder": str(self.folder), "model": str(self.model) if self.model else None}
-        return {"type": "run", **plain, "features": list(self.features), "params": dict(self.params)}
+        return {"type": "run", **plain, "data": self.data.model_dump(mode="json"), "params": dict(self.params)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class WarmRunner:
 
     def _compartment_of(self, order: Order) -> Setup:
         if self._setup.own(order.recipe_digest):
-            return self._compartment((order.recipe_digest,), self._data.get(order.dataset, ()))
+            return self._compartment((order.recipe_digest,), self._data.get(order.data.dataset, ()))
         return self._compartment((), [path for paths in self._data.values() for path in paths])
 
     def _compartment(self, digests: tuple[str, ...], data: Iterable[str]) -> Setup:

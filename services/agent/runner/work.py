@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.agreed import image_fault, in_agreed_form
 from recipes.catalogue import BUILT_IN, load_file, load_recipe
 from recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
@@ -20,7 +21,8 @@ from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
 from shared.learning import tensors
 from shared.learning.metrics import check_sums, evaluation_layout
-from shared.wire.profiles import Task
+from shared.wire.manifest import DataRef
+from shared.wire.profiles import Task, schema_fault
 
 KEPT_DATASETS = 2  # loaded rows that stay in memory between rounds
 PLACES = 8  # of a traceback
@@ -140,14 +142,22 @@ class Workshop:
         return found.entries, found.reasons()
 
     def _data(self, order: Mapping[str, Any], *, labelled: bool) -> Dataset:
-        entry = self._declarations()[0].get(order["dataset"])
+        asked = DataRef.model_validate(order["data"])
+        entry = self._declarations()[0].get(asked.dataset)
         if entry is None:
-            raise OrderRefused("dataset-unknown", f"data set {order['dataset']} is not declared here")
+            raise OrderRefused("dataset-unknown", f"data set {asked.dataset} is not declared here")
+        own = entry.schema_document()
+        if (fault := schema_fault(own, asked)) is not None:
+            raise OrderRefused("schema-mismatch", fault)
+        labelled = labelled and not (asked.columns and asked.label is None)
         stat = entry.path.stat() if entry.path is not None and entry.path.exists() else None
         version = (stat.st_mtime_ns, stat.st_size) if stat is not None else None
-        key = (entry.model_dump_json(), tuple(order["features"]), order["label"], version, labelled)
+        key = (entry.model_dump_json(), asked.digest(), version, labelled)
         if key not in self._rows:
-            self._rows[key] = load_dataset(entry, order["features"], order["label"], labelled=labelled)
+            data = load_dataset(entry, asked.features, asked.label, labelled=labelled)
+            if (fault := image_fault(data, asked.columns)) is not None:
+                raise OrderRefused("schema-mismatch", fault)
+            self._rows[key] = in_agreed_form(data, own.columns, asked.columns)
             while len(self._rows) > KEPT_DATASETS:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(key)

@@ -8,9 +8,9 @@ from pydantic import GetJsonSchemaHandler, RootModel, TypeAdapter
 from pydantic_core import CoreSchema
 
 from services.coordinator.api.access import Id, Reader, Scientist, Use
+from services.coordinator.domain.findings import JobInvalid
 from services.coordinator.domain.jobs import JobOver
 from services.coordinator.domain.spec import AnySpec
-from services.coordinator.domain.validation import JobInvalid
 from services.coordinator.parties import PartyAway
 from services.coordinator.repository import Overtaken
 from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView

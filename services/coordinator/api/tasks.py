@@ -18,7 +18,7 @@ from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import Digest, SiteId, TaskId
 from shared.web.access import SiteParty
 from shared.web.problems import problems
-from shared.wire.manifest import DigestText
+from shared.wire.forms import DigestText
 
 router = APIRouter(prefix="/v1/tasks", tags=["agents"])
 LONGEST_WAIT_S: Final = 30.0

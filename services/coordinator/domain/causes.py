@@ -37,6 +37,7 @@ _FAULTS: Final = {
     "recipe-unknown": "the recipe is not installed at the site",
     "recipe-digest": "the recipe's code at the site differs from the job's",
     "round-ended": "no answer before the round ended",
+    "schema-mismatch": "the site's data set differs from what all sites agreed on for the job",
     "site-lost": "the site is away",
     "task-time": "training took longer than the round or the site's policy allows",
 }

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from shared.learning.metrics import LayoutUnknown, classes_in, evaluation_layout
+from services.coordinator.domain.findings import Findings
+from services.coordinator.domain.spec import EvaluationPart
+from shared.learning.metrics import BETTER_BELOW, LayoutUnknown, classes_in, evaluation_layout, metric_names
+from shared.names import hint
 from shared.wire.profiles import Column, RecipeSpec, Task
 
 Report = Callable[[str, str], None]
@@ -22,6 +25,23 @@ def check_evaluation(
         if (problem := _misfit(layout, column)) is not None:
             error("/recipe/params", f"at {site} {problem}")
             return
+
+
+def check_early_stop(
+    part: EvaluationPart | None, recipe: RecipeSpec, params: Mapping[str, Any], found: Findings
+) -> None:
+    """Check that an early stop watches a metric that the job's evaluations have."""
+    if part is None or part.early_stop is None:
+        return
+    try:
+        names = metric_names(evaluation_layout(recipe, params))
+    except LayoutUnknown:
+        return  # another check names it
+    metric = part.early_stop.metric
+    if metric not in names:
+        found.error("/evaluation/early_stop/metric", f"no evaluation of this job has {metric!r}{hint(metric, names)}")
+    elif part.early_stop.mode == "max" and metric in BETTER_BELOW:
+        found.warn("/evaluation/early_stop/mode", f"{metric!r} is better the smaller it is, and mode is max")
 
 
 def _misfit(layout: str, column: Column) -> str | None:

@@ -11,6 +11,7 @@ from shared.statistics.queries import Query
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
+Categories = dict[Name, Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]]
 MIN_COHORT: Final = 3
 """With two sites, each could subtract itself from the sum."""
 MIN_CELL: Final = 5
@@ -38,11 +39,17 @@ class RecipePart(Part):
 
 
 class DataPart(Part):
-    """The data set by its name at the sites; without `features`, every numeric column that all sites have."""
+    """The data set by its name at the sites.
+
+    Without `features`, every column that all sites have and the recipe takes, but the label and those of `exclude`.
+    `categories` lists a column's categories where the sites' own lists differ: each site must list some of these.
+    """
 
     dataset: Name
-    features: tuple[Name, ...] | None = None
+    features: tuple[Name, ...] | None = Field(default=None, min_length=1)
     label: Name | None = None
+    exclude: tuple[Name, ...] = ()
+    categories: Categories = Field(default_factory=dict)
 
 
 class StrategyPart(Part):
@@ -140,9 +147,10 @@ class JobSpec(Part):
 
 
 class StatisticsData(Part):
-    """The data set by its name at the sites; the queries name the columns."""
+    """The data set by its name at the sites; the queries name the columns. `categories` as for training."""
 
     dataset: Name
+    categories: Categories = Field(default_factory=dict)
 
 
 class StatisticsSpec(Part):

@@ -6,33 +6,27 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from services.coordinator.domain import spec as parts
+from services.coordinator.domain.columns import agreed_column, check_listed, declared_columns
+from services.coordinator.domain.findings import Findings, parse_fields
+from services.coordinator.domain.protection import check_cohort, check_protection
+from services.coordinator.domain.recipes import find_recipe
+from services.coordinator.domain.sites import SiteFacts, having, holders_of, profile_of, schema_of
 from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.domain.validation import (
-    Findings,
-    Resolved,
-    SiteFacts,
-    Verdict,
-    World,
-    check_cohort,
-    check_protection,
-    find_recipe,
-    having,
-    holders_of,
-    parse_fields,
-    pointer,
-    profile_of,
-    schema_of,
-)
+from services.coordinator.domain.validation import Resolved, Verdict, World
+from shared.documents import document_faults, pointer
+from shared.names import hint
 from shared.statistics.measures import MAX_SUMS, SALT, Asked
 from shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
 from shared.statistics.session import Session
 from shared.statistics.steps import Setting
+from shared.wire.columns import agree
 from shared.wire.profiles import Column
 
 RECIPE: Final = "statistics"
 MAX_TERMS: Final = 500
 LEAST_BITS: Final = 16
 MOST_PROVED_BITS: Final = 2**18
+_NEEDED: Final = f"one of {', '.join(QUERIES)} is needed"
 MAX_CENTRES: Final = 4096
 """Numbers of all k-means centres: they travel in each round's manifest."""
 
@@ -45,7 +39,7 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
     parsed = parse_fields(plain, StatisticsSpec, findings)
     if not world.federation_known and "federation_id" in parsed:
         findings.error("/federation_id", "there is no such federation")
-    check_protection(parsed.get("cohort"), parsed.get("engine"), world, findings)
+    check_protection(parsed.get("cohort"), parsed.get("engine"), world.engines, findings)
     if parsed.get("min_cell") == 1:
         findings.warn("/min_cell", "a count of one is shown as it is: it may be one person")
     resolved = _resolve(parsed, queries, world, findings)
@@ -74,13 +68,13 @@ def _queries(given: object, findings: Findings) -> dict[int, Query]:
     for place, document in enumerate(given):
         kind = document.get("query") if isinstance(document, Mapping) else None
         if not isinstance(kind, str) or kind not in QUERIES:
-            findings.error(pointer(["queries", place, "query"]), f"one of {', '.join(QUERIES)} is needed")
+            said = f"there is no query {kind!r}{hint(kind, QUERIES)}" if isinstance(kind, str) else _NEEDED
+            findings.error(pointer(["queries", place, "query"]), said)
             continue
         try:
             found[place] = QUERIES[kind].model_validate(document)
         except ValidationError as error:
-            for item in error.errors(include_url=False, include_input=False, include_context=False):
-                findings.error(pointer(["queries", place, *item["loc"]]), item["msg"].removeprefix("Value error, "))
+            findings.errors += document_faults(error, QUERIES[kind], ["queries", place])
     return found
 
 
@@ -97,7 +91,13 @@ def _resolve(
     eligible = having(wanted, data.dataset, able, findings) if able else []
     # Where a misspelt column leaves no site, the other columns are still judged.
     asked = eligible or able
-    columns = {name: _column(path, name, data.dataset, asked, findings) for path, name in reversed(wanted)}
+    check_listed(data.categories, data.dataset, able, findings)
+    paths = {name: path for path, name in reversed(wanted)}
+    together = {name: texts for name, path in paths.items() if (texts := _together(path, name, data, asked, findings))}
+    listed = {**together, **data.categories}
+    columns = {
+        name: agreed_column(path, name, data.dataset, asked, listed.get(name), findings) for name, path in paths.items()
+    }
     check_cohort(parsed.get("cohort"), eligible, findings)
     known = {name: column for name, column in columns.items() if column is not None}
     _check_queries(queries, known, findings)
@@ -108,8 +108,23 @@ def _resolve(
         weight_unit=1,
         eligible=tuple(sorted(site.id for site in eligible)),
         columns=tuple(known[name] for name in sorted(known)),
+        listed=tuple(sorted(set(listed) & set(known))),
         most_rows=_most_rows(data.dataset, eligible),
     )
+
+
+def _together(
+    path: str, name: str, data: parts.StatisticsData, sites: Sequence[SiteFacts], findings: Findings
+) -> tuple[str, ...] | None:
+    """Return all categories of a column where sites list different ones: a site counts none of those it lacks."""
+    declared = declared_columns(data.dataset, name, sites)
+    if name in data.categories or len({frozenset(column.categories or ()) for column in declared.values()}) <= 1:
+        return None
+    if {column.type for column in declared.values()} != {"category"}:
+        return None
+    for fault in agree(declared).faults:
+        findings.warn(path, f"{fault}; without that, all of them are counted")
+    return tuple(dict.fromkeys(text for column in declared.values() for text in column.categories or ()))
 
 
 def _most_rows(dataset: str, sites: Sequence[SiteFacts]) -> int | None:
@@ -133,21 +148,6 @@ def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:
     for field in ("columns", "features"):
         for place, name in enumerate(getattr(query, field, ())):
             yield pointer(["queries", at, field, place]), name
-
-
-def _column(path: str, name: str, dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> Column | None:
-    """The column as all sites can be asked for it: one type, and the categories that any of them has."""
-    found = [column for site in sites for column in schema_of(site, dataset).columns if column.name == name]
-    if not found:
-        return None
-    types = {column.type for column in found}
-    if len(types) > 1:
-        findings.error(path, f"the column {name!r} is {' here and '.join(sorted(types))} there")
-        return None
-    texts = tuple(dict.fromkeys(text for column in found for text in column.categories or ()))
-    if any(set(column.categories or ()) != set(texts) for column in found):
-        findings.warn(path, f"the sites list other categories of {name!r}; all of them are used")
-    return found[0].model_copy(update={"categories": texts or None})
 
 
 def _check_queries(queries: Mapping[int, Query], columns: Mapping[str, Column], findings: Findings) -> None:

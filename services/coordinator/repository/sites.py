@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, String, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
-from services.coordinator.domain.validation import SiteFacts
+from services.coordinator.domain.sites import SiteFacts
 from services.coordinator.tables import FederationRow, PlatformRow, SiteRow
 from shared.database import Page, Transaction, UtcDateTime, page
 from shared.errors import Conflict, NotFound

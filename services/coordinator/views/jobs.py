@@ -16,6 +16,7 @@ from services.coordinator.repository.rounds import RoundRecord
 from services.coordinator.views import View
 from shared.errors import FieldError
 from shared.statistics.results import Result
+from shared.wire.columns import Column, Unused
 
 
 class FieldFinding(View):
@@ -63,6 +64,8 @@ class JobView(View):
     spec: AnySpec
     features: list[str]
     label: str | None
+    columns: list[Column] = Field(description="Features and label as all sites agreed on them.")
+    unused: list[Unused] = Field(description="The data set's other columns, and why the job does not read them.")
     recipe_digest: str
     sites: list[str] = Field(description="The sites that could take part when the job was submitted.")
     model_id: str | None
@@ -93,6 +96,8 @@ class JobVerdict(View):
     valid: Literal[True] = True
     features: list[str]
     label: str | None
+    columns: list[Column] = Field(description="Features and label as all sites agreed on them.")
+    unused: list[Unused] = Field(description="The data set's other columns, and why the job does not read them.")
     recipe_digest: str
     weight_unit: int
     sites: list[str]
@@ -220,6 +225,8 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
         spec=job.spec,
         features=list(job.resolved.features),
         label=job.resolved.label,
+        columns=list(job.resolved.columns),
+        unused=list(job.resolved.unused),
         recipe_digest=job.resolved.recipe.digest,
         sites=list(job.resolved.eligible),
         model_id=job.model_id,

@@ -22,6 +22,7 @@ from services.agent.runner.protocol import Order, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import DockerSettings, Mount
 from shared.learning.tensors import Model, Schema, load, save
+from shared.wire.manifest import DataRef
 
 IMAGE = "undersong-test-stub"
 MIB = 2**20
@@ -116,7 +117,7 @@ class Bench:
 
     async def run(self, kind="train", **params):
         order = Order(
-            kind, self.name, self.digest, params, "bench", (), None, {}, 1, self.task, self.models / "model"
+            kind, self.name, self.digest, params, DataRef(dataset="bench"), {}, 1, self.task, self.models / "model"
         )  # fmt: skip
         return await self.runner.run(order, lambda _: None, limit_s=60)
 
@@ -183,7 +184,7 @@ async def test_a_hostile_recipe_is_contained(tmp_path, image) -> None:
     async def attack(name: str, limit_s: float = 60.0, **params) -> TaskFailure:
         await asyncio.to_thread(fresh, bench.task, 0o777)
         order = Order(
-            "train", "hostile", bench.digest, {"attack": name, **params}, "bench", (), None, {}, 1, bench.task,
+            "train", "hostile", bench.digest, {"attack": name, **params}, DataRef(dataset="bench"), {}, 1, bench.task,
             bench.models / "model",
         )  # fmt: skip
         with pytest.raises(TaskFailure) as found:

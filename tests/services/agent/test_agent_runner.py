@@ -15,6 +15,7 @@ from services.agent.runner.process import ProcessLauncher
 from services.agent.runner.protocol import FrameError, Order, Setup, frame_length, pack, unpack
 from services.agent.runner.warm import WarmRunner
 from shared.learning.tensors import Model, Schema, load, save
+from shared.wire.manifest import DataRef
 
 pytestmark = pytest.mark.process
 MIB = 2**20
@@ -41,7 +42,7 @@ class Bench:
 
     def order(self, kind="train", recipe=None, **params) -> Order:
         return Order(
-            kind, recipe or "odd", self.digest, params, "bench", (), None, {}, 1, self.task,
+            kind, recipe or "odd", self.digest, params, DataRef(dataset="bench"), {}, 1, self.task,
             self.folder / "model",
         )  # fmt: skip
 

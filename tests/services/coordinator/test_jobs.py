@@ -216,3 +216,111 @@ async def test_a_label_that_does_not_fit_the_task_is_refused(
     job = document(federation, recipe={"name": "tabular", "params": params})
     found = errors_of(await small_world.admin.post("/v1/jobs/validations", json=job))
     assert says in found["/recipe/params"]
+
+
+def told(*columns: dict[str, Any], label: str | None = "disease", **dataset: Any) -> dict[str, Any]:
+    """A profile whose data set has these columns."""
+    made = profile()
+    made["datasets"] = [{**made["datasets"][0], "columns": list(columns), "label": label, **dataset}]
+    made["recipes"] = [{**made["recipes"][0], "inputs": ["number", "category"]}]
+    return made
+
+
+AGE: dict[str, Any] = {"name": "age", "type": "number"}
+SEX: dict[str, Any] = {"name": "sex", "type": "category", "categories": ["f", "m"]}
+DISEASE: dict[str, Any] = {"name": "disease", "type": "category", "categories": ["no", "yes"]}
+
+
+async def test_the_dry_run_says_which_columns_are_used_and_why_others_are_not(small_world: World) -> None:
+    federation = await small_world.federation()
+    note = {"name": "note", "type": "text"}
+    for at in range(3):
+        extra = [{"name": "ward", "type": "number"}] if at else []
+        await small_world.site(federation, f"site-{at}", told(AGE, SEX, DISEASE, note, *extra, {**AGE, "name": "key"}))
+    body = document(federation, data={"dataset": "heart", "exclude": ["key"]})
+    answer = (await small_world.admin.post("/v1/jobs/validations", json=body)).json()
+    assert answer["features"] == ["age", "sex"]
+    assert answer["label"] == "disease"
+    unused = {item["name"]: item["reason"] for item in answer["unused"]}
+    assert unused["key"] == "excluded by the job"
+    assert unused["ward"] == "missing at site-0"
+    assert "text" in unused["note"]
+    job = await small_world.job(federation, data={"dataset": "heart", "exclude": ["key"]})
+    assert job["unused"] == answer["unused"]
+    assert [column["name"] for column in job["columns"]] == ["age", "sex", "disease"]
+
+
+async def test_labels_in_another_order_get_one_order_in_the_manifest(small_world: World) -> None:
+    world = small_world
+    federation = await world.federation()
+    turned = {**DISEASE, "categories": ["yes", "no"]}
+    agents = [await world.site(federation, f"site-{at}", told(AGE, DISEASE if at else turned)) for at in range(3)]
+    answer = await world.admin.post("/v1/jobs/validations", json=document(federation))
+    assert "site-0" in answer.json()["warnings"][0]["message"]
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    round_id = (await world.get_job(job["id"]))["round_id"]
+    manifest = world.neighbours.rounds[round_id]["manifest"]["manifest"]
+    assert manifest["data"]["columns"][-1]["categories"] == ["no", "yes"]
+    assert len(manifest["cohort"]) == len(agents)
+
+
+@pytest.mark.parametrize(
+    ("changed", "path", "words"),
+    [
+        ({**DISEASE, "categories": ["no", "yes", "unsure"]}, "/data/label", ["site-2", "'unsure'", "datasets.yaml"]),
+        ({"name": "disease", "type": "number"}, "/data/label", ["site-2", "a number", "datasets.yaml"]),
+        ({"name": "age", "type": "category", "categories": ["old"]}, "/data/features", ["site-2", "'age'", "exclude"]),
+        ({**SEX, "categories": ["F", "M"]}, "/data/features", ["site-2", "'F', 'M'", "exclude"]),
+    ],
+)
+async def test_schemas_that_cannot_be_matched_are_refused(
+    small_world: World, changed: dict[str, Any], path: str, words: list[str]
+) -> None:
+    """The refusal names the site, the column and what to do; before and after, no job."""
+    federation = await small_world.federation()
+    for at in range(3):
+        columns = [changed if at == 2 and changed["name"] == c["name"] else c for c in (AGE, SEX, DISEASE)]
+        await small_world.site(federation, f"site-{at}", told(*columns))
+    found = errors_of(await small_world.admin.post("/v1/jobs", json=document(federation)))
+    assert all(word in found[path] for word in words), found
+    assert (await small_world.admin.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_labels_that_sites_declare_differently_are_refused(small_world: World) -> None:
+    federation = await small_world.federation()
+    for at in range(3):
+        await small_world.site(federation, f"site-{at}", told(AGE, SEX, DISEASE, label="sex" if at else "disease"))
+    body = document(federation, data={"dataset": "heart"})
+    found = errors_of(await small_world.admin.post("/v1/jobs/validations", json=body))
+    assert "data.label" in found["/data/label"]
+
+
+async def test_a_site_whose_schema_changes_takes_part_no_longer(small_world: World) -> None:
+    """Joining later, or changing in the middle: only sites that agree with the job are asked."""
+    world = small_world
+    federation = await world.federation()
+    agents = [await world.site(federation, f"site-{at}", told(AGE, DISEASE)) for at in range(4)]
+    job = await world.job(federation)
+    late = await world.site(federation, "late", told(AGE, {**DISEASE, "categories": ["yes", "no", "unsure"]}))
+    fits = await world.site(federation, "fits", told(AGE, {**DISEASE, "categories": ["yes", "no"]}))
+    changed = told({"name": "age", "type": "category", "categories": ["old"]}, DISEASE)
+    assert (await agents[0].http.put("/v1/sites/self/profile", json=changed)).status_code == 200
+    for agent in (*agents, late, fits):
+        await agent.poll()
+    await world.flush()
+    await world.conductor.advance(job["id"])
+    round_id = (await world.get_job(job["id"]))["round_id"]
+    manifest = world.neighbours.rounds[round_id]["manifest"]["manifest"]
+    assert manifest["cohort"] == sorted([*(agent.id for agent in agents[1:]), fits.id])
+
+
+async def test_an_early_stop_watches_a_metric_that_the_task_has(small_world: World) -> None:
+    federation = await small_world.federation()
+    await small_world.sites(federation, 3)
+    body = document(federation, evaluation={"every": 1, "early_stop": {"metric": "AUC_ROC", "patience": 1}})
+    found = errors_of(await small_world.admin.post("/v1/jobs", json=body))
+    assert "did you mean 'auc'" in found["/evaluation/early_stop/metric"]
+    body["evaluation"]["early_stop"]["metric"] = "mae"
+    found = errors_of(await small_world.admin.post("/v1/jobs", json=body))
+    assert "accuracy" in found["/evaluation/early_stop/metric"]

@@ -1,0 +1,223 @@
+"""The columns of a training job: which it uses, in the form that all sites agreed on, and which not, and why."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.coordinator.domain import spec as parts
+from services.coordinator.domain.findings import Findings
+from services.coordinator.domain.sites import SiteFacts, columns_of, having, schema_of
+from shared.documents import pointer
+from shared.names import hint
+from shared.wire.columns import Agreement, Column, Unused, agree
+from shared.wire.manifest import DataRef
+from shared.wire.profiles import RecipeSpec
+
+TABLE: Final = frozenset({"number", "category"})
+_LEAVE_OUT: Final = "name the features, or leave it out under data.exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The sites that can take part, and what each column is for them; `columns` are the features and the label."""
+
+    sites: tuple[SiteFacts, ...] = ()
+    features: tuple[str, ...] = ()
+    label: str | None = None
+    columns: tuple[Column, ...] = ()
+    unused: tuple[Unused, ...] = ()
+
+
+def choose_columns(
+    data: parts.DataPart,
+    recipe: RecipeSpec | None,
+    sites: Sequence[SiteFacts],
+    trained: DataRef | None,
+    found: Findings,
+) -> Chosen:
+    """Settle a training job's columns over the sites that have its data set and recipe.
+
+    `trained` is what the version that the job goes on from was trained on: features and categories keep their order.
+    """
+    if not sites:
+        return Chosen()
+    _check_names(data, sites, found)
+    label = _label(data, sites, found)
+    places = {name: pointer(["data", "features", at]) for at, name in enumerate(data.features or ())}
+    wanted = [(path, name) for name, path in places.items()] + ([("/data/label", label)] if label is not None else [])
+    able = having(wanted, data.dataset, sites, found) or list(sites)
+    unused = _unused(data, label, recipe, able)
+    features = data.features
+    if features is None:
+        features = tuple(name for name in _names(data.dataset, able) if name != label and name not in unused)
+        if not features and unused:
+            why = "; ".join(f"{name}: {reason}" for name, reason in unused.items())
+            found.error("/data/features", f"no column can be used as a feature ({why})")
+    else:
+        rest = [name for name in _names(data.dataset, able) if name not in features and name != label]
+        unused = {name: "excluded by the job" if name in data.exclude else "not named by the job" for name in rest}
+    if trained is not None and trained.features:
+        features = _as_trained(data, features, trained, found)
+    agreed = [_agreed(places.get(name, "/data/features"), name, data, able, found, trained) for name in features]
+    _check_inputs(recipe, [column for column in agreed if column is not None], places, found)
+    if label is not None:
+        agreed.append(_agreed("/data/label", label, data, able, found, trained))
+    columns = tuple(column for column in agreed if column is not None)
+    listed = tuple(Unused(name=name, reason=reason[:500]) for name, reason in unused.items())
+    return Chosen(tuple(able), features, label, columns, listed)
+
+
+def compare(dataset: str, sites: Sequence[SiteFacts]) -> list[Agreement]:
+    """Match every column of a data set over the sites that have it, in the order of their columns."""
+    return [agree(declared_columns(dataset, name, sites)) for name in _names(dataset, sites)]
+
+
+def agreed_column(
+    path: str,
+    name: str,
+    dataset: str,
+    sites: Sequence[SiteFacts],
+    categories: Sequence[str] | None,
+    findings: Findings,
+    remedy: str = "",
+) -> Column | None:
+    """Return a column as all sites agreed on it; an error at `path` where they do not."""
+    declared = declared_columns(dataset, name, sites)
+    if not declared:
+        return None
+    found = agree(declared, categories)
+    for fault in found.faults:
+        findings.error(path, fault + remedy)
+    for note in found.notes:
+        findings.warn(path, note)
+    return found.agreed
+
+
+def check_listed(
+    categories: Mapping[str, Sequence[str]], dataset: str, sites: Sequence[SiteFacts], findings: Findings
+) -> None:
+    """Check that `data.categories` names category columns of the data set, and each category once."""
+    for name, texts in categories.items():
+        path = pointer(["data", "categories", name])
+        declared = declared_columns(dataset, name, sites)
+        if not declared:
+            findings.error(path, _no_column(dataset, name, sites))
+        elif kinds := {column.type for column in declared.values()} - {"category"}:
+            findings.error(path, f"{name!r} is a {kinds.pop()}, and only categories can be listed")
+        if len(set(texts)) != len(texts):
+            findings.error(path, "a category is listed twice")
+
+
+def _check_names(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Findings) -> None:
+    features = data.features or ()
+    if len(set(features)) != len(features):
+        findings.error("/data/features", "a column is named twice")
+    if data.label is not None and data.label in features:
+        findings.error("/data/features", f"the label {data.label!r} cannot be a feature too")
+    names = _names(data.dataset, sites)
+    for at, name in enumerate(data.exclude):
+        path = pointer(["data", "exclude", at])
+        if name not in names:
+            findings.error(path, _no_column(data.dataset, name, sites))
+        elif name in features or name == data.label:
+            findings.error(path, f"the column {name!r} cannot be used and excluded")
+    check_listed(data.categories, data.dataset, sites, findings)
+
+
+def _label(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Findings) -> str | None:
+    """Return the label that the job names, or the one that every site declares."""
+    if data.label is not None:
+        return data.label
+    declared = {site.name: schema_of(site, data.dataset).label for site in sites}
+    labels = set(declared.values())
+    if len(labels) > 1:
+        said = ", ".join(f"{label!r} at {site}" if label else f"none at {site}" for site, label in declared.items())
+        findings.error("/data/label", f"the sites declare different labels ({said}); name one under data.label")
+        return None
+    return labels.pop()
+
+
+def _unused(
+    data: parts.DataPart, label: str | None, recipe: RecipeSpec | None, sites: Sequence[SiteFacts]
+) -> dict[str, str]:
+    """Return the columns that a job without `features` does not use, with the reason."""
+    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    for name in _names(data.dataset, sites):
+        declared = declared_columns(data.dataset, name, sites)
+        without = [site.name for site in sites if site.name not in declared]
+        labels = [site.name for site in sites if schema_of(site, data.dataset).label == name]
+        if name in data.exclude:
+            found[name] = "excluded by the job"
+        elif without:
+            found[name] = f"missing at {', '.join(without)}"
+        elif labels and name != label:
+            found[name] = f"declared as the label at {', '.join(labels)}"
+        elif name != label:
+            kinds[name] = next(iter(declared.values())).type
+    taken = _taken(recipe, kinds.values())
+    return found | {name: _untaken(kind, recipe) for name, kind in kinds.items() if kind not in taken}
+
+
+def _taken(recipe: RecipeSpec | None, kinds: Collection[str]) -> frozenset[str]:
+    """Return the types that become features: those of a table where there are any, else what the recipe takes."""
+    taken = frozenset(("number", "image") if recipe is None or recipe.inputs is None else recipe.inputs)
+    return taken & TABLE if taken & TABLE & set(kinds) else taken
+
+
+def _untaken(kind: str, recipe: RecipeSpec | None) -> str:
+    name = f"the recipe {recipe.name!r}" if recipe is not None else "the recipe"
+    if recipe is None or recipe.inputs is None:
+        return f"a {kind} column, and {name} does not say that it takes those (`inputs` in its spec)"
+    return f"a {kind} column, which {name} does not take" + (" beside others" if kind in recipe.inputs else "")
+
+
+def _as_trained(data: parts.DataPart, features: tuple[str, ...], trained: DataRef, found: Findings) -> tuple[str, ...]:
+    """Return the features of the version that the job goes on from, in its order; an error where the job has others."""
+    if sorted(features) == sorted(trained.features) and (data.features is None or features == trained.features):
+        return trained.features
+    names = ", ".join(trained.features)
+    found.error("/data/features", f"the version that the job goes on from was trained on {names}, in this order")
+    return features
+
+
+def _check_inputs(
+    recipe: RecipeSpec | None, columns: Sequence[Column], places: Mapping[str, str], found: Findings
+) -> None:
+    """Check the types of the features against those that the recipe takes."""
+    for column in columns:
+        if recipe is not None and recipe.inputs is not None and column.type not in recipe.inputs:
+            takes = " and ".join(recipe.inputs)
+            path = places.get(column.name, "/data/features")
+            found.error(path, f"{column.name!r} is a {column.type}; the recipe {recipe.name!r} takes {takes} columns")
+
+
+def _agreed(
+    path: str,
+    name: str,
+    data: parts.DataPart,
+    sites: Sequence[SiteFacts],
+    found: Findings,
+    trained: DataRef | None,
+) -> Column | None:
+    before = {column.name: column for column in trained.columns}.get(name) if trained is not None else None
+    given = data.categories.get(name, before.categories if before is not None else None)
+    remedy = "" if path != "/data/features" else f", or {_LEAVE_OUT}"
+    column = agreed_column(path, name, data.dataset, sites, given, found, remedy)
+    if column is not None and before is not None and column != before:
+        found.error(path, f"the column {name!r} is not what it was for the version that the job goes on from")
+    return column
+
+
+def _names(dataset: str, sites: Sequence[SiteFacts]) -> list[str]:
+    return list(dict.fromkeys(column.name for site in sites for column in schema_of(site, dataset).columns))
+
+
+def declared_columns(dataset: str, name: str, sites: Sequence[SiteFacts]) -> dict[str, Column]:
+    """Return each site's declaration of a column, by the site's name."""
+    return {site.name: column for site in sites for column in schema_of(site, dataset).columns if column.name == name}
+
+
+def _no_column(dataset: str, name: str, sites: Sequence[SiteFacts]) -> str:
+    names = {name for site in sites for name in columns_of(site, dataset)}
+    return f"no site's data set {dataset!r} has the column {name!r}{hint(name, names)}"

@@ -1,0 +1,69 @@
+"""Whether cohort and engine protect the sites that take part in a job."""
+
+from collections.abc import Mapping, Sequence
+
+from services.coordinator.domain import spec as parts
+from services.coordinator.domain.findings import Findings
+from services.coordinator.domain.sites import SiteFacts
+from shared.names import hint
+from shared.secagg.engines import EngineFacts
+
+
+def check_cohort(cohort: parts.CohortPart | None, eligible: Sequence[SiteFacts], findings: Findings) -> None:
+    """Whether enough sites can take part."""
+    if cohort is None:
+        return
+    if len(eligible) < cohort.min:
+        missing = "; ".join(warning.message for warning in findings.warnings)
+        findings.error(
+            "/cohort/min",
+            f"{len(eligible)} active sites have this recipe, data set and columns, and {cohort.min} are needed"
+            + (f" ({missing})" if missing else ""),
+        )
+
+
+def check_protection(
+    cohort: parts.CohortPart | None, engine: str | None, engines: Mapping[str, EngineFacts], findings: Findings
+) -> None:
+    """Whether cohort and engine protect the sites that take part."""
+    if cohort is not None:
+        if cohort.max is not None and cohort.max < cohort.min:
+            findings.error("/cohort/max", f"must not be less than min, which is {cohort.min}")
+        if cohort.min < parts.MIN_COHORT and not cohort.allow_small:
+            findings.error(
+                "/cohort/min",
+                f"at least {parts.MIN_COHORT}: with two, each could subtract itself from the sum. "
+                "Set cohort.allow_small to do it all the same.",
+            )
+    if engine is not None and engine not in engines:
+        findings.error("/engine", f"there is no engine {engine!r}{hint(engine, engines)}")
+    elif engine is not None and cohort is not None and cohort.min < engines[engine].smallest:
+        findings.error(
+            "/engine",
+            f"{engine} needs cohort.min of at least {engines[engine].smallest}; for fewer sites name another "
+            "engine, such as sealed, with which the aggregator sees each update",
+        )
+
+
+def check_proved(
+    engine: str | None,
+    strategy: parts.StrategyPart | None,
+    update: parts.UpdatePart | None,
+    engines: Mapping[str, EngineFacts],
+    findings: Findings,
+) -> None:
+    """What an author should know of an engine that proves norms."""
+    if engine is None or engine not in engines:
+        return
+    if not engines[engine].helped:
+        if update is not None and update.noise_multiplier is not None:
+            findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; twoserver does")
+        if update is not None and update.norm_equality_proofs is not None:
+            findings.error("/update/norm_equality_proofs", f"with {engine} no norm is proved; twoserver proves it")
+        return
+    if strategy is not None and strategy.weighting != "equal":
+        findings.warn("/strategy/weighting", f"with {engine} every site weighs the same, whatever its examples")
+    if update is not None and update.clip_norm is None:
+        findings.warn(
+            "/update/clip_norm", f"{engine} proves an L2 norm: without clip_norm it is update.bound, {update.bound:g}"
+        )

@@ -1,0 +1,60 @@
+"""The recipe that a job names: in which form the sites have it, and whether its parameters fit."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import ValidationError as ParamsError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from services.coordinator.domain.findings import MAX_ERRORS, Findings
+from services.coordinator.domain.sites import SiteFacts, profile_of
+from shared.documents import pointer
+from shared.names import hint
+from shared.wire.profiles import RecipeSpec
+
+
+def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Findings) -> RecipeSpec | None:
+    """The form of the recipe that most sites have; the same name may stand for other code elsewhere."""
+    found = [spec for site in sites for spec in profile_of(site).recipes if spec.name == name]
+    if not found:
+        known = {spec.name for site in sites for spec in profile_of(site).recipes}
+        has = hint(name, known) if known else "; no site has told its recipes yet"
+        findings.error(path, f"no active site has the recipe {name!r}{has}")
+        return None
+    by_digest = Counter(spec.digest for spec in found)
+    chosen, _ = max(by_digest.items(), key=lambda item: (item[1], item[0]))
+    if len(by_digest) > 1:
+        findings.warn(path, f"sites have {len(by_digest)} different forms of it; {chosen[:12]}… is used")
+    return next(spec for spec in found if spec.digest == chosen)
+
+
+def check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
+    """Check the parameters against the recipe's schema; whether they fit."""
+    # An empty registry keeps a site's schema from making us fetch what it refers to.
+    validator = Draft202012Validator(recipe.params_schema, registry=Registry())
+    try:
+        Draft202012Validator.check_schema(recipe.params_schema)
+        found: list[ParamsError] = list(validator.iter_errors(dict(params)))
+    except (SchemaError, Unresolvable) as error:
+        findings.error("/recipe/name", f"the recipe's own parameter schema cannot be used: {type(error).__name__}")
+        return False
+    for problem in sorted(found, key=lambda error: [str(part) for part in error.path])[:MAX_ERRORS]:
+        findings.error(pointer(["recipe", "params", *problem.absolute_path]), _message(problem))
+    return not found
+
+
+def _message(problem: ParamsError) -> str:
+    """Return jsonschema's message, with near matches for a misspelt parameter or choice."""
+    message, instance = problem.message[:500], problem.instance
+    if problem.validator == "additionalProperties" and isinstance(instance, Mapping):
+        known = problem.schema.get("properties", {}) if isinstance(problem.schema, Mapping) else {}
+        unknown = sorted(set(instance) - set(known))
+        if known and unknown:
+            return "; ".join(f"there is no parameter {name!r}{hint(name, known)}" for name in unknown)[:2000]
+    if problem.validator == "enum" and isinstance(instance, str) and isinstance(problem.validator_value, list):
+        return f"{instance!r} is not a choice here{hint(instance, map(str, problem.validator_value))}"
+    return message

@@ -1,0 +1,72 @@
+"""What the coordinator knows of sites when it judges a job: their recipes, data sets and columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.coordinator.domain.findings import Findings
+from shared.ids import SiteId
+from shared.names import hint
+from shared.wire.profiles import DatasetSchema, SiteProfile
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """What the coordinator knows of one site when it judges a job."""
+
+    id: SiteId
+    name: str
+    active: bool
+    profile: SiteProfile | None
+
+
+def profile_of(site: SiteFacts) -> SiteProfile:
+    """What the site told about itself; it must have."""
+    if site.profile is None:
+        raise ValueError("a site without a profile is not eligible")
+    return site.profile
+
+
+def dataset_of(site: SiteFacts, name: str) -> DatasetSchema | None:
+    """Return the site's data set of this name, if it has it."""
+    return next((schema for schema in profile_of(site).datasets if schema.name == name), None)
+
+
+def schema_of(site: SiteFacts, name: str) -> DatasetSchema:
+    """The site's data set; it must have it."""
+    found = dataset_of(site, name)
+    if found is None:
+        raise ValueError("a site without the data set is not eligible")
+    return found
+
+
+def columns_of(site: SiteFacts, dataset: str) -> set[str]:
+    """The names of the data set's columns at the site."""
+    return {column.name for column in schema_of(site, dataset).columns}
+
+
+def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:
+    """The sites that have the data set; an error where there is none."""
+    holders = [site for site in sites if dataset_of(site, dataset) is not None]
+    if not holders:
+        known = sorted({schema.name for site in sites for schema in profile_of(site).datasets})
+        has = hint(dataset, known) if known else "; no site has told its data sets yet"
+        findings.error("/data/dataset", f"no active site has the data set {dataset!r}{has}")
+    return holders
+
+
+def having(
+    wanted: Sequence[tuple[str, str]], dataset: str, sites: Sequence[SiteFacts], findings: Findings
+) -> list[SiteFacts]:
+    """The sites that have all columns, of which each is asked for at a path of the document."""
+    lacking = {place: [site for site in sites if place[1] not in columns_of(site, dataset)] for place in wanted}
+    for (path, name), without in lacking.items():
+        if not without:
+            continue
+        if len(without) == len(sites):
+            known = {column for site in sites for column in columns_of(site, dataset)}
+            findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hint(name, known)}")
+        else:
+            names = ", ".join(site.name for site in without)
+            findings.warn(path, f"the column {name!r} is missing at {names}, which will not take part")
+    out = {site.id for without in lacking.values() for site in without}
+    return [site for site in sites if site.id not in out]

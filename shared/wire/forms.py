@@ -1,0 +1,31 @@
+"""The base of every document on the wire, and the types of its fields."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from shared.ids import Digest
+from shared.wire.canonical import digest_document
+
+Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
+DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field was left out: fields of later releases are omitted then, so that older digests still hold."""
+    return not value
+
+
+class Document(BaseModel):
+    """A frozen document: unknown fields and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+class Digestible(Document):
+    """A document that is known by its digest."""
+
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical form."""
+        return digest_document(self.model_dump(mode="json"))
