@@ -33,7 +33,7 @@ from shared.blobs import BlobStore
 from shared.clock import Clock
 from shared.database import Database
 from shared.identity.sealing import Sealer
-from shared.queues import Bell, Relay, Streams, background
+from shared.queues import Bell, OutboxTail, Relay, Streams, background
 from shared.secagg.engines import preload
 from shared.web.access import IntrospectionClient, TokenDirectory
 from shared.web.app import create_app
@@ -164,7 +164,12 @@ def _lifespan(
             tokens = IntrospectionClient(coordinator, settings.coordinator_url)
             bell = Bell(streams, [STEPS_TOPIC])
             install(app, assemble(settings, database, stand, bell), stand, tokens)
-            async with preloading(), background(Relay(database, streams, bell=bell).run(), bell.run()):
+            loops = (
+                Relay(database, streams, bell=bell).run(),
+                OutboxTail(database, streams, bell=bell).run(),
+                bell.run(),
+            )
+            async with preloading(), background(*loops):
                 yield
         await streams.close()
         await database.close()

@@ -17,7 +17,7 @@ from shared.blobs import BlobStore
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.ids import Digest, RoundId
-from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, run_all
+from shared.queues import Bell, Consumer, Event, OutboxTail, Relay, Streams, Sweeper, run_all
 from shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -147,11 +147,13 @@ async def work(
         "receipts": hands.audit,
         "parts_stale": hands.parts.collect,
     }
+    consumer = Consumer(streams, WORK_TOPIC, GROUP, hands.hear)
     try:
         await run_all(
             Relay(database, streams, bell=bell).run(),
+            OutboxTail(database, streams, bell=bell, consumers=[consumer]).run(),
             bell.run(),
-            Consumer(streams, WORK_TOPIC, GROUP, hands.hear).run(),
+            consumer.run(),
             part_worker.run(),
             Sweeper(sweep_s, jobs).run(),
             Sweeper(_PRUNE_EVERY_S, chores, housekeeping=True).run(),

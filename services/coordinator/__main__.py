@@ -36,7 +36,7 @@ from shared.faults import arm
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
 from shared.identity.sealing import Sealer
-from shared.queues import Bell, Relay, Streams, Sweeper, background, worker_loop
+from shared.queues import Bell, OutboxTail, Relay, Streams, Sweeper, background, worker_loop
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metrics import serve_metrics
 from shared.telemetry.traces import configure_tracing
@@ -108,6 +108,7 @@ def api(settings: CoordinatorSettings) -> None:
             loops = (
                 bell.run(),
                 Relay(database, streams, bell=bell).run(),
+                OutboxTail(database, streams, bell=bell).run(),
                 cases.attendance.run(),
                 cases.attendance.release(app.state.stopping),
                 _stand(settings, database, app, identity),
@@ -133,7 +134,7 @@ def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, audi
         cases.accounts,
         auditing,
         cases.operations,
-        lambda: () if cases.bell.connected else ("redis",),
+        lambda: () if cases.bell.answering else ("redis",),
     )
     return Dashboard(source, cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
 

@@ -256,6 +256,13 @@ class Conductor:
             moved += int(after.phase is not before.phase)
         return moved
 
+    async def sweep_answered(self) -> int:
+        """Ask the aggregator about each round whose sites have all answered: its word is not heard without Redis."""
+        answered = await self._find(lambda tx, _: RoundRepository(tx).answered())
+        for round_id in answered:
+            await self.drive(round_id)
+        return len(answered)
+
     async def sweep_jobs(self) -> int:
         """Plan for every job that waits; how many got a round."""
         planned = 0

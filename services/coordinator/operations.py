@@ -93,7 +93,7 @@ class Operations:
                 epoch=watch.epoch,
                 watched_at=watch.last,
                 database_bytes=0,
-                redis=self._bell.connected,
+                redis=self._bell.answering,
             )
 
         depth, size = await asyncio.gather(self._database.read("operations.depth", work), self._database.size_bytes())

@@ -9,7 +9,7 @@ from services.coordinator.rounds import JOBS_TOPIC
 from services.coordinator.signins import SignIns
 from services.coordinator.tasks import TaskSweeper
 from shared.database import Database
-from shared.queues import Consumer, Relay, Streams, Sweeper, run_all
+from shared.queues import Consumer, OutboxTail, Relay, Streams, Sweeper, run_all
 from shared.web.idempotency import prune_idempotency
 
 AGGREGATOR_TOPIC: Final = "aggregator.rounds"
@@ -17,6 +17,7 @@ GROUP: Final = "coordinator"
 SWEEP_EVERY_S: Final = 2.0
 TIDY_EVERY_S: Final = 600.0
 LOOK_EVERY_S: Final = 10.0
+ANSWERED_EVERY_S: Final = 0.25
 _CONSUMERS: Final = 2
 """For each topic, so that one slow neighbour does not hold up every round."""
 
@@ -41,6 +42,7 @@ async def run_worker(
         housekeeping=True,
     )
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
+    answered = Sweeper(ANSWERED_EVERY_S, {"answered": conductor.sweep_answered}, when=lambda: streams.failing)
     handlers = {
         JOBS_TOPIC: conductor.on_job,
         ROUNDS_TOPIC: conductor.on_round,
@@ -53,6 +55,8 @@ async def run_worker(
     ]
     await run_all(
         Relay(database, streams).run(),
+        OutboxTail(database, streams, consumers=consumers).run(),
+        answered.run(),
         *(sweep.run() for sweep in (sweeper, tidying, looking)),
         *(consumer.run() for consumer in consumers),
     )

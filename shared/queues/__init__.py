@@ -7,12 +7,14 @@ from shared.queues.relay import Relay
 from shared.queues.running import background, run_all, worker_loop
 from shared.queues.streams import REDIS_FAULTS, Streams
 from shared.queues.sweeper import Sweeper
+from shared.queues.tail import OutboxTail
 
 __all__ = [
     "REDIS_FAULTS",
     "Bell",
     "Consumer",
     "Event",
+    "OutboxTail",
     "Relay",
     "Ring",
     "Streams",

@@ -10,7 +10,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.queues.events import Event
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import REDIS_FAILURES
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +51,15 @@ class Bell:
     """
 
     def __init__(self, streams: Streams, topics: Sequence[str]) -> None:
-        self._streams, self._topics = streams, frozenset(topics)
+        self._streams, self.topics = streams, frozenset(topics)
         self._channels = [streams.channel(topic) for topic in topics]
         self._rings: dict[str, set[Ring]] = {}
         self.connected = False
+
+    @property
+    def answering(self) -> bool:
+        """Whether this process hears what others announce: it is subscribed, and Redis has not failed lately."""
+        return self.connected and not self._streams.failing
 
     @contextmanager
     def listen(self, key: str) -> Iterator[Ring]:
@@ -77,7 +81,7 @@ class Bell:
 
     def ring_for(self, event: Event) -> None:
         """Wake all who wait in this process for what the event is about, if its topic is one that is listened to."""
-        if event.topic in self._topics:
+        if event.topic in self.topics:
             self.ring_local(event.subject)
 
     def ring_local(self, key: str) -> None:
@@ -93,7 +97,7 @@ class Bell:
             try:
                 await self._listen_once()
             except REDIS_FAULTS as error:
-                REDIS_FAILURES.labels("bell").inc()
+                self._streams.note_failure("bell", error)
                 log.warning("bell.redis_away", error=type(error).__name__)
                 pause_s = _FIRST_PAUSE_S if self.connected else min(pause_s * 2, _LONGEST_PAUSE_S)
             finally:

@@ -12,7 +12,7 @@ from shared.clock import monotonic
 from shared.faults import point
 from shared.queues.events import Event, from_fields
 from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import REDIS_FAILURES, STREAM_IDLE_SECONDS, STREAM_PENDING
+from shared.telemetry.metrics import STREAM_IDLE_SECONDS, STREAM_PENDING
 from shared.telemetry.traces import continue_trace
 
 log = structlog.get_logger(__name__)
@@ -40,8 +40,9 @@ class Consumer:
         claim_after_s: float = 30.0,
         max_deliveries: int = 5,
     ) -> None:
+        self._streams = streams
         self._redis = streams.redis
-        self._topic = topic
+        self.topic = topic
         self._key = streams.key(topic)
         self._group = group
         self._handle = handle
@@ -55,16 +56,17 @@ class Consumer:
         while True:
             heed_cancellation()
             try:
+                await self._streams.replace_foreign(self.topic)
                 await self._make_group()
                 pause_s = _FIRST_PAUSE_S
                 await self._consume()
             except ResponseError as error:
-                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                    log.exception("consumer.refused", topic=self._topic)
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED", "WRONGTYPE")):
+                    log.exception("consumer.refused", topic=self.topic)
                     await asyncio.sleep(_LONGEST_PAUSE_S)
             except REDIS_FAULTS as error:
-                REDIS_FAILURES.labels("consume").inc()
-                log.warning("consumer.redis_away", topic=self._topic, error=type(error).__name__)
+                self._streams.note_failure("consume", error)
+                log.warning("consumer.redis_away", topic=self.topic, error=type(error).__name__)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
@@ -99,7 +101,7 @@ class Consumer:
                 if not fields:  # deleted meanwhile
                     await self._redis.xack(self._key, self._group, entry_id)
                 elif await self._deliveries(entry_id) > self._max_deliveries:
-                    log.error("consumer.gave_up", topic=self._topic, subject=fields.get("subject"))
+                    log.error("consumer.gave_up", topic=self.topic, subject=fields.get("subject"))
                     await self._acknowledge(entry_id)
                 else:
                     await self._deliver(entry_id, fields)
@@ -114,28 +116,30 @@ class Consumer:
         try:
             event = from_fields(fields)
         except ValueError:
-            log.warning("consumer.not_understood", topic=self._topic)
+            log.warning("consumer.not_understood", topic=self.topic)
             await self._acknowledge(entry_id)
             return
-        bound = structlog.contextvars.bound_contextvars(event_id=event.id)
-        with bound, continue_trace(event.trace, f"{self._topic} {event.type}", {"subject": event.subject}):
-            try:
-                point("consumer.heard")
-                await self._handle_holding(entry_id, event)
-                point("consumer.handled")
-            except Exception:
-                log.exception("consumer.handler_failed", topic=self._topic, type=event.type, subject=event.subject)
-                return
-        await self._acknowledge(entry_id)
-
-    async def _handle_holding(self, entry_id: str, event: Event) -> None:
-        """Handle, and keep others from claiming the event while that takes long."""
-        holding = asyncio.create_task(self._hold(entry_id))
+        holding = asyncio.create_task(self._hold(entry_id))  # nobody else claims the event while handling takes long
         try:
-            await self._handle(event)
+            handled = await self.take(event)
         finally:
             holding.cancel()
             await asyncio.wait([holding])
+        if handled:
+            await self._acknowledge(entry_id)
+
+    async def take(self, event: Event) -> bool:
+        """Hand one event to the handler, from wherever it was read; return whether it was handled."""
+        bound = structlog.contextvars.bound_contextvars(event_id=event.id)
+        with bound, continue_trace(event.trace, f"{self.topic} {event.type}", {"subject": event.subject}):
+            try:
+                point("consumer.heard")
+                await self._handle(event)
+                point("consumer.handled")
+            except Exception:
+                log.exception("consumer.handler_failed", topic=self.topic, type=event.type, subject=event.subject)
+                return False
+        return True
 
     async def _hold(self, entry_id: str) -> None:
         while True:
@@ -146,7 +150,7 @@ class Consumer:
                     self._key, self._group, self._name, min_idle_time=0, message_ids=[entry_id], justid=True
                 )
             except REDIS_FAULTS:
-                log.warning("consumer.redis_away", topic=self._topic)
+                log.warning("consumer.redis_away", topic=self.topic)
 
     async def _acknowledge(self, entry_id: str) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -155,7 +159,7 @@ class Consumer:
         await pipeline.execute()
 
     async def _measure(self) -> None:
-        labels = (self._topic, self._group)
+        labels = (self.topic, self._group)
         summary = await self._redis.xpending(self._key, self._group)
         STREAM_PENDING.labels(*labels).set(summary["pending"])
         oldest = await self._redis.xpending_range(self._key, self._group, min="-", max="+", count=1)

@@ -13,7 +13,7 @@ from shared.faults import point
 from shared.queues.bell import Bell
 from shared.queues.events import Event
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_FAILURES, REDIS_MEMORY_RATIO
+from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_MEMORY_RATIO
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +56,14 @@ class Relay:
             if self._bell is not None:
                 for event in events:
                     self._bell.ring_for(event)
+            if self._streams.failing:  # the outbox keeps them: listeners read it, and the sweep announces them later
+                continue
             try:
                 point("relay.unrung")
                 async with asyncio.timeout(_RING_AT_MOST_S):
                     await self._streams.ring_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
-                REDIS_FAILURES.labels("ring").inc()
+                self._streams.note_failure("ring", error)
                 log.warning("relay.redis_away", error=type(error).__name__)
                 continue
             point("relay.rung")
@@ -80,7 +82,7 @@ class Relay:
                     await self._tidy()
                     poll_at, pause_s = monotonic() + _POLL_S, _POLL_S
             except REDIS_FAULTS as error:
-                REDIS_FAILURES.labels("relay").inc()
+                self._streams.note_failure("relay", error)
                 log.warning("relay.redis_away", error=type(error).__name__)
                 pause_s = min(pause_s * 2, _LONGEST_POLL_S)
                 poll_at = monotonic() + pause_s
@@ -101,8 +103,9 @@ class Relay:
 
     async def sweep(self) -> int:
         """Ring up to 100 events that are unsent for longer than a second; returns how many."""
-        if not await self._database.read("outbox.look", self._any_left):
+        if not await self._database.read("outbox.look", self._any_left) or self._streams.failing:
             return 0
+        await self._streams.ping()  # before rows are locked: a server that hangs must not hold up their writers
         return await self._database.run("outbox.sweep", self._ring_stale)
 
     async def _any_left(self, tx: Transaction) -> bool:

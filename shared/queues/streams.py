@@ -1,6 +1,7 @@
-"""The connection to Redis and the ringing of doorbells.
+"""The connection to Redis, the events announced through it, and whether it fails.
 
-Redis holds nothing that SQL does not: wiping it costs one sweep.
+Redis holds nothing that SQL does not: wiping it costs one sweep, and while it fails `shared.queues.tail` replaces it.
+A key of ours that holds another type is deleted and made anew.
 
 keys:      <prefix>:<topic>        stream of events, read by consumer groups; entries go when they are acknowledged
 channels:  <prefix>:bell:<topic>   the same events for whoever is listening now (long polls)
@@ -9,17 +10,24 @@ channels:  <prefix>:bell:<topic>   the same events for whoever is listening now 
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from shared.clock import utc_now
+from shared.clock import monotonic, utc_now
 from shared.queues.events import Event, to_fields
+from shared.telemetry.metrics import REDIS_FAILURES
+
+log = structlog.get_logger(__name__)
 
 SOCKET_TIMEOUT_S = 5.0
+PING_WITHIN_S = 0.5
+FAILING_FOR_S = 5.0  # a failure counts this long: a server that comes and goes is as good as away
 BLOCK_MS = 2000  # well below the socket's time-out, so that an idle read never looks like a broken one
 REDIS_FAULTS = (RedisError, OSError)
 _HINT_LIFETIME_S = 600  # a hint nobody consumes is worth nothing after a sweep
@@ -57,6 +65,29 @@ class Streams:
         self.prefix = prefix
         self.redis = connect(url)
         self._rung: set[str] = set()
+        self._fault: Exception | None = None
+        self._failed_at = float("-inf")
+        self._failure = asyncio.Event()
+
+    def note_failure(self, operation: str, error: Exception) -> None:
+        """Count a failed operation; for the next seconds `failing` holds and nobody waits for Redis."""
+        REDIS_FAILURES.labels(operation).inc()
+        if not self.failing:
+            log.warning("redis.failing", operation=operation, error=type(error).__name__)
+        self._fault, self._failed_at = error, monotonic()
+        self._failure.set()
+
+    @property
+    def failing(self) -> bool:
+        """Whether an operation failed within the last `FAILING_FOR_S` seconds."""
+        return monotonic() - self._failed_at < FAILING_FOR_S
+
+    async def wait_failing(self, timeout_s: float) -> None:
+        """Wait until an operation fails, at most `timeout_s` seconds."""
+        self._failure.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._failure.wait()
 
     def key(self, topic: str) -> str:
         """The stream of a topic."""
@@ -71,7 +102,17 @@ class Streams:
         await self.ring_all([event])
 
     async def ring_all(self, events: Sequence[Event]) -> None:
-        """Ring several events in one round trip."""
+        """Announce several events in one round trip."""
+        try:
+            await self._announce(events)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            for topic in {event.topic for event in events}:
+                await self.replace_foreign(topic)
+            await self._announce(events)
+
+    async def _announce(self, events: Sequence[Event]) -> None:
         pipeline = self.redis.pipeline(transaction=False)
         for event in events:
             fields: dict[Any, Any] = dict(to_fields(event))
@@ -80,9 +121,23 @@ class Streams:
             self._rung.add(event.topic)
         await pipeline.execute()
 
+    async def replace_foreign(self, topic: str) -> None:
+        """Delete the topic's key where it is no stream: somebody else wrote it, and it holds nothing of ours."""
+        key = self.key(topic)
+        if await self.redis.type(key) not in ("stream", "none"):
+            await self.redis.delete(key)
+            log.warning("redis.key_replaced", key=key)
+
     async def ping(self) -> None:
-        """Raise when Redis does not answer."""
-        await self.redis.ping()
+        """Raise when Redis does not answer within half a second, or failed a moment ago."""
+        if self.failing and self._fault is not None:
+            raise type(self._fault)(*self._fault.args)
+        try:
+            async with asyncio.timeout(PING_WITHIN_S):
+                await self.redis.ping()
+        except REDIS_FAULTS as error:
+            self.note_failure("ping", error)
+            raise
 
     async def tidy(self) -> None:
         """Drop hints of topics nobody consumes, and names of consumers that are long gone."""

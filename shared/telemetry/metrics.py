@@ -91,6 +91,7 @@ STREAM_PENDING = Gauge("fl_stream_pending", "Events delivered and not acknowledg
 STREAM_IDLE_SECONDS = Gauge("fl_stream_idle_max_seconds", "Longest idle pending event.", ["topic", "group"])
 SWEEPER_REPAIRS = Counter("fl_sweeper_repairs", "Repairs by the sweeper; nearly none in health.", ["kind"])
 REDIS_FAILURES = Counter("fl_redis_failures", "Failed Redis operations.", ["operation"])
+OUTBOX_TAILED = Counter("fl_outbox_tailed", "Events read from the outbox itself because Redis failed.")
 REDIS_MEMORY_RATIO = Gauge("fl_redis_memory_ratio", "Memory that Redis uses, over its limit or the machine's memory.")
 
 # Databases

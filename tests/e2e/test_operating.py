@@ -1,13 +1,15 @@
 """What operators do while a job runs: stop and start every process, upgrade a database, add a worker."""
 
 import json
+import os
+import signal
 import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import httpx
@@ -125,6 +127,37 @@ def test_a_rolling_restart(platform: Platform, job: Job, name: str) -> None:
     """SIGTERM ends each process by itself, with exit code 0, and rounds go on without it and after it."""
     assert stopped(platform, name) == 0, platform.processes[name].log_tail()
     platform.resume(name)
+    one_more(platform, job)
+
+
+def test_rounds_go_on_while_redis_is_frozen(platform: Platform, job: Job) -> None:
+    """The server accepts connections and answers nothing: rounds go on by looks at SQL, and after it as before."""
+    valkey = platform.processes["valkey"].pid
+    assert valkey is not None
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            one_more(platform, job)
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    one_more(platform, job)
+
+
+def test_rounds_go_on_while_redis_is_killed_again_and_again(platform: Platform, job: Job) -> None:
+    """A server that lives for a third of a second at a time is as good as none."""
+    stop = Event()
+
+    def flap() -> None:
+        while not stop.wait(0.3):
+            platform.kill("valkey")
+
+    flapping = Thread(target=flap)
+    flapping.start()
+    try:
+        one_more(platform, job)
+    finally:
+        stop.set()
+        flapping.join()
     one_more(platform, job)
 
 

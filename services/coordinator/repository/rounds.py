@@ -132,6 +132,11 @@ class RoundRepository:
         query = select(RoundRow.id).where(RoundRow.phase.in_(_OPEN_PHASES), RoundRow.next_check_at <= now)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(200))]
 
+    async def answered(self) -> Sequence[RoundId]:
+        """Rounds in collection that wait for no site any more, oldest first."""
+        query = select(RoundRow.id).where(RoundRow.phase == Phase.COLLECTING, RoundRow.outstanding == 0)
+        return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(20))]
+
     async def oldest(self) -> dict[Phase, datetime]:
         """For each phase that is no end, when the oldest round in it was planned."""
         query = select(RoundRow.phase, func.min(RoundRow.created_at)).where(RoundRow.phase.in_(_OPEN_PHASES))

