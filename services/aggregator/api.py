@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from services.aggregator.domain import (
+    DealerAtFault,
     HelperRefused,
     ManifestUntrusted,
     NotInCohort,
@@ -101,6 +102,14 @@ class Rejection(BaseModel):
     message: str | None
 
 
+class FaultView(BaseModel):
+    """What a site did against the round's protocol: `dealer-at-fault`, `wrong-share`."""
+
+    site_id: SiteId
+    code: str
+    message: str
+
+
 class RoundState(BaseModel):
     """Where a round stands. `got` counts updates that stand, one a site."""
 
@@ -118,6 +127,7 @@ class RoundState(BaseModel):
     manifest_digest: Digest
     accepted: list[SiteId] = Field(description="sites whose update stands")
     rejections: list[Rejection]
+    faults: list[FaultView] = Field(default=[], description="sites that broke the engine's protocol")
     samples: dict[SiteId, str] = Field(
         default_factory=dict, description="each accepted site's committed sample count: a point, in hexadecimal"
     )
@@ -175,6 +185,7 @@ async def open_round(
             RoundClosed,
             StepNotOpen,
             SiteFellOut,
+            DealerAtFault,
             LengthRequired,
             TooLarge,
             MalformedUpdate,
@@ -259,6 +270,7 @@ def round_state(view: RoundView) -> RoundState:
         manifest_digest=stored.manifest_digest,
         accepted=[c.site_id for c in view.contributions if c.code is None],
         rejections=[Rejection(site_id=c.site_id, code=c.code, message=c.message) for c in view.contributions if c.code],
+        faults=[FaultView(site_id=each.site_id, code=each.code, message=each.detail) for each in view.faults],
         samples=dict(view.samples),
         result=RoundResult.model_validate(stored.result) if ended and stored.result is not None else None,
     )

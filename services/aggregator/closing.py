@@ -13,6 +13,7 @@ import structlog
 
 from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import OPENED, Phase, Reason, step_after, step_deadline
+from services.aggregator.fault_rows import FaultRows
 from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
 from services.aggregator.peer import AskRefused
@@ -26,7 +27,7 @@ from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Ask, Closed, Desk
+from shared.secagg.engine import UPLOAD, Ask, Closed, Desk, RoundSpoiled
 from shared.secagg.engines import engine_facts, engine_named
 from shared.telemetry.metrics import SECAGG_FAILURES
 
@@ -66,6 +67,8 @@ class Closing:
         await self._commit(stored, fence, table, closed)
         point("aggregator.step.closed")
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
+        for fault in closed.faults:
+            log.warning("site.at_fault", step=step, site_id=fault.site_id, code=fault.code, detail=fault.detail)
         return closed.secret
 
     async def _read(self, tx: Transaction, stored: Stored) -> _Table:
@@ -93,7 +96,8 @@ class Closing:
             return await asyncio.to_thread(engine.server.close, desk, step, said, reply)
         except Refusal as refusal:  # a pure function of what is stored: asking again gives the same
             SECAGG_FAILURES.labels(step).inc()
-            raise RoundFailed(_reason(refusal), f"step {step}: {refusal.detail}") from refusal
+            faults = refusal.faults if isinstance(refusal, RoundSpoiled) else ()
+            raise RoundFailed(_reason(refusal), f"step {step}: {refusal.detail}", faults) from refusal
 
     async def _freeze(self, stored: Stored, fence: int, table: _Table) -> None:
         async def work(tx: Transaction) -> None:
@@ -130,6 +134,7 @@ class Closing:
             await steps.close(step, closed.answers, Next(following, deadline, sealed))
             detail = {"step": step, "sites": len(table.said), "answers": len(closed.answers)}
             await Repository(tx).note(round_.id, "step.closed", "aggregator", detail)
+            await FaultRows(tx).add(round_.id, closed.faults)
 
         await self._database.run("step.close", work)
 

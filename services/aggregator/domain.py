@@ -127,6 +127,10 @@ class SiteFellOut(Gone):
     """The round went on without this site."""
 
 
+class DealerAtFault(Gone):
+    """The round went on without this site, because other sites could not use the shares that it dealt."""
+
+
 class HelperRefused(Conflict):
     """The helper does not take part in this round."""
 

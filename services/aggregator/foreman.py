@@ -122,7 +122,9 @@ class Foreman:
             except RoundFailed as error:
                 SECAGG_FAILURES.labels("conclude").inc()
                 log.warning("round.failed", reason=str(error.reason), detail=str(error))
-                await self._rounds.fail(round_id, error.reason)
+                for fault in error.faults:
+                    log.warning("site.at_fault", site_id=fault.site_id, code=fault.code, detail=fault.detail)
+                await self._rounds.fail(round_id, error.reason, error.faults)
             except Unavailable as error:
                 rest_s = error.retry_after_s or _REST_S
                 log.warning("round.waits", reason=error.detail)

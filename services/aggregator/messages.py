@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from services.aggregator.domain import RoundClosed, RoundUnknown, SiteFellOut, StepDiffers, StepUnknown, admit_step
+from services.aggregator.domain import (
+    DealerAtFault,
+    RoundClosed,
+    RoundUnknown,
+    SiteFellOut,
+    StepDiffers,
+    StepUnknown,
+    admit_step,
+)
+from services.aggregator.fault_rows import FaultRows
 from services.aggregator.repository import WORK_TOPIC, Repository
 from services.aggregator.rounds import check_member, manifest_of
 from services.aggregator.step_rows import Said, StepRepository, Turn
@@ -100,7 +109,7 @@ async def _admit(
 
 async def look(tx: Transaction, questions: Sequence[Question]) -> list[bytes | Exception | None]:
     """The answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
-    StepUnknown, SiteFellOut, RoundClosed."""
+    StepUnknown, SiteFellOut, DealerAtFault, RoundClosed."""
     return await _by_round(questions, lambda round_id, some: _look_in(tx, round_id, some))
 
 
@@ -124,26 +133,40 @@ async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> 
         order = order_of(asked.round_id, stored.manifest, asked.site)
         if asked.step not in order or not stored.round.stepped:
             raise StepUnknown(f"this round's engine gives no answers in a step {asked.step}")
+        if stored.round.phase.over and (found := await _at_fault(tx, asked.round_id, asked.site_id)) is not None:
+            raise found
         if stored.round.phase.over:
             why = f": {stored.reason}" if stored.reason else ""
             raise RoundClosed(f"the round is {stored.round.phase}{why}")
         frozen = await steps.frozen(asked.step)
         if frozen is not None and frozen.closed:
-            raise SiteFellOut(f"the round went on after step {asked.step} without {asked.site_id}")
-        await must_go_on(steps, order, asked.step, asked.site_id)
+            raise await fallen(tx, asked.round_id, asked.step, asked.site_id)
+        await must_go_on(tx, asked.round_id, order, asked.step, asked.site_id)
     except Refusal as refusal:
         return refusal
     return None
 
 
-async def must_go_on(steps: StepRepository, order: Sequence[str], step: str, site_id: SiteId) -> None:
-    """Raise SiteFellOut where the step before was closed without this site."""
+async def must_go_on(tx: Transaction, round_id: RoundId, order: Sequence[str], step: str, site_id: SiteId) -> None:
+    """Raise SiteFellOut or DealerAtFault where the step before was closed without this site."""
+    steps = StepRepository(tx, round_id)
     before = order[order.index(step) - 1] if order.index(step) else None
     if before is None or await steps.answered(before, site_id):
         return
     frozen = await steps.frozen(before)
     if frozen is not None and frozen.closed:
-        raise SiteFellOut(f"the round went on after step {before} without {site_id}")
+        raise await fallen(tx, round_id, before, site_id)
+
+
+async def fallen(tx: Transaction, round_id: RoundId, step: str, site_id: SiteId) -> Refusal:
+    """Why the round went on after a step without a site."""
+    fault = await _at_fault(tx, round_id, site_id)
+    return fault or SiteFellOut(f"the round went on after step {step} without {site_id}")
+
+
+async def _at_fault(tx: Transaction, round_id: RoundId, site_id: SiteId) -> Refusal | None:
+    fault = await FaultRows(tx).find(round_id, site_id, DealerAtFault.slug())
+    return None if fault is None else DealerAtFault(f"{site_id} is at fault: {fault.detail}")
 
 
 def order_of(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str]:

@@ -6,7 +6,7 @@ asked), finish (-> published). Everything in between is deterministic, so a step
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from shared.ids import Digest, RoundId, VersionId, digest_of
 from shared.learning import safetensors
 from shared.learning.strategies import StrategyUnknown, load_state, step_model, strategy_named
 from shared.learning.tensors import Model, ModelMismatch, flatten, load, save, unflatten
-from shared.secagg.engine import MODEL_BITS, UpdateRefused
+from shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from shared.secagg.payload import opened_sums, opened_train
 from shared.secagg.quantise import OutOfRange, Ring, pack
 from shared.wire.canonical import digest_document
@@ -43,11 +43,11 @@ class RoundLost(Exception):
 
 
 class RoundFailed(Exception):
-    """The round cannot have a result; the reason is for everybody to see."""
+    """The round cannot have a result; the reason is for everybody to see, and so is which sites are to blame."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, faults: Sequence[Fault] = ()) -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason, self.faults = reason, tuple(faults)
 
 
 @dataclass(frozen=True, slots=True)

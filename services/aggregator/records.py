@@ -42,6 +42,8 @@ def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
         "sharers": None if found.sharers is None else found.sharers.hex(),
         "survivors": None if found.survivors is None else found.survivors.hex(),
         "commitments": {site: signature.hex() for site, signature in found.commitments.items()},
+        "complaints": {site: said.hex() for site, said in found.complaints.items()},
+        "faults": dict(found.faults),
         "sum_digest": sum_digest,
     }
 

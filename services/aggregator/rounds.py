@@ -1,6 +1,6 @@
 """Opening, closing and ending rounds; one transaction each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -23,6 +23,7 @@ from services.aggregator.domain import (
     due,
     step_deadline,
 )
+from services.aggregator.fault_rows import FaultRows
 from services.aggregator.helper import Helper
 from services.aggregator.peer import AskRefused
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
@@ -39,7 +40,7 @@ from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
 from shared.learning.metrics import layout_length
-from shared.secagg.engine import UPLOAD, Desk, Opened
+from shared.secagg.engine import UPLOAD, Desk, Fault, Opened
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import TAIL_LENGTH, sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
@@ -60,7 +61,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class RoundView:
     """A round with its contributions, at a moment by the database's clock.
 
-    `frozen`: whose updates are in the sum was fixed before anybody was asked. `samples`: the sample counts that the
+    `frozen`: whose updates are in the sum was fixed before anybody was asked. `faults`: which sites broke the engine's
+    protocol. `samples`: the sample counts that the
     sites in it committed to, in hexadecimal.
     """
 
@@ -68,6 +70,7 @@ class RoundView:
     contributions: tuple[Contribution, ...]
     now: datetime
     frozen: bool = False
+    faults: tuple[Fault, ...] = ()
     samples: Mapping[SiteId, str] = field(default_factory=dict)
 
 
@@ -204,13 +207,14 @@ class Rounds:
 
         return await self._database.run("round.cancel", work)
 
-    async def fail(self, round_id: RoundId, reason: Reason) -> None:
-        """End an open round for a reason; nothing happens when it has ended."""
+    async def fail(self, round_id: RoundId, reason: Reason, faults: Sequence[Fault] = ()) -> None:
+        """End an open round for a reason, with the sites that are to blame; nothing happens when it has ended."""
 
         async def work(tx: Transaction) -> None:
             rows = Repository(tx)
             stored = await rows.lock(round_id)
             if not stored.round.phase.over:
+                await FaultRows(tx).add(round_id, faults)
                 await apply(rows, stored, Move(Phase.FAILED, reason))
 
         await self._database.run("round.fail", work)
@@ -226,7 +230,8 @@ class Rounds:
             if takes_commitments(manifest_of(stored.manifest)):
                 sites = [each.site_id for each in contributions if each.code is None]
                 committed = await SampleRows(tx, stored.job_id).commitments(sites)
-            return RoundView(stored, contributions, await tx.now(), frozen, committed)
+            faults = await FaultRows(tx).of(round_id) if stored.round.stepped else ()
+            return RoundView(stored, contributions, await tx.now(), frozen, faults, committed)
 
         return await self._database.read("round.view", work)
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.aggregator.api import Coordinator, RoundPath, RoundsNeeded, RoundState, round_state
 from services.aggregator.domain import (
+    DealerAtFault,
     NotInCohort,
     RoundClosed,
     RoundUnknown,
@@ -69,6 +70,7 @@ StepsNeeded = Annotated[Steps, Depends(_steps)]
             StepNotOpen,
             StepClosed,
             SiteFellOut,
+            DealerAtFault,
             RoundClosed,
             LengthRequired,
             TooLarge,
@@ -91,7 +93,16 @@ async def say(
     responses={
         200: {"content": _BINARY, "description": "The engine's answer for this site."},
         204: {"description": "The step is still open: ask again."},
-        **problems(Unauthenticated, Forbidden, NotInCohort, RoundUnknown, StepUnknown, SiteFellOut, RoundClosed),
+        **problems(
+            Unauthenticated,
+            Forbidden,
+            NotInCohort,
+            RoundUnknown,
+            StepUnknown,
+            SiteFellOut,
+            DealerAtFault,
+            RoundClosed,
+        ),
     },
 )
 async def hear(

@@ -220,6 +220,18 @@ class LostSiteRow(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime())
 
 
+class FaultRow(Base):
+    """What a site did against a round's protocol, as the engine found; `code` names the kind."""
+
+    __tablename__ = "faults"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"), primary_key=True)
+    site_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    code: Mapped[str] = mapped_column(String(64), primary_key=True)
+    detail: Mapped[str] = mapped_column(String(500))
+    at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
 class RecordRow(Base):
     """What the log is told of a round: written with the result, so that a crash cannot forget it."""
 

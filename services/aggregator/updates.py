@@ -237,10 +237,10 @@ class Updates:
 
 
 async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
-    """Where there are steps before the upload, only who took part in them may upload; raises SiteFellOut."""
+    """Where there are steps before the upload, only who took part in them may upload; SiteFellOut, DealerAtFault."""
     if stored.round.stepped:
         order = engine_facts(manifest_of(stored.manifest).engine).steps
-        await must_go_on(StepRepository(tx, stored.round.id), order, UPLOAD, site_id)
+        await must_go_on(tx, stored.round.id, order, UPLOAD, site_id)
 
 
 async def _take_id(given: ContributionRows, stored: Stored, site_id: SiteId, header: UpdateHeader) -> None:

@@ -51,9 +51,10 @@ class RoundRecord(Digestible):
     roster, sharers (bitmap) and survivors are the engine's own bytes in hexadecimal, null for engines without them;
     survivors of `twoserver` is what the helper signed (`shared.secagg.twoserver.messages.Evidence`).
     bodies: SHA-256 of each update in the sum. commitments: survivors' signatures in quorum mode. contributors: the
-    number of updates in the sum. samples: committed sample counts (`shared.zk.samples`) in rounds that take them, and
-    in sample_proofs the proofs of those that no earlier record of the job proves. transcript:
-    `shared.transparency.records.transcript_of`.
+    number of updates in the sum. complaints: each complainer's signed complaints about dealers, the engine's bytes.
+    faults: codes of what sites did against the protocol. samples: committed sample counts (`shared.zk.samples`) in
+    rounds that take them, and in sample_proofs the proofs of those that no earlier record of the job proves.
+    transcript: `shared.transparency.records.transcript_of`.
     """
 
     manifest: SignedManifest
@@ -67,6 +68,8 @@ class RoundRecord(Digestible):
     transcript: DigestText
     result: RoundResult
     contributors: int = Field(ge=1, strict=True)
+    complaints: dict[SiteId, BytesHex] = Field(default_factory=dict, exclude_if=_empty)
+    faults: dict[SiteId, Name] = Field(default_factory=dict, exclude_if=_empty)
     samples: dict[SiteId, DigestText] = Field(default_factory=dict, exclude_if=_empty)
     sample_proofs: dict[SiteId, BytesHex] = Field(default_factory=dict, exclude_if=_empty)
 

@@ -29,6 +29,7 @@ from shared.transparency.steps import (
     check_bodies,
     check_cohort,
     check_commitments,
+    check_complaints,
     check_helper,
     check_manifest,
     check_roster,
@@ -76,8 +77,8 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
 
     witness_key: of whoever beside the aggregator vouches for who is in the sum: keys for pairwise, the helper (see
     `helper_keyid`) for twoserver. Checked: the manifest's signature, cohort and minimum, every advertisement, the
-    witness's signatures over roster and survivors, the root over the bodies, the survivors' own signatures in quorum
-    mode, what the helper signed, and the transcript.
+    witness's signatures over roster and survivors, complaints and that they were heeded, the root over the bodies, the
+    survivors' own signatures in quorum mode, what the helper signed, and the transcript.
     """
     check_manifest(record, coordinator_key)
     check_cohort(record)
@@ -89,6 +90,7 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
         return _facts(record, check_transcript(record), threshold=None)
     frame = check_roster(record, witness_key)
     check_survivors(record, frame, witness_key)
+    check_complaints(record, frame)
     check_bodies(record, frame)
     check_commitments(record, frame)
     return _facts(record, check_transcript(record), threshold=frame.topology.threshold)

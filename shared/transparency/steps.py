@@ -11,6 +11,7 @@ from shared.errors import Forbidden, Refusal
 from shared.ids import Digest
 from shared.secagg.pairwise import roster as rosters
 from shared.secagg.pairwise import transcript
+from shared.secagg.pairwise.complaints import check_left_out
 from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.roster import Frame, Roster
 from shared.secagg.pairwise.terms import terms
@@ -70,15 +71,15 @@ def check_cohort(record: RoundRecord) -> None:
 
 def check_without_steps(record: RoundRecord) -> None:
     """The record of an engine without a witness claims nothing that a witness would have signed."""
-    if record.roster or record.sharers or record.survivors or record.commitments:
-        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors or commitments")
+    if record.roster or record.sharers or record.survivors or record.commitments or record.complaints or record.faults:
+        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors, commitments or complaints")
 
 
 @_refusing
 def check_helper(record: RoundRecord, helper_key: bytes) -> None:
     """The helper signed that it accepted exactly these bodies' reports, and its one share of their sum."""
-    if record.roster or record.sharers or record.commitments:
-        raise RecordInvalid(f"engine {record.engine} has no roster, sharers or commitments")
+    if record.roster or record.sharers or record.commitments or record.complaints or record.faults:
+        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, commitments or complaints")
     said, manifest = accepted_of(record), record.manifest.manifest
     positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
     if transcript.members(said.members, len(manifest.cohort)) != frozenset(positions):
@@ -132,6 +133,17 @@ def check_bodies(record: RoundRecord, frame: Frame) -> None:
     digests = {frame.roster.position(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
     if rosters.body_root(digests) != survivors_of(record).root:
         raise RecordInvalid("the bodies do not lead to the root that was signed")
+
+
+@_refusing
+def check_complaints(record: RoundRecord, frame: Frame) -> None:
+    """Complaints are signed by members of the roster, and no dealer about whom too many complain is a sharer."""
+    frozen = frame.roster
+    said = {frozen.position(site): bytes.fromhex(packed) for site, packed in record.complaints.items()}
+    sharers = transcript.members(bytes.fromhex(record.sharers or ""), len(frozen.members))
+    check_left_out(frame, terms(record.manifest.manifest, b"").corrupt, said, sharers)
+    for site in record.faults:
+        frozen.position(site)
 
 
 @_refusing

@@ -130,6 +130,9 @@ class Sites:
             made.seats[site], made.states[site], made.answers[site] = seat, made.engine.begin(seat), None
         return made
 
+    def terms(self) -> roster.Terms:
+        return terms(self.manifest, self.keys.public)
+
     @property
     def id(self) -> str:
         return self.manifest.round_id
@@ -247,7 +250,7 @@ async def turn_to_rest(stage: Stage, round_id: Any) -> None:
     except Rest:
         pass
     except RoundFailed as error:
-        await stage.components.rounds.fail(round_id, error.reason)
+        await stage.components.rounds.fail(round_id, error.reason, error.faults)
     finally:
         await foreman._release(hold, 0.0, failed=False)
     for task in list(foreman._handing_in):
