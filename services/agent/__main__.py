@@ -19,7 +19,7 @@ import yaml
 
 from services.agent import policy as policies
 from services.agent.domain import SEALED, Detail, TaskFailure
-from services.agent.loop import Agent, http_client
+from services.agent.loop import EXCLUDED, Agent, http_client
 from services.agent.receipts import ReceiptBook
 from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import ensure_policy
@@ -143,18 +143,27 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
     except FileNotFoundError:
         party = None
     found: dict[str, Any] = {"identity": party, "contributions": {}, "recent": [], "receipts": {}, "mismatches": []}
+    found["excluded"] = []
     with opened(settings) as state:
         if state is not None:
             book = ReceiptBook(state)
             mismatches = [dated(entry) for entry in book.listed() if entry["state"] == "mismatch"]
             recent = [dated(entry) for entry in state.recent(10)]
             known = {"contributions": state.counts(), "recent": recent, "receipts": book.counts()}
+            excluded = state.fact(EXCLUDED)
+            found["excluded"] = excluded if isinstance(excluded, list) else []
             told = state.fact("closed")
             closed = {str(name): str(how) for name, how in told.items()} if isinstance(told, dict) else {}
             found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
             found["unread"] = state.fact("unread") or {}
     told = warnings(settings, len(found["mismatches"]), found.get("closed", {}))
-    return {**found, "warnings": told + [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]}
+    told += [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]
+    return {**found, "warnings": [*told, *(_exclusion(entry) for entry in found["excluded"])]}
+
+
+def _exclusion(entry: dict[str, Any]) -> str:
+    why = entry.get("message") or "no detail was given"
+    return f"job {entry['job_id']} goes on without this site ({entry['code']}): {why}"
 
 
 def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -> list[str]:

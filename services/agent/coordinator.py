@@ -51,6 +51,19 @@ class Desired(_Answer):
     lease_s: float | None = None
 
 
+class Exclusion(_Answer):
+    """A job in whose later rounds this site has no part, and why."""
+
+    job_id: JobId
+    round_id: RoundId
+    code: str
+    message: str | None = None
+
+
+class _Exclusions(_Answer):
+    items: tuple[Exclusion, ...]
+
+
 class NothingToDo(_Answer):
     """No task now; ask again after this long."""
 
@@ -82,6 +95,11 @@ class Coordinator:
         if answer.status_code == httpx.codes.NO_CONTENT:
             return NothingToDo(next_poll_s=_seconds(answer.headers.get("next-poll-s")))
         return Lease.model_validate_json(answer.content)
+
+    async def exclusions(self) -> tuple[Exclusion, ...]:
+        """The running jobs that go on without this site; asked once."""
+        answer = await self.link.once(Call("GET", "/v1/sites/self/exclusions"))
+        return _Exclusions.model_validate_json(answer.content).items
 
     async def tell(self, *, within_s: float | None = None) -> None:
         """Say what is done without asking for work, where that will not be asked for soon."""

@@ -39,6 +39,8 @@ from shared.ids import Digest, SiteId, digest_of
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
+EXCLUDED = "excluded"  # the fact that holds the jobs which go on without this site
+_EXCLUSION_LOOKS = 10  # polls without a task, after one with a task: a round's end comes after this site's part in it
 LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops
 STOP_S = 8.0  # of the 10 s that a supervisor usually grants
 
@@ -55,6 +57,7 @@ class Agent:
         self._read_at = -math.inf
         self._unread: dict[str, str] = {}  # why data sets cannot be used
         self._told: Digest | None = None  # the profile that the coordinator has
+        self._unsure = _EXCLUSION_LOOKS
 
     async def run(self) -> None:
         """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
@@ -131,7 +134,11 @@ class Agent:
                     await tasks.resume()
                     resumed = True
                 await self._tell(platform.coordinator, state)
-                await self._turn(platform.coordinator, tasks)
+                if await self._turn(platform.coordinator, tasks):
+                    self._unsure = _EXCLUSION_LOOKS
+                elif self._unsure:
+                    self._unsure -= 1
+                    await self._look_for_exclusions(platform.coordinator, state)
                 refusals = 0
             except Problem as problem:
                 refusals += 1
@@ -141,15 +148,32 @@ class Agent:
                 log.warning("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
 
-    async def _turn(self, coordinator: Coordinator, tasks: Tasks) -> None:
-        """Lease once, and do what there is to do."""
+    async def _turn(self, coordinator: Coordinator, tasks: Tasks) -> bool:
+        """Lease once, and do what there is to do; whether there was a task."""
         lease = await coordinator.lease()
         if isinstance(lease, Lease):
             await tasks.perform(lease)
-            return
+            return True
         tasks.forget_hopeless()
         if lease.next_poll_s > 0:
             await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
+        return False
+
+    async def _look_for_exclusions(self, coordinator: Coordinator, state: State) -> None:
+        """Ask, after rounds that this site took part in, whether a job goes on without it; say so once."""
+        try:
+            found = await coordinator.exclusions()
+        except (Away, ValueError) as error:
+            log.info("exclusions.unknown", reason=str(error))
+            return
+        known = state.fact(EXCLUDED)
+        seen = {str(entry["round_id"]) for entry in known} if isinstance(known, list) else set()
+        for exclusion in found:
+            if exclusion.round_id not in seen:
+                log.error("site.excluded", **exclusion.model_dump(mode="json"))
+        told = [exclusion.model_dump(mode="json") for exclusion in found]
+        if told != (known or []):
+            await asyncio.to_thread(state.remember, EXCLUDED, told)
 
     async def _tell(self, coordinator: Coordinator, state: State) -> None:
         """PUT the profile if the coordinator does not have it yet."""

@@ -20,7 +20,7 @@ from services.coordinator.parties import Aggregator, Keys, PartyAway, PartyRefus
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.rounds import Published, Rounds, Verdicts
+from services.coordinator.rounds import Published, Rounds, SiteFault, Verdicts
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
 from shared.faults import point
@@ -307,7 +307,8 @@ def _reason(report: RoundReport) -> str:
 
 def _verdicts(report: RoundReport) -> Verdicts:
     unusable = {item.site_id: (item.code[:200], item.message) for item in report.rejections}
-    return Verdicts(frozenset(report.accepted), unusable)
+    faults = tuple(SiteFault(each.site_id, each.code[:200], each.message) for each in report.faults)
+    return Verdicts(frozenset(report.accepted), unusable, faults)
 
 
 async def _trace(tx: Transaction, round_id: RoundId) -> str | None:

@@ -21,6 +21,7 @@ from services.coordinator.views.jobs import (
     JobView,
     ResultsView,
     RoundView,
+    exclusion_view,
     findings,
     job_view,
     results_view,
@@ -88,7 +89,15 @@ class Jobs:
 
     async def get(self, person: Principal, job_id: str) -> JobView:
         """A job of the person's federations."""
-        return job_view(await self._job(person, job_id))
+
+        async def work(tx: Transaction) -> JobView:
+            job = await _seen(tx, person, job_id)
+            at_fault = await TaskRepository(tx).at_fault(job_id)
+            names = await SiteRepository(tx).names(task.site_id for task in at_fault)
+            excluded = [exclusion_view(task, names.get(task.site_id)) for task in at_fault]
+            return job_view(job, excluded=excluded)
+
+        return await self._database.read("job.get", work)
 
     async def results(self, person: Principal, job_id: str) -> ResultsView:
         """What a statistics job has found."""

@@ -54,6 +54,14 @@ class Rejection(_Answer):
     message: str | None = None
 
 
+class Fault(_Answer):
+    """What a site did against the engine's protocol in a round."""
+
+    site_id: SiteId
+    code: str
+    message: str
+
+
 class RoundReport(_Answer):
     """A round as the aggregator sees it: whose updates stand, and whose could not be used."""
 
@@ -65,6 +73,7 @@ class RoundReport(_Answer):
     got: int = 0
     accepted: list[SiteId] = []
     rejections: list[Rejection] = []
+    faults: list[Fault] = []
     result: RoundResult | None = None
 
 

@@ -16,7 +16,7 @@ from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import Settled, cohort_for, draft, manifest_for, witnessed
 from services.coordinator.domain.progress import Finished, JobState, Stalled, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
-from services.coordinator.domain.tasks import Task
+from services.coordinator.domain.tasks import DEALER_AT_FAULT, Task
 from services.coordinator.domain.validation import absence
 from services.coordinator.leases import Timing
 from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure
@@ -45,14 +45,27 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteFault:
+    """What a site did against the engine's protocol."""
+
+    site_id: SiteId
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Whose updates the aggregator counted, and whose it could not use (code, message)."""
+    """Whose updates the aggregator counted, whose it could not use (code, message), and who broke the protocol."""
 
     counted: frozenset[SiteId]
     unusable: Mapping[SiteId, tuple[str, str | None]]
+    faults: Sequence[SiteFault] = ()
 
     def on(self, task: Task, now: datetime) -> Task:
         """The task at the end of its round."""
+        for fault in self.faults:
+            if fault.site_id == task.site_id and fault.code == DEALER_AT_FAULT:
+                return task.at_fault(fault.code, fault.message, now)
         if task.site_id in self.unusable:
             return task.unusable(*self.unusable[task.site_id], now)
         return task.counted(now) if task.site_id in self.counted else task.expire("round-ended", now)
@@ -170,6 +183,7 @@ class Rounds:
             job = await jobs.get(round_.job_id, lock=True)
             facts = _facts(over) | {"result": dict(published.result), "metrics": dict(outcome.metrics)}
             await jobs.record(job.id, "round.published", ACTOR, facts)
+            await _record_faults(jobs, round_, verdict.faults)
             if measured:
                 await tx.emit(ROUNDS_TOPIC, "round.measured", round_id)
             tx.after_commit(lambda: self._count(over, len(over.cohort)))
@@ -206,6 +220,7 @@ class Rounds:
             ended = await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
             await jobs.record(job.id, "round.failed", ACTOR, _facts(over) | _causes(causes_of(ended)))
+            await _record_faults(jobs, round_, () if verdict is None else verdict.faults)
             if tell:
                 await tx.emit(ROUNDS_TOPIC, "round.cancelled", round_id)
             tx.after_commit(lambda: self._count(over, over.got))
@@ -282,13 +297,14 @@ class Rounds:
     async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
         since = await tx.now() - self._timing.lease
         sites = await SiteRepository(tx).present(job.federation_id, since)
-        able = [site for site in sites if site.id not in job.progress.unable]
+        out = job.progress.unable | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
+        able = [site for site in sites if site.id not in out]
         return [site.id for site in able if absence(site, job.spec, job.resolved) is None]
 
     @staticmethod
     async def _hopeless(tx: Transaction, job: Job, round_: Round) -> bool:
         """Whether any further attempt at the round's step would fail for what the sites have reported."""
-        unable = job.progress.unable
+        unable = job.progress.unable | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
         if not unable or owed_to_job(round_.kind, job.progress.causes, unable):
             return bool(unable)
         members = [site.facts() for site in await SiteRepository(tx).of_federation(job.federation_id)]
@@ -348,6 +364,14 @@ class Rounds:
             PARTICIPATION.observe(min(over.got, counted) / max(1, len(over.cohort)))
         if over.opened_at and over.finished_at:
             _observe("collecting", (over.finished_at - over.opened_at).total_seconds())
+
+
+async def _record_faults(jobs: JobRepository, round_: Round, faults: Sequence[SiteFault]) -> None:
+    """Tell the job's readers who broke the protocol, and who is therefore excluded from the job's later rounds."""
+    for fault in faults:
+        event = "site.excluded" if fault.code == DEALER_AT_FAULT else "site.fault"
+        facts = {"round_id": round_.id, "site_id": fault.site_id, "code": fault.code, "message": fault.message}
+        await jobs.record(round_.job_id, event, ACTOR, facts)
 
 
 def _new_round(manifest: RoundManifest, number: int, now: datetime) -> Round:

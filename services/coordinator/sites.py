@@ -1,5 +1,6 @@
 """Sites: registered by people, told about by their agents, suspended and let back."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from services.coordinator.attendance import Attendance
@@ -9,6 +10,7 @@ from services.coordinator.moves import move
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import Site, SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
+from services.coordinator.views.jobs import ExclusionView, exclusion_view
 from services.coordinator.views.members import SiteView, site_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound
@@ -85,6 +87,15 @@ class Sites:
 
         self._attendance.mark(site_id)
         return await self._database.run("site.profile", work)
+
+    async def exclusions(self, site_id: SiteId) -> Sequence[ExclusionView]:
+        """The running jobs in whose later rounds this site has no part, and why."""
+
+        async def work(tx: Transaction) -> Sequence[ExclusionView]:
+            names = await SiteRepository(tx).names([site_id])
+            return [exclusion_view(t, names.get(site_id)) for t in await TaskRepository(tx).exclusions(site_id)]
+
+        return await self._database.read("site.exclusions", work)
 
     async def suspend(self, person: Principal, site_id: str) -> SiteView:
         """Give the site no task any more and take back what it has. Suspending twice is the same as once."""

@@ -140,6 +140,12 @@ class TaskRow(Base):
         Index("ix_tasks_state_lease_expires_at", "state", "lease_expires_at"),
         Index("ix_tasks_site_id_state", "site_id", "state"),
         Index(
+            "ix_tasks_at_fault",
+            "job_id",
+            sqlite_where=text("code = 'dealer-at-fault'"),
+            postgresql_where=text("code = 'dealer-at-fault'"),
+        ),
+        Index(
             "uq_tasks_one_lease_per_site",
             "site_id",
             unique=True,

@@ -9,7 +9,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Point:
-    """`times`: at which of its passages in one round a fault is tried (a pairwise round has five steps)."""
+    """`times`: at which of its passages in one round a fault is tried (a pairwise round has six steps)."""
 
     processes: tuple[str, ...]
     left: str
@@ -35,7 +35,7 @@ POINTS: Final[dict[str, Point]] = {
     "coordinator.round.stepped": Point((f"{_C}.worker",), "next round planned, nobody drives it", "sweeper"),
     "aggregator.round.opened": Point((f"{_A}.api",), "round row, no answer", "coordinator opens again: same key"),
     "aggregator.message.committed": Point(
-        (f"{_A}.api",), "message counted, no answer", "the agent sends the same bytes", times=(1, 5, 9, 13)
+        (f"{_A}.api",), "message counted, no answer", "the agent sends the same bytes", times=(1, 5, 9, 13, 17)
     ),
     "aggregator.body.stored": Point((f"{_A}.api",), "body without a row", "sent again, or cleared away"),
     "aggregator.update.committed": Point((f"{_A}.api",), "counted, no receipt", "the same bytes get the same receipt"),
@@ -44,7 +44,7 @@ POINTS: Final[dict[str, Point]] = {
     "aggregator.step.frozen": Point((f"{_A}.worker",), "members fixed, not asked", "asks for those", times=(1, 2)),
     "aggregator.step.witnessed": Point((f"{_A}.worker",), "signed, not stored", "keys gives the same", times=(1, 2)),
     "aggregator.step.closed": Point(
-        (f"{_A}.worker",), "step closed, nobody told", "relay; long polls look", times=(1, 2, 3, 4, 5)
+        (f"{_A}.worker",), "step closed, nobody told", "relay; long polls look", times=(1, 2, 3, 4, 5, 6)
     ),
     "aggregator.sum.opened": Point((f"{_A}.worker",), "frozen round, sum in memory", "computed again, same digest"),
     "aggregator.round.checked": Point((f"{_A}.worker",), "intent to publish", "published by the next worker"),
@@ -58,9 +58,9 @@ POINTS: Final[dict[str, Point]] = {
     "registry.content.stored": Point((f"{_R}.api",), "content without a version", "sent again: the same"),
     "registry.version.committed": Point((f"{_R}.api",), "version, no answer", "asked again: the same"),
     "agent.training": Point((_N,), "leased task", "trained again under the same lease"),
-    "agent.message.kept": Point((_N,), "message on disk, not sent", "sent byte for byte", times=(1, 2, 3, 4)),
-    "agent.message.noted": Point((_N,), "message and mark on disk, not sent", "sent byte for byte", times=(1, 4)),
-    "agent.message.said": Point((_N,), "sent, not noted", "sent byte for byte", times=(1, 2, 3, 4)),
+    "agent.message.kept": Point((_N,), "message on disk, not sent", "sent byte for byte", times=(1, 2, 3, 4, 5)),
+    "agent.message.noted": Point((_N,), "message and mark on disk, not sent", "sent byte for byte", times=(1, 5)),
+    "agent.message.said": Point((_N,), "sent, not noted", "sent byte for byte", times=(1, 2, 3, 4, 5)),
     "agent.body.written": Point((_N,), "body without a row", "swept; trained again"),
     "agent.update.kept": Point((_N,), "update on disk, not sent", "sent byte for byte"),
     "agent.update.noted": Point((_N,), "update and mark on disk, not sent", "sent byte for byte"),

@@ -142,6 +142,13 @@ def show_causes(job: Job, to: Console) -> None:
         to.print(f"  {where}: {cause.code}: {cause.sentence}", markup=False)
 
 
+def show_excluded(job: Job, to: Console) -> None:
+    """Print the sites that take part in no later round of the job, and why: one line for each."""
+    for site in job.excluded:
+        name = site.site_name or site.site_id
+        to.print(f"  excluded: {name}: {site.code}: {site.message or 'no detail was given'}", markup=False)
+
+
 def complain(error: UndersongError) -> None:
     """Print one line for the failure, and one for every fault that the service reported."""
     complaints.print(f"[bold red]error:[/] {_escaped(error.message)}", markup=True)

@@ -86,6 +86,7 @@ def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJ
             )
             return
         common.show_one(job, as_json=False)
+        common.show_excluded(job, common.console)
         columns = {
             "round": lambda r: r.number,
             "kind": lambda r: r.kind,

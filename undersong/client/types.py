@@ -58,6 +58,17 @@ class Cause(Answer):
     sites: int
 
 
+class Exclusion(Answer):
+    """A site that takes part in no later round of a job, and why."""
+
+    site_id: str
+    site_name: str | None = None
+    round_id: str
+    code: str
+    message: str | None = None
+    since: datetime | None = None
+
+
 class Job(Answer):
     """A training job."""
 
@@ -69,6 +80,7 @@ class Job(Answer):
     explanation: str | None = None
     last_failure: str | None = None
     causes: list[Cause] = Field(default_factory=list)
+    excluded: list[Exclusion] = Field(default_factory=list)
     spec: dict[str, Any] = Field(default_factory=dict)
     model_id: str | None = None
     version_id: str | None = None

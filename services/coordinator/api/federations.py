@@ -9,6 +9,7 @@ from services.coordinator.api.access import Admin, Id, Owner, Reader, Use
 from services.coordinator.domain.spec import Name
 from services.coordinator.leases import SiteUnknown
 from services.coordinator.repository.sites import NameTaken
+from services.coordinator.views.jobs import ExclusionView
 from services.coordinator.views.members import FederationView, SiteView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import SiteId
@@ -39,6 +40,12 @@ class NewSite(BaseModel):
 
     name: Name
     owner: Name
+
+
+class Exclusions(BaseModel):
+    """Jobs that go on without a site."""
+
+    items: list[ExclusionView]
 
 
 @router.post(
@@ -101,6 +108,12 @@ async def get_site(site_id: Id, person: Reader, use: Use) -> SiteView:
 async def put_profile(body: SiteProfile, site: SiteParty, use: Use) -> SiteView:
     """An agent tells its recipes, the shape of its data sets and its machine (signed by the site)."""
     return await use.sites.tell_profile(SiteId(site.name), site.federation_id, body)
+
+
+@router.get("/sites/self/exclusions", tags=["agents"], responses=problems(Unauthenticated, Forbidden))
+async def get_exclusions(site: SiteParty, use: Use) -> Exclusions:
+    """The running jobs in whose later rounds the site has no part, and why (signed by the site)."""
+    return Exclusions(items=list(await use.sites.exclusions(SiteId(site.name))))
 
 
 @router.post("/sites/{site_id}/suspension", tags=["sites"], responses=_PEOPLE)

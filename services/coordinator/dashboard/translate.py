@@ -10,6 +10,7 @@ from services.coordinator.dashboard.views import (
     Check,
     Dataset,
     DeadTask,
+    Exclusion,
     Exposure,
     Job,
     Key,
@@ -57,6 +58,10 @@ def job(found: JobView) -> Job:
         waiting_since=found.waiting_since,
         spec=spec.model_dump(mode="json"),
         last_failure=found.last_failure,
+        excluded=tuple(
+            Exclusion(each.site_name or each.site_id, each.round_id, each.code, each.message or "")
+            for each in found.excluded
+        ),
         causes=tuple(Cause(cause.code, cause.sentence, cause.sites) for cause in found.causes),
     )
 

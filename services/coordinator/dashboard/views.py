@@ -110,6 +110,16 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A site that takes part in no later round of a job."""
+
+    site_name: str
+    round_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as lists show it."""
 
@@ -133,6 +143,7 @@ class Job:
     spec: Mapping[str, object] = field(default_factory=dict)
     last_failure: str | None = None  # why the last attempt at the present step failed, as a sentence
     causes: tuple[Cause, ...] = ()
+    excluded: tuple[Exclusion, ...] = ()
 
     @property
     def open(self) -> bool:

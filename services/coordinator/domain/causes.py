@@ -14,7 +14,15 @@ MESSAGE_CHARS: Final = 400
 
 _REPEATING_FAMILIES: Final = ("policy-", "manifest-", "recipe-", "data-", "dataset-", "schema-")
 _REPEATING: Final = frozenset(
-    {"bad-result", "model-mismatch", "model-too-large", "no-examples", "not-contained", "protocol-unknown"}
+    {
+        "bad-result",
+        "dealer-at-fault",
+        "model-mismatch",
+        "model-too-large",
+        "no-examples",
+        "not-contained",
+        "protocol-unknown",
+    }
     | {"sample-limits-changed", "statistics-unreadable"}
 )
 _PASSING: Final = frozenset({"policy-hours", "manifest-round"})
@@ -26,6 +34,7 @@ _OPINIONS: Final = 2
 _FAULTS: Final = {
     "agent-error": "the agent met an error of its own; its log says more",
     "bad-result": "the recipe's result is not usable",
+    "dealer-at-fault": "other sites could not use the shares that the site dealt",
     "child-died": "the training process ended unexpectedly",
     "disk-full": "the site's disk is full",
     "interrupted": "the agent was stopped",
@@ -44,6 +53,7 @@ _FAULTS: Final = {
 _REASONS: Final = {
     "completed": "All rounds are done.",
     "early-stop": "The metric stopped improving, as the job asked.",
+    "dealer-at-fault": "A site dealt shares that do not open its masks, so the sum could not be opened.",
     "quorum": "Fewer sites than the minimum cohort gave a usable update in time.",
     "deadline": "The round's deadline passed without a result.",
     "overdue": "The round's deadline passed and the aggregator gave no result.",

@@ -14,6 +14,8 @@ from typing import Final
 from shared.errors import Conflict, Gone
 from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
+DEALER_AT_FAULT: Final = "dealer-at-fault"
+"""The code of a site whose secret shares others cannot use: it takes part in no later round of the job."""
 MAX_ATTEMPTS: Final = 5
 """A task that took its agent down this often is not the network's fault."""
 
@@ -180,6 +182,11 @@ class Task:
         if self.state is TaskState.REJECTED:
             return self
         return replace(self, state=TaskState.REJECTED, code=code, message=message, finished_at=now)
+
+    def at_fault(self, code: str, message: str, now: datetime) -> "Task":
+        """The site broke the engine's protocol, whatever else became of its task; it is told so."""
+        at = self.finished_at or now
+        return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=at)
 
     def requeue(self) -> "Task":
         """A person wants the site to try again, with all its attempts; only of a task that was given up."""

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, or_, select, update
+from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, literal_column, or_, select, update
 
 from services.coordinator.domain.rounds import Phase
-from services.coordinator.domain.tasks import MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
+from services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
 from shared.database import Page, Transaction, page
@@ -105,6 +105,14 @@ class TaskRepository:
         done = await self._session.execute(_EXTEND, {**who, **beat})
         return done.first() is not None
 
+    async def at_fault(self, job_id: str) -> Sequence[Task]:
+        """The job's tasks whose sites dealt shares that others cannot use, oldest first."""
+        return [_task(row) for row in await self._session.execute(_AT_FAULT, {"job": job_id})]
+
+    async def exclusions(self, site_id: str) -> Sequence[Task]:
+        """The same of one site, over all jobs that have not ended."""
+        return [_task(row) for row in await self._session.execute(_EXCLUSIONS, {"site": site_id})]
+
     async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[Task]:
         """A round's tasks by site."""
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
@@ -174,6 +182,15 @@ class TaskRepository:
 _TASK, _SITE = bindparam("task", type_=String()), bindparam("site", type_=String())
 _ONE = select(_TASKS).where(_TASKS.c.id == _TASK)
 _LOCKED = _ONE.with_for_update()
+_IS_AT_FAULT = literal_column("tasks.code") == literal_column(f"'{DEALER_AT_FAULT}'")  # as the partial index has it
+_AT_FAULT = select(_TASKS).where(_TASKS.c.job_id == bindparam("job", type_=String()), _IS_AT_FAULT)
+_AT_FAULT = _AT_FAULT.order_by(_TASKS.c.finished_at, _TASKS.c.id)
+_EXCLUSIONS = (
+    select(_TASKS)
+    .join(JobRow, JobRow.id == _TASKS.c.job_id)
+    .where(_TASKS.c.site_id == bindparam("site", type_=String()), _IS_AT_FAULT, JobRow.finished_at.is_(None))
+    .order_by(_TASKS.c.finished_at, _TASKS.c.id)
+)
 _THESE_TASKS = _TASKS.c.id.in_(bindparam("tasks", expanding=True, type_=String()))
 _OF_SITES = _TASKS.c.site_id.in_(bindparam("sites", expanding=True, type_=String()))
 _ALL_LOCKED = select(_TASKS).where(_THESE_TASKS).order_by(_TASKS.c.id).with_for_update()

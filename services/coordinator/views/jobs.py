@@ -1,5 +1,6 @@
 """The work, as told: jobs with their results and events, rounds, tasks and leases."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -32,6 +33,18 @@ class CauseView(View):
     code: str = Field(examples=["recipe-error"])
     sentence: str
     sites: int
+
+
+class ExclusionView(View):
+    """A site that takes part in no later round of a job, because it broke the engine's protocol in one."""
+
+    job_id: str
+    round_id: str
+    site_id: str
+    site_name: str | None
+    code: str = Field(examples=["dealer-at-fault"])
+    message: str | None
+    since: datetime | None
 
 
 class JobProgressView(View):
@@ -73,6 +86,7 @@ class JobView(View):
     progress: JobProgressView
     round_id: str | None = Field(description="The round that is out.")
     waiting_since: datetime | None = Field(description="Since when too few sites are there for a round.")
+    excluded: list[ExclusionView] = Field(default=[], description="Sites without a part in the job's later rounds.")
     created_by: str
     created_at: datetime
     finished_at: datetime | None
@@ -210,7 +224,20 @@ class TaskOutcomeView(View):
     state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
 
 
-def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
+def exclusion_view(task: Task, site_name: str | None) -> ExclusionView:
+    """As told."""
+    return ExclusionView(
+        job_id=task.job_id,
+        round_id=task.round_id,
+        site_id=task.site_id,
+        site_name=site_name,
+        code=task.code or "",
+        message=task.message,
+        since=task.finished_at,
+    )
+
+
+def job_view(job: Job, warnings: tuple[FieldError, ...] = (), excluded: Sequence[ExclusionView] = ()) -> JobView:
     """As told."""
     done = job.progress
     return JobView(
@@ -242,6 +269,7 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = ()) -> JobView:
         ),
         round_id=job.round_id,
         waiting_since=job.waiting_since,
+        excluded=list(excluded),
         created_by=job.created_by,
         created_at=job.created_at,
         finished_at=job.finished_at,

@@ -142,20 +142,20 @@ async def test_a_dealer_found_out_when_the_sum_is_opened_costs_one_round(
 
 
 async def test_garbage_and_false_complaints_remove_nobody_else(quick_stage: Stage) -> None:
-    sites = await Sites.open(quick_stage)
+    sites = await Sites.open(quick_stage, sites=7)
     everyone = list(sites.manifest.cohort)
-    liar, bad = everyone[1], everyone[4]
+    liar, bad = everyone[1], everyone[6]
     await until(sites, "check")
-    sites.said[bad, "check"] = msgpack.packb([[i, "envelope", bytes(64)] for i in range(4)])
+    sites.said[bad, "check"] = msgpack.packb([[i, "envelope", bytes(64)] for i in range(6)])
     engine_state = sites.states[liar]
     sites.states[liar], _ = sites.engine.speak(sites.seats[liar], engine_state, "check", sites.answers[liar])
     false = client_module.ClientRound.load(sites.terms(), liar, sites.states[liar])
-    false.failed = dict.fromkeys((0, 2, 3, 4), "envelope")
+    false.failed = dict.fromkeys((0, 2, 3, 4, 5, 6), "envelope")
     sites.said[liar, "check"] = pack_complaints(false.complain(sites.stage.site(liar).private_key.sign))
     await sites.step("check")
     assert (await sites.get(bad, "check")).json()["type"].endswith("site-fell-out"), "forged complaints are no answer"
     for step in (UPLOAD, *AFTER):
         await sites.step(step, without=(bad,) if step == UPLOAD else ())
     found = await quick_stage.state(sites.id)
-    assert (found["state"], found["accepted"], found["faults"]) == ("published", everyone[:4], [])
-    assert trained(quick_stage, found) == pytest.approx(sites.expected(everyone[:4]), abs=1e-4)
+    assert (found["state"], found["accepted"], found["faults"]) == ("published", everyone[:6], [])
+    assert trained(quick_stage, found) == pytest.approx(sites.expected(everyone[:6]), abs=1e-4)

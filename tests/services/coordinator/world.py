@@ -138,6 +138,7 @@ class Neighbours:
                 "result": found["result"],
                 "accepted": found.get("accepted", []),
                 "rejections": found.get("rejections", []),
+                "faults": found.get("faults", []),
             }
         )
 

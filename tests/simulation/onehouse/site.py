@@ -19,7 +19,7 @@ from tests.simulation.onehouse.founding import LENGTH
 if TYPE_CHECKING:
     from tests.simulation.onehouse.house import House
 
-STEPS: Final = ("advertise", "share", UPLOAD, "commit", "unmask")
+STEPS: Final = ("advertise", "share", "check", UPLOAD, "commit", "unmask")
 
 
 class Site:

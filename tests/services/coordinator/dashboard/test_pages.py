@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from services.coordinator.dashboard import assets
 from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Cause, Check, Measure
+from services.coordinator.dashboard.views import Cause, Check, Exclusion, Measure
 from services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"
@@ -359,3 +359,12 @@ def test_a_metric_is_told_with_its_error_bound() -> None:
     metrics = {"auc": 0.9084, "auc_error": 0.00084, "examples": 1204.0}
     assert measured(metrics) == "auc 0.908 ±0.0008 · examples 1,204"
     assert curves([Measure(1, metrics)])["series"] == {"auc": [0.9084]}
+
+
+async def test_a_job_shows_who_is_excluded_and_why(browser: httpx.AsyncClient, desk) -> None:
+    gone = Exclusion("leeds <x>", "rnd_01", "dealer-at-fault", "it dealt useless shares")
+    desk.all_jobs = [replace(desk.all_jobs[0], excluded=(gone,))]
+    text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
+    assert "Sites excluded from later rounds" in text
+    assert "leeds &lt;x&gt;" in text
+    assert "it dealt useless shares" in text
