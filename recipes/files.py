@@ -58,14 +58,19 @@ def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iter
     if path is None or not path.is_file():
         said = "is no file" if path is not None and path.exists() else "does not exist"
         raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
-    try:
+    with refusals(path):
         yield from _READERS[entry.kind](entry, path, wanted)
-    except BadDataset:
-        raise
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Say as `BadDataset` what libraries raise for a file that they cannot read."""
+    try:
+        yield
     except ImportError as error:
         package = error.name or str(error)
         remedy = "install the agent with its packages: pip install 'undersong[agent]'"
-        raise BadDataset(f"a file of kind {entry.kind} needs the package {package}: {remedy}") from None
+        raise BadDataset(f"its file needs the package {package}: {remedy}") from None
     except UNREADABLE as error:
         cut = isinstance(error, EOFError | zlib.error | zipfile.BadZipFile | gzip.BadGzipFile)
         why = "is cut or damaged" if cut else "cannot be read"
@@ -256,6 +261,18 @@ def _days(stamps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return moments as float64 days since 1970-01-01 (UTC), NaN where there is none."""
     made = stamps.astype("datetime64[us]").astype(np.int64) / 86_400e6
     return np.where(np.isnat(stamps), np.nan, made)
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet or npz file; raises `BadDataset`."""
+    with refusals(path):
+        if path.suffix == ".npz":
+            with path.open("rb") as raw, closing(np.load(raw, allow_pickle=False)) as arrays:
+                return list(arrays.files)
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as file:
+            return list(file.schema_arrow.names)
 
 
 def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:

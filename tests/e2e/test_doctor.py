@@ -285,7 +285,7 @@ def test_an_agent_is_looked_at_beside_its_files(platform: Platform) -> None:
     (folder / "state" / "identity" / "identity.pem").chmod(0o600)
     good = (folder / "datasets.yaml").read_text()
     (folder / "datasets.yaml").write_text(good.replace("kind: none", "kind: nonsense"))
-    assert "datasets.yaml" in broken(examine_agent(config))["datasets"][0].detail
+    assert "/datasets/0/kind 'nonsense' is not a choice" in broken(examine_agent(config))["data set nothing"][0].detail
     (folder / "datasets.yaml").write_text(good)
     allowed = (folder / "policy.yaml").read_text()
     (folder / "policy.yaml").write_text(allowed.replace("  nothing:", "  something:"))

@@ -1,12 +1,22 @@
 """`undersong data …`: a file becomes a declaration that its owner reads and corrects."""
 
+import csv
+import io
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import yaml
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
 
-from recipes.datasets import load_dataset, read_datasets
+from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
+from recipes.draft import draft_text
 
 
 def undersong(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -14,23 +24,119 @@ def undersong(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_a_draft_can_be_loaded_as_it_is(tmp_path: Path) -> None:
+def drafted(file: Path, **options: Any) -> DatasetEntry:
+    """The only entry of the draft for a file; it can be read as it is."""
+    made = file.with_name("datasets.yaml")
+    made.write_text(draft_text(file, **options))
+    (entry,) = read_datasets(made).values()
+    describe_dataset(entry)
+    return entry
+
+
+def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "ward.csv").write_text("age,sex,sick\n40,f,1\n,m,0\n61,f,1\n")
+    (tmp_path / "other.csv").write_text("a;b\n1,5;no\n2,5;yes\n")
     done = undersong("data", "init", str(tmp_path / "ward.csv"))
     assert done.returncode == 0, done.stderr
-    (tmp_path / "datasets.yaml").write_text(done.stdout)
-    entry = read_datasets(tmp_path / "datasets.yaml")["ward"]
+    into = tmp_path / "datasets.yaml"
+    into.write_text(done.stdout + "# a note of the owner's\n")
+    entry = read_datasets(into)["ward"]
     assert [(c.name, c.type, c.categories) for c in entry.columns] == [
         ("age", "number", None),
         ("sex", "category", ("f", "m")),
         ("sick", "number", None),
     ]
     assert load_dataset(entry, ["age"], "sick").label.tolist() == [1, 0, 1]
-    assert yaml.safe_load(done.stdout)["datasets"][0]["path"] == str(tmp_path / "ward.csv")
+    added = undersong("data", "init", str(tmp_path / "other.csv"), "--label", "b", "--into", str(into))
+    assert added.returncode == 0, added.stderr
+    both = read_datasets(into)
+    assert (set(both), both["other"].label) == ({"ward", "other"}, "b")
+    assert load_dataset(both["other"]).features[:, 0].tolist() == [1.5, 2.5]
+    assert "a note of the owner's" in into.read_text()
+    before = into.read_text()
+    twice = undersong("data", "init", str(tmp_path / "other.csv"), "--into", str(into))
+    assert (twice.returncode, into.read_text()) == (1, before)
+    assert "taken twice" in twice.stderr
+    assert "--name" in twice.stderr
 
 
-def test_a_file_that_cannot_be_declared_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ward.csv").write_text("age,sick\n40,1,\n")
+@pytest.mark.parametrize(
+    ("text", "told"), [("age,sick\n40,1,\n", "line 2 has 3 fields"), ("", "empty"), ("a,a\n1,2\n", "a column twice")]
+)
+def test_a_file_that_cannot_be_declared_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "ward.csv").write_text(text)
     done = undersong("data", "init", str(tmp_path / "ward.csv"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "number of fields" in done.stderr
+    assert told in " ".join(done.stderr.split())
+
+
+def test_what_was_guessed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ward.csv").write_bytes(
+        "Bericht 7\nalter;größe;aufnahme;stufe;Outcome;notiz\n"
+        "40;1,80;01.02.2020;1;no;\n?;1,75;02.02.2020;2;yes;\n1.040;1,6;;3;NA;\n".encode("cp1252")
+    )
+    entry = drafted(tmp_path / "ward.csv")
+    assert entry.csv.model_dump(exclude_defaults=True) == {
+        "separator": ";", "decimal": ",", "thousands": ".", "encoding": "cp1252", "header": 2
+    }  # fmt: skip
+    assert (entry.missing, entry.dates) == ({"alter": ("?",)}, {"aufnahme": "%d.%m.%Y"})
+    assert [(c.name, c.type) for c in entry.columns] == [
+        ("alter", "number"), ("größe", "number"), ("aufnahme", "number"), ("stufe", "number"), ("Outcome", "category"),
+        ("notiz", "text"),
+    ]  # fmt: skip
+    assert entry.label == "Outcome"
+    text = (tmp_path / "datasets.yaml").read_text()
+    for note in (
+        "a guess, by its name",
+        "holds 1, 2, 3: a category?",
+        "NA: a category, or missing?",
+        "only empty cells",
+    ):
+        assert note in text
+    assert load_dataset(entry, ["alter", "größe"]).features[:, 1].tolist() == [1.8, 1.75, 1.6]
+
+
+WORDS = st.sampled_from(["no", "yes", "None", "NA", "1.0", "null", "~", "a: b", "#c", "ü", "{x}", "'q'", "- z", "0x1"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(-5, 99_999), WORDS), min_size=3, max_size=20),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["utf-8", "utf-16"]),
+    st.booleans(),
+)
+def test_drafts_of_csv_files_read_what_was_written(
+    tmp_path_factory: Any, rows: list[Any], separator: str, encoding: str, named: bool
+) -> None:
+    file = tmp_path_factory.mktemp("draft") / "rows.csv"
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=separator)
+    writer.writerows(
+        [["x: 1", "n", "no"], *rows] if named else [[row[0], row[1], index] for index, row in enumerate(rows)]
+    )
+    file.write_bytes(text.getvalue().encode(encoding))
+    entry = drafted(file)
+    assert [column.name for column in entry.columns] == (["x: 1", "n", "no"] if named else
+                                                         ["column_1", "column_2", "column_3"])  # fmt: skip
+    numbers = load_dataset(entry, [column.name for column in entry.columns[:2]], "").features
+    assert numbers.tolist() == [[row[0], row[1]] for row in rows]
+    third = entry.columns[2]
+    if named and third.type == "category":
+        found = load_dataset(entry, ["no"], "").features[:, 0].astype(int).tolist()
+        assert [(third.categories or ())[place] for place in found] == [word for _, _, word in rows]
+
+
+def test_drafts_of_typed_files(tmp_path: Path) -> None:
+    table = {"age": [1.5, None], "sex": ["f", "m"], "sick": [True, False]}
+    parquet.write_table(pa.table(table), tmp_path / "rows.parquet")
+    entry = drafted(tmp_path / "rows.parquet", label="sex")
+    assert [(c.type, c.categories) for c in entry.columns] == [
+        ("number", None), ("category", ("f", "m")), ("category", ("false", "true"))
+    ]  # fmt: skip
+    assert math.isnan(load_dataset(entry).features[1, 0])
+    np.savez(tmp_path / "scans.npz", x=np.full((3, 8, 9, 3), 7), y=np.array([0, 1, 1]))
+    entry = drafted(tmp_path / "scans.npz")
+    assert (entry.channel_axis, entry.label, entry.ranges) == ("last", "y", {"x": (0, 7)})
+    np.savez(tmp_path / "scans.npz", x=np.arange(27).reshape(3, 3, 3), y=np.array([0, 1, 1]))
+    assert load_dataset(drafted(tmp_path / "scans.npz")).features.max() == 1

@@ -1,10 +1,9 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from undersong.errors import UndersongError
 
@@ -13,18 +12,44 @@ app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file.")
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The file that holds the rows.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="The file: CSV (.gz too), Parquet or .npz.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="The data set's name; the file's own by default.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="The column that models are to predict.")] = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", dir_okay=False, help="Add it to this datasets.yaml instead of printing it.")
+    ] = None,
 ) -> None:
-    """Print a datasets.yaml entry for a file; read it and correct it before the agent uses it."""
-    typer.echo(yaml.safe_dump({"datasets": [_draft(file, name)]}, sort_keys=False, allow_unicode=True), nl=False)
-
-
-def _draft(file: Path, name: str | None) -> dict[str, Any]:
+    """Write a datasets.yaml entry for a file; read it and correct it before the agent uses it."""
     from recipes.datasets import BadDataset  # brings numpy, which no other command needs
-    from recipes.draft import draft_entry
+    from recipes.draft import draft_text
 
     try:
-        return draft_entry(file, name)
+        if into is None:
+            typer.echo(draft_text(file, name, label), nl=False)
+            return
+        before = into.read_text() if into.exists() else ""
+        added = draft_text(file, name, label, head=not before.strip())
+        _add(into, before, added)
     except BadDataset as refusal:
-        raise UndersongError(refusal.detail, remedy="correct the file, or write the entry by hand") from None
+        raise UndersongError(f"{file}: {refusal.explain()}", remedy="correct the file, or see docs/data.md") from None
+    typer.echo(f"written: read it, correct it, then {into} is what the agent uses")
+
+
+def _add(into: Path, before: str, added: str) -> None:
+    """Append an entry as text, so that comments stay; UndersongError and no change where it cannot be read there."""
+    from recipes.datasets import read_declarations
+
+    part = into.with_name(into.name + ".part")
+    old = read_declarations(into) if before.strip() else None
+    part.write_text((before.rstrip("\n") + "\n" if before.strip() else "") + added)
+    try:
+        new = read_declarations(part)
+        known = {} if old is None else old.entries
+        if new.faults.keys() - (old.faults.keys() if old is not None else set()) or len(new.entries) != len(known) + 1:
+            told = "; ".join(new.reasons().values()) or "the entry would not be read there"
+            raise UndersongError(f"nothing was added to {into}: {told}", remedy="choose a name with --name")
+        part.replace(into)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""docs/data.md tells the truth: each declaration on it is read, and the rows that it describes too."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes.datasets import describe_dataset, load_dataset, read_datasets
+from recipes.declaration import ColumnEntry, CsvOptions, DatasetEntry
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+SNIPPETS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+CSV = {
+    "site,age,sex,severity,sick\nnorth,40,f,None,1\nnorth,-9.0,m,Mild,0\nsouth,1,f,,0\nnorth,NA,m,,1\n": ("heart", 3),
+    "Ward 7\nage;weight;sex;admitted;outcome\n40;1.080,5;Male;01.02.2020;sick\n?;'7';0;?;well\n": ("ward", 2),
+    "40,1\n50,0\n": ("ward", 2),
+}
+
+
+def test_the_snippets_are_there() -> None:
+    assert len(SNIPPETS) == 4
+
+
+@pytest.mark.parametrize(("snippet", "rows"), list(zip(SNIPPETS[:3], CSV, strict=True)))
+def test_each_csv_declaration_reads_such_a_file(tmp_path: Path, snippet: str, rows: str) -> None:
+    (tmp_path / "datasets.yaml").write_text(snippet)
+    (tmp_path / "rows.csv").write_bytes(rows.encode("cp1252"))
+    name, count = CSV[rows]
+    entry = read_datasets(tmp_path / "datasets.yaml")[name]
+    assert describe_dataset(entry).rows == count
+    assert load_dataset(entry).features.shape == (count, len(entry.columns) - (entry.label is not None))
+
+
+def test_the_image_declaration_reads_such_a_file(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[3])
+    np.savez(tmp_path / "scans.npz", pixels=np.full((2, 8, 9, 3), 4095), finding=np.array(["none", "benign"]))
+    data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["scans"])
+    assert (data.features.shape, data.features.max(), data.label.tolist()) == ((2, 3, 8, 9), 1, [0, 1])
+
+
+@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry])
+def test_every_option_is_on_the_page(form: type[DatasetEntry]) -> None:
+    for name in form.model_fields:
+        assert re.search(rf"\b{name}:|`{name}`", PAGE), name
