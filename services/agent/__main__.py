@@ -1,4 +1,4 @@
-"""`python -m services.agent --config agent.yaml [run|init|enrol|rotate|status|receipts]`."""
+"""`python -m services.agent --config agent.yaml [run|init|enrol|rotate|status|receipts|accept-log]`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import httpx
 import yaml
 
 from services.agent import policy as policies
+from services.agent.alarms import Alarms
 from services.agent.domain import SEALED, Detail, TaskFailure
 from services.agent.loop import EXCLUDED, Agent, http_client
 from services.agent.receipts import ReceiptBook
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     enrol.add_argument("--wait-s", type=float, default=60.0)
     commands.add_parser("rotate", help="a new key and certificate before its time")
     commands.add_parser("status", help="what this agent is and what it has answered")
+    commands.add_parser("accept-log", help="forget alarms about the transparency log, once they are explained")
     receipts = commands.add_parser("receipts", help="proofs that this site's updates went into the sums unchanged")
     receipts.add_argument("--json", action="store_true", help="one JSON document")
     return made
@@ -143,7 +145,7 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
     except FileNotFoundError:
         party = None
     found: dict[str, Any] = {"identity": party, "contributions": {}, "recent": [], "receipts": {}, "mismatches": []}
-    found["excluded"] = []
+    found["excluded"], found["alarms"] = [], []
     with opened(settings) as state:
         if state is not None:
             book = ReceiptBook(state)
@@ -154,9 +156,11 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
             found["excluded"] = excluded if isinstance(excluded, list) else []
             told = state.fact("closed")
             closed = {str(name): str(how) for name, how in told.items()} if isinstance(told, dict) else {}
+            found["alarms"] = [dated(entry) for entry in Alarms(state).listed()]
             found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
             found["unread"] = state.fact("unread") or {}
-    told = warnings(settings, len(found["mismatches"]), found.get("closed", {}))
+    told = [f"{entry['kind']}: {entry['detail']}; {entry['remedy']}" for entry in found["alarms"]]
+    told += warnings(settings, len(found["mismatches"]), found.get("closed", {}))
     told += [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]
     return {**found, "warnings": [*told, *(_exclusion(entry) for entry in found["excluded"])]}
 
@@ -176,6 +180,14 @@ def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -
     if left := ", ".join(sorted(name for name, state in closed.items() if state == "open")):
         found.append(f"this machine does not close to recipes: {left}; see docs/threat-model.md, or use runner: docker")
     return found
+
+
+def accept_log(settings: AgentSettings, _options: argparse.Namespace) -> int:
+    """Forget the alarms and what was seen of the log: a person has found out what happened."""
+    with opened(settings) as state:
+        cleared = Alarms(state).clear() if state is not None else 0
+    sys.stdout.write(f"{cleared} alarms forgotten; the transparency log is read again from its beginning\n")
+    return 0
 
 
 def receipts(settings: AgentSettings, options: argparse.Namespace) -> int:
@@ -231,7 +243,8 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> int:
 
 
 COMMANDS = {
-    "run": run, "init": init, "enrol": enrol, "rotate": rotate, "status": status, "receipts": receipts
+    "run": run, "init": init, "enrol": enrol, "rotate": rotate, "status": status, "receipts": receipts,
+    "accept-log": accept_log,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ import structlog
 
 from services.agent import policy as policies
 from services.agent.aggregator import Aggregator
+from services.agent.alarms import Alarms
 from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import TaskFailure
 from services.agent.highwater import SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import Away, Link, Problem, make_client
+from services.agent.log_watch import LogWatch
 from services.agent.models import ModelCache
 from services.agent.profile import profile_of
 from services.agent.receipts import Receipts
@@ -33,8 +35,9 @@ from services.agent.site import Marks, data_files, ensure_policy, make_runner, r
 from services.agent.state import State
 from services.agent.tasks import Platform, Site, Tasks
 from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper, ensure_identity
+from shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
 from shared.ids import Digest, SiteId, digest_of
+from shared.wire.manifest import LogHead
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -96,19 +99,34 @@ class Agent:
         platform = self._platform(http, keeper)
         assert self._runner is not None  # noqa: S101 (read above)
         state.sweep_outbox()
-        receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name))
-        beside = [asyncio.create_task(keeper.run()), asyncio.create_task(receipts.run())]
+        watch = LogWatch(
+            state,
+            platform.signatures.link,
+            platform.signatures,
+            subject.uri,
+            lambda: own_keys(folder),
+            every_s=settings.watch_log_s,
+        )
+        receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet)
+        beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch)]
         try:
-            performing = partial(self._tasks, platform, state, sent, receipts.wake.set)
+            performing = partial(self._tasks, platform, state, sent, receipts.wake.set, watch.meet)
             await self._work(platform, state, who, performing)
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    def _tasks(self, platform: Platform, state: State, sent: SentMessages, answered: Callable[[], None]) -> Tasks:
+    def _tasks(
+        self,
+        platform: Platform,
+        state: State,
+        sent: SentMessages,
+        answered: Callable[[], None],
+        met: Callable[[LogHead | None], None],
+    ) -> Tasks:
         assert self._runner is not None  # noqa: S101 (read before the first task)
-        return Tasks(platform, self._runner, state, self._present, sent, answered)
+        return Tasks(platform, self._runner, state, self._present, sent, answered, met)
 
     async def _work(
         self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
@@ -177,7 +195,7 @@ class Agent:
 
     async def _tell(self, coordinator: Coordinator, state: State) -> None:
         """PUT the profile if the coordinator does not have it yet."""
-        profile = self._profile
+        profile = self._profile.model_copy(update={"alarms": await asyncio.to_thread(Alarms(state).told)})
         if state.fact("unread") != self._unread:
             await asyncio.to_thread(state.remember, "unread", self._unread)
         digest = digest_of(profile.model_dump_json().encode())

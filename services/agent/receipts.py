@@ -26,13 +26,14 @@ from services.agent.state import State
 from shared.errors import Refusal
 from shared.ids import Digest, RoundId, SiteId
 from shared.wire.helper import HELPER, TWOSERVER
+from shared.wire.manifest import LogHead
 
 if TYPE_CHECKING:
-    from shared.transparency.documents import LoggedRecord, LoggedRecords, LogHead
+    from shared.transparency.documents import LoggedRecord, LoggedRecords
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-HEAD: Final = "log_head"  # the fact that holds the last head seen
+HEAD: Final = "log_head"  # the fact that holds the head of the last receipts
 RECORD_BYTES: Final = 64 * 2**20
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 900.0
@@ -120,8 +121,15 @@ class ReceiptBook:
 class Receipts:
     """Fetches and checks what the book waits for."""
 
-    def __init__(self, state: State, link: Link, signatures: Signatures, site_id: SiteId) -> None:
-        self._state, self._link, self._signatures, self._site_id = state, link, signatures, site_id
+    def __init__(
+        self,
+        state: State,
+        link: Link,
+        signatures: Signatures,
+        site_id: SiteId,
+        met: Callable[[LogHead | None], None] = lambda _: None,
+    ) -> None:
+        self._state, self._link, self._signatures, self._site_id, self._met = state, link, signatures, site_id, met
         self.book = ReceiptBook(state)
         self.wake = asyncio.Event()
 
@@ -214,6 +222,7 @@ class Receipts:
         if any(one.head != head for one in found.items):
             raise records.LogInvalid("one answer shows two heads")
         await self._signatures.check("keys", head.keyid, head.signature, head.statement())
+        self._met(head)
         seen = self._seen()
         if seen is not None:
             records.check_consistency(seen, head, found.consistency)
@@ -221,8 +230,6 @@ class Receipts:
 
     def _seen(self) -> LogHead | None:
         """The head that this site saw last."""
-        from shared.transparency.documents import LogHead
-
         seen = self._state.fact(HEAD)
         return None if seen is None else LogHead.model_validate_json(str(seen))
 

@@ -65,6 +65,7 @@ class AgentSettings(BaseSettings):
     recipe_reads: list[Path] = Field(default=[], description="files and folders that recipes read besides their data")
     child_idle_s: float = Field(default=600.0, gt=0, description="a warm recipe process ends after this long unused")
     data_again_s: float = Field(default=15.0, gt=0, description="changed data files are read again at most this often")
+    watch_log_s: float = Field(default=300.0, ge=1, description="how often the transparency log is looked at, at least")
     model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     otel_endpoint: str | None = Field(default=None, description="spans go there: http://collector:4318 or file:/folder")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

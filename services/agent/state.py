@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,6 +212,22 @@ class State:
         """Remember a verified manifest's epoch; it never goes back."""
         if epoch > self.highest_epoch():
             self.remember("epoch", epoch)
+
+    def meet_head(self, size: int, root: str, document: str) -> None:
+        """Remember a log head that is to be compared."""
+        with self.store.writing() as db:
+            db.execute("INSERT INTO heads_met VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (size, root, document))
+
+    def heads_met(self) -> list[str]:
+        """The heads that are to be compared, as JSON, smallest first."""
+        with self.store.reading() as db:
+            rows = db.execute("SELECT document FROM heads_met ORDER BY size").fetchall()
+        return [str(row[0]) for row in rows]
+
+    def forget_heads(self, heads: Iterable[tuple[int, str]]) -> None:
+        """These (size, root) were compared."""
+        with self.store.writing() as db:
+            db.executemany("DELETE FROM heads_met WHERE size = ? AND root = ?", list(heads))
 
     def fact(self, name: str) -> object | None:
         """A remembered value (msgpack types)."""

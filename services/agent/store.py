@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _FIRST = """
 CREATE TABLE contributions (
     round_id TEXT PRIMARY KEY,
@@ -89,7 +89,22 @@ CREATE TABLE samples (
     created_at REAL NOT NULL
 ) STRICT;
 """
-_MIGRATIONS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = """
+CREATE TABLE heads_met (
+    size INTEGER NOT NULL,
+    root TEXT NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (size, root)
+) STRICT;
+CREATE TABLE alarms (
+    kind TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    PRIMARY KEY (kind, detail)
+) STRICT;
+"""
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 
 
 class Store:

@@ -40,7 +40,7 @@ from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId, SiteId
 from shared.telemetry.traces import continue_trace
 from shared.wire.helper import HELPER, TWOSERVER, key_statement
-from shared.wire.manifest import RoundManifest
+from shared.wire.manifest import LogHead, RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -81,8 +81,9 @@ class Tasks:
         site: Callable[[], Site],
         sent: SentMessages,
         answered: Callable[[], None] = lambda: None,
+        met: Callable[[LogHead | None], None] = lambda _: None,
     ) -> None:
-        self._answered = answered
+        self._answered, self._met = answered, met
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
         self._sent = sent
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
@@ -164,6 +165,7 @@ class Tasks:
         if (manifest.round_id, manifest.job_id) != (lease.round_id, lease.job_id):
             raise TaskFailure("manifest-round", "the lease names another round than its manifest")
         site = self._site()
+        self._met(manifest.log_head)
         found = objections(site.policy, manifest, site.facts, site.local_now())
         if found:
             raise TaskFailure(found[0].code, "; ".join(reason.detail for reason in found))

@@ -20,6 +20,7 @@ from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
 from services.coordinator.gauges import Gauges
 from services.coordinator.leases import Timing
+from services.coordinator.log_heads import LogHeads
 from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.sites import SiteRepository
@@ -165,6 +166,7 @@ async def _work(settings: CoordinatorSettings, database: Database) -> None:
         keys = await stack.enter_async_context(_party(settings, "keys", identity))
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
         conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
+        await stack.enter_async_context(background(LogHeads(Keys(keys), rounds).run()))
         await run_worker(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing))
 
 

@@ -13,7 +13,7 @@ from shared.errors import Conflict, NotFound, Unavailable
 from shared.ids import Digest, FederationId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
 from shared.transparency.documents import LoggedRecord
-from shared.wire.manifest import DataRef, SignedManifest
+from shared.wire.manifest import DataRef, LogHead, SignedManifest
 
 _AWAY: Final = frozenset({429, 500, 502, 503, 504, 507})
 
@@ -233,6 +233,13 @@ class Keys(_Party):
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         super().__init__(http, "keys service")
+
+    async def head(self) -> LogHead:
+        """The transparency log's head now."""
+        try:
+            return LogHead.model_validate(await self._call(_Call("GET", "/v1/log/head")))
+        except ValidationError as error:
+            raise PartyAway("The log's head is not understood.", retry_after_s=2) from error
 
     async def commit(self, round_id: RoundId) -> Commitment:
         """The witness's commitment for a round; asking again gives the same."""

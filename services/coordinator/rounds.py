@@ -29,7 +29,7 @@ from shared.errors import Refusal
 from shared.identity.authority import Identity
 from shared.ids import JobId, ModelId, RoundId, SiteId, TaskId, new_id
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS
-from shared.wire.manifest import MANIFEST_CONTEXT, RoundKind, RoundManifest, SignedManifest
+from shared.wire.manifest import MANIFEST_CONTEXT, LogHead, RoundKind, RoundManifest, SignedManifest
 
 JOBS_TOPIC: Final = "coordinator.jobs"
 ACTOR: Final = "coordinator"
@@ -79,6 +79,7 @@ class Rounds:
     ) -> None:
         self._database, self._identity = database, identity
         self._timing, self._default_deadline_s = timing, default_deadline_s
+        self.log_head: LogHead | None = None  # what `LogHeads` saw last; new manifests carry it
 
     async def read(self, round_id: RoundId) -> RoundRecord:
         """A round with its documents."""
@@ -282,7 +283,7 @@ class Rounds:
         round_id = RoundId(new_id("rnd"))
         epoch = (await SiteRepository(tx).watch()).epoch
         try:
-            manifest = manifest_for(job, step, Settled(round_id, cohort, epoch, deadline_s))
+            manifest = manifest_for(job, step, Settled(round_id, cohort, epoch, deadline_s, self.log_head))
         except Refusal as refusal:
             log.warning("round.not_plannable", job_id=job.id, reason=refusal.detail)
             await self._finish(tx, job, Finished(JobState.FAILED, refusal.slug()))

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.clock import Clock, utc_now
 from shared.errors import Refusal
+from shared.highwater import DurableLines
 from shared.identity.authority import (
     IDENTITY_FILE,
     CertificateUntrusted,
@@ -34,6 +35,7 @@ from shared.identity.requests import SigningAuth
 ENROL_CONTEXT: Final = b"undersong/enrol/1\0"
 ROTATE_CONTEXT: Final = b"undersong/rotate/1\0"
 PENDING_FILE: Final = "pending.key"
+OWN_KEYS_FILE: Final = "own-keys"
 NO_AUTH: Final = httpx.Auth()
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -99,8 +101,17 @@ def pending_key(directory: Path) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
     directory.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
+    DurableLines(directory / OWN_KEYS_FILE).add(public_bytes(key.public_key()).hex())
     write_private(path, key.private_bytes_raw().hex().encode())
     return key
+
+
+def own_keys(directory: Path) -> frozenset[str]:
+    """Every public key (hexadecimal) that this party ever asked a certificate for, the present one among them."""
+    made = {words[0] for words in DurableLines(directory / OWN_KEYS_FILE).read()}
+    with suppress(FileNotFoundError):
+        made.add(public_bytes(Identity.load(directory).private_key.public_key()).hex())
+    return frozenset(made)
 
 
 def adopt(identity: Identity, directory: Path) -> None:

@@ -12,16 +12,17 @@ from shared.ids import Digest, RoundId, SiteId, VersionId
 from shared.transparency import merkle
 from shared.wire.canonical import canonical
 from shared.wire.forms import Digestible, DigestText, Document, Name
+from shared.wire.forms import SignatureHex as SignatureHex
+from shared.wire.manifest import LogHead as LogHead
 from shared.wire.manifest import SignedManifest
+from shared.wire.manifest import head_statement as head_statement
 
-HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
 CERTIFICATE_ISSUED: Final = "certificate-issued"
 CERTIFICATE_REVOKED: Final = "certificate-revoked"
 ROUND: Final = "round"
 RESTORED: Final = "restored"
 
 BytesHex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})*$", max_length=2**25)]
-SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
 
 def _empty(found: dict[str, str]) -> bool:
@@ -89,20 +90,6 @@ class RoundRecord(Digestible):
         }
 
 
-class LogHead(Document):
-    """The log's size and root at one time (Unix milliseconds), signed by keys over `statement`."""
-
-    size: int = Field(ge=0, lt=2**63)
-    root: DigestText
-    timestamp_ms: int = Field(ge=0, lt=2**63)
-    keyid: DigestText
-    signature: SignatureHex
-
-    def statement(self) -> bytes:
-        """The bytes that the key of keys signs."""
-        return head_statement(self.size, bytes.fromhex(self.root), self.timestamp_ms)
-
-
 class LogEntry(Document):
     """One leaf: `document` says what happened; `type` and `subject` (a key id, a round id, an epoch) name it."""
 
@@ -146,11 +133,6 @@ class LoggedRecords(Document):
 
     items: tuple[LoggedRecord, ...]
     consistency: ConsistencyProof | None = None
-
-
-def head_statement(size: int, root: bytes, timestamp_ms: int) -> bytes:
-    """The bytes that are signed for a head: context, size and time as 64-bit big-endian numbers around the root."""
-    return HEAD_CONTEXT + size.to_bytes(8, "big") + root + timestamp_ms.to_bytes(8, "big")
 
 
 def leaf_of(document: dict[str, JsonValue]) -> bytes:

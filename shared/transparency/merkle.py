@@ -51,6 +51,35 @@ def stored(leaves: Sequence[bytes]) -> Subtree:
     return lambda start, end: root(leaves[start:end])
 
 
+class Frontier:
+    """The roots of a tree's complete subtrees, largest first: enough to append leaves and to know the root.
+
+    Shapes: `nodes` holds one hash for each bit that is set in `size`.
+    """
+
+    def __init__(self, size: int = 0, nodes: Sequence[bytes] = ()) -> None:
+        if size < 0 or len(nodes) != size.bit_count() or any(len(node) != HASH_BYTES for node in nodes):
+            raise ValueError("these are not the subtrees of a tree of this size")
+        self.size, self.nodes = size, list(nodes)
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf hash."""
+        value, size = leaf, self.size
+        while size & 1:
+            value, size = node_hash(self.nodes.pop(), value), size >> 1
+        self.nodes.append(value)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root over all leaves so far."""
+        if not self.nodes:
+            return EMPTY_ROOT
+        value = self.nodes[-1]
+        for left in reversed(self.nodes[:-1]):
+            value = node_hash(left, value)
+        return value
+
+
 def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
     """The audit path of leaf `index` in the tree of `size` leaves, from the leaf up."""
     if not 0 <= index < size:

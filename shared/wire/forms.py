@@ -9,6 +9,7 @@ from shared.wire.canonical import digest_document
 
 Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
 DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 

@@ -13,13 +13,14 @@ from pydantic import Field, JsonValue, StrictFloat, model_validator
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.wire.canonical import digest_document
 from shared.wire.columns import Column, Unused
-from shared.wire.forms import Digestible, DigestText, Document, Hex, Name, is_empty
+from shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
 ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
 SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
+HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
 
 
 class RoundKind(StrEnum):
@@ -97,8 +98,30 @@ class StrategyRef(Document):
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class LogHead(Document):
+    """The transparency log's size and root at one time (Unix milliseconds), signed by keys over `statement`."""
+
+    size: int = Field(ge=0, lt=2**63)
+    root: DigestText
+    timestamp_ms: int = Field(ge=0, lt=2**63)
+    keyid: DigestText
+    signature: SignatureHex
+
+    def statement(self) -> bytes:
+        """The bytes that the key of keys signs."""
+        return head_statement(self.size, bytes.fromhex(self.root), self.timestamp_ms)
+
+
+def head_statement(size: int, root: bytes, timestamp_ms: int) -> bytes:
+    """The bytes that are signed for a head: context, size and time as 64-bit big-endian numbers around the root."""
+    return HEAD_CONTEXT + size.to_bytes(8, "big") + root + timestamp_ms.to_bytes(8, "big")
+
+
 class RoundManifest(Digestible):
-    """One attempt at one round of a job."""
+    """One attempt at one round of a job.
+
+    log_head: the transparency log as the coordinator saw it last, for sites to compare with what they see themselves.
+    """
 
     protocol: Literal[1] = PROTOCOL
     federation_id: FederationId
@@ -123,6 +146,7 @@ class RoundManifest(Digestible):
     deadline_s: float = Field(gt=0, strict=True)
     epoch: int = Field(default=0, ge=0, strict=True)
     weight_unit: int = Field(default=1, ge=1, strict=True)
+    log_head: LogHead | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -57,6 +57,13 @@ class Hardware(Document):
     device: Name = "cpu"
 
 
+class Alarm(Document):
+    """Something that the site's agent found and that a person must look at, such as two transparency logs."""
+
+    kind: Name
+    detail: str = Field(max_length=1000)
+
+
 class SiteProfile(Document):
     """A site's public profile, sent when its agent starts and when it changes."""
 
@@ -66,6 +73,7 @@ class SiteProfile(Document):
     datasets: tuple[DatasetSchema, ...] = ()
     hardware: Hardware
     runner: Name = "process"
+    alarms: tuple[Alarm, ...] = Field(default=(), max_length=50)
 
 
 def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:

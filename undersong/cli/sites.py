@@ -75,6 +75,8 @@ def suspend(
 
 
 def _liveness(site: Site) -> str:
+    if alarms := (site.profile or {}).get("alarms"):
+        return "alarm: " + ", ".join(str(alarm.get("kind", "?")) for alarm in alarms)
     return site.state if site.state not in ("active", "unknown") else ("online" if site.online else "away")
 
 

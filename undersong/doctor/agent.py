@@ -15,6 +15,7 @@ import httpx
 from cryptography import x509
 
 from services.agent import policy as policies
+from services.agent.alarms import REMEDY
 from services.agent.domain import Policy, TaskFailure
 from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import look
@@ -103,9 +104,21 @@ def _state(file: Path) -> Iterator[Finding]:
         remedy = "do not delete it: it knows which rounds were answered. Restore it, or enrol as a new site"
         yield Finding("fault", "state", f"{file} is damaged: {error}", remedy)
         return
+    yield from _alarms(file)
     if version > SCHEMA_VERSION:
         detail = f"{file} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
         yield Finding("fault", "state", detail, "install the newer release again")
+
+
+def _alarms(file: Path) -> Iterator[Finding]:
+    """What the agent found in the transparency log."""
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+            rows = db.execute("SELECT kind, detail FROM alarms ORDER BY created_at").fetchall()
+    except sqlite3.DatabaseError:  # a state from before there were alarms; damage is told above
+        return
+    for kind, detail in rows:
+        yield Finding("fault", str(kind), one_line(detail), REMEDY.get(str(kind), "python -m services.agent status"))
 
 
 def _key_files(settings: AgentSettings) -> Iterator[Path]:

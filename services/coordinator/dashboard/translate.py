@@ -147,6 +147,7 @@ def site(found: SiteView) -> Site:
         cpus=hardware.cpus if hardware else None,
         memory_bytes=hardware.memory_bytes if hardware else None,
         gpus=hardware.gpus if hardware else (),
+        alarms=tuple(f"{item.kind}: {item.detail}" for item in profile.alarms) if profile else (),
     )
 
 

@@ -206,6 +206,7 @@ class Site:
     cpus: int | None
     memory_bytes: int | None
     gpus: tuple[str, ...]
+    alarms: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:

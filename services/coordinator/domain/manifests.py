@@ -18,6 +18,7 @@ from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import (
     DataRef,
     Encoding,
+    LogHead,
     ModelRef,
     RecipeRef,
     RoundKind,
@@ -35,12 +36,13 @@ WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a round needs beside its job: its id, the sites, the epoch of the database, the deadline."""
+    """What a round needs beside its job: its id, the sites, the epoch of the database, the deadline, the log's head."""
 
     round_id: RoundId
     cohort: tuple[SiteId, ...]
     epoch: int
     deadline_s: float
+    log_head: LogHead | None = None
 
 
 def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[SiteId, ...]:
@@ -108,6 +110,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         deadline_s=settled.deadline_s,
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
+        log_head=settled.log_head,
     )
 
 
@@ -145,6 +148,7 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         seed=derive_seed(spec.cohort.seed, step.task),
         deadline_s=settled.deadline_s,
         epoch=settled.epoch,
+        log_head=settled.log_head,
     )
 
 

@@ -286,6 +286,14 @@ class FakePlatform:
                 return await self._step_answer(round_id, step, site, 204)
             case ["GET", "witness"]:
                 return 200, {"keyid": self.keys.keyid, "epoch": 0}, {}
+            case ["GET", "log", "head"]:
+                return 200, self.log.head().model_dump(mode="json"), {}
+            case ["GET", "log", "entries"]:
+                start, end = (int(parse_qs(query)[name][0]) for name in ("start", "end"))
+                return 200, {"items": self.log.entries(start, end)}, {}
+            case ["GET", "log", "proofs", "consistency"]:
+                first, second = (int(parse_qs(query)[name][0]) for name in ("first", "second"))
+                return 200, self.log.consistency(first, second).model_dump(mode="json"), {}
             case ["GET", "log", "records"]:
                 return 200, self._logged(parse_qs(query)), {}
         return problem(404, "not-found")
@@ -318,6 +326,8 @@ class FakePlatform:
             now + timedelta(days=30),
             now=now,
         )
+        subject = Subject("site", site or SITE, FEDERATION)
+        self.log.issue(subject.uri, raw, keyid_of(made))
         pem = {"certificate_pem": made, "ca_certificate_pem": self.authority.certificate}
         return 201, {name: cert.public_bytes(Encoding.PEM).decode() for name, cert in pem.items()}, {}
 

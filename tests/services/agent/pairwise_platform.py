@@ -187,10 +187,26 @@ class Log:
     """A transparency log of records and filler."""
 
     def __init__(self, keys: Any) -> None:
-        self.keys, self.leaves = keys, [merkle.leaf_hash(b"first")]
+        self.keys, self.documents = keys, [self._filler()]
+
+    @property
+    def leaves(self) -> list[bytes]:
+        return [records.leaf_of(document) for document in self.documents]
+
+    @staticmethod
+    def _filler() -> dict[str, Any]:
+        return {"type": "restored", "epoch": 0, "noticed_at": os.urandom(8).hex()}
+
+    def issue(self, party: str, public_key: bytes, keyid: str) -> None:
+        key = public_key.hex()
+        self.documents.append({"type": "certificate-issued", "keyid": keyid, "party": party, "public_key": key})
+
+    def entries(self, start: int, end: int) -> list[dict[str, Any]]:
+        found = list(enumerate(self.documents))[start:end]
+        return [{"index": i, "type": doc["type"], "subject": "", "document": doc} for i, doc in found]
 
     def add(self, record: records.RoundRecord) -> records.LoggedRecord:
-        self.leaves += [records.leaf_of(record.leaf_document()), merkle.leaf_hash(os.urandom(8))]
+        self.documents += [record.leaf_document(), self._filler()]
         index, size = len(self.leaves) - 2, len(self.leaves)
         path = merkle.inclusion_proof(index, size, merkle.stored(self.leaves))
         proof = records.InclusionProof(index=index, size=size, path=tuple(Digest(p.hex()) for p in path))

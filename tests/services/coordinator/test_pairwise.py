@@ -4,6 +4,7 @@ from typing import Any
 
 from coordinator_world import World
 
+from services.coordinator.log_heads import LogHeads
 from shared.ids import JobId, RoundId
 
 
@@ -26,6 +27,23 @@ async def test_the_manifest_holds_the_witnesss_commitment(small_world: World) ->
     assert set(params) == {"corrupt", "dropout", "quorum", "nonce_commitment"}
     lease = await agents[0].lease()
     assert lease["signed_manifest"] == found["manifest"], "one manifest for everybody"
+
+
+async def test_manifests_carry_the_logs_head_and_the_last_one_while_keys_is_away(small_world: World) -> None:
+    """Which log the coordinator was shown is signed with the round; not knowing holds no round up."""
+    world = small_world
+    rounds = world.conductor._rounds
+    heads = LogHeads(world.conductor._keys, rounds)
+    await heads.look()
+    _, _, found = await planned(world)
+    assert found["manifest"]["manifest"]["log_head"]["size"] == 7
+    world.neighbours.keys_away = True
+    await heads.look()
+    assert rounds.log_head is not None
+    assert rounds.log_head.size == 7
+    world.neighbours.keys_away, world.neighbours.log_size = False, 9
+    await heads.look()
+    assert rounds.log_head.size == 9
 
 
 async def test_a_round_waits_for_a_witness_that_is_away(small_world: World) -> None:

@@ -66,6 +66,7 @@ class Neighbours:
     away: bool = False
     sites: dict[str, int] = field(default_factory=dict)
     keys_away: bool = False
+    log_size: int = 7
     epoch: int = 1
     scored: list[float] = field(
         default_factory=lambda: score_bins.sums(np.arange(20) < 9, np.where(np.arange(20) < 9, 0.75, 0.25)).tolist()
@@ -79,6 +80,13 @@ class Neighbours:
         commitment = hashlib.sha256(request.path_params["id"].encode()).hexdigest()
         return JSONResponse({"commitment": commitment, "epoch": self.epoch}, 201)
 
+    async def head(self, request: Request) -> JSONResponse:
+        if self.keys_away:
+            return self._problem(503, "away")
+        root, keyid, signature = (letter * size for letter, size in (("a", 64), ("b", 64), ("c", 128)))
+        size = {"size": self.log_size, "timestamp_ms": 1}
+        return JSONResponse({**size, "root": root, "keyid": keyid, "signature": signature})
+
     async def lose(self, request: Request) -> JSONResponse:
         self.calls.append("lose")
         found = self.rounds[request.path_params["id"]]
@@ -87,6 +95,7 @@ class Neighbours:
 
     def application(self) -> Starlette:
         routes = [
+            Route("/v1/log/head", self.head, methods=["GET"]),
             Route("/v1/rounds/{id}", self.put_round, methods=["PUT"]),
             Route("/v1/rounds/{id}", self.get_round, methods=["GET"]),
             Route("/v1/rounds/{id}/nonce-commitments", self.commit, methods=["POST"]),

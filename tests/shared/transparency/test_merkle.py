@@ -82,3 +82,26 @@ def test_a_proof_of_nothing_is_refused() -> None:
         merkle.inclusion_proof(3, 3, merkle.stored(LEAVES[:3]))
     with pytest.raises(merkle.ProofInvalid):
         merkle.verify_consistency(0, 3, merkle.EMPTY_ROOT, merkle.root(LEAVES[:3]), [])
+
+
+@given(trees, st.data())
+def test_a_frontier_has_the_trees_root_at_every_size_and_can_be_stored(
+    leaves: list[bytes], data: st.DataObject
+) -> None:
+    stop = data.draw(st.integers(0, len(leaves)))
+    frontier = merkle.Frontier()
+    for leaf in leaves[:stop]:
+        frontier.append(leaf)
+    assert frontier.root() == merkle.root(leaves[:stop])
+    again = merkle.Frontier(frontier.size, frontier.nodes)
+    for leaf in leaves[stop:]:
+        again.append(leaf)
+        assert again.root() == merkle.root(leaves[: again.size])
+
+
+@pytest.mark.parametrize(
+    ("size", "nodes"), [(1, []), (0, [bytes(32)]), (3, [bytes(32)]), (1, [b""]), (-1, [bytes(32)])]
+)
+def test_a_frontier_of_another_size_is_refused(size: int, nodes: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="subtrees"):
+        merkle.Frontier(size, nodes)

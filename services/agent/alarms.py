@@ -1,0 +1,60 @@
+"""What a person at the site must look at, durable until they say that they did."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import structlog
+
+from services.agent.state import State
+from shared.wire.profiles import Alarm
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+FORK: Final = "log-fork"
+FOREIGN: Final = "foreign-certificate"
+REMEDY: Final = {
+    FORK: "compare heads with other sites and ask who runs keys whether its log was restored; if that explains it: "
+    "python -m services.agent --config agent.yaml accept-log",
+    FOREIGN: "if nobody here enrolled this site anew, have the certificate revoked by who runs keys and find out who "
+    "asked for it; then: python -m services.agent --config agent.yaml accept-log",
+}
+
+
+_INSERT: Final = "INSERT INTO alarms VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+
+class Alarms:
+    """The alarms in the agent's database: each is raised, and said in the log, once."""
+
+    def __init__(self, state: State) -> None:
+        self._store = state.store
+
+    def raise_(self, kind: str, detail: str, evidence: str) -> None:
+        """Note it durably and say it in the log; again changes nothing."""
+        with self._store.writing() as db:
+            stands = kind == FORK and db.execute("SELECT 1 FROM alarms WHERE kind = ?", (FORK,)).fetchone()
+            row = (kind, detail, evidence, time.time())  # of a fork, the first evidence counts
+            added = 0 if stands else db.execute(_INSERT, row).rowcount
+        if added:
+            log.error("site.alarm", kind=kind, detail=detail, remedy=REMEDY[kind])
+
+    def listed(self) -> list[dict[str, Any]]:
+        """What stands, oldest first."""
+        with self._store.reading() as db:
+            rows = db.execute("SELECT kind, detail, evidence, created_at FROM alarms ORDER BY created_at").fetchall()
+        names = ("kind", "detail", "evidence", "updated_at")
+        return [{**dict(zip(names, row, strict=True)), "remedy": REMEDY[row[0]]} for row in rows]
+
+    def told(self) -> tuple[Alarm, ...]:
+        """What the coordinator is told, for the site's row on the dashboard."""
+        return tuple(Alarm(kind=one["kind"], detail=one["detail"][:1000]) for one in self.listed()[:50])
+
+    def clear(self) -> int:
+        """A person has looked: forget them, and what was seen of the log; how many there were."""
+        with self._store.writing() as db:
+            count = db.execute("DELETE FROM alarms").rowcount
+            db.execute("DELETE FROM heads_met")
+            db.execute("DELETE FROM facts WHERE name IN ('log_head', 'log_seen', 'log_watched')")
+        return int(count)
