@@ -23,7 +23,7 @@ class AggregatorSettings(ServiceSettings):
     step_s: float = Field(default=10.0, gt=0)  # how long a step after the upload waits for sites that do not answer
     share_updates: int = Field(default=16, ge=2)  # so many must wait before a worker lets others fold some of them,
     share_bytes: int = Field(default=1 << 30, ge=0)  # and so much, or sharing takes longer than it saves
-    keep_blobs_s: float = Field(default=86_400.0, gt=0)  # how long a body that no round knows may lie about
+    keep_blobs_s: float = Field(default=3600.0, gt=0)  # the age at which a file that no round knows is deleted
 
     @property
     def blobs(self) -> str:

@@ -22,7 +22,7 @@ from shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUN
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 GROUP: Final = "aggregator.workers"
-_TIDY_EVERY_S: Final = 3600.0
+_TIDY_EVERY_S: Final = 600.0
 _PRUNE_EVERY_S: Final = 60.0
 _AUDITED: Final = timedelta(days=1)
 
@@ -46,7 +46,7 @@ class Hands:
     ) -> None:
         self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, foreman
         self.records, self.parts = records, parts
-        self._tidy_at = monotonic() + _TIDY_EVERY_S
+        self._tidy_at = monotonic()  # at the start too: a worker that is killed often must not put it off
 
     async def hear(self, event: Event) -> None:
         """An event of our own topic: there is something to do for a round."""
@@ -78,7 +78,7 @@ class Hands:
         return 0  # the ordinary way for published rounds, so no repair
 
     async def tidy(self, keep: timedelta) -> int:
-        """Once an hour: delete blobs that no round needs, and what broken uploads left."""
+        """At the start and every ten minutes: delete blobs that no round needs, and what broken uploads left."""
         if monotonic() < self._tidy_at:
             return 0
         self._tidy_at = monotonic() + _TIDY_EVERY_S

@@ -20,7 +20,9 @@ from shared.web.limits import Limiter
 
 _STATE: Final = "body_meter"
 STALL_S: Final = 30.0
-"""Between two parts of a body; the whole may take as long as it comes on."""
+"""Between two parts of a body, and beyond what its size allows at `SLOWEST_BYTES_PER_S` for the whole."""
+SLOWEST_BYTES_PER_S: Final = 1024
+"""A body that comes slower than this over its whole length is ended: it would hold a connection for hours."""
 
 
 class DigestMismatch(BadRequest):
@@ -46,6 +48,7 @@ class BodyMeter:
         self._receive, self.limit, self.length = receive, limit, length
         self._announced, self._sha256 = digest, hashlib.sha256()
         self.count = 0
+        self._began: float | None = None  # by the event loop's clock
         self.ended = False
         self.hashing = True
 
@@ -93,11 +96,18 @@ class BodyMeter:
         return Digest(self._sha256.hexdigest())
 
     async def _in_time(self) -> Message:
+        now = asyncio.get_running_loop().time()
+        self._began = now if self._began is None else self._began
+        until = min(now + STALL_S, self._began + STALL_S + self.count / SLOWEST_BYTES_PER_S)
         try:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout_at(until):
                 return await self._receive()
         except TimeoutError:
-            raise BodyStalled(f"no byte for {STALL_S:.0f} s, after {self.count} bytes") from None
+            after = f"{self.count} bytes in {asyncio.get_running_loop().time() - self._began:.0f} s"
+            raise BodyStalled(
+                f"after {after} no more came in time: each part within {STALL_S:.0f} s, "
+                f"the whole at {SLOWEST_BYTES_PER_S} bytes a second or more"
+            ) from None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What comes, to its announced end; raises TooLarge, BodyStalled or BodyIncomplete."""

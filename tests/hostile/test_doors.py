@@ -5,8 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +153,28 @@ def test_slow_heads_and_bodies_are_ended_while_others_are_served(door: Door) -> 
     silent.close()
     for line in bodies:
         assert closed(line) == b""
+        line.close()
+
+
+def test_a_body_that_drips_is_ended(door: Door) -> None:
+    """A byte well within each part's time does not keep a body open: the whole has a slowest pace too."""
+    line = door.connect(b"POST /json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                        b"content-length: 100000\r\n\r\n{")  # fmt: skip
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.2):
+            with suppress(OSError):
+                line.send(b" ")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        found = answer(line)
+        assert (found.status_code, refusal(found)) == (408, "body-stalled")
+    finally:
+        stop.set()
+        dripping.join()
         line.close()
 
 

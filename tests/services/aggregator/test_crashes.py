@@ -5,6 +5,8 @@ everything of that process raises, a new process starts over the same database, 
 """
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -319,5 +321,22 @@ async def test_unused_blobs_are_cleared(stage: Stage) -> None:
     manifest = await collected(stage)
     orphan = (await stage.components.blobs.put(b"orphan")).digest
     assert await stage.hands.clear(timedelta(0)) == 1
-    assert stage.components.blobs.path(orphan) is not None
+    path = stage.components.blobs.path(orphan)
+    assert path is not None
+    assert not path.exists()
     assert (await stage.drive(manifest.round_id))["state"] == "published"
+
+
+async def test_what_kills_left_is_cleared_at_every_start_of_a_worker(stage: Stage) -> None:
+    """Half-written and unknown files go at once when a worker starts, however often it is killed in between."""
+    orphan = stage.components.blobs.path((await stage.components.blobs.put(b"orphan")).digest)
+    assert orphan is not None
+    half = next(folder for folder in orphan.parents if (folder / "incoming").is_dir()) / "incoming" / "half"
+    half.write_bytes(b"x")
+    past = time.time() - 7200
+    for path in (half, orphan):
+        os.utime(path, (past, past))
+    assert await stage.hands.tidy(timedelta(hours=1)) == 2
+    assert not half.exists()
+    assert not orphan.exists()
+    assert await stage.hands.tidy(timedelta(hours=1)) == 0
