@@ -88,8 +88,7 @@ def _change(
 
 def _difference(before: memoryview, after: memoryview) -> tensors.Vector:
     old, new = tensors.load(before), tensors.load(after)
-    if new.schema != old.schema:
-        old.schema.check(new.tensors)
+    if new.schema != old.schema.result(new.tensors):
         raise TaskFailure("model-mismatch", "the recipe changed the roles of tensors")
     return tensors.difference(old.schema, new.tensors, old.tensors)
 

@@ -26,8 +26,8 @@ from shared.errors import Refusal
 from shared.identity.enrol import IdentityKeeper
 from shared.ids import Digest, RoundId, VersionId, digest_of
 from shared.learning import safetensors
-from shared.learning.strategies import StrategyUnknown, load_state, step_model, strategy_named
-from shared.learning.tensors import Model, ModelMismatch, flatten, load, save, unflatten
+from shared.learning.strategies import StrategyUnknown, load_state, save_state, step_model, strategy_named
+from shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, load, save, unflatten
 from shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from shared.secagg.payload import opened_sums, opened_train
 from shared.secagg.quantise import OutOfRange, Ring, pack
@@ -223,6 +223,8 @@ def conclude(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
         return _summed(stored, folding)
     except OutOfRange as error:
         raise RoundFailed(Reason.UNFIT_SUM, error.detail) from error
+    except Overflow as error:
+        raise RoundFailed(Reason.NOT_FINITE, error.detail) from error
     except ModelMismatch as error:
         raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
     except StrategyUnknown as error:
@@ -249,11 +251,14 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     if total.size != schema.length + tail_length(manifest):
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
+    state, masters = load_state(base.state)
+    if masters is None or masters.shape != (schema.length,):
+        masters = flatten(schema, base.model.tensors)
     after, state = step_model(
         strategy_named(manifest.strategy.name),
-        flatten(schema, base.model.tensors),
+        masters,
         decoded.mean,
-        load_state(base.state),
+        state,
         manifest.strategy.params,
         schema.parameters,
     )
@@ -265,7 +270,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
         stored, vector_length=schema.length, weight=decoded.weight, clipped=decoded.clipped, loss=decoded.loss
     )
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
-    kept = safetensors.write(state, {"round": stored.round.id}) if state else None
+    kept = save_state(state, after if schema.short else None, {"round": stored.round.id})
     return Outcome(result, content, kept, schema.length, loss, evidence)
 
 

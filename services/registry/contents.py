@@ -127,4 +127,6 @@ def _inspect(digest: Digest, path: Path, size: int) -> Content:
         raise safetensors.BadModelFile("the file is empty")
     with path.open("rb") as file:
         model = tensors.load(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    return Content(digest, size, safetensors.tensor_digest(model.tensors), model.schema.summary())
+    return Content(
+        digest, size, safetensors.tensor_digest(model.tensors, bfloat16=model.schema.bfloat16), model.schema.summary()
+    )

@@ -3,13 +3,16 @@
 File = u64 little-endian header length + JSON header + data. Source: the format section of huggingface/safetensors'
 README. Departs on purpose: duplicate keys, gaps, overlaps, unknown fields, empty tensors in bulk and numbers that are
 not finite are refused; the writer's output for given tensors and metadata is always the same bytes.
+
+numpy has no bfloat16: such a tensor is read as float32, which holds all its values, and written as BF16 (rounded to the
+nearest, ties to even) where the caller names it.
 """
 
 import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +32,9 @@ _NUMPY: Final[dict[str, str]] = {  # in the order in which the reference writer 
     "F16": "<f2", "U16": "<u2", "I16": "<i2",
     "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+_BF16: Final = "BF16"
+_ITEM: Final = {**{name: np.dtype(text).itemsize for name, text in _NUMPY.items()}, _BF16: 2}
+_ORDER: Final = (*list(_NUMPY)[:6], _BF16, *list(_NUMPY)[6:])
 _NAMES: Final = {np.dtype(text): name for name, text in _NUMPY.items()}
 _FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 _LARGEST: Final = 2**48
@@ -59,27 +65,34 @@ class FileHeader:
     data_offset: int
 
 
-def write(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A model file; for given tensors and metadata always the same bytes. Raises `BadModelFile`."""
-    return b"".join(pieces(tensors, metadata))
+def write(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, bfloat16: Iterable[str] = ()
+) -> bytes:
+    """Return a model file; for given tensors and metadata always the same bytes.
+
+    `bfloat16` names the float32 tensors to write as BF16. Raises `BadModelFile`.
+    """
+    return b"".join(pieces(tensors, metadata, bfloat16=bfloat16))
 
 
-def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
-    """The file of `write` in parts, without a copy of the tensors: larger types first, then by name."""
-    arrays = {name: _little(name, array) for name, array in tensors.items()}
-    order = sorted(arrays, key=lambda name: (list(_NAMES).index(arrays[name].dtype), name))
+def pieces(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, bfloat16: Iterable[str] = ()
+) -> Iterator[bytes | memoryview]:
+    """Yield the file of `write` in parts, without a copy of the tensors: larger types first, then by name."""
+    stored = _stored(tensors, bfloat16)
+    order = sorted(stored, key=lambda name: (_ORDER.index(stored[name][0]), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     at = 0
     for name in order:
-        array = arrays[name]
+        dtype, array = stored[name]
         offsets = [at, at + array.nbytes]
-        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
         at += array.nbytes
     packed = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     packed += b" " * (-len(packed) % 8)
     yield struct.pack("<Q", len(packed)) + packed
     for name in order:
-        yield _octets(arrays[name])
+        yield _octets(stored[name][1])
 
 
 def read_header(data: bytes | memoryview, size: int | None = None) -> FileHeader:
@@ -106,7 +119,10 @@ def read_header(data: bytes | memoryview, size: int | None = None) -> FileHeader
 
 
 def read(data: bytes | memoryview) -> dict[str, Array]:
-    """Every tensor as a read-only view of `data`; raises `BadModelFile`, for numbers that are not finite too."""
+    """Return every tensor as a read-only view of `data`, BF16 as a float32 copy.
+
+    Raises `BadModelFile`, for numbers that are not finite too.
+    """
     header = read_header(data)
     return {tensor.name: _view(data, header, tensor) for tensor in header.tensors}
 
@@ -116,16 +132,42 @@ def read_metadata(data: bytes | memoryview) -> dict[str, str]:
     return read_header(data).metadata
 
 
-def tensor_digest(tensors: Mapping[str, Array]) -> Digest:
+def tensor_digest(tensors: Mapping[str, Array], *, bfloat16: Iterable[str] = ()) -> Digest:
     """SHA-256 of the model itself, whatever file holds it: sorted names, types, shapes and little-endian bytes."""
     running = hashlib.sha256(b"undersong/tensors/1\0")
-    for name in sorted(tensors):
-        array = _little(name, tensors[name])
-        for part in (name.encode(), _NAMES[array.dtype].encode(), struct.pack(f"<{array.ndim}Q", *array.shape)):
+    stored = _stored(tensors, bfloat16)
+    for name in sorted(stored):
+        dtype, array = stored[name]
+        for part in (name.encode(), dtype.encode(), struct.pack(f"<{array.ndim}Q", *array.shape)):
             running.update(struct.pack("<Q", len(part)) + part)
         running.update(struct.pack("<Q", array.nbytes))
         running.update(_octets(array))
     return Digest(running.hexdigest())
+
+
+def bfloat16_of(array: Array) -> Array:
+    """Return float32 rounded to the nearest bfloat16 (ties to even), as float32; overflow gives infinities."""
+    wide = (_bfloat16_words(array).astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(wide.reshape(array.shape))
+
+
+def _bfloat16_words(array: Array) -> npt.NDArray[np.uint16]:
+    words = np.asarray(array, "<f4", order="C").reshape(-1).view(np.uint32)
+    return ((words + ((words >> 16) & 1) + np.uint32(0x7FFF)) >> 16).astype("<u2")
+
+
+def _stored(tensors: Mapping[str, Array], bfloat16: Iterable[str]) -> dict[str, tuple[str, Array]]:
+    """Return each tensor's type in a file and its little-endian form; raises `BadModelFile` for other types."""
+    half, made = frozenset(bfloat16), {}
+    for name, array in tensors.items():
+        if name not in half:
+            little = _little(name, array)
+            made[name] = (_NAMES[little.dtype], little)
+        elif array.dtype != np.float32 or not np.isfinite(array).all():
+            raise BadModelFile(f"tensor {name} is to be bfloat16 and must be given as finite float32")
+        else:
+            made[name] = (_BF16, _bfloat16_words(array).reshape(array.shape))
+    return made
 
 
 def _little(name: str, array: Array) -> Array:
@@ -175,14 +217,14 @@ def _tensor(name: str, entry: object) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != _FIELDS or not 0 < len(name) <= 512 or not _is_text(name):
         raise BadModelFile(f"tensor {name[:80]!a} is not described by exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _NUMPY:
+    if not isinstance(dtype, str) or dtype not in _ITEM:
         raise BadModelFile(f"tensor {name!r} has an unknown type")
     if not _naturals(shape) or len(shape) > MAX_RANK or not _naturals(offsets) or len(offsets) != 2:
         raise BadModelFile(f"tensor {name!r} has a shape or offsets that are not natural numbers")
     begin, end = offsets
     if math.prod(size or 1 for size in shape) >= _LARGEST:  # no array has such sides, not even an empty one
         raise BadModelFile(f"tensor {name!r} is too large")
-    if end - begin != math.prod(shape) * np.dtype(_NUMPY[dtype]).itemsize:
+    if end - begin != math.prod(shape) * _ITEM[dtype]:
         raise BadModelFile(f"tensor {name!r} has another size than its shape")
     return TensorInfo(name, dtype, tuple(shape), begin, end)
 
@@ -202,7 +244,10 @@ def _view(data: bytes | memoryview, header: FileHeader, tensor: TensorInfo) -> A
     raw = np.frombuffer(data, np.uint8, tensor.end - tensor.begin, header.data_offset + tensor.begin)
     if tensor.dtype == "BOOL" and any(int(part.max()) > 1 for part in _parts(raw)):
         raise BadModelFile(f"tensor {tensor.name!r} holds a truth value that is neither 0 nor 1")
-    array = raw.view(_NUMPY[tensor.dtype]).reshape(tensor.shape)
+    if tensor.dtype == _BF16:
+        array = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
+    else:
+        array = raw.view(_NUMPY[tensor.dtype]).reshape(tensor.shape)
     array.flags.writeable = False
     if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _parts(array.reshape(-1))):
         raise BadModelFile(f"tensor {tensor.name!r} holds a number that is not finite")

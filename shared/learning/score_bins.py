@@ -8,7 +8,7 @@ bins, so that the sums are exact in the encoding of sums (units of 2**-24).
 Pairs in different bins are counted exactly. Of the pairs within one bin, the share that is in the right order is that
 of two normal distributions with the places' means and variances; equal scores count as half. The error is at most the
 share of all pairs that lie in one bin, times what the estimate could be wrong by there: it is reported with the value.
-Scores that agree on the grid (about six digits of p / (1 - p)) count as equal.
+Scores that agree on the grid (about six digits of p / (1 - p)) count as equal, and so do all below 4e-18.
 """
 
 import math

@@ -3,7 +3,8 @@
 Sources: FedAvg, McMahan et al. (AISTATS 2017), algorithm 1; FedAvgM, Hsu, Qi, Brown (2019); FedAdagrad, FedYogi and
 FedAdam, Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 2, whose symbols are kept: Delta_t is the
 mean change, m_t and v_t the moments, tau the degree of adaptivity, eta the server's learning rate.
-Shapes: every vector is float32[d]; whether the mean is weighted was decided when the updates were weighed.
+Shapes: changes and moments are float32[d], the model is float32[d] or float64[d] (its master values);
+whether the mean is weighted was decided when the updates were weighed.
 """
 
 import math
@@ -19,6 +20,7 @@ from shared.learning import safetensors
 from shared.names import hint
 
 Vector = npt.NDArray[np.float32]
+Master = npt.NDArray[np.floating]
 State = dict[str, Vector]
 Moment = Callable[[Vector, Vector, float], Vector]
 
@@ -38,8 +40,8 @@ class Strategy:
     update: Callable[[Vector, State, Mapping[str, float]], tuple[Vector, State]]
 
     def step(
-        self, previous: Vector, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
-    ) -> tuple[Vector, State]:
+        self, previous: Master, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
+    ) -> tuple[Master, State]:
         """(next model, next state); an empty state is a fresh one. Raises `StrategyUnknown` for bad parameters."""
         settings = self.settings(params or {})
         if state and any(name not in state or state[name].shape != mean_delta.shape for name in self.moments):
@@ -77,27 +79,30 @@ def strategy_named(name: str) -> Strategy:
 
 def step_model(
     strategy: Strategy,
-    previous: Vector,
+    previous: Master,
     mean_delta: Vector,
     state: State,
     params: Mapping[str, object],
     parameters: int,
-) -> tuple[Vector, State]:
+) -> tuple[Master, State]:
     """A step for a whole vector: the optimiser moves the first `parameters` coordinates, buffers take the mean."""
     moved, after = strategy.step(previous[:parameters], mean_delta[:parameters], state, params)
-    return np.concatenate([moved, previous[parameters:] + mean_delta[parameters:]]).astype(np.float32), after
+    return np.concatenate([moved, previous[parameters:] + mean_delta[parameters:]]), after
 
 
-def save_state(state: State) -> bytes | None:
-    """The state as a safetensors file, None for an empty one."""
-    return safetensors.write(state) if state else None
+def save_state(state: State, masters: Master | None = None, metadata: Mapping[str, str] | None = None) -> bytes | None:
+    """Return a job's state as a safetensors file: moments, and master values where there are; None without any."""
+    arrays: dict[str, npt.NDArray[Any]] = {**state} | ({} if masters is None else {_MASTERS: masters})
+    return safetensors.write(arrays, metadata) if arrays else None
 
 
-def load_state(data: bytes | None) -> State:
-    """The inverse of `save_state`; raises `BadModelFile`."""
+def load_state(data: bytes | None) -> tuple[State, Master | None]:
+    """Return moments and master values from `save_state`; raises `BadModelFile`."""
     if data is None:
-        return {}
-    return {name: np.asarray(array, np.float32) for name, array in safetensors.read(data).items()}
+        return {}, None
+    arrays = safetensors.read(data)
+    masters = arrays.pop(_MASTERS, None)
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}, masters
 
 
 def _fedavg(delta: Vector, state: State, p: Mapping[str, float]) -> tuple[Vector, State]:  # noqa: ARG001
@@ -148,6 +153,7 @@ _RANGES: Final[dict[str, tuple[Callable[[float], Any], str]]] = {
     "beta_2": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
     "tau": (lambda x: 0 < x <= 1, "must be in 0 < x <= 1"),
 }
+_MASTERS: Final = "undersong.masters"
 _ADAPTIVE: Final = {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
 _MOMENTS: Final = ("m", "v")
 STRATEGIES: Final[Mapping[str, Strategy]] = {

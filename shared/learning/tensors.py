@@ -1,4 +1,4 @@
-"""A model's tensors and its flat float32 vector, by one rule.
+"""A model's tensors and its flat vector, by one rule.
 
 | tensor | role | in the vector | after a round |
 | --- | --- | --- | --- |
@@ -8,12 +8,18 @@
 
 The roles are in the model file's metadata under ``undersong.roles``: names of buffers and of fixed tensors; every other
 float tensor is a parameter. The vector holds all parameters in order of their names, then all buffers.
+
+Precision: the vector holds master values, float64 where a trained tensor is float64 and float32 otherwise. A float16
+or bfloat16 tensor has float32 master values: a recipe may give them back in place of its own type, and the aggregator
+keeps them between the rounds of a job, so that changes smaller than a step of the short type add up. A change is the
+float32 difference of what a recipe was given and what it gave back. numpy has no bfloat16: such a tensor is float32 in
+memory, with "bfloat16" in its `TensorSpec`. What a type cannot hold is an error (`Overflow`).
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -25,11 +31,17 @@ from shared.learning import safetensors
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]
+Master = npt.NDArray[np.floating]
+BFLOAT16: Final = "bfloat16"
 ROLES_KEY: Final = "undersong.roles"
 
 
 class ModelMismatch(Invalid):
     """The tensors are not those of the model: other names, shapes, types or roles."""
+
+
+class Overflow(ModelMismatch):
+    """A number is larger than its tensor's type can hold."""
 
 
 class Role(StrEnum):
@@ -54,6 +66,16 @@ class TensorSpec:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def held(self) -> str:
+        """The numpy type of the tensor in memory."""
+        return "float32" if self.dtype == BFLOAT16 else self.dtype
+
+    @property
+    def short(self) -> bool:
+        """Whether it is trained, and its type is too short for master values."""
+        return self.role is not Role.FIXED and self.dtype in (BFLOAT16, "float16")
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -62,18 +84,46 @@ class Schema:
     tensors: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Array], *, buffers: Iterable[str] = (), fixed: Iterable[str] = ()) -> "Schema":
-        """The schema of these tensors; raises `ModelMismatch` for a role of a tensor that is not there."""
-        buffers, fixed = frozenset(buffers), frozenset(fixed)
-        if unknown := (buffers | fixed) - set(tensors):
+    def of(
+        cls,
+        tensors: Mapping[str, Array],
+        *,
+        buffers: Iterable[str] = (),
+        fixed: Iterable[str] = (),
+        bfloat16: Iterable[str] = (),
+    ) -> "Schema":
+        """Return the schema of these tensors; `bfloat16` names those of type float32 that are bfloat16 in the file.
+
+        Raises `ModelMismatch` for a role of a tensor that is not there.
+        """
+        buffers, fixed, half = frozenset(buffers), frozenset(fixed), frozenset(bfloat16)
+        if unknown := (buffers | fixed | half) - set(tensors):
             raise ModelMismatch(f"roles name tensors that are not there: {', '.join(sorted(unknown))}")
-        return cls(tuple(_spec(name, tensors[name], buffers, fixed) for name in sorted(tensors)))
+        if wrong := sorted(name for name in half if tensors[name].dtype != np.float32):
+            raise ModelMismatch(f"tensors that are to be bfloat16 must be float32 in memory: {', '.join(wrong)}")
+        specs = (_spec(name, tensors[name], buffers, fixed) for name in sorted(tensors))
+        return cls(tuple(replace(spec, dtype=BFLOAT16) if spec.name in half else spec for spec in specs))
 
     @property
     def trained(self) -> tuple[TensorSpec, ...]:
         """The vector's tensors in order: parameters, then buffers."""
         chosen = [t for t in self.tensors if t.role is not Role.FIXED]
         return tuple(sorted(chosen, key=lambda t: (t.role is Role.BUFFER, t.name)))
+
+    @property
+    def bfloat16(self) -> tuple[str, ...]:
+        """The names of bfloat16 tensors."""
+        return tuple(t.name for t in self.tensors if t.dtype == BFLOAT16)
+
+    @property
+    def short(self) -> bool:
+        """Whether a trained tensor's type is too short for master values."""
+        return any(t.short for t in self.tensors)
+
+    @property
+    def master(self) -> type[np.floating]:
+        """The type of the vector of master values."""
+        return np.float64 if any(t.dtype == "float64" for t in self.trained) else np.float32
 
     @property
     def length(self) -> int:
@@ -94,18 +144,30 @@ class Schema:
         """For people and for JSON."""
         return [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "role": str(t.role)} for t in self.tensors]
 
-    def check(self, tensors: Mapping[str, Array]) -> None:
-        """Raise `ModelMismatch` unless names, shapes and types are this schema's."""
+    def check(self, tensors: Mapping[str, Array], *, masters: bool = False) -> None:
+        """Raise `ModelMismatch` unless names, shapes and types are this schema's.
+
+        With `masters` a short tensor may also be float32.
+        """
         missing, extra = {t.name for t in self.tensors} - set(tensors), set(tensors) - {t.name for t in self.tensors}
         if missing or extra:
             raise ModelMismatch(f"missing tensors: {sorted(missing)}; unknown tensors: {sorted(extra)}")
         for spec in self.tensors:
             found = tensors[spec.name]
-            if tuple(found.shape) != spec.shape or found.dtype.name != spec.dtype:
+            types = (spec.held, "float32") if masters and spec.short else (spec.held,)
+            if tuple(found.shape) != spec.shape or found.dtype.name not in types:
                 raise ModelMismatch(
                     f"tensor {spec.name} is {found.dtype.name}{list(found.shape)}, "
                     f"the model's is {spec.dtype}{list(spec.shape)}"
                 )
+
+    def result(self, tensors: Mapping[str, Array]) -> "Schema":
+        """Return the schema of what a recipe gave back for this model: short tensors may have master values.
+
+        Raises `ModelMismatch`.
+        """
+        self.check(tensors, masters=True)
+        return Schema(tuple(replace(t, dtype=tensors[t.name].dtype.name) if t.short else t for t in self.tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +178,10 @@ class Model:
     tensors: dict[str, Array]
 
 
-def flatten(schema: Schema, tensors: Mapping[str, Array]) -> Vector:
-    """The float32[schema.length] of a model's parameters and buffers."""
-    schema.check(tensors)
-    vector = np.empty(schema.length, np.float32)
+def flatten(schema: Schema, tensors: Mapping[str, Array]) -> Master:
+    """Return a model's parameters and buffers, `schema.master`[schema.length]."""
+    schema.check(tensors, masters=True)
+    vector = np.empty(schema.length, schema.master)
     at = 0
     for spec in schema.trained:
         vector[at : at + spec.size] = tensors[spec.name].reshape(-1)
@@ -127,29 +189,41 @@ def flatten(schema: Schema, tensors: Mapping[str, Array]) -> Vector:
     return vector
 
 
-def unflatten(schema: Schema, vector: Vector, base: Mapping[str, Array]) -> dict[str, Array]:
-    """Tensors from a vector; fixed ones come from `base`, the model before."""
+def unflatten(schema: Schema, vector: Master, base: Mapping[str, Array]) -> dict[str, Array]:
+    """Return tensors from a vector of master values; fixed ones come from `base`, the model before.
+
+    Raises `ModelMismatch`, and `Overflow` for a number that its tensor's type cannot hold.
+    """
     if vector.shape != (schema.length,):
         raise ModelMismatch(f"the vector has {vector.size} coordinates, the model has {schema.length}")
     made = {spec.name: base[spec.name] for spec in schema.tensors if spec.role is Role.FIXED}
     at = 0
     for spec in schema.trained:
-        made[spec.name] = vector[at : at + spec.size].reshape(spec.shape).astype(spec.dtype)
+        made[spec.name] = _typed(spec, vector[at : at + spec.size].reshape(spec.shape))
         at += spec.size
     return {spec.name: made[spec.name] for spec in schema.tensors}
 
 
 def difference(schema: Schema, after: Mapping[str, Array], before: Mapping[str, Array]) -> Vector:
-    """What a site sends: flat(after) - flat(before), float32."""
+    """Return what a site sends: flat(after) - flat(before), computed with master values, float32.
+
+    Raises `ModelMismatch`, and `Overflow` for a change that float32 cannot hold.
+    """
     change = flatten(schema, after)
     change -= flatten(schema, before)
-    return change
+    if change.dtype == np.float32:
+        return np.asarray(change, np.float32)
+    with np.errstate(over="ignore"):
+        short = change.astype(np.float32)
+    if np.isinf(short).any() and np.isfinite(change).all():
+        raise Overflow("the change of a float64 tensor is larger than float32 can hold")
+    return short
 
 
 def save(model: Model) -> bytes:
     """The model file: tensors, and their roles in the metadata."""
     model.schema.check(model.tensors)
-    return safetensors.write(model.tensors, {ROLES_KEY: model.schema.roles()})
+    return safetensors.write(model.tensors, {ROLES_KEY: model.schema.roles()}, bfloat16=model.schema.bfloat16)
 
 
 def load(data: bytes | memoryview) -> Model:
@@ -157,7 +231,21 @@ def load(data: bytes | memoryview) -> Model:
     header = safetensors.read_header(data)
     tensors = safetensors.read(data)
     buffers, fixed = _roles(header.metadata.get(ROLES_KEY))
-    return Model(Schema.of(tensors, buffers=buffers, fixed=fixed), tensors)
+    half = [tensor.name for tensor in header.tensors if tensor.dtype == "BF16"]
+    return Model(Schema.of(tensors, buffers=buffers, fixed=fixed, bfloat16=half), tensors)
+
+
+def _typed(spec: TensorSpec, values: Master) -> Array:
+    """Return master values in the tensor's type; raises `Overflow`."""
+    with np.errstate(over="ignore"):
+        made = values.astype(spec.held)
+    if spec.dtype == BFLOAT16:
+        made = safetensors.bfloat16_of(made)
+    if made.dtype != values.dtype or spec.dtype == BFLOAT16:
+        lost = np.isinf(made) & np.isfinite(values)
+        if lost.any():
+            raise Overflow(f"tensor {spec.name} holds {values[lost].flat[0]:.6g}, which {spec.dtype} cannot hold")
+    return np.asarray(made)
 
 
 def _spec(name: str, array: Array, buffers: frozenset[str], fixed: frozenset[str]) -> TensorSpec:

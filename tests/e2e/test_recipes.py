@@ -12,6 +12,7 @@ import yaml
 
 from recipes.protocol import source_digest
 from services.agent.runner import landlock
+from shared.learning.tensors import load
 from undersong.client import ApiError
 from undersong.local import Platform
 
@@ -21,7 +22,10 @@ pytestmark = [
     pytest.mark.skipif(landlock.version() < 4, reason="this kernel cannot close everything to recipes"),
 ]
 ROOT = Path(__file__).parents[2]
-OWN = (ROOT / "examples" / "own-recipe" / "svm.py", Path(__file__).with_name("constant_recipe.py"))
+OWN = (
+    ROOT / "examples" / "own-recipe" / "svm.py",
+    *(Path(__file__).with_name(f"{name}_recipe.py") for name in ("constant", "precision")),
+)
 HOSPITALS = ("cleveland", "hungarian", "va")
 KINDS = ("red", "green", "blue", "café", "no")
 ROWS, CATEGORY = 150, {"type": "category"}
@@ -169,6 +173,26 @@ def test_the_documented_own_recipe_runs_as_its_page_says(platform: Platform) -> 
     job = client.wait(client.submit_job({**spec, "federation_id": platform.federation().id}).id, timeout_s=300)
     assert job.state == "succeeded", job.reason
     assert scores_of(platform, job.id)[-1]["auc"] > 0.7
+
+
+def test_changes_smaller_than_a_step_of_a_tensors_type_add_up(platform: Platform, tmp_path: Path) -> None:
+    """float16, bfloat16 and float64 over eight rounds; the published file keeps their types."""
+    client, rounds = platform.client, 8
+    spec = document(platform, "own, regression") | {"rounds": rounds, "evaluation": {"every": 0}, "name": "precision"}
+    spec |= {"recipe": {"name": "precision"}, "model": {"name": "precision"}, "update": {"bound": 1.0}}
+    job = client.wait(client.submit_job(spec).id, timeout_s=300)
+    assert job.state == "succeeded", job.reason
+    assert job.version_id is not None
+    client.download(job.version_id, tmp_path / "model")
+    found = load((tmp_path / "model").read_bytes())
+    assert {spec.name: spec.dtype for spec in found.schema.tensors} == {
+        "double": "float64", "half": "float16", "short": "bfloat16",
+    }  # fmt: skip
+    assert found.tensors["double"] == pytest.approx(1e8 + rounds * 1e-3, abs=1e-4)
+    assert found.tensors["half"] == pytest.approx(1 + rounds * 2e-4, abs=2**-10)
+    assert found.tensors["short"] == pytest.approx(1 + rounds * 2e-3, abs=2**-7)
+    assert (found.tensors["short"] > 1).all()
+    assert (found.tensors["half"] > 1).all()
 
 
 def test_a_number_of_classes_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

@@ -98,7 +98,7 @@ class Workshop:
         if order["kind"] != "train":
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
         made = recipe.train(model.tensors, data, params, context, seed, progress)
-        _write_model(folder, tensors.Model(model.schema, made.tensors))
+        _write_model(folder, tensors.Model(model.schema.result(made.tensors), made.tensors))
         return {"examples": int(made.examples), "loss": float(made.loss)}
 
     def _recipe(self, order: Mapping[str, Any]) -> Recipe:

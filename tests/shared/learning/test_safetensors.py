@@ -173,3 +173,41 @@ def test_the_tensor_digest_sees_every_change() -> None:
     assert len({tensor_digest(model) for model in [base, *others]}) == 6
     big = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in base.items()}
     assert tensor_digest(big) == tensor_digest(base)
+
+
+def test_bfloat16_is_read_exactly_and_written_to_the_nearest() -> None:
+    """Against torch, whose type it is: every one of the 65,536 words that are finite, and random float32 numbers."""
+    import torch
+
+    words = np.arange(2**16, dtype=np.uint16)
+    exact = (words.astype(np.uint32) << 16).view(np.float32)
+    exact = exact[np.isfinite(exact)]
+    data = write({"w": exact}, bfloat16=["w"])
+    assert read_header(data).tensors[0].dtype == "BF16"
+    assert np.array_equal(read(data)["w"].view(np.uint32), exact.view(np.uint32))
+    drawn = (np.random.default_rng(0).normal(size=50_000) * 10.0 ** np.arange(-25, 25).repeat(1000)).astype(np.float32)
+    wanted = torch.from_numpy(drawn).to(torch.bfloat16).float().numpy()
+    assert np.array_equal(read(write({"w": drawn}, bfloat16=["w"]))["w"], wanted)
+
+
+def test_bfloat16_files_are_those_of_the_reference_writer() -> None:
+    import torch
+    from safetensors.torch import load, save
+
+    tensors = {"w": torch.tensor([[1.0, -2.5], [3.1e38, 1e-40]], dtype=torch.bfloat16), "n": torch.zeros(3)}
+    ours = read(save(tensors))
+    assert {name: array.dtype.name for name, array in ours.items()} == {"w": "float32", "n": "float32"}
+    back = load(write(ours, bfloat16=["w"]))
+    assert back["w"].dtype == torch.bfloat16
+    assert torch.equal(back["w"], tensors["w"])
+
+
+def test_bfloat16_that_is_not_finite_or_not_float32_is_refused() -> None:
+    for wrong in (np.array([np.inf], np.float32), np.zeros(2), np.zeros(2, np.float16)):
+        with pytest.raises(BadModelFile, match="bfloat16"):
+            write({"w": wrong}, bfloat16=["w"])
+    infinite = write({"w": np.zeros(1, np.float32)}, bfloat16=["w"])[:-2] + b"\x80\x7f"
+    with pytest.raises(BadModelFile, match="not finite"):
+        read(infinite)
+    a, b = np.ones(2, np.float32), {"w": np.ones(2, np.float32)}
+    assert tensor_digest(b) != tensor_digest({"w": a}, bfloat16=["w"])

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from shared.learning import safetensors
+from shared.learning.strategies import load_state, save_state, step_model, strategy_named
 from shared.learning.tensors import (
     ROLES_KEY,
     Model,
     ModelMismatch,
+    Overflow,
     Role,
     Schema,
     difference,
@@ -106,3 +108,84 @@ def test_a_file_without_roles_is_all_parameters() -> None:
     model = load(safetensors.write({"w": np.ones(2, np.float32), "n": np.array(1)}))
     assert model.schema.length == model.schema.parameters == 2
     assert [entry["role"] for entry in model.schema.summary()] == ["fixed", "parameter"]
+
+
+MIXED = {
+    "double": np.full(2, 1e8),
+    "half": np.full(3, 1.0, np.float16),
+    "short": np.full(4, 1.0, np.float32),
+    "single": np.full(2, 1.0, np.float32),
+}
+STEP = {"double": 1e-3, "half": 2e-4, "short": 2e-3, "single": 1e-5}
+
+
+def mixed() -> Model:
+    return load(save(Model(Schema.of(MIXED, bfloat16=["short"]), MIXED)))
+
+
+def test_a_file_keeps_short_types() -> None:
+    model = mixed()
+    assert {spec.name: spec.dtype for spec in model.schema.tensors} == {
+        "double": "float64", "half": "float16", "short": "bfloat16", "single": "float32",
+    }  # fmt: skip
+    assert save(model) == save(load(save(model)))
+    assert model.schema.short
+    assert not SCHEMA.short
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_changes_smaller_than_a_step_add_up(wide: bool) -> None:
+    """Twelve rounds, each through a file, a change and the aggregator's state, as a job does them.
+
+    A recipe that gives back master values loses nothing. One that rounds to float16 itself loses that, and no more.
+    """
+    model, kept, rounds = mixed(), None, 12
+    for _ in range(rounds):
+        given = model.tensors
+        after = {
+            name: given[name].astype(np.float64 if name == "double" else np.float32) + STEP[name] for name in given
+        }
+        after = {name: value.astype(np.float64 if name == "double" else np.float32) for name, value in after.items()}
+        if not wide:
+            after["half"] = after["half"].astype(np.float16)
+        result = load(save(Model(model.schema.result(after), after)))
+        assert result.schema == model.schema.result(result.tensors)
+        change = difference(model.schema, result.tensors, given)
+        state, masters = load_state(kept)
+        masters = flatten(model.schema, given) if masters is None else masters
+        moved, state = step_model(strategy_named("fedavg"), masters, change, state, {}, model.schema.parameters)
+        kept = save_state(state, moved, {"round": "x"})
+        model = load(save(Model(model.schema, unflatten(model.schema, moved, given))))
+    wanted = {name: MIXED[name].astype(np.float64)[0] + rounds * step for name, step in STEP.items()}
+    assert model.tensors["double"][0] == pytest.approx(wanted["double"], abs=1e-7)
+    assert model.tensors["short"][0] == pytest.approx(wanted["short"], abs=2**-8)
+    assert model.tensors["short"][0] > 1
+    assert model.tensors["single"][0] == pytest.approx(wanted["single"], abs=2e-7)
+    assert model.tensors["half"][0] == pytest.approx(wanted["half"] if wide else 1.0, abs=2**-11)
+
+
+def test_a_number_that_its_type_cannot_hold_is_an_error() -> None:
+    for name, dtype, largest in (("half", "float16", 7e4), ("short", "bfloat16", 3.4e38), ("single", "float32", 1e39)):
+        model = mixed()
+        masters = flatten(model.schema, model.tensors)
+        at = sum(MIXED[other].size for other in MIXED if other < name)
+        masters[at] = largest
+        with pytest.raises(Overflow, match=f"{name} .* {dtype} cannot hold"):
+            unflatten(model.schema, masters, model.tensors)
+    far = {**MIXED, "double": np.full(2, 1e300)}
+    with pytest.raises(Overflow, match="float32"):
+        difference(mixed().schema, far, MIXED)
+
+
+def test_only_short_tensors_may_come_back_wider() -> None:
+    schema = mixed().schema
+    for name in ("single", "double"):
+        other = np.float32 if name == "double" else np.float64
+        with pytest.raises(ModelMismatch, match=name):
+            schema.result({**MIXED, name: MIXED[name].astype(other)})
+    with pytest.raises(ModelMismatch, match="half"):
+        schema.result({**MIXED, "half": MIXED["half"].astype(np.float64)})
+    with pytest.raises(ModelMismatch, match="bfloat16"):
+        Schema.of(MIXED, bfloat16=["half"])
+    with pytest.raises(ModelMismatch, match="not there"):
+        Schema.of(MIXED, bfloat16=["ghost"])
