@@ -181,7 +181,7 @@ class Agent:
         """Ask, after rounds that this site took part in, whether a job goes on without it; say so once."""
         try:
             found = await coordinator.exclusions()
-        except (Away, ValueError) as error:
+        except (Away, Problem, ValueError) as error:
             log.info("exclusions.unknown", reason=str(error))
             return
         known = state.fact(EXCLUDED)

@@ -59,6 +59,7 @@ class FakePlatform:
         self.bodies: dict[str, list[bytes]] = {}
         self.ended: list[tuple[str, dict[str, Any]]] = []
         self.profiles: list[dict[str, Any]] = []
+        self.exclusions: list[dict[str, Any]] = []
         self.beats: list[dict[str, Any]] = []
         self.desired: dict[str, Any] = {"state": "continue", "reason": None, "lease_s": 30}
         self.faults: list[tuple[str, str, Answer | str]] = []  # (method, path pattern, answer or "drop")
@@ -253,6 +254,8 @@ class FakePlatform:
             case ["PUT", "sites", "self", "profile"]:
                 self.profiles.append(document)
                 return 200, {}, {}
+            case ["GET", "sites", "self", "exclusions"]:
+                return 200, {"items": self.exclusions}, {}
             case ["POST", "tasks", "leases"]:
                 for done in document.get("completed", []):
                     self.ended.append((f"completions:{done.pop('task_id')}", done))

@@ -14,6 +14,7 @@ import pytest
 from services.agent.loop import Agent
 from services.agent.settings import load
 from shared.secagg.pairwise import messages, roster
+from shared.secagg.pairwise.complaints import unpack_complaints
 from shared.secagg.pairwise.engine import STEPS
 from shared.secagg.pairwise.messages import Survivors
 
@@ -267,3 +268,42 @@ def test_a_witness_key_of_a_stranger_and_a_bent_roster_end_the_task(platform, ag
     platform.wait(lambda: platform.ended, 60)
     assert platform.ended[0][1]["code"] == "round-aborted"
     assert said(party, "share") == set()
+
+
+def test_a_site_that_cannot_open_an_envelope_complains_and_takes_part(platform, agent) -> None:
+    """One dealer's envelope is noise: the round goes on, with that dealer, and the sum is exact."""
+    party = begin(platform, agent)
+
+    def bend(answers):
+        delivery, dealt = messages.unpack_list(answers[SITE])
+        found = messages.Delivery.unpack(delivery)
+        noise = os.urandom(messages.ENVELOPE_BYTES) + found.envelopes[messages.ENVELOPE_BYTES :]
+        return {**answers, SITE: messages.pack_list([replace(found, envelopes=noise).pack(), dealt])}
+
+    party.bend["share"] = bend
+    agent.start()
+    platform.wait(lambda: platform.ended, 60)
+    assert platform.ended[0][0].startswith("completions:"), platform.ended
+    (message,) = said(party, "check")
+    assert [complaint.what for complaint in unpack_complaints(message)] == ["envelope"]
+    np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75]), atol=1e-4)
+
+
+def test_an_excluded_site_says_so_once_in_its_log_and_in_its_status(platform, agent) -> None:
+    """After a round it asks whether the job goes on without it; kill -9 does not make it say so again."""
+    gone = {"job_id": "job_1", "round_id": "rnd_1", "code": "dealer-at-fault", "message": "it dealt useless shares"}
+    platform.exclusions = [{**gone, "site_id": SITE, "site_name": "x", "since": None}]
+    agent.start()
+    while not agent.events("site.excluded"):
+        pass
+    begin(platform, agent)
+    platform.wait(lambda: platform.ended, 60)
+    agent.kill()
+    agent.start()
+    asked = len([path for _, path in platform.requests if path.endswith("/exclusions")])
+    platform.wait(lambda: len([path for _, path in platform.requests if path.endswith("/exclusions")]) > asked + 1)
+    (told,) = agent.events("site.excluded")
+    assert (told["code"], told["job_id"]) == ("dealer-at-fault", "job_1")
+    status = json.loads(subprocess.run(agent.command("status"), capture_output=True, text=True, check=True).stdout)
+    assert status["excluded"] == [gone]
+    assert any("goes on without this site" in line for line in status["warnings"])

@@ -1,0 +1,113 @@
+"""Sites that deal or send useless shares, on the real coordinator, aggregator and keys: the job goes on without them.
+
+With and without processes that die at every few effects meanwhile.
+"""
+
+import os
+from typing import Any
+
+import pytest
+
+from shared.secagg.pairwise import client as client_module
+from shared.secagg.pairwise import messages
+from shared.secagg.pairwise.engine import CHECK, SHARE, UNMASK
+from tests.simulation.onehouse.site import Site
+from tests.simulation.test_model import Life, founding, life  # noqa: F401 (fixtures)
+
+DEATHS = {
+    "nobody dies": (),
+    "processes die": ("aggregator.worker", "coordinator.worker", "aggregator.api", "keys.api"),
+}
+
+
+def noise() -> bytes:
+    return b"".join(os.urandom(7).ljust(8, b"\0") for _ in range(5))
+
+
+class Cheat:
+    """A client engine that cheats in one step."""
+
+    def __init__(self, honest: Any, how: str) -> None:
+        self.honest, self.how = honest, how
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.honest, name)
+
+    def speak(self, seat: Any, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+        if step == SHARE and self.how == "deals noise":
+            with pytest.MonkeyPatch.context() as patch:
+                real = client_module.split
+                patch.setattr(client_module, "split", lambda *given: [[noise(), noise()] for _ in real(*given)])
+                return self.honest.speak(seat, state, step, answer)
+        state, said = self.honest.speak(seat, state, step, answer)
+        if step == SHARE and self.how == "seals noise":
+            envelopes, dealing = messages.unpack_list(said)
+            said = messages.pack_list([os.urandom(len(envelopes)), dealing])
+        if step == UNMASK and self.how == "sends noise":
+            opening = messages.Opening.unpack(said)
+            said = messages.Opening(*(noise() * (len(part) // 40) for part in (opening.b, opening.s))).pack()
+        if step == CHECK and self.how == "complains":
+            said = b"\x91\x93\x00\xa8envelope\xc4\x40" + bytes(64)  # a complaint that nobody signed
+        return state, said
+
+
+def played(machine: Life, how: str, deaths: tuple[str, ...]) -> Site:
+    """The job from its submission to its end, with one cheat among the sites."""
+    cheat = machine.house.sites[1]
+    cheat.engine = Cheat(cheat.engine, how)  # type: ignore[assignment]
+    machine.submit()
+    for turn in range(60 if deaths else 0):
+        death = (deaths[turn % len(deaths)], 1 + turn % 7)
+        machine.dying(death, machine.everybody())
+        machine.dying(death, machine.house.sweep_aggregator())
+        machine.dying(death, machine.house.sweep_coordinator())
+        machine.do(machine.house.pass_time(2.0, machine.house.sites))
+    machine.finish()
+    machine.check()
+    machine.each_published_sum_is_of_its_contributors()
+    return cheat
+
+
+@pytest.mark.parametrize("deaths", list(DEATHS))
+@pytest.mark.parametrize("how", ["deals noise", "seals noise"])
+def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Life], how: str, deaths: str) -> None:  # noqa: F811
+    """One that is found out before masks costs nothing; one that is found out at the opening costs one number."""
+    machine = life()
+    try:
+        cheat = played(machine, how, DEATHS[deaths])
+        house = machine.house
+        assert [state for (state,) in house.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
+        faults = house.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
+        assert faults == [(cheat.id, "dealer-at-fault")], "nobody else is named"
+        excluded = house.rows("coordinator", "SELECT DISTINCT site_id FROM tasks WHERE code = 'dealer-at-fault'")
+        assert excluded == [(cheat.id,)]
+        for version in house.registry.published():
+            rows = house.rows(
+                "aggregator", "SELECT site_id FROM contributions WHERE round_id = ?", version["lineage"]["round_id"]
+            )
+            assert (cheat.id,) not in rows
+        last = house.rows("coordinator", "SELECT cohort FROM rounds ORDER BY created_at DESC LIMIT 1")[0][0]
+        assert cheat.id not in last
+        if deaths == "nobody dies":
+            rounds = house.rows("coordinator", "SELECT phase, reason FROM rounds ORDER BY created_at")
+            lost = [("failed", "dealer-at-fault")] if how == "deals noise" else []
+            assert rounds == [*lost, ("published", None), ("published", None)]
+            numbers = house.rows("coordinator", "SELECT json_extract(manifest, '$.manifest.number') FROM rounds")
+            assert len(set(numbers)) == len(numbers), "no number is asked twice"
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize("how", ["sends noise", "complains"])
+def test_other_cheats_stop_nobody_and_exclude_nobody(life: type[Life], how: str) -> None:  # noqa: F811
+    machine = life()
+    try:
+        cheat = played(machine, how, ())
+        house = machine.house
+        assert [state for (state,) in house.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
+        faults = house.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
+        assert faults == ([(cheat.id, "wrong-share")] if how == "sends noise" else [])
+        assert house.rows("coordinator", "SELECT id FROM tasks WHERE code = 'dealer-at-fault'") == []
+        assert len(house.registry.published()) == 2
+    finally:
+        machine.close()
