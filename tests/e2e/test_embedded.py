@@ -9,6 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from services.agent.__main__ import status_of
+from services.agent.log_watch import Seen
+from services.agent.settings import AgentSettings, load
+from services.agent.state import State
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -26,7 +30,7 @@ NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with Platform(tmp_path_factory.mktemp("home")) as running:
         for name in SITES:
-            running.add_site(name, datasets=NOTHING)
+            running.add_site(name, datasets=NOTHING, agent={"watch_log_s": 1})
         running.wait_sites_online(len(SITES))
         yield running
 
@@ -99,6 +103,29 @@ def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -
             time.sleep(0.2)
     assert found.verified, found.findings
     assert "helper" in {finding.check for finding in found.findings}
+
+
+def test_agents_read_the_whole_log_and_find_nothing_wrong(platform: Platform) -> None:
+    """After rounds and kills: manifests carry heads, every agent compared them, and nobody raised an alarm."""
+    client = platform.client
+    job = client.wait(client.submit_job(null_job(platform, "watched", rounds=2)).id, timeout_s=60)
+    assert job.version_id is not None
+    expected, deadline = client.log_head().size, time.monotonic() + 60
+    for name in SITES:
+        settings = load(platform.home / "sites" / name / "agent.yaml")
+        while _read(settings).size < expected:
+            assert time.monotonic() < deadline, f"{name} has not read the log"
+            time.sleep(0.2)
+        assert status_of(settings)["alarms"] == []
+    assert client.evidence(job.version_id).logged.record.manifest.manifest.log_head is not None
+
+
+def _read(settings: AgentSettings) -> Seen:
+    state = State(settings.data_dir)
+    try:
+        return Seen.read(state)
+    finally:
+        state.close()
 
 
 def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:

@@ -224,6 +224,13 @@ async def test_redis_away_is_said(browser: httpx.AsyncClient, desk) -> None:
     assert "redis is away" in (await browser.get(ROOT)).text
 
 
+async def test_an_agents_alarm_stands_in_its_sites_row(browser: httpx.AsyncClient, desk) -> None:
+    desk.all_sites = [replace(desk.all_sites[0], alarms=("log-fork: two <logs>",)), *desk.all_sites[1:]]
+    page = (await browser.get(f"{ROOT}/sites")).text
+    assert page.count('role="alert"') == 1
+    assert "log-fork: two &lt;logs&gt;" in page
+
+
 async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, desk) -> None:
     desk.all_jobs, desk.all_rounds, desk.all_sites, desk.all_releases = [], [], [], []
     assert "undersong federation create" in (await browser.get(ROOT)).text
