@@ -15,7 +15,7 @@ from cryptography import x509
 from undersong.client import Client, calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
-from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, skew, unreachable
+from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, one_line, skew, unreachable
 from undersong.errors import ProfileError
 from undersong.profile import Profile
 
@@ -153,6 +153,9 @@ def _sites(client: Client) -> Iterator[Finding]:
         yield Finding("warning", "sites", "none yet", "undersong site enroll NAME")
     for site in sites:
         yield _site(site)
+        for alarm in (site.profile or {}).get("alarms") or ():
+            detail = one_line(f"{alarm.get('kind')}: {alarm.get('detail')}")
+            yield Finding("fault", f"site {site.name}", detail, "docs/operations.md, Alarms of a site's agent")
 
 
 def _site(site: Site) -> Finding:
