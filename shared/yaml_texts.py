@@ -1,11 +1,25 @@
-"""YAML whose scalars stay what stands in the file: texts. YAML's own guesses about them are never made."""
+"""YAML without YAML's guesses: `no`, `on`, `12:30`, `010` and `2020-01-31` are what stands in the file, texts.
 
+`load_document` reads the scalars that JSON has (true, false, null, decimal numbers), as YAML 1.2 does; `load_texts`
+reads none, for files whose fields have types of their own. Neither takes a mapping that says one thing twice.
+"""
+
+import re
 from typing import Any
 
 import yaml
 
 NOTHING = ("", "~", "null")
 """How YAML spells an empty value."""
+
+_WHOLE = "(?:0|[1-9][0-9]*)"
+_SCALARS = (
+    ("bool", "true|false|True|False|TRUE|FALSE", "tTfF"),
+    ("null", "~|null|Null|NULL|", "~nN"),
+    ("int", f"[-+]?{_WHOLE}", "-+0123456789"),
+    ("float", rf"[-+]?(?:{_WHOLE}\.[0-9]*|\.[0-9]+|{_WHOLE}(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", "<<", "<"),
+)
 
 
 class NotYaml(ValueError):
@@ -15,20 +29,49 @@ class NotYaml(ValueError):
 class _Texts(yaml.BaseLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a mapping that says one thing twice: YAML would keep the last."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        _once(node)
         return super().construct_mapping(node, deep)
+
+
+class _Plain(yaml.SafeLoader):
+    """Without the resolvers of YAML 1.1; see `_SCALARS`."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (as the library has it)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a mapping that says one thing twice."""
+        _once(node)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _form, _first in _SCALARS:
+    _starts = [*_first, *([""] if _tag == "null" else [])]
+    _Plain.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_form})$"), _starts)
 
 
 def load_texts(text: str) -> Any:
     """Return a document of dictionaries, lists and texts; `no`, `1.0` and `null` are texts too. Raises `NotYaml`."""
-    loader: _Texts | None = None
+    return _load(text, _Texts)
+
+
+def load_document(text: str) -> Any:
+    """Return a document with the scalars of JSON; everything else is text. Raises `NotYaml`."""
+    return _load(text, _Plain)
+
+
+def _load(text: str, kind: type[_Texts] | type[_Plain]) -> Any:
+    loader: _Texts | _Plain | None = None
     try:
-        loader = _Texts(text)
+        loader = kind(text)
         return loader.get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise NotYaml(str(error)) from None
+        raise NotYaml(" ".join(str(error).split())) from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _once(node: yaml.MappingNode) -> None:
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)

@@ -21,6 +21,7 @@ OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
+ENGINES = ("pairwise", "sealed", "twoserver")  # as in shared.secagg.engines, which needs numpy
 SEALED = "sealed"  # the weak engine; always allowed for a first model, which is public
 
 

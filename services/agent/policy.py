@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, time, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from services.agent.domain import (
+    ENGINES,
     EVERYTHING,
     Detail,
     Hours,
@@ -21,6 +22,8 @@ from services.agent.domain import (
 )
 from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
+from shared.names import hint
+from shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
 Kind = Literal["initialise", "standardise", "statistics", "train", "evaluate"]
@@ -81,6 +84,12 @@ class StatisticsEntry(BaseModel):
     max_sums: int = Field(default=20_000, ge=1, description="numbers that one round may open")
 
 
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"engine {name!r} is unknown{hint(name, ENGINES)}")
+    return name
+
+
 class PolicyFile(BaseModel):
     """`policy.yaml`."""
 
@@ -89,7 +98,7 @@ class PolicyFile(BaseModel):
     federations: list[str]
     recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]]
     datasets: dict[str, DatasetEntry]
-    engines: list[str]
+    engines: list[Annotated[str, AfterValidator(_engine)]]
     kinds: list[Kind] = list(ROUND_KINDS)
     min_cohort: int = Field(default=3, ge=1)
     require_clip: bool = False
@@ -103,17 +112,36 @@ class PolicyFile(BaseModel):
 def load(path: Path) -> tuple[Policy, tzinfo]:
     """Read the policy and the time zone of its hours; ConfigError names what is wrong."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = load_document(path.read_text())
         file = PolicyFile.model_validate(raw if raw is not None else {})
         return to_policy(file), ZoneInfo(file.timezone)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no policy; write one with `python -m services.agent --config … init`") from None
-    except yaml.YAMLError as error:
+    except NotYaml as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        raise ConfigError(explain(path, error)) from error
+        raise ConfigError(explain(path, error, PolicyFile)) from error
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: Sequence[str]) -> list[str]:
+    """Return a sentence for each data set, column and recipe that the policy names and the site does not have.
+
+    `declared` holds the columns of each data set; none where its declaration has a fault that is told elsewhere.
+    """
+    found = []
+    for name, columns in policy.datasets.items():
+        if name not in declared:
+            found.append(f"datasets: no data set is called {name}{hint(name, declared)}")
+            continue
+        known = declared[name]
+        unknown = sorted(columns - {EVERYTHING, *known}) if known else []
+        found += [f"datasets.{name}: there is no column {column}{hint(column, known)}" for column in unknown]
+    named = (rule.name for rule in policy.recipes if rule.name is not None and rule.digest is None)
+    return found + [
+        f"recipes: no recipe is called {name}{hint(name, recipes)}" for name in named if name not in recipes
+    ]
 
 
 def to_policy(file: PolicyFile) -> Policy:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.documents import document_faults
+from shared.yaml_texts import NotYaml, load_document
 
 
 class ConfigError(Exception):
@@ -93,25 +95,25 @@ def load(config: Path) -> AgentSettings:
     raw: Any = {}
     if config.exists():
         try:
-            raw = yaml.safe_load(config.read_text()) or {}
-        except yaml.YAMLError as error:
+            raw = load_document(config.read_text()) or {}
+        except NotYaml as error:
             raise ConfigError(f"{config}: not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{config}: a mapping of settings is expected")
     try:
         settings = _resolved(AgentSettings(**raw), config.resolve().parent)
     except ValidationError as error:
-        raise ConfigError(explain(config, error)) from error
+        raise ConfigError(explain(config, error, AgentSettings)) from error
     if settings.ca_file is not None and not settings.ca_file.is_file():
         raise ConfigError(f"{config}: ca_file: there is no file {settings.ca_file}; the platform's operator has it")
     return settings
 
 
-def explain(path: Path, error: ValidationError) -> str:
-    """One line per fault: file, place, what is wrong."""
+def explain(path: Path, error: ValidationError, form: type[BaseModel]) -> str:
+    """Return one line per fault: file, place, what is wrong, and what a misspelt name was probably meant to be."""
     return "\n".join(
-        f"{path}: {'.'.join(str(part) for part in fault['loc']) or '(file)'}: {fault['msg']}"
-        for fault in error.errors(include_url=False, include_input=False)
+        f"{path}: {fault.path.lstrip('/').replace('/', '.') or '(file)'}: {fault.message}"
+        for fault in document_faults(error, form)
     )
 
 

@@ -137,6 +137,13 @@ async def look(settings: AgentSettings, policy: Policy | None) -> Description:
             await runner.close()
 
 
+def unresolved(policy: Policy, description: Description) -> list[str]:
+    """Return a sentence for each name in the policy that refers to nothing here, with the names that are near."""
+    declared = {str(schema["name"]): _columns(schema) for schema in description.declared}
+    known = {**dict.fromkeys(description.unread, ()), **declared}
+    return policies.unresolved(policy, known, [str(spec["name"]) for spec in description.recipes])
+
+
 async def read_site(
     settings: AgentSettings, runner: Runner, policy: Policy, local_now: Callable[[], datetime], who: tuple[str, str]
 ) -> tuple[Site, Description]:
@@ -146,6 +153,8 @@ async def read_site(
         log.warning("site.fault", fault=fault)
     for name, reason in description.unread.items():
         log.warning("dataset.unreadable", dataset=name, reason=reason)
+    for fault in unresolved(policy, description):
+        log.warning("policy.unresolved", policy=str(settings.policy), fault=fault)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
     site = Site(

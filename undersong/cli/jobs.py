@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shared.yaml_texts import load_document
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Job
@@ -123,8 +123,8 @@ def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
 def read_spec(file: Path) -> dict[str, Any]:
     """A job's specification from YAML or JSON."""
     try:
-        spec = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
-    except (ValueError, yaml.YAMLError) as error:
+        spec = json.loads(file.read_text()) if file.suffix == ".json" else load_document(file.read_text())
+    except ValueError as error:
         raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
         raise UndersongError(f"{file} holds no mapping", remedy="see examples/hospital/job.yaml")

@@ -18,7 +18,7 @@ from services.agent import policy as policies
 from services.agent.alarms import REMEDY
 from services.agent.domain import Policy, TaskFailure
 from services.agent.settings import AgentSettings, ConfigError, load
-from services.agent.site import look
+from services.agent.site import look, unresolved
 from services.agent.store import SCHEMA_VERSION
 from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
 from shared.identity.enrol import PENDING_FILE
@@ -84,6 +84,8 @@ def _datasets(settings: AgentSettings, policy: Policy | None) -> Iterator[Findin
         yield Finding("fault", f"data set {name}", one_line(reason), f"correct its file, or {settings.datasets}")
     for fault in found.faults:
         yield Finding("warning", "recipes", one_line(fault), f"correct it, or allow it in {settings.policy}")
+    for fault in unresolved(policy, found) if policy is not None else ():
+        yield Finding("fault", "policy", one_line(fault), f"correct {settings.policy}")
     for schema in found.datasets:
         name = str(schema["name"])
         if policy is not None and name not in policy.datasets:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet
 
 from services.agent.domain import TaskFailure
 from services.agent.runner.process import ProcessLauncher
 from services.agent.runner.protocol import Order, Setup
 from services.agent.runner.warm import WarmRunner
+from shared.wire.manifest import DataRef
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
 from undersong.doctor import examine_agent
@@ -58,6 +61,17 @@ def write_bad(folder: Path) -> list[dict[str, Any]]:
     return [entry(name, name) for name in names] + [entry("typo", "good.csv", label="yy")]
 
 
+GOOD = {"good.csv.gz", "good.parquet", "good.npz"}
+
+
+def write_good(folder: Path) -> list[dict[str, Any]]:
+    """A data set of each other kind, to be read in a child behind all walls."""
+    (folder / "good.csv.gz").write_bytes(gzip.compress(ROWS.encode()))
+    np.savez(folder / "good.npz", x=np.arange(30.0), y=np.arange(30) % 2)
+    parquet.write_table(pa.table({"x": np.arange(30.0), "y": np.arange(30) % 2}), folder / "good.parquet")
+    return [entry(name, name) for name in sorted(GOOD)]
+
+
 def wait_for(found: Callable[[], Any]) -> Any:
     until = time.monotonic() + 60
     while not (value := found()):
@@ -74,19 +88,21 @@ def test_bad_data_sets_stop_no_good_one(
     folder, good = agent.folder, agent.folder / "good.csv"
     bad = write_bad(folder)
     good.write_text(ROWS)
-    agent.write("datasets.yaml", {"datasets": [bad[0], entry("good", "good.csv"), *bad[1:]]})
+    agent.write("datasets.yaml", {"datasets": [bad[0], entry("good", "good.csv"), *bad[1:], *write_good(folder)]})
     (folder / "policy.yaml").unlink()
     agent.start()
 
     def served() -> list[str]:
-        return [schema["name"] for schema in platform.profiles[-1]["datasets"]] if platform.profiles else []
+        names = {schema["name"] for schema in platform.profiles[-1]["datasets"]} if platform.profiles else set()
+        assert names >= GOOD or not names, "good ones are always served"
+        return sorted(names - GOOD)
 
     wait_for(lambda: served() == ["good"])
     told = {event["dataset"]: event["reason"] for event in agent.events("dataset.unreadable")}
     assert set(told) == {each["name"] for each in bad}
     assert "did you mean 'y'" in told["typo"]
     allowed = yaml.safe_load((folder / "policy.yaml").read_text())["datasets"]
-    assert set(allowed) == {"good", *told} - {"typo"}, "what is declared is allowed, readable or not"
+    assert set(allowed) == {"good", *GOOD, *told} - {"typo"}, "what is declared is allowed, readable or not"
     found = {f.subject: f for f in examine_agent(folder / "agent.yaml") if f.subject.startswith("data set")}
     assert {name: f.detail for name, f in found.items() if f.state == "fault"} == {
         f"data set {name}": reason for name, reason in told.items()
@@ -103,7 +119,7 @@ def test_bad_data_sets_stop_no_good_one(
     part.replace(good)
     wait_for(lambda: served() == ["good"])
     (folder / "gone.csv").write_text(ROWS)
-    wait_for(lambda: sorted(served()) == ["gone.csv", "good"])
+    wait_for(lambda: served() == ["gone.csv", "good"])
     assert agent.kill(signal.SIGTERM) == 0
     assert "zero" not in str(platform.profiles), "values stay in the site's own log"
 
@@ -166,7 +182,7 @@ async def test_a_task_on_a_bad_data_set_fails_by_name_and_keeps_values_here(tmp_
     digest = next(spec["digest"] for spec in found.recipes if spec["name"] == "null")
     task = tmp_path / "work" / "task"
     task.mkdir()
-    order = Order("statistics", "null", digest, {}, "bad", (), None, {}, 1, task)
+    order = Order("statistics", "null", digest, {}, DataRef(dataset="bad"), {}, 1, task)
     with pytest.raises(TaskFailure) as caught:
         await bench.runner.run(order, lambda _: None, limit_s=30)
     await bench.runner.close()

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.agent import policy as policies
+from services.agent.domain import ENGINES
+from services.agent.settings import ConfigError
+from shared.secagg import engines
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
 
@@ -93,3 +97,22 @@ def wait_for(found: Callable[[], object]) -> None:
     while not found():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_names_in_a_policy_that_refer_to_nothing_are_told_with_those_that_are_near(tmp_path: Path) -> None:
+    """Engines and fields stop the policy; data sets, columns and recipes may come later, so the agent tells them."""
+    assert set(ENGINES) == set(engines.ENGINES)
+    file = tmp_path / "policy.yaml"
+    datasets = {"hart": {"columns": "*"}, "heart": {"columns": ["aeg", "y"]}, "bad": {"columns": ["x"]}}
+    whole = {"federations": ["own"], "recipes": ["tabuler"], "engines": ["pairwise"], "datasets": datasets}
+    for change, near in (({"engines": ["pairwize"]}, "'pairwise'"), ({"min_cohrt": 3}, "'min_cohort'")):
+        file.write_text(yaml.safe_dump({**whole, **change}))
+        with pytest.raises(ConfigError, match=near):
+            policies.load(file)
+    file.write_text(yaml.safe_dump(whole))
+    found = policies.unresolved(policies.load(file)[0], {"heart": ["age", "y"], "bad": []}, ["tabular", "null"])
+    assert [line.split(";")[0] for line in found] == [
+        "datasets: no data set is called hart", "datasets.heart: there is no column aeg",
+        "recipes: no recipe is called tabuler",
+    ]  # fmt: skip
+    assert all(near in line for near, line in zip(("'heart'", "'age'", "'tabular'"), found, strict=True))

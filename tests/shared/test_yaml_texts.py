@@ -1,0 +1,52 @@
+"""YAML that guesses nothing: only what JSON has is more than a text."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.yaml_texts import NotYaml, load_document, load_texts
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_what_is_dumped_is_loaded(document: Any) -> None:
+    """By PyYAML, whose own reader guesses more."""
+    assert load_document(yaml.safe_dump(document, allow_unicode=True)) == document
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no", "yes", "on", "off", "y", "n", "No", "12:30", "1:00:00", "010", "0x1F", "1_000", "2020-01-31", "0o7", ".inf",
+     ".nan", "nan", "None", "NA", "=", "1.2.3", "e5"],
+)  # fmt: skip
+def test_texts_stay_texts(text: str) -> None:
+    assert load_document(f"[{text}]") == load_texts(f"[{text}]") == [text]
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1.", 1.0), (".5", 0.5), ("-7", -7), ("+1.5E2", 150.0),
+                                             ("true", True), ("null", None), ("~", None), ("0", 0)])  # fmt: skip
+def test_scalars_of_json_are_read(text: str, value: Any) -> None:
+    (found,) = load_document(f"[{text}]")
+    assert (found, type(found)) == (value, type(value))
+    assert load_texts(f"[{text}]") == [text]
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2", "{b: {a: 1, a: 1}}", "[", "\x00", "[" * 5000, "a: b: c", "--- 1\n--- 2",
+                                  "!!python/object/apply:os.system [true]"])  # fmt: skip
+def test_what_says_nothing_or_two_things_is_refused(text: str) -> None:
+    with pytest.raises(NotYaml):
+        load_document(text)
+
+
+def test_anchors_and_merges_are_read() -> None:
+    assert load_document("a: &a {x: 1}\nb: {<<: *a, y: no}") == {"a": {"x": 1}, "b": {"x": 1, "y": "no"}}
+    assert load_document("") is None
+    assert load_document("a:") == {"a": None}
