@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +128,19 @@ def test_a_rolling_restart(platform: Platform, job: Job, name: str) -> None:
     """SIGTERM ends each process by itself, with exit code 0, and rounds go on without it and after it."""
     assert stopped(platform, name) == 0, platform.processes[name].log_tail()
     platform.resume(name)
+    one_more(platform, job)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="services are forked on Linux only")
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:
+    """Frozen or killed, it takes nothing along, and what dies afterwards is started again."""
+    assert platform._forks is not None
+    before = {name: process.pid for name, process in platform.processes.items()}
+    os.kill(platform._forks.pid, number)
+    one_more(platform, job)
+    assert {name: process.pid for name, process in platform.processes.items()} == before
+    platform.kill("aggregator.worker")
     one_more(platform, job)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from undersong.local.forks import GONE, Forks
+from undersong.local.forks import GONE, Forked, Forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the nursery is used on Linux only")
 
@@ -68,15 +69,60 @@ def test_a_failure_is_in_its_log(forks: Forks, tmp_path: Path) -> None:
     assert "no_such_module" in (tmp_path / "log").read_text()
 
 
-def test_without_the_nursery_nothing_is_forked_and_its_children_end(forks: Forks, tmp_path: Path) -> None:
-    """Also those that were forked at that very moment, who cannot have asked the kernel to tell them of its death."""
-    children = [
-        forks.spawn("probe", ["stay"], env={"COLOUR": "red"}, cwd=tmp_path, log=tmp_path / "log") for _ in range(12)
-    ]
-    forks._process.kill()
-    for child in children:
-        assert child is not None
-        assert child.wait(20) == GONE
+def stay(forks: Forks, folder: Path) -> Forked:
+    child = forks.spawn("probe", ["stay"], env={"COLOUR": "red"}, cwd=folder, log=folder / "log")
+    assert child is not None
+    return child
+
+
+def test_children_outlive_a_killed_nursery_and_another_takes_its_place(forks: Forks, tmp_path: Path) -> None:
+    """Nothing that runs is touched; its end is known all the same; the next one is forked by a new nursery."""
+    children, first = [stay(forks, tmp_path) for _ in range(3)], forks.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not forks._nursery.alive)
+    assert [child.poll() for child in children] == [None] * 3
+    os.kill(children[0].pid, signal.SIGKILL)
+    assert children[0].wait(20) == GONE
+    another = stay(forks, tmp_path)
+    assert forks.pid != first
+    forks.close()
+    for child in (*children, another):
         until(lambda pid=child.pid: ended(pid))  # type: ignore[misc]
-    until(lambda: not forks.alive)
-    assert forks.spawn("probe", ["0"], env={"COLOUR": "red"}, cwd=tmp_path, log=tmp_path / "log") is None
+
+
+def test_a_frozen_nursery_is_replaced_and_blocks_nobody(
+    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child's end is told by the kernel; an order that is not carried out in time is not carried out later."""
+    child, first = stay(forks, tmp_path), forks.pid
+    monkeypatch.setattr("undersong.local.forks.FORK_S", 0.5)
+    os.kill(first, signal.SIGSTOP)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(20) == GONE
+    assert forks.spawn("probe", ["9"], env={"COLOUR": "late"}, cwd=tmp_path, log=tmp_path / "log") is None
+    assert ended(first)
+    monkeypatch.undo()
+    after = forks.spawn("probe", ["3"], env={"COLOUR": "blue"}, cwd=tmp_path, log=tmp_path / "log")
+    assert after is not None
+    assert after.wait(20) == 3
+    assert "late" not in (tmp_path / "log").read_text()
+
+
+def test_children_end_with_the_platform_even_without_a_nursery(tmp_path: Path) -> None:
+    """The platform's process is killed while its nursery is frozen: nothing is left behind."""
+    script = (
+        "import sys, time; from pathlib import Path; from undersong.local.forks import Forks\n"
+        "forks = Forks(Path(sys.argv[1]), Path(sys.argv[1]) / 'nursery.log')\n"
+        "home = Path(sys.argv[1]); child = forks.spawn('probe', [], env={}, cwd=home, log=home / 'log')\n"
+        "print(forks.pid, child.pid, flush=True); time.sleep(120)\n"
+    )
+    (tmp_path / "probe.py").write_text("import time; time.sleep(120)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as platform:
+        assert platform.stdout is not None
+        nursery, child = (int(word) for word in platform.stdout.readline().split())
+        os.kill(nursery, signal.SIGSTOP)
+        platform.kill()
+    until(lambda: ended(child))
+    os.kill(nursery, signal.SIGKILL)

@@ -2,13 +2,13 @@
 
 Every service would import the same web framework and database drivers, two seconds of processor time each. The nursery
 does it once; a forked child then runs ``services.<name>`` as ``python -m`` would, in a session of its own, with its own
-environment and log, and with SIGTERM at the nursery's death. When the nursery's master goes away, so does the nursery.
+environment and log. It lives as long as the platform, and not as long as the nursery: it reads a pipe (the leash) that
+the platform's process holds, and ends when that is closed. When the nursery's master goes away, so does the nursery.
 
 Protocol on the inherited socket, a JSON document a line: {task, module, argv, env, cwd, log} to it;
-{task, pid} and later {task, code} from it.
+{ready} once all is imported, {task, pid} and later {task, code} from it.
 """
 
-import ctypes
 import gc
 import importlib
 import json
@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -45,7 +46,6 @@ SHARED: Final = (
     "shared.web.server",
     "shared.wire.manifest",
 )
-_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Nursery:
             end.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._tell({"ready": True})
         while True:
             ready, _, _ = select.select([self.master, wake_read], [], [])
             if wake_read in ready:
@@ -110,20 +111,23 @@ class Nursery:
                 os.kill(pid, signal.SIGTERM)
 
 
-def become(order: dict[str, Any], parent: int) -> None:
-    """In a forked child: be the ordered process, as long as the parent lives."""
+def become(order: dict[str, Any], leash: int) -> None:
+    """In a forked child: be the ordered process, as long as the platform holds the leash's other end."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with suppress(OSError, AttributeError):  # only Linux has it
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the kernel was asked to tell us
-        raise SystemExit(0)
+    threading.Thread(target=_end_with, args=(leash,), name="leash", daemon=True).start()
     os.chdir(order["cwd"])
     _redirect(order["log"])
     os.environ.clear()
     os.environ.update(order["env"])
     sys.argv = [order["module"], *order["argv"]]
     runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+
+
+def _end_with(leash: int) -> None:
+    """Wait for the end of the pipe, then end this process as a supervisor would."""
+    os.read(leash, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _redirect(log: str) -> None:
@@ -136,16 +140,15 @@ def _redirect(log: str) -> None:
 
 
 def main() -> None:
-    """Import, then serve on the socket whose number is the only argument."""
-    master = socket.socket(fileno=int(sys.argv[1]))
+    """Import, then serve on the socket whose number is the first argument; the second is the leash."""
+    master, leash = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     for name in SHARED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there already stays shared between the children
-    parent = os.getpid()
     order = Nursery(master).serve()
     if order is not None:
-        become(order, parent)
+        become(order, leash)
 
 
 if __name__ == "__main__":
