@@ -56,7 +56,7 @@ TIMING: Final[Mapping[str, Mapping[str, str]]] = {
 STORES: Final = (*SERVICES, HELPER)  # who has a database, and a disk of its own
 DISK: Final = "192m"  # the blob store keeps 64 MB free
 LEASE_S: Final = 8.0
-ROUND_S: Final = 40.0
+ROUND_S: Final = 60.0
 Wire = tuple[str, str]
 
 

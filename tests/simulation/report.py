@@ -23,7 +23,7 @@ begin. **No failure** is: a round that is aborted with a reason and tried again;
 because it was away; time. **Not deterministic**: which sites a round has when one of them was cut off, how many
 attempts a round takes, at what moment a random kill finds a process.
 
-Leases are 8 s (sites) and 2 s (the aggregator's workers) here, and rounds have 40 s, so that a step before the upload
+Leases are 8 s (sites) and 2 s (the aggregator's workers) here, and rounds have 60 s, so that a step before the upload
 has ten; a deployment's times grow with its own settings. Seconds are from the submission of the job to its end, for
 both rounds, with everything on one machine.
 """

@@ -56,7 +56,7 @@ def played(machine: Life, how: str, deaths: tuple[str, ...]) -> Site:
     cheat = machine.house.sites[1]
     cheat.engine = Cheat(cheat.engine, how)  # type: ignore[assignment]
     machine.submit()
-    for turn in range(60 if deaths else 0):
+    for turn in range(40 if deaths else 0):
         death = (deaths[turn % len(deaths)], 1 + turn % 7)
         machine.dying(death, machine.everybody())
         machine.dying(death, machine.house.sweep_aggregator())
@@ -68,8 +68,10 @@ def played(machine: Life, how: str, deaths: tuple[str, ...]) -> Site:
     return cheat
 
 
-@pytest.mark.parametrize("deaths", list(DEATHS))
-@pytest.mark.parametrize("how", ["deals noise", "seals noise"])
+@pytest.mark.parametrize(
+    ("how", "deaths"),
+    [("deals noise", "nobody dies"), ("seals noise", "nobody dies"), ("deals noise", "processes die")],
+)
 def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Life], how: str, deaths: str) -> None:  # noqa: F811
     """One that is found out before masks costs nothing; one that is found out at the opening costs one number."""
     machine = life()

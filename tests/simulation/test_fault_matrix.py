@@ -29,6 +29,7 @@ SLICE = (
     "helper.report.judged (keys.helper) / killed / twoserver",
     "aggregator.update.committed (aggregator.api) / killed",
     "aggregator.step.frozen (aggregator.worker) / killed, time 2",
+    "aggregator.step.closed (aggregator.worker) / killed, time 3",
     "aggregator.round.checked (aggregator.worker) / killed",
     "keys.given.committed (keys.api) / killed, time 3",
     "agent.update.kept (agent.north) / killed",
