@@ -184,6 +184,8 @@ class Receipts:
         await asyncio.to_thread(self.book.settle, round_id, state, reason, document)
         if reason is None:
             log.info("receipt.verified", round_id=round_id)
+            if fault := logged.record.faults.get(self._site_id):
+                log.error("site.at_fault", round_id=round_id, code=fault)
         else:
             log.error("receipt.mismatch", round_id=round_id, reason=reason)
 

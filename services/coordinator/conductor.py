@@ -219,7 +219,10 @@ class Conductor:
             count=result.count, version_id=result.version_id, digest=result.digest, values=values, metrics=metrics
         )
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
-        return Published(outcome, result.model_dump(mode="json", exclude={"values"}))
+        shown = result.model_dump(mode="json", exclude={"values"})
+        if report.faults:
+            shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
+        return Published(outcome, shown)
 
     async def _metrics(self, record: RoundRecord, values: tuple[float, ...]) -> dict[str, float]:
         """Return named metrics by the layout of the job, not by what an update says of itself."""

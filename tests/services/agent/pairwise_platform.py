@@ -63,6 +63,7 @@ class PairwiseRound:
         self.answers: dict[str, dict[SiteId, bytes]] = {}
         self.lost: dict[str, set[SiteId]] = {}  # from this step on, these sites are out
         self.bend: dict[str, Any] = {}  # step: a change of its answers
+        self.faults: dict[SiteId, str] = {}  # what the record says of sites
         self.held: set[str] = set()  # steps whose answers are not given out
         self.ended: str | None = None
         self.total: Any = None
@@ -163,6 +164,7 @@ class PairwiseRound:
             survivors=self.survivors.pack().hex(), bodies={s: digest_of(body) for s, body in bodies.items()},
             commitments=commitments, sum_digest=digest_of(total.tobytes()), transcript="0" * 64,
             result=records.RoundResult(values_digest=Digest("1" * 64)), contributors=len(bodies),
+            faults=self.faults,
             samples={site: message[:32].hex() for site, message in committed.items() if message},
         )  # fmt: skip
         head = records.transcript_of(record)[-1].hex()

@@ -281,9 +281,13 @@ def test_a_site_that_cannot_open_an_envelope_complains_and_takes_part(platform, 
         return {**answers, SITE: messages.pack_list([replace(found, envelopes=noise).pack(), dealt])}
 
     party.bend["share"] = bend
+    party.faults = {SITE: "wrong-share"}
     agent.start()
     platform.wait(lambda: platform.ended, 60)
     assert platform.ended[0][0].startswith("completions:"), platform.ended
+    while not (told := agent.events("site.at_fault")):
+        pass
+    assert told[0]["code"] == "wrong-share", "what the record says of this site is in its log"
     (message,) = said(party, "check")
     assert [complaint.what for complaint in unpack_complaints(message)] == ["envelope"]
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75]), atol=1e-4)

@@ -76,6 +76,10 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     world.neighbours.publish(round_id, 4)
     await world.conductor.drive(RoundId(round_id))
     assert (await world.get_round(round_id))["phase"] == "published"
+    faults = (await world.get_round(round_id))["result"]["faults"]
+    assert [(each["site_id"], each["code"]) for each in faults] == [
+        (bad.id, "dealer-at-fault"), (agents[1].id, "wrong-share"),
+    ]  # fmt: skip
     tasks = {task["site_id"]: task for task in (await world.get_round(round_id))["tasks"]}
     assert (tasks[bad.id]["code"], tasks[agents[1].id]["state"]) == ("dealer-at-fault", "done")
     for _ in range(2):
