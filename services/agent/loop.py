@@ -90,7 +90,8 @@ class Agent:
         identity = await ensure_identity(
             http, settings.keys_url, folder, settings.enrol_token_file, patience_s=math.inf
         )
-        keeper = IdentityKeeper(identity, folder, http, settings.keys_url)
+        token_file = settings.enrol_token_file
+        keeper = IdentityKeeper(identity, folder, http, settings.keys_url, token_file=token_file)
         subject = identity.subject
         structlog.contextvars.bind_contextvars(site_id=subject.name)
         log.info("agent.started", federation_id=subject.federation_id, keyid=identity.keyid)

@@ -28,6 +28,7 @@ from services.coordinator.views.jobs import (
     round_view,
     task_view,
 )
+from services.coordinator.views.participation import ParticipationView, participation_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound
 from shared.faults import point
@@ -125,6 +126,17 @@ class Jobs:
             return (await RoundRepository(tx).of_job(job_id, limit, after)).map(round_view)
 
         return await self._database.read("rounds.list", work)
+
+    async def participation(self, person: Principal, job_id: str) -> Sequence[ParticipationView]:
+        """Each site's part in a job."""
+
+        async def work(tx: Transaction) -> Sequence[ParticipationView]:
+            await _seen(tx, person, job_id)
+            parts = await TaskRepository(tx).participation(job_id)
+            names = await SiteRepository(tx).names(part.site_id for part in parts)
+            return [participation_view(part, names.get(part.site_id)) for part in parts]
+
+        return await self._database.read("job.participation", work)
 
     async def round(self, person: Principal, round_id: str) -> RoundView:
         """One round with its tasks."""

@@ -36,6 +36,7 @@ ENROL_CONTEXT: Final = b"undersong/enrol/1\0"
 ROTATE_CONTEXT: Final = b"undersong/rotate/1\0"
 PENDING_FILE: Final = "pending.key"
 OWN_KEYS_FILE: Final = "own-keys"
+USED_FILE: Final = "enrolled-with"  # SHA-256 of the last token that was tried, so that another one is seen
 NO_AUTH: Final = httpx.Auth()
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -94,14 +95,17 @@ async def rotate_now(http: httpx.AsyncClient, keys_url: str, directory: Path) ->
         return await rotate(http, keys_url, Identity.load(directory), directory)
 
 
-def pending_key(directory: Path) -> Ed25519PrivateKey:
-    """The key that waits for its certificate; made and made durable when there is none."""
+def pending_key(directory: Path, party: Path | None = None) -> Ed25519PrivateKey:
+    """The key that waits for its certificate; made and made durable when there is none.
+
+    It is noted among the keys of the party whose folder is `party` (by default this one).
+    """
     path = directory / PENDING_FILE
     if path.exists():
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
     directory.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
-    DurableLines(directory / OWN_KEYS_FILE).add(public_bytes(key.public_key()).hex())
+    DurableLines((party or directory) / OWN_KEYS_FILE).add(public_bytes(key.public_key()).hex())
     write_private(path, key.private_bytes_raw().hex().encode())
     return key
 
@@ -125,13 +129,69 @@ async def ensure_identity(
 ) -> Identity:
     """The saved identity, or a new one enrolled with the token in `token_file`.
 
-    Waits up to `patience_s` for the keys service and for the token file, with growing, jittered pauses.
+    Where there is an identity and the file holds another token than it was enrolled with, the party enrols again: see
+    `enrol_again`. Waits up to `patience_s` for the keys service and for the token file, with growing, jittered pauses.
     Raises EnrolmentRefused at once when the service refuses.
     """
     async with _alone(directory):
         if (directory / IDENTITY_FILE).exists():
-            return Identity.load(directory)
+            return await enrol_again(http, keys_url, directory, token_file, Identity.load(directory))
         return await _enrol_patiently(http, keys_url, directory, token_file, patience_s)
+
+
+async def enrol_again(
+    http: httpx.AsyncClient, keys_url: str, directory: Path, token_file: Path | None, identity: Identity
+) -> Identity:
+    """The party's next identity where `token_file` holds a new token, else the present one. The caller is alone.
+
+    The next one is for the same party, by the same authority, with a fresh key. A token that is refused is logged and
+    not tried again; a keys service that is away is asked again at the next call.
+    """
+    token = _new_token(directory, token_file)
+    if token is None:
+        return identity
+    folder = directory / f"again-{_digest(token)[:16]}"  # the key outlives a crash between the answer and its use
+    try:
+        fresh = await enrol(http, keys_url, token, pending_key(folder, directory))
+        _check_same_party(fresh, identity)
+    except (httpx.TransportError, Unreachable) as error:
+        log.warning("enrolment.waiting", reason=str(error) or type(error).__name__, keys_url=keys_url)
+        return identity
+    except (EnrolmentRefused, CertificateUntrusted) as refused:
+        log.warning("enrolment.refused", reason=refused.detail if isinstance(refused, Refusal) else str(refused))
+        fresh = identity
+    else:
+        adopt(fresh, directory)
+        log.info("enrolment.done", subject=fresh.subject.uri, keyid=fresh.keyid, again=True)
+    _note(directory, token)
+    (folder / PENDING_FILE).unlink(missing_ok=True)
+    folder.rmdir()
+    return fresh
+
+
+def _check_same_party(fresh: Identity, present: Identity) -> None:
+    """Raises EnrolmentRefused or CertificateUntrusted."""
+    check_certificate(fresh.certificate, present.ca_certificate)
+    if fresh.subject != present.subject:
+        raise EnrolmentRefused(f"the token is for {fresh.subject.uri}, and this is {present.subject.uri}")
+
+
+def _new_token(directory: Path, token_file: Path | None) -> str | None:
+    """The token in the file, unless it is the one that was tried last."""
+    try:
+        token = read_token(token_file)
+    except (EnrolmentRefused, OSError, UnicodeDecodeError):
+        return None
+    used = directory / USED_FILE
+    return token if not used.exists() or used.read_text("ascii").strip() != _digest(token) else None
+
+
+def _note(directory: Path, token: str) -> None:
+    write_private(directory / USED_FILE, _digest(token).encode() + b"\n")
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 @asynccontextmanager
@@ -166,6 +226,7 @@ async def _enrol_patiently(
             pause_s = min(pause_s * 1.6, 5.0)
         else:
             adopt(identity, directory)
+            _note(directory, token)
             log.info("enrolment.done", subject=identity.subject.uri, keyid=identity.keyid)
             return identity
 
@@ -183,7 +244,8 @@ def read_token(token_file: Path | None) -> str:
 class IdentityKeeper:
     """Holds a party's present identity and rotates it when less than a third of its life is left.
 
-    Call it to get the identity: ``SigningAuth(keeper, "coordinator")``.
+    With a `token_file`, a new token there makes the party enrol again. Call it to get the identity:
+    ``SigningAuth(keeper, "coordinator")``.
     """
 
     def __init__(
@@ -193,12 +255,14 @@ class IdentityKeeper:
         http: httpx.AsyncClient,
         keys_url: str,
         *,
+        token_file: Path | None = None,
         clock: Clock = utc_now,
         period_s: float = 60.0,
         changed: Callable[[Identity], None] | None = None,
     ) -> None:
         self._identity = identity
         self._directory, self._http, self._keys_url = directory, http, keys_url
+        self._token_file = token_file
         self._clock, self._period_s, self._changed = clock, period_s, changed
 
     def __call__(self) -> Identity:
@@ -206,11 +270,15 @@ class IdentityKeeper:
         return self._identity
 
     async def check(self) -> bool:
-        """Rotate if it is time; whether it was. Another process of the same party may have done it already."""
+        """Rotate, or enrol again, if it is time; whether it was. Another process may have done it already."""
         async with _alone(self._directory):
             saved = Identity.load(self._directory)
             if saved.keyid != self._identity.keyid:
                 self._adopt(saved)
+            fresh = await enrol_again(self._http, self._keys_url, self._directory, self._token_file, self._identity)
+            if fresh.keyid != self._identity.keyid:
+                self._adopt(fresh)
+                return True
             if not due(self._identity, self._clock()):
                 return False
             self._adopt(await rotate(self._http, self._keys_url, self._identity, self._directory))

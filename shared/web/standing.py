@@ -64,7 +64,9 @@ async def standing(settings: ServiceSettings, service: str, database: Database) 
     """
     async with traced_client(settings) as http:
         identity = await ensure_identity(http, settings.keys_url, settings.identity_dir, settings.enrol_token_file)
-        keeper = IdentityKeeper(identity, settings.identity_dir, http, settings.keys_url)
+        keeper = IdentityKeeper(
+            identity, settings.identity_dir, http, settings.keys_url, token_file=settings.enrol_token_file
+        )
         feed = RevocationFeed(http, settings.keys_url, report_age=REVOCATION_AGE_SECONDS.set)
         await feed.poll_softly()
         nonces = SqlNonces(database)

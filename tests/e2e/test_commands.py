@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ class Shell:
 
     folder: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
@@ -62,8 +64,9 @@ class Shell:
         self.started.append(made)
         return made
 
-    def agent(self, name: str) -> subprocess.Popen[bytes]:
-        return self.start(f"{name}.log", "agent", "run", "--config", str(self.folder / name / "agent.yaml"))
+    def agent(self, name: str) -> None:
+        config = str(self.folder / name / "agent.yaml")
+        self.agents[name] = self.start(f"{name}.log", "agent", "run", "--config", config)
 
     def close(self) -> None:
         for process in reversed(self.started):
@@ -126,6 +129,144 @@ def test_the_bare_address_leads_to_the_dashboard(shell: Shell) -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, "/dashboard")
     shown = httpx.get(url, follow_redirects=True)
     assert (shown.status_code, "text/html" in shown.headers["content-type"]) == (200, True)
+
+
+def null_job(name: str, **changes: Any) -> str:
+    spec = {
+        "name": name,
+        "model": {"name": "nothing learnt"},
+        "recipe": {"name": "null", "params": {"parameters": 100}},
+        "data": {"dataset": "nothing"},
+        "rounds": 2,
+        "evaluation": {"every": 0},
+        "cohort": {"min": 3},
+    }
+    return str(yaml.safe_dump(spec | changes))
+
+
+@pytest.fixture(scope="module")
+def watched(shell: Shell) -> subprocess.CompletedProcess[str]:
+    """A job from standard input, watched in a pipe."""
+    return shell.run("job", "submit", "-", "--watch", stdin=null_job("by name"))
+
+
+def test_a_job_in_a_pipe_tells_each_round(watched: subprocess.CompletedProcess[str]) -> None:
+    lines = watched.stdout.splitlines()
+    assert [
+        sum(f" {title} " in line and "3 of 3 sites" in line for line in lines) for title in ("train 1", "train 2")
+    ] == [1, 1]
+    assert any(line.endswith("job succeeded completed") for line in lines), lines
+    assert "\x1b" not in watched.stdout
+
+
+def test_a_job_is_one_screen(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    """Its state, the sites' participation with their receipts, the clipped updates of each round; no JSON."""
+    shown = shell.run("job", "show", "by name").stdout
+    assert shown.startswith("by name  succeeded")
+    assert "{" not in shown
+    assert "2 of 2 trained" in shown
+    head, *parts = next(block for block in shown.split("\n\n") if block.startswith("site")).splitlines()
+    assert head.split() == [
+        "site",
+        "asked",
+        "answered",
+        "refused",
+        "late",
+        "under",
+        "way",
+        "receipts",
+        "last",
+        "answer",
+    ]
+    assert sorted(line[: len("east side")].strip() for line in parts) == sorted(SITES)
+    told = shell.json("job", "show", "by name")
+    assert {"job", "rounds"} == set(told)
+    trained = [line for line in shown.splitlines() if line.startswith("train ")]
+    assert [line.split()[:7] for line in trained] == [
+        ["train", n, "1", "published", "3", "of", "3"] for n in ("1", "2")
+    ]
+    by_id = shell.run("job", "show", told["job"]["id"]).stdout
+    assert by_id.splitlines()[0] == shown.splitlines()[0]
+
+
+def test_names_do_wherever_ids_do(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    shell.run("job", "watch", "by name")
+    assert "succeeded" in shell.run("job", "pause", "by name", code=1).stderr
+    assert "job list" in shell.run("job", "show", "by another name", code=1).stderr
+    shell.run("verify", "nothing learnt")
+    shell.run("evidence", "nothing learnt:2", "--out", "evidence file")
+    (version,) = [row["id"] for row in shell.json("model", "show", "nothing learnt") if row["number"] == 2]
+    shell.run("model", "promote", "nothing learnt", "--version", "1")
+    for subject, number in (("nothing learnt", 2), ("nothing learnt:champion", 1), (version, 2)):
+        assert shell.json("model", "pull", subject, "--out", "model file")["number"] == number
+    assert "nothing learnt:7" not in shell.run("model", "list").stdout
+    assert "no version '7'" in shell.run("model", "pull", "nothing learnt:7", code=1).stderr
+
+
+def test_two_jobs_of_one_name_are_told_apart(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    """The one that runs is meant; of two that ended, the ids are listed."""
+    again = json.loads(shell.run("job", "submit", "-", "--json", stdin=null_job("by name", rounds=10_000)).stdout)
+    assert again["id"] in shell.run("job", "cancel", "by name").stdout
+    refused = shell.run("job", "show", "by name", code=1).stderr
+    assert "2 jobs are called" in refused
+    assert again["id"] in refused
+
+
+def test_models_are_listed_with_numbers_and_aliases(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    shell.run("model", "promote", "nothing learnt", "--version", "1")
+    head, row = shell.run("model", "list").stdout.splitlines()
+    assert head.split() == ["name", "versions", "newest", "aliases", "metrics", "made", "id"]
+    assert row.startswith("nothing learnt")
+    assert "champion → 1" in row
+    (found,) = shell.json("model", "list")
+    assert found["name"] == "nothing learnt"
+
+
+def test_tokens_and_users_are_seen_and_ended(shell: Shell) -> None:
+    token = shell.run("token", "create", "ann b", "--role", "auditor").stdout.strip()
+    assert "auditor of federation" in shell.run("user", "list").stdout
+    shell.run("token", "create", "laptop", "--user", "ann b")
+    listed = shell.run("token", "list", "--user", "ann b").stdout
+    assert listed.count("in force") == 2
+    assert token not in listed
+    url = str(tomllib.loads((shell.folder / "config" / "local" / "local.toml").read_text())["coordinator_url"])
+    bearer = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{url}/v1/me", headers=bearer).status_code == 200
+    shell.run("token", "revoke", "ann b", "--user", "ann b")
+    assert httpx.get(f"{url}/v1/me", headers=bearer).status_code == 401
+    assert "revoked" in shell.run("token", "list", "--user", "ann b").stdout
+    assert "token list" in shell.run("token", "revoke", "ann b", "--user", "ann b", code=1).stderr
+
+
+def test_a_lost_site_enrols_again_and_goes_on(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    """Under the same id, with its old certificate revoked, beside a job that needs it; its files stay as they are."""
+    before = {row["name"]: row["id"] for row in shell.json("site", "list")}
+    datasets = (shell.folder / "east side" / "datasets.yaml").read_bytes()
+    shell.agents["east side"].kill()
+    told = shell.run("site", "re-enroll", "east side").stdout
+    line = next(line for line in told.splitlines() if "agent run" in line)
+    assert shlex.split(line)[-1] == str(shell.folder / "east side" / "agent.yaml")
+    assert (shell.folder / "east side" / "datasets.yaml").read_bytes() == datasets
+    shell.agent("east side")
+    shell.run("job", "submit", "-", "--watch", stdin=null_job("with all three"))
+    assert {row["name"]: row["id"] for row in shell.json("site", "list")} == before
+    part = next(line for line in shell.run("job", "show", "with all three").stdout.splitlines() if "east side" in line)
+    assert part.split()[2:5] == ["3", "3", "0"], part
+    assert "new token" in shell.run("site", "re-enroll", "east side").stdout
+
+
+def test_printed_commands_can_be_copied(shell: Shell) -> None:
+    told = shell.run("site", "enroll", "north west").stdout
+    words = shlex.split(next(line for line in told.splitlines() if "agent run" in line))
+    assert words[-1] == str(shell.folder / "north west" / "agent.yaml")
+    assert (shell.folder / "north west" / ".gitignore").read_text() == "*\n"
+
+
+def test_the_version_and_the_shells_completion(shell: Shell) -> None:
+    assert shell.run("--version").stdout == shell.run("version").stdout
+    env = {**shell.env, "_UNDERSONG_COMPLETE": "complete_bash", "COMP_WORDS": "undersong jo", "COMP_CWORD": "1"}
+    done = subprocess.run([UNDERSONG], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["job"]
 
 
 def test_a_taken_port_at_a_restart_is_an_error(shell: Shell) -> None:

@@ -34,6 +34,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/jobs/{job_id}/rounds": READERS,
         "GET /v1/jobs/{job_id}/events": READERS,
         "GET /v1/jobs/{job_id}/results": READERS,
+        "GET /v1/jobs/{job_id}/participation": READERS,
         "POST /v1/jobs/{job_id}/pause": "root admin scientist",
         "POST /v1/jobs/{job_id}/resume": "root admin scientist",
         "POST /v1/jobs/{job_id}/cancel": "root admin scientist",

@@ -1,6 +1,7 @@
 """The command line: a module per noun; failures are one line with a remedy and an exit code."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -25,7 +26,6 @@ from undersong.errors import UndersongError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Undersong: organisations that cannot pool data learn together.",
 )
@@ -45,6 +45,24 @@ app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(stats.app, name="stats")
 app.add_typer(tokens.app, name="token")
+app.add_typer(tokens.users, name="user")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="The version of this command.")
+    ] = False,
+) -> None:
+    """Exit codes: 0 done; 1 refused or failed; 2 wrong usage, or no usable profile; 3 the platform did not start; 4 a
+    service does not answer; 130 Ctrl-C.
+    """
 
 
 @app.command()

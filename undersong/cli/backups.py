@@ -31,4 +31,4 @@ def restore(
     """Rebuild a platform in an empty folder from a backup; agents will refuse what they have answered since."""
     made_at = backups.restore(data, keys, home, sites=sites)
     common.console.print(f"restored what was backed up at {made_at.isoformat(sep=' ')} into {home}")
-    common.console.print(f"Next: undersong up --home {home}", style="dim")
+    common.next_step(f"undersong up --home {common.quoted(home)}")

@@ -1,6 +1,7 @@
 """What every command shares: the console, the client, JSON or table, one-line errors."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -151,15 +152,26 @@ def show_excluded(job: Job, to: Console) -> None:
 
 def complain(error: UndersongError) -> None:
     """Print one line for the failure, and one for every fault that the service reported."""
-    complaints.print(f"[bold red]error:[/] {_escaped(error.message)}", markup=True)
+    complaints.print(f"[bold red]error:[/] {escaped(error.message)}", markup=True)
     if isinstance(error, ApiError):
         for path, message in error.errors:
             complaints.print(f"  {path or '/'}: {message}", markup=False)
     for note in getattr(error, "__notes__", []):
         complaints.print(f"  {note}", markup=False)
     if error.remedy:
-        complaints.print(f"[dim]try:[/] {_escaped(error.remedy)}", markup=True)
+        complaints.print(f"[dim]try:[/] {escaped(error.remedy)}", markup=True)
 
 
-def _escaped(line: str) -> str:
+def escaped(line: str) -> str:
+    """Text that the console prints as it is, where it takes markup."""
     return line.replace("[", r"\[")
+
+
+def quoted(word: object) -> str:
+    """A path or name as a shell takes it, for commands that a person copies."""
+    return shlex.quote(str(word))
+
+
+def next_step(line: str) -> None:
+    """Tell the command that comes next, in one line however narrow the terminal is."""
+    console.print(f"next: {line}", markup=False, soft_wrap=True)

@@ -8,11 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from undersong.cli import common
+from undersong.cli.lookup import find_subject
 
 if TYPE_CHECKING:
     from undersong.verify import Verification
 
-Subject = Annotated[str, typer.Argument(help="A round's id (rnd_…) or a model version's (ver_…).")]
+Subject = Annotated[
+    str, typer.Argument(help="A round's id (rnd_…), a model version's (ver_…), or MODEL[:NUMBER or alias].")
+]
 OK, CAUTION, FAULT = Text("✓", "green"), Text("!", "yellow"), Text("✗", "bold red")
 
 
@@ -23,15 +26,16 @@ def evidence(
     as_json: common.AsJson = False,
 ) -> None:
     """Write everything that anyone needs to check a round, and the version that came of it, without this platform."""
-    target = out or Path(f"{subject}.evidence.json")
     with common.connect(profile) as client:
+        subject = find_subject(client, subject)
         data = client.evidence(subject).pack()
+    target = out or Path(f"{subject}.evidence.json")
     target.write_bytes(data)
     if as_json:
         common.print_json({"file": str(target), "bytes": len(data)})
         return
     common.console.print(f"{target}: {len(data):,} bytes", markup=False)
-    common.console.print(f"next: undersong verify {subject} --evidence {target} --ca FINGERPRINT", style="dim")
+    common.next_step(f"undersong verify {subject} --evidence {common.quoted(target)} --ca FINGERPRINT")
 
 
 def verify(
@@ -53,7 +57,7 @@ def verify(
         found = verify_file(subject, file, ca)
     else:
         with common.connect(profile) as client:
-            found = verify_now(subject, client, ca)
+            found = verify_now(find_subject(client, subject), client, ca)
     if as_json:
         common.print_json(found.document())
     else:

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shared.yaml_texts import load_document
-from undersong.cli import common
+from undersong.cli import common, job_page
+from undersong.cli.following import follow_job
+from undersong.cli.lookup import find_job
 from undersong.client import Client
 from undersong.client.types import Job
 from undersong.errors import UndersongError
-from undersong.progress import JobProgress, headline
+from undersong.progress import JobProgress
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
-JobId = Annotated[str, typer.Argument(help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job, by name or id.")]
+SpecFile = Annotated[Path, typer.Argument(help="A file, job.yaml for example, or - for standard input.")]
 
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="job.yaml or job.json.")],
+    file: SpecFile,
     watch_it: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show the progress.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it; every fault at once.")] = False,
     federation: common.FederationName = None,
@@ -31,9 +33,7 @@ def submit(
     """Start a job from a file."""
     spec = read_spec(file)
     with common.connect(profile) as client:
-        wanted = federation or spec.pop("federation", None)
-        if wanted or not spec.get("federation_id"):
-            spec["federation_id"] = common.find_federation(client, wanted).id
+        choose_federation(client, spec, federation)
         if dry_run:
             _check(client, spec, as_json=as_json)
             return
@@ -46,14 +46,14 @@ def submit(
         if watch_it:
             follow(client, job.id, quiet=as_json)
         elif not as_json:
-            common.console.print(f"next: undersong job watch {job.id}")
+            common.next_step(f"undersong job watch {job.id}")
 
 
 @app.command()
 def watch(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
     """Show a job's progress until it ends; exit code 1 when it does not succeed."""
     with common.connect(profile) as client:
-        job = follow(client, job_id, quiet=as_json)
+        job = follow(client, find_job(client, job_id).id, quiet=as_json)
         if as_json:
             common.print_json(job.model_dump(mode="json"))
 
@@ -76,54 +76,54 @@ def list_(
 
 
 @app.command("show")
-def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
-    """One job and its rounds."""
+def show_(
+    job_id: JobId,
+    all_rounds: Annotated[bool, typer.Option("--all", help="Every round, however many there are.")] = False,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """One job: its state, who takes part, and its rounds."""
     with common.connect(profile) as client:
-        job, rounds = client.job(job_id), client.rounds(job_id)
+        job = find_job(client, job_id)
+        rounds = client.rounds(job.id)
         if as_json:
             common.print_json(
                 {"job": job.model_dump(mode="json"), "rounds": [round_.model_dump(mode="json") for round_ in rounds]}
             )
             return
-        common.show_one(job, as_json=False)
-        common.show_excluded(job, common.console)
-        columns = {
-            "round": lambda r: r.number,
-            "kind": lambda r: r.kind,
-            "attempt": lambda r: r.attempt,
-            "phase": lambda r: r.phase,
-            "reason": lambda r: r.reason,
-            "metrics": lambda r: headline(r.metrics or {}),
-            "id": lambda r: r.id,
-        }
-        common.show(rounds, columns, as_json=False, empty="no round yet")
+        job_page.show(job, rounds, client.participation(job.id), all_rounds=all_rounds)
 
 
 @app.command()
 def pause(job_id: JobId, profile: common.ProfileName = None) -> None:
     """Start no further round; the present one ends."""
     with common.connect(profile) as client:
-        common.console.print(f"job {job_id} is {client.pause_job(job_id).state}")
+        common.console.print(_stands(client.pause_job(find_job(client, job_id).id)))
 
 
 @app.command()
 def resume(job_id: JobId, profile: common.ProfileName = None) -> None:
     """Go on with a paused job."""
     with common.connect(profile) as client:
-        common.console.print(f"job {job_id} is {client.resume_job(job_id).state}")
+        common.console.print(_stands(client.resume_job(find_job(client, job_id).id)))
 
 
 @app.command()
 def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
     """End a job now; agents stop training within one heartbeat."""
     with common.connect(profile) as client:
-        common.console.print(f"job {job_id} is {client.cancel_job(job_id).state}")
+        common.console.print(_stands(client.cancel_job(find_job(client, job_id).id)))
 
 
 def read_spec(file: Path) -> dict[str, Any]:
-    """A job's specification from YAML or JSON."""
+    """A job's specification from YAML or JSON; "-" is standard input."""
     try:
-        spec = json.loads(file.read_text()) if file.suffix == ".json" else load_document(file.read_text())
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        spec = json.loads(text) if file.suffix == ".json" else load_document(text)
+    except OSError as error:
+        raise UndersongError(
+            f"{file} cannot be read: {error.strerror}", remedy="name a file, or - for stdin"
+        ) from error
     except ValueError as error:
         raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
@@ -131,24 +131,20 @@ def read_spec(file: Path) -> dict[str, Any]:
     return spec
 
 
+def choose_federation(client: Client, spec: dict[str, Any], named: str | None) -> None:
+    """Put the federation's id into the specification: the one named here, there by name or id, or the only one."""
+    wanted = named or spec.pop("federation", None) or spec.get("federation_id")
+    if named or not str(wanted or "").startswith("fed_"):
+        spec["federation_id"] = common.find_federation(client, wanted).id
+    else:
+        spec["federation_id"] = wanted
+
+
 def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Show progress until the job ends; UndersongError when it does not succeed."""
-    job, seen = client.job(job_id), JobProgress()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=common.complaints, disable=quiet or not sys.stderr.isatty()) as progress:
-        bar = progress.add_task(job.name, total=int(job.spec.get("rounds", 0)) or None, note="")
-        for event in client.follow(job_id):
-            seen.take(event)
-            if event.type == "job.polled":
-                seen.take_rounds(client.rounds(job_id))
-            progress.update(bar, completed=seen.trained, note=note(seen))
+    job = client.job(job_id)
+    total = int(job.spec.get("rounds", 0)) or None
+    seen = follow_job(client, job, total=total, done=lambda found: found.trained, note=note, quiet=quiet)
     job = client.job(job_id)
     common.require_success(job)
     if not quiet:
@@ -161,6 +157,10 @@ def note(seen: JobProgress) -> str:
     newest = seen.newest
     now = seen.state if newest is None or seen.state != "running" else f"{newest.title}: {newest.phase}"
     return f"{now}  {seen.measured}"
+
+
+def _stands(job: Job) -> str:
+    return f"job {job.name} ({job.id}) is {job.state}"
 
 
 def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:

@@ -1,17 +1,21 @@
 """`undersong model …`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from undersong.cli import common
-from undersong.client import Client
+from undersong.cli.lookup import find_version
 from undersong.client.types import Model, Version
-from undersong.errors import UndersongError
+from undersong.progress import headline
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
-ModelName = Annotated[str, typer.Argument(help="Model, by name or id.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or id.")]
+ModelOrVersion = Annotated[
+    str, typer.Argument(metavar="MODEL[:VERSION]", help="Model, by name or id, or a version's id.")
+]
 VersionName = Annotated[str, typer.Option("--version", help="Number, id or alias; default: the newest.")]
 
 
@@ -22,30 +26,44 @@ def list_(
     """Models."""
     with common.connect(profile) as client:
         chosen = common.find_federation(client, federation).id if federation else None
-        columns = {"name": lambda m: m.name, "aliases": lambda m: _aliases(m), "id": lambda m: m.id}
+        models = client.models(chosen)
+        versions = {} if as_json else {model.id: client.versions(model.id) for model in models}
+        newest = {key: max(found, key=lambda v: v.number) for key, found in versions.items() if found}
+        columns = {
+            "name": lambda m: m.name,
+            "versions": lambda m: m.versions if m.versions is not None else len(versions[m.id]),
+            "newest": lambda m: newest[m.id].number if m.id in newest else None,
+            "aliases": lambda m: _aliases(m, versions[m.id]),
+            "metrics": lambda m: _measured(versions[m.id]),
+            "made": lambda m: newest[m.id].created_at if m.id in newest else m.created_at,
+            "id": lambda m: m.id,
+        }
         empty = "none yet: undersong job submit job.yaml makes the first"
-        common.show(client.models(chosen), columns, as_json=as_json, empty=empty)
+        common.show(models, columns, as_json=as_json, empty=empty)
 
 
 @app.command("show")
 def show_(name: ModelName, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
     """The versions of a model."""
     with common.connect(profile) as client:
+        model = common.find_model(client, name)
         columns = {
             "number": lambda v: v.number,
+            "aliases": lambda v: ", ".join(sorted(key for key, to in model.aliases.items() if to == v.id)),
+            "metrics": lambda v: headline(v.metrics),
             "kind": lambda v: v.lineage.get("kind"),
             "contributors": lambda v: v.lineage.get("contributors"),
             "made": lambda v: v.created_at,
             "digest": lambda v: v.content_digest[:16],
             "id": lambda v: v.id,
         }
-        versions = client.versions(common.find_model(client, name).id)
+        versions = client.versions(model.id)
         common.show(versions, columns, as_json=as_json, empty="no version yet: undersong job watch JOB")
 
 
 @app.command()
 def pull(
-    name: ModelName,
+    name: ModelOrVersion,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File (default: NAME-NUMBER.safetensors).")] = None,
     version: VersionName = "",
     profile: common.ProfileName = None,
@@ -53,8 +71,7 @@ def pull(
 ) -> None:
     """Download a version as safetensors; its digest is checked before the file appears."""
     with common.connect(profile) as client:
-        model = common.find_model(client, name)
-        chosen = _find_version(client, model, version)
+        model, chosen = find_version(client, name, version)
         target = out or Path(f"{model.name}-{chosen.number}.safetensors")
         digest = client.download(chosen.id, target)
     if as_json:
@@ -65,31 +82,27 @@ def pull(
 
 @app.command()
 def promote(
-    name: ModelName,
+    name: ModelOrVersion,
     version: VersionName = "",
     alias: Annotated[str, typer.Option("--alias", help="Which alias to point at the version.")] = "champion",
     profile: common.ProfileName = None,
 ) -> None:
     """Point an alias at a version."""
     with common.connect(profile) as client:
-        model = common.find_model(client, name)
-        chosen = _find_version(client, model, version)
+        model, chosen = find_version(client, name, version)
         client.set_alias(model.id, alias, chosen.id)
         common.console.print(f"{model.name}: {alias} is now version {chosen.number} ({chosen.id})")
 
 
-def _aliases(model: Model) -> str:
-    return ", ".join(sorted(model.aliases))
+def _aliases(model: Model, versions: Sequence[Version]) -> str:
+    numbers = {version.id: version.number for version in versions}
+    return ", ".join(f"{alias} → {numbers.get(to, to)}" for alias, to in sorted(model.aliases.items()))
 
 
-def _find_version(client: Client, model: Model, wanted: str) -> Version:
-    versions = client.versions(model.id)
-    if not versions:
-        raise UndersongError(f"{model.name} has no version yet", remedy="undersong job list shows what trains it")
-    if not wanted:
-        return max(versions, key=lambda version: version.number)
-    named = {model.aliases.get(wanted, wanted), wanted}
-    for version in versions:
-        if version.id in named or str(version.number) == wanted:
-            return version
-    raise UndersongError(f"{model.name} has no version {wanted!r}", remedy=f"undersong model show {model.name}")
+def _measured(versions: Sequence[Version]) -> str:
+    """The newest metrics that there are, and of which version."""
+    measured = [version for version in versions if version.metrics]
+    if not measured:
+        return ""
+    last = max(measured, key=lambda version: version.number)
+    return f"{headline(last.metrics)} (version {last.number})"

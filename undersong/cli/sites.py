@@ -38,10 +38,49 @@ def enroll(
     if as_json:
         common.print_json({"site": site.model_dump(mode="json"), "config": str(folder.config)})
         return
-    common.console.print(f"site {name} ({site.id}); its agent's files are in {folder.path}")
-    if datasets is None:
-        common.console.print(f"next: say what data it has in {folder.path / 'datasets.yaml'}")
-    common.console.print(f"then, beside the data: undersong agent run --config {folder.config}")
+    _tell(site, folder, datasets is not None)
+
+
+@app.command("re-enroll")
+def re_enroll(
+    name: Annotated[str, typer.Argument(help="Site, by name or id.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the agent's files (default: the site's name).")
+    ] = None,
+    expires_in_s: Annotated[int, typer.Option("--expires-in-s", min=60, help="How long the token is good.")] = 86_400,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Give a site whose key or certificate is lost a new enrolment token, and revoke its certificates.
+
+    The site keeps its id and history. In a folder that has an agent.yaml only token and addresses are new; its state,
+    data declarations and policy stay.
+    """
+    with common.connect(profile) as client:
+        site = common.find_site(client, name)
+        folder = SiteFolder((out or Path(site.name)).resolve())
+        valid = [found for found in client.certificates(site.id) if found["revoked_at"] is None]
+        for found in valid:
+            client.revoke_certificate(found["keyid"], "enrolled again")
+        token = client.create_enrolment_token("site", site.id, site.federation_id, expires_in_s).token
+        known = client.profile
+        there = folder.config.exists()
+        if there:
+            folder.write_token(token)
+            folder.write_addresses(known.urls(), known.ca_file)
+        else:
+            folder.write(known.urls(), token=token, ca_file=known.ca_file)
+    if as_json:
+        document = {"site": site.model_dump(mode="json"), "config": str(folder.config), "revoked": len(valid)}
+        common.print_json(document)
+        return
+    common.console.print(f"{len(valid)} certificates of {site.name} are revoked", markup=False)
+    if there:
+        line = f"its new token is in {folder.path / 'enrol-token'}: a running agent takes it up within a minute"
+        common.console.print(line, markup=False, soft_wrap=True)
+        common.next_step(f"where no agent runs: undersong agent run --config {common.quoted(folder.config)}")
+    else:
+        _tell(site, folder, declared=False)
 
 
 @app.command("list")
@@ -72,6 +111,14 @@ def suspend(
         site = common.find_site(client, name)
         (client.unsuspend_site if lift else client.suspend_site)(site.id)
         common.console.print(f"site {site.name} {'may take part again' if lift else 'is suspended'}")
+
+
+def _tell(site: Site, folder: SiteFolder, declared: bool) -> None:
+    line = f"site {site.name} ({site.id}); its agent's files are in {folder.path}"
+    common.console.print(line, markup=False, soft_wrap=True)
+    if not declared:
+        common.next_step(f"say what data it has in {folder.path / 'datasets.yaml'}")
+    common.next_step(f"beside the data: undersong agent run --config {common.quoted(folder.config)}")
 
 
 def _liveness(site: Site) -> str:

@@ -1,21 +1,19 @@
 """`undersong stats …`."""
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from undersong.cli import common, figures
-from undersong.cli.jobs import read_spec
+from undersong.cli.following import follow_job
+from undersong.cli.jobs import JobId, SpecFile, choose_federation, read_spec
+from undersong.cli.lookup import find_job
 from undersong.client import Client
 from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.progress import JobProgress
 
 app = typer.Typer(no_args_is_help=True, help="Statistics over all sites, of which only sums are opened.")
-JobId = Annotated[str, typer.Argument(help="The job's id.")]
 Kind = Annotated[
     str,
     typer.Argument(
@@ -68,7 +66,7 @@ def ask(
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of kind statistics.")],
+    file: SpecFile,
     watch_it: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show the answers.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it; every fault at once.")] = False,
     federation: common.FederationName = None,
@@ -78,11 +76,10 @@ def submit(
     """Ask the questions of a file."""
     spec = read_spec(file)
     if spec.setdefault("kind", "statistics") != "statistics":
-        raise UndersongError(f"{file} is of kind {spec['kind']}", remedy=f"undersong job submit {file}")
+        remedy = f"undersong job submit {common.quoted(file)}"
+        raise UndersongError(f"{file} is of kind {spec['kind']}", remedy=remedy)
     with common.connect(profile) as client:
-        wanted = federation or spec.pop("federation", None)
-        if wanted or not spec.get("federation_id"):
-            spec["federation_id"] = common.find_federation(client, wanted).id
+        choose_federation(client, spec, federation)
         if dry_run:
             found = client.validate_job(spec)
             common.console.print(f"the job is valid: {len(found.features)} columns at {len(found.sites)} sites")
@@ -93,7 +90,8 @@ def submit(
             if as_json:
                 common.print_json(job.model_dump(mode="json"))
             else:
-                common.console.print(f"job {job.id} is {job.state}\nnext: undersong stats show {job.id}")
+                common.console.print(f"job {job.id} is {job.state}")
+                common.next_step(f"undersong stats show {job.id}")
             return
         follow(client, job.id, quiet=as_json)
         _show(client, job.id, as_json=as_json)
@@ -103,15 +101,16 @@ def submit(
 def show_(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
     """What a statistics job has found so far."""
     with common.connect(profile) as client:
-        _show(client, job_id, as_json=as_json)
+        _show(client, find_job(client, job_id).id, as_json=as_json)
 
 
 @app.command()
 def watch(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
     """Show the progress until the job ends, then its answers."""
     with common.connect(profile) as client:
-        follow(client, job_id, quiet=as_json)
-        _show(client, job_id, as_json=as_json)
+        job = find_job(client, job_id)
+        follow(client, job.id, quiet=as_json)
+        _show(client, job.id, as_json=as_json)
 
 
 @app.command("list")
@@ -135,30 +134,24 @@ def list_(
 
 def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Show progress until the job ends; UndersongError when it does not succeed."""
-    job, seen = client.job(job_id), JobProgress()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rounds at most"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+    job = client.job(job_id)
+    follow_job(
+        client,
+        job,
+        total=job.progress.get("rounds"),
+        done=lambda seen: seen.answered,
+        note=_note,
+        quiet=quiet,
+        transient=True,
     )
-    most = (getattr(job, "progress", None) or {}).get("rounds")
-    with Progress(
-        *columns, console=common.complaints, disable=quiet or not sys.stderr.isatty(), transient=True
-    ) as progress:
-        bar = progress.add_task(job.name, total=most, note="")
-        for event in client.follow(job_id):
-            changed = seen.take(event)
-            if event.type == "job.polled":
-                seen.take_rounds(client.rounds(job_id))
-            note = "" if changed is None else f"{changed.got} of {changed.cohort} sites"
-            progress.update(bar, completed=seen.answered, note=note)
     job = client.job(job_id)
     common.require_success(job)
     return job
+
+
+def _note(seen: JobProgress) -> str:
+    newest = seen.newest
+    return "" if newest is None else f"{newest.got} of {newest.cohort} sites"
 
 
 def _show(client: Client, job_id: str, *, as_json: bool) -> None:

@@ -1,16 +1,22 @@
-"""`undersong token …` and `undersong login`."""
+"""`undersong token …`, `undersong user …` and `undersong login`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from undersong.cli import common
+from undersong.cli.lookup import find_token, find_user
+from undersong.client.types import Token, User
 from undersong.errors import ProfileError, UndersongError
 from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
 
 app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
+users = typer.Typer(no_args_is_help=True, help="People and programs that use the API.")
+OfUser = Annotated[str | None, typer.Option("--user", help="Whose, by name or id; without it, your own.")]
 BESIDE = "Default: the same host at its usual port, or the same address where the coordinator has another."
 ROLES = ("admin", "scientist", "owner", "auditor")
 
@@ -20,6 +26,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     role: Annotated[str, typer.Option("--role", help="admin, scientist, owner or auditor.")] = "scientist",
     days: Annotated[int, typer.Option("--days", min=1, help="How long it is good.")] = 90,
+    user_name: Annotated[
+        str | None, typer.Option("--user", help="Make it for this user, who is there already, by name or id.")
+    ] = None,
     federation: common.FederationName = None,
     profile: common.ProfileName = None,
     as_json: common.AsJson = False,
@@ -28,14 +37,73 @@ def create(
     if role not in ROLES:
         raise UndersongError(f"no role is called {role!r}", remedy=f"one of: {', '.join(ROLES)}")
     with common.connect(profile) as client:
-        scope = None if federation is None and role == "admin" else common.find_federation(client, federation).id
-        user = client.create_user(name, [{"role": role, "federation_id": scope}])
+        if user_name is not None:
+            user = find_user(client, user_name)
+        else:
+            scope = None if federation is None and role == "admin" else common.find_federation(client, federation).id
+            user = client.create_user(name, [{"role": role, "federation_id": scope}])
         token = client.create_token({"user_id": user.id, "name": name, "expires_in_s": days * 86_400})
     if as_json:
         common.print_json(token.model_dump(mode="json"))
     else:
         common.console.print(token.token or "", soft_wrap=True)
         common.complaints.print("shown once: keep it safe", style="dim")
+
+
+@app.command("list")
+def list_(user_name: OfUser = None, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
+    """Your tokens, or as an administrator another user's; what they are is stored nowhere."""
+    with common.connect(profile) as client:
+        columns = {
+            "name": lambda token: token.name,
+            "state": _state,
+            "made": lambda token: token.created_at,
+            "expires": lambda token: token.expires_at.date() if token.expires_at else "never",
+            "id": lambda token: token.id,
+        }
+        found = client.tokens(None if user_name is None else find_user(client, user_name).id)
+        common.show(found, columns, as_json=as_json, empty="none yet: undersong token create NAME")
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="TOKEN", help="The token, by name or id; `token list` shows both.")],
+    user_name: OfUser = None,
+    profile: common.ProfileName = None,
+) -> None:
+    """End a token: at once at the coordinator, within seconds elsewhere. Again changes nothing."""
+    with common.connect(profile) as client:
+        if name.startswith("tok_"):
+            client.revoke_token(name)
+        else:
+            user_id = None if user_name is None else find_user(client, user_name).id
+            client.revoke_token(find_token(client.tokens(user_id), name).id)
+        common.console.print(f"token {name} is revoked", markup=False)
+
+
+@users.command("list")
+def list_users(profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
+    """Everybody who may use the API, with their roles."""
+    with common.connect(profile) as client:
+        federations = {} if as_json else {found.id: found.name for found in client.federations()}
+        columns = {
+            "name": lambda user: user.name,
+            "roles": lambda user: _roles(user, federations),
+            "made": lambda user: user.created_at,
+            "id": lambda user: user.id,
+        }
+        common.show(client.users(), columns, as_json=as_json, empty="none yet: undersong token create NAME")
+
+
+def _state(token: Token) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= datetime.now(UTC) else "in force"
+
+
+def _roles(user: User, federations: Mapping[str, str]) -> str:
+    scopes = ((role["role"], role.get("federation_id")) for role in user.roles)
+    return ", ".join(f"{role} of {federations.get(at, at) if at else 'all federations'}" for role, at in scopes)
 
 
 def login(

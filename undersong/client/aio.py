@@ -109,6 +109,10 @@ class AsyncClient:
         """The rounds of a job, in order."""
         return await self.all(lambda after: calls.job_rounds(job_id, after))
 
+    async def participation(self, job_id: str) -> list[t.Participation]:
+        """Each site's part in a job."""
+        return (await self.send(calls.participation(job_id))).items
+
     async def round(self, round_id: str) -> t.Round:
         """One round with its tasks."""
         return await self.send(calls.round_(round_id))

@@ -116,6 +116,11 @@ def job_rounds(job_id: str, after: str | None = None) -> Call[t.Page[t.Round]]:
     return _get("coordinator", f"/jobs/{_id(job_id)}/rounds", t.Page[t.Round], after=after)
 
 
+def participation(job_id: str) -> Call[t.Page[t.Participation]]:
+    """Each site's part in a job."""
+    return _get("coordinator", f"/jobs/{_id(job_id)}/participation", t.Page[t.Participation])
+
+
 def job_action(job_id: str, action: str) -> Call[t.Job]:
     """Pause, resume or cancel a job."""
     return _post("coordinator", f"/jobs/{_id(job_id)}/{_id(action)}", t.Job)
@@ -139,6 +144,21 @@ def create_user(name: str, roles: list[Mapping[str, Any]]) -> Call[t.User]:
     return _post("coordinator", "/users", t.User, {"name": name, "roles": roles})
 
 
+def users(after: str | None = None) -> Call[t.Page[t.User]]:
+    """Every user (administrator of all federations)."""
+    return _get("coordinator", "/users", t.Page[t.User], after=after)
+
+
+def tokens(user_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Token]]:
+    """The caller's tokens, or as an administrator another user's."""
+    return _get("coordinator", "/tokens", t.Page[t.Token], user_id=user_id, after=after)
+
+
+def revoke_token(token_id: str) -> Call[dict[str, Any]]:
+    """Revoke a token."""
+    return Call("coordinator", "DELETE", f"/tokens/{_id(token_id)}", dict[str, Any])
+
+
 def create_token(body: Mapping[str, Any]) -> Call[t.Token]:
     """Make an API token; its secret is in this answer only."""
     return _post("coordinator", "/tokens", t.Token, body)
@@ -160,6 +180,11 @@ def authority() -> Call[t.Authority]:
 def certificates(name: str | None = None, after: str | None = None) -> Call[t.Page[dict[str, Any]]]:
     """Certificates of one site or service, or of all."""
     return _get("keys", "/certificates", t.Page[dict[str, Any]], name=name, after=after)
+
+
+def revoke_certificate(keyid: str, reason: str) -> Call[dict[str, Any]]:
+    """Revoke a certificate and every one that was rotated from it (operator)."""
+    return _post("keys", f"/certificates/{_id(keyid)}/revocations", dict[str, Any], {"reason": reason})
 
 
 def create_enrolment_token(

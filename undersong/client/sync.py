@@ -128,6 +128,10 @@ class Client:
         """The rounds of a job, in order."""
         return list(self.all(lambda after: calls.job_rounds(job_id, after)))
 
+    def participation(self, job_id: str) -> list[t.Participation]:
+        """Each site's part in a job."""
+        return self.send(calls.participation(job_id)).items
+
     def round(self, round_id: str) -> t.Round:
         """One round with its tasks."""
         return self.send(calls.round_(round_id))
@@ -211,13 +215,29 @@ class Client:
         """Make an API token."""
         return self.send(calls.create_token(body))
 
+    def users(self) -> list[t.User]:
+        """Every user."""
+        return list(self.all(calls.users))
+
+    def tokens(self, user_id: str | None = None) -> list[t.Token]:
+        """The caller's tokens, or as an administrator another user's."""
+        return list(self.all(lambda after: calls.tokens(user_id, after)))
+
+    def revoke_token(self, token_id: str) -> None:
+        """Revoke a token; it is refused within seconds everywhere."""
+        self.send(calls.revoke_token(token_id))
+
     def authority(self) -> t.Authority:
         """The federation's certificate authority."""
         return self.send(calls.authority())
 
     def certificates(self, name: str) -> list[dict[str, Any]]:
         """Certificates of one site or service."""
-        return self.send(calls.certificates(name)).items
+        return list(self.all(lambda after: calls.certificates(name, after)))
+
+    def revoke_certificate(self, keyid: str, reason: str) -> None:
+        """Revoke a certificate and every one that was rotated from it."""
+        self.send(calls.revoke_certificate(keyid, reason))
 
     def create_enrolment_token(
         self, kind: str, name: str, federation_id: str | None = None, expires_in_s: int = 86_400

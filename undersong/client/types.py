@@ -85,6 +85,11 @@ class Job(Answer):
     model_id: str | None = None
     version_id: str | None = None
     warnings: list[dict[str, Any]] = Field(default_factory=list)
+    progress: dict[str, Any] = Field(default_factory=dict)
+    features: list[str] = Field(default_factory=list)
+    label: str | None = None
+    waiting_since: datetime | None = None
+    created_by: str | None = None
     created_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -114,11 +119,27 @@ class Round(Answer):
     created_at: datetime | None = None
     finished_at: datetime | None = None
     metrics: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.phase in ENDED_ROUND_PHASES
+
+
+class Participation(Answer):
+    """One site's part in a job, counted in tasks over all rounds and attempts."""
+
+    site_id: str
+    site_name: str | None = None
+    asked: int = 0
+    done: int = 0
+    rejected: int = 0
+    expired: int = 0
+    dead: int = 0
+    outstanding: int = 0
+    receipts: int = 0
+    answered_at: datetime | None = None
 
 
 class StatisticsResults(Answer):
@@ -155,8 +176,12 @@ class Token(Answer):
     """An API token; `token` is there only in the answer that made it."""
 
     id: str
+    name: str = ""
+    user_id: str = ""
     token: str | None = None
+    created_at: datetime | None = None
     expires_at: datetime | None = None
+    revoked_at: datetime | None = None
 
 
 class User(Answer):
@@ -164,6 +189,8 @@ class User(Answer):
 
     id: str
     name: str
+    roles: list[dict[str, Any]] = Field(default_factory=list)
+    created_at: datetime | None = None
 
 
 class Me(Answer):
@@ -194,6 +221,8 @@ class Model(Answer):
     name: str
     federation_id: str
     aliases: dict[str, str] = Field(default_factory=dict)
+    versions: int | None = None
+    created_at: datetime | None = None
 
 
 class Version(Answer):
@@ -205,6 +234,7 @@ class Version(Answer):
     content_digest: str
     size: int | None = None
     lineage: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
     created_at: datetime | None = None
 
 

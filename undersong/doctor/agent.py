@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import httpx
@@ -27,7 +28,6 @@ from undersong.doctor.findings import Finding, another, disk, life, one_line, pr
 from undersong.doctor.machine import kernels, packages
 
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
-_AGAIN: Final = "get a fresh token (`undersong site enroll`, or keys' operator), delete {folder} and start the agent"
 _PAGES: Final = 1000
 
 
@@ -164,15 +164,20 @@ def _identity(settings: AgentSettings, keys: dict[str, Any] | None) -> Iterator[
         identity = Identity.load(folder)
         holder = check_certificate(identity.certificate, identity.ca_certificate)
     except (OSError, ValueError, CertificateUntrusted) as error:
-        yield Finding(
-            "fault", "certificate", f"{folder} holds no usable identity: {error}", _AGAIN.format(folder=folder)
-        )
+        remedy = f"delete {quote(str(folder))}; then {_again(settings)}"
+        yield Finding("fault", "certificate", f"{folder} holds no usable identity: {error}", remedy)
         return
-    remedy = f"start the agent while keys answers: it renews by itself; once expired: {_AGAIN.format(folder=folder)}"
+    remedy = f"start the agent while keys answers: it renews by itself; once expired: {_again(settings)}"
     soon = (holder.not_after - holder.not_before) / 4  # a running agent renews before a third is left
     yield life("certificate", identity.certificate, remedy, soon)
     if keys is not None:
-        yield from _standing(identity, dict(keys), folder)
+        yield from _standing(identity, dict(keys), settings)
+
+
+def _again(settings: AgentSettings) -> str:
+    """How a site whose certificate is of no use any more gets another."""
+    file = settings.enrol_token_file or "a file that enrol_token_file in agent.yaml names"
+    return f"undersong site re-enroll NAME, put its enrol-token into {file}, and the agent enrols again"
 
 
 def _not_enrolled(settings: AgentSettings) -> Finding:
@@ -183,14 +188,17 @@ def _not_enrolled(settings: AgentSettings) -> Finding:
     return Finding("warning", "certificate", "none yet", "start the agent: it enrols with its token")
 
 
-def _standing(identity: Identity, keys: dict[str, Any], folder: Path) -> Iterator[Finding]:
+def _standing(identity: Identity, keys: dict[str, Any], settings: AgentSettings) -> Iterator[Finding]:
     """What keys says of this certificate: by its own authority, and not revoked."""
-    url, again = keys.pop("url"), _AGAIN.format(folder=folder)
+    url, again = keys.pop("url"), _again(settings)
     try:
         authority = httpx.get(f"{url}/v1/authority", **keys).raise_for_status().json()
         present = x509.load_pem_x509_certificate(str(authority["certificate_pem"]).encode())
         if keyid_of(present) != keyid_of(identity.ca_certificate):
-            yield Finding("fault", "authority", "the certificate is by another authority than the platform's", again)
+            remedy = (
+                f"is this the right platform? If so, delete {quote(str(settings.data_dir / 'identity'))}; then {again}"
+            )
+            yield Finding("fault", "authority", "the certificate is by another authority than the platform's", remedy)
             return
         revoked = _revoked(url, keys)
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:

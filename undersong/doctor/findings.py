@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -143,6 +144,8 @@ def private(subject: str, files: Iterator[Path], remedy_for: str = "chmod 600") 
             continue
         if mode & 0o077:
             detail = f"{file} is open to others (mode {mode:03o})"
-            yield Finding("fault", subject, detail, f"{remedy_for} {file}; if others may have read it, renew it")
+            yield Finding(
+                "fault", subject, detail, f"{remedy_for} {quote(str(file))}; if others may have read it, renew it"
+            )
     if count:
         yield Finding("ok", subject, f"{count} files looked at")

@@ -135,7 +135,10 @@ def _certificates(client: Client) -> Iterator[Finding]:
             newest[name] = found
     fine = 0
     for name, found in newest.items():
-        subject, again = f"certificate of {name}", "enrol it again with a fresh token: docs/operations.md, Secrets"
+        subject, again = (
+            f"certificate of {name}",
+            "enrol it again: undersong site re-enroll NAME; docs/operations.md, Secrets",
+        )
         if found["revoked_at"] is not None:
             yield Finding("fault", subject, f"revoked: {found['reason'] or 'no reason given'}", again)
             continue

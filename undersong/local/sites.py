@@ -36,7 +36,8 @@ class SiteFolder:
     ) -> None:
         """Write every file that the agent needs to enrol and run; `ca_file` is copied, for it may go elsewhere."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(self.path / "enrol-token", token)
+        self.write_token(token)
+        (self.path / ".gitignore").write_text("*\n")  # data, keys and tokens of a site belong into no repository
         if datasets is not None:
             declared = _movable(datasets) if isinstance(datasets, Path) else datasets
             (self.path / "datasets.yaml").write_text(_yaml(declared))
@@ -51,6 +52,10 @@ class SiteFolder:
             **(agent or {}),
         }
         self.config.write_text(_yaml(settings))
+
+    def write_token(self, token: str) -> None:
+        """Put a single-use enrolment token where the agent looks for one."""
+        write_private(self.path / "enrol-token", token)
 
     def write_addresses(self, urls: Mapping[str, str], ca_file: str = "") -> None:
         """Point an existing agent at the services' present addresses."""

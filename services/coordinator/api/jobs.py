@@ -14,6 +14,7 @@ from services.coordinator.domain.spec import AnySpec
 from services.coordinator.parties import PartyAway
 from services.coordinator.repository import Overtaken
 from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
+from services.coordinator.views.participation import ParticipationView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.identity.verify import Party
 from shared.web.access import Actor, Role
@@ -90,6 +91,12 @@ async def list_rounds(
     """A job's rounds, oldest first, every attempt; without their tasks."""
     page = await use.jobs.rounds(person, job_id, limit, after)
     return Listing(items=list(page.items), next=page.next)
+
+
+@router.get("/jobs/{job_id}/participation", tags=["jobs"], responses=_PEOPLE)
+async def list_participation(job_id: Id, person: Reader, use: Use) -> Listing[ParticipationView]:
+    """Each site's part in a job: its tasks by outcome, and its receipts; never what it sent."""
+    return Listing(items=list(await use.jobs.participation(person, job_id)), next=None)
 
 
 @router.post("/jobs/{job_id}/pause", tags=["jobs"], responses=_STEERING)

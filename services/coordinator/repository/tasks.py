@@ -4,7 +4,9 @@ Statements go to the table and not to the mapped class: these are the platform's
 would cost more than the database.
 """
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
@@ -32,6 +34,16 @@ _FIELDS = (
     "message",
     "finished_at",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """One site's part in a job: its tasks by state, the updates that a receipt names, its last answer."""
+
+    site_id: SiteId
+    tasks: Mapping[TaskState, int]
+    receipts: int
+    answered_at: datetime | None
 
 
 class TaskRepository:
@@ -117,6 +129,19 @@ class TaskRepository:
         """A round's tasks by site."""
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
         return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
+
+    async def participation(self, job_id: str) -> Sequence[Participation]:
+        """How each site's tasks of a job stand, by site."""
+        counts: dict[SiteId, dict[TaskState, int]] = {}
+        receipts: Counter[SiteId] = Counter()
+        answered: dict[SiteId, datetime] = {}
+        for row in await self._session.execute(_PARTICIPATION, {"job": job_id}):
+            site = SiteId(row.site_id)
+            counts.setdefault(site, {})[TaskState(row.state)] = row.tasks
+            receipts[site] += row.receipts
+            if row.state == TaskState.DONE and row.last is not None:
+                answered[site] = row.last
+        return [Participation(site, counts[site], receipts[site], answered.get(site)) for site in sorted(counts)]
 
     async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
         """The tasks that the sites hold leases of, live or run out."""
@@ -207,6 +232,18 @@ _NEXT_FOR = (
         _ROUNDS.c.closing.is_(False),
     )
     .order_by(_TASKS.c.id)
+)
+_PARTICIPATION = (
+    select(
+        _TASKS.c.site_id,
+        _TASKS.c.state,
+        func.count().label("tasks"),
+        func.count(_TASKS.c.digest).label("receipts"),
+        func.max(_TASKS.c.finished_at).label("last"),
+    )
+    .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)  # rounds have an index by job
+    .where(_ROUNDS.c.job_id == bindparam("job", type_=String()))
+    .group_by(_TASKS.c.site_id, _TASKS.c.state)
 )
 _SAVE = (
     update(_TASKS)

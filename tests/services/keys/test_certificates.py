@@ -1,6 +1,7 @@
 """Rotation without downtime, revocation that reaches descendants, a feed that misses nothing."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -97,6 +98,71 @@ async def test_the_keeper_rotates_in_time(http, identity, tmp_path: Path, clock)
     keeper._clock = lambda: clock() + timedelta(days=61)
     assert await keeper.check()
     assert keeper().keyid == seen[-1].keyid != identity.keyid
+
+
+@pytest.fixture
+def fresh_token(http, operator) -> Callable[..., Awaitable[str]]:
+    async def make(name: str = "site_a") -> str:
+        body = {"kind": "site", "name": name, "federation_id": "fed_x"}
+        answer = await http.post("/v1/enrolment-tokens", json=body, headers=operator)
+        return str(answer.json()["token"])
+
+    return make
+
+
+async def revoke(http, operator, keyid: str) -> None:
+    await http.post(f"/v1/certificates/{keyid}/revocations", json=REASON, headers=operator)
+
+
+async def test_a_new_token_enrols_the_same_party_again(http, identity, fresh_token, operator, tmp_path: Path) -> None:
+    """At a start and in a running process; with the old certificate revoked, and a rotation cut off half-way."""
+    folder, file = tmp_path / "site", tmp_path / "token"
+    assert (await ensure_identity(http, URL, folder, file)).keyid == identity.keyid, "the same token changes nothing"
+    (folder / "pending.key").write_text("11" * 32)
+    await revoke(http, operator, identity.keyid)
+    file.write_text(await fresh_token())
+    second = await ensure_identity(http, URL, folder, file)
+    assert (second.subject, second.keyid != identity.keyid) == (identity.subject, True)
+    keeper = IdentityKeeper(second, folder, http, URL, token_file=file)
+    assert not await keeper.check()
+    await revoke(http, operator, second.keyid)
+    file.write_text(await fresh_token())
+    assert await keeper.check()
+    assert keeper().keyid == Identity.load(folder).keyid not in (identity.keyid, second.keyid)
+    assert keeper().subject == identity.subject
+    assert not [path.name for path in folder.iterdir() if "again" in path.name or "pending" in path.name]
+
+
+async def test_a_token_that_is_no_good_changes_nothing(http, identity, fresh_token, tmp_path: Path) -> None:
+    """Another party's, or one that nobody made; and the next good one still counts."""
+    folder, file = tmp_path / "site", tmp_path / "token"
+    for token in (await fresh_token("site_b"), "use_made-up"):
+        file.write_text(token)
+        assert (await ensure_identity(http, URL, folder, file)).keyid == identity.keyid
+        assert Identity.load(folder).keyid == identity.keyid
+    file.write_text(await fresh_token())
+    assert (await ensure_identity(http, URL, folder, file)).keyid != identity.keyid
+
+
+async def test_enrolling_again_outlives_lost_answers(http, identity, fresh_token, tmp_path: Path) -> None:
+    """Keys does it, the answer is lost, and the next attempt gets the same certificate."""
+    folder, file = tmp_path / "site", tmp_path / "token"
+    file.write_text(await fresh_token())
+
+    class LoseAnswer(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await http._transport.handle_async_request(request)
+            await response.aread()
+            if request.url.path == "/v1/enrolments":
+                raise httpx.ReadError("lost")
+            return response
+
+    async with httpx.AsyncClient(transport=LoseAnswer()) as unlucky:
+        assert (await ensure_identity(unlucky, URL, folder, file)).keyid == identity.keyid
+    again = await ensure_identity(http, URL, folder, file)
+    assert again.keyid != identity.keyid
+    listed = (await http.get(f"{URL}/v1/certificates?name=site_a", auth=SigningAuth(again, "keys"))).json()["items"]
+    assert {item["keyid"] for item in listed} == {identity.keyid, again.keyid}
 
 
 async def test_an_unsigned_rotation_is_refused(http) -> None:

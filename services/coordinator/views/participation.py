@@ -1,0 +1,41 @@
+"""Who takes part in a job, and how far, as told."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from services.coordinator.domain.tasks import TaskState
+from services.coordinator.repository.tasks import Participation
+from services.coordinator.views import View
+
+
+class ParticipationView(View):
+    """One site's part in a job, counted in tasks over all rounds and attempts."""
+
+    site_id: str
+    site_name: str | None
+    asked: int = Field(description="Tasks that the site was given.")
+    done: int
+    rejected: int = Field(description="Tasks that the site, or the aggregator, refused.")
+    expired: int = Field(description="Tasks without an answer when their round ended.")
+    dead: int = Field(description="Tasks that were given up after too many attempts.")
+    outstanding: int = Field(description="Tasks that are open or under way.")
+    receipts: int = Field(description="Updates and answers for which the aggregator signed a receipt.")
+    answered_at: datetime | None
+
+
+def participation_view(part: Participation, site_name: str | None) -> ParticipationView:
+    """As told."""
+    count = {state: part.tasks.get(state, 0) for state in TaskState}
+    return ParticipationView(
+        site_id=part.site_id,
+        site_name=site_name,
+        asked=sum(count.values()),
+        done=count[TaskState.DONE],
+        rejected=count[TaskState.REJECTED],
+        expired=count[TaskState.EXPIRED],
+        dead=count[TaskState.DEAD],
+        outstanding=count[TaskState.OPEN] + count[TaskState.LEASED],
+        receipts=part.receipts,
+        answered_at=part.answered_at,
+    )

@@ -1,0 +1,86 @@
+"""A job's progress while a command waits: a bar on a terminal, a line for each round that ends in a pipe."""
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from undersong.cli import common
+from undersong.client import Client
+from undersong.client.types import Event, Job
+from undersong.progress import JobProgress, RoundProgress
+
+
+def follow_job(
+    client: Client,
+    job: Job,
+    *,
+    total: int | None,
+    done: Callable[[JobProgress], int],
+    note: Callable[[JobProgress], str],
+    quiet: bool,
+    transient: bool = False,
+) -> JobProgress:
+    """Show a job's progress until it ends; what was seen of it.
+
+    `total`, `done` and `note` describe the bar. Nothing is shown when `quiet`.
+    """
+    seen = JobProgress()
+    if quiet or not sys.stdout.isatty():
+        lines = _Lines(quiet=quiet)
+        for event in client.follow(job.id):
+            lines.show(event, _take(client, job.id, seen, event))
+        return seen
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rounds"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=common.complaints, disable=hidden, transient=transient) as progress:
+        bar = progress.add_task(job.name, total=total, note="")
+        for event in client.follow(job.id):
+            _take(client, job.id, seen, event)
+            progress.update(bar, completed=done(seen), note=note(seen))
+    return seen
+
+
+def _take(client: Client, job_id: str, seen: JobProgress, event: Event) -> list[RoundProgress]:
+    """Take in an event; the rounds that it changed."""
+    changed = seen.take(event)
+    if event.type == "job.polled":
+        return seen.take_rounds(client.rounds(job_id))
+    return [] if changed is None else [changed]
+
+
+class _Lines:
+    """What happens, a line each, for files and other programs."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._ended, self._state = quiet, set[str](), ""
+
+    def show(self, event: Event, changed: list[RoundProgress]) -> None:
+        """Print what is new and worth a line: a round that ended, a job that changed."""
+        if self._quiet:
+            return
+        for round_ in changed:
+            if round_.ended and round_.id not in self._ended:
+                self._ended.add(round_.id)
+                self._print(f"{round_.title:<18} {round_.got} of {round_.cohort} sites  {_outcome(round_)}")
+        state = " ".join(filter(None, (str(event.data.get("state") or ""), str(event.data.get("reason") or ""))))
+        if event.type.startswith("job.") and state and state != self._state:
+            self._state = state
+            self._print(f"job {state}")
+
+    @staticmethod
+    def _print(line: str) -> None:
+        common.console.print(f"{datetime.now().astimezone():%H:%M:%S}  {line.rstrip()}", markup=False, soft_wrap=True)
+
+
+def _outcome(round_: RoundProgress) -> str:
+    return round_.note if round_.phase == "published" else f"{round_.phase}: {round_.reason or 'no reason given'}"

@@ -1,0 +1,104 @@
+"""One job on one screen: what it is, how far it has come, who takes part, and its rounds."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from undersong.cli import common
+from undersong.client.types import Job, Participation, Round
+from undersong.progress import headline
+
+MOST_ROUNDS: Final = 30
+
+
+def show(job: Job, rounds: Sequence[Round], parts: Sequence[Participation], *, all_rounds: bool) -> None:
+    """Print the job; of many rounds the newest, unless all are asked for."""
+    common.console.print(f"[bold]{common.escaped(job.name)}[/]  {job.state}", markup=True)
+    for name, value in _facts(job, rounds):
+        common.console.print(f"  {name:<10} {value}", markup=False, soft_wrap=True)
+    for line in _failure(job):
+        common.console.print(f"  {line}", markup=False, soft_wrap=True)
+    common.show_excluded(job, common.console)
+    if parts:
+        common.console.print()
+        common.show(parts, _PARTS, as_json=False, empty="")
+    common.console.print()
+    shown = rounds if all_rounds else rounds[-MOST_ROUNDS:]
+    if len(shown) < len(rounds):
+        common.console.print(f"the newest {len(shown)} of {len(rounds)} rounds; --all shows every one", style="dim")
+    common.show(shown, _ROUNDS, as_json=False, empty="no round yet")
+
+
+def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+    spec, progress = job.spec, job.progress
+    yield "job", job.id
+    made = f"{common.text(job.created_at)} by {job.created_by or 'unknown'}"
+    took = f", ended {common.ago(job.finished_at)}" if job.finished_at else ""
+    yield "made", made + took
+    if spec.get("kind") == "statistics":
+        yield "asks", ", ".join(str(query.get("query", "?")) for query in spec.get("queries", []))
+        yield "rounds", f"{progress.get('asked', 0)} answered, of {progress.get('rounds', '?')} at most"
+    else:
+        recipe, model = spec.get("recipe") or {}, spec.get("model") or {}
+        params = ", ".join(f"{key} {value}" for key, value in (recipe.get("params") or {}).items())
+        yield "recipe", f"{recipe.get('name', '?')}{f' ({params})' if params else ''}"
+        yield "model", f"{model.get('name', '?')}{f', newest version {job.version_id}' if job.version_id else ''}"
+        trained = f"{progress.get('trained', 0)} of {progress.get('rounds', '?')} trained"
+        yield "rounds", f"{trained}, {progress.get('evaluated', 0)} evaluated"
+    data = spec.get("data") or {}
+    label = f" → {job.label}" if job.label else ""
+    yield "data", f"{data.get('dataset', '?')}{label}, {len(job.features)} columns"
+    yield "engine", f"{spec.get('engine', '?')}, sums of at least {(spec.get('cohort') or {}).get('min', '?')} sites"
+    measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
+    if measured:
+        yield "metrics", measured[-1]
+    if job.waiting_since is not None and not job.finished:
+        yield "waits", f"for sites to come online, since {common.ago(job.waiting_since)}"
+
+
+def _failure(job: Job) -> Iterator[str]:
+    """Why it ended or what stopped the last attempt, with the sites' causes."""
+    if job.reason and job.state != "succeeded":
+        yield f"{'reason':<10} {job.explanation or job.reason} ({job.reason})"
+    elif job.reason:
+        yield f"{'ended':<10} {job.explanation or job.reason}"
+    if job.last_failure and job.state != "succeeded":
+        yield f"{'attempt':<10} {job.last_failure}"
+    for cause in job.causes:
+        where = "1 site" if cause.sites == 1 else f"{cause.sites} sites"
+        yield f"{'':<10} {where}: {cause.code}: {cause.sentence}"
+
+
+def _sites(round_: Round) -> str:
+    return f"{round_.got} of {len(round_.cohort)}"
+
+
+def _clipped(round_: Round) -> str | None:
+    clipped = (round_.result or {}).get("clipped")
+    return None if clipped is None else str(clipped)
+
+
+def _metrics(round_: Round) -> str:
+    loss = (round_.result or {}).get("loss")
+    return headline({**({} if loss is None else {"loss": loss}), **(round_.metrics or {})})
+
+
+_ROUNDS: Final = {
+    "round": lambda r: f"{r.kind} {r.number}",
+    "try": lambda r: r.attempt,
+    "phase": lambda r: r.phase,
+    "sites": _sites,
+    "clipped": _clipped,
+    "metrics": _metrics,
+    "reason": lambda r: r.reason,
+    "id": lambda r: r.id,
+}
+_PARTS: Final = {
+    "site": lambda p: p.site_name or p.site_id,
+    "asked": lambda p: p.asked,
+    "answered": lambda p: p.done,
+    "refused": lambda p: p.rejected,
+    "late": lambda p: p.expired + p.dead,
+    "under way": lambda p: p.outstanding,
+    "receipts": lambda p: p.receipts,
+    "last answer": lambda p: p.answered_at,
+}
