@@ -43,6 +43,7 @@ class Profile:
     token: str = ""
     operator_token: str = ""
     ca_file: str = ""
+    ca_trust: str = ""
     home: str = ""
 
     def urls(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ import yaml
 
 from services.agent import policy as policies
 from services.agent.alarms import Alarms
+from services.agent.device import check_device
 from services.agent.domain import SEALED, Detail, TaskFailure
 from services.agent.loop import EXCLUDED, Agent, http_client
 from services.agent.receipts import ReceiptBook
@@ -87,6 +88,7 @@ def write_config(options: argparse.Namespace) -> None:
 
 def run(settings: AgentSettings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
+    check_device(settings)
     return until_stopped(Agent(settings).run())
 
 

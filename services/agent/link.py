@@ -17,7 +17,7 @@ import structlog
 from services.agent.backoff import Circuit, parse_retry_after
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
-from shared.identity.transport import trust
+from shared.identity.transport import CaTrust, around_proxies, trust
 from shared.telemetry.traces import current_trace
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -59,11 +59,15 @@ class Call:
         return cls(method, path, body=body, headers=headers, **more)
 
 
-def make_client(ca_file: Path | None, urls: Iterable[str]) -> httpx.AsyncClient:
-    """The agent's only HTTP client; a TLS context is made only where an address needs it (it costs 10 MiB)."""
+def make_client(ca_file: Path | None, urls: Iterable[str], ca_trust: CaTrust = "only") -> httpx.AsyncClient:
+    """The agent's only HTTP client, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
+
+    A TLS context is made only where an address needs it: it costs 10 MiB.
+    """
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60.0)
     return httpx.AsyncClient(
-        verify=trust(ca_file, urls),
+        verify=trust(ca_file, urls, ca_trust),
+        mounts=around_proxies(),
         timeout=TIMEOUT,
         limits=limits,
         headers={"accept-encoding": "identity"},

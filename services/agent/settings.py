@@ -53,6 +53,9 @@ class AgentSettings(BaseSettings):
     registry_url: str
     enrol_token_file: Path | None = None
     ca_file: Path | None = Field(default=None, description="trust for https when the platform has its own CA")
+    ca_trust: Literal["only", "added"] = Field(
+        default="only", description="added: the system's authorities count besides ca_file, as behind a company's proxy"
+    )
     datasets: Path = Path("datasets.yaml")
     policy: Path = Path("policy.yaml")
     recipes: list[Path] = Field(default=[], description="this site's own recipes: .py files, or folders of them")

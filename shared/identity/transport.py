@@ -11,7 +11,9 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import structlog
 from cryptography import x509
@@ -117,11 +119,42 @@ class TransportAuthority:
         write_private(folder / CA_KEY_FILE, _key_pem(self._private_key) + self.certificate_pem)
 
 
-def trust(ca_file: Path | None, urls: Iterable[str]) -> ssl.SSLContext | bool:
-    """What an HTTP client believes: this file's authorities, else the system's; no context where no url needs one."""
+CaTrust = Literal["only", "added"]
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+def trust(ca_file: Path | None, urls: Iterable[str], ca_trust: CaTrust = "only") -> ssl.SSLContext | bool:
+    """What an HTTP client believes: this file's authorities, else the system's; no context where no url needs one.
+
+    With `ca_trust` "added" both count: where a company's proxy opens TLS, its authority is one of the system's.
+    Raises OSError for a file that holds no certificate.
+    """
     if not any(url.startswith("https:") for url in urls):
         return False
-    return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    if ca_file is None or ca_trust == "only":
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=str(ca_file))
+    return context
+
+
+def around_proxies() -> dict[str, None]:
+    """`mounts` for an httpx client: what is on this machine is reached directly, whatever HTTPS_PROXY says."""
+    return {f"all://{host}": None for host in LOOPBACK}
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy through which the environment leads to this address, without its password; None for none."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in ("127.0.0.1", "localhost", "::1") or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found:
+        return None
+    there = urlsplit(found if "://" in found else f"http://{found}")
+    return f"{there.scheme}://{there.hostname}{f':{there.port}' if there.port else ''}"
 
 
 class ServerTls:

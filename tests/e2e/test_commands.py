@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 import yaml
 
 from undersong.local.layout import Layout
@@ -267,6 +268,23 @@ def test_the_version_and_the_shells_completion(shell: Shell) -> None:
     env = {**shell.env, "_UNDERSONG_COMPLETE": "complete_bash", "COMP_WORDS": "undersong jo", "COMP_CWORD": "1"}
     done = subprocess.run([UNDERSONG], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["job"]
+
+
+def test_a_device_that_is_not_there_is_refused_at_the_start(shell: Shell) -> None:
+    """By the agent, before it enrols, and by doctor, for the same reason."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = shell.folder / "without GPU" / "agent.yaml"
+    shell.run("site", "enroll", "without GPU", "--datasets", "nothing.yaml")
+    config.write_text(config.read_text() + "device: cuda\n")
+    refused = shell.run("agent", "run", "--config", str(config), code=2).stderr
+    assert "device: cuda: PyTorch" in refused
+    assert "device: auto or cpu" in refused
+    found = {
+        row["subject"]: row for row in json.loads(shell.run("doctor", "--agent", str(config), "--json", code=1).stdout)
+    }
+    assert found["device"]["state"] == "fault"
+    assert found["device"]["detail"].removeprefix("cuda: ") in refused
 
 
 def test_a_taken_port_at_a_restart_is_an_error(shell: Shell) -> None:

@@ -118,12 +118,18 @@ def login(
     ca_file: Annotated[
         Path | None, typer.Option(exists=True, help="Whom to trust behind https (PEM).", envvar="UNDERSONG_CA_FILE")
     ] = None,
+    ca_trust: Annotated[
+        str,
+        typer.Option(help="only: --ca-file alone; added: the system's authorities too.", envvar="UNDERSONG_CA_TRUST"),
+    ] = "only",
     profile: Annotated[str, typer.Option("--profile", help="Store it under this name.")] = DEFAULT_NAME,
 ) -> None:
     """Store where a platform is and your token for it; asks for the token when no file is given."""
     token = token_file.read_text().strip() if token_file else typer.prompt("API token", hide_input=True)
     if not token:
         raise ProfileError("an empty token", remedy="undersong token create makes one")
+    if ca_trust not in ("only", "added"):
+        raise UndersongError(f"--ca-trust {ca_trust}", remedy="--ca-trust only, or --ca-trust added")
     urls: dict[str, Any] = {
         "coordinator_url": coordinator_url,
         "aggregator_url": aggregator_url or _beside(coordinator_url, 7002),
@@ -136,6 +142,7 @@ def login(
         token=token,
         operator_token=operator_token_file.read_text().strip() if operator_token_file else "",
         ca_file=str(ca_file.resolve()) if ca_file else "",
+        ca_trust="" if ca_trust == "only" else ca_trust,
         home="",
     )
     path = save_profile(fresh, profile)

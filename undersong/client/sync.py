@@ -1,6 +1,5 @@
 """The client for ordinary programs and the command line."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from shared.transparency.evidence import Evidence
 from undersong.client import calls, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
+from undersong.client.download import download
 from undersong.errors import ApiError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
@@ -294,23 +294,13 @@ class Client:
         self.send(calls.set_alias(model_id, alias, version_id))
 
     def download(self, version_id: str, target: Path) -> str:
-        """Stream a version's safetensors into a file; checks size and digest before the file appears."""
+        """Stream a version's safetensors into a file and return its digest, which is checked before the file appears.
+
+        A cut download goes on where it was, in this call or the next.
+        """
         expected = self.version(version_id).content_digest
         url = f"{wire.base_url(self.profile, 'registry')}/v1/versions/{version_id}/content"
-        digest = hashlib.sha256()
-        partial = target.with_name(target.name + ".partial")
-        headers = {"authorization": f"Bearer {self.profile.token}"}
-        with self._http.stream("GET", url, headers=headers) as response, partial.open("wb") as file:
-            if not response.is_success:
-                response.read()
-                wire.raise_for_problem(response)
-            for chunk in response.iter_bytes():
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != expected:
-            partial.unlink()
-            raise UndersongError(f"{version_id}: the bytes received do not have the registered digest")
-        partial.replace(target)
+        download(self._http, url, self.profile.token, expected, target)
         return expected
 
     def health(self, service: str) -> t.Health:

@@ -6,11 +6,13 @@ import random
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
+from shared.identity.transport import around_proxies, trust
 from shared.ids import new_id
 from undersong import __version__
 from undersong.client.calls import Call
@@ -29,14 +31,20 @@ _EMPTY: Final[dict[str, Any]] = {}
 
 def client_options(profile: Profile) -> dict[str, Any]:
     """Keyword arguments for httpx: trust, time limits, no redirects."""
-    return {"verify": _trust(profile), "timeout": TIMEOUT, "headers": {"user-agent": f"undersong/{__version__}"}}
+    return {
+        "verify": _trust(profile),
+        "mounts": around_proxies(),
+        "timeout": TIMEOUT,
+        "headers": {"user-agent": f"undersong/{__version__}"},
+    }
 
 
 def _trust(profile: Profile) -> ssl.SSLContext | bool:
-    if not profile.ca_file:
-        return True
+    if profile.ca_trust not in ("", "only", "added"):
+        raise ProfileError(f"ca_trust is {profile.ca_trust!r}", remedy="only or added: `undersong login --ca-trust …`")
+    file = Path(profile.ca_file) if profile.ca_file else None
     try:
-        return ssl.create_default_context(cafile=profile.ca_file)
+        return trust(file, profile.urls().values(), "added" if profile.ca_trust == "added" else "only")
     except OSError as error:
         raise ProfileError(
             f"{profile.ca_file} holds no certificate to trust: {error}",

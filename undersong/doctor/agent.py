@@ -17,13 +17,14 @@ from cryptography import x509
 
 from services.agent import policy as policies
 from services.agent.alarms import REMEDY
+from services.agent.device import DEVICE_REMEDY, lacking
 from services.agent.domain import Policy, TaskFailure
 from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import look, unresolved
 from services.agent.store import SCHEMA_VERSION
 from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
 from shared.identity.enrol import PENDING_FILE
-from shared.identity.transport import trust
+from shared.identity.transport import proxy_of, trust
 from undersong.doctor.findings import Finding, another, disk, life, one_line, private, skew, unreachable
 from undersong.doctor.machine import kernels, packages
 
@@ -43,10 +44,21 @@ def examine_agent(config: Path) -> Iterator[Finding]:
     yield Finding("ok", "agent.yaml", str(config))
     yield from _files(settings)
     yield packages(("torch", "pyarrow"), "pip install 'undersong[agent]': recipes that train with it cannot run here")
+    yield from _device(settings)
     yield kernels()
     yield disk(settings.data_dir, then="tasks fail, because what is sent must be on the disk first")
     reached = yield from _ways(settings)
     yield from _identity(settings, reached.get("keys"))
+
+
+def _device(settings: AgentSettings) -> Iterator[Finding]:
+    if settings.device in ("auto", "cpu"):
+        return
+    reason = lacking(settings)
+    if reason is None:
+        yield Finding("ok", "device", settings.device)
+    else:
+        yield Finding("fault", "device", f"{settings.device}: {reason}", DEVICE_REMEDY)
 
 
 def _files(settings: AgentSettings) -> Iterator[Finding]:
@@ -135,7 +147,11 @@ def _ways(settings: AgentSettings) -> Generator[Finding, None, dict[str, dict[st
     for service in SERVICES:
         url = str(getattr(settings, f"{service}_url")).rstrip("/")
         try:
-            options: dict[str, Any] = {"verify": trust(settings.ca_file, [url]), "timeout": 5.0, "trust_env": False}
+            options: dict[str, Any] = {
+                "verify": trust(settings.ca_file, [url], settings.ca_trust),
+                "timeout": 5.0,
+                "trust_env": proxy_of(url) is not None,
+            }
             answer = httpx.get(f"{url}/health/live", **options)
             known = answer.json().get("status") == "live"
         except (OSError, ssl.SSLError) as error:  # the file of authorities
@@ -149,7 +165,8 @@ def _ways(settings: AgentSettings) -> Generator[Finding, None, dict[str, dict[st
         if not known:
             yield another(service, url)
             continue
-        yield Finding("ok", service, f"answers at {url}")
+        way = proxy_of(url)
+        yield Finding("ok", service, f"answers at {url}{f' through the proxy {way}' if way else ''}")
         yield from skew(service, url, options)
         reached[service] = {"url": url, **options}
     return reached

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
+from shared.identity.transport import proxy_of
 from undersong.client.wire import distrusts
 from undersong.errors import UndersongError
 
@@ -56,6 +57,9 @@ def unreachable(subject: str, url: str, error: Exception) -> Finding:
         return Finding("fault", subject, f"{url}: its TLS certificate {cause}", remedy)
     if "SSL" in said or "TLS" in said.upper().split():
         return Finding("fault", subject, f"{url} does not speak TLS ({said})", "write http:// or https:// as it is")
+    if (proxy := proxy_of(url)) is not None and isinstance(error, httpx.ProxyError | httpx.ConnectError):
+        remedy = "correct HTTPS_PROXY (and its name and password), or name the host in NO_PROXY"
+        return Finding("fault", subject, f"the proxy {proxy} does not lead to {url} ({said})", remedy)
     if isinstance(error, httpx.RemoteProtocolError):
         return Finding("fault", subject, f"at {url} something else listens ({said})", _another_port(url))
     if "refused" in said:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
+from shared.identity.transport import proxy_of
 from undersong.client import Client, calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
@@ -59,7 +60,8 @@ def examine_platform(client: Client) -> Iterator[Finding]:
 
 def _service(profile: Profile, service: str, url: str) -> Iterator[Finding]:
     try:
-        options = client_options(profile)
+        options = {**client_options(profile), "trust_env": proxy_of(url) is not None}
+        del options["mounts"]  # of a client for many addresses
         answer = httpx.get(f"{url}/health/ready", **options)
         document = answer.json()
     except ProfileError as error:

@@ -1,0 +1,63 @@
+"""Whether the device that agent.yaml names is there: asked of PyTorch itself, in a process that ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from services.agent.settings import AgentSettings, ConfigError
+
+PROBE = """
+import json, sys
+try:
+    import torch
+except ImportError as error:
+    print(json.dumps({"missing": str(error)}))
+    sys.exit()
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "version": torch.__version__,
+    "built": torch.version.cuda is not None or torch.version.hip is not None,
+    "cuda": cuda,
+    "mps": torch.backends.mps.is_available(),
+}))
+"""
+PROBE_S = 300.0  # an import from a cold disk under load
+
+
+def lacking(settings: AgentSettings) -> str | None:
+    """Why recipes could not use the device that is named, in one sentence; None where they can.
+
+    `auto` and `cpu` always can. Containers bring their own PyTorch, and their engine refuses a GPU that is not there.
+    """
+    if settings.device in ("auto", "cpu") or settings.runner == "docker":
+        return None
+    done = subprocess.run(  # noqa: S603  (our own interpreter)
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        timeout=PROBE_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return f"PyTorch does not start (exit code {done.returncode}): {done.stderr.strip()[-200:]}"
+    if "missing" in found:
+        return f"PyTorch cannot be imported: {found['missing']}"
+    if found[settings.device]:
+        return None
+    if settings.device == "cuda" and not found["built"]:
+        return f"PyTorch {found['version']} is built without CUDA"
+    return f"PyTorch {found['version']} finds no such device here"
+
+
+def check_device(settings: AgentSettings) -> None:
+    """Raise ConfigError where the device that agent.yaml names is not there: no task shall fail for it later."""
+    if (reason := lacking(settings)) is not None:
+        raise ConfigError(f"device: {settings.device}: {reason}; {DEVICE_REMEDY}")
+
+
+DEVICE_REMEDY = "write device: auto or cpu, or install the GPU's driver and a PyTorch for it"
