@@ -28,6 +28,18 @@ structlog.configure(  # plain tracebacks: the default draws boxes around every l
 )
 
 
+HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test more of the clock than it needs on an idle machine."""
+    usual = float(config.getoption("timeout") or config.getini("timeout") or 0)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limit_s = float(marker.args[0]) if marker and marker.args else usual
+        item.add_marker(pytest.mark.timeout(limit_s * HANG_FACTOR), append=False)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> "Iterator[PostgresServer]":
     """One PostgreSQL for the whole run; as root it runs under a user of its own. Nothing is fsynced."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.web.problems import Problem
+from tests.pace import Deadline
 
 NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 TEXT = (NGINX / "services" / "problems.conf").read_text()
@@ -25,12 +26,12 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def _wait(port: int) -> None:
-    give_up_at = time.monotonic() + 30
+    give_up_at = Deadline(30)
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=30).close()
         except ConnectionRefusedError:
-            assert time.monotonic() < give_up_at, "nginx does not listen"
+            assert not give_up_at.over(), "nginx does not listen"
             time.sleep(0.05)
         else:
             return

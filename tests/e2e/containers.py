@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.pace import Deadline
+
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 SERVICES = ("coordinator", "aggregator", "keys", "registry")
@@ -106,9 +108,9 @@ def free_port() -> int:
 
 def wait(what: str, ready: Callable[[], bool], timeout_s: float) -> None:
     """Ask every half second until it is so."""
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     while not ready():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        assert not deadline.over(), f"{what}: not within {timeout_s:.0f} s"
         time.sleep(0.5)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.pace import Deadline
 from undersong.backup import MANIFEST, BackupError, back_up, restore
 from undersong.client import Client
 from undersong.local import Platform
@@ -25,9 +26,9 @@ def published(client: Client, job_id: str) -> list[int]:
 
 
 def reach(client: Client, job_id: str, rounds: int, within_s: float = 120.0) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = Deadline(within_s)
     while len(published(client, job_id)) < rounds:
-        assert time.monotonic() < deadline, client.job(job_id)
+        assert not deadline.over(), client.job(job_id)
         time.sleep(0.1)
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from tests.pace import Deadline
 from undersong.local.layout import Layout
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -77,9 +78,9 @@ class Shell:
 
 
 def until(holds: Callable[[], object], what: str, within_s: float = 180.0) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = Deadline(within_s)
     while not holds():
-        assert time.monotonic() < deadline, what
+        assert not deadline.over(), what
         time.sleep(0.2)
 
 

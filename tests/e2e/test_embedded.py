@@ -13,6 +13,7 @@ from services.agent.__main__ import status_of
 from services.agent.log_watch import Seen
 from services.agent.settings import AgentSettings, load
 from services.agent.state import State
+from tests.pace import Deadline
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -22,6 +23,7 @@ from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
+HANGS_S = 600.0  # of the clock: a loaded machine is slow
 SITES = ("north", "east", "south", "west")
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 
@@ -64,7 +66,7 @@ def train_rounds(client: Client, job: Job) -> list[int]:
 
 def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
     client = platform.client
-    job = client.wait(client.submit_job(null_job(platform, "plain")).id, timeout_s=60)
+    job = client.wait(client.submit_job(null_job(platform, "plain")).id, timeout_s=HANGS_S)
     assert (job.state, job.reason) in {("succeeded", None), ("succeeded", job.reason)}
     assert train_rounds(client, job) == [1, 2, 3]
     model = next(model for model in client.models() if model.name == "plain")
@@ -93,13 +95,13 @@ def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -
     assert (job.state, job.reason) == ("succeeded", job.reason)
     assert train_rounds(client, job) == [1, 2, 3]
     assert job.version_id is not None
-    deadline = time.monotonic() + 60
+    deadline = Deadline(60)
     while True:  # the record is handed to keys after the round
         try:
             found = verify_now(job.version_id, client, None)
             break
         except ApiError:
-            assert time.monotonic() < deadline, "the round was never logged"
+            assert not deadline.over(), "the round was never logged"
             time.sleep(0.2)
     assert found.verified, found.findings
     assert "helper" in {finding.check for finding in found.findings}
@@ -134,7 +136,7 @@ def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:
     try:
         spec = null_job(platform, "three-of-four", rounds=1, deadlines={"round_s": 8})
         job = client.submit_job(spec)
-        assert client.wait(job.id, timeout_s=90).state == "succeeded"
+        assert client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
     finally:
         platform.resume("agent.west")
 
@@ -182,9 +184,9 @@ def test_a_platform_goes_on_where_it_was(tmp_path: Path) -> None:
             platform.add_site(name, datasets=NOTHING)
         platform.wait_sites_online(len(SITES))
         job = platform.client.submit_job(null_job(platform, "on", rounds=12))
-        deadline = time.monotonic() + 60
+        deadline = Deadline(60)
         while not train_rounds(platform.client, job) and time.monotonic() < deadline:
             time.sleep(0.1)
     with Platform(tmp_path) as platform:
-        assert platform.client.wait(job.id, timeout_s=300).state == "succeeded"
+        assert platform.client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
         assert train_rounds(platform.client, job) == list(range(1, 13))

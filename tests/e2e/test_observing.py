@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.telemetry import metrics
+from tests.pace import Deadline
 from undersong.local import Platform
 from undersong.local.layout import SERVICES, free_port
 
@@ -81,9 +82,9 @@ def read_spans(folder: Path) -> list[dict[str, Any]]:
 
 
 def eventually(condition: Any, what: str, within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = Deadline(within_s)
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert not deadline.over(), what
         time.sleep(0.2)
 
 

@@ -23,6 +23,7 @@ from recipes.protocol import source_digest
 from shared.database.migrations import _config, _locked_connection, head_revision
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
+from tests.pace import Deadline
 from undersong.client.types import Job
 from undersong.errors import UnreachableError
 from undersong.local import Platform
@@ -95,21 +96,21 @@ def published(platform: Platform, job: Job) -> list[int]:
 
 def patiently(ask: Callable[[], T]) -> T:
     """The answer of a service that may be starting just now."""
-    until = time.monotonic() + PATIENCE_S
+    until = Deadline(PATIENCE_S)
     while True:
         try:
             return ask()
         except UnreachableError:
-            assert time.monotonic() < until
+            assert not until.over()
 
 
 def one_more(platform: Platform, job: Job) -> None:
     """A round that was begun after now is published: the number after the one that is in hand."""
-    target, until = len(published(platform, job)) + 2, time.monotonic() + PATIENCE_S
+    target, until = len(published(platform, job)) + 2, Deadline(PATIENCE_S)
     while len(published(platform, job)) < target:
         found = patiently(lambda: platform.client.job(job.id))
         assert not found.finished, found.reason
-        assert time.monotonic() < until, platform.client.rounds(job.id)[-2:]
+        assert not until.over(), platform.client.rounds(job.id)[-2:]
         time.sleep(0.1)
 
 
@@ -215,9 +216,9 @@ def requests_of(platform: Platform, identity: Identity) -> int:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE_S
+    until = Deadline(PATIENCE_S)
     while not condition():
-        assert time.monotonic() < until, "it did not happen"
+        assert not until.over(), "it did not happen"
         time.sleep(0.05)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from shared.secagg.quantise import SUMS_SCALE
+from tests.pace import Deadline
 from undersong.client import Client
 from undersong.profile import load_profile
 
@@ -62,9 +63,9 @@ class Shell:
         )
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
+        deadline = Deadline(WAIT_S)
         while not holds():
-            assert time.monotonic() < deadline, [path.read_text() for path in self.folder.glob("*.log")]
+            assert not deadline.over(), [path.read_text() for path in self.folder.glob("*.log")]
             time.sleep(0.2)
 
     def up(self) -> bool:

@@ -1,7 +1,6 @@
 """A real platform of two federations with somebody in every role: what hostile requests are tried against."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from shared.identity.requests import SigningAuth
 from shared.ids import ModelId, digest_of
 from shared.learning.tensors import Model, Schema, save
 from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from tests.pace import Deadline
 from undersong.local import Platform
 
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry", "helper")
@@ -185,8 +185,8 @@ def _job(stage: Stage) -> None:
 
 def _lease(stage: Stage) -> dict[str, Any]:
     """The task of the open round. The round takes whom it likes: whoever that is, is the stage's site from now on."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
+    deadline = Deadline(100)
+    while not deadline.over():
         for seat in SITES:
             answer = stage.ask(seat, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 1})
             if answer.status_code == 200:

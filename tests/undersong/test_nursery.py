@@ -11,15 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.pace import Deadline
 from undersong.local.forks import GONE, Forked, Forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the nursery is used on Linux only")
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert not deadline.over(), "it did not happen in time"
         time.sleep(0.02)
 
 

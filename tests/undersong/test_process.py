@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pace import Deadline
 from undersong.local.process import Supervised
 
 
@@ -19,9 +20,9 @@ def supervised(tmp_path: Path, code: str, **options: bool) -> Supervised:
 
 
 def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert not deadline.over(), "it did not happen in time"
         time.sleep(0.02)
 
 

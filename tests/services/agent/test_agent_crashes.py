@@ -8,6 +8,8 @@ import time
 import psutil
 import pytest
 
+from tests.pace import Deadline
+
 pytestmark = pytest.mark.process
 
 UPDATES = r"/v1/rounds/.*/updates"
@@ -42,9 +44,9 @@ def test_killed_in_training_it_trains_again_and_answers_once(platform, agent, tr
     platform.wait(lambda: len(trainings()) == 1 and platform.beats)
     child = trainings()[0]
     agent.kill()
-    deadline = time.monotonic() + 5
+    deadline = Deadline(5)
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the child outlived its agent"
+        assert not deadline.over(), "the child outlived its agent"
         time.sleep(0.05)
     platform.offer(manifest)
     agent.start()

@@ -12,6 +12,7 @@ from services.agent import policy as policies
 from services.agent.domain import ENGINES
 from services.agent.settings import ConfigError
 from shared.secagg import engines
+from tests.pace import Deadline
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
 
@@ -93,9 +94,9 @@ def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: 
 
 
 def wait_for(found: Callable[[], object]) -> None:
-    until = time.monotonic() + 60
+    until = Deadline(60)
     while not found():
-        assert time.monotonic() < until
+        assert not until.over()
         time.sleep(0.05)
 
 

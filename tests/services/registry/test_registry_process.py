@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.pace import Deadline
+
 pytestmark = pytest.mark.process
 
 
@@ -48,8 +50,8 @@ class Platform:
         return process
 
     def ready(self, port: int, within_s: float = 60) -> dict[str, object]:
-        give_up_at = time.monotonic() + within_s
-        while time.monotonic() < give_up_at:
+        give_up_at = Deadline(within_s)
+        while not give_up_at.over():
             try:
                 answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False)
             except httpx.TransportError:
