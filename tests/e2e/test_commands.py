@@ -253,7 +253,9 @@ def test_a_lost_site_enrols_again_and_goes_on(shell: Shell, watched: subprocess.
     shell.run("job", "submit", "-", "--watch", stdin=null_job("with all three"))
     assert {row["name"]: row["id"] for row in shell.json("site", "list")} == before
     part = next(line for line in shell.run("job", "show", "with all three").stdout.splitlines() if "east side" in line)
-    assert part.split()[2:5] == ["3", "3", "0"], part
+    asked, answered, refused = (int(word) for word in part.split()[2:5])
+    assert asked == answered >= 2, part  # two rounds of training, and perhaps the first model
+    assert refused == 0, part
     assert "new token" in shell.run("site", "re-enroll", "east side").stdout
 
 

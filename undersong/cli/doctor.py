@@ -1,10 +1,13 @@
 """`undersong doctor`: says what is wrong with a set-up and how to mend it."""
 
+import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.markup import escape
 
@@ -43,9 +46,18 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _only_findings() -> None:
+    """Keep log lines of the agent's own code, which looks at the data, out of what is printed for people and scripts."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def _examined(name: str | None, home: Path | None, agent: Path | None) -> Iterator[Finding]:
     """What was asked for; without anything named, this machine and the platform that is known here."""
     if agent is not None:
+        _only_findings()
         yield from examine_agent(agent)
     if home is not None:
         yield from examine_machine(home)
