@@ -47,7 +47,7 @@ def doctor(
 
 
 def _only_findings() -> None:
-    """Keep log lines of the agent's own code, which looks at the data, out of what is printed for people and scripts."""
+    """Keep log lines of the agent's code, which looks at the data, out of the printed findings."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
