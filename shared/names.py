@@ -8,6 +8,8 @@ LEAST_RATIO: Final = 0.6
 """As in `difflib.get_close_matches`."""
 MOST_NEAR: Final = 3
 MOST_LISTED: Final = 20
+MEANT: Final = "did you mean "
+"""In every hint that has a near match."""
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
@@ -19,7 +21,7 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     for candidate in dict.fromkeys(known):
         said, meant = name.casefold(), candidate.casefold()
         ratio = SequenceMatcher(None, said, meant).ratio()
-        if ratio >= LEAST_RATIO or _one_edit(said, meant):
+        if ratio >= LEAST_RATIO or one_edit(said, meant):
             ranked.append((-ratio, candidate))
     return [candidate for _, candidate in sorted(ranked)[:MOST_NEAR]]
 
@@ -31,10 +33,10 @@ def hint(name: str, known: Iterable[str]) -> str:
         return ""
     close = " or ".join(repr(candidate) for candidate in near(name, names))
     listed = ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" * (len(names) > MOST_LISTED))
-    return f"; did you mean {close}? Known: {listed}" if close else f"; known: {listed}"
+    return f"; {MEANT}{close}? Known: {listed}" if close else f"; known: {listed}"
 
 
-def _one_edit(one: str, other: str) -> bool:
+def one_edit(one: str, other: str) -> bool:
     """Whether one character inserted, deleted, replaced, or swapped with its neighbour, turns one into the other."""
     start = 0
     while start < min(len(one), len(other)) and one[start] == other[start]:

@@ -246,7 +246,9 @@ class Agent:
             await self._runner.close()
         runner = self._runner = make_runner(settings, policy)
         await runner.clean()
-        self._site, description = await read_site(settings, runner, policy, lambda: datetime.now(zone), who)
+        self._site, description = await read_site(
+            settings, runner, policy, lambda: datetime.now(zone), who, strict=self._site is None
+        )
         self._profile = profile_of(description, policy, settings.runner)
         self._unread = description.unread
 

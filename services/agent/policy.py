@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, time, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from services.agent.domain import (
     ENGINES,
     EVERYTHING,
+    OWN_FEDERATION,
     Detail,
     Hours,
     Policy,
@@ -22,7 +23,7 @@ from services.agent.domain import (
 )
 from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
-from shared.names import hint
+from shared.names import hint, near, one_edit
 from shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
@@ -84,6 +85,18 @@ class StatisticsEntry(BaseModel):
     max_sums: int = Field(default=20_000, ge=1, description="numbers that one round may open")
 
 
+def _federation(name: str) -> str:
+    if name not in (OWN_FEDERATION, EVERYTHING) and not name.startswith("fed_"):
+        raise ValueError(f"{name!r} is no federation's id{hint(name, (OWN_FEDERATION, EVERYTHING))}")
+    return name
+
+
+def _timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"there is no time zone {name!r}{hint(name, near(name, available_timezones()))}")
+    return name
+
+
 def _engine(name: str) -> str:
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is unknown{hint(name, ENGINES)}")
@@ -95,7 +108,7 @@ class PolicyFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: Literal[1] = 1
-    federations: list[str]
+    federations: list[Annotated[str, AfterValidator(_federation)]]
     recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]]
     datasets: dict[str, DatasetEntry]
     engines: list[Annotated[str, AfterValidator(_engine)]]
@@ -104,7 +117,7 @@ class PolicyFile(BaseModel):
     require_clip: bool = False
     statistics: StatisticsEntry = StatisticsEntry()
     hours: list[str] = []
-    timezone: str = "UTC"
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     resources: ResourcesEntry = ResourcesEntry()
     reports: Detail = Detail.LOCATION
 
@@ -123,6 +136,22 @@ def load(path: Path) -> tuple[Policy, tzinfo]:
         raise ConfigError(explain(path, error, PolicyFile)) from error
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def misspelt_digests(policy: Policy, recipes: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each recipe that the policy pins to a misspelt digest, or by a misspelt name.
+
+    `recipes` holds the digests of installed recipes by name. Another digest may be that of code that was replaced: it
+    allows nothing, and is no fault.
+    """
+    found = []
+    for rule in policy.recipes:
+        close = [digest for digest in recipes.values() if one_edit(rule.digest or "", digest)]
+        if rule.digest is not None and rule.digest not in recipes.values() and close:
+            found.append(f"recipes: no code has the digest {rule.digest}{hint(rule.digest, close)}")
+        if rule.name is not None and rule.name not in recipes and rule.digest in recipes.values():
+            found.append(f"recipes: no recipe is called {rule.name}{hint(rule.name, recipes)}")
+    return found
 
 
 def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: Sequence[str]) -> list[str]:

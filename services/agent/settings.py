@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from services.agent.paths import environment_faults, path_fault
 from shared.documents import document_faults
 from shared.yaml_texts import NotYaml, load_document
 
@@ -107,6 +109,7 @@ def load(config: Path) -> AgentSettings:
         settings = _resolved(AgentSettings(**raw), config.resolve().parent)
     except ValidationError as error:
         raise ConfigError(explain(config, error, AgentSettings)) from error
+    _check_names(config, settings)
     if settings.ca_file is not None and not settings.ca_file.is_file():
         raise ConfigError(f"{config}: ca_file: there is no file {settings.ca_file}; the platform's operator has it")
     return settings
@@ -118,6 +121,17 @@ def explain(path: Path, error: ValidationError, form: type[BaseModel]) -> str:
         f"{path}: {fault.path.lstrip('/').replace('/', '.') or '(file)'}: {fault.message}"
         for fault in document_faults(error, form)
     )
+
+
+def _check_names(config: Path, settings: AgentSettings) -> None:
+    """Raise ConfigError where a file's or a setting's name is a misspelling of one that is there."""
+    prefix = str(AgentSettings.model_config["env_prefix"])
+    faults = environment_faults(os.environ, prefix, set(AgentSettings.model_fields))
+    named = {"datasets": [settings.datasets], "policy": [settings.policy], "recipes": settings.recipes}
+    named["recipe_reads"] = settings.recipe_reads
+    faults += [f"{name}: {fault}" for name, paths in named.items() for path in paths if (fault := path_fault(path))]
+    if faults:
+        raise ConfigError("\n".join(f"{config}: {fault}" for fault in faults))
 
 
 def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:

@@ -20,6 +20,7 @@ from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import Launcher, WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
+from shared.names import MEANT
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -141,19 +142,33 @@ def unresolved(policy: Policy, description: Description) -> list[str]:
     """Return a sentence for each name in the policy that refers to nothing here, with the names that are near."""
     declared = {str(schema["name"]): _columns(schema) for schema in description.declared}
     known = {**dict.fromkeys(description.unread, ()), **declared}
-    return policies.unresolved(policy, known, [str(spec["name"]) for spec in description.recipes])
+    recipes = {str(spec["name"]): str(spec["digest"]) for spec in description.recipes}
+    return policies.unresolved(policy, known, list(recipes)) + policies.misspelt_digests(policy, recipes)
 
 
 async def read_site(
-    settings: AgentSettings, runner: Runner, policy: Policy, local_now: Callable[[], datetime], who: tuple[str, str]
+    settings: AgentSettings,
+    runner: Runner,
+    policy: Policy,
+    local_now: Callable[[], datetime],
+    who: tuple[str, str],
+    *,
+    strict: bool = False,
 ) -> tuple[Site, Description]:
-    """The site's facts, from a child that reads recipes and data; `who` is (site id, federation id)."""
+    """The site's facts, from a child that reads recipes and data; `who` is (site id, federation id).
+
+    `strict`, at the agent's start: raise ConfigError for names in the policy that are misspelt. A site that is at work
+    goes on, and its log tells them.
+    """
     description = await runner.describe()
+    faults = unresolved(policy, description)
+    if strict and (typos := [fault for fault in faults if MEANT in fault]):
+        raise ConfigError("\n".join(f"{settings.policy}: {fault}" for fault in typos))
     for fault in description.faults:
         log.warning("site.fault", fault=fault)
     for name, reason in description.unread.items():
         log.warning("dataset.unreadable", dataset=name, reason=reason)
-    for fault in unresolved(policy, description):
+    for fault in faults:
         log.warning("policy.unresolved", policy=str(settings.policy), fault=fault)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from services.coordinator.domain.findings import kind_of
 from services.coordinator.domain.jobs import LOOK_AGAIN, Job
 from services.coordinator.domain.manifests import train_encoding
 from services.coordinator.domain.spec import StatisticsSpec
@@ -225,7 +226,7 @@ class Jobs:
             return replace(await _world(tx, wanted, problem), trained=trained)
 
         world = await self._database.read("job.judge", work)
-        statistics = document.get("kind") == "statistics"
+        statistics = kind_of(document) == "statistics"
         return (judge_statistics if statistics else judge)(document, world), start
 
     async def _starting_version(

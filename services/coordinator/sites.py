@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 from services.coordinator.attendance import Attendance
+from services.coordinator.domain.sites import SiteFacts, dataset_of, profile_of
 from services.coordinator.domain.tasks import Task
 from services.coordinator.leases import SiteUnknown
 from services.coordinator.moves import move
@@ -11,13 +13,16 @@ from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import Site, SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.views.jobs import ExclusionView, exclusion_view
-from services.coordinator.views.members import SiteView, site_view
+from services.coordinator.views.members import ComparisonView, SiteView, comparison_view, site_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound
 from shared.ids import FederationId, SiteId, new_id
+from shared.names import hint
 from shared.web.access import Principal, Role
 from shared.web.idempotency import Once
 from shared.wire.profiles import SiteProfile
+
+_PAGE: Final = 200
 
 
 class Sites:
@@ -68,6 +73,46 @@ class Sites:
             return found.map(lambda site: site_view(site, heard_since))
 
         return await self._database.read("sites.list", work)
+
+    async def compare(self, person: Principal, federation_id: str, dataset: str) -> ComparisonView:
+        """Compare how the active sites of a federation declare a data set; raises NotFound with the near matches."""
+        person.check(*Role, federation_id=federation_id)
+
+        async def work(tx: Transaction) -> list[SiteFacts]:
+            sites = SiteRepository(tx)
+            await sites.federation(federation_id)
+            return [site.facts() for site in await sites.of_federation(federation_id)]
+
+        members = await self._database.read("sites.compare", work)
+        active = [site for site in members if site.active and site.profile is not None]
+        holders = [site for site in active if dataset_of(site, dataset) is not None]
+        if not holders:
+            known = {schema.name for site in active for schema in profile_of(site).datasets}
+            raise NotFound(f"No active site has the data set {dataset!r}{hint(dataset, known)}.")
+        return comparison_view(federation_id, dataset, holders)
+
+    async def comparisons(self, person: Principal) -> Sequence[ComparisonView]:
+        """Compare every data set of the person's federations."""
+
+        async def work(tx: Transaction) -> dict[str, list[SiteFacts]]:
+            members: dict[str, list[SiteFacts]] = {}
+            after = None
+            while True:
+                page = await SiteRepository(tx).list(person.federations(), None, _PAGE, after)
+                for site in page.items:
+                    members.setdefault(site.federation_id, []).append(site.facts())
+                after = page.next
+                if after is None:
+                    return members
+
+        found = []
+        for federation_id, members in (await self._database.read("sites.compare", work)).items():
+            active = [site for site in members if site.active and site.profile is not None]
+            names = sorted({schema.name for site in active for schema in profile_of(site).datasets})
+            for name in names:
+                holders = [site for site in active if dataset_of(site, name) is not None]
+                found.append(comparison_view(federation_id, name, holders))
+        return found
 
     async def tell_profile(self, site_id: SiteId, federation_id: str | None, profile: SiteProfile) -> SiteView:
         """Keep what an agent tells of itself; a suspended site may tell too."""

@@ -160,10 +160,10 @@ def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
 
 
 def metric_names(layout: str) -> list[str]:
-    """Return the metrics that an evaluation in this layout has where all are defined; raises `LayoutUnknown`."""
+    """Return the metrics of an evaluation in this layout, without bounds of others; raises `LayoutUnknown`."""
     sums = np.ones(layout_length(layout))
     sums[0] = 2.0  # two rows with different labels, so that a regression has a spread
-    return sorted(metrics_of(layout, sums))
+    return sorted(name for name in metrics_of(layout, sums) if not name.endswith("_error"))
 
 
 def classes_in(layout: str) -> int:

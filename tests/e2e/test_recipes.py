@@ -69,6 +69,17 @@ def shot(folder: Path, label: str) -> dict[str, Any]:
     return {"name": f"pictures-{label}", "kind": "npz", "path": path, "columns": columns, "label": label}
 
 
+def shared(folder: Path, name: str, place: int) -> dict[str, Any]:
+    """The made table under two names: as `turned`, the last site lists all categories the other way round."""
+    turned = name == "turned" and place == 2
+    columns = [COLUMNS[0], COLUMNS[1], COLUMNS[3], *([COLUMNS[6]] if place else [])]
+    columns = [
+        {**column, "categories": column["categories"][::-1]} if turned and "categories" in column else column
+        for column in columns
+    ]
+    return {"name": name, "kind": "csv", "path": str(folder / "made.csv"), "columns": columns, "label": "answer"}
+
+
 def make_site(platform: Platform, folder: Path, place: int) -> None:
     """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
     name = HOSPITALS[place]
@@ -84,6 +95,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
         heart,
         {"name": "made", "kind": "csv", "path": str(folder / "made.csv"), "columns": COLUMNS},
         *(shot(folder, label) for label in ("two", "seven")),
+        *(shared(folder, name, place) for name in ("straight", "turned")),
     ]
     policy = {
         "federations": ["own"],
@@ -200,3 +212,32 @@ def test_a_number_of_classes_that_does_not_fit_the_label_is_refused_at_submissio
     spec["recipe"]["params"] = {**spec["recipe"]["params"], "classes": 4}
     with pytest.raises(ApiError, match="5 categories"):
         platform.client.submit_job(spec)
+
+
+def test_sites_that_list_categories_in_other_orders_make_the_same_model(platform: Platform, tmp_path: Path) -> None:
+    """Without `features`, every column that all sites share is used; labels and inputs are matched by their texts."""
+    client, found = platform.client, {}
+    for name in ("straight", "turned"):
+        spec = {
+            **document(platform, "string labels"),
+            "name": name,
+            "model": {"name": name},
+            "recipe": {"name": "tabular", "params": {"epochs": 5, "learning_rate": 0.2, "batch_size": 0}},
+            "data": {"dataset": name},
+        }
+        said = client.validate_job(spec)
+        assert (said.features, said.label) == (["a", "b"], "answer")
+        assert said.unused == [{"name": "price", "reason": "missing at cleveland"}]
+        assert bool(said.warnings) == (name == "turned")
+        job = client.wait(client.submit_job(spec).id, timeout_s=300)
+        assert job.state == "succeeded", (job.reason, job.causes)
+        assert job.version_id is not None
+        assert client.version(job.version_id).lineage["data"]["unused"] == said.unused
+        client.download(job.version_id, tmp_path / name)
+        found[name] = load((tmp_path / name).read_bytes()).tensors, scores_of(platform, job.id)[-1]
+    (straight, score), (turned, score_turned) = found["straight"], found["turned"]
+    assert score["auc"] > 0.95
+    assert score == pytest.approx(score_turned, abs=1e-3)
+    for name, values in straight.items():
+        assert np.asarray(values, np.float64) == pytest.approx(np.asarray(turned[name], np.float64), abs=1e-4), name
+    assert client.compare_data(platform.federation().id, "turned").matches is False  # price is not everywhere

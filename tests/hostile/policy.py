@@ -20,6 +20,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "POST /v1/federations": "root",
         "GET /v1/federations": SELF,
         "GET /v1/federations/{federation_id}": READERS,
+        "GET /v1/federations/{federation_id}/comparison": READERS,
         "POST /v1/federations/{federation_id}/sites": "root admin",
         "GET /v1/sites": SELF,
         "GET /v1/sites/{site_id}": READERS,

@@ -80,6 +80,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
 
 
 QUERY = {
+    "GET /v1/federations/{federation_id}/comparison": {"dataset": "nothing"},
     "GET /v1/log/records": {"round_id": "rnd_" + "0" * 26},
     "GET /v1/log/entries": {"start": 0, "end": 1},
     "GET /v1/log/proofs/inclusion": {"index": 0, "size": 1},

@@ -1,13 +1,15 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from undersong.cli import common
+from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
 
 @app.command()
@@ -53,3 +55,49 @@ def _add(into: Path, before: str, added: str) -> None:
         part.replace(into)
     finally:
         part.unlink(missing_ok=True)
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Argument(help="The data set's name at the sites.")],
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Show how the sites declare a data set, column by column; exit with 1 where they cannot train together."""
+    with common.connect(profile) as client:
+        found = client.compare_data(common.find_federation(client, federation).id, dataset)
+    if as_json:
+        common.print_json(found.model_dump(mode="json"))
+    else:
+        _print(found)
+    if not found.matches:
+        raise typer.Exit(1)
+
+
+def _print(found: Comparison) -> None:
+    rows = {
+        "column": lambda column: column.name,
+        "type": lambda column: ", ".join(dict.fromkeys(own["type"] for own in column.declared.values())),
+        "state": lambda column: column.state,
+        "details": lambda column: "; ".join([*_missing(column), *column.faults, *column.notes]) or _form(column.agreed),
+    }
+    common.console.print(f"{found.dataset} at {', '.join(found.sites)}", markup=False, soft_wrap=True)
+    common.show(found.columns, rows, as_json=False, empty="no columns are declared")
+    labels = {site: label or "none" for site, label in found.labels.items()}
+    one = len(set(labels.values())) == 1
+    said = next(iter(labels.values())) if one else ", ".join(f"{label} at {site}" for site, label in labels.items())
+    common.console.print(f"label: {said}", markup=False, soft_wrap=True)
+    common.console.print("the sites match" if found.matches else "the sites do not match", style="bold")
+
+
+def _missing(column: ColumnComparison) -> list[str]:
+    return [f"missing at {', '.join(column.missing)}"] if column.missing else []
+
+
+def _form(agreed: dict[str, Any] | None) -> str:
+    """What a column holds, where there is something to say beyond its type."""
+    known = agreed or {}
+    texts = known.get("categories") or known.get("channels") or []
+    shape = "x".join(map(str, known.get("shape") or []))
+    return ", ".join([*([shape] if shape else []), *texts[:10], *(["…"] if len(texts) > 10 else [])])

@@ -1,8 +1,8 @@
 """`undersong model …`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,20 @@ def show_(name: ModelName, profile: common.ProfileName = None, as_json: common.A
         }
         versions = client.versions(model.id)
         common.show(versions, columns, as_json=as_json, empty="no version yet: undersong job watch JOB")
+        if versions and not as_json:
+            _print_data(max(versions, key=lambda version: version.number).lineage.get("data") or {})
+
+
+def _print_data(data: Mapping[str, Any]) -> None:
+    """Print what the newest version was trained on, and which columns it does not read."""
+    if data.get("features"):
+        common.console.print(f"features: {', '.join(data['features'])}", markup=False, soft_wrap=True)
+        common.console.print(f"label: {data.get('label') or 'none'}", markup=False, soft_wrap=True)
+    for column in data.get("columns") or []:
+        if column["name"] == data.get("label") and column.get("categories"):
+            common.console.print(f"classes in order: {', '.join(column['categories'])}", markup=False, soft_wrap=True)
+    for column in data.get("unused") or []:
+        common.console.print(f"not used: {column['name']} ({column['reason']})", markup=False, soft_wrap=True)
 
 
 @app.command()

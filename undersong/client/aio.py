@@ -85,6 +85,10 @@ class AsyncClient:
         """One site with its profile."""
         return await self.send(calls.site(site_id))
 
+    async def compare_data(self, federation_id: str, dataset: str) -> t.Comparison:
+        """Compare how the federation's sites declare a data set."""
+        return await self.send(calls.compare_data(federation_id, dataset))
+
     async def results(self, job_id: str) -> t.StatisticsResults:
         """What a statistics job has found so far; ApiError for a job that trains."""
         return await self.send(calls.results(job_id))

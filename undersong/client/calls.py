@@ -73,6 +73,11 @@ def site(site_id: str) -> Call[t.Site]:
     return _get("coordinator", f"/sites/{_id(site_id)}", t.Site)
 
 
+def compare_data(federation_id: str, dataset: str) -> Call[t.Comparison]:
+    """How the federation's sites declare a data set."""
+    return _get("coordinator", f"/federations/{_id(federation_id)}/comparison", t.Comparison, dataset=dataset)
+
+
 def suspend_site(site_id: str) -> Call[dict[str, Any]]:
     """Keep a site out of new rounds."""
     return _post("coordinator", f"/sites/{_id(site_id)}/suspension", dict[str, Any])

@@ -94,6 +94,10 @@ class Client:
         """One site with its profile."""
         return self.send(calls.site(site_id))
 
+    def compare_data(self, federation_id: str, dataset: str) -> t.Comparison:
+        """Compare how the federation's sites declare a data set."""
+        return self.send(calls.compare_data(federation_id, dataset))
+
     def suspend_site(self, site_id: str) -> None:
         """Keep a site out of new rounds."""
         self.send(calls.suspend_site(site_id))

@@ -50,6 +50,28 @@ class Site(Answer):
     profile: dict[str, Any] | None = None
 
 
+class ColumnComparison(Answer):
+    """One column of a data set over the sites that have it; `state` is same, matched, partial or different."""
+
+    name: str
+    state: str
+    agreed: dict[str, Any] | None = None
+    declared: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    missing: list[str] = Field(default_factory=list)
+    faults: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class Comparison(Answer):
+    """A data set as the sites of a federation declare it."""
+
+    dataset: str
+    sites: list[str]
+    labels: dict[str, str | None] = Field(default_factory=dict)
+    matches: bool
+    columns: list[ColumnComparison]
+
+
 class Cause(Answer):
     """One distinct fault of the sites in a job's last attempt, and at how many sites it happened."""
 
@@ -82,6 +104,9 @@ class Job(Answer):
     causes: list[Cause] = Field(default_factory=list)
     excluded: list[Exclusion] = Field(default_factory=list)
     spec: dict[str, Any] = Field(default_factory=dict)
+    features: list[str] = Field(default_factory=list)
+    label: str | None = None
+    unused: list[dict[str, str]] = Field(default_factory=list)
     model_id: str | None = None
     version_id: str | None = None
     warnings: list[dict[str, Any]] = Field(default_factory=list)

@@ -10,7 +10,7 @@ from services.coordinator.domain.spec import Name
 from services.coordinator.leases import SiteUnknown
 from services.coordinator.repository.sites import NameTaken
 from services.coordinator.views.jobs import ExclusionView
-from services.coordinator.views.members import FederationView, SiteView
+from services.coordinator.views.members import ComparisonView, FederationView, SiteView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import SiteId
 from shared.web.access import SiteParty
@@ -72,6 +72,14 @@ async def list_federations(
 async def get_federation(federation_id: Id, person: Reader, use: Use) -> FederationView:
     """One federation."""
     return await use.federations.get(person, federation_id)
+
+
+@router.get("/federations/{federation_id}/comparison", tags=["federations"], responses=_PEOPLE)
+async def compare_data_set(
+    federation_id: Id, person: Reader, use: Use, dataset: Annotated[Name, Query(description="The data set's name.")]
+) -> ComparisonView:
+    """Compare how the federation's sites declare a data set: types, categories, image shapes and channels."""
+    return await use.sites.compare(person, federation_id, dataset)
 
 
 @router.post(

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from services.coordinator.dashboard.views import (
     Audit,
+    Comparison,
     Exposure,
     Job,
     JobPage,
@@ -60,6 +61,9 @@ class Desk(Protocol):
 
     async def sites(self) -> Sequence[Site]:
         """Every site of the person's federations."""
+
+    async def comparisons(self) -> Sequence[Comparison]:
+        """Every data set that several sites of a federation have."""
 
     async def releases(self) -> Sequence[Release]:
         """The model versions that rounds published, newest first."""

@@ -194,7 +194,8 @@ async def round_page(round_id: str, visitor: Visitor) -> Response:
 @router.get("/sites")
 async def sites_page(visitor: Visitor) -> Response:
     """The sites and how they are."""
-    return visitor.show("sites.html", "Sites", sites=await visitor.desk.sites())
+    sites, comparisons = await visitor.desk.sites(), await visitor.desk.comparisons()
+    return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons)
 
 
 @router.get("/models")

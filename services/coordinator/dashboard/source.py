@@ -14,6 +14,7 @@ from services.coordinator.dashboard import translate
 from services.coordinator.dashboard.desk import Desk, RoundPage
 from services.coordinator.dashboard.views import (
     Audit,
+    Comparison,
     Exposure,
     Job,
     JobPage,
@@ -132,6 +133,11 @@ class CoordinatorDesk:
             after = page.next
             if after is None:
                 return found
+
+    async def comparisons(self) -> Sequence[Comparison]:
+        """Every data set that several sites of a federation have."""
+        found = await self.source.sites.comparisons(self.person)
+        return [translate.comparison(item) for item in found if len(item.sites) > 1]
 
     async def releases(self) -> Sequence[Release]:
         """The model versions that recent jobs published, newest first."""

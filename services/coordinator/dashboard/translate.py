@@ -8,6 +8,7 @@ from services.coordinator.dashboard.views import (
     Audit,
     Cause,
     Check,
+    Comparison,
     Dataset,
     DeadTask,
     Exclusion,
@@ -26,7 +27,7 @@ from services.coordinator.operations import Depth, Record
 from services.coordinator.parties import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.views.jobs import DeadTaskView, JobView, RoundView, TaskView
-from services.coordinator.views.members import SiteView
+from services.coordinator.views.members import ComparisonView, SiteView
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
@@ -63,6 +64,9 @@ def job(found: JobView) -> Job:
             for each in found.excluded
         ),
         causes=tuple(Cause(cause.code, cause.sentence, cause.sites) for cause in found.causes),
+        features=tuple(found.features),
+        label=found.label,
+        unused=tuple((column.name, column.reason) for column in found.unused),
     )
 
 
@@ -125,6 +129,17 @@ def task(found: TaskView) -> Task:
         message=found.message,
         trace=tuple(found.trace),
     )
+
+
+def comparison(found: ComparisonView) -> Comparison:
+    """A data set over its sites."""
+    faults = [fault for column in found.columns for fault in column.faults]
+    faults += [f"the column {c.name!r} is missing at {', '.join(c.missing)}" for c in found.columns if c.missing]
+    if len(set(found.labels.values())) > 1:
+        labels = ", ".join(f"{label or 'none'} at {site}" for site, label in found.labels.items())
+        faults.append(f"the sites declare different labels: {labels}")
+    notes = [note for column in found.columns for note in column.notes]
+    return Comparison(found.dataset, tuple(found.sites), tuple(faults), tuple(notes))
 
 
 def site(found: SiteView) -> Site:

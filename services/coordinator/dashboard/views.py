@@ -144,6 +144,9 @@ class Job:
     last_failure: str | None = None  # why the last attempt at the present step failed, as a sentence
     causes: tuple[Cause, ...] = ()
     excluded: tuple[Exclusion, ...] = ()
+    features: tuple[str, ...] = ()
+    label: str | None = None
+    unused: tuple[tuple[str, str], ...] = ()  # columns that are not read, with the reason
 
     @property
     def open(self) -> bool:
@@ -186,6 +189,16 @@ class Dataset:
     rows: int | None
     columns: int
     label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A data set that several sites have: `faults` keep them from training together, `notes` were matched by text."""
+
+    dataset: str
+    sites: tuple[str, ...]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from shared.documents import document_faults, pointer
 from shared.errors import FieldError, Invalid
 from shared.names import hint
 
+KINDS: Final = ("train", "statistics")
 MAX_ERRORS: Final = 100
 
 
@@ -41,6 +42,16 @@ class Findings:
             errors=self.errors[:MAX_ERRORS],
             warnings=[{"path": warning.path, "message": warning.message} for warning in self.warnings],
         )
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    """Return the kind of a job document; raises `JobInvalid` for one that there is not."""
+    kind = document.get("kind", KINDS[0])
+    if isinstance(kind, str) and kind not in KINDS:
+        findings = Findings()
+        findings.error("/kind", f"there is no kind of job {kind!r}{hint(kind, KINDS)}")
+        raise findings.refusal()
+    return str(kind)
 
 
 def parse_fields(document: Mapping[str, Any], form: type[BaseModel], findings: Findings) -> dict[str, Any]:

@@ -26,7 +26,7 @@ RECIPE: Final = "statistics"
 MAX_TERMS: Final = 500
 LEAST_BITS: Final = 16
 MOST_PROVED_BITS: Final = 2**18
-_NEEDED: Final = f"one of {', '.join(QUERIES)} is needed"
+_NEEDED: Final = f"the field 'query' is missing; it is one of {', '.join(QUERIES)}"
 MAX_CENTRES: Final = 4096
 """Numbers of all k-means centres: they travel in each round's manifest."""
 

@@ -1,13 +1,17 @@
 """Who takes part, as told: federations and their sites, people with their roles and tokens."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from services.coordinator.domain.columns import compare
+from services.coordinator.domain.sites import SiteFacts, schema_of
 from services.coordinator.repository.accounts import Token, User
 from services.coordinator.repository.sites import Federation, Site
 from services.coordinator.views import View
+from shared.wire.columns import Agreement, Column
 from shared.wire.profiles import SiteProfile
 
 
@@ -40,6 +44,31 @@ class RoleView(View):
     model_config = ConfigDict(frozen=True, extra="forbid")  # it is taken from people, too
     role: Literal["admin", "scientist", "owner", "auditor"]
     federation_id: str | None = None
+
+
+class ColumnComparison(View):
+    """One column over the sites that have the data set."""
+
+    name: str
+    state: Literal["same", "matched", "partial", "different"] = Field(
+        description="matched: listed in another order, and matched by text; partial: some sites have no such column"
+    )
+    agreed: Column | None = Field(description="The form to which every site maps its own.")
+    declared: dict[str, Column] = Field(description="What each site declares, by its name.")
+    missing: list[str] = Field(description="The sites that have the data set without this column.")
+    faults: list[str] = Field(description="Why the sites' columns cannot be matched, and what to do.")
+    notes: list[str] = Field(description="What was matched by text.")
+
+
+class ComparisonView(View):
+    """A data set as the sites of a federation declare it; only what their profiles say, never a value."""
+
+    federation_id: str
+    dataset: str
+    sites: list[str] = Field(description="The active sites that have it.")
+    labels: dict[str, str | None] = Field(description="The label that each site declares.")
+    matches: bool = Field(description="Whether all sites have every column, and mean the same by it.")
+    columns: list[ColumnComparison]
 
 
 class UserView(View):
@@ -113,4 +142,32 @@ def token_view(token: Token) -> TokenView:
         created_at=token.created_at,
         expires_at=token.expires_at,
         revoked_at=token.revoked_at,
+    )
+
+
+def comparison_view(federation_id: str, dataset: str, sites: Sequence[SiteFacts]) -> ComparisonView:
+    """As told; all of these sites have the data set."""
+    names = [site.name for site in sites]
+    columns = [_compared(found, names) for found in compare(dataset, sites)]
+    labels = {site.name: schema_of(site, dataset).label for site in sites}
+    return ComparisonView(
+        federation_id=federation_id,
+        dataset=dataset,
+        sites=names,
+        labels=labels,
+        matches=len(set(labels.values())) == 1 and all(column.state in ("same", "matched") for column in columns),
+        columns=columns,
+    )
+
+
+def _compared(found: Agreement, sites: Sequence[str]) -> ColumnComparison:
+    missing = [name for name in sites if name not in found.declared]
+    return ColumnComparison(
+        name=found.name,
+        state="different" if found.faults else "partial" if missing else "matched" if found.notes else "same",
+        agreed=found.agreed,
+        declared=dict(found.declared),
+        missing=missing,
+        faults=list(found.faults),
+        notes=list(found.notes),
     )

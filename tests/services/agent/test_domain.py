@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from services.agent.domain import (
 from services.agent.settings import ConfigError
 from shared.secagg.quantise import plan_encoding
 from shared.wire.manifest import RoundManifest
+from shared.wire.profiles import DatasetSchema
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 CODE, OTHER = "a" * 64, "b" * 64
@@ -99,6 +101,38 @@ def test_a_first_model_may_be_sealed_whatever_the_policy_says() -> None:
 )
 def test_what_it_does_not_name_is_refused(fields: dict, code: str) -> None:
     assert code in codes(changed(**fields))
+
+
+SICK: dict[str, Any] = {"name": "sick", "type": "category", "categories": ["no", "yes"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "listed", "fits"),
+    [
+        ({**SICK, "categories": ["yes", "no"]}, [], True),
+        ({**SICK, "categories": ["yes"]}, [], False),
+        ({**SICK, "categories": ["yes"]}, ["sick"], True),
+        ({**SICK, "categories": ["yes", "no", "unsure"]}, ["sick"], False),
+        ({"name": "sick", "type": "number"}, [], False),
+        ({**SICK, "name": "ill"}, [], False),
+    ],
+)
+def test_a_schema_that_all_sites_did_not_agree_on_is_refused(own: dict, listed: list[str], fits: bool) -> None:
+    """The agent's own look: whatever the coordinator knew of the site, its declaration is what counts now."""
+    columns = [{"name": "age", "type": "number"}, own]
+    schema = DatasetSchema.model_validate({"name": "heart", "kind": "csv", "columns": columns})
+    data = {"dataset": "heart", "features": ["age"], "label": "sick", "columns": [columns[0], SICK], "listed": listed}
+    facts = replace(FACTS, datasets={"heart": schema})
+    assert codes(changed(data=data), facts=facts) == (set() if fits else {"schema-mismatch"})
+
+
+def test_no_named_column_is_no_way_around_the_policy() -> None:
+    """A manifest without features means every declared column, of which the policy must allow each."""
+    schema = DatasetSchema.model_validate(
+        {"name": "heart", "kind": "csv", "columns": [{"name": name, "type": "number"} for name in ("age", "name")]}
+    )
+    facts = replace(FACTS, datasets={"heart": schema})
+    assert codes(changed(data={"dataset": "heart"}), facts=facts) == {"policy-columns"}
 
 
 def test_every_objection_is_named_at_once() -> None:

@@ -324,3 +324,29 @@ async def test_an_early_stop_watches_a_metric_that_the_task_has(small_world: Wor
     body["evaluation"]["early_stop"]["metric"] = "mae"
     found = errors_of(await small_world.admin.post("/v1/jobs", json=body))
     assert "accuracy" in found["/evaluation/early_stop/metric"]
+
+
+async def test_the_sites_declarations_are_compared(small_world: World) -> None:
+    """What `undersong data compare` and the dashboard show: every column, and what to do; no value and no count."""
+    world = small_world
+    federation = await world.federation()
+    turned = {**DISEASE, "categories": ["yes", "no"]}
+    unlike = {"name": "age", "type": "category", "categories": ["old"]}
+    for at, columns in enumerate([(AGE, SEX, DISEASE), (AGE, SEX, turned), (unlike, DISEASE)]):
+        await world.site(federation, f"site-{at}", told(*columns))
+    path = f"/v1/federations/{federation}/comparison"
+    found = (await world.admin.get(path, params={"dataset": "heart"})).json()
+    assert found["matches"] is False
+    columns = {column["name"]: column for column in found["columns"]}
+    assert {name: column["state"] for name, column in columns.items()} == {
+        "age": "different",
+        "sex": "partial",
+        "disease": "matched",
+    }
+    assert columns["disease"]["agreed"]["categories"] == ["no", "yes"]
+    assert columns["sex"]["missing"] == ["site-2"]
+    assert "site-2" in columns["age"]["faults"][0]
+    assert "rows" not in str(found)
+    unknown = await world.admin.get(path, params={"dataset": "hart"})
+    assert unknown.status_code == 404
+    assert "did you mean 'heart'" in unknown.json()["detail"]

@@ -15,6 +15,7 @@ from services.coordinator.dashboard.desk import RoundPage
 from services.coordinator.dashboard.views import (
     Audit,
     Check,
+    Comparison,
     Dataset,
     DeadTask,
     Exposure,
@@ -109,6 +110,7 @@ class FakeDesk:
     all_jobs: list[Job] = field(default_factory=list)
     all_rounds: list[Round] = field(default_factory=list)
     all_sites: list[Site] = field(default_factory=list)
+    all_comparisons: list[Comparison] = field(default_factory=list)
     all_releases: list[Release] = field(default_factory=list)
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
@@ -150,6 +152,9 @@ class FakeDesk:
         if round_ is None:
             raise NotFound(f"There is no round {round_id}.")
         return RoundPage(round_, next(j for j in self.all_jobs if j.id == round_.job_id))
+
+    async def comparisons(self) -> list[Comparison]:
+        return self.all_comparisons
 
     async def sites(self) -> list[Site]:
         return self.all_sites

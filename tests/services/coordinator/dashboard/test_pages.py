@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from services.coordinator.dashboard import assets
 from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Cause, Check, Exclusion, Measure
+from services.coordinator.dashboard.views import Cause, Check, Comparison, Exclusion, Measure
 from services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"
@@ -360,6 +360,19 @@ async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, d
         assert "Nothing is stuck" not in text
         assert "3 sites: tabular has no parameter &lt;lr&gt;" in text
         assert "1 site: the site is away" in text
+
+
+async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(browser: httpx.AsyncClient, desk) -> None:
+    desk.all_jobs = [replace(desk.all_jobs[0], features=("age",), label="sick", unused=(("<note>", "a text column"),))]
+    text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
+    for words in ("Columns", "<dd>age</dd>", "<dd>sick</dd>", "&lt;note&gt;", "a text column"):
+        assert words in text
+    desk.all_comparisons = [
+        Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",))
+    ]
+    text = (await browser.get(f"{ROOT}/sites")).text
+    for words in ("Data sets compared", "different", "is a number at alpha", "matched by &lt;text&gt;"):
+        assert words in text
 
 
 def test_a_metric_is_told_with_its_error_bound() -> None:
