@@ -100,6 +100,20 @@ def wait_for(found: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def test_a_misspelt_name_in_the_policy_keeps_the_agent_from_starting(make_agent: Make) -> None:
+    """At its start a person is there to see it, with the name that was meant; a site at work goes on and tells it."""
+    agent = make_agent()
+    policy = yaml.safe_load((agent.folder / "policy.yaml").read_text())
+    agent.write("policy.yaml", {**policy, "datasets": {"bencj": {"columns": "*"}}})
+    assert "no data set is called bencj; did you mean 'bench'" in ended(agent)
+    agent.write("policy.yaml", policy)
+    agent.start()
+    wait_for(lambda: agent.events("profile.told"))
+    agent.write("policy.yaml", {**policy, "datasets": {**policy["datasets"], "bencj": {"columns": "*"}}})
+    wait_for(lambda: agent.events("policy.unresolved"))
+    assert not agent.events("site.unreadable")
+
+
 def test_names_in_a_policy_that_refer_to_nothing_are_told_with_those_that_are_near(tmp_path: Path) -> None:
     """Engines and fields stop the policy; data sets, columns and recipes may come later, so the agent tells them."""
     assert set(ENGINES) == set(engines.ENGINES)
