@@ -59,8 +59,9 @@ def show_(name: ModelName, profile: common.ProfileName = None, as_json: common.A
         }
         versions = client.versions(model.id)
         common.show(versions, columns, as_json=as_json, empty="no version yet: undersong job watch JOB")
-        if versions and not as_json:
-            _print_data(max(versions, key=lambda version: version.number).lineage.get("data") or {})
+        trained = [version for version in versions if version.lineage.get("kind") in ("initialise", "train")]
+        if trained and not as_json:
+            _print_data(max(trained, key=lambda version: version.number).lineage.get("data") or {})
 
 
 def _print_data(data: Mapping[str, Any]) -> None:

@@ -104,8 +104,6 @@ class Job(Answer):
     causes: list[Cause] = Field(default_factory=list)
     excluded: list[Exclusion] = Field(default_factory=list)
     spec: dict[str, Any] = Field(default_factory=dict)
-    features: list[str] = Field(default_factory=list)
-    label: str | None = None
     unused: list[dict[str, str]] = Field(default_factory=list)
     model_id: str | None = None
     version_id: str | None = None
