@@ -29,6 +29,7 @@ from services.agent.models import ModelCache
 from services.agent.profile import profile_of
 from services.agent.receipts import Receipts
 from services.agent.registry import Registry
+from services.agent.room import Room
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
@@ -97,7 +98,9 @@ class Agent:
         log.info("agent.started", federation_id=subject.federation_id, keyid=identity.keyid)
         who = (subject.name, str(subject.federation_id))
         await self._read(who, first=True)
-        platform = self._platform(http, keeper)
+        cache = ModelCache(settings.data_dir / "models", settings.model_cache_bytes)
+        room = Room(settings.data_dir, cache.evict)
+        platform = self._platform(http, keeper, cache)
         assert self._runner is not None  # noqa: S101 (read above)
         state.sweep_outbox()
         watch = LogWatch(
@@ -111,8 +114,8 @@ class Agent:
         receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet)
         beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch)]
         try:
-            performing = partial(self._tasks, platform, state, sent, receipts.wake.set, watch.meet)
-            await self._work(platform, state, who, performing)
+            performing = partial(self._tasks, platform, state, sent, room, receipts.wake.set, watch.meet)
+            await self._work(platform, state, who, performing, room)
         finally:
             for task in beside:
                 task.cancel()
@@ -123,24 +126,25 @@ class Agent:
         platform: Platform,
         state: State,
         sent: SentMessages,
+        room: Room,
         answered: Callable[[], None],
         met: Callable[[LogHead | None], None],
     ) -> Tasks:
         assert self._runner is not None  # noqa: S101 (read before the first task)
-        return Tasks(platform, self._runner, state, self._present, sent, answered, met)
+        return Tasks(platform, self._runner, state, self._present, sent, room, answered, met)
 
     async def _work(
-        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
+        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks], room: Room
     ) -> None:
         try:
-            await self._turns(platform, state, who, performing)
+            await self._turns(platform, state, who, performing, room)
         finally:
             with suppress(Away, TimeoutError):
                 async with asyncio.timeout(LAST_WORD_S):
                     await platform.coordinator.tell(within_s=LAST_WORD_S)
 
     async def _turns(
-        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
+        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks], room: Room
     ) -> None:
         resumed, refusals = False, 0
         while True:
@@ -153,6 +157,7 @@ class Agent:
                     await tasks.resume()
                     resumed = True
                 await self._tell(platform.coordinator, state)
+                await room.wait()
                 if await self._turn(platform.coordinator, tasks):
                     self._unsure = _EXCLUSION_LOOKS
                 elif self._unsure:
@@ -252,9 +257,8 @@ class Agent:
         self._profile = profile_of(description, policy, settings.runner)
         self._unread = description.unread
 
-    def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper) -> Platform:
+    def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper, cache: ModelCache) -> Platform:
         settings = self._settings
-        cache = ModelCache(settings.data_dir / "models", settings.model_cache_bytes)
         keys = Link(http, settings.keys_url, "keys", keeper)
         directory = CertificateDirectory(http, settings.keys_url, keeper().ca_certificate)
         return Platform(

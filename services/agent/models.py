@@ -51,6 +51,11 @@ class ModelCache:
         self._trim(keep=path)
         return path
 
+    def evict(self) -> None:
+        """Delete every model: each can be fetched again."""
+        for path in self._folder.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
+
     def _path(self, digest: Digest) -> Path:
         return self._folder / f"{digest}.safetensors"
 

@@ -31,6 +31,7 @@ from services.agent.highwater import UNWRITTEN, Place, SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import Away, Problem
 from services.agent.registry import Registry
+from services.agent.room import Room, is_full
 from services.agent.runner.folders import erase, fresh
 from services.agent.runner.protocol import Order, Outcome, Runner
 from services.agent.state import Contribution, State
@@ -45,7 +46,8 @@ from shared.wire.manifest import LogHead, RoundManifest
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
-TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died"})  # the coordinator opens the same task once more
+DISK_FULL = "disk-full"
+TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died", DISK_FULL})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
 
 
@@ -80,12 +82,13 @@ class Tasks:
         state: State,
         site: Callable[[], Site],
         sent: SentMessages,
+        room: Room,
         answered: Callable[[], None] = lambda: None,
         met: Callable[[LogHead | None], None] = lambda _: None,
     ) -> None:
         self._answered, self._met = answered, met
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
-        self._sent = sent
+        self._sent, self._room = sent, room
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
         self._exchanges = Exchanges(
             platform.aggregator, state.engines, sent, platform.identity, platform.signatures.witness
@@ -104,6 +107,8 @@ class Tasks:
             try:
                 reason = await beside_heartbeats(self._platform.coordinator, lease, watch, self._work(lease, watch))
             except TaskFailure as failure:
+                if failure.code == DISK_FULL:
+                    self._room.note_full()
                 if failure.code not in TAKEN_UP_AGAIN:
                     await self._give_up(lease.round_id, failure.code)
                 await self._report(lease, failure)
@@ -127,6 +132,8 @@ class Tasks:
         except Problem as problem:
             raise TaskFailure("platform-refused", str(problem)) from problem
         except Exception as error:
+            if is_full(error):
+                raise TaskFailure(DISK_FULL, "this site's disk is full: the agent rests until there is room") from error
             log.exception("task.broken")
             raise TaskFailure("agent-error", type(error).__name__) from error
 

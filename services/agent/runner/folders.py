@@ -62,8 +62,8 @@ def excess(folders: Iterable[Path], limit: int) -> Excess | None:
     """Whether the folders hold more than `limit` bytes (0: no limit) or too many entries."""
     size, count = used(folders)
     if limit and size > limit:
-        return Excess("disk-full", f"{size} bytes in files, the policy allows {limit}")
-    return Excess("disk-full", f"more than {ENTRIES} files and folders") if count > ENTRIES else None
+        return Excess("disk-limit", f"{size} bytes in files, the policy allows {limit}")
+    return Excess("disk-limit", f"more than {ENTRIES} files and folders") if count > ENTRIES else None
 
 
 def take(source: Path, target: Path, limit: int) -> Path | None:

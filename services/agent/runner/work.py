@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import platform
@@ -190,7 +191,16 @@ def failure_frame(error: BaseException) -> Frame:
     if isinstance(error, OrderRefused):
         return {"type": "failure", "code": error.code, "detail": str(error), "where": [], "text": ""}
     memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-    code = "out-of-memory" if memory else error.slug() if isinstance(error, Refusal) else "recipe-error"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = (
+        "disk-full"
+        if full
+        else "out-of-memory"
+        if memory
+        else error.slug()
+        if isinstance(error, Refusal)
+        else "recipe-error"
+    )
     detail = error.detail if isinstance(error, RecipeError | BadDataset) else type(error).__name__
     return {"type": "failure", "code": code, "detail": detail, "where": where, "text": text}
 

@@ -17,13 +17,15 @@ _REPEATING: Final = frozenset(
     {
         "bad-result",
         "dealer-at-fault",
+        "disk-limit",
         "model-mismatch",
         "model-too-large",
         "no-examples",
         "not-contained",
         "protocol-unknown",
+        "sample-limits-changed",
+        "statistics-unreadable",
     }
-    | {"sample-limits-changed", "statistics-unreadable"}
 )
 _PASSING: Final = frozenset({"policy-hours", "manifest-round"})
 """Codes of a repeating family that time alone may resolve."""
@@ -37,6 +39,7 @@ _FAULTS: Final = {
     "dealer-at-fault": "other sites could not use the shares that the site dealt",
     "child-died": "the training process ended unexpectedly",
     "disk-full": "the site's disk is full",
+    "disk-limit": "the recipe wrote more files than the site's policy allows",
     "interrupted": "the agent was stopped",
     "lease-expired": "the agent stopped sending heartbeats",
     "no-examples": "the site has no training rows for this job",

@@ -20,7 +20,7 @@ MAX_ATTEMPTS: Final = 5
 """A task that took its agent down this often is not the network's fault."""
 
 RETRYABLE: Final = frozenset(
-    {"interrupted", "unavailable", "child-died", "upload-failed", "download-failed", "timeout"}
+    {"interrupted", "unavailable", "child-died", "upload-failed", "download-failed", "timeout", "disk-full"}
 )
 """Failure codes after which the same site may simply try again; every other code is final for the round."""
 

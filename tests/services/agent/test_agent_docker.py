@@ -199,7 +199,7 @@ async def test_a_hostile_recipe_is_contained(tmp_path, image) -> None:
         assert (called.code, called.detail) == ("recipe-error", "Contained"), called.text
     bombed = await attack("bomb", most=300)
     assert (bombed.code, bombed.detail) == ("recipe-error", "BlockingIOError"), bombed.text
-    assert (await attack("fill", most=100, folder=folder)).code == "disk-full"
+    assert (await attack("fill", most=100, folder=folder)).code == "disk-limit"
     assert (await attack("eat", most=2048)).code in ("out-of-memory", "child-died")
     assert (await attack("stubborn", limit_s=4.0)).code == "task-time"
     assert (await attack("link_in_place", folder=folder, to=str(secret))).code == "bad-result"
