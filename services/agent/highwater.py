@@ -158,7 +158,13 @@ class SentMessages:
             self._write(sent)
 
     def seed(self, known: Iterable[Sent]) -> None:
-        """Take over what the database says was sent, oldest first: for a file that is new."""
+        """Take over what the database says was sent, oldest first: for a file that is new; ConfigError, as above."""
+        try:
+            self._seed(known)
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def _seed(self, known: Iterable[Sent]) -> None:
         with self._lock:
             for sent in known:
                 mark = self._marks.setdefault(sent.place.job_id, _Mark(sent.place))

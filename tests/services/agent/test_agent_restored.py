@@ -157,6 +157,8 @@ def test_a_disk_that_takes_nothing_lets_nothing_leave(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(TaskFailure, match="mark-unwritten"):
             marks.reach(Sent(place(1), UPLOAD, digest_of(b"body")))
+    with pytest.raises(ConfigError, match="high_water_file"):
+        marks.seed([Sent(place(1), UPLOAD, digest_of(b"body"))])
     marks.close()
 
 
