@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -67,6 +68,8 @@ class Closing:
         await self._commit(stored, fence, table, closed)
         point("aggregator.step.closed")
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
+        for site, dealers in closed.complaints.items():
+            log.warning("shares.complaint", step=step, site_id=site, dealers=list(dealers))
         for fault in closed.faults:
             log.warning("site.at_fault", step=step, site_id=fault.site_id, code=fault.code, detail=fault.detail)
         return closed.secret
@@ -132,7 +135,9 @@ class Closing:
                 deadline = step_deadline(order, following, stored.opened_at, round_.deadline, now, self._patience)
             await steps.freeze(step, table.said)
             await steps.close(step, closed.answers, Next(following, deadline, sealed))
-            detail = {"step": step, "sites": len(table.said), "answers": len(closed.answers)}
+            detail: dict[str, Any] = {"step": step, "sites": len(table.said), "answers": len(closed.answers)}
+            if closed.complaints:
+                detail["complaints"] = {site: list(dealers) for site, dealers in sorted(closed.complaints.items())}
             await Repository(tx).note(round_.id, "step.closed", "aggregator", detail)
             await FaultRows(tx).add(round_.id, closed.faults)
 

@@ -133,13 +133,15 @@ class Opened:
 class Closed:
     """A step's end: the state to store, then an answer for each client, unless somebody must be asked first.
 
-    `faults`: sites that were found in this step to have broken the protocol, though the round goes on.
+    `faults`: sites that were found in this step to have broken the protocol, though the round goes on. `complaints`:
+    who says of whom that its shares are of no use, which is held against neither.
     """
 
     secret: bytes
     answers: Mapping[SiteId, bytes] = field(default_factory=dict)
     ask: Ask | None = None
     faults: Sequence[Fault] = ()
+    complaints: Mapping[SiteId, Sequence[SiteId]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,12 +290,17 @@ def _close_check(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
     state.complaints = {i: pack_complaints(items) for i, items in complaints.items() if items}
     state.faults = {fault.site_id: fault.code for fault in faults}
     needed = max(server.topology.threshold, desk.manifest.min_cohort)
+    ids = [SiteId(member.site_id) for member in server.roster.members]
+    disputes = {ids[i]: [ids[each.dealer] for each in items] for i, items in complaints.items() if items}
     if len(sharers) < needed:
         detail = f"{len(sharers)} sites are left after the shares were checked, {needed} are needed"
+        if disputes:
+            dealers = ", ".join(sorted({dealer for about in disputes.values() for dealer in about}))
+            detail += f"; {', '.join(sorted(disputes))} cannot use shares of {dealers}"
         raise DealerAtFault(detail, faults) if faults else NotEnoughShares(detail)
     state.sharers = transcript.bitmap(sharers, server.n)
     answers = {SiteId(server.roster.members[i].site_id): state.sharers for i in sharers}
-    return Closed(state.pack(), answers, faults=faults)
+    return Closed(state.pack(), answers, faults=faults, complaints=disputes)
 
 
 def _complaints(

@@ -1,11 +1,13 @@
 """Sites that deal or send useless shares, through HTTP: who is named, who goes on, and what the record says."""
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import msgpack
 import pytest
+from sqlalchemy import text
 
 from shared.secagg.engine import UPLOAD
 from shared.secagg.pairwise import client as client_module
@@ -64,6 +66,11 @@ async def test_one_victim_of_a_bad_dealer_does_without(quick_stage: Stage) -> No
     assert trained(quick_stage, found) == pytest.approx(sites.expected(everyone), abs=1e-4)
     record = sites.keys.records[sites.id]
     assert list(record.complaints) == [everyone[0]]
+    notes = await quick_stage.database.read(
+        "test.notes", lambda tx: tx.session.execute(text("SELECT detail FROM round_events WHERE type = 'step.closed'"))
+    )
+    (noted,) = [found for (detail,) in notes if (found := json.loads(detail).get("complaints"))]
+    assert noted == {everyone[0]: [everyone[2]]}, "the operator sees who complains about whom"
     assert record.faults == {}
 
 
