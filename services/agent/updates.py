@@ -63,7 +63,9 @@ def _payload(
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         if outcome.sums is None:
             raise TaskFailure("bad-result", "the recipe gave no sums")
-        yield sums_payload(manifest, np.fromfile(outcome.sums, "<f8"), outcome.metrics_layout)
+        payload = sums_payload(manifest, np.fromfile(outcome.sums, "<f8"), outcome.metrics_layout)
+        _check_form(manifest, payload)
+        yield payload
         return
     if outcome.tensors is None:
         raise TaskFailure("bad-result", "the recipe gave no model")
@@ -73,6 +75,15 @@ def _payload(
             yield model_payload(after)
         else:
             yield _change(manifest, outcome, model, after, committed)
+
+
+def _check_form(manifest: RoundManifest, payload: Payload) -> None:
+    """Raise TaskFailure for sums that are not those that the manifest asks for: the servers would refuse them."""
+    if manifest.metrics_layout not in (None, payload.metrics_layout):
+        detail = f"the recipe evaluates {payload.metrics_layout}, the round asks for {manifest.metrics_layout}"
+        raise TaskFailure("bad-result", detail)
+    if manifest.length not in (None, payload.length):
+        raise TaskFailure("bad-result", f"the recipe made {payload.length} words, the round asks for {manifest.length}")
 
 
 def _change(

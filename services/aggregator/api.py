@@ -36,6 +36,7 @@ from shared.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    no_such,
 )
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
@@ -242,7 +243,8 @@ async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> 
         raise Forbidden("only the coordinator, a scientist or an auditor may see this")
     view = await rounds.view(round_id)
     if isinstance(actor, Principal):
-        actor.check(Role.SCIENTIST, Role.AUDITOR, federation_id=view.stored.federation_id)
+        hidden = no_such("round", round_id, RoundUnknown)
+        actor.check(Role.SCIENTIST, Role.AUDITOR, federation_id=view.stored.federation_id, hidden=hidden)
     return round_state(view)
 
 

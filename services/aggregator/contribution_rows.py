@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import BigInteger, String, Table, bindparam, or_, select, update
 
-from services.aggregator.domain import Known, Phase
+from services.aggregator.domain import Form, Known, Phase
 from services.aggregator.repository import PROGRESS_TOPIC, Stored, stored_of
 from services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
 from shared.database import Transaction, UtcDateTime, insert_for
@@ -25,6 +25,7 @@ class Contribution:
     digest: Digest
     code: str | None
     message: str | None
+    form: Form | None = None
 
 
 class ContributionRows:
@@ -51,15 +52,13 @@ class ContributionRows:
         query = self.tx.insert(ReportIdRow).values(row).on_conflict_do_nothing()
         return await self._session.scalar(query.returning(ReportIdRow.report_id)) is not None
 
-    async def count(
-        self, round_id: RoundId, length: int | None, layout: str | None, *, awaited: bool = False
-    ) -> Stored | None:
-        """Count one more update of an open round; the first fixes length and layout. None when it may not count.
+    async def count(self, round_id: RoundId, form: Form, *, awaited: bool = False) -> Stored | None:
+        """Count one more update of an open round, unless the round is known to have another form; None then.
 
         `awaited`: the round's step waited for this site.
         """
-        statement = _counting(by_length=length is not None, by_layout=layout is not None, awaited=awaited)
-        facts = {"with_length": length, "with_layout": layout}
+        statement = _counting(by_layout=form.layout is not None, awaited=awaited)
+        facts = {"with_length": form.length, "with_layout": form.layout}
         values = {"round": round_id, "at": await self.tx.now(), **{k: v for k, v in facts.items() if v is not None}}
         row = (await self._session.execute(statement, values)).one_or_none()
         return None if row is None else stored_of(row)
@@ -68,7 +67,7 @@ class ContributionRows:
         """All of a round, in the order of their arrival."""
         query = select(ContributionRow).where(ContributionRow.round_id == round_id).order_by(ContributionRow.id)
         rows = await self._session.scalars(query)
-        return [Contribution(r.id, SiteId(r.site_id), Digest(r.digest), r.code, r.message) for r in rows]
+        return [contribution_of(row) for row in rows]
 
     async def reject(self, round_id: RoundId, contribution_id: int, code: str, message: str) -> bool:
         """Take a contribution out of the count, once; False when it was out already."""
@@ -92,17 +91,21 @@ _KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.re
 )
 
 
+def contribution_of(row: ContributionRow) -> Contribution:
+    """The row as a value."""
+    form = None if row.length is None else Form(row.length, row.layout)
+    return Contribution(row.id, SiteId(row.site_id), Digest(row.digest), row.code, row.message, form)
+
+
 @cache
-def _counting(*, by_length: bool, by_layout: bool, awaited: bool) -> Any:
-    """One more update of an open round; the first fixes length and layout, where there are such."""
+def _counting(*, by_layout: bool, awaited: bool) -> Any:
+    """One more update of an open round, of the length and layout that the round has, where they are known."""
     at, length = bindparam("at", type_=UtcDateTime()), bindparam("with_length", type_=BigInteger())
     layout = bindparam("with_layout", type_=String())
     query = update(_ROUNDS).where(_COLUMNS.id == _ID, _COLUMNS.phase == str(Phase.COLLECTING), _COLUMNS.deadline > at)
-    query = query.values(got=_COLUMNS.got + 1)
-    if by_length:
-        query = query.where(or_(_COLUMNS.length.is_(None), _COLUMNS.length == length)).values(length=length)
+    query = query.where(or_(_COLUMNS.length.is_(None), _COLUMNS.length == length)).values(got=_COLUMNS.got + 1)
     if by_layout:
-        query = query.where(or_(_COLUMNS.layout.is_(None), _COLUMNS.layout == layout)).values(layout=layout)
+        query = query.where(or_(_COLUMNS.layout.is_(None), _COLUMNS.layout == layout))
     if awaited:
         query = query.values(step_missing=_COLUMNS.step_missing - 1)
     return query.returning(*_COLUMNS)

@@ -7,6 +7,7 @@ An engine of several steps has a step beside the phase: those up to the upload p
 those after it while it is frozen; `OPENED` stands after the last. Each step ends by its own deadline.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     QUORUM = "quorum"
     TIME_OUT = "aggregation-timed-out"
     UNFIT_SUM = "sum-out-of-range"
+    UNDECIDED = "form-undecided"
     UNFIT_MODEL = "model-mismatch"
     UNFIT_STRATEGY = "strategy-refused"
     NOT_FINITE = "model-not-finite"
@@ -104,7 +106,11 @@ class SampleCountChanged(Conflict):
 
 
 class WrongLength(Invalid):
-    """The update's length is not that of the round's model or of the first update."""
+    """The update's length or layout is not the one that this round's updates have."""
+
+
+class FormUndecided(Invalid):
+    """As many sites sent updates of one length as of another, and nothing says which of them is right."""
 
 
 class StepUnknown(NotFound):
@@ -168,6 +174,31 @@ class Move:
 
     phase: Phase
     reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What all updates of a round have in common: how many words, and of an evaluation the layout."""
+
+    length: int
+    layout: str | None = None
+
+
+def settled_form(forms: Sequence[Form], cohort_size: int, *, complete: bool) -> Form | None:
+    """Return the form of a round whose manifest names none; None while it is open.
+
+    It is the one that more than half of the cohort sent, or, once nobody else can send (`complete`), the one that most
+    sent. Which site came first makes no difference. Raises FormUndecided when two forms were sent equally often.
+    """
+    most = Counter(forms).most_common(2)
+    if most and 2 * most[0][1] > cohort_size:
+        return most[0][0]
+    if not complete or not most:
+        return None
+    if len(most) > 1 and most[0][1] == most[1][1]:
+        one, other = most[0][0].length, most[1][0].length
+        raise FormUndecided(f"{most[0][1]} sites each sent updates of {one} and {other} words")
+    return most[0][0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,17 @@ import structlog
 from services.aggregator.bodies import local_file
 from services.aggregator.closing import Closing
 from services.aggregator.contribution_rows import Contribution, ContributionRows
-from services.aggregator.domain import OPENED, Phase, Reason, due, step_due
+from services.aggregator.domain import (
+    OPENED,
+    Form,
+    FormUndecided,
+    Phase,
+    Reason,
+    WrongLength,
+    due,
+    settled_form,
+    step_due,
+)
 from services.aggregator.folding import Folding, code_of
 from services.aggregator.parts import Holder, RoundParts
 from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
@@ -37,6 +47,7 @@ from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
 from shared.telemetry.traces import continue_trace
+from shared.wire.manifest import RoundKind
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_FAILURES: Final = 10
@@ -157,8 +168,7 @@ class Foreman:
             return False
         if view.stored.fence != hold.fence:
             raise RoundLost("another worker has claimed the round")
-        await self._know_length(hold, view.stored)
-        changed = await self.fold(hold, view, ring)
+        changed = await self._know_form(hold, view) or await self.fold(hold, view, ring)
         if changed or due(view.stored.round, view.now) is not None:
             moved = await self._rounds.evaluate(hold.round_id)
             if moved.version == view.stored.version and not changed:  # the database's clock is behind ours
@@ -190,8 +200,11 @@ class Foreman:
     async def fold(self, hold: Hold, view: RoundView, ring: Ring) -> bool:
         """Bring the sum up to the contributions that stand; True when the round must be looked at again at once.
 
-        Then some of them had to be rejected, or other workers took part, and rings were heard meanwhile.
+        Then some of them had to be rejected, or other workers took part, and rings were heard meanwhile. Nothing is
+        folded before the form of the round's updates is known.
         """
+        if hold.folding.length is None and hold.folding.manifest.encoding is not None:
+            return False
         if hold.folding.misfits(view.contributions):
             hold.folding = Folding(hold.folding.manifest, hold.folding.secret, length=hold.folding.length)
         if await self._verify(hold, view):
@@ -296,9 +309,44 @@ class Foreman:
         await self._publication.finish(stored, hold.fence, version_id)
         point("aggregator.round.finished")
 
-    async def _know_length(self, hold: Hold, stored: Stored) -> None:
+    async def _know_form(self, hold: Hold, view: RoundView) -> bool:
+        """Learn the form of the round's updates, and reject those that have another; True when the round has changed.
+
+        It follows from the manifest or its model; where neither says it, from what most sites sent.
+        """
+        stored, manifest = view.stored, hold.folding.manifest
+        if manifest.encoding is None:
+            return False
+        form = await self._form(hold, view)
+        if form is None:
+            return False
+        if stored.length is None:
+            await self._database.run("round.form", lambda tx: Repository(tx).fix_form(hold.round_id, form))
+        hold.folding.length = form.length
+        misfits = [c for c in view.contributions if c.code is None and c.form not in (None, form)]
+        for contribution in misfits:
+            detail = f"the update has another length or layout than this round's, {form.length} words"
+            await self._reject(hold, contribution, WrongLength(detail))
+        return bool(misfits) or stored.length is None
+
+    async def _form(self, hold: Hold, view: RoundView) -> Form | None:
+        stored, manifest = view.stored, hold.folding.manifest
+        if manifest.kind is RoundKind.TRAIN:
+            await self._know_base(hold, stored)
+            length = update_length(manifest, hold.base.model.schema.length if hold.base else None)
+            return None if length is None else Form(length)
+        if stored.length is not None:
+            return Form(stored.length, stored.layout)
+        forms = [c.form for c in view.contributions if c.code is None and c.form is not None]
+        complete = stored.round.phase is not Phase.COLLECTING
+        try:
+            return settled_form(forms, stored.round.cohort_size, complete=complete)
+        except FormUndecided as refusal:
+            raise RoundFailed(Reason.UNDECIDED, refusal.detail) from refusal
+
+    async def _know_base(self, hold: Hold, stored: Stored) -> None:
         """Fetch the model that the round starts from, early, so that its length is the updates' and not the reverse."""
-        if hold.folding.manifest.kind != "train" or hold.base is not None:
+        if hold.base is not None:
             return
         try:
             hold.base = await self._publication.base(stored)
@@ -306,13 +354,6 @@ class Foreman:
             log.warning("round.model_waits", reason=error.detail)
             if stored.round.phase is not Phase.COLLECTING:
                 raise
-            return
-        if hold.base is None:
-            return
-        length = update_length(hold.folding.manifest, hold.base.model.schema.length)
-        hold.folding.length = length
-        if length is not None and stored.length is None:
-            await self._database.run("round.length", lambda tx: Repository(tx).fix_length(hold.round_id, length))
 
     async def _renew(self, hold: Hold) -> None:
         if monotonic() < hold.renew_at:

@@ -91,8 +91,6 @@ class RoundParts:
         encoding = folding.manifest.encoding
         if len(waiting) < self._min_updates or encoding is None or stored.length is None:
             return False
-        if folding.length not in (None, stored.length):
-            return False  # the first update had a wrong length, and some will have to be rejected
         return len(waiting) * stored.length * encoding.modulus_bits // 8 >= self._min_bytes
 
     async def share(self, stored: Stored, holder: Holder, waiting: Sequence[Contribution], ring: Ring) -> None:

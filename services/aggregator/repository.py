@@ -20,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from services.aggregator.domain import OPEN_PHASES, OPENED, Move, Phase, Round, RoundUnknown
+from services.aggregator.domain import OPEN_PHASES, OPENED, Form, Move, Phase, Round, RoundUnknown
 from services.aggregator.tables import (
     ContributionRow,
     PartRow,
@@ -31,6 +31,7 @@ from services.aggregator.tables import (
     StepMessageRow,
 )
 from shared.database import Transaction
+from shared.errors import no_such
 from shared.ids import Digest, JobId, RoundId, VersionId
 
 PROGRESS_TOPIC = "aggregator.rounds"
@@ -94,14 +95,14 @@ class Repository:
         """The round as it stands; raises RoundUnknown."""
         found = await self.find(round_id)
         if found is None:
-            raise RoundUnknown(f"there is no round {round_id}")
+            raise no_such("round", round_id, RoundUnknown)
         return found
 
     async def lock(self, round_id: RoundId) -> Stored:
         """The round, held by this transaction; raises RoundUnknown."""
         row = (await self._session.execute(_ROUND_LOCKED, {"round": round_id})).one_or_none()
         if row is None:
-            raise RoundUnknown(f"there is no round {round_id}")
+            raise no_such("round", round_id, RoundUnknown)
         return stored_of(row)
 
     async def add(self, values: Mapping[str, Any]) -> bool:
@@ -234,10 +235,10 @@ class Repository:
 
     # Publication.
 
-    async def fix_length(self, round_id: RoundId, length: int) -> None:
-        """Say what length updates must have, where no update has said so."""
-        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.length.is_(None)).values(length=length)
-        await self._session.execute(query, execution_options=_BY_SQL)
+    async def fix_form(self, round_id: RoundId, form: Form) -> None:
+        """Write down the form of the round's updates, once."""
+        query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.length.is_(None))
+        await self._session.execute(query.values(length=form.length, layout=form.layout), execution_options=_BY_SQL)
 
     async def model_length(self, digest: Digest) -> int | None:
         """The vector length of a model that a round here made."""

@@ -31,7 +31,7 @@ from services.aggregator.sample_rows import SampleRows
 from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobStore
 from shared.database import Database, Transaction
-from shared.errors import NotFound
+from shared.errors import NotFound, no_such
 from shared.faults import point
 from shared.identity.authority import SignatureMismatch, verify_signature
 from shared.identity.directory import CertificateDirectory
@@ -162,6 +162,7 @@ class Rounds:
             "opened_at": now,
             "moved_at": now,
             "length": update_length(manifest, made),
+            "layout": manifest.metrics_layout,
         }
         facts = engine_facts(manifest.engine)
         order = facts.steps
@@ -284,7 +285,7 @@ def manifest_of(text: str) -> RoundManifest:
 def check_member(round_id: RoundId, manifest: RoundManifest, site: Party) -> None:
     """Raise NotInCohort, or, for a site of another federation, RoundUnknown: it shall not learn that there is one."""
     if site.federation_id != manifest.federation_id:
-        raise RoundUnknown(f"there is no round {round_id}")
+        raise no_such("round", round_id, RoundUnknown)
     if site.name not in manifest.cohort:
         raise NotInCohort(f"{site.name} is not in the cohort of round {round_id}")
 
@@ -299,9 +300,11 @@ def signed_manifest(stored: Stored) -> SignedManifest | None:
 
 
 def update_length(manifest: RoundManifest, model_length: int | None) -> int | None:
-    """How many words an update of this round has, where that is known: a train round's are those of its model."""
+    """Return how many words an update of this round has, as the manifest or its model says; None where neither does."""
+    if manifest.metrics_layout is not None:
+        return evaluation_length(manifest.metrics_layout)
     if manifest.kind != "train" or model_length is None:
-        return None
+        return manifest.length
     return model_length + tail_length(manifest)
 
 

@@ -19,6 +19,7 @@ from services.aggregator.tables import (
     StepRow,
 )
 from shared.database import Transaction
+from shared.errors import no_such
 from shared.ids import Digest, RoundId, SiteId, digest_of
 
 _BY_SQL = {"synchronize_session": False}
@@ -78,7 +79,7 @@ class StepRepository:
         """Where the round stands, held by this transaction; raises RoundUnknown. Reads only what a message needs."""
         row = (await self._session.execute(_TURN, {"round": self._round_id})).one_or_none()
         if row is None:
-            raise RoundUnknown(f"there is no round {self._round_id}")
+            raise no_such("round", self._round_id, RoundUnknown)
         return Turn(round_of(row), row.manifest)
 
     async def seen(self, step: str, before: str | None, site_id: SiteId) -> Seen:

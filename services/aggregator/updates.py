@@ -7,6 +7,7 @@ import structlog
 
 from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import (
+    Form,
     Known,
     NotInCohort,
     RoundClosed,
@@ -182,7 +183,9 @@ class Updates:
         if seen.round.stepped:
             seen = await rows.lock(round_id)
             awaited = site_id not in await StepRepository(tx, round_id).lost()
-        if not await given.add({**values, "accepted_at": now, "receipt": receipt}):
+        form = Form(header.length, header.metrics_layout)
+        facts = {"length": form.length, "layout": form.layout, "accepted_at": now, "receipt": receipt}
+        if not await given.add({**values, **facts}):
             known = await given.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
@@ -190,8 +193,7 @@ class Updates:
         await _take_id(given, seen, site_id, header)
         if fresh is not None:
             await SampleRows(tx, seen.job_id).keep(site_id, round_id, fresh)
-        length = None if header.kind is RoundKind.INITIALISE else header.length  # model files differ in length
-        stored = await given.count(round_id, length, header.metrics_layout, awaited=awaited)
+        stored = await given.count(round_id, form, awaited=awaited)
         if stored is None:
             await self._explain(rows, seen, header)
             raise RoundClosed("the round takes no more updates")

@@ -20,7 +20,7 @@ from services.coordinator.views.members import (
     user_view,
 )
 from shared.database import Database, Page, Transaction
-from shared.errors import FieldError, Forbidden, Invalid, NotFound
+from shared.errors import FieldError, Forbidden, Invalid, NotFound, no_such
 from shared.identity.authority import write_private
 from shared.identity.sealing import Sealer
 from shared.ids import TokenId, UserId, new_id
@@ -127,7 +127,7 @@ class Accounts:
             accounts = AccountRepository(tx)
             token = await accounts.token(token_id)
             if token.user_id != person.user_id and _PEOPLE not in person.grants:
-                raise NotFound(f"There is no token {token_id}.")
+                raise no_such("token", token_id)
             await accounts.revoke_token(token_id, await tx.now())
 
         await self._database.run("token.revoke", work)

@@ -75,8 +75,8 @@ class Auditing:
         """The bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""
         try:
             return await collect(subject, _Sources(self._keys, self._registry, person))
-        except NotFound as error:
-            raise NoEvidence(f"There is no evidence about {subject}: {error.detail}") from error
+        except NotFound as error:  # which part is missing would tell whether the thing exists
+            raise NoEvidence(f"There is no evidence about {subject}, or not for you.") from error
 
     async def verdict(self, person: Principal, subject: str) -> Verdict:
         """The same, audited against the authority that this service itself enrolled with."""

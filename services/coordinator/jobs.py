@@ -31,7 +31,7 @@ from services.coordinator.views.jobs import (
 )
 from services.coordinator.views.participation import ParticipationView, participation_view
 from shared.database import Database, Page, Transaction
-from shared.errors import NotFound
+from shared.errors import NotFound, no_such
 from shared.faults import point
 from shared.ids import Digest, JobId, RoundId, VersionId, is_id, new_id
 from shared.learning.strategies import strategy_named
@@ -242,7 +242,7 @@ class Jobs:
         try:
             version = await self._registry.version(version_id)
         except NotFound:
-            return None, "there is no such model version"
+            return None, "there is no such model version in this federation"
         if version.federation_id != federation_id:
             return None, "there is no such model version in this federation"
         if version.deleted_at is not None:
@@ -283,19 +283,20 @@ def _new_job(verdict: Verdict, start: StartingVersion | None, person: Principal,
 
 async def _seen(tx: Transaction, person: Principal, job_id: str) -> Job:
     job = await JobRepository(tx).get(job_id)
-    person.check(*Role, federation_id=job.federation_id)
+    person.check(*Role, federation_id=job.federation_id, hidden=no_such("job", job_id))
     return job
 
 
 async def _seen_round(tx: Transaction, person: Principal, round_id: str) -> RoundRecord:
     record = await RoundRepository(tx).record(RoundId(round_id))
-    await _seen(tx, person, record.round.job_id)
+    job = await JobRepository(tx).get(record.round.job_id)
+    person.check(*Role, federation_id=job.federation_id, hidden=no_such("round", round_id))
     return record
 
 
 async def _steered(tx: Transaction, person: Principal, job_id: str, *, lock: bool = True) -> Job:
     job = await JobRepository(tx).get(job_id, lock=lock)
-    person.check(Role.SCIENTIST, federation_id=job.federation_id)
+    person.check(Role.SCIENTIST, federation_id=job.federation_id, hidden=no_such("job", job_id))
     return job
 
 

@@ -11,7 +11,7 @@ from services.coordinator.repository.jobs import Entry, JobRepository
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.tasks import TaskRepository
 from shared.database import Transaction
-from shared.errors import NotFound
+from shared.errors import NotFound, no_such
 from shared.ids import SiteId, TaskId
 from shared.telemetry.metrics import AGENT_TASK_SECONDS, STRAGGLERS, TASK_ATTEMPTS, TASKS_ENDED
 from shared.telemetry.traces import current_trace
@@ -98,7 +98,7 @@ async def locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tu
 
 def no_task(task_id: TaskId) -> NotFound:
     """The refusal of a task that is not there, or not the site's."""
-    return NotFound(f"There is no task {task_id}.")
+    return no_such("task", task_id)
 
 
 def _facts(task: Task) -> dict[str, object]:

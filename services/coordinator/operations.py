@@ -14,6 +14,7 @@ from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.views.jobs import DeadTaskView, dead_task_view
 from shared.database import Database, Page, Transaction
+from shared.errors import no_such
 from shared.ids import TaskId
 from shared.queues import Bell
 from shared.web.access import Principal, Role
@@ -140,7 +141,7 @@ class Operations:
             round_id, site_id = await tasks.place(task_id)
             round_ = await rounds.get(round_id, lock=True)
             job = await JobRepository(tx).get(round_.job_id)
-            person.check(Role.SCIENTIST, federation_id=job.federation_id)
+            person.check(Role.SCIENTIST, federation_id=job.federation_id, hidden=no_such("task", task_id))
             before = await tasks.get(task_id, lock=True)
             if act == "requeue" and not _open(round_):
                 raise RoundNotCollecting(

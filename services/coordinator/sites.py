@@ -15,7 +15,7 @@ from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.views.jobs import ExclusionView, exclusion_view
 from services.coordinator.views.members import ComparisonView, SiteView, comparison_view, site_view
 from shared.database import Database, Page, Transaction
-from shared.errors import NotFound
+from shared.errors import NotFound, no_such
 from shared.ids import FederationId, SiteId, new_id
 from shared.names import hint
 from shared.web.access import Principal, Role
@@ -59,7 +59,7 @@ class Sites:
 
         async def work(tx: Transaction) -> SiteView:
             site = await SiteRepository(tx).get(site_id)
-            person.check(*Role, federation_id=site.federation_id)
+            person.check(*Role, federation_id=site.federation_id, hidden=no_such("site", site_id))
             return site_view(site, await tx.now() - self._lease)
 
         return await self._database.read("site.get", work)
@@ -148,7 +148,7 @@ class Sites:
         async def work(tx: Transaction) -> SiteView:
             sites = SiteRepository(tx)
             site = await sites.get(site_id, lock=True)
-            person.check(Role.OWNER, federation_id=site.federation_id)
+            person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
             await sites.set_suspended(site_id, suspended=True)
             for task in await TaskRepository(tx).outstanding_of_site(site_id):
                 await _take_away(tx, task)
@@ -163,7 +163,7 @@ class Sites:
         async def work(tx: Transaction) -> SiteView:
             sites = SiteRepository(tx)
             site = await sites.get(site_id, lock=True)
-            person.check(Role.OWNER, federation_id=site.federation_id)
+            person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
             await sites.set_suspended(site_id, suspended=False)
             tx.session.expire_all()
             return site_view(await sites.get(site_id), await tx.now() - self._lease)

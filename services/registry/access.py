@@ -1,7 +1,7 @@
 """Who may do what with a model, whoever asks: a person by role, a site by federation, a service by name."""
 
-from services.registry.domain import ModelUnknown
-from shared.errors import Forbidden
+from services.registry.domain import ModelUnknown, VersionUnknown
+from shared.errors import Forbidden, NotFound, no_such
 from shared.identity.verify import Party
 from shared.web.access import Principal, Role
 
@@ -14,12 +14,22 @@ def name_of(asker: Asker) -> str:
     return asker.subject.uri if isinstance(asker, Party) else asker.user_id
 
 
-def check_reader(asker: Asker, federation_id: str) -> None:
-    """Anyone of the federation may read, and every service; to others the model does not exist."""
+def check_reader(asker: Asker, federation_id: str, hidden: NotFound) -> None:
+    """Raise `hidden` unless the asker may read: anyone of the federation, and every service."""
     if isinstance(asker, Principal):
-        asker.check(*Role, federation_id=federation_id)
+        asker.check(*Role, federation_id=federation_id, hidden=hidden)
     elif asker.subject.kind == "site" and asker.federation_id != federation_id:
-        raise ModelUnknown("There is no such model, or it belongs to another federation.")
+        raise hidden
+
+
+def no_model(model_id: str) -> NotFound:
+    """The answer about a model that does not exist, or not for the asker."""
+    return no_such("model", model_id, ModelUnknown)
+
+
+def no_version(version_id: str) -> NotFound:
+    """The answer about a version that does not exist, or not for the asker."""
+    return no_such("model version", version_id, VersionUnknown)
 
 
 def check_writer(asker: Asker, federation_id: str) -> None:

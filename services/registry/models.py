@@ -1,7 +1,7 @@
 """Models and their aliases."""
 
-from services.registry.access import Asker, check_reader, check_writer, name_of, readable
-from services.registry.domain import AliasUnknown, Model, ModelNameTaken, VersionUnknown
+from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version, readable
+from services.registry.domain import AliasUnknown, Model, ModelNameTaken
 from services.registry.repository import RegistryRepository
 from services.registry.views import ModelRequest, ModelView
 from shared.database import Database, Page, Transaction
@@ -42,7 +42,7 @@ class Models:
 
         async def work(tx: Transaction) -> ModelView:
             model = await RegistryRepository(tx).model(model_id)
-            check_reader(asker, model.federation_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
             return ModelView.of(model)
 
         return await self._database.read("model.get", work)
@@ -67,11 +67,12 @@ class Models:
         async def work(tx: Transaction) -> ModelView:
             repository = RegistryRepository(tx)
             model = await repository.model(model_id)
-            check_reader(asker, model.federation_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
-            version = (await repository.version(version_id, lock=True)).alive()
+            version = await repository.version(version_id, lock=True)
             if version.model_id != model.id:
-                raise VersionUnknown(f"The model has no version {version_id}.")
+                raise no_version(version_id)
+            version = version.alive()
             if model.aliases.get(alias) != version.id:
                 await repository.set_alias(model.id, alias, version.id, name_of(asker))
                 await repository.record(name_of(asker), "alias.set", model.id, alias=alias, version_id=version.id)
@@ -85,7 +86,7 @@ class Models:
         async def work(tx: Transaction) -> None:
             repository = RegistryRepository(tx)
             model = await repository.model(model_id)
-            check_reader(asker, model.federation_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
             if await repository.remove_alias(model.id, alias):
                 await repository.record(name_of(asker), "alias.removed", model.id, alias=alias)
@@ -98,7 +99,7 @@ class Models:
         async def work(tx: Transaction) -> VersionId:
             repository = RegistryRepository(tx)
             model = await repository.model(model_id)
-            check_reader(asker, model.federation_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
             version_id = model.aliases.get(alias)
             if version_id is None:
                 raise AliasUnknown(f"The model has no alias {alias}.")

@@ -21,6 +21,7 @@ from services.registry.domain import (
 )
 from services.registry.tables import ActionRow, AliasRow, ContentRow, EvaluationRow, ModelRow, VersionRow
 from shared.database import Page, Transaction, page
+from shared.errors import no_such
 from shared.ids import Digest, FederationId, ModelId, VersionId
 
 
@@ -55,7 +56,7 @@ class RegistryRepository:
         """A model with its aliases; raises ModelUnknown."""
         row = await self._session.get(ModelRow, model_id)
         if row is None:
-            raise ModelUnknown(f"There is no model {model_id}.")
+            raise no_such("model", model_id, ModelUnknown)
         return _model(row, await self._aliases([row.id]))
 
     async def models(
@@ -135,7 +136,7 @@ class RegistryRepository:
         query = select(VersionRow).where(VersionRow.id == version_id)
         found = await self._versions(query.with_for_update() if lock else query)
         if not found:
-            raise VersionUnknown(f"There is no model version {version_id}.")
+            raise no_such("model version", version_id, VersionUnknown)
         return found[0]
 
     async def version_by_key(self, model_id: str, key: str) -> Version | None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 
-from services.registry.access import Asker, check_reader, check_writer, name_of
+from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version
 from services.registry.contents import Contents
 from services.registry.domain import (
     Content,
@@ -79,7 +79,7 @@ class Versions:
         async def work(tx: Transaction) -> tuple[Model, Version | None, list[Version]]:
             repository = RegistryRepository(tx)
             model = await repository.model(model_id)
-            check_reader(asker, model.federation_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
             present = await repository.version_by_key(model.id, key)
             if present is not None:
@@ -99,7 +99,7 @@ class Versions:
 
         async def work(tx: Transaction) -> Version:
             version = await RegistryRepository(tx).version(version_id)
-            check_reader(asker, version.federation_id)
+            check_reader(asker, version.federation_id, no_version(version_id))
             return version
 
         return await self._database.read("version.get", work)
@@ -113,7 +113,7 @@ class Versions:
 
         async def work(tx: Transaction) -> Page[VersionSummary]:
             repository = RegistryRepository(tx)
-            check_reader(asker, (await repository.model(model_id)).federation_id)
+            check_reader(asker, (await repository.model(model_id)).federation_id, no_model(model_id))
             bound = None if after is None else str(after)
             return (await repository.versions(model_id, limit, bound)).map(VersionSummary.of)
 
@@ -148,7 +148,7 @@ class Versions:
 
     async def _writable(self, repository: RegistryRepository, asker: Asker, version_id: str) -> Version:
         version = await repository.version(version_id, lock=True)
-        check_reader(asker, version.federation_id)
+        check_reader(asker, version.federation_id, no_version(version_id))
         check_writer(asker, version.federation_id)
         return version
 

@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from shared.clock import monotonic
-from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
+from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable, no_such
 from shared.identity.verify import Party
 
 TOKEN_PREFIX: Final = "ust_"  # noqa: S105  (what tokens begin with, so that scanners and our logs know them)
@@ -63,12 +63,15 @@ class Principal:
             for grant in self.grants
         )
 
-    def check(self, *roles: Role, federation_id: str | None = None) -> None:
-        """Raises NotFound where the person has no role in the federation at all, Forbidden where it is another role."""
+    def check(self, *roles: Role, federation_id: str | None = None, hidden: NotFound | None = None) -> None:
+        """Raise `hidden` where the person has no role in the federation at all, Forbidden where it is another role.
+
+        `hidden` is the answer about a thing that does not exist (`shared.errors.no_such`).
+        """
         if self.may(*roles, federation_id=federation_id):
             return
         if federation_id is not None and not self.may(*Role, federation_id=federation_id):
-            raise NotFound("there is no such thing, or you have no role in its federation")
+            raise hidden or no_such("federation", federation_id)
         raise Forbidden(f"this needs the role {' or '.join(sorted(role.value for role in roles or (Role.ADMIN,)))}")
 
     def federations(self, *roles: Role) -> frozenset[str] | None:

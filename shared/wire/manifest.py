@@ -121,6 +121,11 @@ class RoundManifest(Digestible):
     """One attempt at one round of a job.
 
     log_head: the transparency log as the coordinator saw it last, for sites to compare with what they see themselves.
+
+    The form of an update never depends on what a site sent first. Updates of a train round have the length of the
+    model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
+    recipe adds up before it trains has a length that nobody but the sites knows: there it is the one that most of them
+    send.
     """
 
     protocol: Literal[1] = PROTOCOL
@@ -147,6 +152,8 @@ class RoundManifest(Digestible):
     epoch: int = Field(default=0, ge=0, strict=True)
     weight_unit: int = Field(default=1, ge=1, strict=True)
     log_head: LogHead | None = Field(default=None, exclude_if=is_empty)
+    length: int | None = Field(default=None, ge=1, le=2**36, strict=True, exclude_if=is_empty)
+    metrics_layout: Name | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -162,6 +169,10 @@ class RoundManifest(Digestible):
             raise ValueError("every round but initialise needs an encoding, and initialise has none")
         if self.encoding is not None and self.encoding.max_summands < len(self.cohort):
             raise ValueError("the encoding has headroom for fewer sites than the cohort holds")
+        if self.metrics_layout is not None and self.kind is not RoundKind.EVALUATE:
+            raise ValueError("only a round that evaluates has a metrics_layout")
+        if self.length is not None and self.kind not in (RoundKind.STATISTICS, RoundKind.EVALUATE):
+            raise ValueError("the length of an update of a model follows from the model")
         return self
 
     def seed_of(self, site_id: SiteId) -> int:

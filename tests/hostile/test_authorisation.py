@@ -1,6 +1,7 @@
 """Every operation of every service, asked by everybody: who is let in, who is not, and who learns that it exists."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,70 @@ def test_everybody_at_every_door(stage: Stage, service: str) -> None:
             if seat.startswith("other-") and answer.is_success and told and service != "keys":
                 wrong.append(f"tells of {told}: {what}")
     assert not wrong, "\n".join(wrong)
+
+
+def missing(value: str) -> str:
+    """An id of the same form that names nothing."""
+    if re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:-1] + ("0" if value[-1] != "0" else "1")
+    return value[:-2] + ("00" if not value.endswith("00") else "11")
+
+
+def said(answer: httpx.Response, ids: dict[str, str]) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """All that an answer tells: status, headers and document, without the request's own id and the ids in it."""
+    text = answer.text
+    for name, value in ids.items():
+        text = text.replace(value, f"<{name}>")
+    document = json.loads(text) if text else {}
+    document.pop("request_id", None)
+    headers = {name: value for name, value in answer.headers.items() if name not in {"date", "x-request-id"}}
+    headers.pop("content-length", None)  # of the request's id and the ids in it, which differ in length
+    return answer.status_code, headers, document
+
+
+def replaced(value: Any, ids: dict[str, str]) -> Any:
+    """The request's body with other ids in it."""
+    text = json.dumps(value)
+    for real, other in ids.items():
+        text = text.replace(real, other)
+    return json.loads(text)
+
+
+IDS = ("federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_is_anothers_and_what_is_nowhere_are_answered_alike(stage: Stage, service: str) -> None:
+    """Whoever may not see a thing cannot tell by any operation whether it exists, by status, type, text or header."""
+    real = {name: stage.ids[name] for name in IDS} | {"subject": stage.ids["version_id"]}
+    told: list[str] = []
+    strangers = [seat for seat in stage.seats if seat.startswith("other-") or seat in ("nobody", "wrong-token")]
+    compared = 0
+    for operation in sorted(POLICY[service]):
+        method, path = operation.split(" ")
+        body, query = body_of(stage, operation), QUERY.get(operation, {})
+        if "round_id" in query:
+            query = {"round_id": real["round_id"]}
+        subjects = (
+            [real["version_id"], real["round_id"], real["job_id"]] if "{subject}" in path else [real["version_id"]]
+        )
+        for subject in subjects:
+            here = {**stage.ids, **real, "subject": subject, "step": "advertise"}
+            swap = {value: missing(value) for value in {*real.values(), subject}}
+            nowhere = {name: swap.get(value, value) for name, value in here.items()}
+            other_body = {**body, "json": replaced(body["json"], swap)} if "json" in body else body
+            other_query = {name: swap.get(value, value) for name, value in query.items()}
+            same = (path.format(**here), query, body) == (path.format(**nowhere), other_query, other_body)
+            if same or POLICY[service][operation] == ANYONE:
+                continue
+            for seat in strangers:
+                foreign = stage.ask(seat, service, method, path.format(**here), params=query, **body)
+                if foreign.is_success:
+                    continue  # it is not about one thing, or open to this seat
+                none = stage.ask(seat, service, method, path.format(**nowhere), params=other_query, **other_body)
+                compared += 1
+                one, two = said(foreign, here), said(none, nowhere)
+                if one != two:
+                    told.append(f"{operation} by {seat}:\n  it is: {foreign.text}\n  is not: {none.text}")
+    assert compared or service == "helper"
+    assert not told, "\n".join(told)

@@ -15,7 +15,7 @@ from services.coordinator.parties import PartyAway
 from services.coordinator.repository import Overtaken
 from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
 from services.coordinator.views.participation import ParticipationView
-from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.errors import Forbidden, NotFound, Unauthenticated, no_such
 from shared.identity.verify import Party
 from shared.web.access import Actor, Role
 from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
@@ -129,7 +129,7 @@ async def get_manifest(round_id: Id, who: Actor, use: Use) -> SignedManifest:
     if isinstance(who, Party):
         signed = await use.jobs.manifest(None, round_id)
         if who.federation_id not in (None, signed.manifest.federation_id):
-            raise NotFound(f"There is no round {round_id}.")
+            raise no_such("round", round_id)
         return signed
     who.check(*Role)
     return await use.jobs.manifest(who, round_id)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -12,8 +12,9 @@ from services.coordinator.domain.progress import Step
 from services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from services.coordinator.domain.statistics import count_bits
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from shared.learning.metrics import layout_length
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
-from shared.secagg.quantise import plan_counts, plan_encoding, plan_norm, plan_sums
+from shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
 from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import (
     DataRef,
@@ -111,7 +112,15 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
         log_head=settled.log_head,
+        **_evaluated(job, step.kind),
     )
+
+
+def _evaluated(job: Job, kind: RoundKind) -> dict[str, Any]:
+    """Return the form of an evaluation's sums; nothing for other rounds."""
+    if kind is not RoundKind.EVALUATE:
+        return {}
+    return {"metrics_layout": job.layout, "length": sums_length(layout_length(job.layout))}
 
 
 def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> RoundManifest:
@@ -149,6 +158,7 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         deadline_s=settled.deadline_s,
         epoch=settled.epoch,
         log_head=settled.log_head,
+        length=asked.length if counted(encoding) else sums_length(asked.length),
     )
 
 

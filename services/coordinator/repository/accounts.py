@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from services.coordinator.repository.sites import NameTaken
 from services.coordinator.tables import GrantRow, TokenRow, UserRow
 from shared.database import Page, Transaction, page
-from shared.errors import NotFound
+from shared.errors import no_such
 from shared.ids import TokenId, UserId
 
 EVERYWHERE = "*"
@@ -72,7 +72,7 @@ class AccountRepository:
         """Load; raises NotFound."""
         row = await self._session.get(UserRow, user_id)
         if row is None:
-            raise NotFound(f"There is no user {user_id}.")
+            raise no_such("user", user_id)
         return (await self._with_roles([row]))[0]
 
     async def user_named(self, name: str) -> User | None:
@@ -102,7 +102,7 @@ class AccountRepository:
         """Load; raises NotFound."""
         row = await self._session.get(TokenRow, token_id)
         if row is None:
-            raise NotFound(f"There is no token {token_id}.")
+            raise no_such("token", token_id)
         return _token(row)
 
     async def tokens(self, user_id: str | None, limit: int, after: str | None) -> Page[Token]:

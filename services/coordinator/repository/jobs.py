@@ -17,7 +17,7 @@ from services.coordinator.domain.validation import Resolved
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobEventRow, JobRow
 from shared.database import Page, Transaction, page
-from shared.errors import NotFound
+from shared.errors import no_such
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.telemetry.traces import current_trace
 
@@ -85,7 +85,7 @@ class JobRepository:
         query = select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True)
         row = await self._session.scalar(query.with_for_update() if lock else query)
         if row is None:
-            raise NotFound(f"There is no job {job_id}.")
+            raise no_such("job", job_id)
         return _job(row)
 
     async def save(self, job: Job) -> None:

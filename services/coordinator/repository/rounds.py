@@ -11,7 +11,7 @@ from services.coordinator.domain.rounds import ENDED, Phase, Round
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import RoundRow
 from shared.database import Page, Transaction, page
-from shared.errors import NotFound
+from shared.errors import no_such
 from shared.ids import JobId, RoundId, SiteId
 from shared.wire.manifest import RoundKind, SignedManifest
 
@@ -78,7 +78,7 @@ class RoundRepository:
         """Load, with the row locked where asked; raises NotFound."""
         row = (await self._session.execute(_LOCKED if lock else _ONE, {"round": round_id})).first()
         if row is None:
-            raise NotFound(f"There is no round {round_id}.")
+            raise no_such("round", round_id)
         return _round(row)
 
     async def lock_all(self, round_ids: Collection[str]) -> dict[RoundId, Round]:
@@ -90,7 +90,7 @@ class RoundRepository:
         """Load with its documents; raises NotFound."""
         row = (await self._session.execute(select(_ROUNDS).where(_ROUNDS.c.id == round_id))).first()
         if row is None:
-            raise NotFound(f"There is no round {round_id}.")
+            raise no_such("round", round_id)
         return _record(row)
 
     async def save(self, round_: Round, **documents: Any) -> None:
@@ -118,7 +118,7 @@ class RoundRepository:
         moved = {"round": round_id, "more_outstanding": outstanding, "more_got": got}
         row = (await self._session.execute(_COUNT, moved)).first()
         if row is None:
-            raise NotFound(f"There is no round {round_id}.")
+            raise no_such("round", round_id)
         return _round(row)
 
     async def set_flag(self, round_id: str, **flags: bool) -> None:

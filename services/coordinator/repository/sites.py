@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from services.coordinator.domain.sites import SiteFacts
 from services.coordinator.tables import FederationRow, PlatformRow, SiteRow
 from shared.database import Page, Transaction, UtcDateTime, page
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, no_such
 from shared.ids import FederationId, SiteId
 from shared.wire.profiles import SiteProfile
 
@@ -97,7 +97,7 @@ class SiteRepository:
         """Load; raises NotFound."""
         row = await self._session.get(FederationRow, federation_id)
         if row is None:
-            raise NotFound(f"There is no federation {federation_id}.")
+            raise no_such("federation", federation_id)
         return _federation(row)
 
     async def federations(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Federation]:
@@ -123,14 +123,14 @@ class SiteRepository:
         """Load, with the row locked where asked; raises NotFound."""
         row = await self._session.get(SiteRow, site_id, with_for_update=lock)
         if row is None:
-            raise NotFound(f"There is no site {site_id}.")
+            raise no_such("site", site_id)
         return _site(row)
 
     async def admission(self, site_id: str) -> Admission:
         """What decides about a site's requests, without its profile; raises NotFound."""
         found = (await self.admissions([site_id])).get(SiteId(site_id))
         if found is None:
-            raise NotFound(f"There is no site {site_id}.")
+            raise no_such("site", site_id)
         return found
 
     async def admissions(self, site_ids: Sequence[str], *, lock: bool = False) -> dict[SiteId, Admission]:

@@ -17,7 +17,7 @@ from services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUT
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
 from shared.database import Page, Transaction, page
-from shared.errors import NotFound
+from shared.errors import no_such
 from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
 _TASKS = cast("Table", TaskRow.__table__)
@@ -75,7 +75,7 @@ class TaskRepository:
         """Load, with the row locked where asked; raises NotFound."""
         row = (await self._session.execute(_LOCKED if lock else _ONE, {"task": task_id})).first()
         if row is None:
-            raise NotFound(f"There is no task {task_id}.")
+            raise no_such("task", task_id)
         return _task(row)
 
     async def get_all(self, task_ids: Sequence[str]) -> dict[TaskId, Task]:
@@ -87,7 +87,7 @@ class TaskRepository:
         """Which round the task is of, and whose it is; raises NotFound."""
         place = (await self.places([task_id])).get(TaskId(task_id))
         if place is None:
-            raise NotFound(f"There is no task {task_id}.")
+            raise no_such("task", task_id)
         return place
 
     async def places(self, task_ids: Collection[str]) -> dict[TaskId, tuple[RoundId, SiteId]]:

@@ -80,10 +80,6 @@ class HelperRepository:
         query = self._tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
         return await self._session.scalar(query) is not None
 
-    async def fix_length(self, round_id: RoundId, length: int) -> None:
-        """The first report says how long vectors are."""
-        await self._session.execute(_of(round_id).values(length=length), execution_options=_BY_SQL)
-
     async def judge(self, values: Mapping[str, Any]) -> bool:
         """Write a verdict down; False when the site, or the report's id, has one."""
         query = self._tx.insert(ReportRow).values(dict(values)).on_conflict_do_nothing().returning(ReportRow.site_id)

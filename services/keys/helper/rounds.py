@@ -58,7 +58,7 @@ _KEYS: Final = ("rounds", "keys")
 
 
 class LengthDiffers(Invalid):
-    """The report's vector has another length than the round's first."""
+    """The report's vector has another length than the round's manifest asks for."""
 
 
 class HelperRounds:
@@ -102,6 +102,7 @@ class HelperRounds:
                 "manifest": signed.model_dump_json(),
                 "manifest_digest": digest,
                 "keys": sealed,
+                "length": manifest.length,
                 "created_at": now,
                 "expires_at": now + timedelta(seconds=manifest.deadline_s) + self._keep,
             })  # fmt: skip
@@ -169,8 +170,6 @@ class HelperRounds:
             if found.accepted is not None:
                 raise SetAgreed("whose reports are in the sum was agreed; this one comes too late")
             said = verdict
-            if said.message is not None and found.length not in (None, report.length):
-                said = refused(LengthDiffers(f"{report.length} words, this round's have {found.length}"))
             new = await rows.judge({
                 "round_id": round_id,
                 "site_id": report.site_id,
@@ -188,8 +187,6 @@ class HelperRounds:
             if not new:
                 return refused(ReportRepeated("a report of this id was verified in this job before"))
             standing.advance()
-            if said.message is not None and found.length is None:
-                await rows.fix_length(round_id, report.length)
             return said
 
         said = await self._watch.run("helper.verdict", work)
@@ -314,6 +311,9 @@ def _members(manifest: RoundManifest, agree: Agree, kept: dict[SiteId, Kept]) ->
     found = _named(manifest, agree.members, kept)
     if len(found) < manifest.min_cohort:
         raise SetUnfit(f"{len(found)} accepted reports are fewer than the minimum cohort of {manifest.min_cohort}")
+    lengths = {each.taken.length for each in found}
+    if len(lengths) > 1:
+        raise SetUnfit(f"the reports have different lengths: {', '.join(map(str, sorted(lengths)))} words")
     bodies = {each.taken.site_id: bytes.fromhex(each.body_digest) for each in found}
     if accepted_set(manifest, bodies) != agree:
         raise SetUnfit("the set's root is not that of the bodies which were verified")

@@ -30,7 +30,7 @@ class RoundRow(Base):
     keys: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime())
-    length: Mapped[int | None] = mapped_column(BigInteger)  # of the first report
+    length: Mapped[int | None] = mapped_column(BigInteger)  # of every report, where the manifest says it
     members: Mapped[bytes | None] = mapped_column(LargeBinary)  # from here on: the agreement
     root: Mapped[bytes | None] = mapped_column(LargeBinary)
     share_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
