@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import BigInteger, String, Table, bindparam, or_, select, update
 
-from services.aggregator.domain import Form, Known, Phase
+from services.aggregator.domain import BODY_LOST, Form, Known, Phase
 from services.aggregator.repository import PROGRESS_TOPIC, Stored, stored_of
 from services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
 from shared.database import Transaction, UtcDateTime, insert_for
@@ -68,6 +68,25 @@ class ContributionRows:
         query = select(ContributionRow).where(ContributionRow.round_id == round_id).order_by(ContributionRow.id)
         rows = await self._session.scalars(query)
         return [contribution_of(row) for row in rows]
+
+    async def lose(self, round_id: RoundId, contribution_id: int, message: str) -> bool:
+        """Take a contribution whose bytes are lost out of the count; its site is waited for again."""
+        query = update(ContributionRow).where(ContributionRow.id == contribution_id, ContributionRow.code.is_(None))
+        taken = query.values(code=BODY_LOST, message=message[:500]).returning(ContributionRow.id)
+        if await self._session.scalar(taken, execution_options=_BY_SQL) is None:
+            return False
+        counted = update(RoundRow).where(RoundRow.id == round_id)
+        await self._session.execute(
+            counted.values(got=RoundRow.got - 1, step_missing=RoundRow.step_missing + 1), execution_options=_BY_SQL
+        )
+        await self.tx.emit(PROGRESS_TOPIC, "round.progress", round_id)
+        return True
+
+    async def find_again(self, round_id: RoundId, site_id: SiteId) -> bool:
+        """The lost bytes of a contribution are here again; False when they were not lost."""
+        query = update(ContributionRow).where(ContributionRow.round_id == round_id, ContributionRow.site_id == site_id)
+        found = query.where(ContributionRow.code == BODY_LOST).values(code=None, message=None)
+        return await self._session.scalar(found.returning(ContributionRow.id), execution_options=_BY_SQL) is not None
 
     async def reject(self, round_id: RoundId, contribution_id: int, code: str, message: str) -> bool:
         """Take a contribution out of the count, once; False when it was out already."""

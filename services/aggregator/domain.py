@@ -22,6 +22,10 @@ OPENED: Final = "opened"
 """The step after the last: the engine has all that it needs to open the sum."""
 
 
+BODY_LOST: Final = "body-lost"
+"""The code of an update whose stored bytes were damaged or lost: not the site's fault, and it may send them again."""
+
+
 class Phase(StrEnum):
     """Where a round stands."""
 
@@ -207,6 +211,10 @@ class Known:
 
     digest: Digest
     rejected_for: str | None
+
+    def lost(self, digest: Digest) -> bool:
+        """Whether this site may send the same bytes again, because ours were damaged after its receipt was given."""
+        return self.rejected_for == BODY_LOST and self.digest == digest
 
 
 def answered(round_: Round) -> bool:

@@ -4,7 +4,9 @@ All of it is in memory and none of it is precious: after a crash it is made agai
 sums come out the same. Everything here blocks; callers run it in a thread.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,7 @@ import numpy as np
 
 from services.aggregator.contribution_rows import Contribution
 from shared.errors import Refusal
+from shared.ids import Digest
 from shared.learning.tensors import Model, load
 from shared.secagg.engine import Desk, Engine, UpdateRefused, check_header
 from shared.secagg.engines import engine_named
@@ -25,7 +28,7 @@ _SEES_UPDATES: Final = "weak"  # an engine that lets the aggregator see each upd
 
 
 class BodyLost(Refusal):
-    """The stored body is no longer there."""
+    """The stored body is no longer there, or no longer what its receipt says; its site may send it again."""
 
 
 @dataclass(slots=True)
@@ -61,16 +64,17 @@ class Folding:
 
     def add(self, contribution: Contribution, path: Path) -> None:
         """Fold one body in, or raise a Refusal and leave everything as it was."""
-        try:
-            header, offset = read_body_header(path)
-        except FileNotFoundError:
-            raise BodyLost("the stored body is no longer there") from None
+        with stored_body(path, contribution.digest, unseen=self._hidden):
+            self._add(contribution, path)
+        self.folded.add(contribution.id)
+
+    def _add(self, contribution: Contribution, path: Path) -> None:
+        header, offset = read_body_header(path)
         check_header(header, self.manifest, contribution.site_id, length=self.length)
         if header.kind is RoundKind.INITIALISE:
             self._take_model(contribution, self._blocks(header, path, offset))
         else:
             self._sum(header, path, offset)
-        self.folded.add(contribution.id)
 
     def take_in(self, ids: Collection[int], partial: Ring) -> None:
         """Add the sum of these contributions, which another worker has folded; ValueError when one is in it already.
@@ -125,6 +129,33 @@ class Folding:
         model = load(bytes(file))  # strict: BadModelFile or ModelMismatch
         if self.model_of is None or contribution.id < self.model_of:
             self.model, self.model_of = model, contribution.id
+
+
+@contextmanager
+def stored_body(path: Path, digest: Digest, *, unseen: bool) -> Iterator[None]:
+    """Raise BodyLost, not what the block raises, where a stored body does not have its digest any more.
+
+    `unseen`: nothing in the block would notice, because what a site masked looks like any other bytes.
+    """
+    try:
+        if unseen:
+            _check_intact(path, digest)
+        yield
+    except FileNotFoundError:
+        raise BodyLost("the stored body is no longer there") from None
+    except Refusal:
+        _check_intact(path, digest)
+        raise
+
+
+def _check_intact(path: Path, digest: Digest) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise BodyLost("the stored body is no longer there") from None
+    if found != digest:
+        raise BodyLost("the stored body is damaged")
 
 
 def checked(blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding) -> Iterator[memoryview]:

@@ -17,6 +17,7 @@ from services.aggregator.bodies import local_file
 from services.aggregator.closing import Closing
 from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import (
+    BODY_LOST,
     OPENED,
     Form,
     FormUndecided,
@@ -29,7 +30,7 @@ from services.aggregator.domain import (
 )
 from services.aggregator.folding import Folding, code_of
 from services.aggregator.parts import Holder, RoundParts
-from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude
+from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude, set_aside
 from services.aggregator.records import Records
 from services.aggregator.repository import Repository, Stored
 from services.aggregator.rounds import Rounds, RoundView, manifest_of, update_length
@@ -252,6 +253,8 @@ class Foreman:
     async def _reject(self, hold: Hold, contribution: Contribution, refusal: Refusal) -> None:
         code = code_of(refusal)
         log.warning("update.rejected", site_id=contribution.site_id, code=code, detail=refusal.detail)
+        if code == BODY_LOST:
+            await set_aside(self._blobs, contribution.digest)
 
         async def work(tx: Transaction) -> None:
             rows = Repository(tx)
@@ -261,7 +264,12 @@ class Foreman:
             frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.stepped else None
             if frozen is not None:
                 raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
-            if await ContributionRows(tx).reject(hold.round_id, contribution.id, code, refusal.detail):
+            given = ContributionRows(tx)
+            if code == BODY_LOST and stored.round.phase is Phase.COLLECTING:  # not the site's fault: it may send again
+                taken = await given.lose(hold.round_id, contribution.id, refusal.detail)
+            else:
+                taken = await given.reject(hold.round_id, contribution.id, code, refusal.detail)
+            if taken:
                 detail = {"code": code, "digest": contribution.digest}
                 await rows.note(hold.round_id, "update.rejected", contribution.site_id, detail)
 

@@ -20,7 +20,7 @@ from services.aggregator.registry import Registry, RegistryRefused
 from services.aggregator.repository import Intent, Repository, Stored
 from services.aggregator.rounds import Rounds, apply, manifest_of, tail_length
 from services.aggregator.sample_rows import SampleRows
-from shared.blobs import BlobMissing, BlobStore, DigestMismatch
+from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.errors import Refusal
 from shared.identity.enrol import IdentityKeeper
@@ -31,6 +31,7 @@ from shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, loa
 from shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from shared.secagg.payload import opened_sums, opened_train
 from shared.secagg.quantise import OutOfRange, Ring, pack
+from shared.telemetry.metrics import DAMAGED_BLOBS
 from shared.wire.canonical import digest_document
 from shared.wire.manifest import RoundKind, RoundManifest, version_statement
 
@@ -110,11 +111,19 @@ class Publication:
             raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
 
     async def _content(self, version_id: VersionId, digest: Digest) -> bytes:
+        """A model: our own copy, with which a damaged one of the registry is healed, or the registry's."""
         try:
-            return await self._blobs.get(digest)
+            content = await self._blobs.get(digest)
         except BlobMissing:
-            await self._registry.fetch(version_id, digest, limit=MAX_MODEL_BYTES)
-            return await self._blobs.get(digest)
+            pass
+        except BlobCorrupt:
+            await set_aside(self._blobs, digest)
+        else:
+            if await self._registry.heal(version_id, digest):
+                log.warning("model.healed", version_id=version_id, digest=digest)
+            return content
+        await self._registry.fetch(version_id, digest, limit=MAX_MODEL_BYTES)
+        return await self._blobs.get(digest)
 
     async def check(self, stored: Stored, fence: int, outcome: Outcome) -> Stored:
         """aggregating -> checked, with the model durable and the intent to publish it written down.
@@ -196,11 +205,23 @@ class Publication:
         await self._blobs.put(outcome.content)
 
     async def has_content(self, stored: Stored) -> bool:
-        """Whether a checked round's model is still stored."""
+        """Whether a checked round's model is still stored, and undamaged."""
+        if stored.content_digest is None:
+            return False
         try:
-            return stored.content_digest is not None and await self._blobs.size(stored.content_digest) > 0
+            return await self._blobs.verify(stored.content_digest) > 0
         except BlobMissing:
             return False
+        except BlobCorrupt:
+            await set_aside(self._blobs, stored.content_digest)
+            return False
+
+
+async def set_aside(blobs: BlobStore, digest: Digest) -> None:
+    """Put a damaged blob where nobody reads it, and say so."""
+    await blobs.quarantine(digest)
+    DAMAGED_BLOBS.labels("aggregator").inc()
+    log.error("blob.damaged", digest=digest, set_aside=True)
 
 
 async def held(rows: Repository, round_id: RoundId, fence: int) -> Stored:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import httpx
+from httpx import codes
 
 from shared.blobs import BlobStore
 from shared.errors import Refusal, Unavailable
@@ -16,6 +17,10 @@ _PAUSE_S: Final = 2.0
 
 class RegistryRefused(Refusal):
     """The registry does not take the model, and never will."""
+
+
+class RegistryDamaged(Unavailable):
+    """The registry's file of a version is damaged."""
 
 
 class Registry:
@@ -33,6 +38,20 @@ class Registry:
             "content-digest": content_digest_from(digest),
         }
         await self._ask("PUT", f"/blobs/{digest}", content=self._blobs.stream(digest), headers=headers)
+
+    async def heal(self, version_id: VersionId, digest: Digest) -> bool:
+        """Store a version's file in the registry again where its own is damaged and ours is not; whether it was.
+
+        Raises Unavailable or RegistryRefused.
+        """
+        try:  # a part is enough for the registry to look at the whole
+            await self._ask("GET", f"/versions/{version_id}/content", headers={"range": "bytes=0-0"})
+        except Unavailable as error:
+            if not isinstance(error, RegistryDamaged):
+                raise
+            await self.put_content(digest)
+            return True
+        return False
 
     async def post_version(self, model_id: str, body: Mapping[str, Any], round_id: str) -> VersionId:
         """Create the version of a round, or find it made; Unavailable or RegistryRefused."""
@@ -80,6 +99,8 @@ def _refusal(response: httpx.Response) -> Refusal:
         reason = f"{problem['title']} {problem['detail']}"
     except (ValueError, KeyError, TypeError):
         reason = f"status {response.status_code}"
+    if response.status_code == codes.SERVICE_UNAVAILABLE and "content-damaged" in response.text:
+        return RegistryDamaged(f"the registry cannot serve now: {reason}", retry_after_s=_PAUSE_S)
     if response.status_code in _TRY_AGAIN:
         return Unavailable(f"the registry cannot serve now: {reason}", retry_after_s=_PAUSE_S)
     return RegistryRefused(f"the registry answered {response.status_code}: {reason}")

@@ -1,6 +1,7 @@
 """Taking one site's update into a round: checked at the door, stored durably, counted once, acknowledged for ever."""
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -113,9 +114,10 @@ class Updates:
             stored = await Repository(tx).get(round_id)
             check_member(round_id, manifest_of(stored.manifest), site)
             known = await ContributionRows(tx).known(round_id, site_id)
-            if known is None:
-                admit(stored.round, await tx.now())
+            if known is None or known[0].lost(digest):
+                _admit_again(stored, await tx.now(), known)
                 await _check_turn(tx, stored, site_id)
+                return stored, None
             return stored, known
 
         try:
@@ -189,8 +191,12 @@ class Updates:
             known = await given.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
-            return known
-        await _take_id(given, seen, site_id, header)
+            if not (known[0].lost(values["digest"]) and await given.find_again(round_id, site_id)):
+                return known
+            receipt = known[1]  # the same bytes, the same receipt
+            await rows.note(round_id, "update.restored", site_id, {"digest": known[0].digest})
+        else:
+            await _take_id(given, seen, site_id, header)
         if fresh is not None:
             await SampleRows(tx, seen.job_id).keep(site_id, round_id, fresh)
         stored = await given.count(round_id, form, awaited=awaited)
@@ -236,6 +242,16 @@ class Updates:
         await self._database.run(
             "update.differs", lambda tx: Repository(tx).note(stored.round.id, "update.differs", site_id, detail)
         )
+
+
+def _admit_again(stored: Stored, now: datetime, known: Repeat | None) -> None:
+    """Raise RoundClosed unless the round takes the update; UpdateRejected where it came, and was lost, before."""
+    try:
+        admit(stored.round, now)
+    except RoundClosed:
+        if known is None:
+            raise
+        raise UpdateRejected(f"the update was rejected: {known[0].rejected_for}") from None
 
 
 async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from services.aggregator.contribution_rows import Contribution
 from services.aggregator.domain import Reason
-from services.aggregator.folding import BodyLost, Folding
+from services.aggregator.folding import Folding, stored_body
 from services.aggregator.helper import Helper
 from services.aggregator.peer import AskRefused
 from services.aggregator.publication import RoundFailed
@@ -146,13 +146,11 @@ def _judged(manifest: RoundManifest, item: _Examined, verdict: Verdict) -> Refus
 
 def _opened(folding: Folding, contribution: Contribution, path: Path) -> Pending:
     """In a thread."""
-    try:
+    with stored_body(path, contribution.digest, unseen=True):
         header, offset = read_body_header(path)
-    except FileNotFoundError:
-        raise BodyLost("the stored body is no longer there") from None
-    check_header(header, folding.manifest, contribution.site_id, length=folding.length)
-    with FileSource(path, offset) as source:
-        return examine(Desk(folding.manifest, folding.secret), header, source, bytes.fromhex(contribution.digest))
+        check_header(header, folding.manifest, contribution.site_id, length=folding.length)
+        with FileSource(path, offset) as source:
+            return examine(Desk(folding.manifest, folding.secret), header, source, bytes.fromhex(contribution.digest))
 
 
 def _parts(contributions: Sequence[Contribution], length: int | None) -> Iterator[Sequence[Contribution]]:

@@ -1,6 +1,6 @@
 """The HTTP face of the registry."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
@@ -9,6 +9,7 @@ from services.registry.contents import Contents, Upload
 from services.registry.domain import (
     ALIAS_PATTERN,
     AliasUnknown,
+    ContentDamaged,
     ContentMissing,
     ModelNameTaken,
     ModelUnknown,
@@ -194,7 +195,7 @@ async def delete_version(
 @router.get(
     "/versions/{version_id}/content",
     response_class=StreamingResponse,
-    responses=problems(VersionUnknown, VersionDeleted, RangeNotSatisfiable)
+    responses=problems(VersionUnknown, VersionDeleted, RangeNotSatisfiable, ContentDamaged)
     | {
         200: {"content": {MEDIA_TYPE: _FILE}, "description": "The file."},
         206: {"content": {MEDIA_TYPE: _FILE}, "description": "A part."},
@@ -202,16 +203,29 @@ async def delete_version(
     },
 )
 async def get_content(
-    version_id: VersionPath, actor: Actor, request: Request, versions: VersionsDep, contents: ContentsDep
+    version_id: VersionPath,
+    actor: Actor,
+    request: Request,
+    versions: VersionsDep,
+    contents: ContentsDep,
+    fallback: Annotated[
+        Literal["last-good"] | None,
+        Query(description="where the file is damaged: serve the latest earlier version of the model that is not"),
+    ] = None,
 ) -> Response:
-    """Download the model file; Range, If-Range and If-None-Match are heeded, and the ETag is the digest."""
-    content = (await versions.load(actor, version_id)).alive().content
+    """Download the model file; Range, If-Range and If-None-Match are heeded, and the ETag is the digest.
+
+    The file is compared with its digest before the first byte is sent. `Undersong-Version` names the version served.
+    """
+    version = await versions.readable_content(actor, version_id, last_good=fallback is not None)
+    content = version.content
     etag = f'"{content.digest}"'
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
         "cache-control": "private, immutable, max-age=31536000",
         "repr-digest": content_digest_from(content.digest),
+        "undersong-version": version.id,
     }
     if _names(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
@@ -228,7 +242,7 @@ async def get_content(
     headers["content-length"] = str(end - start)
     if part is not None:
         headers["content-range"] = f"bytes {start}-{end - 1}/{content.size}"
-    stream = contents.stream(content.digest, start, end)
+    stream = contents.stream(content.digest, start, end, content.size)
     return StreamingResponse(stream, 200 if part is None else 206, headers, MEDIA_TYPE)
 
 

@@ -12,18 +12,20 @@ from pathlib import Path
 import structlog
 
 from services.registry.access import Asker, check_uploader
-from services.registry.domain import Content, ContentMissing
+from services.registry.domain import Content, ContentDamaged, ContentMissing
 from services.registry.repository import RegistryRepository
 from services.registry.views import ContentView
-from shared.blobs import BlobMissing, BlobStore, DigestMismatch
+from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.faults import point
 from shared.ids import Digest
 from shared.learning import safetensors, tensors
+from shared.telemetry.metrics import DAMAGED_BLOBS
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 100
+_UNTIL_STORED_S = 10.0
 _UPLOAD_STALLS = timedelta(hours=1)  # an upload that goes on is touched with every block
 
 
@@ -54,14 +56,56 @@ class Contents:
         point("registry.content.stored")
         return ContentView(digest=blob.digest, size=blob.size)
 
-    def stream(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`."""
-        return self._store.stream(digest, start, end)
+    async def verify(self, digest: Digest) -> None:
+        """Make sure that the stored file is the right one, before a byte of it is served.
+
+        Raises ContentDamaged where it is not, or is not there: a damaged file is set aside, and said so in the audit
+        trail, the log and the metrics. The same content, uploaded again, takes its place.
+        """
+        try:
+            await self._store.verify(digest)
+        except BlobCorrupt:
+            await self._set_aside(digest)
+            raise _damaged(digest) from None
+        except BlobMissing:
+            log.warning("content.missing", digest=digest)
+            raise _damaged(digest) from None
+
+    async def _set_aside(self, digest: Digest) -> None:
+        await self._store.quarantine(digest)
+        DAMAGED_BLOBS.labels("registry").inc()
+        log.error("content.damaged", digest=digest, set_aside=True)
+        await self._database.run(
+            "content.damaged", lambda tx: RegistryRepository(tx).record("registry", "content.damaged", digest)
+        )
+
+    async def check(self) -> None:
+        """Raise while files lie set aside that nobody has stored again; for readiness."""
+        count = await self._store.quarantined()
+        if count:
+            raise ContentDamaged(f"{count} damaged model files are set aside: store them again, or delete the versions")
+
+    async def stream(self, digest: Digest, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+        """Yield the bytes from `start` up to `end`, of `size`.
+
+        A file that is damaged between `verify` and the end breaks the connection off before its last bytes.
+        """
+        if (start, end) != (0, size):
+            async for chunk in self._store.stream(digest, start, end):
+                yield chunk
+            return
+        try:
+            async for chunk in self._store.stream_whole(digest):
+                yield chunk
+        except BlobCorrupt:
+            await self._set_aside(digest)
+            raise
 
     async def inspect(self, digest: Digest) -> Content:
         """Read a stored model file strictly; raises ContentMissing, BadModelFile or ModelMismatch."""
         try:
             size = await self._store.size(digest)
+            await self.verify(digest)
             async with self._file(digest) as path:
                 return await asyncio.to_thread(_inspect, digest, path, size)
         except BlobMissing as error:
@@ -119,6 +163,11 @@ class Contents:
         known = await self._database.read("content.known", lambda tx: RegistryRepository(tx).known_contents(digests))
         for digest in set(digests) - known:
             await self._database.run("content.adopt", lambda tx, d=digest: RegistryRepository(tx).expect_content(d))  # type: ignore[misc]
+
+
+def _damaged(digest: Digest) -> ContentDamaged:
+    detail = f"The stored file {digest} is damaged or missing: store it again with PUT /v1/blobs/{digest}."
+    return ContentDamaged(detail, retry_after_s=_UNTIL_STORED_S)
 
 
 def _inspect(digest: Digest, path: Path, size: int) -> Content:

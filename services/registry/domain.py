@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from shared.errors import Conflict, Gone, Invalid, Kind, NotFound, Refusal
+from shared.errors import Conflict, Gone, Invalid, Kind, NotFound, Refusal, Unavailable
 from shared.ids import Digest, FederationId, ModelId, VersionId
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$"
@@ -36,6 +36,12 @@ class VersionDiffers(Conflict):
 
 class VersionInUse(Conflict):
     """An alias points at the model version."""
+
+
+class ContentDamaged(Unavailable):
+    """The stored file of this version was damaged and is set aside; it must be stored again."""
+
+    reason = "damaged"  # for the readiness check
 
 
 class AliasUnknown(NotFound):

@@ -145,6 +145,13 @@ class RegistryRepository:
         found = await self._versions(query)
         return found[0] if found else None
 
+    async def version_before(self, model_id: str, number: int) -> Version | None:
+        """The latest living version of the model before this number."""
+        query = select(VersionRow).where(VersionRow.model_id == model_id, VersionRow.number < number)
+        living = query.where(VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc()).limit(1)
+        found = await self._versions(living)
+        return found[0] if found else None
+
     async def known_versions(self, ids: Iterable[str]) -> list[Version]:
         """Those of the versions that exist."""
         return await self._versions(select(VersionRow).where(VersionRow.id.in_(list(ids))))

@@ -10,6 +10,7 @@ from services.registry.access import Asker, check_reader, check_writer, name_of,
 from services.registry.contents import Contents
 from services.registry.domain import (
     Content,
+    ContentDamaged,
     Evaluation,
     Model,
     ParentUnknown,
@@ -103,6 +104,35 @@ class Versions:
             return version
 
         return await self._database.read("version.get", work)
+
+    async def readable_content(self, asker: Asker, version_id: str, *, last_good: bool) -> Version:
+        """The living version, whose file was found to be the right one; raises ContentDamaged.
+
+        With `last_good`, where it is not: the latest earlier version of the model whose file is.
+        """
+        version = (await self.load(asker, version_id)).alive()
+        while not await self._is_good(version, last_good=last_good):
+            earlier = await self._before(version)
+            if earlier is None:
+                await self._contents.verify(version.content.digest)  # raises again
+                break
+            version = earlier
+        return version
+
+    async def _is_good(self, version: Version, *, last_good: bool) -> bool:
+        try:
+            await self._contents.verify(version.content.digest)
+        except ContentDamaged:
+            if not last_good:
+                raise
+            return False
+        return True
+
+    async def _before(self, version: Version) -> Version | None:
+        async def work(tx: Transaction) -> Version | None:
+            return await RegistryRepository(tx).version_before(version.model_id, version.number)
+
+        return await self._database.read("version.before", work)
 
     async def get(self, asker: Asker, version_id: str) -> VersionView:
         """The whole version."""

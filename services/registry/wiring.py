@@ -50,6 +50,7 @@ def build_app(settings: RegistrySettings, *, stand: Stand = enrolled, tokens: To
         routers=[router],
         lifespan=_lifespan(settings, database, store, stand, tokens),
         checks={**database_checks(database, "registry"), "blobs": store.check},
+        degradable={"contents": Contents(database, store, limit=settings.max_content_bytes).check},
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from shared.errors import Kind, NotFound, Refusal, StorageFull, TooLarge
 from shared.ids import Digest
@@ -33,6 +34,12 @@ class BlobMissing(NotFound):
 
 class BlobCorrupt(Exception):
     """Stored bytes no longer have their digest; the store is damaged."""
+
+
+QUARANTINE: Final = "quarantine"
+SET_ASIDE: Final = ".damaged"
+Identity = tuple[object, ...]
+"""What tells one stored file from another: it changes whenever the file is written again."""
 
 
 class Intake:

@@ -2,6 +2,7 @@
 
 layout:  <root>/<first two digits>/<digest>    finished, never changed
          <root>/incoming/<random>              being written; whatever a crash leaves here was never visible
+         <root>/quarantine/<digest>.damaged    bytes that no longer had their digest
 
 Written to incoming, fsynced, renamed, folder fsynced: a digest that can be read is complete and on the disk.
 """
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.blobs.blob import Blob, BlobMissing, Intake
+from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobMissing, Identity, Intake
 from shared.errors import StorageFull
 from shared.faults import point
 from shared.ids import Digest, is_digest
@@ -68,11 +69,7 @@ class LocalBlobs:
 
     def _publish(self, file: BinaryIO, temporary: Path, intake: Intake) -> Blob:
         blob = intake.finish()
-        target = self.path(blob.digest)
-        with suppress(FileNotFoundError):
-            os.utime(target)  # there already: young again, so that clearing away waits
-            temporary.unlink()
-            return blob
+        target = self.path(blob.digest)  # one that is there already is replaced: its bytes may have been damaged
         os.fsync(file.fileno())
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
@@ -112,6 +109,26 @@ class LocalBlobs:
                 yield data
         finally:
             file.close()
+
+    async def identity(self, digest: Digest) -> Identity:
+        """What tells this file from any other."""
+        try:
+            found = self.path(digest).stat()
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    async def quarantine(self, digest: Digest) -> None:
+        """Move it aside."""
+        folder = self.root / QUARANTINE
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            self.path(digest).rename(folder / f"{digest}{SET_ASIDE}")
+
+    async def quarantined(self) -> int:
+        """How many were moved aside and are not there again."""
+        aside = [path.name.removesuffix(SET_ASIDE) for path in (self.root / QUARANTINE).glob(f"*{SET_ASIDE}")]
+        return sum(not self.path(Digest(name)).exists() for name in aside if is_digest(name))
 
     async def size(self, digest: Digest) -> int:
         """Size in bytes."""

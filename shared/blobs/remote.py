@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import obstore
 from obstore.store import ObjectStore
 
-from shared.blobs.blob import Blob, BlobMissing, Intake
+from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobMissing, Identity, Intake
 from shared.ids import Digest, is_digest
 
 CHUNK = 5 << 20  # the least that S3 takes as a part of an upload
@@ -53,6 +53,34 @@ class RemoteBlobs:
         answer = await obstore.get_async(self._store, _key(digest), options={"range": (start, stop)})
         async for chunk in answer.stream(min_chunk_size=CHUNK):
             yield bytes(chunk)
+
+    async def identity(self, digest: Digest) -> Identity:
+        """What tells this object from any other."""
+        try:
+            found = await obstore.head_async(self._store, _key(digest))
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+        return (found["e_tag"], found["size"], found["last_modified"])
+
+    async def quarantine(self, digest: Digest) -> None:
+        """Move it aside."""
+        try:
+            await obstore.copy_async(self._store, _key(digest), f"{QUARANTINE}/{digest}{SET_ASIDE}")
+        except FileNotFoundError:
+            return
+        await self._forget(_key(digest))
+
+    async def quarantined(self) -> int:
+        """How many were moved aside and are not there again."""
+        count = 0
+        async for batch in obstore.list(self._store, QUARANTINE):
+            for entry in batch:
+                name = entry["path"].rsplit("/", 1)[-1].removesuffix(SET_ASIDE)
+                try:
+                    await self.size(Digest(name))
+                except BlobMissing:
+                    count += 1
+        return count
 
     async def size(self, digest: Digest) -> int:
         """Size in bytes."""

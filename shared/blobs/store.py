@@ -1,16 +1,24 @@
 """The store interface that services use."""
 
+import asyncio
+import hashlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from obstore.store import from_url
 
-from shared.blobs.blob import Blob, BlobCorrupt, Intake
+from shared.blobs.blob import Blob, BlobCorrupt, Identity, Intake
 from shared.blobs.local import LocalBlobs
 from shared.blobs.remote import RemoteBlobs
+from shared.clock import monotonic
 from shared.ids import Digest, digest_of
+
+_VERDICT_S: Final = 3600.0
+_VERDICTS: Final = 4096
 
 
 class BlobStore:
@@ -18,6 +26,7 @@ class BlobStore:
 
     def __init__(self, backend: LocalBlobs | RemoteBlobs) -> None:
         self._backend = backend
+        self._verdicts: OrderedDict[Digest, tuple[Identity, float, asyncio.Future[bool]]] = OrderedDict()
 
     @classmethod
     def open(cls, url: str) -> "BlobStore":
@@ -62,6 +71,59 @@ class BlobStore:
     def stream(self, digest: Digest, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` up to (not with) `end`, in chunks; BlobMissing at the first one. Ask `size` before."""
         return self._backend.stream(digest, start, end)
+
+    async def verify(self, digest: Digest) -> int:
+        """Check the stored bytes against the digest and return their size; raises BlobMissing or BlobCorrupt.
+
+        A verdict holds for `_VERDICT_S` as long as the store still has the very same file, so that the readers of one
+        model cost one reading. Those that ask at the same time share it.
+        """
+        identity, now = await self._backend.identity(digest), monotonic()
+        known = self._verdicts.get(digest)
+        if known is None or known[:1] != (identity,) or now - known[1] > _VERDICT_S:
+            known = (identity, now, asyncio.ensure_future(self._has_digest(digest)))
+            self._verdicts[digest] = known
+            while len(self._verdicts) > _VERDICTS:
+                self._verdicts.popitem(last=False)
+        try:
+            good = await asyncio.shield(known[2])
+        except Exception:
+            self._verdicts.pop(digest, None)  # a failure to read is no verdict
+            raise
+        if not good:
+            raise BlobCorrupt(digest)
+        return await self._backend.size(digest)
+
+    async def _has_digest(self, digest: Digest) -> bool:
+        found = hashlib.sha256()
+        async for chunk in self._backend.stream(digest, 0, None):
+            await asyncio.to_thread(found.update, chunk)
+        return found.hexdigest() == digest
+
+    async def stream_whole(self, digest: Digest) -> AsyncIterator[bytes]:
+        """Stream all bytes, and hold the last of them back until the whole has its digest; BlobMissing, BlobCorrupt.
+
+        A reader that gets the last byte has got the right bytes.
+        """
+        found, held = hashlib.sha256(), b""
+        async for chunk in self._backend.stream(digest, 0, None):
+            if held:
+                yield held
+            await asyncio.to_thread(found.update, chunk)
+            held = chunk
+        if found.hexdigest() != digest:
+            raise BlobCorrupt(digest)
+        if held:
+            yield held
+
+    async def quarantine(self, digest: Digest) -> None:
+        """Set damaged bytes aside, where nobody reads them, so that the right ones can be stored again."""
+        self._verdicts.pop(digest, None)
+        await self._backend.quarantine(digest)
+
+    async def quarantined(self) -> int:
+        """How many damaged blobs lie set aside, for which no right one was stored since."""
+        return await self._backend.quarantined()
 
     async def size(self, digest: Digest) -> int:
         """Size in bytes; BlobMissing."""

@@ -102,6 +102,8 @@ POOL_IN_USE = Gauge("fl_db_pool_in_use", "Database connections in use.")
 POOL_WAITING = Gauge("fl_db_pool_waiting", "Transactions that wait for a connection, or for their turn to write.")
 DATABASE_BYTES = Gauge("fl_db_size_bytes", "Size of the service's database.")
 
+DAMAGED_BLOBS = Counter("fl_damaged_blobs", "Stored files that no longer had their digest, set aside.", ["service"])
+
 # Cryptography and evidence
 
 SECAGG_FAILURES = Counter("fl_secagg_failures", "Failed steps of secure aggregation.", ["step"])

@@ -33,6 +33,10 @@ _CAUSES: Final = {
         "its database has a newer schema than this release knows",
         "install the newer release again, or restore the backup from before the upgrade",
     ),
+    ("contents", "damaged"): (
+        "stored model files are damaged; they are set aside in its blob store's folder quarantine",
+        "PUT the same files to /v1/blobs/DIGEST again, or delete the versions that the log names (content.damaged)",
+    ),
     ("redis", "away"): ("Redis does not answer", "start Redis, or mend {S}_REDIS_URL: rounds go on, but slower"),
     ("redis", "refused"): ("Redis refuses the password", "mend the password in {S}_REDIS_URL"),
     ("redis", "full"): ("Redis is out of memory", "raise its maxmemory"),

@@ -123,6 +123,7 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.damaged: set[str] = set()
         self.versions: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.refuse_writes = False
         self.refuses = False
@@ -146,6 +147,7 @@ class FakeRegistry:
         assert request.headers["content-digest"] == content_digest(body)
         assert digest_of(body) == digest
         self.blobs[digest] = body
+        self.damaged.discard(digest)
         return Response(status_code=201)
 
     async def post_version(self, model_id: str, request: Request) -> Response:
@@ -168,6 +170,8 @@ class FakeRegistry:
         found = [v for v in self.versions.values() if v["id"] == version_id]
         if not found:
             return Response(status_code=404)
+        if found[0]["content_digest"] in self.damaged:
+            return JSONResponse({"type": "urn:undersong:problem:content-damaged", "title": "x", "detail": "y"}, 503)
         return Response(self.blobs[found[0]["content_digest"]])
 
     def published(self) -> list[dict[str, Any]]:

@@ -1,0 +1,126 @@
+"""A stored update that rots after its receipt was given does not count, its site is told, and may send it again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.ids import digest_of
+from shared.wire.manifest import RoundKind
+from tests.services.aggregator.conftest import Stage, zeros
+from tests.services.aggregator.test_updates import reason
+
+
+def stored(stage: Stage, body: bytes) -> Path:
+    digest = digest_of(body)
+    return Path(stage.settings.data_dir) / "blobs" / digest[:2] / digest
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    match how:
+        case "payload":
+            data[-3] ^= 0x10
+        case "header":
+            data[20] ^= 0x10
+        case "cut":
+            data = data[:-5]
+        case "gone":
+            path.unlink()
+            return
+    path.write_bytes(data)
+
+
+async def until_lost(stage: Stage, round_id: str, site: str) -> None:
+    """Look after the round until the damage is found."""
+    hold = await stage.foreman.claim(round_id)  # type: ignore[arg-type]
+    assert hold is not None
+    view = await stage.foreman._rounds.view(round_id)  # type: ignore[arg-type]
+    with stage.bell.listen(round_id) as ring:
+        await stage.foreman._know_form(hold, view)
+        assert await stage.foreman.fold(hold, await stage.foreman._rounds.view(round_id), ring)  # type: ignore[arg-type]
+    await stage.foreman._release(hold, 0.0, failed=False)
+    told = await stage.state(round_id)
+    assert (told["state"], [(one["site_id"], one["code"]) for one in told["rejections"]]) == (
+        "collecting",
+        [(site, "body-lost")],
+    )
+
+
+async def stages(stage: Stage) -> tuple[Any, dict[str, bytes]]:
+    """A round of four sites whose first two have sent."""
+    manifest = stage.manifest(RoundKind.STATISTICS, sites=4, min_cohort=2, length=20)
+    opened = await stage.open(manifest)
+    bodies = {site: stage.sums(manifest, opened, site, np.ones(10) * (n + 1)) for n, site in enumerate(manifest.cohort)}
+    for site in manifest.cohort[:2]:
+        assert (await stage.send(manifest.round_id, site, bodies[site])).status_code == 201
+    return manifest, bodies
+
+
+@pytest.mark.parametrize("how", ["payload", "header", "cut", "gone"])
+async def test_the_same_bytes_again_count_again(quick_stage: Stage, how: str) -> None:
+    stage = quick_stage
+    manifest, bodies = await stages(stage)
+    unlucky, body = manifest.cohort[0], bodies[manifest.cohort[0]]
+    first = await stage.send(manifest.round_id, unlucky, body)
+    damage(stored(stage, body), how)
+    await until_lost(stage, manifest.round_id, unlucky)
+    other = await stage.send(manifest.round_id, unlucky, bodies[manifest.cohort[2]])
+    assert not other.is_success
+    again = await stage.send(manifest.round_id, unlucky, body)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (await stage.state(manifest.round_id))["rejections"] == []
+    for site in manifest.cohort[2:]:
+        assert (await stage.send(manifest.round_id, site, bodies[site])).status_code == 201
+    ended = await stage.drive(manifest.round_id)
+    assert (ended["state"], ended["got"], ended["result"]["values"]) == ("published", 4, [10.0] * 10)
+
+
+async def test_without_them_the_round_goes_on_and_the_site_hears_why(quick_stage: Stage) -> None:
+    stage = quick_stage
+    manifest, bodies = await stages(stage)
+    unlucky, body = manifest.cohort[0], bodies[manifest.cohort[0]]
+    damage(stored(stage, body), "payload")
+    await until_lost(stage, manifest.round_id, unlucky)
+    for site in manifest.cohort[2:]:
+        assert (await stage.send(manifest.round_id, site, bodies[site])).status_code == 201
+    await stage.post(manifest.round_id, "close")
+    ended = await stage.drive(manifest.round_id)
+    assert (ended["state"], ended["got"], ended["result"]["values"]) == ("published", 3, [9.0] * 10)
+    late = await stage.send(manifest.round_id, unlucky, body)
+    assert reason(late) == (422, "update-rejected")
+    assert "body-lost" in late.json()["detail"]
+
+
+async def test_our_own_damaged_model_is_fetched_again(quick_stage: Stage) -> None:
+    """The aggregator's copy of the model rots: the registry's is fetched, and the round ends as if nothing had been."""
+    stage = quick_stage
+    model = stage.registry.seed(zeros(5))
+    results = []
+    for _ in range(2):
+        manifest = stage.manifest(RoundKind.TRAIN, sites=2, min_cohort=2, model=model)
+        opened = await stage.open(manifest)
+        for site in manifest.cohort:
+            body = stage.update(manifest, opened, site, np.zeros(5))
+            assert (await stage.send(manifest.round_id, site, body)).status_code == 201
+        results.append(await stage.drive(manifest.round_id))
+        own = Path(stage.settings.data_dir) / "blobs" / model.digest[:2] / model.digest
+        damage(own, "payload")
+    assert [one["state"] for one in results] == ["published", "published"]
+
+
+async def test_the_registrys_damaged_model_is_healed_with_ours(quick_stage: Stage) -> None:
+    stage = quick_stage
+    data = zeros(5)
+    model = stage.registry.seed(data)
+    for damaged in (False, True):
+        manifest = stage.manifest(RoundKind.TRAIN, sites=2, min_cohort=2, model=model)
+        opened = await stage.open(manifest)
+        if damaged:
+            stage.registry.damaged.add(model.digest)
+        for site in manifest.cohort:
+            body = stage.update(manifest, opened, site, np.zeros(5))
+            assert (await stage.send(manifest.round_id, site, body)).status_code == 201
+        assert (await stage.drive(manifest.round_id))["state"] == "published"
+    assert stage.registry.damaged == set()
