@@ -180,7 +180,7 @@ class Updates:
     ) -> Receipt | Repeat:
         rows, given, now = Repository(tx), ContributionRows(tx), await tx.now()
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
-        receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
+        receipt: Receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
         awaited = False
         if seen.round.stepped:
             seen = await rows.lock(round_id)
