@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from enum import StrEnum
+from typing import Final
 
 from shared.ids import Digest, SiteId
 from shared.statistics.measures import MeasureInvalid, asked_of
@@ -252,6 +253,10 @@ def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
     if asked.length > rule.max_sums:
         found.append(Reason("policy-sums", f"{asked.length} sums in one round, this site allows {rule.max_sums}"))
     return found
+
+
+BODY_LOST: Final = "body-lost"
+"""The aggregator's copy of the update was damaged after its receipt was given: the same bytes are sent again."""
 
 
 class Earlier(StrEnum):

@@ -171,9 +171,17 @@ class State:
                 (bytes(msgpack.packb(dict(receipt))), time.time(), round_id),
             )
 
-    def settle(self, round_id: RoundId, state: Earlier, receipt: Mapping[str, object] | None = None) -> None:
+    def settle(
+        self,
+        round_id: RoundId,
+        state: Earlier,
+        receipt: Mapping[str, object] | None = None,
+        *,
+        keep_bytes: bool = False,
+    ) -> None:
         """End a pending contribution; its bytes are no longer needed. The row stays for ever.
 
+        `keep_bytes`: they may be asked for once more until the round is over (`drop_answered`).
         From an answered one on, the round's record is waited for (`receipts`).
         """
         packed = bytes(msgpack.packb(dict(receipt))) if receipt is not None else None
@@ -193,8 +201,24 @@ class State:
                     (now + RECORD_AFTER_S, now, now, round_id),
                 )
             row = db.execute("SELECT body_digest FROM contributions WHERE round_id = ?", (round_id,)).fetchone()
-        if row is not None and state is not Earlier.PENDING:
+        if row is not None and state is not Earlier.PENDING and not keep_bytes:
             self.body(Digest(row[0])).unlink(missing_ok=True)
+
+    def drop_answered(self) -> None:
+        """Drop the bytes of answered rounds that are over: the job has a newer one, or the deadline has passed."""
+        kept = {path.name.removesuffix(".body") for path in self.outbox.glob("*.body")}
+        if not kept:
+            return
+        with self.store.reading() as db:
+            rows = db.execute(
+                "SELECT body_digest, lease, created_at, created_at < (SELECT max(newer.created_at) FROM contributions"
+                " AS newer WHERE newer.job_id = contributions.job_id) FROM contributions WHERE state = 'answered'"
+                " ORDER BY created_at DESC LIMIT 1000"
+            ).fetchall()
+        for digest, lease, created_at, superseded in rows:
+            deadline_s = float(str(msgpack.unpackb(lease).get("deadline_s", 0.0)))
+            if digest in kept and (superseded or time.time() > float(created_at) + deadline_s):
+                self.body(Digest(str(digest))).unlink(missing_ok=True)
 
     def sweep_outbox(self) -> int:
         """Drop bodies that no pending row names (a crash between file and row); returns how many."""

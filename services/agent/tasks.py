@@ -15,6 +15,7 @@ import structlog
 from services.agent.aggregator import Aggregator, Receipt
 from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import (
+    BODY_LOST,
     Answer,
     Detail,
     Earlier,
@@ -306,7 +307,8 @@ class Tasks:
                     await self._give_up(contribution.round_id, "aborted")
 
     def forget_hopeless(self) -> None:
-        """Give up pending contributions and begun rounds that must be over by any clock."""
+        """Give up pending contributions and begun rounds that must be over by any clock; drop what they needed."""
+        self._state.drop_answered()
         for contribution in self._state.pending():
             deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
             if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
@@ -328,7 +330,7 @@ class Tasks:
 
     async def _deliver(self, contribution: Contribution, lease: Hold, watch: Watch) -> None:
         """Upload until acknowledged, take the steps that follow, tell the coordinator, then forget the bytes."""
-        round_id, receipt = contribution.round_id, None
+        round_id, receipt, keep_bytes = contribution.round_id, None, False
         if contribution.state is Earlier.PENDING:
             exchange = await self._exchanges.resume(round_id)
             if not contribution.acknowledged:
@@ -337,11 +339,29 @@ class Tasks:
             if exchange is not None:
                 if receipt is not None:
                     self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
-                await exchange.follow_up(contribution.body_digest, watch.enter)
+                await self._follow_up(exchange, contribution, watch)
+            keep_bytes = exchange is None
+        elif self._state.body(contribution.body_digest).exists():  # handed out again: they rotted there
+            await self._upload(contribution, fresh=False)
         self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
         point("agent.task.completed")
-        self._state.settle(round_id, Earlier.ANSWERED, receipt.model_dump(mode="json") if receipt else None)
+        signed = receipt.model_dump(mode="json") if receipt else None
+        self._state.settle(round_id, Earlier.ANSWERED, signed, keep_bytes=keep_bytes)
+        self._state.drop_answered()
         self._answered()
+
+    async def _follow_up(self, exchange: Exchange, contribution: Contribution, watch: Watch) -> None:
+        """The steps after the upload; the same bytes are sent again as often as the aggregator lost them."""
+        while True:
+            try:
+                await exchange.follow_up(contribution.body_digest, watch.enter)
+            except TaskFailure as failure:
+                if failure.code != BODY_LOST:
+                    raise
+                log.warning("update.lost", reason=failure.detail)
+                await self._upload(contribution, fresh=False)
+            else:
+                return
 
     async def _upload(self, contribution: Contribution, *, fresh: bool) -> Receipt:
         round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.aggregator.folding import BodyLost
+from services.aggregator.domain import BodyLost
 from shared.blobs import BlobMissing, BlobStore
 from shared.ids import Digest
 

@@ -79,7 +79,7 @@ class ContributionRows:
         await self._session.execute(
             counted.values(got=RoundRow.got - 1, step_missing=RoundRow.step_missing + 1), execution_options=_BY_SQL
         )
-        await self.tx.emit(PROGRESS_TOPIC, "round.progress", round_id)
+        await self.tx.emit(PROGRESS_TOPIC, "round.body-lost", round_id)
         return True
 
     async def find_again(self, round_id: RoundId, site_id: SiteId) -> bool:

@@ -117,6 +117,10 @@ class FormUndecided(Invalid):
     """As many sites sent updates of one length as of another, and nothing says which of them is right."""
 
 
+class BodyLost(Conflict):
+    """The stored update is no longer there, or no longer what its receipt says: send the same bytes again."""
+
+
 class StepUnknown(NotFound):
     """The round's engine has no such step."""
 

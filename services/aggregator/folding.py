@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from services.aggregator.contribution_rows import Contribution
+from services.aggregator.domain import BodyLost
 from shared.errors import Refusal
 from shared.ids import Digest
 from shared.learning.tensors import Model, load
@@ -25,10 +26,6 @@ from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader
 
 _SEES_UPDATES: Final = "weak"  # an engine that lets the aggregator see each update also lets it check each
-
-
-class BodyLost(Refusal):
-    """The stored body is no longer there, or no longer what its receipt says; its site may send it again."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import (
+    BODY_LOST,
+    BodyLost,
     DealerAtFault,
     RoundClosed,
     RoundUnknown,
@@ -26,6 +29,7 @@ from shared.database import Transaction
 from shared.errors import Refusal
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 
 
@@ -141,10 +145,19 @@ async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> 
         frozen = await steps.frozen(asked.step)
         if frozen is not None and frozen.closed:
             raise await fallen(tx, asked.round_id, asked.step, asked.site_id)
+        if asked.step == UPLOAD:
+            await _check_body(tx, asked)
         await must_go_on(tx, asked.round_id, order, asked.step, asked.site_id)
     except Refusal as refusal:
         return refusal
     return None
+
+
+async def _check_body(tx: Transaction, asked: Question) -> None:
+    """Raise BodyLost where the site's update is not here any more, so that it sends the same bytes again."""
+    known = await ContributionRows(tx).known(asked.round_id, asked.site_id)
+    if known is not None and known[0].rejected_for == BODY_LOST:
+        raise BodyLost(f"the stored update of {asked.site_id} was damaged: send the same bytes again")
 
 
 async def must_go_on(tx: Transaction, round_id: RoundId, order: Sequence[str], step: str, site_id: SiteId) -> None:

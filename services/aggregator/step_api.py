@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.aggregator.api import Coordinator, RoundPath, RoundsNeeded, RoundState, round_state
 from services.aggregator.domain import (
+    BodyLost,
     DealerAtFault,
     NotInCohort,
     RoundClosed,
@@ -102,6 +103,7 @@ async def say(
             SiteFellOut,
             DealerAtFault,
             RoundClosed,
+            BodyLost,
         ),
     },
 )

@@ -15,7 +15,7 @@ from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import draft
 from services.coordinator.domain.rounds import Phase
 from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.domain.tasks import TaskState
+from services.coordinator.domain.tasks import BODY_LOST, TaskState
 from services.coordinator.parties import Aggregator, Keys, PartyAway, PartyRefused, Registry, RoundReport
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
@@ -75,7 +75,7 @@ class Conductor:
 
     async def on_aggregator(self, event: Event) -> None:
         """The aggregator has news of a round; each upload's progress is known here by the tasks."""
-        if event.type in {"round.published", "round.failed"}:
+        if event.type in {"round.published", "round.failed", "round.body-lost"}:
             await self.drive(RoundId(event.subject))
 
     async def advance(self, job_id: JobId) -> None:
@@ -180,6 +180,10 @@ class Conductor:
                 verdict=_verdicts(report),
                 spent=report.opening,
             )
+        if lost := {item.site_id for item in report.rejections if item.code == BODY_LOST}:
+            await self._rounds.ask_again(round_.id, lost)
+            record, now = await self._rounds.look(round_.id)
+            round_ = record.round
         await self.tell_lost(record)
         if round_.late(now) or round_.exhausted or round_.closing:
             await self._rounds.begin_closing(round_.id)

@@ -3,7 +3,7 @@
 The end of a round and the plan of the next are one transaction, so that a job never stands between two rounds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,10 +16,10 @@ from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import Settled, cohort_for, draft, manifest_for, witnessed
 from services.coordinator.domain.progress import Finished, JobState, Stalled, Step
 from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
-from services.coordinator.domain.tasks import DEALER_AT_FAULT, Task
+from services.coordinator.domain.tasks import DEALER_AT_FAULT, Task, TaskState
 from services.coordinator.domain.validation import absence
 from services.coordinator.leases import Timing
-from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure
+from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository
@@ -340,6 +340,23 @@ class Rounds:
         await jobs.save(job.pause(reason))
         data = {"state": str(JobState.PAUSED), "reason": reason, "version_id": job.version_id}
         await jobs.record(job.id, "job.paused", ACTOR, data | _causes(job.progress.causes))
+
+    async def ask_again(self, round_id: RoundId, sites: Collection[str]) -> None:
+        """Hand the tasks of sites whose stored updates rotted at the aggregator out again, while the round collects.
+
+        Idempotent: a task that is out already is left alone.
+        """
+
+        async def work(tx: Transaction) -> None:
+            round_ = await RoundRepository(tx).get(round_id, lock=True)
+            if round_.phase is not Phase.COLLECTING or round_.closing:
+                return
+            for task in await TaskRepository(tx).of_round(round_id, lock=True):
+                if task.site_id in sites and task.state is TaskState.DONE:
+                    await move(tx, task, task.asked_again(await tx.now()), round_, ACTOR, event="task.body-lost")
+                    await tx.emit(TASKS_TOPIC, "task.opened", task.site_id)
+
+        await self._database.run("round.ask_again", work)
 
     @staticmethod
     async def _settle(tx: Transaction, round_: Round, verdict: "Verdicts | None") -> list[Task]:

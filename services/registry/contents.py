@@ -104,10 +104,12 @@ class Contents:
     async def inspect(self, digest: Digest) -> Content:
         """Read a stored model file strictly; raises ContentMissing, BadModelFile or ModelMismatch."""
         try:
-            size = await self._store.size(digest)
-            await self.verify(digest)
+            size = await self._store.verify(digest)
             async with self._file(digest) as path:
                 return await asyncio.to_thread(_inspect, digest, path, size)
+        except BlobCorrupt as error:
+            await self._set_aside(digest)
+            raise ContentMissing(f"The content {digest} was damaged: upload it again.") from error
         except BlobMissing as error:
             raise ContentMissing(f"The content {digest} is not here: upload it first.") from error
 

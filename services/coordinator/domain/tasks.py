@@ -19,6 +19,8 @@ DEALER_AT_FAULT: Final = "dealer-at-fault"
 MAX_ATTEMPTS: Final = 5
 """A task that took its agent down this often is not the network's fault."""
 
+BODY_LOST: Final = "body-lost"
+"""The aggregator's code for an update whose stored bytes were damaged after its receipt was given."""
 RETRYABLE: Final = frozenset(
     {"interrupted", "unavailable", "child-died", "upload-failed", "download-failed", "timeout", "disk-full"}
 )
@@ -187,6 +189,14 @@ class Task:
         """The site broke the engine's protocol, whatever else became of its task; it is told so."""
         at = self.finished_at or now
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=at)
+
+    def asked_again(self, now: datetime) -> "Task":
+        """The aggregator lost the site's update after it was done: open again for the same bytes, at most as often as
+        any task."""
+        if self.state is not TaskState.DONE:
+            return self
+        told = replace(self, code=BODY_LOST, message="The stored update was damaged.", finished_at=None, digest=None)
+        return told.reopened(now)
 
     def requeue(self) -> "Task":
         """A person wants the site to try again, with all its attempts; only of a task that was given up."""

@@ -21,7 +21,7 @@ def test_a_training_round_ends_with_the_sealed_change_of_the_model(platform, age
     assert platform.ended[0][1]["digest"] == agent.rows()[0][2]
     platform.wait(lambda: platform.requests[-1][1] == "/v1/tasks/leases")
     assert [row[1] for row in agent.rows()] == ["answered"]
-    assert agent.outbox() == {}
+    assert set(agent.outbox()) == {f"{agent.rows()[0][2]}.body"}  # kept until the round is over
 
 
 @pytest.mark.parametrize("kind", ["initialise", "statistics", "evaluate"])
@@ -34,3 +34,20 @@ def test_every_kind_of_round_is_answered(platform, agent, kind):
     platform.wait(lambda: platform.ended)
     assert platform.ended[0][0].startswith("completions:"), platform.ended
     assert len(platform.bodies[manifest.round_id]) == 1
+
+
+def test_bytes_that_the_platform_lost_are_sent_again(platform, agent):
+    """Handed the task of an answered round again, the agent sends the same bytes; it has them until the next round."""
+    version = platform.add_model([0.0] * 4)
+    manifest = platform.manifest(agent.recipe, model_ref=version)
+    platform.offer(manifest)
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 1)
+    platform.offer(manifest)
+    platform.wait(lambda: len(platform.ended) == 2)
+    first, again = platform.bodies[manifest.round_id]
+    assert first == again
+    assert platform.ended[0][1]["digest"] == platform.ended[1][1]["digest"]
+    platform.offer(platform.manifest(agent.recipe, model_ref=version, job_id=manifest.job_id, number=2))
+    platform.wait(lambda: len(platform.ended) == 3)
+    assert set(agent.outbox()) == {f"{platform.ended[2][1]['digest']}.body"}

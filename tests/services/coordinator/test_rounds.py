@@ -309,3 +309,24 @@ async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: Wor
     rounds = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
     assert [(item["attempt"], item["reason"]) for item in rounds] == [(1, "aggregator:round-unknown"), (2, None)]
     assert list(world.neighbours.rounds) == [rounds[1]["id"]]
+
+
+async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World) -> None:
+    """Once: its task is open, the round waits for it, and the same report changes nothing more."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    done = await work_once(world, agents[:3])
+    round_id = done[0]["round_id"]
+    tasks = (await world.get_round(round_id))["tasks"]
+    (unlucky, *_) = [task["site_id"] for task in tasks if task["state"] == "done"]
+    found = world.neighbours.rounds[round_id]
+    found["rejections"] = [{"site_id": unlucky, "code": "body-lost", "message": "damaged"}]
+    for _ in range(2):
+        await world.conductor.drive(round_id)
+    told = await world.get_round(round_id)
+    states = {task["site_id"]: (task["state"], task["code"]) for task in told["tasks"]}
+    assert states.pop(unlucky) == ("open", "body-lost")
+    assert sorted(state for state, _ in states.values()) == ["done", "done", "open"]
+    assert (told["phase"], told["got"]) == ("collecting", 2)
