@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from undersong.errors import StartError
+from undersong.errors import StartError, UndersongError
 from undersong.local.layout import SERVICES, Layout, base_environment, is_free
 from undersong.local.sites import SiteFolder, existing_sites
 
@@ -111,3 +111,6 @@ def test_copied_data_set_declarations_still_find_their_files(tmp_path: Path) -> 
     folder.write({}, token="once", datasets=source / "datasets.yaml")
     [copied] = yaml.safe_load((folder.path / "datasets.yaml").read_text())["datasets"]
     assert copied["path"] == str(source / "rows.csv")
+    (source / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry | {"label": "yy"}]}))
+    with pytest.raises(UndersongError, match="did you mean 'y'"):
+        folder.write({}, token="once", datasets=source / "datasets.yaml")

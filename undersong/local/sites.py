@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from shared.identity.transport import CA_FILE
+from shared.yaml_texts import load_document
+from undersong.errors import UndersongError
 
 
 class SiteFolder:
@@ -59,7 +61,7 @@ class SiteFolder:
 
     def write_addresses(self, urls: Mapping[str, str], ca_file: str = "") -> None:
         """Point an existing agent at the services' present addresses."""
-        settings = yaml.safe_load(self.config.read_text())
+        settings = load_document(self.config.read_text())
         self.config.write_text(_yaml({**settings, **self._addresses(urls, ca_file)}))
 
     def _addresses(self, urls: Mapping[str, str], ca_file: str) -> dict[str, str]:
@@ -82,9 +84,12 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _movable(datasets: Path) -> Mapping[str, Any]:
-    from recipes.datasets import movable_document  # brings numpy, which no other command needs
+    from recipes.datasets import BadDataset, movable_document  # brings numpy, which no other command needs
 
-    return movable_document(datasets)
+    try:
+        return movable_document(datasets)
+    except BadDataset as refusal:
+        raise UndersongError(refusal.explain(), remedy=f"correct {datasets}; docs/data.md has every option") from None
 
 
 def _yaml(document: Mapping[str, Any]) -> str:

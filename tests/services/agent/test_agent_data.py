@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import json
 import signal
+import subprocess
 import sys
 import time
 import zipfile
@@ -23,7 +25,6 @@ from services.agent.runner.warm import WarmRunner
 from shared.wire.manifest import DataRef
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
-from undersong.doctor import examine_agent
 
 pytestmark = pytest.mark.process
 
@@ -103,11 +104,13 @@ def test_bad_data_sets_stop_no_good_one(
     assert "did you mean 'y'" in told["typo"]
     allowed = yaml.safe_load((folder / "policy.yaml").read_text())["datasets"]
     assert set(allowed) == {"good", *GOOD, *told} - {"typo"}, "what is declared is allowed, readable or not"
-    found = {f.subject: f for f in examine_agent(folder / "agent.yaml") if f.subject.startswith("data set")}
-    assert {name: f.detail for name, f in found.items() if f.state == "fault"} == {
+    doctor = [sys.executable, "-c", "from undersong.cli import main; main()", "doctor", "--json", "--agent"]
+    done = subprocess.run([*doctor, str(folder / "agent.yaml")], capture_output=True, text=True, timeout=60)
+    found = {each["subject"]: each for each in json.loads(done.stdout) if each["subject"].startswith("data set")}
+    assert {name: each["detail"] for name, each in found.items() if each["state"] == "fault"} == {
         f"data set {name}": reason for name, reason in told.items()
     }, "the doctor says the same"
-    assert found["data set good"].detail == "30 rows, 2 columns"
+    assert found["data set good"]["detail"] == "30 rows, 2 columns"
 
     part = folder / "part"
     part.write_text("x,y\n1,zero\n")
