@@ -132,6 +132,17 @@ def test_a_rolling_restart(platform: Platform, job: Job, name: str) -> None:
     one_more(platform, job)
 
 
+def test_a_job_that_the_sites_refuse_fails_at_once_and_says_why(platform: Platform) -> None:
+    """The policies allow no such engine: one attempt, and one cause with the number of sites."""
+    refused = submit(platform, "refused", engine="twoserver", rounds=2)
+    ended = platform.client.wait(refused.id, timeout_s=PATIENCE_S)
+    rounds = [r for r in platform.client.rounds(refused.id) if r.kind == "train"]
+    assert (ended.state, len(rounds)) == ("failed", 1)
+    (cause,) = ended.causes
+    assert (cause.code, cause.sites) == ("policy-engine", len(SITES))
+    assert "twoserver" in cause.sentence
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="services are forked on Linux only")
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,7 @@ class Forked:
         self.pid = pid
         with suppress(ProcessLookupError):  # ended and reaped already: its code is on the way
             self._pidfd = os.pidfd_open(pid)
+            weakref.finalize(self, os.close, self._pidfd)  # not earlier: several threads may wait for it
         self._born.set()
 
     def orphaned(self) -> None:
@@ -90,9 +92,6 @@ class Forked:
         """It has ended: take the code that the nursery tells, or do without."""
         self._told.wait(CODE_S)
         self.told(GONE)
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
 
 
 class Nursery:
