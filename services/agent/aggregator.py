@@ -45,13 +45,20 @@ class Aggregator:
     def __init__(self, link: Link) -> None:
         self.link = link
 
-    async def upload(self, round_id: RoundId, body: Path, digest: Digest, size: int) -> Receipt:
-        """Send these bytes until they are acknowledged or refused (Problem). The same bytes at every try."""
+    async def upload(
+        self, round_id: RoundId, body: Path, digest: Digest, size: int, *, signature: bytes | None = None
+    ) -> Receipt:
+        """Send these bytes until they are acknowledged or refused (Problem). The same bytes at every try.
+
+        `signature`: the site's, over the digest, where the engine has bodies signed.
+        """
         headers = {
             "content-type": MEDIA_TYPE,
             "content-length": str(size),
             "content-digest": content_digest_from(digest),
         }
+        if signature is not None:
+            headers["update-signature"] = signature.hex()
         path = f"/v1/rounds/{round_id}/updates"
         call = Call("PUT", path, content=lambda: _pieces(body), headers=headers, timeout=UPLOAD_TIMEOUT)
         return Receipt.model_validate_json((await self.link.ask(call)).content)

@@ -16,7 +16,7 @@ import msgpack
 import structlog
 
 from services.agent.aggregator import WAIT_S, Aggregator
-from services.agent.domain import TaskFailure
+from services.agent.domain import Policy, TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
 from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
 from services.agent.link import Problem
@@ -77,6 +77,12 @@ class Exchange:
     def upload(self, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
         """(state, body) of the upload; the caller stores both."""
         return self.engine.client.upload(self.seat, self._state(), answer, payload)
+
+    def sign_body(self, state: bytes, body_digest: Digest) -> bytes | None:
+        """Sign a body's digest, where the engine wants that; the caller stores the signature with the body."""
+        if self.engine.signing is None:
+            return None
+        return self.engine.signing.sign(self.seat, state, bytes.fromhex(body_digest))
 
     async def follow_up(self, body_digest: Digest, phase: Callable[[str], None]) -> None:
         """The steps after the upload; the round is over for this site when it returns, and its secrets are gone.
@@ -176,9 +182,10 @@ class Exchanges:
         sent: SentMessages,
         identity: Callable[[], Identity],
         witness: Witness,
+        policy: Callable[[], Policy],
     ) -> None:
         self._aggregator, self._stored, self._sent = aggregator, stored, sent
-        self._identity, self._witness = identity, witness
+        self._identity, self._witness, self._policy = identity, witness, policy
         self._signing: Identity | None = None  # the key of the round that runs, even if it is rotated meanwhile
 
     async def join(
@@ -232,9 +239,11 @@ class Exchanges:
         return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"))
 
     def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
-        from shared.secagg.engine import Seat
+        from shared.secagg.engine import Floors, Seat
 
-        seat = Seat(place.manifest, place.site_id, place.public)
+        rule = self._policy().pairwise
+        floors = Floors(min_threshold=rule.min_threshold, quorum_up_to=rule.quorum_up_to)
+        seat = Seat(place.manifest, place.site_id, place.public, floors=floors)
         if place.own_key:
             seat = replace(seat, sign=self._signer(place.own_key), witness=place.witness)
         return Exchange(engine, seat, self._aggregator, self._stored, self._sent, expires_at)

@@ -16,7 +16,9 @@ from services.agent.domain import (
     OWN_FEDERATION,
     Detail,
     Hours,
+    PairwiseRule,
     Policy,
+    Quorum,
     RecipeRule,
     Resources,
     StatisticsRule,
@@ -103,6 +105,16 @@ def _engine(name: str) -> str:
     return name
 
 
+class PairwiseEntry(BaseModel):
+    """What rounds of engine `pairwise` must be planned for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_corrupt: float = Field(default=0.1, ge=0, lt=1, description="share of sites planned to collude")
+    min_threshold: int = Field(default=3, ge=2, description="sites without which nothing opens")
+    quorum: Quorum = Field(default=Quorum.REQUIRED, description="survivors sign their set: up to 128 sites, or all")
+    allow_no_colluders: bool = Field(default=False, description="consent to rounds planned for no colluding site")
+
+
 class PolicyFile(BaseModel):
     """`policy.yaml`."""
 
@@ -116,6 +128,7 @@ class PolicyFile(BaseModel):
     min_cohort: int = Field(default=3, ge=1)
     require_clip: bool = False
     statistics: StatisticsEntry = StatisticsEntry()
+    pairwise: PairwiseEntry = PairwiseEntry()
     hours: list[str] = []
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     resources: ResourcesEntry = ResourcesEntry()
@@ -190,6 +203,7 @@ def to_policy(file: PolicyFile) -> Policy:
         resources=Resources(**file.resources.model_dump()),
         reports=file.reports,
         statistics=_statistics(file.statistics, file.min_cohort),
+        pairwise=PairwiseRule(**file.pairwise.model_dump()),
     )
 
 

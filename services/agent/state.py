@@ -47,6 +47,12 @@ class Contribution:
         """What of it is noted outside the database before it leaves."""
         return Sent(self.place, UPLOAD, self.body_digest)
 
+    @property
+    def signature(self) -> bytes | None:
+        """This site's signature over the body, where the engine has bodies signed."""
+        found = self.lease.get("signature")
+        return found if isinstance(found, bytes) else None
+
 
 _COLUMNS = (
     "round_id, task_id, manifest_digest, body_digest, body_size, epoch, state, lease, created_at, engine,"

@@ -92,7 +92,12 @@ class Tasks:
         self._sent, self._room = sent, room
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
         self._exchanges = Exchanges(
-            platform.aggregator, state.engines, sent, platform.identity, platform.signatures.witness
+            platform.aggregator,
+            state.engines,
+            sent,
+            platform.identity,
+            platform.signatures.witness,
+            lambda: site().policy,
         )
 
     async def perform(self, lease: Lease) -> None:
@@ -267,17 +272,18 @@ class Tasks:
 
         manifest = exchange.seat.manifest
         samples = Samples(self._state.store)
-        state, body = write_body(exchange, answer, outcome, model, self._state.outbox, samples)
+        written = write_body(exchange, answer, outcome, model, self._state.outbox, samples)
         memory: dict[str, object] = {
             "witness": exchange.seat.witness,
             "lease_token": lease.lease_token,
             "heartbeat_s": lease.heartbeat_s,
             "deadline_s": manifest.deadline_s,
             "traceparent": lease.traceparent,
+            "signature": written.signature,
         }
-        engine_state = state if exchange.has_steps else None
+        engine_state = written.state if exchange.has_steps else None
         point("agent.body.written")
-        kept = self._state.keep(manifest, digest, lease.task_id, body, memory, engine_state=engine_state)
+        kept = self._state.keep(manifest, digest, lease.task_id, written.body, memory, engine_state=engine_state)
         self._fresh = kept.body_digest
         point("agent.update.kept")
         return kept
@@ -377,7 +383,8 @@ class Tasks:
             raise
         point("agent.update.noted")
         try:
-            receipt = await self._platform.aggregator.upload(round_id, body, digest, size)
+            signature = contribution.signature
+            receipt = await self._platform.aggregator.upload(round_id, body, digest, size, signature=signature)
         except Problem as problem:
             raise self._refused(round_id, problem) from problem
         await self._check_receipt(receipt, round_id, digest, size)

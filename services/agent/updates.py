@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +31,29 @@ from shared.wire.manifest import RoundKind, RoundManifest
 Body = tuple[Digest, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A body in the outbox, the engine's state after it, and the site's signature over it where the engine has one."""
+
+    body: Body
+    state: bytes
+    signature: bytes | None
+
+
 def write_body(
     exchange: Exchange, answer: bytes | None, outcome: Outcome, model: Path | None, outbox: Path, samples: Samples
-) -> tuple[bytes, Body]:
+) -> Written:
     """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
 
-    `answer` is the one to the step before. Gives the engine's state after the upload, which is to be stored with the
-    body's digest. On return the bytes are durable. Nothing has left.
+    `answer` is the one to the step before. What comes back is to be stored with the body's digest. On return the bytes
+    are durable. Nothing has left.
     """
     try:
         committed = _committed(exchange, outcome, samples)
         with _payload(exchange.seat.manifest, outcome, model, committed) as payload:
             state, pieces = exchange.upload(answer, payload)
-            return state, _write(pieces, outbox)
+            body = _write(pieces, outbox)
+        return Written(body, state, exchange.sign_body(state, body[0]))
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from services.aggregator.domain import (
@@ -26,7 +26,7 @@ from services.aggregator.domain import (
     opening,
 )
 from services.aggregator.rounds import Rounds, RoundView, manifest_of
-from services.aggregator.updates import Body, DigestNeeded, Updates
+from services.aggregator.updates import Body, DigestNeeded, Updates, UpdateUnsigned
 from shared.blobs import DigestMismatch
 from shared.errors import (
     Forbidden,
@@ -52,6 +52,13 @@ from shared.wire.updates import MalformedUpdate
 router = APIRouter(prefix="/v1", tags=["rounds"])
 
 RoundPath = Annotated[RoundId, Path(pattern=r"^rnd_[0-9a-z]{26}$", examples=["rnd_01k5z0000000000000000000aa"])]
+UpdateSignature = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[0-9a-f]{128}$",
+        description="Engine pairwise: the site's signature over the digest of the body, in hexadecimal",
+    ),
+]
 Coordinator = Annotated[Party, Depends(service_party("coordinator"))]
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -191,6 +198,7 @@ async def open_round(
             TooLarge,
             MalformedUpdate,
             UpdateRefused,
+            UpdateUnsigned,
             UpdateRejected,
             WrongLength,
             SampleCountMissing,
@@ -204,7 +212,12 @@ async def open_round(
     },
 )
 async def submit_update(
-    round_id: RoundPath, site: SiteParty, updates: UpdatesNeeded, request: Request, response: Response
+    round_id: RoundPath,
+    site: SiteParty,
+    updates: UpdatesNeeded,
+    request: Request,
+    response: Response,
+    update_signature: UpdateSignature = None,
 ) -> Receipt:
     """Give a site's update to a round, once. Send identical bytes at every retry."""
     digest = announced_digest(request)
@@ -214,7 +227,8 @@ async def submit_update(
     length = int(request.headers.get("content-length", "0"))
     body = Body(receive(request, updates.limit(stored), check_digest=False), length)
     if receipt is None:
-        return Receipt.model_validate(await updates.accept(stored, SiteId(site.name), digest, body))
+        signature = None if update_signature is None else bytes.fromhex(update_signature)
+        return Receipt.model_validate(await updates.accept(stored, SiteId(site.name), digest, body, signature))
     await body.drain()
     response.status_code = 200
     return Receipt.model_validate(receipt)

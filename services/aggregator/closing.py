@@ -80,7 +80,7 @@ class Closing:
         frozen = await steps.frozen(step)
         if step == UPLOAD:
             standing = [c for c in await ContributionRows(tx).of(round_id) if c.code is None]
-            said = {c.site_id: bytes.fromhex(c.digest) for c in standing}
+            said = {c.site_id: bytes.fromhex(c.digest) + (c.signature or b"") for c in standing}
         else:
             said = {m.site_id: self._open(round_id, step, m.site_id, m.sealed) for m in await steps.messages(step)}
             if frozen is not None:

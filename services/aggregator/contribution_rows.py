@@ -26,6 +26,7 @@ class Contribution:
     code: str | None
     message: str | None
     form: Form | None = None
+    signature: bytes | None = None
 
 
 class ContributionRows:
@@ -113,7 +114,7 @@ _KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.re
 def contribution_of(row: ContributionRow) -> Contribution:
     """The row as a value."""
     form = None if row.length is None else Form(row.length, row.layout)
-    return Contribution(row.id, SiteId(row.site_id), Digest(row.digest), row.code, row.message, form)
+    return Contribution(row.id, SiteId(row.site_id), Digest(row.digest), row.code, row.message, form, row.signature)
 
 
 @cache

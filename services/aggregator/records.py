@@ -41,6 +41,7 @@ def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
         "roster": None if found.roster is None else found.roster.hex(),
         "sharers": None if found.sharers is None else found.sharers.hex(),
         "survivors": None if found.survivors is None else found.survivors.hex(),
+        "upload_signatures": {site: signature.hex() for site, signature in found.upload_signatures.items()},
         "commitments": {site: signature.hex() for site, signature in found.commitments.items()},
         "complaints": {site: said.hex() for site, said in found.complaints.items()},
         "faults": dict(found.faults),

@@ -74,7 +74,10 @@ class RoundRow(Base):
 
 
 class ContributionRow(Base):
-    """One site's update to one round; the first digest stands for ever. `code` says why it does not count."""
+    """One site's update to one round; the first digest stands for ever. `code` says why it does not count.
+
+    `signature`: the site's, over the digest, where the engine has bodies signed.
+    """
 
     __tablename__ = "contributions"
     __table_args__ = (UniqueConstraint("round_id", "site_id"), Index("ix_contributions_digest", "digest"))
@@ -83,6 +86,7 @@ class ContributionRow(Base):
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
     site_id: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[bytes | None] = mapped_column(LargeBinary)
     size: Mapped[int] = mapped_column(BigInteger)
     length: Mapped[int | None] = mapped_column(BigInteger)
     layout: Mapped[str | None] = mapped_column(String(64))

@@ -1,6 +1,8 @@
 """Taking one site's update into a round: checked at the door, stored durably, counted once, acknowledged for ever."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -29,12 +31,13 @@ from services.aggregator.step_rows import StepRepository
 from shared.blobs import BlobStore
 from shared.clock import monotonic
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Refusal, TooLarge
+from shared.errors import BadRequest, Invalid, Refusal, TooLarge
 from shared.faults import point
 from shared.identity.enrol import IdentityKeeper
+from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, check_header
+from shared.secagg.engine import UPLOAD, BodySigning, Desk, check_header
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import counted
 from shared.secagg.twoserver.report import ReportRepeated
@@ -59,6 +62,20 @@ _ENGINE_OVERHEAD = 2  # a body is never twice its payload; the exact size follow
 
 class DigestNeeded(BadRequest):
     """The header Content-Digest with sha-256 is needed."""
+
+
+class UpdateUnsigned(Invalid):
+    """The header Update-Signature with the site's signature over the update is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """An update that is stored and not counted yet; `samples`: its commitment, where it is the site's first."""
+
+    header: UpdateHeader
+    values: Mapping[str, Any]
+    samples: bytes | None
+    signature: bytes | None
 
 
 class Body:
@@ -97,9 +114,9 @@ class Updates:
     """Use cases about single updates."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, identity: IdentityKeeper, *, max_update_bytes: int
+        self, database: Database, blobs: BlobStore, identity: IdentityKeeper, sealer: Sealer, *, max_update_bytes: int
     ) -> None:
-        self._database, self._blobs, self._identity = database, blobs, identity
+        self._database, self._blobs, self._identity, self._sealer = database, blobs, identity, sealer
         self._max_bytes = max_update_bytes
 
     async def expect(self, round_id: RoundId, site: Party, digest: Digest) -> Expected:
@@ -137,17 +154,26 @@ class Updates:
             plain *= encoding.bound.bit_length()  # a proof of range splits each count into its bits
         return min(self._max_bytes, _ENGINE_OVERHEAD * plain + PREFIX_SIZE + MAX_HEADER)
 
-    async def accept(self, stored: Stored, site_id: SiteId, digest: Digest, body: Body) -> Receipt:
-        """Store an announced body and count it; the signed receipt. Everything wrong with it is a Refusal."""
+    async def accept(
+        self, stored: Stored, site_id: SiteId, digest: Digest, body: Body, signature: bytes | None = None
+    ) -> Receipt:
+        """Store an announced body and count it; return the signed receipt. Whatever is wrong with it is a Refusal.
+
+        `signature`: the site's, over the digest, where the engine has bodies signed.
+        """
         began = monotonic()
         header, span = await body.header()
         self._check(stored, site_id, header, body.length, span)
+        signing = engine_named(header.engine).signing
+        if signing is not None:
+            await asyncio.to_thread(self._check_signature, signing, stored, site_id, digest, signature)
         fresh = await check_samples(self._database, stored, manifest_of(stored.manifest), site_id, header.samples)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
         point("aggregator.body.stored")
         values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
+        new = _New(header, values, fresh, signature)
         try:
-            known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, header, values, fresh))
+            known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, new))
         except (RoundClosed, WrongLength, ReportRepeated, SampleCountChanged) as refusal:
             # Counted nowhere: the same bytes counted would be `known`.
             UPDATES.labels(_uncounted(refusal)).inc()
@@ -175,9 +201,20 @@ class Updates:
         if announced < size:
             raise MalformedUpdate(f"{announced} bytes are announced, an update with this header has {size}")
 
-    async def _count(
-        self, tx: Transaction, seen: Stored, header: UpdateHeader, values: Mapping[str, Any], fresh: bytes | None
-    ) -> Receipt | Repeat:
+    def _check_signature(
+        self, signing: BodySigning, stored: Stored, site_id: SiteId, digest: Digest, signature: bytes | None
+    ) -> None:
+        """Raise UpdateUnsigned or UpdateRefused unless the site signed this body."""
+        manifest = manifest_of(stored.manifest)
+        if signature is None:
+            raise UpdateUnsigned(f"an update of engine {manifest.engine} comes with its site's Update-Signature")
+        if stored.engine_secret is None:
+            raise RoundClosed("the round is over")
+        secret = self._sealer.open(stored.engine_secret, "rounds", stored.round.id, "engine_secret")
+        signing.check(Desk(manifest, secret), site_id, bytes.fromhex(digest), signature)
+
+    async def _count(self, tx: Transaction, seen: Stored, new: "_New") -> Receipt | Repeat:
+        header, values, fresh = new.header, new.values, new.samples
         rows, given, now = Repository(tx), ContributionRows(tx), await tx.now()
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
         receipt: Receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
@@ -187,7 +224,7 @@ class Updates:
             awaited = site_id not in await StepRepository(tx, round_id).lost()
         form = Form(header.length, header.metrics_layout)
         facts = {"length": form.length, "layout": form.layout, "accepted_at": now, "receipt": receipt}
-        if not await given.add({**values, **facts}):
+        if not await given.add({**values, **facts, "signature": new.signature}):
             known = await given.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")

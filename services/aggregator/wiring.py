@@ -71,7 +71,7 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing, 
         sealer=sealer,
         helper=helper,
         rounds=Rounds(database, blobs, stand.identity, sealer, helper, finish=timedelta(seconds=settings.finish_s)),
-        updates=Updates(database, blobs, stand.identity, max_update_bytes=settings.max_update_bytes),
+        updates=Updates(database, blobs, stand.identity, sealer, max_update_bytes=settings.max_update_bytes),
         steps=Steps(database, sealer, bell),
     )
 

@@ -92,6 +92,21 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
+class Floors:
+    """What the data owner demands of a round, whatever its manifest says; looked at when the participants are known.
+
+    min_threshold: fewer sites than this must not be able to open anything. quorum_up_to: in rounds of up to so many
+    sites the survivors sign their set themselves.
+    """
+
+    min_threshold: int = 0
+    quorum_up_to: int = 0
+
+
+NO_FLOORS: Final = Floors()
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """A client's place in one round: what it was told and verified, and what it can do.
 
@@ -107,6 +122,7 @@ class Seat:
     body: bytes | None = None
     keyid: str | None = None
     entropy: Entropy = os.urandom
+    floors: Floors = NO_FLOORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +165,8 @@ class Evidence:
     """What stays of a finished round for everybody to check; nothing in it shows an update.
 
     roster, sharers, survivors: the engine's own bytes, None where it has none. commitments: the survivors' signatures
-    over the survivor set. complaints: each site's signed complaints about others, the engine's own bytes. faults: codes
-    of what sites did against the protocol.
+    over the survivor set. upload_signatures: theirs over the digests of their bodies. complaints: each site's signed
+    complaints about others, the engine's own bytes. faults: codes of what sites did against the protocol.
     """
 
     roster: bytes | None = None
@@ -159,6 +175,7 @@ class Evidence:
     commitments: Mapping[SiteId, bytes] = field(default_factory=dict)
     complaints: Mapping[SiteId, bytes] = field(default_factory=dict)
     faults: Mapping[SiteId, str] = field(default_factory=dict)
+    upload_signatures: Mapping[SiteId, bytes] = field(default_factory=dict)
 
 
 class ServerEngine(Protocol):
@@ -180,7 +197,11 @@ class ServerEngine(Protocol):
         """
 
     def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
-        """End a step over these clients' messages (for `UPLOAD`: their bodies' digests, 32 bytes each)."""
+        """End a step over these clients' messages.
+
+        For `UPLOAD` that is the digest of each body (32 bytes), with the site's signature behind it where the engine
+        has bodies signed (`Engine.signing`).
+        """
 
     def reveal(self, desk: Desk, total: Ring) -> None:
         """Turn the sum of unveiled payloads into the sum of plain ones, in place, once every step is closed."""
@@ -205,6 +226,16 @@ class ClientEngine(Protocol):
         """(state, the whole binary body): header first, in pieces that are valid until the next."""
 
 
+class BodySigning(Protocol):
+    """How a site signs the digest of its body, apart from the body, for engines that record who uploaded what."""
+
+    def sign(self, seat: Seat, state: bytes, body_digest: bytes) -> bytes:
+        """The signature that is stored and sent with the body; `state` is that after the upload."""
+
+    def check(self, desk: Desk, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
+        """Raise `UpdateRefused` unless the site signed this body for this round."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """An engine and what a person should know of it."""
@@ -215,6 +246,7 @@ class Engine:
     steps: tuple[str, ...]
     server: ServerEngine
     client: ClientEngine
+    signing: BodySigning | None = None
 
 
 def header_for(seat: Seat, engine: str, payload: Payload, material: Mapping[str, bytes | int]) -> UpdateHeader:

@@ -103,6 +103,7 @@ class _Audit:
             yield _run("roster", self._roster)
             yield _run("survivors", self._survivors)
             yield _run("bodies", self._bodies)
+            yield _run("uploads", self._uploads)
             yield _run("commitments", self._commitments)
         if self.record.engine == TWOSERVER:
             yield _run("helper", self._helper)
@@ -263,6 +264,10 @@ class _Audit:
     def _bodies(self) -> str:
         steps.check_bodies(self.record, self.frame)
         return "The updates in the sum are exactly those that were signed for, none left out or put in."
+
+    def _uploads(self) -> str:
+        steps.check_uploads(self.record, self.frame)
+        return f"Each of the {_many(self.record.contributors, 'site')} signed the update that is in the sum as its own."
 
     def _commitments(self) -> str:
         steps.check_commitments(self.record, self.frame)

@@ -26,7 +26,7 @@ BytesHex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})*$", max_l
 
 
 def _empty(found: dict[str, str]) -> bool:
-    """Left out, so that records from before there were sample counts keep their digests."""
+    """Left out, so that records from before there was such a field keep their digests."""
     return not found
 
 
@@ -51,11 +51,12 @@ class RoundRecord(Digestible):
 
     roster, sharers (bitmap) and survivors are the engine's own bytes in hexadecimal, null for engines without them;
     survivors of `twoserver` is what the helper signed (`shared.secagg.twoserver.messages.Evidence`).
-    bodies: SHA-256 of each update in the sum. commitments: survivors' signatures in quorum mode. contributors: the
-    number of updates in the sum. complaints: each complainer's signed complaints about dealers, the engine's bytes.
-    faults: codes of what sites did against the protocol. samples: committed sample counts (`shared.zk.samples`) in
-    rounds that take them, and in sample_proofs the proofs of those that no earlier record of the job proves.
-    transcript: `shared.transparency.records.transcript_of`.
+    bodies: SHA-256 of each update in the sum. upload_signatures: for engine `pairwise` the signature of each of their
+    sites over it. commitments: survivors' signatures in quorum mode. contributors: the number of updates in the sum.
+    complaints: each complainer's signed complaints about dealers, the engine's bytes. faults: codes of what sites did
+    against the protocol. samples: committed sample counts (`shared.zk.samples`) in rounds that take them, and in
+    sample_proofs the proofs of those that no earlier record of the job proves. transcript:
+    `shared.transparency.records.transcript_of`.
     """
 
     manifest: SignedManifest
@@ -64,6 +65,7 @@ class RoundRecord(Digestible):
     sharers: BytesHex | None = None
     survivors: BytesHex | None = None
     bodies: dict[SiteId, DigestText]
+    upload_signatures: dict[SiteId, SignatureHex] = Field(default_factory=dict, exclude_if=_empty)
     commitments: dict[SiteId, SignatureHex] = Field(default_factory=dict)
     sum_digest: DigestText
     transcript: DigestText

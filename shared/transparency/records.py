@@ -35,6 +35,7 @@ from shared.transparency.steps import (
     check_roster,
     check_survivors,
     check_transcript,
+    check_uploads,
     check_without_steps,
     roster_of,
 )
@@ -77,8 +78,9 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
 
     witness_key: of whoever beside the aggregator vouches for who is in the sum: keys for pairwise, the helper (see
     `helper_keyid`) for twoserver. Checked: the manifest's signature, cohort and minimum, every advertisement, the
-    witness's signatures over roster and survivors, complaints and that they were heeded, the root over the bodies, the
-    survivors' own signatures in quorum mode, what the helper signed, and the transcript.
+    witness's signatures over roster and survivors, complaints and that they were heeded, the root over the bodies, each
+    site's signature over its own, the survivors' own signatures over their set in quorum mode, what the helper signed,
+    and the transcript.
     """
     check_manifest(record, coordinator_key)
     check_cohort(record)
@@ -92,6 +94,7 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
     check_survivors(record, frame, witness_key)
     check_complaints(record, frame)
     check_bodies(record, frame)
+    check_uploads(record, frame)
     check_commitments(record, frame)
     return _facts(record, check_transcript(record), threshold=frame.topology.threshold)
 

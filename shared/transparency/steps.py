@@ -71,15 +71,19 @@ def check_cohort(record: RoundRecord) -> None:
 
 def check_without_steps(record: RoundRecord) -> None:
     """The record of an engine without a witness claims nothing that a witness would have signed."""
-    if record.roster or record.sharers or record.survivors or record.commitments or record.complaints or record.faults:
-        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors, commitments or complaints")
+    if record.roster or record.sharers or record.survivors or _said_by_sites(record):
+        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, survivors, signatures or complaints")
+
+
+def _said_by_sites(record: RoundRecord) -> bool:
+    return bool(record.commitments or record.upload_signatures or record.complaints or record.faults)
 
 
 @_refusing
 def check_helper(record: RoundRecord, helper_key: bytes) -> None:
     """The helper signed that it accepted exactly these bodies' reports, and its one share of their sum."""
-    if record.roster or record.sharers or record.commitments or record.complaints or record.faults:
-        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, commitments or complaints")
+    if record.roster or record.sharers or _said_by_sites(record):
+        raise RecordInvalid(f"engine {record.engine} has no roster, sharers, signatures or complaints")
     said, manifest = accepted_of(record), record.manifest.manifest
     positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
     if transcript.members(said.members, len(manifest.cohort)) != frozenset(positions):
@@ -114,14 +118,11 @@ def check_roster(record: RoundRecord, witness_key: bytes) -> Frame:
 
 @_refusing
 def check_survivors(record: RoundRecord, frame: Frame, witness_key: bytes) -> None:
-    """Keys signed the survivors; they are sharers, enough for the threshold, and those whose bodies were summed."""
+    """Keys signed the survivors; over them only one sum opens, and they are those whose bodies were summed."""
     survivors, frozen, n = survivors_of(record), frame.roster, len(frame.roster.members)
     sharers = transcript.members(bytes.fromhex(record.sharers or ""), n)
     alive = transcript.members(survivors.members, n)
-    if not alive <= sharers:
-        raise RecordInvalid("a survivor is not among the sharers")
-    if len(alive) < max(record.manifest.manifest.min_cohort, frame.topology.threshold):
-        raise RecordInvalid("there are fewer survivors than the threshold")
+    frame.check_survivors(sharers, alive, record.manifest.manifest.min_cohort)
     if {frozen.members[i].site_id for i in alive} != set(record.bodies):
         raise RecordInvalid("the bodies are not those of the survivors")
     rosters.verify(witness_key, survivors.signature, _survivors_statement(record, frame), "the survivor set")
@@ -147,9 +148,23 @@ def check_complaints(record: RoundRecord, frame: Frame) -> None:
 
 
 @_refusing
+def check_uploads(record: RoundRecord, frame: Frame) -> None:
+    """Each site in the sum signed its own body, for this round and these sharers."""
+    if missing := sorted(record.bodies.keys() - record.upload_signatures.keys()):
+        raise RecordInvalid(f"{', '.join(missing)} did not sign the update that is recorded as theirs")
+    if stray := sorted(record.upload_signatures.keys() - record.bodies.keys()):
+        raise RecordInvalid(f"{', '.join(stray)} signed an update that is not in the sum")
+    sharers = bytes.fromhex(record.sharers or "")
+    for site, digest in record.bodies.items():
+        identity = frame.roster.members[frame.roster.position(site)].identity
+        statement = rosters.masked_statement(frame.ctx, sharers, bytes.fromhex(digest))
+        rosters.verify(identity, bytes.fromhex(record.upload_signatures[site]), statement, f"the update of {site}")
+
+
+@_refusing
 def check_commitments(record: RoundRecord, frame: Frame) -> None:
     """In quorum mode enough survivors signed the survivor set themselves; whoever signed is a survivor."""
-    needed = frame.topology.threshold if record.manifest.manifest.engine_params.get("quorum") is True else 0
+    needed = frame.topology.quorum if record.manifest.manifest.engine_params.get("quorum") is True else 0
     if len(record.commitments) < needed:
         raise RecordInvalid(f"{len(record.commitments)} of {needed} survivors committed to the survivor set")
     statement = _survivors_statement(record, frame)

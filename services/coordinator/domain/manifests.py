@@ -14,6 +14,7 @@ from services.coordinator.domain.statistics import count_bits
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.learning.metrics import layout_length
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
+from shared.secagg.pairwise.graph import COMPLETE_UP_TO
 from shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
 from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import (
@@ -27,8 +28,6 @@ from shared.wire.manifest import (
     StrategyRef,
 )
 
-COMPLETE: Final = 128
-"""Up to this many sites all know each other, and confirm the survivors to each other."""
 CONSORTIUM: Final = 16
 """Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
 WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
@@ -163,7 +162,8 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
 
 
 def _engine_params(engine: str, size: int) -> dict[str, JsonValue]:
-    return dict(WITNESSED) | {"quorum": size <= COMPLETE} if engine_facts(engine).witnessed else {}
+    """Up to COMPLETE_UP_TO sites all know each other, and sign the survivor set themselves."""
+    return dict(WITNESSED) | {"quorum": size <= COMPLETE_UP_TO} if engine_facts(engine).witnessed else {}
 
 
 def _helped(size: int, spec: JobSpec) -> dict[str, JsonValue]:

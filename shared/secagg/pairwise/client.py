@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from shared.secagg.engine import NO_FLOORS, Floors
 from shared.secagg.pairwise import messages, roster, transcript
 from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
 from shared.secagg.pairwise.masks import Ring, apply_mask
@@ -29,6 +30,7 @@ from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Su
 from shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
 from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split, well_formed
+from shared.secagg.pairwise.survivors import UnsafeSurvivors
 
 NO_SHARE = b"\xff" * SHARE_BYTES
 """What a client sends in R4 in place of a share that it complained about: no values of the field."""
@@ -94,10 +96,11 @@ class ClientRound:
         statement = roster.advertisement_statement(self.terms.ctx0, self.site_id, c, s, b)
         return Advertisement(c, s, b, sign(statement))
 
-    def share(self, frozen: Roster, sign: Sign, random: Random) -> bytes:
+    def share(self, frozen: Roster, sign: Sign, random: Random, floors: Floors = NO_FLOORS) -> bytes:
         """R1: check the roster, then envelopes with shares of b and s for every neighbour, in roster order.
 
-        `dealing` then holds the commitments to the shares in them, in the same order.
+        `dealing` then holds the commitments to the shares in them, in the same order. Raises RoundAborted, also where
+        the round of this roster is below the site's floors.
         """
         frozen.check(self.terms)
         me = frozen.position(self.site_id)
@@ -105,7 +108,9 @@ class ClientRound:
             raise RoundAborted("the roster holds another key for this client")
         if self.frame is not None and self.frame.roster != frozen:
             raise RoundAborted("a second roster was shown for one attempt")
-        self.frame = frame = Frame.of(frozen, self.terms)
+        frame = Frame.of(frozen, self.terms)
+        self._check_floors(frame, floors)
+        self.frame = frame
         holders = roster.holders(me, frame.around[me])
         dealt = dict(zip(holders, split([self.b, self.s], len(holders), frame.topology.threshold, random), strict=True))
         self.own_shares = (dealt[me][0], dealt[me][1])
@@ -167,7 +172,7 @@ class ClientRound:
             apply_mask(vector, seed, 1 if j > me else -1, self.terms.modulus_bits)
 
     def sign_masked(self, body_digest: bytes, sign: Sign) -> bytes:
-        """R2: the signature over the masked bytes' SHA-256."""
+        """R2: the signature over the masked body's SHA-256; the witness takes no survivor without one."""
         frame, _ = self._in_round()
         sharers = transcript.bitmap(self.sharers, len(frame.roster.members))
         return sign(roster.masked_statement(frame.ctx, sharers, body_digest))
@@ -204,9 +209,21 @@ class ClientRound:
             b"".join(held[j][1] for j in sorted(held) if j not in alive),
         )
 
+    def _check_floors(self, frame: Frame, floors: Floors) -> None:
+        n, threshold = frame.topology.n, frame.topology.threshold
+        if threshold < floors.min_threshold:
+            raise RoundAborted(
+                f"{threshold} sites could open this round of {n}, the policy asks for {floors.min_threshold} "
+                "(pairwise.min_threshold)"
+            )
+        if n <= floors.quorum_up_to and not self.terms.quorum:
+            raise RoundAborted(
+                f"the survivors of this round of {n} do not sign their set, the policy asks for it (pairwise.quorum)"
+            )
+
     def _check_quorum(self, statement: bytes, commitments: Mapping[int, bytes], alive: frozenset[int]) -> None:
         frame, _ = self._in_round()
-        needed = frame.topology.threshold
+        needed = frame.topology.quorum
         committed = [position for position in sorted(commitments) if position in alive][:needed]
         if len(committed) < needed:
             raise RoundAborted(f"{len(committed)} of {needed} survivors committed to this survivor set")
@@ -219,10 +236,10 @@ class ClientRound:
         alive = _members(survivors.members, len(frame.roster.members))
         if me not in alive:
             raise RoundAborted("this client's update is said to be missing")
-        if not alive <= self.sharers:
-            raise RoundAborted("a survivor never shared")
-        if len(alive) < max(self.terms.min_cohort, frame.topology.threshold):
-            raise RoundAborted(f"{len(alive)} survivors are fewer than the minimum")
+        try:
+            frame.check_survivors(self.sharers, alive, self.terms.min_cohort)
+        except UnsafeSurvivors as error:
+            raise RoundAborted(str(error)) from error
         statement = roster.survivors_statement(frame.ctx, self.terms.attempt, survivors.members, survivors.root)
         roster.verify(self.terms.witness_key, survivors.signature, statement, "the survivor set")
         return statement

@@ -6,7 +6,6 @@ before U2 is frozen, so no complaint that is made up, alone or by all corrupt cl
 A complaint shows nothing but its three fields.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from shared.secagg.pairwise import roster, transcript
+from shared.secagg.pairwise.graph import planned
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
 from shared.secagg.pairwise.roster import Frame, RoundAborted
 
@@ -78,7 +78,7 @@ def check_complaints(frame: Frame, position: int, complaints: Sequence[Complaint
 
 def tolerated(n: int, corrupt: float) -> int:
     """How many complaints a dealer may have: floor(gamma n), and never none, so that no client alone removes one."""
-    return max(1, math.floor(corrupt * n))
+    return max(1, planned(corrupt, n))
 
 
 def refused_dealers(complaints: Mapping[int, Sequence[Complaint]], limit: int) -> dict[int, int]:

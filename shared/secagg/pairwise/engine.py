@@ -54,7 +54,10 @@ from shared.secagg.pairwise.roster import (
     verify,
 )
 from shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerRound
+from shared.secagg.pairwise.survivors import UnsafeSurvivors
 from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
+from shared.secagg.pairwise.uploads import MaskSignatures, split_upload
+from shared.secagg.pairwise.witness import SurvivorsAsk
 from shared.secagg.quantise import DTYPES, Ring, pack, unpack
 from shared.transparency import merkle
 from shared.wire.manifest import RoundManifest
@@ -140,7 +143,8 @@ class PairwiseServer:
         signed = {SiteId(members[i].site_id): signature for i, signature in state.commitments.items()}
         complaints = {SiteId(members[i].site_id): said for i, said in state.complaints.items()}
         faults = {SiteId(site): code for site, code in state.faults.items()}
-        return Evidence(state.roster, state.sharers, state.survivors, signed, complaints, faults)
+        uploads = {SiteId(members[i].site_id): signature for i, signature in state.uploads.items()}
+        return Evidence(state.roster, state.sharers, state.survivors, signed, complaints, faults, uploads)
 
 
 class PairwiseClient:
@@ -157,7 +161,7 @@ class PairwiseClient:
         if step == ADVERTISE:
             said = client.advertise(sign).pack()
         elif step == SHARE:
-            envelopes = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy)
+            envelopes = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy, seat.floors)
             said = messages.pack_list([envelopes, client.dealing])
         elif step == CHECK:
             delivery, dealt = _pair(_needed(answer))
@@ -189,8 +193,8 @@ class _State:
     """What the server keeps of a round between steps."""
 
     _FIELDS = (
-        "roster", "dealings", "sharers", "complaints", "faults", "members", "root", "survivors", "commitments",
-        "corrections",
+        "roster", "dealings", "sharers", "complaints", "faults", "members", "root", "uploads", "survivors",
+        "commitments", "corrections",
     )  # fmt: skip
 
     def __init__(self, values: Mapping[str, object] | None = None) -> None:
@@ -202,6 +206,7 @@ class _State:
         self.faults: dict[str, str] = held.get("faults", {})  # type: ignore[assignment]
         self.members: bytes = held.get("members", b"")  # type: ignore[assignment]
         self.root: bytes = held.get("root", b"")  # type: ignore[assignment]
+        self.uploads: dict[int, bytes] = held.get("uploads", {})  # type: ignore[assignment]
         self.survivors: bytes = held.get("survivors", b"")  # type: ignore[assignment]
         self.commitments: dict[int, bytes] = held.get("commitments", {})  # type: ignore[assignment]
         self.corrections: list[tuple[bytes, int]] = held.get("corrections", [])  # type: ignore[assignment]
@@ -257,7 +262,7 @@ def _close_share(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
             continue  # counts as no answer
         envelopes[position], dealings[position] = dealt, promised
     sharers = server.reachable(frozenset(envelopes))
-    _enough(server, sharers, desk.manifest, "shared")
+    _openable(server, sharers, sharers)
     state.sharers = transcript.bitmap(sharers, server.n)
     state.dealings = {i: dealings[i] for i in sharers}
     ids = server.roster.members
@@ -289,15 +294,16 @@ def _close_check(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
     sharers = server.reachable(frozenset(complaints) - refused.keys(), lacking)
     state.complaints = {i: pack_complaints(items) for i, items in complaints.items() if items}
     state.faults = {fault.site_id: fault.code for fault in faults}
-    needed = max(server.topology.threshold, desk.manifest.min_cohort)
     ids = [SiteId(member.site_id) for member in server.roster.members]
     disputes = {ids[i]: [ids[each.dealer] for each in items] for i, items in complaints.items() if items}
-    if len(sharers) < needed:
-        detail = f"{len(sharers)} sites are left after the shares were checked, {needed} are needed"
+    try:
+        _openable(server, sharers, sharers)
+    except NotEnoughShares as error:
+        detail = f"after the shares were checked, {error.detail}"
         if disputes:
             dealers = ", ".join(sorted({dealer for about in disputes.values() for dealer in about}))
             detail += f"; {', '.join(sorted(disputes))} cannot use shares of {dealers}"
-        raise DealerAtFault(detail, faults) if faults else NotEnoughShares(detail)
+        raise DealerAtFault(detail, faults) if faults else NotEnoughShares(detail) from error
     state.sharers = transcript.bitmap(sharers, server.n)
     answers = {SiteId(server.roster.members[i].site_id): state.sharers for i in sharers}
     return Closed(state.pack(), answers, faults=faults, complaints=disputes)
@@ -320,20 +326,18 @@ def _complaints(
     return found
 
 
-def _close_upload(desk: Desk, state: _State, digests: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+def _close_upload(desk: Desk, state: _State, uploads: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
     server = state.server(desk)
-    by_position = {server.roster.position(site): digest for site, digest in digests.items()}
+    signed = {server.roster.position(site): upload for site, upload in uploads.items()}
+    by_position = {i: split_upload(upload)[0] for i, upload in signed.items()}
     alive = frozenset(by_position)
-    if not alive <= transcript.members(state.sharers, server.n):
-        raise RoundAborted("an update came from a site that never shared")
-    _enough(server, alive, desk.manifest, "handed in an update")
+    _openable(server, transcript.members(state.sharers, server.n), alive)
     members, root = transcript.bitmap(alive, server.n), body_root(by_position)
     if reply is None:
-        ask = {"what": "survivors", "members": members, "root": root, "sharers": state.sharers}
-        if state.complaints:
-            ask["complaints"] = msgpack.packb([list(each) for each in sorted(state.complaints.items())])
-        return Closed(desk.secret, ask=Ask("witness", msgpack.packb(ask)))
+        ask = SurvivorsAsk(members, root, state.sharers, tuple(signed[i] for i in sorted(signed)), state.complaints)
+        return Closed(desk.secret, ask=Ask("witness", ask.pack()))
     state.members, state.root = members, root
+    state.uploads = {i: split_upload(upload)[1] for i, upload in signed.items()}
     survivors = Survivors(members, root, reply)
     state.survivors = survivors.pack()
     order = sorted(alive)
@@ -360,8 +364,8 @@ def _close_commit(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Cl
             continue  # counts as no answer
         if message[: -messages.SIGNATURE_BYTES] == state.survivors:
             state.commitments[position] = signature
-    if server.terms.quorum and len(state.commitments) < server.topology.threshold:
-        raise NotEnoughShares(f"{len(state.commitments)} sites committed, {server.topology.threshold} are needed")
+    if server.terms.quorum and len(state.commitments) < server.topology.quorum:
+        raise NotEnoughShares(f"{len(state.commitments)} sites committed, {server.topology.quorum} are needed")
     signatures = [i.to_bytes(4, "little") + signature for i, signature in sorted(state.commitments.items())]
     answer = messages.pack_list([state.survivors, *signatures])
     return Closed(state.pack(), {SiteId(server.roster.members[i].site_id): answer for i in state.commitments})
@@ -385,10 +389,12 @@ def _close_unmask(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Cl
     return Closed(state.pack(), faults=faults)
 
 
-def _enough(server: ServerRound, who: frozenset[int], manifest: RoundManifest, what: str) -> None:
-    needed = max(server.topology.threshold, manifest.min_cohort)
-    if len(who) < needed:
-        raise NotEnoughShares(f"{len(who)} sites {what}, {needed} are needed")
+def _openable(server: ServerRound, sharers: frozenset[int], survivors: frozenset[int]) -> None:
+    """Raise NotEnoughShares where no witness would sign these survivors and no site open their sum."""
+    try:
+        server.frame.check_survivors(sharers, survivors, server.terms.min_cohort)
+    except UnsafeSurvivors as error:
+        raise NotEnoughShares(str(error)) from error
 
 
 def _body_leaf(position: int, digest: bytes) -> bytes:
@@ -459,4 +465,5 @@ PAIRWISE: Final = Engine(
     steps=STEPS,
     server=PairwiseServer(),
     client=PairwiseClient(),
+    signing=MaskSignatures(),
 )

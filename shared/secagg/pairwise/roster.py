@@ -12,9 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from shared.errors import Forbidden
 from shared.secagg.pairwise import transcript
-from shared.secagg.pairwise.graph import Topology, neighbours, plan
+from shared.secagg.pairwise.graph import Neighbours, Topology, neighbours, plan
 from shared.secagg.pairwise.messages import Advertisement, MalformedStep
+from shared.secagg.pairwise.survivors import check_survivors
 from shared.transparency import merkle
+
+DIGEST_BYTES = 32
 
 
 class RoundAborted(Forbidden):
@@ -88,7 +91,7 @@ def survivors_statement(ctx: bytes, attempt: int, members: bytes, root: bytes) -
 
 
 def masked_statement(ctx: bytes, sharers: bytes, body_digest: bytes) -> bytes:
-    """What a client signs about its masked update in R2."""
+    """What a client signs about its masked update in R2: the SHA-256 of its body, under ctx and the sharers (U2)."""
     return transcript.tagged_hash("mask", ctx, sharers, body_digest)
 
 
@@ -161,7 +164,7 @@ class Frame:
     roster: Roster
     ctx: bytes
     topology: Topology
-    around: list[tuple[int, ...]]
+    around: Neighbours
 
     @classmethod
     def of(cls, roster: Roster, terms: Terms) -> Self:
@@ -169,6 +172,10 @@ class Frame:
         ctx = transcript.context(terms.ctx0, roster.root, roster.nonce)
         topology = plan(len(roster.members), terms.corrupt, terms.dropout, trusted_witness=not terms.quorum)
         return cls(roster, ctx, topology, neighbours(topology, ctx))
+
+    def check_survivors(self, sharers: frozenset[int], survivors: frozenset[int], min_cohort: int) -> None:
+        """Raise UnsafeSurvivors unless the sum over these survivors may be opened."""
+        check_survivors(self.topology, self.around, sharers, survivors, min_cohort)
 
 
 def holders(position: int, around: Sequence[int]) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """The aggregator's side of one secure-aggregation round: it routes envelopes and opens the sum, nothing else."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from shared.ids import SiteId
 from shared.secagg.engine import Fault, RoundSpoiled
 from shared.secagg.pairwise import messages, transcript
 from shared.secagg.pairwise.client import pair_seed
+from shared.secagg.pairwise.graph import planned
 from shared.secagg.pairwise.messages import Delivery, Opening
 from shared.secagg.pairwise.opening import COMMITMENT_BYTES, Check, Opener
 from shared.secagg.pairwise.roster import Frame, Roster, Terms, holders
@@ -156,7 +156,7 @@ class ServerRound:
             start = (2 * places[dealer][holder] + (kind == "s")) * COMMITMENT_BYTES
             return dealings[dealer][start : start + COMMITMENT_BYTES]
 
-        tolerated = math.floor(self.terms.corrupt * self.n)
+        tolerated = planned(self.terms.corrupt, self.n)
         return Opener(self.ctx, self.topology.threshold, tolerated, committed)
 
     def _pair_corrections(self, fallen: int, secret: bytes, survivors: frozenset[int]) -> Iterator[Correction]:

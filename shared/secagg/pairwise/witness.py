@@ -9,8 +9,11 @@ import msgpack
 from shared.errors import Forbidden
 from shared.secagg.pairwise import roster, transcript
 from shared.secagg.pairwise.complaints import check_left_out
-from shared.secagg.pairwise.messages import MalformedStep, unpacked
-from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
+from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
+from shared.secagg.pairwise.roster import DIGEST_BYTES, Frame, Roster, RoundAborted, Terms
+from shared.secagg.pairwise.survivors import UnsafeSurvivors
+
+_SURVIVORS_ASK = frozenset({"what", "members", "root", "sharers", "uploads", "complaints"})
 
 
 class WitnessRefused(Forbidden):
@@ -28,13 +31,23 @@ class RosterAsk:
 class SurvivorsAsk:
     """A survivor set (U3) to be fixed, out of the sharers (U2), with the root over the survivors' bodies.
 
+    uploads: for each survivor, in roster order, its body's digest and its signature over that (96 bytes).
     complaints: each complainer's signed complaints about dealers, packed, by position.
     """
 
     members: bytes
     root: bytes
     sharers: bytes
+    uploads: tuple[bytes, ...]
     complaints: Mapping[int, bytes] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """The question as bytes; the inverse of `read_ask`."""
+        asked: dict[str, object] = {"what": "survivors", "members": self.members, "root": self.root}
+        asked |= {"sharers": self.sharers, "uploads": list(self.uploads)}
+        if self.complaints:
+            asked["complaints"] = msgpack.packb([list(each) for each in sorted(self.complaints.items())])
+        return bytes(msgpack.packb(asked, use_bin_type=True))
 
 
 def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
@@ -51,8 +64,10 @@ def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
             "members": bytes() as members,
             "root": bytes() as root,
             "sharers": bytes() as sharers,
-        }:
-            return SurvivorsAsk(members, root, sharers, _complaints(found.get("complaints", b"\x90")))
+            "uploads": list() as uploads,
+        } if found.keys() <= _SURVIVORS_ASK and all(_is_upload(upload) for upload in uploads):
+            complaints = _complaints(found.get("complaints", b"\x90"))
+            return SurvivorsAsk(members, root, sharers, tuple(uploads), complaints)
     raise MalformedStep("the witness is asked for a roster or for survivors")
 
 
@@ -72,6 +87,10 @@ def _is_pair(item: Any) -> bool:
         case [int(), bytes()]:
             return True
     return False
+
+
+def _is_upload(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == DIGEST_BYTES + SIGNATURE_BYTES
 
 
 def roster_statement(
@@ -111,13 +130,24 @@ def survivors_statement(ask: SurvivorsAsk, terms: Terms, frozen: Roster) -> byte
         alive, sharers = transcript.members(ask.members, n), transcript.members(ask.sharers, n)
     except ValueError as error:
         raise WitnessRefused(str(error)) from error
-    if not alive <= sharers:
-        raise WitnessRefused("a survivor is not among the sharers")
     try:
         check_left_out(frame, terms.corrupt, ask.complaints, sharers)
+        frame.check_survivors(sharers, alive, terms.min_cohort)
+        _check_uploads(ask, frame, sorted(alive))
+    except UnsafeSurvivors as error:
+        raise WitnessRefused(str(error)) from error
     except RoundAborted as error:
         raise WitnessRefused(error.detail) from error
-    needed = max(terms.min_cohort, frame.topology.threshold)
-    if len(alive) < needed or len(ask.root) != 32:
-        raise WitnessRefused(f"{len(alive)} survivors are fewer than the {needed} that are needed")
     return roster.survivors_statement(frame.ctx, terms.attempt, ask.members, ask.root)
+
+
+def _check_uploads(ask: SurvivorsAsk, frame: Frame, survivors: list[int]) -> None:
+    """Every survivor signed its body under the same sharers, and the root is over exactly these bodies."""
+    if len(ask.uploads) != len(survivors):
+        raise WitnessRefused(f"{len(ask.uploads)} uploads are shown for {len(survivors)} survivors")
+    digests = {i: upload[:DIGEST_BYTES] for i, upload in zip(survivors, ask.uploads, strict=True)}
+    for i, upload in zip(survivors, ask.uploads, strict=True):
+        member, statement = frame.roster.members[i], roster.masked_statement(frame.ctx, ask.sharers, digests[i])
+        roster.verify(member.identity, upload[DIGEST_BYTES:], statement, f"the update of {member.site_id}")
+    if roster.body_root(digests) != ask.root:
+        raise WitnessRefused("the root is not that of the survivors' updates")

@@ -103,7 +103,7 @@ class FakePlatform:
         others = [Peer(number) for number in range(peers)]
         cohort = sorted([*sites, *(peer.site_id for peer in others)])
         nonce = os.urandom(32)
-        params = {"corrupt": 0.3, "dropout": 0.25, "quorum": True, "nonce_commitment": commitment(nonce)}
+        params = {"corrupt": 1 / 3, "dropout": 0.25, "quorum": True, "nonce_commitment": commitment(nonce)}
         size = len(cohort)
         encoding = plan_encoding(summands=size, max_weight=16, clip_norm=10.0, bound_value=None, modulus_bits=32)
         given = {"engine": "pairwise", "engine_params": params, "cohort": cohort, "min_cohort": 3, "target": size}
@@ -279,7 +279,7 @@ class FakePlatform:
                     return problem(404, "not-found")
                 return 200, self.models[version], {}
             case ["PUT", "rounds", round_id, "updates"]:
-                return self._update(round_id, body, site)
+                return self._update(round_id, body, site, bytes.fromhex(headers.get("update-signature", "")))
             case ["PUT", "rounds", round_id, "steps", step]:
                 slug = self.pairwise[round_id].say(site, step, body)
                 if slug is not None:
@@ -334,10 +334,10 @@ class FakePlatform:
         pem = {"certificate_pem": made, "ca_certificate_pem": self.authority.certificate}
         return 201, {name: cert.public_bytes(Encoding.PEM).decode() for name, cert in pem.items()}, {}
 
-    def _update(self, round_id: str, body: bytes, site: SiteId) -> Answer:
+    def _update(self, round_id: str, body: bytes, site: SiteId, signature: bytes) -> Answer:
         self.bodies.setdefault(round_id, []).append(body)
         if round_id in self.pairwise:
-            slug = self.pairwise[round_id].say(site, "upload", body)
+            slug = self.pairwise[round_id].say(site, "upload", body, signature)
             if slug is not None:
                 return problem(409 if slug == "step-differs" else 410, slug)
         receipt = ReceiptDoc(

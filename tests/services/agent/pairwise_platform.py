@@ -17,6 +17,7 @@ from shared.secagg.engine import UPLOAD, Desk, Seat
 from shared.secagg.pairwise import messages, roster, witness
 from shared.secagg.pairwise.engine import PAIRWISE, STEPS, terms
 from shared.secagg.pairwise.messages import Survivors
+from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import opened_train, train_payload
 from shared.secagg.quantise import DTYPES, unpack
 from shared.transparency import merkle, records
@@ -24,6 +25,7 @@ from shared.wire.manifest import RoundManifest, SignedManifest
 from shared.wire.updates import read_header
 
 PARAMETERS = 4
+SIGNING = MaskSignatures()
 
 
 class Peer:
@@ -48,6 +50,7 @@ class Peer:
         self.state, pieces = PAIRWISE.client.upload(self.seat, self.state, answer, payload)
         body = b"".join(pieces)
         self.seat = replace(self.seat, body=hashlib.sha256(body).digest())
+        self.signature = SIGNING.sign(self.seat, self.state, hashlib.sha256(body).digest())
         return body
 
 
@@ -59,6 +62,7 @@ class PairwiseRound:
         self.peers = {peer.site_id: peer for peer in peers}
         self.desk = Desk(manifest, PAIRWISE.server.open(manifest).secret, {})
         self.said: dict[str, dict[SiteId, bytes]] = {step: {} for step in STEPS}
+        self.signatures: dict[SiteId, bytes] = {}  # over the bodies, as they came with them
         self.heard: list[tuple[str, SiteId, bytes]] = []  # everything that agents sent, refused or not
         self.answers: dict[str, dict[SiteId, bytes]] = {}
         self.lost: dict[str, set[SiteId]] = {}  # from this step on, these sites are out
@@ -82,7 +86,7 @@ class PairwiseRound:
         """Whether the site fell out before or in this step."""
         return any(site in sites for at, sites in self.lost.items() if STEPS.index(at) <= STEPS.index(step))
 
-    def say(self, site: SiteId, step: str, message: bytes) -> str | None:
+    def say(self, site: SiteId, step: str, message: bytes, signature: bytes = b"") -> str | None:
         """Take a message; the slug of the refusal, if it is refused."""
         with self._lock:
             earlier = self.said[step].get(site)
@@ -92,6 +96,9 @@ class PairwiseRound:
                 return self.ended or "site-fell-out"
             if step != self.step:
                 return "step-closed"
+            if step == UPLOAD:
+                SIGNING.check(self.desk, site, hashlib.sha256(message).digest(), signature)
+                self.signatures[site] = signature
             self.said[step][site] = message
             self._peers_speak()
         return None
@@ -116,6 +123,8 @@ class PairwiseRound:
             for site in sorted(sites & self.peers.keys() - self.said[step].keys()):
                 if not self.out(site, step):
                     self.said[step][site] = self.peers[site].say(step, before.get(site))
+                    if step == UPLOAD:
+                        self.signatures[site] = self.peers[site].signature
             if {site for site in sites if not self.out(site, step)} - self.said[step].keys():
                 return
             self._close(step)
@@ -123,7 +132,7 @@ class PairwiseRound:
     def _close(self, step: str) -> None:
         said = self.said[step]
         if step == UPLOAD:
-            said = {site: hashlib.sha256(body).digest() for site, body in said.items()}
+            said = {site: hashlib.sha256(body).digest() + self.signatures[site] for site, body in said.items()}
         keys = {**{p.site_id: p.public for p in self.peers.values()}, **self.platform.site_keys}
         self.desk = replace(self.desk, site_keys=keys)
         try:
@@ -162,6 +171,7 @@ class PairwiseRound:
         record = records.RoundRecord(
             manifest=self._signed(), engine="pairwise", roster=self.roster.pack().hex(), sharers=self.sharers.hex(),
             survivors=self.survivors.pack().hex(), bodies={s: digest_of(body) for s, body in bodies.items()},
+            upload_signatures={site: self.signatures[site].hex() for site in bodies},
             commitments=commitments, sum_digest=digest_of(total.tobytes()), transcript="0" * 64,
             result=records.RoundResult(values_digest=Digest("1" * 64)), contributors=len(bodies),
             faults=self.faults,

@@ -162,6 +162,51 @@ def test_an_unclipped_round_is_refused_where_the_owner_asks_for_clipping() -> No
     assert codes(MANIFEST, policy=strict) == set()
 
 
+PAIRWISE = {"corrupt": 1 / 3, "dropout": 0.3, "quorum": True, "nonce_commitment": "0" * 64}
+
+
+def planned(sites: int = 5, **params: object) -> RoundManifest:
+    cohort = ["site_a", *(f"site_{i:04}" for i in range(sites - 1))]
+    encoding = plan_encoding(summands=sites, max_weight=8, clip_norm=1.0, bound_value=None, modulus_bits=32)
+    given = {"engine_params": {**PAIRWISE, **params}, "encoding": encoding.model_dump()}
+    return changed(engine="pairwise", cohort=sorted(cohort), target=sites, **given)
+
+
+def under(**rule: object):
+    entry = policies.PairwiseEntry.model_validate(rule)
+    strict = policies.PairwiseRule(**entry.model_dump())
+    return replace(POLICY, engines=frozenset({"pairwise"}), pairwise=strict)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "rule", "expected"),
+    [
+        (planned(), {}, set()),
+        (planned(600, quorum=False), {}, set()),
+        (planned(corrupt=0), {}, {"policy-corrupt"}),
+        (planned(corrupt=0), {"min_corrupt": 0}, {"policy-corrupt"}),  # 0 needs the owner's word besides
+        (planned(corrupt=0), {"allow_no_colluders": True}, {"policy-corrupt"}),
+        (planned(corrupt=0), {"min_corrupt": 0, "allow_no_colluders": True}, set()),
+        (planned(corrupt=0.05), {}, {"policy-corrupt"}),
+        (planned(corrupt=0.05), {"min_corrupt": 0.05}, set()),
+        (planned(corrupt="many"), {}, {"policy-corrupt"}),
+        (planned(corrupt=True), {}, {"policy-corrupt"}),
+        (planned(quorum=False), {}, {"policy-quorum"}),
+        (planned(128, quorum=False), {}, {"policy-quorum"}),
+        (planned(129, quorum=False), {}, set()),
+        (planned(129, quorum=False), {"quorum": "always"}, {"policy-quorum"}),
+        (planned(quorum=False), {"quorum": "optional"}, set()),
+        (planned(quorum="yes"), {}, {"policy-quorum"}),
+        (planned(), {"min_threshold": 4}, set()),  # t = (5 + 1) // 2 + 1
+        (planned(), {"min_threshold": 5}, {"policy-threshold"}),
+        (planned(3, corrupt=0.1), {}, {"policy-threshold"}),  # of three sites, two could open everything
+        (planned(dropout=0.9), {}, {"policy-threshold"}),
+    ],
+)
+def test_floors_for_pairwise_rounds(manifest: RoundManifest, rule: dict[str, object], expected: set[str]) -> None:
+    assert codes(manifest, policy=under(**rule)) == expected
+
+
 @given(st.times(), st.times(), st.times())
 def test_a_window_and_its_complement_cover_the_day(start: time, end: time, at: time) -> None:
     if start != end:

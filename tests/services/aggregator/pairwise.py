@@ -23,6 +23,7 @@ from shared.secagg.engine import UPLOAD, Payload, Seat
 from shared.secagg.engines import engine_named
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.terms import terms
+from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.pairwise.witness import RosterAsk, WitnessRefused, read_ask, roster_statement, survivors_statement
 from shared.secagg.payload import sums_payload, train_payload
 from shared.transparency.documents import RoundRecord
@@ -113,6 +114,7 @@ class Sites:
         self.states: dict[str, bytes] = {}
         self.answers: dict[str, bytes | None] = {}
         self.said: dict[tuple[str, str], bytes] = {}
+        self.signatures: dict[str, bytes] = {}
         self.aborted: dict[str, str] = {}
 
     @classmethod
@@ -176,7 +178,11 @@ class Sites:
             body = b"".join(bytes(piece) for piece in pieces)
             self.said[site, UPLOAD] = body
             self.seats[site] = replace(self.seats[site], body=bytes.fromhex(digest_of(body)))
-        return await self.stage.send(self.id, site, self.said[site, UPLOAD])
+        if site not in self.signatures:
+            digest = bytes.fromhex(digest_of(self.said[site, UPLOAD]))
+            self.signatures[site] = MaskSignatures().sign(self.seats[site], self.states[site], digest)
+        signature = {"update-signature": self.signatures[site].hex()}
+        return await self.stage.send(self.id, site, self.said[site, UPLOAD], **signature)
 
     async def step(self, step: str, *, without: tuple[str, ...] = (), close: bool = True) -> None:
         """All who are still there do one step; the worker closes it; they hear the answer."""

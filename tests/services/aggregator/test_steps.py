@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from sqlalchemy import text, update
 
-from services.aggregator.tables import Base, RoundRow
+from services.aggregator.tables import Base, ContributionRow, RoundRow
+from shared.clock import utc_now
 from shared.database import Transaction
+from shared.ids import digest_of
 from shared.learning.tensors import load
 from shared.queues import Relay, Streams, background
 from shared.secagg.engine import UPLOAD
+from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites, attach
@@ -49,6 +53,64 @@ async def test_masked_updates_are_shared_among_workers(
     assert folded
     assert min(folded) == 1
     assert trained(quick_stage, found) == pytest.approx(sites.expected(list(sites.manifest.cohort)), abs=1e-4)
+
+
+async def test_an_update_is_taken_only_with_its_sites_signature_over_it(quick_stage: Stage) -> None:
+    """For this body, this round and these sharers; the record then holds all of them."""
+    sites = await Sites.open(quick_stage)
+    for step in BEFORE:
+        await sites.step(step)
+    one, two, *_ = sites.manifest.cohort
+    assert (await sites.upload(two)).status_code == 201
+    sites.states[one], pieces = sites.engine.upload(
+        sites.seats[one], sites.states[one], sites.answers[one], sites.payload(one)
+    )
+    body = sites.said[one, UPLOAD] = b"".join(map(bytes, pieces))
+    signing, digest = MaskSignatures(), bytes.fromhex(digest_of(body))
+    good = signing.sign(sites.seats[one], sites.states[one], digest)
+    for signature, reason in (
+        (None, "update-unsigned"),
+        (bytes(64), "update-refused"),
+        (sites.signatures[two], "update-refused"),
+        (signing.sign(sites.seats[one], sites.states[one], bytes(32)), "update-refused"),
+        (signing.sign(sites.seats[two], sites.states[two], digest), "update-refused"),
+    ):
+        headers = {} if signature is None else {"update-signature": signature.hex()}
+        refused = await quick_stage.send(sites.id, one, body, **headers)
+        assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (422, reason)
+    for text_ in ("", "00", "zz" * 64, good.hex() + "00"):
+        assert (await quick_stage.send(sites.id, one, body, **{"update-signature": text_})).status_code == 422
+    assert (await quick_stage.send(sites.id, one, body, **{"update-signature": good.hex()})).status_code == 201
+    assert (await quick_stage.send(sites.id, one, body)).status_code == 200, "it is there: no signature is needed again"
+    sites.signatures[one], sites.seats[one] = good, replace(sites.seats[one], body=digest)
+    for step in (UPLOAD, *AFTER):
+        await sites.step(step)
+    record = sites.keys.records[sites.id]
+    assert record.upload_signatures == {site: made.hex() for site, made in sites.signatures.items()}
+
+
+async def test_an_invented_survivor_ends_the_round_at_the_witness(quick_stage: Stage) -> None:
+    """An aggregator that records an update which its site never sent has no signature to show for it."""
+    sites = await Sites.open(quick_stage)
+    for step in BEFORE:
+        await sites.step(step)
+    *present, absent = sites.manifest.cohort
+    for site in present:
+        await sites.upload(site)
+    invented = {
+        "round_id": sites.id, "site_id": absent, "digest": "5" * 64, "size": 9, "accepted_at": utc_now(),
+        "signature": sites.signatures[present[0]], "receipt": {},
+    }  # fmt: skip
+
+    async def write(tx: Transaction) -> None:
+        tx.session.add(ContributionRow(**invented))
+        await tx.session.execute(update(RoundRow).values(got=5, step_missing=0))
+
+    await quick_stage.components.database.run("invent", write)
+    await sites.close()
+    found = await quick_stage.state(sites.id)
+    assert (found["state"], found["reason"]) == ("failed", "witness-refused")
+    assert sites.keys.records == {}
 
 
 @pytest.mark.parametrize("step", STEPS)

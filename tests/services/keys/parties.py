@@ -115,13 +115,26 @@ class Attempt:
         self.frozen.check(terms(self.signed.manifest, self.witness_key))
         return self.frozen
 
-    def survivors(self, who: frozenset[int] = frozenset({0, 1, 2, 4}), root: bytes | None = None) -> dict[str, object]:
+    def survivors(
+        self, who: frozenset[int] = frozenset({0, 1, 2, 4}), root: bytes | None = None, salt: int = 0
+    ) -> dict[str, object]:
+        """A true question about these survivors; another `salt` stands for other bodies."""
         everyone = transcript.bitmap(frozenset(range(5)), 5)
-        root = root or roster.body_root({i: self.body(i) for i in who})
-        return {"what": "survivors", "members": transcript.bitmap(who, 5), "root": root, "sharers": everyone}
+        root = root or roster.body_root({i: self.body(i, salt) for i in who})
+        uploads = [self.body(i, salt) + self.signature(i, everyone, salt) for i in sorted(who)]
+        members = transcript.bitmap(who, 5)
+        return {"what": "survivors", "members": members, "root": root, "sharers": everyone, "uploads": uploads}
 
-    def body(self, position: int) -> bytes:
-        return bytes([position]) * 32
+    def signature(self, position: int, sharers: bytes, salt: int = 0) -> bytes:
+        """What the site signs about its body; any 64 bytes before there is a roster."""
+        if self.frozen is None:
+            return bytes(64)
+        ctx = Frame.of(self.frozen, terms(self.signed.manifest, self.witness_key)).ctx
+        statement = roster.masked_statement(ctx, sharers, self.body(position, salt))
+        return self.federation.identities[SITES[position]].private_key.sign(statement)
+
+    def body(self, position: int, salt: int = 0) -> bytes:
+        return bytes([position, salt]) * 16
 
     async def record(self) -> RoundRecord:
         frozen, question = await self.freeze(), self.survivors()
@@ -139,6 +152,9 @@ class Attempt:
                 sharers=question["sharers"].hex(),
                 survivors=Survivors(question["members"], question["root"], signature).pack().hex(),
                 bodies={site: self.body(SITES.index(site)).hex() for site in alive},
+                upload_signatures={
+                    site: self.signature(SITES.index(site), question["sharers"]).hex() for site in alive
+                },
                 commitments={
                     site: self.federation.identities[site].private_key.sign(statement).hex() for site in alive
                 },

@@ -255,6 +255,10 @@ BENT = {
     "those of the survivors": {"bodies": dict.fromkeys(("site_0", "site_1", "site_2", "site_3"), "0" * 64)},
     "outside the cohort": {"bodies": dict.fromkeys(("site_0", "site_1", "site_2", "site_9"), "0" * 64)},
     "the survivor set": {"survivors": lambda r: r.survivors.replace(r.survivors[-8:], "00000000")},
+    "site_2 did not sign": {
+        "upload_signatures": lambda r: {s: v for s, v in r.upload_signatures.items() if s != "site_2"}
+    },
+    "the update of site_0": {"upload_signatures": lambda r: r.upload_signatures | {"site_0": "00" * 64}},
     "commitment of site_0": {"commitments": lambda r: r.commitments | {"site_0": "00" * 64}},
 }
 
@@ -277,7 +281,7 @@ async def test_a_round_without_a_roster_has_a_record_too(federation: Federation)
     record = (await (await federation.begin()).record()).model_copy(
         update={
             "manifest": attempt.signed, "engine": "sealed", "roster": None, "sharers": None, "survivors": None,
-            "commitments": {},
+            "commitments": {}, "upload_signatures": {},
         }
     )  # fmt: skip
     assert (await attempt.post(finished(record))).status_code == 201

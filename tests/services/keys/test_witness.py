@@ -17,7 +17,7 @@ from services.keys.wiring import Components, assemble, build_app, open_database
 from shared.database.migrations import migrate
 from shared.highwater import HighWater, Mark
 from shared.ids import new_id
-from shared.secagg.pairwise import messages, roster
+from shared.secagg.pairwise import messages, roster, transcript
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation
 
 REASON = {"reason": "laptop stolen"}
@@ -83,12 +83,36 @@ async def test_the_same_question_gets_the_same_answer_another_none(federation: F
 async def test_fifty_different_questions_at_once_get_one_signature(federation: Federation) -> None:
     attempt = await federation.begin()
     await attempt.freeze()
-    questions = [attempt.survivors(root=bytes([i]) * 32) for i in range(50)]
+    questions = [attempt.survivors(salt=i) for i in range(50)]
     answers = await asyncio.gather(*(attempt.ask(question) for question in questions))
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 49
     rosters = await federation.begin(new_id("rnd"), attempt=2)
     answers = await asyncio.gather(*(rosters.ask_roster(rosters.roster()) for _ in range(20)))
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+
+
+async def test_a_survivor_that_signed_no_upload_is_signed_for_by_nobody(federation: Federation) -> None:
+    """The aggregator must show, for each survivor, that it signed the body in its place under the same sharers."""
+    attempt = await federation.begin()
+    await attempt.freeze()
+    good, other = attempt.survivors(), attempt.survivors(salt=1)
+    uploads = list(good["uploads"])
+    invented = attempt.body(2) + bytes(64)
+    shown_other_sharers = attempt.body(2) + attempt.signature(2, transcript.bitmap(frozenset({0, 1, 2, 4}), 5))
+    for bent, reason in (
+        ({"uploads": [*uploads[:2], invented, uploads[3]]}, "the update of site_2"),
+        ({"uploads": [*uploads[:2], uploads[1], uploads[3]]}, "the update of site_2"),
+        ({"uploads": [*uploads[:2], shown_other_sharers, uploads[3]]}, "the update of site_2"),
+        ({"uploads": uploads[:3]}, "3 uploads are shown for 4"),
+        ({"uploads": other["uploads"]}, "the root is not"),
+        ({"members": transcript.bitmap(frozenset(range(5)), 5)}, "4 uploads are shown for 5"),
+    ):
+        refused = await attempt.ask(good | bent)
+        assert (refused.status_code, problem(refused)) == (403, "witness-refused"), reason
+        assert reason in refused.json()["detail"]
+    for shape in ([], [b""], ["x" * 96], None):
+        assert (await attempt.ask(good | {"uploads": shape})).status_code in (403, 422)
+    assert (await attempt.ask(good)).status_code == 200
 
 
 async def test_one_attempt_under_two_round_ids_is_signed_once(federation: Federation) -> None:

@@ -141,9 +141,17 @@ class Federation:
         root = rosters.body_root({i: bytes.fromhex(bodies[plan.cohort[i]]) for i in alive})
         statement = rosters.survivors_statement(frame.ctx, plan.attempt, bits, root)
         commitments = {plan.cohort[i]: self.identities[plan.cohort[i]].private_key.sign(statement).hex() for i in alive}
+        sharers = transcript.bitmap(frozenset(range(len(members))), len(members))
+        uploads = {
+            plan.cohort[i]: self.identities[plan.cohort[i]]
+            .private_key.sign(rosters.masked_statement(frame.ctx, sharers, bytes.fromhex(bodies[plan.cohort[i]])))
+            .hex()
+            for i in alive
+        }
         return {
             "roster": frozen.pack().hex(),
-            "sharers": transcript.bitmap(frozenset(range(len(members))), len(members)).hex(),
+            "sharers": sharers.hex(),
+            "upload_signatures": uploads,
             "survivors": Survivors(bits, root, keys.sign(statement)).pack().hex(),
             "commitments": commitments if self.quorum else {},
         }

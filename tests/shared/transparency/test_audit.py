@@ -44,7 +44,7 @@ def test_names_of_the_checks() -> None:
     names = [finding.check for finding in audit_file(FILES["train", "pairwise"], FEDERATION.fingerprint)]
     assert names == [
         "file", "subject", "authority", "certificates", "manifest", "cohort", "protection", "roster", "survivors",
-        "bodies", "commitments", "samples", "transcript", "sum", "result", "lineage", "parents", "log-head",
+        "bodies", "uploads", "commitments", "samples", "transcript", "sum", "result", "lineage", "parents", "log-head",
         "inclusion",
     ]  # fmt: skip
 
@@ -171,11 +171,16 @@ def test_what_each_lie_is_found_by() -> None:
     assert with_record() == []
     assert with_record(sum_digest="6" * 64) == ["transcript", "sum"]
     assert with_record(transcript="6" * 64) == ["transcript", "sum"]
-    assert with_record(bodies={**record.bodies, "site_0": "6" * 64}) == ["bodies"]
+    assert with_record(bodies={**record.bodies, "site_0": "6" * 64}) == ["bodies", "uploads"]
     fewer = {site: digest for site, digest in record.bodies.items() if site in {"site_0", "site_1"}}
     assert set(with_record(bodies=fewer, contributors=2)) == {
-        "cohort", "survivors", "bodies", "commitments", "samples", "result",
+        "cohort", "survivors", "bodies", "uploads", "commitments", "samples", "result",
     }  # fmt: skip
+    signed = record.upload_signatures
+    assert with_record(upload_signatures={}) == ["uploads"], "as records were before uploads were signed"
+    assert with_record(upload_signatures={s: signed[s] for s in signed if s != "site_1"}) == ["uploads"]
+    assert with_record(upload_signatures={**signed, "site_1": signed["site_0"]}) == ["uploads"]
+    assert with_record(upload_signatures={**signed, "site_3": signed["site_0"]}) == ["uploads"], "no survivor"
     exchanged = {**record.samples, "site_2": record.samples["site_1"]}
     assert with_record(samples=exchanged) == ["samples"]
     assert with_record(sample_proofs={**record.sample_proofs, "site_0": record.sample_proofs["site_1"]}) == ["samples"]

@@ -12,6 +12,7 @@ from shared.identity.digests import content_digest
 from shared.ids import RoundId, SiteId, digest_of
 from shared.secagg.engine import UPLOAD, Seat
 from shared.secagg.engines import engine_named
+from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import train_payload
 from shared.wire.manifest import SignedManifest
 from tests.simulation.onehouse.founding import LENGTH
@@ -105,6 +106,7 @@ class Site:
         if step != UPLOAD:
             path = f"/v1/rounds/{part.round_id}/steps/{step}"
             return await self._call("aggregator", "PUT", path, content=body, headers=headers)
+        headers["update-signature"] = part.signature.hex()
         path = f"/v1/rounds/{part.round_id}/updates"
         response = await self._call("aggregator", "PUT", path, content=body, headers=headers)
         if response.is_success:
@@ -120,6 +122,7 @@ class Site:
             part.state, pieces = self.engine.upload(part.seat, part.state, answer, payload)
             part.said[step] = b"".join(bytes(piece) for piece in pieces)
             part.seat = replace(part.seat, body=bytes.fromhex(digest_of(part.said[step])))
+            part.signature = MaskSignatures().sign(part.seat, part.state, bytes.fromhex(digest_of(part.said[step])))
             return
         if step == STEPS[-1]:  # what opens the sum is said once for each round of a job, whatever the attempt
             place = (part.seat.manifest.job_id, part.seat.manifest.number)
@@ -155,6 +158,7 @@ class Part:
     answers: dict[str, bytes] = field(default_factory=dict)
     said: dict[str, bytes] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
+    signature: bytes = b""
 
     @property
     def round_id(self) -> RoundId:

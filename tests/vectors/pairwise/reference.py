@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 P = 2**64 - 2**32 + 1
+CORRUPT, DROPOUT = 1 / 3, 0.3  # the planned shares that threshold and drop-out bound follow from
 HERE = Path(__file__).parent
 
 
@@ -155,7 +156,9 @@ def play(n, bits, vectors, survivors, threshold, seed=b"vector"):
                 sign = 1 if j > i else -1
                 total = [v + sign * w for v, w in zip(total, words(pair, len(total), bits), strict=True)]
         masked.append(b"".join((v % 2**bits).to_bytes(bits // 8, "little") for v in total))
-    digests = {i: hashlib.sha256(masked[i]).digest() for i in survivors}
+    digests = {i: hashlib.sha256(masked[i]).digest() for i in range(n)}
+    sharers = bitmap(range(n), n)
+    mask_signatures = [identity[i].sign(h("mask", ctx, sharers, digests[i])) for i in range(n)]
     body_root = merkle([leaf(h("y", u32(i), digests[i])) for i in sorted(survivors)])
     statement = h("R3", ctx, u32(attempt), bitmap(survivors, n), body_root)
     openings = {
@@ -175,6 +178,8 @@ def play(n, bits, vectors, survivors, threshold, seed=b"vector"):
         "n": n,
         "modulus_bits": bits,
         "threshold": threshold,
+        "corrupt": CORRUPT,
+        "dropout": DROPOUT,
         "attempt": attempt,
         "manifest_digest": manifest.hex(),
         "model_digest": model.hex(),
@@ -192,6 +197,7 @@ def play(n, bits, vectors, survivors, threshold, seed=b"vector"):
                 "signature": signed[i].hex(),
                 "envelopes": envelopes[i].hex(),
                 "masked": masked[i].hex(),
+                "mask_signature": mask_signatures[i].hex(),
             }
             for i in range(n)
         ],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg.pairwise import messages, roster, transcript, witness
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
 from shared.secagg.pairwise.masks import apply_mask
@@ -115,6 +115,20 @@ class Round:
         bits = transcript.bitmap(who, self.n)
         statement = roster.survivors_statement(self.server.ctx, self.attempt, bits, root)
         return messages.Survivors(bits, root, (key or self.witness).sign(statement))
+
+    def signatures(self, who: frozenset[int]) -> dict[int, bytes]:
+        """What each site signs about its masked body, for these and no other sharers."""
+        return {
+            i: self.clients[i].sign_masked(hashlib.sha256(self.masked[i].tobytes()).digest(), self.identities[i].sign)
+            for i in who
+        }
+
+    def question(self, who: frozenset[int], signatures: dict[int, bytes]) -> witness.SurvivorsAsk:
+        """What the aggregator asks the witness about these survivors."""
+        digests = {i: hashlib.sha256(self.masked[i].tobytes()).digest() for i in who}
+        uploads = tuple(digests[i] + signatures.get(i, bytes(64)) for i in sorted(who))
+        sharers = transcript.bitmap(self.sharers, self.n)
+        return witness.SurvivorsAsk(transcript.bitmap(who, self.n), roster.body_root(digests), sharers, uploads)
 
     def commit(self, said: messages.Survivors, who: frozenset[int]) -> dict[int, bytes]:
         return {i: self.clients[i].commit(said, self.identities[i].sign) for i in who}

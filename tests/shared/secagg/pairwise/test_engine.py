@@ -105,15 +105,23 @@ class Parties:
         return np.random.default_rng(SITES.index(site)).integers(0, 9000, LENGTH).astype(np.uint32)
 
     def upload(self, lost: frozenset[SiteId] = frozenset()) -> None:
-        digests = {}
+        uploads = {}
         for site in self.answers.keys() - lost:
             payload = Payload(self.manifest.kind, LENGTH, 32, pack(self.vector(site), 32))
             seat = self.seats[site]
             self.states[site], pieces = self.engine.client.upload(seat, self.states[site], self.answers[site], payload)
             self.bodies[site] = b"".join(pieces)
-            digests[site] = hashlib.sha256(self.bodies[site]).digest()
-            self.seats[site] = replace(seat, body=digests[site])
-        self.close(UPLOAD, digests)
+            digest = hashlib.sha256(self.bodies[site]).digest()
+            uploads[site] = digest + self.signed(site, digest)
+            self.seats[site] = replace(seat, body=digest)
+        self.close(UPLOAD, uploads)
+
+    def signed(self, site: SiteId, digest: bytes) -> bytes:
+        """The site's signature over its body, as the aggregator accepts it."""
+        assert self.engine.signing is not None
+        signature = self.engine.signing.sign(self.seats[site], self.states[site], digest)
+        self.engine.signing.check(self.desk, site, digest, signature)
+        return signature
 
     def total(self) -> np.ndarray:
         total = np.zeros(LENGTH, DTYPES[32])
@@ -166,7 +174,7 @@ def test_too_few_sites_end_the_round_with_a_reason() -> None:
     party.step("advertise")
     party.step("share")
     party.step("check")
-    with pytest.raises(NotEnoughShares, match="handed in"):
+    with pytest.raises(NotEnoughShares, match="2 survivors are fewer than the 4"):
         party.upload(lost=frozenset(SITES[2:]))
 
 

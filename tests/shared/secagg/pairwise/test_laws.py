@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from shared.secagg.pairwise import messages, roster
+from shared.secagg.engine import Floors
+from shared.secagg.pairwise import graph, messages, roster
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.decoding import decode
-from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan
+from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan, sparse
 from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.pairwise.shares import BadShares, split
@@ -33,7 +34,9 @@ def played(n: int = 7, **settings_: object) -> Round:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 12), st.data())
 def test_masks_cancel_whoever_falls_out(n: int, data: st.DataObject) -> None:
-    party = Round(n, seed=b"laws%d" % n, dropout=0.0, quorum=data.draw(st.booleans()))
+    quorum = data.draw(st.booleans())
+    most = n - plan(n, 1 / 3, 0.0, trusted_witness=not quorum).threshold
+    party = Round(n, seed=b"laws%d" % n, dropout=most / n, quorum=quorum)
     party.share()
     threshold = party.server.topology.threshold
     some = st.sets(st.sampled_from(range(n)), min_size=max(threshold, 3))
@@ -60,11 +63,13 @@ def test_thirty_percent_falling_out_at_each_step_leaves_the_exact_sum() -> None:
     assert (party.total(few, alive) == party.plain(alive)).all()
 
 
-def test_a_sparse_graph_gives_the_exact_sum() -> None:
-    party = Round(200, dropout=0.1, corrupt=0.1, quorum=False)
+def test_a_sparse_graph_gives_the_exact_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 128)
+    party = Round(150, dropout=0.05, corrupt=0.05, quorum=False)
     party.share()
-    party.deliver(party.server.reachable(frozenset(range(195))))
-    alive = frozenset(range(185))
+    assert not party.server.topology.complete
+    party.deliver(party.server.reachable(frozenset(range(147))))
+    alive = frozenset(range(141))
     party.mask(alive)
     openings = party.open(party.survivors(alive), alive)
     assert (party.total(openings, alive) == party.plain(alive)).all()
@@ -176,6 +181,27 @@ def test_a_bent_roster_stops_the_client(bend: object, reason: str) -> None:
         party.clients[0].share(frozen, party.identities[0].sign, party.streams[0])
 
 
+@pytest.mark.parametrize(
+    ("floors", "quorum", "reason"),
+    [
+        (Floors(min_threshold=6), True, "pairwise.min_threshold"),
+        (Floors(quorum_up_to=7), False, "pairwise.quorum"),
+        (Floors(min_threshold=5, quorum_up_to=128), True, None),
+        (Floors(min_threshold=4, quorum_up_to=6), False, None),
+    ],
+)
+def test_a_roster_below_the_sites_floors_gets_no_shares(floors: Floors, quorum: bool, reason: str | None) -> None:
+    """Who takes part is known only here: a large cohort of which few advertised does not evade the policy."""
+    party = Round(7, quorum=quorum)
+    arguments = party.freeze(), party.identities[0].sign, party.streams[0], floors
+    if reason is None:
+        assert party.clients[0].share(*arguments)
+        return
+    with pytest.raises(RoundAborted, match=reason):
+        party.clients[0].share(*arguments)
+    assert party.clients[0].own_shares is None
+
+
 def test_a_second_roster_stops_the_client() -> None:
     party = played()
     other = party.freeze(party.members()[:6])
@@ -210,7 +236,7 @@ def test_wrong_signatures_on_the_survivors_stop_the_client() -> None:
 
 def test_a_survivor_set_below_the_threshold_is_refused() -> None:
     party = played()
-    with pytest.raises(RoundAborted, match="fewer than the minimum"):
+    with pytest.raises(RoundAborted, match="4 survivors are fewer than the 5"):
         party.clients[0].commit(party.survivors(frozenset(range(4))), party.identities[0].sign)
     with pytest.raises(RoundAborted, match="said to be missing"):
         party.clients[6].commit(party.survivors(frozenset(range(6))), party.identities[6].sign)
@@ -248,27 +274,57 @@ def test_random_bytes_are_refused_by_name(data: bytes) -> None:
 
 @pytest.mark.parametrize("n", [150, 400])
 def test_the_sparse_graph_is_regular_symmetric_and_follows_the_context(n: int) -> None:
-    topology = plan(n, 0.1, 0.1, trusted_witness=True)
-    graph = neighbours(topology, b"c" * 32)
-    assert {len(around) for around in graph} == {topology.degree}
-    assert all(i in graph[j] for i, around in enumerate(graph) for j in around)
-    assert graph == neighbours(topology, b"c" * 32) != neighbours(topology, b"d" * 32)
+    topology = sparse(n, 0.1, 0.1)
+    assert topology is not None
+    found = list(neighbours(topology, b"c" * 32))
+    assert {len(around) for around in found} == {topology.degree}
+    assert all(i in found[j] for i, around in enumerate(found) for j in around)
+    assert found == list(neighbours(topology, b"c" * 32)) != list(neighbours(topology, b"d" * 32))
 
 
 @pytest.mark.parametrize(
-    ("n", "corrupt", "dropout", "degree", "threshold"),
+    ("n", "expected"),
     [
-        (10_000, 0.05, 0.05, 38, 21),
-        (10_000, 0.1, 0.1, 60, 32),
-        (10_000, 0.2, 0.2, 134, 70),
-        (1_000_000, 0.05, 0.05, 44, 23),
-        (1_000_000, 0.1, 0.1, 70, 37),
-        (1_000_000, 0.2, 0.2, 158, 82),
+        (200, ["42; 11", "70; 19", "134; 35", "134; 47", "complete graph"]),
+        (500, ["58; 16", "92; 25", "190; 50", "192; 66", "414; 110"]),
+        (1000, ["62; 17", "104; 28", "218; 57", "226; 77", "550; 146"]),
+        (10_000, ["74; 20", "120; 32", "268; 70", "280; 95", "808; 214"]),
     ],
 )
-def test_degrees_meet_the_computed_bounds(n: int, corrupt: float, dropout: float, degree: int, threshold: int) -> None:
-    topology = plan(n, corrupt, dropout, trusted_witness=True)
-    assert (topology.degree, topology.threshold) == (degree, threshold)
+def test_degrees_and_windows_are_those_of_the_documented_table(n: int, expected: list[str]) -> None:
+    """docs/protocols.md prints these: degree; survivors needed in a window of half the degree."""
+    shares = [(0.05, 0.05), (0.1, 0.1), (0.2, 0.2), (1 / 3, 0.1), (1 / 3, 0.3)]
+    found = [sparse(n, corrupt, dropout) for corrupt, dropout in shares]
+    assert [f"{t.degree}; {t.window_survivors}" if t else "complete graph" for t in found] == expected
+    assert all(plan(n, *each, trusted_witness=True).complete == (n <= 512) for each in shares)
+
+
+@pytest.mark.parametrize(("n", "corrupt", "dropout"), [(200, 0.2, 0.2), (1000, 1 / 3, 0.3), (10_000, 0.1, 0.1)])
+def test_sparse_graphs_meet_every_bound_by_an_independent_computation(n: int, corrupt: float, dropout: float) -> None:
+    found = plan(n, corrupt, dropout, trusted_witness=True) if n > 512 else sparse(n, corrupt, dropout)
+    assert found is not None
+    k, t, needed, bad, gone = found.degree, found.threshold, found.window_survivors, int(corrupt * n), int(dropout * n)
+    within, without = stats.hypergeom(n, bad, found.window), stats.hypergeom(n, gone, found.window)
+    around = stats.hypergeom(n - 1, bad, k)
+    assert n * within.sf(needed - 1) <= 2**-40 < n * within.sf(needed - 2), "colluders fill no window's survivors"
+    assert n * without.sf(found.window - needed) <= 2**-30, "an honest round leaves every window enough"
+    assert n * around.sf(t - 1) <= 2**-40, "colluders reach no threshold"
+    assert n * stats.hypergeom(n - 1, n - gone, k).cdf(t - 1) <= 2**-30, "an honest round opens"
+    assert n * stats.hypergeom(n - 1, int((corrupt + dropout) * n), k).sf(k - 1) <= 2**-40, "nobody is alone"
+
+
+@pytest.mark.parametrize("quorum", [True, False])
+def test_every_size_has_a_plan_with_the_shares_that_jobs_have(quorum: bool) -> None:
+    for n in [*range(3, 130), 200, 511, 512, 513, 514, 515, 600, 777, 1000, 1500, 4000]:
+        topology = plan(n, 1 / 3, 0.3, trusted_witness=not quorum)
+        assert topology.quorum > (n + n // 3) / 2 - 1
+        assert n - max(topology.quorum if quorum else 0, topology.threshold if topology.complete else 0) >= n * 3 // 10
+
+
+def test_shares_are_counted_free_of_rounding_errors() -> None:
+    """0.29 * 100 is 28.999… in floating point; one drop-out or colluder fewer would be planned for."""
+    assert plan(100, 0.29, 0.29, trusted_witness=False).dropouts == 29
+    assert plan(100, 0.29, 0.0, trusted_witness=False).threshold == (100 + 29) // 2 + 1
 
 
 def test_unsound_plans_are_refused() -> None:

@@ -14,6 +14,7 @@ from shared.secagg.pairwise import messages, roster, transcript
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.server import ServerRound
+from shared.secagg.pairwise.witness import SurvivorsAsk, survivors_statement
 
 FOLDER = Path(__file__).parents[3] / "vectors" / "pairwise"
 DTYPES = {16: np.uint16, 24: np.uint32, 32: np.uint32}
@@ -33,6 +34,10 @@ def packed(vector: np.ndarray, bits: int) -> bytes:
     return vector.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :size].tobytes()
 
 
+def verifies(private_key: bytes, statement: bytes, signature: bytes) -> bool:
+    return Ed25519PrivateKey.from_private_bytes(private_key).sign(statement) == signature
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
 def test_the_engine_equals_the_published_vectors(name: str) -> None:
     case = json.loads((FOLDER / f"{name}.json").read_text())
@@ -43,7 +48,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
     ctx0 = transcript.context_zero(raw(case["manifest_digest"]), raw(case["model_digest"]), case["attempt"])
     assert ctx0.hex() == case["ctx0"]
     terms = roster.Terms(
-        ctx0, raw(case["manifest_digest"]), case["attempt"], 3, 1 / 3, 0.0, True,
+        ctx0, raw(case["manifest_digest"]), case["attempt"], 3, case["corrupt"], case["dropout"], True,
         roster.nonce_commitment(nonce), witness.public_key().public_bytes_raw(), bits,
     )  # fmt: skip
     sites = case["sites"]
@@ -74,12 +79,18 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
         vector = np.array(site["vector"], DTYPES[bits])
         client.mask(vector)
         assert packed(vector, bits).hex() == site["masked"]
+        signature = client.sign_masked(hashlib.sha256(packed(vector, bits)).digest(), signs[i].sign)
+        assert signature.hex() == site["mask_signature"]
         if i in case["survivors"]:
             total += vector
             digests[i] = hashlib.sha256(packed(vector, bits)).digest()
     alive = frozenset(case["survivors"])
     bitmap = transcript.bitmap(alive, n)
     assert roster.body_root(digests).hex() == case["body_root"]
+    uploads = tuple(digests[i] + raw(sites[i]["mask_signature"]) for i in sorted(alive))
+    ask = SurvivorsAsk(bitmap, raw(case["body_root"]), transcript.bitmap(everyone, n), uploads)
+    statement = survivors_statement(ask, terms, frozen)
+    assert verifies(raw(case["witness_private_key"]), statement, raw(case["survivors_signature"]))
     survivors = messages.Survivors(bitmap, raw(case["body_root"]), raw(case["survivors_signature"]))
     commitments = {i: clients[i].commit(survivors, signs[i].sign) for i in alive}
     assert {str(i): c.hex() for i, c in sorted(commitments.items())} == case["commitments"]
