@@ -265,22 +265,26 @@ def _pairwise(rule: PairwiseRule, manifest: RoundManifest) -> list[Reason]:
     corrupt, dropout = (_share(params.get(name)) for name in ("corrupt", "dropout"))
     quorum = params.get("quorum") is True
     if corrupt == 0 and not rule.allow_no_colluders:
-        detail = "the round is planned for no colluding site, and this site has not consented to that"
-        found.append(Reason("policy-corrupt", f"{detail} (pairwise.allow_no_colluders)"))
+        detail = "the round is planned for no colluding site, to which this site has not consented"
+        found.append(Reason("policy-corrupt", detail + _floor("min_corrupt: 0` and `allow_no_colluders: true")))
     elif corrupt < rule.min_corrupt:
         detail = f"the round is planned for {corrupt:.1%} colluding sites, this site asks for {rule.min_corrupt:.1%}"
-        found.append(Reason("policy-corrupt", f"{detail} (pairwise.min_corrupt)"))
+        found.append(Reason("policy-corrupt", detail + _floor(f"min_corrupt: {corrupt:.3g}")))
     if size <= rule.quorum_up_to and not quorum:
         detail = f"the survivors of this round of {size} sites do not sign their set, this site asks for it"
-        found.append(Reason("policy-quorum", f"{detail} (pairwise.quorum)"))
+        found.append(Reason("policy-quorum", detail + _floor("quorum: optional")))
     try:
         threshold = plan(size, corrupt, dropout, trusted_witness=not quorum).threshold
     except UnsafeTopology as error:
         return [*found, Reason("policy-threshold", f"the round cannot be planned: {error}")]
     if threshold < rule.min_threshold:
         detail = f"{threshold} sites could open this round, this site asks for {rule.min_threshold}"
-        found.append(Reason("policy-threshold", f"{detail} (pairwise.min_threshold)"))
+        found.append(Reason("policy-threshold", detail + _floor(f"min_threshold: {threshold}")))
     return found
+
+
+def _floor(value: str) -> str:
+    return f": to allow it, put `{value}` under `pairwise` in policy.yaml"
 
 
 def _share(value: object) -> float:

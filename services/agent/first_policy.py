@@ -53,6 +53,14 @@ statistics:  # what jobs of kind statistics may add up, once kinds names them
   # - clusters  # k-means
 """
 
+PAIRWISE: Final = """\
+pairwise:  # what rounds of engine pairwise must be planned for; a round that is planned for less is refused
+  min_corrupt: {min_corrupt:g}  # share of sites that may collude with the aggregator
+  min_threshold: {min_threshold}  # nothing of this site opens without so many sites
+  quorum: {quorum}  # survivors sign their set: required (rounds of up to 128 sites) | always | optional (WEAKER)
+  allow_no_colluders: {allowed}  # true consents to rounds planned for no colluding site, once min_corrupt is 0
+"""
+
 
 def default_policy(
     recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
@@ -79,6 +87,8 @@ def _section(name: str, value: Any) -> str:
         return KINDS
     if name == "min_cohort":
         return MIN_COHORT.format(size=value) + (SMALLER if value > 2 else "")
+    if name == "pairwise":
+        return PAIRWISE.format(**value, allowed=str(value["allow_no_colluders"]).lower())
     if name == "statistics":
         rest = _yaml({key: item for key, item in value.items() if key != "measures"})
         return STATISTICS + "".join(f"  {line}\n" for line in rest.splitlines())
