@@ -17,6 +17,7 @@ from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan, spars
 from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.pairwise.shares import BadShares, split
+from shared.secagg.pairwise.witness import WitnessRefused, survivors_statement
 from tests.shared.secagg.pairwise.parties import Round, Stream
 
 EVERYONE = frozenset(range(7))
@@ -333,3 +334,32 @@ def test_unsound_plans_are_refused() -> None:
     with pytest.raises(UnsafeTopology, match="drop-out"):
         plan(10, 0.33, 0.5, trusted_witness=False)
     assert plan(10, 1 / 3, 0.3, trusted_witness=False).threshold == 7
+
+
+def test_a_site_that_uploaded_nothing_is_no_survivor_for_the_witness() -> None:
+    """The aggregator invents a body in its place; only the site itself could have signed it."""
+    party = Round(10, dropout=0.3)
+    party.share()
+    party.deliver(frozenset(range(10)))
+    party.mask(frozenset(range(10)) - {4})
+    party.masked[4] = np.arange(party.d, dtype=np.uint32)
+    signed = party.signatures(frozenset(range(10)) - {4})
+    everyone, fixed = frozenset(range(10)), party.terms()
+    for forged in (bytes(64), signed[3], party.identities[3].sign(b"mask")):
+        with pytest.raises(WitnessRefused, match="the update of site004"):
+            survivors_statement(party.question(everyone, {**signed, 4: forged}), fixed, party.frozen)
+    assert survivors_statement(party.question(everyone - {4}, signed), fixed, party.frozen)
+    assert survivors_statement(party.question(everyone, party.signatures(everyone)), fixed, party.frozen)
+
+
+def test_sites_that_were_shown_other_sharers_are_no_survivors_together() -> None:
+    """Each signs the list that it was shown, so a witness sees a split view before it signs anything."""
+    party = Round(10, dropout=0.3)
+    party.share()
+    party.deliver(frozenset(range(10)))
+    party.clients[0].sharers = frozenset(range(9))
+    party.mask(frozenset(range(9)))
+    alive = frozenset(range(9))
+    ask = party.question(alive, party.signatures(alive))
+    with pytest.raises(WitnessRefused, match="the update of site000"):
+        survivors_statement(ask, party.terms(), party.frozen)
