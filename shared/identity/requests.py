@@ -1,10 +1,10 @@
 """Signed requests, the sending side (RFC 9421 with Ed25519).
 
 Covered: ``@method``, ``@path``, ``@query`` where there is one, ``content-type`` where it is given, ``content-digest``
-(RFC 9530, SHA-256) where there is a body, ``idempotency-key`` where it is given. Parameters: ``created``, ``nonce``
-(128 random bits), ``keyid`` (certificate fingerprint) and ``tag="undersong/<service>"``, which names the one service
-that the request is meant for. The certificate travels in ``Undersong-Certificate`` as a structured-field byte sequence
-(the form of RFC 9440); ``keyid`` binds it.
+(RFC 9530, SHA-256) where there is a body, ``idempotency-key`` and ``update-signature`` where they are given.
+Parameters: ``created``, ``nonce`` (128 random bits), ``keyid`` (certificate fingerprint) and
+``tag="undersong/<service>"``, which names the one service that the request is meant for. The certificate travels in
+``Undersong-Certificate`` as a structured-field byte sequence (the form of RFC 9440); ``keyid`` binds it.
 """
 
 import base64
@@ -23,7 +23,7 @@ from shared.identity.digests import content_digest
 
 CERTIFICATE_HEADER: Final = "undersong-certificate"
 LABEL: Final = "undersong"
-COVERED_FIELDS: Final = ("content-type", "content-digest", "idempotency-key")
+COVERED_FIELDS: Final = ("content-type", "content-digest", "idempotency-key", "update-signature")
 """Header fields that decide what a request means: each is under the signature wherever it is sent."""
 IdentitySource = Identity | Callable[[], Identity]
 

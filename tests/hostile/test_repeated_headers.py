@@ -34,7 +34,7 @@ SINGLE = (
     "authorization", "content-digest", "content-encoding", "content-length", "content-type", "cookie", "etag", "expect",
     "host", "hx-request", "idempotency-key", "if-match", "if-none-match", "if-range", "last-event-id", "origin",
     "range", "referer", "sec-fetch-site", "signature", "signature-input", "traceparent", "transfer-encoding",
-    "undersong-certificate", "user-agent", "x-forwarded-proto", "x-made-up", "x-request-id",
+    "undersong-certificate", "update-signature", "user-agent", "x-forwarded-proto", "x-made-up", "x-request-id",
 )  # fmt: skip
 """What the services and the framework read, and what nobody reads."""
 Headers = list[tuple[bytes, bytes]]
