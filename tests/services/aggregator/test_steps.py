@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from shared.queues import Relay, Streams, background
 from shared.secagg.engine import UPLOAD
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.wire.manifest import RoundKind
+from shared.wire.updates import read_header, write_header
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites, attach
 
@@ -97,8 +98,17 @@ async def test_an_invented_survivor_ends_the_round_at_the_witness(quick_stage: S
     *present, absent = sites.manifest.cohort
     for site in present:
         await sites.upload(site)
+    header, start = read_header(sites.said[present[0], UPLOAD])
+    body = write_header(replace(header, site_id=absent)) + sites.said[present[0], UPLOAD][start:]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    await quick_stage.components.blobs.put_stream(
+        pieces(), limit=len(body), expect=digest_of(body), expect_size=len(body)
+    )
     invented = {
-        "round_id": sites.id, "site_id": absent, "digest": "5" * 64, "size": 9, "accepted_at": utc_now(),
+        "round_id": sites.id, "site_id": absent, "digest": digest_of(body), "size": len(body), "accepted_at": utc_now(),
         "signature": sites.signatures[present[0]], "receipt": {},
     }  # fmt: skip
 
