@@ -56,7 +56,7 @@ def show(
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in columns:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "id")  # an id is copied whole
     for row in rows:
         table.add_row(*(text(read(row)) for read in columns.values()))
     console.print(table)
