@@ -224,6 +224,11 @@ def test_models_are_listed_with_numbers_and_aliases(shell: Shell, watched: subpr
     assert found["name"] == "nothing learnt"
 
 
+def test_declarations_are_compared(shell: Shell) -> None:
+    assert shell.json("data", "compare", "nothing")["sites"] == sorted(SITES)
+    assert "the sites match" in shell.run("data", "compare", "nothing").stdout
+
+
 def test_tokens_and_users_are_seen_and_ended(shell: Shell) -> None:
     token = shell.run("token", "create", "ann b", "--role", "auditor").stdout.strip()
     assert "auditor of federation" in shell.run("user", "list").stdout

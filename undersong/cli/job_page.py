@@ -47,6 +47,10 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
     data = spec.get("data") or {}
     label = f" → {job.label}" if job.label else ""
     yield "data", f"{data.get('dataset', '?')}{label}, {len(job.features)} columns"
+    if job.features:
+        yield "features", ", ".join(job.features)
+    if job.unused:
+        yield "not used", "; ".join(f"{column['name']} ({column['reason']})" for column in job.unused)
     yield "engine", f"{spec.get('engine', '?')}, sums of at least {(spec.get('cohort') or {}).get('min', '?')} sites"
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:

@@ -30,6 +30,8 @@ from shared.wire.manifest import (
 
 CONSORTIUM: Final = 16
 """Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
+MOST_UNUSED: Final = 500
+"""Columns that are not read, of which a manifest and a version's lineage name no more; the job names all of them."""
 WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
 """The shares of sites that collude with the server, and that drop out, which a round is planned for."""
 
@@ -96,7 +98,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
             label=job.resolved.label,
             columns=job.resolved.columns,
             listed=job.resolved.listed,
-            unused=job.resolved.unused,
+            unused=job.resolved.unused[:MOST_UNUSED],
         ),
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
