@@ -363,7 +363,7 @@ async def test_a_key_of_low_order_costs_only_its_sender_the_round(quick_stage: S
 async def test_a_bad_body_is_refused_at_the_door(quick_stage: Stage, how: str) -> None:
     """And its site may still hand in a good one: nothing was taken."""
     sites = await Sites.open(quick_stage)
-    await until(sites, "share")
+    await until(sites, "check")
     one, two = sites.manifest.cohort[:2]
     body, of_two = body_of(sites, one), body_of(sites, two)
     header, start = read_header(body)
@@ -378,7 +378,7 @@ async def test_a_bad_body_is_refused_at_the_door(quick_stage: Stage, how: str) -
 async def test_a_body_of_noise_ends_the_round_under_a_name(quick_stage: Stage) -> None:
     """Right size, wrong words: nobody can see that before the sum is open, and the sum is refused as it stands."""
     sites = await Sites.open(quick_stage)
-    await until(sites, "share")
+    await until(sites, "check")
     bad = sites.manifest.cohort[2]
     held = sites.seats[bad], sites.states[bad], sites.answers[bad], sites.payload(bad)
     sites.states[bad], pieces = sites.engine.upload(*held)

@@ -3,7 +3,7 @@
 Source: Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead (CCS 2020), section 3.
 Neighbours follow from ctx alone, so neither the aggregator nor a client chooses them.
 Departs: the degree also meets the window condition of `survivors`, because the aggregator names the survivors after it
-knows the ring and could otherwise cut it into arcs, each with a sum of its own (decision 0016).
+knows the ring and could otherwise cut it into arcs, each with a sum of its own (decision 0018).
 """
 
 import math
