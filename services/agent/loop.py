@@ -30,6 +30,7 @@ from services.agent.profile import profile_of
 from services.agent.receipts import Receipts
 from services.agent.registry import Registry
 from services.agent.room import Room
+from services.agent.runner import processors
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
@@ -66,7 +67,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
         settings = self._settings
-        with alone(settings), closing(SentMessages(settings.high_water)) as sent:
+        with alone(settings), processors.counted(), closing(SentMessages(settings.high_water)) as sent:
             state = State(settings.data_dir)
             try:
                 if state.keep_beside(sent):

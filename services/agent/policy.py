@@ -72,7 +72,7 @@ class ResourcesEntry(BaseModel):
     disk_bytes: int = Field(default=16 * GIB, ge=2**20, description="all files of a recipe together")
     model_bytes: int = Field(default=2 * GIB, ge=2**10)
     task_s: float = Field(default=3600.0, gt=0)
-    cpus: float = Field(default=0.0, ge=0, description="0: all of the machine")
+    cpus: float = Field(default=0.0, ge=0, description="0: the usable processors, shared with other agents")
     pids: int = Field(default=256, ge=8)
     gpus: int = Field(default=0, ge=-1, description="docker runner only; -1 for all")
 

@@ -15,9 +15,10 @@ from services.agent.domain import Detail, Policy
 from services.agent.first_policy import default_policy
 from services.agent.profile import facts_of
 from services.agent.runner.docker import DockerLauncher
+from services.agent.runner.pool import Launcher
 from services.agent.runner.process import ProcessLauncher
 from services.agent.runner.protocol import Description, Runner, Setup
-from services.agent.runner.warm import Launcher, WarmRunner
+from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
 from shared.names import MEANT
@@ -91,6 +92,7 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
         taken=settings.data_dir / "taken",
         data=data_files(settings),
         idle_s=settings.child_idle_s,
+        memory_bytes=resources.memory_bytes,
     )
 
 

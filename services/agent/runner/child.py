@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from services.agent.runner.confine import confine
 from services.agent.runner.protocol import PREFIX, Frame, FrameError, frame_length, pack, unpack
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 PROGRESS_S = 0.5  # seconds between progress reports
 
 

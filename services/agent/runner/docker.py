@@ -19,8 +19,8 @@ import structlog
 
 from services.agent.domain import Resources, TaskFailure
 from services.agent.runner import folders
+from services.agent.runner.pool import ChildGone
 from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
-from services.agent.runner.warm import ChildGone
 from services.agent.settings import DockerSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -171,6 +171,20 @@ class DockerChannel:
         folder, limit = self._disk
         return folders.excess([folder], limit)
 
+    def memory(self) -> int:
+        """Return the container's memory in bytes, as its engine counts it; 0 where it cannot say."""
+        with suppress(_docker().errors.DockerException, OSError):
+            return int(self._container.stats(stream=False, one_shot=True).get("memory_stats", {}).get("usage", 0))
+        return 0
+
+    def freeze(self, *, stopped: bool) -> None:
+        """Pause the container, or let it go on."""
+        with suppress(_docker().errors.DockerException, OSError):
+            if stopped:
+                self._container.pause()
+            else:
+                self._container.unpause()
+
     async def kill(self) -> str:
         """Remove the container with everything in it, and say how it ended."""
         self._raw.close()
@@ -180,6 +194,8 @@ class DockerChannel:
     def _remove(self) -> str:
         how = "unknown"
         errors = _docker().errors
+        with suppress(errors.DockerException):
+            self._container.unpause()
         with suppress(errors.DockerException):
             self._container.kill()
         with suppress(errors.DockerException):

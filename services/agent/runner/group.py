@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,23 @@ def usage(group: int, memory_limit: int) -> tuple[int, int]:
     if memory_limit and resident > memory_limit:
         resident = sum(map(_own_memory, members))
     return tasks, resident
+
+
+def freeze(session: int, *, stopped: bool) -> None:
+    """Stop every process of a session, or let all go on, until no new one is found: a fork may be under way."""
+    number, seen = signal.SIGSTOP if stopped else signal.SIGCONT, set[int]()
+    while found := set(_members(session)) - seen:
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        seen |= found
+
+
+def _members(session: int) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError, ValueError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[SESSION]) == session:
+                yield int(entry.name)
 
 
 def _own_memory(process: Path) -> int:

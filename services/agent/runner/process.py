@@ -16,16 +16,17 @@ from typing import Any
 import structlog
 
 import services
-from services.agent.runner import folders, group
+from services.agent.runner import folders, group, processors
+from services.agent.runner.pool import ChildGone
 from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
-from services.agent.runner.warm import ChildGone
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KEPT = (
     "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+    *LIBRARIES,
 )  # fmt: skip
 LOG_LIMIT = 8 * 2**20
 LOG_TAIL = 4096
@@ -58,7 +59,7 @@ class ProcessLauncher:
     def __init__(self, data_dir: Path, *, command: tuple[str, ...] | None = None) -> None:
         self._folder = data_dir
         self._command = command or (sys.executable, "-m", "services.agent.runner.child")
-        self._record = data_dir / "child.marker"
+        self._records, self._homes = data_dir / "children", data_dir / "home"
         self._log = data_dir / "recipes.log"
         self._compiled = not any(map(_uncompiled, _sources()))
 
@@ -67,8 +68,9 @@ class ProcessLauncher:
         if not self._compiled:
             await self._compile()
         marker = secrets.token_hex(16)
-        self._record.write_text(marker)  # before the child, so that no crash leaves one unknown
-        home = self._folder / "home"
+        self._records.mkdir(exist_ok=True, mode=0o700)
+        record, home = self._records / marker, self._homes / marker
+        record.write_text(marker)  # before the child, so that no crash leaves one unknown
         await asyncio.to_thread(folders.fresh, home)
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
             self._log.replace(self._log.with_suffix(".log.1"))
@@ -82,18 +84,18 @@ class ProcessLauncher:
             start_new_session=True,
         )
         family = group.Family.of(process.pid, marker)
-        self._record.write_text(family.line())
-        return ProcessChannel(process, family, self._log, setup, (home, *map(Path, setup.writes)))
+        record.write_text(family.line())
+        return ProcessChannel(process, family, self._log, setup, (home, *map(Path, setup.writes)), record)
 
     async def clean(self) -> None:
-        """Kill the child, and its children, of an agent that was killed itself."""
-        if not self._record.exists():
-            return
-        family = group.Family.read(self._record.read_text())
-        killed = await asyncio.to_thread(group.kill, family, ours=False)
-        if killed:
-            log.warning("child.leftover_killed", count=killed)
-        self._record.unlink(missing_ok=True)
+        """Kill the children, and their children, of an agent that was killed itself."""
+        for record in sorted(self._records.glob("*")):
+            family = group.Family.read(record.read_text())
+            killed = await asyncio.to_thread(group.kill, family, ours=False)
+            if killed:
+                log.warning("child.leftover_killed", count=killed)
+            record.unlink(missing_ok=True)
+        await asyncio.to_thread(folders.erase, self._homes)
 
     async def _compile(self) -> None:
         """Let Python keep its compiled modules once: a confined child cannot, and would compile them at each start."""
@@ -120,7 +122,8 @@ class ProcessLauncher:
         root = Path(next(iter(services.__path__))).parent
         if root.name != "site-packages":
             kept["PYTHONPATH"] = str(root)
-        return {**kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), group.MARKER: marker}
+        shared = dict.fromkeys(LIBRARIES, str(processors.threads()))
+        return {**shared, **kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), group.MARKER: marker}
 
 
 class ProcessChannel:
@@ -133,8 +136,9 @@ class ProcessChannel:
         log_file: Path,
         setup: Setup,
         writes: tuple[Path, ...],
+        record: Path,
     ) -> None:
-        self._process, self._family, self._log = process, family, log_file
+        self._process, self._family, self._log, self._record = process, family, log_file, record
         self._setup, self._writes = setup, writes
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 (asked for above)
         self._in, self._out = process.stdin, process.stdout
@@ -171,12 +175,22 @@ class ProcessChannel:
             return Excess("out-of-memory", f"{memory} bytes in all, the policy allows {setup.memory_bytes}")
         return folders.excess(self._writes, setup.disk_bytes)
 
+    def memory(self) -> int:
+        """Return the bytes of memory of all its processes, without pages of files."""
+        return group.usage(self._process.pid, memory_limit=1)[1]
+
+    def freeze(self, *, stopped: bool) -> None:
+        """Stop every process of its session, or let them go on."""
+        group.freeze(self._process.pid, stopped=stopped)
+
     async def kill(self) -> str:
         """SIGKILL to the group and to whatever left it, then wait until none is alive."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         left = await asyncio.to_thread(group.kill, self._family, ours=self._process.returncode is None)
         await self._process.wait()
+        self._record.unlink(missing_ok=True)
+        await asyncio.to_thread(folders.erase, self._writes[0])
         self._in.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._printing, LAST_WORDS_S)

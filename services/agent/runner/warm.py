@@ -1,4 +1,4 @@
-"""A warm child: started when needed, kept between rounds, killed and confirmed dead when anything goes wrong.
+"""The runner over warm children: orders, one at a time, each to the child that is made for it.
 
 Recipes that come with the agent share a child, which reads all data sets. A site's own recipe has a child to itself,
 with one data set: what one recipe leaves in its process, no other meets.
@@ -7,76 +7,23 @@ with one data set: what one recipe leaves in its process, no other meets.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import structlog
 from pydantic import ValidationError
 
 from services.agent.domain import TaskFailure
 from services.agent.runner import folders
 from services.agent.runner.answers import failure, outcome, progress_of
-from services.agent.runner.protocol import Description, Excess, Frame, FrameError, Order, Outcome, Progress, Setup
+from services.agent.runner.pool import Channel, Child, ChildGone, Launcher, Pool
+from services.agent.runner.protocol import Description, Frame, FrameError, Order, Outcome, Progress, Setup
 from shared.wire.profiles import RecipeSpec
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 START_S = 60.0  # an interpreter on a cold disk
 DESCRIBE_S = 300.0  # reads one data set to its end
-LOOK_S: Final = {True: 0.5, False: 5.0}  # how often the site's own code, and ours, is looked after
 SPEC_BYTES: Final = 256 * 2**10
-
-
-class ChildGone(Exception):
-    """The child ended or stopped speaking; the text says how."""
-
-
-class Channel(Protocol):
-    """A running child, whatever it runs in."""
-
-    async def send(self, frame: Mapping[str, Any]) -> None:
-        """Say something; ChildGone."""
-
-    async def receive(self) -> Frame:
-        """The next frame; ChildGone or FrameError."""
-
-    def excess(self) -> Excess | None:
-        """Whether the child uses more than it was given; asked in a thread."""
-
-    async def kill(self) -> str:
-        """Kill everything that belongs to the child, wait until it is gone, and say how it ended."""
-
-
-class Launcher(Protocol):
-    """Starts children of one kind."""
-
-    name: str
-
-    async def start(self, setup: Setup) -> Channel:
-        """A new child, before it has got its setup."""
-
-    async def clean(self) -> None:
-        """Kill what an earlier agent process left behind."""
-
-
-@dataclass(slots=True)
-class Child:
-    """A running child, what it was made for, and why it was killed, if the agent did that."""
-
-    channel: Channel
-    setup: Setup
-    files: tuple[object, ...]  # a data set that was replaced is another file, which the old child must not read
-    verdict: Excess | None = None
-    guard: asyncio.Task[None] | None = None
-    busy: bool = False  # with an order, whose end the runner sees to
-
-    def serves(self, setup: Setup) -> bool:
-        """Whether an order with this setup may go to it."""
-        return self.verdict is None and self.setup == setup and self.files == _identities(setup.data)
 
 
 class WarmRunner:
@@ -93,15 +40,19 @@ class WarmRunner:
         taken: Path,
         data: Mapping[str, Sequence[Path]] | None = None,
         idle_s: float = 600.0,
+        memory_bytes: int | None = None,
     ) -> None:
         self.name = launcher.name
-        self.closed: dict[str, str] = {}  # what the last child said of its confinement
-        self._launcher, self._setup, self._idle_s, self._taken = launcher, setup, idle_s, taken
+        self._launcher, self._setup, self._taken = launcher, setup, taken
+        limit = setup.memory_bytes if memory_bytes is None else memory_bytes
+        self._pool = Pool(launcher, memory_bytes=limit, idle_s=idle_s)
         self._data = {name: tuple(map(str, paths)) for name, paths in (data or {}).items()}
-        self._child: Child | None = None
         self._lock = asyncio.Lock()
-        self._idle: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def closed(self) -> Mapping[str, str]:
+        """What the last child said of its confinement."""
+        return self._pool.closed
 
     async def clean(self) -> None:
         """Kill what an earlier agent process left behind, and erase what it had taken over."""
@@ -120,7 +71,7 @@ class WarmRunner:
                 frame = await self._converse(setup, {"type": "describe", "own": False}, _unheard, DESCRIBE_S)
                 read = {name: await self._describe_dataset(setup, name) for name in _names(frame["declared"])}
             finally:
-                await self._end()
+                await self._pool.drop(setup)
             own = await self._own_specs() if self._setup.recipes else ([], [])
         return Description(
             recipes=frame["recipes"] + [spec.model_dump(mode="json") for spec in own[0]],
@@ -142,23 +93,15 @@ class WarmRunner:
     async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
         """Run one order in the warm child."""
         async with self._lock:
-            if self._idle is not None:
-                self._idle.cancel()
             own = self._setup.own(order.recipe_digest)
             frame = await self._converse(self._compartment_of(order), order.frame(), progress, limit_s)
-            self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._close_soon)
             taken = self._taken if own else None
             return await asyncio.to_thread(outcome, frame, order.folder, taken, self._setup.file_bytes)
 
     async def close(self) -> None:
-        """End the warm child."""
-        if self._idle is not None:
-            self._idle.cancel()
+        """End the warm children."""
         async with self._lock:
-            await self._end()
-
-    def _close_soon(self) -> None:
-        self._closing = asyncio.get_running_loop().create_task(self.close())
+            await self._pool.close()
 
     def _compartment_of(self, order: Order) -> Setup:
         if self._setup.own(order.recipe_digest):
@@ -172,7 +115,7 @@ class WarmRunner:
         try:
             return await self._converse(setup, {"type": "describe", "own": True}, _unheard, DESCRIBE_S)
         finally:
-            await self._end()
+            await self._pool.drop(setup)
 
     async def _own_specs(self) -> tuple[list[RecipeSpec], list[str]]:
         """What the site's own recipes say of themselves, as far as it can be used, and what is wrong with them."""
@@ -191,73 +134,30 @@ class WarmRunner:
         child: Child | None = None
         try:
             async with asyncio.timeout(START_S):
-                child = await self._warm(setup)
+                child = await self._pool.take(setup)
             async with asyncio.timeout(limit_s):
                 answer = await _exchange(child, frame, progress)
         except TimeoutError:
-            await self._end()
+            await self._end(child)
             raise TaskFailure("task-time", f"the recipe took longer than {limit_s:.0f} s") from None
         except (ChildGone, FrameError) as error:
-            how = await self._end()
+            how = await self._end(child)
             if child is not None and child.verdict is not None:
                 raise TaskFailure(child.verdict.code, child.verdict.detail) from error
             raise TaskFailure("child-died", "the recipe's process ended", text=f"{error}; {how}") from error
         except BaseException:  # a cancelled order must not go on running
-            await self._end()
+            await self._end(child)
             raise
+        self._pool.release(child)
         if answer["type"] == "failure":
             found = failure(answer)
             if found.code == "out-of-memory":
-                await self._end()  # what it still holds is not ours to guess
+                await self._end(child)  # what it still holds is not ours to guess
             raise found
         return answer
 
-    async def _warm(self, setup: Setup) -> Child:
-        """The child that serves this setup: the one that is there, or a new one."""
-        if self._child is not None and not self._child.serves(setup):
-            await self._end()
-        if self._child is None:
-            started = time.monotonic()
-            self._child = child = Child(await self._start(setup), setup, _identities(setup.data))
-            await child.channel.send(setup.frame())
-            hello = await child.channel.receive()
-            if hello["type"] != "hello":
-                raise FrameError(f"the child began with {hello['type']}")
-            self.closed = {str(name): str(state) for name, state in dict(hello.get("closed") or {}).items()}
-            log.info(
-                "child.started",
-                runner=self.name,
-                closed=self.closed,
-                own_code=bool(setup.allowed_digests),
-                duration_ms=round((time.monotonic() - started) * 1000),
-            )
-            if setup.required and (left := sorted(name for name, state in self.closed.items() if state == "open")):
-                await self._end()
-                raise TaskFailure("not-contained", f"this machine cannot close to recipes: {', '.join(left)}")
-            child.guard = asyncio.create_task(_guarded(child))
-        return self._child
-
-    async def _start(self, setup: Setup) -> Channel:
-        """A new child; one whose start is cancelled is awaited and killed, because somebody must."""
-        starting = asyncio.ensure_future(self._launcher.start(setup))
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            with suppress(TaskFailure):
-                channel = await starting
-                await channel.kill()
-            raise
-
-    async def _end(self) -> str:
-        child, self._child = self._child, None
-        if child is None:
-            return "not started"
-        killing = asyncio.ensure_future(_killed(child))
-        try:
-            return await asyncio.shield(killing)
-        except asyncio.CancelledError:
-            await killing  # who cancels twice still waits until the group is gone
-            raise
+    async def _end(self, child: Child | None) -> str:
+        return "not started" if child is None else await self._pool.end(child)
 
 
 def _unheard(_: float) -> None:
@@ -266,39 +166,6 @@ def _unheard(_: float) -> None:
 
 def _names(schemas: Iterable[Mapping[str, Any]]) -> list[str]:
     return [str(schema["name"]) for schema in schemas]
-
-
-async def _killed(child: Child) -> str:
-    if child.guard is not None and child.verdict is None:
-        child.guard.cancel()
-    if child.guard is not None:
-        await asyncio.gather(child.guard, return_exceptions=True)
-    return await child.channel.kill()
-
-
-async def _guarded(child: Child) -> None:
-    """Look after a child as long as it lives, between orders too; kill it when it uses more than it was given."""
-    while True:
-        await asyncio.sleep(LOOK_S[bool(child.setup.allowed_digests)])
-        found = await asyncio.to_thread(child.channel.excess)
-        if found is not None:
-            child.verdict = found
-            log.warning("child.excess", code=found.code, detail=found.detail)
-            if not child.busy:
-                await child.channel.kill()
-            return
-
-
-def _identities(paths: Iterable[str]) -> tuple[object, ...]:
-    """Which files these names stand for now."""
-    found: list[object] = []
-    for path in paths:
-        try:
-            stat = Path(path).stat()
-            found.append((stat.st_dev, stat.st_ino))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 async def _exchange(child: Child, frame: Frame, progress: Progress) -> Frame:
@@ -310,14 +177,12 @@ async def _exchange(child: Child, frame: Frame, progress: Progress) -> Frame:
 
     assert child.guard is not None  # noqa: S101 (set with the hello)
     talking = asyncio.create_task(talk())
-    child.busy = True
     try:
         await asyncio.wait({talking, child.guard}, return_when=asyncio.FIRST_COMPLETED)
         if talking.done():
             return talking.result()
         raise ChildGone("it was given up")
     finally:
-        child.busy = False
         talking.cancel()
         await asyncio.gather(talking, return_exceptions=True)
 

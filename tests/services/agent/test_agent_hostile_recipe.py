@@ -1,6 +1,7 @@
 """One agent, a recipe of its own that attacks it in every way, and an honest recipe that works after each attack."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -130,12 +131,17 @@ def test_a_recipe_uses_no_more_than_it_was_given(site) -> None:
     assert site.attack("eat", most=2048)[0] == "out-of-memory"
     assert site.attack("eat_shared", most=1600)[0] == "out-of-memory"
     assert site.attack("stubborn", deadline_s=3.0)[0] == "task-time"
-    assert site.attack("shout", most=20) == "completions"
     assert site.attack("daemon") == "completions"
     left = [line for line in (site.state / "recipes.log").read_text().splitlines() if line.startswith("daemon")]
     assert len(left) == 1
-    assert not alive(int(left[0].split()[1]))
+    daemon = int(left[0].split()[1])
+    assert psutil.Process(daemon).status() == psutil.STATUS_STOPPED, (
+        "its child is kept, and stopped for the other's task"
+    )
+    assert site.attack("shout", most=20) == "completions"
     assert (site.state / "recipes.log").stat().st_size < 20 * MIB
+    assert site.agent.kill(signal.SIGTERM) == 0
+    assert not alive(daemon)
 
 
 def test_what_a_recipe_answers_is_read_as_a_strangers_word(site) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from recipes.catalogue import load_recipe
 from recipes.protocol import source_digest
 from services.agent.domain import TaskFailure
 from services.agent.runner.process import ProcessLauncher
@@ -191,3 +193,111 @@ def test_a_frame_has_a_limit() -> None:
         frame_length(b"\xff\xff\xff\xff")
     with pytest.raises(FrameError):
         pack({"type": "x", "data": bytes(17 * MIB)})
+
+
+class TwoRecipes(Bench):
+    """Two own recipes on one site, as two jobs use them, and the built-in one between."""
+
+    def __init__(self, folder: Path, recipe: str, **setup) -> None:
+        super().__init__(folder, recipe, **setup)
+        other = folder / "other.py"
+        other.write_text(recipe.replace('name="odd"', 'name="other"'))
+        self.digests = {"odd": self.digest, "other": source_digest(other), "null": load_recipe("null").spec.digest}
+        made = replace(
+            self.runner._setup,
+            recipes=(*self.runner._setup.recipes, str(other)),
+            allowed_digests=(self.digests["odd"], self.digests["other"]),
+        )
+        self.runner = WarmRunner(ProcessLauncher(folder), made, taken=folder / "taken")
+
+    async def give(self, name: str, **params) -> None:
+        order = replace(self.order(recipe=name, **params), recipe_digest=self.digests[name])
+        await self.runner.run(order, lambda _: None, limit_s=60)
+
+    def children(self) -> list[psutil.Process]:
+        return [c for c in psutil.Process().children() if "services.agent.runner.child" in c.cmdline()]
+
+
+async def test_jobs_that_alternate_keep_a_warm_child_each(tmp_path, recipe_text) -> None:
+    """Fifteen tasks of three recipes start three children, and those of own code sleep while another works."""
+    bench = TwoRecipes(tmp_path, recipe_text)
+    for _ in range(5):
+        for name in ("odd", "null", "other"):
+            await bench.give(name)
+    started = bench.printed("training in")
+    assert len(started) == 10
+    assert len(set(started)) == 2
+    assert len(bench.children()) == 3
+    odd, other = started[-2:]
+    assert psutil.Process(odd).status() == psutil.STATUS_STOPPED
+    assert psutil.Process(other).status() != psutil.STATUS_STOPPED
+    await bench.give("odd")
+    assert psutil.Process(other).status() == psutil.STATUS_STOPPED
+    assert len(list((tmp_path / "home").iterdir())) == 3, "each child has a home of its own"
+    await bench.runner.close()
+    assert bench.children() == []
+    assert all(map(gone, started))
+    assert list((tmp_path / "children").iterdir()) == []
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+async def test_a_failure_ends_only_its_own_child(tmp_path, recipe_text) -> None:
+    bench = TwoRecipes(tmp_path, recipe_text)
+    await bench.give("odd")
+    await bench.give("other")
+    with pytest.raises(TaskFailure):
+        await bench.give("other", how="crash")
+    await bench.give("odd")
+    first, *_, last = bench.printed("training in")
+    assert first == last
+    await bench.runner.close()
+
+
+async def test_children_together_hold_no_more_than_one_may(tmp_path, recipe_text) -> None:
+    """Two that each hold a large part of the limit do not stay warm together."""
+    bench = TwoRecipes(tmp_path, recipe_text, memory_bytes=512 * MIB)
+    bench.runner._pool._memory_bytes = 1
+    for _ in range(2):
+        for name in ("odd", "other"):
+            await bench.give(name)
+            assert len(bench.children()) == 1
+    assert len(set(bench.printed("training in"))) == 4
+    await bench.runner.close()
+
+
+async def test_a_child_that_is_idle_for_long_ends_alone(tmp_path, recipe_text) -> None:
+    bench = TwoRecipes(tmp_path, recipe_text)
+    bench.runner._pool._idle_s = 0.2
+    await bench.give("odd")
+    (pid,) = bench.printed("training in")
+    while not gone(pid):  # noqa: ASYNC110 (another process ends)
+        await asyncio.sleep(0.05)
+    await bench.give("odd")
+    await bench.runner.close()
+
+
+async def test_the_next_agent_ends_all_children_of_a_killed_one(tmp_path, recipe_text) -> None:
+    bench = TwoRecipes(tmp_path, recipe_text)
+    await bench.give("odd")
+    await bench.give("other")
+    started = bench.printed("training in")
+    await WarmRunner(ProcessLauncher(tmp_path), bench.runner._setup, taken=tmp_path / "taken").clean()
+    assert all(map(gone, started))
+    assert list((tmp_path / "children").iterdir()) == []
+    await bench.runner.close()
+
+
+async def test_libraries_start_as_many_threads_as_this_agents_share(tmp_path, recipe_text, monkeypatch) -> None:
+    monkeypatch.setattr("services.agent.runner.processors.threads", lambda: 3)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    shown = recipe_text.replace(
+        'print(f"training in {os.getpid()}")', 'print("threads", os.environ["OMP_NUM_THREADS"])'
+    )
+    for place, (cpus, wanted) in enumerate(((0.0, 3), (2.0, 2))):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        bench = Bench(folder, shown, cpus=cpus)
+        await bench.run()
+        assert bench.printed("threads") == [wanted]
+        await bench.runner.close()
