@@ -105,7 +105,8 @@ def main() -> None:
     pipes.send({"type": "hello", "pid": os.getpid(), "closed": closed})
     workshop = Workshop(setup)
     while True:
-        pipes.send(answer(workshop, orders.get(), Meter(pipes)))
+        order = orders.get()
+        pipes.send({"type": "pong"} if order["type"] == "ping" else answer(workshop, order, Meter(pipes)))
 
 
 def answer(workshop: Any, order: Frame, progress: Meter) -> Frame:

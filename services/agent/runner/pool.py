@@ -24,6 +24,7 @@ from services.agent.runner.protocol import Excess, Frame, FrameError, Setup
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MOST: Final = 4  # a child with torch takes about 300 MB; two or three jobs at a time are usual
+FREE_S: Final = 2.0  # a child that waits answers at once
 LOOK_S: Final = {True: 0.5, False: 5.0}  # how often the site's own code, and ours, is looked after
 
 
@@ -99,7 +100,7 @@ class Pool:
         Raises ChildGone, FrameError and TaskFailure.
         """
         child = self._children.get(setup)
-        if child is not None and not child.usable:
+        if child is not None and not (child.usable and await _is_free(child)):
             await self.end(child)
             child = None
         if child is None:
@@ -224,6 +225,21 @@ class Pool:
                 return
             if child.busy:
                 await self._make_room()
+
+
+async def _is_free(child: Child) -> bool:
+    """Return whether a kept child waits for an order: own code can answer by hand while it is still at the last one."""
+    if not child.setup.allowed_digests:
+        return True
+    if child.frozen:
+        await asyncio.to_thread(child.channel.freeze, stopped=False)
+        child.frozen = False
+    try:
+        async with asyncio.timeout(FREE_S):
+            await child.channel.send({"type": "ping"})
+            return bool((await child.channel.receive())["type"] == "pong")
+    except (TimeoutError, ChildGone, FrameError):
+        return False
 
 
 def _hello(frame: Frame) -> Frame:
