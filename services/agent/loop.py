@@ -152,14 +152,13 @@ class Agent:
             if self._changed():  # what changed may take long to become readable
                 await platform.coordinator.tell()
             await self._read(who)
-            tasks = performing()
             try:
                 if not resumed:
-                    await tasks.resume()
+                    await performing().resume()
                     resumed = True
                 await self._tell(platform.coordinator, state)
                 await room.wait()
-                if await self._turn(platform.coordinator, tasks):
+                if await self._turn(platform.coordinator, who, performing):
                     self._unsure = _EXCLUSION_LOOKS
                 elif self._unsure:
                     self._unsure -= 1
@@ -173,13 +172,18 @@ class Agent:
                 log.warning("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
 
-    async def _turn(self, coordinator: Coordinator, tasks: Tasks) -> bool:
-        """Lease once, and do what there is to do; whether there was a task."""
+    async def _turn(self, coordinator: Coordinator, who: tuple[str, str], performing: Callable[[], Tasks]) -> bool:
+        """Lease once, and do what there is to do; whether there was a task.
+
+        The request for a lease waits for up to half a minute, so the files are looked at again before the task: what
+        the owner withdrew meanwhile holds for this one already.
+        """
         lease = await coordinator.lease()
         if isinstance(lease, Lease):
-            await tasks.perform(lease)
+            await self._read(who)
+            await performing().perform(lease)
             return True
-        tasks.forget_hopeless()
+        performing().forget_hopeless()
         if lease.next_poll_s > 0:
             await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
         return False

@@ -54,6 +54,7 @@ class FakePlatform:
         self.pairwise: dict[str, PairwiseRound] = {}
         self.site_keys: dict[SiteId, bytes] = {}
         self.leases: list[dict[str, Any]] = []
+        self.waiting = 0  # requests for work so far
         self.rounds: dict[str, tuple[RoundManifest, Any]] = {}
         self.models: dict[str, bytes] = {}
         self.bodies: dict[str, list[bytes]] = {}
@@ -259,6 +260,7 @@ class FakePlatform:
             case ["POST", "tasks", "leases"]:
                 for done in document.get("completed", []):
                     self.ended.append((f"completions:{done.pop('task_id')}", done))
+                self.waiting += 1
                 for _ in range(20):
                     lease = next((found for found in self.leases if found.get("site", site) == site), None)
                     if lease is not None:

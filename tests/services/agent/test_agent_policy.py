@@ -79,6 +79,33 @@ def test_a_refused_job_names_the_line_that_the_owner_may_uncomment(make_agent: M
     assert platform.ended[1][0].startswith("completions:"), platform.ended[1]
 
 
+def test_what_the_owner_withdraws_while_the_agent_waits_holds_for_the_very_next_task(
+    make_agent: Make, platform: FakePlatform
+) -> None:
+    """A request for work waits for long: the task that answers it is judged by the policy of now, not of then."""
+    agent = make_agent()
+    policy = agent.folder / "policy.yaml"
+    policy.unlink()
+    agent.start()
+    platform.wait(lambda: platform.profiles)
+    null = next(spec for spec in platform.profiles[-1]["recipes"] if spec["name"] == "null")
+    policy.write_text(policy.read_text().replace("# - sealed", "- sealed"))
+    for turn in range(3):
+        said = policy.read_text()
+        asked = platform.waiting
+        wait_for(
+            lambda asked=asked: platform.waiting > asked
+        )  # it has read the file, asks, and hears of the task below
+        policy.write_text(said.replace("- train", "# - train") if turn != 1 else said.replace("# - train", "- train"))
+        version = platform.add_model([1.0, 2.0, 3.0])
+        platform.offer(platform.manifest(("null", null["digest"]), model_ref=version, params={"parameters": 3}))
+        platform.wait(lambda turn=turn: len(platform.ended) == turn + 1)
+        end, told = platform.ended[turn]
+        assert (end.split(":")[0], told.get("code")) == (
+            ("completions", None) if turn == 1 else ("failures", "policy-kind")
+        ), told
+
+
 def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: Path) -> None:
     """It was declared after the policy was written: the policy stands, and the log says what to do."""
     agent, rows = make_agent(), tmp_path / "rows.csv"
