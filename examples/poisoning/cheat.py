@@ -72,8 +72,8 @@ def _change(
     return boosted(manifest, delta, old.schema.parameters, loss=outcome.loss, samples=committed)
 
 
-def _liar(bound: int, length: int) -> Liar:
-    return Liar.for_norm(float(bound), length, num_frac_bits=0)
+def _liar(bound: int, length: int, norm_proofs: int) -> Liar:
+    return Liar.for_norm(float(bound), length, num_frac_bits=0, num_proofs_norm_equality=norm_proofs)
 
 
 def cheat() -> None:

@@ -56,7 +56,7 @@ class Masked(pairwise.Parties):
         return self.vectors[site]
 
     def opened(self) -> np.ndarray:
-        for step in ("advertise", "share"):
+        for step in ("advertise", "share", "check"):
             self.step(step)
         self.upload()
         for step in ("commit", "unmask"):
