@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -237,6 +238,7 @@ def _faults(entry: DatasetEntry) -> Iterator[Fault]:
     if any(column.name == entry.label and column.type in ("image", "text") for column in entry.columns):
         yield ("label",), f"{entry.label} is no column of numbers or categories"
     yield from _references(entry, names)
+    yield from _date_faults(entry)
     yield from _range_faults(entry)
     yield from _missing_faults(entry)
     yield from _value_faults(entry)
@@ -273,6 +275,21 @@ def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
                 yield (part, name), f"column {name} is a {types[name]} column; this is for {' and '.join(allowed)}"
     if entry.kind == "csv" and entry.csv.names:
         yield from _absent_names(entry, in_file)
+
+
+_A_DAY: Final = datetime(2001, 2, 3, tzinfo=UTC)
+
+
+def _date_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """Forms that no date can have, and those without a year: their dates would all be in 1900."""
+    for name, form in entry.dates.items():
+        try:
+            year = datetime.strptime(_A_DAY.strftime(form), form).year  # noqa: DTZ007 (only the year is looked at)
+        except (ValueError, re.error):  # which Python raises for a directive that comes twice
+            yield ("dates", name), f"{form!r} is no form of dates; %Y-%m-%d and %d.%m.%Y are"
+        else:
+            if year != _A_DAY.year:
+                yield ("dates", name), f"{form!r} has no year (%Y or %y)"
 
 
 def _range_faults(entry: DatasetEntry) -> Iterator[Fault]:

@@ -7,8 +7,11 @@ import codecs
 import csv
 import gzip
 import io
+import lzma
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ from shared.names import hint
 
 Cells = Sequence[str] | npt.NDArray[Any]
 PART_ROWS: Final = 20_000
+PART_CELLS: Final = 2_000_000  # a part of a file with very many columns has fewer rows
+MOST_NAMED: Final = 50  # columns in a message
 MOST_CELL: Final = 16 * 2**20  # characters
 NPY: Final = b"\x93NUMPY"
 FOREIGN: Final = (
@@ -35,8 +40,8 @@ FOREIGN: Final = (
     (NPY, "an array of numpy (.npy): save it as .npz"),
     (b"SQLite format 3", "a database: export its table as CSV"),
 )
-UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError, zlib.error,
-                     zipfile.BadZipFile, csv.Error)  # fmt: skip
+UNREADABLE: Final = (OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, SyntaxError,
+                     zlib.error, lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, csv.Error)  # fmt: skip
 """What libraries raise for files that are cut, damaged or of another kind."""
 
 
@@ -55,15 +60,15 @@ class Part:
 
 def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[Part]:
     """Yield the rows of a data set's file; raises `BadDataset` for a file that cannot be read to its end."""
-    if path is None or not path.is_file():
-        said = "is no file" if path is not None and path.exists() else "does not exist"
-        raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
     with refusals(path):
+        if path is None or not path.is_file():
+            said = "is no file" if path is not None and path.exists() else "does not exist"
+            raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
         yield from _READERS[entry.kind](entry, path, wanted)
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path | None) -> Iterator[None]:
     """Say as `BadDataset` what libraries raise for a file that they cannot read."""
     try:
         yield
@@ -72,7 +77,7 @@ def refusals(path: Path) -> Iterator[None]:
         remedy = "install the agent with its packages: pip install 'undersong[agent]'"
         raise BadDataset(f"its file needs the package {package}: {remedy}") from None
     except UNREADABLE as error:
-        cut = isinstance(error, EOFError | zlib.error | zipfile.BadZipFile | gzip.BadGzipFile)
+        cut = isinstance(error, EOFError | zlib.error | lzma.LZMAError | zipfile.BadZipFile | gzip.BadGzipFile)
         why = "is cut or damaged" if cut else "cannot be read"
         said = f"{path}: {type(error).__name__}: {getattr(error, 'strerror', None) or error}"
         raise BadDataset(f"its file {why}", said) from error
@@ -115,7 +120,7 @@ def csv_reader(file: IO[str], options: CsvOptions) -> Any:
 def _rows(reader: Any, header: Sequence[str], takes: dict[str, int]) -> Iterator[Part]:
     rows: list[list[str]] = []
     lines: list[int] = []
-    before = reader.line_num
+    before, most = reader.line_num, max(1, min(PART_ROWS, PART_CELLS // max(1, len(header))))
     for row in reader:
         line, before = before + 1, reader.line_num
         if not row:
@@ -124,7 +129,7 @@ def _rows(reader: Any, header: Sequence[str], takes: dict[str, int]) -> Iterator
             raise _ragged(header, row, line)
         rows.append(row)
         lines.append(line)
-        if len(rows) == PART_ROWS:
+        if len(rows) == most:
             yield _part(rows, lines, takes)
             rows, lines = [], []
     if rows:
@@ -137,7 +142,7 @@ def _part(rows: list[list[str]], lines: list[int], takes: dict[str, int]) -> Par
 
 
 def _ragged(header: Sequence[str], row: Sequence[str], line: int) -> BadDataset:
-    evidence = [f"line {line} has {len(row)} fields, the header has {len(header)}: {', '.join(header)}"]
+    evidence = [f"line {line} has {len(row)} fields, the header has {len(header)}: {listed(header)}"]
     if len(row) == len(header) + 1 and row[-1] == "":
         evidence.append("the line ends with a separator that the header does not have")
     elif len(row) > len(header):
@@ -156,19 +161,31 @@ def _header(reader: Any, options: CsvOptions, path: Path, wanted: Sequence[str])
             raise BadDataset(f"its file has no line {options.header} with the names of its columns")
         header = [name.strip() for name in found]
     named = [name for name in header if name]
-    if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise BadDataset("its header names a column twice", f"{', '.join(twice)} in {', '.join(header)}")
+    if twice := repeated(named):
+        raise BadDataset("its header names a column twice", f"{listed(twice)} in {listed(header)}")
     check_columns(wanted, named, about_header(first_lines(path, options), wanted, options.separator))
     return header
 
 
 def check_columns(wanted: Sequence[str], found: Sequence[str], help_: str = "") -> None:
     """Raise `BadDataset`, with what was found and the likeliest remedy, where wanted columns are not in the file."""
-    absent = [name for name in wanted if name not in found]
+    known = set(found)
+    absent = [name for name in wanted if name not in known]
     if absent:
-        evidence = [f"the columns found are: {', '.join(found) or 'none'}{help_}"]
-        evidence += [f"{name}{hint(name, found)}" for name in absent if not help_]
-        raise BadDataset(f"its file has no column {', '.join(absent)}", *evidence)
+        evidence = [f"the columns found are: {listed(found) or 'none'}{help_}"]
+        evidence += [f"{name}{hint(name, found)}" for name in absent[:MOST_NAMED] if not help_]
+        raise BadDataset(f"its file has no column {listed(absent)}", *evidence)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that stand there more than once, sorted."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names with commas, at most `MOST_NAMED` of them."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 @contextmanager
@@ -211,6 +228,8 @@ def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> 
     with path.open("rb") as raw:
         head = raw.read(200)
     likely = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if b"\0" in head else "cp1252"
+    if likely == codecs.lookup(options.encoding).name:
+        return BadDataset("its file is cut or damaged", f"{options.encoding}: {error.reason}")
     told = f"{options.encoding} has no byte 0x{error.object[error.start]:02x} there; the likeliest is {likely}"
     return BadDataset("its file is not in the declared encoding", f"{told}: declare csv: {{encoding: {likely}}}")
 
@@ -220,8 +239,8 @@ def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> It
 
     with parquet.ParquetFile(path) as file:
         names = list(file.schema_arrow.names)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BadDataset("its file names a column twice", ", ".join(twice))
+        if twice := repeated(names):
+            raise BadDataset("its file names a column twice", listed(twice))
         check_columns(wanted, names)
         first = 1
         for batch in file.iter_batches(PART_ROWS, columns=list(wanted)):
@@ -280,6 +299,8 @@ def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterat
         if raw.read(len(NPY)) == NPY:
             raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
     with path.open("rb") as raw, closing(np.load(raw, allow_pickle=False)) as file:
+        if twice := repeated(file.files):  # numpy would read the last
+            raise BadDataset("its file names an array twice", listed(twice))
         check_columns(wanted, file.files)
         arrays = {name: _array(file, name) for name in wanted}
     if entry.columns and any(array.ndim == 0 for array in arrays.values()):

@@ -5,6 +5,8 @@ import gzip
 import io
 import math
 import os
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -420,3 +422,59 @@ def test_images_that_would_be_misread_are_refused(tmp_path: Path, pixels: Any, e
     with pytest.raises(BadDataset) as caught:
         images(tmp_path, pixels, **entry)
     assert told in caught.value.explain()
+
+
+# ------------------------------------------------------------------ very wide files, and what stands twice
+
+
+def test_thirty_thousand_columns_are_read_and_told_in_few_words(tmp_path: Path) -> None:
+    names = [f"g{place}" for place in range(30_000)]
+    (tmp_path / "data.csv").write_text(",".join([*names, "y"]) + "\n" + "\n".join(["1," * 30_000 + "2"] * 80) + "\n")
+    assert load_dataset(declared(tmp_path, [Y])).features[:, 0].tolist() == [2.0] * 80
+    fault = refused(declared(tmp_path, [{"name": "g30001", "type": "number"}]))
+    assert len(fault.explain()) < 2000
+
+
+def test_an_array_that_stands_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
+    """numpy reads the last of two members of one name, and `x` for `x.npy`."""
+    for twin in ("y.npy", "y"):
+        with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, value in (("y.npy", 0.0), (twin, 1.0)):
+                held = io.BytesIO()
+                np.save(held, np.full(3, value))
+                archive.writestr(name, held.getvalue())
+        fault = refused(declared(tmp_path, [Y], kind="npz", path="data.npz"))
+        assert fault.detail == "data set d: its file names an array twice"
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_any_damage_to_an_archive_is_one_refusal(tmp_path: Path, packing: int) -> None:
+    held = io.BytesIO()
+    np.save(held, np.arange(300.0))
+    with zipfile.ZipFile(tmp_path / "data.npz", "w", packing) as archive:
+        archive.writestr("y.npy", held.getvalue())
+    entry = declared(tmp_path, [Y], kind="npz", path="data.npz")
+    whole, refusals = (tmp_path / "data.npz").read_bytes(), 0
+    for place in range(0, len(whole), max(1, len(whole) // 200)):
+        (tmp_path / "data.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            describe_dataset(entry)
+        except BadDataset:
+            refusals += 1
+    assert refusals > 50
+
+
+def test_an_array_larger_than_memory_and_a_name_too_long_are_refusals(tmp_path: Path) -> None:
+    held = io.BytesIO()
+    np.save(held, np.zeros(3))
+    huge = held.getvalue().replace(b"(3,), }" + b" " * 12, b"(9999999999999,), }")
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        archive.writestr("y.npy", huge)
+    assert "cannot be read" in refused(declared(tmp_path, [Y], kind="npz", path="data.npz")).detail
+    assert "cannot be read" in refused(declared(tmp_path, [Y], path="a" * 5000)).detail
+
+
+def test_a_cut_utf_16_file_is_not_told_to_be_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes("y\n1\n".encode("utf-16")[:-1])
+    assert "is cut or damaged" in refused(declared(tmp_path, [Y], csv={"encoding": "utf-16"})).detail
