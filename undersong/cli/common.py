@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from undersong.cli.screen import screen
 from undersong.client import Client
 from undersong.client.types import Federation, Job, Model, Site
 from undersong.errors import ApiError, UndersongError
@@ -20,8 +21,8 @@ from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_p
 Named = TypeVar("Named", Federation, Site, Model)
 
 PIPED_WIDTH = 200  # what reads a pipe is not helped by ids broken over two lines
-console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-complaints = Console(stderr=True, highlight=False, soft_wrap=True)
+console = screen(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+complaints = screen(stderr=True, highlight=False, soft_wrap=True)
 
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Which stored platform to speak to.", envvar="UNDERSONG_PROFILE")

@@ -83,7 +83,7 @@ class Cause:
 
 def causes_of(tasks: Iterable[Task]) -> tuple[Cause, ...]:
     """Group the faults of a round's tasks, the most frequent first; at most `MOST_CAUSES` of them."""
-    found = Counter((task.code, (task.message or "")[:MESSAGE_CHARS]) for task in tasks if _failed(task))
+    found = Counter((task.code, _line(task.message)) for task in tasks if _failed(task))
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return tuple(Cause(code or "unknown", message, sites) for (code, message), sites in ranked[:MOST_CAUSES])
 
@@ -112,6 +112,12 @@ def reason_sentence(code: str) -> str:
     if name == "quorum" and step:
         return f"Fewer sites than the minimum cohort came to the step {step} within its part of the round's time."
     return _REASONS.get(code, code)
+
+
+def _line(message: str | None) -> str:
+    """Return what a site said as one line of characters that can be seen: it stands among lines of ours."""
+    visible = "".join(char if char.isprintable() else " " for char in message or "")
+    return " ".join(visible.split())[:MESSAGE_CHARS]
 
 
 def _failed(task: Task) -> bool:
