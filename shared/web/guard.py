@@ -39,6 +39,10 @@ class ContentEncodingRefused(Unsupported):
     """Compressed bodies are not accepted."""
 
 
+class DigestUnreadable(BadRequest):
+    """The Content-Digest header announces a SHA-256 in a form that cannot be compared."""
+
+
 class HeaderRepeated(BadRequest):
     """A header field that may come only once came several times."""
 
@@ -138,8 +142,16 @@ def _announced(headers: Mapping[str, str]) -> _Announced:
         present=chunked or bool(length),
         is_json=media_type.startswith("application/")
         and (media_type == "application/json" or media_type.endswith("+json")),
-        digest=parse_content_digest(headers.get("content-digest", "")),
+        digest=_digest(headers.get("content-digest", "")),
     )
+
+
+def _digest(value: str) -> bytes | None:
+    """The announced SHA-256; raises DigestUnreadable where one is announced that would not be compared."""
+    digest = parse_content_digest(value)
+    if digest is None and "sha-256" in value.lower():
+        raise DigestUnreadable("Content-Digest must announce one SHA-256, as sha-256=:BASE64:")
+    return digest
 
 
 def _length(value: str | None) -> int | None:

@@ -169,6 +169,17 @@ async def test_an_unsigned_digest_is_checked_too(client: httpx.AsyncClient) -> N
         assert (response.status_code, reason(response)) == (400, "digest-mismatch")
 
 
+@pytest.mark.parametrize("form", ["sha-256=:AAAA:", "SHA-256=:{0}:", "sha-256 = :{0}:", "sha-256=:{0}:;x=1",
+                                  "sha-256=:{0}:, sha-256=:{0}:", "sha-256={0}"])  # fmt: skip
+async def test_a_digest_that_would_not_be_compared_is_refused(client: httpx.AsyncClient, form: str) -> None:
+    announced = {"content-digest": form.format("X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=")}
+    for response in (
+        await client.put("/v1/blob", content=b"abc", headers=announced),
+        await client.post(URL, content=b"{}", headers=JSON | announced),
+    ):
+        assert (response.status_code, reason(response)) == (400, "digest-unreadable")
+
+
 async def test_a_body_exchanged_under_a_signed_digest_is_refused(
     client: httpx.AsyncClient, signer: Callable[..., SigningAuth]
 ) -> None:
