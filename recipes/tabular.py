@@ -134,8 +134,12 @@ class Tabular:
         y = data.label[rows]
         if settings["task"] == Task.REGRESSION:
             return x, y
-        if not np.isin(y, np.arange(settings["classes"] if settings["task"] == Task.MULTICLASS else 2)).all():
-            raise RecipeError("the label holds values that are no class of this task")
+        classes = settings["classes"] if settings["task"] == Task.MULTICLASS else 2
+        if not np.isin(y, np.arange(classes)).all():
+            raise RecipeError(
+                f"the label holds values that are no class of task {settings['task']} (0 to {classes - 1}): for "
+                "numbers set task: regression in the job's recipe params, for more classes task: multiclass and classes"
+            )
         return x, y.astype(np.float32 if settings["task"] == Task.BINARY else np.int64)
 
 

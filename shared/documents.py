@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from shared.errors import FieldError
 from shared.names import hint
 
+_BRANCH: Final = re.compile(r"(list|tuple|set|frozenset|dict|literal|nullable|constrained-\w+|function-\w+)\[")
 _CHOICES: Final = frozenset({"literal_error", "enum", "union_tag_invalid"})
 
 
@@ -21,7 +22,25 @@ def pointer(path: Sequence[str | int]) -> str:
 def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] = ()) -> list[FieldError]:
     """Return every fault that pydantic found in a document of type `form`, which lies at `at` of a larger one."""
     found = error.errors(include_url=False)
-    return [FieldError(pointer([*at, *item["loc"]]), _message(item, form)) for item in found]
+    places = [item["loc"] for item in found]
+    return [
+        FieldError(pointer([*at, *filter(_is_place, item["loc"])]), _message(item, form))
+        for item in found
+        if not _other_branch(item["loc"], places)
+    ]
+
+
+def _is_place(part: str | int) -> bool:
+    """Whether a part of pydantic's location stands in the document; a branch of a union (``list[str]``) does not."""
+    return not (isinstance(part, str) and _BRANCH.match(part))
+
+
+def _other_branch(place: tuple[str | int, ...], places: Sequence[tuple[str | int, ...]]) -> bool:
+    """Whether a fault is that of a union's branch as a whole, where another branch was meant and has a fault inside."""
+    if not place or _is_place(place[-1]):
+        return False
+    outer, depth = place[:-1], len(place)
+    return any(each[: depth - 1] == outer and len(each) > depth and not _is_place(each[depth - 1]) for each in places)
 
 
 def known_fields(form: Any, place: Sequence[str | int]) -> list[str]:

@@ -59,4 +59,7 @@ class SampleRows:
 
 def changed(site_id: SiteId) -> SampleCountChanged:
     """The refusal, by the site's name."""
-    return SampleCountChanged(f"{site_id} committed to another sample count in an earlier round of this job")
+    return SampleCountChanged(
+        f"{site_id} committed otherwise to its sample count in an earlier round of this job: its data changed, or its "
+        "agent's state was lost or put back; a new job takes it in"
+    )

@@ -58,3 +58,19 @@ def test_every_fault_has_its_path_and_what_was_meant(document: dict[str, object]
     assert fault.path == path
     assert word in fault.message
     assert known_fields(Outer, ("best",)) == ["mode"]
+
+
+class Chosen(BaseModel):
+    measures: list[Literal["moments", "table"]] | Literal["*"]
+
+
+def test_the_branches_of_a_choice_between_forms_are_no_places() -> None:
+    """A typo in a list that may also be ``*`` is one fault, at its place in the document."""
+    with pytest.raises(ValidationError) as refused:
+        Chosen.model_validate({"measures": ["moments", "tabel"]})
+    (fault,) = document_faults(refused.value, Chosen)
+    assert fault.path == "/measures/1"
+    assert "did you mean 'table'?" in fault.message
+    with pytest.raises(ValidationError) as refused:
+        Chosen.model_validate({"measures": 5})
+    assert {fault.path for fault in document_faults(refused.value, Chosen)} == {"/measures"}

@@ -17,6 +17,8 @@ from pyarrow import parquet
 
 from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
 from recipes.draft import draft_text
+from undersong.cli.data import _verdict
+from undersong.client.types import Comparison
 
 
 def undersong(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -140,3 +142,19 @@ def test_drafts_of_typed_files(tmp_path: Path) -> None:
     assert (entry.channel_axis, entry.label, entry.ranges) == ("last", "y", {"x": (0, 7)})
     np.savez(tmp_path / "scans.npz", x=np.arange(27).reshape(3, 3, 3), y=np.array([0, 1, 1]))
     assert load_dataset(drafted(tmp_path / "scans.npz")).features.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("states", "labels", "said"),
+    [
+        (["same", "matched"], ["y", "y"], "the sites match"),
+        (["same", "partial"], ["y", "y"], "not all sites have c1: jobs leave that out unless they list it"),
+        (["different", "partial"], ["y", "y"], "the sites do not match"),
+        (["same", "partial"], ["y", "z"], "the sites do not match"),
+    ],
+)
+def test_a_comparison_ends_with_what_it_means_for_a_job(states: list[str], labels: list[str], said: str) -> None:
+    columns = [{"name": f"c{place}", "state": state} for place, state in enumerate(states)]
+    matches = said == "the sites match"
+    found = {"dataset": "d", "sites": ["a", "b"], "labels": dict(zip("ab", labels, strict=True)), "matches": matches}
+    assert _verdict(Comparison.model_validate(found | {"columns": columns})).startswith(said)

@@ -64,7 +64,7 @@ def compare(
     profile: common.ProfileName = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Show how the sites declare a data set, column by column; exit with 1 where they cannot train together."""
+    """Show how the sites declare a data set, column by column; exit with 1 unless all have the same columns."""
     with common.connect(profile) as client:
         found = client.compare_data(common.find_federation(client, federation).id, dataset)
     if as_json:
@@ -88,7 +88,16 @@ def _print(found: Comparison) -> None:
     one = len(set(labels.values())) == 1
     said = next(iter(labels.values())) if one else ", ".join(f"{label} at {site}" for site, label in labels.items())
     common.console.print(f"label: {said}", markup=False, soft_wrap=True)
-    common.console.print("the sites match" if found.matches else "the sites do not match", style="bold")
+    common.console.print(_verdict(found), style="bold", markup=False, soft_wrap=True)
+
+
+def _verdict(found: Comparison) -> str:
+    if found.matches:
+        return "the sites match"
+    partial = [column.name for column in found.columns if column.state == "partial"]
+    if len(set(found.labels.values())) > 1 or any(column.state == "different" for column in found.columns):
+        return "the sites do not match"
+    return f"not all sites have {', '.join(partial)}: jobs leave that out unless they list it; all else matches"
 
 
 def _missing(column: ColumnComparison) -> list[str]:

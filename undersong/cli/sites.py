@@ -74,7 +74,7 @@ def re_enroll(
         document = {"site": site.model_dump(mode="json"), "config": str(folder.config), "revoked": len(valid)}
         common.print_json(document)
         return
-    common.console.print(f"{len(valid)} certificates of {site.name} are revoked", markup=False)
+    common.console.print(f"certificates of {site.name} revoked: {len(valid)}", markup=False)
     if there:
         line = f"its new token is in {folder.path / 'enrol-token'}: a running agent takes it up within a minute"
         common.console.print(line, markup=False, soft_wrap=True)
