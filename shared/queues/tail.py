@@ -57,6 +57,7 @@ class OutboxTail:
 
     async def _follow(self, handling: asyncio.TaskGroup) -> None:
         log.warning("outbox.followed", topics=self._topics)
+        self._floor = None  # Redis may have answered for days: what it announced meanwhile is not read again
         while self._streams.failing:
             heed_cancellation()
             try:
@@ -76,7 +77,7 @@ class OutboxTail:
         """Return events that this tail has not handed on; the first look goes a little back."""
         outbox, since = self._database.common.outbox, await tx.now() - _LOOK_BACK
         if self._floor is None:
-            last = await tx.session.scalar(select(func.max(outbox.c.id))) or 0
+            last = await tx.session.scalar(select(func.max(outbox.c.id)).where(outbox.c.created_at <= since)) or 0
             self._floor = max(0, last - _OVERLAP)
         query = select(outbox).where(outbox.c.id > self._floor, outbox.c.topic.in_(self._topics))
         rows = (await tx.session.execute(query.order_by(outbox.c.id).limit(_BATCH))).all()

@@ -296,6 +296,44 @@ async def test_an_event_that_commits_late_is_not_missed_by_the_tail(database: Da
         await until(lambda: heard.subjects == ["row1001", "row1000"])
 
 
+async def test_the_tail_begins_near_the_end_each_time_that_redis_fails(
+    database: Database, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was announced in days of health must not be read through before the first hint is given."""
+    outbox, heard = database.common.outbox, Heard()
+    tail = OutboxTail(database, streams, consumers=[consumer(streams, heard)])
+
+    async def insert(numbers: range, age: timedelta) -> None:
+        async def work(tx: Transaction) -> None:
+            row = {"topic": "topic", "type": "x", "created_at": await tx.now() - age}
+            rows = [row | {"id": n, "event_id": new_id("evt"), "subject": f"row{n}"} for n in numbers]
+            await tx.session.execute(outbox.insert(), rows)
+
+        await database.run("test", work)
+
+    streams.note_failure("test", OSError())
+    async with background(tail.run()):
+        await insert(range(1, 2), timedelta(0))
+        await until(lambda: heard.subjects == ["row1"])
+    await insert(range(1000, 6000), timedelta(hours=1))
+    burst = range(7000, 7400)  # more than the overlap of two looks
+    await insert(burst, timedelta(0))
+    found: list[int] = []
+    look = tail._new_events
+
+    async def counted(tx: Transaction) -> list[Event]:
+        events = await look(tx)
+        found.append(len(events))
+        return events
+
+    monkeypatch.setattr(tail, "_new_events", counted)
+    streams.note_failure("test", OSError())
+    async with background(tail.run()):
+        await until(lambda: burst[-1] in {int(subject[3:]) for subject in heard.subjects})
+    assert found[0] == len(burst), "the first look finds the newest"
+    assert sorted(heard.subjects) == sorted(["row1", *(f"row{n}" for n in burst)])
+
+
 @pytest.mark.parametrize("put", ["set", "lpush", "hset"])
 async def test_keys_of_another_type_are_replaced(streams: Streams, put: str) -> None:
     """Somebody wrote a string, a list or a hash where a stream belongs: announcing and consuming go on."""
