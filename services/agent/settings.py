@@ -101,7 +101,7 @@ def load(config: Path) -> AgentSettings:
     if config.exists():
         try:
             raw = load_document(config.read_text()) or {}
-        except NotYaml as error:
+        except (NotYaml, UnicodeDecodeError) as error:
             raise ConfigError(f"{config}: not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{config}: a mapping of settings is expected")

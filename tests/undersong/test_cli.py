@@ -154,3 +154,12 @@ def test_doctor_finds_what_is_away_and_what_waits(run: Run, server: Any) -> None
 def test_help_needs_no_platform(words: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", "from undersong.cli import main; main()", *words], capture_output=True)
     assert b"Usage" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "a: 1e400", "a: !!binary aGk=", 'a: "\\ud800"', "a: \xff"])
+def test_a_job_file_that_no_request_can_hold_is_one_line(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.yaml").write_bytes(text.encode("latin-1"))
+    code, out, err = run("job", "submit", "job.yaml")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: job.yaml cannot be read: ")
+    assert "Traceback" not in err

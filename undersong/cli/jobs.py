@@ -120,11 +120,12 @@ def read_spec(file: Path) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
         spec = json.loads(text) if file.suffix == ".json" else load_document(text)
+        json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()  # YAML also holds what no request can
     except OSError as error:
         raise UndersongError(
             f"{file} cannot be read: {error.strerror}", remedy="name a file, or - for stdin"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
         raise UndersongError(f"{file} holds no mapping", remedy="see examples/hospital/job.yaml")
