@@ -227,11 +227,16 @@ class Rounds:
             tx.after_commit(lambda: self._count(over, over.got))
             if job.round_id != round_id:
                 return None
-            job = job.setback(over.reason or "round-failed", now, ended, spent=spent)
-            if repeats or await self._hopeless(tx, job, round_):
-                await self._finish(tx, job, Finished(JobState.FAILED, over.reason or "round-failed"))
-                return None
-            return await self._plan(tx, job)
+            failure = over.reason or "round-failed"
+            job = job.setback(failure, now, ended, spent=spent)
+            end = await self._end_of(tx, job, round_)
+            if repeats or end is JobState.FAILED:
+                await self._finish(tx, job, Finished(JobState.FAILED, failure))
+            elif end is JobState.PAUSED:
+                await self._stall(tx, job, failure)
+            else:
+                return await self._plan(tx, job)
+            return None
 
         return await self._database.run("round.fail", work)
 
@@ -298,19 +303,26 @@ class Rounds:
     async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
         since = await tx.now() - self._timing.lease
         sites = await SiteRepository(tx).present(job.federation_id, since)
-        out = job.progress.unable | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
+        out = set(job.progress.unable) | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
         able = [site for site in sites if site.id not in out]
         return [site.id for site in able if absence(site, job.spec, job.resolved) is None]
 
     @staticmethod
-    async def _hopeless(tx: Transaction, job: Job, round_: Round) -> bool:
-        """Whether any further attempt at the round's step would fail for what the sites have reported."""
-        unable = job.progress.unable | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
-        if not unable or owed_to_job(round_.kind, job.progress.causes, unable):
-            return bool(unable)
+    async def _end_of(tx: Transaction, job: Job, round_: Round) -> JobState | None:
+        """Whether what the sites reported leaves the step to be tried again (None), the job paused, or failed.
+
+        Too few may be left because sites were excluded (final), or because sites say that they cannot do it: where
+        only few say so the job pauses, since a site may lie or its owner may change what it says.
+        """
+        reported, excluded = job.progress.unable, {t.site_id for t in await TaskRepository(tx).at_fault(job.id)}
+        if owed_to_job(round_.kind, reported):
+            return JobState.FAILED
         members = [site.facts() for site in await SiteRepository(tx).of_federation(job.federation_id)]
-        able = [site for site in members if site.id not in unable]
-        return sum(absence(site, job.spec, job.resolved) is None for site in able) < round_.min_cohort
+        fit = [s.id for s in members if s.id not in excluded and absence(s, job.spec, job.resolved) is None]
+        able = sum(site not in reported for site in fit)
+        if not (reported or excluded) or able >= round_.min_cohort:
+            return None
+        return JobState.FAILED if len(fit) < round_.min_cohort or 2 * able <= len(fit) else JobState.PAUSED
 
     async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
         """Too few sites are there. Waiting has the deadline of a round."""

@@ -1,7 +1,7 @@
 """Why rounds fail: the sites' faults grouped for people, and which of them every further attempt would meet again."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ _REPEATING: Final = frozenset(
         "no-examples",
         "not-contained",
         "protocol-unknown",
+        "sample-count-changed",
         "sample-limits-changed",
         "statistics-unreadable",
     }
@@ -88,9 +89,10 @@ def causes_of(tasks: Iterable[Task]) -> tuple[Cause, ...]:
     return tuple(Cause(code or "unknown", message, sites) for (code, message), sites in ranked[:MOST_CAUSES])
 
 
-def unable(tasks: Iterable[Task]) -> frozenset[SiteId]:
-    """Return the sites that would fail in the same way in another attempt at the same step."""
-    return frozenset(task.site_id for task in tasks if task.state is TaskState.REJECTED and repeats(task.code))
+def unable(tasks: Iterable[Task]) -> dict[SiteId, str]:
+    """Return the sites that would fail in the same way in another attempt at the same step, each with its code."""
+    rejected = (task for task in tasks if task.state is TaskState.REJECTED and repeats(task.code))
+    return {task.site_id: task.code or "" for task in rejected}
 
 
 def repeats(code: str | None) -> bool:
@@ -100,17 +102,16 @@ def repeats(code: str | None) -> bool:
     return code in _REPEATING or code.startswith(_REPEATING_FAMILIES)
 
 
-def owed_to_job(kind: RoundKind, causes: Iterable[Cause], unable: frozenset[SiteId]) -> bool:
-    """Whether the job itself is at fault: a round that reads no data met the same recipe error at several sites."""
-    erred = any(cause.code == "recipe-error" for cause in causes)
-    return kind is RoundKind.INITIALISE and erred and len(unable) >= _OPINIONS
+def owed_to_job(kind: RoundKind, unable: Mapping[SiteId, str]) -> bool:
+    """Whether the job itself is at fault: a round that reads no data met a recipe's error at several sites."""
+    return kind is RoundKind.INITIALISE and list(unable.values()).count("recipe-error") >= _OPINIONS
 
 
 def reason_sentence(code: str) -> str:
     """Say a reason code as a sentence; other text stays as it is."""
     name, _, step = code.partition(":")
     if name == "quorum" and step:
-        return f"Fewer sites than the minimum cohort came to the step {step} within its part of the round's time."
+        return f"Fewer sites than the minimum cohort came to the step {step}, which has a part of the round's time."
     return _REASONS.get(code, code)
 
 

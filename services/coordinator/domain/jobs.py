@@ -195,7 +195,7 @@ class Job:
             failures=self.progress.failures + 1,
             settled=self.progress.settled + int(spent),
             causes=causes_of(tasks),
-            unable=self.progress.unable | unable(tasks),
+            unable={**self.progress.unable, **unable(tasks)},
         )
         return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now + progress.rest)
 
@@ -214,7 +214,7 @@ class Job:
     def resume(self, now: datetime) -> "Job":
         """Plan rounds again, with all attempts, from the last good version. Idempotent."""
         self._must_go_on()
-        progress = replace(self.progress, excused=self.progress.failures, unable=frozenset())
+        progress = replace(self.progress, excused=self.progress.failures, unable={})
         return replace(
             self,
             state=JobState.RUNNING,

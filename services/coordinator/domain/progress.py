@@ -54,7 +54,7 @@ class Progress:
     """What a job has done: its model, rounds trained, last evaluation, and failures of the step it is at.
 
     `excused` are the failures before a person last resumed the job. `causes` say why the last attempt failed, and
-    `unable` are the sites that would fail again at this step in the same way; both end with the step.
+    `unable` are the sites that would fail again at this step in the same way, with the code; both end with the step.
     `asked` counts the rounds of a statistics job that were answered.
     `settled` counts the steps that nobody will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
@@ -70,11 +70,11 @@ class Progress:
     scores: Sequence[Mapping[str, float]] = field(default=())
     excused: int = 0
     causes: tuple[Cause, ...] = ()
-    unable: frozenset[SiteId] = frozenset()
+    unable: Mapping[SiteId, str] = field(default_factory=dict)
 
     def settle(self) -> "Progress":
         """The step is done: nobody will be asked it again, and its failures are forgotten."""
-        return replace(self, settled=self.settled + 1, failures=0, excused=0, causes=(), unable=frozenset())
+        return replace(self, settled=self.settled + 1, failures=0, excused=0, causes=(), unable={})
 
     @property
     def tries(self) -> int:

@@ -202,7 +202,7 @@ def _values(job: Job) -> dict[str, Any]:
 
 def _progress(progress: Progress) -> dict[str, Any]:
     """Leave out what is as at the start and came with a later version: the version before can go on with the job."""
-    known = asdict(progress) | {"unable": sorted(progress.unable)}
+    known = asdict(progress)
     return {name: value for name, value in known.items() if value or name not in _LATER}
 
 
@@ -210,7 +210,7 @@ def _job(row: JobRow) -> Job:
     progress = dict(row.progress)
     scores = tuple(progress.pop("scores", ()))
     causes = tuple(Cause(**cause) for cause in progress.pop("causes", ()))
-    unable = frozenset(SiteId(site) for site in progress.pop("unable", ()))
+    unable = {SiteId(site): str(code) for site, code in progress.pop("unable", {}).items()}
     if "settled" not in progress:  # stored by a version that numbered rounds by kind; ahead of all those numbers
         progress["settled"] = progress.get("trained", 0) + progress.get("evaluated", 0) + 2
     return Job(

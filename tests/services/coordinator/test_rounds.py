@@ -229,6 +229,41 @@ async def test_a_fault_that_repeats_is_not_tried_again(world: World) -> None:
     assert (told["type"], told["data"]["causes"]) == ("job.failed", found["causes"])
 
 
+async def test_one_site_that_refuses_pauses_a_job_that_needs_it_and_ends_it_not(world: World) -> None:
+    """All four sites are needed and one refuses: nothing is tried again, and once its owner agrees the job goes on."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation, cohort={"min": 4})
+    await world.conductor.advance(job["id"])
+    done = await work_once(world, agents[:3])
+    await fail_tasks(agents[3:], "policy-engine")
+    await world.conductor.drive(done[0]["round_id"])
+    await world.conductor.drive(done[0]["round_id"])
+    found = await world.get_job(job["id"])
+    assert (found["state"], found["reason"], len(await rounds_of(world, job))) == ("paused", "quorum", 1)
+    assert [cause["code"] for cause in found["causes"]] == ["policy-engine"]
+    await world.admin.post(f"/v1/jobs/{job['id']}/resume")
+    await world.conductor.advance(job["id"])
+    assert len(await work_once(world, agents)) == 4
+
+
+async def test_opinions_on_the_first_model_are_those_on_its_recipe(world: World) -> None:
+    """A site's policy refusal does not make one site's word about the recipe the second of two."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    (round_id,) = {lease["round_id"] for lease in await work_once(world, agents)}
+    await world.conductor.drive(round_id)
+    for code in ("policy-recipe", "recipe-error"):
+        round_id = (await world.get_job(job["id"]))["round_id"]
+        (chosen,) = (await world.get_round(round_id))["cohort"]
+        await fail_tasks([agent for agent in agents if agent.id == chosen], code)
+        await world.conductor.drive(round_id)
+        await world.conductor.drive(round_id)
+    assert (await world.get_job(job["id"]))["state"] == "running"
+
+
 async def test_a_bad_parameter_is_told_by_two_sites_and_not_by_one(world: World) -> None:
     """The first model fails at one site: another is asked, since one site may lie; when it agrees, the job fails."""
     federation = await world.federation()
