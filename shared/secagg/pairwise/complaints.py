@@ -2,7 +2,9 @@
 
 A client that cannot open an envelope, or finds another share in it than its dealer committed to, complains and goes on:
 t of k shares are enough. A dealer about whom more clients complain than are planned to be corrupt is left out of U2
-before U2 is frozen, so no complaint that is made up, alone or by all corrupt clients together, removes an honest one.
+before U2 is frozen, so no complaint that is made up, alone or by all corrupt clients together, blames an honest one.
+Where the threshold leaves no slack (with the default third of corrupt clients, when three divides the cohort), all of
+them together can still leave it too few usable shares and so keep it out of one round, without blame.
 A complaint shows nothing but its three fields.
 """
 
