@@ -100,6 +100,17 @@ def test_the_sites_faults_are_one_line_each(run: Run, server: Any, state: str) -
     assert f"undersong job {'resume' if state == 'paused' else 'show'} job_1" in err
 
 
+def test_a_key_that_comes_twice_in_a_job_file_is_refused(run: Run, tmp_path: Path) -> None:
+    """In JSON as in YAML: which of the two was meant is not guessed."""
+    (tmp_path / "job.json").write_text('{"name": "a", "rounds": 1, "rounds": 2}')
+    (tmp_path / "job.yaml").write_text("name: a\nrounds: 1\nrounds: 2\n")
+    for name, said in (("job.json", "a key twice"), ("job.yaml", "rounds")):
+        code, _, err = run("job", "submit", name)
+        assert code == 1
+        assert said in err
+        assert f"{name} cannot be read" in err
+
+
 def test_a_file_that_is_no_job_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("a: [")
     code, _, err = run("job", "submit", "job.yaml")

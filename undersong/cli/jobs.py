@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.errors import Refusal
+from shared.web.jsons import check_json
 from shared.yaml_texts import load_document
 from undersong.cli import common, job_page
 from undersong.cli.following import follow_job
@@ -119,13 +121,15 @@ def read_spec(file: Path) -> dict[str, Any]:
     """A job's specification from YAML or JSON; "-" is standard input."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        if file.suffix == ".json":
+            check_json(text.encode())
         spec = json.loads(text) if file.suffix == ".json" else load_document(text)
         json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()  # YAML also holds what no request can
     except OSError as error:
         raise UndersongError(
             f"{file} cannot be read: {error.strerror}", remedy="name a file, or - for stdin"
         ) from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, Refusal) as error:
         raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
         raise UndersongError(f"{file} holds no mapping", remedy="see examples/hospital/job.yaml")
