@@ -99,7 +99,7 @@ class LocalBlobs:
             file = await asyncio.to_thread(_open_at, path, start)
         except FileNotFoundError as error:
             raise _missing(digest) from error
-        left = max(0, (end if end is not None else path.stat().st_size) - start)
+        left = max(0, (end if end is not None else os.fstat(file.fileno()).st_size) - start)
         try:
             while left:
                 data = await asyncio.to_thread(file.read, min(CHUNK, left))

@@ -101,9 +101,9 @@ class StrategyRef(Document):
 class LogHead(Document):
     """The transparency log's size and root at one time (Unix milliseconds), signed by keys over `statement`."""
 
-    size: int = Field(ge=0, lt=2**63)
+    size: int = Field(ge=0, lt=2**63, strict=True)
     root: DigestText
-    timestamp_ms: int = Field(ge=0, lt=2**63)
+    timestamp_ms: int = Field(ge=0, lt=2**63, strict=True)
     keyid: DigestText
     signature: SignatureHex
 

@@ -48,7 +48,7 @@ def test_evidence_is_written_and_verifies_without_the_platform(run: Run, server:
     server.seen.clear()
     code, out, _ = run("verify", "rnd_train", "--evidence", "e.json", "--ca", FEDERATION.fingerprint)
     assert code == 0
-    assert "verified: all 19 checks passed" in out
+    assert "verified: all 20 checks passed" in out
     assert "Masks hid each update from every service" in out
     assert len(out.splitlines()) <= 30
     assert server.seen == []
@@ -60,7 +60,7 @@ def test_a_changed_file_is_not_verified(run: Run, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(text.replace(digest, "6" * 64))
     code, out, _ = run("verify", "rnd_train", "--evidence", "e.json", "--ca", FEDERATION.fingerprint)
     assert code == 1
-    assert "NOT verified: 3 of 19 checks failed" in out
+    assert "NOT verified: 3 of 20 checks failed" in out
     (tmp_path / "e.json").write_text(text.replace(" ", "  ", 1))
     code, out, _ = run("verify", "rnd_train", "--evidence", "e.json", "--ca", FEDERATION.fingerprint, "--json")
     found = json.loads(out)

@@ -86,7 +86,7 @@ class UpdatePart(Part):
     weight_unit: int | None = Field(default=None, ge=1, le=2**53, strict=True)
     modulus_bits: Literal[16, 24, 32, 64] = 32
     noise_multiplier: float | None = Field(default=None, ge=0.001, le=15, strict=True)
-    norm_equality_proofs: Literal[1, 2] | None = None
+    norm_equality_proofs: int | None = Field(default=None, ge=1, le=2, strict=True)
 
 
 class EarlyStopPart(Part):
