@@ -302,7 +302,7 @@ def test_an_agent_is_looked_at_beside_its_files(platform: Platform) -> None:
     assert answer.status_code == 201, answer.text
     assert "laptop stolen" in broken(examine_agent(config))["certificate"][0].detail
     (subject,) = (name for name in examined(platform) if name.startswith("certificate of site"))
-    assert "fresh token" in examined(platform)[subject][0].remedy
+    assert f"undersong site re-enroll {subject.split()[-1]}" in examined(platform)[subject][0].remedy
 
 
 @pytest.mark.parametrize(

@@ -141,10 +141,7 @@ def _certificates(client: Client) -> Iterator[Finding]:
             newest[name] = found
     fine = 0
     for name, found in newest.items():
-        subject, again = (
-            f"certificate of {name}",
-            "enrol it again: undersong site re-enroll NAME; docs/operations.md, Secrets",
-        )
+        subject, again = f"certificate of {name}", _again(found["kind"], found["name"])
         if found["revoked_at"] is not None:
             yield Finding("fault", subject, f"revoked: {found['reason'] or 'no reason given'}", again)
             continue
@@ -154,6 +151,13 @@ def _certificates(client: Client) -> Iterator[Finding]:
             yield judged
         fine += judged.state == "ok"
     yield Finding("ok", "certificates", f"{fine} of {len(newest)} parties have a good one")
+
+
+def _again(kind: str, name: str) -> str:
+    """How a party whose certificate is of no use any more gets another."""
+    if kind == "site":
+        return f"enrol it again: undersong site re-enroll {name}; docs/operations.md, Secrets"
+    return "enrol it again with a fresh token of keys' operator; docs/operations.md, Secrets"
 
 
 def _sites(client: Client) -> Iterator[Finding]:
