@@ -185,7 +185,7 @@ def test_a_platform_goes_on_where_it_was(tmp_path: Path) -> None:
         platform.wait_sites_online(len(SITES))
         job = platform.client.submit_job(null_job(platform, "on", rounds=12))
         deadline = Deadline(60)
-        while not train_rounds(platform.client, job) and time.monotonic() < deadline:
+        while not train_rounds(platform.client, job) and not deadline.over():
             time.sleep(0.1)
     with Platform(tmp_path) as platform:
         assert platform.client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
