@@ -47,6 +47,9 @@ MEASURES = {
 }
 
 
+PLANNED = {"corrupt": 1 / 3, "dropout": 0.3, "quorum": True, "nonce_commitment": "0" * 64}  # as a coordinator plans
+
+
 def asks(engine: str = "pairwise", kind: str = "train", recipe: str = "null", measure: str = "", **changes):
     """A manifest for this site; of a statistics job where it names a measure."""
     params = {"measures": [MEASURES[measure]], "min_cell": 5, "min_sites": 3} if measure else {}
@@ -57,6 +60,7 @@ def asks(engine: str = "pairwise", kind: str = "train", recipe: str = "null", me
         "recipe": {"name": recipe, "digest": CODE, "params": params},
         "data": {"dataset": "heart", "features": ["age"], "label": None},
         **encoding,
+        **({"engine_params": PLANNED} if engine == "pairwise" else {}),
         **changes,
     }
     return make_manifest(**{"min_cohort": 3, **fields})
