@@ -97,6 +97,7 @@ def test_a_frozen_nursery_is_replaced_and_blocks_nobody(
     """A child's end is told by the kernel; an order that is not carried out in time is not carried out later."""
     child, first = stay(forks, tmp_path), forks.pid
     monkeypatch.setattr("undersong.local.forks.FORK_S", 0.5)
+    monkeypatch.setattr("undersong.local.forks.CODE_S", 0.5)
     os.kill(first, signal.SIGSTOP)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(20) == GONE

@@ -25,7 +25,7 @@ GONE: Final = -signal.SIGKILL
 """The exit code of children whose end nobody could tell, because the nursery itself is gone or frozen."""
 IMPORT_S: Final = 180.0  # until a new nursery has imported what services share, on a machine that is very busy
 FORK_S: Final = 15.0  # until one that has imported it forks: milliseconds, unless it is frozen
-CODE_S: Final = 1.0  # between a child's end and its exit code
+CODE_S: Final = 10.0  # between a child's end and its exit code: milliseconds, on a machine that is very busy seconds
 
 
 class Forked:
@@ -67,8 +67,9 @@ class Forked:
         self._born.set()
 
     def orphaned(self) -> None:
-        """The nursery is gone: who waits for a birth that never came waits no longer."""
+        """The nursery is gone: who waits for a birth or a code that it will never tell waits no longer."""
         self._born.set()
+        self._told.set()
 
     def told(self, code: int) -> None:
         """Take its exit code, as the nursery tells it."""
@@ -82,7 +83,7 @@ class Forked:
 
     def _over(self, timeout_s: float | None) -> bool:
         """Whether the kernel says that it has ended, within the time."""
-        if self._pidfd is None:
+        if self._pidfd is None:  # its code, or that nobody can tell it
             return self._told.wait(timeout_s)
         waiting = select.poll()
         waiting.register(self._pidfd, select.POLLIN)
