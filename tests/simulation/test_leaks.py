@@ -60,7 +60,7 @@ class Run:
         with watching(self.engine.look), watching(servers.look):
             for engine in ENGINES:
                 self.jobs[engine] = self._run(engine)
-                kept = sorted(self.home.glob(f"sites/*/**/home/{engine}-*.npz"))  # the recipe's own home at each site
+                kept = sorted(self.home.glob(f"sites/*/**/home/*/{engine}-*.npz"))  # each child has a home of its own
                 self.updates[engine] = [dict(np.load(file)) for file in kept]
         self.servers = servers.secrets()
         self.haystack.take()
