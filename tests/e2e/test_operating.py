@@ -274,6 +274,8 @@ def set_back(url: str, service: str) -> None:
                 if table.name not in then.tables:
                     table.drop(connection)
             for name, table in then.tables.items():
+                for index in {i.name for i in now.tables[name].indexes} - {i.name for i in table.indexes}:
+                    connection.exec_driver_sql(f"DROP INDEX {index}")
                 for column in set(now.tables[name].columns.keys()) - set(table.columns.keys()):
                     connection.exec_driver_sql(f"ALTER TABLE {name} DROP COLUMN {column}")
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (revision,))
