@@ -127,8 +127,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         platform.federation()
         made = Site(folder, urls, proxy, Path(platform.profile.ca_file), environment)
         deadline = Deadline(WAIT_S)
-        while (found := made.run("federation", "list")).returncode:  # services take the certificates up by themselves
-            assert not deadline.over(), found.stderr
+        ready = f"ready at https://{HOST}"  # services take the certificates up by themselves, each in its own time
+        while " ".join((found := made.run("doctor")).stdout.split()).count(ready) < len(SERVICES):
+            assert not deadline.over(), found.stdout
         yield made
 
 
