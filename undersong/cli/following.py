@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from undersong.cli import common
@@ -24,11 +25,12 @@ def follow_job(
 ) -> JobProgress:
     """Show a job's progress until it ends; what was seen of it.
 
-    `total`, `done` and `note` describe the bar. Nothing is shown when `quiet`.
+    `total`, `done` and `note` describe the bar. Nothing is shown when `quiet`. `transient` progress leaves standard
+    output to the command's answer: the bar goes at the end, and lines are written to standard error.
     """
     seen = JobProgress()
     if quiet or not sys.stdout.isatty():
-        lines = _Lines(quiet=quiet)
+        lines = _Lines(common.complaints if transient else common.console, quiet=quiet)
         for event in client.follow(job.id):
             lines.show(event, _take(client, job.id, seen, event))
         return seen
@@ -61,7 +63,8 @@ def _take(client: Client, job_id: str, seen: JobProgress, event: Event) -> list[
 class _Lines:
     """What happens, a line each, for files and other programs."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, to: Console, *, quiet: bool) -> None:
+        self._to = to
         self._quiet, self._ended, self._state = quiet, set[str](), ""
 
     def show(self, event: Event, changed: list[RoundProgress]) -> None:
@@ -77,9 +80,8 @@ class _Lines:
             self._state = state
             self._print(f"job {state}")
 
-    @staticmethod
-    def _print(line: str) -> None:
-        common.console.print(f"{datetime.now().astimezone():%H:%M:%S}  {line.rstrip()}", markup=False, soft_wrap=True)
+    def _print(self, line: str) -> None:
+        self._to.print(f"{datetime.now().astimezone():%H:%M:%S}  {line.rstrip()}", markup=False, soft_wrap=True)
 
 
 def _outcome(round_: RoundProgress) -> str:
