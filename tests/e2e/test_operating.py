@@ -143,19 +143,6 @@ def test_a_job_that_the_sites_refuse_fails_at_once_and_says_why(platform: Platfo
     assert "twoserver" in cause.sentence
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="services are forked on Linux only")
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:
-    """Frozen or killed, it takes nothing along, and what dies afterwards is started again."""
-    assert platform._forks is not None
-    before = {name: process.pid for name, process in platform.processes.items()}
-    os.kill(platform._forks.pid, number)
-    one_more(platform, job)
-    assert {name: process.pid for name, process in platform.processes.items()} == before
-    platform.kill("aggregator.worker")
-    one_more(platform, job)
-
-
 def test_rounds_go_on_while_redis_is_frozen(platform: Platform, job: Job) -> None:
     """The server accepts connections and answers nothing: rounds go on by looks at SQL, and after it as before."""
     valkey = platform.processes["valkey"].pid
@@ -302,3 +289,19 @@ def task_of(platform: Platform, job: Job, site: str) -> dict[str, Any]:
             tasks = platform.client.round(round_.id).model_dump(mode="json")["tasks"]
             return next((task for task in tasks if task["site_name"] == site), {})
     return {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="services are forked on Linux only")
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:
+    """Frozen or killed, it takes nothing along, and what dies afterwards is started again.
+
+    Last in this file: nobody can tell the exit codes of what the killed one had forked.
+    """
+    assert platform._forks is not None
+    before = {name: process.pid for name, process in platform.processes.items()}
+    os.kill(platform._forks.pid, number)
+    one_more(platform, job)
+    assert {name: process.pid for name, process in platform.processes.items()} == before
+    platform.kill("aggregator.worker")
+    one_more(platform, job)
