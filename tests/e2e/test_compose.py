@@ -6,14 +6,11 @@
 import hashlib
 import json
 import socket
-import time
-from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
-from tests.e2e.containers import BUILD_S, JOB_S, ROOT, SERVICES, START_S, Compose, has_engine, online, wait
+from tests.e2e.containers import BUILD_S, JOB_S, SERVICES, START_S, Compose, has_engine, online, wait
 
 pytestmark = [
     pytest.mark.docker,
@@ -122,21 +119,3 @@ def test_redis_is_wiped_workers_are_killed_and_keys_are_changed(compose: Compose
     compose("start", *(f"{name}-worker" for name in SERVICES))
     assert compose.certificate("coordinator") != before
     compose.cli("job", "watch", submitted["id"], timeout_s=JOB_S)
-
-
-def test_any_one_container_may_freeze_or_die_while_a_job_runs(compose: Compose, tmp_path: Path) -> None:
-    """One after another is paused for a moment, then killed and started: the job still runs to its end."""
-    document = yaml.safe_load((ROOT / "examples" / "hospital" / "job.yaml").read_text()) | {
-        "name": "one-at-a-time",
-        "rounds": 40,
-    }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
-    submitted = json.loads(compose.cli("job", "submit", str(tmp_path / "job.yaml"), "--json"))
-    for name in ("postgres", "redis", *(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))):
-        compose("pause", name)
-        time.sleep(1)
-        compose("unpause", name)
-        compose("kill", "--signal", "KILL", name)
-        compose("start", name)
-    ended = json.loads(compose.cli("job", "watch", submitted["id"], "--json", timeout_s=JOB_S))
-    assert (ended["state"], ended["progress"]["trained"]) == ("succeeded", 40)
