@@ -191,10 +191,11 @@ def no_database(platform: Platform) -> Iterator[None]:
 )  # fmt: skip
 def test_a_broken_part_is_named(platform: Platform, subject: str, cause: str, remedy: str, break_it: Break) -> None:
     with break_it(platform):
-        for _ in range(100):  # a service notices at its next request, and connections that it has may last a moment
+        for _ in range(200):  # a service notices at its next request, and keeps the reason it noted for some seconds
             found = examined(platform).get(subject, [])
             if any(cause in finding.detail for finding in found):
                 break
+            time.sleep(0.1)
     assert [f.remedy for f in found if cause in f.detail and remedy in f.remedy], found
 
 
