@@ -1,6 +1,8 @@
 """Both clients against a real HTTP server: typed answers, refusals as exceptions, repeats with one idempotency key."""
 
 import hashlib
+import inspect
+import json
 import socket
 import ssl
 import threading
@@ -8,11 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from shared.clock import utc_now
 from shared.identity.transport import TransportAuthority
-from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, wire
+from undersong import unasync
+from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, calls, wire
 from undersong.profile import Profile
 
 JOB = {"id": "job_1", "name": "j", "federation_id": "fed_1", "state": "running", "spec": {"rounds": 2}}
@@ -30,7 +34,7 @@ def test_a_repeat_carries_the_same_idempotency_key(server: Any) -> None:
     server.say("POST /v1/jobs", {"detail": "wait"}, 503, retry_after="0")
     server.say("POST /v1/jobs", JOB, 201)
     with Client(server.profile) as client:
-        assert client.submit_job({"name": "j"}).id == "job_1"
+        assert client.submit_job({"name": "j", "federation_id": "fed_1"}).id == "job_1"
     keys = {headers["idempotency-key"] for _, _, headers, _ in server.seen}
     assert len(server.seen) == 2
     assert len(keys) == 1
@@ -45,7 +49,7 @@ def test_a_refusal_carries_every_fault(server: Any) -> None:
     }
     server.say("POST /v1/jobs", problem, 422)
     with Client(server.profile) as client, pytest.raises(ApiError) as refusal:
-        client.submit_job({})
+        client.submit_job({"federation_id": "fed_1"})
     assert (refusal.value.status, refusal.value.slug) == (422, "invalid")
     assert refusal.value.errors == (("/rounds", "too few"), ("/data", "missing"))
 
@@ -174,9 +178,110 @@ def test_event_lines_become_events() -> None:
 
 
 def test_both_clients_offer_the_same_calls() -> None:
-    """What one of the two lacks is administration, which scripts do with the ordinary client."""
-    names = {name for name in vars(AsyncClient) if not name.startswith("_")}
-    assert names <= {name for name in vars(Client) if not name.startswith("_")}
+    """Same methods, same signatures, same docstrings; only what awaits differs."""
+    sync, awaited = (
+        {name: found for name, found in vars(client).items() if not name.startswith("_")}
+        for client in (Client, AsyncClient)
+    )
+    assert list(sync) == list(awaited)
+    assert len(sync) >= 45
+    for name in (*sync, "__init__"):
+        one, other = getattr(Client, name), getattr(AsyncClient, name)
+        assert inspect.getdoc(one) == inspect.getdoc(other), name
+        assert str(inspect.signature(one)) == as_sync(str(inspect.signature(other))), name
+    assert inspect.getdoc(Client) == as_sync(inspect.getdoc(AsyncClient) or "")
+
+
+def as_sync(text: str) -> str:
+    for awaited, sync in (("AsyncClient", "Client"), ("AsyncBase", "Base"), ("Event, None]", "Event, None, None]")):
+        text = text.replace(awaited, sync)
+    return text.replace("async with", "with").replace("AsyncGenerator", "Generator")
+
+
+def test_the_sync_client_is_generated_from_the_async_one() -> None:
+    """Every file is what `make client` writes."""
+    for source, target in unasync.FILES.items():
+        assert unasync.translated((unasync.HERE / source).read_text(), source) == (unasync.HERE / target).read_text()
+
+
+def test_every_call_has_a_method_in_both_clients() -> None:
+    source = inspect.getsource(AsyncClient)
+    offered = [name for name, found in vars(calls).items() if getattr(found, "__module__", "") == calls.__name__]
+    offered = [name for name in offered if inspect.isfunction(getattr(calls, name)) and name[0] != "_"]
+    assert len(offered) > 30
+    assert not [name for name in offered if f"calls.{name}" not in source]
+
+
+@pytest.mark.parametrize(
+    ("federation", "spec", "sent"),
+    [
+        ("heart", {}, "fed_1"),
+        ("fed_2", {"federation": "heart"}, "fed_2"),
+        (None, {"federation": "lungs"}, "fed_2"),
+        (None, {"federation_id": "heart"}, "fed_1"),
+        (None, {"federation_id": "fed_9"}, "fed_9"),
+        (None, {"federation_id": 7}, 7),
+    ],
+)
+def test_a_jobs_federation_is_named(server: Any, federation: str | None, spec: dict[str, Any], sent: object) -> None:
+    """By argument, then by the document; an id there, or what is no name, is for the service to judge."""
+    listed = [{"id": "fed_1", "name": "heart"}, {"id": "fed_2", "name": "lungs"}]
+    server.say("GET /v1/federations", {"items": listed, "next": None})
+    server.say("POST /v1/jobs", JOB, 201)
+    server.say("POST /v1/jobs/validations", {})
+    with Client(server.profile) as client:
+        client.submit_job({"name": "j", **spec}, federation=federation)
+        client.validate_job({"name": "j", **spec}, federation=federation)
+    bodies = [json.loads(body) for method, _, _, body in server.seen if method == "POST"]
+    assert bodies == [{"name": "j", "federation_id": sent}] * 2
+
+
+def test_a_federation_that_is_not_there_is_refused_with_the_near_ones(server: Any) -> None:
+    listed = [{"id": "fed_1", "name": "heart"}, {"id": "fed_2", "name": "lungs"}]
+    server.say("GET /v1/federations", {"items": listed, "next": None})
+    with Client(server.profile) as client:
+        with pytest.raises(UndersongError, match="did you mean 'heart'"):
+            client.submit_job({"name": "j"}, federation="haert")
+        with pytest.raises(UndersongError, match="there are 2 federations"):
+            client.submit_job({"name": "j"})
+        with pytest.raises(UndersongError, match="no federation is called 'fed_3'"):
+            client.federation("fed_3")
+    assert not [path for method, path, *_ in server.seen if method == "POST"]
+
+
+async def test_requests_go_through_the_callers_transport() -> None:
+    """Nothing goes to the network, in either client, and the caller's time limit reaches the transport."""
+    seen: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx.Response(200, json={"items": [{"id": "fed_1", "name": "heart"}], "next": None})
+
+    profile = Profile(coordinator_url="https://nowhere.invalid", ca_file="/no/such/file")
+    transport = httpx.MockTransport(answer)
+    with Client(profile, transport=transport, timeout=3.0) as client:
+        assert client.federation().name == "heart"
+    async with AsyncClient(profile, transport=transport, timeout=httpx.Timeout(4.0, connect=1.0)) as awaited:
+        assert (await awaited.federation("fed_1")).name == "heart"
+    assert [(one["connect"], one["read"]) for one in seen] == [(3.0, 3.0), (1.0, 4.0)]
+
+
+def test_waiting_ends_at_its_time_limit_while_events_come(server: Any) -> None:
+    """Neither a silent stream nor one that keeps talking holds `wait` beyond its limit."""
+    server.say("GET /v1/jobs/job_1/events", b"id: 1\nevent: round.planned\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1", JOB)
+    with Client(server.profile) as client, pytest.raises(UndersongError, match="within 1 s"):
+        client.wait("job_1", timeout_s=0.6)
+
+
+async def test_the_async_client_downloads(server: Any, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"model").hexdigest()
+    server.say("GET /v1/versions/ver_1", {"id": "ver_1", "model_id": "mdl_1", "number": 1, "content_digest": digest})
+    server.say("GET /v1/versions/ver_1/content", {"detail": "wait"}, 503, retry_after="0")
+    server.say("GET /v1/versions/ver_1/content", b"model")
+    async with AsyncClient(server.profile) as client:
+        assert await client.download("ver_1", tmp_path / "model") == digest
+    assert (tmp_path / "model").read_bytes() == b"model"
 
 
 def test_a_refusal_says_every_fault() -> None:

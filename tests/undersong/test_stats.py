@@ -45,13 +45,13 @@ def test_flags_are_a_query(monkeypatch: pytest.MonkeyPatch, words: list[str], wa
         def __exit__(self, *_: object) -> None:
             pass
 
-        def submit_job(self, spec: dict[str, Any]) -> None:
+        def submit_job(self, spec: dict[str, Any], *, federation: str | None) -> None:
+            assert federation == "heart"
             sent.append(json.loads(json.dumps(spec)))
             raise Stop
 
     monkeypatch.setattr(stats.common, "connect", lambda _: Recorder())
-    monkeypatch.setattr(stats.common, "find_federation", lambda *_: type("F", (), {"id": "fed_1"}))
-    flags = ["--dataset", "heart", "--min-cell", "7", "--min-sites", "4"]
+    flags = ["--dataset", "heart", "--min-cell", "7", "--min-sites", "4", "--federation", "heart"]
     done = CliRunner().invoke(stats.app, ["ask", *words, *flags])
     assert isinstance(done.exception, Stop), done.output
     (spec,) = sent

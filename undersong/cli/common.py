@@ -3,9 +3,9 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -14,11 +14,10 @@ from rich.table import Table
 
 from undersong.cli.screen import screen
 from undersong.client import Client
-from undersong.client.types import Federation, Job, Model, Site
+from undersong.client.naming import one_named
+from undersong.client.types import Job, Model, Site
 from undersong.errors import ApiError, UndersongError
 from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_profiles
-
-Named = TypeVar("Named", Federation, Site, Model)
 
 PIPED_WIDTH = 200  # what reads a pipe is not helped by ids broken over two lines
 console = screen(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -98,33 +97,14 @@ def ago(moment: datetime) -> str:
     return f"{max(seconds, 0):.0f} s ago"
 
 
-def find_federation(client: Client, name: str | None) -> Federation:
-    """The federation by id or name; without a name, the only one."""
-    found = client.federations()
-    if name is None:
-        if len(found) == 1:
-            return found[0]
-        remedy = "undersong federation create NAME" if not found else "name one with --federation"
-        raise UndersongError(f"there are {len(found)} federations", remedy=remedy)
-    return _one_of(found, name, "federation", "undersong federation list")
-
-
 def find_site(client: Client, name: str) -> Site:
-    """The site by id or name."""
-    return _one_of(client.sites(), name, "site", "undersong site list")
+    """Return the site with this id or name."""
+    return one_named(client.sites(), name, "site", "undersong site list")
 
 
 def find_model(client: Client, name: str) -> Model:
-    """The model by id or name."""
-    return _one_of(client.models(), name, "model", "undersong model list")
-
-
-def _one_of(found: Iterable[Named], name: str, noun: str, remedy: str) -> Named:
-    matches = [item for item in found if name in (item.id, item.name)]
-    if len(matches) != 1:
-        fault = f"no {noun} is called {name!r}" if not matches else f"{len(matches)} {noun}s are called {name!r}"
-        raise UndersongError(fault, remedy=remedy)
-    return matches[0]
+    """Return the model with this id or name."""
+    return one_named(client.models(), name, "model", "undersong model list")
 
 
 def require_success(job: Job) -> None:

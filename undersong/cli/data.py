@@ -66,7 +66,7 @@ def compare(
 ) -> None:
     """Show how the sites declare a data set, column by column; exit with 1 unless all have the same columns."""
     with common.connect(profile) as client:
-        found = client.compare_data(common.find_federation(client, federation).id, dataset)
+        found = client.compare_data(client.federation(federation).id, dataset)
     if as_json:
         common.print_json(found.model_dump(mode="json"))
     else:

@@ -14,7 +14,7 @@ from undersong.cli import common, job_page
 from undersong.cli.following import follow_job
 from undersong.cli.lookup import find_job
 from undersong.client import Client
-from undersong.client.types import Job
+from undersong.client.types import Job, Validation
 from undersong.errors import UndersongError
 from undersong.progress import JobProgress
 
@@ -35,11 +35,10 @@ def submit(
     """Start a job from a file."""
     spec = read_spec(file)
     with common.connect(profile) as client:
-        choose_federation(client, spec, federation)
         if dry_run:
-            _check(client, spec, as_json=as_json)
+            _check(client.validate_job(spec, federation=federation), as_json=as_json)
             return
-        job = client.submit_job(spec)
+        job = client.submit_job(spec, federation=federation)
         if as_json:
             common.print_json(job.model_dump(mode="json"))
         else:
@@ -66,7 +65,7 @@ def list_(
 ) -> None:
     """Jobs."""
     with common.connect(profile) as client:
-        chosen = common.find_federation(client, federation).id if federation else None
+        chosen = client.federation(federation).id if federation else None
         columns = {
             "name": lambda job: job.name,
             "state": lambda job: job.state,
@@ -136,15 +135,6 @@ def read_spec(file: Path) -> dict[str, Any]:
     return spec
 
 
-def choose_federation(client: Client, spec: dict[str, Any], named: str | None) -> None:
-    """Put the federation's id into the specification: the one named here, there by name or id, or the only one."""
-    wanted = named or spec.pop("federation", None) or spec.get("federation_id")
-    if named or not str(wanted or "").startswith("fed_"):
-        spec["federation_id"] = common.find_federation(client, wanted).id
-    else:
-        spec["federation_id"] = wanted
-
-
 def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Show progress until the job ends; UndersongError when it does not succeed."""
     job = client.job(job_id)
@@ -168,8 +158,7 @@ def _stands(job: Job) -> str:
     return f"job {job.name} ({job.id}) is {job.state}"
 
 
-def _check(client: Client, spec: dict[str, Any], *, as_json: bool) -> None:
-    result = client.validate_job(spec)
+def _check(result: Validation, *, as_json: bool) -> None:
     if as_json:
         common.print_json(result.model_dump(mode="json"))
         return

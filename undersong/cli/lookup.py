@@ -3,41 +3,42 @@
 Ids are made by the services and have a prefix of their own; a name that several things have is refused with their ids.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
+from shared.names import hint
 from undersong.cli import common
 from undersong.client import Client
+from undersong.client.naming import one_named
 from undersong.client.types import Job, Model, Token, User, Version
 from undersong.errors import UndersongError
-
-Named = TypeVar("Named", User, Token)
 
 
 def find_job(client: Client, name: str) -> Job:
     """The job with this id or name; of several with the name, the one that has not ended."""
     if name.startswith("job_"):
         return client.job(name)
-    named = [job for job in client.jobs() if job.name == name]
+    jobs = client.jobs()
+    named = [job for job in jobs if job.name == name]
     open_ = [job for job in named if not job.finished]
     chosen = open_ if len(named) > 1 and len(open_) == 1 else named
     if len(chosen) == 1:
         return chosen[0]
     if not named:
-        raise UndersongError(f"no job is called {name!r}", remedy="undersong job list")
+        near = hint(name, (job.name for job in jobs))
+        raise UndersongError(f"no job is called {name!r}{near}", remedy="undersong job list")
     listed = "; ".join(f"{job.id} {job.state}, made {common.text(job.created_at)}" for job in named[:5])
     raise UndersongError(f"{len(named)} jobs are called {name!r}: {listed}", remedy="give the id of one")
 
 
 def find_user(client: Client, name: str) -> User:
     """The user with this id or name."""
-    return _one(client.users(), name, "user", "undersong user list")
+    return one_named(client.users(), name, "user", "undersong user list")
 
 
 def find_token(tokens: Sequence[Token], name: str) -> Token:
     """The token with this id, or the only one in force with this name."""
     in_force = [token for token in tokens if token.id == name or token.revoked_at is None]
-    return _one(in_force, name, "token in force", "undersong token list; for another user's, add --user NAME")
+    return one_named(in_force, name, "token in force", "undersong token list; for another user's, add --user NAME")
 
 
 def find_version(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
@@ -66,13 +67,3 @@ def find_version(client: Client, name: str, version: str = "") -> tuple[Model, V
 def find_subject(client: Client, name: str) -> str:
     """The id of a round or a model version; a version may be named as `find_version` does."""
     return name if name.startswith(("rnd_", "ver_")) else find_version(client, name)[1].id
-
-
-def _one(found: Iterable[Named], name: str, noun: str, remedy: str) -> Named:
-    matches = [item for item in found if name in (item.id, item.name)]
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise UndersongError(f"no {noun} is called {name!r}", remedy=remedy)
-    listed = ", ".join(item.id for item in matches[:5])
-    raise UndersongError(f"{len(matches)} {noun}s are called {name!r}: {listed}", remedy="give the id of one")

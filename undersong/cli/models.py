@@ -25,7 +25,7 @@ def list_(
 ) -> None:
     """Models."""
     with common.connect(profile) as client:
-        chosen = common.find_federation(client, federation).id if federation else None
+        chosen = client.federation(federation).id if federation else None
         models = client.models(chosen)
         versions = {} if as_json else {model.id: client.versions(model.id) for model in models}
         newest = {key: max(found, key=lambda v: v.number) for key, found in versions.items() if found}

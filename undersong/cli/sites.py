@@ -31,7 +31,7 @@ def enroll(
     """Add a site and write everything that its agent needs, with a single-use enrolment token."""
     folder = SiteFolder((out or Path(name)).resolve())
     with common.connect(profile) as client:
-        site = client.create_site(common.find_federation(client, federation).id, name, owner)
+        site = client.create_site(client.federation(federation).id, name, owner)
         token = client.create_enrolment_token("site", site.id, site.federation_id, expires_in_s).token
         known = client.profile
         folder.write(known.urls(), token=token, datasets=datasets, policy=policy, ca_file=known.ca_file)
@@ -89,7 +89,7 @@ def list_(
 ) -> None:
     """Sites with their liveness."""
     with common.connect(profile) as client:
-        chosen = common.find_federation(client, federation).id if federation else None
+        chosen = client.federation(federation).id if federation else None
         columns = {
             "name": lambda site: site.name,
             "state": _liveness,

@@ -6,7 +6,7 @@ import typer
 
 from undersong.cli import common, figures
 from undersong.cli.following import follow_job
-from undersong.cli.jobs import JobId, SpecFile, choose_federation, read_spec
+from undersong.cli.jobs import JobId, SpecFile, read_spec
 from undersong.cli.lookup import find_job
 from undersong.client import Client
 from undersong.client.types import Job
@@ -57,8 +57,7 @@ def ask(
         **_given(min_cell=min_cell, engine=engine, cohort=None if min_sites is None else {"min": min_sites}),
     }
     with common.connect(profile) as client:
-        spec["federation_id"] = common.find_federation(client, federation).id
-        job = client.submit_job(spec)
+        job = client.submit_job(spec, federation=federation)
         _warn(job)
         follow(client, job.id, quiet=as_json)
         _show(client, job.id, as_json=as_json)
@@ -79,12 +78,11 @@ def submit(
         remedy = f"undersong job submit {common.quoted(file)}"
         raise UndersongError(f"{file} is of kind {spec['kind']}", remedy=remedy)
     with common.connect(profile) as client:
-        choose_federation(client, spec, federation)
         if dry_run:
-            found = client.validate_job(spec)
+            found = client.validate_job(spec, federation=federation)
             common.console.print(f"the job is valid: {len(found.features)} columns at {len(found.sites)} sites")
             return
-        job = client.submit_job(spec)
+        job = client.submit_job(spec, federation=federation)
         _warn(job)
         if not watch_it:
             if as_json:
@@ -119,7 +117,7 @@ def list_(
 ) -> None:
     """Statistics jobs."""
     with common.connect(profile) as client:
-        chosen = common.find_federation(client, federation).id if federation else None
+        chosen = client.federation(federation).id if federation else None
         rows = [job for job in client.jobs(chosen) if job.spec.get("kind") == "statistics"]
         columns = {
             "name": lambda job: job.name,

@@ -40,7 +40,7 @@ def create(
         if user_name is not None:
             user = find_user(client, user_name)
         else:
-            scope = None if federation is None and role == "admin" else common.find_federation(client, federation).id
+            scope = None if federation is None and role == "admin" else client.federation(federation).id
             user = client.create_user(name, [{"role": role, "federation_id": scope}])
         token = client.create_token({"user_id": user.id, "name": name, "expires_in_s": days * 86_400})
     if as_json:

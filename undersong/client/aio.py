@@ -1,19 +1,26 @@
-"""The same client for asyncio programs: the same names, awaited."""
+"""The client for asyncio programs.
+
+`sync.py` is generated from this file (`make client`): change this one. Only what awaits differs between the two.
+"""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
 from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from shared.transparency.evidence import Evidence
-from undersong.client import calls, wire
+from undersong.client import calls, naming, wire
 from undersong.client import types as t
+from undersong.client.aio_download import download
 from undersong.client.calls import Call
-from undersong.client.sync import LAST_EVENTS
 from undersong.errors import ApiError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
@@ -21,19 +28,37 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Speaks to all services of one platform; `async with AsyncClient(profile) as client: …`."""
+    """Speaks to all services of one platform; `async with AsyncClient(profile) as client: …`.
 
-    def __init__(self, profile: Profile | None = None) -> None:
+    Requests are repeated with the same idempotency key while a service is away (about ten seconds in all).
+
+    `timeout` is in seconds, for each wait of a request (httpx.Timeout names them one by one); by default 5 to connect
+    and 30 otherwise. `transport` is an httpx transport that sends the requests in place of the network: to an
+    application in this process, to a test's own answers, or through a proxy; trust in certificates is then its matter.
+    """
+
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeout: float | httpx.Timeout = wire.TIMEOUT,
+    ) -> None:
         self.profile = profile or load_profile()
-        self._http = httpx.AsyncClient(**wire.client_options(self.profile))
+        options = wire.client_options(self.profile, timeout, own_transport=transport is not None)
+        self._http = httpx.AsyncClient(transport=transport, **options)
 
     async def __aenter__(self) -> Self:
-        """Nothing to open."""
+        """Return the client; `async with` closes it at the end."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
@@ -55,7 +80,7 @@ class AsyncClient:
         return wire.parse(call, response)
 
     async def all(self, page_of: Callable[[str | None], Call[t.Page[T]]]) -> list[T]:
-        """Every item of a paginated list."""
+        """Return every item of a paginated list."""
         found: list[T] = []
         after: str | None = None
         while True:
@@ -65,82 +90,122 @@ class AsyncClient:
                 return found
             after = page.next
 
+    # federations and sites
+
     async def create_federation(self, name: str) -> t.Federation:
-        """Make a federation."""
+        """Create a federation and return it (administrator of all federations)."""
         return await self.send(calls.create_federation(name))
 
     async def federations(self) -> list[t.Federation]:
-        """Every federation that the caller may see."""
+        """Return every federation that the caller may see, oldest first."""
         return await self.all(calls.federations)
 
+    async def federation(self, name: str | None = None) -> t.Federation:
+        """Return the federation with this id or name, without one the only federation.
+
+        Raises UndersongError with the near matches where no federation, or not exactly one, fits.
+        """
+        return naming.one_federation(await self.federations(), name)
+
     async def create_site(self, federation_id: str, name: str, owner: str = "") -> t.Site:
-        """Add a member to a federation."""
+        """Add a site to a federation; `owner` is the organisation, by default called as the site (administrator)."""
         return await self.send(calls.create_site(federation_id, name, owner or name))
 
     async def sites(self, federation_id: str | None = None) -> list[t.Site]:
-        """Every site, of one federation or of all."""
+        """Return every site of one federation, or of all that the caller may see, oldest first."""
         return await self.all(lambda after: calls.sites(federation_id, after))
 
     async def site(self, site_id: str) -> t.Site:
-        """One site with its profile."""
+        """Return one site with its profile."""
         return await self.send(calls.site(site_id))
 
     async def compare_data(self, federation_id: str, dataset: str) -> t.Comparison:
         """Compare how the federation's sites declare a data set."""
         return await self.send(calls.compare_data(federation_id, dataset))
 
+    async def suspend_site(self, site_id: str) -> None:
+        """Keep a site out of new rounds. Idempotent."""
+        await self.send(calls.suspend_site(site_id))
+
+    async def unsuspend_site(self, site_id: str) -> None:
+        """Let a suspended site take part again. Idempotent."""
+        await self.send(calls.unsuspend_site(site_id))
+
+    # jobs
+
     async def results(self, job_id: str) -> t.StatisticsResults:
-        """What a statistics job has found so far; ApiError for a job that trains."""
+        """Return what a statistics job has found so far; ApiError for a job that trains."""
         return await self.send(calls.results(job_id))
 
-    async def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
-        """Check a job without starting it; ApiError lists every fault."""
-        return await self.send(calls.validate_job(spec))
+    async def validate_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Validation:
+        """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
+        return await self.send(calls.validate_job(await self._placed(spec, federation)))
 
-    async def submit_job(self, spec: Mapping[str, Any]) -> t.Job:
-        """Start a job; ApiError lists every fault of the specification at once."""
-        return await self.send(calls.submit_job(spec))
+    async def submit_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Job:
+        """Start a job and return it; ApiError lists every fault of the job document at once.
+
+        The federation is `federation`, by id or name; else what the document says under `federation` (id or name) or
+        `federation_id`; else the only one there is. Raises UndersongError where that is not exactly one.
+        """
+        return await self.send(calls.submit_job(await self._placed(spec, federation)))
+
+    async def _placed(self, spec: Mapping[str, Any], federation: str | None) -> dict[str, Any]:
+        """Return the job document with the federation's id."""
+        if naming.placed_already(spec, federation):
+            return dict(spec)
+        document = dict(spec)
+        stated = document.pop("federation", None) or document.get("federation_id")
+        return {**document, "federation_id": (await self.federation(federation or stated)).id}
 
     async def jobs(self, federation_id: str | None = None) -> list[t.Job]:
-        """Every job."""
+        """Return every job of one federation, or of all that the caller may see, newest first."""
         return await self.all(lambda after: calls.jobs(federation_id, after))
 
     async def job(self, job_id: str) -> t.Job:
-        """One job."""
+        """Return one job."""
         return await self.send(calls.job(job_id))
 
     async def rounds(self, job_id: str) -> list[t.Round]:
-        """The rounds of a job, in order."""
+        """Return a job's rounds, every attempt, oldest first; without their tasks."""
         return await self.all(lambda after: calls.job_rounds(job_id, after))
 
     async def participation(self, job_id: str) -> list[t.Participation]:
-        """Each site's part in a job."""
+        """Return each site's part in a job, counted in tasks."""
         return (await self.send(calls.participation(job_id))).items
 
     async def round(self, round_id: str) -> t.Round:
-        """One round with its tasks."""
+        """Return one round with its tasks."""
         return await self.send(calls.round_(round_id))
 
     async def pause_job(self, job_id: str) -> t.Job:
-        """Start no further round."""
+        """Start no further round; the round in flight goes on."""
         return await self.send(calls.job_action(job_id, "pause"))
 
     async def resume_job(self, job_id: str) -> t.Job:
-        """Go on with a paused job."""
+        """Continue a paused job from its last good version."""
         return await self.send(calls.job_action(job_id, "resume"))
 
     async def cancel_job(self, job_id: str) -> t.Job:
-        """End a job now."""
+        """End a job and its round in flight. Idempotent."""
         return await self.send(calls.job_action(job_id, "cancel"))
 
-    async def events(self, job_id: str, *, last_id: str = "", idle_s: float = 20.0) -> AsyncIterator[t.Event]:
-        """The job's events as they happen; ends when the service ends the stream or stays silent for `idle_s`."""
-        url = f"{wire.base_url(self.profile, 'coordinator')}/v1/jobs/{job_id}/events"
+    async def events(
+        self, job_id: str, *, last_id: str = "", idle_s: float = wire.IDLE_S
+    ) -> AsyncGenerator[t.Event, None]:
+        """Yield the job's events behind `last_id` as they happen.
+
+        Ends when the service ends the stream. Raises httpx.ReadTimeout after `idle_s` seconds of silence, ApiError for
+        a refusal.
+        """
+        async with aclosing(self._events(job_id, last_id, idle_s, math.inf)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(self, job_id: str, last_id: str, idle_s: float, until: float) -> AsyncGenerator[t.Event, None]:
+        """Yield events as `events` does; end at `until` (monotonic seconds) as well."""
+        url, headers = wire.event_stream(self.profile, job_id, last_id)
         parser = wire.EventParser(last_id)
-        headers = {"accept": "text/event-stream", "authorization": f"Bearer {self.profile.token}"}
-        if last_id:
-            headers["last-event-id"] = last_id
-        timeout = httpx.Timeout(idle_s, connect=5.0)
+        timeout = httpx.Timeout(max(min(idle_s, until - time.monotonic()), 0.05), connect=5.0)
         async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 await response.aread()
@@ -148,80 +213,168 @@ class AsyncClient:
             async for line in response.aiter_lines():
                 for event in parser.feed(line):
                     yield event
+                if time.monotonic() > until:
+                    return
 
-    async def follow(self, job_id: str, *, poll_s: float = 1.0) -> AsyncIterator[t.Event]:
-        """Every event of the job, from its first to its end, across lost connections; see `Client.follow`."""
+    async def follow(
+        self, job_id: str, *, poll_s: float = 1.0, timeout_s: float | None = None
+    ) -> AsyncGenerator[t.Event, None]:
+        """Yield every event of the job, to its end or to where the platform paused it, across lost connections.
+
+        While the event stream is away, an event of type "job.polled" comes every `poll_s` seconds instead. Raises
+        UndersongError when the job goes on for longer than `timeout_s`.
+        """
         last_id, heard = "", time.monotonic()
+        until = math.inf if timeout_s is None else heard + timeout_s
         while True:
             try:
-                async for event in self.events(job_id, last_id=last_id):
-                    last_id = event.id
-                    yield event
-                    if event.type in LAST_EVENTS:
-                        return
-                    if event.type == "job.paused" and (await self.job(job_id)).stalled:
-                        return
+                async with aclosing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
+                    async for event in events:
+                        last_id = event.id
+                        yield event
+                        if await self._is_last(job_id, event):
+                            return
             except (httpx.TransportError, ApiError) as error:
                 if not wire.is_passing(error):
                     raise
-                await asyncio.sleep(poll_s)
+                await asyncio.sleep(min(poll_s, max(until - time.monotonic(), 0.0)))
             try:
                 job = await self.job(job_id)
             except (UnreachableError, ApiError) as error:
-                if not wire.is_passing(error) or time.monotonic() - heard > wire.PATIENCE_S:
+                if not wire.is_passing(error) or time.monotonic() > min(heard + wire.PATIENCE_S, until):
                     raise
                 continue
             heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
+            if heard > until:
+                raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+
+    async def _is_last(self, job_id: str, event: t.Event) -> bool:
+        """Tell whether the job goes no further after this event."""
+        return event.type in t.LAST_EVENTS or (event.type == "job.paused" and (await self.job(job_id)).stalled)
 
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
-        """Wait until the job has ended or the platform paused it (`stalled`); UndersongError when it takes longer."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for _ in self.follow(job_id, poll_s=0.2):
-                    pass
-        except TimeoutError:
-            raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s") from None
+        """Wait until the job has ended or the platform paused it (`stalled`) and return it.
+
+        Raises UndersongError when it takes longer than `timeout_s` seconds.
+        """
+        async with aclosing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
+            async for _ in events:
+                pass
         return await self.job(job_id)
 
+    # people and keys
+
+    async def me(self) -> t.Me:
+        """Return the user to whom the token belongs, with the roles."""
+        return await self.send(calls.me())
+
+    async def create_user(self, name: str, roles: list[Mapping[str, Any]]) -> t.User:
+        """Add a user with roles [{role, federation_id | null}] (administrator of all federations)."""
+        return await self.send(calls.create_user(name, roles))
+
+    async def create_token(self, body: Mapping[str, Any]) -> t.Token:
+        """Create an API token {name, user_id, expires_at}; only this answer holds its secret."""
+        return await self.send(calls.create_token(body))
+
+    async def users(self) -> list[t.User]:
+        """Return every user, oldest first (administrator of all federations)."""
+        return await self.all(calls.users)
+
+    async def tokens(self, user_id: str | None = None) -> list[t.Token]:
+        """Return the caller's tokens, or as an administrator another user's, oldest first."""
+        return await self.all(lambda after: calls.tokens(user_id, after))
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Revoke a token; every service refuses it within seconds. Idempotent."""
+        await self.send(calls.revoke_token(token_id))
+
+    async def authority(self) -> t.Authority:
+        """Return the federation's certificate authority."""
+        return await self.send(calls.authority())
+
+    async def certificates(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the certificates of one site or service by its id or name, or all (operator)."""
+        return await self.all(lambda after: calls.certificates(name, after))
+
+    async def revoke_certificate(self, keyid: str, reason: str) -> None:
+        """Revoke a certificate and every one that was rotated from it (operator)."""
+        await self.send(calls.revoke_certificate(keyid, reason))
+
+    async def create_enrolment_token(
+        self, kind: str, name: str, federation_id: str | None = None, expires_in_s: int = 86_400
+    ) -> t.EnrolmentToken:
+        """Create a single-use token with which a site's agent or a service enrols (operator)."""
+        return await self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
+
+    # evidence
+
     async def evidence(self, subject: str) -> Evidence:
-        """Everything that is needed to check a round or a version offline."""
+        """Return everything that is needed to check a round or a model version offline."""
         return await self.send(calls.evidence(subject))
 
     async def log_head(self) -> LogHead:
-        """The transparency log's size and root now, signed."""
+        """Return the transparency log's present size and root, signed."""
         return await self.send(calls.log_head())
 
     async def log_entries(self, start: int, end: int) -> list[LogEntry]:
-        """The log's entries from `start` up to, not including, `end` (operator)."""
+        """Return the log's entries from `start` up to, not including, `end` (operator)."""
         return (await self.send(calls.log_entries(start, end)))["items"]
 
     async def inclusion_proof(self, index: int, size: int) -> InclusionProof:
-        """That an entry stands in the log of `size` entries."""
+        """Return the proof that the log of `size` entries holds entry `index`."""
         return await self.send(calls.inclusion_proof(index, size))
 
     async def consistency_proof(self, first: int, second: int) -> ConsistencyProof:
-        """That the log of `first` entries is the beginning of the one of `second`."""
+        """Return the proof that the log of `second` entries continues the log of `first`."""
         return await self.send(calls.consistency_proof(first, second))
 
     async def round_record(self, round_id: str) -> LoggedRecord:
-        """A round's record with its place in the log (operator)."""
+        """Return a round's record with its place in the log (operator)."""
         return await self.send(calls.round_record(round_id))
 
+    # models
+
     async def models(self, federation_id: str | None = None) -> list[t.Model]:
-        """Every model."""
+        """Return every model of one federation, or of all that the caller may see, oldest first."""
         return await self.all(lambda after: calls.models(federation_id, after))
 
+    async def model(self, model_id: str) -> t.Model:
+        """Return one model with its aliases."""
+        return await self.send(calls.model(model_id))
+
     async def versions(self, model_id: str) -> list[t.Version]:
-        """The versions of a model, oldest first."""
+        """Return the versions of a model, oldest first."""
         return await self.all(lambda after: calls.versions(model_id, after))
 
     async def version(self, version_id: str) -> t.Version:
-        """One version."""
+        """Return one version with its lineage and metrics."""
         return await self.send(calls.version(version_id))
 
     async def set_alias(self, model_id: str, alias: str, version_id: str) -> None:
-        """Point an alias at a version."""
+        """Point a model's alias at a version. Idempotent."""
         await self.send(calls.set_alias(model_id, alias, version_id))
+
+    async def download(self, version_id: str, target: Path) -> str:
+        """Stream a version's safetensors into a file and return its digest, which is checked before the file appears.
+
+        A cut download continues where it stopped, in this call or the next.
+        """
+        expected = (await self.version(version_id)).content_digest
+        url = f"{wire.base_url(self.profile, 'registry')}/v1/versions/{quote(version_id, safe='')}/content"
+        await download(self._http, url, self.profile.token, expected, target)
+        return expected
+
+    async def health(self, service: str) -> t.Health:
+        """Return what the service says at /health/ready; UnreachableError when it does not answer."""
+        url = f"{wire.base_url(self.profile, service)}/health/ready"
+        try:
+            response = await self._http.get(url, timeout=5.0)
+            document = response.json()
+        except httpx.TransportError as error:
+            raise wire.unreachable(url, error) from error
+        except ValueError:
+            document = {}
+        return t.Health(ready=response.is_success, status_code=response.status_code, document=document)

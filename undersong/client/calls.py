@@ -102,7 +102,7 @@ def submit_job(spec: Mapping[str, Any]) -> Call[t.Job]:
 
 
 def jobs(federation_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Job]]:
-    """Jobs, newest last."""
+    """Jobs, newest first."""
     return _get("coordinator", "/jobs", t.Page[t.Job], federation_id=federation_id, after=after)
 
 
@@ -117,7 +117,7 @@ def results(job_id: str) -> Call[t.StatisticsResults]:
 
 
 def job_rounds(job_id: str, after: str | None = None) -> Call[t.Page[t.Round]]:
-    """The rounds of a job."""
+    """The rounds of a job, oldest first."""
     return _get("coordinator", f"/jobs/{_id(job_id)}/rounds", t.Page[t.Round], after=after)
 
 
@@ -239,7 +239,7 @@ def model(model_id: str) -> Call[t.Model]:
 
 
 def versions(model_id: str, after: str | None = None) -> Call[t.Page[t.Version]]:
-    """The versions of a model."""
+    """The versions of a model, oldest first."""
     return _get("registry", f"/models/{_id(model_id)}/versions", t.Page[t.Version], after=after)
 
 

@@ -1,38 +1,54 @@
-"""The client for ordinary programs and the command line."""
+"""The client for ordinary programs and the command line.
 
+Generated from `aio.py` by `make client`: change that file.
+"""
+
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
 from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from shared.transparency.evidence import Evidence
-from undersong.client import calls, wire
+from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
-from undersong.client.download import download
+from undersong.client.sync_download import download
 from undersong.errors import ApiError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
 T = TypeVar("T")
-LAST_EVENTS = frozenset(f"job.{state}" for state in t.TERMINAL_JOB_STATES)
 
 
 class Client:
     """Speaks to all services of one platform; `with Client(profile) as client: …`.
 
     Requests are repeated with the same idempotency key while a service is away (about ten seconds in all).
+
+    `timeout` is in seconds, for each wait of a request (httpx.Timeout names them one by one); by default 5 to connect
+    and 30 otherwise. `transport` is an httpx transport that sends the requests in place of the network: to an
+    application in this process, to a test's own answers, or through a proxy; trust in certificates is then its matter.
     """
 
-    def __init__(self, profile: Profile | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        timeout: float | httpx.Timeout = wire.TIMEOUT,
+    ) -> None:
         self.profile = profile or load_profile()
-        self._http = httpx.Client(**wire.client_options(self.profile))
+        options = wire.client_options(self.profile, timeout, own_transport=transport is not None)
+        self._http = httpx.Client(transport=transport, **options)
 
     def __enter__(self) -> Self:
-        """Nothing to open."""
+        """Return the client; `with` closes it at the end."""
         return self
 
     def __exit__(
@@ -62,36 +78,44 @@ class Client:
             time.sleep(wire.delay_s(attempt, response))
         return wire.parse(call, response)
 
-    def all(self, page_of: Callable[[str | None], Call[t.Page[T]]]) -> Iterator[T]:
-        """Every item of a paginated list, page by page."""
+    def all(self, page_of: Callable[[str | None], Call[t.Page[T]]]) -> list[T]:
+        """Return every item of a paginated list."""
+        found: list[T] = []
         after: str | None = None
         while True:
             page = self.send(page_of(after))
-            yield from page.items
+            found += page.items
             if page.next is None:
-                return
+                return found
             after = page.next
 
     # federations and sites
 
     def create_federation(self, name: str) -> t.Federation:
-        """Make a federation."""
+        """Create a federation and return it (administrator of all federations)."""
         return self.send(calls.create_federation(name))
 
     def federations(self) -> list[t.Federation]:
-        """Every federation that the caller may see."""
-        return list(self.all(calls.federations))
+        """Return every federation that the caller may see, oldest first."""
+        return self.all(calls.federations)
+
+    def federation(self, name: str | None = None) -> t.Federation:
+        """Return the federation with this id or name, without one the only federation.
+
+        Raises UndersongError with the near matches where no federation, or not exactly one, fits.
+        """
+        return naming.one_federation(self.federations(), name)
 
     def create_site(self, federation_id: str, name: str, owner: str = "") -> t.Site:
-        """Add a member to a federation."""
+        """Add a site to a federation; `owner` is the organisation, by default called as the site (administrator)."""
         return self.send(calls.create_site(federation_id, name, owner or name))
 
     def sites(self, federation_id: str | None = None) -> list[t.Site]:
-        """Every site, of one federation or of all."""
-        return list(self.all(lambda after: calls.sites(federation_id, after)))
+        """Return every site of one federation, or of all that the caller may see, oldest first."""
+        return self.all(lambda after: calls.sites(federation_id, after))
 
     def site(self, site_id: str) -> t.Site:
-        """One site with its profile."""
+        """Return one site with its profile."""
         return self.send(calls.site(site_id))
 
     def compare_data(self, federation_id: str, dataset: str) -> t.Comparison:
@@ -99,216 +123,247 @@ class Client:
         return self.send(calls.compare_data(federation_id, dataset))
 
     def suspend_site(self, site_id: str) -> None:
-        """Keep a site out of new rounds."""
+        """Keep a site out of new rounds. Idempotent."""
         self.send(calls.suspend_site(site_id))
 
     def unsuspend_site(self, site_id: str) -> None:
-        """Let a suspended site take part again."""
+        """Let a suspended site take part again. Idempotent."""
         self.send(calls.unsuspend_site(site_id))
 
     # jobs
 
     def results(self, job_id: str) -> t.StatisticsResults:
-        """What a statistics job has found so far; ApiError for a job that trains."""
+        """Return what a statistics job has found so far; ApiError for a job that trains."""
         return self.send(calls.results(job_id))
 
-    def validate_job(self, spec: Mapping[str, Any]) -> t.Validation:
-        """Check a job without starting it; ApiError lists every fault."""
-        return self.send(calls.validate_job(spec))
+    def validate_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Validation:
+        """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
+        return self.send(calls.validate_job(self._placed(spec, federation)))
 
-    def submit_job(self, spec: Mapping[str, Any]) -> t.Job:
-        """Start a job; ApiError lists every fault of the specification at once."""
-        return self.send(calls.submit_job(spec))
+    def submit_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Job:
+        """Start a job and return it; ApiError lists every fault of the job document at once.
+
+        The federation is `federation`, by id or name; else what the document says under `federation` (id or name) or
+        `federation_id`; else the only one there is. Raises UndersongError where that is not exactly one.
+        """
+        return self.send(calls.submit_job(self._placed(spec, federation)))
+
+    def _placed(self, spec: Mapping[str, Any], federation: str | None) -> dict[str, Any]:
+        """Return the job document with the federation's id."""
+        if naming.placed_already(spec, federation):
+            return dict(spec)
+        document = dict(spec)
+        stated = document.pop("federation", None) or document.get("federation_id")
+        return {**document, "federation_id": self.federation(federation or stated).id}
 
     def jobs(self, federation_id: str | None = None) -> list[t.Job]:
-        """Every job."""
-        return list(self.all(lambda after: calls.jobs(federation_id, after)))
+        """Return every job of one federation, or of all that the caller may see, newest first."""
+        return self.all(lambda after: calls.jobs(federation_id, after))
 
     def job(self, job_id: str) -> t.Job:
-        """One job."""
+        """Return one job."""
         return self.send(calls.job(job_id))
 
     def rounds(self, job_id: str) -> list[t.Round]:
-        """The rounds of a job, in order."""
-        return list(self.all(lambda after: calls.job_rounds(job_id, after)))
+        """Return a job's rounds, every attempt, oldest first; without their tasks."""
+        return self.all(lambda after: calls.job_rounds(job_id, after))
 
     def participation(self, job_id: str) -> list[t.Participation]:
-        """Each site's part in a job."""
+        """Return each site's part in a job, counted in tasks."""
         return self.send(calls.participation(job_id)).items
 
     def round(self, round_id: str) -> t.Round:
-        """One round with its tasks."""
+        """Return one round with its tasks."""
         return self.send(calls.round_(round_id))
 
     def pause_job(self, job_id: str) -> t.Job:
-        """Start no further round."""
+        """Start no further round; the round in flight goes on."""
         return self.send(calls.job_action(job_id, "pause"))
 
     def resume_job(self, job_id: str) -> t.Job:
-        """Go on with a paused job."""
+        """Continue a paused job from its last good version."""
         return self.send(calls.job_action(job_id, "resume"))
 
     def cancel_job(self, job_id: str) -> t.Job:
-        """End a job now."""
+        """End a job and its round in flight. Idempotent."""
         return self.send(calls.job_action(job_id, "cancel"))
 
-    def events(self, job_id: str, *, last_id: str = "", idle_s: float = 20.0) -> Iterator[t.Event]:
-        """The job's events as they happen; ends when the service ends the stream or stays silent for `idle_s`."""
-        url = f"{wire.base_url(self.profile, 'coordinator')}/v1/jobs/{job_id}/events"
+    def events(self, job_id: str, *, last_id: str = "", idle_s: float = wire.IDLE_S) -> Generator[t.Event, None, None]:
+        """Yield the job's events behind `last_id` as they happen.
+
+        Ends when the service ends the stream. Raises httpx.ReadTimeout after `idle_s` seconds of silence, ApiError for
+        a refusal.
+        """
+        with closing(self._events(job_id, last_id, idle_s, math.inf)) as events:
+            yield from events
+
+    def _events(self, job_id: str, last_id: str, idle_s: float, until: float) -> Generator[t.Event, None, None]:
+        """Yield events as `events` does; end at `until` (monotonic seconds) as well."""
+        url, headers = wire.event_stream(self.profile, job_id, last_id)
         parser = wire.EventParser(last_id)
-        headers = {"accept": "text/event-stream", "authorization": f"Bearer {self.profile.token}"}
-        if last_id:
-            headers["last-event-id"] = last_id
-        timeout = httpx.Timeout(idle_s, connect=5.0)
+        timeout = httpx.Timeout(max(min(idle_s, until - time.monotonic()), 0.05), connect=5.0)
         with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 response.read()
                 wire.raise_for_problem(response)
             for line in response.iter_lines():
                 yield from parser.feed(line)
+                if time.monotonic() > until:
+                    return
 
-    def follow(self, job_id: str, *, poll_s: float = 1.0) -> Iterator[t.Event]:
+    def follow(
+        self, job_id: str, *, poll_s: float = 1.0, timeout_s: float | None = None
+    ) -> Generator[t.Event, None, None]:
         """Yield every event of the job, to its end or to where the platform paused it, across lost connections.
 
-        While the event stream is away, an event of type "job.polled" comes every `poll_s` instead.
+        While the event stream is away, an event of type "job.polled" comes every `poll_s` seconds instead. Raises
+        UndersongError when the job goes on for longer than `timeout_s`.
         """
         last_id, heard = "", time.monotonic()
+        until = math.inf if timeout_s is None else heard + timeout_s
         while True:
             try:
-                for event in self.events(job_id, last_id=last_id):
-                    last_id = event.id
-                    yield event
-                    if event.type in LAST_EVENTS:
-                        return
-                    if event.type == "job.paused" and self.job(job_id).stalled:
-                        return
+                with closing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
+                    for event in events:
+                        last_id = event.id
+                        yield event
+                        if self._is_last(job_id, event):
+                            return
             except (httpx.TransportError, ApiError) as error:
                 if not wire.is_passing(error):
                     raise
-                time.sleep(poll_s)
+                time.sleep(min(poll_s, max(until - time.monotonic(), 0.0)))
             try:
                 job = self.job(job_id)
             except (UnreachableError, ApiError) as error:
-                if not wire.is_passing(error) or time.monotonic() - heard > wire.PATIENCE_S:
+                if not wire.is_passing(error) or time.monotonic() > min(heard + wire.PATIENCE_S, until):
                     raise
                 continue
             heard = time.monotonic()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
+            if heard > until:
+                raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+
+    def _is_last(self, job_id: str, event: t.Event) -> bool:
+        """Tell whether the job goes no further after this event."""
+        return event.type in t.LAST_EVENTS or (event.type == "job.paused" and self.job(job_id).stalled)
 
     def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
-        """Block until the job has ended or the platform paused it (`stalled`); UndersongError when it takes longer."""
-        deadline = time.monotonic() + timeout_s
-        for _ in self.follow(job_id, poll_s=0.2):
-            if time.monotonic() > deadline:
-                raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+        """Wait until the job has ended or the platform paused it (`stalled`) and return it.
+
+        Raises UndersongError when it takes longer than `timeout_s` seconds.
+        """
+        with closing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
+            for _ in events:
+                pass
         return self.job(job_id)
 
     # people and keys
 
     def me(self) -> t.Me:
-        """Who the token belongs to."""
+        """Return the user to whom the token belongs, with the roles."""
         return self.send(calls.me())
 
     def create_user(self, name: str, roles: list[Mapping[str, Any]]) -> t.User:
-        """Add a user."""
+        """Add a user with roles [{role, federation_id | null}] (administrator of all federations)."""
         return self.send(calls.create_user(name, roles))
 
     def create_token(self, body: Mapping[str, Any]) -> t.Token:
-        """Make an API token."""
+        """Create an API token {name, user_id, expires_at}; only this answer holds its secret."""
         return self.send(calls.create_token(body))
 
     def users(self) -> list[t.User]:
-        """Every user."""
-        return list(self.all(calls.users))
+        """Return every user, oldest first (administrator of all federations)."""
+        return self.all(calls.users)
 
     def tokens(self, user_id: str | None = None) -> list[t.Token]:
-        """The caller's tokens, or as an administrator another user's."""
-        return list(self.all(lambda after: calls.tokens(user_id, after)))
+        """Return the caller's tokens, or as an administrator another user's, oldest first."""
+        return self.all(lambda after: calls.tokens(user_id, after))
 
     def revoke_token(self, token_id: str) -> None:
-        """Revoke a token; it is refused within seconds everywhere."""
+        """Revoke a token; every service refuses it within seconds. Idempotent."""
         self.send(calls.revoke_token(token_id))
 
     def authority(self) -> t.Authority:
-        """The federation's certificate authority."""
+        """Return the federation's certificate authority."""
         return self.send(calls.authority())
 
-    def certificates(self, name: str) -> list[dict[str, Any]]:
-        """Certificates of one site or service."""
-        return list(self.all(lambda after: calls.certificates(name, after)))
+    def certificates(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the certificates of one site or service by its id or name, or all (operator)."""
+        return self.all(lambda after: calls.certificates(name, after))
 
     def revoke_certificate(self, keyid: str, reason: str) -> None:
-        """Revoke a certificate and every one that was rotated from it."""
+        """Revoke a certificate and every one that was rotated from it (operator)."""
         self.send(calls.revoke_certificate(keyid, reason))
 
     def create_enrolment_token(
         self, kind: str, name: str, federation_id: str | None = None, expires_in_s: int = 86_400
     ) -> t.EnrolmentToken:
-        """A single-use token with which a site's agent or a service enrols."""
+        """Create a single-use token with which a site's agent or a service enrols (operator)."""
         return self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
 
     # evidence
 
     def evidence(self, subject: str) -> Evidence:
-        """Everything that is needed to check a round or a version offline."""
+        """Return everything that is needed to check a round or a model version offline."""
         return self.send(calls.evidence(subject))
 
     def log_head(self) -> LogHead:
-        """The transparency log's size and root now, signed."""
+        """Return the transparency log's present size and root, signed."""
         return self.send(calls.log_head())
 
     def log_entries(self, start: int, end: int) -> list[LogEntry]:
-        """The log's entries from `start` up to, not including, `end` (operator)."""
+        """Return the log's entries from `start` up to, not including, `end` (operator)."""
         return self.send(calls.log_entries(start, end))["items"]
 
     def inclusion_proof(self, index: int, size: int) -> InclusionProof:
-        """That an entry stands in the log of `size` entries."""
+        """Return the proof that the log of `size` entries holds entry `index`."""
         return self.send(calls.inclusion_proof(index, size))
 
     def consistency_proof(self, first: int, second: int) -> ConsistencyProof:
-        """That the log of `first` entries is the beginning of the one of `second`."""
+        """Return the proof that the log of `second` entries continues the log of `first`."""
         return self.send(calls.consistency_proof(first, second))
 
     def round_record(self, round_id: str) -> LoggedRecord:
-        """A round's record with its place in the log (operator)."""
+        """Return a round's record with its place in the log (operator)."""
         return self.send(calls.round_record(round_id))
 
     # models
 
     def models(self, federation_id: str | None = None) -> list[t.Model]:
-        """Every model."""
-        return list(self.all(lambda after: calls.models(federation_id, after)))
+        """Return every model of one federation, or of all that the caller may see, oldest first."""
+        return self.all(lambda after: calls.models(federation_id, after))
 
     def model(self, model_id: str) -> t.Model:
-        """One model with its aliases."""
+        """Return one model with its aliases."""
         return self.send(calls.model(model_id))
 
     def versions(self, model_id: str) -> list[t.Version]:
-        """The versions of a model, oldest first."""
-        return list(self.all(lambda after: calls.versions(model_id, after)))
+        """Return the versions of a model, oldest first."""
+        return self.all(lambda after: calls.versions(model_id, after))
 
     def version(self, version_id: str) -> t.Version:
-        """One version."""
+        """Return one version with its lineage and metrics."""
         return self.send(calls.version(version_id))
 
     def set_alias(self, model_id: str, alias: str, version_id: str) -> None:
-        """Point an alias at a version."""
+        """Point a model's alias at a version. Idempotent."""
         self.send(calls.set_alias(model_id, alias, version_id))
 
     def download(self, version_id: str, target: Path) -> str:
         """Stream a version's safetensors into a file and return its digest, which is checked before the file appears.
 
-        A cut download goes on where it was, in this call or the next.
+        A cut download continues where it stopped, in this call or the next.
         """
         expected = self.version(version_id).content_digest
-        url = f"{wire.base_url(self.profile, 'registry')}/v1/versions/{version_id}/content"
+        url = f"{wire.base_url(self.profile, 'registry')}/v1/versions/{quote(version_id, safe='')}/content"
         download(self._http, url, self.profile.token, expected, target)
         return expected
 
     def health(self, service: str) -> t.Health:
-        """What the service says at /health/ready; UnreachableError when it does not answer."""
+        """Return what the service says at /health/ready; UnreachableError when it does not answer."""
         url = f"{wire.base_url(self.profile, service)}/health/ready"
         try:
             response = self._http.get(url, timeout=5.0)

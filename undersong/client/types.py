@@ -13,6 +13,7 @@ from shared.statistics.results import Result
 T = TypeVar("T")
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
+LAST_EVENTS = frozenset(f"job.{state}" for state in TERMINAL_JOB_STATES)
 ENDED_ROUND_PHASES = frozenset({"published", "failed", "cancelled"})
 
 

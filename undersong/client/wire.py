@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
@@ -24,19 +25,23 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 8
 PATIENCE_S: Final = 60.0  # a job is followed across an absence of the coordinator of this length
+IDLE_S: Final = (
+    20.0  # an event stream that is silent for longer is opened again: the coordinator writes every few seconds
+)
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
 _EMPTY: Final[dict[str, Any]] = {}
 
 
-def client_options(profile: Profile) -> dict[str, Any]:
-    """Keyword arguments for httpx: trust, time limits, no redirects."""
-    return {
-        "verify": _trust(profile),
-        "mounts": around_proxies(),
-        "timeout": TIMEOUT,
-        "headers": {"user-agent": f"undersong/{__version__}"},
-    }
+def client_options(
+    profile: Profile, timeout: float | httpx.Timeout = TIMEOUT, *, own_transport: bool = False
+) -> dict[str, Any]:
+    """Return keyword arguments for httpx: trust, time limits, no redirects.
+
+    With a transport of the caller's own, trust and proxies are that transport's matter.
+    """
+    network = {} if own_transport else {"verify": _trust(profile), "mounts": around_proxies()}
+    return {**network, "timeout": timeout, "headers": {"user-agent": f"undersong/{__version__}"}}
 
 
 def _trust(profile: Profile) -> ssl.SSLContext | bool:
@@ -79,6 +84,14 @@ def request_options(profile: Profile, call: Call[Any]) -> dict[str, Any]:
     if call.body is not None:
         options["json"] = dict(call.body)
     return options
+
+
+def event_stream(profile: Profile, job_id: str, last_id: str) -> tuple[str, dict[str, str]]:
+    """Return address and headers of a job's event stream, behind the event `last_id`."""
+    headers = {"accept": "text/event-stream", "authorization": f"Bearer {profile.token}"}
+    if last_id:
+        headers["last-event-id"] = last_id
+    return f"{base_url(profile, 'coordinator')}/v1/jobs/{quote(job_id, safe='')}/events", headers
 
 
 def distrusts(error: Exception) -> bool:

@@ -1,11 +1,14 @@
-"""A model version as a file: streamed, gone on with after a cut, and checked by its digest before it appears."""
+"""A model version as a file: streamed, continued after a cut, and checked by its digest before it appears.
+
+Generated from `aio_download.py` by `make client`: change that file.
+"""
 
 import hashlib
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import httpx
 
@@ -20,16 +23,16 @@ _UNSATISFIABLE: Final = httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
 def download(http: httpx.Client, url: str, token: str, digest: str, target: Path) -> None:
     """Write the content behind `url`, whose SHA-256 is `digest`, into `target`.
 
-    A cut download goes on where it was (RFC 9110, Range with If-Range), in this call and in the next one: what has come
-    lies in ``TARGET.DIGEST.partial`` until it is complete. Raises ApiError for a refusal, UnreachableError when nothing
-    comes any more, UndersongError for bytes of another digest or a file that cannot be written.
+    A cut download continues where it stopped (RFC 9110, Range with If-Range), in this call and in the next one: what
+    has come lies in ``TARGET.DIGEST.partial`` until it is complete. Raises ApiError for a refusal, UnreachableError
+    when nothing comes any more, UndersongError for bytes of another digest or a file that cannot be written.
     """
     partial = target.with_name(f"{target.name}.{digest[:16]}.partial")
     headers = {"authorization": f"Bearer {token}", "accept-encoding": "identity"}
     try:
         for afresh in (False, True):  # what an earlier call left may be damaged; what comes afresh may not
             if afresh:
-                partial.unlink(missing_ok=True)
+                _remove(partial)
             kept = _size(partial)
             _fetch(http, url, headers, digest, partial)
             if _digest(partial) == digest:
@@ -37,7 +40,7 @@ def download(http: httpx.Client, url: str, token: str, digest: str, target: Path
                 return
             if not kept:
                 break
-        partial.unlink()
+        _remove(partial)
     except OSError as error:
         fault = f"{error.filename or partial}: {error.strerror or error}"
         raise UndersongError(f"the model cannot be stored: {fault}", remedy="another file: --out FILE") from error
@@ -68,7 +71,7 @@ def _fetch(http: httpx.Client, url: str, headers: Mapping[str, str], digest: str
 def _once(
     http: httpx.Client, url: str, headers: Mapping[str, str], digest: str, partial: Path
 ) -> httpx.Response | None:
-    """One request that adds to the file: None when it ended well, else an answer after which to try again."""
+    """Make one request that adds to the file: None when it ended well, else an answer after which to try again."""
     have = _size(partial)
     wanted = {"range": f"bytes={have}-", "if-range": f'"{digest}"'} if have else {}
     with http.stream("GET", url, headers={**headers, **wanted}) as response:
@@ -82,12 +85,25 @@ def _once(
             wire.raise_for_problem(response)
         starts = response.headers.get("content-range", "").startswith(f"bytes {have}-")
         goes_on = have > 0 and response.status_code == _PARTIAL and starts
-        with partial.open("ab" if goes_on else "wb") as file:
-            for chunk in response.iter_bytes():
+        with _opened(partial, append=goes_on) as file:
+            for chunk in response.iter_bytes(_BLOCK):
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+            _flush(file)
     return None
+
+
+def _opened(path: Path, *, append: bool) -> BinaryIO:
+    return path.open("ab" if append else "wb")
+
+
+def _flush(file: BinaryIO) -> None:
+    """Write what is buffered, and wait until the disk has it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,55 @@
+"""Find a thing by its id or name among those that a service listed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from shared.names import hint
+from undersong.client.types import Federation
+from undersong.errors import UndersongError
+
+
+class Named(Protocol):
+    """Anything that has an id and a name."""
+
+    @property
+    def id(self) -> str:
+        """Return the id, which is unique."""
+
+    @property
+    def name(self) -> str:
+        """Return the name, which several may share."""
+
+
+N = TypeVar("N", bound=Named)
+FEDERATION_PREFIX = "fed_"
+
+
+def one_named(found: Iterable[N], name: str, noun: str, remedy: str) -> N:
+    """Return the one whose id or name is `name`; UndersongError names the near matches, or the ids of several."""
+    listed = list(found)
+    matches = [item for item in listed if name in (item.id, item.name)]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        near = hint(name, (item.name for item in listed))
+        raise UndersongError(f"no {noun} is called {name!r}{near}", remedy=remedy)
+    ids = ", ".join(item.id for item in matches[:5])
+    raise UndersongError(f"{len(matches)} {noun}s are called {name!r}: {ids}", remedy="give the id of one")
+
+
+def one_federation(found: list[Federation], name: str | None) -> Federation:
+    """Return the federation with this id or name, without a name the only one; UndersongError otherwise."""
+    if name is not None:
+        return one_named(found, name, "federation", "undersong federation list")
+    if len(found) == 1:
+        return found[0]
+    remedy = "undersong federation create NAME" if not found else "name one (--federation, or `federation:` in the job)"
+    raise UndersongError(f"there are {len(found)} federations", remedy=remedy)
+
+
+def placed_already(spec: Mapping[str, Any], federation: str | None) -> bool:
+    """Tell whether the job document holds an id (or a fault that the service reports) and no other is asked for."""
+    if federation is not None or spec.get("federation") is not None:
+        return False
+    stated = spec.get("federation_id")
+    return stated is not None and (not isinstance(stated, str) or stated.startswith(FEDERATION_PREFIX))
