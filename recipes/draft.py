@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry
-from recipes.files import NPY, column_names, csv_reader, first_lines, opened, parts
+from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts
 from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from recipes.values import MOST_CHANNELS, cell_of, number_form
 
@@ -192,7 +192,7 @@ def _csv_names(file: Path, options: CsvOptions) -> list[str]:
     if options.names:
         return list(options.names)
     with opened(file, options) as text:
-        reader = csv_reader(text, options)
+        reader = CsvRows(text, options)
         header: list[str] = []
         while reader.line_num < options.header:
             header = next(reader, [])

@@ -32,6 +32,8 @@ PART_ROWS: Final = 20_000
 PART_CELLS: Final = 2_000_000  # a part of a file with very many columns has fewer rows
 MOST_NAMED: Final = 50  # columns in a message
 MOST_CELL: Final = 16 * 2**20  # characters
+MOST_ROW: Final = 32 * 2**20  # characters of a row, and of a line: they are bounded while they are read
+PART_CHARACTERS: Final = 64 * 2**20  # a part of a file with very long rows has fewer of them
 NPY: Final = b"\x93NUMPY"
 FOREIGN: Final = (
     (b"PK\x03\x04", "a zip archive or a workbook (.xlsx): export its sheet as CSV"),
@@ -86,7 +88,7 @@ def refusals(path: Path | None) -> Iterator[None]:
 def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
     options = entry.csv
     with opened(path, options) as file:
-        reader = csv_reader(file, options)
+        reader = CsvRows(file, options)
         try:
             header = _header(reader, options, path, wanted)
             takes = {name: header.index(name) for name in wanted}
@@ -104,23 +106,69 @@ def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterat
             raise _undecodable(path, options, error) from None
 
 
-def csv_reader(file: IO[str], options: CsvOptions) -> Any:
-    """Return a strict reader of rows of texts."""
-    csv.field_size_limit(MOST_CELL)
-    return csv.reader(
-        _without_nul(file),
-        delimiter=options.separator,
-        quotechar=options.quote or None,
-        quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
-        skipinitialspace=options.separator != " ",
-        strict=True,
-    )
+class CsvRows:
+    """The rows of a CSV file as texts, in the strict form, none longer than `MOST_ROW` characters.
+
+    Raises `BadDataset` for a longer row (or a line, which is not read to its end), and `csv.Error`.
+    """
+
+    def __init__(self, file: IO[str], options: CsvOptions) -> None:
+        csv.field_size_limit(MOST_CELL)
+        self.characters = 0  # read so far
+        self._row_began = 0
+        self._reader = csv.reader(
+            self._lines(file),
+            delimiter=options.separator,
+            quotechar=options.quote or None,
+            quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
+            skipinitialspace=options.separator != " ",
+            strict=True,
+        )
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        self._row_began = self.characters
+        return next(self._reader)
+
+    @property
+    def line_num(self) -> int:
+        """How many lines were read."""
+        return self._reader.line_num
+
+    def _lines(self, file: IO[str]) -> Iterator[str]:
+        for number, line in bounded_lines(file):
+            self.characters += len(line)
+            if "\0" in line:
+                told = f"line {number} holds a NUL character; if the file is UTF-16, declare csv: {{encoding: utf-16}}"
+                raise BadDataset("its file holds what is no text", told)
+            if self.characters - self._row_began > MOST_ROW:
+                raise _too_long("row", number)
+            yield line
 
 
-def _rows(reader: Any, header: Sequence[str], takes: dict[str, int]) -> Iterator[Part]:
+def bounded_lines(file: IO[str]) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number, from 1; raises `BadDataset` for one longer than `MOST_ROW` characters.
+
+    No more than that is read of it.
+    """
+    for number, line in enumerate(iter(lambda: file.readline(MOST_ROW + 1), ""), 1):
+        if len(line) > MOST_ROW:
+            raise _too_long("line", number)
+        yield number, line
+
+
+def _too_long(what: str, number: int) -> BadDataset:
+    told = f"line {number}: is it CSV, with the quote character and the ends of lines as declared?"
+    return BadDataset(f"its file has a {what} of more than {MOST_ROW:,} characters", told)
+
+
+def _rows(reader: CsvRows, header: Sequence[str], takes: dict[str, int]) -> Iterator[Part]:
     rows: list[list[str]] = []
     lines: list[int] = []
     before, most = reader.line_num, max(1, min(PART_ROWS, PART_CELLS // max(1, len(header))))
+    full_at = reader.characters + PART_CHARACTERS
     for row in reader:
         line, before = before + 1, reader.line_num
         if not row:
@@ -129,9 +177,9 @@ def _rows(reader: Any, header: Sequence[str], takes: dict[str, int]) -> Iterator
             raise _ragged(header, row, line)
         rows.append(row)
         lines.append(line)
-        if len(rows) == most:
+        if len(rows) == most or reader.characters > full_at:
             yield _part(rows, lines, takes)
-            rows, lines = [], []
+            rows, lines, full_at = [], [], reader.characters + PART_CHARACTERS
     if rows:
         yield _part(rows, lines, takes)
 
@@ -150,7 +198,7 @@ def _ragged(header: Sequence[str], row: Sequence[str], line: int) -> BadDataset:
     return BadDataset("its file has a row with another number of fields than its header", *evidence)
 
 
-def _header(reader: Any, options: CsvOptions, path: Path, wanted: Sequence[str]) -> list[str]:
+def _header(reader: CsvRows, options: CsvOptions, path: Path, wanted: Sequence[str]) -> list[str]:
     """Read up to the header and return its names; raises `BadDataset` where they cannot be used."""
     if options.header == 0:
         return list(options.names)
@@ -206,22 +254,14 @@ def opened(path: Path, options: CsvOptions) -> Iterator[IO[str]]:
 
 
 def first_lines(path: Path, options: CsvOptions) -> list[str]:
-    """Return the first lines of a CSV file without their ends, as far as they can be decoded."""
+    """Return the first lines of a CSV file without their ends, as far as they can be decoded; raises `BadDataset`."""
     lines: list[str] = []
     with opened(path, options) as file:
         try:
-            lines.extend(line.rstrip("\r\n") for line in islice(file, LINES))
+            lines.extend(line.rstrip("\r\n") for _, line in islice(bounded_lines(file), LINES))
         except UNREADABLE:
             return lines
     return lines
-
-
-def _without_nul(file: IO[str]) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if "\0" in line:
-            told = f"line {number} holds a NUL character; if the file is UTF-16, declare csv: {{encoding: utf-16}}"
-            raise BadDataset("its file holds what is no text", told)
-        yield line
 
 
 def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> BadDataset:

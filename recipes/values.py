@@ -3,12 +3,16 @@
 An empty cell is missing, and so is what the declaration lists under `missing`; every other cell is a number, a date in
 the declared form or a declared category, or an error that names it. Only one thing has two spellings: a whole number
 with a fraction of zeros (`1.0`) is the category `1`, unless `1.0` is a category itself, and `-9.0` the missing `-9`.
+Numbers become float64. One written digit by digit, or stored as an integer, whose whole part float64 would change is
+refused: it is more likely an identifier than a measurement. With an exponent (`1e300`) it is a measurement.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +30,7 @@ SHOWN: Final = 60  # characters of a cell in a message
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)\.0+")
 _NUMBERS: Final = re.compile(rf"(?:(?:{NUMBER.pattern})?+\n)*+(?:{NUMBER.pattern})?+")
 _DAY_S: Final = 86_400.0
+_EXACT: Final = 2.0**53  # up to which float64 holds every whole number
 
 
 class Unfit(ValueError):
@@ -50,7 +55,7 @@ class Misfit:
         return f"{where}, column {column}: {shown!r} {self.why.public}{self.why.help}"
 
 
-class Cells:
+class Cells(ABC):
     """Turns the cells of one column into float64; see `NumberCells`, `CategoryCells` and `TextCells`."""
 
     def __init__(self, name: str, missing: Iterable[str] = (), exchanged: Mapping[str, str] | None = None) -> None:
@@ -87,8 +92,9 @@ class Cells:
             return self._number(self._exchanged[short], exchanged=True)
         return self._number(text, exchanged=False)
 
+    @abstractmethod
     def _number(self, text: str, *, exchanged: bool) -> float:
-        raise NotImplementedError
+        """Return what a text that is not missing stands for; raises `Unfit`. `exchanged`: it comes from `values`."""
 
 
 class NumberCells(Cells):
@@ -109,7 +115,7 @@ class NumberCells(Cells):
         super().__init__(name, missing, exchanged)
         self._limits, self._date, self._decimal, self._thousands = limits, date, decimal, thousands
         self._form = number_form(decimal, thousands)
-        self._absent = {float(text) for text in missing if NUMBER.fullmatch(text)}
+        self._absent = {float(text) for text in missing if NUMBER.fullmatch(text) and not is_changed(text)}
 
     def texts(self, cells: Sequence[str]) -> tuple[Floats, Misfit | None]:
         """Return float64[n] or the first misfit; plain numbers are read in one go."""
@@ -129,7 +135,10 @@ class NumberCells(Cells):
         if joined.count("\n") >= len(said) or not _NUMBERS.fullmatch(joined):
             return None
         found = joined.split("\n") if said else []
-        made, misfit = self.typed(np.array([float(text) if text else np.nan for text in found], np.float64))
+        values = np.array([float(text) if text else np.nan for text in found], np.float64)
+        if (np.abs(values) >= _EXACT).any():
+            return None  # each is looked at
+        made, misfit = self.typed(values)
         return None if misfit else made
 
     def typed(self, values: npt.NDArray[Any]) -> tuple[Floats, Misfit | None]:
@@ -137,6 +146,13 @@ class NumberCells(Cells):
         if values.dtype.kind not in "iufb" or self._exchanged or self._date is not None:
             return super().typed(values)
         made = values.astype(np.float64)
+        if values.dtype.kind in "iu":
+            for place in np.flatnonzero(np.abs(made) >= _EXACT).tolist():
+                text = str(values[place])
+                if text in self._missing:
+                    made[place] = np.nan
+                elif is_changed(text):
+                    return made, Misfit(place, text, _changed(self.name))
         if self._absent:
             made[np.isin(made, sorted(self._absent))] = np.nan
         low, high = self._limits
@@ -160,6 +176,8 @@ class NumberCells(Cells):
         if not exchanged:
             text = re.sub(f"[{self._thousands}{SPACES}]" if self._thousands else r"\s", "", text)
             text = text.replace(self._decimal, ".")
+        if is_changed(text):
+            raise _changed(self.name)
         value = float(text)
         return np.nan if value in self._absent else self._checked(value)
 
@@ -225,13 +243,32 @@ class TextCells(Cells):
         for text in said:
             if text in self.seen or len(self.seen) < KEPT_CELLS:
                 self.seen[text] = self.seen.get(text, 0) + 1
-        return np.array([float(plain(text) == self._wanted) for text in said]), None
+        return np.array([self._number(text, exchanged=True) for text in said]), None
+
+    def _number(self, text: str, *, exchanged: bool) -> float:  # noqa: ARG002 (a text is compared after it)
+        return float(plain(text) == self._wanted)
 
 
 def plain(text: str) -> str:
     """Return a whole number without its fraction of zeros, any other text as it is."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
+
+
+def is_changed(text: str) -> bool:
+    """Return whether float64 would change the whole part of a number that is written without an exponent."""
+    value = float(text)
+    if abs(value) < _EXACT or np.isinf(value) or "e" in text or "E" in text:
+        return False
+    return Decimal(text) != Decimal(value)
+
+
+def _changed(column: str) -> Unfit:
+    return Unfit(
+        "has more digits than a number column keeps",
+        f" (beyond 2^53 they would be rounded): declare {column} as text or category if these are identifiers; if they "
+        "are measurements, write them with an exponent",
+    )
 
 
 def number_form(decimal: str, thousands: str) -> re.Pattern[str]:

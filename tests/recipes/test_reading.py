@@ -4,42 +4,21 @@ import csv
 import gzip
 import io
 import math
-import os
-import warnings
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from recipes.datasets import BadDataset, Dataset, describe_dataset, load_dataset, read_datasets
+from recipes.datasets import load_dataset
+from recipes.files import MOST_ROW, parts
+from tests.recipes.declaring import Y, declared, refused
 
 LEVELS = ["None", "NA", "nan", "no", "yes", "null", "1", "1.5", "-", "a b", "x,y", "ü", 'say "hi"', "007"]
-Y = {"name": "y", "type": "number"}
-
-
-def declared(folder: Path, columns: list[dict[str, Any]], **entry: Any) -> Any:
-    """The entry `d` of a datasets.yaml in the folder."""
-    document = {"name": "d", "kind": "csv", "path": "data.csv", "columns": columns, "test_fraction": 0, **entry}
-    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [document]}))
-    return read_datasets(folder / "datasets.yaml")["d"]
-
-
-def refused(entry: Any) -> BadDataset:
-    with pytest.raises(BadDataset) as caught:
-        describe_dataset(entry)
-    with pytest.raises(BadDataset) as again:
-        load_dataset(entry)
-    assert again.value.explain() == caught.value.explain(), "a job is told what the description is told"
-    assert caught.value.detail.startswith("data set d: ")
-    return caught.value
 
 
 # ------------------------------------------------------------------ what is written comes back
@@ -115,42 +94,6 @@ def test_parquet_and_npz_round_trip(tmp_path_factory: Any, rows: list[Any]) -> N
         assert math.isnan(number) if row[0] is None else number == float(row[0])
         assert math.isnan(level) if row[1] is None else LEVELS[int(level)] == row[1]
         assert math.isnan(code) if row[2] is None else code - 5 == row[2]
-
-
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "npz"])
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_damaged_files_are_refused_or_read(tmp_path_factory: Any, kind: str, data: st.DataObject) -> None:
-    """Cut anywhere, some bytes changed, or foreign: a data set is read or refused by name, and nothing else happens."""
-    folder = tmp_path_factory.mktemp("damaged")
-    path = folder / f"data.{kind}"
-    good = written(path)
-    how = data.draw(st.sampled_from(["cut", "changed", "foreign"]))
-    if how == "cut":
-        path.write_bytes(good[: data.draw(st.integers(0, len(good) - 1))])
-    elif how == "changed":
-        at, byte = data.draw(st.integers(0, len(good) - 1)), data.draw(st.integers(0, 255))
-        path.write_bytes(good[:at] + bytes([byte]) + good[at + 1 :])
-    else:
-        path.write_bytes(data.draw(st.binary(max_size=200)))
-    entry = declared(folder, [{"name": "x", "type": "number"}, Y], kind=kind.split(".")[0], path=path.name, label="y")
-    try:
-        load_dataset(entry)
-    except BadDataset:
-        refused(entry)
-
-
-def written(path: Path, rows: int = 60) -> bytes:
-    """A good file of two number columns, of the kind that its name says."""
-    x, y = [float(row) for row in range(rows)], [row % 2 for row in range(rows)]
-    text = "x,y\n" + "".join(f"{a},{b}\n" for a, b in zip(x, y, strict=True))
-    if path.suffix == ".npz":
-        np.savez_compressed(path, x=np.array(x), y=np.array(y))
-    elif path.suffix == ".parquet":
-        parquet.write_table(pa.table({"x": x, "y": y}), path)
-    else:
-        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path.read_bytes()
 
 
 # ------------------------------------------------------------------ CSV: places and hints
@@ -290,141 +233,7 @@ def test_a_filter_compares_as_the_column_is_declared(
         assert "never 'nort'; it holds north, south" in said
 
 
-# ------------------------------------------------------------------ files of another kind, or no files
-
-
-def _directory(path: Path) -> None:
-    path.mkdir()
-
-
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _array(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-
-
-def _save(**arrays: Any) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-
-    return write
-
-
-def _table(**columns: Any) -> Callable[[Path], None]:
-    return lambda path: parquet.write_table(pa.table(columns), path)
-
-
-def _bytes(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
-
-
-@pytest.mark.parametrize(
-    ("kind", "write", "told"),
-    [
-        ("csv", lambda path: None, "does not exist"),
-        ("csv", _directory, "is no file"),
-        ("csv", _pipe, "is no file"),
-        ("csv", _save(x=np.zeros(3), y=np.zeros(3)), "zip archive or a workbook"),
-        ("csv", _table(x=[1.0], y=[1.0]), "declare kind: parquet"),
-        ("csv", _bytes(gzip.compress(b"x,y\n" + b"1,0\n" * 5000)[:-9]), "cut or damaged"),
-        ("csv", _bytes(b"\x1f\x8b\x08\x00 no gzip"), "cut or damaged"),
-        ("npz", _array, "one array (.npy)"),
-        ("npz", _bytes(b"PK\x03\x04 not finished"), "cut or damaged"),
-        ("npz", _bytes(b""), "cut or damaged"),
-        ("npz", _bytes(b"x,y\n1,0\n"), "cannot be read"),
-        ("npz", _save(x=np.array([{}], object), y=np.zeros(1)), "pickle"),
-        ("npz", _save(x=np.zeros((3, 2)), y=np.zeros(3)), "an array of 3x2"),
-        ("npz", _save(x=np.zeros(3), y=np.zeros(2)), "different numbers of rows"),
-        ("npz", _save(x=np.float64(3), y=np.float64(2)), "single value"),
-        ("npz", _save(x=np.zeros(3, complex), y=np.zeros(3)), "complex"),
-        ("npz", _save(x=np.zeros(3, "S3"), y=np.zeros(3)), "type |S3"),
-        ("npz", _save(x=np.array([0.0, np.inf]), y=np.zeros(2)), "row 2, column x: 'inf' is an infinite number"),
-        ("npz", _save(x=np.array(["1", "one"]), y=np.zeros(2)), "row 2, column x: 'one' is not a number"),
-        ("npz", _save(z=np.zeros(3), y=np.zeros(3)), "the columns found are: z, y"),
-        ("parquet", _bytes(b"PAR1....PAR1"), "cannot be read"),
-        ("parquet", _bytes(b"x,y\n1,0\n"), "cannot be read"),
-        ("parquet", _table(x=[[1.0]], y=[1]), "list<"),
-        ("parquet", _table(x=[b"1"], y=[1]), "binary"),
-        ("parquet", _table(x=["1", "a"], y=[1, 0]), "row 2, column x: 'a' is not a number"),
-        ("parquet", _table(x=[1.0, float("inf")], y=[1, 0]), "row 2, column x"),
-        ("parquet", _table(X=[1.0], y=[1]), "did you mean 'X'"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, write: Callable[[Path], None], told: str) -> None:
-    write(tmp_path / f"data.{kind}")
-    entry = declared(tmp_path, [{"name": "x", "type": "number"}, Y], kind=kind, path=f"data.{kind}", label="y")
-    assert told in refused(entry).explain()
-
-
-def test_parquet_types(tmp_path: Path) -> None:
-    """Whole numbers, decimals, truth values and dates are numbers; codes are levels."""
-    import datetime
-    import decimal
-
-    table = pa.table({
-        "i": pa.array([1, None], pa.int64()),
-        "d": pa.array([decimal.Decimal("1.50"), None]),
-        "b": pa.array([True, None]),
-        "t": pa.array([datetime.date(1970, 1, 3), None]),
-        "s": pa.array([datetime.datetime(1970, 1, 2, 12, tzinfo=datetime.UTC), None], pa.timestamp("ns", "UTC")),
-        "c": pa.array([2.0, None]),
-        "f": pa.array([True, False]),
-    })  # fmt: skip
-    parquet.write_table(table, tmp_path / "data.parquet")
-    columns: list[dict[str, Any]] = [{"name": name, "type": "number"} for name in "idbts"]
-    columns += [{"name": "c", "type": "category", "categories": ["1", "2"]}]
-    columns += [{"name": "f", "type": "category", "categories": ["false", "true"]}]
-    features = load_dataset(declared(tmp_path, columns, kind="parquet", path="data.parquet")).features
-    nan = math.nan
-    assert np.array_equal(features, [[1, 1.5, 1, 2, 1.5, 1, 1], [nan, nan, nan, nan, nan, nan, 0]], equal_nan=True)
-
-
-# ------------------------------------------------------------------ images
-
-
-def images(folder: Path, pixels: Any, **entry: Any) -> Dataset:
-    np.savez(folder / "data.npz", x=pixels, y=np.arange(len(pixels)) % 2)
-    found = declared(folder, [{"name": "x", "type": "image"}, Y], kind="npz", path="data.npz", label="y", **entry)
-    describe_dataset(found)
-    return load_dataset(found)
-
-
-def test_images_come_as_channels_first_in_0_to_1(tmp_path: Path) -> None:
-    full = np.array([0, 255], np.uint8).repeat(12)
-    assert images(tmp_path, full.reshape(2, 3, 4)).features.shape == (2, 1, 3, 4)
-    last = images(tmp_path, full.reshape(2, 2, 2, 3), channel_axis="last").features
-    assert (last.shape, last.min(), last.max()) == ((2, 3, 2, 2), 0, 1)
-    assert images(tmp_path, np.full((2, 2, 2), 65535, np.uint16)).features.max() == 1
-    assert images(tmp_path, np.full((2, 2, 2), 0.25)).features.max() == np.float32(0.25)
-    scaled = images(tmp_path, np.array([-1.0, 1.0]).repeat(4).reshape(2, 2, 2), ranges={"x": [-1, 1]}).features
-    assert (scaled.min(), scaled.max()) == (0, 1)
-    assert images(tmp_path, np.full((2, 2, 2), 16), ranges={"x": [0, 16]}).features.max() == 1
-
-
-@pytest.mark.parametrize(
-    ("pixels", "entry", "told"),
-    [
-        (np.zeros((2, 32, 32, 3), np.uint8), {}, "channel_axis: last"),
-        (np.zeros((2, 4)), {}, "images must be"),
-        (np.full((2, 2, 2), 16), {}, "need the range"),
-        (np.full((2, 2, 2), 16.0), {}, "under ranges"),
-        (np.full((2, 2, 2), 300, np.int32), {"ranges": {"x": [0, 255]}}, "reach from 300"),
-        (np.full((2, 2, 2), np.nan), {}, "not finite"),
-        (np.zeros((2, 2, 2), bool), {}, "type bool"),
-        (np.zeros((2, 0, 2)), {}, "no pixels"),
-    ],
-)
-def test_images_that_would_be_misread_are_refused(tmp_path: Path, pixels: Any, entry: Any, told: str) -> None:
-    with pytest.raises(BadDataset) as caught:
-        images(tmp_path, pixels, **entry)
-    assert told in caught.value.explain()
-
-
-# ------------------------------------------------------------------ very wide files, and what stands twice
+# ------------------------------------------------------------------ very wide, very long, very large
 
 
 def test_thirty_thousand_columns_are_read_and_told_in_few_words(tmp_path: Path) -> None:
@@ -435,46 +244,82 @@ def test_thirty_thousand_columns_are_read_and_told_in_few_words(tmp_path: Path) 
     assert len(fault.explain()) < 2000
 
 
-def test_an_array_that_stands_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
-    """numpy reads the last of two members of one name, and `x` for `x.npy`."""
-    for twin in ("y.npy", "y"):
-        with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for name, value in (("y.npy", 0.0), (twin, 1.0)):
-                held = io.BytesIO()
-                np.save(held, np.full(3, value))
-                archive.writestr(name, held.getvalue())
-        fault = refused(declared(tmp_path, [Y], kind="npz", path="data.npz"))
-        assert fault.detail == "data set d: its file names an array twice"
-
-
-@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_any_damage_to_an_archive_is_one_refusal(tmp_path: Path, packing: int) -> None:
-    held = io.BytesIO()
-    np.save(held, np.arange(300.0))
-    with zipfile.ZipFile(tmp_path / "data.npz", "w", packing) as archive:
-        archive.writestr("y.npy", held.getvalue())
-    entry = declared(tmp_path, [Y], kind="npz", path="data.npz")
-    whole, refusals = (tmp_path / "data.npz").read_bytes(), 0
-    for place in range(0, len(whole), max(1, len(whole) // 200)):
-        (tmp_path / "data.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        try:
-            describe_dataset(entry)
-        except BadDataset:
-            refusals += 1
-    assert refusals > 50
-
-
-def test_an_array_larger_than_memory_and_a_name_too_long_are_refusals(tmp_path: Path) -> None:
-    held = io.BytesIO()
-    np.save(held, np.zeros(3))
-    huge = held.getvalue().replace(b"(3,), }" + b" " * 12, b"(9999999999999,), }")
-    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
-        archive.writestr("y.npy", huge)
-    assert "cannot be read" in refused(declared(tmp_path, [Y], kind="npz", path="data.npz")).detail
-    assert "cannot be read" in refused(declared(tmp_path, [Y], path="a" * 5000)).detail
-
-
 def test_a_cut_utf_16_file_is_not_told_to_be_utf_16(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_bytes("y\n1\n".encode("utf-16")[:-1])
     assert "is cut or damaged" in refused(declared(tmp_path, [Y], csv={"encoding": "utf-16"})).detail
+
+
+# ten digits and more around the bound, and whole numbers of any size that float64 holds or does not hold
+LARGE = st.integers(2**53 - 3, 2**53 + 9) | st.integers(0, 2**80) | st.integers(0, 40).map(lambda power: 10**power)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LARGE, st.sampled_from(["", "-"]), st.sampled_from(["{}", "{}.0", "{}e0", "00{}"]), st.booleans())
+def test_a_whole_number_is_read_exactly_or_refused(
+    tmp_path_factory: Any, size: int, sign: str, form: str, thousands: bool
+) -> None:
+    """Whatever the file's kind; with an exponent it is a measurement, and rounded."""
+    folder, number = tmp_path_factory.mktemp("large"), int(f"{sign}{size}")
+    text = sign + form.format(f"{size:,}" if thousands and form == "{}" else size)
+    (folder / "data.csv").write_text(f'x,y\n1,0\n"{text}",1\n')
+    csv_entry = declared(folder, [{"name": "x", "type": "number"}, Y], csv={"thousands": ","})
+    entries = [csv_entry]
+    if abs(number) < 2**63:
+        np.savez(folder / "data.npz", x=np.array([1, number]), y=np.arange(2))
+        entries.append(declared(folder, [{"name": "x", "type": "number"}, Y], kind="npz", path="data.npz"))
+        for name, column in (("data.parquet", [1, number]), ("nulls.parquet", [None, number])):
+            parquet.write_table(pa.table({"x": pa.array(column, pa.int64()), "y": [0, 1]}), folder / name)
+            entries.append(declared(folder, [{"name": "x", "type": "number"}, Y], kind="parquet", path=name))
+    for entry in entries:
+        if int(float(number)) == number or (entry is csv_entry and "e" in form):
+            assert load_dataset(entry).features[1, 0] == float(number)
+        else:
+            said = refused(entry).explain()
+            assert "2, column x" in said or "3, column x" in said
+            assert "has more digits than a number column keeps" in said
+            assert "declare x as text" in said
+
+
+def test_a_number_that_is_too_long_can_be_an_identifier_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("x,y\n9007199254740993,0\n9007199254740992,1\n")
+    entry = declared(tmp_path, [{"name": "x", "type": "number"}, Y], missing={"x": [9007199254740993]})
+    assert np.isnan(load_dataset(entry).features[:, 0]).tolist() == [True, False], "and its neighbour is not missing"
+    np.savez(tmp_path / "data.npz", x=np.array([2**63 - 1, 2**53]), y=np.arange(2))
+    entry = declared(
+        tmp_path, [{"name": "x", "type": "number"}, Y], kind="npz", path="data.npz", missing={"x": [2**63 - 1]}
+    )
+    assert np.isnan(load_dataset(entry).features[:, 0]).tolist() == [True, False]
+    levels = ["9007199254740992", "9007199254740993"]
+    coded = declared(tmp_path, [{"name": "x", "type": "category", "categories": levels}, Y])
+    assert load_dataset(coded).features[:, 0].tolist() == [1, 0]
+    (tmp_path / "data.csv").write_text("x,y\n1e300,0\n0.12345678901234567890,1\n")
+    assert load_dataset(declared(tmp_path, [{"name": "x", "type": "number"}, Y])).features[0, 0] == 1e300
+
+
+@pytest.mark.parametrize("head", [b"y\n1\n", b""])
+def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path: Path, head: bytes) -> None:
+    """64 GiB that hold no end of a line."""
+    with (tmp_path / "data.csv").open("wb") as file:
+        file.write(head)
+        file.truncate(2**36)
+    said = refused(declared(tmp_path, [Y])).explain()
+    assert f"a line of more than {MOST_ROW:,} characters" in said
+    assert f"line {3 if head else 1}" in said
+
+
+def test_a_row_whose_quotes_hide_its_end_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.files.MOST_ROW", 100_000)
+    (tmp_path / "data.csv").write_text("y\n1\n" + '"a\nb",' * 20_000 + "\n2\n")
+    assert "a row of more than 100,000 characters" in refused(declared(tmp_path, [Y])).explain()
+
+
+def test_long_rows_come_in_parts_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.files.PART_CHARACTERS", 10_000)
+    (tmp_path / "data.csv").write_text("y,t\n" + "".join(f"{row},{'x' * 3000}\n" for row in range(50)))
+    entry = declared(tmp_path, [Y, {"name": "t", "type": "text"}])
+    found = list(parts(entry, entry.path, ["y", "t"]))
+    assert max(len(part.places) for part in found) == 4
+    assert [place for part in found for place in part.places] == list(range(2, 52))
+    assert load_dataset(entry, ["y"]).features[:, 0].tolist() == list(range(50))
