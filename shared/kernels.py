@@ -9,7 +9,7 @@ import importlib.util
 from typing import Final
 
 MODULES: Final = (
-    "shared.secagg.field64",
+    "shared.fields.field64",
     "shared.secagg.pairwise.decoding",
     "shared.privacy.noise",
     "shared.vdaf.kernels64",

@@ -25,8 +25,8 @@ from shared.ids import Digest
 from shared.wire.manifest import LogHead
 
 if TYPE_CHECKING:
+    from shared.merkle.proofs import Frontier
     from shared.transparency.documents import LogEntry
-    from shared.transparency.merkle import Frontier
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class LogWatch:
         return head
 
     async def _follow(self, head: LogHead, met: list[LogHead]) -> None:
-        from shared.transparency.merkle import Frontier
+        from shared.merkle.proofs import Frontier
 
         seen = await asyncio.to_thread(Seen.read, self._state)
         if head.size < seen.size:
@@ -210,7 +210,7 @@ class LogWatch:
 
     async def _prove(self, old: LogHead, head: LogHead) -> None:
         """An older head than this site's last look: keys must prove that its log is a beginning of this one."""
-        from shared.transparency import merkle
+        from shared.merkle import proofs as merkle
         from shared.transparency.documents import ConsistencyProof
 
         call = Call("GET", f"/v1/log/proofs/consistency?first={old.size}&second={head.size}")

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from services.keys.domain import Issued
 from services.keys.log_repository import LogRepository
 from shared.database import Transaction
-from shared.transparency import tree
+from shared.merkle import tree
 from shared.transparency.documents import (
     CERTIFICATE_ISSUED,
     CERTIFICATE_REVOKED,

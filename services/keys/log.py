@@ -12,7 +12,8 @@ from services.keys.restores import RestoreWatch
 from shared.database import Database, Transaction
 from shared.identity.authority import Identity
 from shared.ids import Digest
-from shared.transparency import merkle, tree
+from shared.merkle import proofs as merkle
+from shared.merkle import tree
 from shared.transparency.documents import (
     ConsistencyProof,
     InclusionProof,

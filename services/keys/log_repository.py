@@ -9,8 +9,8 @@ from sqlalchemy.orm import aliased
 
 from services.keys.tables import CertificateRow, LogEntryRow, LogNodeRow, RevocationRow, RoundRecordRow
 from shared.database import Transaction
+from shared.merkle.tree import Node
 from shared.transparency.documents import CERTIFICATE_ISSUED, CERTIFICATE_REVOKED, LogEntry, RoundRecord
-from shared.transparency.tree import Node
 
 _CHUNK = 300  # nodes a query: databases limit a statement's parameters
 

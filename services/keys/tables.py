@@ -145,7 +145,7 @@ class LogEntryRow(Base):
 
 
 class LogNodeRow(Base):
-    """The log's complete subtrees (`shared.transparency.tree`); level 0 holds the leaves' hashes."""
+    """The log's complete subtrees (`shared.merkle.tree`); level 0 holds the leaves' hashes."""
 
     __tablename__ = "log_nodes"
 

@@ -13,7 +13,6 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from shared.ids import Digest, SiteId
 from shared.secagg.engine import (
@@ -31,12 +30,12 @@ from shared.secagg.engine import (
     UpdateRefused,
     header_for,
 )
+from shared.secagg.hpke import SUITE
 from shared.secagg.quantise import Ring
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader, header_digest, write_header
 
 NAME: Final = "sealed"
-SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 CHUNK: Final = 192 * 1024  # a multiple of every word size; stays in a core's cache between decryption and addition
 MAX_CHUNK: Final = 4 * 1024 * 1024
 _INFO: Final = b"undersong-sealed-1"

@@ -19,8 +19,8 @@ from shared.identity.authority import CertificateUntrusted, Holder, keyid_of, pu
 from shared.ids import Digest
 from shared.secagg.engines import engine_facts
 from shared.secagg.pairwise.roster import Frame
-from shared.secagg.pairwise.transcript import Transcript
 from shared.secagg.quantise import counted
+from shared.secagg.transcript import Transcript
 from shared.transparency import steps
 from shared.transparency.certificates import read_authority, read_certificate, read_holder
 from shared.transparency.documents import RoundRecord

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from shared.ids import Digest, RoundId, SiteId, VersionId
-from shared.transparency import merkle
+from shared.merkle import proofs as merkle
 from shared.wire.canonical import canonical
 from shared.wire.forms import Digestible, DigestText, Document, Name
 from shared.wire.forms import SignatureHex as SignatureHex

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from shared.errors import Forbidden, Refusal
 from shared.identity.authority import Holder, check_certificate, public_bytes
 from shared.ids import Digest, SiteId
+from shared.merkle import proofs as merkle
 from shared.secagg.pairwise.terms import terms
-from shared.transparency import merkle
 from shared.transparency.documents import ConsistencyProof as ConsistencyProof
 from shared.transparency.documents import InclusionProof as InclusionProof
 from shared.transparency.documents import LogEntry as LogEntry

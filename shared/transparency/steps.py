@@ -9,13 +9,13 @@ from typing import Final, ParamSpec, TypeVar
 
 from shared.errors import Forbidden, Refusal
 from shared.ids import Digest
+from shared.secagg import transcript
 from shared.secagg.pairwise import roster as rosters
-from shared.secagg.pairwise import transcript
 from shared.secagg.pairwise.complaints import check_left_out
 from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.roster import Frame, Roster
 from shared.secagg.pairwise.terms import terms
-from shared.secagg.pairwise.transcript import Transcript
+from shared.secagg.transcript import Transcript
 from shared.secagg.twoserver.messages import Evidence as Accepted
 from shared.transparency.documents import RoundRecord
 from shared.wire.helper import TWOSERVER, accepted_statement
@@ -88,7 +88,7 @@ def check_helper(record: RoundRecord, helper_key: bytes) -> None:
     positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
     if transcript.members(said.members, len(manifest.cohort)) != frozenset(positions):
         raise RecordInvalid("the bodies are not those of the sites whose reports the helper accepted")
-    if rosters.body_root(positions) != said.root:
+    if transcript.body_root(positions) != said.root:
         raise RecordInvalid("the bodies do not lead to the root that the helper signed")
     statement = accepted_statement(manifest.digest(), said.members, said.root, said.share_digest)
     rosters.verify(helper_key, said.signature, statement, "the helper's set")
@@ -132,7 +132,7 @@ def check_survivors(record: RoundRecord, frame: Frame, witness_key: bytes) -> No
 def check_bodies(record: RoundRecord, frame: Frame) -> None:
     """The bodies lead to the root that was signed with the survivors."""
     digests = {frame.roster.position(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
-    if rosters.body_root(digests) != survivors_of(record).root:
+    if transcript.body_root(digests) != survivors_of(record).root:
         raise RecordInvalid("the bodies do not lead to the root that was signed")
 
 
@@ -198,7 +198,7 @@ def transcript_of(record: RoundRecord) -> list[bytes]:
         members, root = survivors.members, survivors.root
     else:
         positions = {manifest.cohort.index(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
-        members, root = transcript.bitmap(frozenset(positions), len(manifest.cohort)), rosters.body_root(positions)
+        members, root = transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions)
     heads.append(heads[-1].survivors(members, root))
     heads.append(heads[-1].total(bytes.fromhex(record.sum_digest)))
     return [each.head for each in heads]

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from shared.secagg.field64 import P
+from shared.fields.field64 import P
 from shared.vdaf import kernels64 as kernels
 from shared.vdaf import projections64
 from shared.vdaf.field import Field, Octets, Vector

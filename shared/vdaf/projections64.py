@@ -10,7 +10,7 @@ A stretch's digits that are all zero are passed over: a client's own small integ
 import numpy as np
 from numba import njit, types
 
-from shared.secagg.field64 import P, add, multiply
+from shared.fields.field64 import P, add, multiply
 from shared.vdaf.kernels64 import VEC, subtract
 
 STRETCH = 512  # bytes of a row at a time: digits and signs of 2048 coefficients stay in a core's first cache

@@ -25,6 +25,6 @@ def accepted_statement(manifest_digest: Digest, members: bytes, root: bytes, sha
     """Whose reports the helper accepted, and the digest of the one aggregate share that it gives for them.
 
     members: a bitmap over the manifest's cohort; root: over the bodies of those sites
-    (`shared.secagg.pairwise.roster.body_root`); share_digest: SHA-256 of the aggregate share.
+    (`shared.secagg.transcript.body_root`); share_digest: SHA-256 of the aggregate share.
     """
     return ACCEPTED_CONTEXT + bytes.fromhex(manifest_digest) + root + share_digest + members

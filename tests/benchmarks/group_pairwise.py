@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shared.secagg.pairwise import transcript
+from shared.secagg import transcript
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.graph import plan
 from shared.secagg.pairwise.masks import Ring, apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
-from shared.secagg.pairwise.roster import body_root, survivors_statement
+from shared.secagg.pairwise.roster import survivors_statement
 from shared.secagg.pairwise.server import ServerRound
 from shared.secagg.pairwise.shares import SHARE_BYTES, split
 from tests.benchmarks import group_round
@@ -160,7 +160,7 @@ class _Meter:
 
 
 def _survivors(party: Round, alive: frozenset[int], digest: bytes) -> Survivors:
-    members, root = transcript.bitmap(alive, N), body_root(dict.fromkeys(alive, digest))
+    members, root = transcript.bitmap(alive, N), transcript.body_root(dict.fromkeys(alive, digest))
     statement = survivors_statement(party.server.ctx, party.attempt, members, root)
     return Survivors(members, root, party.witness.sign(statement))
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import Refusal
+from shared.merkle import proofs as merkle
 from shared.secagg.pairwise import roster
 from shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, Evidence
 from shared.secagg.twoserver.report import Report
-from shared.transparency import merkle, records
+from shared.transparency import records
 from shared.transparency.documents import LogHead, head_statement
 from shared.vdaf.prio3 import Prio3Count, Prio3Histogram, Prio3SumVecWithMultiproof
 from shared.zk import dleq, pedersen, samples, schnorr

@@ -15,8 +15,10 @@ from scipy import stats
 
 from shared.ids import digest_of
 from shared.learning.tensors import load
+from shared.merkle import proofs as merkle
+from shared.secagg import transcript
 from shared.secagg.engine import UPLOAD
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.engine import _body_leaf
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
@@ -26,7 +28,6 @@ from shared.secagg.pairwise.shares import SHARE_BYTES
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.payload import opened_train
 from shared.secagg.quantise import DTYPES, OutOfRange, unpack
-from shared.transparency import merkle
 from shared.wire.manifest import ModelRef
 from shared.wire.updates import read_header, write_header
 from tests.services.aggregator.conftest import Stage
@@ -64,7 +65,7 @@ def shown(sites: Sites, alive: frozenset[int]) -> dict[str, bytes]:
     """The answers to the upload for this set, with its own true tree over the bodies."""
     cohort = sites.manifest.cohort
     digests = {i: sites.seats[cohort[i]].body or b"" for i in alive}
-    said, order = signed_survivors(sites, alive, roster.body_root(digests)), sorted(alive)
+    said, order = signed_survivors(sites, alive, transcript.body_root(digests)), sorted(alive)
     tree = merkle.stored([_body_leaf(i, digests[i]) for i in order])
     return {
         cohort[i]: messages.pack_list([said.pack(), *merkle.inclusion_proof(place, len(order), tree)])

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, Self
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.secagg.pairwise.transcript import members
+from shared.secagg.transcript import members
 from undersong.local.layout import HELPER
 
 _LOOK_EVERY_S: Final = 0.2

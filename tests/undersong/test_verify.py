@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.ids import Digest
-from shared.transparency import merkle
+from shared.merkle import proofs as merkle
 from shared.transparency.documents import LogHead, head_statement
 from tests.shared.transparency.bundles import Federation
 from undersong import cli

@@ -35,8 +35,8 @@ from shared.faults import point
 from shared.identity.authority import Identity
 from shared.identity.sealing import Sealer
 from shared.ids import Digest, RoundId, SiteId, digest_of
+from shared.secagg import transcript
 from shared.secagg.engines import engine_facts
-from shared.secagg.pairwise import transcript
 from shared.secagg.twoserver.engine import accepted_set
 from shared.secagg.twoserver.helper import (
     HelperKeys,

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from shared.secagg import transcript
 from shared.secagg.engine import NO_FLOORS, Floors
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
 from shared.secagg.pairwise.masks import Ring, apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Survivors

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import msgpack
 
-from shared.secagg.pairwise import roster, transcript
+from shared.secagg import transcript
+from shared.secagg.pairwise import roster
 from shared.secagg.pairwise.graph import planned
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
 from shared.secagg.pairwise.roster import Frame, RoundAborted

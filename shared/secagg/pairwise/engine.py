@@ -13,6 +13,8 @@ import msgpack
 import numpy as np
 
 from shared.ids import SiteId
+from shared.merkle import proofs as merkle
+from shared.secagg import transcript
 from shared.secagg.engine import (
     UPLOAD,
     Ask,
@@ -30,7 +32,7 @@ from shared.secagg.engine import (
     UpdateRefused,
     header_for,
 )
-from shared.secagg.pairwise import messages, transcript
+from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.client import ClientRound, Sign
 from shared.secagg.pairwise.complaints import (
     Complaint,
@@ -48,7 +50,6 @@ from shared.secagg.pairwise.roster import (
     RoundAborted,
     Terms,
     advertisement_statement,
-    body_root,
     refuse_low_order,
     survivors_statement,
     verify,
@@ -59,7 +60,6 @@ from shared.secagg.pairwise.terms import terms as terms  # part of this module's
 from shared.secagg.pairwise.uploads import MaskSignatures, split_upload
 from shared.secagg.pairwise.witness import SurvivorsAsk
 from shared.secagg.quantise import DTYPES, Ring, pack, unpack
-from shared.transparency import merkle
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader, write_header
 
@@ -332,7 +332,7 @@ def _close_upload(desk: Desk, state: _State, uploads: Mapping[SiteId, bytes], re
     by_position = {i: split_upload(upload)[0] for i, upload in signed.items()}
     alive = frozenset(by_position)
     _openable(server, transcript.members(state.sharers, server.n), alive)
-    members, root = transcript.bitmap(alive, server.n), body_root(by_position)
+    members, root = transcript.bitmap(alive, server.n), transcript.body_root(by_position)
     if reply is None:
         ask = SurvivorsAsk(members, root, state.sharers, tuple(signed[i] for i in sorted(signed)), state.complaints)
         return Closed(desk.secret, ask=Ask("witness", ask.pack()))
@@ -341,7 +341,7 @@ def _close_upload(desk: Desk, state: _State, uploads: Mapping[SiteId, bytes], re
     survivors = Survivors(members, root, reply)
     state.survivors = survivors.pack()
     order = sorted(alive)
-    leaves = merkle.stored([_body_leaf(i, by_position[i]) for i in order])
+    leaves = merkle.stored([transcript.body_leaf(i, by_position[i]) for i in order])
     answers = {
         SiteId(server.roster.members[i].site_id): messages.pack_list(
             [state.survivors, *merkle.inclusion_proof(place, len(order), leaves)]
@@ -397,10 +397,6 @@ def _openable(server: ServerRound, sharers: frozenset[int], survivors: frozenset
         raise NotEnoughShares(str(error)) from error
 
 
-def _body_leaf(position: int, digest: bytes) -> bytes:
-    return merkle.leaf_hash(transcript.tagged_hash("y", position.to_bytes(4, "little"), digest))
-
-
 def _check_included(client: ClientRound, survivors: Survivors, path: list[bytes], seat: Seat) -> None:
     """The client's own body stands under the root that the witness signed."""
     if client.frame is None or seat.body is None:
@@ -410,7 +406,7 @@ def _check_included(client: ClientRound, survivors: Survivors, path: list[bytes]
     if me not in alive:
         raise RoundAborted("this client's update is said to be missing")
     try:
-        merkle.verify_inclusion(_body_leaf(me, seat.body), alive.index(me), len(alive), path, survivors.root)
+        merkle.verify_inclusion(transcript.body_leaf(me, seat.body), alive.index(me), len(alive), path, survivors.root)
     except merkle.ProofInvalid as error:
         raise RoundAborted("another update than this client's stands in its place") from error
 

@@ -10,7 +10,7 @@ is wrong among the others is corrected (`decoding`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.secagg.pairwise import transcript
+from shared.secagg import transcript
 from shared.secagg.pairwise.decoding import Decoded, decode
 from shared.secagg.pairwise.shares import BadShares, well_formed
 

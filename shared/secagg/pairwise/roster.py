@@ -1,6 +1,6 @@
 """The frozen roster of a round, what keys signs about it, and what follows from it for everyone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from shared.errors import Forbidden
-from shared.secagg.pairwise import transcript
+from shared.merkle import proofs as merkle
+from shared.secagg import transcript
+from shared.secagg.pairwise import contexts
 from shared.secagg.pairwise.graph import Neighbours, Topology, neighbours, plan
 from shared.secagg.pairwise.messages import Advertisement, MalformedStep
 from shared.secagg.pairwise.survivors import check_survivors
-from shared.transparency import merkle
 
 DIGEST_BYTES = 32
 
@@ -169,7 +170,7 @@ class Frame:
     @classmethod
     def of(cls, roster: Roster, terms: Terms) -> Self:
         """The frame of one attempt at one round."""
-        ctx = transcript.context(terms.ctx0, roster.root, roster.nonce)
+        ctx = contexts.context(terms.ctx0, roster.root, roster.nonce)
         topology = plan(len(roster.members), terms.corrupt, terms.dropout, trusted_witness=not terms.quorum)
         return cls(roster, ctx, topology, neighbours(topology, ctx))
 
@@ -181,10 +182,3 @@ class Frame:
 def holders(position: int, around: Sequence[int]) -> tuple[int, ...]:
     """Who holds shares of a client's secrets: its neighbours and itself, ascending; points are 1, 2, ..."""
     return tuple(sorted({position, *around}))
-
-
-def body_root(digests: Mapping[int, bytes]) -> bytes:
-    """The Merkle root over masked updates' SHA-256, in roster order, each bound to its position."""
-    return merkle.root(
-        [merkle.leaf_hash(transcript.tagged_hash("y", i.to_bytes(4, "little"), digests[i])) for i in sorted(digests)]
-    )

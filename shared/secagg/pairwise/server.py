@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.ids import SiteId
+from shared.secagg import transcript
 from shared.secagg.engine import Fault, RoundSpoiled
-from shared.secagg.pairwise import messages, transcript
+from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.client import pair_seed
 from shared.secagg.pairwise.graph import planned
 from shared.secagg.pairwise.messages import Delivery, Opening

@@ -1,7 +1,7 @@
 """What a signed manifest fixes for the engine. Apart from the engine, so that keys reads it without its kernels."""
 
 from shared.errors import Invalid
-from shared.secagg.pairwise import transcript
+from shared.secagg.pairwise.contexts import context_zero
 from shared.secagg.pairwise.roster import Terms
 from shared.wire.manifest import RoundManifest
 
@@ -22,7 +22,7 @@ def terms(manifest: RoundManifest, witness: bytes) -> Terms:
     digest = bytes.fromhex(manifest.digest())
     model = bytes(32) if manifest.model is None else bytes.fromhex(manifest.model.digest)
     return Terms(
-        ctx0=transcript.context_zero(digest, model, manifest.attempt),
+        ctx0=context_zero(digest, model, manifest.attempt),
         manifest_digest=digest,
         attempt=manifest.attempt,
         min_cohort=manifest.min_cohort,

@@ -12,8 +12,9 @@ from functools import lru_cache
 import msgpack
 
 from shared.ids import SiteId
+from shared.secagg import transcript
 from shared.secagg.engine import Desk, Seat, UpdateRefused
-from shared.secagg.pairwise import transcript
+from shared.secagg.pairwise import contexts
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep
 from shared.secagg.pairwise.roster import DIGEST_BYTES, Roster, RoundAborted, masked_statement, verify
@@ -56,7 +57,7 @@ def _expected(secret: bytes, ctx0: bytes) -> _Expected:
     frozen, sharers = Roster.unpack(state["roster"]), state["sharers"]
     present = transcript.members(sharers, len(frozen.members))
     identities = {frozen.members[i].site_id: frozen.members[i].identity for i in present}
-    return _Expected(transcript.context(ctx0, frozen.root, frozen.nonce), sharers, identities)
+    return _Expected(contexts.context(ctx0, frozen.root, frozen.nonce), sharers, identities)
 
 
 def split_upload(upload: bytes) -> tuple[bytes, bytes]:

@@ -7,7 +7,8 @@ from typing import Any
 import msgpack
 
 from shared.errors import Forbidden
-from shared.secagg.pairwise import roster, transcript
+from shared.secagg import transcript
+from shared.secagg.pairwise import roster
 from shared.secagg.pairwise.complaints import check_left_out
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
 from shared.secagg.pairwise.roster import DIGEST_BYTES, Frame, Roster, RoundAborted, Terms
@@ -149,5 +150,5 @@ def _check_uploads(ask: SurvivorsAsk, frame: Frame, survivors: list[int]) -> Non
     for i, upload in zip(survivors, ask.uploads, strict=True):
         member, statement = frame.roster.members[i], roster.masked_statement(frame.ctx, ask.sharers, digests[i])
         roster.verify(member.identity, upload[DIGEST_BYTES:], statement, f"the update of {member.site_id}")
-    if roster.body_root(digests) != ask.root:
+    if transcript.body_root(digests) != ask.root:
         raise WitnessRefused("the root is not that of the survivors' updates")

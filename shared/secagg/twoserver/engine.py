@@ -16,6 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.ids import Digest, SiteId
+from shared.secagg import transcript
 from shared.secagg.engine import (
     UPLOAD,
     Ask,
@@ -32,8 +33,6 @@ from shared.secagg.engine import (
     header_for,
 )
 from shared.secagg.engine import Evidence as RecordEvidence
-from shared.secagg.pairwise import transcript
-from shared.secagg.pairwise.roster import body_root
 from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
 from shared.secagg.twoserver.leader import LeaderState, leader_share, sealed_size
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
@@ -198,7 +197,7 @@ def sign_report(
 def accepted_set(manifest: RoundManifest, bodies: Mapping[SiteId, bytes]) -> Agree:
     """Members (a bitmap over the cohort) and the root over their bodies' digests."""
     positions = {manifest.cohort.index(site): digest for site, digest in bodies.items()}
-    return Agree(transcript.bitmap(frozenset(positions), len(manifest.cohort)), body_root(positions))
+    return Agree(transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions))
 
 
 def _key(seat: Seat, name: str) -> bytes:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from shared.errors import Conflict, Invalid
 from shared.ids import Digest, SiteId
-from shared.secagg.sealed import SUITE
+from shared.secagg.hpke import SUITE
 from shared.secagg.twoserver.roles import NONCE_BYTES, ROLES, Share
 from shared.wire.helper import TWOSERVER
 from shared.wire.manifest import RoundManifest

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from shared.fields.field64 import P
 from shared.secagg.engine import Entropy, UpdateRefused
-from shared.secagg.field64 import P
 from shared.secagg.quantise import counted, squared_norm_bound
 from shared.secagg.twoserver.roles import HELPER, LEADER, Share
 from shared.vdaf.errors import FreshRandomnessNeeded

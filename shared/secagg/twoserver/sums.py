@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import vectorize
 
-from shared.secagg.field64 import P, add
+from shared.fields.field64 import P, add
 from shared.secagg.quantise import Ring
 
 _P = np.uint64(P)

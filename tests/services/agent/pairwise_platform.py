@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.errors import Refusal
 from shared.ids import Digest, SiteId, digest_of
+from shared.merkle import proofs as merkle
 from shared.secagg.engine import UPLOAD, Desk, Seat
 from shared.secagg.pairwise import messages, roster, witness
 from shared.secagg.pairwise.engine import PAIRWISE, STEPS, terms
@@ -20,7 +21,7 @@ from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import opened_train, train_payload
 from shared.secagg.quantise import DTYPES, unpack
-from shared.transparency import merkle, records
+from shared.transparency import records
 from shared.wire.manifest import RoundManifest, SignedManifest
 from shared.wire.updates import read_header
 

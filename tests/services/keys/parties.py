@@ -13,7 +13,8 @@ from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.enrol import enrol
 from shared.identity.requests import SigningAuth
 from shared.ids import new_id
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg import transcript
+from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.messages import Advertisement, Survivors
 from shared.secagg.pairwise.roster import Frame, Member, Roster
 from shared.secagg.pairwise.terms import terms
@@ -120,7 +121,7 @@ class Attempt:
     ) -> dict[str, object]:
         """A true question about these survivors; another `salt` stands for other bodies."""
         everyone = transcript.bitmap(frozenset(range(5)), 5)
-        root = root or roster.body_root({i: self.body(i, salt) for i in who})
+        root = root or transcript.body_root({i: self.body(i, salt) for i in who})
         uploads = [self.body(i, salt) + self.signature(i, everyone, salt) for i in sorted(who)]
         members = transcript.bitmap(who, 5)
         return {"what": "survivors", "members": members, "root": root, "sharers": everyone, "uploads": uploads}

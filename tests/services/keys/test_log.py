@@ -17,7 +17,7 @@ from services.keys.wiring import Components
 from shared.identity.authority import Subject
 from shared.identity.enrol import enrol
 from shared.ids import new_id
-from shared.transparency import merkle
+from shared.merkle import proofs as merkle
 from shared.transparency.documents import (
     ConsistencyProof,
     InclusionProof,

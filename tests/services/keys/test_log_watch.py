@@ -26,7 +26,7 @@ from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import enrol, own_keys, rotate
 from shared.ids import Digest
-from shared.transparency import merkle
+from shared.merkle import proofs as merkle
 from shared.wire.manifest import LogHead, head_statement
 from tests.services.keys.parties import FEDERATION, URL, Federation
 

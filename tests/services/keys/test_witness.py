@@ -17,7 +17,8 @@ from services.keys.wiring import Components, assemble, build_app, open_database
 from shared.database.migrations import migrate
 from shared.highwater import HighWater, Mark
 from shared.ids import new_id
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg import transcript
+from shared.secagg.pairwise import messages, roster
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation
 
 REASON = {"reason": "laptop stolen"}

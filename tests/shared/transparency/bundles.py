@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
 from shared.ids import Digest, SiteId
+from shared.merkle import proofs as merkle
+from shared.secagg import transcript
 from shared.secagg.pairwise import roster as rosters
-from shared.secagg.pairwise import transcript
 from shared.secagg.pairwise.messages import Advertisement, Survivors
 from shared.secagg.pairwise.roster import Frame, Member, Roster
 from shared.secagg.pairwise.terms import terms
-from shared.transparency import merkle
 from shared.transparency.documents import (
     InclusionProof,
     LoggedRecord,
@@ -138,7 +138,7 @@ class Federation:
         frozen = Roster(bare.members, self.nonce, said)
         frame = Frame.of(frozen, fixed)
         bits = transcript.bitmap(frozenset(alive), len(members))
-        root = rosters.body_root({i: bytes.fromhex(bodies[plan.cohort[i]]) for i in alive})
+        root = transcript.body_root({i: bytes.fromhex(bodies[plan.cohort[i]]) for i in alive})
         statement = rosters.survivors_statement(frame.ctx, plan.attempt, bits, root)
         commitments = {plan.cohort[i]: self.identities[plan.cohort[i]].private_key.sign(statement).hex() for i in alive}
         sharers = transcript.bitmap(frozenset(range(len(members))), len(members))

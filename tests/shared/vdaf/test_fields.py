@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.secagg.field64 import P
+from shared.fields.field64 import P
 from shared.vdaf.bases import Lagrange, Monomial, power_of_two
 from shared.vdaf.errors import VdafMalformed
 from shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, IntegerField

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.secagg.field64 import P
+from shared.fields.field64 import P
 from shared.vdaf.errors import (
     FreshRandomnessNeeded,
     InputNotFinite,

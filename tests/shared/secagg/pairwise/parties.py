@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.secagg.pairwise import messages, roster, transcript, witness
+from shared.secagg import transcript
+from shared.secagg.pairwise import contexts, messages, roster, witness
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
 from shared.secagg.pairwise.masks import apply_mask
@@ -55,7 +56,7 @@ class Round:
 
     def terms(self, model: bytes = b"model") -> roster.Terms:
         manifest = hashlib.sha256(self.seed).digest()
-        ctx0 = transcript.context_zero(manifest, hashlib.sha256(model).digest(), self.attempt)
+        ctx0 = contexts.context_zero(manifest, hashlib.sha256(model).digest(), self.attempt)
         return roster.Terms(
             ctx0, manifest, self.attempt, 3, self.corrupt, self.dropout, self.quorum,
             roster.nonce_commitment(self.nonce), self.witness.public_key().public_bytes_raw(), self.bits,
@@ -111,7 +112,7 @@ class Round:
         return self.masked
 
     def survivors(self, who: frozenset[int], key: Ed25519PrivateKey | None = None) -> messages.Survivors:
-        root = roster.body_root({i: hashlib.sha256(self.masked[i].tobytes()).digest() for i in who})
+        root = transcript.body_root({i: hashlib.sha256(self.masked[i].tobytes()).digest() for i in who})
         bits = transcript.bitmap(who, self.n)
         statement = roster.survivors_statement(self.server.ctx, self.attempt, bits, root)
         return messages.Survivors(bits, root, (key or self.witness).sign(statement))
@@ -128,7 +129,7 @@ class Round:
         digests = {i: hashlib.sha256(self.masked[i].tobytes()).digest() for i in who}
         uploads = tuple(digests[i] + signatures.get(i, bytes(64)) for i in sorted(who))
         sharers = transcript.bitmap(self.sharers, self.n)
-        return witness.SurvivorsAsk(transcript.bitmap(who, self.n), roster.body_root(digests), sharers, uploads)
+        return witness.SurvivorsAsk(transcript.bitmap(who, self.n), transcript.body_root(digests), sharers, uploads)
 
     def commit(self, said: messages.Survivors, who: frozenset[int]) -> dict[int, bytes]:
         return {i: self.clients[i].commit(said, self.identities[i].sign) for i in who}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.secagg.field64 import P
+from shared.fields.field64 import P
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.shares import BadShares, split, well_formed
 from tests.shared.secagg.pairwise.parties import Stream

@@ -220,7 +220,7 @@ def test_a_dealer_with_too_many_complaints_cannot_be_kept() -> None:
 
 
 def test_another_set_of_sharers_stops_the_client() -> None:
-    from shared.secagg.pairwise.transcript import bitmap
+    from shared.secagg.transcript import bitmap
 
     party = Round(7, dropout=0.0)
     party.share()

@@ -14,7 +14,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, maximum_flow
 
-from shared.secagg.pairwise import graph, messages, roster, transcript, witness
+from shared.secagg import transcript
+from shared.secagg.pairwise import graph, messages, roster, witness
 from shared.secagg.pairwise.graph import Topology, neighbours, plan, sparse
 from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.survivors import UnsafeSurvivors, check_survivors
@@ -141,7 +142,7 @@ class Judges:
         n, shared = self.party.n, transcript.bitmap(sharers, self.party.n)
         statement = roster.masked_statement(self.frame.ctx, shared, self.digest)
         uploads = tuple(self.digest + self.party.identities[i].sign(statement) for i in sorted(alive))
-        members, root = transcript.bitmap(alive, n), roster.body_root(dict.fromkeys(alive, self.digest))
+        members, root = transcript.bitmap(alive, n), transcript.body_root(dict.fromkeys(alive, self.digest))
         signature = self.party.witness.sign(roster.survivors_statement(self.frame.ctx, 1, members, root))
         return witness.SurvivorsAsk(members, root, shared, uploads), messages.Survivors(members, root, signature)
 

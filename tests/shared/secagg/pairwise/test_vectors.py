@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.secagg.pairwise import messages, roster, transcript
+from shared.secagg import transcript
+from shared.secagg.pairwise import contexts, messages, roster
 from shared.secagg.pairwise.client import ClientRound
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.server import ServerRound
@@ -45,7 +46,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
     raw = bytes.fromhex
     witness = Ed25519PrivateKey.from_private_bytes(raw(case["witness_private_key"]))
     nonce = raw(case["keys_nonce"])
-    ctx0 = transcript.context_zero(raw(case["manifest_digest"]), raw(case["model_digest"]), case["attempt"])
+    ctx0 = contexts.context_zero(raw(case["manifest_digest"]), raw(case["model_digest"]), case["attempt"])
     assert ctx0.hex() == case["ctx0"]
     terms = roster.Terms(
         ctx0, raw(case["manifest_digest"]), case["attempt"], 3, case["corrupt"], case["dropout"], True,
@@ -86,7 +87,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
             digests[i] = hashlib.sha256(packed(vector, bits)).digest()
     alive = frozenset(case["survivors"])
     bitmap = transcript.bitmap(alive, n)
-    assert roster.body_root(digests).hex() == case["body_root"]
+    assert transcript.body_root(digests).hex() == case["body_root"]
     uploads = tuple(digests[i] + raw(sites[i]["mask_signature"]) for i in sorted(alive))
     ask = SurvivorsAsk(bitmap, raw(case["body_root"]), transcript.bitmap(everyone, n), uploads)
     statement = survivors_statement(ask, terms, frozen)

@@ -5,10 +5,11 @@ little-endian), so no two different lists of fields hash the same bytes.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-SUITE = "undersong-pairwise-1"
+from shared.merkle import proofs as merkle
 
 
 def tagged_hash(label: str, *fields: bytes) -> bytes:
@@ -18,16 +19,6 @@ def tagged_hash(label: str, *fields: bytes) -> bytes:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
-
-
-def context_zero(manifest_digest: bytes, model_digest: bytes, attempt: int) -> bytes:
-    """ctx0: binds the manifest and the model as this client received it."""
-    return tagged_hash("ctx0", SUITE.encode(), manifest_digest, model_digest, attempt.to_bytes(4, "little"))
-
-
-def context(ctx0: bytes, roster_root: bytes, keys_nonce: bytes) -> bytes:
-    """ctx: binds the frozen roster and the nonce that keys had committed to."""
-    return tagged_hash("ctx", ctx0, roster_root, keys_nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +62,13 @@ def members(data: bytes, n: int) -> frozenset[int]:
     if len(data) != (n + 7) // 8 or value >> n:
         raise ValueError("a bitmap of another roster")
     return frozenset(i for i in range(n) if value >> i & 1)
+
+
+def body_leaf(position: int, digest: bytes) -> bytes:
+    """The leaf of one update: the SHA-256 of its body, bound to its site's position."""
+    return merkle.leaf_hash(tagged_hash("y", position.to_bytes(4, "little"), digest))
+
+
+def body_root(digests: Mapping[int, bytes]) -> bytes:
+    """The Merkle root over the updates' SHA-256, in the order of their positions."""
+    return merkle.root([body_leaf(i, digests[i]) for i in sorted(digests)])

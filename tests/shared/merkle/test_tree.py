@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.transparency import merkle, tree
-from tests.shared.transparency.test_merkle import LEAVES, ROOTS
+from shared.merkle import proofs as merkle
+from shared.merkle import tree
+from tests.shared.merkle.test_proofs import LEAVES, ROOTS
 
 
 def stored(leaves: list[bytes]) -> dict[tree.Node, bytes]:
