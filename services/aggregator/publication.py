@@ -99,7 +99,7 @@ class Publication:
         if manifest.kind is not RoundKind.TRAIN or manifest.model is None:
             return None
         try:
-            content = await self._content(manifest.model.version_id, manifest.model.digest)
+            content = await self._content(manifest.model.version_id, manifest.model.digest, manifest.federation_id)
         except (RegistryRefused, DigestMismatch) as error:
             raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
         version_id = manifest.model.version_id
@@ -110,7 +110,7 @@ class Publication:
         except Refusal as error:
             raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
 
-    async def _content(self, version_id: VersionId, digest: Digest) -> bytes:
+    async def _content(self, version_id: VersionId, digest: Digest, federation_id: str) -> bytes:
         """A model: our own copy, with which a damaged one of the registry is healed, or the registry's."""
         try:
             content = await self._blobs.get(digest)
@@ -119,7 +119,7 @@ class Publication:
         except BlobCorrupt:
             await set_aside(self._blobs, digest)
         else:
-            if await self._registry.heal(version_id, digest):
+            if await self._registry.heal(version_id, digest, federation_id):
                 log.warning("model.healed", version_id=version_id, digest=digest)
             return content
         await self._registry.fetch(version_id, digest, limit=MAX_MODEL_BYTES)
@@ -174,7 +174,7 @@ class Publication:
         if intent is None or stored.content_digest is None:
             raise RoundLost(f"round {round_id} has no intent to publish")
         try:
-            await self._registry.put_content(stored.content_digest)
+            await self._registry.put_content(stored.content_digest, stored.federation_id)
             return await self._registry.post_version(intent.model_id, intent.body, round_id)
         except RegistryRefused as error:
             raise RoundFailed(Reason.REGISTRY_REFUSED, error.detail) from error

@@ -29,17 +29,18 @@ class Registry:
     def __init__(self, http: httpx.AsyncClient, auth: httpx.Auth, registry_url: str, blobs: BlobStore) -> None:
         self._http, self._auth, self._url, self._blobs = http, auth, f"{registry_url}/v1", blobs
 
-    async def put_content(self, digest: Digest) -> None:
-        """Send a model from our blob store; Unavailable or RegistryRefused."""
+    async def put_content(self, digest: Digest, federation_id: str) -> None:
+        """Send a model of the federation from our blob store; Unavailable or RegistryRefused."""
         size = await self._blobs.size(digest)
         headers = {
             "content-type": "application/octet-stream",
             "content-length": str(size),
             "content-digest": content_digest_from(digest),
         }
-        await self._ask("PUT", f"/blobs/{digest}", content=self._blobs.stream(digest), headers=headers)
+        path, params = f"/blobs/{digest}", {"federation_id": federation_id}
+        await self._ask("PUT", path, params=params, content=self._blobs.stream(digest), headers=headers)
 
-    async def heal(self, version_id: VersionId, digest: Digest) -> bool:
+    async def heal(self, version_id: VersionId, digest: Digest, federation_id: str) -> bool:
         """Store a version's file in the registry again where its own is damaged and ours is not; whether it was.
 
         Raises Unavailable or RegistryRefused.
@@ -49,7 +50,7 @@ class Registry:
         except Unavailable as error:
             if not isinstance(error, RegistryDamaged):
                 raise
-            await self.put_content(digest)
+            await self.put_content(digest, federation_id)
             return True
         return False
 

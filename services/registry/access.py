@@ -1,8 +1,9 @@
 """Who may do what with a model, whoever asks: a person by role, a site by federation, a service by name."""
 
-from services.registry.domain import ModelUnknown, VersionUnknown
-from shared.errors import Forbidden, NotFound, no_such
+from services.registry.domain import FederationUnnamed, ModelUnknown, VersionUnknown
+from shared.errors import FieldError, Forbidden, NotFound, no_such
 from shared.identity.verify import Party
+from shared.ids import FederationId
 from shared.web.access import Principal, Role
 
 Asker = Principal | Party
@@ -37,14 +38,32 @@ def check_writer(asker: Asker, federation_id: str) -> None:
     if isinstance(asker, Principal):
         asker.check(Role.SCIENTIST, federation_id=federation_id)
     else:
-        check_uploader(asker)
+        _check_service(asker)
 
 
-def check_uploader(asker: Asker) -> None:
-    """Content has no federation before a version names it: any scientist, and the services that publish."""
+def claimant(asker: Asker, federation_id: str | None) -> FederationId:
+    """Return the federation that content is uploaded for: the one named, or the only one in which the asker writes.
+
+    Raises FederationUnnamed where there are several, Forbidden, or what `check_writer` raises.
+    """
+    if federation_id is not None:
+        check_writer(asker, federation_id)
+        return FederationId(federation_id)
     if isinstance(asker, Principal):
         asker.check(Role.SCIENTIST)
-    elif asker.subject.kind != "service" or asker.name not in _WRITERS:
+        written = asker.federations(Role.SCIENTIST) or frozenset()
+        if len(written) == 1:
+            return FederationId(*written)
+    else:
+        _check_service(asker)
+    raise FederationUnnamed(
+        "You write in several federations: name the one that the content is for, as ?federation_id=ID.",
+        errors=[FieldError("/query/federation_id", "is needed")],
+    )
+
+
+def _check_service(asker: Party) -> None:
+    if asker.subject.kind != "service" or asker.name not in _WRITERS:
         raise Forbidden("Only the coordinator, the aggregator or a scientist may do this.")
 
 

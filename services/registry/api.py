@@ -11,6 +11,7 @@ from services.registry.domain import (
     AliasUnknown,
     ContentDamaged,
     ContentMissing,
+    FederationUnnamed,
     ModelNameTaken,
     ModelUnknown,
     ParentUnknown,
@@ -139,15 +140,28 @@ async def remove_alias(model_id: ModelPath, alias: AliasPath, actor: Actor, mode
 
 @router.put(
     "/blobs/{digest}",
-    responses=problems(LengthRequired, BlobTooLarge, DigestMismatch, StorageFull),
+    responses=problems(LengthRequired, BlobTooLarge, DigestMismatch, FederationUnnamed, StorageFull),
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/octet-stream": _FILE, MEDIA_TYPE: _FILE}}
     },
 )
-async def put_content(digest: DigestPath, request: Request, actor: Actor, contents: ContentsDep) -> ContentView:
-    """Upload a model file, before the version that names it. The same content again changes nothing."""
+async def put_content(
+    digest: DigestPath,
+    request: Request,
+    actor: Actor,
+    contents: ContentsDep,
+    federation_id: Annotated[
+        str | None,
+        Query(max_length=64, pattern=r"^[!-~]+$", description="needed of callers that write in several federations"),
+    ] = None,
+) -> ContentView:
+    """Upload a model file for a federation, before the version that names it. Idempotent.
+
+    A federation publishes versions only over content that it uploaded itself: the whole file is received and compared
+    with its digest, whether or not the registry has it already.
+    """
     chunks = receive(request, contents.limit, check_digest=False)  # the store hashes the bytes anyway
-    upload = Upload(Digest(digest), announced_digest(request), _length(request))
+    upload = Upload(Digest(digest), announced_digest(request), _length(request), federation_id)
     return await contents.put(actor, upload, chunks)
 
 

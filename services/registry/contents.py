@@ -11,14 +11,14 @@ from pathlib import Path
 
 import structlog
 
-from services.registry.access import Asker, check_uploader
+from services.registry.access import Asker, claimant
 from services.registry.domain import Content, ContentDamaged, ContentMissing
-from services.registry.repository import RegistryRepository
+from services.registry.repository import RegistryRepository, no_content
 from services.registry.views import ContentView
 from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction
 from shared.faults import point
-from shared.ids import Digest
+from shared.ids import Digest, FederationId
 from shared.learning import safetensors, tensors
 from shared.telemetry.metrics import DAMAGED_BLOBS
 
@@ -31,11 +31,15 @@ _UPLOAD_STALLS = timedelta(hours=1)  # an upload that goes on is touched with ev
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What an upload says about itself: the digest in the address, the one in Content-Digest, the length in bytes."""
+    """What an upload says about itself: the digest in the address, the one in Content-Digest, the length in bytes.
+
+    `federation_id` names the federation that it is for, where the caller writes in several.
+    """
 
     digest: Digest
     announced: Digest | None
     size: int | None
+    federation_id: str | None = None
 
 
 class Contents:
@@ -47,13 +51,24 @@ class Contents:
         self.limit = limit
 
     async def put(self, asker: Asker, upload: Upload, chunks: AsyncIterator[bytes]) -> ContentView:
-        """Store content of this digest; BlobTooLarge, DigestMismatch or StorageFull leave nothing behind."""
-        check_uploader(asker)
+        """Store content of this digest for one federation; BlobTooLarge, DigestMismatch, StorageFull leave nothing.
+
+        The whole body is received and hashed even where the content is stored already: only who sends all its bytes
+        has shown to have them, and nobody learns from the answer what others have uploaded.
+        """
+        federation_id = claimant(asker, upload.federation_id)
         if upload.announced not in (None, upload.digest):
             raise DigestMismatch("Content-Digest is not the digest in the address.")
+
+        async def claim(tx: Transaction) -> None:
+            repository = RegistryRepository(tx)
+            await repository.expect_content(upload.digest)
+            await repository.claim(upload.digest, federation_id)
+
         await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
         blob = await self._store.put_stream(chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size)
         point("registry.content.stored")
+        await self._database.run("content.claim", claim)
         return ContentView(digest=blob.digest, size=blob.size)
 
     async def verify(self, digest: Digest) -> None:
@@ -101,8 +116,12 @@ class Contents:
             await self._set_aside(digest)
             raise
 
-    async def inspect(self, digest: Digest) -> Content:
-        """Read a stored model file strictly; raises ContentMissing, BadModelFile or ModelMismatch."""
+    async def inspect(self, digest: Digest, federation_id: FederationId) -> Content:
+        """Read a model file that the federation uploaded; raises ContentMissing, BadModelFile or ModelMismatch."""
+        if not await self._database.read(
+            "content.claimed", lambda tx: RegistryRepository(tx).has_claim(digest, federation_id)
+        ):
+            raise no_content(digest)
         try:
             size = await self._store.verify(digest)
             async with self._file(digest) as path:
@@ -111,7 +130,7 @@ class Contents:
             await self._set_aside(digest)
             raise ContentMissing(f"The content {digest} was damaged: upload it again.") from error
         except BlobMissing as error:
-            raise ContentMissing(f"The content {digest} is not here: upload it first.") from error
+            raise no_content(digest) from error
 
     @asynccontextmanager
     async def _file(self, digest: Digest) -> AsyncIterator[Path]:
@@ -128,6 +147,7 @@ class Contents:
     async def collect(self, keep: timedelta) -> int:
         """Clear away files that no living version needs and nobody has touched for so long; returns how many."""
         await self._adopt_strays(keep)
+        await self._database.run("content.unclaim", lambda tx: _forget_claims(tx, keep))
         await self._store.discard_incoming(max(keep, _UPLOAD_STALLS))
 
         async def candidates(tx: Transaction) -> list[Digest]:
@@ -167,8 +187,14 @@ class Contents:
             await self._database.run("content.adopt", lambda tx, d=digest: RegistryRepository(tx).expect_content(d))  # type: ignore[misc]
 
 
+async def _forget_claims(tx: Transaction, keep: timedelta) -> None:
+    await RegistryRepository(tx).forget_claims(await tx.now() - keep)
+
+
 def _damaged(digest: Digest) -> ContentDamaged:
-    detail = f"The stored file {digest} is damaged or missing: store it again with PUT /v1/blobs/{digest}."
+    detail = (
+        f"The stored file {digest} is damaged or missing: store it again with PUT /v1/blobs/{digest}?federation_id=ID."
+    )
     return ContentDamaged(detail, retry_after_s=_UNTIL_STORED_S)
 
 

@@ -49,7 +49,11 @@ class AliasUnknown(NotFound):
 
 
 class ContentMissing(Conflict):
-    """The content must be uploaded before the version that names it."""
+    """The federation must upload the content before the version that names it."""
+
+
+class FederationUnnamed(Invalid):
+    """The federation that content is uploaded for is not named."""
 
 
 class ParentUnknown(Invalid):

@@ -19,7 +19,7 @@ from services.registry.domain import (
     Version,
     VersionUnknown,
 )
-from services.registry.tables import ActionRow, AliasRow, ContentRow, EvaluationRow, ModelRow, VersionRow
+from services.registry.tables import ActionRow, AliasRow, ClaimRow, ContentRow, EvaluationRow, ModelRow, VersionRow
 from shared.database import Page, Transaction, page
 from shared.errors import no_such
 from shared.ids import Digest, FederationId, ModelId, VersionId
@@ -207,14 +207,44 @@ class RegistryRepository:
             insert.on_conflict_do_update(index_elements=["digest"], set_={"touched_at": now}),
         )
 
-    async def hold_content(self, digest: Digest) -> None:
-        """Keep the content from being cleared away under this transaction; raises ContentMissing."""
-        held = update(ContentRow).where(ContentRow.digest == digest).values(touched_at=await self._tx.now())
-        if (await self._session.execute(held.returning(ContentRow.digest))).first() is None:
-            raise ContentMissing(f"The content {digest} is not here.")
+    async def claim(self, digest: Digest, federation_id: FederationId) -> None:
+        """Note that the federation has the content. Call it when the whole body has come, and had this digest."""
+        now = await self._tx.now()
+        insert = self._tx.insert(ClaimRow).values(digest=digest, federation_id=federation_id, touched_at=now)
+        await self._session.execute(
+            insert.on_conflict_do_update(index_elements=["digest", "federation_id"], set_={"touched_at": now}),
+        )
+
+    async def has_claim(self, digest: Digest, federation_id: FederationId) -> bool:
+        """Return whether the federation uploaded the content."""
+        return await self._session.get(ClaimRow, (digest, federation_id)) is not None
+
+    async def hold_content(self, digest: Digest, federation_id: FederationId) -> None:
+        """Keep the content and the federation's claim from being removed under this transaction.
+
+        Raises ContentMissing where either is gone.
+        """
+        now = await self._tx.now()
+        held = update(ContentRow).where(ContentRow.digest == digest).values(touched_at=now)
+        claimed = update(ClaimRow).where(ClaimRow.digest == digest, ClaimRow.federation_id == federation_id)
+        for statement in (
+            held.returning(ContentRow.digest),
+            claimed.values(touched_at=now).returning(ClaimRow.digest),
+        ):
+            if (await self._session.execute(statement)).first() is None:
+                raise no_content(digest)
+
+    async def forget_claims(self, before: datetime) -> None:
+        """Remove the claims not touched since, of federations in which no living version needs the content."""
+        versions = exists().where(
+            VersionRow.content_digest == ClaimRow.digest,
+            VersionRow.federation_id == ClaimRow.federation_id,
+            VersionRow.deleted_at.is_(None),
+        )
+        await self._session.execute(delete(ClaimRow).where(ClaimRow.touched_at < before, ~versions))
 
     async def unused_contents(self, before: datetime, limit: int) -> list[Digest]:
-        """Contents not touched since, that no living version needs."""
+        """Return contents not touched since, that no living version needs and no federation claims."""
         query = select(ContentRow.digest).where(ContentRow.touched_at < before, ~_needed()).limit(limit)
         return [Digest(digest) for digest in await self._session.scalars(query)]
 
@@ -233,8 +263,14 @@ class RegistryRepository:
         return {Digest(digest) for digest in await self._session.scalars(query)}
 
 
+def no_content(digest: Digest) -> ContentMissing:
+    """Make the one answer about content that is nowhere and about content that only other federations uploaded."""
+    return ContentMissing(f"The content {digest} is not here: upload it first.")
+
+
 def _needed() -> Any:
-    return exists().where(VersionRow.content_digest == ContentRow.digest, VersionRow.deleted_at.is_(None))
+    living = exists().where(VersionRow.content_digest == ContentRow.digest, VersionRow.deleted_at.is_(None))
+    return living | exists().where(ClaimRow.digest == ContentRow.digest)
 
 
 def _model(row: ModelRow, aliases: Mapping[str, Mapping[str, VersionId]]) -> Model:

@@ -42,6 +42,20 @@ class ContentRow(Base):
     touched_at: Mapped[datetime] = mapped_column(UtcDateTime(), index=True)
 
 
+class ClaimRow(Base):
+    """A federation that uploaded content, whole, and may publish versions over it.
+
+    Kept for as long as `ContentRow` says, counted for this federation alone: what others do with the same content
+    neither prolongs nor ends a claim.
+    """
+
+    __tablename__ = "content_claims"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    federation_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    touched_at: Mapped[datetime] = mapped_column(UtcDateTime(), index=True)
+
+
 class VersionRow(Base):
     """One version. Nothing changes but the tombstone."""
 

@@ -56,7 +56,7 @@ class Versions:
         if present is not None:
             return VersionView.of(check_same(present, request.content_digest, lineage)), False
         signatures = await self._publishers.check(asker, model.id, request)
-        content = await self._contents.inspect(request.content_digest)
+        content = await self._contents.inspect(request.content_digest, model.federation_id)
         if request.lineage.kind == "train" and parents:
             check_shapes(content, parents[0])
         signatures.append(self._countersign(model.id, request))
@@ -201,7 +201,7 @@ def _draft(
 
 async def _store(tx: Transaction, asker: Asker, model: Model, draft: Version, key: str) -> Version:
     repository = RegistryRepository(tx)
-    await repository.hold_content(draft.content.digest)
+    await repository.hold_content(draft.content.digest, model.federation_id)
     number = await repository.next_number(model.id)
     version = replace(draft, number=number, created_by=name_of(asker))
     await repository.add_version(version, key)

@@ -102,7 +102,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "PUT /v1/models/{model_id}/aliases/{alias}": "root admin scientist coordinator aggregator",
         "GET /v1/models/{model_id}/aliases/{alias}": f"{READERS} {EVERY_PARTY}",
         "DELETE /v1/models/{model_id}/aliases/{alias}": "root admin scientist coordinator aggregator",
-        "PUT /v1/blobs/{digest}": "root admin scientist coordinator aggregator other-admin other-scientist",
+        "PUT /v1/blobs/{digest}": "root admin scientist coordinator aggregator",
         "GET /v1/versions/{version_id}": f"{READERS} {EVERY_PARTY}",
         "POST /v1/versions/{version_id}/metrics": "root admin scientist coordinator aggregator",
         "GET /v1/versions/{version_id}/content": f"{READERS} {EVERY_PARTY}",
@@ -139,7 +139,7 @@ NOTES: Final[dict[str, str]] = {
     "PUT /v1/rounds/{round_id}/updates": "a site of the round's cohort",
     "PUT /v1/rounds/{round_id}/steps/{step}": "a site of the round's cohort",
     "GET /v1/rounds/{round_id}/steps/{step}/answer": "a site of the round's cohort",
-    "PUT /v1/blobs/{digest}": "a file belongs to no federation before a version names it",
+    "PUT /v1/blobs/{digest}": "for the federation that the upload names",
     "GET /v1/rounds/{round_id}/record": "a site those of its own federation",
     "GET /v1/log/records": "a site sees those of its own federation",
 }

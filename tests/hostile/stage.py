@@ -212,7 +212,8 @@ def _version(stage: Stage) -> None:
     arrays = {"weights": np.ones(4, np.float32)}
     data = save(Model(Schema.of(arrays), arrays))
     digest, model_id, by = digest_of(data), ModelId(stage.ids["model_id"]), stage.identities["aggregator"]
-    stage.made("aggregator", "registry", "PUT", f"/v1/blobs/{digest}", content=data, headers=BINARY)
+    blob = f"/v1/blobs/{digest}?federation_id={stage.ids['federation_id']}"
+    stage.made("aggregator", "registry", "PUT", blob, content=data, headers=BINARY)
     lineage = {"kind": "train", "job_id": "job_1", "round_id": "rnd_1", "parents": []}
     statement = version_statement(model_id, digest, lineage)
     body = {
@@ -221,5 +222,7 @@ def _version(stage: Stage) -> None:
     }  # fmt: skip
     made = stage.made("aggregator", "registry", "POST", f"/v1/models/{model_id}/versions", json=body)
     stage.ids |= {"version_id": made["id"], "digest": digest, "alias": "champion"}
+    own = {"federation_id": stage.ids["other-federation_id"], "name": "theirs"}
+    stage.ids["other-model_id"] = stage.made("other-scientist", "registry", "POST", "/v1/models", json=own)["id"]
     alias = {"version_id": made["id"]}
     stage.made("scientist", "registry", "PUT", f"/v1/models/{model_id}/aliases/champion", json=alias)

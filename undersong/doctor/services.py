@@ -35,10 +35,10 @@ _CAUSES: Final = {
     ),
     ("contents", "damaged"): (
         "stored model files are damaged; they are set aside in its blob store's folder quarantine",
-        "PUT the same files to /v1/blobs/DIGEST again, or delete the versions that the log names (content.damaged)",
+        "PUT the files to /v1/blobs/DIGEST?federation_id=ID again, or delete the versions named in the log",
     ),
-    ("redis", "away"): ("Redis does not answer", "start Redis, or mend {S}_REDIS_URL: rounds go on, but slower"),
-    ("redis", "refused"): ("Redis refuses the password", "mend the password in {S}_REDIS_URL"),
+    ("redis", "away"): ("Redis does not answer", "start Redis, or correct {S}_REDIS_URL: rounds go on, but slower"),
+    ("redis", "refused"): ("Redis refuses the password", "correct the password in {S}_REDIS_URL"),
     ("redis", "full"): ("Redis is out of memory", "raise its maxmemory"),
     ("blobs", "full"): ("no space is left for updates and models", "make room, or mount a larger volume"),
     ("blobs", "read-only"): ("the blob store cannot be written", "mend owner and mode of its folder, or its rights"),

@@ -129,9 +129,11 @@ class World:
         assert answer.status_code == 201, answer.text
         return ModelId(answer.json()["id"])
 
-    async def upload(self, data: bytes, who: str | Identity = "ust_scientist") -> Digest:
-        digest = digest_of(data)
-        answer = await self.ask(who, "PUT", f"/blobs/{digest}", content=data)
+    async def upload(
+        self, data: bytes, who: str | Identity = "ust_scientist", federation_id: str | None = FED
+    ) -> Digest:
+        digest, params = digest_of(data), {"federation_id": federation_id} if federation_id else {}
+        answer = await self.ask(who, "PUT", f"/blobs/{digest}", content=data, params=params)
         assert answer.status_code == 200, answer.text
         return digest
 

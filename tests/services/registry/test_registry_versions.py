@@ -171,7 +171,7 @@ async def test_bad_fields_are_all_named(world: World) -> None:
 async def test_uploads_are_checked_and_leave_nothing(world: World) -> None:
     data, digest = b"content", digest_of(b"content")
     aggregator, limit = world.parties.aggregator, world.settings.max_content_bytes
-    wrong = await world.ask(aggregator, "PUT", f"/blobs/{'ab' * 32}", content=data)
+    wrong = await world.ask(aggregator, "PUT", f"/blobs/{'ab' * 32}?federation_id=fed_a", content=data)
     assert reason(wrong) == (422, "digest-mismatch")
     wrong = await world.ask("ust_scientist", "PUT", f"/blobs/{'ab' * 32}", content=data)
     assert reason(wrong) == (422, "digest-mismatch")
@@ -181,11 +181,12 @@ async def test_uploads_are_checked_and_leave_nothing(world: World) -> None:
     assert malformed.status_code in (404, 422)
     stored = [path for path in (world.settings.data_dir / "blobs").rglob("*") if path.is_file()]
     assert stored == []
-    assert (await world.ask(aggregator, "PUT", f"/blobs/{digest}", content=data)).json() == {
+    path = f"/blobs/{digest}?federation_id=fed_a"
+    assert (await world.ask(aggregator, "PUT", path, content=data)).json() == {
         "digest": digest,
         "size": 7,
     }
-    assert (await world.ask("ust_admin", "PUT", f"/blobs/{digest}", content=data)).status_code == 200
+    assert (await world.ask("ust_admin", "PUT", path, content=data)).status_code == 200
 
 
 async def test_downloads_heed_ranges_and_tags(world: World, make_file: File) -> None:
