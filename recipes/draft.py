@@ -14,14 +14,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry
+from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry, text_of
 from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts
 from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
-from recipes.values import MOST_CHANNELS, cell_of, number_form
+from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
 
 MOST_LEVELS: Final = 50  # distinct texts up to which a column is taken for a category
 MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at
+MOST_TEXT: Final = 200  # characters of such a text
 FEW: Final = 10  # whole numbers that may be codes
+FEW_WORDS: Final = 3  # different words between numbers that may stand for "not known"
+RARE: Final = 0.1  # the share of a column's cells that such words are at most
+SENTINEL: Final = re.compile(r"-?9+(?:[.,]0+)?")  # numbers that often stand for "not known"
+LONG: Final = 15  # characters of a number that float64 surely holds
 LABELS: Final = ("label", "target", "outcome", "class", "y")
 MARKS: Final = ((".", ""), (",", ""), (".", ","), (",", "."), (".", "'"), (",", " "), (".", " "))
 HEAD: Final = """\
@@ -31,30 +36,70 @@ datasets:
 """
 
 
+FORMS: Final = {marks: number_form(*marks) for marks in MARKS}
+
+
 @dataclass(slots=True)
 class _Seen:
     """What a column holds: its distinct texts, as far as they were counted."""
 
     texts: Counter[str] = field(default_factory=Counter)
+    cells: int = 0  # that are not empty
     more: bool = False
-    forms: set[tuple[str, str]] = field(default_factory=lambda: set(MARKS))  # in which every text is a number
+    forms: set[tuple[str, str]] = field(
+        default_factory=lambda: set(MARKS)
+    )  # in which all texts with digits are numbers
     absent: set[str] = field(default_factory=set)  # texts that usually stand for "not known"
+    words: Counter[str] = field(default_factory=Counter)  # other texts without a digit
+    too_large: bool = False  # whether a number is none that a number column can hold
+    sentinel: bool = False  # whether a number looks as if it stood for "not known"
 
     def take(self, cells: Iterable[str]) -> None:
         for text, count in Counter(cell.strip() for cell in cells).items():
             if text == "":
                 continue
-            if text.casefold() in ABSENT:
-                self.absent.add(text)
-            elif self.forms:
-                self.forms = {marks for marks in self.forms if FORMS[marks].fullmatch(text)}
+            self.cells += count
+            if len(text) > MOST_TEXT:
+                self.more, self.forms = True, set()
+                continue
+            self._sort(text, count)
             if len(self.texts) < MOST_SEEN or text in self.texts:
                 self.texts[text] += count
             else:
                 self.more = True
 
+    def _sort(self, text: str, count: int) -> None:
+        if text.casefold() in ABSENT:
+            self.absent.add(text)
+        elif not any(character.isdigit() for character in text):
+            if len(self.words) < MOST_LEVELS or text in self.words:
+                self.words[text] += count
+        elif self.forms:
+            self.forms = {marks for marks in self.forms if FORMS[marks].fullmatch(text)}
+            self.too_large |= _too_large(text, self.forms)
+            self.sentinel |= bool(SENTINEL.fullmatch(text))
 
-FORMS: Final = {marks: number_form(*marks) for marks in MARKS}
+    @property
+    def has_numbers(self) -> bool:
+        """Whether every text with a digit is a number in some form, and one of them is seen."""
+        return bool(self.forms) and any(text not in self.absent and text not in self.words for text in self.texts)
+
+    @property
+    def not_known(self) -> list[str] | None:
+        """Return the words that may stand for "not known" between numbers; None where there are too many for that."""
+        if len(self.words) > FEW_WORDS or self.words.total() > RARE * self.cells:
+            return None
+        return sorted([*self.absent, *self.words])
+
+
+def _too_large(text: str, forms: Iterable[tuple[str, str]]) -> bool:
+    """Return whether a number is infinite as float64, or changed by it, in one of these forms."""
+    if NUMBER.fullmatch(text):
+        return is_changed(text) or not np.isfinite(float(text))
+    if len(text) <= LONG:
+        return False
+    readers = (NumberCells("", decimal=decimal, thousands=thousands) for decimal, thousands in forms)
+    return any(reader.texts([text])[1] is not None for reader in readers)
 
 
 def draft_text(file: Path, name: str | None = None, label: str | None = None, *, head: bool = True) -> str:
@@ -74,14 +119,19 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
     lines += [f"{option}: {_flow(drafted[option])}" for option in OPTIONS if drafted.get(option)]
     lines.append("columns:")
     for column in drafted["columns"]:
-        note = column.pop("note", "")
-        lines.append(f"  - {_flow(column)}" + (f"  # {note}" if note else ""))
+        notes = "; ".join(column.pop("notes", ()))
+        lines.append(f"  - {_flow(column)}" + (f"  # {_visible(notes)}" if notes else ""))
     text = "".join(f"  {'- ' if not place else '  '}{line}\n" for place, line in enumerate(lines))
     return HEAD + text if head else text
 
 
 OPTIONS: Final = ("csv", "missing", "dates", "ranges", "channel_axis")
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*[A-Za-z0-9_]|[A-Za-z_]")
+
+
+def _visible(note: str) -> str:
+    """Return a note as one line without control characters, which YAML does not allow in comments either."""
+    return "".join(character if character.isprintable() else " " for character in note)
 
 
 def _flow(value: object) -> str:
@@ -122,27 +172,88 @@ def _table(file: Path, kind: str) -> dict[str, Any]:
     drafted: dict[str, Any] = {"columns": [], "csv": csv, "missing": {}, "dates": {}}
     for name, found in seen.items():
         drafted["columns"].append(_column(name, found, marks, drafted))
+    entry = entry.model_copy(update={"csv": CsvOptions.model_validate(csv)})
+    _note_sentinels(entry, seen, drafted)
     return drafted
 
 
 def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, Any]) -> dict[str, Any]:
     """Return a column's entry; what it needs besides is put into `drafted`."""
-    known = [text for text in seen.texts if text not in seen.absent]
-    form = None if marks in seen.forms and known else date_form(known) if not seen.more else None
-    if known and (marks in seen.forms or form):
-        if seen.absent:
-            drafted["missing"][name] = sorted(seen.absent)
+    known = [text for text in seen.texts if text not in seen.absent and text not in seen.words]
+    absent = seen.not_known
+    numbers = seen.has_numbers and marks in seen.forms and not seen.too_large
+    form = None if numbers or seen.more else date_form(known)
+    if absent is not None and (numbers or form):
+        if absent:
+            drafted["missing"][name] = absent
         if form:
             drafted["dates"][name] = form
-        codes = not form and not seen.more and len(known) <= FEW and all(re.fullmatch("[0-9]+", text) for text in known)
-        held = ", ".join(sorted(known, key=int)) if codes else ""
-        return {"name": name, "type": "number", **({"note": f"holds {held}: a category?"} if codes else {})}
+        return {"name": name, "type": "number", "notes": _number_notes(seen, known, absent, form)}
     if not seen.more and 0 < len(seen.texts) <= MOST_LEVELS:
-        odd = ", ".join(sorted(seen.absent))
-        note = {"note": f"{odd}: a category, or missing?"} if odd else {}
-        return {"name": name, "type": "category", "categories": sorted(seen.texts), **note}
+        odd = [f"{', '.join(sorted(seen.absent))}: a category, or missing?"] if seen.absent else []
+        return {
+            "name": name,
+            "type": "category",
+            "categories": sorted(seen.texts),
+            "notes": odd + _nearly(seen, known, marks),
+        }
     said = "only empty cells" if not seen.texts else f"{len(seen.texts)}{' or more' * seen.more} different texts"
-    return {"name": name, "type": "text", "note": f"{said}: recipes do not use it"}
+    large = ["numbers that are larger, or have more digits, than a number column holds"] if seen.too_large else []
+    return {
+        "name": name, "type": "text", "notes": [f"{said}: recipes do not use it", *large, *_nearly(seen, known, marks)]
+    }  # fmt: skip
+
+
+def _number_notes(seen: _Seen, known: Sequence[str], absent: Sequence[str], form: str | None) -> list[str]:
+    notes = []
+    if not form and not seen.more and len(known) <= FEW and all(re.fullmatch("[0-9]+", text) for text in known):
+        notes.append(f"holds {', '.join(sorted(known, key=int))}: a category?")
+    if absent:
+        notes.append(f"{', '.join(absent)}: taken for missing, is that right?")
+    return notes
+
+
+def _nearly(seen: _Seen, known: Sequence[str], marks: tuple[str, str]) -> list[str]:
+    """Return what keeps a column from being one of numbers, where nearly all its cells are numbers."""
+    odd = [text for text in known if not FORMS[marks].fullmatch(text)] + list(seen.words)
+    count = sum(seen.texts[text] for text in odd)
+    if seen.too_large or not odd or count > RARE * seen.cells:
+        return []
+    shown = ", ".join(sorted(odd)[:FEW_WORDS]) + (f" and {len(odd) - FEW_WORDS} more" * (len(odd) > FEW_WORDS))
+    return [f"numbers but for {shown}: correct these, or list under missing what stands for it, and declare number"]
+
+
+def _note_sentinels(entry: DatasetEntry, seen: Mapping[str, _Seen], drafted: Mapping[str, Any]) -> None:
+    """Note the numbers such as -999 that lie far outside the rest of their column; `drafted` says how it is read."""
+    dates = drafted["dates"]
+    looked = {c["name"]: c for c in drafted["columns"] if c["type"] == "number" and c["name"] not in dates}
+    looked = {name: column for name, column in looked.items() if seen[name].sentinel}
+    for name, numbers in _numbers(entry, looked, drafted["missing"]).items():
+        looks = np.array([bool(SENTINEL.fullmatch(text_of(value))) for value in numbers.tolist()], bool)
+        odd, rest = numbers[looks], numbers[~looks]
+        if not rest.size:
+            continue
+        low, high = rest[0], rest[-1]
+        spread = max(high - low, 1.0)
+        far = [text_of(n) for n in odd.tolist() if (n < 0 <= low) or low - n > spread or n - high > spread]
+        if far:
+            listed = ", ".join(far)
+            looked[name]["notes"].append(
+                f"{listed} far outside the rest ({low:g} to {high:g}): if that stands for not known, "
+                f"declare missing: {{{_flow(name)}: [{listed}]}}"
+            )
+
+
+def _numbers(entry: DatasetEntry, names: Iterable[str], missing: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    """Return the distinct numbers of number columns, sorted."""
+    decimal, thousands = entry.csv.decimal, entry.csv.thousands
+    readers = {n: NumberCells(n, missing.get(n, ()), decimal=decimal, thousands=thousands) for n in names}
+    read: dict[str, Floats] = {name: np.zeros(0) for name in readers}
+    for part in parts(entry, entry.path, list(readers)) if readers else ():
+        for name, cells in part.cells.items():
+            numbers, _ = readers[name].typed(cells) if isinstance(cells, np.ndarray) else readers[name].texts(cells)
+            read[name] = np.union1d(read[name], numbers[np.isfinite(numbers)])
+    return read
 
 
 def _marks(columns: Iterable[_Seen]) -> tuple[str, str]:
@@ -203,16 +314,18 @@ def _npz(file: Path) -> dict[str, Any]:
     names = column_names(file)
     entry = DatasetEntry(name="draft", kind="npz", path=file)
     drafted: dict[str, Any] = {"columns": [], "missing": {}, "dates": {}, "ranges": {}}
+    seen: dict[str, _Seen] = {}
     for name in names:
         array = _array_of(entry, file, name)
         if array.ndim in (3, 4):
             drafted["columns"].append({"name": name, "type": "image"})
             drafted |= _image_options(name, array, drafted["ranges"])
         else:
-            seen = _Seen()
+            seen[name] = _Seen()
             for piece in _pieces(array):
-                seen.take(map(cell_of, piece.tolist()))
-            drafted["columns"].append(_column(name, seen, (".", ""), drafted))
+                seen[name].take(map(cell_of, piece.tolist()))
+            drafted["columns"].append(_column(name, seen[name], (".", ""), drafted))
+    _note_sentinels(entry, seen, drafted)
     return drafted
 
 

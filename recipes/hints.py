@@ -7,9 +7,14 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-ABSENT: Final = frozenset(
-    {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing", "unknown", "unk", "not known"}
-)
+ABSENT: Final = frozenset({
+    "na", "n/a", "#n/a", "n.a.", "n. a.", "#na", "nan", "null", "none", "nil", "?", "??", "-", "--", "---", "–", "—",
+    ".", "..", "*", "missing", "unknown", "unk", "not known", "not available", "not applicable", "not done", "n.d.",
+    "nd", "empty", "blank", "<na>", "(null)", "k.a.", "k. a.", "ka", "keine angabe", "n.b.", "n. b.", "nicht bekannt",
+    "unbekannt", "fehlt", "fehlend", "n.v.", "o.a.", "o.b.", "inconnu", "manquant", "desconocido", "sconosciuto",
+    "onbekend", "未知", "不详", "缺失", "无",
+})  # fmt: skip
+"""What tables write for "not known", in lower case."""
 DATES: Final = (
     "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y%m%d", "%d-%m-%Y", "%d.%m.%y",
     "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%d.%m.%Y %H:%M",

@@ -129,6 +129,79 @@ def test_drafts_of_csv_files_read_what_was_written(
         assert [(third.categories or ())[place] for place in found] == [word for _, _, word in rows]
 
 
+NOT_KNOWN = [
+    "k.A.",
+    "n.b.",
+    "NA",
+    "n/a",
+    "-",
+    "?",
+    "unbekannt",
+    "missing",
+    "Keine Angabe",
+    "NaN",
+    "null",
+    "未知",
+    "unlesbar",
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(-1e4, 1e4).map(lambda number: round(number, 3)), min_size=30, max_size=60),
+    st.lists(st.sampled_from(NOT_KNOWN), min_size=1, max_size=3),
+    st.sampled_from([".", ","]),
+    st.randoms(),
+)
+def test_words_between_numbers_are_proposed_as_missing(
+    tmp_path_factory: Any, numbers: list[float], words: list[str], decimal: str, random: Any
+) -> None:
+    """For the owner to confirm: the column is a number column, and the words are read as not known."""
+    cells: list[Any] = [*numbers, *words]
+    random.shuffle(cells)
+    file = tmp_path_factory.mktemp("words") / "rows.csv"
+    file.write_text(
+        "x;y\n" + "".join(f"{str(cell).replace('.', decimal) if cell not in words else cell};1\n" for cell in cells)
+    )
+    entry = drafted(file)
+    assert (entry.columns[0].type, set(entry.missing["x"])) == ("number", set(words))
+    assert "taken for missing, is that right?" in file.with_name("datasets.yaml").read_text()
+    read = load_dataset(entry, ["x"]).features[:, 0].tolist()
+    assert all(
+        math.isnan(number) if cell in words else number == cell for number, cell in zip(read, cells, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "notes"),
+    [
+        (["<0.5"] + ["1.5", "2"] * 20, "category", ["numbers but for <0.5: correct these"]),
+        (["5 mg", "7mg"] + [str(row / 7) for row in range(99)], "text", ["numbers but for 5 mg, 7mg"]),
+        (["a", "b", "c", "d"] + ["1"] * 99, "category", ["numbers but for a, b, c and 1 more"]),
+        (["low", "high"] * 10 + ["1", "2"] * 10, "category", []),
+        (["-999"] + ["18", "90"] * 9, "number", ["-999 far outside the rest (18 to 90)", "missing: {x: [-999]}"]),
+        (["-9", "-99", "9999"] + ["1.5"] * 9, "number", ["-99, -9, 9999 far outside", "missing: {x: [-99, -9, 9999]}"]),
+        (["999.0"] + [str(row) for row in range(5000)], "number", []),
+        (["9999"] + [str(row / 8) for row in range(5000)], "number", ["9999 far outside the rest (0 to 624.875)"]),
+        (["-9", "9", "99"] + [str(row) for row in range(-50, 120)], "number", []),
+        (["0", "1", "9"] * 9, "number", ["holds 0, 1, 9: a category?", "9 far outside the rest (0 to 1)"]),
+        (["9007199254740993"] + [str(row) for row in range(99)], "text", ["have more digits, than a number column"]),
+        (["1e999", "1"], "category", []),
+        (["x" * 300_000] + [str(row) for row in range(99)], "text", ["99 or more different texts"]),
+    ],
+)  # fmt: skip
+def test_what_looks_odd_in_a_column_is_noted(tmp_path: Path, cells: list[str], kind: str, notes: list[str]) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("x,t\n" + "".join(f"{cell},w\n" for cell in cells))
+    entry = drafted(file)
+    assert (entry.columns[0].type, entry.missing) == (kind, {})
+    (line,) = [line for line in (tmp_path / "datasets.yaml").read_text().splitlines() if "{name: x," in line]
+    for note in notes:
+        assert note in line
+    for note in ("numbers but for", "far outside", "a category?"):
+        assert (note in line) == any(note in each for each in notes)
+
+
 def test_drafts_of_typed_files(tmp_path: Path) -> None:
     table = {"age": [1.5, None], "sex": ["f", "m"], "sick": [True, False]}
     parquet.write_table(pa.table(table), tmp_path / "rows.parquet")
@@ -137,6 +210,12 @@ def test_drafts_of_typed_files(tmp_path: Path) -> None:
         ("number", None), ("category", ("f", "m")), ("category", ("false", "true"))
     ]  # fmt: skip
     assert math.isnan(load_dataset(entry).features[1, 0])
+    held = {"x": np.array([-999.0, 20, 30]), "i": [2**53 + 1, 2**53, 7]}
+    np.savez(tmp_path / "odd.npz", **held)
+    parquet.write_table(pa.table(held), tmp_path / "odd.parquet")
+    for name in ("odd.npz", "odd.parquet"):
+        assert [column.type for column in drafted(tmp_path / name).columns] == ["number", "category"]
+        assert "-999 far outside the rest (20 to 30)" in (tmp_path / "datasets.yaml").read_text()
     np.savez(tmp_path / "scans.npz", x=np.full((3, 8, 9, 3), 7), y=np.array([0, 1, 1]))
     entry = drafted(tmp_path / "scans.npz")
     assert (entry.channel_axis, entry.label, entry.ranges) == ("last", "y", {"x": (0, 7)})
