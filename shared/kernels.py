@@ -8,13 +8,12 @@ import importlib
 import importlib.util
 from typing import Final
 
-MODULES: Final = (
-    "shared.fields.field64",
-    "shared.secagg.pairwise.decoding",
-    "shared.privacy.noise",
-    "shared.vdaf.kernels64",
-    "shared.vdaf.projections64",
+from shared.secagg.engines import ENGINES
+
+MODULES: Final = tuple(
+    dict.fromkeys(("shared.fields.field64", *(name for facts in ENGINES.values() for name in facts.kernels)))
 )
+"""The field, and what engines have compiled."""
 
 
 def compile_all() -> None:

@@ -264,7 +264,7 @@ async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> 
 
 def _opening(view: RoundView) -> bool:
     facts = engine_facts(manifest_of(view.stored.manifest).engine)
-    return view.frozen if facts.helped else opening(facts.steps, view.stored.round.step)
+    return view.frozen if facts.opened_by_parties else opening(facts.steps, view.stored.round.step)
 
 
 def round_state(view: RoundView) -> RoundState:

@@ -171,8 +171,8 @@ class Round:
     step_deadline: datetime | None = None
 
     @property
-    def stepped(self) -> bool:
-        """Whether its engine has steps beside the upload."""
+    def tracks_steps(self) -> bool:
+        """Whether the aggregator records its steps and closes each."""
         return self.step is not None
 
 
@@ -223,7 +223,7 @@ class Known:
 
 def answered(round_: Round) -> bool:
     """Whether waiting longer brings nothing: enough updates, or nobody left to send one."""
-    if round_.stepped:
+    if round_.tracks_steps:
         return round_.step == UPLOAD and round_.step_missing <= 0
     return round_.got >= round_.target or round_.got + round_.rejected >= round_.cohort_size
 
@@ -264,7 +264,7 @@ def step_due(round_: Round, now: datetime) -> bool:
 
 def admit_step(round_: Round, steps: Sequence[str], step: str, now: datetime, *, frozen: bool) -> None:
     """Raise StepUnknown, StepClosed, StepNotOpen or RoundClosed unless the step takes messages now."""
-    if step not in steps or step == UPLOAD or not round_.stepped:
+    if step not in steps or step == UPLOAD or not round_.tracks_steps:
         raise StepUnknown(f"this round's engine takes no messages in a step {step}")
     if round_.phase.over:
         raise RoundClosed(f"the round is {round_.phase}")
@@ -300,7 +300,7 @@ def step_deadline(
 def opening(steps: Sequence[str], step: str | None) -> bool:
     """Whether sites may have given away what opens the sum: from then on the same round is never answered again.
 
-    Where a helper opens it, that is so from the moment it is asked (`RoundView.frozen`).
+    Where another party opens it, that is so from the moment it is asked (`RoundView.frozen`).
     """
     return step is not None and len(steps) > 1 and step in (steps[-1], OPENED)
 

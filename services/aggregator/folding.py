@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from shared.secagg.fold import FileSource, RunningSum, read_body_header
 from shared.secagg.quantise import LIMBS, TAIL_LENGTH, OutOfRange, Ring, signed, unpack
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader
-
-_SEES_UPDATES: Final = "weak"  # an engine that lets the aggregator see each update also lets it check each
 
 
 @dataclass(slots=True)
@@ -95,7 +92,7 @@ class Folding:
 
     @property
     def _hidden(self) -> bool:
-        return self.engine.strength != _SEES_UPDATES
+        return not self.engine.facts.sees_updates
 
     def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
         if self.total is None:

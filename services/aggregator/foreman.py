@@ -230,11 +230,11 @@ class Foreman:
             point("aggregator.update.folded")
 
     async def _verify(self, hold: Hold, view: RoundView) -> bool:
-        """Have new reports verified, where a helper does so; True when some of them had to be rejected.
+        """Have new reports verified, where a second server does so; True when some of them had to be rejected.
 
         Once the set is frozen all its members were verified, and only the sum is to be made.
         """
-        if view.frozen or not engine_facts(hold.folding.manifest.engine).helped:
+        if view.frozen or not engine_facts(hold.folding.manifest.engine).second_server:
             return False
         rejected = False
         waiting = [c for c in hold.folding.missing(view.contributions) if c.id not in hold.verified]
@@ -261,7 +261,7 @@ class Foreman:
             stored = await rows.lock(hold.round_id)
             if stored.fence != hold.fence or stored.round.phase.over:
                 raise RoundLost("the round changed hands while a body was examined")
-            frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.stepped else None
+            frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.tracks_steps else None
             if frozen is not None:
                 raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
             given = ContributionRows(tx)
@@ -294,7 +294,7 @@ class Foreman:
         """The round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
-        if hold.folding.share is None and engine_facts(hold.folding.manifest.engine).helped:
+        if hold.folding.share is None and engine_facts(hold.folding.manifest.engine).opened_by_parties:
             hold.folding.share = await self._verification.share(hold.folding)
         return await asyncio.to_thread(conclude, stored, hold.folding, hold.base)
 

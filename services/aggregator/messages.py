@@ -135,7 +135,7 @@ async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> 
     try:
         stored = await Repository(tx).get(asked.round_id)
         order = order_of(asked.round_id, stored.manifest, asked.site)
-        if asked.step not in order or not stored.round.stepped:
+        if asked.step not in order or not stored.round.tracks_steps:
             raise StepUnknown(f"this round's engine gives no answers in a step {asked.step}")
         if stored.round.phase.over and (found := await _at_fault(tx, asked.round_id, asked.site_id)) is not None:
             raise found

@@ -131,7 +131,7 @@ class Repository:
             await self.tx.emit(WORK_TOPIC, f"round.{move.phase}", stored.round.id)
         if move.phase.over:
             await self.tx.emit(PROGRESS_TOPIC, f"round.{move.phase}", stored.round.id)
-            if stored.round.stepped:
+            if stored.round.tracks_steps:
                 await erase_steps(self.tx, stored.round.id)
                 await self.tx.emit(STEPS_TOPIC, f"round.{move.phase}", stored.round.id)
         elif move.phase is Phase.FROZEN:

@@ -42,7 +42,7 @@ from shared.ids import Digest, RoundId, SiteId
 from shared.learning.metrics import layout_length
 from shared.secagg.engine import UPLOAD, Desk, Fault, Opened
 from shared.secagg.engines import engine_facts, engine_named
-from shared.secagg.quantise import TAIL_LENGTH, sums_length
+from shared.secagg.quantise import sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
 from shared.telemetry.traces import current_trace
 from shared.wire.manifest import (
@@ -166,7 +166,7 @@ class Rounds:
         }
         facts = engine_facts(manifest.engine)
         order = facts.steps
-        if facts.stepped:
+        if facts.tracks_steps:
             first = step_deadline(order, order[0], now, deadline, now, timedelta())
             moments |= {"step": order[0], "step_missing": len(manifest.cohort), "step_deadline": first}
         if await rows.add({**values, **moments}):
@@ -226,12 +226,12 @@ class Rounds:
         async def work(tx: Transaction) -> RoundView:
             rows = Repository(tx)
             stored, contributions = await rows.get(round_id), tuple(await ContributionRows(tx).of(round_id))
-            frozen = stored.round.stepped and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
+            frozen = stored.round.tracks_steps and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
             committed: dict[SiteId, str] = {}
             if takes_commitments(manifest_of(stored.manifest)):
                 sites = [each.site_id for each in contributions if each.code is None]
                 committed = await SampleRows(tx, stored.job_id).commitments(sites)
-            faults = await FaultRows(tx).of(round_id) if stored.round.stepped else ()
+            faults = await FaultRows(tx).of(round_id) if stored.round.tracks_steps else ()
             return RoundView(stored, contributions, await tx.now(), frozen, faults, committed)
 
         return await self._database.read("round.view", work)
@@ -309,14 +309,14 @@ def update_length(manifest: RoundManifest, model_length: int | None) -> int | No
 
 
 def tail_length(manifest: RoundManifest) -> int:
-    """How many words follow the model's in a training update: none where the norm is proved."""
-    return 0 if engine_facts(manifest.engine).helped else TAIL_LENGTH
+    """Return how many words follow the model's in a training update."""
+    return engine_facts(manifest.engine).tail_words
 
 
 def _named(stored: Stored, move: Move) -> Move:
     """The transition with the reason that a person can do something about."""
     waits = move.reason is Reason.TIME_OUT and stored.round.step == UPLOAD
-    if waits and engine_facts(manifest_of(stored.manifest).engine).helped:
+    if waits and engine_facts(manifest_of(stored.manifest).engine).second_server:
         return Move(move.phase, Reason.HELPER_AWAY)
     return move
 

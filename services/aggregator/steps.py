@@ -90,7 +90,7 @@ class Steps:
         async def work(tx: Transaction) -> None:
             rows, given, steps = Repository(tx), ContributionRows(tx), StepRepository(tx, round_id)
             stored = await rows.lock(round_id)
-            if not stored.round.stepped or stored.round.phase.over:
+            if not stored.round.tracks_steps or stored.round.phase.over:
                 return
             cohort = set(manifest_of(stored.manifest).cohort)
             fresh = [site for site in sorted(set(sites) & cohort) if await steps.lose(site)]

@@ -219,7 +219,7 @@ class Updates:
         round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
         receipt: Receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
         awaited = False
-        if seen.round.stepped:
+        if seen.round.tracks_steps:
             seen = await rows.lock(round_id)
             awaited = site_id not in await StepRepository(tx, round_id).lost()
         form = Form(header.length, header.metrics_layout)
@@ -293,15 +293,16 @@ def _admit_again(stored: Stored, now: datetime, known: Repeat | None) -> None:
 
 async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
     """Where there are steps before the upload, only who took part in them may upload; SiteFellOut, DealerAtFault."""
-    if stored.round.stepped:
+    if stored.round.tracks_steps:
         order = engine_facts(manifest_of(stored.manifest).engine).steps
         await must_go_on(tx, stored.round.id, order, UPLOAD, site_id)
 
 
 async def _take_id(given: ContributionRows, stored: Stored, site_id: SiteId, header: UpdateHeader) -> None:
-    """Note the report's id, where updates are reports; raises ReportRepeated for one that the job has seen."""
-    report_id = header.material.get("report_id")
-    if not engine_facts(header.engine).helped or not isinstance(report_id, bytes):
+    """Note the update's single-use id, where it has one; raises ReportRepeated for one that the job has seen."""
+    field = engine_facts(header.engine).single_use_ids
+    report_id = header.material.get(field) if field is not None else None
+    if not isinstance(report_id, bytes):
         return
     if not await given.take_report_id(stored, site_id, report_id.hex()):
         raise ReportRepeated("a report of this id was taken in this job before")

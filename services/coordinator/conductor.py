@@ -134,7 +134,7 @@ class Conductor:
         if round_.ended:
             return None
         if round_.overdue(now):
-            return await self._rounds.fail(round_id, "deadline", tell=True, spent=stepped(record))
+            return await self._rounds.fail(round_id, "deadline", tell=True, spent=tracks_steps(record))
         if round_.phase is Phase.PLANNED:
             return await self._open(record)
         try:
@@ -194,7 +194,7 @@ class Conductor:
     async def tell_lost(self, record: RoundRecord) -> None:
         """Tell the aggregator which sites it need not wait for, where its engine waits for sites at all."""
         round_id = record.round.id
-        if record.round.phase is not Phase.COLLECTING or not stepped(record):
+        if record.round.phase is not Phase.COLLECTING or not tracks_steps(record):
             self._told.pop(round_id, None)
             return
         tasks = await self._database.read("round.tasks", lambda tx: TaskRepository(tx).of_round(round_id))
@@ -301,9 +301,9 @@ class Conductor:
         return await self._database.read("job.read", lambda tx: JobRepository(tx).get(job_id))
 
 
-def stepped(record: RoundRecord) -> bool:
-    """Whether anybody but the aggregator has a word in it before the sum is opened."""
-    return engine_facts(record.manifest.manifest.engine).stepped
+def tracks_steps(record: RoundRecord) -> bool:
+    """Whether sites or another party have a say before the sum is opened."""
+    return engine_facts(record.manifest.manifest.engine).tracks_steps
 
 
 def _reason(report: RoundReport) -> str:

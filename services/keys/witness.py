@@ -23,6 +23,8 @@ from shared.identity.authority import Identity, SignatureMismatch, Subject, publ
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, digest_of
+from shared.secagg.engines import ENGINES
+from shared.secagg.facts import WITNESS
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.messages import MalformedStep
 from shared.secagg.pairwise.roster import Frame, Roster, nonce_commitment
@@ -37,7 +39,6 @@ from shared.secagg.pairwise.witness import (
 )
 from shared.wire.manifest import MANIFEST_CONTEXT, SignedManifest
 
-PAIRWISE: Final = "pairwise"
 _COORDINATOR: Final = Subject("service", "coordinator")
 _NONCE_BYTES: Final = 32
 
@@ -182,7 +183,7 @@ class Witness:
     ) -> None:
         manifest = signed.manifest
         await _check_signed(tx, signed)
-        if manifest.round_id != round_id or manifest.engine != PAIRWISE:
+        if manifest.round_id != round_id or not _witnessed(manifest.engine):
             raise WitnessRefused("the manifest is of another round or engine")
         if manifest.epoch < row.epoch:  # the coordinator's may be ahead, never behind
             raise WitnessRefused(f"the manifest names epoch {manifest.epoch}, the round began in {row.epoch}")
@@ -218,6 +219,12 @@ async def _check_signed(tx: Transaction, signed: SignedManifest) -> None:
         verify_signature(key, MANIFEST_CONTEXT, digest, bytes.fromhex(signed.signature))
     except SignatureMismatch as error:
         raise ManifestUntrusted("the manifest's signature does not fit it") from error
+
+
+def _witnessed(engine: str) -> bool:
+    """Return whether rounds of this engine have a witness; False for an engine that is unknown here."""
+    facts = ENGINES.get(engine)
+    return facts is not None and facts.asks(WITNESS)
 
 
 def _again(asked: str | None, question: Question, reply: bytes) -> bytes:

@@ -20,11 +20,13 @@ from pydantic import JsonValue
 
 from shared.errors import Invalid, Unavailable
 from shared.ids import SiteId
+from shared.secagg.facts import UPLOAD as UPLOAD
+from shared.secagg.facts import EngineFacts
+from shared.secagg.facts import EngineUnknown as EngineUnknown
 from shared.secagg.quantise import Ring
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader
 
-UPLOAD: Final = "upload"
 MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
 Entropy = Callable[[int], bytes]
 Pieces = Iterator[bytes | memoryview]
@@ -32,10 +34,6 @@ Pieces = Iterator[bytes | memoryview]
 
 class UpdateRefused(Invalid):
     """The update is not what the round's manifest asks of this site."""
-
-
-class EngineUnknown(Invalid):
-    """No engine has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +207,9 @@ class ServerEngine(Protocol):
     def evidence(self, desk: Desk) -> Evidence:
         """What the round leaves behind for its record, once every step is closed."""
 
+    def slack(self, manifest: RoundManifest, length: int) -> int:
+        """By how much noise can move a coordinate of a training sum beyond what its summands allow."""
+
     def modulus(self, manifest: RoundManifest) -> int | None:
         """The prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
 
@@ -238,15 +239,22 @@ class BodySigning(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine and what a person should know of it."""
+    """An engine: its facts, and the code of both sides."""
 
-    name: str
-    strength: Literal["weak", "strong"]
-    description: str
-    steps: tuple[str, ...]
+    facts: EngineFacts
     server: ServerEngine
     client: ClientEngine
     signing: BodySigning | None = None
+
+    @property
+    def name(self) -> str:
+        """What manifests call it."""
+        return self.facts.name
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The messages of a site, in order."""
+        return self.facts.steps
 
 
 def header_for(seat: Seat, engine: str, payload: Payload, material: Mapping[str, bytes | int]) -> UpdateHeader:

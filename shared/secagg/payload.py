@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
-from shared.secagg.engines import engine_facts
+from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import (
     Decoded,
     Floats,
@@ -55,10 +55,9 @@ def model_payload(model: bytes | memoryview) -> Payload:
 
 def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
     """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
-    if engine_facts(manifest.engine).helped:
-        from shared.secagg.twoserver.noise import slack  # its kernels only where they are needed
-
-        return decode_plain(total, _encoding(manifest), count, slack=slack(manifest, total.size))
+    if not engine_facts(manifest.engine).tail_words:
+        slack = engine_named(manifest.engine).server.slack(manifest, total.size)
+        return decode_plain(total, _encoding(manifest), count, slack=slack)
     return decode(total, _encoding(manifest), count)
 
 

@@ -16,14 +16,15 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from shared.errors import Invalid
+from shared.secagg.facts import TAIL_WORDS
 from shared.wire.manifest import Encoding
 
 Ring = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.float32]
 
 TAIL: Final = ("weight", "clipped", "loss_milli_weighted")
-LIMBS: Final = 6  # 48 bits hold max_weight * 2**31
-TAIL_LENGTH: Final = len(TAIL) * LIMBS
+TAIL_LENGTH: Final = TAIL_WORDS
+LIMBS: Final = TAIL_LENGTH // len(TAIL)  # 48 bits hold max_weight * 2**31
 MIN_BOUND: Final = 2**7
 MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
 NORM_BOUND: Final = 2**20  # of proved vectors; rounding costs sqrt(d) / 2 of it, noise can be 16 times it

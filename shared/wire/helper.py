@@ -9,7 +9,6 @@ from shared.ids import Digest
 
 HELPER: Final = "helper"
 TWOSERVER: Final = "twoserver"
-"""The engine that has a helper."""
 NORM_PROOFS: Final = "norm_equality_proofs"
 """In a training round's `engine_params`: with 2 a false norm passes with probability 2**-106, with 1 with 2**-53."""
 KEY_CONTEXT: Final = b"undersong/helper-key/1\0"

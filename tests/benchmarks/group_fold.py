@@ -17,7 +17,7 @@ from shared.ids import Digest, SiteId
 from shared.secagg.engine import Desk, Payload, Seat
 from shared.secagg.fold import FileSource, RunningSum, fold_file, raw_blocks
 from shared.secagg.quantise import decode, encode, pack, plan_encoding
-from shared.secagg.sealed import SEALED
+from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from tests.benchmarks.figures import Figure
 

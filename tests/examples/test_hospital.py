@@ -21,7 +21,7 @@ from shared.secagg.engine import Desk, Payload, Seat
 from shared.secagg.fold import BytesSource, RunningSum
 from shared.secagg.payload import model_payload, opened_sums, opened_train, sums_payload, train_payload
 from shared.secagg.quantise import Ring, plan_encoding, plan_sums
-from shared.secagg.sealed import SEALED
+from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import read_header
 from tests.shared.wire.manifests import manifest

@@ -19,7 +19,6 @@ from shared.merkle import proofs as merkle
 from shared.secagg import transcript
 from shared.secagg.engine import UPLOAD
 from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.engine import _body_leaf
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted
@@ -66,7 +65,7 @@ def shown(sites: Sites, alive: frozenset[int]) -> dict[str, bytes]:
     cohort = sites.manifest.cohort
     digests = {i: sites.seats[cohort[i]].body or b"" for i in alive}
     said, order = signed_survivors(sites, alive, transcript.body_root(digests)), sorted(alive)
-    tree = merkle.stored([_body_leaf(i, digests[i]) for i in order])
+    tree = merkle.stored([transcript.body_leaf(i, digests[i]) for i in order])
     return {
         cohort[i]: messages.pack_list([said.pack(), *merkle.inclusion_proof(place, len(order), tree)])
         for place, i in enumerate(order)

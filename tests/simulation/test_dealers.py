@@ -10,7 +10,7 @@ import pytest
 
 from shared.secagg.pairwise import client as client_module
 from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.engine import CHECK, SHARE, UNMASK
+from shared.secagg.pairwise.facts import CHECK, SHARE, UNMASK
 from tests.simulation.onehouse.site import Site
 from tests.simulation.test_model import Life, founding, life  # noqa: F401 (fixtures)
 

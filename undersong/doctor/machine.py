@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.kernels import MODULES
+from shared.secagg.engines import ENGINES, names_of
 from undersong.containment import open_to_recipes
 from undersong.doctor.findings import Finding, disk
 
@@ -48,13 +49,19 @@ def packages(names: tuple[str, ...], remedy: str) -> Finding:
 def kernels() -> Finding:
     """Whether the compiled parts of the engines are there, and compiled."""
     if version_of("numba") is None:
-        detail = "numba is not installed: engines pairwise and twoserver cannot run here"
+        detail = f"numba is not installed: {_engines()} cannot run here"
         return Finding("warning", "kernels", detail, "pip install 'undersong[verified]'")
     waiting = [name for name in MODULES if not _compiled(name)]
     if waiting and not os.environ.get(NUMBA_CACHE):
         detail = f"not compiled yet: {', '.join(waiting)}; the first round compiles them, which takes seconds"
         return Finding("warning", "kernels", detail, "python -m shared.kernels")
     return Finding("ok", "kernels", "compiled" if not waiting else f"kept in {os.environ[NUMBA_CACHE]}")
+
+
+def _engines() -> str:
+    """Return which engines need compiled parts: ``engines one and another``."""
+    needing = [facts for facts in ENGINES.values() if facts.kernels]
+    return f"engine{'s' if len(needing) > 1 else ''} {names_of(needing)}"
 
 
 def _compiled(module: str) -> bool:

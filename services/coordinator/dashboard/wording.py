@@ -3,29 +3,8 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-ENGINES = {
-    "pairwise": (
-        "strong",
-        (
-            "Each site masks its update with keys it shares with the other sites. The masks cancel in the sum, and "
-            "only that sum is opened: no service sees a single update, the aggregator included."
-        ),
-    ),
-    "twoserver": (
-        "strong",
-        (
-            "Each site splits its update between two servers and proves in zero knowledge that its norm is within the "
-            "bound. Neither server sees the update, only the sum is opened; it takes both together to see more."
-        ),
-    ),
-    "sealed": (
-        "weak",
-        (
-            "Each update is sealed to the aggregator's key for this round. Nobody on the way, on disk or at the "
-            "coordinator can read it; the aggregator itself sees every single update."
-        ),
-    ),
-}
+from shared.secagg.engines import ENGINES
+
 MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the tone repeats it
     "running": ("go", "▶"),
     "planned": ("calm", "○"),
@@ -65,7 +44,10 @@ def mark(state: str) -> tuple[str, str]:
 
 def engine(name: str) -> tuple[str, str]:
     """How strong an engine is, in one word, and what it protects against, in one sentence."""
-    return ENGINES.get(name, ("unknown", "This dashboard does not know this engine."))
+    facts = ENGINES.get(name)
+    if facts is None:
+        return "unknown", "This dashboard does not know this engine."
+    return facts.strength, facts.wording.protection
 
 
 def seconds(length_s: float) -> str:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import JsonValue
-
 from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import Step
@@ -14,9 +12,8 @@ from services.coordinator.domain.statistics import count_bits
 from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from shared.learning.metrics import layout_length
 from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
-from shared.secagg.pairwise.graph import COMPLETE_UP_TO
+from shared.secagg.facts import PlanRequest
 from shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
-from shared.wire.helper import NORM_PROOFS
 from shared.wire.manifest import (
     DataRef,
     Encoding,
@@ -28,12 +25,8 @@ from shared.wire.manifest import (
     StrategyRef,
 )
 
-CONSORTIUM: Final = 16
-"""Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
 MOST_UNUSED: Final = 500
 """Columns that are not read, of which a manifest and a version's lineage name no more; the job names all of them."""
-WITNESSED: Final[dict[str, JsonValue]] = {"corrupt": 1 / 3, "dropout": 0.3}
-"""The shares of sites that collude with the server, and that drop out, which a round is planned for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ def train_encoding(summands: int, spec: JobSpec) -> Encoding:
     every site weighs the same.
     """
     update = spec.update
-    if engine_facts(spec.engine).helped:
+    if engine_facts(spec.engine).proves_norm:
         return plan_norm(summands=summands, clip_norm=update.clip_norm or update.bound)
     return plan_encoding(
         summands=summands,
@@ -90,7 +83,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         attempt=step.attempt,
         kind=step.kind,
         engine=engine,
-        engine_params=_engine_params(engine, size) | (_helped(size, spec) if step.kind is RoundKind.TRAIN else {}),
+        engine_params=engine_facts(engine).plan(_plan_request(step.kind, size, spec)),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
         data=DataRef(
             dataset=spec.data.dataset,
@@ -130,8 +123,8 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
     if asked is None:
         raise ValueError("every query of the job is answered")
     recipe, encoding = job.resolved.recipe, plan_sums(summands=size)
-    bits = count_bits(asked, job.resolved) if engine_facts(spec.engine).helped else None
-    if bits is not None:  # two servers can check a proof that every count is in range
+    bits = count_bits(asked, job.resolved) if engine_facts(spec.engine).proves_counts else None
+    if bits is not None:
         asked = asked.model_copy(update={"salt_bits": bits})
         encoding = plan_counts(summands=size, most=2**bits - 1)
     return RoundManifest(
@@ -142,7 +135,7 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         attempt=step.attempt,
         kind=step.kind,
         engine=spec.engine,
-        engine_params=_engine_params(spec.engine, size),
+        engine_params=engine_facts(spec.engine).plan(PlanRequest(step.kind, size)),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=asked.model_dump(mode="json")),
         data=DataRef(
             dataset=spec.data.dataset,
@@ -163,23 +156,15 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
     )
 
 
-def _engine_params(engine: str, size: int) -> dict[str, JsonValue]:
-    """Up to COMPLETE_UP_TO sites all know each other, and sign the survivor set themselves."""
-    return dict(WITNESSED) | {"quorum": size <= COMPLETE_UP_TO} if engine_facts(engine).witnessed else {}
-
-
-def _helped(size: int, spec: JobSpec) -> dict[str, JsonValue]:
-    """What two servers must know of a training round: its noise, and the number of proofs in each report."""
-    if not engine_facts(spec.engine).helped:
-        return {}
-    asked = spec.update.noise_multiplier
-    proofs = spec.update.norm_equality_proofs or (2 if size < CONSORTIUM else 1)
-    return {NORM_PROOFS: proofs} | ({"noise_multiplier": asked} if asked is not None else {})
+def _plan_request(kind: RoundKind, size: int, spec: JobSpec) -> PlanRequest:
+    """Return what the job asks of the engine of a round of this kind."""
+    update = spec.update
+    return PlanRequest(kind, size, update.noise_multiplier, update.norm_equality_proofs)
 
 
 def draft(manifest: RoundManifest) -> bool:
     """Whether the manifest still lacks the witness's commitment, without which no party acts on it."""
-    return engine_facts(manifest.engine).witnessed and "nonce_commitment" not in manifest.engine_params
+    return engine_facts(manifest.engine).commits_nonce and "nonce_commitment" not in manifest.engine_params
 
 
 def witnessed(manifest: RoundManifest, commitment: str, epoch: int) -> RoundManifest:

@@ -1,12 +1,14 @@
 """Whether cohort and engine protect the sites that take part in a job."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from services.coordinator.domain import spec as parts
 from services.coordinator.domain.findings import Findings
 from services.coordinator.domain.sites import SiteFacts
 from shared.names import hint
-from shared.secagg.engines import EngineFacts
+from shared.secagg.engines import names_of
+from shared.secagg.facts import EngineFacts
 
 
 def check_cohort(cohort: parts.CohortPart | None, eligible: Sequence[SiteFacts], findings: Findings) -> None:
@@ -40,8 +42,8 @@ def check_protection(
     elif engine is not None and cohort is not None and cohort.min < engines[engine].smallest:
         findings.error(
             "/engine",
-            f"{engine} needs cohort.min of at least {engines[engine].smallest}; for fewer sites name another "
-            "engine, such as sealed, with which the aggregator sees each update",
+            f"{engine} needs cohort.min of at least {engines[engine].smallest}; for fewer sites name another engine"
+            + _for_fewer(cohort.min, engines),
         )
 
 
@@ -52,18 +54,30 @@ def check_proved(
     engines: Mapping[str, EngineFacts],
     findings: Findings,
 ) -> None:
-    """What an author should know of an engine that proves norms."""
+    """Whether noise, proofs and weights are what the engine offers; what an author should know of one that proves."""
     if engine is None or engine not in engines:
         return
-    if not engines[engine].helped:
-        if update is not None and update.noise_multiplier is not None:
-            findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; twoserver does")
-        if update is not None and update.norm_equality_proofs is not None:
-            findings.error("/update/norm_equality_proofs", f"with {engine} no norm is proved; twoserver proves it")
-        return
-    if strategy is not None and strategy.weighting != "equal":
+    facts, noisy, proving = engines[engine], _such(engines, "adds_noise"), _such(engines, "proves_norm")
+    if update is not None and update.noise_multiplier is not None and not facts.adds_noise:
+        findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; it is added with {noisy}")
+    if update is not None and update.norm_equality_proofs is not None and not facts.proves_norm:
+        findings.error("/update/norm_equality_proofs", f"with {engine} no norm is proved; it is proved with {proving}")
+    if strategy is not None and strategy.weighting != "equal" and not facts.weighted:
         findings.warn("/strategy/weighting", f"with {engine} every site weighs the same, whatever its examples")
-    if update is not None and update.clip_norm is None:
+    if update is not None and update.clip_norm is None and facts.proves_norm:
         findings.warn(
             "/update/clip_norm", f"{engine} proves an L2 norm: without clip_norm it is update.bound, {update.bound:g}"
         )
+
+
+def _such(engines: Mapping[str, EngineFacts], fact: Literal["adds_noise", "proves_norm"]) -> str:
+    """Return the names of the engines of which a fact is true."""
+    return names_of(facts for facts in engines.values() if getattr(facts, fact))
+
+
+def _for_fewer(sites: int, engines: Mapping[str, EngineFacts]) -> str:
+    """Return ", such as sealed, with which …": an engine that serves so few sites and what it lets be seen."""
+    for facts in engines.values():
+        if facts.smallest <= sites and facts.sees_updates:
+            return f", such as {facts.name}, with which {facts.wording.seen_by}"
+    return ""

@@ -75,9 +75,9 @@ class UpdatePart(Part):
 
     `clip_norm` limits its L2 norm; without it each coordinate is limited to ±`bound`. A site's weight is its examples
     over `weight_unit`, from 1 to `max_weight`; without a unit it is chosen so that the largest site fits.
-    `noise_multiplier` (engine twoserver): each of the two servers adds noise of that many clip norms to a round's sum.
-    `norm_equality_proofs` (engine twoserver): proofs of norm equality in a report; without it two in rounds of fewer
-    than 16 sites, else one.
+    `noise_multiplier`: each of an engine's two servers adds noise of that many clip norms to a round's sum.
+    `norm_equality_proofs`: proofs of norm equality in a report, where norms are proved; without it two in rounds of
+    fewer than 16 sites, else one.
     """
 
     clip_norm: float | None = Field(default=None, gt=0, le=1e9, strict=True)

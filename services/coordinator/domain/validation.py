@@ -17,7 +17,7 @@ from services.coordinator.domain.sites import SiteFacts, dataset_of, holders_of,
 from services.coordinator.domain.spec import AnySpec, JobSpec
 from shared.errors import FieldError, Refusal
 from shared.ids import SiteId
-from shared.secagg.engines import EngineFacts
+from shared.secagg.facts import EngineFacts
 from shared.wire.columns import Column, Unused, misfit
 from shared.wire.manifest import DataRef
 from shared.wire.profiles import RecipeSpec, Task

@@ -89,7 +89,7 @@ class HelperRounds:
         manifest, digest = signed.manifest, signed.manifest.digest()
         if manifest.round_id != round_id:
             raise RoundDiffers(f"the manifest is of round {manifest.round_id}")
-        if not engine_facts(manifest.engine).helped:
+        if not engine_facts(manifest.engine).second_server:
             raise EngineWithoutHelper(f"engine {manifest.engine} has no helper")
         await self._parties.check_coordinator(signed)
         sealed = self._sealer.seal(HelperKeys.make(os.urandom).pack(), _KEYS[0], round_id, _KEYS[1])

@@ -16,7 +16,6 @@ from shared.ids import SiteId
 from shared.merkle import proofs as merkle
 from shared.secagg import transcript
 from shared.secagg.engine import (
-    UPLOAD,
     Ask,
     Closed,
     Desk,
@@ -42,6 +41,7 @@ from shared.secagg.pairwise.complaints import (
     tolerated,
     unpack_complaints,
 )
+from shared.secagg.pairwise.facts import ADVERTISE, CHECK, COMMIT, FACTS, NAME, SHARE, UNMASK
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors
 from shared.secagg.pairwise.roster import (
@@ -63,13 +63,6 @@ from shared.secagg.quantise import DTYPES, Ring, pack, unpack
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader, write_header
 
-NAME: Final = "pairwise"
-ADVERTISE: Final = "advertise"
-SHARE: Final = "share"
-CHECK: Final = "check"
-COMMIT: Final = "commit"
-UNMASK: Final = "unmask"
-STEPS: Final = (ADVERTISE, SHARE, CHECK, UPLOAD, COMMIT, UNMASK)
 _BLOCK: Final = 24 * 8192
 
 
@@ -131,6 +124,10 @@ class PairwiseServer:
             apply_mask(total, seed, sign, bits)
         if bits == 24:
             np.bitwise_and(total, 0xFFFFFF, out=total)
+
+    def slack(self, manifest: RoundManifest, length: int) -> int:  # noqa: ARG002
+        """Nothing is added to a sum."""
+        return 0
 
     def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
         """Words of the round's encoding."""
@@ -455,10 +452,7 @@ def _bits(manifest: RoundManifest) -> int:
 
 
 PAIRWISE: Final = Engine(
-    name=NAME,
-    strength="strong",
-    description="No service sees an update: masks cancel in the sum over the survivors, and only that sum is opened.",
-    steps=STEPS,
+    facts=FACTS,
     server=PairwiseServer(),
     client=PairwiseClient(),
     signing=MaskSignatures(),

@@ -34,11 +34,11 @@ from shared.secagg.engine import (
 )
 from shared.secagg.engine import Evidence as RecordEvidence
 from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
+from shared.secagg.twoserver.facts import FACTS, NAME
 from shared.secagg.twoserver.leader import LeaderState, leader_share, sealed_size
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
-from shared.secagg.twoserver.noise import draw
+from shared.secagg.twoserver.noise import draw, slack
 from shared.secagg.twoserver.report import (
-    NAME,
     Report,
     aggregate_info,
     context,
@@ -126,6 +126,10 @@ class TwoServerLeader:
         """The accepted set with the helper's signature."""
         return RecordEvidence(survivors=LeaderState.unpack(desk.secret).evidence)
 
+    def slack(self, manifest: RoundManifest, length: int) -> int:
+        """What both servers' noise can come to."""
+        return slack(manifest, length)
+
     @staticmethod
     def modulus(manifest: RoundManifest) -> int | None:
         """The prime that shares are added modulo; None for 2**64."""
@@ -212,10 +216,7 @@ def _key(seat: Seat, name: str) -> bytes:
 
 
 TWOSERVER: Final = Engine(
-    name=NAME,
-    strength="strong",
-    description="Two servers each hold half of every update, check a proof of its norm, and open only the sum.",
-    steps=(UPLOAD,),
+    facts=FACTS,
     server=TwoServerLeader(),
     client=TwoServerSite(),
 )

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from shared.privacy.noise import add_discrete_gaussian
 from shared.secagg.engine import UpdateRefused
+from shared.secagg.twoserver.facts import NOISE
 from shared.secagg.twoserver.schemes import norm_bound
 from shared.wire.manifest import RoundKind, RoundManifest
 
-NOISE: str = "noise_multiplier"
 _WIDEST = 12 * math.sqrt(2)  # in standard deviations: what a draw can be at most (`shared.privacy.noise`)
 
 

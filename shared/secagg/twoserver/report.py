@@ -18,12 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from shared.errors import Conflict, Invalid
 from shared.ids import Digest, SiteId
 from shared.secagg.hpke import SUITE
+from shared.secagg.twoserver.facts import REPORT_ID
 from shared.secagg.twoserver.roles import NONCE_BYTES, ROLES, Share
-from shared.wire.helper import TWOSERVER
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader
 
-NAME: Final = TWOSERVER
 SUITE_ID: Final = b"undersong-pine-1"
 REPORT_CONTEXT: Final = b"undersong/report/1\0"
 SEALING_BYTES: Final = 32 + 16  # HPKE's encapsulated key and tag
@@ -31,7 +30,7 @@ MAX_PUBLIC: Final = 1024
 MAX_HELPER_SHARE: Final = 1024
 _KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
-_MATERIAL: Final = frozenset({"report_id", "public_share", "helper_share", "leader_digest", "keyid", "signature"})
+_MATERIAL: Final = frozenset({REPORT_ID, "public_share", "helper_share", "leader_digest", "keyid", "signature"})
 
 
 class ReportMalformed(Invalid):

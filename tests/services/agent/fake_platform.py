@@ -30,7 +30,7 @@ from shared.secagg.engine import Desk
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import opened_train
 from shared.secagg.quantise import plan_encoding, plan_sums, unpack
-from shared.wire.helper import HELPER, TWOSERVER, key_statement
+from shared.wire.helper import HELPER, key_statement
 from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
 from shared.wire.updates import ReceiptDoc, read_header
 from tests.services.agent.pairwise_platform import Log, PairwiseRound, Peer, commitment
@@ -155,7 +155,7 @@ class FakePlatform:
         if manifest.round_id not in self.rounds:
             self.rounds[manifest.round_id] = (manifest, engine_named(manifest.engine).server.open(manifest))
         opened = self.rounds[manifest.round_id][1]
-        shown = opened.public | (self._helper_key(manifest) if manifest.engine == TWOSERVER else {})
+        shown = opened.public | (self._helper_key(manifest) if manifest.engine == "twoserver" else {})
         public = EnginePublic(
             round_id=manifest.round_id, manifest_digest=manifest.digest(), engine=manifest.engine, public=shown
         )

@@ -16,7 +16,8 @@ from shared.ids import Digest, SiteId, digest_of
 from shared.merkle import proofs as merkle
 from shared.secagg.engine import UPLOAD, Desk, Seat
 from shared.secagg.pairwise import messages, roster, witness
-from shared.secagg.pairwise.engine import PAIRWISE, STEPS, terms
+from shared.secagg.pairwise.engine import PAIRWISE, terms
+from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import opened_train, train_payload

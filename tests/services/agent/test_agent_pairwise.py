@@ -15,7 +15,7 @@ from services.agent.loop import Agent
 from services.agent.settings import load
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.complaints import unpack_complaints
-from shared.secagg.pairwise.engine import STEPS
+from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.pairwise.messages import Survivors
 
 pytestmark = pytest.mark.process

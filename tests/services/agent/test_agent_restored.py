@@ -16,7 +16,7 @@ from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
 from services.agent.settings import ConfigError
 from services.agent.state import State
 from shared.ids import Digest, JobId, RoundId, digest_of
-from shared.secagg.pairwise.engine import STEPS
+from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.quantise import plan_norm
 
 SITE = "site_test"

@@ -13,7 +13,7 @@ from shared.secagg.engine import Desk, Seat, UpdateRefused
 from shared.secagg.fold import WINDOW, BytesSource, FileSource, RunningSum, fold_file, raw_blocks
 from shared.secagg.payload import opened_train, train_payload, weight_of
 from shared.secagg.quantise import OutOfRange, pack, plan_encoding
-from shared.secagg.sealed import SEALED
+from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import MalformedUpdate
 from tests.shared.wire.manifests import SITES, manifest

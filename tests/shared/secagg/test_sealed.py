@@ -8,7 +8,7 @@ from shared.secagg.engine import UPLOAD, Desk, Payload, Seat, UpdateRefused, che
 from shared.secagg.engines import ENGINES, EngineUnknown, engine_named
 from shared.secagg.fold import BytesSource
 from shared.secagg.payload import model_payload, sums_payload, train_payload
-from shared.secagg.sealed import CHUNK, SEALED
+from shared.secagg.sealed.engine import CHUNK, SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader, read_header, write_header
 from tests.shared.wire.manifests import manifest

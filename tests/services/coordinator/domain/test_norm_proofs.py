@@ -3,8 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from services.coordinator.domain.manifests import _helped
+from services.coordinator.domain.manifests import _plan_request
 from services.coordinator.domain.spec import JobSpec
+from shared.secagg.engines import engine_facts
+from shared.wire.manifest import RoundKind
 
 
 def spec(engine: str = "twoserver", **update: object) -> JobSpec:
@@ -25,8 +27,12 @@ def spec(engine: str = "twoserver", **update: object) -> JobSpec:
     ("size", "asked", "expected"), [(3, None, 2), (15, None, 2), (16, None, 1), (500, None, 1), (3, 1, 1), (500, 2, 2)]
 )
 def test_a_consortium_gets_two_unless_the_job_says_otherwise(size: int, asked: int | None, expected: int) -> None:
-    assert _helped(size, spec(norm_equality_proofs=asked)) == {"norm_equality_proofs": expected}
-    assert _helped(size, spec("pairwise")) == {}
+    def planned(kind: RoundKind, job: JobSpec) -> object:
+        return engine_facts(job.engine).plan(_plan_request(kind, size, job)).get("norm_equality_proofs")
+
+    assert planned(RoundKind.TRAIN, spec(norm_equality_proofs=asked)) == expected
+    assert planned(RoundKind.STATISTICS, spec(norm_equality_proofs=asked)) is None
+    assert planned(RoundKind.TRAIN, spec("pairwise")) is None
 
 
 @pytest.mark.parametrize("asked", [0, 3, "2", 1.5])

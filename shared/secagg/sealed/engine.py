@@ -32,10 +32,10 @@ from shared.secagg.engine import (
 )
 from shared.secagg.hpke import SUITE
 from shared.secagg.quantise import Ring
+from shared.secagg.sealed.facts import FACTS, NAME
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader, header_digest, write_header
 
-NAME: Final = "sealed"
 CHUNK: Final = 192 * 1024  # a multiple of every word size; stays in a core's cache between decryption and addition
 MAX_CHUNK: Final = 4 * 1024 * 1024
 _INFO: Final = b"undersong-sealed-1"
@@ -94,6 +94,10 @@ class SealedServer:
     def reveal(self, desk: Desk, total: Ring) -> None:
         """The payloads were plain already."""
 
+    def slack(self, manifest: RoundManifest, length: int) -> int:  # noqa: ARG002
+        """Nothing is added to a sum."""
+        return 0
+
     def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
         """Words of the round's encoding."""
         return None
@@ -136,10 +140,7 @@ class SealedClient:
 
 
 SEALED: Final = Engine(
-    name=NAME,
-    strength="weak",
-    description="Nobody on the way, in storage or at the coordinator sees an update; the aggregator sees each one.",
-    steps=(UPLOAD,),
+    facts=FACTS,
     server=SealedServer(),
     client=SealedClient(),
 )

@@ -1,0 +1,1 @@
+"""Engine `sealed`: each update is encrypted to the aggregator, which sees each one."""

@@ -1,0 +1,21 @@
+"""The facts of engine `sealed`."""
+
+from typing import Final
+
+from shared.secagg.facts import UPLOAD, EngineFacts, Wording
+
+NAME: Final = "sealed"
+FACTS: Final = EngineFacts(
+    name=NAME,
+    steps=(UPLOAD,),
+    smallest=1,
+    wording=Wording(
+        description="Nobody on the way, in storage or at the coordinator sees an update; the aggregator sees each one.",
+        protection="Each update is sealed to the aggregator's key for this round. Nobody on the way, on disk or at the "
+        "coordinator can read it; the aggregator itself sees every single update.",
+        seen_by="the aggregator sees each update",
+    ),
+    code="shared.secagg.sealed.engine:SEALED",
+    audit="shared.secagg.sealed.audit:AUDIT",
+    sees_updates=True,
+)

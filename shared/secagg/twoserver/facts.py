@@ -1,0 +1,50 @@
+"""The facts of engine `twoserver`."""
+
+from typing import Final
+
+from pydantic import JsonValue
+
+from shared.secagg.facts import UPLOAD, EngineFacts, Party, PlanRequest, Wording
+from shared.wire.helper import HELPER, NORM_PROOFS
+from shared.wire.manifest import RoundKind
+
+NAME: Final = "twoserver"
+NOISE: Final = "noise_multiplier"
+REPORT_ID: Final = "report_id"
+CONSORTIUM: Final = 16
+"""Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
+
+
+def plan(request: PlanRequest) -> dict[str, JsonValue]:
+    """Return what two servers must know of a training round: its noise, and the number of proofs in each report."""
+    if request.kind is not RoundKind.TRAIN:
+        return {}
+    proofs = request.norm_equality_proofs or (2 if request.sites < CONSORTIUM else 1)
+    noise = request.noise_multiplier
+    return {NORM_PROOFS: proofs} | ({NOISE: noise} if noise is not None else {})
+
+
+FACTS: Final = EngineFacts(
+    name=NAME,
+    steps=(UPLOAD,),
+    smallest=2,
+    wording=Wording(
+        description="Two servers each hold half of every update, check a proof of its norm, and open only the sum.",
+        protection="Each site splits its update between two servers and proves in zero knowledge that its norm is "
+        "within the bound. Neither server sees the update, only the sum is opened; it takes both together to see more.",
+        seen_by="no service, unless the operators of aggregator and keys put their halves together",
+    ),
+    code="shared.secagg.twoserver.engine:TWOSERVER",
+    audit="shared.secagg.twoserver.audit:AUDIT",
+    kernels=("shared.vdaf.kernels64", "shared.vdaf.projections64", "shared.privacy.noise"),
+    parties=(Party(HELPER, opens_sum=True),),
+    vouched_by=HELPER,
+    second_server=True,
+    proves_norm=True,
+    proves_counts=True,
+    adds_noise=True,
+    weighted=False,
+    tail_words=0,
+    single_use_ids=REPORT_ID,
+    plan=plan,
+)
