@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,37 +15,16 @@ from undersong.local.layout import HELPER, SERVICES
 def document(service: str) -> str:
     """The service's OpenAPI document as sorted, indented JSON; nothing is connected to, nothing is kept."""
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ[f"{service.upper()}_DATA_DIR"] = scratch
         described = application(service, Path(scratch)).openapi()
     return json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def application(service: str, scratch: Path) -> FastAPI:
     """Return the service's application, which is connected to nothing; `scratch` is an empty folder."""
-    if service == "coordinator":
-        return _coordinator(scratch)
-    if service == HELPER:
-        return _helper()
-    settings = getattr(importlib.import_module(f"services.{service}.settings"), f"{service.capitalize()}Settings")
-    made: FastAPI = importlib.import_module(f"services.{service}.wiring").build_app(settings())
+    package = f"services.{'keys.helper' if service == HELPER else service}"
+    settings = getattr(importlib.import_module(f"{package}.settings"), f"{service.capitalize()}Settings")
+    made: FastAPI = importlib.import_module(f"{package}.wiring").build_app(settings(data_dir=scratch))
     return made
-
-
-def _helper() -> FastAPI:
-    from services.keys.helper.settings import HelperSettings
-    from services.keys.helper.wiring import build_app
-
-    return build_app(HelperSettings())
-
-
-def _coordinator(scratch: Path) -> FastAPI:
-    from services.coordinator.api.app import build_app
-    from services.coordinator.tables import common
-    from shared.database import Database
-    from shared.queues import Streams
-
-    database = Database(f"sqlite+aiosqlite:///{scratch / 'unused.sqlite'}", common)
-    return build_app(database, Streams("redis://127.0.0.1:1/0"))
 
 
 def main() -> None:

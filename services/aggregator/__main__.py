@@ -1,48 +1,11 @@
 """The command line: ``python -m services.aggregator api|worker|migrate|rotate-identity|new-seal-key``."""
 
-import argparse
-
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.wiring import build_app, run_worker
-from shared.database.migrations import migrate
-from shared.faults import arm
-from shared.queues import worker_loop
-from shared.telemetry.logs import configure_logging
-from shared.telemetry.metrics import serve_metrics
-from shared.telemetry.traces import configure_tracing
-from shared.web.rotation import COMMANDS, rotate
-from shared.web.server import serve
-from shared.web.settings import load_settings
+from shared.web.program import SHARED_COMMANDS, Program
 
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m services.aggregator", description=__doc__)
-    parser.add_argument("command", choices=["api", "worker", "migrate", *COMMANDS])
-    command = parser.parse_args(arguments).command
-    settings = load_settings(AggregatorSettings)
-    configure_logging("aggregator", settings.log_level, json=settings.log_json)
-    configure_tracing("aggregator", settings.otel_endpoint)
-    arm(f"aggregator.{command}")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    if command == "migrate" or settings.migrate_on_start:
-        migrate(settings.database, "aggregator")
-    if command == "api":
-        serve(
-            build_app(settings),
-            settings.host,
-            settings.port,
-            limits=settings.limits,
-            proxies=settings.trusted_proxies,
-            tls_file=settings.tls_file,
-        )
-    elif command == "worker":
-        if settings.worker_metrics_port is not None:
-            serve_metrics(settings.worker_metrics_port, settings.host)
-        worker_loop(run_worker(settings))
-    elif command in COMMANDS:
-        rotate(command, settings)
-
+PROGRAM = Program("aggregator", AggregatorSettings, build_app, run_worker, SHARED_COMMANDS)
+main = PROGRAM.main
 
 if __name__ == "__main__":
     main()

@@ -22,9 +22,7 @@ _CONSUMERS: Final = 2
 """For each topic, so that one slow neighbour does not hold up every round."""
 
 
-async def run_worker(
-    database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper, gauges: Gauges
-) -> None:
+async def work(database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper, gauges: Gauges) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
         SWEEP_EVERY_S,

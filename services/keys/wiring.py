@@ -22,6 +22,7 @@ from services.keys.rounds_api import router as rounds_router
 from services.keys.settings import KeysSettings
 from services.keys.tables import Base
 from services.keys.witness import Witness
+from services.keys.worker import work
 from shared.clock import Clock, utc_now
 from shared.database import Database
 from shared.errors import Unavailable
@@ -125,3 +126,14 @@ def _lifespan(
         await database.close()
 
     return lifespan
+
+
+async def run_worker(settings: KeysSettings) -> None:
+    """Run the worker until it is told to stop."""
+    database, streams = open_database(settings), Streams(settings.redis)
+    try:
+        components = await assemble(settings, database)
+        await work(settings, database, streams, components.enrolments)
+    finally:
+        await streams.close()
+        await database.close()

@@ -12,6 +12,7 @@ from services.registry.publishers import Publishers
 from services.registry.settings import RegistrySettings
 from services.registry.tables import Base
 from services.registry.versions import Versions
+from services.registry.worker import work
 from shared.blobs import BlobStore
 from shared.clock import Clock
 from shared.database import Database
@@ -74,3 +75,12 @@ def _lifespan(
             await database.close()
 
     return lifespan
+
+
+async def run_worker(settings: RegistrySettings) -> None:
+    """Run the worker until it is told to stop."""
+    database = open_database(settings)
+    try:
+        await work(settings, database, open_contents(settings, database))
+    finally:
+        await database.close()

@@ -8,18 +8,21 @@ from shared.identity.sealing import Sealer, add_key, drop_old_keys
 from shared.web.settings import ServiceSettings
 from shared.web.standing import traced_client
 
-COMMANDS = ("rotate-identity", "new-seal-key")
+
+def new_seal_key(settings: ServiceSettings) -> None:
+    """Put a new first key into the key file and keep the one before.
+
+    No row is encrypted again: what a service but keys seals lives shorter than two rotations.
+    """
+    Sealer.ensure(settings.seal_key)
+    add_key(settings.seal_key)
+    drop_old_keys(settings.seal_key)
+    sys.stdout.write(f"{settings.seal_key}: a new key seals, the one before still opens\n")
 
 
-def rotate(command: str, settings: ServiceSettings) -> None:
-    """Run one of COMMANDS. What the services but keys seal lives shorter than two rotations, so no row is re-sealed."""
-    if command == "new-seal-key":
-        Sealer.ensure(settings.seal_key)
-        add_key(settings.seal_key)
-        drop_old_keys(settings.seal_key)
-        sys.stdout.write(f"{settings.seal_key}: a new key seals, the one before still opens\n")
-    else:
-        asyncio.run(_rotate_identity(settings))
+def rotate_identity(settings: ServiceSettings) -> None:
+    """Get a new key and certificate from the keys service now, and print them."""
+    asyncio.run(_rotate_identity(settings))
 
 
 async def _rotate_identity(settings: ServiceSettings) -> None:

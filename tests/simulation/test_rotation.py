@@ -14,10 +14,10 @@ from services.agent import __main__ as agent
 from services.agent.settings import load
 from services.aggregator.settings import AggregatorSettings
 from services.coordinator.settings import CoordinatorSettings
-from services.keys.__main__ import run as run_keys
+from services.keys.__main__ import PROGRAM as KEYS
 from services.keys.settings import KeysSettings
 from shared.identity.authority import Identity
-from shared.web.rotation import rotate
+from shared.web.rotation import new_seal_key, rotate_identity
 from shared.web.settings import ServiceSettings
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
@@ -108,19 +108,19 @@ def test_every_key_is_changed_while_rounds_run(
     platform.renew_certificates()
     keys = _settings(platform, KeysSettings, monkeypatch)
     enrolled = [_settings(platform, kind, monkeypatch) for kind in (CoordinatorSettings, AggregatorSettings)]
-    run_keys("new-seal-key", keys, None)
+    KEYS.run("new-seal-key", keys, None)
     for settings in enrolled:
-        rotate("new-seal-key", settings)
+        new_seal_key(settings)
 
     _two_more(platform.client, job)
     for settings in enrolled:
-        rotate("rotate-identity", settings)
+        rotate_identity(settings)
     for name in SITES:
         agent.rotate(load(platform.home / "sites" / name / "agent.yaml"), argparse.Namespace())
     for name in ("coordinator.worker", "aggregator.worker", "aggregator.api", "agent.north", "keys.api"):
         platform.kill(name)  # these take the new identities up at once, the others within a minute
 
-    run_keys("new-operator-token", keys, tmp_path)
+    KEYS.run("new-operator-token", keys, tmp_path)
     old, operator = platform.profile, (tmp_path / "operator-token").read_text().strip()
     person = platform.client.create_token({"name": "next", "expires_in_s": 3600}).token or ""
     with Client(replace(old, token=person, operator_token=operator)) as client:

@@ -14,8 +14,8 @@ from shared.web.health import database_checks
 DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with whom, and how far it has come."
 
 
-def build_app(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
-    """The coordinator's application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
+def application(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
+    """Build the application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
 
     async def certificate() -> None:
         if app.state.verifier is None:

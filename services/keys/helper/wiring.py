@@ -1,5 +1,7 @@
 """How the parts of the helper are put together."""
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -58,6 +60,11 @@ def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
         lifespan=_lifespan(settings, database),
         checks=database_checks(database, PACKAGE),
     )
+
+
+def restored(settings: HelperSettings) -> None:
+    """Erase the secrets of every round: a restored copy may have signed other sets than it remembers."""
+    sys.stdout.write(f"{asyncio.run(void_rounds(settings))} rounds are void\n")
 
 
 async def void_rounds(settings: HelperSettings) -> int:

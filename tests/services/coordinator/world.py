@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.coordinator.api.app import build_app
+from services.coordinator.api.app import application
 from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.leases import Timing
@@ -403,7 +403,7 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
             httpx.AsyncClient(transport=httpx.ASGITransport(neighbours.application()), base_url="http://others")
         )
         registry = Registry(others)
-        app = build_app(database, streams)
+        app = application(database, streams)
         sealer = Sealer.ensure(folder / "seal.key")
         cases = make_cases(database, bell, sealer, registry, TIMING, app.state.stopping)
         app.state.cases, app.state.tokens = cases, cases.accounts

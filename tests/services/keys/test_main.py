@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.keys.__main__ import main, run
+from services.keys.__main__ import PROGRAM, main
 from services.keys.authority import Authority
 from services.keys.operators import SERVICES
 from services.keys.settings import KeysSettings
@@ -33,30 +33,30 @@ async def in_database(settings: KeysSettings, action):
 
 def test_bootstrap_writes_private_files_once(settings: KeysSettings, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run("bootstrap", settings, out)
+    PROGRAM.run("bootstrap", settings, out)
     first = {path.name: path.read_text() for path in out.iterdir()}
     assert set(first) == FILES
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in out.iterdir())
-    run("bootstrap", settings, out)
+    PROGRAM.run("bootstrap", settings, out)
     assert {path.name: path.read_text() for path in out.iterdir()} == first
 
 
 def test_bootstrap_goes_on_after_a_crash_half_way(settings: KeysSettings, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run("bootstrap", settings, out)
+    PROGRAM.run("bootstrap", settings, out)
     kept = (out / "operator-token").read_text()
     (out / "registry-enrol-token").unlink()
     (out / "aggregator-enrol-token").write_text("use_stale\n")
-    run("bootstrap", settings, out)
+    PROGRAM.run("bootstrap", settings, out)
     assert (out / "operator-token").read_text() == kept
     assert (out / "registry-enrol-token").read_text().startswith("use_")
     assert (out / "aggregator-enrol-token").read_text() != "use_stale\n"
 
 
 def test_the_operators_token_works_and_can_be_replaced(settings: KeysSettings, tmp_path: Path) -> None:
-    run("bootstrap", settings, tmp_path)
+    PROGRAM.run("bootstrap", settings, tmp_path)
     old = (tmp_path / "operator-token").read_text().strip()
-    run("new-operator-token", settings, tmp_path)
+    PROGRAM.run("new-operator-token", settings, tmp_path)
     new = (tmp_path / "operator-token").read_text().strip()
 
     async def look(components):
@@ -70,14 +70,14 @@ def test_the_operators_token_works_and_can_be_replaced(settings: KeysSettings, t
 def test_a_new_seal_key_opens_the_same_authority_and_the_old_one_nothing(
     settings: KeysSettings, tmp_path: Path
 ) -> None:
-    run("bootstrap", settings, tmp_path)
+    PROGRAM.run("bootstrap", settings, tmp_path)
     old_key = settings.seal_key.read_text()
 
     async def fingerprint(components):
         return components.authority.certificate_pem
 
     before = asyncio.run(in_database(settings, fingerprint))
-    run("new-seal-key", settings, None)
+    PROGRAM.run("new-seal-key", settings, None)
     assert asyncio.run(in_database(settings, fingerprint)) == before
     (tmp_path / "old.key").write_text(old_key)
 

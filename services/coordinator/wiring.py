@@ -1,0 +1,143 @@
+"""How the parts of the coordinator are put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from services.coordinator.api.app import application
+from services.coordinator.auditing import Auditing
+from services.coordinator.cases import Cases, make_cases
+from services.coordinator.conductor import Conductor
+from services.coordinator.dashboard import Dashboard
+from services.coordinator.dashboard.source import CoordinatorSource
+from services.coordinator.gauges import Gauges
+from services.coordinator.leases import Timing
+from services.coordinator.log_heads import LogHeads
+from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
+from services.coordinator.rounds import Rounds
+from services.coordinator.settings import CoordinatorSettings
+from services.coordinator.tables import common
+from services.coordinator.tasks import TaskSweeper
+from services.coordinator.worker import work
+from shared.clock import utc_now
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.identity.authority import Identity
+from shared.identity.requests import SigningAuth
+from shared.identity.sealing import Sealer
+from shared.queues import Bell, OutboxTail, Relay, Streams, Sweeper, background
+from shared.web.standing import Standing, standing
+
+SERVICE = "coordinator"
+
+
+class _LateIdentity:
+    """The coordinator's identity, which its API starts without."""
+
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+
+    def __call__(self) -> Identity:
+        """Return the present identity; raises Unavailable before the enrolment."""
+        if self.standing is None:
+            raise Unavailable("the coordinator has no certificate yet", retry_after_s=1)
+        return self.standing.identity()
+
+
+def open_database(settings: CoordinatorSettings) -> Database:
+    """The service's database."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database, common)
+
+
+def build_app(settings: CoordinatorSettings) -> FastAPI:
+    """The API."""
+    database, streams = open_database(settings), Streams(settings.redis)
+    return application(database, streams, _lifespan(settings, database, streams))
+
+
+def _lifespan(
+    settings: CoordinatorSettings, database: Database, streams: Streams
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        identity = _LateIdentity()
+        bell = Bell(streams, ["coordinator.tasks", "coordinator.events"])
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(streams.close)
+            registry = Registry(await stack.enter_async_context(_party(settings, "registry", identity)))
+            sealer = Sealer.ensure(settings.seal_key)
+            cases = make_cases(database, bell, sealer, registry, _timing(settings), app.state.stopping)
+            app.state.cases, app.state.tokens = cases, cases.accounts
+            keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
+            app.state.auditing = Auditing(keys, registry, identity)
+            app.state.dashboard = _dashboard(settings, cases, sealer, app.state.auditing)
+            loops = (
+                bell.run(),
+                Relay(database, streams, bell=bell).run(),
+                OutboxTail(database, streams, bell=bell).run(),
+                cases.attendance.run(),
+                cases.attendance.release(app.state.stopping),
+                _stand(settings, database, app, identity),
+            )
+            await stack.enter_async_context(background(*loops))
+            yield
+
+    return lifespan
+
+
+async def run_worker(settings: CoordinatorSettings) -> None:
+    """Run the worker until it is told to stop."""
+    database, streams = open_database(settings), Streams(settings.redis)
+    identity, timing = _LateIdentity(), _timing(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(streams.close)
+        identity.standing = await stack.enter_async_context(standing(settings, SERVICE, database))
+        aggregator = await stack.enter_async_context(_party(settings, "aggregator", identity))
+        registry = await stack.enter_async_context(_party(settings, "registry", identity))
+        keys = await stack.enter_async_context(_party(settings, "keys", identity))
+        rounds = Rounds(database, identity, timing, settings.round_deadline_s)
+        conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
+        await stack.enter_async_context(background(LogHeads(Keys(keys), rounds).run()))
+        await work(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing))
+
+
+async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:
+    """Enrol, then check signatures and keep the certificate fresh, until cancelled."""
+    async with standing(settings, SERVICE, database) as stands:
+        identity.standing = stands
+        app.state.verifier = stands.verifier
+        await Sweeper(60, {"nonces": stands.nonces.prune}, housekeeping=True).run()
+
+
+def _party(settings: CoordinatorSettings, audience: str, identity: _LateIdentity) -> httpx.AsyncClient:
+    base_url: str = getattr(settings, f"{audience}_url")
+    return httpx.AsyncClient(
+        base_url=base_url,
+        verify=settings.trust,
+        auth=SigningAuth(identity, audience),
+        timeout=httpx.Timeout(30, connect=5),
+        limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=60),
+        trust_env=False,
+    )
+
+
+def _timing(settings: CoordinatorSettings) -> Timing:
+    return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
+
+
+def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:
+    origin = settings.public_url or settings.coordinator_url
+    source = CoordinatorSource(
+        cases.jobs,
+        cases.sites,
+        cases.accounts,
+        auditing,
+        cases.operations,
+        lambda: () if cases.bell.answering else ("redis",),
+    )
+    return Dashboard(source, cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
