@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from recipes.protocol import Recipe, RecipeError, source_digest
+from shared.names import hint
 from shared.wire.profiles import RecipeSpec
 
 BUILT_IN: Final = ("tabular", "image", "null", "statistics")
@@ -25,7 +26,8 @@ def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:
     for recipe in own_recipes(paths):
         if recipe.spec.name == name:
             return recipe
-    raise RecipeError(f"recipe {name!r} is unknown here")
+    known = [*BUILT_IN, *(recipe.spec.name for recipe in own_recipes(paths))]
+    raise RecipeError(f"recipe {name!r} is unknown here{hint(name, known)}")
 
 
 def recipe_specs(paths: Sequence[Path] = ()) -> list[RecipeSpec]:

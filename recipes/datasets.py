@@ -14,6 +14,7 @@ from recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_decl
 from recipes.files import Part, parts
 from recipes.protocol import Array, Dataset
 from recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
+from shared.names import hint
 from shared.wire.profiles import Column, DatasetSchema
 
 __all__ = [
@@ -122,7 +123,7 @@ def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> 
     by_name = {column.name: column for column in entry.columns}
     names = list(features) or [name for name in by_name if name != label]
     if missing := [name for name in [*names, *([label] if label else [])] if name not in by_name]:
-        raise BadDataset(f"has no column {', '.join(missing)}; its columns are {', '.join(by_name)}")
+        raise BadDataset(f"has no column {', '.join(missing)}{hint(missing[0], by_name)}")
     if label in names:
         raise BadDataset(f"{label} is the label and cannot be a feature too")
     if label is not None and by_name[label].type not in ("number", "category"):

@@ -18,6 +18,7 @@ from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, Dat
 from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts
 from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
+from shared.names import hint
 
 MOST_LEVELS: Final = 50  # distinct texts up to which a column is taken for a category
 MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at
@@ -109,7 +110,7 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
     drafted = _npz(file) if kind == "npz" else _table(file, kind)
     names = [column["name"] for column in drafted["columns"]]
     if label is not None and label not in names:
-        raise BadDataset(f"{file.name} has no column {label}; its columns are {', '.join(names)}")
+        raise BadDataset(f"{file.name} has no column {label}{hint(label, names)}")
     guessed = next((each for wish in LABELS for each in names if each.casefold() == wish), None)
     lines = [f"name: {_flow(name)}", f"kind: {kind}", f"path: {_flow(str(file.resolve()))}"]
     if label or guessed:

@@ -7,6 +7,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+from recipes.declaration import NUMBER
+from shared.names import as_seen, looks_like
+
 ABSENT: Final = frozenset({
     "na", "n/a", "#n/a", "n.a.", "n. a.", "#na", "nan", "null", "none", "nil", "?", "??", "-", "--", "---", "–", "—",
     ".", "..", "*", "missing", "unknown", "unk", "not known", "not available", "not applicable", "not done", "n.d.",
@@ -36,6 +39,8 @@ def about_number(column: str, text: str) -> str:
     """Return the end of a message about a cell that is no number: the likeliest option, if there is one."""
     if found := about_text(column, text):
         return found
+    if not NUMBER.fullmatch(text) and NUMBER.fullmatch(seen := as_seen(text)):
+        return looks_like(text, [seen])
     for form, option in _FORMS:
         if form.fullmatch(text):
             return f"; if it is one, declare {option}"

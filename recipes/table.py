@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from recipes.datasets import numbers_of
 from recipes.protocol import RecipeError, Tensors
+from shared.names import hint
 from shared.statistics import moments
 from shared.wire.profiles import Column
 
@@ -84,7 +85,8 @@ def inputs_of_rows(model: Tensors, rows: Mapping[str, Any]) -> npt.NDArray[np.fl
     """The same from raw columns (name to values); a column that is left out counts as missing."""
     columns = columns_of(model)
     length = max((len(values) for values in rows.values()), default=0)
-    if unknown := set(rows) - {column.name for column in columns}:
-        raise RecipeError(f"the model has no column {', '.join(sorted(unknown))}")
+    known = [column.name for column in columns]
+    if unknown := sorted(set(rows) - set(known)):
+        raise RecipeError(f"the model has no column {', '.join(unknown)}{hint(unknown[0], known)}")
     made = [numbers_of(c, rows.get(c.name, [None] * length)) for c in columns]
     return inputs(model, columns, np.stack(made, axis=1))

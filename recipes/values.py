@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry, text_of
 from recipes.hints import about_number, about_text
-from shared.names import hint
+from shared.names import hint, looks_like
 from shared.wire.profiles import Column
 
 Floats = npt.NDArray[np.float64]
@@ -172,7 +172,8 @@ class NumberCells(Cells):
         if self._date is not None and not exchanged:
             return self._checked(self._days(text))
         if not (NUMBER if exchanged else self._form).fullmatch(text):
-            raise Unfit("is not a number", about_number(self.name, text))
+            known = () if exchanged else [*self._missing, *self._exchanged]
+            raise Unfit("is not a number", looks_like(text, known) or about_number(self.name, text))
         if not exchanged:
             text = re.sub(f"[{self._thousands}{SPACES}]" if self._thousands else r"\s", "", text)
             text = text.replace(self._decimal, ".")

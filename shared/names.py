@@ -1,5 +1,7 @@
-"""Near matches: what a name that refers to nothing was probably meant to be."""
+"""Near matches: what a name that refers to nothing was probably meant to be, and where two differ invisibly."""
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Final
@@ -8,6 +10,17 @@ LEAST_RATIO: Final = 0.6
 """As in `difflib.get_close_matches`."""
 MOST_NEAR: Final = 3
 MOST_LISTED: Final = 20
+MOST_DIFFERENCES: Final = 3
+_LETTERS: Final = str.maketrans(
+    dict(zip("АВЕЅІЈКМНОРСТУХаеѕіјорсухԁһԛѡѵ", "ABESIJKMHOPCTYXaesijopcyxdhqwv", strict=True))
+    | dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧον", "ABEZHIKMNOPTYXov", strict=True))
+    | dict.fromkeys("‐‑‒–—―−", "-")
+    | dict.fromkeys("‘’ʼ′", "'")
+    | dict.fromkeys("“”", '"')
+)
+"""Cyrillic and Greek letters, dashes and quotes by the ASCII characters that they look like (a part of UTS #39)."""
+_IGNORED: Final = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f"
+_INVISIBLE: Final = re.compile(f"[{_IGNORED}]")
 MEANT: Final = "did you mean "
 """In every hint that has a near match."""
 
@@ -15,13 +28,16 @@ MEANT: Final = "did you mean "
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the known names that are close to `name`, the closest first.
 
-    Letter case does not matter. A name one edit or one swap away is always close, however short it is.
+    Letter case does not matter. A name one edit or one swap away is always close, however short it is, and so is one
+    that looks the same.
     """
     ranked = []
     for candidate in dict.fromkeys(known):
         said, meant = name.casefold(), candidate.casefold()
         ratio = SequenceMatcher(None, said, meant).ratio()
-        if ratio >= LEAST_RATIO or one_edit(said, meant):
+        if looks_same(name, candidate):
+            ranked.append((-1.0, candidate))
+        elif ratio >= LEAST_RATIO or one_edit(said, meant):
             ranked.append((-ratio, candidate))
     return [candidate for _, candidate in sorted(ranked)[:MOST_NEAR]]
 
@@ -33,7 +49,64 @@ def hint(name: str, known: Iterable[str]) -> str:
         return ""
     close = " or ".join(repr(candidate) for candidate in near(name, names))
     listed = ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" * (len(names) > MOST_LISTED))
-    return f"; {MEANT}{close}? Known: {listed}" if close else f"; known: {listed}"
+    return f"; {MEANT}{close}?{_apart(name, names)} Known: {listed}" if close else f"; known: {listed}"
+
+
+def looks_same(one: str, other: str) -> bool:
+    """Whether two different texts cannot be told apart by sight.
+
+    They differ in how accents are composed, in kinds of spaces, in invisible characters, or in letters, dashes and
+    quotes of other scripts that look the same.
+    """
+    return one != other and as_seen(one) == as_seen(other)
+
+
+def as_seen(text: str) -> str:
+    """Return what a reader sees of a text, in ASCII where that looks the same: one for all texts that look the same."""
+    if text.isascii() and text.isprintable() and "  " not in text and text.strip() == text:
+        return text
+    seen = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    seen = "".join(c for c in seen if unicodedata.category(c) != "Cf").translate(_LETTERS)
+    return " ".join(unicodedata.normalize("NFKC", seen).split())
+
+
+def looks_like(name: str, known: Iterable[str]) -> str:
+    """Return "; it looks like 'a b' but has U+00A0 (NO-BREAK SPACE) where that has U+0020 (SPACE)" for a message.
+
+    Empty where no known text looks the same.
+    """
+    twin = next((candidate for candidate in known if looks_same(name, candidate)), None)
+    return "" if twin is None else f"; it looks like {twin!r} but has {differences(name, twin)}"
+
+
+def twins(texts: Iterable[str], others: Iterable[str]) -> str:
+    """Return "; 'a b' looks like 'a b' but has …" with every text that looks like one of the others; else empty."""
+    known = list(others)
+    found = [f"; {text!r}{said[4:]}" for text in texts if (said := looks_like(text, known))]
+    return "".join(found[:MOST_LISTED])
+
+
+def differences(one: str, other: str) -> str:
+    """Return by their code points the characters of `one` that differ, each with those of `other` in its place."""
+    changes = [
+        f"{_points(one[a:b])} where that has {_points(other[c:d])}"
+        for tag, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+        if tag != "equal"
+    ]
+    more = len(changes) - MOST_DIFFERENCES
+    return ", ".join(changes[:MOST_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+
+
+def _apart(name: str, known: Iterable[str]) -> str:
+    """Return a sentence of its own for a known text that looks the same."""
+    said = looks_like(name, known)
+    return f" It{said[4:]}." if said else ""
+
+
+def _points(text: str) -> str:
+    """ "U+006F (LATIN SMALL LETTER O) U+0308 (COMBINING DIAERESIS)"."""
+    shown = [f"U+{ord(c):04X} ({unicodedata.name(c, 'no name')})" for c in text[:4]]
+    return (" ".join(shown) + " …" * (len(text) > 4)) or "nothing"
 
 
 def one_edit(one: str, other: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from shared.names import twins
 from shared.wire.forms import Document, Name, is_empty
 
 ColumnType = Literal["number", "category", "image", "text"]
@@ -85,14 +86,15 @@ def misfit(own: Column, agreed: Column, *, listed: bool = False) -> str | None:
     if own.type != agreed.type:
         return f"the column {name!r} is a {own.type} here, and a {agreed.type} was agreed on; {_SAME_TYPE}"
     here, agreed_on = set(own.categories or ()), set(agreed.categories or ())
+    alike = _alike(here, agreed_on)
     if here - agreed_on or (agreed_on - here and not listed):
-        return f"the column {name!r}: this site {_apart(here, agreed_on)} what was agreed on; {_SAME_CATEGORIES}"
+        return f"the column {name!r}: this site {_apart(here, agreed_on)} what was agreed on{alike}; {_SAME_CATEGORIES}"
     if own.shape is not None and agreed.shape is not None and own.shape != agreed.shape:
         return f"the column {name!r} has {_shape(own)} here, and {_shape(agreed)} were agreed on; {_SAME_SHAPE}"
-    if set(own.channels or ()) != set(agreed.channels or ()):
-        return (
-            f"the column {name!r} has {_channels(own)} here, and {_channels(agreed)} were agreed on; {_SAME_CHANNELS}"
-        )
+    names, wanted = set(own.channels or ()), set(agreed.channels or ())
+    if names != wanted:
+        said = f"{_channels(agreed)} were agreed on{_alike(names, wanted)}"
+        return f"the column {name!r} has {_channels(own)} here, and {said}; {_SAME_CHANNELS}"
     return None
 
 
@@ -118,7 +120,9 @@ def _unlike_channels(name: str, declared: Mapping[str, Column]) -> str | None:
     if len({frozenset(column.channels or ()) for column in declared.values()}) <= 1:
         return None
     said = {site: _channels(column) for site, column in declared.items()}
-    return f"the column {name!r} has {_by_site(said)}; {_SAME_CHANNELS}"
+    first, *rest = [set(column.channels or ()) for column in declared.values()]
+    alike = "".join(dict.fromkeys(_alike(first, other) for other in rest))
+    return f"the column {name!r} has {_by_site(said)}{alike}; {_SAME_CHANNELS}"
 
 
 _CHECKS = (_unlike_types, _unlike_shapes, _unlike_channels)
@@ -131,7 +135,9 @@ def _unlike_categories(name: str, declared: Mapping[str, Column]) -> str | None:
         return None
     counted = Counter(said.values())
     usual = min(counted, key=lambda texts: (-counted[texts], sorted(texts)))
-    others = [f"{site} {_apart(texts, usual)} them" for site, texts in said.items() if texts != usual]
+    others = [
+        f"{site} {_apart(texts, usual)} them{_alike(texts, usual)}" for site, texts in said.items() if texts != usual
+    ]
     sites = _listed([site for site, texts in said.items() if texts == usual])
     return f"the column {name!r} lists {_texts(sorted(usual))} at {sites}; {'; '.join(others)}; {_SAME_CATEGORIES}"
 
@@ -141,6 +147,11 @@ def _apart(texts: Set[str], usual: Set[str]) -> str:
     more, fewer = sorted(texts - usual), sorted(usual - texts)
     found = [f"lists {_texts(more)} beside"] if more else []
     return " and ".join([*found, *([f"lacks {_texts(fewer)} of"] if fewer else [])])
+
+
+def _alike(texts: Set[str], usual: Set[str]) -> str:
+    """Name the texts that look like one of the others and differ all the same."""
+    return twins(sorted(texts - usual), sorted(usual - texts))
 
 
 def _order(listed: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:

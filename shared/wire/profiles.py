@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
+from shared.names import hint
 from shared.wire.columns import Column, ColumnType, misfit
 from shared.wire.forms import Digestible, DigestText, Document, Name
 from shared.wire.manifest import DataRef
@@ -81,7 +82,7 @@ def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:
     columns = {column.name: column for column in own.columns}
     for agreed in asked.columns:
         if agreed.name not in columns:
-            return f"the data set {own.name!r} has no column {agreed.name!r} here"
+            return f"the data set {own.name!r} has no column {agreed.name!r} here{hint(agreed.name, columns)}"
         fault = misfit(columns[agreed.name], agreed, listed=agreed.name in asked.listed)
         if fault is not None:
             return f"data set {own.name!r}: {fault}"

@@ -123,6 +123,9 @@ AGE = [{"name": "age", "type": "number"}, Y]
         ("age,y\n5,1\n,0\nNA,1\n", ["line 4, column age: 'NA' is not a number", 'missing: {age: ["NA"]}']),
         ("age,y\n01.02.2020,1\n", ['dates: {age: "%d.%m.%Y"}']),
         ("age,y\nyes,1\n", ["values: {age"]),
+        ("age,y\n−5,1\n", ["not a number", "looks like '-5' but has U+2212 (MINUS SIGN)"]),
+        ("age,y\n5\u200b,1\n", ["not a number", "looks like '5' but has U+200B (ZERO WIDTH SPACE)"]),
+        ("a\u200bge,y\n5,1\n", ["no column age", "U+200B (ZERO WIDTH SPACE)"]),
         ("age,y\n5,1\n1e999,1\n", ["line 3", "infinite"]),
         ("age,y\ninf,1\n", ["line 2", "not a number"]),
         ("age,y\nnan,1\n", ["line 2", "not a number"]),
@@ -185,6 +188,17 @@ def test_a_whole_number_with_a_fraction_of_zeros_is_that_number(tmp_path: Path) 
     both = declared(tmp_path, [{"name": "c", "type": "category", "categories": ["1", "1.0"]}, Y])
     (tmp_path / "data.csv").write_text("c,y\n1.0,0\n1,0\n")
     assert load_dataset(both).features[:, 0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("cell", ["Ko\u0308ln", "K\u00f6ln\u200b", "New\u00a0York", "\u0410"])
+def test_a_cell_that_only_looks_like_a_category_is_refused_with_its_code_points(tmp_path: Path, cell: str) -> None:
+    levels = ["K\u00f6ln", "New York", "A"]
+    entry = declared(tmp_path, [{"name": "c", "type": "category", "categories": levels}, Y])
+    (tmp_path / "data.csv").write_text(f"c,y\nA,1\n{cell},0\n")
+    said = refused(entry).explain()
+    assert "line 3, column c" in said
+    assert " but has U+" in said
+    assert ascii(cell) not in ascii(refused(entry).detail), "the platform is told no value"
 
 
 def test_values_ranges_and_dates(tmp_path: Path) -> None:

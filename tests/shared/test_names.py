@@ -1,5 +1,6 @@
 """Near matches, and the faults of documents."""
 
+import unicodedata
 from typing import Literal
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.documents import document_faults, known_fields
-from shared.names import hint, near
+from shared.names import as_seen, differences, hint, looks_like, looks_same, near, twins
 from tests.near_misses import misspelt
 
 
@@ -29,6 +30,49 @@ def test_one_wrong_character_is_always_near(names: tuple[str, str]) -> None:
 )
 def test_a_hint_names_what_is_near_and_what_is_known(name: str, known: list[str], said: str) -> None:
     assert hint(name, known) == said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "points"),
+    [
+        ("Ko\u0308ln", "K\u00f6ln", "U+006F (LATIN SMALL LETTER O) U+0308 (COMBINING DIAERESIS) where that has U+00F6"),
+        ("K\u00f6ln", "Ko\u0308ln", "U+00F6 (LATIN SMALL LETTER O WITH DIAERESIS) where that has U+006F"),
+        ("u\u0308", "\u00fc", "U+0308 (COMBINING DIAERESIS)"),
+        ("a\u00a0b", "a b", "U+00A0 (NO-BREAK SPACE) where that has U+0020 (SPACE)"),
+        ("a\u2009b", "a\u202fb", "U+2009 (THIN SPACE) where that has U+202F (NARROW NO-BREAK SPACE)"),
+        ("a\tb", "a b", "U+0009 (no name) where that has U+0020 (SPACE)"),
+        ("a  b", "a b", "U+0020 (SPACE) where that has nothing"),
+        ("yes\u200b", "yes", "U+200B (ZERO WIDTH SPACE) where that has nothing"),
+        ("\ufeffyes", "yes", "U+FEFF (ZERO WIDTH NO-BREAK SPACE) where that has nothing"),
+        ("so\u00adne", "sone", "U+00AD (SOFT HYPHEN) where that has nothing"),
+        ("\u0410", "A", "U+0410 (CYRILLIC CAPITAL LETTER A) where that has U+0041 (LATIN CAPITAL LETTER A)"),
+        ("\u00b5g", "\u03bcg", "U+00B5 (MICRO SIGN) where that has U+03BC (GREEK SMALL LETTER MU)"),
+        ("5\u20137", "5-7", "U+2013 (EN DASH) where that has U+002D (HYPHEN-MINUS)"),
+        ("\uff21", "A", "U+FF21 (FULLWIDTH LATIN CAPITAL LETTER A)"),
+    ],
+)
+def test_texts_that_look_the_same_are_told_apart_by_their_code_points(one: str, other: str, points: str) -> None:
+    assert looks_same(one, other)
+    assert points in differences(one, other)
+    assert looks_like(one, ["x", other]).startswith(f"; it looks like {other!r} but has ")
+    assert points in hint(one, ["x", other])
+    assert near(one, ["x", other])[0] == other
+    assert twins([one, "q"], ["q", other]).startswith(f"; {one!r} looks like {other!r} but has ")
+
+
+@given(st.text(max_size=20), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
+def test_every_form_of_a_text_looks_the_same(text: str, form: str) -> None:
+    other = unicodedata.normalize(form, text)
+    assert looks_same(text, other) == (text != other)
+    assert bool(looks_like(text, [other])) == (text != other)
+    assert as_seen(as_seen(text)) == as_seen(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Koln", "K\u00f6ln"), ("a", "A"), ("ab", "a b"), ("1", "l"), ("yes", "yes")]
+)
+def test_texts_that_look_different_are_no_twins(one: str, other: str) -> None:
+    assert (looks_same(one, other), looks_like(one, [other]), twins([one], [other])) == (False, "", "")
 
 
 class Inner(BaseModel):

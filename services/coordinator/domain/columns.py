@@ -6,9 +6,9 @@ from typing import Final
 
 from services.coordinator.domain import spec as parts
 from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.sites import SiteFacts, columns_of, having, schema_of
+from services.coordinator.domain.sites import SiteFacts, alike_columns, columns_of, having, schema_of
 from shared.documents import pointer
-from shared.names import hint
+from shared.names import hint, twins
 from shared.wire.columns import Agreement, Column, Unused, agree
 from shared.wire.manifest import DataRef
 from shared.wire.profiles import RecipeSpec
@@ -132,7 +132,9 @@ def _label(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Findings)
     labels = set(declared.values())
     if len(labels) > 1:
         said = ", ".join(f"{label!r} at {site}" if label else f"none at {site}" for site, label in declared.items())
-        findings.error("/data/label", f"the sites declare different labels ({said}); name one under data.label")
+        named = sorted(label for label in labels if label is not None)
+        alike = "".join(twins([label], named[:at]) for at, label in enumerate(named))
+        findings.error("/data/label", f"the sites declare different labels ({said}){alike}; name one under data.label")
         return None
     return labels.pop()
 
@@ -145,12 +147,13 @@ def _unused(
     kinds: dict[str, str] = {}
     for name in _names(data.dataset, sites):
         declared = declared_columns(data.dataset, name, sites)
-        without = [site.name for site in sites if site.name not in declared]
+        without = [site for site in sites if site.name not in declared]
         labels = [site.name for site in sites if schema_of(site, data.dataset).label == name]
         if name in data.exclude:
             found[name] = "excluded by the job"
         elif without:
-            found[name] = f"missing at {', '.join(without)}"
+            at = ", ".join(site.name for site in without)
+            found[name] = f"missing at {at}{alike_columns(name, data.dataset, without)}"
         elif labels and name != label:
             found[name] = f"declared as the label at {', '.join(labels)}"
         elif name != label:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.coordinator.domain.findings import Findings
 from shared.ids import SiteId
-from shared.names import hint
+from shared.names import hint, looks_like
 from shared.wire.profiles import DatasetSchema, SiteProfile
 
 
@@ -44,6 +44,12 @@ def columns_of(site: SiteFacts, dataset: str) -> set[str]:
     return {column.name for column in schema_of(site, dataset).columns}
 
 
+def alike_columns(name: str, dataset: str, without: Sequence[SiteFacts]) -> str:
+    """Return a clause for each site without a column that has one which looks the same; else empty."""
+    found = [(site.name, looks_like(name, columns_of(site, dataset))) for site in without]
+    return "".join(f"; at {site} one{said[4:]}" for site, said in found if said)
+
+
 def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:
     """The sites that have the data set; an error where there is none."""
     holders = [site for site in sites if dataset_of(site, dataset) is not None]
@@ -67,6 +73,7 @@ def having(
             findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hint(name, known)}")
         else:
             names = ", ".join(site.name for site in without)
-            findings.warn(path, f"the column {name!r} is missing at {names}, which will not take part")
+            said = f"the column {name!r} is missing at {names}, which will not take part"
+            findings.warn(path, said + alike_columns(name, dataset, without))
     out = {site.id for without in lacking.values() for site in without}
     return [site for site in sites if site.id not in out]

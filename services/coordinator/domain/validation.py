@@ -17,6 +17,7 @@ from services.coordinator.domain.sites import SiteFacts, dataset_of, holders_of,
 from services.coordinator.domain.spec import AnySpec, JobSpec
 from shared.errors import FieldError, Refusal
 from shared.ids import SiteId
+from shared.names import hint, twins
 from shared.secagg.facts import EngineFacts
 from shared.wire.columns import Column, Unused, misfit
 from shared.wire.manifest import DataRef
@@ -157,14 +158,14 @@ def absence(site: SiteFacts, spec: AnySpec, resolved: Resolved) -> str | None:
     """Return why the site, as it is now, cannot do this job's rounds; None where it can."""
     if not site.active or site.profile is None:
         return "suspended, or without a profile"
-    dataset = dataset_of(site, spec.data.dataset)
+    dataset, known = dataset_of(site, spec.data.dataset), site.profile.datasets
     if dataset is None:
-        return f"it has no data set {spec.data.dataset!r}"
+        return f"it has no data set {spec.data.dataset!r}{hint(spec.data.dataset, [d.name for d in known])}"
     if all(recipe.digest != resolved.recipe.digest for recipe in site.profile.recipes):
         return f"it lacks the recipe {resolved.recipe.name!r} in the form that the job uses"
     own = {column.name: column for column in dataset.columns}
     wanted = (*resolved.features, *([resolved.label] if resolved.label is not None else []))
     if missing := [name for name in wanted if name not in own]:
-        return f"its data set {dataset.name!r} has no column {', '.join(missing)}"
+        return f"its data set {dataset.name!r} has no column {', '.join(missing)}{twins(missing, own)}"
     misfits = (misfit(own[column.name], column, listed=column.name in resolved.listed) for column in resolved.columns)
     return next((fault for fault in misfits if fault is not None), None)

@@ -1,5 +1,7 @@
 """Every name in a job document that refers to something: one wrong character is refused, with what was meant."""
 
+import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from services.coordinator.domain.findings import JobInvalid, kind_of
 from services.coordinator.domain.manifests import train_encoding
 from services.coordinator.domain.sites import SiteFacts
 from services.coordinator.domain.statistics import judge_statistics
-from services.coordinator.domain.validation import Verdict, World, judge
+from services.coordinator.domain.validation import Verdict, World, absence, judge
 from shared.ids import SiteId
 from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
@@ -98,3 +100,68 @@ def test_one_wrong_character_is_refused_with_the_name_that_was_meant(document: d
         verdict(exchanged(document, place, name, wrong, key=key))
     said = [error.message for error in refused.value.errors]
     assert any(repr(name) in message for message in said), (place, wrong, said)
+
+
+ALIKE: dict[str, Any] = {"größe": "größe", "Köln": "Köln", "klinik": "klinik\u200b", "ja": "jа"}
+"""Texts and their twins: composed otherwise, with something invisible, with a letter of another script."""
+
+
+def with_twins(*twins: str) -> World:
+    """Four sites, of which the last has the twins of these texts."""
+
+    def profile(turned: dict[str, Any]) -> SiteProfile:
+        said = {text: turned.get(text, text) for text in ALIKE}
+        columns = (
+            Column(name="age", type="number"),
+            Column(name=said["größe"], type="number"),
+            Column(name="stadt", type="category", categories=("Bonn", said["Köln"])),
+            Column(name="krank", type="category", categories=(said["ja"], "nein")),
+        )
+        data = DatasetSchema(name=said["klinik"], kind="csv", columns=columns, label="krank", rows=300)
+        return PROFILE.model_copy(update={"datasets": (data,)})
+
+    odd = profile({text: unicodedata.normalize("NFD", ALIKE[text]) for text in twins})
+    sites = [SiteFacts(SiteId(f"site_{at}"), f"site-{at}", True, odd if at == 3 else profile({})) for at in range(4)]
+    return replace(WORLD, sites=sites)
+
+
+def job_over(world: World, **data: Any) -> Verdict:
+    return judge(TRAIN | {"data": {"dataset": "klinik", **data}}, world)
+
+
+@pytest.mark.parametrize(
+    ("twin", "points"), [("Köln", "U+0308 (COMBINING DIAERESIS)"), ("ja", "U+0430 (CYRILLIC SMALL LETTER A)")]
+)
+def test_categories_that_look_the_same_are_told_apart(twin: str, points: str) -> None:
+    with pytest.raises(JobInvalid) as refused:
+        job_over(with_twins(twin))
+    (fault,) = refused.value.errors
+    assert "site-3" in fault.message
+    assert points in fault.message
+
+
+def test_a_column_that_looks_the_same_at_another_site_is_told_apart() -> None:
+    world = with_twins("größe")
+    unused = {item.name: item.reason for item in job_over(world).resolved.unused}
+    assert "U+00F6 (LATIN SMALL LETTER O WITH DIAERESIS) where that has U+006F" in unused["größe"]
+    named = job_over(world, features=["age", "größe"])
+    (warned,) = [warning.message for warning in named.warnings if warning.path == "/data/features/1"]
+    for said in (warned, absence(world.sites[3], named.spec, named.resolved)):
+        assert "U+0308 (COMBINING DIAERESIS)" in str(said)
+    assert "missing at site-3" in warned
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"dataset": "klinik\u200b"},
+        {"features": [unicodedata.normalize("NFD", "größe")]},
+        {"exclude": [unicodedata.normalize("NFD", "größe")]},
+        {"label": "krаnk"},
+        {"categories": {"stаdt": ["Bonn", "Köln"]}},
+    ],
+)
+def test_a_job_that_names_what_only_looks_like_a_name_is_refused_with_the_code_points(data: dict[str, Any]) -> None:
+    with pytest.raises(JobInvalid) as refused:
+        job_over(with_twins(), **data)
+    assert any(" but has U+" in error.message for error in refused.value.errors), refused.value.errors
