@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.coordinator.attendance import Attendance
-from services.coordinator.domain.sites import SiteFacts, dataset_of, profile_of
+from services.coordinator.domain.sites import SiteFacts, lacks_dataset
 from services.coordinator.domain.tasks import Task
 from services.coordinator.leases import SiteUnknown
 from services.coordinator.moves import move
@@ -84,12 +84,9 @@ class Sites:
             return [site.facts() for site in await sites.of_federation(federation_id)]
 
         members = await self._database.read("sites.compare", work)
-        active = [site for site in members if site.active and site.profile is not None]
-        holders = [site for site in active if dataset_of(site, dataset) is not None]
-        if not holders:
-            known = {schema.name for site in active for schema in profile_of(site).datasets}
-            raise NotFound(f"No active site has the data set {dataset!r}{hint(dataset, known)}.")
-        return comparison_view(federation_id, dataset, holders)
+        if all(lacks_dataset(site, dataset) for site in members):
+            raise NotFound(f"No active site has the data set {dataset!r}{hint(dataset, _datasets(members))}.")
+        return comparison_view(federation_id, dataset, members)
 
     async def comparisons(self, person: Principal) -> Sequence[ComparisonView]:
         """Compare every data set of the person's federations."""
@@ -107,11 +104,7 @@ class Sites:
 
         found = []
         for federation_id, members in (await self._database.read("sites.compare", work)).items():
-            active = [site for site in members if site.active and site.profile is not None]
-            names = sorted({schema.name for site in active for schema in profile_of(site).datasets})
-            for name in names:
-                holders = [site for site in active if dataset_of(site, name) is not None]
-                found.append(comparison_view(federation_id, name, holders))
+            found += [comparison_view(federation_id, name, members) for name in _datasets(members)]
         return found
 
     async def tell_profile(self, site_id: SiteId, federation_id: str | None, profile: SiteProfile) -> SiteView:
@@ -176,3 +169,9 @@ async def _take_away(tx: Transaction, found: Task) -> None:
     before = await TaskRepository(tx).get(found.id, lock=True)
     after = before.reject("site-suspended", "The site was suspended.", await tx.now())
     await move(tx, before, after, round_, "coordinator")
+
+
+def _datasets(sites: Sequence[SiteFacts]) -> list[str]:
+    """Return the names of the active sites' data sets."""
+    active = [site.profile for site in sites if site.active and site.profile is not None]
+    return sorted({schema.name for profile in active for schema in profile.datasets})

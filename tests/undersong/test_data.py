@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
 from recipes.draft import draft_text
-from undersong.cli.data import _verdict
+from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
 
 
@@ -237,3 +237,11 @@ def test_a_comparison_ends_with_what_it_means_for_a_job(states: list[str], label
     matches = said == "the sites match"
     found = {"dataset": "d", "sites": ["a", "b"], "labels": dict(zip("ab", labels, strict=True)), "matches": matches}
     assert _verdict(Comparison.model_validate(found | {"columns": columns})).startswith(said)
+
+
+def test_a_comparison_names_the_sites_without_the_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"dataset": "d", "sites": ["a"], "labels": {"a": "y"}, "matches": True, "columns": []}
+    _print(Comparison.model_validate(found | {"absent": {"b": "its agent has not reported yet"}}))
+    said = capsys.readouterr().out
+    assert "d at a" in said
+    assert "not at b: its agent has not reported yet" in said

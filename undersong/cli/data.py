@@ -64,7 +64,10 @@ def compare(
     profile: common.ProfileName = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Show how the sites declare a data set, column by column; exit with 1 unless all have the same columns."""
+    """Show how the sites declare a data set, column by column, and which sites lack it.
+
+    Exits with 1 unless all sites that have it have the same columns.
+    """
     with common.connect(profile) as client:
         found = client.compare_data(client.federation(federation).id, dataset)
     if as_json:
@@ -83,6 +86,8 @@ def _print(found: Comparison) -> None:
         "details": lambda column: "; ".join([*_missing(column), *column.faults, *column.notes]) or _form(column.agreed),
     }
     common.console.print(f"{found.dataset} at {', '.join(found.sites)}", markup=False, soft_wrap=True)
+    for site, reason in found.absent.items():
+        common.console.print(f"not at {site}: {reason}", markup=False, soft_wrap=True)
     common.show(found.columns, rows, as_json=False, empty="no columns are declared")
     labels = {site: label or "none" for site, label in found.labels.items()}
     one = len(set(labels.values())) == 1

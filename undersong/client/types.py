@@ -64,10 +64,11 @@ class ColumnComparison(Answer):
 
 
 class Comparison(Answer):
-    """A data set as the sites of a federation declare it."""
+    """A data set as the sites of a federation declare it; `absent` are the other sites, each with the reason."""
 
     dataset: str
     sites: list[str]
+    absent: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, str | None] = Field(default_factory=dict)
     matches: bool
     columns: list[ColumnComparison]

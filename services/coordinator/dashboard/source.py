@@ -135,9 +135,9 @@ class CoordinatorDesk:
                 return found
 
     async def comparisons(self) -> Sequence[Comparison]:
-        """Every data set that several sites of a federation have."""
+        """Every data set of the federations that have several sites."""
         found = await self.source.sites.comparisons(self.person)
-        return [translate.comparison(item) for item in found if len(item.sites) > 1]
+        return [translate.comparison(item) for item in found if len(item.sites) + len(item.absent) > 1]
 
     async def releases(self) -> Sequence[Release]:
         """The model versions that recent jobs published, newest first."""

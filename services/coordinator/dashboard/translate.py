@@ -139,7 +139,7 @@ def comparison(found: ComparisonView) -> Comparison:
         labels = ", ".join(f"{label or 'none'} at {site}" for site, label in found.labels.items())
         faults.append(f"the sites declare different labels: {labels}")
     notes = [note for column in found.columns for note in column.notes]
-    return Comparison(found.dataset, tuple(found.sites), tuple(faults), tuple(notes))
+    return Comparison(found.dataset, tuple(found.sites), tuple(faults), tuple(notes), tuple(found.absent.items()))
 
 
 def site(found: SiteView) -> Site:

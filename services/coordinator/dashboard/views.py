@@ -193,12 +193,17 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A data set that several sites have: `faults` keep them from training together, `notes` were matched by text."""
+    """A data set over the sites of its federation.
+
+    `faults` keep sites from training together, `notes` were matched by text, `absent` are the sites without the data
+    set, with the reason.
+    """
 
     dataset: str
     sites: tuple[str, ...]
     faults: tuple[str, ...]
     notes: tuple[str, ...]
+    absent: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

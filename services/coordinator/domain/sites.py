@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.coordinator.domain.findings import Findings
 from shared.ids import SiteId
-from shared.names import hint, looks_like
+from shared.names import hint, looks_like, near
 from shared.wire.profiles import DatasetSchema, SiteProfile
 
 
@@ -39,6 +39,18 @@ def schema_of(site: SiteFacts, name: str) -> DatasetSchema:
     return found
 
 
+def lacks_dataset(site: SiteFacts, name: str) -> str | None:
+    """Return why a site cannot take part with the data set of this name; None where it can."""
+    if not site.active:
+        return "it is suspended"
+    if site.profile is None:
+        return "its agent has not reported yet"
+    if dataset_of(site, name) is not None:
+        return None
+    known = [schema.name for schema in site.profile.datasets]
+    return f"its agent reports no such data set{hint(name, known)}" if known else "its agent reports no data set"
+
+
 def columns_of(site: SiteFacts, dataset: str) -> set[str]:
     """The names of the data set's columns at the site."""
     return {column.name for column in schema_of(site, dataset).columns}
@@ -57,6 +69,11 @@ def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> 
         known = sorted({schema.name for site in sites for schema in profile_of(site).datasets})
         has = hint(dataset, known) if known else "; no site has told its data sets yet"
         findings.error("/data/dataset", f"no active site has the data set {dataset!r}{has}")
+        return holders
+    for site in sites:
+        if near(dataset, known := [schema.name for schema in profile_of(site).datasets]) and site not in holders:
+            said = f"{site.name} has no data set {dataset!r}, and will not take part{hint(dataset, known)}"
+            findings.warn("/data/dataset", said)
     return holders
 
 

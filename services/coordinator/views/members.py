@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from services.coordinator.domain.columns import compare
-from services.coordinator.domain.sites import SiteFacts, schema_of
+from services.coordinator.domain.sites import SiteFacts, alike_columns, lacks_dataset, schema_of
 from services.coordinator.repository.accounts import Token, User
 from services.coordinator.repository.sites import Federation, Site
 from services.coordinator.views import View
@@ -66,6 +66,7 @@ class ComparisonView(View):
     federation_id: str
     dataset: str
     sites: list[str] = Field(description="The active sites that have it.")
+    absent: dict[str, str] = Field(description="The federation's other sites, and why each cannot take part.")
     labels: dict[str, str | None] = Field(description="The label that each site declares.")
     matches: bool = Field(description="Whether all sites have every column, and mean the same by it.")
     columns: list[ColumnComparison]
@@ -146,28 +147,33 @@ def token_view(token: Token) -> TokenView:
 
 
 def comparison_view(federation_id: str, dataset: str, sites: Sequence[SiteFacts]) -> ComparisonView:
-    """As told; all of these sites have the data set."""
-    names = [site.name for site in sites]
-    columns = [_compared(found, names) for found in compare(dataset, sites)]
-    labels = {site.name: schema_of(site, dataset).label for site in sites}
+    """As told; `sites` are all of the federation."""
+    absent = {site.name: reason for site in sites if (reason := lacks_dataset(site, dataset)) is not None}
+    holders = [site for site in sites if site.name not in absent]
+    names = [site.name for site in holders]
+    columns = [_compared(found, dataset, holders) for found in compare(dataset, holders)]
+    labels = {site.name: schema_of(site, dataset).label for site in holders}
     return ComparisonView(
         federation_id=federation_id,
         dataset=dataset,
         sites=names,
+        absent=absent,
         labels=labels,
         matches=len(set(labels.values())) == 1 and all(column.state in ("same", "matched") for column in columns),
         columns=columns,
     )
 
 
-def _compared(found: Agreement, sites: Sequence[str]) -> ColumnComparison:
-    missing = [name for name in sites if name not in found.declared]
+def _compared(found: Agreement, dataset: str, sites: Sequence[SiteFacts]) -> ColumnComparison:
+    without = [site for site in sites if site.name not in found.declared]
+    missing = [site.name for site in without]
+    alike = alike_columns(found.name, dataset, without)
     return ColumnComparison(
         name=found.name,
-        state="different" if found.faults else "partial" if missing else "matched" if found.notes else "same",
+        state="different" if found.faults else "partial" if without else "matched" if found.notes else "same",
         agreed=found.agreed,
         declared=dict(found.declared),
         missing=missing,
         faults=list(found.faults),
-        notes=list(found.notes),
+        notes=[*found.notes, *([f"{found.name!r} is missing at {', '.join(missing)}{alike}"] if alike else [])],
     )

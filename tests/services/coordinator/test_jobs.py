@@ -334,6 +334,9 @@ async def test_the_sites_declarations_are_compared(small_world: World) -> None:
     unlike = {"name": "age", "type": "category", "categories": ["old"]}
     for at, columns in enumerate([(AGE, SEX, DISEASE), (AGE, SEX, turned), (unlike, DISEASE)]):
         await world.site(federation, f"site-{at}", told(*columns))
+    await world.site(federation, "typo", {**told(AGE), "datasets": [{**told(AGE)["datasets"][0], "name": "haert"}]})
+    await world.site(federation, "bare", {**told(AGE), "datasets": []})
+    await world.admin.post(f"/v1/federations/{federation}/sites", json={"name": "silent", "owner": "o"})
     path = f"/v1/federations/{federation}/comparison"
     found = (await world.admin.get(path, params={"dataset": "heart"})).json()
     assert found["matches"] is False
@@ -347,6 +350,11 @@ async def test_the_sites_declarations_are_compared(small_world: World) -> None:
     assert columns["sex"]["missing"] == ["site-2"]
     assert "site-2" in columns["age"]["faults"][0]
     assert "rows" not in str(found)
+    assert found["sites"] == ["site-0", "site-1", "site-2"]
+    assert "did you mean 'haert'" in found["absent"].pop("typo")
+    assert found["absent"] == {
+        "bare": "its agent reports no data set", "silent": "its agent has not reported yet"
+    }  # fmt: skip
     unknown = await world.admin.get(path, params={"dataset": "hart"})
     assert unknown.status_code == 404
-    assert "did you mean 'heart'" in unknown.json()["detail"]
+    assert "or 'heart'?" in unknown.json()["detail"]

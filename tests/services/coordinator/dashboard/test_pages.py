@@ -368,10 +368,12 @@ async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(bro
     for words in ("Columns", "<dd>age</dd>", "<dd>sick</dd>", "&lt;note&gt;", "a text column"):
         assert words in text
     desk.all_comparisons = [
-        Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",))
-    ]
+        Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",),
+                   (("gamma", "its agent has not <reported> yet"),))
+    ]  # fmt: skip
     text = (await browser.get(f"{ROOT}/sites")).text
-    for words in ("Data sets compared", "different", "is a number at alpha", "matched by &lt;text&gt;"):
+    for words in ("Data sets compared", "different", "is a number at alpha", "matched by &lt;text&gt;",
+                  "not at gamma: its agent has not &lt;reported&gt; yet"):  # fmt: skip
         assert words in text
 
 
