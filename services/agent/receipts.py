@@ -179,6 +179,8 @@ class Receipts:
         return None
 
     async def _settle(self, round_id: RoundId, reason: str | None, logged: LoggedRecord) -> None:
+        from shared.transparency.steps import complainers
+
         state = "verified" if reason is None else "mismatch"
         document = logged.model_dump_json().encode()
         await asyncio.to_thread(self.book.settle, round_id, state, reason, document)
@@ -186,6 +188,8 @@ class Receipts:
             log.info("receipt.verified", round_id=round_id)
             if fault := logged.record.faults.get(self._site_id):
                 log.error("site.at_fault", round_id=round_id, code=fault)
+            elif sites := complainers(logged.record, self._site_id):
+                log.warning("site.shares_disputed", round_id=round_id, sites=list(sites))
         else:
             log.error("receipt.mismatch", round_id=round_id, reason=reason)
 

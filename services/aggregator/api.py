@@ -111,7 +111,10 @@ class Rejection(BaseModel):
 
 
 class FaultView(BaseModel):
-    """What a site did against the round's protocol: `dealer-at-fault`, `wrong-share`."""
+    """What a site did against the round's protocol: `dealer-at-fault`, `wrong-share`.
+
+    `shares-disputed` is what others say of it, and proves nothing.
+    """
 
     site_id: SiteId
     code: str
@@ -135,7 +138,9 @@ class RoundState(BaseModel):
     manifest_digest: Digest
     accepted: list[SiteId] = Field(description="sites whose update stands")
     rejections: list[Rejection]
-    faults: list[FaultView] = Field(default=[], description="sites that broke the engine's protocol")
+    faults: list[FaultView] = Field(
+        default=[], description="sites that broke the engine's protocol, or of which others say so"
+    )
     samples: dict[SiteId, str] = Field(
         default_factory=dict, description="each accepted site's committed sample count: a point, in hexadecimal"
     )

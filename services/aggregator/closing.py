@@ -5,7 +5,7 @@ for again. Everything else may be computed any number of times: nothing of it is
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,7 +28,7 @@ from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Ask, Closed, Desk, RoundSpoiled
+from shared.secagg.engine import UPLOAD, Ask, Closed, Desk, Fault, RoundSpoiled
 from shared.secagg.engines import engine_facts, engine_named
 from shared.telemetry.metrics import SECAGG_FAILURES
 
@@ -70,8 +70,7 @@ class Closing:
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
         for site, dealers in closed.complaints.items():
             log.warning("shares.complaint", step=step, site_id=site, dealers=list(dealers))
-        for fault in closed.faults:
-            log.warning("site.at_fault", step=step, site_id=fault.site_id, code=fault.code, detail=fault.detail)
+        log_faults(closed.faults, step=step)
         return closed.secret
 
     async def _read(self, tx: Transaction, stored: Stored) -> _Table:
@@ -148,6 +147,13 @@ class Closing:
         found = await held(Repository(tx), stored.round.id, fence)
         if found.round.step != stored.round.step:
             raise RoundLost(f"the round is at step {found.round.step}")
+
+
+def log_faults(faults: Iterable[Fault], **where: str) -> None:
+    """Log the sites that broke the protocol, and, under another name, those of which it is only said."""
+    for fault in faults:
+        event = "site.at_fault" if fault.proved else "site.shares_disputed"
+        log.warning(event, site_id=fault.site_id, code=fault.code, detail=fault.detail, **where)
 
 
 def _check_members(stored: Stored, table: _Table) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from services.aggregator.bodies import local_file
-from services.aggregator.closing import Closing
+from services.aggregator.closing import Closing, log_faults
 from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import (
     BODY_LOST,
@@ -134,8 +134,7 @@ class Foreman:
             except RoundFailed as error:
                 SECAGG_FAILURES.labels("conclude").inc()
                 log.warning("round.failed", reason=str(error.reason), detail=str(error))
-                for fault in error.faults:
-                    log.warning("site.at_fault", site_id=fault.site_id, code=fault.code, detail=fault.detail)
+                log_faults(error.faults)
                 await self._rounds.fail(round_id, error.reason, error.faults)
             except Unavailable as error:
                 rest_s = error.retry_after_s or _REST_S

@@ -1,5 +1,6 @@
 """Jobs: judged whole, submitted, looked at, paused, resumed, cancelled."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +28,7 @@ from services.coordinator.views.jobs import (
     job_view,
     results_view,
     round_view,
+    site_fault_view,
     task_view,
 )
 from services.coordinator.views.participation import ParticipationView, participation_view
@@ -135,7 +137,10 @@ class Jobs:
             await _seen(tx, person, job_id)
             parts = await TaskRepository(tx).participation(job_id)
             names = await SiteRepository(tx).names(part.site_id for part in parts)
-            return [participation_view(part, names.get(part.site_id)) for part in parts]
+            named: defaultdict[str, Counter[str]] = defaultdict(Counter)
+            for event in await JobRepository(tx).faults(job_id):
+                named[str(event.data["site_id"])][str(event.data["code"])] += 1
+            return [participation_view(part, names.get(part.site_id), named[part.site_id]) for part in parts]
 
         return await self._database.read("job.participation", work)
 
@@ -146,7 +151,9 @@ class Jobs:
             record = await _seen_round(tx, person, round_id)
             tasks = await TaskRepository(tx).of_round(round_id)
             names = await SiteRepository(tx).names(task.site_id for task in tasks)
-            return round_view(record, [task_view(task, names.get(task.site_id)) for task in tasks])
+            events = await JobRepository(tx).faults(record.round.job_id)
+            faults = [site_fault_view(event, names) for event in events if event.data.get("round_id") == round_id]
+            return round_view(record, [task_view(task, names.get(task.site_id)) for task in tasks], faults)
 
         return await self._database.read("round.get", work)
 

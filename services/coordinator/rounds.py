@@ -20,7 +20,7 @@ from services.coordinator.domain.tasks import DEALER_AT_FAULT, Task, TaskState
 from services.coordinator.domain.validation import absence
 from services.coordinator.leases import Timing
 from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
-from services.coordinator.repository.jobs import JobRepository
+from services.coordinator.repository.jobs import FAULT, FAULT_EVENTS, JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
@@ -399,7 +399,7 @@ class Rounds:
 async def _record_faults(jobs: JobRepository, round_: Round, faults: Sequence[SiteFault]) -> None:
     """Tell the job's readers who broke the protocol, and who is therefore excluded from the job's later rounds."""
     for fault in faults:
-        event = "site.excluded" if fault.code == DEALER_AT_FAULT else "site.fault"
+        event = FAULT_EVENTS.get(fault.code, FAULT)
         facts = {"round_id": round_.id, "site_id": fault.site_id, "code": fault.code, "message": fault.message}
         await jobs.record(round_.job_id, event, ACTOR, facts)
 

@@ -27,6 +27,8 @@ from shared.secagg.quantise import Ring
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader
 
+SHARES_DISPUTED: Final = "shares-disputed"
+"""The code of a site of which others say that they cannot use the shares that it dealt, as often as is tolerated."""
 MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
 Entropy = Callable[[int], bytes]
 Pieces = Iterator[bytes | memoryview]
@@ -38,11 +40,19 @@ class UpdateRefused(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A site that broke a round's protocol, in words for people; `code` names the kind."""
+    """A site that broke a round's protocol, in words for people; `code` names the kind.
+
+    With `SHARES_DISPUTED` it is not proved that the site did: others say so, and who is right cannot be told.
+    """
 
     site_id: SiteId
     code: str
     detail: str
+
+    @property
+    def proved(self) -> bool:
+        """Whether the site is at fault."""
+        return self.code != SHARES_DISPUTED
 
 
 class RoundSpoiled(Unavailable):
@@ -147,8 +157,8 @@ class Opened:
 class Closed:
     """A step's end: the state to store, then an answer for each client, unless somebody must be asked first.
 
-    `faults`: sites that were found in this step to have broken the protocol, though the round goes on. `complaints`:
-    who says of whom that its shares are of no use, which is held against neither.
+    `faults`: sites that were found in this step to have broken the protocol, though the round goes on, and those of
+    which others say so. `complaints`: who says of whom that its shares are of no use, which is held against neither.
     """
 
     secret: bytes

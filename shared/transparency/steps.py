@@ -8,10 +8,10 @@ from functools import wraps
 from typing import Final, ParamSpec, TypeVar
 
 from shared.errors import Forbidden, Refusal
-from shared.ids import Digest
+from shared.ids import Digest, SiteId
 from shared.secagg import transcript
 from shared.secagg.pairwise import roster as rosters
-from shared.secagg.pairwise.complaints import check_left_out
+from shared.secagg.pairwise.complaints import check_left_out, unpack_complaints
 from shared.secagg.pairwise.messages import Survivors
 from shared.secagg.pairwise.roster import Frame, Roster
 from shared.secagg.pairwise.terms import terms
@@ -145,6 +145,16 @@ def check_complaints(record: RoundRecord, frame: Frame) -> None:
     check_left_out(frame, terms(record.manifest.manifest, b"").corrupt, said, sharers)
     for site in record.faults:
         frozen.position(site)
+
+
+@_refusing
+def complainers(record: RoundRecord, site_id: SiteId) -> tuple[SiteId, ...]:
+    """The sites that could not use the shares that this site dealt, by their own signed complaints."""
+    if not record.complaints:
+        return ()
+    me = roster_of(record).position(site_id)
+    said = {site: unpack_complaints(bytes.fromhex(packed)) for site, packed in record.complaints.items()}
+    return tuple(site for site, items in sorted(said.items()) if any(each.dealer == me for each in items))
 
 
 @_refusing

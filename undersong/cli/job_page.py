@@ -1,6 +1,6 @@
 """One job on one screen: what it is, how far it has come, who takes part, and its rounds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from undersong.cli import common
@@ -20,7 +20,8 @@ def show(job: Job, rounds: Sequence[Round], parts: Sequence[Participation], *, a
     common.show_excluded(job, common.console)
     if parts:
         common.console.print()
-        common.show(parts, _PARTS, as_json=False, empty="")
+        told = {name: of for name, of in _TOLD_OF_PARTS.items() if any(of(part) for part in parts)}
+        common.show(parts, {**_PARTS, **told}, as_json=False, empty="")
     common.console.print()
     shown = rounds if all_rounds else rounds[-MOST_ROUNDS:]
     if len(shown) < len(rounds):
@@ -105,4 +106,10 @@ _PARTS: Final = {
     "under way": lambda p: p.outstanding,
     "receipts": lambda p: p.receipts,
     "last answer": lambda p: p.answered_at,
+}
+_TOLD_OF_PARTS: Final[
+    dict[str, Callable[[Participation], str | None]]
+] = {  # columns that are shown where any site has something there
+    "faults": lambda p: ", ".join(f"{count} {code}" for code, count in p.faults.items()),
+    "last reason": lambda p: f"{p.code}: {p.message}" if p.code else None,
 }

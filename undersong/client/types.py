@@ -165,6 +165,10 @@ class Participation(Answer):
     outstanding: int = 0
     receipts: int = 0
     answered_at: datetime | None = None
+    faults: dict[str, int] = Field(default_factory=dict)
+    code: str | None = None
+    message: str | None = None
+    round_id: str | None = None
 
 
 class StatisticsResults(Answer):

@@ -101,6 +101,7 @@ class CoordinatorDesk:
             results=tuple(results),
             job=translate.job(job),
             rounds=rounds,
+            parts=tuple(translate.part(item) for item in await self.source.jobs.participation(self.person, job_id)),
             measures=translate.measures(found),
             may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
         )

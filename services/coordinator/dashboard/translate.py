@@ -17,9 +17,11 @@ from services.coordinator.dashboard.views import (
     Key,
     Measure,
     OperationsPage,
+    Part,
     Release,
     Round,
     Site,
+    SiteFault,
     Task,
 )
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
@@ -28,6 +30,8 @@ from services.coordinator.parties import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.views.jobs import DeadTaskView, JobView, RoundView, TaskView
 from services.coordinator.views.members import ComparisonView, SiteView
+from services.coordinator.views.participation import ParticipationView
+from shared.secagg.engine import SHARES_DISPUTED
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
@@ -112,6 +116,27 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
         model_version=found.model_version_id,
         epoch=found.epoch,
         tasks=tasks,
+        faults=tuple(
+            SiteFault(item.site_name or item.site_id, item.code, item.message, item.code == SHARES_DISPUTED)
+            for item in found.faults or ()
+        ),
+    )
+
+
+def part(found: ParticipationView) -> Part:
+    """One site's part in a job."""
+    return Part(
+        site_name=found.site_name or found.site_id,
+        asked=found.asked,
+        answered=found.done,
+        missed=found.expired + found.dead,
+        refused=found.rejected,
+        outstanding=found.outstanding,
+        faults=tuple(sorted(found.faults.items())),
+        answered_at=found.answered_at,
+        code=found.code,
+        message=found.message,
+        round_id=found.round_id,
     )
 
 

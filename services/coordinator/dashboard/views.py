@@ -45,6 +45,16 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteFault:
+    """What a site did against the protocol of a round's engine, or, where `disputed`, what others say that it did."""
+
+    site_name: str
+    code: str
+    message: str
+    disputed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """One attempt at one round."""
 
@@ -68,6 +78,7 @@ class Round:
     model_version: str | None = None
     epoch: int | None = None
     tasks: tuple[Task, ...] = ()
+    faults: tuple[SiteFault, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -160,6 +171,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One site's part in a job, counted in tasks: one for each attempt at each round that the site was asked for."""
+
+    site_name: str
+    asked: int
+    answered: int
+    missed: int
+    refused: int
+    outstanding: int
+    faults: tuple[tuple[str, int], ...]  # codes against the engine's protocol, each with its number of rounds
+    answered_at: datetime | None
+    code: str | None = None  # why the newest task that did not succeed did not
+    message: str | None = None
+    round_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """Everything that one job's page shows."""
 
@@ -168,6 +196,7 @@ class JobPage:
     measures: tuple[Measure, ...]
     may_steer: bool
     results: tuple[Result, ...] = ()  # of a statistics job
+    parts: tuple[Part, ...] = ()
 
     @property
     def current(self) -> Round | None:

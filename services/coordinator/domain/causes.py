@@ -37,6 +37,7 @@ _OPINIONS: Final = 2
 _FAULTS: Final = {
     "agent-error": "the agent met an error of its own; its log says more",
     "bad-result": "the recipe's result is not usable",
+    "body-lost": "the stored update was damaged, and the site was asked for it again",
     "dealer-at-fault": "other sites could not use the shares that the site dealt",
     "child-died": "the training process ended unexpectedly",
     "disk-full": "the site's disk is full",
@@ -79,7 +80,12 @@ class Cause:
     @property
     def sentence(self) -> str:
         """What the sites said, or what the code means where a site's policy lets out only the code."""
-        return self.message or _FAULTS.get(self.code, "no detail was given")
+        return fault_sentence(self.code, self.message)
+
+
+def fault_sentence(code: str, message: str | None) -> str:
+    """Say what a site said, in one line, or what the code means where the site said nothing."""
+    return _line(message) or _FAULTS.get(code, "no detail was given")
 
 
 def causes_of(tasks: Iterable[Task]) -> tuple[Cause, ...]:

@@ -13,12 +13,14 @@ from services.coordinator.domain.causes import Cause
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.progress import JobState, Progress
 from services.coordinator.domain.spec import spec_of
+from services.coordinator.domain.tasks import DEALER_AT_FAULT
 from services.coordinator.domain.validation import Resolved
 from services.coordinator.repository import Overtaken
 from services.coordinator.tables import JobEventRow, JobRow
 from shared.database import Page, Transaction, page
 from shared.errors import no_such
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from shared.secagg.engine import SHARES_DISPUTED
 from shared.telemetry.traces import current_trace
 
 _JOBS = cast("Table", JobRow.__table__)
@@ -31,6 +33,9 @@ _NUMBERED = (
 )
 _ADD_EVENT = insert(_EVENTS)
 EVENTS_TOPIC = "coordinator.events"
+FAULT, EXCLUDED, DISPUTED = "site.fault", "site.excluded", "site.disputed"
+FAULT_EVENTS: Mapping[str, str] = {DEALER_AT_FAULT: EXCLUDED, SHARES_DISPUTED: DISPUTED}
+"""Codes of sites' faults whose events are not `FAULT`."""
 _LATER = frozenset({"asked", "excused", "causes", "unable"})
 _TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -174,6 +179,12 @@ class JobRepository:
             .order_by(JobEventRow.number)
             .limit(limit)
         )
+        return [_event(row) for row in await self._session.scalars(query)]
+
+    async def faults(self, job_id: str) -> Sequence[JobEvent]:
+        """The events that name sites which broke the engine's protocol in a round, or of which others say so."""
+        named = JobEventRow.type.in_([FAULT, EXCLUDED, DISPUTED])
+        query = select(JobEventRow).where(JobEventRow.job_id == job_id, named).order_by(JobEventRow.number)
         return [_event(row) for row in await self._session.scalars(query)]
 
 

@@ -38,12 +38,16 @@ _FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Participation:
-    """One site's part in a job: its tasks by state, the updates that a receipt names, its last answer."""
+    """One site's part in a job: its tasks by state, the updates that a receipt names, its last answer.
+
+    `told`: its newest task that ended, or was opened again, with a reason.
+    """
 
     site_id: SiteId
     tasks: Mapping[TaskState, int]
     receipts: int
     answered_at: datetime | None
+    told: Task | None
 
 
 class TaskRepository:
@@ -135,13 +139,20 @@ class TaskRepository:
         counts: dict[SiteId, dict[TaskState, int]] = {}
         receipts: Counter[SiteId] = Counter()
         answered: dict[SiteId, datetime] = {}
+        newest: dict[SiteId, str] = {}
         for row in await self._session.execute(_PARTICIPATION, {"job": job_id}):
             site = SiteId(row.site_id)
             counts.setdefault(site, {})[TaskState(row.state)] = row.tasks
             receipts[site] += row.receipts
             if row.state == TaskState.DONE and row.last is not None:
                 answered[site] = row.last
-        return [Participation(site, counts[site], receipts[site], answered.get(site)) for site in sorted(counts)]
+            newest[site] = max(newest.get(site, ""), row.told or "")
+        rows = await self._session.execute(_TOLD, {"tasks": [task_id for task_id in newest.values() if task_id]})
+        told = {SiteId(row.site_id): _task(row) for row in rows}
+        return [
+            Participation(site, counts[site], receipts[site], answered.get(site), told.get(site))
+            for site in sorted(counts)
+        ]
 
     async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
         """The tasks that the sites hold leases of, live or run out."""
@@ -219,6 +230,7 @@ _EXCLUSIONS = (
 _THESE_TASKS = _TASKS.c.id.in_(bindparam("tasks", expanding=True, type_=String()))
 _OF_SITES = _TASKS.c.site_id.in_(bindparam("sites", expanding=True, type_=String()))
 _ALL_LOCKED = select(_TASKS).where(_THESE_TASKS).order_by(_TASKS.c.id).with_for_update()
+_TOLD = select(_TASKS).where(_THESE_TASKS)
 _PLACES = select(_TASKS.c.id, _TASKS.c.round_id, _TASKS.c.site_id).where(_THESE_TASKS)
 _LEASED_BY = select(_TASKS).where(_OF_SITES, _TASKS.c.state == str(TaskState.LEASED)).order_by(_TASKS.c.id)
 _NEXT_FOR = (
@@ -240,6 +252,7 @@ _PARTICIPATION = (
         func.count().label("tasks"),
         func.count(_TASKS.c.digest).label("receipts"),
         func.max(_TASKS.c.finished_at).label("last"),
+        func.max(_TASKS.c.id).filter(_TASKS.c.code.is_not(None)).label("told"),  # ids sort by the time they were made
     )
     .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)  # rounds have an index by job
     .where(_ROUNDS.c.job_id == bindparam("job", type_=String()))

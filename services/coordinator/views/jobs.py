@@ -1,6 +1,6 @@
 """The work, as told: jobs with their results and events, rounds, tasks and leases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -137,8 +137,20 @@ class TaskView(View):
     finished_at: datetime | None
 
 
+class SiteFaultView(View):
+    """What a site did against the engine's protocol in a round.
+
+    `dealer-at-fault` and `wrong-share` are found; `shares-disputed` is what other sites say of it, and excludes nobody.
+    """
+
+    site_id: str
+    site_name: str | None
+    code: str = Field(examples=["wrong-share"])
+    message: str
+
+
 class RoundView(View):
-    """A round. `result` is the aggregator's, without the sums; `tasks` come with a single round only."""
+    """A round. `result` is the aggregator's, without the sums; `tasks` and `faults` come with a single round only."""
 
     id: str
     job_id: str
@@ -164,6 +176,7 @@ class RoundView(View):
     opened_at: datetime | None
     finished_at: datetime | None
     tasks: list[TaskView] | None = None
+    faults: list[SiteFaultView] | None = Field(default=None, description="Sites that broke the engine's protocol.")
 
 
 class DeadTaskView(View):
@@ -296,7 +309,15 @@ def findings(errors: tuple[FieldError, ...]) -> list[FieldFinding]:
     return [FieldFinding(path=error.path, message=error.message) for error in errors]
 
 
-def round_view(record: RoundRecord, tasks: list[TaskView] | None = None) -> RoundView:
+def site_fault_view(event: JobEvent, names: Mapping[str, str]) -> SiteFaultView:
+    """As told by the event."""
+    site_id, code, message = (str(event.data.get(name, "")) for name in ("site_id", "code", "message"))
+    return SiteFaultView(site_id=site_id, site_name=names.get(site_id), code=code, message=message)
+
+
+def round_view(
+    record: RoundRecord, tasks: list[TaskView] | None = None, faults: list[SiteFaultView] | None = None
+) -> RoundView:
     """As told."""
     round_, manifest = record.round, record.manifest.manifest
     return RoundView(
@@ -324,6 +345,7 @@ def round_view(record: RoundRecord, tasks: list[TaskView] | None = None) -> Roun
         opened_at=round_.opened_at,
         finished_at=round_.finished_at,
         tasks=tasks,
+        faults=faults,
     )
 
 

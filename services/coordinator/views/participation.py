@@ -1,9 +1,11 @@
 """Who takes part in a job, and how far, as told."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import Field
 
+from services.coordinator.domain.causes import fault_sentence
 from services.coordinator.domain.tasks import TaskState
 from services.coordinator.repository.tasks import Participation
 from services.coordinator.views import View
@@ -22,10 +24,18 @@ class ParticipationView(View):
     outstanding: int = Field(description="Tasks that are open or under way.")
     receipts: int = Field(description="Updates and answers for which the aggregator signed a receipt.")
     answered_at: datetime | None
+    faults: dict[str, int] = Field(
+        description="Codes of faults against the engine's protocol, each with the number of rounds; "
+        "`shares-disputed` is what other sites say."
+    )
+    code: str | None = Field(description="Why the site's newest task that did not succeed did not.")
+    message: str | None = Field(description="The same as a sentence.")
+    round_id: str | None = Field(description="The round of that task.")
 
 
-def participation_view(part: Participation, site_name: str | None) -> ParticipationView:
+def participation_view(part: Participation, site_name: str | None, faults: Mapping[str, int]) -> ParticipationView:
     """As told."""
+    told = part.told
     count = {state: part.tasks.get(state, 0) for state in TaskState}
     return ParticipationView(
         site_id=part.site_id,
@@ -38,4 +48,8 @@ def participation_view(part: Participation, site_name: str | None) -> Participat
         outstanding=count[TaskState.OPEN] + count[TaskState.LEASED],
         receipts=part.receipts,
         answered_at=part.answered_at,
+        faults=dict(faults),
+        code=told.code if told else None,
+        message=fault_sentence(told.code or "", told.message) if told else None,
+        round_id=told.round_id if told else None,
     )

@@ -9,13 +9,15 @@ A complaint shows nothing but its three fields.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgpack
 
+from shared.ids import SiteId
 from shared.secagg import transcript
+from shared.secagg.engine import SHARES_DISPUTED, Fault
 from shared.secagg.pairwise import roster
 from shared.secagg.pairwise.graph import planned
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
@@ -88,6 +90,27 @@ def refused_dealers(complaints: Mapping[int, Sequence[Complaint]], limit: int) -
     """The dealers with more than `limit` complaints, each with their number."""
     count = Counter(complaint.dealer for said in complaints.values() for complaint in said)
     return {dealer: number for dealer, number in sorted(count.items()) if number > limit}
+
+
+def disputed(complaints: Mapping[SiteId, Sequence[SiteId]], refused: Set[str], limit: int) -> tuple[Fault, ...]:
+    """The dealers that stay in the round although sites complain about them, from each complainer's dealers.
+
+    Nobody but the two can tell which of them is wrong: what is in an envelope is for its reader alone.
+    """
+    by_dealer: dict[SiteId, list[SiteId]] = {}
+    for site, dealers in sorted(complaints.items()):
+        for dealer in dealers:
+            by_dealer.setdefault(dealer, []).append(site)
+    return tuple(
+        Fault(
+            dealer,
+            SHARES_DISPUTED,
+            f"{len(sites)} of at most {limit} tolerated: {', '.join(sites)} cannot use the shares that it dealt, or "
+            "say so. Which of them is wrong is not known, and nobody is excluded",
+        )
+        for dealer, sites in sorted(by_dealer.items())
+        if dealer not in refused
+    )
 
 
 def check_left_out(frame: Frame, corrupt: float, complaints: Mapping[int, bytes], sharers: frozenset[int]) -> None:

@@ -36,6 +36,7 @@ from shared.secagg.pairwise.client import ClientRound, Sign
 from shared.secagg.pairwise.complaints import (
     Complaint,
     check_complaints,
+    disputed,
     pack_complaints,
     refused_dealers,
     tolerated,
@@ -293,6 +294,7 @@ def _close_check(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
     state.faults = {fault.site_id: fault.code for fault in faults}
     ids = [SiteId(member.site_id) for member in server.roster.members]
     disputes = {ids[i]: [ids[each.dealer] for each in items] for i, items in complaints.items() if items}
+    faults += disputed(disputes, refused=state.faults.keys(), limit=limit)
     try:
         _openable(server, sharers, sharers)
     except NotEnoughShares as error:
@@ -300,7 +302,8 @@ def _close_check(desk: Desk, state: _State, said: Mapping[SiteId, bytes]) -> Clo
         if disputes:
             dealers = ", ".join(sorted({dealer for about in disputes.values() for dealer in about}))
             detail += f"; {', '.join(sorted(disputes))} cannot use shares of {dealers}"
-        raise DealerAtFault(detail, faults) if faults else NotEnoughShares(detail) from error
+        kind = DealerAtFault if refused else NotEnoughShares
+        raise kind(detail, faults) from error
     state.sharers = transcript.bitmap(sharers, server.n)
     answers = {SiteId(server.roster.members[i].site_id): state.sharers for i in sharers}
     return Closed(state.pack(), answers, faults=faults, complaints=disputes)

@@ -14,6 +14,7 @@ from shared.secagg.pairwise import client as client_module
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.complaints import pack_complaints
 from shared.transparency.records import RecordInvalid, check_record
+from shared.transparency.steps import complainers
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites
 from tests.services.aggregator.test_steps import trained
@@ -62,10 +63,15 @@ async def test_one_victim_of_a_bad_dealer_does_without(quick_stage: Stage) -> No
     for step in STEPS[1:]:
         await sites.step(step)
     found = await quick_stage.state(sites.id)
-    assert (found["state"], found["accepted"], found["faults"]) == ("published", everyone, [])
+    assert (found["state"], found["accepted"]) == ("published", everyone)
+    assert [(each["site_id"], each["code"]) for each in found["faults"]] == [(everyone[2], "shares-disputed")]
+    assert found["faults"][0]["message"].startswith(f"1 of at most 1 tolerated: {everyone[0]} cannot use the shares")
     assert trained(quick_stage, found) == pytest.approx(sites.expected(everyone), abs=1e-4)
     record = sites.keys.records[sites.id]
     assert list(record.complaints) == [everyone[0]]
+    assert {site: complainers(record, site) for site in everyone} == {
+        site: ((everyone[0],) if site == everyone[2] else ()) for site in everyone
+    }
     notes = await quick_stage.database.read(
         "test.notes", lambda tx: tx.session.execute(text("SELECT detail FROM round_events WHERE type = 'step.closed'"))
     )
@@ -164,5 +170,7 @@ async def test_garbage_and_false_complaints_remove_nobody_else(quick_stage: Stag
     for step in (UPLOAD, *AFTER):
         await sites.step(step, without=(bad,) if step == UPLOAD else ())
     found = await quick_stage.state(sites.id)
-    assert (found["state"], found["accepted"], found["faults"]) == ("published", everyone[:6], [])
+    assert (found["state"], found["accepted"]) == ("published", everyone[:6])
+    assert {each["code"] for each in found["faults"]} == {"shares-disputed"}
+    assert all(f": {liar} cannot use" in each["message"] for each in found["faults"]), "the operator sees who says so"
     assert trained(quick_stage, found) == pytest.approx(sites.expected(everyone[:6]), abs=1e-4)

@@ -72,14 +72,30 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
             continue
         world.neighbours.upload(lease["round_id"], agent.id)
         await agent.report(lease, "completions", digest="cd" * 32)
-    known["faults"] = [{"site_id": bad.id, **FAULT}, {"site_id": agents[1].id, "code": "wrong-share", "message": "x"}]
+    known["faults"] = [
+        {"site_id": bad.id, **FAULT}, {"site_id": agents[1].id, "code": "wrong-share", "message": "x"},
+        {"site_id": agents[2].id, "code": "shares-disputed", "message": "said"},
+    ]  # fmt: skip
     world.neighbours.publish(round_id, 4)
     await world.conductor.drive(RoundId(round_id))
     assert (await world.get_round(round_id))["phase"] == "published"
     faults = (await world.get_round(round_id))["result"]["faults"]
     assert [(each["site_id"], each["code"]) for each in faults] == [
-        (bad.id, "dealer-at-fault"), (agents[1].id, "wrong-share"),
+        (bad.id, "dealer-at-fault"), (agents[1].id, "wrong-share"), (agents[2].id, "shares-disputed"),
     ]  # fmt: skip
+    told = (await world.get_round(round_id))["faults"]
+    assert [(each["site_id"], each["code"], each["message"]) for each in told] == [
+        (bad.id, "dealer-at-fault", FAULT["message"]),
+        (agents[1].id, "wrong-share", "x"),
+        (agents[2].id, "shares-disputed", "said"),
+    ]
+    assert all(each["site_name"] for each in told)
+    parts = {part["site_id"]: part for part in (await world.participation(job["id"]))}
+    assert [parts[agent.id]["faults"] for agent in agents[:4]] == [
+        {"dealer-at-fault": 1}, {"wrong-share": 1}, {"shares-disputed": 1}, {},
+    ]  # fmt: skip
+    assert (parts[bad.id]["code"], parts[bad.id]["message"]) == ("dealer-at-fault", FAULT["message"])
+    assert (parts[bad.id]["round_id"], parts[agents[1].id]["code"]) == (round_id, None)
     tasks = {task["site_id"]: task for task in (await world.get_round(round_id))["tasks"]}
     assert (tasks[bad.id]["code"], tasks[agents[1].id]["state"]) == ("dealer-at-fault", "done")
     for _ in range(2):
@@ -93,7 +109,7 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
             await world.conductor.drive(RoundId(latest(world)[0]))
     cohort = latest(world)[1]["manifest"]["manifest"]["cohort"]
     assert bad.id not in cohort
-    assert len(cohort) == 4, "a sender of wrong shares is named, and stays"
+    assert len(cohort) == 4, "a sender of wrong shares is named, and stays; so does one that others accuse"
     assert [each["site_id"] for each in (await world.get_job(job["id"]))["excluded"]] == [bad.id]
 
 

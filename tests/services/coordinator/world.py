@@ -339,6 +339,9 @@ class World:
     async def get_round(self, round_id: str) -> dict[str, Any]:
         return dict((await self.admin.get(f"/v1/rounds/{round_id}")).json())
 
+    async def participation(self, job_id: str) -> list[dict[str, Any]]:
+        return list((await self.admin.get(f"/v1/jobs/{job_id}/participation")).json()["items"])
+
     async def flush(self) -> None:
         await self.cases.attendance.flush()
 

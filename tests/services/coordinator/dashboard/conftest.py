@@ -26,9 +26,11 @@ from services.coordinator.dashboard.views import (
     Measure,
     NowPage,
     OperationsPage,
+    Part,
     Release,
     Round,
     Site,
+    SiteFault,
     Task,
 )
 from shared.errors import NotFound, TooMany
@@ -65,6 +67,14 @@ def make_task(index: int, now: datetime, state: str = "done") -> Task:
     return task
 
 
+FAULTS = (
+    SiteFault("Cleveland", "wrong-share", "it sent other shares than it was dealt"),
+    SiteFault("Hungary", "dealer-at-fault", "it dealt shares that do not belong to its secrets"),
+    SiteFault("Long Beach", "shares-disputed", "1 of at most 2 tolerated: <site_01k1> cannot use the shares that it "
+              "dealt, or say so. Which of them is wrong is not known, and nobody is excluded", disputed=True),
+)  # fmt: skip
+
+
 def make_round(job: str, number: int, kind: str, began: datetime, state: str = "published") -> Round:
     opened, last, ended = (began + timedelta(seconds=s) for s in (0.08, 1.2 + number * 0.13, 1.5 + number * 0.14))
     times = (("prepare", began), ("collect", opened), ("sum", last))
@@ -76,6 +86,7 @@ def make_round(job: str, number: int, kind: str, began: datetime, state: str = "
         phase_times=times[:2] if open_ else times,
         version_id=f"ver_{number}" if kind == "train" and not open_ else None, manifest_digest="5e" * 32, epoch=1,
         tasks=tuple(make_task(i, began, "leased" if open_ and i > 1 else "done") for i in range(4)),
+        faults=FAULTS if (kind, number) == ("train", 3) else (),
     )  # fmt: skip
 
 
@@ -98,6 +109,18 @@ OPERATING = OperationsPage(
         DeadTask("task_02", "job_02failed", "rnd_train2", "south", "train", 5, "timeout", None, None, False),
     ),
 )  # fmt: skip
+
+
+def make_parts(now: datetime) -> tuple[Part, ...]:
+    """One site that did all, one that was away, one that refuses, one that others accuse."""
+    return (
+        Part("Cleveland", 6, 6, 0, 0, 0, (("wrong-share", 1),), now - timedelta(seconds=4)),
+        Part("Hungary", 6, 5, 1, 0, 0, (), now - timedelta(seconds=9), "round-ended",
+             "no answer before the round ended", "rnd_train2"),
+        Part("Switzerland", 6, 0, 0, 6, 0, (), None, "recipe-error", "The recipe failed on column <chol>.",
+             "rnd_train5"),
+        Part("Long Beach", 5, 4, 0, 0, 1, (("shares-disputed", 2),), now - timedelta(seconds=5)),
+    )  # fmt: skip
 
 
 @dataclass
@@ -137,7 +160,8 @@ class FakeDesk:
         measures = tuple(
             Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}) for n, (a, b) in enumerate(SCORES[:done])
         )
-        return JobPage(job, rounds, measures, self.may_steer, self.answers if job.kind == "statistics" else ())
+        answers = self.answers if job.kind == "statistics" else ()
+        return JobPage(job, rounds, measures, self.may_steer, answers, make_parts(self.now_))
 
     async def measures(self, job_id: str) -> tuple[Measure, ...]:
         return (await self.job(job_id)).measures

@@ -390,3 +390,34 @@ async def test_a_job_shows_who_is_excluded_and_why(browser: httpx.AsyncClient, d
     assert "Sites excluded from later rounds" in text
     assert "leeds &lt;x&gt;" in text
     assert "it dealt useless shares" in text
+
+
+async def test_a_job_shows_each_sites_part_with_its_last_reason(browser: httpx.AsyncClient) -> None:
+    text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
+    rows = {row.partition("</td>")[0].removeprefix("<td>"): row for row in table_rows(text, "participation")}
+    assert set(rows) == {"Cleveland", "Hungary", "Switzerland", "Long Beach"}
+    for site, words in {
+        "Cleveland": ("1 × <code>wrong-share</code>",),
+        "Hungary": ("<code>round-ended</code> no answer before the round ended", "/rounds/rnd_train2"),
+        "Switzerland": ("<code>recipe-error</code>", "column &lt;chol&gt;", "never"),
+        "Long Beach": ("2 × <code>shares-disputed</code>",),
+    }.items():
+        assert all(part in rows[site] for part in words), rows[site]
+
+
+async def test_a_round_shows_who_is_at_fault_and_what_is_only_said(browser: httpx.AsyncClient) -> None:
+    rows = table_rows((await browser.get(f"{ROOT}/rounds/rnd_train3")).text, "faults")
+    assert [("at fault" in row, "disputed</span>" in row) for row in rows] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+    assert "<code>dealer-at-fault</code> it dealt shares that do not belong to its secrets" in rows[1]
+    assert "&lt;site_01k1&gt; cannot use the shares" in rows[2]
+    assert "Faults against the protocol" not in (await browser.get(f"{ROOT}/rounds/rnd_train2")).text
+
+
+def table_rows(text: str, section: str) -> list[str]:
+    """The rows of the table in a section of a page."""
+    part = text.split(f'id="{section}"')[1].split("</section>")[0].split("<tbody>")[1]
+    return [row.strip() for row in part.split("<tr>")[1:]]
