@@ -106,7 +106,7 @@ def disputed(complaints: Mapping[SiteId, Sequence[SiteId]], refused: Set[str], l
             dealer,
             SHARES_DISPUTED,
             f"{len(sites)} of at most {limit} tolerated: {', '.join(sites)} cannot use the shares that it dealt, or "
-            "say so. Which of them is wrong is not known, and nobody is excluded",
+            "say so. Which of them is wrong is not known, and no site is excluded",
         )
         for dealer, sites in sorted(by_dealer.items())
         if dealer not in refused

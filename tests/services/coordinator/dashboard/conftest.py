@@ -71,7 +71,7 @@ FAULTS = (
     SiteFault("Cleveland", "wrong-share", "it sent other shares than it was dealt"),
     SiteFault("Hungary", "dealer-at-fault", "it dealt shares that do not belong to its secrets"),
     SiteFault("Long Beach", "shares-disputed", "1 of at most 2 tolerated: <site_01k1> cannot use the shares that it "
-              "dealt, or say so. Which of them is wrong is not known, and nobody is excluded", disputed=True),
+              "dealt, or say so. Which of them is wrong is not known, and no site is excluded", disputed=True),
 )  # fmt: skip
 
 
