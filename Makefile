@@ -8,7 +8,7 @@ ONLY ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check lint format types layers openapi openapi-check client client-check faults fuzz bench e2e lock licences sbom audit clean
+.PHONY: help venv demo up test check lint format types layers openapi openapi-check client client-check docs docs-check faults fuzz bench e2e lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ up: venv ## the platform on this machine, until Ctrl-C
 test: venv ## every test that needs no container engine (ARGS=... for pytest)
 	$(BIN)/pytest -m 'not docker' -n 2 --dist loadfile $(ARGS)
 
-check: venv lint types layers openapi-check client-check ## style, types, layers, and generated files without drift
+check: venv lint types layers openapi-check client-check docs-check ## style, types, layers, and generated files without drift
 
 lint: venv ## ruff, both as linter and as formatter
 	$(BIN)/ruff check .
@@ -58,6 +58,12 @@ client: venv ## write the sync client from the async one
 
 client-check: venv ## fail when the sync client is not what follows from the async one
 	$(BIN)/python -m undersong.unasync --check
+
+docs: venv ## write docs/reference/<page>.md from models, settings, parsers and metrics
+	$(BIN)/python -m undersong.reference docs/reference
+
+docs-check: venv ## fail when docs/reference differs from the code
+	$(BIN)/python -m undersong.reference docs/reference --check
 
 fuzz: venv ## hostile input at length: some 30,000 requests to all services together (ARGS=... for pytest)
 	UNDERSONG_FUZZ_EXAMPLES=60 UNDERSONG_FUZZ_SHARE=1 $(BIN)/pytest -s tests/hostile/test_openapi_fuzz.py tests/hostile/test_parsers.py --timeout 3600 $(ARGS)

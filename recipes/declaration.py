@@ -78,14 +78,20 @@ class CsvOptions(_Form):
     """How a CSV file is written. Without options: commas, a point in numbers, UTF-8, names in the first line."""
 
     separator: Annotated[str, BeforeValidator(lambda v: "\t" if v in ("tab", "\\t") else v)] = Field(
-        default=",", min_length=1, max_length=1
+        default=",", min_length=1, max_length=1, description="Character between cells, or `tab`"
     )
-    decimal: Literal[".", ","] = "."
-    thousands: Literal["", ",", ".", "'", " "] = Field(default="", description="a space stands for thin ones too")
-    encoding: str = "utf-8"
-    quote: str = Field(default='"', max_length=1, description="empty: no cell is quoted")
-    header: int = Field(default=1, ge=0, le=1000, description="the line that holds the names; 0: no line does")
-    names: tuple[Name, ...] = Field(default=(), description="the names in order, with header: 0")
+    decimal: Literal[".", ","] = Field(default=".", description="Character before the fraction of a number")
+    thousands: Literal["", ",", ".", "'", " "] = Field(
+        default="", description="Character between groups of digits; a space stands for thin spaces too; empty: none"
+    )
+    encoding: str = Field(default="utf-8", description="Encoding of the file, by a name that Python knows")
+    quote: str = Field(
+        default='"',
+        max_length=1,
+        description="Character around cells that hold the separator; empty: no cell is quoted",
+    )
+    header: int = Field(default=1, ge=0, le=1000, description="Line that holds the columns' names, from 1; 0: no line")
+    names: tuple[Name, ...] = Field(default=(), description="The columns' names in order, with `header: 0`")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -113,10 +119,12 @@ ENCODINGS: Final = ("utf-8", "utf-16", "latin-1", "cp1252", "iso8859-15", "ascii
 class ColumnEntry(_Form):
     """One column of an entry; `categories` are a category column's levels in their fixed order."""
 
-    name: Name
-    type: Literal["number", "category", "image", "text"]
-    categories: tuple[Text, ...] | None = None
-    channels: tuple[Name, ...] | None = Field(default=None, description="the names of an image's channels in order")
+    name: Name = Field(description="The column's name in the file")
+    type: Literal["number", "category", "image", "text"] = Field(
+        description="What the column holds; images need `kind: npz`, and recipes do not use texts"
+    )
+    categories: tuple[Text, ...] | None = Field(default=None, description="A category column's categories, in order")
+    channels: tuple[Name, ...] | None = Field(default=None, description="Names of an image's channels, in order")
 
     @property
     def wire(self) -> Column:
@@ -127,21 +135,43 @@ class ColumnEntry(_Form):
 class DatasetEntry(_Form):
     """One entry of ``datasets.yaml``."""
 
-    name: Name
-    kind: Literal["csv", "parquet", "npz", "none"]
-    path: Annotated[Path | None, BeforeValidator(_maybe)] = None
-    label: Annotated[Name | None, BeforeValidator(_maybe)] = None
-    columns: tuple[ColumnEntry, ...] = ()
-    csv: CsvOptions = CsvOptions()
-    missing: dict[Text, Texts] = Field(default_factory=dict, description='per column, or "*": texts for "not known"')
-    values: dict[Text, dict[Text, Text]] = Field(default_factory=dict, description="per column: text to text")
-    ranges: dict[Text, tuple[Limit, Limit]] = Field(default_factory=dict, description="per column: lowest, highest")
-    dates: dict[Text, str] = Field(default_factory=dict, description="per number column: the form of its dates")
-    channel_axis: Literal["first", "last"] = Field(default="first", description="where images have their channels")
-    filter: dict[Text, Text] = Field(default_factory=dict)
-    test_fraction: float = Field(default=0.2, ge=0, lt=1)
-    split_seed: int = 0
-    mock: Annotated[Path | None, BeforeValidator(_maybe)] = None
+    name: Name = Field(description="The name by which jobs ask for the data set")
+    kind: Literal["csv", "parquet", "npz", "none"] = Field(
+        description="Form of the file (csv may be packed by gzip); `none`: no rows, for recipes that need none"
+    )
+    path: Annotated[Path | None, BeforeValidator(_maybe)] = Field(
+        default=None, description="The file, absolute or relative to the folder of datasets.yaml"
+    )
+    label: Annotated[Name | None, BeforeValidator(_maybe)] = Field(
+        default=None, description="The column that models predict, unless a job names another"
+    )
+    columns: tuple[ColumnEntry, ...] = Field(
+        default=(), description="The columns that jobs may use; the file may have more"
+    )
+    csv: CsvOptions = Field(default=CsvOptions(), description="How a CSV file is written")
+    missing: dict[Text, Texts] = Field(
+        default_factory=dict, description="Per column, or `*` for all, the texts that stand for a missing value"
+    )
+    values: dict[Text, dict[Text, Text]] = Field(
+        default_factory=dict, description="Per column, texts that are replaced by others before anything else"
+    )
+    ranges: dict[Text, tuple[Limit, Limit]] = Field(
+        default_factory=dict, description="Per column the lowest and highest plausible value; null for an open end"
+    )
+    dates: dict[Text, str] = Field(
+        default_factory=dict, description="Per number column the form of its dates, such as `%d.%m.%Y`"
+    )
+    channel_axis: Literal["first", "last"] = Field(
+        default="first", description="Which axis of an image's array holds its channels"
+    )
+    filter: dict[Text, Text] = Field(default_factory=dict, description="Per column the value of the rows that are used")
+    test_fraction: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of the rows held out for evaluation, by a hash of seed and place"
+    )
+    split_seed: int = Field(default=0, description="Seed of that hash")
+    mock: Annotated[Path | None, BeforeValidator(_maybe)] = Field(
+        default=None, description="A file of the same form without real rows, to try things with"
+    )
 
     def schema_document(self, rows: int | None = None) -> DatasetSchema:
         """What may leave the site."""

@@ -36,22 +36,26 @@ if TYPE_CHECKING:
     import torch
 
 _HERE: Final = Path(__file__).parent
-_DEFAULTS: Final[dict[str, Any]] = {**training.DEFAULTS, "classes": 10, "channels": [16, 32]}
-_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        **training.SCHEMA,
-        "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
-        "channels": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 1, "maximum": 1024},
-            "minItems": 1,
-            "maxItems": 5,
-            "description": "Filters of each 3x3 convolution; each is followed by normalisation and 2x2 pooling.",
-        },
+_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    **training.SCHEMA,
+    "classes": {
+        "type": "integer",
+        "minimum": 2,
+        "maximum": 1000,
+        "default": 10,
+        "description": "Classes of the label.",
+    },
+    "channels": {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 1, "maximum": 1024},
+        "minItems": 1,
+        "maxItems": 5,
+        "default": [16, 32],
+        "description": "Filters of each 3x3 convolution; each is followed by normalisation and 2x2 pooling.",
     },
 }
+_DEFAULTS: Final = training.defaults(_PARAMETERS)
+_SCHEMA: Final[dict[str, Any]] = {"type": "object", "additionalProperties": False, "properties": _PARAMETERS}
 
 
 class Image:

@@ -42,24 +42,35 @@ _HERE: Final = Path(__file__).parent
 _LABEL_MEAN: Final = "label.mean"
 _LABEL_SCALE: Final = "label.scale"
 _LABEL_SUMS: Final = 3
-_DEFAULTS: Final[dict[str, Any]] = {
-    **training.DEFAULTS,
-    "model": "logistic",
-    "hidden": [32],
-    "task": "binary",
-    "classes": 2,
-}
-_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        **training.SCHEMA,
-        "model": {"enum": ["logistic", "mlp"], "description": "logistic is linear, whatever the task."},
-        "hidden": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65_536}, "maxItems": 8},
-        "task": {"enum": [str(task) for task in Task if task is not Task.SUMMARY]},
-        "classes": {"type": "integer", "minimum": 2, "maximum": 1000},
+_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    **training.SCHEMA,
+    "model": {
+        "enum": ["logistic", "mlp"],
+        "default": "logistic",
+        "description": "logistic is linear, whatever the task; mlp has hidden layers.",
+    },
+    "hidden": {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 1, "maximum": 65_536},
+        "maxItems": 8,
+        "default": [32],
+        "description": "Widths of the hidden layers of mlp.",
+    },
+    "task": {
+        "enum": [str(task) for task in Task if task is not Task.SUMMARY],
+        "default": "binary",
+        "description": "What the label is: one of two classes, one of several, or a number.",
+    },
+    "classes": {
+        "type": "integer",
+        "minimum": 2,
+        "maximum": 1000,
+        "default": 2,
+        "description": "Classes of the label with task multiclass.",
     },
 }
+_DEFAULTS: Final = training.defaults(_PARAMETERS)
+_SCHEMA: Final[dict[str, Any]] = {"type": "object", "additionalProperties": False, "properties": _PARAMETERS}
 
 
 class Tabular:

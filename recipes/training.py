@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,27 +21,56 @@ if TYPE_CHECKING:
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 _SMALL: Final = 2**20  # numbers
-SCHEMA: Final[dict[str, Any]] = {
+SCHEMA: Final[dict[str, dict[str, Any]]] = {
     "epochs": {
         "type": "integer",
         "minimum": 1,
         "maximum": 1000,
-        "description": "Passes over the rows each round.",
+        "default": 1,
+        "description": "Passes over the rows in a round.",
     },
-    "batch_size": {"type": "integer", "minimum": 0, "maximum": 100_000, "description": "0 takes all rows at once."},
-    "learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
-    "momentum": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-    "weight_decay": {"type": "number", "minimum": 0, "maximum": 10},
-    "proximal_mu": {"type": "number", "minimum": 0, "maximum": 1000, "description": "FedProx; 0 is plain SGD."},
+    "batch_size": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 100_000,
+        "default": 32,
+        "description": "Rows in a step; 0 takes all rows at once.",
+    },
+    "learning_rate": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": 100,
+        "default": 0.1,
+        "description": "Learning rate of SGD at the sites.",
+    },
+    "momentum": {
+        "type": "number",
+        "minimum": 0,
+        "exclusiveMaximum": 1,
+        "default": 0.0,
+        "description": "Momentum of SGD, which begins anew in each round.",
+    },
+    "weight_decay": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 10,
+        "default": 0.0,
+        "description": "L2 penalty of SGD.",
+    },
+    "proximal_mu": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1000,
+        "default": 0.0,
+        "description": "Weight of the proximal term of FedProx; 0 is plain SGD.",
+    },
 }
-DEFAULTS: Final[dict[str, Any]] = {
-    "epochs": 1,
-    "batch_size": 32,
-    "learning_rate": 0.1,
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "proximal_mu": 0.0,
-}
+"""Parameters of every recipe that trains with torch, as JSON schemas with their defaults."""
+
+
+def defaults(schema: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the parameters' defaults."""
+    return {name: entry["default"] for name, entry in schema.items()}
 
 
 def device() -> torch.device:

@@ -55,19 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m services.agent", description="One site's agent.")
-    made.add_argument("--config", type=Path, default=Path("agent.yaml"))
+    made.add_argument("--config", type=Path, default=Path("agent.yaml"), help="the agent's settings")
     commands = made.add_subparsers(dest="command")
     made.set_defaults(command="run")
     commands.add_parser("run", help="serve (the default)")
     init = commands.add_parser("init", help="write agent.yaml and an explicit policy.yaml where they are missing")
     for service in ("coordinator", "aggregator", "keys", "registry"):
-        init.add_argument(f"--{service}-url")
-    init.add_argument("--enrol-token-file")
+        init.add_argument(f"--{service}-url", help="for agent.yaml")
+    init.add_argument("--enrol-token-file", help="for agent.yaml: the file of the single-use token")
     init.add_argument("--datasets", help="path of datasets.yaml")
-    init.add_argument("--min-cohort", type=int, default=3)
-    init.add_argument("--reports", choices=[detail.value for detail in Detail], default=Detail.LOCATION.value)
+    init.add_argument("--min-cohort", type=int, default=3, help="for policy.yaml: the fewest sites in a sum")
+    reports = [detail.value for detail in Detail]
+    init.add_argument(
+        "--reports",
+        choices=reports,
+        default=Detail.LOCATION.value,
+        help="for policy.yaml: how much of a recipe's failure the platform is told",
+    )
     enrol = commands.add_parser("enrol", help="exchange the enrolment token for a certificate")
-    enrol.add_argument("--wait-s", type=float, default=60.0)
+    enrol.add_argument("--wait-s", type=float, default=60.0, help="seconds to wait for the keys service")
     commands.add_parser("rotate", help="a new key and certificate before its time")
     commands.add_parser("status", help="what this agent is and what it has answered")
     commands.add_parser("accept-log", help="forget alarms about the transparency log, once they are explained")

@@ -46,8 +46,12 @@ class RecipeEntry(BaseModel):
     """An allowed recipe: by name (as installed), or pinned by the digest of its code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str | None = None
-    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    name: str | None = Field(default=None, description="The recipe's name")
+    digest: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of its code; without it any installed version. Own recipes need it",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RecipeEntry:
@@ -60,31 +64,37 @@ class DatasetEntry(BaseModel):
     """The columns of one data set that recipes may read, the label among them; "*" for all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    columns: list[str] | Literal["*"]
+    columns: list[str] | Literal["*"] = Field(description="Columns by name, the label among them; `*` for all")
 
 
 class ResourcesEntry(BaseModel):
     """Limits of a recipe's process."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    memory_bytes: int = Field(default=8 * GIB, ge=64 * 2**20)
-    file_bytes: int = Field(default=8 * GIB, ge=2**20, description="the largest single file")
-    disk_bytes: int = Field(default=16 * GIB, ge=2**20, description="all files of a recipe together")
-    model_bytes: int = Field(default=2 * GIB, ge=2**10)
-    task_s: float = Field(default=3600.0, gt=0)
-    cpus: float = Field(default=0.0, ge=0, description="0: the usable processors, shared with other agents")
-    pids: int = Field(default=256, ge=8)
-    gpus: int = Field(default=0, ge=-1, description="docker runner only; -1 for all")
+    memory_bytes: int = Field(default=8 * GIB, ge=64 * 2**20, description="Memory in bytes")
+    file_bytes: int = Field(default=8 * GIB, ge=2**20, description="Largest single file in bytes")
+    disk_bytes: int = Field(default=16 * GIB, ge=2**20, description="All files of a recipe together in bytes")
+    model_bytes: int = Field(default=2 * GIB, ge=2**10, description="Largest model in bytes")
+    task_s: float = Field(default=3600.0, gt=0, description="Seconds for one task")
+    cpus: float = Field(
+        default=0.0, ge=0, description="Processors; 0: those that can be used, shared with other agents"
+    )
+    pids: int = Field(default=256, ge=8, description="Processes and threads at once")
+    gpus: int = Field(default=0, ge=-1, description="Graphics processors, with `runner: docker` only; -1 for all")
 
 
 class StatisticsEntry(BaseModel):
     """What statistics jobs may ask: measures by name ("*": all), and the least that they must hide."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    measures: list[Literal["moments", "ranges", "histogram", "table", "products", "clusters"]] | Literal["*"] = "*"
-    min_cell: int = Field(default=5, ge=1, description="smaller counts must not be shown")
-    min_cohort: int | None = Field(default=None, ge=1, description="as for all rounds when left out")
-    max_sums: int = Field(default=20_000, ge=1, description="numbers that one round may open")
+    measures: list[Literal["moments", "ranges", "histogram", "table", "products", "clusters"]] | Literal["*"] = Field(
+        "*", description="Measures that may be asked; `*` for all"
+    )
+    min_cell: int = Field(default=5, ge=1, description="Smallest count that jobs may show")
+    min_cohort: int | None = Field(
+        default=None, ge=1, description="Fewest sites in a sum; without it as for all rounds, and never fewer"
+    )
+    max_sums: int = Field(default=20_000, ge=1, description="Numbers that one round may open")
 
 
 def _federation(name: str) -> str:
@@ -109,30 +119,49 @@ class PairwiseEntry(BaseModel):
     """What rounds of engine `pairwise` must be planned for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    min_corrupt: float = Field(default=0.1, ge=0, lt=1, description="share of sites planned to collude")
-    min_threshold: int = Field(default=3, ge=2, description="sites without which nothing opens")
-    quorum: Quorum = Field(default=Quorum.REQUIRED, description="survivors sign their set: up to 128 sites, or all")
-    allow_no_colluders: bool = Field(default=False, description="consent to rounds planned for no colluding site")
+    min_corrupt: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Least share of sites, working together against the others, that a round must be planned for",
+    )
+    min_threshold: int = Field(default=3, ge=2, description="Fewest sites without whom no sum is opened")
+    quorum: Quorum = Field(
+        default=Quorum.REQUIRED,
+        description="Rounds in which the survivors must sign the survivor set: `required` in those of up to 128 sites, "
+        "`always`, `optional`",
+    )
+    allow_no_colluders: bool = Field(
+        default=False, description="Whether rounds planned for no colluding site are allowed"
+    )
 
 
 class PolicyFile(BaseModel):
     """`policy.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    version: Literal[1] = 1
-    federations: list[Annotated[str, AfterValidator(_federation)]]
-    recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]]
-    datasets: dict[str, DatasetEntry]
-    engines: list[Annotated[str, AfterValidator(_engine)]]
-    kinds: list[Kind] = list(ROUND_KINDS)
-    min_cohort: int = Field(default=3, ge=1)
-    require_clip: bool = False
-    statistics: StatisticsEntry = StatisticsEntry()
-    pairwise: PairwiseEntry = PairwiseEntry()
-    hours: list[str] = []
-    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-    resources: ResourcesEntry = ResourcesEntry()
-    reports: Detail = Detail.LOCATION
+    version: Literal[1] = Field(1, description="Version of this file's form")
+    federations: list[Annotated[str, AfterValidator(_federation)]] = Field(
+        description="Federations by id whose rounds are allowed; `own`: the one that the agent enrolled in, `*`: any"
+    )
+    recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]] = Field(
+        description="Recipes that may run: a name, or a mapping with name and digest"
+    )
+    datasets: dict[str, DatasetEntry] = Field(description="Per data set the columns that recipes may read")
+    engines: list[Annotated[str, AfterValidator(_engine)]] = Field(description="Engines by which updates may be summed")
+    kinds: list[Kind] = Field(list(ROUND_KINDS), description="Kinds of round that are allowed")
+    min_cohort: int = Field(default=3, ge=1, description="Fewest sites in a sum")
+    require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
+    statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
+    pairwise: PairwiseEntry = Field(PairwiseEntry(), description="What rounds of engine `pairwise` must be planned for")
+    hours: list[str] = Field([], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always")
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field("UTC", description="Time zone of `hours` (IANA name)")
+    resources: ResourcesEntry = Field(ResourcesEntry(), description="Limits of a recipe's process")
+    reports: Detail = Field(
+        Detail.LOCATION,
+        description="How much of a recipe's failure the platform is told: the `code`, also the `location` in the code, "
+        "or the `full` text",
+    )
 
 
 def load(path: Path) -> tuple[Policy, tzinfo]:

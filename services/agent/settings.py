@@ -22,21 +22,27 @@ class Mount(BaseModel):
     """One more folder or file in the recipe's container."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    source: Path
-    target: str
-    read_only: bool = True
+    source: Path = Field(description="Folder or file at the site")
+    target: str = Field(description="Its path in the container")
+    read_only: bool = Field(True, description="Whether recipes may only read it")
 
 
 class DockerSettings(BaseModel):
     """How recipes' containers are made when `runner: docker`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    image: str = "undersong-agent"
-    command: list[str] = ["python", "-m", "services.agent.runner.child"]
-    user: str | None = Field(default=None, pattern="^[1-9][0-9]*(:[0-9]+)?$", description="never root")
-    environment: dict[str, str] = {}
-    mounts: list[Mount] = []
-    tmp_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    image: str = Field("undersong-agent", description="Image of the containers")
+    command: list[str] = Field(
+        ["python", "-m", "services.agent.runner.child"], description="What runs in the container"
+    )
+    user: str | None = Field(
+        default=None,
+        pattern="^[1-9][0-9]*(:[0-9]+)?$",
+        description="User, or user:group, by number, never root; none: the image's own",
+    )
+    environment: dict[str, str] = Field({}, description="More environment variables in the container")
+    mounts: list[Mount] = Field([], description="More folders and files in the container")
+    tmp_bytes: int = Field(default=256 * 2**20, ge=2**20, description="Size of /tmp in bytes")
 
 
 class AgentSettings(BaseSettings):
@@ -44,38 +50,58 @@ class AgentSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AGENT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    data_dir: Path = Path("state")
+    data_dir: Path = Field(Path("state"), description="Folder of the agent's state, identity and caches")
     high_water_file: Path | None = Field(
         default=None,
-        description="what was sent lately; none: `high-water` beside data_dir. Never in a backup, and never put back",
+        description="File that shows what was sent lately; never in a backup, and never restored. None: `high-water` "
+        "beside `data_dir`",
     )
-    coordinator_url: str
-    aggregator_url: str
-    keys_url: str
-    registry_url: str
-    enrol_token_file: Path | None = None
-    ca_file: Path | None = Field(default=None, description="trust for https when the platform has its own CA")
+    coordinator_url: str = Field(description="Base address of the coordinator")
+    aggregator_url: str = Field(description="Base address of the aggregator")
+    keys_url: str = Field(description="Base address of the keys service")
+    registry_url: str = Field(description="Base address of the registry")
+    enrol_token_file: Path | None = Field(None, description="File of the single-use token for the first certificate")
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the platform's own authority; none: the system's authorities are trusted"
+    )
     ca_trust: Literal["only", "added"] = Field(
-        default="only", description="added: the system's authorities count besides ca_file, as behind a company's proxy"
+        default="only",
+        description="`only`: what `ca_file` holds; `added`: the system's authorities as well, as behind a company's "
+        "proxy",
     )
-    datasets: Path = Path("datasets.yaml")
-    policy: Path = Path("policy.yaml")
-    recipes: list[Path] = Field(default=[], description="this site's own recipes: .py files, or folders of them")
-    runner: Literal["process", "docker"] = "process"
-    docker: DockerSettings = DockerSettings()
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    isolate_network: bool = Field(default=True, description="no network for recipes where the kernel allows it")
+    datasets: Path = Field(Path("datasets.yaml"), description="File of the declared data sets")
+    policy: Path = Field(Path("policy.yaml"), description="File of what the owner allows")
+    recipes: list[Path] = Field(default=[], description="This site's own recipes: .py files, or folders of them")
+    runner: Literal["process", "docker"] = Field(
+        "process", description="Where recipes run: in a confined process, or in a container for each"
+    )
+    docker: DockerSettings = Field(DockerSettings(), description="How containers are made with `runner: docker`")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where recipes compute; `auto`: on a graphics processor where there is one"
+    )
+    isolate_network: bool = Field(default=True, description="No network for recipes where the kernel allows it")
     containment: Literal["best", "required"] = Field(
         default="best",
-        description="required: no recipe runs where the kernel lacks a part of the process runner's walls",
+        description="`required`: no recipe runs where the kernel lacks a part of the process runner's confinement; "
+        "`best`: what there is is used",
     )
-    recipe_reads: list[Path] = Field(default=[], description="files and folders that recipes read besides their data")
-    child_idle_s: float = Field(default=600.0, gt=0, description="a warm recipe process ends after this long unused")
-    data_again_s: float = Field(default=15.0, gt=0, description="changed data files are read again at most this often")
-    watch_log_s: float = Field(default=300.0, ge=1, description="how often the transparency log is looked at, at least")
-    model_cache_bytes: int = Field(default=2 * 2**30, ge=0)
-    otel_endpoint: str | None = Field(default=None, description="spans go there: http://collector:4318 or file:/folder")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    recipe_reads: list[Path] = Field(default=[], description="Files and folders that recipes read besides their data")
+    child_idle_s: float = Field(
+        default=600.0, gt=0, description="Seconds after which a recipe's process that has nothing to do ends"
+    )
+    data_again_s: float = Field(
+        default=15.0, gt=0, description="Changed data files are read again at most once in so many seconds"
+    )
+    watch_log_s: float = Field(
+        default=300.0, ge=1, description="Seconds between two looks at the transparency log, at most"
+    )
+    model_cache_bytes: int = Field(
+        default=2 * 2**30, ge=0, description="Bytes of models that are kept to be used again"
+    )
+    otel_endpoint: str | None = Field(
+        default=None, description="Where spans go: http://collector:4318 (OTLP), or file:/folder; none: nowhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
 
     @property
     def high_water(self) -> Path:

@@ -13,17 +13,45 @@ class AggregatorSettings(ServiceSettings):
 
     model_config = settings_config("aggregator")
 
-    port: int = 7002
-    helper_url: str = "http://127.0.0.1:7005"  # the second server of engine twoserver
-    blob_url: str | None = None  # none: the folder `blobs` in data_dir; s3://bucket/prefix for several machines
-    max_update_bytes: int = Field(default=2 << 30, gt=0)  # where neither the model nor a first update tells the length
-    worker_lease_s: float = Field(default=10.0, gt=0)  # how soon another worker takes a dead one's round
-    sweep_s: float = Field(default=2.0, gt=0)
-    finish_s: float = Field(default=900.0, gt=0)  # from a round's deadline to its publication; the registry may be away
-    step_s: float = Field(default=10.0, gt=0)  # how long a step after the upload waits for sites that do not answer
-    share_updates: int = Field(default=16, ge=2)  # so many must wait before a worker lets others fold some of them,
-    share_bytes: int = Field(default=1 << 30, ge=0)  # and so much, or sharing takes longer than it saves
-    keep_blobs_s: float = Field(default=3600.0, gt=0)  # the age at which a file that no round knows is deleted
+    port: int = Field(7002, description="Port that is listened on")
+    helper_url: str = Field(
+        "http://127.0.0.1:7005", description="Base address of the helper, the second server of engines that have one"
+    )
+    blob_url: str | None = Field(
+        None,
+        description="Where bodies and models are stored: s3://bucket/prefix for several machines; none: the folder "
+        "`blobs` in `data_dir`",
+    )
+    max_update_bytes: int = Field(
+        default=2 << 30,
+        gt=0,
+        description="Largest update in bytes where neither the model nor a first update tells the length",
+    )
+    worker_lease_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds after which another worker takes the round of one that gives no sign of life",
+    )
+    sweep_s: float = Field(default=2.0, gt=0, description="Seconds between two looks at deadlines")
+    finish_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds from a round's deadline to its publication, in which the registry may be away",
+    )
+    step_s: float = Field(
+        default=10.0, gt=0, description="Seconds that a step after the upload waits for sites that do not answer"
+    )
+    share_updates: int = Field(
+        default=16, ge=2, description="Updates that must wait before a worker lets others fold a part of them"
+    )
+    share_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="Bytes of updates that must wait as well: for less, sharing takes longer than it saves",
+    )
+    keep_blobs_s: float = Field(
+        default=3600.0, gt=0, description="Age in seconds at which a file that belongs to no round is deleted"
+    )
 
     @property
     def blobs(self) -> str:

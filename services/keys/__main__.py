@@ -30,16 +30,16 @@ HELPER_PROGRAM = Program(
     commands={"restored": Command("void every round, after its database was restored", helper.restored, migrates=True)},
     package=helper.PACKAGE,
 )
-_HELPER_COMMANDS = {"helper": "api", "helper-migrate": "migrate", "helper-restored": "restored"}
+HELPER_COMMANDS = {"helper": "api", "helper-migrate": "migrate", "helper-restored": "restored"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command of the keys service, or of the helper: another process, store and identity."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in _HELPER_COMMANDS:
-        HELPER_PROGRAM.main([_HELPER_COMMANDS[words[0]], *words[1:]], prog=f"python -m services.keys {words[0]}")
+    if words and words[0] in HELPER_COMMANDS:
+        HELPER_PROGRAM.main([HELPER_COMMANDS[words[0]], *words[1:]], prog=f"python -m services.keys {words[0]}")
     else:
-        PROGRAM.main(words, epilog=f"The helper's: {', '.join(_HELPER_COMMANDS)}.")
+        PROGRAM.main(words, epilog=f"The helper's: {', '.join(HELPER_COMMANDS)}.")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,25 @@ class KeysSettings(ServiceSettings):
 
     model_config = settings_config("keys")
 
-    port: int = 7003
-    federation_name: str = Field("Undersong federation", min_length=1, max_length=64)  # in the authority's certificate
-    certificate_days: int = Field(90, ge=1, le=825)  # agents and services rotate when a third is left
-    high_water_file: Path | None = None  # none: data_dir/high-water; never restore it with the database
-    challenge_s: int = Field(300, ge=10, le=3600)  # time to answer an enrolment challenge
+    port: int = Field(7003, description="Port that is listened on")
+    federation_name: str = Field(
+        "Undersong federation",
+        min_length=1,
+        max_length=64,
+        description="Name in the certificate of the federation's authority",
+    )
+    certificate_days: int = Field(
+        90,
+        ge=1,
+        le=825,
+        description="Days that a certificate is valid; agents and services renew theirs when a third is left",
+    )
+    high_water_file: Path | None = Field(
+        None,
+        description="File that shows whether the database is older than what was given out; never restore it with the "
+        "database. None: `high-water` in `data_dir`",
+    )
+    challenge_s: int = Field(300, ge=10, le=3600, description="Seconds to answer an enrolment challenge")
 
     @property
     def certificate_life(self) -> timedelta:

@@ -14,10 +14,20 @@ class RegistrySettings(ServiceSettings):
 
     model_config = settings_config("registry")
 
-    port: int = 7004
-    blob_url: str | None = None  # none: a folder in data_dir; or s3://bucket/prefix
-    max_content_bytes: int = Field(8 << 30, ge=1 << 10)  # a model of two thousand million float32 parameters
-    keep_unused_hours: float = Field(24, gt=0)  # an upload's version may come this much later
+    port: int = Field(7004, description="Port that is listened on")
+    blob_url: str | None = Field(
+        None,
+        description="Where content is stored: s3://bucket/prefix for several machines; none: the folder `blobs` in "
+        "`data_dir`",
+    )
+    max_content_bytes: int = Field(
+        8 << 30,
+        ge=1 << 10,
+        description="Largest content of a version in bytes; 8 GiB are two thousand million float32 parameters",
+    )
+    keep_unused_hours: float = Field(
+        24, gt=0, description="Hours after which uploaded content without a version is deleted"
+    )
 
     @property
     def blobs(self) -> str:

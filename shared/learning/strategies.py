@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from shared.documents import pointer
 from shared.errors import FieldError, Invalid
 from shared.learning import safetensors
 from shared.names import hint
@@ -27,6 +28,15 @@ Moment = Callable[[Vector, Vector, float], Vector]
 
 class StrategyUnknown(Invalid):
     """No strategy has this name, or it does not take these parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of strategies: which numbers it takes, that range as a text, and what it does."""
+
+    allows: Callable[[float], bool]
+    range: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,12 @@ class Strategy:
         return previous + change, after
 
     def settings(self, params: Mapping[str, object]) -> dict[str, float]:
-        """Parameters with defaults filled in; raises `StrategyUnknown` naming every fault."""
+        """Return the parameters with defaults filled in.
+
+        Raises `StrategyUnknown` with every fault; a fault's path is the JSON pointer to it among the parameters.
+        """
         faults = [
-            FieldError(f"/{name}", f"is not a parameter of this strategy{hint(name, self.defaults)}")
+            FieldError(pointer([name]), f"is not a parameter of this strategy{hint(name, self.defaults)}")
             for name in params
             if name not in self.defaults
         ]
@@ -61,7 +74,7 @@ class Strategy:
             if name not in self.defaults:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not _allowed(name, float(value)):
-                faults.append(FieldError(f"/{name}", _RANGES[name][1]))
+                faults.append(FieldError(pointer([name]), f"must be a number in {PARAMETERS[name].range}"))
             else:
                 made[name] = float(value)
         if faults:
@@ -143,15 +156,15 @@ def _scaled(factor: float, vector: Vector) -> Vector:
 
 
 def _allowed(name: str, value: float) -> bool:
-    return math.isfinite(value) and _RANGES[name][0](value)
+    return math.isfinite(value) and PARAMETERS[name].allows(value)
 
 
-_RANGES: Final[dict[str, tuple[Callable[[float], Any], str]]] = {
-    "eta": (lambda x: 0 < x <= 1000, "must be a number above 0"),
-    "momentum": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
-    "beta_1": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
-    "beta_2": (lambda x: 0 <= x < 1, "must be in 0 <= x < 1"),
-    "tau": (lambda x: 0 < x <= 1, "must be in 0 < x <= 1"),
+PARAMETERS: Final[Mapping[str, Parameter]] = {
+    "eta": Parameter(lambda x: 0 < x <= 1000, "0 < x <= 1000", "The server's learning rate"),
+    "momentum": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Share of the last step that is added to the next"),
+    "beta_1": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of changes"),
+    "beta_2": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of squared changes"),
+    "tau": Parameter(lambda x: 0 < x <= 1, "0 < x <= 1", "Degree of adaptivity: smaller adapts more"),
 }
 _MASTERS: Final = "undersong.masters"
 _ADAPTIVE: Final = {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}

@@ -17,7 +17,7 @@ Columns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=200)]
 class _Query(Document):
     """What every query has; `name` is how its result is called."""
 
-    name: Name | None = None
+    name: Name | None = Field(default=None, description="What the result is called; without it query and columns")
 
     @property
     def title(self) -> str:
@@ -39,9 +39,11 @@ class _Query(Document):
 class Moment(_Query):
     """How many values, their sum, mean or variance, for each column; `ranges` leaves values outside out."""
 
-    query: Literal["count", "sum", "mean", "variance"]
-    columns: Columns
-    ranges: dict[Name, Range] = Field(default_factory=dict)
+    query: Literal["count", "sum", "mean", "variance"] = Field(description="What is computed of each column")
+    columns: Columns = Field(description="Number columns")
+    ranges: dict[Name, Range] = Field(
+        default_factory=dict, description="Per column the lowest and highest value that counts"
+    )
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> Self:
@@ -61,11 +63,15 @@ class Moment(_Query):
 class Histogram(_Query):
     """Counts of equal bins over `range`, or between `edges`; without either, the range is found first."""
 
-    query: Literal["histogram"]
-    column: Name
-    bins: int = Field(default=10, ge=1, le=1000, strict=True)
-    range: Range | None = None
-    edges: tuple[Value, ...] | None = Field(default=None, min_length=2, max_length=1001)
+    query: Literal["histogram"] = Field(description="Counts by intervals of one column")
+    column: Name = Field(description="A number column")
+    bins: int = Field(default=10, ge=1, le=1000, strict=True, description="Number of equal intervals")
+    range: Range | None = Field(
+        default=None, description="Lowest and highest value; without it a first round finds them"
+    )
+    edges: tuple[Value, ...] | None = Field(
+        default=None, min_length=2, max_length=1001, description="Edges of the intervals, rising, in place of `range`"
+    )
 
     @model_validator(mode="after")
     def _edges_fit(self) -> Self:
@@ -84,13 +90,21 @@ class Histogram(_Query):
 class Quantiles(_Query):
     """Values below which these shares lie, from a dyadic tree of 2**depth leaves over `range`."""
 
-    query: Literal["quantiles"]
-    column: Name
+    query: Literal["quantiles"] = Field(description="Quantiles of one column")
+    column: Name = Field(description="A number column")
     probabilities: tuple[Annotated[float, Field(ge=0, le=1, strict=True)], ...] = Field(
-        default=(0.25, 0.5, 0.75), min_length=1, max_length=99
+        default=(0.25, 0.5, 0.75), min_length=1, max_length=99, description="Shares of the values below each quantile"
     )
-    range: Range | None = None
-    depth: int = Field(default=10, ge=1, le=MAX_BINS.bit_length() - 1, strict=True)
+    range: Range | None = Field(
+        default=None, description="Lowest and highest value; without it a first round finds them"
+    )
+    depth: int = Field(
+        default=10,
+        ge=1,
+        le=MAX_BINS.bit_length() - 1,
+        strict=True,
+        description="The range is counted in 2**depth equal intervals: more are more exact, and more sums",
+    )
 
     @model_validator(mode="after")
     def _range_fits(self) -> Self:
@@ -106,10 +120,14 @@ class Quantiles(_Query):
 class Contingency(_Query):
     """Counts by one or two columns. A number column needs its `values` or the `edges` of its intervals."""
 
-    query: Literal["contingency"]
-    columns: tuple[Name, ...] = Field(min_length=1, max_length=2)
-    values: dict[Name, Annotated[tuple[Value, ...], Field(min_length=1, max_length=1000)]] = Field(default_factory=dict)
-    edges: dict[Name, Annotated[tuple[Value, ...], Field(min_length=2, max_length=1001)]] = Field(default_factory=dict)
+    query: Literal["contingency"] = Field(description="A table of counts")
+    columns: tuple[Name, ...] = Field(min_length=1, max_length=2, description="One column, or two that are crossed")
+    values: dict[Name, Annotated[tuple[Value, ...], Field(min_length=1, max_length=1000)]] = Field(
+        default_factory=dict, description="Per number column the values that are counted"
+    )
+    edges: dict[Name, Annotated[tuple[Value, ...], Field(min_length=2, max_length=1001)]] = Field(
+        default_factory=dict, description="Per number column the edges of intervals that are counted, rising"
+    )
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -137,8 +155,8 @@ class Contingency(_Query):
 class Correlation(_Query):
     """Pearson's correlations over rows in which all columns are known."""
 
-    query: Literal["correlation"]
-    columns: Annotated[tuple[Name, ...], Field(min_length=2, max_length=100)]
+    query: Literal["correlation"] = Field(description="Correlations of every pair of columns")
+    columns: Annotated[tuple[Name, ...], Field(min_length=2, max_length=100, description="Number columns")]
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -154,10 +172,13 @@ class Correlation(_Query):
 class Regression(_Query):
     """Least squares of `target` on `features`; a category becomes indicators, its first text the reference."""
 
-    query: Literal["regression"]
-    target: Name
-    features: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
-    ridge: float = Field(default=0.0, ge=0, le=1e6, strict=True)
+    query: Literal["regression"] = Field(description="A linear regression")
+    target: Name = Field(description="The number column that is explained")
+    features: Annotated[
+        tuple[Name, ...],
+        Field(min_length=1, max_length=100, description="Columns that explain it: numbers or categories"),
+    ]
+    ridge: float = Field(default=0.0, ge=0, le=1e6, strict=True, description="L2 penalty; 0 for none")
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -178,12 +199,12 @@ class Regression(_Query):
 class KMeans(_Query):
     """Groups of similar rows, in columns scaled by mean and deviation; a round for each step."""
 
-    query: Literal["k_means"]
-    columns: Annotated[tuple[Name, ...], Field(min_length=1, max_length=50)]
-    clusters: int = Field(default=3, ge=2, le=50, strict=True)
-    iterations: int = Field(default=20, ge=1, le=100, strict=True)
-    starts: int = Field(default=4, ge=1, le=16, strict=True)
-    seed: int = Field(default=0, ge=0, lt=2**53, strict=True)
+    query: Literal["k_means"] = Field(description="Clusters of similar rows")
+    columns: Annotated[tuple[Name, ...], Field(min_length=1, max_length=50, description="Number columns")]
+    clusters: int = Field(default=3, ge=2, le=50, strict=True, description="Number of clusters")
+    iterations: int = Field(default=20, ge=1, le=100, strict=True, description="The most steps; each takes a round")
+    starts: int = Field(default=4, ge=1, le=16, strict=True, description="Random starts, of which the best counts")
+    seed: int = Field(default=0, ge=0, lt=2**53, strict=True, description="Seed of the starts")
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

@@ -96,15 +96,18 @@ class Program(Generic[S]):
             tls_file=settings.tls_file,
         )
 
+    def listed(self) -> list[tuple[str, str, bool]]:
+        """Return every command with its help, and whether it writes files (--out)."""
+        worker = [("worker", "run the background work", False)] if self.run_worker is not None else []
+        migrates = ("migrate", "bring the database's schema up to date; safe when several start at once", False)
+        own = [(name, command.help, command.writes is not None) for name, command in self.commands.items()]
+        return [("api", "serve HTTP", False), *worker, migrates, *own]
+
     def _parser(self, prog: str, epilog: str) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=prog, description=f"The {self.name} service.", epilog=epilog)
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        commands.add_parser("api", help="serve HTTP")
-        if self.run_worker is not None:
-            commands.add_parser("worker", help="run the background work")
-        commands.add_parser("migrate", help="bring the database's schema up to date; safe when several start at once")
-        for name, command in self.commands.items():
-            own = commands.add_parser(name, help=command.help)
-            if command.writes is not None:
+        for name, help_text, writes in self.listed():
+            own = commands.add_parser(name, help=help_text)
+            if writes:
                 own.add_argument("--out", type=Path, required=True, help="folder for the files it writes (0600)")
         return parser

@@ -34,34 +34,63 @@ def settings_config(service: str) -> SettingsConfigDict:
 class ServiceSettings(BaseSettings):
     """Common to the four services."""
 
-    database_url: SecretStr = SecretStr("")  # empty: SQLite in data_dir, for a platform on one machine
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    data_dir: Path = Path("data")
-    host: str = "127.0.0.1"  # loopback unless told otherwise
-    port: int = 0
-    keys_url: str = "http://127.0.0.1:7003"
-    coordinator_url: str = "http://127.0.0.1:7001"
-    aggregator_url: str = "http://127.0.0.1:7002"
-    registry_url: str = "http://127.0.0.1:7004"
-    public_url: str | None = None
-    enrol_token_file: Path | None = None
-    tls_file: Path | None = None  # key and certificate in one PEM file; none: plain HTTP
-    ca_file: Path | None = None  # whom to believe behind https addresses; none: the system's authorities
-    seal_key_file: Path | None = None  # none: data_dir/seal.key, made at first start
-    otel_endpoint: str | None = None
-    worker_metrics_port: int | None = None  # where a worker, which has no API, offers /metrics
-    migrate_on_start: bool = False
-    rate_per_s: float = Field(100.0, ge=0)  # requests of one site or one person's token; 0: no limit
-    rate_burst: int = Field(2000, ge=1)
-    anonymous_rate_per_s: float = Field(200.0, ge=0)  # requests of one address without a credential; 0: no limit
-    anonymous_burst: int = Field(4000, ge=1)
-    failures_per_s: float = Field(20.0, ge=0)  # refused credentials of one address; 0: no limit
-    failure_burst: int = Field(1000, ge=1)
-    held_bytes: int = Field(256 << 20, ge=1)  # request bodies in memory at one time
-    requests_at_once: int = Field(10_000, ge=1)  # waiting long polls included
-    trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For is believed; addresses or networks, with commas
-    log_level: str = "INFO"
-    log_json: bool = True
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Address of the database (postgresql+psycopg://…); empty: SQLite in `data_dir`, for a platform on "
+        "one machine",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Address of Redis, through which processes of the service tell each other of events",
+    )
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the identity and of what is not elsewhere by another setting"
+    )
+    host: str = Field("127.0.0.1", description="Address that is listened on; 0.0.0.0 for every one")
+    port: int = Field(0, description="Port that is listened on")
+    keys_url: str = Field("http://127.0.0.1:7003", description="Base address of the keys service")
+    coordinator_url: str = Field("http://127.0.0.1:7001", description="Base address of the coordinator")
+    aggregator_url: str = Field("http://127.0.0.1:7002", description="Base address of the aggregator")
+    registry_url: str = Field("http://127.0.0.1:7004", description="Base address of the registry")
+    public_url: str | None = Field(
+        None, description="Base address by which others reach this service, where a proxy stands before it"
+    )
+    enrol_token_file: Path | None = Field(None, description="File of the single-use token for the first certificate")
+    tls_file: Path | None = Field(
+        None, description="Key and certificate for HTTPS in one PEM file, read again when it changes; none: plain HTTP"
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that are trusted behind https addresses; none: the system's"
+    )
+    seal_key_file: Path | None = Field(
+        None, description="Key file for secrets at rest; none: `seal.key` in `data_dir`, created at the first start"
+    )
+    otel_endpoint: str | None = Field(
+        None, description="Where spans go: http://collector:4318 (OTLP), or file:/folder; none: nowhere"
+    )
+    worker_metrics_port: int | None = Field(
+        None, description="Port on which a worker, which has no API, offers /metrics; none: no metrics of workers"
+    )
+    migrate_on_start: bool = Field(
+        False, description="Whether the database's schema is brought up to date at the start"
+    )
+    rate_per_s: float = Field(
+        100.0, ge=0, description="Requests in a second of one site or one person's token; 0: no limit"
+    )
+    rate_burst: int = Field(2000, ge=1, description="Requests of one site or token at once, before `rate_per_s` counts")
+    anonymous_rate_per_s: float = Field(
+        200.0, ge=0, description="Requests in a second of one address without a credential; 0: no limit"
+    )
+    anonymous_burst: int = Field(4000, ge=1, description="Such requests at once, before `anonymous_rate_per_s` counts")
+    failures_per_s: float = Field(20.0, ge=0, description="Refused credentials in a second of one address; 0: no limit")
+    failure_burst: int = Field(1000, ge=1, description="Refused credentials at once, before `failures_per_s` counts")
+    held_bytes: int = Field(256 << 20, ge=1, description="Bytes of request bodies in memory at one time")
+    requests_at_once: int = Field(10_000, ge=1, description="Requests at one time, waiting long polls included")
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="Proxies whose X-Forwarded-For is believed: addresses or networks, with commas between"
+    )
+    log_level: str = Field("INFO", description="Least level that is logged: DEBUG, INFO, WARNING or ERROR")
+    log_json: bool = Field(True, description="Whether log lines are JSON; else text for a terminal")
 
     @property
     def database(self) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from shared.ids import FederationId, VersionId
-from shared.secagg.engines import DEFAULT_ENGINE
+from shared.learning.strategies import STRATEGIES
+from shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from shared.statistics.queries import Query
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -25,89 +26,173 @@ class Part(BaseModel):
 
 
 class ModelPart(Part):
-    """The registry model that gets the results; `version_id` starts from that version instead of a fresh one."""
+    """The registry's model that gets the results."""
 
-    name: ModelName
-    version_id: VersionId | None = None
+    name: ModelName = Field(description="The model's name in the registry; created with its first version")
+    version_id: VersionId | None = Field(
+        default=None, description="The version to start from, by its id; without one a site makes a fresh model"
+    )
 
 
 class RecipePart(Part):
-    """The recipe that runs at the sites, and its parameters."""
+    """The recipe that runs at the sites."""
 
-    name: Name
-    params: dict[str, JsonValue] = Field(default_factory=dict)
+    name: Name = Field(description="The recipe's name as the sites have it: `tabular`, `image`, or one of their own")
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The recipe's parameters; its schema says which, with their defaults"
+    )
 
 
 class DataPart(Part):
-    """The data set by its name at the sites.
+    """The data that the sites read."""
 
-    Without `features`, every column that all sites have and the recipe takes, but the label and those of `exclude`.
-    `categories` lists a column's categories where the sites' own lists differ: each site must list some of these.
-    """
-
-    dataset: Name
-    features: tuple[Name, ...] | None = Field(default=None, min_length=1)
-    label: Name | None = None
-    exclude: tuple[Name, ...] = ()
-    categories: Categories = Field(default_factory=dict)
+    dataset: Name = Field(description="The data set's name in the sites' `datasets.yaml`")
+    features: tuple[Name, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="The input columns; without it every column that all sites have and the recipe takes, but the "
+        "label and those of `exclude`",
+    )
+    label: Name | None = Field(
+        default=None, description="The column that the model predicts; without it the label that the sites declare"
+    )
+    exclude: tuple[Name, ...] = Field(default=(), description="Columns to leave out where `features` is not given")
+    categories: Categories = Field(
+        default_factory=dict,
+        description="A column's categories in order, where the sites' own lists differ: each site must list some of "
+        "these",
+    )
 
 
 class StrategyPart(Part):
-    """How sums become models; `weighting` by examples, or the same weight for every site."""
+    """How the sum of a round's updates becomes the next model."""
 
-    name: Name = "fedavg"
-    params: dict[str, JsonValue] = Field(default_factory=dict)
-    weighting: Literal["examples", "equal"] = "examples"
+    name: Name = Field(
+        default="fedavg", description="The server optimiser", json_schema_extra={"enum": [*sorted(STRATEGIES)]}
+    )
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Numbers for the optimiser; the table of strategies says which"
+    )
+    weighting: Literal["examples", "equal"] = Field(
+        default="examples", description="A site's weight in the mean: its number of examples, or one for every site"
+    )
 
 
 class CohortPart(Part):
-    """Which sites take part in a round. `allow_small` is needed for fewer than three."""
+    """Which sites take part in a round."""
 
-    min: int = Field(default=MIN_COHORT, ge=1, le=100_000, strict=True)
-    max: int | None = Field(default=None, ge=1, le=100_000, strict=True)
-    fraction: float = Field(default=1.0, gt=0, le=1, strict=True)
-    seed: int = Field(default=0, ge=0, lt=2**53, strict=True)
-    allow_small: bool = Field(default=False, strict=True)
+    min: int = Field(
+        default=MIN_COHORT,
+        ge=1,
+        le=100_000,
+        strict=True,
+        description="The fewest sites whose updates may be summed; a round with fewer fails",
+    )
+    max: int | None = Field(
+        default=None, ge=1, le=100_000, strict=True, description="The most sites asked in a round; without it all"
+    )
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, strict=True, description="The share of the eligible sites asked in a round"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**53, strict=True, description="Seed of the choice of sites")
+    allow_small: bool = Field(
+        default=False,
+        strict=True,
+        description="Needed for `min` below three: with two sites, each learns the other's update from the sum",
+    )
 
 
 class UpdatePart(Part):
-    """How an update becomes integers.
+    """How an update becomes integers that can be summed in secret."""
 
-    `clip_norm` limits its L2 norm; without it each coordinate is limited to ±`bound`. A site's weight is its examples
-    over `weight_unit`, from 1 to `max_weight`; without a unit it is chosen so that the largest site fits.
-    `noise_multiplier`: each of an engine's two servers adds noise of that many clip norms to a round's sum.
-    `norm_equality_proofs`: proofs of norm equality in a report, where norms are proved; without it two in rounds of
-    fewer than 16 sites, else one.
-    """
-
-    clip_norm: float | None = Field(default=None, gt=0, le=1e9, strict=True)
-    bound: float = Field(default=16.0, gt=0, le=1e9, strict=True)
-    max_weight: int = Field(default=256, ge=1, le=2**16, strict=True)
-    weight_unit: int | None = Field(default=None, ge=1, le=2**53, strict=True)
-    modulus_bits: Literal[16, 24, 32, 64] = 32
-    noise_multiplier: float | None = Field(default=None, ge=0.001, le=15, strict=True)
-    norm_equality_proofs: int | None = Field(default=None, ge=1, le=2, strict=True)
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        strict=True,
+        description="Limit of an update's L2 norm; without it each coordinate is limited to ±`bound`",
+    )
+    bound: float = Field(
+        default=16.0, gt=0, le=1e9, strict=True, description="Largest absolute value of a coordinate that is encoded"
+    )
+    max_weight: int = Field(default=256, ge=1, le=2**16, strict=True, description="The largest weight of a site")
+    weight_unit: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**53,
+        strict=True,
+        description="Examples for one unit of weight; without it chosen so that the largest site has `max_weight`",
+    )
+    modulus_bits: Literal[16, 24, 32, 64] = Field(
+        default=32, description="Bits of each summed integer: more are more exact, and more to upload"
+    )
+    noise_multiplier: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=15,
+        strict=True,
+        description="With an engine that has two servers: each adds Gaussian noise with a standard deviation of this "
+        "many clip norms to a round's sum",
+    )
+    norm_equality_proofs: int | None = Field(
+        default=None,
+        ge=1,
+        le=2,
+        strict=True,
+        description="Where norms are proved: proofs of norm equality in a report; without it two in rounds of fewer "
+        "than 16 sites, else one",
+    )
 
 
 class EarlyStopPart(Part):
-    """Stop when `metric` has not improved during `patience` evaluations."""
+    """End the job with success when a metric no longer improves."""
 
-    metric: Name
-    mode: Literal["min", "max"] = "max"
-    patience: int = Field(default=3, ge=1, le=10_000, strict=True)
+    metric: Name = Field(description="A metric of the job's task, such as `loss` or `auc`")
+    mode: Literal["min", "max"] = Field(default="max", description="Whether smaller or larger values are better")
+    patience: int = Field(
+        default=3, ge=1, le=10_000, strict=True, description="Evaluations without improvement until the job ends"
+    )
 
 
 class EvaluationPart(Part):
-    """Evaluate after every `every`-th round and after the last one; 0 is never."""
+    """When the model is evaluated on the sites' held-out rows."""
 
-    every: int = Field(default=1, ge=0, le=100_000, strict=True)
-    early_stop: EarlyStopPart | None = None
+    every: int = Field(
+        default=1,
+        ge=0,
+        le=100_000,
+        strict=True,
+        description="Rounds between two evaluations; there is one after the last round as well. 0: none at all",
+    )
+    early_stop: EarlyStopPart | None = Field(default=None, description="Without it all rounds are run")
 
 
 class DeadlinePart(Part):
-    """How long a round may take; without it, the coordinator's default."""
+    """How long a round may take."""
 
-    round_s: float | None = Field(default=None, ge=1, le=7 * 86_400, strict=True)
+    round_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=7 * 86_400,
+        strict=True,
+        description="Seconds for a round; without it the coordinator's `round_deadline_s`",
+    )
+
+
+_Name = Annotated[Name, Field(description="The job's name, for people; several jobs may share one")]
+_Federation = Annotated[
+    FederationId,
+    Field(description="The federation's id; command line and client fill it in, and take `federation: NAME` instead"),
+]
+_Cohort = Annotated[CohortPart, Field(description="Which sites take part in a round")]
+_Engine = Annotated[
+    Name,
+    Field(
+        description="The engine that keeps updates secret while they are summed",
+        json_schema_extra={"enum": [*sorted(ENGINES)]},
+    ),
+]
+_Deadlines = Annotated[DeadlinePart, Field(description="How long a round may take")]
 
 
 class JobSpec(Part):
@@ -131,30 +216,32 @@ class JobSpec(Part):
         },
     )
 
-    kind: Literal["train"] = "train"
-    name: Name
-    federation_id: FederationId
-    model: ModelPart
-    recipe: RecipePart
-    data: DataPart
-    rounds: int = Field(ge=1, le=100_000, strict=True)
-    strategy: StrategyPart = Field(default_factory=StrategyPart)
-    cohort: CohortPart = Field(default_factory=CohortPart)
-    engine: Name = DEFAULT_ENGINE
-    update: UpdatePart = Field(default_factory=UpdatePart)
-    evaluation: EvaluationPart = Field(default_factory=EvaluationPart)
-    deadlines: DeadlinePart = Field(default_factory=DeadlinePart)
+    kind: Literal["train"] = Field(default="train", description="A job that trains a model")
+    name: _Name
+    federation_id: _Federation
+    model: ModelPart = Field(description="The registry's model that gets the results")
+    recipe: RecipePart = Field(description="The recipe that runs at the sites")
+    data: DataPart = Field(description="The data that the sites read")
+    rounds: int = Field(ge=1, le=100_000, strict=True, description="Rounds of training")
+    strategy: StrategyPart = Field(default_factory=StrategyPart, description="How sums become models")
+    cohort: _Cohort = Field(default_factory=CohortPart)
+    engine: _Engine = DEFAULT_ENGINE
+    update: UpdatePart = Field(default_factory=UpdatePart, description="How an update becomes integers")
+    evaluation: EvaluationPart = Field(default_factory=EvaluationPart, description="When the model is evaluated")
+    deadlines: _Deadlines = Field(default_factory=DeadlinePart)
 
 
 class StatisticsData(Part):
-    """The data set by its name at the sites; the queries name the columns. `categories` as for training."""
+    """The data that the sites count; the queries name the columns."""
 
-    dataset: Name
-    categories: Categories = Field(default_factory=dict)
+    dataset: Name = Field(description="The data set's name in the sites' `datasets.yaml`")
+    categories: Categories = Field(
+        default_factory=dict, description="A column's categories in order, where the sites' own lists differ"
+    )
 
 
 class StatisticsSpec(Part):
-    """A job that asks, and trains nothing. `min_cell`: counts below it, and answers from fewer rows, are not shown."""
+    """A job that computes statistics, and trains nothing."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -176,15 +263,23 @@ class StatisticsSpec(Part):
         },
     )
 
-    kind: Literal["statistics"]
-    name: Name
-    federation_id: FederationId
-    data: StatisticsData
-    queries: tuple[Annotated[Query, Field(discriminator="query")], ...] = Field(min_length=1, max_length=50)
-    cohort: CohortPart = Field(default_factory=CohortPart)
-    engine: Name = DEFAULT_ENGINE
-    min_cell: int = Field(default=MIN_CELL, ge=1, le=10**6, strict=True)
-    deadlines: DeadlinePart = Field(default_factory=DeadlinePart)
+    kind: Literal["statistics"] = Field(description="A job that computes statistics")
+    name: _Name
+    federation_id: _Federation
+    data: StatisticsData = Field(description="The data that the sites count")
+    queries: tuple[Annotated[Query, Field(discriminator="query")], ...] = Field(
+        min_length=1, max_length=50, description="What is asked, in order"
+    )
+    cohort: _Cohort = Field(default_factory=CohortPart)
+    engine: _Engine = DEFAULT_ENGINE
+    min_cell: int = Field(
+        default=MIN_CELL,
+        ge=1,
+        le=10**6,
+        strict=True,
+        description="Counts below it, and answers from fewer rows, are not shown",
+    )
+    deadlines: _Deadlines = Field(default_factory=DeadlinePart)
 
 
 AnySpec = JobSpec | StatisticsSpec

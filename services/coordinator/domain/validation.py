@@ -128,8 +128,10 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) ->
         try:
             world.check_strategy(strategy.name, strategy.params)
         except Refusal as refusal:
-            for error in refusal.errors or [FieldError("/name", refusal.detail)]:
-                findings.error("/strategy" + error.path, error.message)
+            for error in refusal.errors:
+                findings.error("/strategy/params" + error.path, error.message)
+            if not refusal.errors:
+                findings.error("/strategy/name", refusal.detail)
     model: parts.ModelPart | None = parsed.get("model")
     if model is not None and world.version_problem is not None:
         findings.error("/model/version_id", world.version_problem)

@@ -13,10 +13,18 @@ class HelperSettings(ServiceSettings):
 
     model_config = settings_config("helper")
 
-    port: int = 7005
-    keep_s: float = Field(3600.0, gt=0)  # how long a round's keys outlive its deadline: the leader may be away
-    high_water_file: Path | None = None  # none: data_dir/high-water; never restore it, or openings, with the database
-    sweep_s: float = Field(30.0, gt=0)
+    port: int = Field(7005, description="Port that is listened on")
+    keep_s: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds that a round's keys outlive its deadline, in which the aggregator may be away",
+    )
+    high_water_file: Path | None = Field(
+        None,
+        description="File that shows whether the database is older than what was answered; never restore it, or "
+        "`openings` beside it, with the database. None: `high-water` in `data_dir`",
+    )
+    sweep_s: float = Field(30.0, gt=0, description="Seconds between two deletions of what is no longer needed")
 
     @property
     def high_water(self) -> Path:
