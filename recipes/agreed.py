@@ -34,12 +34,16 @@ def in_agreed_form(data: Dataset, declared: Sequence[Column], agreed: Sequence[C
 
 
 def image_fault(data: Dataset, agreed: Sequence[Column]) -> str | None:
-    """Return why the images are not of the shape that was agreed on; None where they are, or there are none."""
+    """Return why the images are not of the shape and scale that were agreed on; None where they are, or there are none.
+
+    `data` is as the site declares it, before `in_agreed_form`.
+    """
     shape = data.shape.sample
-    for column in agreed:
-        if shape is not None and column.shape is not None and column.shape != shape:
-            return misfit(column.model_copy(update={"shape": shape}), column)
-    return None
+    if shape is None:
+        return None
+    wanted = {column.name: column for column in agreed}
+    own = [column.model_copy(update={"shape": shape}) for column in data.columns if column.name in wanted]
+    return next((fault for column in own if (fault := misfit(column, wanted[column.name])) is not None), None)
 
 
 def _moved(positions: Array, own: Column, agreed: Column) -> npt.NDArray[np.float64]:

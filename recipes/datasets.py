@@ -15,6 +15,7 @@ from recipes.files import Part, parts
 from recipes.protocol import Array, Dataset
 from recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
 from shared.names import hint
+from shared.wire.columns import Numbers
 from shared.wire.profiles import Column, DatasetSchema
 
 __all__ = [
@@ -65,13 +66,13 @@ def load_dataset(
         columns = _chosen(entry, features, label)
         if entry.kind == "none":
             nothing = np.zeros((0, len(columns)))
-            return _dataset(entry, columns, nothing, np.zeros(0), label, np.arange(0))
+            return _dataset(entry, columns, nothing, np.zeros(0), label, np.arange(0), {})
         wanted = [*columns, *(c for c in entry.columns if c.name == label)]
-        table, count = _table(entry, wanted, mock=mock)
+        table, count, types = _table(entry, wanted, mock=mock)
         labels = table[label] if label else np.zeros(count)
         known = np.flatnonzero(np.isfinite(labels))
         made = _features(table, columns, known)
-        return _dataset(entry, columns, made, labels[known], label, known)
+        return _dataset(entry, columns, made, labels[known], label, known, types)
 
 
 def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
@@ -82,20 +83,36 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
     if entry.kind == "none":
         return entry.schema_document(0)
     with named(entry):
-        table, count = _table(entry, entry.columns)
+        table, count, types = _table(entry, entry.columns)
         known = np.isfinite(table[entry.label]).sum() if entry.label else count
         schema = entry.schema_document(int(known))
-        return schema.model_copy(update={"columns": tuple(_shaped(column, table) for column in schema.columns)})
+        return schema.model_copy(update={"columns": tuple(_told(column, table, types) for column in schema.columns)})
 
 
-def _shaped(column: Column, table: Mapping[str, Array]) -> Column:
-    """Return an image column with the shape of its images."""
+def _told(column: Column, table: Mapping[str, Array], types: Mapping[str, str]) -> Column:
+    """Return a column with what its rows add to its declaration: an image's shape and type, the kind of its numbers."""
+    if column.type == "number":
+        return column.model_copy(update={"numbers": _kind_of(table[column.name])})
     if column.type != "image":
         return column
     shape = tuple(table[column.name].shape[1:])
     if column.channels is not None and len(column.channels) != shape[0]:
         raise BadDataset(f"column {column.name} names {len(column.channels)} channels, and its images have {shape[0]}")
-    return column.model_copy(update={"shape": shape})
+    return column.model_copy(update={"shape": shape, "dtype": types[column.name]})
+
+
+MOST_CLASS: Final = 999
+"""The largest number that can be the place of a class, as for the number of classes of a recipe."""
+
+
+def _kind_of(values: Array) -> Numbers | None:
+    """Return which numbers a column holds; None where none is known."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return None
+    if np.isin(known, (0.0, 1.0)).all():
+        return "binary"
+    return "whole" if known.min() >= 0 and known.max() <= MOST_CLASS and (known == np.rint(known)).all() else "real"
 
 
 @contextmanager
@@ -114,9 +131,11 @@ def _dataset(
     labels: npt.NDArray[np.float64],
     label: str | None,
     places: npt.NDArray[np.int64],
+    types: Mapping[str, str],
 ) -> Dataset:
     train, test = _split(places, entry.split_seed, entry.test_fraction)
-    return Dataset(entry.name, tuple(c.wire for c in columns), features, labels, train, test, label)
+    told = tuple(entry.wire(c).model_copy(update={"dtype": types.get(c.name)}) for c in columns)
+    return Dataset(entry.name, told, features, labels, train, test, label)
 
 
 def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> tuple[ColumnEntry, ...]:
@@ -131,14 +150,16 @@ def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> 
     return tuple(by_name[name] for name in names)
 
 
-def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False) -> tuple[dict[str, Array], int]:
-    """Return the columns by name for the rows that pass the filter, and the number of these rows."""
+def _table(
+    entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False
+) -> tuple[dict[str, Array], int, dict[str, str]]:
+    """Return the columns by name for the rows that pass the filter, the number of these rows, and images' types."""
     chosen = {column.name: column for column in columns}
     readers = {name: cells_of(entry, c) for name, c in chosen.items() if c.type in ("number", "category")}
     filters = [_Filter(entry, name, wanted) for name, wanted in entry.filter.items()]
     wanted = list(dict.fromkeys([*chosen, *entry.filter]))
     pieces: dict[str, list[Array]] = {name: [] for name, column in chosen.items() if column.type != "text"}
-    count = 0
+    count, types = 0, dict[str, str]()
     for part in parts(entry, entry.mock if mock else entry.path, wanted):
         rows = _passing(part, filters)
         count += rows.size
@@ -146,11 +167,12 @@ def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = 
         for name, column in chosen.items():
             if column.type == "image":
                 made[name] = _images(entry, name, part, rows)
+                types[name] = str(np.asarray(part.cells[name]).dtype)
         for name, values in made.items():
             pieces[name].append(values)
     if not count:
         raise BadDataset("holds no rows" if not filters else "no row passes its filter", *(f.seen() for f in filters))
-    return {name: np.concatenate(values) for name, values in pieces.items()}, count
+    return {name: np.concatenate(values) for name, values in pieces.items()}, count, types
 
 
 def _converted(part: Part, rows: npt.NDArray[np.int64], readers: Mapping[str, Cells]) -> dict[str, Array]:

@@ -2,7 +2,7 @@
 
 Every scalar of the file is taken as the text that stands there: YAML's own guesses (`no` is false, `1.0` is a number,
 `null` is nothing) are never made. Fields turn it into what they are declared to be, and each name that refers to a
-column or a level is resolved. Names, types, categories and the number of rows are all that leaves a site.
+column or a level is resolved. What leaves a site of it is listed in docs/data.md.
 """
 
 import codecs
@@ -126,11 +126,6 @@ class ColumnEntry(_Form):
     categories: tuple[Text, ...] | None = Field(default=None, description="A category column's categories, in order")
     channels: tuple[Name, ...] | None = Field(default=None, description="Names of an image's channels, in order")
 
-    @property
-    def wire(self) -> Column:
-        """The column as the platform knows it."""
-        return Column.model_validate(self.model_dump(exclude_none=True))
-
 
 class DatasetEntry(_Form):
     """One entry of ``datasets.yaml``."""
@@ -174,9 +169,14 @@ class DatasetEntry(_Form):
     )
 
     def schema_document(self, rows: int | None = None) -> DatasetSchema:
-        """What may leave the site."""
-        columns = tuple(column.wire for column in self.columns)
+        """What may leave the site, as far as it is declared."""
+        columns = tuple(self.wire(column) for column in self.columns)
         return DatasetSchema(name=self.name, kind=self.kind, columns=columns, label=self.label, rows=rows)
+
+    def wire(self, column: ColumnEntry) -> Column:
+        """Return a column as the platform knows it, with the declared range of an image's pixels."""
+        scale = self.ranges.get(column.name) if column.type == "image" else None
+        return Column.model_validate(column.model_dump(exclude_none=True) | {"scale": scale})
 
     def column(self, name: str) -> ColumnEntry | None:
         """The declared column of this name, if there is one."""

@@ -32,7 +32,7 @@ LABELS: Final = ("label", "target", "outcome", "class", "y")
 MARKS: Final = ((".", ""), (",", ""), (".", ","), (",", "."), (".", "'"), (",", " "), (".", " "))
 HEAD: Final = """\
 # Read this and correct it: types, categories and missing values are guesses, docs/data.md has every option.
-# Names, types, categories and the number of rows leave the site; rows never do.
+# Names, types, categories and the number of rows leave the site (docs/data.md has all of it); rows never do.
 datasets:
 """
 

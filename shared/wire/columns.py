@@ -2,12 +2,12 @@
 
 Category columns (the label's classes among them) and the channels of an image are matched by their texts: sites that
 list the same texts in different orders agree on one order, to which each maps its own. Everything else that differs is
-a refusal that names the sites, the column and what to do. Types, categories, channels and shapes are compared; values
-and counts are not known here.
+a refusal that names the sites, the column and what to do. Types, categories, channels, shapes and the scales of pixels
+are compared; values and counts are not known here.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,14 +17,19 @@ from shared.names import twins
 from shared.wire.forms import Document, Name, is_empty
 
 ColumnType = Literal["number", "category", "image", "text"]
+Numbers = Literal["binary", "whole", "real"]
 _SHOWN: Final = 20
+FULL_SCALE: Final = frozenset((0.0, float(top)) for top in (1, *(2**bits - 1 for bits in range(8, 17))))
+"""Ranges of pixels that mean black to white: 0..1, and unsigned integers of 8 to 16 bits."""
 
 
 class Column(Document):
     """One column; `categories` lists a category column's values in their fixed order.
 
-    Of an image: `shape` is [channels, height, width], and `channels` names the channels in their order. Pixels are in
-    0..1 at every site, because that is how data sets are read.
+    Of an image: `shape` is [channels, height, width], `channels` names the channels in their order, `scale` is the
+    declared range of its pixels, and `dtype` the type in which they are stored. Each site scales its own pixels to
+    0..1: by `scale`, else by `dtype`. Of a number column: `numbers` says whether all are 0 or 1, or whole numbers from
+    0 to 999, or neither; a site tells it, and nothing is agreed on it.
     """
 
     name: Name
@@ -32,6 +37,9 @@ class Column(Document):
     categories: tuple[str, ...] | None = None
     shape: tuple[int, int, int] | None = Field(default=None, exclude_if=is_empty)
     channels: tuple[Name, ...] | None = Field(default=None, exclude_if=is_empty)
+    scale: tuple[float, float] | None = Field(default=None, exclude_if=is_empty)
+    dtype: Name | None = Field(default=None, exclude_if=is_empty)
+    numbers: Numbers | None = Field(default=None, exclude_if=is_empty)
 
 
 class Unused(Document):
@@ -69,7 +77,9 @@ def agree(declared: Mapping[str, Column], categories: Sequence[str] | None = Non
         return Agreement(first.name, declared, None, tuple(faults))
     order = tuple(categories) if categories is not None else _order([c.categories for c in declared.values()])
     channels = _order([column.channels for column in declared.values()])
-    agreed = first.model_copy(update={"categories": order, "channels": channels})
+    agreed = first.model_copy(
+        update={"categories": order, "channels": channels, "numbers": None, **_agreed_scale(declared.values())}
+    )
     misfits = {site: misfit(column, agreed, listed=categories is not None) for site, column in declared.items()}
     faults = [f"{fault} (at {site})" for site, fault in misfits.items() if fault is not None]
     if faults:
@@ -95,11 +105,17 @@ def misfit(own: Column, agreed: Column, *, listed: bool = False) -> str | None:
     if names != wanted:
         said = f"{_channels(agreed)} were agreed on{_alike(names, wanted)}"
         return f"the column {name!r} has {_channels(own)} here, and {said}; {_SAME_CHANNELS}"
+    if None not in (_scale(own), _scale(agreed)) and _scale(own) != _scale(agreed):
+        return f"the column {name!r} has {_pixels(own)} here, and {_pixels(agreed)} were agreed on; {_SAME_SCALE}"
     return None
 
 
 _SAME_TYPE = "declare one type in each site's datasets.yaml, or leave the column out of the job"
 _SAME_SHAPE = "store images of one shape at each site"
+_SAME_SCALE = (
+    "declare the same range of its pixels under ranges in each site's datasets.yaml, and store the images so: each "
+    "site scales its pixels to 0..1 by it, and one value must mean the same everywhere"
+)
 _SAME_CHANNELS = "declare the same channels in each site's datasets.yaml"
 _SAME_CATEGORIES = (
     "list the same categories in each site's datasets.yaml, or all of them under data.categories of the job"
@@ -125,7 +141,33 @@ def _unlike_channels(name: str, declared: Mapping[str, Column]) -> str | None:
     return f"the column {name!r} has {_by_site(said)}{alike}; {_SAME_CHANNELS}"
 
 
-_CHECKS = (_unlike_types, _unlike_shapes, _unlike_channels)
+def _unlike_scales(name: str, declared: Mapping[str, Column]) -> str | None:
+    if len({_scale(column) for column in declared.values()} - {None}) <= 1:
+        return None
+    said = {site: _pixels(column) for site, column in declared.items()}
+    return f"the column {name!r} has {_by_site(said)}; {_SAME_SCALE}"
+
+
+_CHECKS = (_unlike_types, _unlike_shapes, _unlike_channels, _unlike_scales)
+
+
+def _scale(column: Column) -> tuple[float, float] | str | None:
+    """Return a key for the scale of an image's pixels: equal where 0..1 means the same after scaling.
+
+    None where it is not known. 8 bits, 0..1, and declared ranges of 8 to 16 bits all mean black to white; uint16
+    without a declared range does not, because it usually holds fewer bits.
+    """
+    if column.scale is not None:
+        return (0.0, 1.0) if column.scale in FULL_SCALE else column.scale
+    if column.dtype is None:
+        return None
+    return (0.0, 1.0) if column.dtype == "uint8" or column.dtype.startswith("float") else column.dtype
+
+
+def _agreed_scale(declared: Iterable[Column]) -> dict[str, object]:
+    """Return the fields of the agreed column: the scale that all share, as far as it is known."""
+    scale = next((found for column in declared if (found := _scale(column)) is not None), None)
+    return {"scale": None, "dtype": scale} if isinstance(scale, str) else {"scale": scale, "dtype": None}
 
 
 def _unlike_categories(name: str, declared: Mapping[str, Column]) -> str | None:
@@ -174,6 +216,9 @@ def _notes(declared: Mapping[str, Column], agreed: Column) -> list[str]:
             f"the channels of {agreed.name!r} are stored in another order at {_listed(turned)}; they are matched by "
             f"their names, in the order {_texts(agreed.channels or ())}"
         )
+    said = {site: _pixels(column) for site, column in declared.items() if _scale(column) is not None}
+    if len(set(said.values())) > 1:
+        found.append(f"the column {agreed.name!r} has {_by_site(said)}; each is scaled from black to white, 0..1")
     return found
 
 
@@ -200,6 +245,12 @@ def _texts(texts: Sequence[str]) -> str:
 
 def _shape(column: Column) -> str:
     return "images of " + "x".join(map(str, column.shape or ("unknown shape",)))
+
+
+def _pixels(column: Column) -> str:
+    if column.scale is not None:
+        return f"pixels from {column.scale[0]:g} to {column.scale[1]:g}"
+    return f"pixels of {column.dtype or 'unknown type'} without a declared range"
 
 
 def _channels(column: Column) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from recipes.datasets import BadDataset, load_dataset, movable_document, numbers_of, read_datasets
+from recipes.datasets import BadDataset, describe_dataset, load_dataset, movable_document, numbers_of, read_datasets
 from shared.wire.profiles import Column
 
 CSV = """ward,age,smoker,score,sick
@@ -171,3 +171,26 @@ def test_a_document_can_be_moved(tmp_path: Path) -> None:
 def test_only_the_schema_leaves(tmp_path: Path) -> None:
     schema = read_datasets(declare(tmp_path))["ward"].schema_document(rows=5)
     assert schema.model_dump(mode="json", exclude_none=True).keys() == {"name", "kind", "columns", "label", "rows"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["0", "1", "", "1.0"], "binary"),
+        (["1"], "binary"),
+        (["0", "1", "2"], "whole"),
+        (["999", "0"], "whole"),
+        (["1000", "0"], "real"),
+        (["-1", "0"], "real"),
+        (["0.5", "1"], "real"),
+        (["", ""], None),
+    ],
+)
+def test_a_site_tells_which_numbers_a_column_holds(tmp_path: Path, cells: list[str], kind: str | None) -> None:
+    """As far as a label's task depends on it; and no declaration says it, so that jobs agree on types alone."""
+    (tmp_path / "rows.csv").write_text("x,t\n" + "".join(f"{cell},.\n" for cell in cells))
+    entry = {"name": "d", "kind": "csv", "path": "rows.csv", "columns": [{"name": "x", "type": "number"}]}
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
+    made = read_datasets(tmp_path / "datasets.yaml")["d"]
+    assert describe_dataset(made).columns[0].numbers == kind
+    assert (made.schema_document().columns[0].numbers, load_dataset(made).columns[0].numbers) == (None, None)

@@ -30,6 +30,21 @@ def test_images_come_as_channels_first_in_0_to_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "ranges", "scale"),
+    [("uint8", {}, None), ("uint16", {}, None), ("float32", {}, None), ("int16", {"x": [-1000, 3000]}, (-1000, 3000))],
+)
+def test_a_site_tells_how_its_pixels_are_stored(tmp_path: Path, dtype: str, ranges: Any, scale: Any) -> None:
+    """And its rows say the same, so that the site's own child compares with what was agreed on."""
+    rows = images(tmp_path, np.zeros((2, 2, 2), dtype), ranges=ranges).columns[0]
+    entry = declared(
+        tmp_path, [{"name": "x", "type": "image"}, Y], kind="npz", path="data.npz", label="y", ranges=ranges
+    )
+    told = describe_dataset(entry).columns[0]
+    assert (told.dtype, told.scale, told.shape) == (dtype, scale, (1, 2, 2))
+    assert (rows.dtype, rows.scale) == (dtype, scale)
+
+
+@pytest.mark.parametrize(
     ("pixels", "entry", "told"),
     [
         (np.zeros((2, 32, 32, 3), np.uint8), {}, "channel_axis: last"),

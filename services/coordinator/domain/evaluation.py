@@ -1,6 +1,6 @@
 """What a job's model predicts: the layout of its evaluation sums, and whether the sites' labels fit it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from services.coordinator.domain.findings import Findings
@@ -9,22 +9,56 @@ from shared.learning.metrics import BETTER_BELOW, LayoutUnknown, classes_in, eva
 from shared.names import hint
 from shared.wire.profiles import Column, RecipeSpec, Task
 
-Report = Callable[[str, str], None]
-
 
 def check_evaluation(
-    recipe: RecipeSpec, params: Mapping[str, Any], labels: Iterable[tuple[str, Column]], error: Report
+    recipe: RecipeSpec, params: Mapping[str, Any], label: Column | None, at_sites: Mapping[str, Column], found: Findings
 ) -> None:
-    """Report what keeps this job's model from being evaluated; `labels` are label columns with their site's name."""
+    """Check that the label fits what this job's model predicts.
+
+    `label` is as all sites agreed on it, `at_sites` as each declares it, with the kind of numbers that it holds there.
+    """
     try:
         layout = evaluation_layout(recipe, params)
     except LayoutUnknown as unknown:
-        error("/recipe/params", unknown.detail)
+        found.error("/recipe/params", unknown.detail)
         return
-    for site, column in labels:
-        if (problem := _misfit(layout, column)) is not None:
-            error("/recipe/params", f"at {site} {problem}")
-            return
+    if label is None:
+        return
+    if (problem := _misfit(layout, label)) is not None:
+        found.error("/recipe/params", f"at all sites {problem}")
+        return
+    if label.type != "number":
+        return
+    wrong = {site: fault for site, column in at_sites.items() if (fault := _wrong_numbers(layout, column)) is not None}
+    if not wrong:
+        return
+    said = f"at {', '.join(wrong)} the label {label.name!r} {next(iter(wrong.values()))}"
+    if chosen := {"task", "classes"} & _parameters(recipe):
+        found.error("/recipe/params", f"{said}; {_remedy(layout, chosen)}")
+    else:
+        found.warn("/recipe/name", f"{said}, and the recipe {recipe.name!r} is for task {recipe.task}")
+
+
+def _parameters(recipe: RecipeSpec) -> set[str]:
+    properties = recipe.params_schema.get("properties")
+    return set(properties) if isinstance(properties, dict) else set()
+
+
+def _wrong_numbers(layout: str, column: Column) -> str | None:
+    """Return what is wrong with the numbers of a label for this layout; None where they fit or are not known."""
+    if layout == Task.BINARY and column.numbers in ("whole", "real"):
+        return "holds other numbers than 0 and 1, which are the classes of task binary"
+    if layout not in (Task.BINARY, Task.REGRESSION) and column.numbers == "real":
+        return f"holds numbers that are no classes (whole numbers from 0 to {classes_in(layout) - 1})"
+    return None
+
+
+def _remedy(layout: str, chosen: Set[str]) -> str:
+    ways = []
+    if "task" in chosen:
+        ways.append("set task: regression to predict a number")
+        ways += ["task: multiclass and classes for more classes"] if layout == Task.BINARY else []
+    return " or ".join([*ways, "map its values to classes under values in each site's datasets.yaml"])
 
 
 def check_early_stop(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.coordinator.domain import spec as parts
-from services.coordinator.domain.columns import choose_columns
+from services.coordinator.domain.columns import choose_columns, declared_columns
 from services.coordinator.domain.evaluation import check_early_stop, check_evaluation
 from services.coordinator.domain.findings import Findings, parse_fields
 from services.coordinator.domain.protection import check_cohort, check_protection, check_proved
@@ -105,8 +105,9 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
     if recipe is None:
         return None
     if recipe_part and sound:
-        label = [("all sites", column) for column in chosen.columns if column.name == chosen.label]
-        check_evaluation(recipe, recipe_part.params, label, findings.error)
+        label = next((column for column in chosen.columns if column.name == chosen.label), None)
+        at_sites = declared_columns(data.dataset, chosen.label, chosen.sites) if chosen.label is not None else {}
+        check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
     update: parts.UpdatePart | None = parsed.get("update")
     return Resolved(
         recipe=recipe,

@@ -206,6 +206,9 @@ def labelled(**label: Any) -> dict[str, Any]:
         ({"type": "number"}, {"task": "ranking"}, "no evaluation"),
         ({"type": "number"}, {"task": "multiclass"}, "how many classes"),
         ({"type": "number"}, {"task": "multiclass", "classes": 1}, "2 to 1000"),
+        ({"type": "number", "numbers": "real"}, {}, "set task: regression"),
+        ({"type": "number", "numbers": "whole"}, {}, "task: multiclass and classes"),
+        ({"type": "number", "numbers": "real"}, {"task": "multiclass", "classes": 9}, "whole numbers from 0 to 8"),
     ],
 )
 async def test_a_label_that_does_not_fit_the_task_is_refused(
@@ -217,6 +220,43 @@ async def test_a_label_that_does_not_fit_the_task_is_refused(
     job = document(federation, recipe={"name": "tabular", "params": params})
     found = errors_of(await small_world.admin.post("/v1/jobs/validations", json=job))
     assert says in found["/recipe/params"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "params", "refused"),
+    [
+        (["binary"] * 3, {}, None),
+        ([None, "binary", None], {}, None),
+        (["binary", "binary", "real"], {}, "at site-2 the label 'disease' holds other numbers than 0 and 1"),
+        (["whole", "binary", "real"], {}, "at site-0, site-2 the label"),
+        (["whole"] * 3, {"task": "multiclass", "classes": 5}, None),
+        (["real", "whole", "binary"], {"task": "regression"}, None),
+    ],
+)
+async def test_a_label_of_numbers_must_hold_the_classes_of_the_task_at_every_site(
+    small_world: World, kinds: list[str | None], params: dict[str, Any], refused: str | None
+) -> None:
+    federation = await small_world.federation()
+    for at, kind in enumerate(kinds):
+        await small_world.site(federation, f"site-{at}", labelled(type="number", **({"numbers": kind} if kind else {})))
+    job = document(federation, recipe={"name": "tabular", "params": params})
+    answer = await small_world.admin.post("/v1/jobs/validations", json=job)
+    if refused is None:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert refused in errors_of(answer)["/recipe/params"]
+
+
+async def test_a_recipe_that_leaves_no_choice_of_task_may_take_any_label(small_world: World) -> None:
+    """It is told in a warning: an own recipe can read classes out of any numbers."""
+    federation = await small_world.federation()
+    for at in range(3):
+        made = labelled(type="number", numbers="real")
+        for name in ("task", "classes"):
+            del made["recipes"][0]["params_schema"]["properties"][name]
+        await small_world.site(federation, f"site-{at}", made)
+    answer = (await small_world.admin.post("/v1/jobs/validations", json=document(federation))).json()
+    assert any("is for task binary" in warning["message"] for warning in answer["warnings"])
 
 
 def told(*columns: dict[str, Any], label: str | None = "disease", **dataset: Any) -> dict[str, Any]:

@@ -106,11 +106,60 @@ def test_channels_are_matched_by_their_names() -> None:
     assert read.features[:, :2].max() == 0
 
 
+def stored(scale: tuple[float, float] | None = None, dtype: str | None = None) -> Column:
+    return image().model_copy(update={"scale": scale, "dtype": dtype})
+
+
+FULL = [stored(dtype="uint8"), stored(dtype="float32"), stored((0, 1), "float64"), stored((0, 255), "uint8")]
+FULL += [stored((0, 4095), "uint16"), stored((0, 65535), "uint16"), stored((0, 1), "uint8")]
+ODD = [
+    stored(dtype="uint16"),
+    stored((-1024, 3071), "int16"),
+    stored((-1000, 1000), "int16"),
+    stored((0, 100), "uint8"),
+]
+
+
+@given(st.lists(st.sampled_from([*FULL, *ODD]), min_size=2, max_size=5))
+def test_sites_whose_pixels_are_scaled_differently_are_refused(columns: list[Column]) -> None:
+    """One value must mean the same everywhere after each site scaled its own; black to white is one meaning."""
+    found = agree({f"site-{at}": column for at, column in enumerate(columns)})
+    kinds = {"full" if column in FULL else repr(column) for column in columns}
+    if len(kinds) == 1:
+        assert found.agreed is not None
+        assert [misfit(column, found.agreed) for column in columns] == [None] * len(columns)
+        assert found.agreed.dtype in (None, "uint16"), "the types are each site's own"
+        assert bool(found.notes) == (len({(c.scale, None if c.scale else c.dtype) for c in columns}) > 1)
+    else:
+        (fault,) = found.faults
+        assert all(f"site-{at}" in fault for at in range(len(columns)))
+        assert "under ranges in each site's datasets.yaml" in fault
+    for own in columns:
+        for other in columns:
+            agreed = agree({"other": other}).agreed
+            assert agreed is not None
+            same = own == other or (own in FULL and other in FULL)
+            assert (misfit(own, agreed) is None) == same
+
+
+def test_what_a_site_tells_of_its_numbers_is_not_agreed_on() -> None:
+    """Rows that come later may change it: the site goes on taking part."""
+    told = {kind: Column(name="x", type="number", numbers=kind) for kind in ("binary", "whole", "real")}
+    found = agree(told)
+    assert found.agreed == Column(name="x", type="number")
+    assert [misfit(column, found.agreed) for column in told.values()] == [None] * 3
+    assert "numbers" not in found.agreed.model_dump()
+
+
 def test_images_of_another_shape_than_agreed_are_refused() -> None:
     pixels = np.zeros((2, 1, 5, 5), np.float32)
     read = data_of((image((1, 5, 5)),), pixels, np.zeros(2), None)
     assert image_fault(read, (image((1, 5, 5)),)) is None
     assert "1x5x5" in str(image_fault(read, (image((1, 4, 4)),)))
+    asked = (image((1, 5, 5)).model_copy(update={"scale": (0, 1)}),)
+    for dtype, refused in (("uint8", False), ("uint16", True)):
+        held = data_of((image((1, 5, 5)).model_copy(update={"dtype": dtype}),), pixels, np.zeros(2), None)
+        assert (image_fault(held, asked) is not None) == refused
 
 
 def test_the_agent_compares_its_own_schema() -> None:
