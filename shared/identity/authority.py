@@ -15,6 +15,7 @@ from typing import Final, Literal, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -217,7 +218,7 @@ class CertificateAuthority:
         """A new authority with its own self-signed certificate."""
         key = Ed25519PrivateKey.generate()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key.public_key(), now, now + life)
+        builder = certificate_builder(subject, subject, key.public_key(), now, now + life)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(key_usage(authority=True), critical=True)
         return cls(key, builder.sign(key, None))
@@ -240,7 +241,7 @@ class CertificateAuthority:
     ) -> x509.Certificate:
         """A certificate for the holder of `public_key`, who has proved that he holds the private key."""
         common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject.name)])
-        builder = _builder(common_name, self.certificate.subject, public_key, now, not_after)
+        builder = certificate_builder(common_name, self.certificate.subject, public_key, now, not_after)
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = (
             builder.add_extension(
@@ -256,9 +257,14 @@ class CertificateAuthority:
         return builder.sign(self._private_key, None)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: Ed25519PublicKey, now: datetime, not_after: datetime
+def certificate_builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: Ed25519PublicKey | ec.EllipticCurvePublicKey,
+    now: datetime,
+    not_after: datetime,
 ) -> x509.CertificateBuilder:
+    """Return what all our certificates begin with; `now` is dated back by what clocks may differ."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.identity.authority import CLOCK_ALLOWANCE, key_usage, write_private
+from shared.identity.authority import certificate_builder, key_usage, write_private
 
 TLS_FILE: Final = "tls.pem"  # private key, then certificate
 CA_FILE: Final = "ca.pem"  # what the others trust: the newest authority first, then those that it replaced
@@ -46,7 +46,7 @@ class TransportAuthority:
         """A new authority with its own self-signed certificate."""
         key = ec.generate_private_key(_CURVE())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {now:%Y-%m-%d}")])
-        builder = _builder(subject, subject, key.public_key(), now, now + AUTHORITY_LIFE)
+        builder = certificate_builder(subject, subject, key.public_key(), now, now + AUTHORITY_LIFE)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(key_usage(authority=True), critical=True)
         return cls(key, builder.sign(key, hashes.SHA256()))
@@ -84,7 +84,7 @@ class TransportAuthority:
         key = ec.generate_private_key(_CURVE())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         ends = min(now + life, self.certificate.not_valid_after_utc)
-        builder = _builder(subject, self.certificate.subject, key.public_key(), now, ends)
+        builder = certificate_builder(subject, self.certificate.subject, key.public_key(), now, ends)
         builder = (
             builder.add_extension(x509.SubjectAlternativeName([_host(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -197,18 +197,3 @@ def _host(name: str) -> x509.GeneralName:
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime, ends: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_ALLOWANCE)
-        .not_valid_after(ends)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-    )
