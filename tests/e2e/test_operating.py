@@ -174,6 +174,77 @@ def test_rounds_go_on_while_redis_is_killed_again_and_again(platform: Platform, 
     one_more(platform, job)
 
 
+@pytest.mark.parametrize("engine", ["sealed", "pairwise"])
+def test_a_stored_update_that_rots_is_sent_again(platform: Platform, engine: str) -> None:
+    """After its receipt: the site is told (`body-lost`), sends the same bytes again, and the round counts all sites."""
+    last = platform.processes[f"agent.{SITES[-1]}"].pid or 0
+    for sleep_s in (4, 15, 60):  # the updates may be quicker than we are
+        recipe = {"name": "odd", "params": {"sleep_s": sleep_s}}
+        running = submit(platform, f"rots-{engine}-{sleep_s}", rounds=1, recipe=recipe, engine=engine)
+        eventually(lambda: collecting(platform, running))  # noqa: B023  (called at once)
+        round_id = collecting(platform, running)
+        os.kill(last, signal.SIGSTOP)
+        try:
+            if site_id := rot_one(platform, round_id):
+                eventually(lambda: lost(platform, round_id) and None not in uploads(platform, round_id).values())  # noqa: B023
+                break
+        finally:
+            os.kill(last, signal.SIGCONT)
+        platform.client.cancel_job(running.id)
+    else:
+        pytest.fail("the sites' updates were always quicker")
+    ended = platform.client.wait(running.id, timeout_s=PATIENCE_S)
+    (trained,) = [r for r in platform.client.rounds(running.id) if r.kind == "train"]
+    assert (ended.state, trained.id, trained.phase, trained.got) == ("succeeded", round_id, "published", len(SITES))
+    assert lost(platform, round_id) == [site_id]
+    told = [event.data["site_id"] for event in platform.client.events(running.id) if event.type == "task.body-lost"]
+    assert told == [site_id] or engine == "pairwise", "between steps a site hears it from the aggregator"
+
+
+def rot_one(platform: Platform, round_id: str) -> str:
+    """Change a stored update before the worker reads it, once all sites but the frozen one have a receipt.
+
+    Return its site, or nothing where updates came before the worker was stopped: it may have read them.
+    """
+    platform.halt("aggregator.worker")  # not frozen: it could hold the database
+    try:
+        if uploads(platform, round_id):
+            return ""
+        eventually(lambda: len(uploads(platform, round_id)) == len(SITES) - 1)
+        site_id, digest = min(uploads(platform, round_id).items())
+        body = platform.home / "aggregator" / "blobs" / str(digest)[:2] / str(digest)
+        data = bytearray(body.read_bytes())
+        data[-3] ^= 0x10
+        body.write_bytes(data)
+        return site_id
+    finally:
+        platform.resume("aggregator.worker")
+
+
+def collecting(platform: Platform, job: Job) -> str:
+    """The training round to which sites upload now, by the aggregator's database; empty where there is none."""
+    query = "SELECT id FROM rounds WHERE job_id = ? AND kind = 'train' AND phase = 'collecting'"
+    rows = aggregator_rows(platform, f"{query} AND coalesce(step, 'upload') = 'upload'", job.id)
+    return str(rows[0][0]) if rows else ""
+
+
+def uploads(platform: Platform, round_id: str) -> dict[str, str | None]:
+    """The digest of each site's update that has a receipt; None for one that does not count."""
+    query = "SELECT site_id, CASE WHEN code IS NULL THEN digest END FROM contributions WHERE round_id = ?"
+    return dict(aggregator_rows(platform, query, round_id))
+
+
+def lost(platform: Platform, round_id: str) -> list[str]:
+    """The sites whose stored updates were found damaged."""
+    query = "SELECT actor, detail FROM round_events WHERE type = 'update.rejected' AND round_id = ?"
+    return [site for site, detail in aggregator_rows(platform, query, round_id) if "body-lost" in detail]
+
+
+def aggregator_rows(platform: Platform, query: str, key: str) -> list[Any]:
+    with closing(sqlite3.connect(platform.home / "aggregator" / "aggregator.sqlite", timeout=30)) as db:
+        return db.execute(query, (key,)).fetchall()
+
+
 def test_no_round_was_lost_or_counted_twice(platform: Platform, job: Job) -> None:
     """After all these restarts: every number once, every site in every sum, one version for each round."""
     numbers = published(platform, job)
