@@ -9,6 +9,7 @@
 A score is the predicted probability of the positive class (see `shared.learning.score_bins` for bins and AUC).
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,6 +24,12 @@ from shared.wire.profiles import RecipeSpec, Task
 Sums = npt.NDArray[np.float64]
 BINARY_HEAD: Final = 6
 """How many sums of the layout binary come before those of the score bins."""
+LEAST_POSITIVES: Final = 50
+"""Rows of each class from which an AUC says something about a model: below, chance moves it by a tenth."""
+LEAST_CLASS: Final = 20
+"""Rows of a class from which its recall says something: below, its standard error can exceed a tenth."""
+COUNTS: Final = frozenset({"examples", "positives", "rare_classes"})
+"""Metrics that count rows or classes, and judge no model."""
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
 BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae"})
@@ -160,10 +167,43 @@ def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
 
 
 def metric_names(layout: str) -> list[str]:
-    """Return the metrics of an evaluation in this layout, without bounds of others; raises `LayoutUnknown`."""
+    """Return the metrics of an evaluation in this layout that can be watched; raises `LayoutUnknown`.
+
+    Bounds of others, and counts of classes and positives, are left out.
+    """
     sums = np.ones(layout_length(layout))
     sums[0] = 2.0  # two rows with different labels, so that a regression has a spread
-    return sorted(name for name in metrics_of(layout, sums) if not name.endswith("_error"))
+    counts = COUNTS - {"examples"}
+    return sorted(name for name in metrics_of(layout, sums) if not name.endswith("_error") and name not in counts)
+
+
+def cautions_of(metrics: Mapping[str, float]) -> list[str]:
+    """Return what keeps these metrics from saying much about a model: too few rows, or too few of a class."""
+    n = metrics.get("examples", 0.0)
+    if n <= 0:
+        return ["no rows were evaluated: the sites hold out none (test_fraction in datasets.yaml)"] if metrics else []
+    if metrics.get("rare_classes"):
+        said = f"{metrics['rare_classes']:.0f} classes have fewer than {LEAST_CLASS} of the {n:.0f} rows evaluated"
+        return [
+            f"{said}: recall of those, and so balanced_accuracy (which leaves out classes without rows), say little"
+        ]
+    positives = metrics.get("positives")
+    if positives is None or min(positives, n - positives) >= LEAST_POSITIVES:
+        return []
+    rare = "positives" if positives <= n - positives else "negatives"
+    said = f"of the {n:.0f} rows evaluated {min(positives, n - positives):.0f} are {rare}"
+    if (area := metrics.get("auc")) is None:
+        return [f"{said}: there is no auc"]
+    chance = 1.96 * _chance(area, positives, n - positives)
+    by = f" (by about {chance:.2g}, with 95 % confidence)" if chance > 0 else ""
+    return [f"{said}: with fewer than {LEAST_POSITIVES} the auc can be off by chance alone{by}, beyond its own ±"]
+
+
+def _chance(area: float, positives: float, negatives: float) -> float:
+    """Return the standard error of an AUC as an estimate from these rows (Hanley and McNeil, Radiology 1982, eq. 1)."""
+    one, two = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (positives - 1) * (one - area**2) + (negatives - 1) * (two - area**2)
+    return math.sqrt(max(variance, 0.0) / (positives * negatives))
 
 
 def classes_in(layout: str) -> int:
@@ -176,7 +216,7 @@ def classes_in(layout: str) -> int:
 
 def _binary(sums: Sums) -> dict[str, float]:
     n, loss, tp, fp, tn, fn = sums[:6]
-    found = {"examples": n, "loss": loss / n, "accuracy": (tp + tn) / n}
+    found = {"examples": n, "positives": tp + fn, "loss": loss / n, "accuracy": (tp + tn) / n}
     found |= _ratios({"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp)})
     found |= _ratios({"f1": (2 * tp, 2 * tp + fp + fn)})
     area = score_bins.auc_of(sums[BINARY_HEAD:])
@@ -188,9 +228,10 @@ def _binary(sums: Sums) -> dict[str, float]:
 def _multiclass(sums: Sums, classes: int) -> dict[str, float]:
     n, loss, correct = sums[:3]
     confusion = sums[3:].reshape(classes, classes)
-    seen = confusion.sum(axis=1) > 0
-    recall = np.diag(confusion)[seen] / confusion.sum(axis=1)[seen]
-    found = {"examples": n, "loss": loss / n, "accuracy": correct / n}
+    rows = confusion.sum(axis=1)
+    seen = rows > 0
+    recall = np.diag(confusion)[seen] / rows[seen]
+    found = {"examples": n, "rare_classes": (rows < LEAST_CLASS).sum(), "loss": loss / n, "accuracy": correct / n}
     if recall.size:
         found["balanced_accuracy"] = recall.mean()
     return {name: float(value) for name, value in found.items()}

@@ -207,10 +207,13 @@ def test_changes_smaller_than_a_step_of_a_tensors_type_add_up(platform: Platform
     assert (found.tensors["half"] > 1).all()
 
 
-def test_a_number_of_classes_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:
+def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:
     spec = document(platform, "five classes")
     spec["recipe"]["params"] = {**spec["recipe"]["params"], "classes": 4}
     with pytest.raises(ApiError, match="5 categories"):
+        platform.client.submit_job(spec)
+    spec["recipe"]["params"], spec["data"] = FAST, {**spec["data"], "label": "price"}
+    with pytest.raises(ApiError, match="other numbers than 0 and 1.*set task: regression"):
         platform.client.submit_job(spec)
 
 

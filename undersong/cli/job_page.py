@@ -56,6 +56,8 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:
         yield "metrics", measured[-1]
+    for caution in job.cautions:
+        yield "caution", caution
     if job.waiting_since is not None and not job.finished:
         yield "waits", f"for sites to come online, since {common.ago(job.waiting_since)}"
 

@@ -111,6 +111,7 @@ class Job(Answer):
     version_id: str | None = None
     warnings: list[dict[str, Any]] = Field(default_factory=list)
     progress: dict[str, Any] = Field(default_factory=dict)
+    cautions: list[str] = Field(default_factory=list)
     features: list[str] = Field(default_factory=list)
     label: str | None = None
     waiting_since: datetime | None = None

@@ -17,10 +17,11 @@ from services.coordinator.dashboard.desk import Dashboard, Desk, dashboard_of
 from services.coordinator.dashboard.rendering import HEADERS, page
 from services.coordinator.dashboard.views import Measure
 from shared.errors import Refusal, TooMany
+from shared.learning.metrics import COUNTS
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
-COUNTS: Final = frozenset({"examples", "auc_error"})
+NO_CURVES: Final = COUNTS | {"auc_error"}
 """What is no curve of its own: the number of rows, and how exact another metric is."""
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
 STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
@@ -286,7 +287,7 @@ def curves(measures: Sequence[Measure]) -> dict[str, object]:
     """Measures as parallel lists, in round order; what most people look for comes first, counts are left out."""
     by_round = {item.round_number: dict(item.values) for item in measures}  # a later attempt replaces an earlier one
     rounds = sorted(by_round)
-    found = [name for number in rounds for name in by_round[number] if name not in COUNTS]
+    found = [name for number in rounds for name in by_round[number] if name not in NO_CURVES]
     names = [name for name in dict.fromkeys([*CURVES_FIRST, *found]) if name in found]
     series = {name: [by_round[number].get(name) for number in rounds] for name in names}
     return {"rounds": rounds, "series": series}

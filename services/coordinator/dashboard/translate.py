@@ -70,6 +70,7 @@ def job(found: JobView) -> Job:
         causes=tuple(Cause(cause.code, cause.sentence, cause.sites) for cause in found.causes),
         features=tuple(found.features),
         label=found.label,
+        cautions=tuple(found.cautions),
         unused=tuple((column.name, column.reason) for column in found.unused),
     )
 

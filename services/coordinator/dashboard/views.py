@@ -157,6 +157,7 @@ class Job:
     excluded: tuple[Exclusion, ...] = ()
     features: tuple[str, ...] = ()
     label: str | None = None
+    cautions: tuple[str, ...] = ()  # why the newest metrics may say little
     unused: tuple[tuple[str, str], ...] = ()  # columns that are not read, with the reason
 
     @property

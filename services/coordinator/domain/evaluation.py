@@ -1,11 +1,19 @@
 """What a job's model predicts: the layout of its evaluation sums, and whether the sites' labels fit it."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from services.coordinator.domain.findings import Findings
 from services.coordinator.domain.spec import EvaluationPart
-from shared.learning.metrics import BETTER_BELOW, LayoutUnknown, classes_in, evaluation_layout, metric_names
+from shared.learning.metrics import (
+    BETTER_BELOW,
+    LEAST_CLASS,
+    LEAST_POSITIVES,
+    LayoutUnknown,
+    classes_in,
+    evaluation_layout,
+    metric_names,
+)
 from shared.names import hint
 from shared.wire.profiles import Column, RecipeSpec, Task
 
@@ -59,6 +67,33 @@ def _remedy(layout: str, chosen: Set[str]) -> str:
         ways.append("set task: regression to predict a number")
         ways += ["task: multiclass and classes for more classes"] if layout == Task.BINARY else []
     return " or ".join([*ways, "map its values to classes under values in each site's datasets.yaml"])
+
+
+def check_rows(
+    part: EvaluationPart | None,
+    recipe: RecipeSpec,
+    params: Mapping[str, Any],
+    counts: Sequence[int | None],
+    found: Findings,
+) -> None:
+    """Warn where the sites' rows, as far as they tell how many there are, cannot be enough for the job's metrics."""
+    rows = [count for count in counts if count is not None]
+    if part is None or part.every == 0 or not rows or len(rows) < len(counts):
+        return
+    try:
+        layout = evaluation_layout(recipe, params)
+    except LayoutUnknown:
+        return  # another check names it
+    each, classes = LEAST_POSITIVES, 2
+    if layout == Task.REGRESSION:
+        return
+    if layout != Task.BINARY:
+        each, classes = LEAST_CLASS, classes_in(layout)
+    if sum(rows) < each * classes:
+        said = f"the sites have {sum(rows):,} rows together, and hold out only some of them for evaluations"
+        found.warn(
+            "/evaluation", f"{said}: metrics say little from fewer than {each} rows of each of {classes} classes"
+        )
 
 
 def check_early_stop(

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.coordinator.domain import spec as parts
 from services.coordinator.domain.columns import choose_columns, declared_columns
-from services.coordinator.domain.evaluation import check_early_stop, check_evaluation
+from services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
 from services.coordinator.domain.findings import Findings, parse_fields
 from services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from services.coordinator.domain.recipes import check_params, find_recipe
@@ -108,6 +108,8 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         label = next((column for column in chosen.columns if column.name == chosen.label), None)
         at_sites = declared_columns(data.dataset, chosen.label, chosen.sites) if chosen.label is not None else {}
         check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
+        counts = [schema_of(site, data.dataset).rows for site in chosen.sites]
+        check_rows(parsed.get("evaluation"), recipe, recipe_part.params, counts, findings)
     update: parts.UpdatePart | None = parsed.get("update")
     return Resolved(
         recipe=recipe,

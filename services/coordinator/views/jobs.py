@@ -16,6 +16,7 @@ from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.repository.rounds import RoundRecord
 from services.coordinator.views import View
 from shared.errors import FieldError
+from shared.learning.metrics import cautions_of
 from shared.statistics.results import Result
 from shared.wire.columns import Column, Unused
 
@@ -90,6 +91,7 @@ class JobView(View):
     created_by: str
     created_at: datetime
     finished_at: datetime | None
+    cautions: list[str] = Field(default=[], description="Why the newest metrics may say little.")
     warnings: list[FieldFinding] = Field(default=[], description="Told once, when the job is submitted.")
 
 
@@ -286,6 +288,7 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = (), excluded: Sequence
         created_by=job.created_by,
         created_at=job.created_at,
         finished_at=job.finished_at,
+        cautions=cautions_of(done.scores[-1]) if done.scores else [],
         warnings=findings(warnings),
     )
 

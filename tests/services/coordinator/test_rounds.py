@@ -45,6 +45,7 @@ async def test_a_job_runs_to_its_end_round_by_round(world: World) -> None:
     assert (found["state"], found["reason"]) == ("succeeded", "completed")
     assert found["features"] == ["age", "chol"]
     assert found["progress"]["scores"][0]["accuracy"] == 17 / 20
+    assert "of the 20 rows evaluated 9 are positives" in found["cautions"][0]
     rounds = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
     assert [item["phase"] for item in rounds] == ["published"] * 5
     assert all(item["got"] == len(item["cohort"]) for item in rounds)

@@ -1,5 +1,6 @@
 """Metrics from sums against scikit-learn on the rows."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,10 +11,12 @@ from shared.learning.metrics import (
     LayoutUnknown,
     Unmeasurable,
     binary_sums,
+    cautions_of,
     check_sums,
     evaluation_layout,
     layout_length,
     layout_of,
+    metric_names,
     metrics_of,
     multiclass_sums,
     regression_sums,
@@ -167,3 +170,49 @@ def test_what_cannot_be_measured_is_refused(wrong: Callable[[], object]) -> None
 
 def test_scores_that_are_off_by_rounding_are_taken() -> None:
     assert np.isfinite(binary_sums(np.array([0, 1]), np.array([-1e-9, 1 + 1e-9]))).all()
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "said"),
+    [
+        (50, 50, None),
+        (49, 5000, "of the 5049 rows evaluated 49 are positives: with fewer than 50 the auc can be off by chance"),
+        (5000, 3, "3 are negatives"),
+        (0, 300, "of the 300 rows evaluated 0 are positives: there is no auc"),
+        (1, 1, "1 are positives"),
+    ],
+)
+def test_an_auc_from_few_rows_of_a_class_is_told_with_its_error_by_chance(
+    positives: int, negatives: int, said: str | None
+) -> None:
+    truth = np.repeat([1, 0], [positives, negatives])
+    metrics = metrics_of("binary", binary_sums(truth, RANDOM.uniform(0, 1, truth.size)))
+    assert metrics["positives"] == positives
+    found = cautions_of(metrics)
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_the_error_by_chance_is_the_spread_of_the_auc() -> None:
+    """Over many draws of 12 positives and 300 negatives from one pair of distributions."""
+    drawn = []
+    for _ in range(400):
+        truth = np.repeat([1, 0], [12, 300])
+        scores = 1 / (1 + np.exp(-(RANDOM.normal(size=312) + 1.2 * truth)))
+        drawn.append(metrics_of("binary", binary_sums(truth, scores)))
+    spread = 1.96 * np.std([metrics["auc"] for metrics in drawn])
+    (said,) = cautions_of(drawn[0] | {"auc": float(np.mean([metrics["auc"] for metrics in drawn]))})
+    told = re.search(r"by about ([0-9.]+), with 95 %", said)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(spread, rel=0.25)
+
+
+def test_rare_classes_and_rows_that_are_not_there_are_told() -> None:
+    truth = np.repeat([0, 1, 2], [40, 19, 0])
+    metrics = metrics_of("multiclass:3", multiclass_sums(truth, np.full((59, 3), 1 / 3)))
+    assert metrics["rare_classes"] == 2
+    assert "2 classes have fewer than 20 of the 59 rows evaluated" in cautions_of(metrics)[0]
+    assert cautions_of(metrics_of("regression", regression_sums(np.ones(3), np.ones(3)))) == []
+    assert "hold out none" in cautions_of(metrics_of("binary", binary_sums(np.zeros(0), np.zeros(0))))[0]
+    assert cautions_of({}) == []
+    assert not {"positives", "rare_classes"} & {*metric_names("binary"), *metric_names("multiclass:3")}

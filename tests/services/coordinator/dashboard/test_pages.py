@@ -363,9 +363,17 @@ async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, d
 
 
 async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(browser: httpx.AsyncClient, desk) -> None:
-    desk.all_jobs = [replace(desk.all_jobs[0], features=("age",), label="sick", unused=(("<note>", "a text column"),))]
+    desk.all_jobs = [replace(desk.all_jobs[0], features=("age",), label="sick", unused=(("<note>", "a text column"),),
+                             cautions=("9 are <positives>",))]  # fmt: skip
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
-    for words in ("Columns", "<dd>age</dd>", "<dd>sick</dd>", "&lt;note&gt;", "a text column"):
+    for words in (
+        "Columns",
+        "<dd>age</dd>",
+        "<dd>sick</dd>",
+        "&lt;note&gt;",
+        "a text column",
+        "9 are &lt;positives&gt;",
+    ):
         assert words in text
     desk.all_comparisons = [
         Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",),
