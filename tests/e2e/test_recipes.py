@@ -213,7 +213,7 @@ def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: P
     with pytest.raises(ApiError, match="5 categories"):
         platform.client.submit_job(spec)
     spec["recipe"]["params"], spec["data"] = FAST, {**spec["data"], "label": "price"}
-    with pytest.raises(ApiError, match="other numbers than 0 and 1.*set task: regression"):
+    with pytest.raises(ApiError, match=r"other numbers than 0 and 1.*set task: regression"):
         platform.client.submit_job(spec)
 
 
