@@ -33,7 +33,7 @@ def main() -> int:
     for (name, version), vulnerabilities in sorted(bad.items()):
         for each in vulnerabilities:
             fixed = ", ".join(each["fix_versions"]) or "none yet"
-            sys.stdout.write(f"{name} {version}: {each['id']}, mended in {fixed}\n")
+            sys.stdout.write(f"{name} {version}: {each['id']}, fixed in {fixed}\n")
     left = len(found) - len(known)
     if not known:
         sys.stdout.write(f"audit: the advisories cannot be reached from here; nothing was audited ({left} packages)\n")

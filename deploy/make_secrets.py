@@ -49,7 +49,7 @@ def for_service(service: str, database: str, redis: str) -> None:
         "?sslmode=verify-full&sslrootcert=/run/secrets/ca.pem",
         f"{service}_redis_url": f"rediss://{service}:{redis}@redis:6379/0?ssl_ca_certs=/run/secrets/ca.pem",
     }
-    if not (folder / "seal-key").exists():  # what is sealed already must open for ever
+    if not (folder / "seal-key").exists():  # secrets at rest are already encrypted with it
         files["seal-key"] = secrets.token_hex(32) + "\n"
     for name, text in files.items():
         write(folder / name, text, SERVICE_USER, 0o400)

@@ -17,10 +17,14 @@ PROGRAM = Program(
     build_app,
     run_worker,
     {
-        "bootstrap": Command("first start: the authority and everybody's tokens", writes=bootstrap, migrates=True),
+        "bootstrap": Command(
+            "first start: create the authority and write the first tokens", writes=bootstrap, migrates=True
+        ),
         "new-operator-token": Command("replace the operator's token; earlier ones end", writes=new_operator_token),
-        "new-seal-key": Command("encrypt everything with a new key", new_seal_key),
-        "reseal": Command("encrypt everything with the first key of a file written elsewhere", reseal_all),
+        "new-seal-key": Command("encrypt every secret at rest with a new key", new_seal_key),
+        "reseal": Command(
+            "encrypt every secret at rest with the first key of a key file written elsewhere", reseal_all
+        ),
     },
 )
 HELPER_PROGRAM = Program(

@@ -283,7 +283,7 @@ router.add_api_route("/certificates/rotations", not_allowed, methods=["GET"], in
 
 @router.get("/certificates/{keyid}", tags=["certificates"], responses=problems(CertificateUnknown))
 async def get_certificate(keyid: Keyid, certificates: CertificateUse) -> CertificateView:
-    """One certificate: public, for whoever checks a signature."""
+    """Return one certificate. Public: signatures are checked with it."""
     return CertificateView.of(await certificates.get(keyid))
 
 

@@ -1,4 +1,4 @@
-"""The log signs its head every minute, asked or not: a log that cannot is noticed before somebody needs it."""
+"""Sign the log's head every minute, so that a log that cannot sign is noticed before its head is needed."""
 
 from typing import Final
 

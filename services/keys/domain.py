@@ -82,7 +82,7 @@ class EnrolmentToken:
     used_by: bytes | None = None
 
     def check(self, public_key: bytes, now: datetime) -> None:
-        """Raises TokenUsed or TokenExpired; the key that used it may ask again for ever, because answers get lost."""
+        """Raise TokenUsed or TokenExpired; the key that used it may ask again at any time, because answers get lost."""
         if self.used_by is not None:
             if self.used_by != public_key:
                 raise TokenUsed("this enrolment token was used with another key; ask the operator for a new one")

@@ -96,7 +96,7 @@ class Log:
     async def records(
         self, round_ids: Sequence[str], federation_id: str | None = None, since: int = 0
     ) -> LoggedRecords:
-        """The records that there are of these rounds, with their proofs against one head, the present one.
+        """Return the records of these rounds, with their proofs against the current head.
 
         Where the log has grown from `since` entries, the proof that it only grew comes with them.
         """

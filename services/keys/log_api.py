@@ -51,7 +51,7 @@ async def get_entries(_actor: Actor, log: LogUse, start: Index, end: Index) -> L
 
 @router.get("/records", response_model=LoggedRecords, responses=problems(Unauthenticated, Forbidden, Invalid))
 async def get_records(actor: Actor, log: LogUse, round_id: Rounds, since: Since = 0) -> Response:
-    """The records that there are of up to 16 rounds under one head; sites see those of their own federation.
+    """Return the records of up to 16 rounds under one head; sites see those of their own federation.
 
     `since` is the size of the log when the reader last looked: if it has grown, the proof that it only grew comes too.
     """
@@ -62,7 +62,7 @@ async def get_records(actor: Actor, log: LogUse, round_id: Rounds, since: Since 
 
 @router.get("/proofs/inclusion", responses=problems(EntryUnknown))
 async def get_inclusion_proof(log: LogUse, index: Index, size: Size) -> InclusionProof:
-    """That entry `index` stands in the tree of the first `size` entries."""
+    """Prove that entry `index` is in the tree of the first `size` entries."""
     return await log.inclusion(index, size)
 
 

@@ -122,7 +122,7 @@ class RestoreWatch:
             if not mark.behind(seen):
                 return mark
             now = await tx.now()
-            # Without a file nobody knows how many epochs there were, so the next one counts from the clock.
+            # Without a file the number of epochs is unknown, so the next one counts from the clock.
             epoch = max(mark.epoch, seen.epoch) + 1 if seen else max(mark.epoch + 1, int(now.timestamp()))
             await self._marks.put(tx, epoch, max(mark.counter, seen.counter if seen else 0) + 1)
             await self._marks.restored(tx, epoch)

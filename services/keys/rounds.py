@@ -61,7 +61,7 @@ class RoundRecords:
         try:
             issued = await KeysRepository(tx).check_standing(helper_keyid(record))
         except (NotFound, Unauthenticated) as error:
-            raise RecordInvalid("the accepted set is not signed by a helper whose certificate stands") from error
+            raise RecordInvalid("the accepted set is not signed by a helper with a valid certificate") from error
         if issued.subject != Subject("service", HELPER):
-            raise RecordInvalid("the accepted set is signed by somebody who is not the helper")
+            raise RecordInvalid("the accepted set is not signed by the helper")
         return issued.public_key

@@ -89,7 +89,7 @@ LogUse = Annotated[Log, Depends(_log)]
 
 @router.get("/witness", tags=["witness"])
 async def get_witness(witness: WitnessUse) -> WitnessView:
-    """The witness's certificate and epoch: public, for whoever checks its signatures."""
+    """Return the witness's certificate and epoch. Public: its signatures are checked with them."""
     identity = witness.identity
     return WitnessView(
         keyid=identity.keyid,

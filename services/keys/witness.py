@@ -1,7 +1,7 @@
 """The witness: commits to a nonce, and signs one roster and one survivor set an attempt, never two.
 
 Write-ahead: an answer is committed, with the question it belongs to, before it leaves. The same question gets the same
-answer for ever; another one is refused.
+answer every time; another one is refused.
 """
 
 import asyncio

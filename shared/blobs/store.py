@@ -117,7 +117,7 @@ class BlobStore:
             yield held
 
     async def quarantine(self, digest: Digest) -> None:
-        """Set damaged bytes aside, where nobody reads them, so that the right ones can be stored again."""
+        """Move damaged bytes to quarantine, which no read reaches, so that the right ones can be stored again."""
         self._verdicts.pop(digest, None)
         await self._backend.quarantine(digest)
 

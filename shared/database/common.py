@@ -24,7 +24,7 @@ def new_metadata() -> MetaData:
 class CommonTables:
     """Defines the common tables in a service's metadata and holds them.
 
-    `outbox`: events written with the state they announce, until a relay has rung them.
+    `outbox`: events written with the state they announce, until a relay has announced them.
     `idempotency`: answers to unsafe requests, by (key, principal, route); `status` is null while in progress.
     `nonces`: request nonces already seen, by (principal, nonce).
     """

@@ -76,7 +76,7 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def schema_revision(self) -> str | None:
-        """The revision that the schema stands at; None when no migration has run."""
+        """Return the schema's revision; None when no migration has run."""
         async with self.engine.connect() as connection:
             return await connection.run_sync(_current_revision)
 

@@ -1,4 +1,4 @@
-"""Events of this process that are committed and not yet rung."""
+"""Events of this process that are committed and not yet announced."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EmittedEvent:
-    """One outbox row: ids only; whoever hears of it looks at SQL."""
+    """One outbox row: ids only. Consumers read the state from SQL."""
 
     id: str
     topic: str
@@ -17,7 +17,7 @@ class EmittedEvent:
 
 
 class FreshEvents:
-    """Wakes the relay of the same process and hands it the events, so that ringing them needs no query.
+    """Wakes the relay of the same process and hands it the events, so that announcing them needs no query.
 
     Bounded: where no relay runs, or it lags, the oldest are forgotten here and found in the outbox instead.
     """

@@ -22,7 +22,7 @@ class Gathering(Generic[Q, A]):
 
     `work` gives an answer to each question, in order; an exception as an answer is raised to the one who asked. What
     `work` itself raises, all of the batch get. It runs outside the context of any one request, and goes on when
-    somebody who asked does not wait any more, so it must be safe to repeat for whoever asks again.
+    a caller no longer waits, so it must be safe to repeat for the next caller.
     """
 
     def __init__(self, work: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], most: int = MOST) -> None:
@@ -64,7 +64,7 @@ class Gathering(Generic[Q, A]):
     @staticmethod
     def _give(batch: Sequence[tuple[Q, "asyncio.Future[A]"]], found: Sequence[A | Exception]) -> None:
         for (_, answer), one in zip(batch, found, strict=True):
-            if answer.done():  # nobody waits any more
+            if answer.done():  # its caller no longer waits
                 continue
             if isinstance(one, Exception):
                 answer.set_exception(one.with_traceback(None))  # whose frames hold the whole batch

@@ -72,7 +72,7 @@ def head_revision(service: str) -> str:
 
 
 def compare_revision(present: str | None, service: str) -> Literal["none", "older", "head", "newer"]:
-    """Where a schema stands for this code; a revision that it does not know was made by a newer one."""
+    """Compare a schema's revision with this code's; a revision unknown to it was made by a newer release."""
     scripts = ScriptDirectory.from_config(_config(service))
     if present is None:
         return "none"

@@ -2,7 +2,7 @@
 
 aiosqlite hands every call to a thread: about ten hand-overs per transaction, which cost more than the statements
 themselves. Here the calls run where they are made, and only a commit on a slow disk leaves the event loop. Statements
-are short by rule; whoever waits for the write lock waits asleep, not blocking (see `begin`).
+are short by rule; waiting for the write lock never blocks the event loop (see `begin`).
 """
 
 import asyncio

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 def insert_for(dialect: str, table: Any) -> Any:
-    """`Transaction.insert` for statements that are built once for each dialect."""
+    """Run `Transaction.insert` for statements that are built once per dialect."""
     return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
@@ -65,7 +65,7 @@ class Transaction:
         self.events.append(event)
 
     async def unsent(self) -> tuple[int, datetime | None]:
-        """How many events of the outbox are not rung yet, and since when the oldest of them waits."""
+        """Return the number of events not yet announced, and since when the oldest waits."""
         outbox = self.common.outbox
         query = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.sent_at.is_(None))
         count, oldest = (await self.session.execute(query)).one()

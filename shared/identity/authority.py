@@ -57,7 +57,7 @@ class Subject:
 
     @property
     def uri(self) -> str:
-        """The subject as it stands in the certificate."""
+        """The subject as the certificate names it."""
         if self.kind == "site":
             return f"undersong://site/{self.federation_id}/{self.name}"
         return f"undersong://service/{self.name}"
@@ -278,7 +278,7 @@ def certificate_builder(
 
 
 def key_usage(*, authority: bool) -> x509.KeyUsage:
-    """An authority signs certificates and nothing else; everybody else signs, and no certificates."""
+    """An authority signs only certificates; every other key signs anything but certificates."""
     return x509.KeyUsage(
         digital_signature=not authority,
         key_cert_sign=authority,

@@ -286,7 +286,7 @@ class IdentityKeeper:
         return True
 
     async def run(self) -> None:
-        """Check for ever; a keys service that is away is asked again at the next turn."""
+        """Check until cancelled; a keys service that does not answer is asked again at the next turn."""
         while True:
             try:
                 await self.check()

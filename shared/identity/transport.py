@@ -70,7 +70,7 @@ class TransportAuthority:
 
     @classmethod
     def replace(cls, folder: Path, now: datetime) -> Self:
-        """A new authority; the old one stays in `ca.pem`, so that whoever has the file trusts both."""
+        """Create a new authority. The old one stays in `ca.pem`, so that holders of the file trust both."""
         cls.create(now).save(folder)
         return cls.load(folder)
 
@@ -178,7 +178,7 @@ class ServerTls:
         return True
 
     async def watch(self) -> None:
-        """Look for ever."""
+        """Look until cancelled."""
         while True:
             await asyncio.sleep(WATCH_S)
             try:

@@ -27,7 +27,7 @@ class Consumer:
 
     `handle` looks at SQL, acts in one transaction, and returns; only then is the event acknowledged and deleted. When
     it raises, or its process dies, the event comes back after `claim_after_s`, at most `max_deliveries` times: after
-    that the hint is dropped, for the state it is about stands in SQL and the sweeper knows it.
+    that the hint is dropped: the state it is about is in SQL, where the sweeper finds it.
     """
 
     def __init__(
@@ -119,7 +119,9 @@ class Consumer:
             log.warning("consumer.not_understood", topic=self.topic)
             await self._acknowledge(entry_id)
             return
-        holding = asyncio.create_task(self._hold(entry_id))  # nobody else claims the event while handling takes long
+        holding = asyncio.create_task(
+            self._hold(entry_id)
+        )  # no other consumer claims the event while handling takes long
         try:
             handled = await self.take(event)
         finally:

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_S = 1.0
 _LONGEST_POLL_S = 5.0
-_LINGER_S = 0.2  # many events are marked in one statement; one that is marked late may ring twice
+_LINGER_S = 0.2  # many events are marked in one statement; one that is marked late may be announced twice
 _RING_AT_MOST_S = 1.0
 _BATCH = 100
 _TIDY_EVERY_S = 60.0
@@ -29,8 +29,8 @@ _KEEP_SENT = timedelta(days=1)
 class Relay:
     """Rings what this process has just committed at once, and every second what any process has left behind.
 
-    At least once: an event may be rung again after a crash, and consumers look at SQL anyway. With Redis away it
-    rings the local `bell` only and keeps trying. Every process that commits events runs one.
+    At least once: an event may be announced again after a crash, and consumers look at SQL anyway. With Redis away it
+    notifies the local `bell` only and keeps trying. Every process that commits events runs one.
     """
 
     def __init__(self, database: Database, streams: Streams, *, bell: Bell | None = None) -> None:
@@ -63,14 +63,14 @@ class Relay:
                 async with asyncio.timeout(_RING_AT_MOST_S):
                     await self._streams.ring_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
-                self._streams.note_failure("ring", error)
+                self._streams.note_failure("announce", error)
                 log.warning("relay.redis_away", error=type(error).__name__)
                 continue
             point("relay.rung")
             self._unmarked.extend(event.id for event in events)
 
     async def _ring_leftovers(self) -> None:
-        """Mark what was rung, off the path of the ringing, and ring what is older than a moment and unmarked."""
+        """Mark announced events outside the announcing path, and announce older unmarked ones."""
         pause_s = _POLL_S
         poll_at = monotonic()
         while True:

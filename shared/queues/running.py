@@ -19,7 +19,7 @@ Loop = Coroutine[Any, Any, None]
 async def run_all(*loops: Loop) -> None:
     """Run the loops until SIGTERM or SIGINT, then cancel them and give them 10 s to finish.
 
-    A loop that fails stops all and its error comes through; a loop that returns is done and disturbs nobody.
+    A loop that fails stops all and its error comes through; a loop that returns stops none of the others.
     """
     stop = asyncio.Event()
     running = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ Redis holds nothing that SQL does not: wiping it costs one sweep, and while it f
 A key of ours that holds another type is deleted and made anew.
 
 keys:      <prefix>:<topic>        stream of events, read by consumer groups; entries go when they are acknowledged
-channels:  <prefix>:bell:<topic>   the same events for whoever is listening now (long polls)
+channels:  <prefix>:bell:<topic>   the same events for processes listening now (long polls)
 """
 
 import asyncio
@@ -30,7 +30,7 @@ PING_WITHIN_S = 0.5
 FAILING_FOR_S = 5.0  # a failure counts this long: a server that comes and goes is as good as away
 BLOCK_MS = 2000  # well below the socket's time-out, so that an idle read never looks like a broken one
 REDIS_FAULTS = (RedisError, OSError)
-_HINT_LIFETIME_S = 600  # a hint nobody consumes is worth nothing after a sweep
+_HINT_LIFETIME_S = 600  # an unconsumed hint is worth nothing after a sweep
 _GHOST_IDLE_MS = 3_600_000
 
 
@@ -70,7 +70,7 @@ class Streams:
         self._failure = asyncio.Event()
 
     def note_failure(self, operation: str, error: Exception) -> None:
-        """Count a failed operation; for the next seconds `failing` holds and nobody waits for Redis."""
+        """Count a failed operation; for the next seconds `failing` holds and no operation waits for Redis."""
         REDIS_FAILURES.labels(operation).inc()
         if not self.failing:
             log.warning("redis.failing", operation=operation, error=type(error).__name__)
@@ -122,7 +122,7 @@ class Streams:
         await pipeline.execute()
 
     async def replace_foreign(self, topic: str) -> None:
-        """Delete the topic's key where it is no stream: somebody else wrote it, and it holds nothing of ours."""
+        """Delete the topic's key where it is not a stream: another program wrote it."""
         key = self.key(topic)
         if await self.redis.type(key) not in ("stream", "none"):
             await self.redis.delete(key)
@@ -140,7 +140,7 @@ class Streams:
             raise
 
     async def tidy(self) -> None:
-        """Drop hints of topics nobody consumes, and names of consumers that are long gone."""
+        """Drop hints of topics without consumers, and names of consumers that are long gone."""
         for topic in sorted(self._rung):
             key = self.key(topic)
             try:

@@ -56,12 +56,13 @@ UPLOAD_SECONDS = Histogram(
     "fl_update_upload_seconds", "Time from an update's first byte to its receipt.", buckets=_LONG_SECONDS
 )
 RECEIPTS_UNCOUNTED = Gauge(
-    "fl_receipts_uncounted", "Updates of published rounds that were acknowledged and do not stand in the sum; always 0."
+    "fl_receipts_uncounted",
+    "Updates of published rounds that were acknowledged and are missing from the sum; always 0.",
 )
-STRAGGLERS = Counter("fl_stragglers", "Sites that were asked and did not answer in time.")
+STRAGGLERS = Counter("fl_stragglers", "Sites that were asked and did not answer before the deadline.")
 TASKS_ENDED = Counter("fl_tasks_ended", "Tasks that ended.", ["state"])
 TASK_ATTEMPTS = Histogram("fl_task_attempts", "Attempts per finished task.", buckets=(1, 2, 3, 4, 5))
-DEAD_TASKS = Gauge("fl_dead_tasks", "Tasks that used up their attempts and that nobody has looked at.")
+DEAD_TASKS = Gauge("fl_dead_tasks", "Tasks that used up their attempts and await an operator's decision.")
 LEASES_EXPIRED = Counter("fl_lease_expired", "Leases that ran out.")
 
 # Agents, aggregated
@@ -85,8 +86,8 @@ CLOCK_SKEW_SECONDS = Histogram(
 
 # Doorbells and repairs
 
-OUTBOX_UNSENT = Gauge("fl_outbox_unsent", "Events not yet rung.")
-OUTBOX_OLDEST_SECONDS = Gauge("fl_outbox_oldest_age_seconds", "Age of the oldest event not yet rung.")
+OUTBOX_UNSENT = Gauge("fl_outbox_unsent", "Events not yet announced.")
+OUTBOX_OLDEST_SECONDS = Gauge("fl_outbox_oldest_age_seconds", "Age of the oldest event not yet announced.")
 STREAM_PENDING = Gauge("fl_stream_pending", "Events delivered and not acknowledged.", ["topic", "group"])
 STREAM_IDLE_SECONDS = Gauge("fl_stream_idle_max_seconds", "Longest idle pending event.", ["topic", "group"])
 SWEEPER_REPAIRS = Counter("fl_sweeper_repairs", "Repairs by the sweeper; nearly none in health.", ["kind"])

@@ -142,7 +142,7 @@ def require(*roles: Role | str) -> Callable[[Principal], Coroutine[Any, Any, Pri
 
 
 async def party(request: Request, _documented: _Signature = None) -> Party:
-    """Whoever signed the request, site or service."""
+    """The site or service that signed the request."""
     found: Party | None = getattr(request.state, "party", None)
     if found is None:
         raise Unauthenticated("a signed request is needed")

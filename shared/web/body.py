@@ -1,7 +1,7 @@
 """Request bodies: counted and hashed as they arrive, never other than announced, and never long without a byte.
 
-One meter stands in front of every reader of a request's body, so that there is one place where the announced length
-and digest are compared with what came, whatever the body's type and whoever reads it.
+One meter precedes every reader of a request's body, so that there is one place where the announced length
+and digest are compared with what came, for every content type and every reader.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class BodyStalled(TooSlow):
 
 
 class BodyMeter:
-    """Stands between the server and the application, and counts.
+    """Sits between the server and the application, and counts.
 
     `limit` is that of JSON routes until a streaming route raises it with `receive`. `length` and `digest` are what the
     headers announce, None where they announce nothing.
@@ -83,7 +83,7 @@ class BodyMeter:
             raise DigestMismatch("Content-Digest announces a body, and none came")
 
     async def arrived(self) -> Digest | None:
-        """Return the SHA-256 of the whole body as it came, reading what nobody has read; None when there is no body.
+        """Return the SHA-256 of the whole body as it came, reading what is unread; None when there is no body.
 
         Raises what `next` raises. For a body that its reader hashes itself (`hashing` is off) this is an error of ours.
         """
@@ -119,7 +119,7 @@ class BodyMeter:
                 yield chunk
 
     def let_go(self) -> None:
-        """Nothing comes any more. The server's part of the request holds us, and we must not hold it for ever."""
+        """Note that nothing more will come, and break the reference cycle with the server's part of the request."""
         self._receive = _gone
 
 

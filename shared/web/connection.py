@@ -1,4 +1,4 @@
-"""Connections that nobody can hold for nothing: uvicorn's protocol with a deadline and a size for a request's head.
+"""Connections that no client can hold idle: uvicorn's protocol with a deadline and a size for a request's head.
 
 Deadlines of bodies are in `shared.web.body`, of answers in `shared.web.observe`. nginx keeps the same ones at the edge;
 these hold where there is no edge.
@@ -15,7 +15,7 @@ HEAD_S: Final = 10.0
 SILENT_S: Final = 30.0
 """A new connection says something within this time."""
 LINGER_S: Final = 5.0
-"""For the rest of a body that nobody reads any more: long enough for the sender to see why."""
+"""For the unread rest of a body: long enough for the sender to see why."""
 HEAD_BYTES: Final = 64 << 10  # a signed request carries its certificate: 2 KiB
 _TOO_LARGE, _TOO_SLOW = 431, 408
 _SAID: Final = {
@@ -72,7 +72,7 @@ class CarefulProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is whole; a body that was not wanted may not go on for ever."""
+        """An answer is complete; the rest of an unread body may not go on without a limit."""
         more = self.cycle.more_body
         super().on_response_complete()
         if more and self._deadline is None and not self.transport.is_closing():

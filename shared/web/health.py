@@ -42,7 +42,7 @@ class SchemaDiffersError(Exception):
     """The database's schema is not the one that this code needs."""
 
     def __init__(self, present: str | None, head: str, standing: str) -> None:
-        super().__init__(f"the schema stands at {present}, this code needs {head}")
+        super().__init__(f"the schema has revision {present}, this code needs {head}")
         self.reason = "missing" if standing == "none" else standing
 
 

@@ -1,9 +1,9 @@
 """One effect per Idempotency-Key: the answer is stored in the transaction that makes the effect.
 
 A route takes ``once: IdempotentOnce`` and hands it to its use case, which wraps its transaction's work:
-``await database.run("job.submit", once(work))``. The same key with the same request gives the stored answer, whoever
-crashed when; with another request it is refused. Requests that arrive together queue on the row, so there is no state
-"in progress" that a crash could leave behind. Without the header, the work simply runs.
+``await database.run("job.submit", once(work))``. The same key with the same request gives the stored answer,
+whichever process crashed; with another request it is refused. Requests that arrive together queue on the row, so
+there is no state "in progress" that a crash could leave behind. Without the header, the work simply runs.
 """
 
 import hashlib

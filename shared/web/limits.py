@@ -1,9 +1,10 @@
 """How much one caller may ask, and how much a process takes on: 429 and 503 with Retry-After instead of dying.
 
-A token bucket for each site (by its certificate's name), for each person's token, and for each address of whoever shows
-neither; services are not limited. Each process counts for itself and in memory, so limits hold when Redis is away and
-cost no round trip; a service of n API processes allows up to n times as much. The theory of the bucket: one time stamp
-a key, the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), as Boulder keeps it.
+A token bucket for each site (by its certificate's name), for each person's token, and for each address of callers
+that show neither; services are not limited. Each process counts for itself and in memory, so limits hold when Redis
+is away and cost no round trip; a service of n API processes allows up to n times as much. The theory of the bucket:
+one time stamp a key, the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371), as Boulder keeps
+it.
 """
 
 from collections import OrderedDict
@@ -32,7 +33,7 @@ class Limits:
 
     rate_per_s: float = 100.0  # an agent at work asks about once a second; a poll of its lease lasts 30 s
     burst: int = 2000  # all that a round's steps can ask at once, retries included
-    anonymous_rate_per_s: float = 200.0  # of one address: many agents may stand behind it
+    anonymous_rate_per_s: float = 200.0  # of one address, which many agents may share
     anonymous_burst: int = 4000
     failures_per_s: float = 20.0  # refused credentials of one address
     failure_burst: int = 1000
@@ -92,13 +93,13 @@ class Limiter:
         self._known.take(caller)
 
     def unknown(self, address: str) -> None:
-        """Count a request of somebody who shows no credential; raises RateLimited."""
+        """Count a request without a credential; raises RateLimited."""
         self._unknown.take(address)
 
     def may_try(self, address: str, credential: str) -> None:
         """Before a credential is looked at: raises RateLimited where too many of this address were refused.
 
-        One that was good lately is looked at in any case, so that nobody shuts out his neighbours.
+        One that was valid lately is checked in any case, so that no caller shuts out others behind its address.
         """
         wait_s = self._failures.wait_s(address)
         if wait_s > 0 and credential not in self._good:

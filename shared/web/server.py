@@ -91,7 +91,7 @@ def serve(
 
 
 def _look_seldom_for_garbage() -> None:
-    """A full collection walks through every waiting request: a second for 2,000 long polls, in which nobody is served.
+    """Collect garbage seldom: a full collection takes a second with 2,000 long polls, and no request is served then.
 
     Requests leave no cycles behind, and what the start left over is set aside, so that seldom is often enough.
     """
@@ -109,7 +109,7 @@ def _tls(file: Path) -> ServerTls:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error
         sys.stderr.write(
-            f"{file}: no private key with its certificate: {reason}; mend the service's TLS_FILE setting\n"
+            f"{file}: no private key with its certificate: {reason}; correct the service's TLS_FILE setting\n"
         )
         raise SystemExit(EXIT_BAD_USE) from None
 

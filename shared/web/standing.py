@@ -94,7 +94,7 @@ def _standing(
 
 
 async def follow(feed: RevocationFeed, keeper: IdentityKeeper) -> None:
-    """Read the revocation feed for ever, and report how long the certificate still lasts."""
+    """Read the revocation feed until cancelled, and report how long the certificate still lasts."""
 
     async def poll() -> int:
         await feed.poll_softly()

@@ -36,6 +36,6 @@ class Openings:
             self._last = opening
 
     def read(self) -> list[Opening]:
-        """All of them. What a crash cut off was never answered: it is left out, or stands for an attempt of no name."""
+        """Return all openings. A line that a crash cut off was never answered: it is left out or names no attempt."""
         whole = [line for line in self._lines.read() if len(line) == len(Opening._fields)]
         return [Opening(job_id, kind, int(number), RoundId(round_id)) for job_id, kind, number, round_id in whole]

@@ -26,7 +26,7 @@ class Parties:
         try:
             holder = await self._valid(signed.keyid)
             if holder.subject != COORDINATOR:
-                raise ManifestUntrusted("the manifest is signed by somebody who is not the coordinator")
+                raise ManifestUntrusted("the manifest is not signed by the coordinator")
             holder.public_key.verify(bytes.fromhex(signed.signature), signed.manifest.statement())
         except (NotFound, Unauthenticated) as error:
             raise ManifestUntrusted(f"the manifest's signer: {error.detail}") from error

@@ -43,12 +43,12 @@ class HelperRepository:
         self._tx, self._session = tx, tx.session
 
     async def find(self, round_id: RoundId) -> HelperRound | None:
-        """The round as it stands."""
+        """Return the stored round, or None."""
         row = await self._session.get(RoundRow, round_id)
         return None if row is None else _round(row)
 
     async def get(self, round_id: RoundId) -> HelperRound:
-        """The round as it stands; raises RoundUnknown."""
+        """Return the stored round; raises RoundUnknown."""
         found = await self.find(round_id)
         if found is None:
             raise RoundUnknown(f"the helper was not asked to take part in round {round_id}")
@@ -76,7 +76,7 @@ class HelperRepository:
         await self._session.execute(update(StandingRow).values(epoch=epoch, counter=counter), execution_options=_BY_SQL)
 
     async def add(self, values: Mapping[str, Any]) -> bool:
-        """Begin a round; False when it was begun before, and then what stands, stands."""
+        """Begin a round; False, with no change, when it was begun before."""
         query = self._tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
         return await self._session.scalar(query) is not None
 

@@ -1,4 +1,4 @@
-"""The helper's tables: nobody else reads or writes them, the keys service neither."""
+"""The helper's tables. No other service reads or writes them, not even the keys service."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ common = CommonTables(Base.metadata)
 
 
 class RoundRow(Base):
-    """One round. `keys` are sealed and erased at the end; what was agreed stays for ever, and is written once."""
+    """One round. `keys` are encrypted and erased at the end; the agreed set is written once and kept."""
 
     __tablename__ = "rounds"
     __table_args__ = (Index("ix_rounds_expires_at", "expires_at"),)

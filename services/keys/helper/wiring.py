@@ -50,7 +50,7 @@ def install(app: FastAPI, rounds: HelperRounds, stand: Standing) -> None:
 
 
 def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
-    """The API, with the little background work that there is."""
+    """The API and its background work."""
     database = open_database(settings, clock)
     return create_app(
         title="Undersong helper",
