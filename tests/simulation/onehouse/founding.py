@@ -70,7 +70,7 @@ async def found(folder: Path) -> Founding:
         stack.push_async_callback(streams.close)
         await stack.enter_async_context(app.router.lifespan_context(app))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://keys")
-        coordinator = services.coordinator.api.app.build_app(database, streams)
+        coordinator = services.coordinator.api.app.application(database, streams)
         cases = make_cases(
             database,
             Bell(streams, ["coordinator.tasks"]),

@@ -58,7 +58,7 @@ async def keys_api(house: "House") -> None:
 
 async def coordinator_api(house: "House") -> None:
     database = house.databases["coordinator"]
-    app = services.coordinator.api.app.build_app(database, house.streams)
+    app = services.coordinator.api.app.application(database, house.streams)
     bell = Bell(house.streams, ["coordinator.tasks"])
     registry = Registry(house.http("coordinator", "registry"))
     sealer = Sealer.ensure(house.folder / "seal.key")
