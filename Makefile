@@ -8,7 +8,7 @@ ONLY ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check lint format types layers openapi openapi-check client client-check docs docs-check faults fuzz bench e2e lock licences sbom audit clean
+.PHONY: help venv demo up test check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,11 @@ $(TOOLS)/.installed: deploy/tools.txt
 
 lock: venv $(TOOLS)/.installed ## write deploy/locks from pyproject.toml and constraints.txt (ARGS=<PyTorch's CPU wheel>)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python deploy/lock.py $(ARGS)
+
+site: $(TOOLS)/.installed ## the documentation as a website in build/site/html; fails on a link that leads nowhere
+	@rm -rf build/site && mkdir -p build/site/source
+	@for each in README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs examples; do ln -s "$(CURDIR)/$$each" build/site/source/; done
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
 
 licences: venv ## write docs/licences.md; fails on a licence that is not allowed
 	$(BIN)/python deploy/licences.py

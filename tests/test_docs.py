@@ -98,6 +98,15 @@ def test_the_glossary_explains_every_term_in_both_languages() -> None:
     assert sorted(TERMS - set(names)) == []
 
 
+def test_the_site_leads_to_every_page() -> None:
+    """`make site` checks the links; here, that its navigation names every page and nothing else."""
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    named = re.findall(r"^ +- (\S+\.md)$", text, re.MULTILINE)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    pages = {str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"}
+    assert sorted(pages - set(named)) == []
+
+
 def test_no_page_is_missing_from_the_index() -> None:
     """README leads to every page of docs/."""
     readme = (ROOT / "README.md").read_text("utf-8")
