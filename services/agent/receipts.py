@@ -25,7 +25,6 @@ from services.agent.link import Away, Call, Link, Problem
 from services.agent.state import State
 from shared.errors import Refusal
 from shared.ids import Digest, RoundId, SiteId
-from shared.wire.helper import HELPER, TWOSERVER
 from shared.wire.manifest import LogHead
 
 if TYPE_CHECKING:
@@ -211,8 +210,8 @@ class Receipts:
             raise records.RecordInvalid("the record is of another round than this site took part in")
         coordinator = await self._signatures.key_of("coordinator", record.manifest.keyid)
         witness = self._witness(expected.round_id)
-        if record.engine == TWOSERVER:
-            witness = await self._signatures.key_of(HELPER, records.helper_keyid(record))
+        if (named := records.named_voucher(record)) is not None:
+            witness = await self._signatures.key_of(*named)
         await asyncio.to_thread(records.check_record, record, witness, coordinator)
         records.check_own_body(record, self._site_id, expected.body_digest)
         check_own_samples(record, self._site_id, self._state.committed_samples(record.manifest.manifest.job_id))

@@ -40,8 +40,9 @@ from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats,
 from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engines import engine_facts
 from shared.telemetry.traces import continue_trace
-from shared.wire.helper import HELPER, TWOSERVER, key_statement
+from shared.wire.helper import HELPER, key_statement
 from shared.wire.manifest import LogHead, RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -245,7 +246,7 @@ class Tasks:
         await self._platform.signatures.check("aggregator", signed.keyid, signed.signature, public.statement())
         if (public.round_id, public.manifest_digest, public.engine) != (manifest.round_id, digest, manifest.engine):
             raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
-        if manifest.engine == TWOSERVER:
+        if engine_facts(manifest.engine).vouched_by == HELPER:
             await self._check_helper_key(digest, public.public)
 
     async def _check_helper_key(self, digest: Digest, public: Mapping[str, object]) -> None:

@@ -11,9 +11,9 @@ from shared.database import Transaction
 from shared.errors import NotFound, Unauthenticated
 from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.verify import Party
+from shared.ids import Digest
 from shared.transparency.documents import ROUND, LoggedRecord, RoundRecord
-from shared.transparency.records import RecordInvalid, check_record, helper_keyid
-from shared.wire.helper import HELPER, TWOSERVER
+from shared.transparency.records import RecordInvalid, check_record, named_voucher
 
 
 class RoundRecords:
@@ -25,8 +25,8 @@ class RoundRecords:
     async def add(self, record: RoundRecord, party: Party) -> tuple[LoggedRecord, bool]:
         """Check the record and log it; the logged record, and whether it is new.
 
-        A pairwise record carries this witness's own signatures over roster and survivors, which it gives once an
-        attempt: so the record is of what was witnessed even where the database no longer remembers it.
+        A record that this witness vouched for carries its own signatures over roster and survivors, which it gives once
+        an attempt: so the record is of what was witnessed even where the database no longer remembers it.
         Raises RecordInvalid, RecordDiffers or ManifestUntrusted.
         """
 
@@ -49,19 +49,20 @@ class RoundRecords:
     async def _witness_key(self, tx: Transaction, record: RoundRecord) -> bytes:
         """The key that witnessed the round: this one's, or that of an earlier certificate of this service.
 
-        For twoserver the helper's, by the certificate that the record names.
+        Where the record names another service's certificate, the key of that.
         """
-        if record.engine == TWOSERVER:
-            return await self._helper_key(tx, record)
+        named = named_voucher(record)
+        if named is not None:
+            return await self._voucher_key(tx, *named)
         earlier = await KeysRepository(tx).witness_key(record.round_id)
         return earlier or public_bytes(self._identity.private_key.public_key())
 
     @staticmethod
-    async def _helper_key(tx: Transaction, record: RoundRecord) -> bytes:
+    async def _voucher_key(tx: Transaction, service: str, keyid: Digest) -> bytes:
         try:
-            issued = await KeysRepository(tx).check_standing(helper_keyid(record))
+            issued = await KeysRepository(tx).check_standing(keyid)
         except (NotFound, Unauthenticated) as error:
-            raise RecordInvalid("the accepted set is not signed by a helper with a valid certificate") from error
-        if issued.subject != Subject("service", HELPER):
-            raise RecordInvalid("the accepted set is not signed by the helper")
+            raise RecordInvalid(f"the set of updates is not signed by a {service} with a valid certificate") from error
+        if issued.subject != Subject("service", service):
+            raise RecordInvalid(f"the set of updates is signed by another party than the {service}")
         return issued.public_key

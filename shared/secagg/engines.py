@@ -13,6 +13,7 @@ from shared.secagg.sealed.facts import FACTS as SEALED
 from shared.secagg.twoserver.facts import FACTS as TWOSERVER
 
 if TYPE_CHECKING:  # it brings NumPy
+    from shared.secagg.audit import EngineAudit
     from shared.secagg.engine import Engine
 
 _REGISTERED: Final = (PAIRWISE, SEALED, TWOSERVER)
@@ -46,6 +47,13 @@ def engine_named(name: str) -> "Engine":
     if not isinstance(engine, Engine):
         raise TypeError(f"{facts.code} is not an engine")
     return engine
+
+
+@cache
+def engine_audit(name: str) -> "EngineAudit":
+    """The checks over records of the engine of this name, imported at the first call; raises `EngineUnknown`."""
+    audit: EngineAudit = _loaded(engine_facts(name).audit)
+    return audit
 
 
 def preload() -> None:

@@ -4,7 +4,7 @@ What the evidence cannot show: that the aggregator applied the sum to the model 
 digest is bound into the transcript), what the sites trained on, and whether a certificate was revoked later.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,18 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from shared.errors import Forbidden, Refusal
 from shared.identity.authority import CertificateUntrusted, Holder, keyid_of, public_bytes
 from shared.ids import Digest
-from shared.secagg.engines import engine_facts
-from shared.secagg.pairwise.roster import Frame
-from shared.secagg.quantise import counted
+from shared.secagg.audit import Check, many
+from shared.secagg.engines import ENGINES, engine_audit, engine_facts
 from shared.secagg.transcript import Transcript
 from shared.transparency import steps
 from shared.transparency.certificates import read_authority, read_certificate, read_holder
 from shared.transparency.documents import RoundRecord
 from shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
-from shared.transparency.records import check_head, check_inclusion
+from shared.transparency.records import check_head, check_inclusion, named_voucher
 from shared.transparency.samples import check_samples, takes_samples
 from shared.wire.canonical import digest_document
-from shared.wire.helper import HELPER, TWOSERVER
 from shared.wire.manifest import RoundKind, version_statement
 
 SHORT: Final = 16
@@ -99,14 +97,8 @@ class _Audit:
         yield _run("manifest", self._manifest)
         yield _run("cohort", self._cohort)
         yield self._protection()
-        if self.record.engine == steps.PAIRWISE:
-            yield _run("roster", self._roster)
-            yield _run("survivors", self._survivors)
-            yield _run("bodies", self._bodies)
-            yield _run("uploads", self._uploads)
-            yield _run("commitments", self._commitments)
-        if self.record.engine == TWOSERVER:
-            yield _run("helper", self._helper)
+        for check in self._engine_checks():
+            yield _run(check.name, check.find)
         if takes_samples(self.record):
             yield self._samples()
         yield _run("transcript", self._transcript)
@@ -139,24 +131,6 @@ class _Audit:
             found[holder.keyid] = holder
         return found
 
-    @cached_property
-    def frame(self) -> Frame:
-        """What follows from the roster that one of keys' certificates signed; raises RecordInvalid."""
-        return self._witnessed[1]
-
-    @cached_property
-    def _witnessed(self) -> tuple[bytes, Frame]:
-        refused: Refusal = EvidenceInvalid("the certificate of keys, which witnessed the round, is missing")
-        for holder in self.holders.values():
-            if holder.subject.uri != _service("keys"):
-                continue
-            key = public_bytes(holder.public_key)
-            try:
-                return key, steps.check_roster(self.record, key)
-            except Refusal as refusal:
-                refused = refusal
-        raise refused
-
     def _subject(self) -> str:
         made, round_id = self.record.result.version_id, self.record.round_id
         if self.evidence.subject not in {round_id, made}:
@@ -188,23 +162,21 @@ class _Audit:
             names.append(holder.subject.name if holder.subject.kind == "service" else "")
         services, sites = sorted(set(filter(None, names))), names.count("")
         self._check_signers()
-        return f"The authority certified {', '.join(services)}" + (f" and {_many(sites, 'site')}." if sites else ".")
+        return f"The authority certified {', '.join(services)}" + (f" and {many(sites, 'site')}." if sites else ".")
 
     def _check_signers(self) -> None:
         head, signed = self.evidence.logged.head, self.record.manifest
         self.service(signed.keyid, "coordinator")
         self.service(head.keyid, "keys")
-        if self.record.engine != steps.PAIRWISE:
-            return
         federation = signed.manifest.federation_id
         known = {
             (holder.subject.name, public_bytes(holder.public_key))
             for holder in self.holders.values()
             if holder.subject.kind == "site" and holder.subject.federation_id == federation
         }
-        for member in steps.roster_of(self.record).members:
-            if (member.site_id, member.identity) not in known:
-                raise EvidenceInvalid(f"{member.site_id} has no certificate for the key in the roster")
+        for site_id, identity in engine_audit(self.record.engine).identities(self.record).items():
+            if (site_id, identity) not in known:
+                raise EvidenceInvalid(f"{site_id} has no certificate for the key in the roster")
 
     def service(self, keyid: Digest, name: str) -> Ed25519PublicKey:
         """The key of a service's certificate; raises EvidenceInvalid."""
@@ -221,59 +193,29 @@ class _Audit:
     def _cohort(self) -> str:
         steps.check_cohort(self.record)
         plan, count = self.record.manifest.manifest, self.record.contributors
-        invited = _many(len(plan.cohort), "invited site")
+        invited = many(len(plan.cohort), "invited site")
         return f"{count} of {invited} are in the sum; at least {plan.min_cohort} had to be."
 
     def _protection(self) -> Finding:
         try:
-            facts = engine_facts(self.record.engine)
-            if self.record.engine not in steps.VOUCHED:
-                steps.check_without_steps(self.record)
+            facts, sentence = engine_facts(self.record.engine), engine_audit(self.record.engine).protection(self.record)
         except Refusal as refusal:
             return _failed("protection", refusal)
-        if facts.strength == "weak":
-            sentence = (
-                f"Weak: with engine {facts.name} the aggregator could see every single update, "
-                "and who is in the sum rests on its word."
-            )
-            return Finding("protection", True, sentence, caution=True)
-        if self.record.engine == TWOSERVER:
-            return Finding("protection", True, _two_servers(self.record))
-        return Finding("protection", True, "Masks hid each update from every service; only their sum was opened.")
+        return Finding("protection", True, sentence, caution=facts.sees_updates)
 
-    def _helper(self) -> str:
-        key = self.service(steps.helper_keyid(self.record), HELPER)
-        steps.check_helper(self.record, public_bytes(key))
-        return (
-            f"The helper signed that it accepted exactly these {_many(self.record.contributors, 'report')}, "
-            "and its one share of their sum."
-        )
+    def _engine_checks(self) -> Sequence[Check]:
+        """What the engine adds; nothing for an engine that is unknown here, of which "protection" tells."""
+        if self.record.engine not in ENGINES:
+            return ()
+        return engine_audit(self.record.engine).checks(self.record, self._vouchers)
 
-    def _roster(self) -> str:
-        members = len(self.frame.roster.members)
-        return f"Keys signed one roster of {_many(members, 'site')}, each with round keys that the site had signed."
-
-    def _survivors(self) -> str:
-        key, frame = self._witnessed
-        steps.check_survivors(self.record, frame, key)
-        threshold = frame.topology.threshold
-        return (
-            f"Keys signed which {self.record.contributors} sites survived; opening their sum took {threshold} of them."
-        )
-
-    def _bodies(self) -> str:
-        steps.check_bodies(self.record, self.frame)
-        return "The updates in the sum are exactly those that were signed for, none left out or put in."
-
-    def _uploads(self) -> str:
-        steps.check_uploads(self.record, self.frame)
-        return f"Each of the {_many(self.record.contributors, 'site')} signed the update that is in the sum as its own."
-
-    def _commitments(self) -> str:
-        steps.check_commitments(self.record, self.frame)
-        if not self.record.commitments:
-            return "Keys alone vouches for the survivors, as the plan said (witness mode)."
-        return f"{_many(len(self.record.commitments), 'survivor')} signed the same set of survivors themselves."
+    def _vouchers(self) -> list[bytes]:
+        """Keys of the service that vouches for the set of updates: the one that the record names, else all of them."""
+        named, service = named_voucher(self.record), engine_facts(self.record.engine).vouched_by
+        if named is not None:
+            return [public_bytes(self.service(named[1], named[0]))]
+        certified = [each for each in self.holders.values() if each.subject.uri == _service(str(service))]
+        return [public_bytes(each.public_key) for each in certified]
 
     def _samples(self) -> Finding:
         if not self.record.samples:
@@ -284,10 +226,10 @@ class _Audit:
     def _check_samples(self) -> str:
         proofs, plan = check_samples(self.record), self.record.manifest.manifest
         limit = plan.encoding.max_weight if plan.encoding else 1
-        unit = _many(plan.weight_unit, "sample")
+        unit = many(plan.weight_unit, "sample")
         where = "all here, and hold" if proofs == len(self.record.samples) else "in part in earlier rounds' records"
         return (
-            f"{_many(len(self.record.samples), 'site')} committed to their sample counts; the proofs that each is "
+            f"{many(len(self.record.samples), 'site')} committed to their sample counts; the proofs that each is "
             f"1 to {limit} times {unit} are {where}. They do not show how the update was weighed."
         )
 
@@ -368,13 +310,13 @@ class _Audit:
             raise EvidenceInvalid("the evidence holds a version that is no ancestor")
         if not seen:
             return "The round started from no model."
-        return f"The line of parents is complete, back to where it began: {_many(len(seen), 'version')}."
+        return f"The line of parents is complete, back to where it began: {many(len(seen), 'version')}."
 
     def _head(self) -> str:
         head = self.evidence.logged.head
         check_head(head, public_bytes(self.service(head.keyid, "keys")))
         at = datetime.fromtimestamp(head.timestamp_ms / 1000, UTC)
-        return f"Keys signed the log's head: {_many(head.size, 'entry')} at {at:%Y-%m-%d %H:%M:%S} UTC."
+        return f"Keys signed the log's head: {many(head.size, 'entry')} at {at:%Y-%m-%d %H:%M:%S} UTC."
 
     def _inclusion(self) -> str:
         logged = self.evidence.logged
@@ -382,16 +324,6 @@ class _Audit:
             raise EvidenceInvalid("the proof is for another entry of the log")
         check_inclusion(logged.record, logged.proof, logged.head)
         return f"The round's record is entry {logged.index} of that log."
-
-
-def _two_servers(record: RoundRecord) -> str:
-    split = "Two servers each held one half of every update; only their sum was opened"
-    plan = record.manifest.manifest
-    if plan.kind is RoundKind.TRAIN and plan.encoding is not None:
-        return f"{split}, and each update was proved to have a norm of at most {plan.encoding.clip_norm:g}."
-    if plan.kind is RoundKind.STATISTICS and plan.encoding is not None and counted(plan.encoding):
-        return f"{split}, and each number was proved to be from 0 to {plan.encoding.bound:,}."
-    return f"{split}; nothing was proved about the values."
 
 
 def _run(check: str, find: Callable[[], str]) -> Finding:
@@ -437,9 +369,3 @@ def _service(name: str) -> str:
 
 def _plain(fingerprint: str) -> str:
     return fingerprint.strip().lower().removeprefix("sha256:").replace(":", "")
-
-
-def _many(count: int, noun: str) -> str:
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from shared.errors import Conflict, NotFound, Refusal
 from shared.identity.authority import keyid_of, public_bytes
 from shared.ids import Digest
-from shared.transparency import steps
+from shared.secagg.engines import engine_audit, engine_facts
 from shared.transparency.certificates import read_holder
 from shared.transparency.documents import LoggedRecord, RoundRecord
 from shared.transparency.evidence import MAX_VERSIONS, Evidence, VersionEvidence
-from shared.wire.helper import TWOSERVER
+from shared.transparency.records import named_voucher
 
 VERSION_PREFIX: Final = "ver_"
 
@@ -103,24 +103,24 @@ async def _certificates(
     found: dict[Digest, x509.Certificate] = {}
     for keyid in dict.fromkeys(keyids):
         _add(found, await sources.certificate(keyid))
-    if logged.record.engine == TWOSERVER:
-        _add(found, await sources.certificate(steps.helper_keyid(logged.record)))
-    if logged.record.engine == steps.PAIRWISE:
-        await _add_witness(found, logged.record, ca, sources)
-        for member in steps.roster_of(logged.record).members:
-            for pem in await sources.certificates(member.site_id):
-                if _key(pem, ca) == member.identity:
-                    _add(found, pem)
+    await _add_voucher(found, logged.record, ca, sources)
+    for site_id, identity in engine_audit(logged.record.engine).identities(logged.record).items():
+        for pem in await sources.certificates(site_id):
+            if _key(pem, ca) == identity:
+                _add(found, pem)
     return list(found.values())
 
 
-async def _add_witness(
+async def _add_voucher(
     found: dict[Digest, x509.Certificate], record: RoundRecord, ca: x509.Certificate, sources: Sources
 ) -> None:
-    """The certificate of keys that signed the roster: it may be older than that of the head."""
-    for pem in await sources.certificates("keys"):
+    """Add the certificate with which the set of updates was vouched for: it may be older than that of the head."""
+    service, named = engine_facts(record.engine).vouched_by, named_voucher(record)
+    if named is not None:
+        return _add(found, await sources.certificate(named[1]))
+    for pem in await sources.certificates(service) if service is not None else ():
         try:
-            steps.check_roster(record, _key(pem, ca))
+            engine_audit(record.engine).check_voucher(record, _key(pem, ca))
         except Refusal:
             continue
         return _add(found, pem)

@@ -4,7 +4,7 @@ Pure: all keys are arguments.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,7 +14,7 @@ from shared.errors import Forbidden, Refusal
 from shared.identity.authority import Holder, check_certificate, public_bytes
 from shared.ids import Digest, SiteId
 from shared.merkle import proofs as merkle
-from shared.secagg.pairwise.terms import terms
+from shared.secagg.engines import engine_audit, engine_facts
 from shared.transparency.documents import ConsistencyProof as ConsistencyProof
 from shared.transparency.documents import InclusionProof as InclusionProof
 from shared.transparency.documents import LogEntry as LogEntry
@@ -23,26 +23,9 @@ from shared.transparency.documents import LogHead as LogHead
 from shared.transparency.documents import RoundRecord as RoundRecord
 from shared.transparency.documents import RoundResult as RoundResult
 from shared.transparency.documents import leaf_of as leaf_of
-from shared.transparency.steps import PAIRWISE as PAIRWISE
-from shared.transparency.steps import (
-    VOUCHED,
-    check_bodies,
-    check_cohort,
-    check_commitments,
-    check_complaints,
-    check_helper,
-    check_manifest,
-    check_roster,
-    check_survivors,
-    check_transcript,
-    check_uploads,
-    check_without_steps,
-    roster_of,
-)
 from shared.transparency.steps import RecordInvalid as RecordInvalid
-from shared.transparency.steps import helper_keyid as helper_keyid
+from shared.transparency.steps import check_cohort, check_manifest, check_transcript
 from shared.transparency.steps import transcript_of as transcript_of
-from shared.wire.helper import HELPER, TWOSERVER
 
 
 class LogInvalid(Forbidden):
@@ -76,64 +59,57 @@ class RoundFacts:
 def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes) -> RoundFacts:
     """Recompute and compare everything in a record; raises RecordInvalid with the reason.
 
-    witness_key: of whoever beside the aggregator vouches for who is in the sum: keys for pairwise, the helper (see
-    `helper_keyid`) for twoserver. Checked: the manifest's signature, cohort and minimum, every advertisement, the
-    witness's signatures over roster and survivors, complaints and that they were heeded, the root over the bodies, each
-    site's signature over its own, the survivors' own signatures over their set in quorum mode, what the helper signed,
-    and the transcript.
+    witness_key: of the party beside the aggregator that vouches for who is in the sum, where the engine has one (see
+    `named_voucher`). Checked: the manifest's signature, cohort and minimum, what the engine adds
+    (`shared.secagg.audit`), and the transcript.
     """
     check_manifest(record, coordinator_key)
     check_cohort(record)
-    if record.engine == TWOSERVER:
-        check_helper(record, witness_key)
-        return _facts(record, check_transcript(record), threshold=None)
-    if record.engine != PAIRWISE:
-        check_without_steps(record)
-        return _facts(record, check_transcript(record), threshold=None)
-    frame = check_roster(record, witness_key)
-    check_survivors(record, frame, witness_key)
-    check_complaints(record, frame)
-    check_bodies(record, frame)
-    check_uploads(record, frame)
-    check_commitments(record, frame)
-    return _facts(record, check_transcript(record), threshold=frame.topology.threshold)
+    threshold = engine_audit(record.engine).check(record, witness_key)
+    return _facts(record, check_transcript(record), threshold)
+
+
+def named_voucher(record: RoundRecord) -> tuple[str, Digest] | None:
+    """The service that vouches for who is in the sum and its certificate, where the record names that.
+
+    Raises RecordInvalid or EngineUnknown.
+    """
+    service, keyid = engine_facts(record.engine).vouched_by, engine_audit(record.engine).named_voucher(record)
+    return None if service is None or keyid is None else (service, keyid)
 
 
 def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]) -> Signers:
-    """The keys that the authority vouches for: the coordinator's by key id, the witness's by its signature.
+    """The keys that the authority vouches for: the coordinator's by key id, and that of who vouches for the sum.
 
-    For a record of twoserver the witness is the helper.
-
-    `certificates`: the coordinator's, those of keys, any others. Raises RecordInvalid or CertificateUntrusted.
+    Where the record does not name that one's certificate, it is known by its signature. `certificates`: the
+    coordinator's, those of the service that vouches, any others. Raises RecordInvalid or CertificateUntrusted.
     """
     holders = [check_certificate(each, ca_certificate) for each in certificates]
-    coordinator = _coordinator(record, holders)
-    if record.engine == TWOSERVER:
-        return Signers(coordinator, _helper(record, holders))
-    witnesses = [public_bytes(each.public_key) for each in holders if _is_service(each, "keys")]
-    if not witnesses:
-        raise RecordInvalid("the certificate of keys, which witnessed the round, is missing")
-    return Signers(coordinator, next((key for key in witnesses if _signed_roster(record, key)), witnesses[0]))
+    coordinator, named = _coordinator(record, holders), named_voucher(record)
+    service = named[0] if named is not None else engine_facts(record.engine).vouched_by or "keys"
+    known = [each for each in holders if _is_service(each, service) and (named is None or each.keyid == named[1])]
+    if not known:
+        raise RecordInvalid(f"the certificate of {service}, which vouched for the round, is missing")
+    keys = [public_bytes(each.public_key) for each in known]
+    return Signers(coordinator, next((key for key in keys if _vouched(record, key)), keys[0]))
 
 
 def check_certified(
     record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]
 ) -> None:
-    """Every site of the roster holds a certificate of this federation for the key it signed with.
+    """Every site whose key the record relies on holds a certificate of this federation for it.
 
-    Raises RecordInvalid or CertificateUntrusted. Engines without a roster pass.
+    Raises RecordInvalid or CertificateUntrusted. Engines whose records rely on no site's key pass.
     """
-    if record.roster is None:
-        return
     federation = record.manifest.manifest.federation_id
     known = {
         (each.subject.name, public_bytes(each.public_key))
         for each in (check_certificate(item, ca_certificate) for item in certificates)
         if each.subject.kind == "site" and each.subject.federation_id == federation
     }
-    for member in roster_of(record).members:
-        if (member.site_id, member.identity) not in known:
-            raise RecordInvalid(f"{member.site_id} has no certificate for the key in the roster")
+    for site_id, identity in engine_audit(record.engine).identities(record).items():
+        if (site_id, identity) not in known:
+            raise RecordInvalid(f"{site_id} has no certificate for the key in the roster")
 
 
 def check_own_body(record: RoundRecord, site_id: SiteId, body: Digest) -> None:
@@ -194,19 +170,17 @@ def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> Ro
         sites=tuple(sorted(record.bodies)),
         invited=len(manifest.cohort),
         min_cohort=manifest.min_cohort,
-        witnessed=record.engine in VOUCHED,
+        witnessed=engine_facts(record.engine).vouched_by is not None,
         threshold=threshold,
         committed=len(record.commitments),
         steps=tuple(Digest(head.hex()) for head in heads),
     )
 
 
-def _signed_roster(record: RoundRecord, key: bytes) -> bool:
-    """Whether the roster carries this key's signature; nothing else is checked here."""
+def _vouched(record: RoundRecord, key: bytes) -> bool:
+    """Whether the record carries this key's signature; nothing else is checked here."""
     try:
-        frozen = roster_of(record)
-        fixed = replace(terms(record.manifest.manifest, key), min_cohort=0)
-        frozen.check(fixed)
+        engine_audit(record.engine).check_voucher(record, key)
     except (Refusal, ValueError):
         return False
     return True
@@ -217,14 +191,6 @@ def _coordinator(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
         if holder.keyid == record.manifest.keyid and _is_service(holder, "coordinator"):
             return public_bytes(holder.public_key)
     raise RecordInvalid("the certificate of the coordinator that signed the manifest is missing")
-
-
-def _helper(record: RoundRecord, holders: Iterable[Holder]) -> bytes:
-    keyid = helper_keyid(record)
-    for holder in holders:
-        if holder.keyid == keyid and _is_service(holder, HELPER):
-            return public_bytes(holder.public_key)
-    raise RecordInvalid("the certificate of the helper that signed the accepted set is missing")
 
 
 def _is_service(holder: Holder, name: str) -> bool:

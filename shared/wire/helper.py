@@ -8,7 +8,6 @@ from typing import Final
 from shared.ids import Digest
 
 HELPER: Final = "helper"
-TWOSERVER: Final = "twoserver"
 NORM_PROOFS: Final = "norm_equality_proofs"
 """In a training round's `engine_params`: with 2 a false norm passes with probability 2**-106, with 1 with 2**-53."""
 KEY_CONTEXT: Final = b"undersong/helper-key/1\0"
