@@ -20,7 +20,7 @@ import yaml
 from services.agent import policy as policies
 from services.agent.alarms import Alarms
 from services.agent.device import check_device
-from services.agent.domain import SEALED, Detail, TaskFailure
+from services.agent.domain import Detail, TaskFailure
 from services.agent.loop import EXCLUDED, Agent, http_client
 from services.agent.receipts import ReceiptBook
 from services.agent.settings import AgentSettings, ConfigError, load
@@ -30,6 +30,7 @@ from shared.errors import Refusal
 from shared.faults import arm
 from shared.identity.authority import Identity
 from shared.identity.enrol import ensure_identity, rotate_now
+from shared.secagg.engines import ENGINES
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.traces import configure_tracing
 
@@ -183,8 +184,11 @@ def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -
     found = []
     if mismatches:
         found.append(f"{mismatches} receipts do not match what this site handed in: see `receipts`")
-    if settings.policy.exists() and SEALED in policies.load(settings.policy)[0].engines:
-        found.append("the policy allows engine sealed, which is weak: the aggregator sees each update of this site")
+    allowed = policies.load(settings.policy)[0].engines if settings.policy.exists() else frozenset[str]()
+    weak = [ENGINES[name] for name in sorted(allowed) if ENGINES[name].sees_updates]
+    found += [
+        f"the policy allows engine {facts.name}, which is weak: {facts.wording.seen_by} of this site" for facts in weak
+    ]
     if left := ", ".join(sorted(name for name, state in closed.items() if state == "open")):
         found.append(f"this machine does not close to recipes: {left}; see docs/threat-model.md, or use runner: docker")
     return found

@@ -5,7 +5,6 @@ Pure: the manifest, the policy, the earlier answer and the time are arguments.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
@@ -13,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from shared.ids import Digest, SiteId
-from shared.secagg.pairwise.graph import UnsafeTopology, plan
+from shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
 from shared.statistics.measures import MeasureInvalid, asked_of
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.profiles import DatasetSchema, schema_fault
@@ -24,9 +23,6 @@ OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
-ENGINES = ("pairwise", "sealed", "twoserver")  # as in shared.secagg.engines, which needs numpy
-PAIRWISE = "pairwise"
-SEALED = "sealed"  # the weak engine; always allowed for a first model, which is public
 
 
 class TaskFailure(Exception):
@@ -100,36 +96,6 @@ class StatisticsRule:
     max_sums: int
 
 
-class Quorum(StrEnum):
-    """In which rounds of engine `pairwise` the survivors must sign their set themselves."""
-
-    REQUIRED = "required"  # up to SMALL sites
-    ALWAYS = "always"
-    OPTIONAL = "optional"
-
-
-SMALL = 128
-
-
-@dataclass(frozen=True, slots=True)
-class PairwiseRule:
-    """What a round of engine `pairwise` must be planned for, whatever the platform plans.
-
-    min_corrupt: share of colluding sites. min_threshold: sites without which nothing opens. allow_no_colluders: the
-    owner's consent to rounds that are planned for no colluding site at all.
-    """
-
-    min_corrupt: float
-    min_threshold: int
-    quorum: Quorum
-    allow_no_colluders: bool
-
-    @property
-    def quorum_up_to(self) -> int:
-        """The largest round in which survivors must sign their set."""
-        return {Quorum.REQUIRED: SMALL, Quorum.ALWAYS: sys.maxsize, Quorum.OPTIONAL: 0}[self.quorum]
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the data owner allows. What is not named is refused."""
@@ -145,7 +111,7 @@ class Policy:
     resources: Resources
     reports: Detail
     statistics: StatisticsRule
-    pairwise: PairwiseRule
+    engine_floors: EngineFloors
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +140,7 @@ def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_n
         *_recipe(policy, manifest, site),
         *_data(policy, manifest, site),
         *_protection(policy, manifest),
-        *(_pairwise(policy.pairwise, manifest) if manifest.engine == PAIRWISE else ()),
+        *(Reason(each.code, each.detail) for each in policy.engine_floors.objections(manifest)),
         *(_statistics(policy.statistics, manifest) if manifest.recipe.name == STATISTICS else ()),
     ]
     if policy.hours and not any(window.holds(local_now.time()) for window in policy.hours):
@@ -228,7 +194,7 @@ def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
     kind = str(manifest.kind.value)
     if policy.kinds.isdisjoint(_allowing(manifest)):
         found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed here{_line('kinds', kind)}"))
-    if manifest.engine not in policy.engines and (kind, manifest.engine) != ("initialise", SEALED):
+    if manifest.engine not in policy.engines and (kind, manifest.engine) != ("initialise", PUBLIC_ENGINE):
         line = _line("engines", manifest.engine)
         found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed here{line}"))
     size = min(len(set(manifest.cohort)), manifest.min_cohort)
@@ -257,39 +223,6 @@ def _too_small(size: int, wanted: int) -> str:
         f"sums over {size} sites may open, this site asks for {wanted}: "
         f"to allow it, put `min_cohort: {size}` into policy.yaml"
     )
-
-
-def _pairwise(rule: PairwiseRule, manifest: RoundManifest) -> list[Reason]:
-    """What speaks against the plan of a round; the roster, which is known later, is judged by the engine's floors."""
-    params, size, found = manifest.engine_params, len(set(manifest.cohort)), list[Reason]()
-    corrupt, dropout = (_share(params.get(name)) for name in ("corrupt", "dropout"))
-    quorum = params.get("quorum") is True
-    if corrupt == 0 and not rule.allow_no_colluders:
-        detail = "the round is planned for no colluding site, to which this site has not consented"
-        found.append(Reason("policy-corrupt", detail + _floor("min_corrupt: 0` and `allow_no_colluders: true")))
-    elif corrupt < rule.min_corrupt:
-        detail = f"the round is planned for {corrupt:.1%} colluding sites, this site asks for {rule.min_corrupt:.1%}"
-        found.append(Reason("policy-corrupt", detail + _floor(f"min_corrupt: {corrupt:.3g}")))
-    if size <= rule.quorum_up_to and not quorum:
-        detail = f"the survivors of this round of {size} sites do not sign their set, this site asks for it"
-        found.append(Reason("policy-quorum", detail + _floor("quorum: optional")))
-    try:
-        threshold = plan(size, corrupt, dropout, trusted_witness=not quorum).threshold
-    except UnsafeTopology as error:
-        return [*found, Reason("policy-threshold", f"the round cannot be planned: {error}")]
-    if threshold < rule.min_threshold:
-        detail = f"{threshold} sites could open this round, this site asks for {rule.min_threshold}"
-        found.append(Reason("policy-threshold", detail + _floor(f"min_threshold: {threshold}")))
-    return found
-
-
-def _floor(value: str) -> str:
-    return f": to allow it, put `{value}` under `pairwise` in policy.yaml"
-
-
-def _share(value: object) -> float:
-    """A share of clients as a manifest names it; 0 for what is none, which the engine refuses by name."""
-    return float(value) if isinstance(value, int | float) and 0 <= value < 1 else 0.0
 
 
 def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:

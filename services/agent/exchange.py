@@ -239,10 +239,9 @@ class Exchanges:
         return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"))
 
     def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
-        from shared.secagg.engine import Floors, Seat
+        from shared.secagg.engine import Seat
 
-        rule = self._policy().pairwise
-        floors = Floors(min_threshold=rule.min_threshold, quorum_up_to=rule.quorum_up_to)
+        floors = self._policy().engine_floors.floors(engine.name)
         seat = Seat(place.manifest, place.site_id, place.public, floors=floors)
         if place.own_key:
             seat = replace(seat, sign=self._signer(place.own_key), witness=place.witness)

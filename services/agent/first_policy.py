@@ -9,7 +9,10 @@ import yaml
 
 from services.agent.domain import OWN_FEDERATION, Detail
 from services.agent.policy import DatasetEntry, PolicyFile, RecipeEntry, StatisticsEntry
+from shared.secagg.engines import ENGINES, EngineFloors
+from shared.secagg.facts import EngineFacts
 
+FLOORS: Final = EngineFloors()
 HEADER: Final = """\
 # What this site allows. What is not named here is refused, whatever the platform says.
 # Lines that begin with "# -" or "# min_" are weaker choices that the owner may make: delete the "# " to allow one.
@@ -17,13 +20,6 @@ HEADER: Final = """\
 # recipes: by name (as installed) and, when `digest` stands there, only with exactly that code.
 # datasets: columns that recipes may read, the label among them ("*": all).
 # reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
-"""
-
-ENGINES: Final = """\
-engines:  # who can see a single update of this site
-- pairwise  # no service
-- twoserver  # no service, unless the operators of aggregator and keys put their halves together
-# - sealed  # WEAK: the aggregator sees each update
 """
 
 KINDS: Final = """\
@@ -53,14 +49,6 @@ statistics:  # what jobs of kind statistics may add up, once kinds names them
   # - clusters  # k-means
 """
 
-PAIRWISE: Final = """\
-pairwise:  # what rounds of engine pairwise must be planned for; a round that is planned for less is refused
-  min_corrupt: {min_corrupt:g}  # share of sites that may collude with the aggregator
-  min_threshold: {min_threshold}  # nothing of this site opens without so many sites
-  quorum: {quorum}  # survivors sign their set: required (rounds of up to 128 sites) | always | optional (WEAKER)
-  allow_no_colluders: {allowed}  # true consents to rounds planned for no colluding site, once min_corrupt is 0
-"""
-
 
 def default_policy(
     recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
@@ -70,25 +58,44 @@ def default_policy(
         federations=[OWN_FEDERATION],
         recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
         datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
-        engines=["pairwise", "twoserver"],
+        engines=[facts.name for facts in _offered() if not facts.sees_updates],
         kinds=["initialise", "standardise", "train", "evaluate"],
         min_cohort=min_cohort,
         statistics=StatisticsEntry(measures=["moments"]),
         reports=reports,
     )
-    return HEADER + "".join(_section(name, value) for name, value in file.model_dump(mode="json").items())
+    sections = {name: _section(name, value) for name, value in file.model_dump(mode="json").items()}
+    for name in EngineFloors.model_fields:
+        sections["statistics"] += sections.pop(name)
+    return HEADER + "".join(sections.values())
+
+
+def _offered() -> list[EngineFacts]:
+    """Return the facts of all engines, those first with which no service sees an update."""
+    return sorted(ENGINES.values(), key=lambda facts: facts.sees_updates)
+
+
+def _engines() -> str:
+    """Return the section `engines`: who can see a single update, and the weak engines as lines to uncomment."""
+    lines = [
+        f"# - {facts.name}  # WEAK: {facts.wording.seen_by}"
+        if facts.sees_updates
+        else f"- {facts.name}  # {facts.wording.seen_by}"
+        for facts in _offered()
+    ]
+    return "\n".join(["engines:  # who can see a single update of this site", *lines, ""])
 
 
 def _section(name: str, value: Any) -> str:
     """One setting: as YAML writes it, or with the choices that the owner has."""
     if name == "engines":
-        return ENGINES
+        return _engines()
     if name == "kinds":
         return KINDS
     if name == "min_cohort":
         return MIN_COHORT.format(size=value) + (SMALLER if value > 2 else "")
-    if name == "pairwise":
-        return PAIRWISE.format(**value, allowed=str(value["allow_no_colluders"]).lower())
+    if (engine := FLOORS.section(name)) is not None:
+        return engine.text()
     if name == "statistics":
         rest = _yaml({key: item for key, item in value.items() if key != "measures"})
         return STATISTICS + "".join(f"  {line}\n" for line in rest.splitlines())

@@ -21,11 +21,11 @@ from services.agent.domain import TaskFailure
 from services.agent.settings import ConfigError
 from shared.highwater import DurableLines
 from shared.ids import Digest, JobId, RoundId
+from shared.secagg.facts import UPLOAD as UPLOAD
 from shared.wire.manifest import RoundManifest
 
 RESTORED: Final = "state-restored"
 UNWRITTEN: Final = "mark-unwritten"
-UPLOAD: Final = "upload"  # shared.secagg.engine.UPLOAD, without loading it
 _ID: Final = "id"
 _WORDS: Final = 7  # of a line: job, number, attempt, round, step, digest, whether it opens the sum
 _SLACK: Final = 512  # lines that nobody needs any more, before the file is written anew at a start

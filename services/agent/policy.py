@@ -11,14 +11,11 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from services.agent.domain import (
-    ENGINES,
     EVERYTHING,
     OWN_FEDERATION,
     Detail,
     Hours,
-    PairwiseRule,
     Policy,
-    Quorum,
     RecipeRule,
     Resources,
     StatisticsRule,
@@ -26,6 +23,7 @@ from services.agent.domain import (
 from services.agent.settings import ConfigError, explain
 from shared.ids import Digest
 from shared.names import hint, near, one_edit
+from shared.secagg.engines import ENGINES, EngineFloors
 from shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
@@ -115,28 +113,7 @@ def _engine(name: str) -> str:
     return name
 
 
-class PairwiseEntry(BaseModel):
-    """What rounds of engine `pairwise` must be planned for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    min_corrupt: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="Least share of sites, working together against the others, that a round must be planned for",
-    )
-    min_threshold: int = Field(default=3, ge=2, description="Fewest sites without whom no sum is opened")
-    quorum: Quorum = Field(
-        default=Quorum.REQUIRED,
-        description="Rounds in which the survivors must sign the survivor set: `required` in those of up to 128 sites, "
-        "`always`, `optional`",
-    )
-    allow_no_colluders: bool = Field(
-        default=False, description="Whether rounds planned for no colluding site are allowed"
-    )
-
-
-class PolicyFile(BaseModel):
+class PolicyFile(EngineFloors, BaseModel):
     """`policy.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -153,7 +130,6 @@ class PolicyFile(BaseModel):
     min_cohort: int = Field(default=3, ge=1, description="Fewest sites in a sum")
     require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
     statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
-    pairwise: PairwiseEntry = Field(PairwiseEntry(), description="What rounds of engine `pairwise` must be planned for")
     hours: list[str] = Field([], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always")
     timezone: Annotated[str, AfterValidator(_timezone)] = Field("UTC", description="Time zone of `hours` (IANA name)")
     resources: ResourcesEntry = Field(ResourcesEntry(), description="Limits of a recipe's process")
@@ -232,7 +208,7 @@ def to_policy(file: PolicyFile) -> Policy:
         resources=Resources(**file.resources.model_dump()),
         reports=file.reports,
         statistics=_statistics(file.statistics, file.min_cohort),
-        pairwise=PairwiseRule(**file.pairwise.model_dump()),
+        engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
     )
 
 

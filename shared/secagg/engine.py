@@ -23,6 +23,8 @@ from shared.ids import SiteId
 from shared.secagg.facts import UPLOAD as UPLOAD
 from shared.secagg.facts import EngineFacts
 from shared.secagg.facts import EngineUnknown as EngineUnknown
+from shared.secagg.floors import NO_FLOORS as NO_FLOORS
+from shared.secagg.floors import Floors as Floors
 from shared.secagg.quantise import Ring
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader
@@ -97,21 +99,6 @@ class Desk:
     site_keys: Mapping[SiteId, bytes] = field(default_factory=dict)
     share: bytes | None = None
     entropy: Entropy = os.urandom
-
-
-@dataclass(frozen=True, slots=True)
-class Floors:
-    """What the data owner demands of a round, whatever its manifest says; looked at when the participants are known.
-
-    min_threshold: fewer sites than this must not be able to open anything. quorum_up_to: in rounds of up to so many
-    sites the survivors sign their set themselves.
-    """
-
-    min_threshold: int = 0
-    quorum_up_to: int = 0
-
-
-NO_FLOORS: Final = Floors()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
 """The registry of engines: their facts at once, their code when a round or a record needs it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from shared.names import hint
 from shared.secagg.facts import EngineFacts, EngineUnknown
+from shared.secagg.floors import NO_FLOORS, Floors, Objection, OwnerSection
 from shared.secagg.pairwise.facts import FACTS as PAIRWISE
+from shared.secagg.pairwise.floors import PairwiseFloors
 from shared.secagg.sealed.facts import FACTS as SEALED
 from shared.secagg.twoserver.facts import FACTS as TWOSERVER
+from shared.wire.manifest import RoundManifest
 
 if TYPE_CHECKING:  # it brings NumPy
     from shared.secagg.audit import EngineAudit
@@ -21,6 +26,30 @@ ENGINES: Final[Mapping[str, EngineFacts]] = MappingProxyType({facts.name: facts 
 DEFAULT_ENGINE: Final = PAIRWISE.name
 PUBLIC_ENGINE: Final = SEALED.name
 """For what is no secret anyway: the first model of a job, which depends on no data."""
+
+
+class EngineFloors(BaseModel):
+    """What a site's owner demands of rounds, engine by engine: sections of the policy file, named like the engines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    pairwise: PairwiseFloors = Field(
+        PairwiseFloors(), description="What rounds of engine `pairwise` must be planned for"
+    )
+
+    def section(self, engine: str) -> OwnerSection | None:
+        """Return the section of this engine; None where an owner has nothing to say about it."""
+        found = getattr(self, engine) if engine in EngineFloors.model_fields else None
+        return found if isinstance(found, OwnerSection) else None
+
+    def objections(self, manifest: RoundManifest) -> Sequence[Objection]:
+        """Return what speaks against the plan of this round."""
+        section = self.section(manifest.engine)
+        return () if section is None else section.objections(manifest)
+
+    def floors(self, engine: str) -> Floors:
+        """Return what this engine's client demands once the participants are known."""
+        section = self.section(engine)
+        return NO_FLOORS if section is None else section.floors()
 
 
 def engine_facts(name: str) -> EngineFacts:

@@ -23,6 +23,7 @@ from services.agent.domain import (
     report,
 )
 from services.agent.settings import ConfigError
+from shared.secagg.engines import EngineFloors
 from shared.secagg.quantise import plan_encoding
 from shared.wire.manifest import RoundManifest
 from shared.wire.profiles import DatasetSchema
@@ -173,9 +174,8 @@ def planned(sites: int = 5, **params: object) -> RoundManifest:
 
 
 def under(**rule: object):
-    entry = policies.PairwiseEntry.model_validate(rule)
-    strict = policies.PairwiseRule(**entry.model_dump())
-    return replace(POLICY, engines=frozenset({"pairwise"}), pairwise=strict)
+    strict = EngineFloors.model_validate({"pairwise": rule})
+    return replace(POLICY, engines=frozenset({"pairwise"}), engine_floors=strict)
 
 
 @pytest.mark.parametrize(
