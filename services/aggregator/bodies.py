@@ -2,13 +2,16 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from services.aggregator.domain import BodyLost
 from shared.blobs import BlobMissing, BlobStore
-from shared.ids import Digest
+from shared.ids import Digest, SiteId
+from shared.secagg.engine import OpenBody, Source
+from shared.secagg.fold import FileSource, read_body_header
+from shared.wire.updates import UpdateHeader
 
 
 @asynccontextmanager
@@ -26,3 +29,32 @@ async def local_file(blobs: BlobStore, digest: Digest) -> AsyncIterator[Path]:
             raise BodyLost("the stored body is no longer there") from None
         file.flush()
         yield Path(file.name)
+
+
+def opener(blobs: BlobStore, digests: Mapping[SiteId, Digest]) -> OpenBody:
+    """Return what opens these stored bodies for an engine, which runs in a thread beside this event loop.
+
+    Raises BodyLost or MalformedUpdate where a body cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+
+    @contextmanager
+    def opened(site_id: SiteId) -> Iterator[tuple[UpdateHeader, Source]]:
+        stored = local_file(blobs, digests[site_id])
+        path = asyncio.run_coroutine_threadsafe(_entered(stored), loop).result()
+        try:
+            header, offset = read_body_header(path)
+            with FileSource(path, offset) as source:
+                yield header, source
+        finally:
+            asyncio.run_coroutine_threadsafe(_left(stored), loop).result()
+
+    return opened
+
+
+async def _entered(stored: AbstractAsyncContextManager[Path]) -> Path:
+    return await stored.__aenter__()
+
+
+async def _left(stored: AbstractAsyncContextManager[Path]) -> None:
+    await stored.__aexit__(None, None, None)

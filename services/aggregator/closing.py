@@ -1,34 +1,35 @@
-"""Closing a step: the engine's part, a witness or helper where it asks for one, and one transaction at the end.
+"""Closing a step: the engine's part, other parties where it asks them, and one transaction at the end.
 
-Where another party is asked, whom the step is closed over is committed before; after a crash exactly that is asked
+Where other parties are asked, whom the step is closed over is committed before; after a crash exactly that is asked
 for again. Everything else may be computed any number of times: nothing of it is seen before the last transaction.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import structlog
 
+from services.aggregator.bodies import opener
 from services.aggregator.contribution_rows import ContributionRows
 from services.aggregator.domain import OPENED, Phase, Reason, step_after, step_deadline
 from services.aggregator.fault_rows import FaultRows
-from services.aggregator.helper import Helper
-from services.aggregator.keys import Keys
+from services.aggregator.parties import Parties, Stage, refusal_reason
 from services.aggregator.peer import AskRefused
 from services.aggregator.publication import RoundFailed, RoundLost, held
 from services.aggregator.repository import Repository, Stored
 from services.aggregator.rounds import manifest_of, signed_manifest
 from services.aggregator.step_rows import Frozen, Next, StepRepository
 from services.aggregator.steps import place
+from shared.blobs import BlobStore
 from shared.database import Database, Transaction
 from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.sealing import Sealer
-from shared.ids import RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Ask, Closed, Desk, Fault, RoundSpoiled
+from shared.ids import Digest, RoundId, SiteId
+from shared.secagg.engine import UPLOAD, Asks, Closed, Desk, Fault, Replies, RoundSpoiled
 from shared.secagg.engines import engine_facts, engine_named
 from shared.telemetry.metrics import SECAGG_FAILURES
 
@@ -47,24 +48,28 @@ class _Table:
 class Closing:
     """Ends steps for the worker that holds the round."""
 
-    def __init__(self, database: Database, sealer: Sealer, keys: Keys, helper: Helper, *, patience: timedelta) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, sealer: Sealer, parties: Parties, *, patience: timedelta
+    ) -> None:
         self._database, self._sealer, self._patience = database, sealer, patience
-        self._keys, self._helper = keys, helper
+        self._blobs, self._parties = blobs, parties
 
     async def close(self, stored: Stored, fence: int, secret: bytes) -> bytes:
         """End the present step; the engine's state after it. RoundFailed, RoundLost, or Unavailable: ask again."""
         step, manifest = stored.round.step or "", manifest_of(stored.manifest)
         table = await self._database.read("step.table", lambda tx: self._read(tx, stored))
         _check_members(stored, table)
-        desk = Desk(manifest, secret, table.keys)
+        digests = {site: Digest(said[:32].hex()) for site, said in table.said.items()} if step == UPLOAD else {}
+        desk = Desk(manifest, secret, table.keys, body=opener(self._blobs, digests))
         closed = await self._ended(desk, step, table.said, None)
-        if closed.ask is not None:
+        if closed.asks:
             if table.frozen is None:
                 await self._freeze(stored, fence, table)
             point("aggregator.step.frozen")
-            reply = await self._ask(stored, closed.ask)
+        while closed.asks:
+            replies = await self._ask(stored, closed.asks)
             point("aggregator.step.witnessed")
-            closed = await self._ended(desk, step, table.said, reply)
+            closed = await self._ended(replace(desk, secret=closed.secret), step, table.said, replies)
         await self._commit(stored, fence, table, closed)
         point("aggregator.step.closed")
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
@@ -92,10 +97,10 @@ class Closing:
             raise RoundLost(f"step {step} was closed by another worker")
         return self._sealer.open(sealed, "step_messages", place(round_id, step, site_id), "body")
 
-    async def _ended(self, desk: Desk, step: str, said: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+    async def _ended(self, desk: Desk, step: str, said: Mapping[SiteId, bytes], replies: Replies | None) -> Closed:
         engine = engine_named(desk.manifest.engine)
         try:
-            return await asyncio.to_thread(engine.server.close, desk, step, said, reply)
+            return await asyncio.to_thread(engine.server.close, desk, step, said, replies)
         except Refusal as refusal:  # a pure function of what is stored: asking again gives the same
             SECAGG_FAILURES.labels(step).inc()
             faults = refusal.faults if isinstance(refusal, RoundSpoiled) else ()
@@ -108,17 +113,8 @@ class Closing:
 
         await self._database.run("step.freeze", work)
 
-    async def _ask(self, stored: Stored, ask: Ask) -> bytes:
-        signed = signed_manifest(stored)
-        party, reason = self._keys.ask, Reason.WITNESS_REFUSED
-        if ask.party == "helper":
-            party, reason = self._helper.agree, Reason.HELPER_REFUSED
-        if signed is None:
-            raise RoundFailed(reason, "the manifest's signature was not stored")
-        try:
-            return await party(signed, ask.body)
-        except AskRefused as refusal:
-            raise RoundFailed(reason, refusal.detail) from refusal
+    async def _ask(self, stored: Stored, asks: Asks) -> Replies:
+        return await asked(self._parties, "close", stored, asks)
 
     async def _commit(self, stored: Stored, fence: int, table: _Table, closed: Closed) -> None:
         round_, step = stored.round, stored.round.step or ""
@@ -154,6 +150,17 @@ def log_faults(faults: Iterable[Fault], **where: str) -> None:
     for fault in faults:
         event = "site.at_fault" if fault.proved else "site.shares_disputed"
         log.warning(event, site_id=fault.site_id, code=fault.code, detail=fault.detail, **where)
+
+
+async def asked(parties: Parties, stage: Stage, stored: Stored, asks: Asks) -> Replies:
+    """The other parties' answers; RoundFailed where they refuse, Unavailable: ask again."""
+    signed, reason = signed_manifest(stored), refusal_reason(asks)
+    if signed is None:
+        raise RoundFailed(reason, "the manifest's signature was not stored")
+    try:
+        return await parties.ask(stage, signed, asks)
+    except AskRefused as refusal:
+        raise RoundFailed(reason, refusal.detail) from refusal
 
 
 def _check_members(stored: Stored, table: _Table) -> None:

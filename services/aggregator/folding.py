@@ -5,7 +5,7 @@ sums come out the same. Everything here blocks; callers run it in a thread.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ class Folding:
     model: Model | None = None
     model_of: int | None = None
     length: int | None = None
-    share: bytes | None = None
+    shares: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
@@ -45,8 +45,8 @@ class Folding:
 
     @property
     def desk(self) -> Desk:
-        """The engine's place in this round; `share` is what a helper gave for the sum."""
-        return Desk(self.manifest, self.secret, share=self.share)
+        """The engine's place in this round."""
+        return Desk(self.manifest, self.secret, shares=self.shares, length=self.length)
 
     def missing(self, contributions: Sequence[Contribution]) -> list[Contribution]:
         """Contributions that stand and are not in the sum yet, in the order of their arrival."""
@@ -87,8 +87,7 @@ class Folding:
         if self.total is None:
             raise ValueError("nothing was folded")
         total = self.total.total.copy() if self._hidden else self.total.total
-        self.engine.server.reveal(self.desk, total)
-        return total
+        return self.engine.server.reveal(self.desk, total)
 
     @property
     def _hidden(self) -> bool:
@@ -96,7 +95,8 @@ class Folding:
 
     def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
         if self.total is None:
-            self.total = self._empty_sum(header.modulus_bits, header.length)
+            length = self.engine.server.sum_length(self.manifest, header)
+            self.total = self._empty_sum(header.modulus_bits, length)
 
         def blocks() -> Iterator[memoryview]:
             plain = self._blocks(header, path, offset)
@@ -106,11 +106,7 @@ class Folding:
         self.total.fold(blocks)
 
     def _empty_sum(self, modulus_bits: int, length: int) -> RunningSum:
-        if self.engine.server.modulus(self.manifest) is None:
-            return RunningSum(modulus_bits, length)
-        from shared.secagg.twoserver.sums import add_field, subtract_field
-
-        return RunningSum(modulus_bits, length, add=add_field, subtract=subtract_field)
+        return RunningSum(modulus_bits, length, modulus=self.engine.server.modulus(self.manifest))
 
     def _blocks(self, header: UpdateHeader, path: Path, offset: int) -> Iterator[memoryview]:
         with FileSource(path, offset) as source:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from services.aggregator.bodies import local_file
-from services.aggregator.closing import Closing, log_faults
+from services.aggregator.closing import Closing, asked, log_faults
 from services.aggregator.contribution_rows import Contribution, ContributionRows
 from services.aggregator.domain import (
     BODY_LOST,
@@ -29,6 +29,7 @@ from services.aggregator.domain import (
     step_due,
 )
 from services.aggregator.folding import Folding, code_of
+from services.aggregator.parties import Parties
 from services.aggregator.parts import Holder, RoundParts
 from services.aggregator.publication import Base, Outcome, Publication, RoundFailed, RoundLost, conclude, set_aside
 from services.aggregator.records import Records
@@ -84,6 +85,7 @@ class Foreman:
         closing: Closing,
         records: Records,
         verification: Verification,
+        parties: Parties,
         parts: RoundParts,
         *,
         worker_id: str,
@@ -92,7 +94,7 @@ class Foreman:
         self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
         self._rounds, self._publication = rounds, publication
         self._closing, self._records, self._verification = closing, records, verification
-        self._parts = parts
+        self._parts, self._parties = parts, parties
         self._handing_in: set[asyncio.Task[None]] = set()
         self._worker_id, self._lease = worker_id, timedelta(seconds=lease_s)
         self._driving: dict[RoundId, asyncio.Task[None]] = {}
@@ -293,8 +295,10 @@ class Foreman:
         """The round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
-        if hold.folding.share is None and engine_facts(hold.folding.manifest.engine).opened_by_parties:
-            hold.folding.share = await self._verification.share(hold.folding)
+        asks = hold.folding.engine.server.sum_asks(hold.folding.desk)
+        if asks and not hold.folding.shares:
+            hold.folding.shares = await asked(self._parties, "sum", stored, asks)
+            point("aggregator.share.received")
         return await asyncio.to_thread(conclude, stored, hold.folding, hold.base)
 
     async def _publish(self, hold: Hold, stored: Stored) -> None:

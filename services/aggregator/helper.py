@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import httpx
 from cryptography.exceptions import InvalidSignature
 
+from services.aggregator.parties import Stage
 from services.aggregator.peer import AskRefused, Peer
 from shared.errors import NotFound
 from shared.identity.authority import CertificateUntrusted, Subject
@@ -51,6 +52,16 @@ class Helper(Peer):
         statement = key_statement(manifest.digest(), begun.helper_key)
         await self._check(begun.keyid, begun.signature, statement)
         return reply
+
+    async def answer(self, stage: Stage, signed: SignedManifest, body: bytes) -> bytes:
+        """What it says at this stage: `begin`, `agree` or `share`; Unavailable or AskRefused."""
+        match stage:
+            case "begin":
+                return await self.begin(signed, body)
+            case "close":
+                return await self.agree(signed, body)
+            case "sum":
+                return await self.share(signed.manifest.round_id, body)
 
     async def wake(self) -> None:
         """Whether it can be reached at all, before anybody computes for it; Unavailable."""

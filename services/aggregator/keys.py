@@ -3,6 +3,7 @@
 import httpx
 import msgpack
 
+from services.aggregator.parties import Stage
 from services.aggregator.peer import AskRefused as AskRefused
 from services.aggregator.peer import Peer
 from shared.transparency.documents import RoundRecord
@@ -21,6 +22,12 @@ class Keys(Peer):
         path = f"/rounds/{signed.manifest.round_id}/witness"
         headers = {"content-type": "application/octet-stream"}
         return (await self._ask("POST", path, content=content, headers=headers)).content
+
+    async def answer(self, stage: Stage, signed: SignedManifest, body: bytes) -> bytes:
+        """What the witness says to close a step; it is asked nothing else. Unavailable or AskRefused."""
+        if stage != "close":
+            raise AskRefused("a witness is asked only to close a step")
+        return await self.ask(signed, body)
 
     async def record(self, record: RoundRecord) -> None:
         """Hand a round's record in for the log; twice is as once. Unavailable or AskRefused."""

@@ -24,7 +24,7 @@ from services.aggregator.domain import (
     step_deadline,
 )
 from services.aggregator.fault_rows import FaultRows
-from services.aggregator.helper import Helper
+from services.aggregator.parties import Parties
 from services.aggregator.peer import AskRefused
 from services.aggregator.repository import WORK_TOPIC, Repository, Stored
 from services.aggregator.sample_rows import SampleRows
@@ -83,17 +83,17 @@ class Rounds:
         blobs: BlobStore,
         identity: IdentityKeeper,
         sealer: Sealer,
-        helper: Helper,
+        parties: Parties,
         *,
         finish: timedelta,
     ) -> None:
         self._database, self._blobs, self._identity, self._sealer = database, blobs, identity, sealer
-        self._helper, self._finish = helper, finish
+        self._parties, self._finish = parties, finish
 
     async def open(self, signed: SignedManifest, coordinator: Party, directory: CertificateDirectory | None) -> Stored:
         """Open a round for a signed manifest, or find it open; RoundDiffers, ManifestUntrusted, EngineUnknown.
 
-        Where the engine has a helper, that one is asked first: HelperRefused, or Unavailable while it is away.
+        Where the engine asks other parties to begin, they are asked first: HelperRefused, or Unavailable.
         """
         manifest = signed.manifest
         digest = manifest.digest()
@@ -108,15 +108,15 @@ class Rounds:
         return known
 
     async def _begun(self, signed: SignedManifest) -> Opened:
-        """The engine's beginning, with the helper's keys where it has a helper."""
+        """The engine's beginning, with what other parties say where it asks them."""
         manifest, server = signed.manifest, engine_named(signed.manifest.engine).server
         opened = server.open(manifest)
-        if opened.ask is None:
+        if not opened.asks:
             return opened
         try:
-            reply = await self._helper.begin(signed, opened.ask.body)
+            replies = await self._parties.ask("begin", signed, opened.asks)
             point("aggregator.helper.begun")
-            return server.begun(Desk(manifest, opened.secret), opened, reply)
+            return server.begun(Desk(manifest, opened.secret), opened, replies)
         except AskRefused as refusal:
             raise HelperRefused(refusal.detail) from refusal
 

@@ -28,7 +28,7 @@ from shared.identity.directory import CertificateDirectory
 from shared.identity.verify import RevocationFeed
 from shared.secagg.engine import Desk, check_header
 from shared.secagg.fold import FileSource, read_body_header
-from shared.secagg.twoserver.leader import Pending, accept, examine, leader_key
+from shared.secagg.twoserver.leader import Pending, accept, examine
 from shared.secagg.twoserver.messages import MAX_BATCH, Verdict
 from shared.secagg.twoserver.report import ReportUnsigned
 from shared.wire.manifest import RoundManifest
@@ -89,15 +89,6 @@ class Verification:
         finally:
             if asked is not None:
                 asked.cancel()
-
-    async def share(self, folding: Folding) -> bytes:
-        """The helper's sealed share of the sum over the set that it agreed on; RoundFailed, Unavailable."""
-        try:
-            share = await self._helper.share(folding.manifest.round_id, leader_key(folding.secret))
-        except AskRefused as refusal:
-            raise RoundFailed(Reason.HELPER_REFUSED, refusal.detail) from refusal
-        point("aggregator.share.received")
-        return share
 
     async def _examine(self, folding: Folding, contribution: Contribution, file: File) -> _Examined | Refusal:
         try:

@@ -16,6 +16,7 @@ from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
 from services.aggregator.part_rows import PARTS_TOPIC
 from services.aggregator.part_worker import PartWorker
+from services.aggregator.parties import Parties
 from services.aggregator.parts import RoundParts
 from services.aggregator.publication import Publication
 from services.aggregator.records import Records
@@ -35,6 +36,7 @@ from shared.database import Database
 from shared.identity.sealing import Sealer
 from shared.queues import Bell, OutboxTail, Relay, Streams, background
 from shared.secagg.engines import preload
+from shared.secagg.facts import WITNESS
 from shared.web.access import IntrospectionClient, TokenDirectory
 from shared.web.app import create_app
 from shared.web.health import database_checks
@@ -50,6 +52,8 @@ class Components:
     blobs: BlobStore
     sealer: Sealer
     helper: Helper
+    keys: Keys
+    parties: Parties
     rounds: Rounds
     updates: Updates
     steps: Steps
@@ -65,12 +69,16 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing, 
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
     helper = Helper(stand.http, stand.signing(HELPER), settings.helper_url, stand.directory)
+    keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
+    parties = Parties({WITNESS: [keys], HELPER: [helper]})
     return Components(
         database=database,
         blobs=blobs,
         sealer=sealer,
         helper=helper,
-        rounds=Rounds(database, blobs, stand.identity, sealer, helper, finish=timedelta(seconds=settings.finish_s)),
+        keys=keys,
+        parties=parties,
+        rounds=Rounds(database, blobs, stand.identity, sealer, parties, finish=timedelta(seconds=settings.finish_s)),
         updates=Updates(database, blobs, stand.identity, sealer, max_update_bytes=settings.max_update_bytes),
         steps=Steps(database, sealer, bell),
     )
@@ -88,8 +96,7 @@ def employ(settings: AggregatorSettings, components: Components, stand: Standing
     """The worker's components."""
     registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, components.blobs)
     publication = Publication(components.database, components.blobs, registry, stand.identity, components.rounds)
-    keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
-    records, worker_id = Records(components.database, keys), new_worker_id()
+    records, worker_id = Records(components.database, components.keys), new_worker_id()
     shared = RoundParts(
         components.database,
         components.blobs,
@@ -107,10 +114,15 @@ def employ(settings: AggregatorSettings, components: Components, stand: Standing
         components.sealer,
         bell,
         Closing(
-            components.database, components.sealer, keys, components.helper, patience=timedelta(seconds=settings.step_s)
+            components.database,
+            components.blobs,
+            components.sealer,
+            components.parties,
+            patience=timedelta(seconds=settings.step_s),
         ),
         records,
         Verification(components.helper, stand.directory, stand.revocations),
+        components.parties,
         shared,
         worker_id=worker_id,
         lease_s=settings.worker_lease_s,

@@ -3,18 +3,20 @@
 A round is a line of named steps. In each step every client sends one message; the server closes the step over the
 messages it has, and the closing gives an answer for every client, which that client brings to its next step. One step
 is always `UPLOAD`: its message is the update's binary body, and the server closes it over the digests of the bodies
-that it holds durably. `sealed` has no other step; an engine with masks has steps before the upload (keys, shares) and
-after it (survivors, unmasking).
+that it holds durably. An engine without other steps has one message a site; one with masks has steps before the upload
+(keys, shares) and after it (survivors, unmasking).
 
 Both sides are pure: state goes in and comes out as bytes, so that a service can store it, sealed, before anything that
-depends on it leaves. Closing may need another party (a witness that signs one survivor set, a second server): then
-`Closed.ask` says whom to ask what, and the step is closed again with the reply.
+depends on it leaves. Beginning a round, closing a step and opening the sum may need other parties (a witness that signs
+one survivor set, a second server, several holders of shares): then `Opened.asks`, `Closed.asks` or
+`ServerEngine.sum_asks` say whom to ask what, all at the same time, and the engine goes on with answers that suffice.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
@@ -87,17 +89,24 @@ class Payload:
     samples: bytes | None = None
 
 
+OpenBody = Callable[[SiteId], AbstractContextManager[tuple[UpdateHeader, Source]]]
+"""Opens a site's stored body: its header, and its payload from the beginning. Blocking."""
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """The server's place in one round; `secret` is the engine's state as it was last stored.
 
-    `share`: what the helper gave for the sum, where the engine has a helper.
+    shares: what other parties gave for the sum (`ServerEngine.sum_asks`), by `Ask.index`. length: how many words a
+    payload of this round has, once that is known. body: opens a stored body, while a step is closed.
     """
 
     manifest: RoundManifest
     secret: bytes
     site_keys: Mapping[SiteId, bytes] = field(default_factory=dict)
-    share: bytes | None = None
+    shares: Mapping[int, bytes] = field(default_factory=dict)
+    length: int | None = None
+    body: OpenBody | None = None
     entropy: Entropy = os.urandom
 
 
@@ -122,35 +131,58 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What another party must say before a round can begin, or a step be closed."""
+    """A question to another party; `index` tells parties of one name apart, and names the answer."""
 
-    party: Literal["witness", "helper"]
+    party: str
     body: bytes
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """Questions that are put at the same time; as soon as `need` of them are answered, the engine can go on."""
+
+    asks: tuple[Ask, ...] = ()
+    need: int = 0
+
+    @classmethod
+    def one(cls, party: str, body: bytes) -> "Asks":
+        """Make a single question, which must be answered."""
+        return cls((Ask(party, body),), 1)
+
+    def __bool__(self) -> bool:
+        return bool(self.asks)
+
+
+NO_ASKS: Final = Asks()
+Replies = Mapping[int, bytes]
+"""Answers by `Ask.index`: at least `Asks.need` of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A round's beginning at the server: what everyone may know, and what must be stored sealed.
 
-    With `ask` it is complete only with that party's answer (`ServerEngine.begun`).
+    With `asks` it is complete only with the answers (`ServerEngine.begun`).
     """
 
     public: dict[str, JsonValue]
     secret: bytes
-    ask: Ask | None = None
+    asks: Asks = NO_ASKS
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A step's end: the state to store, then an answer for each client, unless somebody must be asked first.
+    """A step's end: the state to store, then an answer for each client, unless other parties must be asked first.
 
+    With `asks` the step is closed again, with the answers and `secret` as the state; that can happen more than once.
     `faults`: sites that were found in this step to have broken the protocol, though the round goes on, and those of
     which others say so. `complaints`: who says of whom that its shares are of no use, which is held against neither.
     """
 
     secret: bytes
     answers: Mapping[SiteId, bytes] = field(default_factory=dict)
-    ask: Ask | None = None
+    asks: Asks = NO_ASKS
     faults: Sequence[Fault] = ()
     complaints: Mapping[SiteId, Sequence[SiteId]] = field(default_factory=dict)
 
@@ -179,8 +211,8 @@ class ServerEngine(Protocol):
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
         """Begin a round."""
 
-    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:
-        """The beginning, complete with the answer to `Opened.ask`; engines that ask nobody raise `UpdateRefused`."""
+    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
+        """The beginning, complete with the answers to `Opened.asks`; engines that ask nobody raise `UpdateRefused`."""
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
@@ -191,15 +223,24 @@ class ServerEngine(Protocol):
         Every block but the last is a multiple of 24 bytes. Raises `UpdateRefused` where the body was tampered with.
         """
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
         """End a step over these clients' messages.
 
         For `UPLOAD` that is the digest of each body (32 bytes), with the site's signature behind it where the engine
         has bodies signed (`Engine.signing`).
         """
 
-    def reveal(self, desk: Desk, total: Ring) -> None:
-        """Turn the sum of unveiled payloads into the sum of plain ones, in place, once every step is closed."""
+    def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:
+        """Return how many words `unveil` yields for a body with this header, and so the sum has."""
+
+    def sum_asks(self, desk: Desk) -> Asks:
+        """Return what other parties are asked once every step is closed; the answers are `Desk.shares` for `reveal`."""
+
+    def reveal(self, desk: Desk, total: Ring) -> Ring:
+        """Turn the sum of unveiled payloads into the sum of plain ones, uint[header.length], once every step is closed.
+
+        The memory of `total` is used for it.
+        """
 
     def evidence(self, desk: Desk) -> Evidence:
         """What the round leaves behind for its record, once every step is closed."""

@@ -79,14 +79,12 @@ class FileSource:
 class RunningSum:
     """A sum modulo ``2**modulus_bits``; `total` is uint[length], `count` the number of vectors in it.
 
-    `add` and `subtract` are ufuncs, and others than numpy's where the sum is taken modulo something else.
+    `modulus`: the prime that it is taken modulo instead (`ServerEngine.modulus`).
     """
 
-    def __init__(
-        self, modulus_bits: int, length: int, *, add: Operation = np.add, subtract: Operation = np.subtract
-    ) -> None:
+    def __init__(self, modulus_bits: int, length: int, *, modulus: int | None = None) -> None:
         self.modulus_bits = modulus_bits
-        self._add, self._subtract = add, subtract
+        self._add, self._subtract = _operations(modulus)
         self.total: Ring = np.zeros(length, DTYPES[modulus_bits])
         self.count = 0
 
@@ -128,6 +126,18 @@ class RunningSum:
             raise UpdateRefused("the update has more words than the sum")
         operation(part, words, out=part)
         return words.size
+
+
+def _operations(modulus: int | None) -> tuple[Operation, Operation]:
+    """Addition and subtraction as ufuncs; ValueError for a prime that there is no arithmetic for."""
+    if modulus is None:
+        return np.add, np.subtract
+    from shared.fields.field64 import P
+    from shared.fields.sums import add_field, subtract_field  # compiled: only where a sum needs it
+
+    if modulus != P:
+        raise ValueError(f"there is no arithmetic modulo {modulus}")
+    return add_field, subtract_field
 
 
 def read_body_header(path: Path) -> tuple[UpdateHeader, int]:

@@ -12,6 +12,7 @@ import pytest
 from recipes.catalogue import load_recipe
 from recipes.datasets import DatasetEntry, load_dataset
 from recipes.protocol import Dataset, Tensors
+from shared.fields.sums import add_field, centred
 from shared.ids import SiteId
 from shared.learning.tensors import Model, difference, flatten, save, unflatten
 from shared.secagg.payload import opened_train, train_payload
@@ -19,7 +20,6 @@ from shared.secagg.quantise import plan_encoding, plan_norm, unpack
 from shared.secagg.twoserver import schemes
 from shared.secagg.twoserver.engine import vector_of
 from shared.secagg.twoserver.schemes import HELPER, LEADER, Integers, Scheme, scheme_for
-from shared.secagg.twoserver.sums import add_field, centred
 from shared.vdaf.errors import VdafRejected
 from shared.wire.manifest import Encoding, RoundManifest
 from tests.shared.secagg.pairwise import test_engine as pairwise

@@ -16,7 +16,8 @@ from shared.ids import SiteId
 from shared.merkle import proofs as merkle
 from shared.secagg import transcript
 from shared.secagg.engine import (
-    Ask,
+    NO_ASKS,
+    Asks,
     Closed,
     Desk,
     Engine,
@@ -26,11 +27,13 @@ from shared.secagg.engine import (
     Opened,
     Payload,
     Pieces,
+    Replies,
     Seat,
     Source,
     UpdateRefused,
     header_for,
 )
+from shared.secagg.facts import WITNESS
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.client import ClientRound, Sign
 from shared.secagg.pairwise.complaints import (
@@ -75,7 +78,7 @@ class PairwiseServer:
         terms(manifest, b"")
         return Opened({}, _State().pack())
 
-    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:  # noqa: ARG002
+    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Nobody is asked for anything at the beginning."""
         raise UpdateRefused("engine pairwise asks nobody to begin a round")
 
@@ -97,9 +100,9 @@ class PairwiseServer:
         if len(source.take(1)):
             raise UpdateRefused("the update's body goes on after its last word")
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
         """End one of the six steps."""
-        state = _State.unpack(desk.secret)
+        state, reply = _State.unpack(desk.secret), None if replies is None else replies[0]
         match step:
             case "advertise":
                 return _close_advertise(desk, state, messages, reply)
@@ -115,7 +118,15 @@ class PairwiseServer:
                 return _close_unmask(desk, state, messages)
         raise UpdateRefused(f"engine pairwise has no step {step}")
 
-    def reveal(self, desk: Desk, total: Ring) -> None:
+    def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
+        """Return the length of the payload."""
+        return header.length
+
+    def sum_asks(self, desk: Desk) -> Asks:  # noqa: ARG002
+        """Nobody is asked."""
+        return NO_ASKS
+
+    def reveal(self, desk: Desk, total: Ring) -> Ring:
         """Take the masks out of the sum, in place."""
         bits = _bits(desk.manifest)
         state = _State.unpack(desk.secret)
@@ -125,6 +136,7 @@ class PairwiseServer:
             apply_mask(total, seed, sign, bits)
         if bits == 24:
             np.bitwise_and(total, 0xFFFFFF, out=total)
+        return total
 
     def slack(self, manifest: RoundManifest, length: int) -> int:  # noqa: ARG002
         """Nothing is added to a sum."""
@@ -226,7 +238,7 @@ def _close_advertise(desk: Desk, state: _State, said: Mapping[SiteId, bytes], re
         raise NotEnoughShares(f"{len(members)} sites advertised keys, {max(3, desk.manifest.min_cohort)} are needed")
     bare = Roster(members, bytes(32), bytes(64))
     if reply is None:
-        return Closed(desk.secret, ask=Ask("witness", msgpack.packb({"what": "roster", "roster": bare.pack()})))
+        return Closed(desk.secret, asks=Asks.one(WITNESS, msgpack.packb({"what": "roster", "roster": bare.pack()})))
     nonce, signature = messages.unpack_list(reply)
     frozen = replace(bare, nonce=nonce, signature=signature)
     state.roster = frozen.pack()
@@ -335,7 +347,7 @@ def _close_upload(desk: Desk, state: _State, uploads: Mapping[SiteId, bytes], re
     members, root = transcript.bitmap(alive, server.n), transcript.body_root(by_position)
     if reply is None:
         ask = SurvivorsAsk(members, root, state.sharers, tuple(signed[i] for i in sorted(signed)), state.complaints)
-        return Closed(desk.secret, ask=Ask("witness", ask.pack()))
+        return Closed(desk.secret, asks=Asks.one(WITNESS, ask.pack()))
     state.members, state.root = members, root
     state.uploads = {i: split_upload(upload)[1] for i, upload in signed.items()}
     survivors = Survivors(members, root, reply)

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.ids import Digest, SiteId
 from shared.secagg.engine import (
+    NO_ASKS,
     UPLOAD,
+    Asks,
     Closed,
     Desk,
     Engine,
@@ -25,6 +27,7 @@ from shared.secagg.engine import (
     Opened,
     Payload,
     Pieces,
+    Replies,
     Seat,
     Source,
     UpdateRefused,
@@ -56,7 +59,7 @@ class SealedServer:
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
 
-    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:  # noqa: ARG002
+    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Nobody is asked for anything at the beginning."""
         raise UpdateRefused("engine sealed asks nobody to begin a round")
 
@@ -85,14 +88,23 @@ class SealedServer:
         if len(source.take(1)):
             raise UpdateRefused("the update's body goes on after its last chunk")
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:  # noqa: ARG002
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:  # noqa: ARG002
         """Nothing is exchanged beside the upload."""
         if step != UPLOAD:
             raise UpdateRefused(f"engine sealed has no step {step}")
         return Closed(desk.secret)
 
-    def reveal(self, desk: Desk, total: Ring) -> None:
+    def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
+        """Return the length of the payload."""
+        return header.length
+
+    def sum_asks(self, desk: Desk) -> Asks:  # noqa: ARG002
+        """Nobody is asked."""
+        return NO_ASKS
+
+    def reveal(self, desk: Desk, total: Ring) -> Ring:  # noqa: ARG002
         """The payloads were plain already."""
+        return total
 
     def slack(self, manifest: RoundManifest, length: int) -> int:  # noqa: ARG002
         """Nothing is added to a sum."""

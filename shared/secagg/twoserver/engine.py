@@ -15,11 +15,12 @@ from typing import Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from shared.fields.sums import add_field, centred
 from shared.ids import Digest, SiteId
 from shared.secagg import transcript
 from shared.secagg.engine import (
     UPLOAD,
-    Ask,
+    Asks,
     Closed,
     Desk,
     Engine,
@@ -27,6 +28,7 @@ from shared.secagg.engine import (
     Opened,
     Payload,
     Pieces,
+    Replies,
     Seat,
     Source,
     UpdateRefused,
@@ -35,7 +37,7 @@ from shared.secagg.engine import (
 from shared.secagg.engine import Evidence as RecordEvidence
 from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
 from shared.secagg.twoserver.facts import FACTS, NAME
-from shared.secagg.twoserver.leader import LeaderState, leader_share, sealed_size
+from shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
 from shared.secagg.twoserver.noise import draw, slack
 from shared.secagg.twoserver.report import (
@@ -49,7 +51,7 @@ from shared.secagg.twoserver.report import (
 )
 from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
 from shared.secagg.twoserver.schemes import Integers, scheme_for
-from shared.secagg.twoserver.sums import add_field, centred
+from shared.wire.helper import HELPER as PARTY
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader, write_header
 
@@ -66,11 +68,11 @@ class TwoServerLeader:
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         state = LeaderState(key.private_bytes_raw(), entropy(32))
         public = key.public_key().public_bytes_raw()
-        return Opened({"leader_key": public.hex()}, state.pack(), Ask("helper", public))
+        return Opened({"leader_key": public.hex()}, state.pack(), Asks.one(PARTY, public))
 
-    def begun(self, desk: Desk, opened: Opened, reply: bytes) -> Opened:
+    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
         """The round's beginning with the helper's answer, whose signature the caller has checked."""
-        state, answer = LeaderState.unpack(opened.secret), Begun.unpack(reply)
+        state, answer = LeaderState.unpack(opened.secret), Begun.unpack(replies[0])
         verify_key = unseal(answer.verify_key, state.private_key, aggregate_info(desk.manifest, b"verify-key"))
         public = {
             **opened.public,
@@ -92,23 +94,31 @@ class TwoServerLeader:
         words = scheme.out_share(context(desk.manifest), LEADER, report.report_id, share)
         yield memoryview(np.ascontiguousarray(words, "<u8").view(np.uint8).data)
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], reply: bytes | None = None) -> Closed:
-        """Agree with the helper on whose reports are in the sum; `reply` is its signature, checked by the caller."""
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
+        """Agree with the helper on whose reports are in the sum; its answer is its signature, checked by the caller."""
         if step != UPLOAD:
             raise UpdateRefused(f"engine {NAME} has no step {step}")
         agree = accepted_set(desk.manifest, messages)
-        if reply is None:
-            return Closed(desk.secret, ask=Ask("helper", agree.pack()))
-        said = Accepted.unpack(reply)
+        if replies is None:
+            return Closed(desk.secret, asks=Asks.one(PARTY, agree.pack()))
+        said = Accepted.unpack(replies[0])
         evidence = Evidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
         return Closed(LeaderState.unpack(desk.secret).agreed(evidence).pack())
 
-    def reveal(self, desk: Desk, total: Ring) -> None:
+    def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
+        """Return the length of the vector."""
+        return header.length
+
+    def sum_asks(self, desk: Desk) -> Asks:
+        """Ask the helper for its share of the sum, sealed to the leader's key."""
+        return Asks.one(PARTY, leader_key(desk.secret))
+
+    def reveal(self, desk: Desk, total: Ring) -> Ring:
         """Add the helper's share to the leader's, and this server's noise; in place. Raises AggregateShareWrong."""
         state = LeaderState.unpack(desk.secret)
-        if desk.share is None or not state.evidence:
+        if not desk.shares or not state.evidence:
             raise UpdateRefused("the helper has not given its share of the sum")
-        packed = unseal(desk.share, state.private_key, aggregate_info(desk.manifest, b"aggregate-share"))
+        packed = unseal(desk.shares[0], state.private_key, aggregate_info(desk.manifest, b"aggregate-share"))
         agreed = Evidence.unpack(state.evidence)
         if hashlib.sha256(packed).digest() != agreed.share_digest or len(packed) != total.nbytes:
             raise AggregateShareWrong("the helper's share of the sum is not the one that it signed for")
@@ -121,6 +131,7 @@ class TwoServerLeader:
             noise = draw(desk.manifest, total.size, state.noise_key)
             if noise is not None:
                 total += noise.view(np.uint64)
+        return total
 
     def evidence(self, desk: Desk) -> RecordEvidence:
         """The accepted set with the helper's signature."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import Refusal
+from shared.fields.sums import add_field, canonical
 from shared.ids import SiteId
 from shared.secagg.engine import Entropy
 from shared.secagg.twoserver.messages import Question, Verdict
@@ -13,7 +14,6 @@ from shared.secagg.twoserver.noise import draw
 from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
 from shared.secagg.twoserver.roles import HELPER
 from shared.secagg.twoserver.schemes import WORD_BYTES, Words, scheme_for
-from shared.secagg.twoserver.sums import add_field, canonical
 from shared.wire.manifest import RoundManifest
 
 

@@ -139,8 +139,10 @@ class PairwiseRound:
         self.desk = replace(self.desk, site_keys=keys)
         try:
             closed = PAIRWISE.server.close(self.desk, step, said)
-            if closed.ask is not None:
-                closed = PAIRWISE.server.close(self.desk, step, said, self._witness(closed.ask.body, keys))
+            if closed.asks:
+                closed = PAIRWISE.server.close(
+                    self.desk, step, said, {0: self._witness(closed.asks.asks[0].body, keys)}
+                )
         except Refusal as refusal:
             self.ended = refusal.slug()
             return

@@ -63,10 +63,10 @@ class Leader:
         return SignedManifest(manifest=self.manifest, keyid=who.keyid, signature=signature)
 
     async def begin(self) -> "Leader":
-        assert self.opened.ask is not None
-        begin = Begin(self.signed.model_dump_json().encode(), self.opened.ask.body)
+        assert self.opened.asks
+        begin = Begin(self.signed.model_dump_json().encode(), self.opened.asks.asks[0].body)
         begun = await self.servers.rounds.begin(self.manifest.round_id, begin)
-        self.opened = TWOSERVER.server.begun(Desk(self.manifest, self.opened.secret), self.opened, begun.pack())
+        self.opened = TWOSERVER.server.begun(Desk(self.manifest, self.opened.secret), self.opened, {0: begun.pack()})
         self.round = Round(self.servers, self.manifest, {"engine_public": {"document": {"public": self.opened.public}}})
         return self
 

@@ -88,9 +88,9 @@ class Parties:
 
     def close(self, step: str, said: dict[SiteId, bytes]) -> None:
         closed = self.engine.server.close(self.desk, step, said)
-        if closed.ask is not None:
+        if closed.asks:
             assert closed.secret == self.desk.secret, "nothing is stored before the witness has spoken"
-            closed = self.engine.server.close(self.desk, step, said, self.reply(closed.ask.body))
+            closed = self.engine.server.close(self.desk, step, said, {0: self.reply(closed.asks.asks[0].body)})
         self.desk = replace(self.desk, secret=closed.secret)
         self.answers = dict(closed.answers)
 
@@ -194,8 +194,8 @@ def test_the_witness_refuses_a_bent_roster(bend: object, reason: str) -> None:
         site: party.engine.client.speak(party.seats[site], party.states[site], "advertise", None)[1] for site in SITES
     }
     closed = party.engine.server.close(party.desk, "advertise", said)
-    assert closed.ask is not None
-    ask = witness.read_ask(closed.ask.body)
+    assert closed.asks
+    ask = witness.read_ask(closed.asks.asks[0].body)
     assert isinstance(ask, witness.RosterAsk)
     bent = witness.RosterAsk(replace(ask.roster, members=bend(party, ask.roster.members)))  # type: ignore[operator]
     fixed = terms(party.manifest, party.witness_key)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from shared.errors import Refusal
+from shared.fields.sums import add_field
 from shared.secagg.engine import UpdateRefused
 from shared.secagg.quantise import plan_norm
 from shared.secagg.twoserver.roles import HELPER, LEADER
 from shared.secagg.twoserver.schemes import Proved, norm_bound, norm_proofs_of, scheme_for
-from shared.secagg.twoserver.sums import add_field
 from shared.vdaf.errors import VdafMalformed, VdafRejected
 from shared.vdaf.field64 import FIELD64
 from shared.wire.helper import NORM_PROOFS

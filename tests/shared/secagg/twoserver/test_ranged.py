@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 
+from shared.fields.sums import add_field
 from shared.secagg.payload import opened_sums, sums_payload
 from shared.secagg.quantise import OutOfRange, decode_counts, encode_counts, plan_counts, plan_sums
 from shared.secagg.twoserver.engine import vector_of
 from shared.secagg.twoserver.roles import HELPER, LEADER
 from shared.secagg.twoserver.schemes import Additive, Integers, Ranged, Scheme, scheme_for
-from shared.secagg.twoserver.sums import add_field
 from shared.vdaf.errors import InputOutOfRange, VdafRejected
 from shared.wire.manifest import RoundKind, RoundManifest
 

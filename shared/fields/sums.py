@@ -1,11 +1,10 @@
-"""Adding out shares: modulo the prime of Field64, or modulo 2**64; and what a sum of field elements means."""
+"""Adding vectors of elements of Field64, and what a sum of them means: compiled ufuncs."""
 
 import numpy as np
 import numpy.typing as npt
 from numba import vectorize
 
 from shared.fields.field64 import P, add
-from shared.secagg.quantise import Ring
 
 _P = np.uint64(P)
 _HALF = np.uint64(P // 2)
@@ -23,7 +22,7 @@ def subtract_field(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     return a - b if a >= b else a + (_P - b)
 
 
-def centred(total: Ring) -> None:
+def centred(total: npt.NDArray[np.unsignedinteger]) -> None:
     """Field elements to the integers of least size that they stand for, as two's complement, in place."""
     np.subtract(total, _P, out=total, where=total > _HALF)
 
