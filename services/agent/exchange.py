@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from services.agent.aggregator import WAIT_S, Aggregator
 from services.agent.domain import Policy, TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
 from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
+from services.agent.keys import BlockingSignatures, Signatures
 from services.agent.link import Problem
 from shared.errors import Refusal
 from shared.faults import point
@@ -40,8 +41,6 @@ POLL_PAUSE_S: Final = 0.5  # where the aggregator says "not yet" without having 
 LEFT_BEHIND: Final = frozenset({STEP_CLOSED, "round-closed", "site-fell-out"})
 GONE: Final = frozenset({404, 409, 410})
 
-Witness = Callable[[], Awaitable[bytes]]
-
 
 class Exchange:
     """The steps of one round. Made by `Exchanges`."""
@@ -54,8 +53,10 @@ class Exchange:
         stored: EngineState,
         sent: SentMessages,
         expires_at: float,
+        fresh: bytes = b"",
     ) -> None:
-        self.engine, self.seat = engine, seat
+        """`fresh`: the state at the beginning of an engine without further steps, which is stored nowhere."""
+        self.engine, self.seat, self._fresh = engine, seat, fresh
         self._aggregator, self._stored, self._sent, self._expires_at = aggregator, stored, sent, expires_at
         place = engine.steps.index(UPLOAD)
         self.before, self.after = engine.steps[:place], engine.steps[place + 1 :]
@@ -165,7 +166,7 @@ class Exchange:
 
     def _state(self) -> bytes:
         if not self.has_steps:
-            return self.engine.client.begin(self.seat)
+            return self._fresh
         return self._stored.secrets(self.seat.manifest.round_id)[1]
 
     def _said(self, step: str) -> bytes | None:
@@ -181,11 +182,11 @@ class Exchanges:
         stored: EngineState,
         sent: SentMessages,
         identity: Callable[[], Identity],
-        witness: Witness,
+        signatures: Signatures,
         policy: Callable[[], Policy],
     ) -> None:
         self._aggregator, self._stored, self._sent = aggregator, stored, sent
-        self._identity, self._witness, self._policy = identity, witness, policy
+        self._identity, self._signatures, self._policy = identity, signatures, policy
         self._signing: Identity | None = None  # the key of the round that runs, even if it is rotated meanwhile
 
     async def join(
@@ -194,7 +195,7 @@ class Exchanges:
         """This site's place in the round: as it was left, or a new one."""
         engine = await asyncio.to_thread(load_engine, manifest.engine)
         if engine.steps == (UPLOAD,):
-            return self._upload_only(engine, Start(manifest, site_id, public, b"", b""))
+            return await self._upload_only(engine, Start(manifest, site_id, public, b"", b""))
         earlier = self._stored.find(manifest.round_id)
         if earlier is not None:
             if earlier.manifest_digest != digest:
@@ -202,19 +203,25 @@ class Exchanges:
             return self._again(engine, manifest.round_id, earlier)
         self._signing = identity = self._identity()
         own_key = public_bytes(identity.private_key.public_key())
-        place = Start(manifest, site_id, public, await self._witness(), own_key)
+        place = Start(manifest, site_id, public, await self._signatures.witness(), own_key)
         expires_at = time.time() + manifest.deadline_s + GRACE_S
         exchange = self._exchange(engine, place, expires_at)
 
-        def begin() -> None:
-            state = engine.client.begin(exchange.seat)
-            self._stored.begin(manifest, digest, place.pack(), state, expires_at=expires_at)
+        state = await self._begun(engine, exchange.seat)
+        await asyncio.to_thread(self._stored.begin, manifest, digest, place.pack(), state, expires_at=expires_at)
+        return exchange
 
+    async def _begun(self, engine: Engine, seat: Seat) -> bytes:
+        """The engine's state once it has checked the public material; TaskFailure where that cannot be used."""
+        from shared.secagg.engine import PublicUnsigned
+
+        verifier = BlockingSignatures(self._signatures, asyncio.get_running_loop())
         try:
-            await asyncio.to_thread(begin)
+            return await asyncio.to_thread(engine.client.begin, seat, verifier)
+        except PublicUnsigned as refusal:
+            raise TaskFailure("engine-key", refusal.detail) from refusal
         except Refusal as refusal:
             raise TaskFailure(refusal.slug(), refusal.detail) from refusal
-        return exchange
 
     async def resume(self, round_id: RoundId) -> Exchange | None:
         """A round that was begun and is not over here; None where no step is left."""
@@ -230,13 +237,14 @@ class Exchanges:
         place = Start.unpack(self._stored.secrets(round_id)[0])
         return self._exchange(engine, place, earlier.expires_at)
 
-    def _upload_only(self, engine: Engine, place: Start) -> Exchange:
+    async def _upload_only(self, engine: Engine, place: Start) -> Exchange:
         """One message and no state; some engines have it signed."""
         from shared.secagg.engine import Seat
 
         identity = self._identity()
         seat = Seat(place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid)
-        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"))
+        fresh = await self._begun(engine, seat)
+        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"), fresh)
 
     def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
         from shared.secagg.engine import Seat

@@ -113,3 +113,15 @@ class Signatures:
                 more = answer["next"] is not None
         except (Away, Problem, KeyError, TypeError, ValueError) as error:
             log.warning("revocations.unknown", reason=str(error))
+
+
+class BlockingSignatures:
+    """The same checks for an engine, which runs in a thread beside the event loop (`shared.secagg.engine.Verifier`)."""
+
+    def __init__(self, signatures: Signatures, loop: asyncio.AbstractEventLoop) -> None:
+        self._signatures, self._loop = signatures, loop
+
+    def check(self, service: str, keyid: str, signature: str, statement: bytes) -> None:
+        """Raise TaskFailure `signature-…` unless this service's certified, unrevoked key signed the statement."""
+        checking = self._signatures.check(service, keyid, signature, statement)
+        asyncio.run_coroutine_threadsafe(checking, self._loop).result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,9 +40,7 @@ from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats,
 from shared.faults import point
 from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engines import engine_facts
 from shared.telemetry.traces import continue_trace
-from shared.wire.helper import HELPER, key_statement
 from shared.wire.manifest import LogHead, RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -97,7 +95,7 @@ class Tasks:
             state.engines,
             sent,
             platform.identity,
-            platform.signatures.witness,
+            platform.signatures,
             lambda: site().policy,
         )
 
@@ -187,9 +185,9 @@ class Tasks:
 
     async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
         await self._check_engine_key(lease, manifest, digest)
-        (exchange, answer), (outcome, model) = await together(
-            self._lead_up(lease, manifest, digest), self._run(manifest, watch)
-        )
+        site_id, public = self._site().facts.site_id, lease.engine_public.document.public
+        exchange = await self._exchanges.join(manifest, digest, site_id, public)
+        answer, (outcome, model) = await together(exchange.lead_up(), self._run(manifest, watch))
         watch.phase = "sealing"
         keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, outcome, model))
         try:
@@ -202,12 +200,6 @@ class Tasks:
         finally:
             outcome.forget()
             await asyncio.to_thread(erase, self._folder())
-
-    async def _lead_up(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> tuple[Exchange, bytes | None]:
-        """The engine's steps before the upload, and the answer to the last of them."""
-        site_id, public = self._site().facts.site_id, lease.engine_public.document.public
-        exchange = await self._exchanges.join(manifest, digest, site_id, public)
-        return exchange, await exchange.lead_up()
 
     async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[Outcome, Path | None]:
         """Fetch the model and run the recipe on it."""
@@ -246,17 +238,6 @@ class Tasks:
         await self._platform.signatures.check("aggregator", signed.keyid, signed.signature, public.statement())
         if (public.round_id, public.manifest_digest, public.engine) != (manifest.round_id, digest, manifest.engine):
             raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
-        if engine_facts(manifest.engine).vouched_by == HELPER:
-            await self._check_helper_key(digest, public.public)
-
-    async def _check_helper_key(self, digest: Digest, public: Mapping[str, object]) -> None:
-        """The second server itself must have named its key: the first could put its own there."""
-        try:
-            key, keyid, signature = (str(public[f"helper_{name}"]) for name in ("key", "keyid", "signature"))
-            statement = key_statement(digest, bytes.fromhex(key))
-        except (KeyError, ValueError) as error:
-            raise TaskFailure("engine-key", "the round lacks the helper's signed key") from error
-        await self._platform.signatures.check(HELPER, keyid, signature, statement)
 
     def _keep(
         self,

@@ -42,6 +42,10 @@ class UpdateRefused(Invalid):
     """The update is not what the round's manifest asks of this site."""
 
 
+class PublicUnsigned(UpdateRefused):
+    """The round's public material lacks the signature of a party whose key is in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A site that broke a round's protocol, in words for people; `code` names the kind.
@@ -252,11 +256,22 @@ class ServerEngine(Protocol):
         """The prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
 
 
+class Verifier(Protocol):
+    """What the federation's authority vouches for, as a client can ask it. Blocking: it may fetch certificates."""
+
+    def check(self, service: str, keyid: str, signature: str, statement: bytes) -> None:
+        """Raise unless the key of this service's certificate `keyid`, valid now, signed the statement."""
+
+
 class ClientEngine(Protocol):
     """The agent's side of an engine. The agent stores the state before the message that goes with it leaves."""
 
-    def begin(self, seat: Seat) -> bytes:
-        """The client's private state at the round's beginning; raises `UpdateRefused` for unusable public material."""
+    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
+        """The client's private state at the round's beginning, once the public material was checked.
+
+        `verifier` checks what parties other than the aggregator signed in it. Raises `UpdateRefused` for unusable
+        material, `PublicUnsigned` where a signature is missing, and whatever the verifier raises.
+        """
 
     def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """(state, message) for a step that is not the upload, given the answer to the step before."""

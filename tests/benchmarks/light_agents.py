@@ -37,6 +37,7 @@ from shared.secagg.engine import Payload, Seat
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, train_payload
 from shared.wire.manifest import RoundKind, RoundManifest
+from tests.shared.secagg.verifiers import NOBODY
 from undersong.client import AsyncClient, calls
 from undersong.profile import Profile
 
@@ -211,7 +212,7 @@ class LightAgent:
         """Write the sealed body, named by its digest. In a thread."""
         seat = Seat(manifest, self.site_id, lease.engine_public.document.public)
         client = engine_named(manifest.engine).client
-        _, pieces = client.upload(seat, client.begin(seat), None, _payload(manifest))
+        _, pieces = client.upload(seat, client.begin(seat, NOBODY), None, _payload(manifest))
         return _written(pieces, self._crowd.folder)
 
 

@@ -31,6 +31,7 @@ from shared.secagg.engine import (
     Seat,
     Source,
     UpdateRefused,
+    Verifier,
     header_for,
 )
 from shared.secagg.facts import WITNESS
@@ -160,8 +161,8 @@ class PairwiseServer:
 class PairwiseClient:
     """One site's side; its state is `ClientRound.dump`."""
 
-    def begin(self, seat: Seat) -> bytes:
-        """Fresh keys for this attempt."""
+    def begin(self, seat: Seat, verifier: Verifier) -> bytes:  # noqa: ARG002
+        """Fresh keys for this attempt. What the witness signs comes in later steps, and is checked there."""
         return ClientRound.begin(_terms(seat), seat.site_id, seat.entropy).dump()
 
     def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:

@@ -31,6 +31,7 @@ from shared.secagg.engine import (
     Seat,
     Source,
     UpdateRefused,
+    Verifier,
     header_for,
 )
 from shared.secagg.hpke import SUITE
@@ -122,7 +123,7 @@ class SealedServer:
 class SealedClient:
     """Seals one payload to the aggregator's key."""
 
-    def begin(self, seat: Seat) -> bytes:
+    def begin(self, seat: Seat, verifier: Verifier) -> bytes:  # noqa: ARG002
         """Checks the public key; there is no state."""
         _public_key(seat)
         return b""

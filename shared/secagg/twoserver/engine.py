@@ -28,10 +28,12 @@ from shared.secagg.engine import (
     Opened,
     Payload,
     Pieces,
+    PublicUnsigned,
     Replies,
     Seat,
     Source,
     UpdateRefused,
+    Verifier,
     header_for,
 )
 from shared.secagg.engine import Evidence as RecordEvidence
@@ -52,6 +54,7 @@ from shared.secagg.twoserver.report import (
 from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
 from shared.secagg.twoserver.schemes import Integers, scheme_for
 from shared.wire.helper import HELPER as PARTY
+from shared.wire.helper import key_statement
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader, write_header
 
@@ -150,9 +153,15 @@ class TwoServerLeader:
 class TwoServerSite:
     """One site's side: no state, one message."""
 
-    def begin(self, seat: Seat) -> bytes:
-        """Both servers' keys are there; whose they are, the agent has checked."""
-        _key(seat, "leader_key"), _key(seat, "helper_key")
+    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
+        """Both servers' keys are there, and the helper itself named its own: the leader could put another there."""
+        try:
+            keyid, signature = (str(seat.public[f"helper_{name}"]) for name in ("keyid", "signature"))
+            helper_key = _key(seat, "helper_key")
+        except (KeyError, UpdateRefused) as error:
+            raise PublicUnsigned("the round lacks the helper's signed key") from error
+        verifier.check(PARTY, keyid, signature, key_statement(seat.manifest.digest(), helper_key))
+        _key(seat, "leader_key")
         return b""
 
     def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002

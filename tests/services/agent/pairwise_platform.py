@@ -25,6 +25,7 @@ from shared.secagg.quantise import DTYPES, unpack
 from shared.transparency import records
 from shared.wire.manifest import RoundManifest, SignedManifest
 from shared.wire.updates import read_header
+from tests.shared.secagg.verifiers import NOBODY
 
 PARAMETERS = 4
 SIGNING = MaskSignatures()
@@ -42,7 +43,7 @@ class Peer:
 
     def begin(self, manifest: RoundManifest, witness_key: bytes) -> None:
         self.seat = Seat(manifest, self.site_id, {}, self.key.sign, witness_key)
-        self.state = PAIRWISE.client.begin(self.seat)
+        self.state = PAIRWISE.client.begin(self.seat, NOBODY)
 
     def say(self, step: str, answer: bytes | None) -> bytes:
         if step != UPLOAD:

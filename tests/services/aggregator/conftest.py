@@ -51,6 +51,7 @@ from shared.wire.manifest import (
 )
 from shared.zk.pedersen import Opening
 from shared.zk.samples import Committed, takes_commitments
+from tests.shared.secagg.verifiers import NOBODY
 
 FEDERATION = "fed_a"
 JOB = "job_01k5z0000000000000000000aa"
@@ -89,7 +90,7 @@ def make_body(manifest: RoundManifest, opened: dict[str, Any], site: str, payloa
     public = opened["engine_public"]["document"]["public"]
     client = engine_named("sealed").client
     seat = Seat(manifest, SiteId(site), public)
-    return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat), None, payload)[1])
+    return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat, NOBODY), None, payload)[1])
 
 
 def make_update(

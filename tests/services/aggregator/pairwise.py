@@ -31,6 +31,7 @@ from shared.transparency.records import check_record
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.zk.samples import takes_commitments
 from tests.services.aggregator.conftest import Stage, committed, zeros
+from tests.shared.secagg.verifiers import NOBODY
 
 BEFORE = ("advertise", "share", "check")
 AFTER = ("commit", "unmask")
@@ -129,7 +130,7 @@ class Sites:
         await stage.open(manifest)
         for site in manifest.cohort:
             seat = Seat(manifest, SiteId(site), {}, stage.site(site).private_key.sign, keys.public)
-            made.seats[site], made.states[site], made.answers[site] = seat, made.engine.begin(seat), None
+            made.seats[site], made.states[site], made.answers[site] = seat, made.engine.begin(seat, NOBODY), None
         return made
 
     def terms(self) -> roster.Terms:

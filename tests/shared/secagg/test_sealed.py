@@ -11,6 +11,7 @@ from shared.secagg.payload import model_payload, sums_payload, train_payload
 from shared.secagg.sealed.engine import CHUNK, SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader, read_header, write_header
+from tests.shared.secagg.verifiers import NOBODY
 from tests.shared.wire.manifests import manifest
 
 SITE = SiteId("site_a")
@@ -23,7 +24,7 @@ LARGE = 2 * CHUNK + 8
 def seal(data: bytes, *, seat: Seat | None = None) -> bytearray:
     seat = seat or Seat(MANIFEST, SITE, OPENED.public)
     payload = Payload(RoundKind.TRAIN, len(data) // 4, 32, memoryview(data))
-    _, pieces = SEALED.client.upload(seat, SEALED.client.begin(seat), None, payload)
+    _, pieces = SEALED.client.upload(seat, SEALED.client.begin(seat, NOBODY), None, payload)
     return bytearray(b"".join(bytes(piece) for piece in pieces))
 
 
@@ -111,7 +112,7 @@ def test_another_site_or_key_is_refused() -> None:
 @pytest.mark.parametrize("public", [{}, {"hpke_public_key": 3}, {"hpke_public_key": "zz"}, {"hpke_public_key": "00"}])
 def test_an_unusable_public_key_is_refused(public) -> None:
     with pytest.raises(UpdateRefused):
-        SEALED.client.begin(Seat(MANIFEST, SITE, public))
+        SEALED.client.begin(Seat(MANIFEST, SITE, public), NOBODY)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from shared.secagg.engines import engine_named
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import train_payload
 from shared.wire.manifest import SignedManifest
+from tests.shared.secagg.verifiers import NOBODY
 from tests.simulation.onehouse.founding import LENGTH
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Site:
             public = lease["engine_public"]["document"]["public"]
             sign = self.identity.private_key.sign
             seat = Seat(signed.manifest, SiteId(self.id), public, sign, witness)
-            self.rounds[lease["round_id"]] = Part(seat, self.engine.begin(seat))
+            self.rounds[lease["round_id"]] = Part(seat, self.engine.begin(seat, NOBODY))
         self.lease = lease
 
     async def _beat(self) -> bool:

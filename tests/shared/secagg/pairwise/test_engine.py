@@ -17,6 +17,7 @@ from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.quantise import DTYPES, pack, unpack
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import read_header
+from tests.shared.secagg.verifiers import NOBODY
 
 SITES = tuple(SiteId(f"site_{i}") for i in range(5))
 LENGTH = 1000
@@ -66,7 +67,7 @@ class Parties:
         self.seats = {
             site: Seat(self.manifest, site, opened.public, self.keys[site].sign, self.witness_key) for site in SITES
         }
-        self.states = {site: self.engine.client.begin(seat) for site, seat in self.seats.items()}
+        self.states = {site: self.engine.client.begin(seat, NOBODY) for site, seat in self.seats.items()}
         self.answers: dict[SiteId, bytes] = {}
         self.bodies: dict[SiteId, bytes] = {}
         self.frozen: roster.Roster | None = None
@@ -222,7 +223,7 @@ def test_garbage_in_any_step_is_a_named_refusal() -> None:
 def test_a_client_without_witness_key_or_with_bad_parameters_never_begins() -> None:
     party = Parties()
     with pytest.raises(UpdateRefused, match="witness"):
-        party.engine.client.begin(replace(party.seats[SITES[0]], witness=None))
+        party.engine.client.begin(replace(party.seats[SITES[0]], witness=None), NOBODY)
     bad = manifest(
         party.nonce, engine_params={"corrupt": 2, "dropout": 0, "quorum": True, "nonce_commitment": "0" * 64}
     )
