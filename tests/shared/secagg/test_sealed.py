@@ -92,13 +92,6 @@ def test_a_shorter_length_in_the_header_does_not_cut() -> None:
         unseal(write_header(short) + parts[0])
 
 
-@pytest.mark.parametrize("changes", [{"round_id": "rnd_2"}, {"attempt": 2}, {"seed": 8}])
-def test_another_round_is_refused(changes) -> None:
-    other = manifest(**changes)
-    with pytest.raises(UpdateRefused, match="another round"):
-        unseal(seal(bytes(16)), desk=Desk(other, OPENED.secret))
-
-
 def test_another_site_or_key_is_refused() -> None:
     body = seal(bytes(16), seat=Seat(MANIFEST, SiteId("site_b"), OPENED.public))
     header, offset = read_header(bytes(body))

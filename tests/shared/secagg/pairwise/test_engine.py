@@ -135,19 +135,6 @@ class Parties:
         return total
 
 
-def test_a_round_through_the_seam_opens_the_sum_of_the_survivors() -> None:
-    party = Parties()
-    party.step("advertise")
-    party.step("share")
-    party.step("check")
-    party.upload(lost=frozenset({SITES[3]}))
-    party.step("commit")
-    party.step("unmask")
-    expected = sum(party.vector(site) for site in party.bodies)
-    assert set(party.bodies) == set(SITES) - {SITES[3]}
-    assert (party.total() == expected).all()
-
-
 def test_nothing_is_revealed_before_the_survivors_opened_it() -> None:
     party = Parties()
     party.step("advertise")

@@ -1,0 +1,154 @@
+"""The parties beside the sites, in memory: each keeps its keys, and answers one set in a round."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import msgpack
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shared.fields.field64 import P
+from shared.ids import SiteId
+from shared.secagg import transcript
+from shared.secagg.engine import Desk, UpdateRefused
+from shared.secagg.fold import BytesSource
+from shared.secagg.pairwise import messages, witness
+from shared.secagg.pairwise.roster import Roster
+from shared.secagg.pairwise.terms import terms
+from shared.secagg.twoserver.helper import (
+    HelperKeys,
+    Taken,
+    aggregate,
+    judge,
+    pack_share,
+    seal_share,
+    seal_verify_key,
+)
+from shared.secagg.twoserver.leader import accept, examine
+from shared.secagg.twoserver.messages import Accepted, Agree, Begun
+from shared.wire.helper import HELPER, accepted_statement, key_statement
+from shared.wire.manifest import RoundManifest
+from shared.wire.updates import UpdateHeader
+from tests.contracts import threshold
+
+
+class Signer:
+    """A service's identity: an Ed25519 key, named by the digest of its public half."""
+
+    def __init__(self) -> None:
+        self.private = Ed25519PrivateKey.generate()
+        self.public = self.private.public_key().public_bytes_raw()
+        self.keyid = hashlib.sha256(self.public).hexdigest()
+
+
+class Party(Protocol):
+    def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes: ...
+
+
+class Witness:
+    """The witness of `pairwise` and of `threshold`."""
+
+    def __init__(self, signer: Signer, nonce: bytes, sites: Mapping[SiteId, bytes]) -> None:
+        self._signer, self._nonce, self._sites = signer, nonce, sites
+        self._roster: Roster | None = None
+
+    def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
+        if manifest.engine == threshold.FACTS.name:
+            state = threshold.State.unpack(body)
+            return self._signer.private.sign(threshold.set_statement(manifest.digest(), state.members, state.root))
+        ask, fixed = witness.read_ask(body), terms(manifest, self._signer.public)
+        if isinstance(ask, witness.RosterAsk):
+            cohort = frozenset(map(str, manifest.cohort))
+            frozen, statement = witness.roster_statement(ask, fixed, self._nonce, cohort, dict(self._sites))
+            self._roster = replace(frozen, signature=self._signer.private.sign(statement))
+            return messages.pack_list([self._nonce, self._roster.signature])
+        assert self._roster is not None
+        return self._signer.private.sign(witness.survivors_statement(ask, fixed, self._roster))
+
+
+class SecondServer:
+    """The helper of `twoserver`."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer, self._keys = signer, HelperKeys.make(os.urandom)
+        self._taken: dict[SiteId, Taken] = {}
+        self._packed = b""
+
+    def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
+        digest, sign = manifest.digest(), self._signer.private.sign
+        if stage == "begin":
+            private = X25519PrivateKey.from_private_bytes(self._keys.private_key)
+            public = private.public_key().public_bytes_raw()
+            sealed = seal_verify_key(manifest, body, self._keys)
+            signature = sign(key_statement(digest, public))
+            return Begun(public, bytes.fromhex(self._signer.keyid), signature, sealed).pack()
+        if stage == "close":
+            agree = Agree.unpack(body)
+            sites = [manifest.cohort[i] for i in sorted(transcript.members(agree.members, len(manifest.cohort)))]
+            self._packed = pack_share(aggregate(manifest, self._keys, [self._taken[site] for site in sites]))
+            share = hashlib.sha256(self._packed).digest()
+            signature = sign(accepted_statement(digest, agree.members, agree.root, share))
+            return Accepted(share, bytes.fromhex(self._signer.keyid), signature).pack()
+        return seal_share(manifest, body, self._packed)
+
+    def verify(self, desk: Desk, header: UpdateHeader, payload: memoryview, digest: bytes, site: Any) -> None:
+        """Both servers' verification of one report, as the aggregator runs it."""
+        pending = examine(desk, header, BytesSource(payload), digest)
+        report = pending.question.report
+        report.check_signature(desk.manifest.digest(), site)
+        verdict = judge(desk.manifest, self._keys, pending.question)
+        if verdict.message is None:
+            raise UpdateRefused(f"the helper refuses the report: {verdict.detail}")
+        accept(desk.manifest, pending, verdict.message)
+        self._taken[header.site_id] = Taken(header.site_id, report.report_id, report.length, report.helper_share)
+
+
+class Custodian:
+    """One of several holders of shares, of `threshold`."""
+
+    def __init__(self, signer: Signer, index: int, witness_key: bytes) -> None:
+        self._signer, self._index, self._witness = signer, index, witness_key
+        self._key = X25519PrivateKey.generate()
+        self._held: tuple[bytes, bytes] | None = None
+
+    def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
+        digest = manifest.digest()
+        if stage == "begin":
+            public = self._key.public_key().public_bytes_raw()
+            signature = self._signer.private.sign(threshold.key_statement(digest, self._index, public))
+            return bytes(msgpack.packb([public, self._signer.keyid, signature]))
+        if stage == "close":
+            packed, shares = msgpack.unpackb(body)
+            state = threshold.State.unpack(packed)
+            threshold.check_signature(
+                self._witness, state.vouched, threshold.set_statement(digest, state.members, state.root), "the set"
+            )
+            if self._held is not None and self._held[0] != packed:
+                raise UpdateRefused("this custodian holds another set of this round")
+            total = sum(
+                np.frombuffer(
+                    threshold.SUITE.decrypt(sealed, self._key, threshold.share_info(digest, SiteId(site), self._index)),
+                    "<u8",
+                ).astype(object)
+                for site, sealed in shares.items()
+            )
+            self._held = packed, (total % P).astype("<u8").tobytes()
+            return b"held"
+        if self._held is None or self._held[0] != body:
+            raise UpdateRefused("this custodian was not given this set")
+        return self._held[1]
+
+
+def parties(signers: Mapping[str, Signer], nonce: bytes, sites: Mapping[SiteId, bytes]) -> dict[str, list[Party]]:
+    custodians = [
+        Custodian(signers[threshold.CUSTODIAN], index, signers["keys"].public) for index in range(threshold.CUSTODIANS)
+    ]
+    return {
+        threshold.WITNESS: [Witness(signers["keys"], nonce, sites)],
+        HELPER: [SecondServer(signers[HELPER])],
+        threshold.CUSTODIAN: [*custodians],
+    }

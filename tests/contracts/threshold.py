@@ -1,0 +1,272 @@
+"""An engine that only tests have: pads that several custodians hold in shares, two of three of whom open their sum.
+
+It has what no engine of the product has yet, so that the seam is held to it: parties that are asked at the same time
+and of which some may be away, a share for each of them in every body, a step that is closed in two rounds of questions,
+and a sum that is longer than the payload. Each site adds a pad to its words modulo p and deals the pad to the
+custodians (Shamir, degree one); they add up what they hold, and two such sums give the pad's.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgpack
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+from shared.fields.field64 import P
+from shared.fields.sums import centred
+from shared.ids import Digest, SiteId
+from shared.secagg import transcript
+from shared.secagg.audit import (
+    Check,
+    RecordInvalid,
+    body_positions,
+    check_signature,
+    cohort_transcript,
+    refusing,
+    said_by_sites,
+)
+from shared.secagg.engine import (
+    NO_ASKS,
+    UPLOAD,
+    Ask,
+    Asks,
+    Closed,
+    Desk,
+    Engine,
+    Entropy,
+    Evidence,
+    Opened,
+    Payload,
+    Pieces,
+    PublicUnsigned,
+    Replies,
+    Seat,
+    Source,
+    UpdateRefused,
+    Verifier,
+    header_for,
+)
+from shared.secagg.facts import WITNESS, EngineFacts, Party, Wording
+from shared.secagg.hpke import SUITE
+from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
+from shared.wire.manifest import RoundKind, RoundManifest
+from shared.wire.records import RoundRecord
+from shared.wire.updates import UpdateHeader, write_header
+
+CUSTODIAN, CUSTODIANS, NEED = "custodian", 3, 2
+BLOCK = 64  # words: a sum is a multiple of it
+FACTS = EngineFacts(
+    name="threshold",
+    steps=(UPLOAD,),
+    smallest=2,
+    wording=Wording("Custodians hold shares.", "Two of three custodians open the sum of pads.", "no service alone"),
+    code="tests.contracts.threshold:THRESHOLD",
+    audit="tests.contracts.threshold:AUDIT",
+    parties=(Party(WITNESS), Party(CUSTODIAN, CUSTODIANS, NEED, opens_sum=True)),
+    vouched_by="keys",
+    weighted=False,
+    tail_words=0,
+)
+
+
+def padded(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
+
+
+def sealed_bytes(length: int) -> int:
+    return 8 * padded(length) + 48
+
+
+def key_statement(digest: Digest, index: int, key: bytes) -> bytes:
+    return b"custodian-key" + bytes.fromhex(digest) + bytes([index]) + key
+
+
+def set_statement(digest: Digest, members: bytes, root: bytes) -> bytes:
+    return b"custodian-set" + bytes.fromhex(digest) + root + members
+
+
+def share_info(digest: Digest, site_id: SiteId, index: int) -> bytes:
+    return b"custodian-share" + bytes.fromhex(digest) + bytes([index]) + site_id.encode()
+
+
+def bound(manifest: RoundManifest, site_id: SiteId, payload: bytes | memoryview) -> bytes:
+    return hashlib.sha256(bytes.fromhex(manifest.digest()) + site_id.encode() + b"\0" + payload).digest()
+
+
+@dataclass(frozen=True)
+class State:
+    """The server's state. `vouched`: the witness's signature over the set, once it was given."""
+
+    members: bytes = b""
+    root: bytes = b""
+    vouched: bytes = b""
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb([self.members, self.root, self.vouched]))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "State":
+        return cls(*msgpack.unpackb(data))
+
+
+class ThresholdServer:
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+        asks = Asks(tuple(Ask(CUSTODIAN, b"key", index) for index in range(CUSTODIANS)), NEED)
+        return Opened({}, State().pack(), asks)
+
+    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
+        fields = {index: msgpack.unpackb(reply) for index, reply in replies.items()}
+        public = {str(index): {"key": key.hex(), "keyid": keyid, "signature": signature.hex()}
+                  for index, (key, keyid, signature) in fields.items()}  # fmt: skip
+        return Opened({"custodians": public}, opened.secret)
+
+    def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
+        count = header.material.get("shares")
+        if not isinstance(count, int) or not NEED <= count <= CUSTODIANS or set(header.material) != {"shares", "bound"}:
+            raise UpdateRefused("a body holds two or three shares")
+        return count * (1 + sealed_bytes(header.length)) + 8 * padded(header.length)
+
+    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+        payload = bytes(source.take(self.body_size(desk.manifest, header) + 1))
+        if bound(desk.manifest, header.site_id, payload) != header.material["bound"]:
+            raise UpdateRefused("the body was changed, or is of another round or site")
+        yield memoryview(payload)[len(payload) - 8 * padded(header.length) :]
+
+    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
+        state = State.unpack(desk.secret)
+        positions = {desk.manifest.cohort.index(site): digest for site, digest in messages.items()}
+        members = transcript.bitmap(frozenset(positions), len(desk.manifest.cohort))
+        asked = State(members, transcript.body_root(positions))
+        if replies is None:
+            return Closed(desk.secret, asks=Asks.one(WITNESS, asked.pack()))
+        if not state.vouched:
+            vouched = replace(asked, vouched=replies[0])
+            return Closed(vouched.pack(), asks=Asks(tuple(self._hand_over(desk, vouched, messages)), NEED))
+        return Closed(desk.secret)
+
+    def _hand_over(self, desk: Desk, state: State, sites: Mapping[SiteId, bytes]) -> Iterator[Ask]:
+        """Every custodian's sealed shares, out of the bodies as they are stored."""
+        assert desk.body is not None
+        shares: dict[int, dict[str, bytes]] = {}
+        for site in sites:
+            with desk.body(site) as (header, source):
+                for _ in range(int(header.material["shares"])):
+                    index = source.take(1)[0]
+                    shares.setdefault(index, {})[site] = bytes(source.take(sealed_bytes(header.length)))
+        for index, held in sorted(shares.items()):
+            yield Ask(CUSTODIAN, msgpack.packb([state.pack(), held]), index)
+
+    def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:
+        return padded(header.length)
+
+    def sum_asks(self, desk: Desk) -> Asks:
+        return Asks(tuple(Ask(CUSTODIAN, desk.secret, index) for index in range(CUSTODIANS)), NEED)
+
+    def reveal(self, desk: Desk, total: Ring) -> Ring:
+        if len(desk.shares) < NEED or desk.length is None:
+            raise UpdateRefused("too few custodians have given their share")
+        (a, first), (b, second) = [
+            (index + 1, np.frombuffer(data, "<u8").astype(object)) for index, data in list(desk.shares.items())[:NEED]
+        ]
+        pads = (first * b - second * a) * pow(b - a, -1, P) % P  # the line through both, at 0
+        plain = ((total.astype(object) - pads) % P).astype(np.uint64)[: desk.length]
+        centred(plain)
+        return plain
+
+    def evidence(self, desk: Desk) -> Evidence:
+        return Evidence(survivors=desk.secret)
+
+    def slack(self, manifest: RoundManifest, length: int) -> int:
+        return 0
+
+    def modulus(self, manifest: RoundManifest) -> int | None:
+        return P
+
+
+class ThresholdClient:
+    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
+        for index, key in _keys(seat).items():
+            shown = seat.public["custodians"][str(index)]
+            verifier.check(
+                CUSTODIAN, shown["keyid"], shown["signature"], key_statement(seat.manifest.digest(), index, key)
+            )
+        return b""
+
+    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+        raise UpdateRefused(f"there is no step {step}")
+
+    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+        words = signed(unpack(payload.data, payload.modulus_bits), payload.modulus_bits)
+        words = words[:-TAIL_LENGTH] if payload.kind is RoundKind.TRAIN else words
+        plain = np.concatenate([words.astype(object) % P, np.zeros(padded(words.size) - words.size, object)])
+        pad, slope = (_uniform(seat.entropy, plain.size) for _ in range(2))
+        masked = ((plain + pad) % P).astype("<u8").tobytes()
+        sealed = b"".join(
+            bytes([index])
+            + SUITE.encrypt(
+                ((pad + slope * (index + 1)) % P).astype("<u8").tobytes(),
+                X25519PublicKey.from_public_bytes(key),
+                share_info(seat.manifest.digest(), seat.site_id, index),
+            )
+            for index, key in _keys(seat).items()
+        )
+        body = sealed + masked
+        material = {"shares": len(_keys(seat)), "bound": bound(seat.manifest, seat.site_id, body)}
+        header = header_for(seat, FACTS.name, replace(payload, length=words.size), material)
+        return b"", iter((write_header(header), body))
+
+
+class ThresholdAudit:
+    def protection(self, record: RoundRecord) -> str:
+        return "Custodians held the pads."
+
+    def named_voucher(self, record: RoundRecord) -> Digest | None:
+        return None
+
+    @refusing
+    def check_voucher(self, record: RoundRecord, voucher: bytes) -> None:
+        if record.roster or record.sharers or said_by_sites(record):
+            raise RecordInvalid("there is no roster, and sites sign nothing")
+        state, manifest = State.unpack(bytes.fromhex(record.survivors or "")), record.manifest.manifest
+        positions = body_positions(record)
+        if (state.members, state.root) != (
+            transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions),
+        ):  # fmt: skip
+            raise RecordInvalid("the bodies are others than were vouched for")
+        check_signature(voucher, state.vouched, set_statement(manifest.digest(), state.members, state.root), "the set")
+
+    def identities(self, record: RoundRecord) -> Mapping[SiteId, bytes]:
+        return {}
+
+    def check(self, record: RoundRecord, voucher: bytes) -> int:
+        self.check_voucher(record, voucher)
+        return NEED
+
+    def checks(self, record: RoundRecord, vouchers: Callable[[], Sequence[bytes]]) -> Sequence[Check]:
+        return ()
+
+    @refusing
+    def transcript(self, record: RoundRecord) -> list[bytes]:
+        return cohort_transcript(record)
+
+
+def _keys(seat: Seat) -> dict[int, bytes]:
+    try:
+        keys = {int(index): bytes.fromhex(shown["key"]) for index, shown in seat.public["custodians"].items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise PublicUnsigned("the round lacks its custodians' keys") from error
+    if len(keys) < NEED:
+        raise PublicUnsigned("too few custodians take part")
+    return keys
+
+
+def _uniform(entropy: Entropy, count: int) -> np.ndarray:
+    return np.array([int.from_bytes(entropy(16), "big") % P for _ in range(count)], object)
+
+
+THRESHOLD = Engine(FACTS, ThresholdServer(), ThresholdClient())
+AUDIT = ThresholdAudit()
+assert not NO_ASKS
