@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.aggregator.closing import Closing
 from services.aggregator.keys import Keys
+from services.aggregator.parties import Parties
 from services.aggregator.records import Records
 from shared.errors import Refusal
 from shared.identity.authority import public_bytes
@@ -21,6 +22,7 @@ from shared.identity.requests import SigningAuth
 from shared.ids import SiteId, digest_of
 from shared.secagg.engine import UPLOAD, Payload, Seat
 from shared.secagg.engines import engine_named
+from shared.secagg.facts import WITNESS
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.pairwise.uploads import MaskSignatures
@@ -229,7 +231,7 @@ def attach(stage: Stage) -> FakeKeys:
     client = Keys(http, SigningAuth(stage.aggregator, "keys"), "http://keys")
     foreman: Any = stage.foreman
     closing: Closing = foreman._closing
-    closing._keys = client
+    closing._parties = Parties({WITNESS: [client]})
     records: Records = foreman._records
     records._keys = client
     return keys
