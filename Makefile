@@ -33,9 +33,10 @@ test: venv ## every test that needs no container engine (ARGS=... for pytest)
 
 check: venv lint types layers openapi-check client-check docs-check ## style, types, layers, and generated files without drift
 
-lint: venv ## ruff, both as linter and as formatter
+lint: venv ## ruff, both as linter and as formatter; no engine named outside its folder
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python deploy/engine_names.py
 
 format: venv ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from shared.secagg.engines import DEFAULT_ENGINE, engine_facts
 from undersong.client.types import Job, Version
 from undersong.errors import UndersongError
 from undersong.local import Platform
@@ -23,7 +24,7 @@ from undersong.verify import verify_now
 
 EXAMPLE: Final = Path(__file__).parent.parent / "examples" / "hospital"
 ENGINE: Final = (
-    "engine [bold]pairwise[/]: masks cancel in the sum, so no service sees one hospital's update. "
+    f"engine [bold]{DEFAULT_ENGINE}[/]: {engine_facts(DEFAULT_ENGINE).wording.description} "
     "Records never leave a hospital."
 )
 KILL_IN_ROUND: Final = 3  # one agent is killed in the middle of this training round, on purpose

@@ -40,9 +40,8 @@ from shared.errors import (
 )
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import EngineUnknown, UpdateRefused
+from shared.secagg.engine import EngineUnknown, ReportMalformed, ReportRepeated, UpdateRefused
 from shared.secagg.engines import engine_facts
-from shared.secagg.twoserver.report import ReportMalformed, ReportRepeated
 from shared.web.access import Actor, Principal, Role, SiteParty, service_party
 from shared.web.body import announced_digest, receive
 from shared.web.problems import problems
@@ -56,7 +55,7 @@ UpdateSignature = Annotated[
     str | None,
     Header(
         pattern=r"^[0-9a-f]{128}$",
-        description="Engine pairwise: the site's signature over the digest of the body, in hexadecimal",
+        description="Where bodies are signed: the site's signature over the digest of the body, in hexadecimal",
     ),
 ]
 Coordinator = Annotated[Party, Depends(service_party("coordinator"))]

@@ -37,10 +37,9 @@ from shared.identity.enrol import IdentityKeeper
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, BodySigning, Desk, check_header
+from shared.secagg.engine import UPLOAD, BodySigning, Desk, ReportRepeated, check_header
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import counted
-from shared.secagg.twoserver.report import ReportRepeated
 from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES, UPLOAD_SECONDS
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import (

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from shared.errors import Invalid, Unavailable
+from shared.errors import Conflict, Invalid, Unavailable
 from shared.ids import SiteId
 from shared.secagg.facts import UPLOAD as UPLOAD
 from shared.secagg.facts import EngineFacts
@@ -40,6 +40,14 @@ Pieces = Iterator[bytes | memoryview]
 
 class UpdateRefused(Invalid):
     """The update is not what the round's manifest asks of this site."""
+
+
+class ReportMalformed(Invalid):
+    """The report is not in the documented form."""
+
+
+class ReportRepeated(Conflict):
+    """A report of this id, or of this site in this round, was taken before; it is not verified again."""
 
 
 class PublicUnsigned(UpdateRefused):

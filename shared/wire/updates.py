@@ -41,7 +41,7 @@ class MalformedUpdate(Invalid):
 class UpdateHeader:
     """What an update says of itself. `length` counts coordinates of `modulus_bits`, or bytes (8 bits) of a model.
 
-    `material` is the engine's own: for `sealed` the wrapped content key and the chunk size. `samples` is the site's
+    `material` is the engine's own: a wrapped content key, say, or a report's parts. `samples` is the site's
     committed sample count with its proof (`shared.zk.samples`), in rounds that take one.
     """
 

@@ -1,1 +1,1 @@
-"""The helper: the second server of rounds of engine `twoserver`, a process with a store and an identity of its own."""
+"""The helper: the second server of a round, a process with a store and an identity of its own."""

@@ -55,7 +55,7 @@ def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
     return create_app(
         title="Undersong helper",
         service=HELPER,
-        description="The second server of rounds of engine twoserver: it holds the other half of every update.",
+        description="The second server of rounds that have two: it holds the other half of every update.",
         routers=[router],
         lifespan=_lifespan(settings, database),
         checks=database_checks(database, PACKAGE),

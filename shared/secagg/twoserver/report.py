@@ -15,8 +15,10 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from shared.errors import Conflict, Invalid
+from shared.errors import Invalid
 from shared.ids import Digest, SiteId
+from shared.secagg.engine import ReportMalformed as ReportMalformed
+from shared.secagg.engine import ReportRepeated as ReportRepeated
 from shared.secagg.hpke import SUITE
 from shared.secagg.twoserver.facts import REPORT_ID
 from shared.secagg.twoserver.roles import NONCE_BYTES, ROLES, Share
@@ -33,20 +35,12 @@ _SIGNATURE_BYTES: Final = 64
 _MATERIAL: Final = frozenset({REPORT_ID, "public_share", "helper_share", "leader_digest", "keyid", "signature"})
 
 
-class ReportMalformed(Invalid):
-    """The report is not in the documented form."""
-
-
 class ReportUnsigned(Invalid):
     """The report does not carry the signature of its site."""
 
 
 class ReportSealedElsewhere(Invalid):
     """The report's share was sealed for another round, site, report or server."""
-
-
-class ReportRepeated(Conflict):
-    """A report of this id, or of this site in this round, was taken before; it is not verified again."""
 
 
 @dataclass(frozen=True, slots=True)
