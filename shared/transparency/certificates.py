@@ -17,14 +17,20 @@ _BAD: Final = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+_SIGNATURE: Final = b"\x03\x41\x00"
+"""A BIT STRING of 64 bytes with no unused bits: the form of an Ed25519 signature."""
 
 
 def read_certificate(der: str) -> x509.Certificate:
-    """A certificate from DER in hexadecimal; raises CertificateUntrusted."""
+    """A certificate from DER in hexadecimal, in its one form; raises CertificateUntrusted."""
     try:
-        return x509.load_der_x509_certificate(bytes.fromhex(der))
+        octets = bytes.fromhex(der)
+        found = x509.load_der_x509_certificate(octets)
     except _BAD as error:
         raise CertificateUntrusted("a certificate cannot be read") from error
+    if not octets.endswith(_SIGNATURE + found.signature):  # no signature covers the number of unused bits
+        raise CertificateUntrusted("a certificate's signature is not in its one form")
+    return found
 
 
 def read_authority(der: str) -> x509.Certificate:

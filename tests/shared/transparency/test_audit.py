@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.identity.authority import CertificateUntrusted
 from shared.transparency.audit import Finding, audit, audit_file, fingerprint_of, holds
+from shared.transparency.certificates import read_certificate
 from shared.transparency.collecting import NoRecord, collect
 from shared.transparency.documents import LoggedRecord
 from shared.transparency.evidence import Evidence
@@ -83,6 +85,23 @@ def test_any_changed_byte_fails(kind: tuple[str, str], data: st.DataObject) -> N
     place = data.draw(st.integers(0, len(file) - 1))
     file[place] ^= data.draw(st.integers(1, 255))
     assert failed(audit_file(bytes(file), FEDERATION.fingerprint))
+
+
+def test_a_certificate_has_one_form() -> None:
+    """The number of unused bits of a signature is covered by no signature."""
+    for _ in range(40):
+        bundle = Federation().bundle("evaluate", "pairwise", ancestors=1)
+        even = [each for each in bundle.certificates if bytes.fromhex(each)[-1] % 2 == 0]
+        if even:
+            break
+    octets = bytearray.fromhex(even[0])
+    octets[-65] = 1
+    changed = bundle.model_copy(
+        update={"certificates": tuple(sorted({*bundle.certificates, octets.hex()} - {even[0]}))}
+    )
+    with pytest.raises(CertificateUntrusted, match="one form"):
+        read_certificate(octets.hex())
+    assert "certificates" in failed(audit(changed, fingerprint_of(bundle)))
 
 
 def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
