@@ -93,7 +93,7 @@ lock: venv $(TOOLS)/.installed ## write deploy/locks from pyproject.toml and con
 site: $(TOOLS)/.installed ## the documentation as a website in build/site/html; fails on a link that leads nowhere
 	@rm -rf build/site && mkdir -p build/site/source
 	@for each in README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs examples; do ln -s "$(CURDIR)/$$each" build/site/source/; done
-	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict
 
 licences: venv ## write docs/licences.md; fails on a licence that is not allowed
 	$(BIN)/python deploy/licences.py
