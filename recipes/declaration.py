@@ -224,7 +224,7 @@ def read_declarations(file: Path) -> Declarations:
         raise BadDataset(f"{file.name}: a mapping with a list under `datasets` is expected")
     made = Declarations()
     if unknown := [str(key) for key in document if key != "datasets"]:
-        made.faults[file.name] = [FieldError(f"/{key}", f"is unknown{hint(key, ['datasets'])}") for key in unknown]
+        made.faults[file.name] = [FieldError(pointer([key]), f"is unknown{hint(key, ['datasets'])}") for key in unknown]
     for place, raw in enumerate(listed):
         _declare(raw, place, file.parent.resolve(), made)
     return made
