@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared.documents import document_faults, pointer
 from shared.errors import FieldError, Invalid
+from shared.files import read_text
 from shared.names import hint
 from shared.wire.profiles import Column, DatasetSchema
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
@@ -205,9 +206,11 @@ class Declarations:
 def read_texts(file: Path) -> Any:
     """Return a YAML file's document with every scalar as its text; raises `BadDataset`."""
     try:
-        return load_texts(file.read_text(encoding="utf-8-sig"))
+        return load_texts(read_text(file, "utf-8-sig"))
     except (NotYaml, UnicodeDecodeError) as error:
         raise BadDataset(f"{file.name} is not YAML: {error}") from None
+    except OSError as error:
+        raise BadDataset(f"{file.name} cannot be read: {error.strerror}") from None
 
 
 def read_declarations(file: Path) -> Declarations:

@@ -5,6 +5,7 @@ it is: the options are tried on all rows.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, Dat
 from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts
 from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
+from shared.files import open_regular
 from shared.names import hint
 
 MOST_LEVELS: Final = 50  # distinct texts up to which a column is taken for a category
@@ -147,8 +149,11 @@ def _flow(value: object) -> str:
 
 
 def _kind(file: Path) -> str:
-    with file.open("rb") as raw:
-        head = raw.read(len(NPY))
+    try:
+        with os.fdopen(open_regular(file), "rb") as raw:
+            head = raw.read(len(NPY))
+    except OSError as error:
+        raise BadDataset(f"it cannot be read: {error.strerror}") from None
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"PK") and file.suffix == ".npz":

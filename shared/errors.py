@@ -4,6 +4,7 @@ Use cases and rules raise a `Refusal`; the edge renders it as a problem document
 edge is a bug and answers a bare 500.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,3 +165,12 @@ class StorageFull(Refusal):
     """There is no space left to store this."""
 
     kind = Kind.STORAGE_FULL
+
+
+def reason_of(body: bytes, status: int) -> str:
+    """Return why another service refused: its problem's detail, else its title, else the status."""
+    try:
+        problem = json.loads(body)
+        return str(problem.get("detail") or problem["title"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"status {status}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from shared.files import open_lock, open_regular, read_text
 from shared.identity.authority import write_private
 
 
@@ -48,7 +49,7 @@ class HighWater:
     def read(self) -> Mark | None:
         """The mark, or None where there is no file; raises ValueError for a broken one."""
         try:
-            return Mark(**json.loads(self._path.read_text("ascii")))
+            return Mark(**json.loads(read_text(self._path, "ascii")))
         except FileNotFoundError:
             return None
         except TypeError as error:
@@ -60,7 +61,7 @@ class HighWater:
             await asyncio.to_thread(self._raise, mark)
 
     def _raise(self, mark: Mark) -> None:
-        with self._path.with_suffix(".lock").open("a") as lock:
+        with open_lock(self._path.with_suffix(".lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             present = self.read()
             higher = mark if present is None else mark.over(present)
@@ -79,7 +80,7 @@ class DurableLines:
     def add(self, *words: object) -> None:
         """Append one line, durably; blocking. Raises OSError, and then the line may or may not be there."""
         new = not self._path.exists()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = open_regular(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             data = _line(words)
             if os.write(descriptor, b"\n" + data) != len(data) + 1:  # first an end for what a crash cut off
@@ -92,9 +93,10 @@ class DurableLines:
 
     def read(self) -> list[list[str]]:
         """All lines, in order, as lists of words; none where there is no file. A crash can leave a line cut off."""
-        if not self._path.exists():
+        try:
+            lines = read_text(self._path, "ascii", "replace").splitlines()
+        except FileNotFoundError:
             return []
-        lines = self._path.read_text("ascii", "replace").splitlines()
         return [[unquote(word) for word in words] for line in lines if (words := line.split())]
 
     def replace(self, lines: Iterable[Sequence[object]]) -> None:

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from shared.files import open_regular, read_text
 from undersong import __version__
 from undersong.errors import UndersongError
 from undersong.local.layout import HELPER, Layout
@@ -179,7 +180,7 @@ def _fresh(folder: Path) -> Path:
 
 def _manifest(folder: Path, part: str) -> Mapping[str, Any]:
     try:
-        document: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        document: dict[str, Any] = json.loads(read_text(folder / MANIFEST))
         known = (document["format"], document["part"]) == (FORMAT, part)
         strays = [name for name in document["files"] if ".." in PurePosixPath(name).parts or name.startswith("/")]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -218,5 +219,5 @@ def _tell(layout: Layout, settings: str, service: str, command: str) -> None:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
+    with os.fdopen(open_regular(file), "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

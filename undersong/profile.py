@@ -24,16 +24,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from undersong.errors import ProfileError
+from shared.files import open_lock, open_regular, read_text
+from undersong.errors import ProfileError, UnreachableError
 
 DEFAULT_NAME: Final = "default"
 LOCAL_NAME: Final = "local"
+STARTING: Final = "starting"
+STOPPING: Final = "stopping"
 LOCK_FILE: Final = "lock"  # in a platform's folder: held as long as the platform runs
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One platform as seen from here; urls have no trailing slash. `home`: the folder of a local platform."""
+    """One platform as seen from here; urls have no trailing slash.
+
+    `home`: the folder of a local platform. `state`: "starting" or "stopping" while it cannot be used.
+    """
 
     coordinator_url: str = ""
     aggregator_url: str = ""
@@ -45,6 +51,7 @@ class Profile:
     ca_file: str = ""
     ca_trust: str = ""
     home: str = ""
+    state: str = ""
 
     def urls(self) -> dict[str, str]:
         """Service name → base url, for the services that the profile names."""
@@ -65,8 +72,14 @@ def profiles_path() -> Path:
 
 
 def load_profile(name: str | None = None) -> Profile:
-    """The profile that a command speaks to, with the environment's overrides; ProfileError when there is none."""
+    """The profile that a command speaks to, with the environment's overrides; ProfileError when there is none.
+
+    Raises UnreachableError for a local platform that is starting or stopping.
+    """
     chosen, profile = choose_profile(name)
+    if profile.state:
+        remedy = "wait until `undersong up` says that it is up" if profile.state == STARTING else "undersong up"
+        raise UnreachableError(f"the local platform {chosen!r} in {profile.home} is {profile.state}", remedy=remedy)
     profile = _overridden(profile)
     if not profile.coordinator_url:
         raise ProfileError(
@@ -105,7 +118,7 @@ def save_profile(profile: Profile, name: str = DEFAULT_NAME) -> Path:
     """Store a profile under this name, readable by its owner only, and leave the others as they are; the file."""
     path = profiles_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / "profiles.lock").open("w") as lock:  # two logins at once keep each other's profile
+    with open_lock(path.parent / "profiles.lock") as lock:  # two logins at once keep each other's profile
         fcntl.flock(lock, fcntl.LOCK_EX)
         entries = {key: entry for key, entry in _read(path).items() if isinstance(entry, dict)}
         _write(path, {**entries, name: _stored(profile)})
@@ -134,15 +147,14 @@ def save_local_profile(profile: Profile) -> str:
     """
     folder, number, taken = _local_folder(), 1, set(read_profiles())
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / "lock").open("w") as lock:
+    with open_lock(folder / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _forget_dead(folder, but=profile.home)
         homes = {path.stem: _home(path) for path in folder.glob("*.toml")}
-        while True:
-            name = LOCAL_NAME if number == 1 else f"{LOCAL_NAME}-{number}"
-            if name not in taken and homes.get(name, profile.home) == profile.home:
-                break
-            number += 1
+        name = next((known for known, home in homes.items() if home == profile.home), "")
+        while not name or name in taken:
+            candidate = LOCAL_NAME if number == 1 else f"{LOCAL_NAME}-{number}"
+            name, number = ("" if candidate in homes else candidate), number + 1
         _write(folder / f"{name}.toml", _stored(profile))
     return name
 
@@ -158,7 +170,7 @@ def remove_local_profile(home: str) -> None:
 def is_running(home: Path) -> bool:
     """Whether a platform runs in this folder; nothing is made where there is none."""
     try:
-        with (home / LOCK_FILE).open() as lock:
+        with os.fdopen(open_regular(home / LOCK_FILE)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -195,10 +207,10 @@ def _stored(profile: Profile) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_text(path))
+    except FileNotFoundError:
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ProfileError(f"{path} cannot be read: {error}", remedy="correct or delete the file") from error
 
@@ -228,4 +240,4 @@ def _text(value: str) -> str:
 
 def _overridden(profile: Profile) -> Profile:
     found = {field.name: os.environ.get(f"UNDERSONG_{field.name.upper()}") for field in fields(Profile)}
-    return replace(profile, **{key: value for key, value in found.items() if value and key != "home"})
+    return replace(profile, **{key: value for key, value in found.items() if value and key not in ("home", "state")})

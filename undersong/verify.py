@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import Refusal
+from shared.files import read_input
 from shared.transparency.audit import Finding, audit, audit_file, fingerprint_of, holds, service_key
 from shared.transparency.evidence import Evidence, EvidenceUnreadable
 from shared.transparency.records import check_consistency, check_head
@@ -36,7 +37,7 @@ class Verification:
 
 def verify_file(subject: str, file: Path, ca_fingerprint: str | None) -> Verification:
     """Check a file of evidence; no network, no clock, no other file is used. Raises OSError."""
-    data = file.read_bytes()
+    data = read_input(file)
     findings = audit_file(data, ca_fingerprint, subject)
     try:
         evidence = Evidence.unpack(data)

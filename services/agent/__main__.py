@@ -28,11 +28,13 @@ from services.agent.site import ensure_policy
 from services.agent.state import State
 from shared.errors import Refusal
 from shared.faults import arm
+from shared.files import NotAFile
 from shared.identity.authority import Identity
 from shared.identity.enrol import ensure_identity, rotate_now
 from shared.secagg.engines import ENGINES
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.traces import configure_tracing
+from shared.terminal import shown
 
 SETTINGS_ERROR = 2
 
@@ -48,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arm(f"agent.{settings.data_dir.parent.name}")
         configure_tracing("agent", settings.otel_endpoint)
         return int(COMMANDS[options.command](settings, options))
-    except (ConfigError, Refusal, TaskFailure) as error:
-        sys.stderr.write(f"agent: {getattr(error, 'detail', None) or error}\n")
+    except (ConfigError, Refusal, TaskFailure, NotAFile) as error:
+        sys.stderr.write(shown(f"agent: {getattr(error, 'detail', None) or error}\n"))
         return SETTINGS_ERROR
 
 
@@ -210,7 +212,8 @@ def receipts(settings: AgentSettings, options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"items": listed}, indent=2) + "\n")
     for entry in [] if options.json else listed:
         words = (entry["state"], entry["updated_at"][:19], entry["round_id"], entry["kind"], entry["engine"])
-        sys.stdout.write("  ".join([*words, entry["body_digest"][:16], entry["reason"] or ""]).rstrip() + "\n")
+        line = "  ".join([*words, entry["body_digest"][:16], entry["reason"] or ""]).rstrip()
+        sys.stdout.write(shown(line) + "\n")
     return 1 if any(entry["state"] == "mismatch" for entry in listed) else 0
 
 
@@ -263,4 +266,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except httpx.TransportError as error:
-        sys.exit(f"agent: {error}")
+        sys.exit(shown(f"agent: {error}"))

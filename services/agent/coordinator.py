@@ -77,9 +77,10 @@ class Coordinator:
         self.link = link
         self._done: dict[TaskId, dict[str, str]] = {}
 
-    async def put_profile(self, profile: SiteProfile) -> None:
-        """Tell what this site has; asks until heard."""
-        await self.link.ask(Call.json("PUT", "/v1/sites/self/profile", profile.model_dump(mode="json")))
+    async def put_profile(self, profile: SiteProfile, *, within_s: float | None = None) -> None:
+        """Tell what this site has; asks until heard, or for `within_s`."""
+        call = Call.json("PUT", "/v1/sites/self/profile", profile.model_dump(mode="json"))
+        await self.link.ask(call, within_s=within_s)
 
     def complete(self, task_id: TaskId, lease_token: str, digest: Digest) -> None:
         """The aggregator holds the task's bytes: the next request for work says so, or `tell`."""

@@ -23,6 +23,8 @@ OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
+POLICY_UNREADABLE: Final = "policy-unreadable"
+SITE_UNREADABLE: Final = "site-unreadable"  # its data sets and recipes, as a whole
 
 
 class TaskFailure(Exception):

@@ -19,6 +19,7 @@ from typing import Final
 
 from services.agent.domain import TaskFailure
 from services.agent.settings import ConfigError
+from shared.files import open_lock
 from shared.highwater import DurableLines
 from shared.ids import Digest, JobId, RoundId
 from shared.secagg.facts import UPLOAD as UPLOAD
@@ -113,7 +114,7 @@ class SentMessages:
         self._marks: dict[JobId, _Mark] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._held = path.with_name(path.name + ".lock").open("w")
+            self._held = open_lock(path.with_name(path.name + ".lock"))
         except OSError as error:
             raise _unusable(path, error) from error
         try:

@@ -9,14 +9,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 import httpx
 import structlog
 
-from services.agent import policy as policies
 from services.agent.aggregator import Aggregator
 from services.agent.alarms import Alarms
 from services.agent.coordinator import Coordinator, Lease
@@ -26,16 +23,16 @@ from services.agent.keys import Signatures
 from services.agent.link import Away, Link, Problem, make_client
 from services.agent.log_watch import LogWatch
 from services.agent.models import ModelCache
-from services.agent.profile import profile_of
+from services.agent.profile import unreadable_profile
+from services.agent.reader import LOOK_S, SiteReader
 from services.agent.receipts import Receipts
 from services.agent.registry import Registry
 from services.agent.room import Room
 from services.agent.runner import processors
-from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
-from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
 from services.agent.state import State
-from services.agent.tasks import Platform, Site, Tasks
+from services.agent.tasks import Platform, Tasks
+from shared.files import open_lock
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
 from shared.ids import Digest, SiteId, digest_of
@@ -46,7 +43,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 REFUSED_PAUSE_S = (2.0, 60.0)  # first and longest pause after the coordinator refused us as a party
 EXCLUDED = "excluded"  # the fact that holds the jobs which go on without this site
 _EXCLUSION_LOOKS = 10  # polls without a task, after one with a task: a round's end comes after this site's part in it
-LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops
+LAST_WORD_S = 1.0  # to say which tasks are done before the agent stops, or that a change was found meanwhile
 STOP_S = 8.0  # of the 10 s that a supervisor usually grants
 
 
@@ -55,12 +52,7 @@ class Agent:
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
-        self._runner: WarmRunner | None = None
-        self._site: Site | None = None
-        self._marks: Marks | None = None
-        self._data: list[Path] = []  # the files of all data sets
-        self._read_at = -math.inf
-        self._unread: dict[str, str] = {}  # why data sets cannot be used
+        self._reader = SiteReader(settings)
         self._told: Digest | None = None  # the profile that the coordinator has
         self._unsure = _EXCLUSION_LOOKS
 
@@ -81,8 +73,7 @@ class Agent:
             finally:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(STOP_S):
-                        if self._runner is not None:
-                            await self._runner.close()
+                        await self._reader.close()
                 state.close()
                 log.info("agent.stopped")
 
@@ -98,11 +89,10 @@ class Agent:
         structlog.contextvars.bind_contextvars(site_id=subject.name)
         log.info("agent.started", federation_id=subject.federation_id, keyid=identity.keyid)
         who = (subject.name, str(subject.federation_id))
-        await self._read(who, first=True)
+        await self._start(http, keeper, who)
         cache = ModelCache(settings.data_dir / "models", settings.model_cache_bytes)
         room = Room(settings.data_dir, cache.evict)
         platform = self._platform(http, keeper, cache)
-        assert self._runner is not None  # noqa: S101 (read above)
         state.sweep_outbox()
         watch = LogWatch(
             state,
@@ -131,8 +121,8 @@ class Agent:
         answered: Callable[[], None],
         met: Callable[[LogHead | None], None],
     ) -> Tasks:
-        assert self._runner is not None  # noqa: S101 (read before the first task)
-        return Tasks(platform, self._runner, state, self._present, sent, room, answered, met)
+        reader = self._reader
+        return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, answered, met)
 
     async def _work(
         self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks], room: Room
@@ -149,16 +139,16 @@ class Agent:
     ) -> None:
         resumed, refusals = False, 0
         while True:
-            if self._changed():  # what changed may take long to become readable
+            if self._reader.changed():  # what changed may take long to become readable
                 await platform.coordinator.tell()
-            await self._read(who)
+            await self._reader.refresh(who)
             try:
                 if not resumed:
                     await performing().resume()
                     resumed = True
                 await self._tell(platform.coordinator, state)
                 await room.wait()
-                if await self._turn(platform.coordinator, who, performing):
+                if await self._turn(platform.coordinator, state, who, performing):
                     self._unsure = _EXCLUSION_LOOKS
                 elif self._unsure:
                     self._unsure -= 1
@@ -172,21 +162,53 @@ class Agent:
                 log.warning("agent.refused", reason=str(problem), pause_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
 
-    async def _turn(self, coordinator: Coordinator, who: tuple[str, str], performing: Callable[[], Tasks]) -> bool:
+    async def _turn(
+        self, coordinator: Coordinator, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
+    ) -> bool:
         """Lease once, and do what there is to do; whether there was a task.
 
-        The request for a lease waits for up to half a minute, so the files are looked at again before the task: what
-        the owner withdrew meanwhile holds for this one already.
+        The request for a lease waits for up to half a minute. Files are looked at meanwhile, and again before the task:
+        what the owner withdrew holds for this one already, and a site that cannot be read refuses it.
         """
-        lease = await coordinator.lease()
-        if isinstance(lease, Lease):
-            await self._read(who)
+        async with self._looking(coordinator, state, who):
+            lease = await coordinator.lease()
+            if not isinstance(lease, Lease):
+                performing().forget_hopeless()
+                if lease.next_poll_s > 0:
+                    await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
+                return False
+        await self._reader.settle(who)
+        if self._reader.fault is not None:
+            await performing().refuse(
+                lease, TaskFailure(self._reader.fault, "the site cannot be read: its log says why")
+            )
+        else:
             await performing().perform(lease)
-            return True
-        performing().forget_hopeless()
-        if lease.next_poll_s > 0:
-            await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
-        return False
+        return True
+
+    @asynccontextmanager
+    async def _looking(self, coordinator: Coordinator, state: State, who: tuple[str, str]) -> AsyncIterator[None]:
+        """Read the site again, and tell it, within seconds of a change while the block waits."""
+        over = asyncio.Event()
+        looking = asyncio.create_task(self._look(coordinator, state, who, over))
+        try:
+            yield
+            over.set()
+            await asyncio.wait({looking})  # a reading that has begun is not cut off
+            looking.result()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _look(self, coordinator: Coordinator, state: State, who: tuple[str, str], over: asyncio.Event) -> None:
+        while not over.is_set():
+            if self._reader.changed():
+                await self._reader.refresh(who)
+                with suppress(Away, Problem):  # it is told at the next turn at the latest
+                    await self._tell(coordinator, state, within_s=LAST_WORD_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):  # `wait_for` of Python 3.11 can swallow a cancellation
+                    await over.wait()
 
     async def _look_for_exclusions(self, coordinator: Coordinator, state: State) -> None:
         """Ask, after rounds that this site took part in, whether a job goes on without it; say so once."""
@@ -204,63 +226,33 @@ class Agent:
         if told != (known or []):
             await asyncio.to_thread(state.remember, EXCLUDED, told)
 
-    async def _tell(self, coordinator: Coordinator, state: State) -> None:
+    async def _tell(self, coordinator: Coordinator, state: State, *, within_s: float | None = None) -> None:
         """PUT the profile if the coordinator does not have it yet."""
-        profile = self._profile.model_copy(update={"alarms": await asyncio.to_thread(Alarms(state).told)})
-        if state.fact("unread") != self._unread:
-            await asyncio.to_thread(state.remember, "unread", self._unread)
+        reader = self._reader
+        profile = reader.profile.model_copy(update={"alarms": await asyncio.to_thread(Alarms(state).told)})
+        if state.fact("unread") != reader.unread:
+            await asyncio.to_thread(state.remember, "unread", dict(reader.unread))
         digest = digest_of(profile.model_dump_json().encode())
         if digest != self._told:
-            await coordinator.put_profile(profile)
+            await coordinator.put_profile(profile, within_s=within_s)
             self._told = digest
             await asyncio.to_thread(state.remember, "profile_told_at", time.time())
-            if self._runner is not None:
-                await asyncio.to_thread(state.remember, "closed", self._runner.closed)
-            log.info("profile.told", recipes=len(profile.recipes), datasets=len(profile.datasets))
+            await asyncio.to_thread(state.remember, "closed", dict(reader.runner.closed))
+            faults = [fault.sentence for fault in profile.faults]
+            log.info("profile.told", recipes=len(profile.recipes), datasets=len(profile.datasets), faults=faults)
 
-    def _present(self) -> Site:
-        assert self._site is not None  # noqa: S101 (set before the first task)
-        return self._site
-
-    async def _read(self, who: tuple[str, str], *, first: bool = False) -> None:
-        """Read policy, data sets and recipes if a file changed. A bad change stops the work until it is mended."""
-        while True:
-            if not self._changed():
-                return
-            files = [path for paths in data_files(self._settings).values() for path in paths]
-            try:
-                await ensure_policy(self._settings)
-                marks = Marks.of(self._settings, files)
-                await self._reread(who)
-            except (ConfigError, TaskFailure) as error:
-                if first and isinstance(error, ConfigError):
-                    raise
-                log.warning("site.unreadable", reason=str(error), text=getattr(error, "text", None))
-                await asyncio.sleep(5.0)
-            else:
-                self._marks = marks if marks.times == Marks.of(self._settings).times else None
-                self._data, self._read_at = files, time.monotonic()
-                return
-
-    def _changed(self) -> bool:
-        """Whether a file that describes the site changed; data files, which may grow all day, count once in a while."""
-        marks = Marks.of(self._settings, self._data)
-        if self._marks is not None and marks.times == self._marks.times:
-            return marks != self._marks and time.monotonic() - self._read_at >= self._settings.data_again_s
-        return True
-
-    async def _reread(self, who: tuple[str, str]) -> None:
-        settings = self._settings
-        policy, zone = policies.load(settings.policy)
-        if self._runner is not None:
-            await self._runner.close()
-        runner = self._runner = make_runner(settings, policy)
-        await runner.clean()
-        self._site, description = await read_site(
-            settings, runner, policy, lambda: datetime.now(zone), who, strict=self._site is None
-        )
-        self._profile = profile_of(description, policy, settings.runner)
-        self._unread = description.unread
+    async def _start(self, http: httpx.AsyncClient, keeper: IdentityKeeper, who: tuple[str, str]) -> None:
+        """Read the site for the first time; where a person must act first, the platform is told so before the end."""
+        try:
+            await self._reader.start(who)
+        except ConfigError as error:
+            coordinator = Coordinator(Link(http, self._settings.coordinator_url, "coordinator", keeper))
+            with suppress(Away, Problem, TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await coordinator.put_profile(
+                        unreadable_profile(error, self._settings.runner), within_s=LAST_WORD_S
+                    )
+            raise
 
     def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper, cache: ModelCache) -> Platform:
         settings = self._settings
@@ -292,7 +284,10 @@ class alone:  # noqa: N801 (a context manager)
     def __enter__(self) -> None:
         """Take the lock; the kernel frees it however this process ends."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = (self._folder / "agent.lock").open("w")
+        try:
+            self._file = open_lock(self._folder / "agent.lock")
+        except OSError as error:
+            raise ConfigError(f"{self._folder / 'agent.lock'}: cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from services.agent.domain import TaskFailure
 from shared.ids import Digest
+from shared.partial import PartialFile
 
 PART = ".part"
 
@@ -19,8 +17,6 @@ class ModelCache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder, self._limit = folder, limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"*{PART}"):
-            left.unlink(missing_ok=True)
 
     def find(self, digest: Digest) -> Path | None:
         """The model's file, marked as used now."""
@@ -31,33 +27,34 @@ class ModelCache:
             return None
         return path
 
-    async def store(self, digest: Digest, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Path:
-        """Stream a model to disk; TaskFailure `model-digest` or `model-too-large`, and nothing is kept."""
-        path, part = self._path(digest), self._path(digest).with_suffix(PART)
-        running, size = hashlib.sha256(), 0
-        try:
-            with part.open("wb") as file:
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if size > limit_bytes:
-                        raise TaskFailure("model-too-large", f"the model is larger than {limit_bytes} bytes")
-                    running.update(chunk)
-                    file.write(chunk)
-            if running.hexdigest() != digest:
-                raise TaskFailure("model-digest", "the registry gave other bytes than the manifest names")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    def part(self, digest: Digest) -> PartialFile:
+        """What has come of a model that is not here yet, also before a restart of the agent."""
+        return PartialFile(self._path(digest).with_suffix(PART), digest)
+
+    def adopt(self, digest: Digest) -> Path | None:
+        """Take a model in whose download has ended; None, and nothing is kept, where it has another digest."""
+        path, part = self._path(digest), self.part(digest)
+        whole = part.is_whole()
+        if whole:
+            part.become(path)
+        self._forget_parts()
+        if not whole:
+            return None
         self._trim(keep=path)
         return path
 
     def evict(self) -> None:
         """Delete every model: each can be fetched again."""
+        self._forget_parts()
         for path in self._folder.glob("*.safetensors"):
             path.unlink(missing_ok=True)
 
     def _path(self, digest: Digest) -> Path:
         return self._folder / f"{digest}.safetensors"
+
+    def _forget_parts(self) -> None:
+        for left in self._folder.glob(f"*{PART}"):
+            left.unlink(missing_ok=True)
 
     def _trim(self, keep: Path) -> None:
         files = sorted(((p.stat(), p) for p in self._folder.glob("*.safetensors")), key=lambda item: item[0].st_mtime)

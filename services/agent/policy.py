@@ -21,12 +21,19 @@ from services.agent.domain import (
     StatisticsRule,
 )
 from services.agent.settings import ConfigError, explain
+from shared.files import read_text
 from shared.ids import Digest
 from shared.names import hint, near, one_edit
 from shared.secagg.engines import ENGINES, EngineFloors
 from shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
+
+
+class PolicyError(ConfigError):
+    """The policy cannot be used: the site does nothing until its owner corrects it."""
+
+
 Kind = Literal["initialise", "standardise", "statistics", "train", "evaluate"]
 ROUND_KINDS: tuple[Kind, ...] = ("initialise", "statistics", "train", "evaluate")
 
@@ -141,19 +148,21 @@ class PolicyFile(EngineFloors, BaseModel):
 
 
 def load(path: Path) -> tuple[Policy, tzinfo]:
-    """Read the policy and the time zone of its hours; ConfigError names what is wrong."""
+    """Read the policy and the time zone of its hours; PolicyError names what is wrong."""
     try:
-        raw = load_document(path.read_text())
+        raw = load_document(read_text(path))
         file = PolicyFile.model_validate(raw if raw is not None else {})
         return to_policy(file), ZoneInfo(file.timezone)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no policy; write one with `python -m services.agent --config … init`") from None
+        raise PolicyError(f"{path}: no policy; write one with `python -m services.agent --config … init`") from None
     except NotYaml as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise PolicyError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        raise ConfigError(explain(path, error, PolicyFile)) from error
-    except (ValueError, KeyError, OSError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise PolicyError(explain(path, error, PolicyFile)) from error
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError) as error:
+        raise PolicyError(f"{path}: {error}") from error
 
 
 def misspelt_digests(policy: Policy, recipes: Mapping[str, str]) -> list[str]:

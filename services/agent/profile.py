@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from services.agent.domain import EVERYTHING, PROTOCOLS, Policy, SiteFacts
+from services.agent.domain import EVERYTHING, POLICY_UNREADABLE, PROTOCOLS, SITE_UNREADABLE, Policy, SiteFacts
+from services.agent.policy import PolicyError
 from services.agent.runner.protocol import Description
+from services.agent.settings import ConfigError
 from shared.ids import Digest, SiteId
-from shared.wire.profiles import DatasetSchema, Hardware, RecipeSpec, SiteProfile
+from shared.wire.profiles import DatasetSchema, Hardware, RecipeSpec, SiteFault, SiteProfile
+
+MOST_FAULTS = 50
+NAME_CHARS = 200
 
 
 def agent_version() -> str:
@@ -48,7 +55,29 @@ def profile_of(description: Description, policy: Policy, runner: str) -> SitePro
         ),
         hardware=Hardware.model_validate(description.hardware),
         runner=runner,
+        faults=tuple(_faults(description, policy)),
     )
+
+
+def unreadable_profile(error: ConfigError, runner: str) -> SiteProfile:
+    """The profile of a site that a person must correct before its agent can start."""
+    code = POLICY_UNREADABLE if isinstance(error, PolicyError) else SITE_UNREADABLE
+    return SiteProfile(
+        agent_version=agent_version(),
+        protocol=max(PROTOCOLS),
+        hardware=Hardware(cpus=os.cpu_count() or 1, memory_bytes=0),
+        runner=runner,
+        faults=(SiteFault(code=code),),
+    )
+
+
+def _faults(description: Description, policy: Policy) -> Iterator[SiteFault]:
+    """What cannot be read here, without the reasons, which can quote data; of data sets those that the policy names."""
+    named = [name for name in description.unread if name in policy.datasets]
+    if policy.datasets and not named and not description.declared:
+        yield SiteFault(code="datasets-unreadable")
+    for name in named[:MOST_FAULTS]:
+        yield SiteFault(code="dataset-unreadable", dataset=name[:NAME_CHARS])
 
 
 def _allowed(schema: DatasetSchema, columns: frozenset[str]) -> DatasetSchema:

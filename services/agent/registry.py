@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 
-from services.agent.link import Away, Call, Link, pause_of
+from services.agent.domain import TaskFailure
+from services.agent.link import Away, Call, Link, Problem, pause_of
 from services.agent.models import ModelCache
 from shared.ids import Digest, VersionId
+from shared.partial import UNSATISFIABLE, TooLong
 
 DOWNLOAD_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-BLOCK = 256 * 1024
 
 
 class Registry:
@@ -23,22 +23,37 @@ class Registry:
         self.link, self._cache = link, cache
 
     async def fetch(self, version_id: VersionId, digest: Digest, *, limit_bytes: int) -> Path:
-        """The model's file, from the cache or downloaded and checked; asks until heard. Problem or TaskFailure."""
-        found = self._cache.find(digest)
+        """The model's file, from the cache or downloaded and checked; asks until heard.
+
+        A cut download goes on where it was, also after a restart. Where parts do not make the model together, all of it
+        is asked for once more. Raises Problem, or TaskFailure `model-digest` or `model-too-large`, and keeps nothing.
+        """
+        found, doubted = self._cache.find(digest), False
         while found is None:
             await asyncio.sleep(self.link.circuit.remaining_s())
+            kept = self._cache.part(digest).size > 0
             try:
-                found = await self._download(version_id, digest, limit_bytes)
+                await self._download(version_id, digest, limit_bytes)
             except Away as away:
                 await asyncio.sleep(pause_of(away))
+                continue
+            found = await asyncio.to_thread(self._cache.adopt, digest)
+            if found is None and (doubted or not kept):
+                raise TaskFailure("model-digest", "the registry gave other bytes than the manifest names")
+            doubted = True
         return found
 
-    async def _download(self, version_id: VersionId, digest: Digest, limit_bytes: int) -> Path:
-        call = Call("GET", f"/v1/versions/{version_id}/content", timeout=DOWNLOAD_TIMEOUT)
-        async with self.link.open(call) as response:
-            return await self._cache.store(digest, _blocks(response), limit_bytes=limit_bytes)
-
-
-async def _blocks(response: httpx.Response) -> AsyncIterator[bytes]:
-    async for block in response.aiter_raw(BLOCK):
-        yield block
+    async def _download(self, version_id: VersionId, digest: Digest, limit_bytes: int) -> None:
+        """Ask once for what is missing; raises Away where it was cut."""
+        part = self._cache.part(digest)
+        call = Call("GET", f"/v1/versions/{version_id}/content", headers=part.headers(), timeout=DOWNLOAD_TIMEOUT)
+        try:
+            async with self.link.open(call) as response:
+                content_range = response.headers.get("content-range", "")
+                await part.take(response.status_code, content_range, response.aiter_raw(), limit_bytes)
+        except TooLong:
+            part.discard()
+            raise TaskFailure("model-too-large", f"the model is larger than {limit_bytes} bytes") from None
+        except Problem as problem:
+            if problem.status != UNSATISFIABLE:
+                raise

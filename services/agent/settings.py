@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from services.agent.paths import environment_faults, path_fault
 from shared.documents import document_faults
+from shared.files import read_text
 from shared.yaml_texts import NotYaml, load_document
 
 
@@ -124,11 +125,14 @@ class AgentSettings(BaseSettings):
 def load(config: Path) -> AgentSettings:
     """Read `agent.yaml` and the environment; ConfigError with one line per fault."""
     raw: Any = {}
-    if config.exists():
-        try:
-            raw = load_document(config.read_text()) or {}
-        except (NotYaml, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config}: not YAML: {error}") from error
+    try:
+        raw = load_document(read_text(config)) or {}
+    except FileNotFoundError:
+        pass  # the environment may say all
+    except (NotYaml, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config}: not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{config}: cannot be read: {error.strerror}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{config}: a mapping of settings is expected")
     try:

@@ -21,6 +21,7 @@ from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
+from shared.files import read_text
 from shared.names import MEANT
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
@@ -165,7 +166,7 @@ async def read_site(
     description = await runner.describe()
     faults = unresolved(policy, description)
     if strict and (typos := [fault for fault in faults if MEANT in fault]):
-        raise ConfigError("\n".join(f"{settings.policy}: {fault}" for fault in typos))
+        raise policies.PolicyError("\n".join(f"{settings.policy}: {fault}" for fault in typos))
     for fault in description.faults:
         log.warning("site.fault", fault=fault)
     for name, reason in description.unread.items():
@@ -194,7 +195,7 @@ def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
         return {}
     base = settings.datasets.resolve().parent
     try:
-        document = load_texts(settings.datasets.read_text(encoding="utf-8-sig"))
+        document = load_texts(read_text(settings.datasets, "utf-8-sig"))
     except (NotYaml, UnicodeDecodeError, OSError):
         return {}
     entries = document.get("datasets") if isinstance(document, dict) else None

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.agent.settings import ConfigError
+from shared.files import open_regular
+
 SCHEMA_VERSION = 4
 _FIRST = """
 CREATE TABLE contributions (
@@ -113,7 +116,10 @@ class Store:
     def __init__(self, data_dir: Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = data_dir / "agent.sqlite"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            os.close(open_regular(path, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be opened: {error.strerror}") from error
         path.chmod(0o600)  # the log and the shared memory beside it take over this mode
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)

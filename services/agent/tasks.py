@@ -127,6 +127,12 @@ class Tasks:
                     await self._give_up(lease.round_id, "aborted")
                 log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
 
+    async def refuse(self, lease: Lease, failure: TaskFailure) -> None:
+        """Report a task as failed before anything is done for it."""
+        with structlog.contextvars.bound_contextvars(round_id=lease.round_id, task_id=lease.task_id, kind=lease.kind):
+            await self._give_up(lease.round_id, failure.code)
+            await self._report(lease, failure)
+
     async def _work(self, lease: Lease, watch: Watch) -> None:
         try:
             contribution = await self._contribution(lease, watch)

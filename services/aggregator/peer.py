@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.errors import Refusal, Unavailable
+from shared.errors import Refusal, Unavailable, reason_of
 
 _TRY_AGAIN: Final = frozenset({401, 408, 425, 429, 500, 502, 503, 504, 507})  # 401: its clock, or revocations, or start
 _PAUSE_S: Final = 1.0
@@ -29,11 +29,7 @@ class Peer:
             raise Unavailable(detail, retry_after_s=_PAUSE_S) from error
         if response.is_success:
             return response
-        try:
-            problem = response.json()
-            reason = f"{problem['title']} {problem['detail']}"
-        except (ValueError, KeyError, TypeError):
-            reason = f"status {response.status_code}"
+        reason = reason_of(response.content, response.status_code)
         if response.status_code in _TRY_AGAIN:
             raise Unavailable(f"the {self._name} cannot serve now: {reason}", retry_after_s=_PAUSE_S)
         raise AskRefused(f"the {self._name} answered {response.status_code}: {reason}")

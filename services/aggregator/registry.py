@@ -7,7 +7,7 @@ import httpx
 from httpx import codes
 
 from shared.blobs import BlobStore
-from shared.errors import Refusal, Unavailable
+from shared.errors import Refusal, Unavailable, reason_of
 from shared.identity.digests import content_digest_from
 from shared.ids import Digest, VersionId
 
@@ -95,11 +95,7 @@ def _away(error: httpx.TransportError) -> Unavailable:
 
 
 def _refusal(response: httpx.Response) -> Refusal:
-    try:
-        problem = response.json()
-        reason = f"{problem['title']} {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        reason = f"status {response.status_code}"
+    reason = reason_of(response.content, response.status_code)
     if response.status_code == codes.SERVICE_UNAVAILABLE and "content-damaged" in response.text:
         return RegistryDamaged(f"the registry cannot serve now: {reason}", retry_after_s=_PAUSE_S)
     if response.status_code in _TRY_AGAIN:

@@ -21,6 +21,7 @@ from services.coordinator.views.members import (
 )
 from shared.database import Database, Page, Transaction
 from shared.errors import FieldError, Forbidden, Invalid, NotFound, no_such
+from shared.files import read_text
 from shared.identity.authority import write_private
 from shared.identity.sealing import Sealer
 from shared.ids import TokenId, UserId, new_id
@@ -136,7 +137,7 @@ class Accounts:
         """Make the first admin and write a token for it to ``admin-token`` (0600); a file that works is left alone."""
         file = folder / ADMIN_TOKEN_FILE
         if file.exists():
-            person = await self.lookup(file.read_text("utf-8").strip())
+            person = await self.lookup(read_text(file).strip())
             if person is not None:
                 return file
 

@@ -85,9 +85,14 @@ class EnrolmentToken:
         """Raise TokenUsed or TokenExpired; the key that used it may ask again at any time, because answers get lost."""
         if self.used_by is not None:
             if self.used_by != public_key:
-                raise TokenUsed("this enrolment token was used with another key; ask the operator for a new one")
+                raise TokenUsed(f"this enrolment token was used with another key; {self._remedy}")
         elif now >= self.expires_at:
-            raise TokenExpired(f"this enrolment token expired at {self.expires_at.isoformat()}; ask for a new one")
+            raise TokenExpired(f"this enrolment token expired at {self.expires_at.isoformat()}; {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        command = f": undersong site re-enroll {self.subject.name}" if self.subject.kind == "site" else ""
+        return f"ask the operator for a new one{command}"
 
 
 @dataclass(frozen=True, slots=True)

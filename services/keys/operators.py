@@ -10,6 +10,7 @@ from services.keys.enrolments import Enrolments
 from services.keys.repository import KeysRepository
 from shared.clock import utc_now
 from shared.database import Database, Transaction
+from shared.files import read_text
 from shared.identity.authority import Subject, write_private
 from shared.ids import new_id
 from shared.web.access import Grant, Principal, Role, new_token, token_hash
@@ -88,6 +89,6 @@ class Bootstrap:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text("ascii").strip() or None
+        return read_text(path, "ascii").strip() or None
     except FileNotFoundError:
         return None

@@ -103,10 +103,11 @@ class Contents:
     async def stream(self, digest: Digest, start: int, end: int, size: int) -> AsyncIterator[bytes]:
         """Yield the bytes from `start` up to `end`, of `size`.
 
-        A file that is damaged between `verify` and the end breaks the connection off before its last bytes.
+        A file that is damaged between `verify` and the end breaks the connection off before its last bytes; of a part,
+        before the first byte that was not verified.
         """
         if (start, end) != (0, size):
-            async for chunk in self._store.stream(digest, start, end):
+            async for chunk in self._store.stream_part(digest, start, end):
                 yield chunk
             return
         try:

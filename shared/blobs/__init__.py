@@ -1,7 +1,16 @@
 """Content-addressed storage for models and updates: a folder or an S3-compatible bucket."""
 
-from shared.blobs.blob import Blob, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
+from shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
 from shared.blobs.store import BlobStore
 from shared.errors import StorageFull
 
-__all__ = ["Blob", "BlobCorrupt", "BlobMissing", "BlobStore", "BlobTooLarge", "DigestMismatch", "StorageFull"]
+__all__ = [
+    "Blob",
+    "BlobChanged",
+    "BlobCorrupt",
+    "BlobMissing",
+    "BlobStore",
+    "BlobTooLarge",
+    "DigestMismatch",
+    "StorageFull",
+]

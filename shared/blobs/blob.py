@@ -36,6 +36,10 @@ class BlobCorrupt(Exception):
     """Stored bytes no longer have their digest; the store is damaged."""
 
 
+class BlobChanged(Exception):
+    """The stored file is not the one any more that was found right; what was sent of it must not be finished."""
+
+
 QUARANTINE: Final = "quarantine"
 SET_ASIDE: Final = ".damaged"
 Identity = tuple[object, ...]
@@ -76,4 +80,13 @@ class Intake:
         return Blob(digest, self.size)
 
 
-__all__ = ["Blob", "BlobCorrupt", "BlobMissing", "BlobTooLarge", "DigestMismatch", "Intake", "StorageFull"]
+__all__ = [
+    "Blob",
+    "BlobChanged",
+    "BlobCorrupt",
+    "BlobMissing",
+    "BlobTooLarge",
+    "DigestMismatch",
+    "Intake",
+    "StorageFull",
+]

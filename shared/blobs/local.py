@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobMissing, Identity, Intake
+from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
 from shared.errors import StorageFull
 from shared.faults import point
 from shared.ids import Digest, is_digest
@@ -92,8 +92,14 @@ class LocalBlobs:
         except FileNotFoundError as error:
             raise _missing(digest) from error
 
-    async def stream(self, digest: Digest, start: int, end: int | None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`, in chunks of a megabyte."""
+    async def stream(
+        self, digest: Digest, start: int, end: int | None, same: Identity | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end`, in chunks of a megabyte.
+
+        With `same`, only while the file that is open is the one with this identity: BlobChanged before any chunk that
+        may come from another one, or from after a change.
+        """
         path = self.path(digest)
         try:
             file = await asyncio.to_thread(_open_at, path, start)
@@ -103,6 +109,8 @@ class LocalBlobs:
         try:
             while left:
                 data = await asyncio.to_thread(file.read, min(CHUNK, left))
+                if same is not None and _identity(os.fstat(file.fileno())) != same:
+                    raise BlobChanged(digest)
                 if not data:
                     return
                 left -= len(data)
@@ -113,10 +121,9 @@ class LocalBlobs:
     async def identity(self, digest: Digest) -> Identity:
         """What tells this file from any other."""
         try:
-            found = self.path(digest).stat()
+            return _identity(self.path(digest).stat())
         except FileNotFoundError as error:
             raise _missing(digest) from error
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     async def quarantine(self, digest: Digest) -> None:
         """Move it aside."""
@@ -177,6 +184,10 @@ def _take(file: BinaryIO, chunks: list[bytes], intake: Intake) -> None:
         view = memoryview(chunk)
         while view:
             view = view[file.write(view) :]
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _open_at(path: Path, start: int) -> BinaryIO:

@@ -9,12 +9,17 @@ when the digest is declared beforehand it goes straight to its place, which beco
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import obstore
+from obstore.exceptions import PreconditionError
 from obstore.store import ObjectStore
 
-from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobMissing, Identity, Intake
+from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
 from shared.ids import Digest, is_digest
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 CHUNK = 5 << 20  # the least that S3 takes as a part of an upload
 
@@ -44,13 +49,24 @@ class RemoteBlobs:
             raise _missing(digest) from error
         return bytes(await answer.bytes_async())
 
-    async def stream(self, digest: Digest, start: int, end: int | None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`."""
+    async def stream(
+        self, digest: Digest, start: int, end: int | None, same: Identity | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end`; with `same`, of the object with this identity, else BlobChanged.
+
+        The store itself compares the tag (If-Match), and sends the object that it compared.
+        """
         size = await self.size(digest)
         stop = size if end is None else min(end, size)
         if start >= stop:
             return
-        answer = await obstore.get_async(self._store, _key(digest), options={"range": (start, stop)})
+        options: GetOptions = {"range": (start, stop)}
+        if same is not None and same[0]:
+            options["if_match"] = str(same[0])
+        try:
+            answer = await obstore.get_async(self._store, _key(digest), options=options)
+        except PreconditionError as error:
+            raise BlobChanged(digest) from error
         async for chunk in answer.stream(min_chunk_size=CHUNK):
             yield bytes(chunk)
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from obstore.store import from_url
 
-from shared.blobs.blob import Blob, BlobCorrupt, Identity, Intake
+from shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, Identity, Intake
 from shared.blobs.local import LocalBlobs
 from shared.blobs.remote import RemoteBlobs
 from shared.clock import monotonic
@@ -99,6 +99,18 @@ class BlobStore:
         async for chunk in self._backend.stream(digest, 0, None):
             await asyncio.to_thread(found.update, chunk)
         return found.hexdigest() == digest
+
+    async def stream_part(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:
+        """Stream the bytes from `start` up to `end` of the very file that was found right; BlobMissing, BlobCorrupt.
+
+        Raises BlobChanged as soon as another file is in its place, or it was written to: no byte of that is sent.
+        """
+        await self.verify(digest)
+        verdict = self._verdicts.get(digest)
+        if verdict is None:
+            raise BlobChanged(digest)
+        async for chunk in self._backend.stream(digest, start, end, verdict[0]):
+            yield chunk
 
     async def stream_whole(self, digest: Digest) -> AsyncIterator[bytes]:
         """Stream all bytes, and hold the last of them back until the whole has its digest; BlobMissing, BlobCorrupt.

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shared.errors import Unauthenticated
+from shared.files import read_bytes
 from shared.ids import Digest, digest_of
 
 IDENTITY_FILE: Final = "identity.pem"
@@ -180,7 +181,7 @@ class Identity:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote; raises FileNotFoundError or ValueError."""
-        text = (directory / IDENTITY_FILE).read_bytes()
+        text = read_bytes(directory / IDENTITY_FILE)
         key = serialization.load_pem_private_key(text, password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError(f"{directory / IDENTITY_FILE} holds no Ed25519 key")  # noqa: TRY004  (a bad file, not a bad argument)

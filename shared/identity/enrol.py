@@ -20,7 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.clock import Clock, utc_now
-from shared.errors import Refusal
+from shared.errors import Refusal, reason_of
+from shared.files import open_lock, read_text
 from shared.highwater import DurableLines
 from shared.identity.authority import (
     IDENTITY_FILE,
@@ -102,7 +103,7 @@ def pending_key(directory: Path, party: Path | None = None) -> Ed25519PrivateKey
     """
     path = directory / PENDING_FILE
     if path.exists():
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(read_text(path, "ascii")))
     directory.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
     DurableLines((party or directory) / OWN_KEYS_FILE).add(public_bytes(key.public_key()).hex())
@@ -183,7 +184,7 @@ def _new_token(directory: Path, token_file: Path | None) -> str | None:
     except (EnrolmentRefused, OSError, UnicodeDecodeError):
         return None
     used = directory / USED_FILE
-    return token if not used.exists() or used.read_text("ascii").strip() != _digest(token) else None
+    return token if not used.exists() or read_text(used, "ascii").strip() != _digest(token) else None
 
 
 def _note(directory: Path, token: str) -> None:
@@ -198,7 +199,7 @@ def _digest(token: str) -> str:
 async def _alone(directory: Path) -> AsyncIterator[None]:
     """One process at a time: a service's api and worker share one identity."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a few local system calls, at start-up)
-    with (directory / ".lock").open("w") as file:
+    with open_lock(directory / ".lock") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -232,10 +233,19 @@ async def _enrol_patiently(
 
 
 def read_token(token_file: Path | None) -> str:
-    """The enrolment token in the file; raises FileNotFoundError while it is not there or still empty."""
+    """The enrolment token in the file; raises FileNotFoundError while it is not there or still empty.
+
+    Raises EnrolmentRefused where there is none to wait for.
+    """
     if token_file is None:
         raise EnrolmentRefused("this party has no certificate yet and no enrolment token file is set")
-    token = token_file.read_text("utf-8").strip()
+    try:
+        token = read_text(token_file).strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise EnrolmentRefused(f"the enrolment token file {token_file} cannot be read: {reason}") from error
     if not token:
         raise FileNotFoundError(f"{token_file} is empty")
     return token
@@ -317,12 +327,7 @@ async def _post(http: httpx.AsyncClient, url: str, body: dict[str, str], auth: h
     if response.is_success:
         answer: dict[str, Any] = response.json()
         return answer
-    try:
-        problem = response.json()
-        reason = f"{problem['title']} {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        reason = f"status {response.status_code}"
-    raise EnrolmentRefused(f"{url}: {reason}")
+    raise EnrolmentRefused(f"{url}: {reason_of(response.content, response.status_code)}")
 
 
 def _identity(private_key: Ed25519PrivateKey, answer: dict[str, Any]) -> Identity:

@@ -16,6 +16,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from shared.files import read_bytes, read_text
 from shared.identity.authority import write_private
 
 _VERSION: Final = b"\x01"
@@ -41,7 +42,9 @@ class Sealer:
     @classmethod
     def ensure(cls, key_file: Path) -> Self:
         """Open the key file; make it (0600) when it is not there."""
-        if not key_file.exists():
+        try:
+            return cls(key_file)
+        except FileNotFoundError:
             key_file.parent.mkdir(parents=True, exist_ok=True)
             write_private(key_file, secrets.token_hex(_KEY_BYTES).encode() + b"\n")
         return cls(key_file)
@@ -85,7 +88,7 @@ class Sealer:
 def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, int]:
     """Tag → key, the tag of the key that seals, and when the file was written."""
     written = key_file.stat().st_mtime_ns
-    keys = [bytes.fromhex(line) for line in key_file.read_text("ascii").split()]
+    keys = [bytes.fromhex(line) for line in read_text(key_file, "ascii").split()]
     if not keys or any(len(key) != _KEY_BYTES for key in keys):
         raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
     tagged = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
@@ -101,12 +104,12 @@ def take_uses() -> Counter[str]:
 
 def tag_of_current(key_file: Path) -> str:
     """The tag of the key that seals."""
-    return hashlib.sha256(bytes.fromhex(key_file.read_text("ascii").split()[0])).digest()[:_TAG_BYTES].hex()
+    return hashlib.sha256(bytes.fromhex(read_text(key_file, "ascii").split()[0])).digest()[:_TAG_BYTES].hex()
 
 
 def add_key(key_file: Path) -> None:
     """Put a fresh key first in the key file; the old ones still open."""
-    write_private(key_file, secrets.token_hex(_KEY_BYTES).encode() + b"\n" + key_file.read_bytes())
+    write_private(key_file, secrets.token_hex(_KEY_BYTES).encode() + b"\n" + read_bytes(key_file))
 
 
 def drop_old_keys(key_file: Path) -> None:
@@ -114,7 +117,7 @@ def drop_old_keys(key_file: Path) -> None:
 
     The one before stays until the next rotation: a transaction that was under way may have sealed with it.
     """
-    write_private(key_file, b"\n".join(key_file.read_bytes().split()[:2]) + b"\n")
+    write_private(key_file, b"\n".join(read_bytes(key_file).split()[:2]) + b"\n")
 
 
 def _place(table: str, row: str, column: str) -> bytes:

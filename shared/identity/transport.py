@@ -7,6 +7,7 @@ reader never sees two halves that do not belong together.
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shared.files import open_regular, read_bytes
 from shared.identity.authority import certificate_builder, key_usage, write_private
 
 TLS_FILE: Final = "tls.pem"  # private key, then certificate
@@ -62,7 +64,7 @@ class TransportAuthority:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `ensure` wrote; raises FileNotFoundError or ValueError."""
-        text = (folder / CA_KEY_FILE).read_bytes()
+        text = read_bytes(folder / CA_KEY_FILE)
         key = serialization.load_pem_private_key(text, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{folder / CA_KEY_FILE} holds no ECDSA key")  # noqa: TRY004  (a bad file, not a bad argument)
@@ -114,7 +116,7 @@ class TransportAuthority:
     def save(self, folder: Path) -> None:
         """Write what `load` reads, and put the certificate first in `ca.pem`."""
         bundle = folder / CA_FILE
-        earlier = bundle.read_bytes() if bundle.exists() else b""
+        earlier = read_bytes(bundle) if bundle.exists() else b""
         write_private(bundle, self.certificate_pem + earlier)  # trusted before anything is signed with it
         write_private(folder / CA_KEY_FILE, _key_pem(self._private_key) + self.certificate_pem)
 
@@ -131,8 +133,11 @@ def trust(ca_file: Path | None, urls: Iterable[str], ca_trust: CaTrust = "only")
     """
     if not any(url.startswith("https:") for url in urls):
         return False
-    if ca_file is None or ca_trust == "only":
-        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    if ca_file is None:
+        return ssl.create_default_context()
+    os.close(open_regular(ca_file))  # the library would wait for a pipe
+    if ca_trust == "only":
+        return ssl.create_default_context(cafile=str(ca_file))
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=str(ca_file))
     return context
@@ -172,9 +177,10 @@ class ServerTls:
         changed = self._file.stat().st_mtime_ns
         if changed == self._read:
             return False
+        os.close(open_regular(self._file))  # the library would wait for a pipe
         self.context.load_cert_chain(self._file)
         self._read = changed
-        self._report(x509.load_pem_x509_certificate(self._file.read_bytes()).not_valid_after_utc)
+        self._report(x509.load_pem_x509_certificate(read_bytes(self._file)).not_valid_after_utc)
         return True
 
     async def watch(self) -> None:

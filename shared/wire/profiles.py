@@ -1,6 +1,7 @@
 """What a site tells about itself: its recipes, the shape of its data sets and its machine, never a value."""
 
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field, JsonValue
 
@@ -9,7 +10,7 @@ from shared.wire.columns import Column, ColumnType, misfit
 from shared.wire.forms import Digestible, DigestText, Document, Name
 from shared.wire.manifest import DataRef
 
-__all__ = ["Column", "DatasetSchema", "Hardware", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
+__all__ = ["Column", "DatasetSchema", "Hardware", "RecipeSpec", "SiteFault", "SiteProfile", "Task", "schema_fault"]
 
 
 class Task(StrEnum):
@@ -65,6 +66,27 @@ class Alarm(Document):
     detail: str = Field(max_length=1000)
 
 
+_FAULTS: Final = {
+    "policy-unreadable": "its policy cannot be read",
+    "site-unreadable": "its agent cannot read what the site has",
+    "datasets-unreadable": "its datasets.yaml declares nothing that can be read",
+}
+
+
+class SiteFault(Document):
+    """Why a site can do no work, or (`dataset`) none on one data set. The reason stays at the site."""
+
+    code: Name
+    dataset: Name | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The fault in a few words, after the site's name."""
+        if self.dataset is not None:
+            return f"its data set {self.dataset!r} cannot be read"
+        return _FAULTS.get(self.code, self.code)
+
+
 class SiteProfile(Document):
     """A site's public profile, sent when its agent starts and when it changes."""
 
@@ -75,6 +97,7 @@ class SiteProfile(Document):
     hardware: Hardware
     runner: Name = "process"
     alarms: tuple[Alarm, ...] = Field(default=(), max_length=50)
+    faults: tuple[SiteFault, ...] = Field(default=(), max_length=50)
 
 
 def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:

@@ -93,7 +93,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     (made.folder / "nothing.yaml").write_text(yaml.safe_dump(NOTHING))
     try:
         up = made.start("up.log", "up", "--home", ".home")
-        log = made.folder / "up.log"
+        log, noted = made.folder / "up.log", made.folder / "config" / "local" / "local.toml"
+        until(lambda: noted.exists() or up.poll() is not None, "the start is noted")
+        early = subprocess.run(
+            [UNDERSONG, "job", "list"], cwd=made.folder, env=made.env, capture_output=True, text=True
+        )
+        assert "is starting" in early.stderr or "Ctrl-C" in log.read_text(), early.stderr
         until(lambda: "Ctrl-C" in log.read_text() or up.poll() is not None, "the platform starts")
         assert up.poll() is None, log.read_text()
         for name in SITES:

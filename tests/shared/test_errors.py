@@ -1,6 +1,6 @@
 """A refusal knows its own name, title and status."""
 
-from shared.errors import Conflict, FieldError, Invalid, Kind, NotFound
+from shared.errors import Conflict, FieldError, Invalid, Kind, NotFound, reason_of
 
 
 class RoundClosedEarly(Conflict):
@@ -33,3 +33,14 @@ def test_field_errors_are_kept() -> None:
     refusal = Invalid("two things", errors=[FieldError("/a", "missing"), FieldError("/b/0", "too large")])
     assert refusal.kind is Kind.INVALID
     assert [error.path for error in refusal.errors] == ["/a", "/b/0"]
+
+
+def test_the_reason_of_another_service_is_its_detail_and_nothing_else() -> None:
+    """The title says the same in other words, and a proxy's page is no problem document."""
+    said = {
+        b'{"title": "T", "detail": "D"}': "D",
+        b'{"title": "T"}': "T",
+        b"<html>": "status 409",
+        b"[1]": "status 409",
+    }
+    assert {body: reason_of(body, 409) for body in said} == said

@@ -1,5 +1,6 @@
 """Commands print tables for people and JSON for scripts; a failure is one line, a remedy and an exit code."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -140,9 +141,69 @@ def test_an_unknown_role_is_refused_before_anything_is_sent(run: Run, server: An
 
 def test_an_unknown_model_names_the_command_that_lists_them(run: Run, server: Any) -> None:
     server.say("GET /v1/models", {"items": [], "next": None})
+    server.say("GET /v1/jobs", {"items": [], "next": None})
     code, _, err = run("model", "pull", "nothing")
     assert code == 1
     assert "undersong model list" in err
+
+
+def test_a_job_is_pulled_by_its_last_version(run: Run, server: Any) -> None:
+    """Also when it paused; with --last-good an earlier one where the registry's file is damaged."""
+    body = b"model"
+    digest = hashlib.sha256(body).hexdigest()
+    models = [{"id": "mdl_1", "name": "heart", "federation_id": "fed_1"}]
+    versions = [{"id": f"ver_{at}", "model_id": "mdl_1", "number": at, "content_digest": digest} for at in (1, 2)]
+    job = {**JOB, "state": "paused", "reason": "quorum", "version_id": "ver_2", "model_id": "mdl_1"}
+    server.say("GET /v1/jobs/job_1", job)
+    server.say("GET /v1/jobs", {"items": [job], "next": None})
+    server.say("GET /v1/models", {"items": models, "next": None})
+    server.say("GET /v1/models/mdl_1", models[0])
+    for version in versions:
+        server.say(f"GET /v1/versions/{version['id']}", version)
+        server.say(f"GET /v1/versions/{version['id']}/content", body)
+    server.say("GET /v1/versions/ver_2/content?fallback=last-good", b"m", 206, undersong_version="ver_1")
+    for subject, options, number in (("job_1", (), 2), ("j", (), 2), ("job_1", ("--last-good",), 1)):
+        code, out, err = run("model", "pull", subject, "--out", "file", "--json", *options)
+        assert (code, json.loads(out)["number"]) == (0, number), err
+        assert Path("file").read_bytes() == body
+    assert "version 2 is damaged at the registry: version 1 is the last good one" in err
+    server.say("GET /v1/jobs/job_2", {**job, "id": "job_2", "version_id": None})
+    assert "no model version yet" in run("model", "pull", "job_2")[2]
+
+
+def test_a_site_enrolled_again_names_the_jobs_that_it_may_block(run: Run, server: Any) -> None:
+    """Those that are not over, in which it has committed to its number of samples; others are no concern."""
+    weighted = {"update": {"max_weight": 256}, "cohort": {"min": 3}}
+    specs = {"job_1": weighted, "job_2": {"update": {"max_weight": 1}}, "job_3": {"kind": "statistics"}}
+    jobs = [{**JOB, "id": key, "name": f"of {key}", "state": "paused", "spec": spec} for key, spec in specs.items()]
+    jobs += [{**jobs[0], "id": "job_4", "state": "failed"}, {**jobs[0], "id": "job_5", "state": "running"}]
+    server.say("GET /v1/sites", {"items": [{"id": "site_1", "name": "north", "federation_id": "fed_1"}], "next": None})
+    server.say("GET /v1/jobs?federation_id=fed_1", {"items": jobs, "next": None})
+    for job, done in (("job_1", 2), ("job_5", 0)):
+        parts = [{"site_id": "site_1", "done": done}, {"site_id": "site_2", "done": 7}]
+        server.say(f"GET /v1/jobs/{job}/participation", {"items": parts, "next": None})
+    server.say("GET /v1/certificates?name=site_1", {"items": [], "next": None})
+    token = {"token_id": "t", "token": "again", "expires_at": "2030-01-01T00:00:00Z"}
+    server.say("POST /v1/enrolment-tokens", token, 201)
+    code, _, err = run("site", "re-enroll", "north")
+    assert code == 0
+    assert "of job_1 (job_1), paused, needs 3 sites" in err
+    assert "undersong job cancel JOB, and submit it again" in err
+    assert "job_5" not in err
+    assert json.loads(run("site", "re-enroll", "north", "--json")[1])["begun_jobs"] == ["job_1"]
+
+
+def test_what_a_site_cannot_read_is_on_its_line(run: Run, server: Any) -> None:
+    """The policy keeps it from all work, a data set from jobs on that one; the reasons are not here."""
+    faults = [{"code": "policy-unreadable", "dataset": None}, {"code": "dataset-unreadable", "dataset": "heart\x1b[2J"}]
+    site = {"id": "site_1", "name": "north", "federation_id": "fed_1", "state": "active", "online": True}
+    server.say("GET /v1/sites", {"items": [{**site, "profile": {"faults": faults}}], "next": None})
+    _, listed, _ = run("site", "list")
+    assert "online, policy-unreadable" in listed
+    assert "heart\ufffd[2J (unreadable)" in listed
+    _, page, _ = run("site", "show", "north")
+    assert "policy-unreadable: its policy cannot be read; its owner sees why with" in page
+    assert json.loads(run("site", "show", "site_1", "--json")[1])["profile"]["faults"] == faults
 
 
 def test_doctor_finds_what_is_away_and_what_waits(run: Run, server: Any) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from undersong.errors import ProfileError
+from undersong.errors import ProfileError, UnreachableError
 from undersong.profile import (
+    STARTING,
+    STOPPING,
     Profile,
     load_profile,
     local_profiles,
@@ -94,6 +96,23 @@ def test_each_local_platform_has_a_name_of_its_own(tmp_path: Path, monkeypatch: 
         assert load_profile() == second, "the one in the current folder"
         remove_local_profile(second.home)
         assert local_profiles() == {"local": first}
+
+
+@pytest.mark.parametrize("state", [STARTING, STOPPING])
+def test_a_platform_that_cannot_be_used_yet_is_named(tmp_path: Path, state: str) -> None:
+    """No other one is taken in its place: a command meant for it must not go to the stored default."""
+    save_profile(Profile(coordinator_url="http://a"))
+    with running(tmp_path / "x") as first, running(tmp_path / "y") as second:
+        name = save_local_profile(Profile(home=first.home, state=state))
+        for named in (None, name):
+            with pytest.raises(UnreachableError, match=f"in {first.home} is {state}"):
+                load_profile(named)
+        assert load_profile("default").coordinator_url == "http://a"
+        assert save_local_profile(second) == "local-2"
+        assert save_local_profile(second) == "local-2", "also once the first is gone"
+        remove_local_profile(first.home)
+        assert save_local_profile(second) == "local-2"
+        assert load_profile() == second
 
 
 def test_a_killed_platform_is_not_found_and_leaves_its_name(tmp_path: Path) -> None:

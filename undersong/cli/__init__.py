@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shared.files import NotAFile
 from undersong import __version__
 from undersong.cli import (
     agents,
@@ -78,5 +79,8 @@ def main() -> None:
     except UndersongError as error:
         common.complain(error)
         sys.exit(error.exit_code)
+    except NotAFile as error:
+        common.complain(UndersongError(str(error), remedy="name a file"))
+        sys.exit(UndersongError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

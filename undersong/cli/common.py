@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from shared.terminal import shown_json
 from undersong.cli.screen import screen
 from undersong.client import Client
 from undersong.client.naming import one_named
@@ -74,7 +75,7 @@ def show_one(row: BaseModel, *, as_json: bool) -> None:
 
 def print_json(document: object) -> None:
     """Print JSON as it is: no colour, no wrapping."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(shown_json(document))
 
 
 def text(value: object) -> str:

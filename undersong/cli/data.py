@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.files import read_text
 from undersong.cli import common
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
@@ -31,9 +32,11 @@ def init(
         if into is None:
             typer.echo(draft_text(file, name, label), nl=False)
             return
-        before = into.read_text() if into.exists() else ""
+        before = read_text(into) if into.exists() else ""
         added = draft_text(file, name, label, head=not before.strip())
         _add(into, before, added)
+    except OSError as error:
+        raise UndersongError(f"{into or file}: {error.strerror}") from None
     except BadDataset as refusal:
         raise UndersongError(f"{file}: {refusal.explain()}", remedy="correct the file, or see docs/data.md") from None
     typer.echo(f"written: read it, correct it, then {into} is what the agent uses")

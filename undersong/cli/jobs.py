@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from shared.errors import Refusal
+from shared.files import read_input
 from shared.web.jsons import check_json
 from shared.yaml_texts import load_document
 from undersong.cli import common, job_page
@@ -119,7 +120,7 @@ def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
 def read_spec(file: Path) -> dict[str, Any]:
     """A job's specification from YAML or JSON; "-" is standard input."""
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        text = sys.stdin.read() if str(file) == "-" else read_input(file).decode()
         if file.suffix == ".json":
             check_json(text.encode())
         spec = json.loads(text) if file.suffix == ".json" else load_document(text)

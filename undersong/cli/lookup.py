@@ -64,6 +64,28 @@ def find_version(client: Client, name: str, version: str = "") -> tuple[Model, V
     raise UndersongError(f"{model.name} has no version {wanted!r}", remedy=remedy)
 
 
+def find_pulled(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
+    """The version that `find_version` finds, or a job's last one: by its id, or its name where no model has that.
+
+    A version is published only when its round is over, so a job that paused or failed has its last good one.
+    """
+    if not name.startswith("job_") and (name.startswith("ver_") or not _only_a_job(client, name)):
+        return find_version(client, name, version)
+    job = find_job(client, name)
+    if version:
+        raise UndersongError("a job has one last version", remedy=f"undersong model show {job.model_id or 'MODEL'}")
+    if job.version_id is None:
+        raise UndersongError(f"job {job.id} has made no model version yet", remedy=f"undersong job show {job.id}")
+    return find_version(client, job.version_id)
+
+
+def _only_a_job(client: Client, name: str) -> bool:
+    """Whether a job is called so, and no model."""
+    model_name = name.partition(":")[0]
+    known = any(model_name in (model.id, model.name) for model in client.models())
+    return not known and any(job.name == name for job in client.jobs())
+
+
 def find_subject(client: Client, name: str) -> str:
     """The id of a round or a model version; a version may be named as `find_version` does."""
     return name if name.startswith(("rnd_", "ver_")) else find_version(client, name)[1].id

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from undersong.cli import common
-from undersong.cli.lookup import find_version
+from undersong.cli.lookup import find_pulled, find_version
 from undersong.client.types import Model, Version
 from undersong.progress import headline
 
@@ -78,21 +78,33 @@ def _print_data(data: Mapping[str, Any]) -> None:
 
 @app.command()
 def pull(
-    name: ModelOrVersion,
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL[:VERSION]|JOB", help="Model or job, by name or id, or a version's id.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File (default: NAME-NUMBER.safetensors).")] = None,
     version: VersionName = "",
+    last_good: Annotated[
+        bool, typer.Option("--last-good", help="Where its stored file is damaged: the latest earlier one that is not.")
+    ] = False,
     profile: common.ProfileName = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Download a version as safetensors; its digest is checked before the file appears."""
+    """Download a version as safetensors; its digest is checked before the file appears.
+
+    Of a job it is the last version that the job made, also when it is paused or failed.
+    """
     with common.connect(profile) as client:
-        model, chosen = find_version(client, name, version)
+        model, chosen = find_pulled(client, name, version)
+        if last_good and (good := client.good_version(chosen.id)).id != chosen.id:
+            said = f"version {chosen.number} is damaged at the registry: version {good.number} is the last good one"
+            common.complaints.print(said, markup=False)
+            chosen = good
         target = out or Path(f"{model.name}-{chosen.number}.safetensors")
         digest = client.download(chosen.id, target)
     if as_json:
         common.print_json({"file": str(target), "version_id": chosen.id, "number": chosen.number, "digest": digest})
     else:
-        common.console.print(f"{target}: {model.name} version {chosen.number}, sha256 {digest}")
+        common.console.print(f"{target}: {model.name} version {chosen.number}, sha256 {digest}", markup=False)
 
 
 @app.command()

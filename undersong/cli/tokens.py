@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.files import read_input
 from undersong.cli import common
 from undersong.cli.lookup import find_token, find_user
 from undersong.client.types import Token, User
@@ -125,7 +126,7 @@ def login(
     profile: Annotated[str, typer.Option("--profile", help="Store it under this name.")] = DEFAULT_NAME,
 ) -> None:
     """Store where a platform is and your token for it; asks for the token when no file is given."""
-    token = token_file.read_text().strip() if token_file else typer.prompt("API token", hide_input=True)
+    token = _secret(token_file) if token_file else typer.prompt("API token", hide_input=True)
     if not token:
         raise ProfileError("an empty token", remedy="undersong token create makes one")
     if ca_trust not in ("only", "added"):
@@ -140,7 +141,7 @@ def login(
         read_profiles().get(profile, Profile()),
         **{key: url.rstrip("/") for key, url in urls.items()},
         token=token,
-        operator_token=operator_token_file.read_text().strip() if operator_token_file else "",
+        operator_token=_secret(operator_token_file) if operator_token_file else "",
         ca_file=str(ca_file.resolve()) if ca_file else "",
         ca_trust="" if ca_trust == "only" else ca_trust,
         home="",
@@ -150,6 +151,14 @@ def login(
     with common.connect(profile) as client:
         me = client.me()
         common.console.print(f"signed in: {common.text(me.model_dump(mode='json'))}")
+
+
+def _secret(file: Path) -> str:
+    """A token in a file or pipe."""
+    try:
+        return read_input(file).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UndersongError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
 
 
 def _beside(coordinator_url: str, port: int) -> str:

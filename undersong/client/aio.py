@@ -367,6 +367,17 @@ class AsyncClient:
         await download(self._http, url, self.profile.token, expected, target)
         return expected
 
+    async def good_version(self, version_id: str) -> t.Version:
+        """Return the version, or where its stored file is damaged, the latest earlier one of the model that is good."""
+        url = f"{wire.base_url(self.profile, 'registry')}/v1/versions/{quote(version_id, safe='')}/content"
+        headers = {"authorization": f"Bearer {self.profile.token}", "range": "bytes=0-0"}  # only its name is asked
+        try:
+            response = await self._http.get(url, params={"fallback": "last-good"}, headers=headers)
+        except httpx.TransportError as error:
+            raise wire.unreachable(url, error) from error
+        wire.raise_for_problem(response)
+        return await self.version(response.headers.get("undersong-version", version_id))
+
     async def health(self, service: str) -> t.Health:
         """Return what the service says at /health/ready; UnreachableError when it does not answer."""
         url = f"{wire.base_url(self.profile, service)}/health/ready"

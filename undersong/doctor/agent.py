@@ -7,7 +7,6 @@ import asyncio
 import sqlite3
 import ssl
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
@@ -25,7 +24,7 @@ from services.agent.store import SCHEMA_VERSION
 from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
 from shared.identity.enrol import PENDING_FILE
 from shared.identity.transport import proxy_of, trust
-from undersong.doctor.findings import Finding, another, disk, life, one_line, private, skew, unreachable
+from undersong.doctor.findings import Finding, another, disk, life, one_line, open_database, private, skew, unreachable
 from undersong.doctor.machine import kernels, packages
 
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
@@ -112,7 +111,7 @@ def _state(file: Path) -> Iterator[Finding]:
     if not file.exists():
         return
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        with open_database(file) as db:
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.DatabaseError as error:
         remedy = "do not delete it: it knows which rounds were answered. Restore it, or enrol as a new site"
@@ -127,7 +126,7 @@ def _state(file: Path) -> Iterator[Finding]:
 def _alarms(file: Path) -> Iterator[Finding]:
     """What the agent found in the transparency log."""
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        with open_database(file) as db:
             rows = db.execute("SELECT kind, detail FROM alarms ORDER BY created_at").fetchall()
     except sqlite3.DatabaseError:  # a state from before there were alarms; damage is told above
         return

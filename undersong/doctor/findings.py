@@ -1,7 +1,10 @@
 """The form of what the doctor says, and what several of its examinations share."""
 
+import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -13,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
+from shared.files import open_regular
 from shared.identity.transport import proxy_of
 from undersong.client.wire import distrusts
 from undersong.errors import UndersongError
@@ -34,6 +38,15 @@ class Finding:
     subject: str
     detail: str
     remedy: str = ""
+
+
+def open_database(file: Path) -> closing[sqlite3.Connection]:
+    """Open an SQLite file to be read; raises sqlite3.DatabaseError for what is no file, too."""
+    try:
+        os.close(open_regular(file))  # the library would wait for a pipe
+    except OSError as error:
+        raise sqlite3.DatabaseError(error.strerror or type(error).__name__) from None
+    return closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True))
 
 
 def one_line(error: object) -> str:
@@ -140,8 +153,7 @@ def private(subject: str, files: Iterator[Path], remedy_for: str = "chmod 600") 
         count += 1
         try:
             mode = file.stat().st_mode & 0o777
-            with file.open("rb"):
-                pass
+            os.close(open_regular(file))
         except OSError as error:
             reason = error.strerror or type(error).__name__
             yield Finding("fault", subject, f"{file} cannot be read: {reason}", "chown it to who runs the program")

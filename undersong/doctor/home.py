@@ -4,14 +4,14 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from shared.files import read_text
 from shared.identity.authority import IDENTITY_FILE
-from undersong.doctor.findings import Finding, disk, private
+from undersong.doctor.findings import Finding, disk, open_database, private
 from undersong.local.layout import HELPER, SERVICES, is_free
-from undersong.profile import is_running
+from undersong.profile import is_running, local_profiles
 
 _RESTORE: Final = "undersong restore DATA KEYS --home …, from the last backup"
 _HELPERS_CODE: Final = "keys.helper"
@@ -23,7 +23,9 @@ def examine_home(home: Path) -> Iterator[Finding]:
         yield Finding("fault", "home", f"there is no platform in {home}", "name its folder with --home")
         return
     running = is_running(home)
-    yield Finding("ok", "home", f"{home}, {'running' if running else 'not running'}")
+    here = [found for found in local_profiles().values() if found.home == str(home.resolve())]
+    state = (here[0].state if here else "") or "running"
+    yield Finding("ok", "home", f"{home}, {state if running else 'not running'}")
     if not running:
         yield from _ports(home)
     yield from private("key files", _key_files(home))
@@ -37,8 +39,8 @@ def examine_home(home: Path) -> Iterator[Finding]:
 def _ports(home: Path) -> Iterator[Finding]:
     file = home / "ports.json"
     try:
-        ports: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as error:
+        ports: dict[str, int] = json.loads(read_text(file)) if file.exists() else {}
+    except (OSError, ValueError) as error:
         yield Finding("fault", "ports", f"{file} cannot be read: {error}", f"delete {file}: new ports are chosen")
         return
     for name, port in ports.items():
@@ -60,7 +62,7 @@ def _database(home: Path, service: str) -> Iterator[Finding]:
     from shared.database.migrations import compare_revision
 
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        with open_database(file) as db:
             found = db.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.DatabaseError as error:
         yield Finding("fault", subject, f"{file} is damaged: {error}", _RESTORE)

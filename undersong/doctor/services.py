@@ -169,6 +169,10 @@ def _sites(client: Client) -> Iterator[Finding]:
         for alarm in (site.profile or {}).get("alarms") or ():
             detail = one_line(f"{alarm.get('kind')}: {alarm.get('detail')}")
             yield Finding("fault", f"site {site.name}", detail, "docs/operations.md, Alarms of a site's agent")
+        for fault in (site.profile or {}).get("faults") or ():
+            detail = one_line(" ".join(str(part) for part in (fault.get("code"), fault.get("dataset")) if part))
+            remedy = "its owner sees the reason: undersong doctor --agent …/agent.yaml"
+            yield Finding("warning", f"site {site.name}", detail, remedy)
 
 
 def _site(site: Site) -> Finding:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.clock import utc_now
+from shared.files import read_bytes, read_text
 from shared.identity.authority import write_private
 from shared.identity.transport import CA_FILE, TransportAuthority
 from undersong.errors import StartError
@@ -70,7 +71,7 @@ class Layout:
         authority = TransportAuthority.ensure(self.home / "tls", now)
         for service in (*SERVICES, HELPER):
             file = self.tls_file(service)
-            present = file.read_bytes() if file.exists() and not anew else None
+            present = read_bytes(file) if file.exists() and not anew else None
             fresh = authority.renewed(present, LOOPBACK, now)
             if fresh is not None:
                 write_private(file, fresh)
@@ -94,7 +95,7 @@ class Layout:
 
     def redis_url(self) -> str:
         """The doorbell's url, with its password."""
-        password = (self.home / "secrets" / "valkey-password").read_text().strip()
+        password = read_text(self.home / "secrets" / "valkey-password").strip()
         return f"redis://:{password}@127.0.0.1:{self.ports['valkey']}/0"
 
     def valkey_command(self) -> list[str]:
@@ -214,7 +215,7 @@ def _taken(ports: Mapping[str, int], wait_s: float) -> dict[str, int]:
 
 def _last_ports(stored: Path) -> dict[str, int]:
     try:
-        found = json.loads(stored.read_text()) if stored.exists() else {}
+        found = json.loads(read_text(stored)) if stored.exists() else {}
         return {name: int(found[name]) for name in IN_A_ROW if name in found}
     except (ValueError, TypeError, OSError) as error:
         remedy = f"delete {shlex.quote(str(stored))}: other ports are then chosen"
@@ -226,7 +227,7 @@ def _secret_file(path: Path) -> str:
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-    return path.read_text().strip()
+    return read_text(path).strip()
 
 
 def _valkey_binary() -> str:

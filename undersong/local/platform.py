@@ -20,6 +20,7 @@ from typing import IO, Any, Final, Self
 
 import httpx
 
+from shared.files import open_regular, read_text
 from shared.identity.transport import trust
 from undersong.client import Client
 from undersong.client.types import Federation, Site
@@ -29,7 +30,7 @@ from undersong.local.layout import HELPER, ROLES, SERVICES, Layout, base_environ
 from undersong.local.patience import Patience
 from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
-from undersong.profile import LOCK_FILE, Profile, remove_local_profile, save_local_profile
+from undersong.profile import LOCK_FILE, STARTING, STOPPING, Profile, remove_local_profile, save_local_profile
 
 IDLE_S: Final = 60.0  # a process that fails is noticed at once; this is for one that waits in vain
 BOOTSTRAP_S: Final = 900.0
@@ -99,6 +100,7 @@ class Platform:
     def start(self) -> None:
         """Start everything and wait until every service is ready."""
         self._lock = _hold(self.home)
+        self._note(STARTING)
         wait_s = DYING_S if _ended_badly(self._lock) else 0.0
         self._layout = Layout.prepare(self.home, tls=self._tls, port=self._port, move=self._move, wait_s=wait_s)
         self._report(f"starting in {self.home}")
@@ -115,7 +117,7 @@ class Platform:
         self._wait_ready()
         self._client = Client(self.profile)
         if self._write_profile:
-            self.profile_name = save_local_profile(self.profile)
+            save_local_profile(self.profile)
         for folder in existing_sites(self.home):
             folder.write_addresses(self.urls, self.profile.ca_file)
             self._start_agent(folder)
@@ -125,6 +127,8 @@ class Platform:
 
         With `keep_logs` the temporary folder's logs stay.
         """
+        if self._lock is not None:
+            self._note(STOPPING)
         agents = [name for name in self.processes if name.startswith("agent.")]
         services = [name for name in self.processes if name not in agents and name != "valkey"]
         for group in (agents, services, ["valkey"]):
@@ -262,6 +266,11 @@ class Platform:
 
     # parts
 
+    def _note(self, state: str) -> None:
+        """Let other commands find this platform, and say that it cannot be used yet, or any more."""
+        if self._write_profile:
+            self.profile_name = save_local_profile(Profile(home=str(self.home), state=state))
+
     def _running(self) -> Layout:
         if self._layout is None:
             raise StartError("the platform is not running")
@@ -341,13 +350,13 @@ def _is_ready(http: httpx.Client, url: str) -> bool:
 def _secret(path: Path) -> str:
     if not path.exists():
         raise UnreachableError(f"{path} is missing", remedy="delete the platform's folder and start it again")
-    return path.read_text().strip()
+    return read_text(path).strip()
 
 
 def _hold(home: Path) -> IO[str]:
     """Keep a second platform out of this folder; the file then holds our process id."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = (home / LOCK_FILE).open("a+")
+    lock = os.fdopen(open_regular(home / LOCK_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
     for _ in range(5):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,6 @@
 """One site's folder: agent.yaml, datasets.yaml, policy.yaml, the enrolment token and the agent's state."""
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from shared.files import read_bytes, read_text
 from shared.identity.transport import CA_FILE
 from shared.yaml_texts import load_document
 from undersong.errors import UndersongError
@@ -44,7 +44,7 @@ class SiteFolder:
             declared = _movable(datasets) if isinstance(datasets, Path) else datasets
             (self.path / "datasets.yaml").write_text(_yaml(declared))
         if isinstance(policy, Path):
-            shutil.copyfile(policy, self.path / "policy.yaml")
+            (self.path / "policy.yaml").write_bytes(read_bytes(policy))
         elif policy is not None:
             (self.path / "policy.yaml").write_text(_yaml(policy))
         settings = {
@@ -61,14 +61,14 @@ class SiteFolder:
 
     def write_addresses(self, urls: Mapping[str, str], ca_file: str = "") -> None:
         """Point an existing agent at the services' present addresses."""
-        settings = load_document(self.config.read_text())
+        settings = load_document(read_text(self.config))
         self.config.write_text(_yaml({**settings, **self._addresses(urls, ca_file)}))
 
     def _addresses(self, urls: Mapping[str, str], ca_file: str) -> dict[str, str]:
         addresses = {f"{service}_url": url for service, url in urls.items()}
         if not ca_file:
             return addresses
-        shutil.copyfile(ca_file, self.path / CA_FILE)
+        (self.path / CA_FILE).write_bytes(read_bytes(Path(ca_file)))
         return {**addresses, "ca_file": CA_FILE}
 
 

@@ -48,6 +48,7 @@ def job(found: JobView) -> Job:
         federation_id=found.federation_id,
         state=found.state,
         reason=found.reason,
+        explanation=found.explanation,
         model_name=model_name,
         recipe=recipe,
         dataset=spec.data.dataset,
@@ -189,6 +190,7 @@ def site(found: SiteView) -> Site:
         memory_bytes=hardware.memory_bytes if hardware else None,
         gpus=hardware.gpus if hardware else (),
         alarms=tuple(f"{item.kind}: {item.detail}" for item in profile.alarms) if profile else (),
+        faults=tuple(f"{item.code}: {item.sentence}" for item in profile.faults) if profile else (),
     )
 
 

@@ -148,6 +148,7 @@ class Job:
     rounds_total: int
     created_at: datetime
     ended_at: datetime | None
+    explanation: str | None = None  # the reason as a sentence, and what to do
     version_id: str | None = None
     waiting_since: datetime | None = None  # since when too few sites are there for a round
     kind: str = "train"
@@ -255,6 +256,7 @@ class Site:
     memory_bytes: int | None
     gpus: tuple[str, ...]
     alarms: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:

@@ -46,6 +46,8 @@ _FAULTS: Final = {
     "lease-expired": "the agent stopped sending heartbeats",
     "no-examples": "the site has no training rows for this job",
     "out-of-memory": "training needs more memory than the site allows",
+    "policy-unreadable": "the site's policy cannot be read",
+    "site-unreadable": "the site's agent cannot read what the site has",
     "policy-hours": "the site's policy allows no work at this hour",
     "recipe-error": "the recipe failed; the site's log says more",
     "recipe-unknown": "the recipe is not installed at the site",
@@ -67,6 +69,41 @@ _REASONS: Final = {
     "too-few-sites": "Fewer sites than the minimum cohort are online and can take part.",
     "too-few-able": "Too few sites are left that can do this step: the others failed in a way that repeats.",
 }
+
+_REMEDIES: Final = (
+    (
+        ("sample-count-changed", "sample-limits-changed"),
+        (
+            "A site cannot go on in a job for which it committed to another number of samples, or whose commitment it "
+            "lost with its state. Put back its data or its state folder as they were and resume the job; else cancel "
+            "it and submit it again, from its last version (model.version_id), with or without that site."
+        ),
+    ),
+    (("policy-unreadable",), "The site's owner corrects policy.yaml (undersong doctor --agent); then resume the job."),
+    (("policy-hours",), "Resume the job within the hours that the sites' policies allow."),
+    (("policy-",), "The sites' owners may allow it in policy.yaml; then resume the job, or submit another."),
+    (
+        ("schema-", "dataset-", "data-", "bad-dataset"),
+        "Correct the data or datasets.yaml at the site; then resume the job.",
+    ),
+    (("recipe-unknown", "recipe-digest"), "Install the same release at all sites; then resume the job."),
+    (
+        ("disk-limit", "out-of-memory", "model-too-large", "task-time"),
+        "Raise the limit under resources in the site's policy.yaml; then resume the job.",
+    ),
+    (
+        ("deadline", "overdue"),
+        "Look for what is away or slow (undersong doctor); then resume the job.",
+    ),
+    (("disk-full",), "Free space on the site's disk; then resume the job."),
+    (
+        ("too-few-sites", "site-lost", "lease-expired", "interrupted"),
+        "Start the sites' agents (undersong site list shows which are away); then resume the job.",
+    ),
+)
+"""What helps a paused job, by the codes, or beginnings of codes that end in "-", of its causes and its reason."""
+
+_RESUME: Final = "Resume the job once the cause is removed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +156,20 @@ def reason_sentence(code: str) -> str:
     if name == "quorum" and step:
         return f"Fewer sites than the minimum cohort came to the step {step}, which has a part of the round's time."
     return _REASONS.get(code, code)
+
+
+def remedy(reason: str, causes: Iterable[Cause]) -> str:
+    """Say what to do for a paused job: a sentence for each kind of cause, the most frequent first."""
+    codes = [*(cause.code for cause in causes), reason.partition(":")[0]]
+    found = dict.fromkeys(filter(None, map(_remedy_for, codes)))
+    return " ".join(found) or _RESUME
+
+
+def _remedy_for(code: str) -> str | None:
+    for names, text in _REMEDIES:
+        if any(code == name or (name.endswith("-") and code.startswith(name)) for name in names):
+            return text
+    return None
 
 
 def _line(message: str | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.coordinator.domain.causes import causes_of, unable
+from services.coordinator.domain.causes import causes_of, reason_sentence, remedy, unable
 from services.coordinator.domain.progress import (
     JOB_ENDED,
     MAX_ATTEMPTS_PER_STEP,
@@ -85,6 +85,14 @@ class Job:
     def ended(self) -> bool:
         """Whether it succeeded, failed or was cancelled."""
         return self.state in JOB_ENDED
+
+    @property
+    def explanation(self) -> str | None:
+        """The reason as a sentence, and what to do where the job is paused for it."""
+        if self.reason is None:
+            return None
+        said = reason_sentence(self.reason)
+        return f"{said} {remedy(self.reason, self.progress.causes)}" if self.state is JobState.PAUSED else said
 
     @property
     def layout(self) -> str:

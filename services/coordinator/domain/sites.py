@@ -47,6 +47,9 @@ def lacks_dataset(site: SiteFacts, name: str) -> str | None:
         return "its agent has not reported yet"
     if dataset_of(site, name) is not None:
         return None
+    for fault in site.profile.faults:
+        if fault.dataset in (None, name):
+            return fault.sentence
     known = [schema.name for schema in site.profile.datasets]
     return f"its agent reports no such data set{hint(name, known)}" if known else "its agent reports no data set"
 
@@ -62,12 +65,22 @@ def alike_columns(name: str, dataset: str, without: Sequence[SiteFacts]) -> str:
     return "".join(f"; at {site} one{said[4:]}" for site, said in found if said)
 
 
+def disability(profile: SiteProfile) -> str | None:
+    """Return why the site can do no work at all, as it told; None where it can."""
+    return next((f"it cannot take work: {fault.sentence}" for fault in profile.faults if fault.dataset is None), None)
+
+
 def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:
-    """The sites that have the data set; an error where there is none."""
+    """The sites that have the data set; an error where there is none, a warning for each that cannot read its own."""
+    for site in sites:
+        told = [fault.sentence for fault in profile_of(site).faults if fault.dataset in (None, dataset)]
+        for sentence in told:
+            findings.warn("/data/dataset", f"site {site.name} cannot take work: {sentence}")
     holders = [site for site in sites if dataset_of(site, dataset) is not None]
     if not holders:
         known = sorted({schema.name for site in sites for schema in profile_of(site).datasets})
         has = hint(dataset, known) if known else "; no site has told its data sets yet"
+        has += "".join(f"; {warning.message}" for warning in findings.warnings if warning.path == "/data/dataset")
         findings.error("/data/dataset", f"no active site has the data set {dataset!r}{has}")
         return holders
     for site in sites:

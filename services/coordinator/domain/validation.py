@@ -13,7 +13,7 @@ from services.coordinator.domain.evaluation import check_early_stop, check_evalu
 from services.coordinator.domain.findings import Findings, parse_fields
 from services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from services.coordinator.domain.recipes import check_params, find_recipe
-from services.coordinator.domain.sites import SiteFacts, dataset_of, holders_of, profile_of, schema_of
+from services.coordinator.domain.sites import SiteFacts, dataset_of, disability, holders_of, profile_of, schema_of
 from services.coordinator.domain.spec import AnySpec, JobSpec
 from shared.errors import FieldError, Refusal
 from shared.ids import SiteId
@@ -163,6 +163,8 @@ def absence(site: SiteFacts, spec: AnySpec, resolved: Resolved) -> str | None:
     """Return why the site, as it is now, cannot do this job's rounds; None where it can."""
     if not site.active or site.profile is None:
         return "suspended, or without a profile"
+    if (cannot := disability(site.profile)) is not None:
+        return cannot
     dataset, known = dataset_of(site, spec.data.dataset), site.profile.datasets
     if dataset is None:
         return f"it has no data set {spec.data.dataset!r}{hint(spec.data.dataset, [d.name for d in known])}"

@@ -72,7 +72,7 @@ class JobView(View):
     name: str
     state: Literal["running", "paused", "succeeded", "failed", "cancelled"]
     reason: str | None
-    explanation: str | None = Field(description="The reason as a sentence.")
+    explanation: str | None = Field(description="The reason as a sentence; of a paused job also what to do.")
     last_failure: str | None = Field(description="Why the last attempt at the present step failed, as a sentence.")
     causes: list[CauseView] = Field(description="What the sites said in that attempt, the most frequent first.")
     spec: AnySpec
@@ -261,7 +261,7 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = (), excluded: Sequence
         name=job.spec.name,
         state=job.state.value,
         reason=job.reason,
-        explanation=reason_sentence(job.reason) if job.reason else None,
+        explanation=job.explanation,
         last_failure=reason_sentence(job.last_failure) if job.last_failure else None,
         causes=[CauseView(code=c.code, sentence=c.sentence, sites=c.sites) for c in done.causes],
         spec=job.spec,

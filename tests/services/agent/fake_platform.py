@@ -55,8 +55,11 @@ class FakePlatform:
         self.site_keys: dict[SiteId, bytes] = {}
         self.leases: list[dict[str, Any]] = []
         self.waiting = 0  # requests for work so far
+        self.poll_s = 1.0  # how long such a request waits
         self.rounds: dict[str, tuple[RoundManifest, Any]] = {}
         self.models: dict[str, bytes] = {}
+        self.ranges: list[str | None] = []  # what downloads asked for
+        self.cuts: list[int] = []  # after how many bytes the next downloads break off
         self.bodies: dict[str, list[bytes]] = {}
         self.ended: list[tuple[str, dict[str, Any]]] = []
         self.profiles: list[dict[str, Any]] = []
@@ -231,6 +234,10 @@ class FakePlatform:
         content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
         sent = [(k.encode(), v.encode()) for k, v in {"content-length": str(len(content)), **extra}.items()]
         await send({"type": "http.response.start", "status": status, "headers": sent})
+        if path.endswith("/content") and self.cuts:
+            await send({"type": "http.response.body", "body": content[: self.cuts.pop(0)], "more_body": True})
+            receive.__self__.transport.close()
+            return
         await send({"type": "http.response.body", "body": content})
 
     async def _answer(  # noqa: C901 (one case for each route)
@@ -261,7 +268,7 @@ class FakePlatform:
                 for done in document.get("completed", []):
                     self.ended.append((f"completions:{done.pop('task_id')}", done))
                 self.waiting += 1
-                for _ in range(20):
+                for _ in range(round(self.poll_s * 20)):
                     lease = next((found for found in self.leases if found.get("site", site) == site), None)
                     if lease is not None:
                         self.leases.remove(lease)
@@ -279,7 +286,12 @@ class FakePlatform:
             case ["GET", "versions", version, "content"]:
                 if version not in self.models:
                     return problem(404, "not-found")
-                return 200, self.models[version], {}
+                self.ranges.append(headers.get("range"))
+                start = int(headers.get("range", "bytes=0-")[6:-1])
+                if start and start >= len(self.models[version]):
+                    return problem(416, "range-not-satisfiable")
+                span = f"bytes {start}-{len(self.models[version]) - 1}/{len(self.models[version])}"
+                return (206 if start else 200), self.models[version][start:], {"content-range": span} if start else {}
             case ["PUT", "rounds", round_id, "updates"]:
                 return self._update(round_id, body, site, bytes.fromhex(headers.get("update-signature", "")))
             case ["PUT", "rounds", round_id, "steps", step]:

@@ -13,20 +13,13 @@ from hypothesis import strategies as st
 from services.agent import store
 from services.agent.backoff import CAP_S, Circuit, full_jitter, parse_retry_after
 from services.agent.domain import Earlier, TaskFailure
-from services.agent.models import ModelCache
 from services.agent.receipts import ReceiptBook
 from services.agent.settings import ConfigError, load
 from services.agent.state import State
-from shared.ids import digest_of
 from shared.wire.manifest import RoundManifest
 
 HEAVY = ("torch", "numba", "pandas", "sqlalchemy", "fastapi", "numpy", "docker", "recipes")
 URLS = "\n".join(f"{name}_url: http://x" for name in ("coordinator", "aggregator", "keys", "registry"))
-
-
-async def chunks(*parts: bytes):
-    for part in parts:
-        yield part
 
 
 def test_paths_are_relative_to_the_file_and_the_environment_wins(tmp_path, monkeypatch) -> None:
@@ -46,21 +39,6 @@ def test_a_bad_file_names_its_fault(tmp_path, text: str) -> None:
     config.write_text(text)
     with pytest.raises(ConfigError, match=r"agent\.yaml"):
         load(config)
-
-
-async def test_a_model_is_stored_only_under_its_own_digest(tmp_path) -> None:
-    cache = ModelCache(tmp_path / "models", limit_bytes=10)
-    digest = digest_of(b"abcdef")
-    with pytest.raises(TaskFailure, match="model-digest"):
-        await cache.store(digest, chunks(b"abc", b"xyz"), limit_bytes=100)
-    with pytest.raises(TaskFailure, match="model-too-large"):
-        await cache.store(digest, chunks(b"abc", b"def"), limit_bytes=5)
-    assert list((tmp_path / "models").iterdir()) == []
-    path = await cache.store(digest, chunks(b"abc", b"def"), limit_bytes=100)
-    assert cache.find(digest) == path
-    other = await cache.store(digest_of(b"ghijkl"), chunks(b"ghijkl"), limit_bytes=100)
-    assert cache.find(digest) is None, "the older model makes room"
-    assert other.read_bytes() == b"ghijkl"
 
 
 def test_a_newer_agents_state_is_not_touched(tmp_path) -> None:

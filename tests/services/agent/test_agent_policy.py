@@ -72,7 +72,9 @@ def test_a_refused_job_names_the_line_that_the_owner_may_uncomment(make_agent: M
     end, told = platform.ended[0]
     assert (end.split(":")[0], told["code"]) == ("failures", "policy-engine")
     assert "uncomment or add the line `- sealed` under `engines` in policy.yaml" in told["message"]
-    policy.write_text(policy.read_text().replace("# - sealed", "- sealed"))
+    asked = platform.waiting
+    wait_for(lambda: platform.waiting > asked)  # the refused task is behind it
+    put(policy, policy.read_text().replace("# - sealed", "- sealed"))
     offer()
     platform.wait(lambda: len(platform.ended) == 2)
     assert platform.ended[1][0].startswith("completions:"), platform.ended[1]
@@ -103,6 +105,58 @@ def test_what_the_owner_withdraws_while_the_agent_waits_holds_for_the_very_next_
         assert (end.split(":")[0], told.get("code")) == (
             ("completions", None) if turn == 1 else ("failures", "policy-kind")
         ), told
+
+
+def put(file: Path, text: str) -> None:
+    """Exchange a file in one step, as docs/data.md says."""
+    part = file.with_name("part")
+    part.write_text(text)
+    part.replace(file)
+
+
+def test_files_that_change_while_the_agent_waits_are_told_within_seconds(
+    make_agent: Make, platform: FakePlatform, tmp_path: Path
+) -> None:
+    """A request for work lasts half a minute; a broken policy, its correction and a corrected data file do not wait."""
+    platform.poll_s, rows = 600.0, tmp_path / "rows.csv"
+    agent, whole = make_agent(data_again_s=0.2), "age,y\n61,1\n47,0\n"
+    policy = agent.folder / "policy.yaml"
+    said = yaml.safe_dump({**agent.policy, "datasets": {"heart": {"columns": "*"}, "nothing": {"columns": "*"}}})
+    policy.write_text(said)
+    agent.write("datasets.yaml", declared(rows))
+    rows.write_text("age,y\n61,secret\n")
+    agent.start()
+    wait_for(lambda: platform.waiting)
+
+    def told() -> tuple[list[str], list[tuple[str, str | None]]]:
+        last = platform.profiles[-1]
+        return [one["name"] for one in last["datasets"]], [(one["code"], one["dataset"]) for one in last["faults"]]
+
+    assert told() == (["nothing"], [("dataset-unreadable", "heart")])
+    put(rows, whole)
+    platform.wait(lambda: told() == (["heart", "nothing"], []), 20)
+    put(policy, said + "engines: [")
+    platform.wait(lambda: told() == ([], [("policy-unreadable", None)]), 20)
+    assert platform.profiles[-1]["recipes"] == []
+    version = platform.add_model([1.0, 2.0, 3.0])
+    platform.offer(platform.manifest(agent.recipe, model_ref=version))
+    platform.wait(lambda: platform.ended, 20)
+    end, refused = platform.ended[0]
+    assert (end.split(":")[0], refused["code"]) == ("failures", "policy-unreadable")
+    put(policy, said)
+    platform.wait(lambda: told() == (["heart", "nothing"], []), 20)
+    put(agent.folder / "datasets.yaml", "datasets: [")
+    platform.wait(lambda: told() == ([], [("datasets-unreadable", None)]), 20)
+    assert platform.waiting == 2, "all of it was told beside the requests for work"
+    assert "secret" not in str(platform.profiles), "reasons stay at the site"
+    agent.kill()
+
+
+def test_a_policy_that_keeps_the_agent_from_starting_is_told(make_agent: Make, platform: FakePlatform) -> None:
+    agent = make_agent()
+    (agent.folder / "policy.yaml").write_text("engines: [")
+    assert "policy.yaml: not YAML" in ended(agent)
+    assert [fault["code"] for fault in platform.profiles[-1]["faults"]] == ["policy-unreadable"]
 
 
 def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: Path) -> None:

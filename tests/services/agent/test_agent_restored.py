@@ -81,15 +81,16 @@ def test_a_copy_from_the_middle_of_a_round_sends_no_second_body(platform, agent,
     put_back(agent, copy)
     offer_again(platform, manifest)
     agent.start()
-    platform.wait(lambda: len(platform.ended) == 2)
+    platform.wait(lambda: failures(platform))  # a completion may be told twice: with a request that a stop ended
     assert failures(platform) == ["state-restored"]
     assert len(sent(platform, manifest)) == 1
     if engine == "pairwise":
         heard = platform.pairwise[manifest.round_id].heard
         assert all(len({message for at, _, message in heard if at == step}) == 1 for step in STEPS if step != UPLOAD)
+    before = len(platform.ended)
     following = begin(platform, agent, engine, job_id=manifest.job_id, number=2)
-    platform.wait(lambda: len(platform.ended) == 3)
-    assert platform.ended[2][0].startswith("completions:"), platform.ended[2]
+    platform.wait(lambda: len(platform.ended) > before)
+    assert platform.ended[before][0].startswith("completions:"), platform.ended[before]
     assert len(sent(platform, following)) == 1
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coordinator_world import World, document, profile
+from coordinator_world import SiteAgent, World, document, profile
 
 
 def errors_of(answer: httpx.Response) -> dict[str, str]:
@@ -236,3 +236,31 @@ async def test_the_sites_declarations_are_compared(small_world: World) -> None:
     unknown = await world.admin.get(path, params={"dataset": "hart"})
     assert unknown.status_code == 404
     assert "or 'heart'?" in unknown.json()["detail"]
+
+
+async def test_what_sites_cannot_read_is_told_where_a_job_is_judged(small_world: World) -> None:
+    """A site whose policy is broken is named in the dry run, takes part in no round, and again once it is corrected."""
+    world, body = small_world, profile
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+
+    async def say(agent: SiteAgent, **told: Any) -> None:
+        assert (await agent.http.put("/v1/sites/self/profile", json=body(**told))).status_code == 200
+
+    await say(agents[0], recipes=[], datasets=[], faults=[{"code": "policy-unreadable"}])
+    answer = (await world.admin.post("/v1/jobs/validations", json=document(federation))).json()
+    said = {warning["message"] for warning in answer["warnings"]}
+    assert "site site-0 cannot take work: its policy cannot be read" in said
+    assert agents[0].id not in answer["sites"]
+    await world.conductor.advance(job["id"])
+    (planned,) = (await world.admin.get(f"/v1/jobs/{job['id']}/rounds")).json()["items"]
+    assert sorted(planned["cohort"]) == sorted(agent.id for agent in agents[1:])
+    for agent in agents[1:]:
+        await say(agent, datasets=[], faults=[{"code": "dataset-unreadable", "dataset": "heart"}])
+    refused = (await world.admin.post("/v1/jobs/validations", json=document(federation))).json()
+    (told,) = [error["message"] for error in refused["errors"] if error["path"] == "/data/dataset"]
+    assert "site site-0 cannot take work: its policy cannot be read" in told
+    assert "site site-1 cannot take work: its data set 'heart' cannot be read" in told
+    await say(agents[0])
+    assert (await world.admin.get(f"/v1/sites/{agents[0].id}")).json()["profile"]["faults"] == []

@@ -149,7 +149,7 @@ async def test_a_job_pauses_after_a_bad_quarter_of_an_hour_and_goes_on_when_resu
         await world.conductor.sweep_jobs()
     found = await world.get_job(job["id"])
     assert (found["state"], found["reason"]) == ("paused", "deadline")
-    assert found["explanation"] == "The round's deadline passed without a result."
+    assert found["explanation"].startswith("The round's deadline passed without a result. Look for what is away")
     failed = await rounds_of(world, job)
     assert [(item["attempt"], item["phase"]) for item in failed] == [
         (attempt, "failed") for attempt in range(1, MAX_ATTEMPTS_PER_STEP + 1)
@@ -237,12 +237,14 @@ async def test_one_site_that_refuses_pauses_a_job_that_needs_it_and_ends_it_not(
     job = await world.job(federation, cohort={"min": 4})
     await world.conductor.advance(job["id"])
     done = await work_once(world, agents[:3])
-    await fail_tasks(agents[3:], "policy-engine")
+    await fail_tasks(agents[3:], "sample-count-changed")  # it was enrolled again, and has lost its state
     await world.conductor.drive(done[0]["round_id"])
     await world.conductor.drive(done[0]["round_id"])
     found = await world.get_job(job["id"])
     assert (found["state"], found["reason"], len(await rounds_of(world, job))) == ("paused", "quorum", 1)
-    assert [cause["code"] for cause in found["causes"]] == ["policy-engine"]
+    assert [cause["code"] for cause in found["causes"]] == ["sample-count-changed"]
+    assert "Fewer sites than the minimum cohort" in found["explanation"]
+    assert "cancel it and submit it again" in found["explanation"]
     await world.admin.post(f"/v1/jobs/{job['id']}/resume")
     await world.conductor.advance(job["id"])
     assert len(await work_once(world, agents)) == 4

@@ -8,6 +8,7 @@ from cryptography import x509
 from sqlalchemy import text
 
 from shared.database import Database
+from shared.errors import reason_of
 from shared.identity.authority import Subject, check_certificate
 
 
@@ -37,7 +38,12 @@ async def test_the_same_token_and_key_give_the_same_certificate(site_token, part
 
 async def test_another_key_cannot_use_a_used_token(site_token, party, stranger) -> None:
     await party.enrol(site_token)
-    assert slug(await stranger.enrol(site_token)) == (409, "token-used")
+    refused = await stranger.enrol(site_token)
+    assert slug(refused) == (409, "token-used")
+    told = reason_of(refused.content, refused.status_code)
+    assert told.startswith("this enrolment token was used with another key; ask the operator for a new one: ")
+    assert "undersong site re-enroll site" in told
+    assert told.count("another key") == 1, "what an agent is told says it once"
 
 
 async def test_in_parallel_one_key_wins(http, site_token, party) -> None:

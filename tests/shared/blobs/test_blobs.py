@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, BlobTooLarge, DigestMismatch, StorageFull
+from shared.blobs import BlobChanged, BlobCorrupt, BlobMissing, BlobStore, BlobTooLarge, DigestMismatch, StorageFull
 from shared.ids import Digest, digest_of
 
 NOTHING = Digest("0" * 64)
@@ -227,3 +227,46 @@ async def test_other_urls_are_refused(tmp_path: Path) -> None:
     store = BlobStore.open(f"file://{tmp_path}/with%20space")
     await store.check()
     assert (tmp_path / "with space").is_dir()
+
+
+@pytest.mark.parametrize("change", ["written", "exchanged", "same bytes", "gone"])
+async def test_a_part_is_of_the_file_that_was_found_right(store: BlobStore, change: str) -> None:
+    """Whatever happens to it after it was verified: no byte of another file, or from after a change, is sent."""
+    data = os.urandom(6 << 20)
+    blob = await store.put(data)
+    end = len(data) - 1
+    assert b"".join([chunk async for chunk in store.stream_part(blob.digest, 1, end)]) == data[1:end]
+    stream, path = store.stream_part(blob.digest, 1, end), store.path(blob.digest)
+    got = await anext(stream)
+    if path is None:  # the object store sends what it compared, whatever is stored there meanwhile
+        await store.delete(blob.digest)
+        assert got + b"".join([chunk async for chunk in stream]) == data[1:end]
+        return
+    if change == "written":
+        with path.open("r+b") as file:
+            file.seek(-9, os.SEEK_END)
+            file.write(b"x")
+    elif change == "gone":
+        path.unlink()
+    else:
+        fresh = path.with_name("fresh")
+        fresh.write_bytes(data if change == "same bytes" else bytes(len(data)))
+        fresh.replace(path)
+    rest = []
+    with pytest.raises(BlobChanged):
+        rest += [chunk async for chunk in stream]
+    assert rest == [], "it was noticed before the next chunk"
+    assert data[1:].startswith(got)
+
+
+async def test_a_part_of_a_file_that_was_exchanged_unseen_is_not_sent(store: BlobStore) -> None:
+    data = os.urandom(1 << 20)
+    blob = await store.put(data)
+    await store.verify(blob.digest)
+    path = store.path(blob.digest)
+    if path is not None:
+        path.write_bytes(bytes(len(data)))
+    else:
+        await store._backend.quarantine(blob.digest)
+    with pytest.raises((BlobCorrupt, BlobMissing)):
+        await anext(store.stream_part(blob.digest, 1, 9))

@@ -225,9 +225,11 @@ async def test_redis_away_is_said(browser: httpx.AsyncClient, desk) -> None:
 
 
 async def test_an_agents_alarm_stands_in_its_sites_row(browser: httpx.AsyncClient, desk) -> None:
-    desk.all_sites = [replace(desk.all_sites[0], alarms=("log-fork: two <logs>",)), *desk.all_sites[1:]]
+    told = {"alarms": ("log-fork: two <logs>",), "faults": ("policy-unreadable: its policy cannot be read",)}
+    desk.all_sites = [replace(desk.all_sites[0], **told), *desk.all_sites[1:]]
     page = (await browser.get(f"{ROOT}/sites")).text
-    assert page.count('role="alert"') == 1
+    assert page.count('role="alert"') == 2
+    assert "policy-unreadable: its policy cannot be read" in page
     assert "log-fork: two &lt;logs&gt;" in page
 
 

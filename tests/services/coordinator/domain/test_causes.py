@@ -1,6 +1,6 @@
 """What sites say of a failed round, as lines among lines of the platform."""
 
-from services.coordinator.domain.causes import MESSAGE_CHARS, causes_of
+from services.coordinator.domain.causes import MESSAGE_CHARS, Cause, causes_of, remedy
 from services.coordinator.domain.tasks import Task, TaskState
 from shared.ids import JobId, RoundId, SiteId, TaskId
 
@@ -27,3 +27,14 @@ def test_blanks_do_not_make_a_cause_another() -> None:
     )
     assert (cause.sites, cause.message) == (2, "no rows")
     assert len(causes_of([rejected("alpha", "x" * 2000)])[0].message) == MESSAGE_CHARS
+
+
+def test_what_helps_is_said_for_each_kind_of_cause() -> None:
+    """Once for each kind, whatever the sites' codes; a pause that nothing is known of says that it can be resumed."""
+    codes = ("policy-engine", "policy-kind", "sample-count-changed", "policy-unreadable", "new-code")
+    said = remedy("quorum:2", [Cause(code, "", 1) for code in codes])
+    assert said.count("may allow it in policy.yaml") == 1
+    assert "submit it again, from its last version (model.version_id)" in said
+    assert "corrects policy.yaml" in said
+    assert "undersong site list" in remedy("too-few-sites", [])
+    assert remedy("quorum", []) == "Resume the job once the cause is removed."

@@ -1,0 +1,92 @@
+"""Opens files whose paths a person or another program chose, without waiting for what is no file.
+
+Opening a named pipe waits until its other end is opened; a device may never end. What a path leads to is looked at
+after it was opened, so that it cannot be exchanged in between. `NotAFile` is an OSError whose text names the kind.
+"""
+
+import errno
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+_AT_ONCE: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+LARGEST_INPUT: Final = 64 << 20
+"""Bytes that `read_input` takes from a pipe or a file."""
+
+
+class NotAFile(OSError):
+    """The path leads to a folder, a pipe, a device or a socket, where a file is expected."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(errno.EINVAL, f"it is {kind}, and a file is expected", str(path))
+
+    def __str__(self) -> str:
+        """What it is, without the number."""
+        return f"{self.filename}: {self.strerror}"
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Return a descriptor of a regular file, opened at once; raises NotAFile or another OSError."""
+    try:
+        descriptor = os.open(path, flags | _AT_ONCE, mode)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads or a socket; a folder to be written
+            raise NotAFile(path, _kind(path.stat().st_mode)) from None
+        raise
+    found = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(found):
+        os.close(descriptor)
+        raise NotAFile(path, _kind(found))
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def open_lock(path: Path) -> FileIO:
+    """Open a file to be locked, made where it is not there (0600)."""
+    return FileIO(open_regular(path, os.O_RDWR | os.O_CREAT), "r+")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return all bytes of a regular file; raises NotAFile or another OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Return the text of a regular file; raises NotAFile, another OSError or UnicodeDecodeError."""
+    return _lines(read_bytes(path).decode(encoding, errors))
+
+
+def read_input(path: Path) -> bytes:
+    """Return what a person hands to a command: a file, or a pipe to its end, such as a shell's ``<(command)``.
+
+    Raises NotAFile for what is neither, and OSError beyond `LARGEST_INPUT` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    found = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(found) or stat.S_ISFIFO(found) or stat.S_ISSOCK(found) or os.isatty(descriptor)):
+        os.close(descriptor)
+        raise NotAFile(path, _kind(found))
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(LARGEST_INPUT + 1)
+    if len(data) > LARGEST_INPUT:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST_INPUT >> 20} MiB", str(path))
+    return data
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def _lines(text: str) -> str:
+    """Return a text with every end of line as a line feed, as Python's own text files have them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,118 @@
+"""What is no file is refused at once, by every reader of a path that somebody chose."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.datasets import BadDataset
+from recipes.declaration import read_texts
+from recipes.draft import draft_text
+from services.agent import policy, settings
+from services.agent.highwater import SentMessages
+from services.agent.settings import ConfigError
+from services.agent.store import Store
+from services.keys.operators import _read as read_operator_token
+from shared.files import LARGEST_INPUT, NotAFile, open_lock, read_bytes, read_input, read_text
+from shared.highwater import DurableLines, HighWater
+from shared.identity.authority import Identity
+from shared.identity.enrol import EnrolmentRefused, read_token
+from shared.identity.sealing import Sealer
+from shared.identity.transport import ServerTls, trust
+from undersong.cli.tokens import _secret
+from undersong.errors import ProfileError, UndersongError
+from undersong.profile import _read as read_profiles_file
+
+KINDS = ("a named pipe", "a device", "a folder", "a socket", "loop")
+
+
+def in_folder(name: str, path: Path) -> Path:
+    """A folder in which a file of this name leads to the path."""
+    folder = path.with_name(f"in {name}")
+    folder.mkdir()
+    (folder / name).symlink_to(path)
+    return folder
+
+
+READERS: dict[str, tuple[type[Exception], Callable[[Path], Any]]] = {
+    "bytes": (OSError, read_bytes),
+    "text": (OSError, read_text),
+    "lock": (OSError, open_lock),
+    "lines": (OSError, lambda path: DurableLines(path).read()),
+    "added line": (OSError, lambda path: DurableLines(path).add("word")),
+    "mark": (OSError, lambda path: HighWater(path).read()),
+    "high-water file": (ConfigError, SentMessages),
+    "agent.yaml": (ConfigError, settings.load),
+    "policy.yaml": (ConfigError, policy.load),
+    "agent's database": (ConfigError, lambda path: Store(in_folder("agent.sqlite", path))),
+    "datasets.yaml": (BadDataset, read_texts),
+    "data to be declared": (BadDataset, lambda path: draft_text(path, None, None)),
+    "identity": (OSError, lambda path: Identity.load(in_folder("identity.pem", path))),
+    "enrolment token": (EnrolmentRefused, read_token),
+    "operator token": (OSError, read_operator_token),
+    "seal key": (OSError, Sealer.ensure),
+    "authorities": (OSError, lambda path: trust(path, ["https://example.org"])),
+    "more authorities": (OSError, lambda path: trust(path, ["https://example.org"], "added")),
+    "server's key": (OSError, ServerTls),
+    "profiles": (ProfileError, read_profiles_file),
+}
+
+
+@pytest.fixture(params=KINDS)
+def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "path"
+    if request.param == "a named pipe":
+        os.mkfifo(path)
+    elif request.param == "a device":
+        path.symlink_to("/dev/zero")
+    elif request.param == "a folder":
+        path.mkdir()
+    elif request.param == "loop":
+        path.symlink_to(path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        if request.param == "a socket":
+            bound.bind(str(path))
+        yield path
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_file_is_refused_at_once(no_file: Path, name: str, request: pytest.FixtureRequest) -> None:
+    """A pipe would be waited for, and a device never ends. The error says what it is."""
+    refusal, read = READERS[name]
+    kind = request.node.callspec.params["no_file"]
+    with pytest.raises(refusal) as caught:
+        read(no_file)
+    if kind not in ("loop", "a socket"):
+        assert kind in str(getattr(caught.value, "text", "")) + str(caught.value)
+
+
+def test_a_command_reads_a_pipe_to_its_end(tmp_path: Path) -> None:
+    """What a shell's <(command) is; a device is none, nor what never ends."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("token\n",))
+    writer.start()
+    assert _secret(pipe) == "token"
+    writer.join()
+    (tmp_path / "file").write_bytes(b"x")
+    assert read_input(tmp_path / "file") == b"x"
+    for path in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(NotAFile):
+            read_input(path)
+        with pytest.raises(UndersongError):
+            _secret(path)
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(LARGEST_INPUT + 1)
+    with pytest.raises(OSError, match="more than 64 MiB"):
+        read_input(tmp_path / "long")
+
+
+def test_ends_of_lines_are_read_as_python_does(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("a\r\nb\rc\né".encode())
+    assert read_text(path) == path.read_text("utf-8")
