@@ -118,3 +118,11 @@ def slices(data: bytes, size: int, count: int) -> list[bytes]:
     if len(data) != size * count:
         raise MalformedStep(f"{count} parts of {size} bytes were expected, {len(data)} bytes came")
     return [data[i * size : (i + 1) * size] for i in range(count)]
+
+
+def unpack_pair(data: bytes) -> tuple[bytes, bytes]:
+    """Two byte strings; raises MalformedStep."""
+    match unpack_list(data):
+        case [first, second]:
+            return first, second
+    raise MalformedStep("two byte strings were expected")
