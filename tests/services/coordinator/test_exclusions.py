@@ -4,8 +4,10 @@ from typing import Any
 
 from coordinator_world import World
 
+from services.coordinator.dashboard.source import CoordinatorDesk, CoordinatorSource
 from services.coordinator.repository.jobs import JobRepository
 from shared.ids import JobId, RoundId
+from shared.web.access import Grant, Principal, Role
 
 FAULT = {"code": "dealer-at-fault", "message": "it dealt shares that do not belong to its secrets"}
 
@@ -96,6 +98,16 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     ]  # fmt: skip
     assert (parts[bad.id]["code"], parts[bad.id]["message"]) == ("dealer-at-fault", FAULT["message"])
     assert (parts[bad.id]["round_id"], parts[agents[1].id]["code"]) == (round_id, None)
+    person = Principal("usr_x", "Ada", (Grant(Role.ADMIN),))
+    cases = world.cases
+    source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, cases.operations, tuple)  # type: ignore[arg-type]
+    desk = CoordinatorDesk(source, person, "Ada")
+    shown = await desk.job(job["id"])
+    assert [part.faults for part in shown.parts] == [tuple(part["faults"].items()) for part in parts.values()]
+    faults = (await desk.round(round_id)).round.faults
+    assert [(fault.code, fault.disputed) for fault in faults] == [
+        ("dealer-at-fault", False), ("wrong-share", False), ("shares-disputed", True),
+    ]  # fmt: skip
     tasks = {task["site_id"]: task for task in (await world.get_round(round_id))["tasks"]}
     assert (tasks[bad.id]["code"], tasks[agents[1].id]["state"]) == ("dealer-at-fault", "done")
     for _ in range(2):
