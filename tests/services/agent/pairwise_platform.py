@@ -16,6 +16,7 @@ from shared.ids import Digest, SiteId, digest_of
 from shared.merkle import proofs as merkle
 from shared.secagg.engine import UPLOAD, Desk, Seat
 from shared.secagg.pairwise import messages, roster, witness
+from shared.secagg.pairwise.complaints import unpack_complaints
 from shared.secagg.pairwise.engine import PAIRWISE, terms
 from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.pairwise.messages import Survivors
@@ -180,6 +181,7 @@ class PairwiseRound:
             commitments=commitments, sum_digest=digest_of(total.tobytes()), transcript="0" * 64,
             result=records.RoundResult(values_digest=Digest("1" * 64)), contributors=len(bodies),
             faults=self.faults,
+            complaints={s: said.hex() for s, said in self.said["check"].items() if unpack_complaints(said)},
             samples={site: message[:32].hex() for site, message in committed.items() if message},
         )  # fmt: skip
         head = records.transcript_of(record)[-1].hex()

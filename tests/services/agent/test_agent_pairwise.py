@@ -293,6 +293,28 @@ def test_a_site_that_cannot_open_an_envelope_complains_and_takes_part(platform, 
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75]), atol=1e-4)
 
 
+def test_a_site_hears_who_cannot_use_the_shares_that_it_dealt(platform, agent) -> None:
+    """Its envelope for one other site is noise: a warning in its log, by the round's record."""
+    party = begin(platform, agent)
+    victim = next(site for site in party.manifest.cohort if site != SITE)
+
+    def bend(answers):
+        delivery, dealt = messages.unpack_list(answers[victim])
+        found = messages.Delivery.unpack(delivery)
+        at = [site for site in party.manifest.cohort if site != victim].index(SITE) * messages.ENVELOPE_BYTES
+        end = at + messages.ENVELOPE_BYTES
+        bent = found.envelopes[:at] + os.urandom(messages.ENVELOPE_BYTES) + found.envelopes[end:]
+        return {**answers, victim: messages.pack_list([replace(found, envelopes=bent).pack(), dealt])}
+
+    party.bend["share"] = bend
+    agent.start()
+    platform.wait(lambda: platform.ended, 60)
+    while not (told := agent.events("site.shares_disputed")):
+        pass
+    assert [event["sites"] for event in told] == [[victim]]
+    assert agent.events("site.at_fault") == []
+
+
 def test_an_excluded_site_says_so_once_in_its_log_and_in_its_status(platform, agent) -> None:
     """After a round it asks whether the job goes on without it; kill -9 does not make it say so again."""
     gone = {"job_id": "job_1", "round_id": "rnd_1", "code": "dealer-at-fault", "message": "it dealt useless shares"}
