@@ -99,6 +99,8 @@ class SecondServer:
         """Both servers' verification of one report, as the aggregator runs it."""
         pending = examine(desk, header, BytesSource(payload), digest)
         report = pending.question.report
+        if report.keyid != hashlib.sha256(site.public_bytes_raw()).hexdigest():
+            raise UpdateRefused("the report names another certificate than its site's")
         report.check_signature(desk.manifest.digest(), site)
         verdict = judge(desk.manifest, self._keys, pending.question)
         if verdict.message is None:

@@ -31,14 +31,14 @@ from shared.secagg.pairwise.graph import plan
 from shared.secagg.pairwise.roster import nonce_commitment
 from shared.secagg.payload import sums_payload, train_payload
 from shared.secagg.quantise import plan_encoding, plan_norm, plan_sums, unpack
-from shared.transparency.records import RoundFacts, check_record, transcript_of
+from shared.transparency.records import RoundFacts, check_record, named_voucher, transcript_of
 from shared.wire.helper import HELPER
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.wire.records import RoundRecord
 from shared.wire.updates import UpdateHeader, read_header, write_header
 from tests.contracts.parties import Signer, parties
 from tests.contracts.threshold import CUSTODIAN
-from tests.shared.secagg.verifiers import Certified
+from tests.shared.secagg.verifiers import Certified, NotCertified
 
 SITES = tuple(SiteId(f"site_{i}") for i in range(7))
 MODEL = 40
@@ -243,8 +243,10 @@ class Round:
         return record.model_copy(update={"transcript": Digest(transcript_of(record)[-1].hex())})
 
     def check(self, record: RoundRecord) -> RoundFacts:
-        """As the log and every site check it."""
-        service = self.facts.vouched_by
+        """As the log and every site check it: with the key of the certificate that the record names, if it does."""
+        service, named = self.facts.vouched_by, named_voucher(record)
+        if named is not None and named not in CERTIFIED.keys:
+            raise NotCertified(f"no {named[0]} has the certificate {named[1]}")
         voucher = SIGNERS[service].public if service is not None else b""
         return check_record(record, voucher, SIGNERS["coordinator"].public)
 
