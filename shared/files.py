@@ -6,6 +6,7 @@ after it was opened, so that it cannot be exchanged in between. `NotAFile` is an
 
 import errno
 import os
+import secrets
 import stat
 from io import FileIO
 from pathlib import Path
@@ -64,6 +65,28 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
     """Return the text of a regular file; raises NotAFile, another OSError or UnicodeDecodeError."""
     return _lines(read_bytes(path).decode(encoding, errors))
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Write a whole file where there is none; False, and nothing is changed, where there is one by now."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
 
 
 def read_input(path: Path) -> bytes:

@@ -11,6 +11,8 @@ LEAST_RATIO: Final = 0.6
 MOST_NEAR: Final = 3
 MOST_LISTED: Final = 20
 MOST_DIFFERENCES: Final = 3
+LONGEST_NAME: Final = 1000
+"""Characters; a longer text, such as a cell that swallowed half a file, is no misspelt name."""
 _LETTERS: Final = str.maketrans(
     dict(zip("АВЕЅІЈКМНОРСТУХаеѕіјорсухԁһԛѡѵ", "ABESIJKMHOPCTYXaesijopcyxdhqwv", strict=True))
     | dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧον", "ABEZHIKMNOPTYXov", strict=True))
@@ -29,12 +31,12 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the known names that are close to `name`, the closest first.
 
     Letter case does not matter. A name one edit or one swap away is always close, however short it is, and so is one
-    that looks the same.
+    that looks the same. A name of more than `LONGEST_NAME` characters is close to none.
     """
     ranked = []
-    for candidate in dict.fromkeys(known):
+    for candidate in dict.fromkeys(known) if len(name) <= LONGEST_NAME else ():
         said, meant = name.casefold(), candidate.casefold()
-        ratio = SequenceMatcher(None, said, meant).ratio()
+        ratio = _ratio(said, meant)
         if looks_same(name, candidate):
             ranked.append((-1.0, candidate))
         elif ratio >= LEAST_RATIO or one_edit(said, meant):
@@ -56,9 +58,9 @@ def looks_same(one: str, other: str) -> bool:
     """Whether two different texts cannot be told apart by sight.
 
     They differ in how accents are composed, in kinds of spaces, in invisible characters, or in letters, dashes and
-    quotes of other scripts that look the same.
+    quotes of other scripts that look the same. False for texts of more than `LONGEST_NAME` characters.
     """
-    return one != other and as_seen(one) == as_seen(other)
+    return one != other and max(len(one), len(other)) <= LONGEST_NAME and as_seen(one) == as_seen(other)
 
 
 def as_seen(text: str) -> str:
@@ -95,6 +97,13 @@ def differences(one: str, other: str) -> str:
     ]
     more = len(changes) - MOST_DIFFERENCES
     return ", ".join(changes[:MOST_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+
+
+def _ratio(said: str, meant: str) -> float:
+    """Return `SequenceMatcher.ratio`, or what is at least it where that is too little for a near match."""
+    matcher = SequenceMatcher(None, said, meant)
+    most = matcher.real_quick_ratio()
+    return matcher.ratio() if most >= LEAST_RATIO else most
 
 
 def _apart(name: str, known: Iterable[str]) -> str:

@@ -87,13 +87,17 @@ class SiteReader:
             await self.refresh(who)
 
     async def refresh(self, who: tuple[str, str], *, first: bool = False) -> None:
-        """Read policy, data sets and recipes if a file changed. A change that cannot be used is told in `fault`."""
+        """Read policy, data sets and recipes if a file changed. A change that cannot be used is told in `fault`.
+
+        A first policy is written only before the site was ever read: one that is gone later, as for the moment in which
+        its owner exchanges it, allows nothing.
+        """
         if not self.changed():
             return
         files = [path for paths in data_files(self._settings).values() for path in paths]
         before, fault = Marks.of(self._settings, files), None
         try:
-            if await ensure_policy(self._settings):
+            if self._site is None and await ensure_policy(self._settings):
                 before = Marks.of(self._settings, files)
             await self._read(who)
         except (ConfigError, TaskFailure) as error:

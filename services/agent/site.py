@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
-from shared.files import read_text
+from shared.files import read_text, write_new
 from shared.names import MEANT
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
@@ -49,7 +51,7 @@ def _mark(path: Path) -> Mark:
     """Path, modification time, size and inode; zeros for a file that is not there."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path can hold what no path may
         return str(path), 0, 0, 0
     return str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino
 
@@ -101,9 +103,10 @@ async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports
     """Write an explicit default policy where there is none; whether one was written.
 
     It allows the data sets that are declared now, whether their files can be read yet or not, and nothing later;
-    ConfigError while none is declared.
+    ConfigError while none is declared. What is there, or comes meanwhile, is never replaced: it is the owner's, also a
+    link that leads nowhere yet.
     """
-    if settings.policy.exists():
+    if _is_there(settings.policy):
         return False
     if not settings.datasets.exists():
         raise ConfigError(f"there is no {settings.datasets}: declare the data first, as docs/tutorial shows")
@@ -122,12 +125,18 @@ async def ensure_policy(settings: AgentSettings, *, min_cohort: int = 3, reports
         min_cohort=min_cohort,
         reports=reports,
     )
-    settings.policy.parent.mkdir(parents=True, exist_ok=True)
-    part = settings.policy.with_name(settings.policy.name + ".part")
-    part.write_text(text)
-    part.replace(settings.policy)
-    log.info("policy.written", path=str(settings.policy))
-    return True
+    try:
+        settings.policy.parent.mkdir(parents=True, exist_ok=True)
+        written = write_new(settings.policy, text)
+    except OSError as error:
+        raise ConfigError(f"{settings.policy}: cannot be written: {error.strerror}") from error
+    if written:
+        log.info("policy.written", path=str(settings.policy))
+    return written
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 async def look(settings: AgentSettings, policy: Policy | None) -> Description:
@@ -202,5 +211,6 @@ def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"] not in NOTHING:
-            files.setdefault(str(entry.get("name")), []).append((base / entry["path"]).resolve())
+            with suppress(OSError, ValueError, RuntimeError):  # a NUL character; links that lead to each other
+                files.setdefault(str(entry.get("name")), []).append((base / entry["path"]).resolve())
     return files

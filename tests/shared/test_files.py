@@ -17,7 +17,7 @@ from services.agent.highwater import SentMessages
 from services.agent.settings import ConfigError
 from services.agent.store import Store
 from services.keys.operators import _read as read_operator_token
-from shared.files import LARGEST_INPUT, NotAFile, open_lock, read_bytes, read_input, read_text
+from shared.files import LARGEST_INPUT, NotAFile, open_lock, read_bytes, read_input, read_text, write_new
 from shared.highwater import DurableLines, HighWater
 from shared.identity.authority import Identity
 from shared.identity.enrol import EnrolmentRefused, read_token
@@ -116,3 +116,15 @@ def test_ends_of_lines_are_read_as_python_does(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes("a\r\nb\rc\né".encode())
     assert read_text(path) == path.read_text("utf-8")
+
+
+def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
+    target, gone = tmp_path / "policy.yaml", tmp_path / "gone"
+    assert write_new(target, "first")
+    assert not write_new(target, "second")
+    assert target.read_text() == "first"
+    link = tmp_path / "link"
+    link.symlink_to(gone)
+    assert not write_new(link, "third")
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "policy.yaml"]

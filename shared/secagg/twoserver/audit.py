@@ -25,11 +25,14 @@ from shared.wire.records import RoundRecord
 class TwoServerAudit:
     """The engine's checks (`shared.secagg.audit.EngineAudit`)."""
 
+    @refusing
     def protection(self, record: RoundRecord) -> str:
         """Say what was split, and what was proved of it."""
         split = "Two servers each held one half of every update; only their sum was opened"
         plan = record.manifest.manifest
         if plan.kind is RoundKind.TRAIN and plan.encoding is not None:
+            if plan.encoding.clip_norm is None:
+                raise RecordInvalid("the plan names no norm that the updates were proved to keep")
             return f"{split}, and each update was proved to have a norm of at most {plan.encoding.clip_norm:g}."
         if plan.kind is RoundKind.STATISTICS and plan.encoding is not None and counted(plan.encoding):
             return f"{split}, and each number was proved to be from 0 to {plan.encoding.bound:,}."

@@ -49,6 +49,7 @@ def write_bad(folder: Path) -> list[dict[str, Any]]:
     (folder / "broken.parquet").write_bytes(b"PAR1....PAR1")
     (folder / "ragged.csv").write_text("x,y\n1,0,\n")
     (folder / "folder.csv").mkdir()
+    (folder / "loop.csv").symlink_to("loop.csv")
     names = (
         "array.npz",
         "short.npz",
@@ -58,6 +59,8 @@ def write_bad(folder: Path) -> list[dict[str, Any]]:
         "ragged.csv",
         "folder.csv",
         "gone.csv",
+        "loop.csv",
+        "no\0path.csv",
     )
     return [entry(name, name) for name in names] + [entry("typo", "good.csv", label="yy")]
 

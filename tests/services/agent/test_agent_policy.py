@@ -145,6 +145,11 @@ def test_files_that_change_while_the_agent_waits_are_told_within_seconds(
     assert (end.split(":")[0], refused["code"]) == ("failures", "policy-unreadable")
     put(policy, said)
     platform.wait(lambda: told() == (["heart", "nothing"], []), 20)
+    policy.unlink()
+    platform.wait(lambda: told() == ([], [("policy-unreadable", None)]), 20)
+    assert not policy.exists(), "an agent at work writes no policy in its owner's place"
+    put(policy, said)
+    platform.wait(lambda: told() == (["heart", "nothing"], []), 20)
     put(agent.folder / "datasets.yaml", "datasets: [")
     platform.wait(lambda: told() == ([], [("datasets-unreadable", None)]), 20)
     assert platform.waiting == 2, "all of it was told beside the requests for work"

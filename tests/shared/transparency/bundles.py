@@ -18,6 +18,8 @@ from shared.secagg.pairwise import roster as rosters
 from shared.secagg.pairwise.messages import Advertisement, Survivors
 from shared.secagg.pairwise.roster import Frame, Member, Roster
 from shared.secagg.pairwise.terms import terms
+from shared.secagg.quantise import plan_norm
+from shared.secagg.twoserver.messages import Evidence as Accepted
 from shared.transparency.documents import (
     InclusionProof,
     LoggedRecord,
@@ -29,17 +31,18 @@ from shared.transparency.documents import (
 from shared.transparency.evidence import Evidence, VersionEvidence
 from shared.transparency.records import transcript_of
 from shared.wire.canonical import digest_document
+from shared.wire.helper import accepted_statement
 from shared.wire.manifest import RoundManifest, SignedManifest, version_statement
 from shared.zk.samples import Committed, takes_commitments
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-SERVICES = ("coordinator", "aggregator", "keys", "registry")
+SERVICES = ("coordinator", "aggregator", "keys", "registry", "helper")
 RECIPE = {"name": "tabular", "digest": "0" * 64}
 
 
 @dataclass
 class Federation:
-    """An authority, the four services and five sites."""
+    """An authority, the services and five sites."""
 
     sites: int = 5
     quorum: bool = True
@@ -78,7 +81,11 @@ class Federation:
             "cohort": list(self.names), "min_cohort": 3, "target": self.sites, "strategy": {"name": "fedavg"},
             "seed": 1, "deadline_s": 9.0,
         }  # fmt: skip
-        manifest = RoundManifest.model_validate(document)
+        if kind == "train" and engine == "twoserver":
+            document["encoding"] = plan_norm(summands=5, clip_norm=1.5).model_dump(mode="json")
+        return self.signed(RoundManifest.model_validate(document))
+
+    def signed(self, manifest: RoundManifest) -> SignedManifest:
         signer = self.identities["coordinator"]
         signature = signer.private_key.sign(manifest.statement()).hex()
         return SignedManifest(manifest=manifest, keyid=signer.keyid, signature=signature)
@@ -118,6 +125,8 @@ class Federation:
         }  # fmt: skip
         if plan.engine == "pairwise":
             document |= self.witnessed(plan, alive, bodies)
+        if plan.engine == "twoserver":
+            document["survivors"] = self.accepted(plan, alive, bodies).hex()
         if takes_commitments(plan):
             messages = {plan.cohort[i]: Committed.make(plan, plan.cohort[i], 2).message for i in alive}
             document["samples"] = {site: message[:32].hex() for site, message in messages.items()}
@@ -156,6 +165,13 @@ class Federation:
             "commitments": commitments if self.quorum else {},
         }
 
+    def accepted(self, plan: RoundManifest, alive: tuple[int, ...], bodies: dict[SiteId, str]) -> bytes:
+        bits = transcript.bitmap(frozenset(alive), len(plan.cohort))
+        root = transcript.body_root({i: bytes.fromhex(bodies[plan.cohort[i]]) for i in alive})
+        share, helper = os.urandom(32), self.identities["helper"]
+        said = helper.private_key.sign(accepted_statement(plan.digest(), bits, root, share))
+        return Accepted(bits, root, share, bytes.fromhex(helper.keyid), said).pack()
+
     def logged(self, record: RoundRecord) -> LoggedRecord:
         """The record as entry 3 of a log of 7."""
         leaves = [merkle.leaf_hash(b"entry %d" % i) for i in range(7)]
@@ -185,6 +201,7 @@ class Federation:
             result = {"version_id": versions[0].id, "content_digest": versions[0].content_digest}
         record = self.record(signed, (0, 1, 2, 4), result)
         needed = ["coordinator", "keys", *(("aggregator", "registry") if versions else ())]
+        needed += ["helper"] if engine == "twoserver" else []
         sites = list(self.names) if engine == "pairwise" else []
         return Evidence(
             subject=record.round_id, authority=hexed(self.ca.certificate),

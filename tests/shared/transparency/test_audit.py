@@ -25,6 +25,7 @@ KINDS = [
     ("evaluate", "pairwise"),
     ("train", "sealed"),
     ("initialise", "sealed"),
+    ("train", "twoserver"),
 ]
 BUNDLES = {kind: FEDERATION.bundle(*kind) for kind in KINDS}
 FILES = {kind: bundle.pack() for kind, bundle in BUNDLES.items()}
@@ -61,6 +62,17 @@ def test_a_sealed_round_says_that_the_aggregator_could_see_updates() -> None:
     assert protection.passed
     assert protection.caution
     assert "aggregator could see every single update" in protection.sentence
+
+
+def test_a_plan_that_names_no_proved_norm_is_refused() -> None:
+    bundle = BUNDLES["train", "twoserver"]
+    record = bundle.logged.record
+    plan = record.manifest.manifest
+    assert plan.encoding is not None
+    bare = FEDERATION.signed(plan.model_copy(update={"encoding": plan.encoding.model_copy(update={"clip_norm": None})}))
+    logged = FEDERATION.logged(record.model_copy(update={"manifest": bare}))
+    found = failed(audit(bundle.model_copy(update={"logged": logged}), FEDERATION.fingerprint))
+    assert found == ["protection", "helper", "transcript", "sum"]
 
 
 def test_without_a_pinned_authority_nothing_is_proved() -> None:
