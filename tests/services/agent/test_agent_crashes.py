@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from shared.secagg.quantise import plan_norm
 from tests.pace import Deadline
 
 pytestmark = pytest.mark.process
@@ -150,6 +151,21 @@ def test_a_closed_round_is_left(platform, agent, trainings, refuse):
     offer(platform, agent, number=2)
     platform.wait(lambda: len(platform.ended) == 2)
     assert platform.ended[1][0].startswith("completions:")
+
+
+@pytest.mark.parametrize(("forged", "code"), [("missing", "engine-key"), ("by the leader", "signature-party")])
+def test_a_second_server_must_have_named_its_key_itself(platform, agent, trainings, monkeypatch, forged, code):
+    """The leader could put a key of its own there; the site's engine refuses that before the recipe runs."""
+    monkeypatch.setattr(platform, "helper", platform.aggregator)
+    if forged == "missing":
+        monkeypatch.setattr(platform, "_helper_key", lambda _: {})
+    offer(platform, agent, engine="twoserver", encoding=plan_norm(summands=3, clip_norm=10.0))
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    end, told = platform.ended[0]
+    assert (end.split(":")[0], told["code"]) == ("failures", code), told
+    assert not platform.bodies
+    assert not trainings()
 
 
 @pytest.mark.parametrize(
