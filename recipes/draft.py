@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry, text_of
-from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts
+from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts, refusals
 from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
 from shared.files import open_regular
@@ -29,6 +29,7 @@ FEW: Final = 10  # whole numbers that may be codes
 FEW_WORDS: Final = 3  # different words between numbers that may stand for "not known"
 RARE: Final = 0.1  # the share of a column's cells that such words are at most
 SENTINEL: Final = re.compile(r"-?9+(?:[.,]0+)?")  # numbers that often stand for "not known"
+LONGEST: Final = 200  # characters of a name that can be declared
 LONG: Final = 15  # characters of a number that float64 surely holds
 LABELS: Final = ("label", "target", "outcome", "class", "y")
 MARKS: Final = ((".", ""), (",", ""), (".", ","), (",", "."), (".", "'"), (",", " "), (".", " "))
@@ -113,13 +114,16 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
     names = [column["name"] for column in drafted["columns"]]
     if label is not None and label not in names:
         raise BadDataset(f"{file.name} has no column {label}{hint(label, names)}")
-    guessed = next((each for wish in LABELS for each in names if each.casefold() == wish), None)
+    usable = [column["name"] for column in drafted["columns"] if column["type"] in ("number", "category")]
+    guessed = next((each for wish in LABELS for each in usable if each.casefold() == wish), None)
     lines = [f"name: {_flow(name)}", f"kind: {kind}", f"path: {_flow(str(file.resolve()))}"]
     if label or guessed:
         lines.append(f"label: {_flow(label or guessed)}" + ("" if label else "  # a guess, by its name"))
     else:
         lines.append("# label: the column that models are to predict")
     lines += [f"{option}: {_flow(drafted[option])}" for option in OPTIONS if drafted.get(option)]
+    if drafted.get("left_out"):
+        lines.append(f"# left out, as their names have more than {LONGEST} characters: {drafted['left_out']} columns")
     lines.append("columns:")
     for column in drafted["columns"]:
         notes = "; ".join(column.pop("notes", ()))
@@ -144,8 +148,16 @@ def _flow(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(f'"{each}"' if _PLAIN.fullmatch(str(each)) else _flow(each) for each in value) + "]"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        return json.dumps(value, ensure_ascii=False)
+        return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
     return str(value)
+
+
+def _escaped(character: str) -> str:
+    """Return a character as it stands between YAML's quotes: by its code where it is not seen, or forbidden."""
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
 
 
 def _kind(file: Path) -> str:
@@ -164,7 +176,10 @@ def _kind(file: Path) -> str:
 def _table(file: Path, kind: str) -> dict[str, Any]:
     csv: dict[str, Any] = _csv_options(file) if kind == "csv" else {}
     options = CsvOptions.model_validate(csv)
-    names = _csv_names(file, options) if kind == "csv" else column_names(file)
+    found_names = _csv_names(file, options) if kind == "csv" else column_names(file)
+    names = [name for name in found_names if len(name) <= LONGEST]
+    if not names:
+        raise BadDataset(f"its header holds no name of 1 to {LONGEST} characters")
     columns = tuple(ColumnEntry(name=name, type="text") for name in names)
     entry = DatasetEntry(name="draft", kind=kind, path=file, csv=options, columns=columns)
     seen = {name: _Seen() for name in names}
@@ -176,6 +191,7 @@ def _table(file: Path, kind: str) -> dict[str, Any]:
         key: mark for key, mark, usual in zip(("decimal", "thousands"), marks, (".", ""), strict=True) if mark != usual
     }
     drafted: dict[str, Any] = {"columns": [], "csv": csv, "missing": {}, "dates": {}}
+    drafted["left_out"] = len(found_names) - len(names)
     for name, found in seen.items():
         drafted["columns"].append(_column(name, found, marks, drafted))
     entry = entry.model_copy(update={"csv": CsvOptions.model_validate(csv)})
@@ -308,7 +324,7 @@ def _encoding(file: Path) -> str:
 def _csv_names(file: Path, options: CsvOptions) -> list[str]:
     if options.names:
         return list(options.names)
-    with opened(file, options) as text:
+    with refusals(file), opened(file, options) as text:
         reader = CsvRows(text, options)
         header: list[str] = []
         while reader.line_num < options.header:

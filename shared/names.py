@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Final
 
 LEAST_RATIO: Final = 0.6
@@ -33,11 +34,13 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     Letter case does not matter. A name one edit or one swap away is always close, however short it is, and so is one
     that looks the same. A name of more than `LONGEST_NAME` characters is close to none.
     """
-    ranked = []
-    for candidate in dict.fromkeys(known) if len(name) <= LONGEST_NAME else ():
-        said, meant = name.casefold(), candidate.casefold()
+    if len(name) > LONGEST_NAME:
+        return []
+    ranked, said, seen = [], name.casefold(), as_seen(name)
+    for candidate in dict.fromkeys(known):
+        meant = candidate.casefold()
         ratio = _ratio(said, meant)
-        if looks_same(name, candidate):
+        if candidate != name and as_seen(candidate) == seen:
             ranked.append((-1.0, candidate))
         elif ratio >= LEAST_RATIO or one_edit(said, meant):
             ranked.append((-ratio, candidate))
@@ -72,20 +75,35 @@ def as_seen(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", seen).split())
 
 
-def looks_like(name: str, known: Iterable[str]) -> str:
+class Sights:
+    """Texts by what a reader sees of them, to look for twins of many texts among many."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts: dict[str, list[str]] = {}
+        for text in texts:
+            if len(text) <= LONGEST_NAME:
+                self._texts.setdefault(as_seen(text), []).append(text)
+
+    def twin(self, text: str) -> str | None:
+        """Return the first other text that looks the same."""
+        alike = self._texts.get(as_seen(text), ()) if len(text) <= LONGEST_NAME else ()
+        return next((other for other in alike if other != text), None)
+
+
+def looks_like(name: str, known: Iterable[str] | Sights) -> str:
     """Return "; it looks like 'a b' but has U+00A0 (NO-BREAK SPACE) where that has U+0020 (SPACE)" for a message.
 
     Empty where no known text looks the same.
     """
-    twin = next((candidate for candidate in known if looks_same(name, candidate)), None)
+    twin = (known if isinstance(known, Sights) else Sights(known)).twin(name)
     return "" if twin is None else f"; it looks like {twin!r} but has {differences(name, twin)}"
 
 
 def twins(texts: Iterable[str], others: Iterable[str]) -> str:
     """Return "; 'a b' looks like 'a b' but has …" with every text that looks like one of the others; else empty."""
-    known = list(others)
-    found = [f"; {text!r}{said[4:]}" for text in texts if (said := looks_like(text, known))]
-    return "".join(found[:MOST_LISTED])
+    known = Sights(others)
+    found = (f"; {text!r}{said[4:]}" for text in texts if (said := looks_like(text, known)))
+    return "".join(islice(found, MOST_LISTED))
 
 
 def differences(one: str, other: str) -> str:
@@ -102,8 +120,10 @@ def differences(one: str, other: str) -> str:
 def _ratio(said: str, meant: str) -> float:
     """Return `SequenceMatcher.ratio`, or what is at least it where that is too little for a near match."""
     matcher = SequenceMatcher(None, said, meant)
-    most = matcher.real_quick_ratio()
-    return matcher.ratio() if most >= LEAST_RATIO else most
+    for bound in (matcher.real_quick_ratio(), matcher.quick_ratio()):
+        if bound < LEAST_RATIO:
+            return bound
+    return matcher.ratio()
 
 
 def _apart(name: str, known: Iterable[str]) -> str:

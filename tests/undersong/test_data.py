@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
+from recipes.declaration import BadDataset
 from recipes.draft import draft_text
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
@@ -96,6 +97,25 @@ def test_what_was_guessed_is_said(tmp_path: Path) -> None:
     ):
         assert note in text
     assert load_dataset(entry, ["alter", "größe"]).features[:, 1].tolist() == [1.8, 1.75, 1.6]
+
+
+def test_a_draft_holds_any_text_that_a_file_can_hold(tmp_path: Path) -> None:
+    """YAML forbids some characters that CSV allows, and a survey's questions are longer than any name."""
+    file, odd = tmp_path / "rows.csv", ["\x7f", "\x85b", "\u2028c", "\u200bd", "\U000e0001", "e\u00a0f", 'q"\\']
+    with file.open("w", newline="") as raw:
+        csv.writer(raw).writerows([["y", *odd, "q" * 201], *[["z" * 150 + str(row), *odd, "1"] for row in range(60)]])
+    entry = drafted(file)
+    assert [column.name for column in entry.columns] == ["y", *(text.strip() for text in odd)]
+    assert [column.categories for column in entry.columns[1:]] == [(text.strip(),) for text in odd]
+    assert entry.label is None, "a column of texts is no label"
+    assert "more than 200 characters: 1 columns" in (tmp_path / "datasets.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ['"\\"|"1,5"\n' + '|"2,5"\n' * 5, "q" * 201 + "\n1\n"])
+def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ward.csv").write_text(text)
+    with pytest.raises(BadDataset, match=r"cannot be read|no name of 1 to 200"):
+        draft_text(tmp_path / "ward.csv")
 
 
 WORDS = st.sampled_from(["no", "yes", "None", "NA", "1.0", "null", "~", "a: b", "#c", "ü", "{x}", "'q'", "- z", "0x1"])

@@ -105,6 +105,7 @@ def delay_s(attempt: int, response: httpx.Response | None) -> float:
     if response is not None:
         with contextlib.suppress(ValueError):
             asked = float(response.headers.get("retry-after", "0"))
+    asked = asked if asked > 0 else 0.0  # NaN is not
     return float(max(min(asked, 10.0), min(0.1 * 2**attempt, 3.0) * random.uniform(0.5, 1.0)))  # noqa: S311  (jitter)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from services.coordinator.domain import spec as parts
 from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.sites import SiteFacts, alike_columns, columns_of, having, schema_of
+from services.coordinator.domain.sites import SiteFacts, alike_columns, columns_of, having, schema_of, sights_of
 from shared.documents import pointer
 from shared.names import hint, twins
 from shared.wire.columns import Agreement, Column, Unused, agree
@@ -69,7 +69,11 @@ def choose_columns(
 
 def compare(dataset: str, sites: Sequence[SiteFacts]) -> list[Agreement]:
     """Match every column of a data set over the sites that have it, in the order of their columns."""
-    return [agree(declared_columns(dataset, name, sites)) for name in _names(dataset, sites)]
+    own = {site.name: {column.name: column for column in schema_of(site, dataset).columns} for site in sites}
+    return [
+        agree({site: columns[name] for site, columns in own.items() if name in columns})
+        for name in _names(dataset, sites)
+    ]
 
 
 def agreed_column(
@@ -145,6 +149,7 @@ def _unused(
     """Return the columns that a job without `features` does not use, with the reason."""
     found: dict[str, str] = {}
     kinds: dict[str, str] = {}
+    sights = sights_of(data.dataset, sites)
     for name in _names(data.dataset, sites):
         declared = declared_columns(data.dataset, name, sites)
         without = [site for site in sites if site.name not in declared]
@@ -153,7 +158,7 @@ def _unused(
             found[name] = "excluded by the job"
         elif without:
             at = ", ".join(site.name for site in without)
-            found[name] = f"missing at {at}{alike_columns(name, data.dataset, without)}"
+            found[name] = f"missing at {at}{alike_columns(name, without, sights)}"
         elif labels and name != label:
             found[name] = f"declared as the label at {', '.join(labels)}"
         elif name != label:

@@ -1,11 +1,11 @@
 """What the coordinator knows of sites when it judges a job: their recipes, data sets and columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.coordinator.domain.findings import Findings
 from shared.ids import SiteId
-from shared.names import hint, looks_like, near
+from shared.names import Sights, hint, looks_like, near
 from shared.wire.profiles import DatasetSchema, SiteProfile
 
 
@@ -59,9 +59,14 @@ def columns_of(site: SiteFacts, dataset: str) -> set[str]:
     return {column.name for column in schema_of(site, dataset).columns}
 
 
-def alike_columns(name: str, dataset: str, without: Sequence[SiteFacts]) -> str:
+def sights_of(dataset: str, sites: Sequence[SiteFacts]) -> dict[SiteId, Sights]:
+    """Return by site what its columns look like."""
+    return {site.id: Sights(columns_of(site, dataset)) for site in sites}
+
+
+def alike_columns(name: str, without: Sequence[SiteFacts], sights: Mapping[SiteId, Sights]) -> str:
     """Return a clause for each site without a column that has one which looks the same; else empty."""
-    found = [(site.name, looks_like(name, columns_of(site, dataset))) for site in without]
+    found = [(site.name, looks_like(name, sights[site.id])) for site in without]
     return "".join(f"; at {site} one{said[4:]}" for site, said in found if said)
 
 
@@ -94,16 +99,17 @@ def having(
     wanted: Sequence[tuple[str, str]], dataset: str, sites: Sequence[SiteFacts], findings: Findings
 ) -> list[SiteFacts]:
     """The sites that have all columns, of which each is asked for at a path of the document."""
-    lacking = {place: [site for site in sites if place[1] not in columns_of(site, dataset)] for place in wanted}
+    columns, sights = {site.id: columns_of(site, dataset) for site in sites}, sights_of(dataset, sites)
+    lacking = {place: [site for site in sites if place[1] not in columns[site.id]] for place in wanted}
     for (path, name), without in lacking.items():
         if not without:
             continue
         if len(without) == len(sites):
-            known = {column for site in sites for column in columns_of(site, dataset)}
+            known = set[str]().union(*columns.values())
             findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hint(name, known)}")
         else:
             names = ", ".join(site.name for site in without)
             said = f"the column {name!r} is missing at {names}, which will not take part"
-            findings.warn(path, said + alike_columns(name, dataset, without))
+            findings.warn(path, said + alike_columns(name, without, sights))
     out = {site.id for without in lacking.values() for site in without}
     return [site for site in sites if site.id not in out]

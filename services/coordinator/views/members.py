@@ -1,16 +1,18 @@
 """Who takes part, as told: federations and their sites, people with their roles and tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from services.coordinator.domain.columns import compare
-from services.coordinator.domain.sites import SiteFacts, alike_columns, lacks_dataset, schema_of
+from services.coordinator.domain.sites import SiteFacts, alike_columns, lacks_dataset, schema_of, sights_of
 from services.coordinator.repository.accounts import Token, User
 from services.coordinator.repository.sites import Federation, Site
 from services.coordinator.views import View
+from shared.ids import SiteId
+from shared.names import Sights
 from shared.wire.columns import Agreement, Column
 from shared.wire.profiles import SiteProfile
 
@@ -151,7 +153,8 @@ def comparison_view(federation_id: str, dataset: str, sites: Sequence[SiteFacts]
     absent = {site.name: reason for site in sites if (reason := lacks_dataset(site, dataset)) is not None}
     holders = [site for site in sites if site.name not in absent]
     names = [site.name for site in holders]
-    columns = [_compared(found, dataset, holders) for found in compare(dataset, holders)]
+    sights = sights_of(dataset, holders)
+    columns = [_compared(found, holders, sights) for found in compare(dataset, holders)]
     labels = {site.name: schema_of(site, dataset).label for site in holders}
     return ComparisonView(
         federation_id=federation_id,
@@ -164,10 +167,10 @@ def comparison_view(federation_id: str, dataset: str, sites: Sequence[SiteFacts]
     )
 
 
-def _compared(found: Agreement, dataset: str, sites: Sequence[SiteFacts]) -> ColumnComparison:
+def _compared(found: Agreement, sites: Sequence[SiteFacts], sights: Mapping[SiteId, Sights]) -> ColumnComparison:
     without = [site for site in sites if site.name not in found.declared]
     missing = [site.name for site in without]
-    alike = alike_columns(found.name, dataset, without)
+    alike = alike_columns(found.name, without, sights)
     return ColumnComparison(
         name=found.name,
         state="different" if found.faults else "partial" if without else "matched" if found.notes else "same",

@@ -1,5 +1,6 @@
 """Every name in a job document that refers to something: one wrong character is refused, with what was meant."""
 
+import time
 import unicodedata
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from services.coordinator.domain.manifests import train_encoding
 from services.coordinator.domain.sites import SiteFacts
 from services.coordinator.domain.statistics import judge_statistics
 from services.coordinator.domain.validation import Verdict, World, absence, judge
+from services.coordinator.views.members import comparison_view
 from shared.ids import SiteId
 from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
@@ -165,3 +167,21 @@ def test_a_job_that_names_what_only_looks_like_a_name_is_refused_with_the_code_p
     with pytest.raises(JobInvalid) as refused:
         job_over(with_twins(), **data)
     assert any(" but has U+" in error.message for error in refused.value.errors), refused.value.errors
+
+
+def test_many_columns_that_differ_are_compared_at_once() -> None:
+    """One site's profile must not keep the coordinator busy: names of other scripts cost more than ASCII ones."""
+
+    def site(number: int) -> SiteFacts:
+        columns = tuple(Column(name=f"{number} {place} " + "\u00e9" * 60, type="number") for place in range(1500))
+        hardware = Hardware(cpus=1, memory_bytes=0)
+        schema = DatasetSchema(name="heart", kind="csv", columns=columns, rows=3)
+        profile = SiteProfile(
+            agent_version="1", protocol=1, hardware=hardware, runner="process", datasets=(schema,), recipes=()
+        )
+        return SiteFacts(id=SiteId(f"site_{number}"), name=f"site {number}", active=True, profile=profile)
+
+    begun = time.process_time()
+    found = comparison_view("fed_1", "heart", [site(0), site(1)])
+    assert len(found.columns) == 3000
+    assert time.process_time() - begun < 30, "three minutes, where each name is compared with each"
