@@ -7,7 +7,7 @@ import pytest
 
 from recipes import training
 from recipes.protocol import Dataset
-from recipes.tabular import RECIPE
+from recipes.tabular import _DEFAULTS, RECIPE
 from services.agent.tasks import _order
 from shared.ids import SiteId
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -35,7 +35,7 @@ def test_the_first_model_is_the_same_whichever_site_makes_it() -> None:
 
 
 def test_sites_with_equally_many_rows_draw_different_batches() -> None:
-    params = {**training.DEFAULTS, "batch_size": 16}
+    params = {**_DEFAULTS, "batch_size": 16}
     batches = [next(training._batches(ROWS, params, seed_for(manifest(), site))) for site in NAMES]
     assert len({tuple(rows) for rows in batches}) == SITES
 
