@@ -98,7 +98,8 @@ class LocalBlobs:
         """The bytes from `start` up to `end`, in chunks of a megabyte.
 
         With `same`, only while the file that is open is the one with this identity: BlobChanged before any chunk that
-        may come from another one, or from after a change.
+        may come from another one, or from after a change. That another upload of the content took its place meanwhile
+        does not matter: readers go on with the file that they opened, and see nothing of it.
         """
         path = self.path(digest)
         try:
@@ -109,7 +110,7 @@ class LocalBlobs:
         try:
             while left:
                 data = await asyncio.to_thread(file.read, min(CHUNK, left))
-                if same is not None and _identity(os.fstat(file.fileno())) != same:
+                if same is not None and not _is_same(os.fstat(file.fileno()), same):
                     raise BlobChanged(digest)
                 if not data:
                     return
@@ -188,6 +189,12 @@ def _take(file: BinaryIO, chunks: list[bytes], intake: Intake) -> None:
 
 def _identity(found: os.stat_result) -> Identity:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _is_same(found: os.stat_result, identity: Identity) -> bool:
+    """Whether an open file is the one with this identity; one without a name changed its ctime when it lost it."""
+    known = _identity(found)
+    return known == identity or (found.st_nlink == 0 and known[:-1] == identity[:-1])
 
 
 def _open_at(path: Path, start: int) -> BinaryIO:

@@ -103,7 +103,7 @@ class BlobStore:
     async def stream_part(self, digest: Digest, start: int, end: int) -> AsyncIterator[bytes]:
         """Stream the bytes from `start` up to `end` of the very file that was found right; BlobMissing, BlobCorrupt.
 
-        Raises BlobChanged as soon as another file is in its place, or it was written to: no byte of that is sent.
+        Raises BlobChanged where another file was in its place, or it was written to: no byte of that is sent.
         """
         await self.verify(digest)
         verdict = self._verdicts.get(digest)
