@@ -101,7 +101,7 @@ class DockerLauncher:
         import docker
 
         made = [(self._folder, self._folder, False), (self._models, self._models, True)]
-        seen = dict.fromkeys(map(Path, (setup.datasets, *setup.recipes, *setup.reads, *setup.data)))
+        seen = dict.fromkeys(map(Path, setup.given))
         made += [(path, path, True) for path in seen if path.exists() and path != self._models]
         made += [(mount.source, Path(mount.target), mount.read_only) for mount in self._settings.mounts]
         return [

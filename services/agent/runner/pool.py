@@ -72,7 +72,7 @@ class Child:
 
     channel: Channel
     setup: Setup
-    files: tuple[object, ...]  # a data set that was replaced is another file, which the old child must not read
+    files: tuple[object, ...]  # what was replaced is another file, which the walls of the old child do not let it read
     verdict: Excess | None = None
     guard: asyncio.Task[None] | None = None
     busy: bool = False  # with an order, whose end the runner sees to
@@ -82,7 +82,12 @@ class Child:
     @property
     def usable(self) -> bool:
         """Whether an order may go to it."""
-        return self.verdict is None and self.files == _identities(self.setup.data)
+        return self.verdict is None and not self.outdated
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a file that it was given has been replaced since it started (`mv new.csv rows.csv`)."""
+        return self.files != _identities(self.setup.given)
 
 
 class Pool:
@@ -158,7 +163,7 @@ class Pool:
 
     async def _start(self, setup: Setup) -> Child:
         started = time.monotonic()
-        child = Child(await self._launch(setup), setup, _identities(setup.data))
+        child = Child(await self._launch(setup), setup, _identities(setup.given))
         try:
             await child.channel.send(setup.frame())
             hello = _hello(await child.channel.receive())

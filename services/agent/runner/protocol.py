@@ -83,6 +83,11 @@ class Setup:
             **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()},
         }
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Everything that the child may read, beside the program."""
+        return (self.datasets, *self.recipes, *self.reads, *self.data)
+
     def own(self, digest: str) -> bool:
         """Whether this is the site's own code, which is trusted less than what comes with the agent."""
         return digest in self.allowed_digests

@@ -7,11 +7,13 @@ with one data set: what one recipe leaves in its process, no other meets.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from pydantic import ValidationError
 
 from services.agent.domain import TaskFailure
@@ -24,6 +26,9 @@ from shared.wire.profiles import RecipeSpec
 START_S = 60.0  # an interpreter on a cold disk
 DESCRIBE_S = 300.0  # reads one data set to its end
 SPEC_BYTES: Final = 256 * 2**10
+TRIES: Final = 3  # of an order whose files are replaced again and again
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class WarmRunner:
@@ -130,7 +135,28 @@ class WarmRunner:
         return specs, faults + [f"recipe {name}: its parameters' schema is too large" for name in sorted(large)]
 
     async def _converse(self, setup: Setup, frame: Frame, progress: Progress, limit_s: float) -> Frame:
-        """Send an order and wait for its end; the child survives only an ordinary one."""
+        """Send an order and return its answer; TaskFailure.
+
+        Where a file that the child may read was replaced meanwhile, its walls are about the old one, and its failure
+        says nothing of the new one: the order goes to a new child, within the same `limit_s`.
+        """
+        until = time.monotonic() + limit_s
+        for tries_left in reversed(range(TRIES)):
+            child, answer = await self._attempt(setup, frame, progress, limit_s)
+            limit_s = until - time.monotonic()
+            failed = answer["type"] == "failure" or answer.get("unread")
+            if not (failed and child.outdated and tries_left and limit_s > 0):
+                break
+            log.info("child.outdated", reason="a file that it reads was replaced during its order; it starts again")
+        if answer["type"] == "failure":
+            found = failure(answer)
+            if found.code == "out-of-memory":
+                await self._end(child)  # what it still holds is not ours to guess
+            raise found
+        return answer
+
+    async def _attempt(self, setup: Setup, frame: Frame, progress: Progress, limit_s: float) -> tuple[Child, Frame]:
+        """Send an order and wait for its end, told with its child, which survives only an ordinary one."""
         child: Child | None = None
         try:
             async with asyncio.timeout(START_S):
@@ -149,12 +175,7 @@ class WarmRunner:
             await self._end(child)
             raise
         self._pool.release(child)
-        if answer["type"] == "failure":
-            found = failure(answer)
-            if found.code == "out-of-memory":
-                await self._end(child)  # what it still holds is not ours to guess
-            raise found
-        return answer
+        return child, answer
 
     async def _end(self, child: Child | None) -> str:
         return "not started" if child is None else await self._pool.end(child)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from pyarrow import parquet
 
 from services.agent.domain import TaskFailure
-from services.agent.runner.process import ProcessLauncher
+from services.agent.runner.process import ProcessChannel, ProcessLauncher
 from services.agent.runner.protocol import Order, Setup
 from services.agent.runner.warm import WarmRunner
 from shared.wire.manifest import DataRef
@@ -179,6 +179,45 @@ async def test_a_data_set_that_ends_the_child_stops_no_other(tmp_path: Path) -> 
     found = await bench.runner.describe()
     assert [schema["name"] for schema in found.datasets] == ["good"]
     assert "child-died" in found.unread["crash"]
+
+
+@pytest.mark.parametrize("replaced", ["good.csv", "datasets.yaml"])
+async def test_a_file_that_is_replaced_fails_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: str
+) -> None:
+    """Behind all walls, which are about the old file: between two orders, and while a child has one already."""
+    file, others = tmp_path / "good.csv", iter(range(100))
+    file.write_text(ROWS)
+    bench = Bench(tmp_path, entry("good", "good.csv"))
+    send, moments = ProcessChannel.send, list[str]()
+
+    def replace() -> None:
+        part = tmp_path / "part"
+        part.write_text(f"{ROWS}{next(others)},1\n" if replaced == "good.csv" else (tmp_path / replaced).read_text())
+        part.replace(tmp_path / replaced)
+
+    async def late(self: ProcessChannel, frame: Mapping[str, Any]) -> None:
+        moment = f"{frame['type']} {frame.get('dataset', '')}"
+        if moment in moments:
+            moments.remove(moment)
+            replace()
+        await send(self, frame)
+
+    monkeypatch.setattr(ProcessChannel, "send", late)
+    moments += ["describe ", "describe good"]
+    found = await bench.runner.describe()
+    assert [schema["name"] for schema in found.datasets] == ["good"], found.unread
+    digest = next(spec["digest"] for spec in found.recipes if spec["name"] == "null")
+    task = tmp_path / "work" / "task"
+    task.mkdir()
+    order = Order("statistics", "null", digest, {}, DataRef(dataset="good"), {}, 1, task)
+    for moment in ("", "run ", "between", "run ", ""):
+        moments += [moment] * (moment == "run ")
+        if moment == "between":
+            replace()
+        await bench.runner.run(order, lambda _: None, limit_s=30)
+        assert not moments
+    await bench.runner.close()
 
 
 async def test_a_task_on_a_bad_data_set_fails_by_name_and_keeps_values_here(tmp_path: Path) -> None:
