@@ -43,7 +43,7 @@ def make_cases(
     return Cases(
         federations=Federations(database),
         sites=Sites(database, attendance, timing.lease),
-        jobs=Jobs(database, registry),
+        jobs=Jobs(database, registry, timing.lease),
         leases=Leases(database, bell, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from services.coordinator.domain.findings import kind_of
@@ -11,7 +11,7 @@ from services.coordinator.domain.jobs import LOOK_AGAIN, Job
 from services.coordinator.domain.manifests import train_encoding
 from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.domain.statistics import judge_statistics
-from services.coordinator.domain.validation import Verdict, World, judge
+from services.coordinator.domain.validation import Verdict, World, absence, judge
 from services.coordinator.parties import Registry
 from services.coordinator.repository.jobs import JobEvent, JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
@@ -19,6 +19,7 @@ from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
 from services.coordinator.rounds import JOBS_TOPIC, Rounds
 from services.coordinator.views.jobs import (
+    AbsenceView,
     JobVerdict,
     JobView,
     ResultsView,
@@ -35,7 +36,7 @@ from services.coordinator.views.participation import ParticipationView, particip
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound, no_such
 from shared.faults import point
-from shared.ids import Digest, JobId, RoundId, VersionId, is_id, new_id
+from shared.ids import Digest, JobId, RoundId, SiteId, VersionId, is_id, new_id
 from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
 from shared.web.access import Principal, Role
@@ -58,8 +59,8 @@ class StartingVersion:
 class Jobs:
     """What people do with jobs."""
 
-    def __init__(self, database: Database, registry: Registry) -> None:
-        self._database, self._registry = database, registry
+    def __init__(self, database: Database, registry: Registry, lease: timedelta) -> None:
+        self._database, self._registry, self._lease = database, registry, lease
 
     async def validate(self, person: Principal, document: Mapping[str, Any]) -> JobVerdict:
         """What the job would do; raises `JobInvalid` with every error."""
@@ -99,9 +100,26 @@ class Jobs:
             at_fault = await TaskRepository(tx).at_fault(job_id)
             names = await SiteRepository(tx).names(task.site_id for task in at_fault)
             excluded = [exclusion_view(task, names.get(task.site_id)) for task in at_fault]
-            return job_view(job, excluded=excluded)
+            out = {task.site_id for task in at_fault}
+            return job_view(job, excluded=excluded, absent=await self._absent(tx, job, out))
 
         return await self._database.read("job.get", work)
+
+    async def _absent(self, tx: Transaction, job: Job, excluded: set[SiteId]) -> list[AbsenceView]:
+        """While the job waits: the sites, but those excluded, that cannot take part as they are now, and why."""
+        if job.waiting_since is None or job.ended:
+            return []
+        heard_since = await tx.now() - self._lease
+        found = []
+        for site in sorted(await SiteRepository(tx).of_federation(job.federation_id), key=lambda site: site.name):
+            reason = absence(site.facts(), job.spec, job.resolved)
+            if reason is None and site.id in job.progress.unable:
+                reason = f"it cannot do this step: {job.progress.unable[site.id]}"
+            if reason is None and (site.last_seen_at is None or site.last_seen_at < heard_since):
+                reason = "its agent is offline"
+            if reason is not None and site.id not in excluded:
+                found.append(AbsenceView(site_id=site.id, site_name=site.name, reason=reason))
+        return found
 
     async def results(self, person: Principal, job_id: str) -> ResultsView:
         """What a statistics job has found."""

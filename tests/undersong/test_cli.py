@@ -82,6 +82,29 @@ def test_a_job_that_failed_gives_its_reason_and_exit_code_one(run: Run, server: 
     assert "undersong job show job_1" in err
 
 
+def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) -> None:
+    """On its page, and as a line while it is watched: a site that is online may still be unable to work."""
+    absent = [{"site_id": "site_1", "site_name": "north", "reason": "it cannot take work: its policy cannot be read"}]
+    spec = {"rounds": 1, "cohort": {"min": 3}}
+    waiting = {**JOB, "state": "running", "spec": spec, "waiting_since": "2026-01-01T00:00:00Z", "absent": absent}
+    for _ in range(3):
+        server.say("GET /v1/jobs/job_1", waiting)
+    server.say("GET /v1/jobs/job_1", {**JOB, "spec": spec, "state": "succeeded", "reason": "completed"})
+    stream = b"id: 1\nevent: job.waiting\ndata: {}\n\nid: 2\nevent: job.succeeded\ndata: {}\n\n"
+    server.say("GET /v1/jobs/job_1/events", stream)
+    code, out, err = run("job", "watch", "job_1")
+    assert code == 0, err
+    assert "job waits for 3 sites that can take part, since" in out
+    assert "north: it cannot take work: its policy cannot be read" in out
+    server.answers["GET /v1/jobs/job_1"] = []
+    server.say("GET /v1/jobs/job_1", waiting)
+    server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
+    server.say("GET /v1/jobs/job_1/participation", {"items": [], "next": None})
+    _, page, _ = run("job", "show", "job_1")
+    assert "for 3 sites that can take part, since" in page
+    assert "north: it cannot take work: its policy cannot be read" in page
+
+
 @pytest.mark.parametrize("state", ["failed", "paused"])
 def test_the_sites_faults_are_one_line_each(run: Run, server: Any, state: str) -> None:
     """Whether the job ended or the platform paused it: the watch ends, says why and what to do."""

@@ -118,6 +118,16 @@ def require_success(job: Job) -> None:
     raise UndersongError(f"job {job.id} is {job.state}: {why}", remedy=remedy)
 
 
+def waits(job: Job) -> str | None:
+    """Return what a job waits for, since when, and why each absent site cannot take part; None where it does not."""
+    if job.waiting_since is None or job.finished:
+        return None
+    needed = (job.spec.get("cohort") or {}).get("min")
+    enough = "enough sites" if needed is None else f"{needed} sites"
+    why = "".join(f"; {site.site_name}: {site.reason}" for site in job.absent)
+    return f"for {enough} that can take part, since {ago(job.waiting_since)}{why}"
+
+
 def show_causes(job: Job, to: Console) -> None:
     """Print what the sites said in the job's last failed attempt: one line for each distinct cause."""
     for cause in job.causes:

@@ -33,6 +33,8 @@ def follow_job(
         lines = _Lines(common.complaints if transient else common.console, quiet=quiet)
         for event in client.follow(job.id):
             lines.show(event, _take(client, job.id, seen, event))
+            if not quiet and (waits := _waits(client, job.id, event)) is not None:
+                lines.say(waits)
         return seen
     columns = (
         SpinnerColumn(),
@@ -48,6 +50,8 @@ def follow_job(
         bar = progress.add_task(job.name, total=total, note="")
         for event in client.follow(job.id):
             _take(client, job.id, seen, event)
+            if (waits := _waits(client, job.id, event)) is not None:
+                progress.console.print(waits, markup=False, soft_wrap=True)
             progress.update(bar, completed=done(seen), note=note(seen))
     return seen
 
@@ -58,6 +62,14 @@ def _take(client: Client, job_id: str, seen: JobProgress, event: Event) -> list[
     if event.type == "job.polled":
         return seen.take_rounds(client.rounds(job_id))
     return [] if changed is None else [changed]
+
+
+def _waits(client: Client, job_id: str, event: Event) -> str | None:
+    """Return a line on what the job waits for, where the event says that it began to and it still does."""
+    if event.type != "job.waiting":
+        return None
+    waits = common.waits(client.job(job_id))
+    return None if waits is None else f"job waits {waits}"
 
 
 class _Lines:
@@ -74,13 +86,14 @@ class _Lines:
         for round_ in changed:
             if round_.ended and round_.id not in self._ended:
                 self._ended.add(round_.id)
-                self._print(f"{round_.title:<18} {round_.got} of {round_.cohort} sites  {_outcome(round_)}")
+                self.say(f"{round_.title:<18} {round_.got} of {round_.cohort} sites  {_outcome(round_)}")
         state = " ".join(filter(None, (str(event.data.get("state") or ""), str(event.data.get("reason") or ""))))
         if event.type.startswith("job.") and state and state != self._state:
             self._state = state
-            self._print(f"job {state}")
+            self.say(f"job {state}")
 
-    def _print(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print one line with the time of day."""
         self._to.print(f"{datetime.now().astimezone():%H:%M:%S}  {line.rstrip()}", markup=False, soft_wrap=True)
 
 

@@ -58,8 +58,8 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
         yield "metrics", measured[-1]
     for caution in job.cautions:
         yield "caution", caution
-    if job.waiting_since is not None and not job.finished:
-        yield "waits", f"for sites to come online, since {common.ago(job.waiting_since)}"
+    if (waits := common.waits(job)) is not None:
+        yield "waits", waits
 
 
 def _failure(job: Job) -> Iterator[str]:

@@ -93,8 +93,16 @@ class Exclusion(Answer):
     since: datetime | None = None
 
 
+class Absence(Answer):
+    """A site that cannot take part in a waiting job's rounds as it is now."""
+
+    site_id: str
+    site_name: str
+    reason: str
+
+
 class Job(Answer):
-    """A training job."""
+    """A training job; `absent` is told only of one job, and only while it waits."""
 
     id: str
     name: str
@@ -115,6 +123,7 @@ class Job(Answer):
     features: list[str] = Field(default_factory=list)
     label: str | None = None
     waiting_since: datetime | None = None
+    absent: list[Absence] = Field(default_factory=list)
     created_by: str | None = None
     created_at: datetime | None = None
     finished_at: datetime | None = None

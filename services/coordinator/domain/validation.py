@@ -13,11 +13,19 @@ from services.coordinator.domain.evaluation import check_early_stop, check_evalu
 from services.coordinator.domain.findings import Findings, parse_fields
 from services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from services.coordinator.domain.recipes import check_params, find_recipe
-from services.coordinator.domain.sites import SiteFacts, dataset_of, disability, holders_of, profile_of, schema_of
+from services.coordinator.domain.sites import (
+    SiteFacts,
+    dataset_of,
+    disability,
+    holders_of,
+    lacks_dataset,
+    profile_of,
+    schema_of,
+)
 from services.coordinator.domain.spec import AnySpec, JobSpec
 from shared.errors import FieldError, Refusal
 from shared.ids import SiteId
-from shared.names import hint, twins
+from shared.names import twins
 from shared.secagg.facts import EngineFacts
 from shared.wire.columns import Column, Unused, misfit
 from shared.wire.manifest import DataRef
@@ -162,12 +170,12 @@ def _weight_unit(update: parts.UpdatePart, data: parts.DataPart, eligible: Seque
 def absence(site: SiteFacts, spec: AnySpec, resolved: Resolved) -> str | None:
     """Return why the site, as it is now, cannot do this job's rounds; None where it can."""
     if not site.active or site.profile is None:
-        return "suspended, or without a profile"
+        return lacks_dataset(site, spec.data.dataset)
     if (cannot := disability(site.profile)) is not None:
         return cannot
-    dataset, known = dataset_of(site, spec.data.dataset), site.profile.datasets
+    dataset = dataset_of(site, spec.data.dataset)
     if dataset is None:
-        return f"it has no data set {spec.data.dataset!r}{hint(spec.data.dataset, [d.name for d in known])}"
+        return lacks_dataset(site, spec.data.dataset)
     if all(recipe.digest != resolved.recipe.digest for recipe in site.profile.recipes):
         return f"it lacks the recipe {resolved.recipe.name!r} in the form that the job uses"
     own = {column.name: column for column in dataset.columns}

@@ -48,6 +48,14 @@ class ExclusionView(View):
     since: datetime | None
 
 
+class AbsenceView(View):
+    """A site that cannot take part in a job's rounds as it is now."""
+
+    site_id: str
+    site_name: str
+    reason: str = Field(examples=["it cannot take work: its policy cannot be read"])
+
+
 class JobProgressView(View):
     """How far a job has come; `scores` holds the metrics of each evaluation, oldest first.
 
@@ -87,6 +95,10 @@ class JobView(View):
     progress: JobProgressView
     round_id: str | None = Field(description="The round that is out.")
     waiting_since: datetime | None = Field(description="Since when too few sites are there for a round.")
+    absent: list[AbsenceView] = Field(
+        default=[],
+        description="While a job waits, and only where one job is asked for: the sites that cannot take part, and why.",
+    )
     excluded: list[ExclusionView] = Field(default=[], description="Sites without a part in the job's later rounds.")
     created_by: str
     created_at: datetime
@@ -252,7 +264,12 @@ def exclusion_view(task: Task, site_name: str | None) -> ExclusionView:
     )
 
 
-def job_view(job: Job, warnings: tuple[FieldError, ...] = (), excluded: Sequence[ExclusionView] = ()) -> JobView:
+def job_view(
+    job: Job,
+    warnings: tuple[FieldError, ...] = (),
+    excluded: Sequence[ExclusionView] = (),
+    absent: Sequence[AbsenceView] = (),
+) -> JobView:
     """As told."""
     done = job.progress
     return JobView(
@@ -284,6 +301,7 @@ def job_view(job: Job, warnings: tuple[FieldError, ...] = (), excluded: Sequence
         ),
         round_id=job.round_id,
         waiting_since=job.waiting_since,
+        absent=list(absent),
         excluded=list(excluded),
         created_by=job.created_by,
         created_at=job.created_at,

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from coordinator_world import SiteAgent, World
+from coordinator_world import SiteAgent, World, profile
 
 from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 
@@ -324,7 +324,11 @@ async def test_a_job_waits_for_sites_and_pauses_in_the_end(world: World) -> None
     job = await world.job(federation)
     await world.watch_for(40)
     await world.conductor.advance(job["id"])
-    assert (await world.get_job(job["id"]))["waiting_since"] is not None
+    waiting = await world.get_job(job["id"])
+    assert waiting["waiting_since"] is not None
+    assert [(each["site_id"], each["reason"]) for each in waiting["absent"]] == [
+        (agent.id, "its agent is offline") for agent in agents
+    ]
     world.clock.advance(61)
     await world.conductor.sweep_jobs()
     found = await world.get_job(job["id"])
@@ -333,6 +337,32 @@ async def test_a_job_waits_for_sites_and_pauses_in_the_end(world: World) -> None
     await world.admin.post(f"/v1/jobs/{job['id']}/resume")
     await world.conductor.advance(job["id"])
     assert (await world.get_job(job["id"]))["round_id"] is not None
+
+
+async def test_a_waiting_job_tells_what_keeps_each_site_that_is_online(world: World) -> None:
+    """They are online, and none can take work: what each lacks is told, not that it is offline."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    told = [
+        profile(faults=[{"code": "policy-unreadable", "dataset": None}]),
+        profile(datasets=[], faults=[{"code": "dataset-unreadable", "dataset": "heart"}]),
+        profile(datasets=[{**profile()["datasets"][0], "name": "hearts"}]),
+        profile(recipes=[]),
+    ]
+    for agent, what in zip(agents, told, strict=True):
+        assert (await agent.http.put("/v1/sites/self/profile", json=what)).status_code == 200
+    await world.conductor.advance(job["id"])
+    waiting = await world.get_job(job["id"])
+    reasons = [each["reason"] for each in waiting["absent"]]
+    assert reasons[:2] == [
+        "it cannot take work: its policy cannot be read",
+        "its data set 'heart' cannot be read",
+    ]
+    assert reasons[2].startswith("its agent reports no such data set; did you mean 'hearts'?")
+    assert reasons[3].startswith("it lacks the recipe")
+    await world.admin.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (await world.get_job(job["id"]))["absent"] == []
 
 
 async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: World) -> None:
