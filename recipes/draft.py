@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -78,15 +78,22 @@ class _Seen:
         elif not any(character.isdigit() for character in text):
             if len(self.words) < MOST_LEVELS or text in self.words:
                 self.words[text] += count
-        elif self.forms:
-            self.forms = {marks for marks in self.forms if FORMS[marks].fullmatch(text)}
-            self.too_large |= _too_large(text, self.forms)
+        else:
             self.sentinel |= bool(SENTINEL.fullmatch(text))
+            self.forms = {marks for marks in self.forms if FORMS[marks].fullmatch(text)}
+            self.too_large |= bool(self.forms) and _too_large(text, self.forms)
 
     @property
     def has_numbers(self) -> bool:
         """Whether every text with a digit is a number in some form, and one of them is seen."""
         return bool(self.forms) and any(text not in self.absent and text not in self.words for text in self.texts)
+
+    def usual_forms(self) -> set[tuple[str, str]]:
+        """Return the forms in which nearly all texts are numbers."""
+        known = {text: count for text, count in self.texts.items() if text not in self.absent}
+        least = (1 - RARE) * sum(known.values())
+        fitting = {marks: sum(n for text, n in known.items() if form.fullmatch(text)) for marks, form in FORMS.items()}
+        return {marks for marks, count in fitting.items() if count >= max(least, 1)}
 
     @property
     def not_known(self) -> list[str] | None:
@@ -190,7 +197,7 @@ def _table(file: Path, kind: str) -> dict[str, Any]:
     csv |= {
         key: mark for key, mark, usual in zip(("decimal", "thousands"), marks, (".", ""), strict=True) if mark != usual
     }
-    drafted: dict[str, Any] = {"columns": [], "csv": csv, "missing": {}, "dates": {}}
+    drafted: dict[str, Any] = {"columns": [], "csv": csv, "missing": {}, "dates": {}, "nearly": set()}
     drafted["left_out"] = len(found_names) - len(names)
     for name, found in seen.items():
         drafted["columns"].append(_column(name, found, marks, drafted))
@@ -211,19 +218,20 @@ def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, A
         if form:
             drafted["dates"][name] = form
         return {"name": name, "type": "number", "notes": _number_notes(seen, known, absent, form)}
+    nearly = _nearly(seen, known, marks)
+    if nearly:
+        drafted["nearly"].add(name)
     if not seen.more and 0 < len(seen.texts) <= MOST_LEVELS:
         odd = [f"{', '.join(sorted(seen.absent))}: a category, or missing?"] if seen.absent else []
         return {
             "name": name,
             "type": "category",
             "categories": sorted(seen.texts),
-            "notes": odd + _nearly(seen, known, marks),
+            "notes": odd + nearly,
         }
     said = "only empty cells" if not seen.texts else f"{len(seen.texts)}{' or more' * seen.more} different texts"
     large = ["numbers that are larger, or have more digits, than a number column holds"] if seen.too_large else []
-    return {
-        "name": name, "type": "text", "notes": [f"{said}: recipes do not use it", *large, *_nearly(seen, known, marks)]
-    }  # fmt: skip
+    return {"name": name, "type": "text", "notes": [f"{said}: recipes do not use it", *large, *nearly]}
 
 
 def _number_notes(seen: _Seen, known: Sequence[str], absent: Sequence[str], form: str | None) -> list[str]:
@@ -246,11 +254,14 @@ def _nearly(seen: _Seen, known: Sequence[str], marks: tuple[str, str]) -> list[s
 
 
 def _note_sentinels(entry: DatasetEntry, seen: Mapping[str, _Seen], drafted: Mapping[str, Any]) -> None:
-    """Note the numbers such as -999 that lie far outside the rest of their column; `drafted` says how it is read."""
-    dates = drafted["dates"]
-    looked = {c["name"]: c for c in drafted["columns"] if c["type"] == "number" and c["name"] not in dates}
-    looked = {name: column for name, column in looked.items() if seen[name].sentinel}
-    for name, numbers in _numbers(entry, looked, drafted["missing"]).items():
+    """Note the numbers such as -999 that lie far outside the rest of their column; `drafted` says how it is read.
+
+    Columns that hold nearly only numbers are looked at too: once the other cells are seen to, these would be left.
+    """
+    dates, nearly = drafted["dates"], drafted["nearly"]
+    looked = {c["name"]: c for c in drafted["columns"] if seen[c["name"]].sentinel and c["name"] not in dates}
+    looked = {name: column for name, column in looked.items() if column["type"] == "number" or name in nearly}
+    for name, numbers in _numbers(entry, looked, drafted["missing"], nearly).items():
         looks = np.array([bool(SENTINEL.fullmatch(text_of(value))) for value in numbers.tolist()], bool)
         odd, rest = numbers[looks], numbers[~looks]
         if not rest.size:
@@ -266,21 +277,28 @@ def _note_sentinels(entry: DatasetEntry, seen: Mapping[str, _Seen], drafted: Map
             )
 
 
-def _numbers(entry: DatasetEntry, names: Iterable[str], missing: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
-    """Return the distinct numbers of number columns, sorted."""
+def _numbers(
+    entry: DatasetEntry, names: Iterable[str], missing: Mapping[str, Sequence[str]], nearly: Set[str]
+) -> dict[str, Floats]:
+    """Return the distinct numbers of columns, sorted; of those in `nearly` other cells are left out."""
     decimal, thousands = entry.csv.decimal, entry.csv.thousands
+    form = FORMS[decimal, thousands]
     readers = {n: NumberCells(n, missing.get(n, ()), decimal=decimal, thousands=thousands) for n in names}
     read: dict[str, Floats] = {name: np.zeros(0) for name in readers}
     for part in parts(entry, entry.path, list(readers)) if readers else ():
-        for name, cells in part.cells.items():
+        for name, found in part.cells.items():
+            cells = found
+            if name in nearly:
+                texts = map(cell_of, found.tolist()) if isinstance(found, np.ndarray) else found
+                cells = [text for text in texts if form.fullmatch(text.strip())]
             numbers, _ = readers[name].typed(cells) if isinstance(cells, np.ndarray) else readers[name].texts(cells)
             read[name] = np.union1d(read[name], numbers[np.isfinite(numbers)])
     return read
 
 
 def _marks(columns: Iterable[_Seen]) -> tuple[str, str]:
-    """Return the decimal and thousands marks under which most columns hold numbers, the usual ones first."""
-    counted = Counter(marks for seen in columns if seen.texts for marks in seen.forms)
+    """Return the decimal and thousands marks under which most columns hold (nearly) only numbers, usual ones first."""
+    counted = Counter(marks for seen in columns if seen.texts for marks in seen.forms or seen.usual_forms())
     return max(MARKS, key=lambda marks: counted[marks])
 
 

@@ -198,6 +198,11 @@ def test_words_between_numbers_are_proposed_as_missing(
         (["<0.5"] + ["1.5", "2"] * 20, "category", ["numbers but for <0.5: correct these"]),
         (["5 mg", "7mg"] + [str(row / 7) for row in range(99)], "text", ["numbers but for 5 mg, 7mg"]),
         (["a", "b", "c", "d"] + ["1"] * 99, "category", ["numbers but for a, b, c and 1 more"]),
+        (["<0.5", "-9"] + ["1.5", "2"] * 20, "category", ["numbers but for <0.5", "-9 far outside the rest"]),
+        (["-99", ">9"] + [str(row / 7) for row in range(99)], "text", ["numbers but for >9", "-99 far outside"]),
+        (["a", "b", "c", "d", "999"] + ["1"] * 99, "category", ["numbers but for a, b, c", "999 far outside"]),
+        (["<0,5", "-9"] + [f"{row},5" for row in range(99)], "text", ["numbers but for <0,5", "-9 far outside"]),
+        (["<0.5"] + ["9"] + [str(row) for row in range(30)], "category", ["numbers but for <0.5"]),
         (["low", "high"] * 10 + ["1", "2"] * 10, "category", []),
         (["-999"] + ["18", "90"] * 9, "number", ["-999 far outside the rest (18 to 90)", "missing: {x: [-999]}"]),
         (["-9", "-99", "9999"] + ["1.5"] * 9, "number", ["-99, -9, 9999 far outside", "missing: {x: [-99, -9, 9999]}"]),
@@ -212,7 +217,7 @@ def test_words_between_numbers_are_proposed_as_missing(
 )  # fmt: skip
 def test_what_looks_odd_in_a_column_is_noted(tmp_path: Path, cells: list[str], kind: str, notes: list[str]) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text("x,t\n" + "".join(f"{cell},w\n" for cell in cells))
+    file.write_text("x;t\n" + "".join(f"{cell};w\n" for cell in cells))
     entry = drafted(file)
     assert (entry.columns[0].type, entry.missing) == (kind, {})
     (line,) = [line for line in (tmp_path / "datasets.yaml").read_text().splitlines() if "{name: x," in line]
