@@ -5,7 +5,7 @@ The checks themselves are `shared.transparency.audit`; the file's format is in d
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shared.errors import Refusal
 from shared.files import read_input
@@ -13,6 +13,10 @@ from shared.transparency.audit import Finding, audit, audit_file, fingerprint_of
 from shared.transparency.evidence import Evidence, EvidenceUnreadable
 from shared.transparency.records import check_consistency, check_head
 from undersong.client import Client
+from undersong.errors import UndersongError
+
+SUBJECT_IDS: Final = ("rnd_", "ver_")
+"""How the ids of what evidence can be about begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,28 @@ class Verification:
 
 
 def verify_file(subject: str, file: Path, ca_fingerprint: str | None) -> Verification:
-    """Check a file of evidence; no network, no clock, no other file is used. Raises OSError."""
+    """Check a file of evidence; no network, no clock, no other file is used. Raises OSError.
+
+    Names are known to the platform alone: UndersongError where `subject` is no round's or version's id.
+    """
     data = read_input(file)
+    if not subject.startswith(SUBJECT_IDS):
+        raise UndersongError(f"{subject!r} is a name, and without the platform only an id can be checked{_about(data)}")
     findings = audit_file(data, ca_fingerprint, subject)
     try:
         evidence = Evidence.unpack(data)
     except EvidenceUnreadable:
         return Verification(subject, None, "", findings)
     return Verification(subject, fingerprint_of(evidence), title_of(evidence), findings)
+
+
+def _about(data: bytes) -> str:
+    """Return what a file of evidence says that it is about, as the end of a message; empty where it says nothing."""
+    try:
+        subject = Evidence.unpack(data).subject
+    except EvidenceUnreadable:
+        return ""
+    return f"; the file says that it is about {subject}"
 
 
 def verify_now(subject: str, client: Client, ca_fingerprint: str | None) -> Verification:

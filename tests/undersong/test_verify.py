@@ -54,6 +54,18 @@ def test_evidence_is_written_and_verifies_without_the_platform(run: Run, server:
     assert server.seen == []
 
 
+@pytest.mark.parametrize("name", ["heart-disease", "heart-disease:3", "heart:champion", "job_1"])
+def test_a_name_is_refused_offline_and_looks_like_no_tampering(
+    run: Run, server: Any, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "e.json").write_bytes(BUNDLE.pack())
+    code, out, err = run("verify", name, "--evidence", "e.json", "--ca", FEDERATION.fingerprint)
+    assert (code, out, server.seen) == (1, "", [])
+    assert f"only an id can be checked; the file says that it is about {BUNDLE.subject}" in err
+    (tmp_path / "e.json").write_text("no evidence")
+    assert "only an id can be checked" in run("verify", name, "--evidence", "e.json")[2]
+
+
 def test_a_changed_file_is_not_verified(run: Run, tmp_path: Path) -> None:
     text = BUNDLE.pack().decode()
     digest = BUNDLE.logged.record.sum_digest

@@ -42,7 +42,9 @@ def verify(
     subject: Subject,
     file: Annotated[
         Path | None,
-        typer.Option("--evidence", exists=True, dir_okay=False, help="Check this file alone; no network is used."),
+        typer.Option(
+            "--evidence", exists=True, dir_okay=False, help="Check this file alone, without network: SUBJECT is an id."
+        ),
     ] = None,
     ca: Annotated[
         str | None, typer.Option("--ca", help="SHA-256 fingerprint of the federation's authority, from elsewhere.")
