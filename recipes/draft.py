@@ -259,8 +259,8 @@ def _note_sentinels(entry: DatasetEntry, seen: Mapping[str, _Seen], drafted: Map
     Columns that hold nearly only numbers are looked at too: once the other cells are seen to, these would be left.
     """
     dates, nearly = drafted["dates"], drafted["nearly"]
-    looked = {c["name"]: c for c in drafted["columns"] if seen[c["name"]].sentinel and c["name"] not in dates}
-    looked = {name: column for name, column in looked.items() if column["type"] == "number" or name in nearly}
+    looked = {c["name"]: c for c in drafted["columns"] if c["type"] == "number" or c["name"] in nearly}
+    looked = {name: column for name, column in looked.items() if seen[name].sentinel and name not in dates}
     for name, numbers in _numbers(entry, looked, drafted["missing"], nearly).items():
         looks = np.array([bool(SENTINEL.fullmatch(text_of(value))) for value in numbers.tolist()], bool)
         odd, rest = numbers[looks], numbers[~looks]
@@ -353,7 +353,7 @@ def _csv_names(file: Path, options: CsvOptions) -> list[str]:
 def _npz(file: Path) -> dict[str, Any]:
     names = column_names(file)
     entry = DatasetEntry(name="draft", kind="npz", path=file)
-    drafted: dict[str, Any] = {"columns": [], "missing": {}, "dates": {}, "ranges": {}}
+    drafted: dict[str, Any] = {"columns": [], "missing": {}, "dates": {}, "ranges": {}, "nearly": set()}
     seen: dict[str, _Seen] = {}
     for name in names:
         array = _array_of(entry, file, name)
