@@ -41,7 +41,9 @@ class EngineState:
             ).fetchone()
         return EngineRow(str(row[0]), Digest(row[1]), row[2], float(row[3])) if row is not None else None
 
-    def begin(self, manifest: RoundManifest, digest: Digest, seat: bytes, state: bytes, *, expires_at: float) -> None:
+    def begin(
+        self, manifest: RoundManifest, digest: Digest, client_round: bytes, state: bytes, *, expires_at: float
+    ) -> None:
         """Record a round's beginning; sqlite3.IntegrityError if it has begun."""
         with self._store.writing() as db:
             db.execute(
@@ -49,12 +51,14 @@ class EngineState:
                 " VALUES (?, ?, ?, ?, ?)",
                 (manifest.round_id, digest, manifest.engine, time.time(), expires_at),
             )
-            db.execute("INSERT INTO engine_secrets VALUES (?, ?, ?)", (manifest.round_id, seat, state))
+            db.execute("INSERT INTO engine_secrets VALUES (?, ?, ?)", (manifest.round_id, client_round, state))
 
     def secrets(self, round_id: RoundId) -> tuple[bytes, bytes]:
-        """(seat, state); TaskFailure `round-over` once they are erased."""
+        """(client_round, state); TaskFailure `round-over` once they are erased."""
         with self._store.reading() as db:
-            row = db.execute("SELECT seat, state FROM engine_secrets WHERE round_id = ?", (round_id,)).fetchone()
+            row = db.execute(
+                "SELECT client_round, state FROM engine_secrets WHERE round_id = ?", (round_id,)
+            ).fetchone()
         if row is None:
             raise TaskFailure("round-over", "this round's secrets are erased")
         return bytes(row[0]), bytes(row[1])

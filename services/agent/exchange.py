@@ -30,7 +30,7 @@ from shared.wire.manifest import RoundManifest
 if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only once there is a round
     from pydantic import JsonValue
 
-    from shared.secagg.engine import Engine, Payload, Pieces, Seat
+    from shared.secagg.engine import ClientRound, Engine, Payload, Pieces
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Exchange:
     def __init__(
         self,
         engine: Engine,
-        seat: Seat,
+        client_round: ClientRound,
         aggregator: Aggregator,
         stored: EngineState,
         sent: SentMessages,
@@ -56,7 +56,7 @@ class Exchange:
         fresh: bytes = b"",
     ) -> None:
         """`fresh`: the state at the beginning of an engine without further steps, which is stored nowhere."""
-        self.engine, self.seat, self._fresh = engine, seat, fresh
+        self.engine, self.client_round, self._fresh = engine, client_round, fresh
         self._aggregator, self._stored, self._sent, self._expires_at = aggregator, stored, sent, expires_at
         place = engine.steps.index(UPLOAD)
         self.before, self.after = engine.steps[:place], engine.steps[place + 1 :]
@@ -77,13 +77,13 @@ class Exchange:
 
     def upload(self, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
         """(state, body) of the upload; the caller stores both."""
-        return self.engine.client.upload(self.seat, self._state(), answer, payload)
+        return self.engine.client.upload(self.client_round, self._state(), answer, payload)
 
     def sign_body(self, state: bytes, body_digest: Digest) -> bytes | None:
         """Sign a body's digest, where the engine wants that; the caller stores the signature with the body."""
         if self.engine.signing is None:
             return None
-        return self.engine.signing.sign(self.seat, state, bytes.fromhex(body_digest))
+        return self.engine.signing.sign(self.client_round, state, bytes.fromhex(body_digest))
 
     async def follow_up(self, body_digest: Digest, phase: Callable[[str], None]) -> None:
         """The steps after the upload; the round is over for this site when it returns, and its secrets are gone.
@@ -93,14 +93,14 @@ class Exchange:
         """
         if not self.after:
             return
-        self.seat = replace(self.seat, body=bytes.fromhex(body_digest))
+        self.client_round = replace(self.client_round, body=bytes.fromhex(body_digest))
         try:
             await self._follow(phase)
         except TaskFailure as failure:
             if failure.code not in LEFT_BEHIND or not any(self._said(step) for step in self.after):
                 raise
             log.info("round.went_on", reason=str(failure))
-        await asyncio.to_thread(self._stored.end, self.seat.manifest.round_id, DONE)
+        await asyncio.to_thread(self._stored.end, self.client_round.manifest.round_id, DONE)
 
     async def _follow(self, phase: Callable[[str], None]) -> None:
         answer: bytes | None = None
@@ -115,7 +115,7 @@ class Exchange:
 
     async def _say(self, step: str, answer: bytes | None) -> bytes | None:
         """Speak once, durably, and send the bytes; the answer, where the step ended soon."""
-        manifest = self.seat.manifest
+        manifest = self.client_round.manifest
         message = self._said(step)
         again = message is not None
         if message is None:
@@ -138,12 +138,12 @@ class Exchange:
     def _speak(self, step: str, answer: bytes | None) -> bytes:
         """In a thread."""
         try:
-            state, message = self.engine.client.speak(self.seat, self._state(), step, answer)
+            state, message = self.engine.client.speak(self.client_round, self._state(), step, answer)
         except Refusal as refusal:
             raise TaskFailure(refusal.slug(), f"{step}: {refusal.detail}") from refusal
         except ValueError as error:  # a cohort without a safe topology, a share that is none
             raise TaskFailure("engine-error", f"{step}: {error}") from error
-        self._stored.speak(self.seat.manifest, step, state, message, opens=self._opens(step))
+        self._stored.speak(self.client_round.manifest, step, state, message, opens=self._opens(step))
         point("agent.message.kept")
         return message
 
@@ -152,7 +152,7 @@ class Exchange:
         return bool(self.after) and step == self.after[-1]
 
     async def _answer(self, step: str) -> bytes:
-        round_id = self.seat.manifest.round_id
+        round_id = self.client_round.manifest.round_id
         while time.time() < self._expires_at:
             asked_at = time.monotonic()
             try:
@@ -167,10 +167,10 @@ class Exchange:
     def _state(self) -> bytes:
         if not self.has_steps:
             return self._fresh
-        return self._stored.secrets(self.seat.manifest.round_id)[1]
+        return self._stored.secrets(self.client_round.manifest.round_id)[1]
 
     def _said(self, step: str) -> bytes | None:
-        return self._stored.message(self.seat.manifest.round_id, step)
+        return self._stored.message(self.client_round.manifest.round_id, step)
 
 
 class Exchanges:
@@ -207,17 +207,17 @@ class Exchanges:
         expires_at = time.time() + manifest.deadline_s + GRACE_S
         exchange = self._exchange(engine, place, expires_at)
 
-        state = await self._begun(engine, exchange.seat)
+        state = await self._begun(engine, exchange.client_round)
         await asyncio.to_thread(self._stored.begin, manifest, digest, place.pack(), state, expires_at=expires_at)
         return exchange
 
-    async def _begun(self, engine: Engine, seat: Seat) -> bytes:
+    async def _begun(self, engine: Engine, client_round: ClientRound) -> bytes:
         """The engine's state once it has checked the public material; TaskFailure where that cannot be used."""
         from shared.secagg.engine import PublicUnsigned
 
         verifier = BlockingSignatures(self._signatures, asyncio.get_running_loop())
         try:
-            return await asyncio.to_thread(engine.client.begin, seat, verifier)
+            return await asyncio.to_thread(engine.client.begin, client_round, verifier)
         except PublicUnsigned as refusal:
             raise TaskFailure("engine-key", refusal.detail) from refusal
         except Refusal as refusal:
@@ -239,21 +239,23 @@ class Exchanges:
 
     async def _upload_only(self, engine: Engine, place: Start) -> Exchange:
         """One message and no state; some engines have it signed."""
-        from shared.secagg.engine import Seat
+        from shared.secagg.engine import ClientRound
 
         identity = self._identity()
-        seat = Seat(place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid)
-        fresh = await self._begun(engine, seat)
-        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, float("inf"), fresh)
+        client_round = ClientRound(
+            place.manifest, place.site_id, place.public, sign=identity.private_key.sign, keyid=identity.keyid
+        )
+        fresh = await self._begun(engine, client_round)
+        return Exchange(engine, client_round, self._aggregator, self._stored, self._sent, float("inf"), fresh)
 
     def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
-        from shared.secagg.engine import Seat
+        from shared.secagg.engine import ClientRound
 
         floors = self._policy().engine_floors.floors(engine.name)
-        seat = Seat(place.manifest, place.site_id, place.public, floors=floors)
+        client_round = ClientRound(place.manifest, place.site_id, place.public, floors=floors)
         if place.own_key:
-            seat = replace(seat, sign=self._signer(place.own_key), witness=place.witness)
-        return Exchange(engine, seat, self._aggregator, self._stored, self._sent, expires_at)
+            client_round = replace(client_round, sign=self._signer(place.own_key), witness=place.witness)
+        return Exchange(engine, client_round, self._aggregator, self._stored, self._sent, expires_at)
 
     def _signer(self, own_key: bytes) -> Callable[[bytes], bytes]:
         """Signs as the party that began the round; others know it by that key."""

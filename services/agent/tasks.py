@@ -258,11 +258,11 @@ class Tasks:
         from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
         from services.agent.updates import write_body
 
-        manifest = exchange.seat.manifest
+        manifest = exchange.client_round.manifest
         samples = Samples(self._state.store)
         written = write_body(exchange, answer, outcome, model, self._state.outbox, samples)
         memory: dict[str, object] = {
-            "witness": exchange.seat.witness,
+            "witness": exchange.client_round.witness,
             "lease_token": lease.lease_token,
             "heartbeat_s": lease.heartbeat_s,
             "deadline_s": manifest.deadline_s,

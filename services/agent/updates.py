@@ -50,7 +50,7 @@ def write_body(
     """
     try:
         committed = _committed(exchange, outcome, samples)
-        with _payload(exchange.seat.manifest, outcome, model, committed) as payload:
+        with _payload(exchange.client_round.manifest, outcome, model, committed) as payload:
             state, pieces = exchange.upload(answer, payload)
             body = _write(pieces, outbox)
         return Written(body, state, exchange.sign_body(state, body[0]))
@@ -59,12 +59,12 @@ def write_body(
 
 
 def _committed(exchange: Exchange, outcome: Outcome, samples: Samples) -> bytes | None:
-    seat = exchange.seat
-    if seat.manifest.kind is not RoundKind.TRAIN:
+    client_round = exchange.client_round
+    if client_round.manifest.kind is not RoundKind.TRAIN:
         return None
     if outcome.examples < 1:
         raise TaskFailure("no-examples", "the recipe found no examples to train on")
-    return samples.message(seat.manifest, seat.site_id, outcome.examples)
+    return samples.message(client_round.manifest, client_round.site_id, outcome.examples)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Asks, Closed, Desk, Fault, Replies, RoundSpoiled
+from shared.secagg.engine import UPLOAD, Asks, Closed, Fault, Replies, RoundSpoiled, ServerRound
 from shared.secagg.engines import engine_facts, engine_named
 from shared.telemetry.metrics import SECAGG_FAILURES
 
@@ -60,8 +60,8 @@ class Closing:
         table = await self._database.read("step.table", lambda tx: self._read(tx, stored))
         _check_members(stored, table)
         digests = {site: Digest(said[:32].hex()) for site, said in table.said.items()} if step == UPLOAD else {}
-        desk = Desk(manifest, secret, table.keys, body=opener(self._blobs, digests))
-        closed = await self._ended(desk, step, table.said, None)
+        server_round = ServerRound(manifest, secret, table.keys, body=opener(self._blobs, digests))
+        closed = await self._ended(server_round, step, table.said, None)
         if closed.asks:
             if table.frozen is None:
                 await self._freeze(stored, fence, table)
@@ -69,7 +69,7 @@ class Closing:
         while closed.asks:
             replies = await self._ask(stored, closed.asks)
             point("aggregator.step.witnessed")
-            closed = await self._ended(replace(desk, secret=closed.secret), step, table.said, replies)
+            closed = await self._ended(replace(server_round, secret=closed.secret), step, table.said, replies)
         await self._commit(stored, fence, table, closed)
         point("aggregator.step.closed")
         log.info("step.closed", step=step, sites=len(table.said), answers=len(closed.answers))
@@ -97,10 +97,12 @@ class Closing:
             raise RoundLost(f"step {step} was closed by another worker")
         return self._sealer.open(sealed, "step_messages", place(round_id, step, site_id), "body")
 
-    async def _ended(self, desk: Desk, step: str, said: Mapping[SiteId, bytes], replies: Replies | None) -> Closed:
-        engine = engine_named(desk.manifest.engine)
+    async def _ended(
+        self, server_round: ServerRound, step: str, said: Mapping[SiteId, bytes], replies: Replies | None
+    ) -> Closed:
+        engine = engine_named(server_round.manifest.engine)
         try:
-            return await asyncio.to_thread(engine.server.close, desk, step, said, replies)
+            return await asyncio.to_thread(engine.server.close, server_round, step, said, replies)
         except Refusal as refusal:  # a pure function of what is stored: asking again gives the same
             SECAGG_FAILURES.labels(step).inc()
             faults = refusal.faults if isinstance(refusal, RoundSpoiled) else ()

@@ -17,10 +17,10 @@ from services.aggregator.domain import BodyLost
 from shared.errors import Refusal
 from shared.ids import Digest
 from shared.learning.tensors import Model, load
-from shared.secagg.engine import Desk, Engine, UpdateRefused, check_header
+from shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
 from shared.secagg.engines import engine_named
 from shared.secagg.fold import FileSource, RunningSum, read_body_header
-from shared.secagg.quantise import LIMBS, TAIL_LENGTH, OutOfRange, Ring, signed, unpack
+from shared.secagg.quantise import LIMBS, TAIL_LENGTH, ModVector, OutOfRange, signed, unpack
 from shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader
 
@@ -44,9 +44,9 @@ class Folding:
         return engine_named(self.manifest.engine)
 
     @property
-    def desk(self) -> Desk:
+    def server_round(self) -> ServerRound:
         """The engine's place in this round."""
-        return Desk(self.manifest, self.secret, shares=self.shares, length=self.length)
+        return ServerRound(self.manifest, self.secret, shares=self.shares, length=self.length)
 
     def missing(self, contributions: Sequence[Contribution]) -> list[Contribution]:
         """Contributions that stand and are not in the sum yet, in the order of their arrival."""
@@ -70,7 +70,7 @@ class Folding:
         else:
             self._sum(header, path, offset)
 
-    def take_in(self, ids: Collection[int], partial: Ring) -> None:
+    def take_in(self, ids: Collection[int], partial: ModVector) -> None:
         """Add the sum of these contributions, which another worker has folded; ValueError when one is in it already.
 
         Integers are added, so it does not matter who has folded what.
@@ -82,12 +82,12 @@ class Folding:
         self.total = total
         self.folded.update(ids)
 
-    def opened(self) -> Ring:
+    def opened(self) -> ModVector:
         """The plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
         if self.total is None:
             raise ValueError("nothing was folded")
         total = self.total.total.copy() if self._hidden else self.total.total
-        return self.engine.server.reveal(self.desk, total)
+        return self.engine.server.unmask_sum(self.server_round, total)
 
     @property
     def _hidden(self) -> bool:
@@ -110,7 +110,7 @@ class Folding:
 
     def _blocks(self, header: UpdateHeader, path: Path, offset: int) -> Iterator[memoryview]:
         with FileSource(path, offset) as source:
-            yield from self.engine.server.unveil(self.desk, header, source)
+            yield from self.engine.server.open_payload(self.server_round, header, source)
 
     def _take_model(self, contribution: Contribution, blocks: Iterator[memoryview]) -> None:
         file = bytearray()

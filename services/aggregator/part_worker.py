@@ -23,33 +23,33 @@ from shared.errors import Refusal, Unavailable
 from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import Digest
-from shared.queues import Bell
-from shared.secagg.quantise import Ring
+from shared.queues import Notifier
+from shared.secagg.quantise import ModVector
 from shared.telemetry import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class PartWorker:
-    """Looks for parts when the bell rings for them, and every `look_every_s` in case a ring was lost."""
+    """Looks for parts when the notifier rings for them, and every `look_every_s` in case a ring was lost."""
 
     def __init__(
         self,
         database: Database,
         blobs: BlobStore,
         sealer: Sealer,
-        bell: Bell,
+        notifier: Notifier,
         *,
         worker_id: str,
         lease_s: float,
         look_every_s: float,
     ) -> None:
-        self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
+        self._database, self._blobs, self._sealer, self._notifier = database, blobs, sealer, notifier
         self._worker_id, self._lease, self._look_every_s = worker_id, timedelta(seconds=lease_s), look_every_s
 
     async def run(self) -> None:
         """Fold parts until cancelled."""
-        with self._bell.listen(PARTS) as ring:
+        with self._notifier.listen(PARTS) as subscription:
             while True:
                 try:
                     while await self.fold_next():
@@ -58,7 +58,7 @@ class PartWorker:
                     log.warning("parts.wait", reason=error.detail)
                 except Exception:
                     log.exception("part.stumbled")
-                await ring.wait(self._look_every_s)
+                await subscription.wait(self._look_every_s)
 
     async def fold_next(self) -> bool:
         """Fold one part and hand it in; False when there is none."""
@@ -130,7 +130,7 @@ class PartWorker:
             await self._blobs.delete(digest)
         return taken
 
-    async def _store(self, total: Ring, key: bytes, claim: str) -> Digest:
+    async def _store(self, total: ModVector, key: bytes, claim: str) -> Digest:
         size = sealed_size(total)
         return (await self._blobs.put_stream(seal(total, key, claim), limit=size, expect_size=size)).digest
 

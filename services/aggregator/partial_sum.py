@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.errors import Refusal
 from shared.secagg.fold import BLOCK
-from shared.secagg.quantise import DTYPES, Ring
+from shared.secagg.quantise import DTYPES, ModVector
 
 _TAG: Final = 16
 _NONCE: Final = 12
@@ -34,12 +34,12 @@ def new_key() -> bytes:
     return AESGCM.generate_key(_KEY_BITS)
 
 
-def sealed_size(total: Ring) -> int:
+def sealed_size(total: ModVector) -> int:
     """Bytes of the blob."""
     return total.nbytes + -(-total.nbytes // BLOCK) * _TAG
 
 
-async def seal(total: Ring, key: bytes, claim: str) -> AsyncIterator[bytes]:
+async def seal(total: ModVector, key: bytes, claim: str) -> AsyncIterator[bytes]:
     """The blob, block by block; `key` was never used before."""
     words = np.ascontiguousarray(total, total.dtype.newbyteorder("<"))
     plain, cipher = words.view(np.uint8).data, AESGCM(key)
@@ -48,7 +48,7 @@ async def seal(total: Ring, key: bytes, claim: str) -> AsyncIterator[bytes]:
         yield await asyncio.to_thread(cipher.encrypt, _nonce(number), block, claim.encode())
 
 
-def unseal(path: Path, key: bytes, claim: str, modulus_bits: int, length: int) -> Ring:
+def unseal(path: Path, key: bytes, claim: str, modulus_bits: int, length: int) -> ModVector:
     """The sum, uint[length]; raises PartialSumBroken. Blocking."""
     words = np.empty(length, np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
     plain, cipher = words.view(np.uint8).data, AESGCM(key)

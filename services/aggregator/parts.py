@@ -26,7 +26,7 @@ from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.sealing import SealBrokenError, Sealer
 from shared.ids import RoundId
-from shared.queues import Ring
+from shared.queues import Subscription
 from shared.telemetry.metrics import PARTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -93,12 +93,14 @@ class RoundParts:
             return False
         return len(waiting) * stored.length * encoding.modulus_bits // 8 >= self._min_bytes
 
-    async def share(self, stored: Stored, holder: Holder, waiting: Sequence[Contribution], ring: Ring) -> None:
+    async def share(
+        self, stored: Stored, holder: Holder, waiting: Sequence[Contribution], subscription: Subscription
+    ) -> None:
         """Fold `waiting` together with whoever has time. What could not be folded stays missing."""
         shared = await self.offer(stored, holder, waiting)
         while await self.gather(shared):
             if not shared.done:
-                await ring.wait(min(shared.patience_s, self._look_every_s))
+                await subscription.wait(min(shared.patience_s, self._look_every_s))
             await holder.renew()
         log.info("round.shared", updates=len(waiting), by_others=shared.by_others)
 

@@ -30,7 +30,7 @@ from shared.learning.strategies import StrategyUnknown, load_state, save_state, 
 from shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, load, save, unflatten
 from shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from shared.secagg.payload import opened_sums, opened_train
-from shared.secagg.quantise import OutOfRange, Ring, pack
+from shared.secagg.quantise import ModVector, OutOfRange, pack
 from shared.telemetry.metrics import DAMAGED_BLOBS
 from shared.wire.canonical import digest_document
 from shared.wire.manifest import RoundKind, RoundManifest, version_statement
@@ -295,7 +295,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     return Outcome(result, content, kept, schema.length, loss, evidence)
 
 
-def sum_digest(total: Ring, manifest: RoundManifest) -> Digest:
+def sum_digest(total: ModVector, manifest: RoundManifest) -> Digest:
     """SHA-256 of the opened sum: its words packed as in an update."""
     return digest_of(memoryview(pack(total, manifest.encoding.modulus_bits if manifest.encoding else MODEL_BITS)))
 

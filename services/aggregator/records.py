@@ -36,7 +36,7 @@ _UNKNOWN: Final = Digest("0" * 64)
 
 def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
     """The facts of a record that only the worker which opened the sum knows."""
-    found = folding.engine.server.evidence(folding.desk)
+    found = folding.engine.server.evidence(folding.server_round)
     return {
         "roster": None if found.roster is None else found.roster.hex(),
         "sharers": None if found.sharers is None else found.sharers.hex(),
@@ -107,7 +107,7 @@ async def _samples(rows: SampleRows, manifest: RoundManifest, sites: Iterable[Si
 
 
 class Records:
-    """Hands records to keys."""
+    """RoundMaintenance records to keys."""
 
     def __init__(self, database: Database, keys: Keys) -> None:
         self._database, self._keys = database, keys

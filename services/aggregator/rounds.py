@@ -40,7 +40,7 @@ from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
 from shared.learning.metrics import layout_length
-from shared.secagg.engine import UPLOAD, Desk, Fault, Opened
+from shared.secagg.engine import UPLOAD, Fault, Opened, ServerRound
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import sums_length
 from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
@@ -116,7 +116,7 @@ class Rounds:
         try:
             replies = await self._parties.ask("begin", signed, opened.asks)
             point("aggregator.helper.begun")
-            return server.begun(Desk(manifest, opened.secret), opened, replies)
+            return server.begun(ServerRound(manifest, opened.secret), opened, replies)
         except AskRefused as refusal:
             raise HelperRefused(refusal.detail) from refusal
 

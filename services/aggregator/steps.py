@@ -17,7 +17,7 @@ from shared.identity.authority import public_bytes
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import RoundId, SiteId, digest_of
-from shared.queues import Bell, Ring
+from shared.queues import Notifier, Subscription
 from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 
@@ -25,10 +25,10 @@ MAX_MESSAGE = 16 << 20
 
 
 class Steps:
-    """Use cases about single steps. `bell` rings for a round when one of its steps closes."""
+    """Use cases about single steps. `notifier` rings for a round when one of its steps closes."""
 
-    def __init__(self, database: Database, sealer: Sealer, bell: Bell) -> None:
-        self._database, self._sealer, self._bell = database, sealer, bell
+    def __init__(self, database: Database, sealer: Sealer, notifier: Notifier) -> None:
+        self._database, self._sealer, self._notifier = database, sealer, notifier
         self._messages: Gathering[Message, bool] = Gathering(self._take_all)
         self._questions: Gathering[Question, bytes | None] = Gathering(self._look_all)
 
@@ -48,14 +48,14 @@ class Steps:
         StepClosed, SiteFellOut, RoundClosed; the last two also where the message was taken and the round went on
         without this site.
         """
-        with self._bell.listen(round_id) as ring:
+        with self._notifier.listen(round_id) as subscription:
             async with message as body:
                 fresh = await self._take(round_id, site, step, body)
                 del body
             if wait_s <= 0:
                 return None
             asking = partial(self._look, round_id, site, step)
-            return await _patiently(ring, asking, wait_s, stopping, look_first=not fresh)
+            return await _patiently(subscription, asking, wait_s, stopping, look_first=not fresh)
 
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
         """Whether the message is new."""
@@ -75,8 +75,8 @@ class Steps:
 
         Raises RoundUnknown, NotInCohort, StepUnknown, SiteFellOut, RoundClosed.
         """
-        with self._bell.listen(round_id) as ring:
-            return await _patiently(ring, partial(self._look, round_id, site, step), wait_s, stopping)
+        with self._notifier.listen(round_id) as subscription:
+            return await _patiently(subscription, partial(self._look, round_id, site, step), wait_s, stopping)
 
     async def _look(self, round_id: RoundId, site: Party, step: str) -> bytes | None:
         return await self._questions.ask(Question(round_id, step, site))
@@ -123,7 +123,7 @@ def place(round_id: RoundId, step: str, site_id: SiteId) -> str:
 
 
 async def _patiently(
-    ring: Ring,
+    subscription: Subscription,
     look: Callable[[], Awaitable[bytes | None]],
     wait_s: float,
     stopping: asyncio.Event | None,
@@ -134,6 +134,6 @@ async def _patiently(
     until = monotonic() + wait_s
     found = await look() if look_first else None
     while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:
-        await ring.wait(left_s)
+        await subscription.wait(left_s)
         found = await look()
     return found

@@ -37,7 +37,7 @@ from shared.identity.enrol import IdentityKeeper
 from shared.identity.sealing import Sealer
 from shared.identity.verify import Party
 from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, BodySigning, Desk, ReportRepeated, check_header
+from shared.secagg.engine import UPLOAD, BodySigning, ReportRepeated, ServerRound, check_header
 from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import counted
 from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES, UPLOAD_SECONDS
@@ -210,7 +210,7 @@ class Updates:
         if stored.engine_secret is None:
             raise RoundClosed("the round is over")
         secret = self._sealer.open(stored.engine_secret, "rounds", stored.round.id, "engine_secret")
-        signing.check(Desk(manifest, secret), site_id, bytes.fromhex(digest), signature)
+        signing.check(ServerRound(manifest, secret), site_id, bytes.fromhex(digest), signature)
 
     async def _count(self, tx: Transaction, seen: Stored, new: "_New") -> Receipt | Repeat:
         header, values, fresh = new.header, new.values, new.samples

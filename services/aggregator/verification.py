@@ -26,7 +26,7 @@ from shared.faults import point
 from shared.identity.authority import CertificateUntrusted, Subject
 from shared.identity.directory import CertificateDirectory
 from shared.identity.verify import RevocationFeed
-from shared.secagg.engine import Desk, check_header
+from shared.secagg.engine import ServerRound, check_header
 from shared.secagg.fold import FileSource, read_body_header
 from shared.secagg.twoserver.leader import Pending, accept, examine
 from shared.secagg.twoserver.messages import MAX_BATCH, Verdict
@@ -141,7 +141,9 @@ def _opened(folding: Folding, contribution: Contribution, path: Path) -> Pending
         header, offset = read_body_header(path)
         check_header(header, folding.manifest, contribution.site_id, length=folding.length)
         with FileSource(path, offset) as source:
-            return examine(Desk(folding.manifest, folding.secret), header, source, bytes.fromhex(contribution.digest))
+            return examine(
+                ServerRound(folding.manifest, folding.secret), header, source, bytes.fromhex(contribution.digest)
+            )
 
 
 def _parts(contributions: Sequence[Contribution], length: int | None) -> Iterator[Sequence[Contribution]]:

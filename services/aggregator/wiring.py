@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from services.aggregator.api import router
 from services.aggregator.closing import Closing
-from services.aggregator.foreman import Foreman
+from services.aggregator.driver import RoundDriver
 from services.aggregator.helper import Helper
 from services.aggregator.keys import Keys
 from services.aggregator.part_rows import PARTS_TOPIC
@@ -29,12 +29,12 @@ from services.aggregator.steps import Steps
 from services.aggregator.tables import common
 from services.aggregator.updates import Updates
 from services.aggregator.verification import Verification
-from services.aggregator.worker import Hands, new_worker_id, work
+from services.aggregator.worker import RoundMaintenance, new_worker_id, work
 from shared.blobs import BlobStore
 from shared.clock import Clock
 from shared.database import Database
 from shared.identity.sealing import Sealer
-from shared.queues import Bell, OutboxTail, Relay, Streams, background
+from shared.queues import Notifier, OutboxTail, Relay, Streams, background
 from shared.secagg.engines import preload
 from shared.secagg.facts import WITNESS
 from shared.web.access import IntrospectionClient, TokenDirectory
@@ -65,7 +65,7 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
     return Database(settings.database, common, clock=clock)
 
 
-def assemble(settings: AggregatorSettings, database: Database, stand: Standing, bell: Bell) -> Components:
+def assemble(settings: AggregatorSettings, database: Database, stand: Standing, notifier: Notifier) -> Components:
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
     helper = Helper(stand.http, stand.signing(HELPER), settings.helper_url, stand.directory)
@@ -80,19 +80,21 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing, 
         parties=parties,
         rounds=Rounds(database, blobs, stand.identity, sealer, parties, finish=timedelta(seconds=settings.finish_s)),
         updates=Updates(database, blobs, stand.identity, sealer, max_update_bytes=settings.max_update_bytes),
-        steps=Steps(database, sealer, bell),
+        steps=Steps(database, sealer, notifier),
     )
 
 
-class Staff(NamedTuple):
+class WorkerComponents(NamedTuple):
     """Who works in a worker."""
 
-    hands: Hands
-    foreman: Foreman
+    maintenance: RoundMaintenance
+    driver: RoundDriver
     part_worker: PartWorker
 
 
-def employ(settings: AggregatorSettings, components: Components, stand: Standing, bell: Bell) -> Staff:
+def build_worker(
+    settings: AggregatorSettings, components: Components, stand: Standing, notifier: Notifier
+) -> WorkerComponents:
     """The worker's components."""
     registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, components.blobs)
     publication = Publication(components.database, components.blobs, registry, stand.identity, components.rounds)
@@ -106,13 +108,13 @@ def employ(settings: AggregatorSettings, components: Components, stand: Standing
         min_updates=settings.share_updates,
         min_bytes=settings.share_bytes,
     )
-    foreman = Foreman(
+    driver = RoundDriver(
         components.database,
         components.blobs,
         components.rounds,
         publication,
         components.sealer,
-        bell,
+        notifier,
         Closing(
             components.database,
             components.blobs,
@@ -131,13 +133,15 @@ def employ(settings: AggregatorSettings, components: Components, stand: Standing
         components.database,
         components.blobs,
         components.sealer,
-        bell,
+        notifier,
         worker_id=worker_id,
         lease_s=settings.worker_lease_s,
         look_every_s=settings.sweep_s,
     )
-    return Staff(
-        Hands(components.database, components.blobs, components.rounds, foreman, records, shared), foreman, part_worker
+    return WorkerComponents(
+        RoundMaintenance(components.database, components.blobs, components.rounds, driver, records, shared),
+        driver,
+        part_worker,
     )
 
 
@@ -174,12 +178,12 @@ def _lifespan(
         async with standing(settings, "aggregator", database) as stand, traced_client(settings) as coordinator:
             coordinator.auth = stand.signing("coordinator")
             tokens = IntrospectionClient(coordinator, settings.coordinator_url)
-            bell = Bell(streams, [STEPS_TOPIC])
-            install(app, assemble(settings, database, stand, bell), stand, tokens)
+            notifier = Notifier(streams, [STEPS_TOPIC])
+            install(app, assemble(settings, database, stand, notifier), stand, tokens)
             loops = (
-                Relay(database, streams, bell=bell).run(),
-                OutboxTail(database, streams, bell=bell).run(),
-                bell.run(),
+                Relay(database, streams, notifier=notifier).run(),
+                OutboxTail(database, streams, notifier=notifier).run(),
+                notifier.run(),
             )
             async with preloading(), background(*loops):
                 yield
@@ -202,13 +206,13 @@ async def preloading() -> AsyncIterator[None]:
 async def run_worker(settings: AggregatorSettings) -> None:
     """The worker's whole life."""
     database, streams = open_database(settings), Streams(settings.redis)
-    bell = Bell(streams, [WORK_TOPIC, PARTS_TOPIC])
+    notifier = Notifier(streams, [WORK_TOPIC, PARTS_TOPIC])
     try:
         async with preloading(), standing(settings, "aggregator", database) as stand:
-            staff = employ(settings, assemble(settings, database, stand, bell), stand, bell)
+            parts = build_worker(settings, assemble(settings, database, stand, notifier), stand, notifier)
             keep = timedelta(seconds=settings.keep_blobs_s)
             prune = {"nonces": stand.nonces.prune}
-            await work(database, streams, *staff, bell, prune=prune, sweep_s=settings.sweep_s, keep=keep)
+            await work(database, streams, *parts, notifier, prune=prune, sweep_s=settings.sweep_s, keep=keep)
     finally:
         await streams.close()
         await database.close()

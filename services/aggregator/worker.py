@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.foreman import Foreman
+from services.aggregator.driver import RoundDriver
 from services.aggregator.part_worker import PartWorker
 from services.aggregator.parts import RoundParts
 from services.aggregator.records import Records
@@ -17,7 +17,7 @@ from shared.blobs import BlobStore
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.ids import Digest, RoundId
-from shared.queues import Bell, Consumer, Event, OutboxTail, Relay, Streams, Sweeper, run_all
+from shared.queues import Consumer, Event, Notifier, OutboxTail, Relay, Streams, Sweeper, run_all
 from shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ def new_worker_id() -> str:
     return f"worker-{secrets.token_hex(8)}"
 
 
-class Hands:
+class RoundMaintenance:
     """What the worker does on an event, and at every sweep."""
 
     def __init__(
@@ -40,11 +40,11 @@ class Hands:
         database: Database,
         blobs: BlobStore,
         rounds: Rounds,
-        foreman: Foreman,
+        driver: RoundDriver,
         records: Records,
         parts: RoundParts,
     ) -> None:
-        self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, foreman
+        self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, driver
         self.records, self.parts = records, parts
         self._tidy_at = monotonic()  # at the start too: a worker that is killed often must not put it off
 
@@ -124,10 +124,10 @@ class Hands:
 async def work(
     database: Database,
     streams: Streams,
-    hands: Hands,
-    foreman: Foreman,
+    maintenance: RoundMaintenance,
+    driver: RoundDriver,
     part_worker: PartWorker,
-    bell: Bell,
+    notifier: Notifier,
     *,
     prune: Mapping[str, Callable[[], Awaitable[int]]],
     sweep_s: float,
@@ -135,28 +135,28 @@ async def work(
 ) -> None:
     """Run until told to stop; rounds in hand are let go of at the end."""
     jobs = {
-        "rounds_overdue": hands.enforce,
-        "rounds_unattended": hands.attend,
-        "rounds_unscrubbed": hands.scrub,
-        "records_waiting": hands.records.sweep,
-        "ages": hands.measure,
+        "rounds_overdue": maintenance.enforce,
+        "rounds_unattended": maintenance.attend,
+        "rounds_unscrubbed": maintenance.scrub,
+        "records_waiting": maintenance.records.sweep,
+        "ages": maintenance.measure,
     }
     chores = {
         **prune,
-        "blobs_unused": lambda: hands.tidy(keep),
-        "receipts": hands.audit,
-        "parts_stale": hands.parts.collect,
+        "blobs_unused": lambda: maintenance.tidy(keep),
+        "receipts": maintenance.audit,
+        "parts_stale": maintenance.parts.collect,
     }
-    consumer = Consumer(streams, WORK_TOPIC, GROUP, hands.hear)
+    consumer = Consumer(streams, WORK_TOPIC, GROUP, maintenance.hear)
     try:
         await run_all(
-            Relay(database, streams, bell=bell).run(),
-            OutboxTail(database, streams, bell=bell, consumers=[consumer]).run(),
-            bell.run(),
+            Relay(database, streams, notifier=notifier).run(),
+            OutboxTail(database, streams, notifier=notifier, consumers=[consumer]).run(),
+            notifier.run(),
             consumer.run(),
             part_worker.run(),
             Sweeper(sweep_s, jobs).run(),
             Sweeper(_PRUNE_EVERY_S, chores, housekeeping=True).run(),
         )
     finally:
-        await foreman.stop()
+        await driver.stop()

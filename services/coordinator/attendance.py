@@ -19,7 +19,7 @@ from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.ids import SiteId
-from shared.queues import Bell
+from shared.queues import Notifier
 from shared.telemetry.metrics import HEARTBEAT_AGE_SECONDS
 
 PERIOD_S: Final = 3.0
@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 class Attendance:
     """Keeps the book of who was heard when; who was not for a lease counts as away."""
 
-    def __init__(self, database: Database, bell: Bell, lease_s: float) -> None:
-        self._database, self._bell = database, bell
+    def __init__(self, database: Database, notifier: Notifier, lease_s: float) -> None:
+        self._database, self._notifier = database, notifier
         self._period_s = min(PERIOD_S, lease_s / _OF_A_LEASE)
         self._again_s = min(_WRITE_AGAIN_AFTER_S, 2 * lease_s / _OF_A_LEASE)
         self._present: Counter[SiteId] = Counter()
@@ -93,7 +93,7 @@ class Attendance:
         """Wake everybody who waits here once the process is asked to end."""
         await stopping.wait()
         for site in list(self._present):
-            self._bell.ring_local(site)
+            self._notifier.notify_local(site)
 
     async def flush(self) -> None:
         """Write down who was heard, and that somebody was there to hear."""
@@ -126,4 +126,4 @@ class Attendance:
             return list(await TaskRepository(tx).waiting_sites(waiting))
 
         for site in await self._database.read("tasks.waiting_sites", work):
-            self._bell.ring_local(site)
+            self._notifier.notify_local(site)

@@ -66,7 +66,7 @@ class Conductor:
         elif event.type == "round.cancelled":
             await self.tell_cancelled(round_id)
         elif event.type == "round.lost":
-            await self.tell_lost(await self._rounds.read(round_id))
+            await self.report_dropouts(await self._rounds.read(round_id))
         elif event.type == "round.planned":
             if round_id not in self._driving and (await self._rounds.read(round_id)).round.phase is Phase.PLANNED:
                 await self.drive(round_id)
@@ -184,14 +184,14 @@ class Conductor:
             await self._rounds.ask_again(round_.id, lost)
             record, now = await self._rounds.look(round_.id)
             round_ = record.round
-        await self.tell_lost(record)
+        await self.report_dropouts(record)
         if round_.late(now) or round_.exhausted or round_.closing:
             await self._rounds.begin_closing(round_.id)
             await self._close(round_.id)
         await self._rounds.postpone(round_.id)
         return None
 
-    async def tell_lost(self, record: RoundRecord) -> None:
+    async def report_dropouts(self, record: RoundRecord) -> None:
         """Tell the aggregator which sites it need not wait for, where its engine waits for sites at all."""
         round_id = record.round.id
         if record.round.phase is not Phase.COLLECTING or not tracks_steps(record):

@@ -25,7 +25,7 @@ from shared.database import Database, Gathering, Transaction
 from shared.errors import Forbidden, Refusal
 from shared.faults import point
 from shared.ids import RoundId, SiteId
-from shared.queues import Bell
+from shared.queues import Notifier
 from shared.telemetry.traces import current_trace
 
 _KEPT_ROUNDS: Final = 64
@@ -77,9 +77,9 @@ class Leases:
     """Gives out tasks."""
 
     def __init__(
-        self, database: Database, bell: Bell, attendance: Attendance, timing: Timing, stopping: asyncio.Event
+        self, database: Database, notifier: Notifier, attendance: Attendance, timing: Timing, stopping: asyncio.Event
     ) -> None:
-        self._database, self._bell, self._attendance, self._timing = database, bell, attendance, timing
+        self._database, self._notifier, self._attendance, self._timing = database, notifier, attendance, timing
         self._stopping = stopping
         self._peeks, self._takes = Gathering(self._peek), Gathering(self._take)
         self._documents: dict[RoundId, tuple[dict[str, Any], dict[str, Any], str | None]] = {}
@@ -88,11 +88,11 @@ class Leases:
         """The site's next task, waiting for one up to `wait_s`; its live lease again when it has one."""
         asker = Asker(site_id, federation_id, current_trace())
         until = monotonic() + wait_s * random.uniform(_SHORTEST_WAIT, 1.0)  # noqa: S311  (no secret)
-        with self._bell.listen(site_id) as ring, self._attendance.present(site_id):
+        with self._notifier.listen(site_id) as subscription, self._attendance.present(site_id):
             # First without any lock: most looks find nothing.
             lease = await self._lease_now(asker) if await self._peeks.ask(asker) else None
             while lease is None and not self._stopping.is_set() and (left_s := until - monotonic()) > 0:
-                if await ring.wait(left_s):
+                if await subscription.wait(left_s):
                     lease = await self._lease_now(asker)
         return lease
 

@@ -58,7 +58,7 @@ async def move_all(tx: Transaction, round_: Round, moves: Sequence[Move], event:
     if not round_.ended:
         await _count(tx, round_, moves)
     entries = [Entry(event or f"task.{each.after.state}", each.actor, _facts(each.after), each.trace) for each in moves]
-    await JobRepository(tx).record_all(round_.job_id, entries, ring=event is not None)
+    await JobRepository(tx).record_all(round_.job_id, entries, notify=event is not None)
 
 
 async def _count(tx: Transaction, round_: Round, moves: Sequence[Move]) -> None:

@@ -16,7 +16,7 @@ from services.coordinator.views.jobs import DeadTaskView, dead_task_view
 from shared.database import Database, Page, Transaction
 from shared.errors import no_such
 from shared.ids import TaskId
-from shared.queues import Bell
+from shared.queues import Notifier
 from shared.web.access import Principal, Role
 from shared.web.idempotency import Once
 
@@ -68,8 +68,8 @@ class Record:
 class Operations:
     """The use cases."""
 
-    def __init__(self, database: Database, bell: Bell) -> None:
-        self._database, self._bell = database, bell
+    def __init__(self, database: Database, notifier: Notifier) -> None:
+        self._database, self._notifier = database, notifier
 
     async def depth(self, person: Principal) -> Depth:
         """What waits, over all federations; for administrators of the platform and auditors of any federation."""
@@ -94,7 +94,7 @@ class Operations:
                 epoch=watch.epoch,
                 watched_at=watch.last,
                 database_bytes=0,
-                redis=self._bell.answering,
+                redis=self._notifier.answering,
             )
 
         depth, size = await asyncio.gather(self._database.read("operations.depth", work), self._database.size_bytes())

@@ -134,7 +134,7 @@ class Rounds:
             await TaskRepository(tx).add_all([_task(opened, site) for site in opened.cohort])
             jobs = JobRepository(tx)
             await jobs.record(round_.job_id, "round.keyed", ACTOR, _facts(opened))
-            await jobs.record(round_.job_id, "round.collecting", ACTOR, _facts(opened), ring=False)
+            await jobs.record(round_.job_id, "round.collecting", ACTOR, _facts(opened), notify=False)
             for site in opened.cohort:
                 await tx.emit(TASKS_TOPIC, "task.opened", site)
             waited_s = (now - (round_.created_at or now)).total_seconds()

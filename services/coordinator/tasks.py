@@ -169,7 +169,7 @@ class TaskSweeper:
             now = await tx.now()
             site = await SiteRepository(tx).get(before.site_id)
             seen = site.last_seen_at is not None and site.last_seen_at > now - self._timing.lease
-            after = taken_back(before, now, site_seen=seen)
+            after = reclaim(before, now, site_seen=seen)
             if after is before:
                 return 0
             if before.state is TaskState.LEASED:
@@ -180,7 +180,7 @@ class TaskSweeper:
         return work
 
 
-def taken_back(task: Task, now: datetime, *, site_seen: bool) -> Task:
+def reclaim(task: Task, now: datetime, *, site_seen: bool) -> Task:
     """The task after a look at its lease and its site: a lapsed lease, a deserted task, or no change."""
     if task.state is TaskState.LEASED and not task.live(now):
         return task.lapse(now, site_seen=site_seen)

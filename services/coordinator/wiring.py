@@ -8,7 +8,6 @@ from fastapi import FastAPI
 
 from services.coordinator.api.app import application
 from services.coordinator.auditing import Auditing
-from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.dashboard import Dashboard
 from services.coordinator.dashboard.source import CoordinatorSource
@@ -20,6 +19,7 @@ from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper
+from services.coordinator.use_cases import UseCases, build_use_cases
 from services.coordinator.worker import work
 from shared.clock import utc_now
 from shared.database import Database
@@ -27,7 +27,7 @@ from shared.errors import Unavailable
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
 from shared.identity.sealing import Sealer
-from shared.queues import Bell, OutboxTail, Relay, Streams, Sweeper, background
+from shared.queues import Notifier, OutboxTail, Relay, Streams, Sweeper, background
 from shared.web.standing import Standing, standing
 
 SERVICE = "coordinator"
@@ -64,23 +64,23 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         identity = _LateIdentity()
-        bell = Bell(streams, ["coordinator.tasks", "coordinator.events"])
+        notifier = Notifier(streams, ["coordinator.tasks", "coordinator.events"])
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             stack.push_async_callback(streams.close)
             registry = Registry(await stack.enter_async_context(_party(settings, "registry", identity)))
             sealer = Sealer.ensure(settings.seal_key)
-            cases = make_cases(database, bell, sealer, registry, _timing(settings), app.state.stopping)
-            app.state.cases, app.state.tokens = cases, cases.accounts
+            use_cases = build_use_cases(database, notifier, sealer, registry, _timing(settings), app.state.stopping)
+            app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
             app.state.auditing = Auditing(keys, registry, identity)
-            app.state.dashboard = _dashboard(settings, cases, sealer, app.state.auditing)
+            app.state.dashboard = _dashboard(settings, use_cases, sealer, app.state.auditing)
             loops = (
-                bell.run(),
-                Relay(database, streams, bell=bell).run(),
-                OutboxTail(database, streams, bell=bell).run(),
-                cases.attendance.run(),
-                cases.attendance.release(app.state.stopping),
+                notifier.run(),
+                Relay(database, streams, notifier=notifier).run(),
+                OutboxTail(database, streams, notifier=notifier).run(),
+                use_cases.attendance.run(),
+                use_cases.attendance.release(app.state.stopping),
                 _stand(settings, database, app, identity),
             )
             await stack.enter_async_context(background(*loops))
@@ -130,14 +130,14 @@ def _timing(settings: CoordinatorSettings) -> Timing:
     return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
 
 
-def _dashboard(settings: CoordinatorSettings, cases: Cases, sealer: Sealer, auditing: Auditing) -> Dashboard:
+def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, auditing: Auditing) -> Dashboard:
     origin = settings.public_url or settings.coordinator_url
     source = CoordinatorSource(
-        cases.jobs,
-        cases.sites,
-        cases.accounts,
+        use_cases.jobs,
+        use_cases.sites,
+        use_cases.accounts,
         auditing,
-        cases.operations,
-        lambda: () if cases.bell.answering else ("redis",),
+        use_cases.operations,
+        lambda: () if use_cases.notifier.answering else ("redis",),
     )
-    return Dashboard(source, cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
+    return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))

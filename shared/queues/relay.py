@@ -10,8 +10,8 @@ from sqlalchemy import delete, func, select, update
 from shared.clock import monotonic
 from shared.database import Database, Transaction
 from shared.faults import point
-from shared.queues.bell import Bell
 from shared.queues.events import Event
+from shared.queues.notifier import Notifier
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_MEMORY_RATIO
 
@@ -30,13 +30,13 @@ class Relay:
     """Rings what this process has just committed at once, and every second what any process has left behind.
 
     At least once: an event may be announced again after a crash, and consumers look at SQL anyway. With Redis away it
-    notifies the local `bell` only and keeps trying. Every process that commits events runs one.
+    notifies the local `notifier` only and keeps trying. Every process that commits events runs one.
     """
 
-    def __init__(self, database: Database, streams: Streams, *, bell: Bell | None = None) -> None:
+    def __init__(self, database: Database, streams: Streams, *, notifier: Notifier | None = None) -> None:
         self._database = database
         self._streams = streams
-        self._bell = bell
+        self._notifier = notifier
         self._outbox = database.common.outbox
         self._unmarked: list[str] = []
         self._tidy_at = 0.0
@@ -53,15 +53,15 @@ class Relay:
             heed_cancellation()
             await fresh.wait()
             events = fresh.take()
-            if self._bell is not None:
+            if self._notifier is not None:
                 for event in events:
-                    self._bell.ring_for(event)
+                    self._notifier.notify_for(event)
             if self._streams.failing:  # the outbox keeps them: listeners read it, and the sweep announces them later
                 continue
             try:
                 point("relay.unrung")
                 async with asyncio.timeout(_RING_AT_MOST_S):
-                    await self._streams.ring_all(events)
+                    await self._streams.notify_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
                 self._streams.note_failure("announce", error)
                 log.warning("relay.redis_away", error=type(error).__name__)
@@ -102,7 +102,7 @@ class Relay:
         await self._database.run("outbox.mark", mark)
 
     async def sweep(self) -> int:
-        """Ring up to 100 events that are unsent for longer than a second; returns how many."""
+        """Subscription up to 100 events that are unsent for longer than a second; returns how many."""
         if not await self._database.read("outbox.look", self._any_left) or self._streams.failing:
             return 0
         await self._streams.ping()  # before rows are locked: a server that hangs must not hold up their writers
@@ -128,7 +128,7 @@ class Relay:
         events = [Event(row.event_id, row.topic, row.type, row.subject, row.trace) for row in rows]
         if events:
             async with asyncio.timeout(_RING_AT_MOST_S):  # the rows are locked meanwhile
-                await self._streams.ring_all(events)
+                await self._streams.notify_all(events)
             await self._mark_sent(tx, [event.id for event in events])
         return len(events)
 

@@ -4,7 +4,7 @@ Redis holds nothing that SQL does not: wiping it costs one sweep, and while it f
 A key of ours that holds another type is deleted and made anew.
 
 keys:      <prefix>:<topic>        stream of events, read by consumer groups; entries go when they are acknowledged
-channels:  <prefix>:bell:<topic>   the same events for processes listening now (long polls)
+channels:  <prefix>:notify:<topic>   the same events for processes listening now (long polls)
 """
 
 import asyncio
@@ -95,13 +95,13 @@ class Streams:
 
     def channel(self, topic: str) -> str:
         """The channel on which a topic's events are also announced."""
-        return f"{self.prefix}:bell:{topic}"
+        return f"{self.prefix}:notify:{topic}"
 
-    async def ring(self, event: Event) -> None:
+    async def notify(self, event: Event) -> None:
         """Add the event to its stream and announce it; raises a Redis error when that is unknown or failed."""
-        await self.ring_all([event])
+        await self.notify_all([event])
 
-    async def ring_all(self, events: Sequence[Event]) -> None:
+    async def notify_all(self, events: Sequence[Event]) -> None:
         """Announce several events in one round trip."""
         try:
             await self._announce(events)

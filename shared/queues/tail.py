@@ -1,7 +1,7 @@
 """The outbox tail: reads events from the outbox itself while Redis fails, so that hints stay optional.
 
 While Redis answers it does nothing but one ping a second. While Redis is frozen, away or flapping it looks at the
-outbox ten times a second and hands what is new to this process's bell and consumers, who look at SQL anyway.
+outbox ten times a second and hands what is new to this process's notifier and consumers, who look at SQL anyway.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from sqlalchemy import func, select
 
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
-from shared.queues.bell import Bell
 from shared.queues.consumer import Consumer
 from shared.queues.events import Event
+from shared.queues.notifier import Notifier
 from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 from shared.telemetry.metrics import OUTBOX_TAILED
 
@@ -34,11 +34,16 @@ class OutboxTail:
     """Follows the outbox of this process's service while Redis fails; every process that waits for hints runs one."""
 
     def __init__(
-        self, database: Database, streams: Streams, *, bell: Bell | None = None, consumers: Sequence[Consumer] = ()
+        self,
+        database: Database,
+        streams: Streams,
+        *,
+        notifier: Notifier | None = None,
+        consumers: Sequence[Consumer] = (),
     ) -> None:
-        self._database, self._streams, self._bell = database, streams, bell
+        self._database, self._streams, self._notifier = database, streams, notifier
         self._consumers = {consumer.topic: consumer for consumer in consumers}
-        self._topics = sorted({*self._consumers, *(bell.topics if bell is not None else ())})
+        self._topics = sorted({*self._consumers, *(notifier.topics if notifier is not None else ())})
         self._floor: int | None = None
         self._seen: set[int] = set()
 
@@ -65,8 +70,8 @@ class OutboxTail:
             except Unavailable:
                 events = []
             for event in events:
-                if self._bell is not None:
-                    self._bell.ring_for(event)
+                if self._notifier is not None:
+                    self._notifier.notify_for(event)
                 consumer = self._consumers.get(event.topic)
                 if consumer is not None:
                     handling.create_task(consumer.take(event))

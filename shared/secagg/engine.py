@@ -27,7 +27,7 @@ from shared.secagg.facts import EngineFacts
 from shared.secagg.facts import EngineUnknown as EngineUnknown
 from shared.secagg.floors import NO_FLOORS as NO_FLOORS
 from shared.secagg.floors import Floors as Floors
-from shared.secagg.quantise import Ring
+from shared.secagg.quantise import ModVector
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader
 
@@ -106,7 +106,7 @@ OpenBody = Callable[[SiteId], AbstractContextManager[tuple[UpdateHeader, Source]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ServerRound:
     """The server's place in one round; `secret` is the engine's state as it was last stored.
 
     shares: what other parties gave for the sum (`ServerEngine.sum_asks`), by `Ask.index`. length: how many words a
@@ -123,7 +123,7 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ClientRound:
     """A client's place in one round: what it was told and verified, and what it can do.
 
     `public` is the aggregator's signed material, `sign` its own identity key and `keyid` that key's certificate,
@@ -223,19 +223,21 @@ class ServerEngine(Protocol):
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
         """Begin a round."""
 
-    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
+    def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
         """The beginning, complete with the answers to `Opened.asks`; engines that ask nobody raise `UpdateRefused`."""
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
 
-    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
         """The payload's packed words, block by block, each valid until the next; masked ones stay masked.
 
         Every block but the last is a multiple of 24 bytes. Raises `UpdateRefused` where the body was tampered with.
         """
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
+    def close(
+        self, server_round: ServerRound, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None
+    ) -> Closed:
         """End a step over these clients' messages.
 
         For `UPLOAD` that is the digest of each body (32 bytes), with the site's signature behind it where the engine
@@ -243,18 +245,18 @@ class ServerEngine(Protocol):
         """
 
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:
-        """Return how many words `unveil` yields for a body with this header, and so the sum has."""
+        """Return how many words `open_payload` yields for a body with this header, and so the sum has."""
 
-    def sum_asks(self, desk: Desk) -> Asks:
-        """Return what other parties are asked once every step is closed; the answers are `Desk.shares` for `reveal`."""
+    def sum_asks(self, server_round: ServerRound) -> Asks:
+        """Return what other parties are asked after the last step; `server_round.shares` holds the answers later."""
 
-    def reveal(self, desk: Desk, total: Ring) -> Ring:
-        """Turn the sum of unveiled payloads into the sum of plain ones, uint[header.length], once every step is closed.
+    def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
+        """Turn the sum of opened payloads into the sum of plain ones, uint[header.length], once every step is closed.
 
         The memory of `total` is used for it.
         """
 
-    def evidence(self, desk: Desk) -> Evidence:
+    def evidence(self, server_round: ServerRound) -> Evidence:
         """What the round leaves behind for its record, once every step is closed."""
 
     def slack(self, manifest: RoundManifest, length: int) -> int:
@@ -274,27 +276,29 @@ class Verifier(Protocol):
 class ClientEngine(Protocol):
     """The agent's side of an engine. The agent stores the state before the message that goes with it leaves."""
 
-    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
+    def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:
         """The client's private state at the round's beginning, once the public material was checked.
 
         `verifier` checks what parties other than the aggregator signed in it. Raises `UpdateRefused` for unusable
         material, `PublicUnsigned` where a signature is missing, and whatever the verifier raises.
         """
 
-    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """(state, message) for a step that is not the upload, given the answer to the step before."""
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+    def upload(
+        self, client_round: ClientRound, state: bytes, answer: bytes | None, payload: Payload
+    ) -> tuple[bytes, Pieces]:
         """(state, the whole binary body): header first, in pieces that are valid until the next."""
 
 
 class BodySigning(Protocol):
     """How a site signs the digest of its body, apart from the body, for engines that record who uploaded what."""
 
-    def sign(self, seat: Seat, state: bytes, body_digest: bytes) -> bytes:
+    def sign(self, client_round: ClientRound, state: bytes, body_digest: bytes) -> bytes:
         """The signature that is stored and sent with the body; `state` is that after the upload."""
 
-    def check(self, desk: Desk, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
+    def check(self, server_round: ServerRound, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
         """Raise `UpdateRefused` unless the site signed this body for this round."""
 
 
@@ -318,12 +322,14 @@ class Engine:
         return self.facts.steps
 
 
-def header_for(seat: Seat, engine: str, payload: Payload, material: Mapping[str, bytes | int]) -> UpdateHeader:
+def header_for(
+    client_round: ClientRound, engine: str, payload: Payload, material: Mapping[str, bytes | int]
+) -> UpdateHeader:
     """The header of this client's body."""
     return UpdateHeader(
-        round_id=seat.manifest.round_id,
-        manifest_digest=seat.manifest.digest(),
-        site_id=seat.site_id,
+        round_id=client_round.manifest.round_id,
+        manifest_digest=client_round.manifest.digest(),
+        site_id=client_round.site_id,
         engine=engine,
         kind=payload.kind,
         length=payload.length,

@@ -12,8 +12,8 @@ from typing import Final, Self
 
 import numpy as np
 
-from shared.secagg.engine import Desk, ServerEngine, Source, UpdateRefused
-from shared.secagg.quantise import DTYPES, Ring, unpack
+from shared.secagg.engine import ServerEngine, ServerRound, Source, UpdateRefused
+from shared.secagg.quantise import DTYPES, ModVector, unpack
 from shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
 BLOCK: Final = 6 * 1024 * 1024  # a multiple of every word size; large, because each block costs page faults and a call
@@ -85,7 +85,7 @@ class RunningSum:
     def __init__(self, modulus_bits: int, length: int, *, modulus: int | None = None) -> None:
         self.modulus_bits = modulus_bits
         self._add, self._subtract = _operations(modulus)
-        self.total: Ring = np.zeros(length, DTYPES[modulus_bits])
+        self.total: ModVector = np.zeros(length, DTYPES[modulus_bits])
         self.count = 0
 
     def fold(self, blocks: Callable[[], Iterator[memoryview]]) -> None:
@@ -103,7 +103,7 @@ class RunningSum:
             raise
         self.count += 1
 
-    def merge(self, total: Ring, count: int) -> None:
+    def merge(self, total: ModVector, count: int) -> None:
         """Add the sum of `count` other vectors, uint[length] of the same modulus."""
         if total.shape != self.total.shape or total.dtype != self.total.dtype:
             raise ValueError(f"a partial sum of {total.size} {total.dtype} does not fit {self.total.size} words")
@@ -147,13 +147,13 @@ def read_body_header(path: Path) -> tuple[UpdateHeader, int]:
         return read_header(prefix + file.read(header_span(prefix) - PREFIX_SIZE))
 
 
-def fold_file(total: RunningSum, engine: ServerEngine, desk: Desk, path: Path) -> UpdateHeader:
+def fold_file(total: RunningSum, engine: ServerEngine, server_round: ServerRound, path: Path) -> UpdateHeader:
     """Add a stored body to the sum, or raise and leave the sum as it was; its header comes back."""
     header, offset = read_body_header(path)
 
     def blocks() -> Iterator[memoryview]:
         with FileSource(path, offset) as source:
-            yield from engine.unveil(desk, header, source)
+            yield from engine.open_payload(server_round, header, source)
 
     total.fold(blocks)
     return header

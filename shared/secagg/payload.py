@@ -8,7 +8,7 @@ from shared.secagg.engines import engine_facts, engine_named
 from shared.secagg.quantise import (
     Decoded,
     Floats,
-    Ring,
+    ModVector,
     counted,
     decode,
     decode_counts,
@@ -53,7 +53,7 @@ def model_payload(model: bytes | memoryview) -> Payload:
     return Payload(RoundKind.INITIALISE, data.nbytes, MODEL_BITS, data)
 
 
-def opened_train(manifest: RoundManifest, total: Ring, count: int) -> Decoded:
+def opened_train(manifest: RoundManifest, total: ModVector, count: int) -> Decoded:
     """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
     if not engine_facts(manifest.engine).tail_words:
         slack = engine_named(manifest.engine).server.slack(manifest, total.size)

@@ -19,7 +19,7 @@ from shared.errors import Invalid
 from shared.secagg.facts import TAIL_WORDS
 from shared.wire.manifest import Encoding
 
-Ring = npt.NDArray[np.unsignedinteger]
+ModVector = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.float32]
 
 TAIL: Final = ("weight", "clipped", "loss_milli_weighted")
@@ -55,7 +55,7 @@ class OutOfRange(Invalid):
 class Quantised:
     """A vector ready for an engine; `clipped` says whether it had to be made smaller."""
 
-    ring: Ring
+    ring: ModVector
     clipped: bool
 
 
@@ -175,7 +175,7 @@ def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss:
     raise OutOfRange("rounding kept leaving the norm bound")  # pragma: no cover  (probability below 2**-1280)
 
 
-def decode(total: Ring, encoding: Encoding, count: int) -> Decoded:
+def decode(total: ModVector, encoding: Encoding, count: int) -> Decoded:
     """The weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be."""
     length = total.size - TAIL_LENGTH
     weight, clipped, loss = _read_tail(total[length:], encoding.modulus_bits)
@@ -185,7 +185,7 @@ def decode(total: Ring, encoding: Encoding, count: int) -> Decoded:
     return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
 
 
-def decode_plain(total: Ring, encoding: Encoding, count: int, *, slack: int = 0) -> Decoded:
+def decode_plain(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0) -> Decoded:
     """The mean from the sum of `count` vectors of weight 1 without tails; raises `OutOfRange`.
 
     `slack`: how much more than its summands a coordinate may be, for the sake of noise.
@@ -196,7 +196,7 @@ def decode_plain(total: Ring, encoding: Encoding, count: int, *, slack: int = 0)
     return Decoded(_mean(total, encoding, count, limit), count, None, None)
 
 
-def _mean(total: Ring, encoding: Encoding, weight: int, limit: int) -> Floats:
+def _mean(total: ModVector, encoding: Encoding, weight: int, limit: int) -> Floats:
     mean = np.empty(total.size, np.float32)
     step = 1.0 / (encoding.scale * weight)
     for start in range(0, total.size, _BLOCK):
@@ -237,13 +237,13 @@ def sums_length(values: int) -> int:
     return 2 * values
 
 
-def signed(ring: Ring, modulus_bits: int) -> npt.NDArray[np.signedinteger]:
+def signed(ring: ModVector, modulus_bits: int) -> npt.NDArray[np.signedinteger]:
     """Two's complement of ring elements."""
     plain = ring.view(_SIGNED[modulus_bits])
     return (plain << 8) >> 8 if modulus_bits == 24 else plain
 
 
-def pack(ring: Ring, modulus_bits: int) -> memoryview:
+def pack(ring: ModVector, modulus_bits: int) -> memoryview:
     """Little-endian bytes of ring elements; a view of the same memory except for 24 bits."""
     little = np.ascontiguousarray(ring, np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
     octets = little.view(np.uint8)
@@ -252,8 +252,8 @@ def pack(ring: Ring, modulus_bits: int) -> memoryview:
     return octets.data
 
 
-def unpack(data: bytes | bytearray | memoryview, modulus_bits: int) -> Ring:
-    """Ring elements from little-endian bytes, a view of them except for 24 bits; `OutOfRange` for a part of a word."""
+def unpack(data: bytes | bytearray | memoryview, modulus_bits: int) -> ModVector:
+    """Read elements from little-endian bytes, a view except for 24 bits; raises `OutOfRange` for a part of a word."""
     octets = np.frombuffer(data, np.uint8)
     if octets.size % (modulus_bits // 8):
         raise OutOfRange("the bytes end within a word")
@@ -295,7 +295,7 @@ def _measure(vector: Floats) -> tuple[float, float]:
 
 
 def _round_into(
-    ring: Ring, vector: Floats, factor: float, weight: int, clamp: int | None, uniforms: _Uniforms
+    ring: ModVector, vector: Floats, factor: float, weight: int, clamp: int | None, uniforms: _Uniforms
 ) -> float:
     """Write weight * round(vector * factor) to the ring; the integers' squared norm comes back (before the weight)."""
     wide, fixed, square = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64), 0.0
@@ -322,7 +322,7 @@ def _tail(weight: int, clipped: bool, loss: float) -> list[int]:
     return [value >> (8 * limb) & 0xFF for value in values for limb in range(LIMBS)]
 
 
-def _read_tail(tail: Ring, modulus_bits: int) -> tuple[int, int, int]:
+def _read_tail(tail: ModVector, modulus_bits: int) -> tuple[int, int, int]:
     words = [int(word) & ((1 << modulus_bits) - 1) for word in tail]
     values = [sum(word << (8 * limb) for limb, word in enumerate(words[at : at + LIMBS])) for at in range(0, 18, LIMBS)]
     return values[0], values[1], values[2]

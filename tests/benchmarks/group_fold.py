@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from shared.ids import Digest, SiteId
-from shared.secagg.engine import Desk, Payload, Seat
+from shared.secagg.engine import ClientRound, Payload, ServerRound
 from shared.secagg.fold import FileSource, RunningSum, fold_file, raw_blocks
 from shared.secagg.quantise import decode, encode, pack, plan_encoding
 from shared.secagg.sealed.engine import SEALED
@@ -34,16 +34,20 @@ def measure() -> list[Figure]:
     rings = [rng.integers(0, 2**32, LENGTH, dtype=np.uint32) for _ in range(UPDATES)]
     manifest = _manifest()
     opened = SEALED.server.open(manifest)
-    desk, seat = Desk(manifest, opened.secret), Seat(manifest, SITE, opened.public)
+    server_round, client_round = ServerRound(manifest, opened.secret), ClientRound(manifest, SITE, opened.public)
     with tempfile.TemporaryDirectory(prefix="undersong-bench-") as name:
         raw, sealed = Path(name) / "raw", Path(name) / "sealed"
-        _store(raw, sealed, rings, seat)
-        works = {"numpy": lambda: _bare(rings), "raw": lambda: _raw(raw), "sealed": lambda: _sealed(sealed, desk)}
+        _store(raw, sealed, rings, client_round)
+        works = {
+            "numpy": lambda: _bare(rings),
+            "raw": lambda: _raw(raw),
+            "sealed": lambda: _sealed(sealed, server_round),
+        }
         sums = {name: work() for name, work in works.items()}
         if not all(np.array_equal(total, sums["numpy"]) for total in sums.values()):
             raise AssertionError("the sums differ")
         took = _in_turns(works)
-        growth = _growth_mb(lambda: _sealed(sealed, desk)), _growth_mb(lambda: _raw(raw))
+        growth = _growth_mb(lambda: _sealed(sealed, server_round)), _growth_mb(lambda: _raw(raw))
     ratio = {name: statistics.median(a / b for a, b in zip(took["numpy"], took[name], strict=True)) for name in took}
     return [
         Figure("fold.over_bandwidth", ratio["raw"], "x", 0.5, "at least", "numpy's CPU over ours, stored files"),
@@ -52,29 +56,31 @@ def measure() -> list[Figure]:
         Figure("fold.numpy_ms_per_update", _ms(took["numpy"]), "ms", note="bare running sum in memory"),
         Figure("fold.sealed_over_bandwidth", ratio["sealed"], "x", note="with AES-256-GCM decryption"),
         Figure("fold.sealed_ms_per_update", _ms(took["sealed"]), "ms", note="with AES-256-GCM decryption"),
-        *_client_figures(seat),
+        *_client_figures(client_round),
     ]
 
 
-def _client_figures(seat: Seat) -> list[Figure]:
+def _client_figures(client_round: ClientRound) -> list[Figure]:
     vector = np.random.default_rng(2).normal(0, 0.001, LENGTH).astype(np.float32)
     quantised = encode(vector, 7, ENCODING, key=os.urandom(32))
     payload = Payload(RoundKind.TRAIN, quantised.ring.size, 32, pack(quantised.ring, 32))
     works: dict[str, Callable[[], object]] = {
         "fold.quantise_ms": lambda: encode(vector, 7, ENCODING, key=os.urandom(32)),
-        "fold.seal_ms": lambda: [len(piece) for piece in SEALED.client.upload(seat, b"", None, payload)[1]],
+        "fold.seal_ms": lambda: [len(piece) for piece in SEALED.client.upload(client_round, b"", None, payload)[1]],
         "fold.decode_ms": lambda: decode(quantised.ring, ENCODING, 1),
     }
     took = _in_turns(works)
     return [Figure(name, statistics.median(took[name]) * 1000, "ms", note="CPU, d = 1M") for name in works]
 
 
-def _store(raw: Path, sealed: Path, rings: list[np.ndarray], seat: Seat) -> None:
+def _store(raw: Path, sealed: Path, rings: list[np.ndarray], client_round: ClientRound) -> None:
     raw.mkdir()
     sealed.mkdir()
     for number, ring in enumerate(rings):
         (raw / f"{number:03}").write_bytes(pack(ring, 32))
-        _, pieces = SEALED.client.upload(seat, b"", None, Payload(RoundKind.TRAIN, ring.size, 32, pack(ring, 32)))
+        _, pieces = SEALED.client.upload(
+            client_round, b"", None, Payload(RoundKind.TRAIN, ring.size, 32, pack(ring, 32))
+        )
         with (sealed / f"{number:03}").open("wb") as file:
             for piece in pieces:
                 file.write(piece)
@@ -99,10 +105,10 @@ def _blocks(path: Path) -> Iterator[memoryview]:
         yield from raw_blocks(source, LENGTH * 4)
 
 
-def _sealed(folder: Path, desk: Desk) -> np.ndarray:
+def _sealed(folder: Path, server_round: ServerRound) -> np.ndarray:
     total = RunningSum(32, LENGTH)
     for path in sorted(folder.iterdir()):
-        fold_file(total, SEALED.server, desk, path)
+        fold_file(total, SEALED.server, server_round, path)
     return total.total
 
 

@@ -22,13 +22,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.secagg import transcript
-from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.graph import plan
-from shared.secagg.pairwise.masks import Ring, apply_mask
+from shared.secagg.pairwise.masks import ModVector, apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
 from shared.secagg.pairwise.roster import survivors_statement
-from shared.secagg.pairwise.server import ServerRound
+from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.shares import SHARE_BYTES, split
 from tests.benchmarks import group_round
 from tests.benchmarks.figures import Figure
@@ -106,7 +106,7 @@ def _play(d: int) -> Played:
     meters = [_Meter() for _ in range(REPEATS)]
     for i, meter in enumerate(meters):
         terms = party.terms()
-        party.clients[i] = meter(ClientRound.begin, terms, f"site{i:03}", os.urandom)
+        party.clients[i] = meter(ClientState.begin, terms, f"site{i:03}", os.urandom)
         meter(party.clients[i].advertise, party.identities[i].sign)
     server = _Meter()
     frozen = party.freeze()
@@ -115,7 +115,7 @@ def _play(d: int) -> Played:
         meter = meters[i] if i < REPEATS else _Meter()
         envelopes[i] = meter(client.share, frozen, party.identities[i].sign, os.urandom)
     party.frozen, party.envelopes = frozen, envelopes
-    party.server = server(ServerRound, party.terms(), frozen)
+    party.server = server(ServerState, party.terms(), frozen)
     dealings = {i: client.dealing for i, client in enumerate(party.clients)}
     everyone, alive = frozenset(range(N)), frozenset(range(N - DROPPED))
     total, digest = np.zeros(d, np.uint32), bytes(32)
@@ -170,7 +170,7 @@ def _unmask(
     said: dict[int, Opening],
     sharers: frozenset[int],
     alive: frozenset[int],
-    total: Ring,
+    total: ModVector,
     dealings: dict[int, bytes],
 ) -> None:
     for correction in party.server.unmask(said, sharers, alive, dealings).corrections:
@@ -202,7 +202,7 @@ def _floor_s(k: int, d: int, threshold: int) -> float:
     return k * (agreed + derived) + (k + 1) * expanded + sharing
 
 
-def _expand(vector: Ring) -> None:
+def _expand(vector: ModVector) -> None:
     stream = Cipher(algorithms.AES(bytes(32)), modes.CTR(bytes(16))).encryptor()
     zeros, buffer = bytes(BLOCK), bytearray(BLOCK + 15)
     words = np.frombuffer(buffer, np.uint32, BLOCK // 4)

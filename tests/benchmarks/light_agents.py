@@ -33,7 +33,7 @@ from shared.identity.authority import Identity
 from shared.identity.enrol import Unreachable, enrol
 from shared.ids import Digest, SiteId
 from shared.learning.tensors import save
-from shared.secagg.engine import Payload, Seat
+from shared.secagg.engine import ClientRound, Payload
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, train_payload
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -210,9 +210,9 @@ class LightAgent:
 
     def _seal(self, lease: Lease, manifest: RoundManifest) -> tuple[Digest, int]:
         """Write the sealed body, named by its digest. In a thread."""
-        seat = Seat(manifest, self.site_id, lease.engine_public.document.public)
+        client_round = ClientRound(manifest, self.site_id, lease.engine_public.document.public)
         client = engine_named(manifest.engine).client
-        _, pieces = client.upload(seat, client.begin(seat, NOBODY), None, _payload(manifest))
+        _, pieces = client.upload(client_round, client.begin(client_round, NOBODY), None, _payload(manifest))
         return _written(pieces, self._crowd.folder)
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from shared.fields.field64 import P
 from shared.ids import SiteId
 from shared.secagg import transcript
-from shared.secagg.engine import Desk, UpdateRefused
+from shared.secagg.engine import ServerRound, UpdateRefused
 from shared.secagg.fold import BytesSource
 from shared.secagg.pairwise import messages, witness
 from shared.secagg.pairwise.roster import Roster
@@ -95,17 +95,17 @@ class SecondServer:
             return Accepted(share, bytes.fromhex(self._signer.keyid), signature).pack()
         return seal_share(manifest, body, self._packed)
 
-    def verify(self, desk: Desk, header: UpdateHeader, payload: memoryview, digest: bytes, site: Any) -> None:
+    def verify(self, server_round: ServerRound, header: UpdateHeader, payload: memoryview, digest: bytes, site: Any) -> None:
         """Both servers' verification of one report, as the aggregator runs it."""
-        pending = examine(desk, header, BytesSource(payload), digest)
+        pending = examine(server_round, header, BytesSource(payload), digest)
         report = pending.question.report
         if report.keyid != hashlib.sha256(site.public_bytes_raw()).hexdigest():
             raise UpdateRefused("the report names another certificate than its site's")
-        report.check_signature(desk.manifest.digest(), site)
-        verdict = judge(desk.manifest, self._keys, pending.question)
+        report.check_signature(server_round.manifest.digest(), site)
+        verdict = judge(server_round.manifest, self._keys, pending.question)
         if verdict.message is None:
             raise UpdateRefused(f"the helper refuses the report: {verdict.detail}")
-        accept(desk.manifest, pending, verdict.message)
+        accept(server_round.manifest, pending, verdict.message)
         self._taken[header.site_id] = Taken(header.site_id, report.report_id, report.length, report.helper_share)
 
 

@@ -15,11 +15,11 @@ from shared.ids import Digest, SiteId
 from shared.secagg.engine import (
     UPLOAD,
     Asks,
+    ClientRound,
     Closed,
-    Desk,
     Payload,
     Replies,
-    Seat,
+    ServerRound,
     Source,
     UpdateRefused,
     check_header,
@@ -88,14 +88,14 @@ class Round:
         opened = self.server.open(manifest)
         self.asked_to_begin = bool(opened.asks)
         if opened.asks:
-            opened = self.server.begun(Desk(manifest, opened.secret), opened, self.ask("begin", opened.asks))
-        self.desk = Desk(manifest, opened.secret, PUBLIC, length=self.length, body=self._opened)
-        self.seats = {site: self.seat(site, opened.public) for site in SITES}
+            opened = self.server.begun(ServerRound(manifest, opened.secret), opened, self.ask("begin", opened.asks))
+        self.server_round = ServerRound(manifest, opened.secret, PUBLIC, length=self.length, body=self._opened)
+        self.seats = {site: self.client_round(site, opened.public) for site in SITES}
         self.states: dict[SiteId, bytes] = {}
 
-    def seat(self, site: SiteId, public: Mapping[str, Any]) -> Seat:
+    def client_round(self, site: SiteId, public: Mapping[str, Any]) -> ClientRound:
         keyid = hashlib.sha256(PUBLIC[site]).hexdigest()
-        return Seat(self.manifest, site, public, KEYS[site].sign, SIGNERS["keys"].public, keyid=keyid)
+        return ClientRound(self.manifest, site, public, KEYS[site].sign, SIGNERS["keys"].public, keyid=keyid)
 
     def ask(self, stage: str, asks: Asks) -> dict[int, bytes]:
         """The answers of those parties that are there."""
@@ -113,19 +113,19 @@ class Round:
         return found
 
     def begin(self) -> None:
-        self.states = {site: self.client.begin(seat, CERTIFIED) for site, seat in self.seats.items()}
+        self.states = {site: self.client.begin(client_round, CERTIFIED) for site, client_round in self.seats.items()}
         self.answers = dict.fromkeys(SITES)
 
     def close(self, step: str, said: Mapping[SiteId, bytes]) -> None:
-        closed = self.server.close(self.desk, step, said)
+        closed = self.server.close(self.server_round, step, said)
         while closed.asks:
             replies = self.ask("close", closed.asks)
             self.vouched += [replies] if step == UPLOAD else []
-            closed = self.server.close(replace(self.desk, secret=closed.secret), step, said, replies)
+            closed = self.server.close(replace(self.server_round, secret=closed.secret), step, said, replies)
         self._closed(closed)
 
     def _closed(self, closed: Closed) -> None:
-        self.desk, self.answers = replace(self.desk, secret=closed.secret), dict(closed.answers)
+        self.server_round, self.answers = replace(self.server_round, secret=closed.secret), dict(closed.answers)
 
     def step(self, step: str, lost: frozenset[SiteId]) -> None:
         """One step: every site that is still there says its message, or hands in its update."""
@@ -175,13 +175,13 @@ class Round:
         if len(payload) != self.server.body_size(self.manifest, header):
             raise UpdateRefused("the body has another size")
         if self.engine.signing is not None:
-            self.engine.signing.check(self.desk, site, digest, signature)
+            self.engine.signing.check(self.server_round, site, digest, signature)
         if self.facts.second_server:
             helper: Any = self.parties[HELPER][0]
-            helper.verify(self.desk, header, payload, digest, KEYS[site].public_key())
+            helper.verify(self.server_round, header, payload, digest, KEYS[site].public_key())
         RunningSum(header.modulus_bits, self.server.sum_length(self.manifest, header),
                    modulus=self.server.modulus(self.manifest)).fold(
-            lambda: self.server.unveil(self.desk, header, BytesSource(payload)))  # fmt: skip
+            lambda: self.server.open_payload(self.server_round, header, BytesSource(payload)))  # fmt: skip
 
     def uploads(self, sites: Mapping[SiteId, bytes]) -> dict[SiteId, bytes]:
         return {site: hashlib.sha256(self.bodies[site]).digest() + self.signatures[site] for site in sites}
@@ -196,8 +196,8 @@ class Round:
 
     def total(self, sites: Mapping[SiteId, bytes]) -> np.ndarray:
         """The plain sum over these sites' bodies."""
-        if asks := self.server.sum_asks(self.desk):
-            self.desk = replace(self.desk, shares=self.ask("sum", asks))
+        if asks := self.server.sum_asks(self.server_round):
+            self.server_round = replace(self.server_round, shares=self.ask("sum", asks))
         total: RunningSum | None = None
         for site in sites:
             header, offset = read_header(self.bodies[site])
@@ -207,9 +207,9 @@ class Round:
                 modulus=self.server.modulus(self.manifest),
             )
             payload = memoryview(self.bodies[site])[offset:]
-            total.fold(lambda h=header, p=payload: self.server.unveil(self.desk, h, BytesSource(p)))
+            total.fold(lambda h=header, p=payload: self.server.open_payload(self.server_round, h, BytesSource(p)))
         assert total is not None
-        return self.server.reveal(self.desk, total.total)
+        return self.server.unmask_sum(self.server_round, total.total)
 
     @contextmanager
     def _opened(self, site: SiteId) -> Iterator[tuple[UpdateHeader, Source]]:
@@ -218,7 +218,7 @@ class Round:
 
     def record(self, sites: Mapping[SiteId, bytes]) -> RoundRecord:
         """What the aggregator hands in for the log."""
-        found, coordinator = self.server.evidence(self.desk), SIGNERS["coordinator"]
+        found, coordinator = self.server.evidence(self.server_round), SIGNERS["coordinator"]
         signature = coordinator.private.sign(self.manifest.statement()).hex()
         record = RoundRecord.model_validate(
             {

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from shared.errors import Refusal
 from shared.secagg import engines
-from shared.secagg.engine import UPLOAD, Desk
+from shared.secagg.engine import UPLOAD, ServerRound
 from shared.secagg.engines import ENGINES, engine_audit, engine_named
 from shared.secagg.quantise import TAIL_LENGTH
 from shared.wire.manifest import RoundKind
@@ -100,27 +100,29 @@ def test_one_party_too_few_opens_nothing(name: str) -> None:
     party = next((each for each in round_.facts.parties if each.opens_sum), None)
     round_.run()
     if party is None:
-        assert not round_.server.sum_asks(round_.desk)
+        assert not round_.server.sum_asks(round_.server_round)
         return
     round_.absent = {(party.name, index) for index in range(party.count - party.need + 1)}
     with pytest.raises(Refusal):
         round_.total(round_.bodies)
     with pytest.raises(Refusal):
-        round_.server.reveal(replace(round_.desk, shares={}), np.zeros(threshold.padded(round_.length), np.uint64))
+        round_.server.unmask_sum(
+            replace(round_.server_round, shares={}), np.zeros(threshold.padded(round_.length), np.uint64)
+        )
 
 
 def test_a_site_begins_only_with_what_the_parties_signed(name: str) -> None:
     round_ = Round(manifest_of(name))
-    for seat in list(round_.seats.values())[:2]:
-        round_.client.begin(seat, CERTIFIED)
+    for client_round in list(round_.seats.values())[:2]:
+        round_.client.begin(client_round, CERTIFIED)
         if not round_.asked_to_begin:
             continue
         with pytest.raises(Refusal):
-            round_.client.begin(seat, NOBODY)
+            round_.client.begin(client_round, NOBODY)
         with pytest.raises(Refusal):
-            round_.client.begin(replace(seat, public={}), CERTIFIED)
+            round_.client.begin(replace(client_round, public={}), CERTIFIED)
         with pytest.raises(Refusal):  # signed, for another attempt
-            round_.client.begin(replace(seat, manifest=manifest_of(name, attempt=2)), CERTIFIED)
+            round_.client.begin(replace(client_round, manifest=manifest_of(name, attempt=2)), CERTIFIED)
 
 
 @pytest.mark.parametrize("change", OTHER)
@@ -128,7 +130,7 @@ def test_what_is_of_another_model_round_or_attempt_never_fits(name: str, change:
     """Even where the server would use its keys again, and under a header that says that it fits."""
     round_, other = finished(name), manifest_of(name, **change)
     again = Round(other)
-    again.desk = replace(round_.desk, manifest=other)
+    again.server_round = replace(round_.server_round, manifest=other)
     site = SITES[0]
     body, signature = round_.bodies[site], round_.signatures[site]
     for sent in (body, readdressed(body, other, site)):
@@ -177,7 +179,7 @@ def test_a_second_survivor_set_is_never_opened(name: str) -> None:
     """What was said about one set is of no use for a smaller one, whose difference would be one site's update."""
     round_ = Round(manifest_of(name))
     round_.run(until=UPLOAD)
-    before = round_.desk
+    before = round_.server_round
     round_.step(UPLOAD, frozenset())
     fewer = sorted(round_.bodies)[:-1]
     if round_.facts.vouched_by is None:
@@ -187,7 +189,7 @@ def test_a_second_survivor_set_is_never_opened(name: str) -> None:
     for replies in (None, *round_.vouched):
         closed = round_.server.close(second, UPLOAD, round_.uploads(dict.fromkeys(fewer, b"")), replies)
         second = replace(second, secret=closed.secret)
-    round_.desk, round_.answers = second, dict(closed.answers)
+    round_.server_round, round_.answers = second, dict(closed.answers)
 
     def to_the_end() -> None:
         for step in round_.facts.steps[round_.facts.steps.index(UPLOAD) + 1 :]:
@@ -251,10 +253,10 @@ def test_facts_are_those_of_the_code(name: str) -> None:
     assert facts.strength == ("weak" if facts.sees_updates else "strong")
     assert all(sentence for sentence in (facts.wording.description, facts.wording.protection, facts.wording.seen_by))
     round_ = finished(name)
-    asked = {ask.party for ask in round_.server.sum_asks(round_.desk).asks}
+    asked = {ask.party for ask in round_.server.sum_asks(round_.server_round).asks}
     assert facts.opened_by_parties == bool(asked)
     assert asked <= {party.name for party in facts.parties}
-    assert Desk(round_.manifest, round_.desk.secret).shares == {}
+    assert ServerRound(round_.manifest, round_.server_round.secret).shares == {}
 
 
 def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

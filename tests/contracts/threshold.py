@@ -33,8 +33,8 @@ from shared.secagg.engine import (
     UPLOAD,
     Ask,
     Asks,
+    ClientRound,
     Closed,
-    Desk,
     Engine,
     Entropy,
     Evidence,
@@ -43,7 +43,7 @@ from shared.secagg.engine import (
     Pieces,
     PublicUnsigned,
     Replies,
-    Seat,
+    ServerRound,
     Source,
     UpdateRefused,
     Verifier,
@@ -117,7 +117,7 @@ class ThresholdServer:
         asks = Asks(tuple(Ask(CUSTODIAN, b"key", index) for index in range(CUSTODIANS)), NEED)
         return Opened({}, State().pack(), asks)
 
-    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
+    def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
         fields = {index: msgpack.unpackb(reply) for index, reply in replies.items()}
         public = {str(index): {"key": key.hex(), "keyid": keyid, "signature": signature.hex()}
                   for index, (key, keyid, signature) in fields.items()}  # fmt: skip
@@ -129,30 +129,32 @@ class ThresholdServer:
             raise UpdateRefused("a body holds two or three shares")
         return count * (1 + sealed_bytes(header.length)) + 8 * padded(header.length)
 
-    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
-        payload = bytes(source.take(self.body_size(desk.manifest, header) + 1))
-        if bound(desk.manifest, header.site_id, payload) != header.material["bound"]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+        payload = bytes(source.take(self.body_size(server_round.manifest, header) + 1))
+        if bound(server_round.manifest, header.site_id, payload) != header.material["bound"]:
             raise UpdateRefused("the body was changed, or is of another round or site")
         yield memoryview(payload)[len(payload) - 8 * padded(header.length) :]
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
-        state = State.unpack(desk.secret)
-        positions = {desk.manifest.cohort.index(site): digest for site, digest in messages.items()}
-        members = transcript.bitmap(frozenset(positions), len(desk.manifest.cohort))
+    def close(
+        self, server_round: ServerRound, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None
+    ) -> Closed:
+        state = State.unpack(server_round.secret)
+        positions = {server_round.manifest.cohort.index(site): digest for site, digest in messages.items()}
+        members = transcript.bitmap(frozenset(positions), len(server_round.manifest.cohort))
         asked = State(members, transcript.body_root(positions))
         if replies is None:
-            return Closed(desk.secret, asks=Asks.one(WITNESS, asked.pack()))
+            return Closed(server_round.secret, asks=Asks.one(WITNESS, asked.pack()))
         if not state.vouched:
             vouched = replace(asked, vouched=replies[0])
-            return Closed(vouched.pack(), asks=Asks(tuple(self._hand_over(desk, vouched, messages)), NEED))
-        return Closed(desk.secret)
+            return Closed(vouched.pack(), asks=Asks(tuple(self._hand_over(server_round, vouched, messages)), NEED))
+        return Closed(server_round.secret)
 
-    def _hand_over(self, desk: Desk, state: State, sites: Mapping[SiteId, bytes]) -> Iterator[Ask]:
+    def _hand_over(self, server_round: ServerRound, state: State, sites: Mapping[SiteId, bytes]) -> Iterator[Ask]:
         """Every custodian's sealed shares, out of the bodies as they are stored."""
-        assert desk.body is not None
+        assert server_round.body is not None
         shares: dict[int, dict[str, bytes]] = {}
         for site in sites:
-            with desk.body(site) as (header, source):
+            with server_round.body(site) as (header, source):
                 for _ in range(int(header.material["shares"])):
                     index = source.take(1)[0]
                     shares.setdefault(index, {})[site] = bytes(source.take(sealed_bytes(header.length)))
@@ -162,22 +164,23 @@ class ThresholdServer:
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         return padded(header.length)
 
-    def sum_asks(self, desk: Desk) -> Asks:
-        return Asks(tuple(Ask(CUSTODIAN, desk.secret, index) for index in range(CUSTODIANS)), NEED)
+    def sum_asks(self, server_round: ServerRound) -> Asks:
+        return Asks(tuple(Ask(CUSTODIAN, server_round.secret, index) for index in range(CUSTODIANS)), NEED)
 
-    def reveal(self, desk: Desk, total: Ring) -> Ring:
-        if len(desk.shares) < NEED or desk.length is None:
+    def unmask_sum(self, server_round: ServerRound, total: Ring) -> Ring:
+        if len(server_round.shares) < NEED or server_round.length is None:
             raise UpdateRefused("too few custodians have given their share")
         (a, first), (b, second) = [
-            (index + 1, np.frombuffer(data, "<u8").astype(object)) for index, data in list(desk.shares.items())[:NEED]
+            (index + 1, np.frombuffer(data, "<u8").astype(object))
+            for index, data in list(server_round.shares.items())[:NEED]
         ]
         pads = (first * b - second * a) * pow(b - a, -1, P) % P  # the line through both, at 0
-        plain = ((total.astype(object) - pads) % P).astype(np.uint64)[: desk.length]
+        plain = ((total.astype(object) - pads) % P).astype(np.uint64)[: server_round.length]
         centred(plain)
         return plain
 
-    def evidence(self, desk: Desk) -> Evidence:
-        return Evidence(survivors=desk.secret)
+    def evidence(self, server_round: ServerRound) -> Evidence:
+        return Evidence(survivors=server_round.secret)
 
     def slack(self, manifest: RoundManifest, length: int) -> int:
         return 0
@@ -187,35 +190,40 @@ class ThresholdServer:
 
 
 class ThresholdClient:
-    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
-        for index, key in _keys(seat).items():
-            shown = seat.public["custodians"][str(index)]
+    def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:
+        for index, key in _keys(client_round).items():
+            shown = client_round.public["custodians"][str(index)]
             verifier.check(
-                CUSTODIAN, shown["keyid"], shown["signature"], key_statement(seat.manifest.digest(), index, key)
+                CUSTODIAN, shown["keyid"], shown["signature"], key_statement(client_round.manifest.digest(), index, key)
             )
         return b""
 
-    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         raise UpdateRefused(f"there is no step {step}")
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+    def upload(
+        self, client_round: ClientRound, state: bytes, answer: bytes | None, payload: Payload
+    ) -> tuple[bytes, Pieces]:
         words = signed(unpack(payload.data, payload.modulus_bits), payload.modulus_bits)
         words = words[:-TAIL_LENGTH] if payload.kind is RoundKind.TRAIN else words
         plain = np.concatenate([words.astype(object) % P, np.zeros(padded(words.size) - words.size, object)])
-        pad, slope = (_uniform(seat.entropy, plain.size) for _ in range(2))
+        pad, slope = (_uniform(client_round.entropy, plain.size) for _ in range(2))
         masked = ((plain + pad) % P).astype("<u8").tobytes()
         sealed = b"".join(
             bytes([index])
             + SUITE.encrypt(
                 ((pad + slope * (index + 1)) % P).astype("<u8").tobytes(),
                 X25519PublicKey.from_public_bytes(key),
-                share_info(seat.manifest.digest(), seat.site_id, index),
+                share_info(client_round.manifest.digest(), client_round.site_id, index),
             )
-            for index, key in _keys(seat).items()
+            for index, key in _keys(client_round).items()
         )
         body = sealed + masked
-        material = {"shares": len(_keys(seat)), "bound": bound(seat.manifest, seat.site_id, body)}
-        header = header_for(seat, FACTS.name, replace(payload, length=words.size), material)
+        material = {
+            "shares": len(_keys(client_round)),
+            "bound": bound(client_round.manifest, client_round.site_id, body),
+        }
+        header = header_for(client_round, FACTS.name, replace(payload, length=words.size), material)
         return b"", iter((write_header(header), body))
 
 
@@ -253,9 +261,9 @@ class ThresholdAudit:
         return cohort_transcript(record)
 
 
-def _keys(seat: Seat) -> dict[int, bytes]:
+def _keys(client_round: ClientRound) -> dict[int, bytes]:
     try:
-        keys = {int(index): bytes.fromhex(shown["key"]) for index, shown in seat.public["custodians"].items()}
+        keys = {int(index): bytes.fromhex(shown["key"]) for index, shown in client_round.public["custodians"].items()}
     except (KeyError, TypeError, ValueError) as error:
         raise PublicUnsigned("the round lacks its custodians' keys") from error
     if len(keys) < NEED:

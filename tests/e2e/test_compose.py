@@ -109,7 +109,7 @@ def test_the_dashboard_opens_with_the_first_token(compose: Compose) -> None:
 
 
 def test_redis_is_wiped_workers_are_killed_and_keys_are_changed(compose: Compose) -> None:
-    """A job runs to its end although the doorbell is thrown away, every worker is killed, and keys are exchanged."""
+    """A job runs to its end although Redis is wiped, every worker is killed, and keys are exchanged."""
     compose("restart", "redis")
     submitted = json.loads(compose.cli("job", "submit", "examples/hospital/job.yaml", "--json"))
     compose("kill", "--signal", "KILL", *(f"{name}-worker" for name in SERVICES))

@@ -17,7 +17,7 @@ from shared.ids import SiteId
 from shared.learning.metrics import evaluation_layout, metrics_of
 from shared.learning.strategies import step_model, strategy_named
 from shared.learning.tensors import Model, difference, flatten, load, save, unflatten
-from shared.secagg.engine import Desk, Payload, Seat
+from shared.secagg.engine import ClientRound, Payload, ServerRound
 from shared.secagg.fold import BytesSource, RunningSum
 from shared.secagg.payload import model_payload, opened_sums, opened_train, sums_payload, train_payload
 from shared.secagg.quantise import Ring, plan_encoding, plan_sums
@@ -67,15 +67,15 @@ class Federation:
 
     def together(self, made: RoundManifest, payloads: dict[str, Payload]) -> Ring:
         opened = SEALED.server.open(made)
-        desk, total = Desk(made, opened.secret), None
+        desk, total = ServerRound(made, opened.secret), None
         for site, payload in payloads.items():
-            _, pieces = SEALED.client.upload(Seat(made, SiteId(site), opened.public), b"", None, payload)
+            _, pieces = SEALED.client.upload(ClientRound(made, SiteId(site), opened.public), b"", None, payload)
             body = b"".join(bytes(piece) for piece in pieces)
             header, offset = read_header(body)
             total = total or RunningSum(header.modulus_bits, header.length)
-            total.fold(lambda h=header, b=body, o=offset: SEALED.server.unveil(desk, h, BytesSource(b, o)))
+            total.fold(lambda h=header, b=body, o=offset: SEALED.server.open_payload(desk, h, BytesSource(b, o)))
         assert total is not None
-        SEALED.server.reveal(desk, total.total)
+        SEALED.server.unmask_sum(desk, total.total)
         return total.total
 
     def sums(self, kind: RoundKind, number: int, values: dict[str, np.ndarray]) -> np.ndarray:

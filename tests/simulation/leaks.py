@@ -143,7 +143,7 @@ class EngineSecrets:
 
 
 def secrets_of(state: bytes) -> set[bytes]:
-    """Both private keys, the seed and the own shares of a pairwise state (`ClientRound.dump`)."""
+    """Both private keys, the seed and the own shares of a pairwise state (`ClientState.dump`)."""
     c, s, b, _, own, _, received, *_ = msgpack.unpackb(state, raw=False)
     return {c, s, b, *(own or ()), *(share for _, first, second in received for share in (first, second))}
 

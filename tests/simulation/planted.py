@@ -30,9 +30,9 @@ def forgets_after_the_receipt() -> None:
 
     accept, seen = Updates.accept, set()
 
-    async def forget(self: Any, stored: Any, site_id: Any, digest: Any, body: Any) -> Any:
+    async def forget(self: Any, stored: Any, site_id: Any, digest: Any, body: Any, signature: Any = None) -> Any:
         if stored.round.id in seen or stored.round.min_cohort < 2:  # a first model has one site
-            return await accept(self, stored, site_id, digest, body)
+            return await accept(self, stored, site_id, digest, body, signature)
         seen.add(stored.round.id)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
         values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}

@@ -22,7 +22,7 @@ from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.messages import Opening, Survivors
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted
-from shared.secagg.pairwise.server import ServerRound
+from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.shares import SHARE_BYTES
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.payload import opened_train
@@ -201,7 +201,7 @@ async def test_a_sum_over_other_bodies_than_were_signed_is_noise(quick_stage: St
 def reveal(sites: Sites, total: np.ndarray[Any, Any]) -> None:
     """Take out what the openings give, as the aggregator would for any sum it likes."""
     frame = frame_of(sites)
-    server = ServerRound(terms(sites.manifest, sites.keys.public), frame.roster)
+    server = ServerState(terms(sites.manifest, sites.keys.public), frame.roster)
     openings = {
         frame.roster.position(site): Opening.unpack(sites.said[site, "unmask"]) for site in sites.manifest.cohort
     }

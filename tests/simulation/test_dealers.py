@@ -11,8 +11,8 @@ import pytest
 from shared.secagg.pairwise import client as client_module
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.facts import CHECK, SHARE, UNMASK
-from tests.simulation.onehouse.site import Site
-from tests.simulation.test_model import Life, founding, life  # noqa: F401 (fixtures)
+from tests.simulation.oneprocess.site import Site
+from tests.simulation.test_model import Lifecycle, founding, life  # noqa: F401 (fixtures)
 
 DEATHS = {
     "nobody dies": (),
@@ -33,13 +33,13 @@ class Cheat:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.honest, name)
 
-    def speak(self, seat: Any, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def speak(self, client_round: Any, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         if step == SHARE and self.how == "deals noise":
             with pytest.MonkeyPatch.context() as patch:
                 real = client_module.split
                 patch.setattr(client_module, "split", lambda *given: [[noise(), noise()] for _ in real(*given)])
-                return self.honest.speak(seat, state, step, answer)
-        state, said = self.honest.speak(seat, state, step, answer)
+                return self.honest.speak(client_round, state, step, answer)
+        state, said = self.honest.speak(client_round, state, step, answer)
         if step == SHARE and self.how == "seals noise":
             envelopes, dealing = messages.unpack_list(said)
             said = messages.pack_list([os.urandom(len(envelopes)), dealing])
@@ -51,7 +51,7 @@ class Cheat:
         return state, said
 
 
-def played(machine: Life, how: str, deaths: tuple[str, ...]) -> Site:
+def played(machine: Lifecycle, how: str, deaths: tuple[str, ...]) -> Site:
     """The job from its submission to its end, with one cheat among the sites."""
     cheat = machine.house.sites[1]
     cheat.engine = Cheat(cheat.engine, how)  # type: ignore[assignment]
@@ -72,7 +72,7 @@ def played(machine: Life, how: str, deaths: tuple[str, ...]) -> Site:
     ("how", "deaths"),
     [("deals noise", "nobody dies"), ("seals noise", "nobody dies"), ("deals noise", "processes die")],
 )
-def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Life], how: str, deaths: str) -> None:  # noqa: F811
+def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Lifecycle], how: str, deaths: str) -> None:  # noqa: F811
     """One that is found out before masks costs nothing; one that is found out at the opening costs one number."""
     machine = life()
     try:
@@ -101,7 +101,7 @@ def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Life], ho
 
 
 @pytest.mark.parametrize("how", ["sends noise", "complains"])
-def test_other_cheats_stop_nobody_and_exclude_nobody(life: type[Life], how: str) -> None:  # noqa: F811
+def test_other_cheats_stop_nobody_and_exclude_nobody(life: type[Lifecycle], how: str) -> None:  # noqa: F811
     machine = life()
     try:
         cheat = played(machine, how, ())

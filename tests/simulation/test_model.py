@@ -1,6 +1,6 @@
 """Whatever is done to a round, in whatever order, with a crash between any two effects: the books stay right.
 
-A hypothesis state machine over the real coordinator, aggregator and keys in one process (`onehouse`). Steps: hints
+A hypothesis state machine over the real coordinator, aggregator and keys in one process (`oneprocess`). Steps: hints
 heard, lost, doubled and reordered; sweeps; sites' turns; agents that die; time. In each step one process may die at any
 of its effects: before or after a commit, before or after a call. `UNDERSONG_MODEL_EXAMPLES` makes it try more.
 """
@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-import services.aggregator.foreman
+import services.aggregator.driver
 import services.keys.witness
 from services.aggregator.closing import Closing
 from services.keys.witness import Witness
-from tests.simulation.onehouse.founding import LENGTH, SITES, Founding, found
-from tests.simulation.onehouse.house import House
+from tests.simulation.oneprocess.founding import LENGTH, SITES, Founding, found
+from tests.simulation.oneprocess.platform import InProcessPlatform
 
 EXAMPLES = int(os.environ.get("UNDERSONG_MODEL_EXAMPLES", "5"))
 STEPS = 40
@@ -48,7 +48,7 @@ WHO = st.integers(0, SITES - 1)
 pytestmark = pytest.mark.timeout(600)
 
 
-class Life(RuleBasedStateMachine):
+class Lifecycle(RuleBasedStateMachine):
     """One job of two rounds, and everything that can happen to it."""
 
     founding: Founding
@@ -59,8 +59,10 @@ class Life(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.phases: dict[tuple[str, str], str] = {}
         self.members: dict[tuple[str, str], str] = {}
-        self.context: AbstractAsyncContextManager[House] = House.opened(self.founding, self.folder / "house")
-        self.house = self.runner.run(self.context.__aenter__())
+        self.context: AbstractAsyncContextManager[InProcessPlatform] = InProcessPlatform.opened(
+            self.founding, self.folder / "platform"
+        )
+        self.platform = self.runner.run(self.context.__aenter__())
 
     def do(self, *acts: Any) -> None:
         for act in acts:
@@ -68,37 +70,37 @@ class Life(RuleBasedStateMachine):
 
     @initialize()
     def submit(self) -> None:
-        self.job_id = self.runner.run(self.house.submit(2))
+        self.job_id = self.runner.run(self.platform.submit(2))
 
     def dying(self, death: tuple[str, int] | None, act: Any) -> None:
         """Do it, while one process may die."""
         if death is not None:
-            self.house.arm(death[0], fuse=death[1])
-        self.do(act, self.house.disarm())
+            self.platform.arm(death[0], fuse=death[1])
+        self.do(act, self.platform.disarm())
 
     @rule(service=SERVICE, place=st.integers(0, 5), death=DEATHS, fate=FATE)
     def hint(self, service: str, place: int, death: tuple[str, int] | None, fate: str) -> None:
         """Some hint, not the oldest, is rung: once, twice or in vain."""
-        waiting = self.house.hints(service)
+        waiting = self.platform.hints(service)
         if not waiting:
             return
         event = waiting[place % len(waiting)]
         if fate != "twice":
-            self.do(self.house.forget_hint(service, event))
+            self.do(self.platform.forget_hint(service, event))
         if fate != "lost":
-            self.dying(death, self.house.hear(event))
+            self.dying(death, self.platform.hear(event))
 
     @rule(death=DEATHS)
     def sweep_coordinator(self, death: tuple[str, int] | None) -> None:
-        self.dying(death, self.house.sweep_coordinator())
+        self.dying(death, self.platform.sweep_coordinator())
 
     @rule(death=DEATHS)
     def sweep_aggregator(self, death: tuple[str, int] | None) -> None:
-        self.dying(death, self.house.sweep_aggregator())
+        self.dying(death, self.platform.sweep_aggregator())
 
     @rule(who=WHO, death=DEATHS)
     def turn(self, who: int, death: tuple[str, int] | None) -> None:
-        self.dying(death, self.house.sites[who].turn())
+        self.dying(death, self.platform.sites[who].turn())
 
     @rule(death=DEATHS, times=st.integers(1, 3))
     def turns(self, death: tuple[str, int] | None, times: int) -> None:
@@ -108,26 +110,26 @@ class Life(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def agent_dies(self, who: int) -> None:
-        self.house.sites[who].crash()
+        self.platform.sites[who].crash()
 
     @rule(seconds=st.sampled_from([1, 4, 12, 35]), away=st.sets(WHO, max_size=1))
     def time(self, seconds: int, away: set[int]) -> None:
-        self.do(self.house.pass_time(seconds, [site for site in self.house.sites if site.number not in away]))
+        self.do(self.platform.pass_time(seconds, [site for site in self.platform.sites if site.number not in away]))
 
     async def everybody(self) -> None:
-        for site in self.house.sites:
+        for site in self.platform.sites:
             await site.turn()
         for service in ("coordinator", "aggregator"):
-            for event in self.house.hints(service):
-                await self.house.forget_hint(service, event)
-                await self.house.hear(event)
+            for event in self.platform.hints(service):
+                await self.platform.forget_hint(service, event)
+                await self.platform.hear(event)
 
     # what must hold after each step
 
     @invariant()
     def phases_only_go_on(self) -> None:
         for service, order in ORDER.items():
-            for round_id, phase, reason in self.house.rows(service, "SELECT id, phase, reason FROM rounds"):
+            for round_id, phase, reason in self.platform.rows(service, "SELECT id, phase, reason FROM rounds"):
                 before = self.phases.get((service, round_id), order[0])
                 assert phase in (*order, *ENDS)
                 assert phase == before or before not in ENDS, f"{round_id} was {before} and is {phase}"
@@ -138,14 +140,14 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def counters_equal_what_they_count(self) -> None:
-        wrong = self.house.rows(
+        wrong = self.platform.rows(
             "coordinator",
             "SELECT r.id, r.outstanding, r.got FROM rounds r WHERE r.phase = 'collecting' AND ("
             " r.outstanding <> (SELECT count(*) FROM tasks t WHERE t.round_id = r.id AND t.state IN ('open', 'leased'))"
             " OR r.got <> (SELECT count(*) FROM tasks t WHERE t.round_id = r.id AND t.state = 'done'))",
         )
         assert not wrong
-        wrong = self.house.rows(
+        wrong = self.platform.rows(
             "aggregator",
             "SELECT r.id, r.got, r.rejected FROM rounds r WHERE"
             " r.got <> (SELECT count(*) FROM contributions c WHERE c.round_id = r.id AND c.code IS NULL)"
@@ -156,45 +158,45 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def one_round_at_a_time(self) -> None:
         query = "SELECT job_id FROM rounds WHERE phase NOT IN ('published', 'failed', 'cancelled')"
-        assert len(self.house.rows("coordinator", query)) <= 1
+        assert len(self.platform.rows("coordinator", query)) <= 1
 
     @invariant()
     def one_roster_and_one_survivor_set(self) -> None:
         """The witness is asked one thing for an attempt, and says one thing; whom a step is closed over is for ever."""
-        assert all(len(asks) == 1 for asks in self.house.asked.values()), "another question for the same attempt"
-        assert all(len(replies) == 1 for replies in self.house.witnessed.values()), "two signatures for an attempt"
-        for round_id, step, members in self.house.rows("aggregator", "SELECT round_id, step, members FROM steps"):
+        assert all(len(asks) == 1 for asks in self.platform.asked.values()), "another question for the same attempt"
+        assert all(len(replies) == 1 for replies in self.platform.witnessed.values()), "two signatures for an attempt"
+        for round_id, step, members in self.platform.rows("aggregator", "SELECT round_id, step, members FROM steps"):
             assert self.members.setdefault((round_id, step), members) == members
 
     @invariant()
     def nothing_acknowledged_is_lost(self) -> None:
-        rows = self.house.rows("aggregator", "SELECT round_id, site_id, digest FROM contributions")
+        rows = self.platform.rows("aggregator", "SELECT round_id, site_id, digest FROM contributions")
         kept = {(round_id, site_id): digest for round_id, site_id, digest in rows}
         assert len(kept) == len(rows), "a site stands twice in a round"
-        for site in self.house.sites:
+        for site in self.platform.sites:
             for round_id, digest in site.receipts.items():
                 assert kept.get((round_id, site.id)) == digest, f"{site.name} has a receipt for nothing"
 
     @invariant()
     def each_published_sum_is_of_its_contributors(self) -> None:
-        published = self.house.registry.published()
+        published = self.platform.registry.published()
         assert len({version["lineage"]["round_id"] for version in published}) == len(published), "published twice"
         for version in published:
             round_id = version["lineage"]["round_id"]
-            ((before,),) = self.house.rows("aggregator", _BEFORE, round_id)
-            rows = self.house.rows("aggregator", _COUNTED, round_id)
-            change = self.house.model(version["content_digest"]) - self.house.model(before)
+            ((before,),) = self.platform.rows("aggregator", _BEFORE, round_id)
+            rows = self.platform.rows("aggregator", _COUNTED, round_id)
+            change = self.platform.model(version["content_digest"]) - self.platform.model(before)
             counts = np.rint(change * len(rows))
             expected = np.zeros(LENGTH)
             for (site_id,) in rows:
-                (number,) = (site.number for site in self.house.sites if site.id == site_id)
+                (number,) = (site.number for site in self.platform.sites if site.id == site_id)
                 expected[number] = 1.0
             assert np.array_equal(counts, expected), f"{round_id}: the sum holds {counts}, the books {expected}"
 
     @invariant()
     def what_is_published_here_is_published_there(self) -> None:
-        here = {r for (r,) in self.house.rows("coordinator", "SELECT id FROM rounds WHERE phase = 'published'")}
-        there = {r for (r,) in self.house.rows("aggregator", "SELECT id FROM rounds WHERE phase = 'published'")}
+        here = {r for (r,) in self.platform.rows("coordinator", "SELECT id FROM rounds WHERE phase = 'published'")}
+        there = {r for (r,) in self.platform.rows("aggregator", "SELECT id FROM rounds WHERE phase = 'published'")}
         assert here <= there
 
     # the end
@@ -202,9 +204,9 @@ class Life(RuleBasedStateMachine):
     def finish(self, *, sweeps: bool = True, turns: int = FAIR_TURNS) -> None:
         """From here on nothing dies: everything must come to an end."""
         for _ in range(turns):
-            self.do(self.everybody(), self.house.pass_time(2.0, self.house.sites))
+            self.do(self.everybody(), self.platform.pass_time(2.0, self.platform.sites))
             if sweeps:
-                self.do(self.house.sweep_aggregator(), self.house.sweep_coordinator())
+                self.do(self.platform.sweep_aggregator(), self.platform.sweep_coordinator())
             if not self.unfinished():
                 return
         raise AssertionError(f"still under way: {self.unfinished()}")
@@ -215,7 +217,7 @@ class Life(RuleBasedStateMachine):
             "coordinator": "SELECT id, state, reason FROM jobs WHERE state = 'running'",
             "aggregator": "SELECT id, phase, step FROM rounds WHERE phase NOT IN ('published', 'failed', 'cancelled')",
         }
-        return [row for service, query in questions.items() for row in self.house.rows(service, query)]
+        return [row for service, query in questions.items() for row in self.platform.rows(service, query)]
 
     def check(self) -> None:
         """Every invariant now."""
@@ -251,15 +253,15 @@ def founding(tmp_path_factory: pytest.TempPathFactory) -> Founding:
 
 
 @pytest.fixture
-def life(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Life]]:
+def life(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Lifecycle]]:
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    monkeypatch.setattr(services.aggregator.foreman, "_PUBLISH_PAUSE_S", 0.001)
-    yield type("LifeHere", (Life,), {"founding": founding})
+    monkeypatch.setattr(services.aggregator.driver, "_PUBLISH_PAUSE_S", 0.001)
+    yield type("LifeHere", (Lifecycle,), {"founding": founding})
     structlog.configure(**before)
 
 
-def test_the_books_are_right_whatever_happens(life: type[Life]) -> None:
+def test_the_books_are_right_whatever_happens(life: type[Lifecycle]) -> None:
     run_state_machine_as_test(
         life,
         settings=settings(
@@ -277,31 +279,36 @@ def test_the_books_are_right_whatever_happens(life: type[Life]) -> None:
 # controls: each plants a bug, and the same story without it goes well
 
 
-def a_site_comes_back_while_its_round_is_asked_for(machine: Life) -> None:
+def a_site_comes_back_while_its_round_is_asked_for(machine: Lifecycle) -> None:
     """Three sites speak, the fourth fails; the worker dies after the witness signed; the fourth speaks after all."""
     machine.submit()
-    house = machine.house
-    late = house.sites[3]
+    platform = machine.platform
+    late = platform.sites[3]
     for _ in range(8):  # until the round is open and each site has its task
-        machine.do(house.pass_time(1.0, house.sites), house.sweep_coordinator())
-        for site in house.sites:
+        machine.do(platform.pass_time(1.0, platform.sites), platform.sweep_coordinator())
+        for site in platform.sites:
             if site.lease is None:
                 machine.do(site.turn())
     lease = late.lease
     assert lease is not None
     part = late.rounds[lease["round_id"]]
     machine.do(late.fail("agent-error"))
-    for site in house.sites[:3]:
+    for site in platform.sites[:3]:
         machine.do(site.turn())
-    house.arm("aggregator.worker", at="aggregator.step.witnessed")
-    machine.do(house.pass_time(4.0, house.sites), house.sweep_coordinator(), house.sweep_aggregator(), house.disarm())
-    assert house.witnessed, "the witness was never asked"
+    platform.arm("aggregator.worker", at="aggregator.step.witnessed")
+    machine.do(
+        platform.pass_time(4.0, platform.sites),
+        platform.sweep_coordinator(),
+        platform.sweep_aggregator(),
+        platform.disarm(),
+    )
+    assert platform.witnessed, "the witness was never asked"
     machine.do(late._say(part, "advertise", None))
-    machine.do(house.pass_time(15.0, house.sites), house.sweep_aggregator())
+    machine.do(platform.pass_time(15.0, platform.sites), platform.sweep_aggregator())
     machine.check()
 
 
-def test_a_frozen_set_is_remembered_over_a_crash(life: type[Life]) -> None:
+def test_a_frozen_set_is_remembered_over_a_crash(life: type[Lifecycle]) -> None:
     machine = life()
     try:
         a_site_comes_back_while_its_round_is_asked_for(machine)
@@ -318,7 +325,9 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Closing, "_freeze", nothing)
 
 
-def test_a_restart_that_forgets_the_frozen_set_is_caught(life: type[Life], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_that_forgets_the_frozen_set_is_caught(
+    life: type[Lifecycle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     forget(monkeypatch)
     machine = life()
     try:
@@ -328,11 +337,11 @@ def test_a_restart_that_forgets_the_frozen_set_is_caught(life: type[Life], monke
         machine.close()
 
 
-def test_a_witness_that_signs_twice_is_caught(life: type[Life], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_witness_that_signs_twice_is_caught(life: type[Lifecycle], monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nothing but its signatures would tell, which is looked at apart."""
     forget(monkeypatch)
     sign_twice(monkeypatch)
-    monkeypatch.setattr(Life, "one_roster_and_one_survivor_set", only_signatures)
+    monkeypatch.setattr(Lifecycle, "one_roster_and_one_survivor_set", only_signatures)
     machine = life()
     try:
         with pytest.raises(AssertionError, match="two signatures"):
@@ -341,8 +350,8 @@ def test_a_witness_that_signs_twice_is_caught(life: type[Life], monkeypatch: pyt
         machine.close()
 
 
-def only_signatures(machine: Life) -> None:
-    assert all(len(replies) == 1 for replies in machine.house.witnessed.values()), "two signatures for an attempt"
+def only_signatures(machine: Lifecycle) -> None:
+    assert all(len(replies) == 1 for replies in machine.platform.witnessed.values()), "two signatures for an attempt"
 
 
 def sign_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,14 +373,14 @@ def sign_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Witness, "_roster", again)
 
 
-def test_a_lost_hint_without_a_sweeper_is_caught(life: type[Life]) -> None:
+def test_a_lost_hint_without_a_sweeper_is_caught(life: type[Lifecycle]) -> None:
     """Redis wiped between the ringing and the hearing: with the sweeper the job goes on, without it never."""
     for sweeps in (False, True):
         machine = life()
         try:
             machine.submit()
-            for event in machine.house.hints("coordinator"):
-                machine.do(machine.house.forget_hint("coordinator", event))
+            for event in machine.platform.hints("coordinator"):
+                machine.do(machine.platform.forget_hint("coordinator", event))
             if sweeps:
                 machine.finish()
             else:

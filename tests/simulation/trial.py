@@ -105,14 +105,14 @@ async def collect(arena: Arena) -> list[str]:
 async def _collect_aggregator(arena: Arena) -> list[str]:
     from services.aggregator.repository import Repository
     from services.aggregator.tables import common
-    from services.aggregator.worker import Hands
+    from services.aggregator.worker import RoundMaintenance
     from shared.blobs import BlobStore
     from shared.database import Database
 
     database = Database(arena.async_database_url("aggregator"), common)
     blobs = BlobStore.open(f"file://{arena.blobs('aggregator')}")
     try:
-        await Hands(database, blobs, None, None, None, None).clear(timedelta())  # type: ignore[arg-type]
+        await RoundMaintenance(database, blobs, None, None, None, None).clear(timedelta())  # type: ignore[arg-type]
         left = [blob.digest async for blob in blobs.list(timedelta())]
         used = [await database.read("used", lambda tx, d=d: Repository(tx).in_use(d)) for d in left]
     finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.identity.sealing import Sealer
-from shared.secagg.engine import Desk
+from shared.secagg.engine import ServerRound
 from shared.secagg.fold import BytesSource
 from shared.secagg.twoserver.helper import HelperKeys
 from shared.secagg.twoserver.leader import LeaderState, leader_share
@@ -77,5 +77,5 @@ class BothServers:
             header, offset = read_header(body)
             if header.round_id == manifest.round_id:
                 report, scheme = Report.of(header), scheme_for(manifest, header.length)
-                desk = Desk(manifest, state)
-                found.leader_shares.add(leader_share(desk, report, scheme, BytesSource(body, offset)))
+                server_round = ServerRound(manifest, state)
+                found.leader_shares.add(leader_share(server_round, report, scheme, BytesSource(body, offset)))

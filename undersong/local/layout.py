@@ -94,7 +94,7 @@ class Layout:
         return {service: self.url(service) for service in SERVICES}
 
     def redis_url(self) -> str:
-        """The doorbell's url, with its password."""
+        """The URL of Redis, with its password."""
         password = read_text(self.home / "secrets" / "valkey-password").strip()
         return f"redis://:{password}@127.0.0.1:{self.ports['valkey']}/0"
 
@@ -133,7 +133,7 @@ class Layout:
             "bind 127.0.0.1",
             f"requirepass {password}",
             f"dir {json.dumps(str(self.home / 'valkey'))}",
-            'save ""',  # a doorbell: the truth is in SQL, nothing here is worth a disk write
+            'save ""',  # notifications only: the state is in SQL, nothing here is worth a disk write
             "appendonly no",
             "maxmemory-policy noeviction",
         ]

@@ -123,7 +123,7 @@ class Platform:
             self._start_agent(folder)
 
     def stop(self, *, keep_logs: bool = False) -> None:
-        """Stop agents first, then services, then the doorbell; forget the profile; delete a temporary folder.
+        """Stop agents first, then services, then Redis; forget the profile; delete a temporary folder.
 
         With `keep_logs` the temporary folder's logs stay.
         """
@@ -169,7 +169,7 @@ class Platform:
 
     @property
     def redis_url(self) -> str:
-        """Where the doorbell listens."""
+        """The URL of Redis."""
         return self._running().redis_url()
 
     @property

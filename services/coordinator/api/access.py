@@ -4,20 +4,20 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from services.coordinator.cases import Cases
+from services.coordinator.use_cases import UseCases
 from shared.errors import Unavailable
 from shared.web.access import Principal, Role, require
 
 
-async def cases(request: Request) -> Cases:
+async def cases(request: Request) -> UseCases:
     """The running service's use cases."""
     found = getattr(request.app.state, "cases", None)
-    if not isinstance(found, Cases):
+    if not isinstance(found, UseCases):
         raise Unavailable("the service is starting", retry_after_s=1)
     return found
 
 
-Use = Annotated[Cases, Depends(cases)]
+Use = Annotated[UseCases, Depends(cases)]
 Reader = Annotated[Principal, Depends(require(*Role))]
 Scientist = Annotated[Principal, Depends(require(Role.SCIENTIST))]
 Owner = Annotated[Principal, Depends(require(Role.OWNER))]

@@ -15,7 +15,7 @@ DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with 
 
 
 def application(database: Database, streams: Streams, lifespan: Lifespan | None = None) -> FastAPI:
-    """Build the application; the lifespan sets ``app.state.cases``, ``.tokens``, ``.verifier``."""
+    """Build the application; the lifespan sets ``app.state.use_cases``, ``.tokens``, ``.verifier``."""
 
     async def certificate() -> None:
         if app.state.verifier is None:

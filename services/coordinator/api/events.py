@@ -9,9 +9,9 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from services.coordinator.api.access import Id, Reader, Use
-from services.coordinator.cases import Cases
 from services.coordinator.domain.progress import JOB_ENDED
 from services.coordinator.repository.jobs import JobEvent
+from services.coordinator.use_cases import UseCases
 from services.coordinator.views.jobs import event_view
 from shared.clock import monotonic
 from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -66,14 +66,14 @@ async def job_events(
 class _Stream:
     """One listener."""
 
-    def __init__(self, use: Cases, job_id: str, token: str, stopping: asyncio.Event) -> None:
+    def __init__(self, use: UseCases, job_id: str, token: str, stopping: asyncio.Event) -> None:
         self._use, self._job_id, self._token, self._stopping = use, job_id, token, stopping
 
     async def run(self, events: list[JobEvent], after: int, *, ended: bool) -> AsyncIterator[str]:
         """The events as text. Ends with the job, with the process, and when the token is not valid any more."""
         spoke_at = checked_at = monotonic()
         yield ": open\n\n"
-        with self._use.bell.listen(self._job_id) as ring:
+        with self._use.notifier.listen(self._job_id) as subscription:
             while True:
                 for event in events:
                     after, spoke_at = event.number, monotonic()
@@ -81,7 +81,7 @@ class _Stream:
                 if any(event.type in _LAST for event in events) or (ended and len(events) < _BATCH):
                     return
                 if not events:
-                    await ring.wait(LOOK_EVERY_S)
+                    await subscription.wait(LOOK_EVERY_S)
                 if self._stopping.is_set():
                     return
                 if monotonic() - checked_at > CHECK_TOKEN_S:

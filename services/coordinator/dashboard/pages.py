@@ -1,4 +1,4 @@
-"""The dashboard's routes: each reads one desk and renders one template."""
+"""The dashboard's routes: each reads one view and renders one template."""
 
 import math
 import re
@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.routing import APIRoute
 
 from services.coordinator.dashboard import assets, session
-from services.coordinator.dashboard.desk import Dashboard, Desk, dashboard_of
 from services.coordinator.dashboard.rendering import HEADERS, page
+from services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
 from services.coordinator.dashboard.views import Measure
 from shared.errors import Refusal, TooMany
 from shared.learning.metrics import COUNTS
@@ -24,7 +24,7 @@ CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
 NO_CURVES: Final = COUNTS | {"auc_error"}
 """What is no curve of its own: the number of rows, and how exact another metric is."""
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
-STREAM_LOOK_S: Final = 2.0  # how late a change may show when no doorbell rings
+STREAM_LOOK_S: Final = 2.0  # how late a change may show when no notification comes
 STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line
 
 
@@ -59,7 +59,7 @@ Board = Annotated[Dashboard, Depends(dashboard_of)]
 class Visit:
     """One request of a signed-in person."""
 
-    desk: Desk
+    view: ViewModel
     session: session.Session
     board: Dashboard
     now: datetime
@@ -67,7 +67,7 @@ class Visit:
 
     def show(self, template: str, tab: str, **values: object) -> Response:
         """Render a page for this person."""
-        common = {"tab": tab, "person": self.desk.name, "csrf": self.session.csrf, "now": self.now}
+        common = {"tab": tab, "person": self.view.name, "csrf": self.session.csrf, "now": self.now}
         return page(template, 200, {**common, "here": self.here, "origin": self.board.origin, **values})
 
 
@@ -75,12 +75,12 @@ async def visit(request: Request, board: Board) -> Visit:
     """The signed-in person; raises SignedOut."""
     now = board.clock()
     found = _jar(board).read(request, now)
-    if found is None or await board.door.ended(found.id):
+    if found is None or await board.limiter.ended(found.id):
         raise SignedOut
-    desk = await board.source.desk(found.token)
-    if desk is None:
+    view = await board.source.view(found.token)
+    if view is None:
         raise SignedOut
-    return Visit(desk, found, board, now, request.url.path)
+    return Visit(view, found, board, now, request.url.path)
 
 
 def _jar(board: Dashboard) -> session.Jar:
@@ -124,18 +124,18 @@ async def sign_in(request: Request, board: Board) -> Response:
     token, wanted = form.get("token", "").strip(), _own_path(form.get("next", ""))
     address = request.client.host if request.client else ""
     try:
-        await board.door.admit(address)
+        await board.limiter.admit(address)
     except TooMany as refusal:
         shown = page("login.html", refusal.status, {"next": wanted, "error": f"{refusal.title()} {refusal.detail}"})
         shown.headers["Retry-After"] = str(math.ceil(refusal.retry_after_s or 1))
         return shown
-    if not token or await board.source.desk(token) is None:
-        await board.door.failed(address)
+    if not token or await board.source.view(token) is None:
+        await board.limiter.failed(address)
         return page("login.html", 401, {"next": wanted, "error": "This token is not known, or it was revoked."})
-    await board.door.succeeded(address)
+    await board.limiter.succeeded(address)
     jar, now = _jar(board), board.clock()
     if (earlier := jar.read(request, now)) is not None:
-        await board.door.end(earlier.id, earlier.until)
+        await board.limiter.end(earlier.id, earlier.until)
     answer = RedirectResponse(wanted, 303, HEADERS)
     jar.write(answer, session.Session.begin(token, now))
     return answer
@@ -145,7 +145,7 @@ async def sign_in(request: Request, board: Board) -> Response:
 async def sign_out(request: Request, visitor: Visitor) -> Response:
     """End the session, here and wherever else its cookie may have got to."""
     visitor.session.check(await session.form_of(request))
-    await visitor.board.door.end(visitor.session.id, visitor.session.until)
+    await visitor.board.limiter.end(visitor.session.id, visitor.session.until)
     answer = RedirectResponse(f"{session.PATH}/login", 303, HEADERS)
     _jar(visitor.board).empty(answer)
     return answer
@@ -154,26 +154,26 @@ async def sign_out(request: Request, visitor: Visitor) -> Response:
 @router.get("")
 async def now_page(visitor: Visitor) -> Response:
     """Is anything stuck?"""
-    return visitor.show("now.html", "Now", page=await visitor.desk.now())
+    return visitor.show("now.html", "Now", page=await visitor.view.now())
 
 
 @router.get("/jobs")
 async def jobs_page(visitor: Visitor, after: str | None = None) -> Response:
     """All jobs, newest first."""
-    jobs, following = await visitor.desk.jobs(after)
+    jobs, following = await visitor.view.jobs(after)
     return visitor.show("jobs.html", "Jobs", jobs=jobs, next=following)
 
 
 @router.get("/jobs/{job_id}")
 async def job_page(job_id: str, visitor: Visitor) -> Response:
     """One job."""
-    return visitor.show("job.html", "Jobs", page=await visitor.desk.job(job_id))
+    return visitor.show("job.html", "Jobs", page=await visitor.view.job(job_id))
 
 
 @router.get("/jobs/{job_id}/metrics")
 async def job_metrics(job_id: str, visitor: Visitor) -> Response:
     """The metric curves: `rounds` and, for each metric, a value or null for each round."""
-    return JSONResponse(curves(await visitor.desk.measures(job_id)), headers=HEADERS)
+    return JSONResponse(curves(await visitor.view.measures(job_id)), headers=HEADERS)
 
 
 @router.post("/jobs/{job_id}/{action}")
@@ -182,27 +182,27 @@ async def steer_job(
 ) -> Response:
     """Pause, resume or cancel, then show the job again."""
     visitor.session.check(await session.form_of(request))
-    await visitor.desk.steer(job_id, action)
+    await visitor.view.steer(job_id, action)
     return RedirectResponse(f"{session.PATH}/jobs/{quote(job_id)}", 303, HEADERS)
 
 
 @router.get("/rounds/{round_id}")
 async def round_page(round_id: str, visitor: Visitor) -> Response:
     """One round."""
-    return visitor.show("round.html", "Jobs", page=await visitor.desk.round(round_id))
+    return visitor.show("round.html", "Jobs", page=await visitor.view.round(round_id))
 
 
 @router.get("/sites")
 async def sites_page(visitor: Visitor) -> Response:
     """The sites and how they are."""
-    sites, comparisons = await visitor.desk.sites(), await visitor.desk.comparisons()
+    sites, comparisons = await visitor.view.sites(), await visitor.view.comparisons()
     return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons)
 
 
 @router.get("/models")
 async def models_page(visitor: Visitor) -> Response:
     """The model versions and where each came from."""
-    return visitor.show("models.html", "Models", releases=await visitor.desk.releases())
+    return visitor.show("models.html", "Models", releases=await visitor.view.releases())
 
 
 @router.get("/audit")
@@ -215,7 +215,7 @@ async def audit_page(visitor: Visitor, subject: str = "") -> Response:
         fault = "A round's id begins with rnd_, a version's with ver_."
         return visitor.show("audit.html", "Audit", subject=subject, page=None, fault=fault)
     try:
-        found = await visitor.desk.audit(subject)
+        found = await visitor.view.audit(subject)
     except Refusal as refusal:
         return visitor.show("audit.html", "Audit", subject=subject, page=None, fault=refusal.detail)
     return visitor.show("audit.html", "Audit", subject=subject, page=found, fault=None)
@@ -224,7 +224,7 @@ async def audit_page(visitor: Visitor, subject: str = "") -> Response:
 @router.get("/operations")
 async def operations_page(visitor: Visitor) -> Response:
     """What waits, what was given up, how the last day went."""
-    return visitor.show("operations.html", "Operations", page=await visitor.desk.operations())
+    return visitor.show("operations.html", "Operations", page=await visitor.view.operations())
 
 
 @router.post("/operations/dead-tasks/{task_id}/{act}")
@@ -233,20 +233,20 @@ async def decide_on_dead_task(
 ) -> Response:
     """Requeue or discard a task that was given up, then show what is left."""
     visitor.session.check(await session.form_of(request))
-    await visitor.desk.decide(task_id, act)
+    await visitor.view.decide(task_id, act)
     return RedirectResponse(f"{session.PATH}/operations", 303, HEADERS)
 
 
 @router.get("/keys")
 async def keys_page(visitor: Visitor) -> Response:
     """The inventory of keys."""
-    return visitor.show("keys.html", "Keys", page=await visitor.desk.keys())
+    return visitor.show("keys.html", "Keys", page=await visitor.view.keys())
 
 
 @router.get("/privacy")
 async def privacy_page(visitor: Visitor) -> Response:
     """What was released from which data, and what protects it."""
-    return visitor.show("privacy.html", "Privacy", exposures=await visitor.desk.privacy())
+    return visitor.show("privacy.html", "Privacy", exposures=await visitor.view.privacy())
 
 
 @router.get("/stream")
@@ -258,19 +258,19 @@ async def stream(request: Request, visitor: Visitor) -> Response:
         stopping = getattr(request.app.state, "stopping", None)
         return (stopping is not None and stopping.is_set()) or await request.is_disconnected()
 
-    events = changes(visitor.desk, seen, gone)
+    events = changes(visitor.view, seen, gone)
     return StreamingResponse(events, media_type="text/event-stream", headers={**HEADERS, "X-Accel-Buffering": "no"})
 
 
 async def changes(
-    desk: Desk, seen: str | None, gone: Callable[[], Coroutine[Any, Any, bool]], lasts_s: float = STREAM_FOR_S
+    view: ViewModel, seen: str | None, gone: Callable[[], Coroutine[Any, Any, bool]], lasts_s: float = STREAM_FOR_S
 ) -> AsyncIterator[str]:
     """Say `changed` for each new pulse after `seen`, until the browser is gone or `lasts_s` is over."""
     waits = int(lasts_s / STREAM_LOOK_S)
     quiet = int(STREAM_QUIET_S / STREAM_LOOK_S)
     yield "retry: 2000\n\n"
     for turn in range(waits):
-        pulse = await desk.pulse()
+        pulse = await view.pulse()
         if seen is None:
             yield f"id: {pulse}\nevent: hello\ndata: \n\n"
         elif pulse != seen:
@@ -278,7 +278,7 @@ async def changes(
         elif turn % quiet == quiet - 1:
             yield ": still here\n\n"
         seen = pulse
-        await desk.wait(STREAM_LOOK_S)
+        await view.wait(STREAM_LOOK_S)
         if await gone():
             return
 

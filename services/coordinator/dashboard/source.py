@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from services.coordinator.accounts import Accounts
 from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
-from services.coordinator.dashboard.desk import Desk, RoundPage
+from services.coordinator.dashboard.view_model import RoundPage, ViewModel
 from services.coordinator.dashboard.views import (
     Audit,
     Comparison,
@@ -54,8 +54,8 @@ class CoordinatorSource:
     operations: Operations
     degraded: Callable[[], tuple[str, ...]]
 
-    async def desk(self, token: str) -> Desk | None:
-        """The desk of the person whose API token this is; None when the token is not valid."""
+    async def view(self, token: str) -> ViewModel | None:
+        """The view of the person whose API token this is; None when the token is not valid."""
         person = await self.accounts.lookup(token) if token.isascii() else None
         return None if person is None else CoordinatorDesk(self, person, person.name)
 

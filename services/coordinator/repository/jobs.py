@@ -130,14 +130,14 @@ class JobRepository:
         )
         return [JobId(job_id) for job_id in await self._session.scalars(query.order_by(JobRow.id).limit(100))]
 
-    async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, ring: bool = True) -> None:  # noqa: A002
+    async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, notify: bool = True) -> None:  # noqa: A002
         """Append an event of the present trace; the job's row orders them.
 
-        `ring` tells other processes, else they look once a second.
+        `notify` tells other processes, else they look once a second.
         """
-        await self.record_all(job_id, [Entry(type, actor, data, current_trace())], ring=ring)
+        await self.record_all(job_id, [Entry(type, actor, data, current_trace())], notify=notify)
 
-    async def record_all(self, job_id: str, entries: Sequence[Entry], *, ring: bool = True) -> None:
+    async def record_all(self, job_id: str, entries: Sequence[Entry], *, notify: bool = True) -> None:
         """Append events, at least one, in their order."""
         last = await self._session.scalar(_NUMBERED, {"job": job_id, "more": len(entries)}) or 0
         now = await self._tx.now()
@@ -156,7 +156,7 @@ class JobRepository:
         await self._session.execute(_ADD_EVENT, rows)
         for entry in entries:
             self._tx.after_commit(partial(_tell, job_id, entry))
-            if ring:
+            if notify:
                 await self._tx.emit(EVENTS_TOPIC, entry.type, job_id)
 
     async def skip_numbers(self, count: int) -> None:

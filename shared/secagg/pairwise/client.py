@@ -26,7 +26,7 @@ from shared.secagg import transcript
 from shared.secagg.engine import NO_FLOORS, Floors
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
-from shared.secagg.pairwise.masks import Ring, apply_mask
+from shared.secagg.pairwise.masks import ModVector, apply_mask
 from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Survivors
 from shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
@@ -59,7 +59,7 @@ def pair_seed(private: X25519PrivateKey, public: bytes, ctx: bytes, i: int, j: i
 
 
 @dataclass
-class ClientRound:
+class ClientState:
     """One client in one attempt at one round. Secrets stay in here and end with it."""
 
     terms: Terms
@@ -162,7 +162,7 @@ class ClientRound:
             raise RoundAborted("too few neighbours are left")
         self.sharers, self.settled = settled, True
 
-    def mask(self, vector: Ring) -> None:
+    def mask(self, vector: ModVector) -> None:
         """R2: add the masks to the quantised update, in place. A wrong model or roster makes them not cancel."""
         frame, me = self._in_round()
         if not self.sharers:

@@ -15,12 +15,12 @@ from shared.secagg.engine import (
     NO_ASKS,
     Asks,
     Closed,
-    Desk,
     Engine,
     Entropy,
     Evidence,
     Opened,
     Replies,
+    ServerRound,
     Source,
     UpdateRefused,
 )
@@ -42,7 +42,7 @@ from shared.secagg.pairwise.steps import (
 )
 from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
 from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.secagg.quantise import Ring
+from shared.secagg.quantise import ModVector
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader
 
@@ -57,7 +57,7 @@ class PairwiseServer:
         terms(manifest, b"")
         return Opened({}, State().pack())
 
-    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
+    def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Nobody is asked for anything at the beginning."""
         raise UpdateRefused("engine pairwise asks nobody to begin a round")
 
@@ -67,7 +67,7 @@ class PairwiseServer:
             raise UpdateRefused("a masked update has no material")
         return header.plain_size
 
-    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:  # noqa: ARG002
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:  # noqa: ARG002
         """The masked words as they came."""
         left = header.plain_size
         while left:
@@ -79,36 +79,38 @@ class PairwiseServer:
         if len(source.take(1)):
             raise UpdateRefused("the update's body goes on after its last word")
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
+    def close(
+        self, server_round: ServerRound, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None
+    ) -> Closed:
         """End one of the six steps."""
-        state, reply = State.unpack(desk.secret), None if replies is None else replies[0]
+        state, reply = State.unpack(server_round.secret), None if replies is None else replies[0]
         match step:
             case "advertise":
-                return close_advertise(desk, state, messages, reply)
+                return close_advertise(server_round, state, messages, reply)
             case "share":
-                return close_share(desk, state, messages)
+                return close_share(server_round, state, messages)
             case "check":
-                return close_check(desk, state, messages)
+                return close_check(server_round, state, messages)
             case "upload":
-                return close_upload(desk, state, messages, reply)
+                return close_upload(server_round, state, messages, reply)
             case "commit":
-                return close_commit(desk, state, messages)
+                return close_commit(server_round, state, messages)
             case "unmask":
-                return close_unmask(desk, state, messages)
+                return close_unmask(server_round, state, messages)
         raise UpdateRefused(f"engine pairwise has no step {step}")
 
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Return the length of the payload."""
         return header.length
 
-    def sum_asks(self, desk: Desk) -> Asks:  # noqa: ARG002
+    def sum_asks(self, server_round: ServerRound) -> Asks:  # noqa: ARG002
         """Nobody is asked."""
         return NO_ASKS
 
-    def reveal(self, desk: Desk, total: Ring) -> Ring:
+    def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         """Take the masks out of the sum, in place."""
-        bits = _bits(desk.manifest)
-        state = State.unpack(desk.secret)
+        bits = _bits(server_round.manifest)
+        state = State.unpack(server_round.secret)
         if not state.corrections:
             raise NotEnoughShares("the survivors have not opened this round yet")
         for seed, sign in state.corrections:
@@ -125,9 +127,9 @@ class PairwiseServer:
         """Words of the round's encoding."""
         return None
 
-    def evidence(self, desk: Desk) -> Evidence:
+    def evidence(self, server_round: ServerRound) -> Evidence:
         """Roster, sharers and survivors as the witness and the sites signed them."""
-        state = State.unpack(desk.secret)
+        state = State.unpack(server_round.secret)
         members = Roster.unpack(state.roster).members
         signed = {SiteId(members[i].site_id): signature for i, signature in state.commitments.items()}
         complaints = {SiteId(members[i].site_id): said for i, said in state.complaints.items()}

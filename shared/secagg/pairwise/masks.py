@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 BLOCK_BYTES = 1 << 19
 _ZEROS = bytes(BLOCK_BYTES)
 
-Ring = npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+ModVector = npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 
-def apply_mask(vector: Ring, seed: bytes, sign: int, modulus_bits: int) -> None:
+def apply_mask(vector: ModVector, seed: bytes, sign: int, modulus_bits: int) -> None:
     """Add (sign > 0) or subtract G(seed) modulo 2**modulus_bits, in place.
 
     `vector` is uint16, uint32 (for 24 and 32 bits) or uint64 [d]. At 24 bits the top byte may be left dirty: the
@@ -32,7 +32,7 @@ def apply_mask(vector: Ring, seed: bytes, sign: int, modulus_bits: int) -> None:
         operation(part, _words(buffer[:size], word_bytes, vector.dtype), out=part)
 
 
-def _words(data: npt.NDArray[np.uint8], word_bytes: int, dtype: np.dtype[np.generic]) -> Ring:
+def _words(data: npt.NDArray[np.uint8], word_bytes: int, dtype: np.dtype[np.generic]) -> ModVector:
     if word_bytes != 3:
         return data.view(dtype.newbyteorder("<"))
     wide = np.zeros((data.size // 3, 4), np.uint8)

@@ -45,7 +45,7 @@ class Unmasking:
     dealers: frozenset[int] = frozenset()
 
 
-class ServerRound:
+class ServerState:
     """One attempt at one round, after the roster is frozen."""
 
     def __init__(self, terms: Terms, roster: Roster) -> None:

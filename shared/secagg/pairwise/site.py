@@ -4,9 +4,9 @@ import numpy as np
 
 from shared.merkle import proofs as merkle
 from shared.secagg import transcript
-from shared.secagg.engine import Payload, Pieces, Seat, UpdateRefused, Verifier, header_for
+from shared.secagg.engine import ClientRound, Payload, Pieces, UpdateRefused, Verifier, header_for
 from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.client import ClientRound, Sign
+from shared.secagg.pairwise.client import ClientState, Sign
 from shared.secagg.pairwise.complaints import pack_complaints
 from shared.secagg.pairwise.facts import ADVERTISE, CHECK, COMMIT, NAME, SHARE, UNMASK
 from shared.secagg.pairwise.messages import Delivery, MalformedStep, Survivors
@@ -17,20 +17,20 @@ from shared.wire.updates import write_header
 
 
 class PairwiseClient:
-    """One site's side; its state is `ClientRound.dump`."""
+    """One site's side; its state is `ClientState.dump`."""
 
-    def begin(self, seat: Seat, verifier: Verifier) -> bytes:  # noqa: ARG002
+    def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:  # noqa: ARG002
         """Fresh keys for this attempt. What the witness signs comes in later steps, and is checked there."""
-        return ClientRound.begin(_terms(seat), seat.site_id, seat.entropy).dump()
+        return ClientState.begin(_terms(client_round), client_round.site_id, client_round.entropy).dump()
 
-    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """The message of a step other than the upload."""
-        client = ClientRound.load(_terms(seat), seat.site_id, state)
-        sign = _signer(seat)
+        client = ClientState.load(_terms(client_round), client_round.site_id, state)
+        sign = _signer(client_round)
         if step == ADVERTISE:
             said = client.advertise(sign).pack()
         elif step == SHARE:
-            envelopes = client.share(Roster.unpack(_needed(answer)), sign, seat.entropy, seat.floors)
+            envelopes = client.share(Roster.unpack(_needed(answer)), sign, client_round.entropy, client_round.floors)
             said = messages.pack_list([envelopes, client.dealing])
         elif step == CHECK:
             delivery, dealt = messages.unpack_pair(_needed(answer))
@@ -38,7 +38,7 @@ class PairwiseClient:
             said = pack_complaints(client.complain(sign))
         elif step == COMMIT:
             survivors, path = _survivors(answer)
-            _check_included(client, survivors, path, seat)
+            _check_included(client, survivors, path, client_round)
             said = survivors.pack() + client.commit(survivors, sign)
         elif step == UNMASK:
             survivors, commitments = _commitments(answer)
@@ -47,27 +47,31 @@ class PairwiseClient:
             raise UpdateRefused(f"engine pairwise has no step {step}")
         return client.dump(), said
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:
+    def upload(
+        self, client_round: ClientRound, state: bytes, answer: bytes | None, payload: Payload
+    ) -> tuple[bytes, Pieces]:
         """The state that knows the other clients' shares, and the masked body."""
-        client = ClientRound.load(_terms(seat), seat.site_id, state)
+        client = ClientState.load(_terms(client_round), client_round.site_id, state)
         client.settle(_needed(answer))
         bits = payload.modulus_bits
         vector = np.array(unpack(payload.data, bits), DTYPES[bits])
         client.mask(vector)
-        header = header_for(seat, NAME, payload, {})
+        header = header_for(client_round, NAME, payload, {})
         return client.dump(), iter((write_header(header), pack(vector, bits)))
 
 
-def _check_included(client: ClientRound, survivors: Survivors, path: list[bytes], seat: Seat) -> None:
+def _check_included(client: ClientState, survivors: Survivors, path: list[bytes], client_round: ClientRound) -> None:
     """The client's own body stands under the root that the witness signed."""
-    if client.frame is None or seat.body is None:
+    if client.frame is None or client_round.body is None:
         raise RoundAborted("this client has not handed in an update")
-    n, me = len(client.frame.roster.members), client.frame.roster.position(seat.site_id)
+    n, me = len(client.frame.roster.members), client.frame.roster.position(client_round.site_id)
     alive = sorted(transcript.members(survivors.members, n))
     if me not in alive:
         raise RoundAborted("this client's update is said to be missing")
     try:
-        merkle.verify_inclusion(transcript.body_leaf(me, seat.body), alive.index(me), len(alive), path, survivors.root)
+        merkle.verify_inclusion(
+            transcript.body_leaf(me, client_round.body), alive.index(me), len(alive), path, survivors.root
+        )
     except merkle.ProofInvalid as error:
         raise RoundAborted("another update than this client's stands in its place") from error
 
@@ -90,13 +94,13 @@ def _needed(answer: bytes | None) -> bytes:
     return answer
 
 
-def _terms(seat: Seat) -> Terms:
-    if seat.witness is None:
+def _terms(client_round: ClientRound) -> Terms:
+    if client_round.witness is None:
         raise UpdateRefused("pairwise needs the key of the witness")
-    return terms(seat.manifest, seat.witness)
+    return terms(client_round.manifest, client_round.witness)
 
 
-def _signer(seat: Seat) -> Sign:
-    if seat.sign is None:
+def _signer(client_round: ClientRound) -> Sign:
+    if client_round.sign is None:
         raise UpdateRefused("pairwise needs the site's identity key")
-    return seat.sign
+    return client_round.sign

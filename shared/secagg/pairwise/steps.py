@@ -8,7 +8,7 @@ import msgpack
 from shared.ids import SiteId
 from shared.merkle import proofs as merkle
 from shared.secagg import transcript
-from shared.secagg.engine import Asks, Closed, Desk, Fault
+from shared.secagg.engine import Asks, Closed, Fault, ServerRound
 from shared.secagg.facts import WITNESS
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.complaints import (
@@ -30,7 +30,7 @@ from shared.secagg.pairwise.roster import (
     survivors_statement,
     verify,
 )
-from shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerRound
+from shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerState
 from shared.secagg.pairwise.survivors import UnsafeSurvivors
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.pairwise.uploads import split_upload
@@ -68,42 +68,48 @@ class State:
         """The inverse of `pack`."""
         return cls(msgpack.unpackb(data, raw=False, strict_map_key=False))
 
-    def server(self, desk: Desk) -> ServerRound:
+    def server(self, server_round: ServerRound) -> ServerState:
         """The round over the frozen roster."""
-        return ServerRound(terms(desk.manifest, b""), Roster.unpack(self.roster))
+        return ServerState(terms(server_round.manifest, b""), Roster.unpack(self.roster))
 
 
-def close_advertise(desk: Desk, state: State, said: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+def close_advertise(
+    server_round: ServerRound, state: State, said: Mapping[SiteId, bytes], reply: bytes | None
+) -> Closed:
     """Freeze the roster of those who advertised keys, with the witness's nonce and signature."""
-    members = _advertised(desk, said)
-    if len(members) < max(3, desk.manifest.min_cohort):
-        raise NotEnoughShares(f"{len(members)} sites advertised keys, {max(3, desk.manifest.min_cohort)} are needed")
+    members = _advertised(server_round, said)
+    if len(members) < max(3, server_round.manifest.min_cohort):
+        raise NotEnoughShares(
+            f"{len(members)} sites advertised keys, {max(3, server_round.manifest.min_cohort)} are needed"
+        )
     bare = Roster(members, bytes(32), bytes(64))
     if reply is None:
-        return Closed(desk.secret, asks=Asks.one(WITNESS, msgpack.packb({"what": "roster", "roster": bare.pack()})))
+        return Closed(
+            server_round.secret, asks=Asks.one(WITNESS, msgpack.packb({"what": "roster", "roster": bare.pack()}))
+        )
     nonce, signature = messages.unpack_list(reply)
     frozen = replace(bare, nonce=nonce, signature=signature)
     state.roster = frozen.pack()
     return Closed(state.pack(), {SiteId(member.site_id): state.roster for member in members})
 
 
-def _advertised(desk: Desk, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
+def _advertised(server_round: ServerRound, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
     """Those whose advertisement is well formed, signed and usable; one bad key must not cost everybody the round."""
-    ctx0, members = terms(desk.manifest, b"").ctx0, []
+    ctx0, members = terms(server_round.manifest, b"").ctx0, []
     for site in sorted(said):
         try:
             a = Advertisement.unpack(said[site])
-            verify(desk.site_keys[site], a.signature, advertisement_statement(ctx0, site, a.c, a.s, a.b), site)
+            verify(server_round.site_keys[site], a.signature, advertisement_statement(ctx0, site, a.c, a.s, a.b), site)
             refuse_low_order(a.c, a.s)
         except (MalformedStep, RoundAborted):
             continue  # counts as no answer
-        members.append(Member(site, desk.site_keys[site], a))
+        members.append(Member(site, server_round.site_keys[site], a))
     return tuple(members)
 
 
-def close_share(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_share(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
     """Route envelopes, each with its dealer's commitments; `sharers` is who shared until the step after."""
-    server = state.server(desk)
+    server = state.server(server_round)
     envelopes, dealings = {}, {}
     for site, data in said.items():
         position = server.roster.position(site)
@@ -127,9 +133,9 @@ def close_share(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Close
     return Closed(state.pack(), answers)
 
 
-def close_check(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_check(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
     """Freeze U2: who shared and checked, without the dealers about whom too many complain."""
-    server = state.server(desk)
+    server = state.server(server_round)
     shared = transcript.members(state.sharers, server.n)
     complaints = _complaints(server, said, shared)
     limit = tolerated(server.n, server.terms.corrupt)
@@ -164,7 +170,7 @@ def close_check(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Close
 
 
 def _complaints(
-    server: ServerRound, said: Mapping[SiteId, bytes], shared: frozenset[int]
+    server: ServerState, said: Mapping[SiteId, bytes], shared: frozenset[int]
 ) -> dict[int, tuple[Complaint, ...]]:
     """What each site complains about, as far as it signed that; what is malformed counts as no answer."""
     found = {}
@@ -180,9 +186,11 @@ def _complaints(
     return found
 
 
-def close_upload(desk: Desk, state: State, uploads: Mapping[SiteId, bytes], reply: bytes | None) -> Closed:
+def close_upload(
+    server_round: ServerRound, state: State, uploads: Mapping[SiteId, bytes], reply: bytes | None
+) -> Closed:
     """Freeze U3, the survivors, with the witness's signature; each is shown where its own body stands."""
-    server = state.server(desk)
+    server = state.server(server_round)
     signed = {server.roster.position(site): upload for site, upload in uploads.items()}
     by_position = {i: split_upload(upload)[0] for i, upload in signed.items()}
     alive = frozenset(by_position)
@@ -190,7 +198,7 @@ def close_upload(desk: Desk, state: State, uploads: Mapping[SiteId, bytes], repl
     members, root = transcript.bitmap(alive, server.n), transcript.body_root(by_position)
     if reply is None:
         ask = SurvivorsAsk(members, root, state.sharers, tuple(signed[i] for i in sorted(signed)), state.complaints)
-        return Closed(desk.secret, asks=Asks.one(WITNESS, ask.pack()))
+        return Closed(server_round.secret, asks=Asks.one(WITNESS, ask.pack()))
     state.members, state.root = members, root
     state.uploads = {i: split_upload(upload)[1] for i, upload in signed.items()}
     survivors = Survivors(members, root, reply)
@@ -206,9 +214,9 @@ def close_upload(desk: Desk, state: State, uploads: Mapping[SiteId, bytes], repl
     return Closed(state.pack(), answers)
 
 
-def close_commit(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_commit(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
     """Collect the survivors' signatures over their set; in quorum mode enough of them are needed."""
-    server = state.server(desk)
+    server = state.server(server_round)
     survivors = Survivors.unpack(state.survivors)
     statement = survivors_statement(server.ctx, server.terms.attempt, survivors.members, survivors.root)
     for site in sorted(said):
@@ -227,9 +235,9 @@ def close_commit(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Clos
     return Closed(state.pack(), {SiteId(server.roster.members[i].site_id): answer for i in state.commitments})
 
 
-def close_unmask(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_unmask(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
     """Recover the masks of the sum from the shares, and name the senders of wrong ones."""
-    server = state.server(desk)
+    server = state.server(server_round)
     openings = {}
     for site, message in said.items():
         try:
@@ -246,7 +254,7 @@ def close_unmask(desk: Desk, state: State, said: Mapping[SiteId, bytes]) -> Clos
     return Closed(state.pack(), faults=faults)
 
 
-def _openable(server: ServerRound, sharers: frozenset[int], survivors: frozenset[int]) -> None:
+def _openable(server: ServerState, sharers: frozenset[int], survivors: frozenset[int]) -> None:
     """Raise NotEnoughShares where no witness would sign these survivors and no site open their sum."""
     try:
         server.frame.check_survivors(sharers, survivors, server.terms.min_cohort)

@@ -13,9 +13,9 @@ import msgpack
 
 from shared.ids import SiteId
 from shared.secagg import transcript
-from shared.secagg.engine import Desk, Seat, UpdateRefused
+from shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
 from shared.secagg.pairwise import contexts
-from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep
 from shared.secagg.pairwise.roster import DIGEST_BYTES, Roster, RoundAborted, masked_statement, verify
 from shared.secagg.pairwise.terms import terms
@@ -24,16 +24,16 @@ from shared.secagg.pairwise.terms import terms
 class MaskSignatures:
     """The signature over a masked body, at both ends (`shared.secagg.engine.BodySigning`)."""
 
-    def sign(self, seat: Seat, state: bytes, body_digest: bytes) -> bytes:
+    def sign(self, client_round: ClientRound, state: bytes, body_digest: bytes) -> bytes:
         """Sign the body that goes with this state, which is the one after the upload."""
-        if seat.witness is None or seat.sign is None:
+        if client_round.witness is None or client_round.sign is None:
             raise UpdateRefused("pairwise needs the key of the witness and the site's identity key")
-        client = ClientRound.load(terms(seat.manifest, seat.witness), seat.site_id, state)
-        return client.sign_masked(body_digest, seat.sign)
+        client = ClientState.load(terms(client_round.manifest, client_round.witness), client_round.site_id, state)
+        return client.sign_masked(body_digest, client_round.sign)
 
-    def check(self, desk: Desk, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
+    def check(self, server_round: ServerRound, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
         """Raise UpdateRefused unless the sharer `site_id` signed this body for this round and these sharers."""
-        expected = _expected(desk.secret, terms(desk.manifest, b"").ctx0)
+        expected = _expected(server_round.secret, terms(server_round.manifest, b"").ctx0)
         identity = expected.identities.get(site_id)
         if identity is None:
             raise UpdateRefused(f"{site_id} is not among the sharers of this round")

@@ -19,8 +19,8 @@ from shared.secagg.engine import (
     NO_ASKS,
     UPLOAD,
     Asks,
+    ClientRound,
     Closed,
-    Desk,
     Engine,
     Entropy,
     Evidence,
@@ -28,14 +28,14 @@ from shared.secagg.engine import (
     Payload,
     Pieces,
     Replies,
-    Seat,
+    ServerRound,
     Source,
     UpdateRefused,
     Verifier,
     header_for,
 )
 from shared.secagg.hpke import SUITE
-from shared.secagg.quantise import Ring
+from shared.secagg.quantise import ModVector
 from shared.secagg.sealed.facts import FACTS, NAME
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader, header_digest, write_header
@@ -60,7 +60,7 @@ class SealedServer:
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
 
-    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
+    def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Nobody is asked for anything at the beginning."""
         raise UpdateRefused("engine sealed asks nobody to begin a round")
 
@@ -69,10 +69,10 @@ class SealedServer:
         _, chunk = _material(header)
         return header.plain_size + _TAG * -(-header.plain_size // chunk)
 
-    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
         """Decrypt chunk by chunk into one reused buffer."""
         wrapped, chunk = _material(header)
-        cipher, bound = AESGCM(_unwrap(desk, header, wrapped)), header_digest(header)
+        cipher, bound = AESGCM(_unwrap(server_round, header, wrapped)), header_digest(header)
         buffer, left, number = bytearray(min(chunk, header.plain_size)), header.plain_size, 0
         while left:
             size = min(chunk, left)
@@ -89,21 +89,27 @@ class SealedServer:
         if len(source.take(1)):
             raise UpdateRefused("the update's body goes on after its last chunk")
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:  # noqa: ARG002
+    def close(
+        self,
+        server_round: ServerRound,
+        step: str,
+        messages: Mapping[SiteId, bytes],  # noqa: ARG002
+        replies: Replies | None = None,  # noqa: ARG002
+    ) -> Closed:
         """Nothing is exchanged beside the upload."""
         if step != UPLOAD:
             raise UpdateRefused(f"engine sealed has no step {step}")
-        return Closed(desk.secret)
+        return Closed(server_round.secret)
 
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Return the length of the payload."""
         return header.length
 
-    def sum_asks(self, desk: Desk) -> Asks:  # noqa: ARG002
+    def sum_asks(self, server_round: ServerRound) -> Asks:  # noqa: ARG002
         """Nobody is asked."""
         return NO_ASKS
 
-    def reveal(self, desk: Desk, total: Ring) -> Ring:  # noqa: ARG002
+    def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:  # noqa: ARG002
         """The payloads were plain already."""
         return total
 
@@ -115,7 +121,7 @@ class SealedServer:
         """Words of the round's encoding."""
         return None
 
-    def evidence(self, desk: Desk) -> Evidence:  # noqa: ARG002
+    def evidence(self, server_round: ServerRound) -> Evidence:  # noqa: ARG002
         """Nothing but the bodies' digests, which the aggregator holds."""
         return Evidence()
 
@@ -123,23 +129,31 @@ class SealedServer:
 class SealedClient:
     """Seals one payload to the aggregator's key."""
 
-    def begin(self, seat: Seat, verifier: Verifier) -> bytes:  # noqa: ARG002
+    def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:  # noqa: ARG002
         """Checks the public key; there is no state."""
-        _public_key(seat)
+        _public_key(client_round)
         return b""
 
-    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         """There is no step but the upload."""
         raise UpdateRefused(f"engine sealed has no step {step}")
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:  # noqa: ARG002
+    def upload(
+        self,
+        client_round: ClientRound,
+        state: bytes,  # noqa: ARG002
+        answer: bytes | None,  # noqa: ARG002
+        payload: Payload,
+    ) -> tuple[bytes, Pieces]:
         """The header, then sealed chunks from one reused buffer."""
-        return b"", self._body(seat, payload)
+        return b"", self._body(client_round, payload)
 
-    def _body(self, seat: Seat, payload: Payload) -> Pieces:
-        key = seat.entropy(32)
-        wrapped = SUITE.encrypt(key, _public_key(seat), seal_info(seat.manifest.digest(), seat.site_id))
-        header = header_for(seat, NAME, payload, {"key": wrapped, "chunk": CHUNK})
+    def _body(self, client_round: ClientRound, payload: Payload) -> Pieces:
+        key = client_round.entropy(32)
+        wrapped = SUITE.encrypt(
+            key, _public_key(client_round), seal_info(client_round.manifest.digest(), client_round.site_id)
+        )
+        header = header_for(client_round, NAME, payload, {"key": wrapped, "chunk": CHUNK})
         if payload.data.nbytes != header.plain_size or not header.plain_size:
             raise UpdateRefused("the payload's bytes do not fit its length")
         yield write_header(header)
@@ -172,18 +186,18 @@ def _material(header: UpdateHeader) -> tuple[bytes, int]:
     return wrapped, chunk
 
 
-def _public_key(seat: Seat) -> X25519PublicKey:
-    text = seat.public.get("hpke_public_key")
+def _public_key(client_round: ClientRound) -> X25519PublicKey:
+    text = client_round.public.get("hpke_public_key")
     try:
         return X25519PublicKey.from_public_bytes(bytes.fromhex(text if isinstance(text, str) else ""))
     except ValueError:
         raise UpdateRefused("the aggregator's hpke_public_key is not 32 bytes in hexadecimal") from None
 
 
-def _unwrap(desk: Desk, header: UpdateHeader, wrapped: bytes) -> bytes:
-    private = X25519PrivateKey.from_private_bytes(desk.secret)
+def _unwrap(server_round: ServerRound, header: UpdateHeader, wrapped: bytes) -> bytes:
+    private = X25519PrivateKey.from_private_bytes(server_round.secret)
     try:
-        key = SUITE.decrypt(wrapped, private, seal_info(desk.manifest.digest(), header.site_id))
+        key = SUITE.decrypt(wrapped, private, seal_info(server_round.manifest.digest(), header.site_id))
     except (InvalidTag, ValueError):
         raise UpdateRefused("the update was sealed for another round, site or key") from None
     if len(key) != 32:

@@ -21,8 +21,8 @@ from shared.secagg import transcript
 from shared.secagg.engine import (
     UPLOAD,
     Asks,
+    ClientRound,
     Closed,
-    Desk,
     Engine,
     Entropy,
     Opened,
@@ -30,14 +30,14 @@ from shared.secagg.engine import (
     Pieces,
     PublicUnsigned,
     Replies,
-    Seat,
+    ServerRound,
     Source,
     UpdateRefused,
     Verifier,
     header_for,
 )
 from shared.secagg.engine import Evidence as RecordEvidence
-from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
+from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
 from shared.secagg.twoserver.facts import FACTS, NAME
 from shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
@@ -73,10 +73,10 @@ class TwoServerLeader:
         public = key.public_key().public_bytes_raw()
         return Opened({"leader_key": public.hex()}, state.pack(), Asks.one(PARTY, public))
 
-    def begun(self, desk: Desk, opened: Opened, replies: Replies) -> Opened:
+    def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
         """The round's beginning with the helper's answer, whose signature the caller has checked."""
         state, answer = LeaderState.unpack(opened.secret), Begun.unpack(replies[0])
-        verify_key = unseal(answer.verify_key, state.private_key, aggregate_info(desk.manifest, b"verify-key"))
+        verify_key = unseal(answer.verify_key, state.private_key, aggregate_info(server_round.manifest, b"verify-key"))
         public = {
             **opened.public,
             "helper_key": answer.helper_key.hex(),
@@ -90,55 +90,59 @@ class TwoServerLeader:
         Report.of(header)
         return sealed_size(scheme_for(manifest, header.length))
 
-    def unveil(self, desk: Desk, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
         """The leader's part of the sum, of a report that was verified."""
-        report, scheme = Report.of(header), scheme_for(desk.manifest, header.length)
-        share = leader_share(desk, report, scheme, source)
-        words = scheme.out_share(context(desk.manifest), LEADER, report.report_id, share)
+        report, scheme = Report.of(header), scheme_for(server_round.manifest, header.length)
+        share = leader_share(server_round, report, scheme, source)
+        words = scheme.out_share(context(server_round.manifest), LEADER, report.report_id, share)
         yield memoryview(np.ascontiguousarray(words, "<u8").view(np.uint8).data)
 
-    def close(self, desk: Desk, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None) -> Closed:
+    def close(
+        self, server_round: ServerRound, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None
+    ) -> Closed:
         """Agree with the helper on whose reports are in the sum; its answer is its signature, checked by the caller."""
         if step != UPLOAD:
             raise UpdateRefused(f"engine {NAME} has no step {step}")
-        agree = accepted_set(desk.manifest, messages)
+        agree = accepted_set(server_round.manifest, messages)
         if replies is None:
-            return Closed(desk.secret, asks=Asks.one(PARTY, agree.pack()))
+            return Closed(server_round.secret, asks=Asks.one(PARTY, agree.pack()))
         said = Accepted.unpack(replies[0])
         evidence = Evidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
-        return Closed(LeaderState.unpack(desk.secret).agreed(evidence).pack())
+        return Closed(LeaderState.unpack(server_round.secret).agreed(evidence).pack())
 
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Return the length of the vector."""
         return header.length
 
-    def sum_asks(self, desk: Desk) -> Asks:
+    def sum_asks(self, server_round: ServerRound) -> Asks:
         """Ask the helper for its share of the sum, sealed to the leader's key."""
-        return Asks.one(PARTY, leader_key(desk.secret))
+        return Asks.one(PARTY, leader_key(server_round.secret))
 
-    def reveal(self, desk: Desk, total: Ring) -> Ring:
+    def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         """Add the helper's share to the leader's, and this server's noise; in place. Raises AggregateShareWrong."""
-        state = LeaderState.unpack(desk.secret)
-        if not desk.shares or not state.evidence:
+        state = LeaderState.unpack(server_round.secret)
+        if not server_round.shares or not state.evidence:
             raise UpdateRefused("the helper has not given its share of the sum")
-        packed = unseal(desk.shares[0], state.private_key, aggregate_info(desk.manifest, b"aggregate-share"))
+        packed = unseal(
+            server_round.shares[0], state.private_key, aggregate_info(server_round.manifest, b"aggregate-share")
+        )
         agreed = Evidence.unpack(state.evidence)
         if hashlib.sha256(packed).digest() != agreed.share_digest or len(packed) != total.nbytes:
             raise AggregateShareWrong("the helper's share of the sum is not the one that it signed for")
         words = np.frombuffer(packed, "<u8")
-        if self.modulus(desk.manifest) is None:
+        if self.modulus(server_round.manifest) is None:
             np.add(total, words, out=total)
         else:
             add_field(total, words, out=total)
             centred(total)
-            noise = draw(desk.manifest, total.size, state.noise_key)
+            noise = draw(server_round.manifest, total.size, state.noise_key)
             if noise is not None:
                 total += noise.view(np.uint64)
         return total
 
-    def evidence(self, desk: Desk) -> RecordEvidence:
+    def evidence(self, server_round: ServerRound) -> RecordEvidence:
         """The accepted set with the helper's signature."""
-        return RecordEvidence(survivors=LeaderState.unpack(desk.secret).evidence)
+        return RecordEvidence(survivors=LeaderState.unpack(server_round.secret).evidence)
 
     def slack(self, manifest: RoundManifest, length: int) -> int:
         """What both servers' noise can come to."""
@@ -153,26 +157,32 @@ class TwoServerLeader:
 class TwoServerSite:
     """One site's side: no state, one message."""
 
-    def begin(self, seat: Seat, verifier: Verifier) -> bytes:
+    def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:
         """Both servers' keys are there, and the helper itself named its own: the leader could put another there."""
         try:
-            keyid, signature = (str(seat.public[f"helper_{name}"]) for name in ("keyid", "signature"))
-            helper_key = _key(seat, "helper_key")
+            keyid, signature = (str(client_round.public[f"helper_{name}"]) for name in ("keyid", "signature"))
+            helper_key = _key(client_round, "helper_key")
         except (KeyError, UpdateRefused) as error:
             raise PublicUnsigned("the round lacks the helper's signed key") from error
-        verifier.check(PARTY, keyid, signature, key_statement(seat.manifest.digest(), helper_key))
-        _key(seat, "leader_key")
+        verifier.check(PARTY, keyid, signature, key_statement(client_round.manifest.digest(), helper_key))
+        _key(client_round, "leader_key")
         return b""
 
-    def speak(self, seat: Seat, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         """There is no step but the upload."""
         raise UpdateRefused(f"engine {NAME} has no step {step}")
 
-    def upload(self, seat: Seat, state: bytes, answer: bytes | None, payload: Payload) -> tuple[bytes, Pieces]:  # noqa: ARG002
+    def upload(
+        self,
+        client_round: ClientRound,
+        state: bytes,  # noqa: ARG002
+        answer: bytes | None,  # noqa: ARG002
+        payload: Payload,
+    ) -> tuple[bytes, Pieces]:
         """The header with the helper's sealed share, then the leader's sealed share."""
-        vector = vector_of(seat.manifest, payload)
-        report, sealed = make_report(seat, vector)
-        header = header_for(seat, NAME, replace(payload, length=vector.size), report.material())
+        vector = vector_of(client_round.manifest, payload)
+        report, sealed = make_report(client_round, vector)
+        header = header_for(client_round, NAME, replace(payload, length=vector.size), report.material())
         return b"", iter((write_header(header), sealed))
 
 
@@ -184,37 +194,37 @@ def vector_of(manifest: RoundManifest, payload: Payload) -> Integers:
     return np.ascontiguousarray(words, np.int64)
 
 
-def make_report(seat: Seat, vector: Integers) -> tuple[Report, bytes]:
+def make_report(client_round: ClientRound, vector: Integers) -> tuple[Report, bytes]:
     """The site's signed report over a vector int64[d], and the leader's sealed share."""
-    if seat.sign is None or seat.keyid is None:
+    if client_round.sign is None or client_round.keyid is None:
         raise UpdateRefused(f"engine {NAME} needs the site's identity key")
-    manifest, site_id = seat.manifest, seat.site_id
-    scheme, report_id = scheme_for(manifest, vector.size), seat.entropy(NONCE_BYTES)
-    public, leader, helper = scheme.shard(context(manifest), vector, report_id, seat.entropy)
-    sealed = seal(leader, _key(seat, "leader_key"), share_info(manifest, site_id, report_id, LEADER))
-    for_helper = seal(helper, _key(seat, "helper_key"), share_info(manifest, site_id, report_id, HELPER))
-    return sign_report(seat, vector.size, report_id, public, for_helper, sealed), sealed
+    manifest, site_id = client_round.manifest, client_round.site_id
+    scheme, report_id = scheme_for(manifest, vector.size), client_round.entropy(NONCE_BYTES)
+    public, leader, helper = scheme.shard(context(manifest), vector, report_id, client_round.entropy)
+    sealed = seal(leader, _key(client_round, "leader_key"), share_info(manifest, site_id, report_id, LEADER))
+    for_helper = seal(helper, _key(client_round, "helper_key"), share_info(manifest, site_id, report_id, HELPER))
+    return sign_report(client_round, vector.size, report_id, public, for_helper, sealed), sealed
 
 
 def sign_report(
-    seat: Seat, length: int, report_id: bytes, public: bytes, helper_share: bytes, leader_share: bytes
+    client_round: ClientRound, length: int, report_id: bytes, public: bytes, helper_share: bytes, leader_share: bytes
 ) -> Report:
     """A report over these sealed shares, under the site's signature."""
-    if seat.sign is None or seat.keyid is None:
+    if client_round.sign is None or client_round.keyid is None:
         raise UpdateRefused(f"engine {NAME} needs the site's identity key")
     digest = hashlib.sha256(leader_share).digest()
     statement = report_statement(
-        seat.manifest.digest(), seat.site_id, length, report_id, public, helper_share, digest
+        client_round.manifest.digest(), client_round.site_id, length, report_id, public, helper_share, digest
     )  # fmt: skip
     return Report(
-        site_id=seat.site_id,
+        site_id=client_round.site_id,
         length=length,
         report_id=report_id,
         public_share=public,
         helper_share=helper_share,
         leader_digest=digest,
-        keyid=Digest(seat.keyid),
-        signature=seat.sign(statement),
+        keyid=Digest(client_round.keyid),
+        signature=client_round.sign(statement),
     )
 
 
@@ -224,8 +234,8 @@ def accepted_set(manifest: RoundManifest, bodies: Mapping[SiteId, bytes]) -> Agr
     return Agree(transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions))
 
 
-def _key(seat: Seat, name: str) -> bytes:
-    text = seat.public.get(name)
+def _key(client_round: ClientRound, name: str) -> bytes:
+    text = client_round.public.get(name)
     try:
         key = bytes.fromhex(text if isinstance(text, str) else "")
     except ValueError:

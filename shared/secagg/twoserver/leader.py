@@ -8,7 +8,7 @@ import msgpack
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.ids import SiteId
-from shared.secagg.engine import Desk, Source, UpdateRefused
+from shared.secagg.engine import ServerRound, Source, UpdateRefused
 from shared.secagg.twoserver.messages import Evidence, Question
 from shared.secagg.twoserver.report import SEALING_BYTES, Report, ReportMalformed, context, share_info, unseal
 from shared.secagg.twoserver.roles import LEADER
@@ -64,12 +64,12 @@ class Pending:
         return self.question.report.site_id
 
 
-def examine(desk: Desk, header: UpdateHeader, source: Source, body_digest: bytes) -> Pending:
+def examine(server_round: ServerRound, header: UpdateHeader, source: Source, body_digest: bytes) -> Pending:
     """Open the leader's share of a report and begin its verification; a Refusal where that is impossible."""
-    report, scheme = Report.of(header), scheme_for(desk.manifest, header.length)
-    state = LeaderState.unpack(desk.secret)
-    share = leader_share(desk, report, scheme, source)
-    ctx = context(desk.manifest)
+    report, scheme = Report.of(header), scheme_for(server_round.manifest, header.length)
+    state = LeaderState.unpack(server_round.secret)
+    share = leader_share(server_round, report, scheme, source)
+    ctx = context(server_round.manifest)
     kept, said = scheme.begin(state.verify_key, ctx, LEADER, report.report_id, report.public_share, share)
     return Pending(Question(report, body_digest, said), scheme, kept)
 
@@ -79,7 +79,7 @@ def accept(manifest: RoundManifest, pending: Pending, message: bytes) -> None:
     pending.scheme.finish(context(manifest), pending.state, message)
 
 
-def leader_share(desk: Desk, report: Report, scheme: Scheme, source: Source) -> bytes:
+def leader_share(server_round: ServerRound, report: Report, scheme: Scheme, source: Source) -> bytes:
     """The leader's share, opened; raises ReportMalformed, ReportSealedElsewhere or UpdateRefused."""
     size = sealed_size(scheme)
     sealed = source.take(size)
@@ -87,8 +87,8 @@ def leader_share(desk: Desk, report: Report, scheme: Scheme, source: Source) -> 
         raise UpdateRefused("the update's body ends too early")
     if hashlib.sha256(sealed).digest() != report.leader_digest:
         raise ReportMalformed("the leader's share is not the one that the site signed")
-    info = share_info(desk.manifest, report.site_id, report.report_id, LEADER)
-    share = unseal(sealed, LeaderState.unpack(desk.secret).private_key, info)
+    info = share_info(server_round.manifest, report.site_id, report.report_id, LEADER)
+    share = unseal(sealed, LeaderState.unpack(server_round.secret).private_key, info)
     if len(source.take(1)):
         raise UpdateRefused("the update's body goes on after the leader's share")
     return share

@@ -26,7 +26,7 @@ from shared.identity.digests import content_digest
 from shared.identity.enrol import enrolment_proof_data
 from shared.ids import SiteId, digest_of, new_id
 from shared.learning.tensors import Model, Schema, save
-from shared.secagg.engine import Desk
+from shared.secagg.engine import ServerRound
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import opened_train
 from shared.secagg.quantise import plan_encoding, plan_sums, unpack
@@ -197,9 +197,11 @@ class FakePlatform:
         manifest, opened = self.rounds[round_id]
         (body,) = set(self.bodies[round_id])
         header, offset = read_header(body)
-        desk, rest = Desk(manifest, opened.secret), memoryview(body)[offset:]
+        server_round, rest = ServerRound(manifest, opened.secret), memoryview(body)[offset:]
         source = type("Source", (), {"rest": rest, "take": _take})()
-        plain = b"".join(bytes(block) for block in engine_named("sealed").server.unveil(desk, header, source))
+        plain = b"".join(
+            bytes(block) for block in engine_named("sealed").server.open_payload(server_round, header, source)
+        )
         return opened_train(manifest, unpack(plain, header.modulus_bits).copy(), 1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shared.errors import Refusal
 from shared.ids import Digest, SiteId, digest_of
 from shared.merkle import proofs as merkle
-from shared.secagg.engine import UPLOAD, Desk, Seat
+from shared.secagg.engine import UPLOAD, ClientRound, ServerRound
 from shared.secagg.pairwise import messages, roster, witness
 from shared.secagg.pairwise.complaints import unpack_complaints
 from shared.secagg.pairwise.engine import PAIRWISE, terms
@@ -40,21 +40,21 @@ class Peer:
         self.public = self.key.public_key().public_bytes_raw()
         self.delta = np.full(PARAMETERS, 0.25 * (number + 1), np.float32)
         self.state = b""
-        self.seat: Seat
+        self.client_round: ClientRound
 
     def begin(self, manifest: RoundManifest, witness_key: bytes) -> None:
-        self.seat = Seat(manifest, self.site_id, {}, self.key.sign, witness_key)
-        self.state = PAIRWISE.client.begin(self.seat, NOBODY)
+        self.client_round = ClientRound(manifest, self.site_id, {}, self.key.sign, witness_key)
+        self.state = PAIRWISE.client.begin(self.client_round, NOBODY)
 
     def say(self, step: str, answer: bytes | None) -> bytes:
         if step != UPLOAD:
-            self.state, message = PAIRWISE.client.speak(self.seat, self.state, step, answer)
+            self.state, message = PAIRWISE.client.speak(self.client_round, self.state, step, answer)
             return message
-        payload = train_payload(self.seat.manifest, self.delta, examples=10, loss=0.5, key=os.urandom(32))
-        self.state, pieces = PAIRWISE.client.upload(self.seat, self.state, answer, payload)
+        payload = train_payload(self.client_round.manifest, self.delta, examples=10, loss=0.5, key=os.urandom(32))
+        self.state, pieces = PAIRWISE.client.upload(self.client_round, self.state, answer, payload)
         body = b"".join(pieces)
-        self.seat = replace(self.seat, body=hashlib.sha256(body).digest())
-        self.signature = SIGNING.sign(self.seat, self.state, hashlib.sha256(body).digest())
+        self.client_round = replace(self.client_round, body=hashlib.sha256(body).digest())
+        self.signature = SIGNING.sign(self.client_round, self.state, hashlib.sha256(body).digest())
         return body
 
 
@@ -64,7 +64,7 @@ class PairwiseRound:
     def __init__(self, platform: Any, manifest: RoundManifest, nonce: bytes, peers: Iterable[Peer] = ()) -> None:
         self.platform, self.manifest, self.nonce = platform, manifest, nonce
         self.peers = {peer.site_id: peer for peer in peers}
-        self.desk = Desk(manifest, PAIRWISE.server.open(manifest).secret, {})
+        self.server_round = ServerRound(manifest, PAIRWISE.server.open(manifest).secret, {})
         self.said: dict[str, dict[SiteId, bytes]] = {step: {} for step in STEPS}
         self.signatures: dict[SiteId, bytes] = {}  # over the bodies, as they came with them
         self.heard: list[tuple[str, SiteId, bytes]] = []  # everything that agents sent, refused or not
@@ -101,7 +101,7 @@ class PairwiseRound:
             if step != self.step:
                 return "step-closed"
             if step == UPLOAD:
-                SIGNING.check(self.desk, site, hashlib.sha256(message).digest(), signature)
+                SIGNING.check(self.server_round, site, hashlib.sha256(message).digest(), signature)
                 self.signatures[site] = signature
             self.said[step][site] = message
             self._peers_speak()
@@ -138,17 +138,17 @@ class PairwiseRound:
         if step == UPLOAD:
             said = {site: hashlib.sha256(body).digest() + self.signatures[site] for site, body in said.items()}
         keys = {**{p.site_id: p.public for p in self.peers.values()}, **self.platform.site_keys}
-        self.desk = replace(self.desk, site_keys=keys)
+        self.server_round = replace(self.server_round, site_keys=keys)
         try:
-            closed = PAIRWISE.server.close(self.desk, step, said)
+            closed = PAIRWISE.server.close(self.server_round, step, said)
             if closed.asks:
                 closed = PAIRWISE.server.close(
-                    self.desk, step, said, {0: self._witness(closed.asks.asks[0].body, keys)}
+                    self.server_round, step, said, {0: self._witness(closed.asks.asks[0].body, keys)}
                 )
         except Refusal as refusal:
             self.ended = refusal.slug()
             return
-        self.desk = replace(self.desk, secret=closed.secret)
+        self.server_round = replace(self.server_round, secret=closed.secret)
         bend = self.bend.get(step)
         self.answers[step] = bend(dict(closed.answers)) if bend else dict(closed.answers)
         if step == STEPS[-1]:
@@ -170,7 +170,7 @@ class PairwiseRound:
         total = np.zeros(len(self._words(next(iter(bodies.values())))), DTYPES[self._bits])
         for body in bodies.values():
             total += self._words(body)
-        PAIRWISE.server.reveal(self.desk, total)
+        PAIRWISE.server.unmask_sum(self.server_round, total)
         self.total = opened_train(self.manifest, total, len(bodies))
         commitments = {site: said[-64:].hex() for site, said in self.said["commit"].items()}
         committed = {site: read_header(body)[0].samples for site, body in bodies.items()}

@@ -72,11 +72,11 @@ def test_secrets_are_gone_from_the_disk_when_the_round_is_over(tmp_path) -> None
     """Not in the database, not in its log; and what was opened stays known."""
     state = State(tmp_path)
     secret, manifest = os.urandom(32), a_manifest()
-    state.engines.begin(manifest, manifest.digest(), b"seat", secret, expires_at=1e12)
+    state.engines.begin(manifest, manifest.digest(), b"client_round", secret, expires_at=1e12)
     state.engines.speak(manifest, "unmask", secret + b"later", b"said", opens=True)
     assert any(secret in path.read_bytes() for path in tmp_path.glob("agent.sqlite*"))
     other = manifest.model_copy(update={"round_id": "rnd_other", "attempt": 2})
-    state.engines.begin(other, other.digest(), b"seat", b"state", expires_at=0)
+    state.engines.begin(other, other.digest(), b"client_round", b"state", expires_at=0)
     with pytest.raises(TaskFailure, match="round-answered"):
         state.engines.speak(other, "unmask", b"state", b"said", opens=True)
     assert state.engines.message(other.round_id, "unmask") is None, "nothing is stored of a refused answer"

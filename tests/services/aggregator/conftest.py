@@ -16,11 +16,11 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from services.aggregator import parts
-from services.aggregator.foreman import Foreman
+from services.aggregator.driver import RoundDriver
 from services.aggregator.part_worker import PartWorker
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.wiring import Components, assemble, build_app, employ, install, open_database
-from services.aggregator.worker import Hands
+from services.aggregator.wiring import Components, assemble, build_app, build_worker, install, open_database
+from services.aggregator.worker import RoundMaintenance
 from shared.clock import utc_now
 from shared.database import Database
 from shared.database.migrations import migrate
@@ -33,8 +33,8 @@ from shared.identity.requests import SigningAuth
 from shared.identity.verify import PartyVerifier, RevocationFeed
 from shared.ids import RoundId, SiteId, digest_of, new_id
 from shared.learning.tensors import Model, Schema, save
-from shared.queues import Bell, Streams
-from shared.secagg.engine import Payload, Seat
+from shared.queues import Notifier, Streams
+from shared.secagg.engine import ClientRound, Payload
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, sums_payload, train_payload, weight_of
 from shared.secagg.quantise import plan_encoding, plan_sums
@@ -89,8 +89,10 @@ def make_manifest(kind: RoundKind = RoundKind.TRAIN, sites: int = 3, **changes: 
 def make_body(manifest: RoundManifest, opened: dict[str, Any], site: str, payload: Payload) -> bytes:
     public = opened["engine_public"]["document"]["public"]
     client = engine_named("sealed").client
-    seat = Seat(manifest, SiteId(site), public)
-    return b"".join(bytes(part) for part in client.upload(seat, client.begin(seat, NOBODY), None, payload)[1])
+    client_round = ClientRound(manifest, SiteId(site), public)
+    return b"".join(
+        bytes(part) for part in client.upload(client_round, client.begin(client_round, NOBODY), None, payload)[1]
+    )
 
 
 def make_update(
@@ -199,8 +201,8 @@ class Stage:
         self.people: dict[str, Identity] = {}
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.registry.app))
         self.components: Components
-        self.foreman: Foreman
-        self.hands: Hands
+        self.driver: RoundDriver
+        self.maintenance: RoundMaintenance
         self.part_worker: PartWorker
         self.app: FastAPI
         self.restart()
@@ -218,9 +220,11 @@ class Stage:
             nonces=nonces,
             http=self.http,
         )
-        self.bell = Bell(Streams(self.settings.redis), ["aggregator.updates", "aggregator.steps"])
-        self.components = assemble(self.settings, self.database, stand, self.bell)
-        self.hands, self.foreman, self.part_worker = employ(self.settings, self.components, stand, self.bell)
+        self.notifier = Notifier(Streams(self.settings.redis), ["aggregator.updates", "aggregator.steps"])
+        self.components = assemble(self.settings, self.database, stand, self.notifier)
+        self.maintenance, self.driver, self.part_worker = build_worker(
+            self.settings, self.components, stand, self.notifier
+        )
         self.app = build_app(self.settings)
         install(self.app, self.components, stand, NoTokens())
 
@@ -277,7 +281,7 @@ class Stage:
 
     async def drive(self, round_id: str) -> dict[str, Any]:
         """Let a worker do what is to be done, until the round ends."""
-        await self.foreman.drive(RoundId(round_id))
+        await self.driver.drive(RoundId(round_id))
         return await self.state(round_id)
 
 
@@ -291,7 +295,7 @@ def by_another(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], list[int]]:
     def begin(stage: Stage) -> list[int]:
         folded: list[int] = []
         monkeypatch.setattr(parts, "_FEWEST_UPDATES", 1)
-        shares: Any = stage.foreman._parts
+        shares: Any = stage.driver._parts
         shares._min_updates, shares._min_bytes = 2, 0
         stage.part_worker._worker_id = "another"
         offer, gather = shares.offer, shares.gather
@@ -342,7 +346,7 @@ async def staged(url: str, redis_url: str, folder: Path, make: Callable[[Subject
     try:
         yield stage
     finally:
-        await stage.foreman.stop()
+        await stage.driver.stop()
         await stage.http.aclose()
         await database.close()
 

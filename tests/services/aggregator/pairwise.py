@@ -20,7 +20,7 @@ from shared.identity.authority import public_bytes
 from shared.identity.digests import content_digest
 from shared.identity.requests import SigningAuth
 from shared.ids import SiteId, digest_of
-from shared.secagg.engine import UPLOAD, Payload, Seat
+from shared.secagg.engine import UPLOAD, ClientRound, Payload
 from shared.secagg.engines import engine_named
 from shared.secagg.facts import WITNESS
 from shared.secagg.pairwise import messages, roster
@@ -113,7 +113,7 @@ class Sites:
     def __init__(self, stage: Stage, keys: FakeKeys, manifest: RoundManifest) -> None:
         self.stage, self.keys, self.manifest = stage, keys, manifest
         self.engine = engine_named("pairwise").client
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, ClientRound] = {}
         self.states: dict[str, bytes] = {}
         self.answers: dict[str, bytes | None] = {}
         self.said: dict[tuple[str, str], bytes] = {}
@@ -131,8 +131,12 @@ class Sites:
         made = cls(stage, keys, manifest)
         await stage.open(manifest)
         for site in manifest.cohort:
-            seat = Seat(manifest, SiteId(site), {}, stage.site(site).private_key.sign, keys.public)
-            made.seats[site], made.states[site], made.answers[site] = seat, made.engine.begin(seat, NOBODY), None
+            client_round = ClientRound(manifest, SiteId(site), {}, stage.site(site).private_key.sign, keys.public)
+            made.seats[site], made.states[site], made.answers[site] = (
+                client_round,
+                made.engine.begin(client_round, NOBODY),
+                None,
+            )
         return made
 
     def terms(self) -> roster.Terms:
@@ -229,10 +233,10 @@ def attach(stage: Stage) -> FakeKeys:
         stage.fake_keys = keys  # type: ignore[attr-defined]
     http = httpx.AsyncClient(transport=httpx.ASGITransport(keys.app))
     client = Keys(http, SigningAuth(stage.aggregator, "keys"), "http://keys")
-    foreman: Any = stage.foreman
-    closing: Closing = foreman._closing
+    driver: Any = stage.driver
+    closing: Closing = driver._closing
     closing._parties = Parties({WITNESS: [client]})
-    records: Records = foreman._records
+    records: Records = driver._records
     records._keys = client
     return keys
 
@@ -247,20 +251,20 @@ async def turn_to_rest(stage: Stage, round_id: Any) -> None:
         async def wait(self, timeout_s: float) -> bool:
             raise Rest
 
-    foreman: Any = stage.foreman
-    hold = await foreman.claim(round_id)
+    driver: Any = stage.driver
+    hold = await driver.claim(round_id)
     if hold is None:
         return
     from services.aggregator.publication import RoundFailed
 
     try:
-        while await foreman.turn(hold, Tired()):
+        while await driver.turn(hold, Tired()):
             pass
     except Rest:
         pass
     except RoundFailed as error:
         await stage.components.rounds.fail(round_id, error.reason, error.faults)
     finally:
-        await foreman._release(hold, 0.0, failed=False)
-    for task in list(foreman._handing_in):
+        await driver._release(hold, 0.0, failed=False)
+    for task in list(driver._handing_in):
         await task

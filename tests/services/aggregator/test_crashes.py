@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from services.aggregator.domain import Phase, Reason
-from services.aggregator.foreman import MAX_FAILURES
+from services.aggregator.driver import MAX_FAILURES
 from services.aggregator.publication import RoundLost
 from services.aggregator.tables import RoundRow
 from shared.database import Transaction
@@ -74,10 +74,10 @@ class MortalDatabase:
 def mortal(stage: Stage, death: Death) -> None:
     """Make this process die as told."""
     database: Any = MortalDatabase(stage.database)
-    foreman: Any = stage.foreman
-    publication = foreman._publication
+    driver: Any = stage.driver
+    publication = driver._publication
     stage.components.updates._database = database
-    for part in (foreman, publication, stage.components.rounds):
+    for part in (driver, publication, stage.components.rounds):
         part._database = database
     death.stalk(database, "run")
     death.stalk(stage.components.blobs, "put")
@@ -110,7 +110,7 @@ async def collected(stage: Stage, **changes: Any) -> RoundManifest:
 async def drive_to_death(stage: Stage, round_id: str) -> bool:
     """Whether it ended before it died."""
     try:
-        await stage.foreman.drive(RoundId(round_id))
+        await stage.driver.drive(RoundId(round_id))
     except Killed:
         return False
     return True
@@ -161,14 +161,14 @@ async def test_two_workers_never_both_finish(stage: Stage) -> None:
     """A worker that was paused past its lease finds another's fence and drops what it had."""
     manifest = await collected(stage)
     round_id = RoundId(manifest.round_id)
-    first = await stage.foreman.claim(round_id)
+    first = await stage.driver.claim(round_id)
     assert first is not None
     slow_view = await stage.components.rounds.view(round_id)
-    with stage.bell.listen(round_id) as ring:
-        await stage.foreman.fold(first, slow_view, ring)
-    slow: Any = stage.foreman
+    with stage.notifier.listen(round_id) as subscription:
+        await stage.driver.fold(first, slow_view, subscription)
+    slow: Any = stage.driver
     stage.restart()
-    assert await stage.foreman.claim(round_id) is None
+    assert await stage.driver.claim(round_id) is None
     await expire_leases(stage)
     found = await stage.drive(round_id)
     assert found["state"] == "published"
@@ -191,11 +191,11 @@ async def test_a_registry_that_comes_back(quick_stage: Stage) -> None:
     manifest = await collected(stage)
     round_id = RoundId(manifest.round_id)
     stage.registry.refuse_writes = True
-    assert stage.foreman.wake(round_id)
+    assert stage.driver.wake(round_id)
     while (await stage.state(round_id))["state"] != "checked":  # noqa: ASYNC110  (seen from outside)
         await asyncio.sleep(0.01)
     stage.registry.refuse_writes = False
-    await asyncio.gather(*stage.foreman._driving.values())
+    await asyncio.gather(*stage.driver._driving.values())
     assert (await stage.state(round_id))["state"] == "published"
     assert len(stage.registry.published()) == 1
 
@@ -212,10 +212,10 @@ async def test_a_lost_model_file_is_made_again(quick_stage: Stage) -> None:
     reference = (await stage.drive((await collected(stage)).round_id))["result"]["digest"]
     manifest = await collected(stage)
     death = Death(0, late=False)
-    foreman: Any = stage.foreman
-    death.stalk(foreman._publication._registry, "put_content")
+    driver: Any = stage.driver
+    death.stalk(driver._publication._registry, "put_content")
     with pytest.raises(Killed):
-        await stage.foreman.drive(RoundId(manifest.round_id))
+        await stage.driver.drive(RoundId(manifest.round_id))
     stored = (await stage.components.rounds.view(manifest.round_id)).stored
     assert stored.round.phase is Phase.CHECKED
     await stage.components.blobs.delete(reference)
@@ -296,11 +296,11 @@ async def test_a_wiped_redis_and_a_deadline_are_swept_up(stage: Stage) -> None:
         await tx.session.execute(update(RoundRow).values(deadline=RoundRow.opened_at))
 
     await stage.database.run("test.past", past)
-    assert await stage.hands.enforce() == 1
-    while stage.foreman._driving:
-        await next(iter(stage.foreman._driving.values()))
+    assert await stage.maintenance.enforce() == 1
+    while stage.driver._driving:
+        await next(iter(stage.driver._driving.values()))
     assert (await stage.state(manifest.round_id))["result"]["values"] == [2.0, 2.0]
-    assert await stage.hands.attend() == 0
+    assert await stage.maintenance.attend() == 0
 
 
 async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monk
     def stumble(*_: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("services.aggregator.foreman.conclude", stumble)
+    monkeypatch.setattr("services.aggregator.driver.conclude", stumble)
     for _ in range(MAX_FAILURES):
         assert (await stage.drive(manifest.round_id))["state"] == "aggregating"
     found = await stage.drive(manifest.round_id)
@@ -320,7 +320,7 @@ async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monk
 async def test_unused_blobs_are_cleared(stage: Stage) -> None:
     manifest = await collected(stage)
     orphan = (await stage.components.blobs.put(b"orphan")).digest
-    assert await stage.hands.clear(timedelta(0)) == 1
+    assert await stage.maintenance.clear(timedelta(0)) == 1
     path = stage.components.blobs.path(orphan)
     assert path is not None
     assert not path.exists()
@@ -336,7 +336,7 @@ async def test_what_kills_left_is_cleared_at_every_start_of_a_worker(stage: Stag
     past = time.time() - 7200
     for path in (half, orphan):
         os.utime(path, (past, past))
-    assert await stage.hands.tidy(timedelta(hours=1)) == 2
+    assert await stage.maintenance.tidy(timedelta(hours=1)) == 2
     assert not half.exists()
     assert not orphan.exists()
-    assert await stage.hands.tidy(timedelta(hours=1)) == 0
+    assert await stage.maintenance.tidy(timedelta(hours=1)) == 0

@@ -14,7 +14,7 @@ from services.aggregator.folding import BodyLost, Folding
 from shared.errors import Refusal
 from shared.ids import Digest, SiteId
 from shared.learning.tensors import Model, Schema, save
-from shared.secagg.engine import Seat
+from shared.secagg.engine import ClientRound
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, train_payload
 from shared.secagg.quantise import DTYPES, plan_encoding
@@ -61,8 +61,8 @@ def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) ->
             delta = np.random.default_rng(at).normal(size=length).astype(np.float32)
             payload = train_payload(manifest, delta, examples=2, loss=1.0, key=secrets.token_bytes(32))
             plain = np.frombuffer(bytes(payload.data), np.uint8).reshape(-1, bits // 8).copy()
-            seat = Seat(manifest, SITES[at], opened.public)
-            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(seat, b"", None, payload)[1]))
+            client_round = ClientRound(manifest, SITES[at], opened.public)
+            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(client_round, b"", None, payload)[1]))
             if at in bad:
                 body[-data.draw(st.integers(1, min(16 + length, 2000)))] ^= 0x40
             path = Path(folder) / str(at)
@@ -105,9 +105,9 @@ def test_an_initial_model_of_many_chunks_arrives_as_it_was_sent(tmp_path: Path) 
     manifest = manifest_of(32).model_copy(update={"kind": RoundKind.INITIALISE, "encoding": None, "model": None})
     engine = engine_named("sealed")
     opened = engine.server.open(manifest)
-    seat = Seat(manifest, SITES[0], opened.public)
+    client_round = ClientRound(manifest, SITES[0], opened.public)
     with (tmp_path / "body").open("wb") as file:
-        for piece in engine.client.upload(seat, b"", None, model_payload(save(model)))[1]:
+        for piece in engine.client.upload(client_round, b"", None, model_payload(save(model)))[1]:
             file.write(piece)
     folding = Folding(manifest, opened.secret)
     folding.add(Contribution(1, SITES[0], Digest("0" * 64), None, None), tmp_path / "body")

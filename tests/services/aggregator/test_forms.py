@@ -108,7 +108,7 @@ async def test_one_hostile_site_is_refused_alone_when_a_model_was_imported(quick
     *honest, hostile = manifest.cohort
     lie = stage.update(manifest, opened, hostile, np.zeros(size))
     assert (await stage.send(manifest.round_id, hostile, lie)).status_code == 201
-    driving = asyncio.create_task(stage.foreman.drive(manifest.round_id))
+    driving = asyncio.create_task(stage.driver.drive(manifest.round_id))
     while not (await stage.state(manifest.round_id))["rejections"]:  # noqa: ASYNC110  (another process says it)
         await asyncio.sleep(0.02)
     for site in honest:

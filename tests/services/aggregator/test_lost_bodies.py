@@ -34,13 +34,13 @@ def damage(path: Path, how: str) -> None:
 
 async def until_lost(stage: Stage, round_id: str, site: str) -> None:
     """Look after the round until the damage is found."""
-    hold = await stage.foreman.claim(round_id)  # type: ignore[arg-type]
+    hold = await stage.driver.claim(round_id)  # type: ignore[arg-type]
     assert hold is not None
-    view = await stage.foreman._rounds.view(round_id)  # type: ignore[arg-type]
-    with stage.bell.listen(round_id) as ring:
-        await stage.foreman._know_form(hold, view)
-        assert await stage.foreman.fold(hold, await stage.foreman._rounds.view(round_id), ring)  # type: ignore[arg-type]
-    await stage.foreman._release(hold, 0.0, failed=False)
+    view = await stage.driver._rounds.view(round_id)  # type: ignore[arg-type]
+    with stage.notifier.listen(round_id) as subscription:
+        await stage.driver._know_form(hold, view)
+        assert await stage.driver.fold(hold, await stage.driver._rounds.view(round_id), subscription)  # type: ignore[arg-type]
+    await stage.driver._release(hold, 0.0, failed=False)
     told = await stage.state(round_id)
     assert (told["state"], [(one["site_id"], one["code"]) for one in told["rejections"]]) == (
         "collecting",

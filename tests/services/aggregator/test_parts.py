@@ -26,7 +26,7 @@ from services.aggregator.partial_sum import PartialSumBroken, new_key, seal, sea
 from services.aggregator.parts import Holder, RoundParts, Shared, cut_into_parts
 from services.aggregator.repository import Repository
 from services.aggregator.tables import PartRow, common
-from services.aggregator.worker import Hands
+from services.aggregator.worker import RoundMaintenance
 from shared import faults
 from shared.blobs import BlobStore
 from shared.database import Database
@@ -34,8 +34,8 @@ from shared.database.migrations import migrate
 from shared.errors import Refusal
 from shared.identity.sealing import Sealer
 from shared.ids import Digest, RoundId, SiteId
-from shared.queues import Bell, Streams
-from shared.secagg.engine import Seat
+from shared.queues import Notifier, Streams
+from shared.secagg.engine import ClientRound
 from shared.secagg.engines import engine_named
 from shared.secagg.fold import BLOCK
 from shared.secagg.payload import train_payload
@@ -55,17 +55,17 @@ class House:
 
     folder: Path
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    hands: list[tuple[Part, Folding | None]] = field(default_factory=list)
+    maintenance: list[tuple[Part, Folding | None]] = field(default_factory=list)
     holder: int = 0
 
     def __post_init__(self) -> None:
         self.database = Database(f"sqlite+aiosqlite:///{self.folder / 'db'}", common, clock=lambda: self.now)
         self.blobs = BlobStore.open(f"file://{self.folder / 'blobs'}")
         self.sealer = Sealer.ensure(self.folder / "seal.key")
-        bell = Bell(Streams("redis://127.0.0.1:1"), [])
+        notifier = Notifier(Streams("redis://127.0.0.1:1"), [])
         self.workers = [
             PartWorker(
-                self.database, self.blobs, self.sealer, bell, worker_id=f"w{at}", lease_s=LEASE_S, look_every_s=1
+                self.database, self.blobs, self.sealer, notifier, worker_id=f"w{at}", lease_s=LEASE_S, look_every_s=1
             )
             for at in range(WORKERS)
         ]
@@ -88,8 +88,8 @@ class House:
             delta = rng.normal(size=LENGTH).astype(np.float32)
             payload = train_payload(self.manifest, delta, examples=1, loss=1.0, key=secrets.token_bytes(32))
             words = unpack(bytes(payload.data), 32)
-            seat = Seat(self.manifest, site, opened.public)
-            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(seat, b"", None, payload)[1]))
+            client_round = ClientRound(self.manifest, site, opened.public)
+            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(client_round, b"", None, payload)[1]))
             if at in bad:
                 body[-3] ^= 1
             else:
@@ -136,14 +136,14 @@ class House:
     async def claim(self, worker: int) -> None:
         part = await self.workers[worker].claim()
         if part is not None:
-            self.hands.append((part, None))
+            self.maintenance.append((part, None))
 
     async def fold(self, worker: int) -> None:
-        self.hands = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.hands]
+        self.maintenance = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.hands]
 
     async def hand_in(self, worker: int) -> None:
         """All that was folded, also what was handed in before or was claimed from a holder long gone."""
-        for part, folding in self.hands:
+        for part, folding in self.maintenance:
             if folding is not None:
                 await self.workers[worker].hand_in(part, folding)
 
@@ -152,7 +152,7 @@ class House:
             await self.workers[worker]._give_back(part)
 
     async def forget(self, _worker: int) -> None:
-        self.hands = self.hands[1:]
+        self.maintenance = self.hands[1:]
 
     async def gather(self, _worker: int = 0) -> bool:
         return await self.components.gather(self.shared)
@@ -280,8 +280,8 @@ def test_a_death_at_any_step(empty: Path, monkeypatch: pytest.MonkeyPatch, where
             await house.hold()
         assert died, "the step was never come to"
         await house.finish()
-        hands = Hands(house.database, house.blobs, None, None, None, None)  # type: ignore[arg-type]
-        assert await hands.clear(timedelta(seconds=-1)) == (where == "aggregator.part.stored")
+        maintenance = RoundMaintenance(house.database, house.blobs, None, None, None, None)  # type: ignore[arg-type]
+        assert await maintenance.clear(timedelta(seconds=-1)) == (where == "aggregator.part.stored")
         await house.verify()
 
     monkeypatch.setattr(PartWorker, "_give_back", nothing)

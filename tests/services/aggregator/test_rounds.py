@@ -118,7 +118,7 @@ async def test_the_strategy_keeps_its_state_from_round_to_round(stage: Stage) ->
         positions.append(float(load(stage.registry.blobs[ref["digest"]]).tensors["w"][0]))
         stage.restart()
     np.testing.assert_allclose(positions, [1.0, 2.5, 4.25], atol=1e-5)
-    await stage.hands.scrub()
+    await stage.maintenance.scrub()
     kept = list((stage.settings.data_dir / "blobs").glob("??/*"))
     states = [path for path in kept if "velocity" in read(path.read_bytes())]
     assert len(states) == 1
@@ -171,7 +171,7 @@ async def test_a_cancelled_round_forgets_its_bodies_and_its_key(stage: Stage) ->
     await stage.send(manifest.round_id, site, stage.sums(manifest, opened, site, unit(3, 0)))
     for _ in range(2):
         assert (await stage.post(manifest.round_id, "cancel")).json()["state"] == "cancelled"
-    await stage.hands.scrub()
+    await stage.maintenance.scrub()
     assert not list((stage.settings.data_dir / "blobs").glob("??/*"))
     assert (await stage.components.rounds.view(manifest.round_id)).stored.engine_secret is None
 

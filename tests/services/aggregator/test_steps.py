@@ -284,7 +284,7 @@ async def test_a_crash_while_a_step_is_closed(quick_stage: Stage, step: str, aft
             await sites.step(each)
             continue
         await sites.step(each, close=False)
-        foreman: Any = stage.foreman
+        driver: Any = stage.driver
         left = after
 
         class Killed(BaseException):
@@ -304,7 +304,7 @@ async def test_a_crash_while_a_step_is_closed(quick_stage: Stage, step: str, aft
             def __getattr__(self, name: str) -> Any:
                 return getattr(stage.database, name)
 
-        foreman._closing._database = foreman._publication._database = Mortal()
+        driver._closing._database = driver._publication._database = Mortal()
         stage.components.rounds._database = Mortal()
         with contextlib.suppress(Killed):
             await sites.close()
@@ -383,8 +383,8 @@ async def test_a_record_waits_for_keys(quick_stage: Stage) -> None:
     await quick_stage.database.run(
         "test.due", lambda tx: tx.session.execute(text("UPDATE records SET next_try_at = '2020-01-01 00:00:00'"))
     )
-    assert await quick_stage.hands.records.sweep() == 1
-    assert await quick_stage.hands.records.sweep() == 0
+    assert await quick_stage.maintenance.records.sweep() == 1
+    assert await quick_stage.maintenance.records.sweep() == 0
     assert sites.id in sites.keys.records
 
 
@@ -425,13 +425,13 @@ async def test_a_long_poll_wakes_at_once(quick_stage: Stage) -> None:
     stage = quick_stage
     sites = await Sites.open(stage)
     streams = Streams(stage.settings.redis)
-    async with background(Relay(stage.database, streams, bell=stage.bell).run(), stage.bell.run()):
+    async with background(Relay(stage.database, streams, notifier=stage.notifier).run(), stage.notifier.run()):
         waiting = [asyncio.create_task(sites.get(site, "advertise", 20)) for site in sites.manifest.cohort]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in waiting)
         for site in sites.manifest.cohort:
             await sites.say(site, "advertise")
-        driving = asyncio.create_task(stage.foreman.drive(sites.id))  # type: ignore[arg-type]
+        driving = asyncio.create_task(stage.driver.drive(sites.id))  # type: ignore[arg-type]
         began = time.monotonic()
         answers = await asyncio.gather(*waiting)
         assert [answer.status_code for answer in answers] == [200] * 5

@@ -65,7 +65,7 @@ async def test_a_round_sums_exactly_and_its_record_says_so(servers: Servers) -> 
     assert state["opening"], "no site is ever asked for this round again"
     assert (state["result"]["weight"], state["result"]["loss"]) == (3, None)
     assert np.array_equal(round_.model(state), round_.mean(integers))
-    await servers.stage.foreman._records.hand_in(round_.manifest.round_id)
+    await servers.stage.driver._records.hand_in(round_.manifest.round_id)
     record = servers.records[round_.manifest.round_id]  # checked as keys checks it
     assert record.contributors == 3
     assert record.survivors is not None
@@ -261,7 +261,7 @@ async def test_a_round_waits_for_the_helper_and_then_fails_with_its_name(servers
     servers.net.away.add("7005")
     assert (await lost.drive())["state"] == "frozen"
     await _overdue(servers.stage)
-    await servers.stage.hands.enforce()  # the sweeper, which every worker has
+    await servers.stage.maintenance.enforce()  # the sweeper, which every worker has
     state = await lost.state()
     assert (state["state"], state["reason"]) == ("failed", "helper-unreachable")
 

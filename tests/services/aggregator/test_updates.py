@@ -61,7 +61,7 @@ async def test_the_same_bytes_again_after_a_restart_and_after_the_end(stage: Sta
     stage.restart()
     assert (await stage.send(manifest.round_id, site, body)).json() == first.json()
     assert (await stage.drive(manifest.round_id))["state"] == "published"
-    await stage.hands.scrub()
+    await stage.maintenance.scrub()
     again = await stage.send(manifest.round_id, site, body)
     assert (again.status_code, again.json()) == (200, first.json())
 

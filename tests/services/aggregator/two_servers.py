@@ -27,7 +27,7 @@ from shared.identity.nonces import SqlNonces
 from shared.identity.verify import PartyVerifier, RevocationFeed
 from shared.ids import SiteId
 from shared.learning.tensors import load
-from shared.secagg.engine import Payload, Seat, header_for
+from shared.secagg.engine import ClientRound, Payload, header_for
 from shared.secagg.payload import sums_payload, train_payload
 from shared.secagg.quantise import plan_norm
 from shared.secagg.twoserver.engine import TWOSERVER, sign_report, vector_of
@@ -153,9 +153,9 @@ class Round:
         self.servers, self.stage, self.manifest = servers, servers.stage, manifest
         self.public = opened["engine_public"]["document"]["public"]
 
-    def seat(self, site: str) -> Seat:
+    def client_round(self, site: str) -> ClientRound:
         who = self.stage.site(site)
-        return Seat(self.manifest, SiteId(site), self.public, sign=who.private_key.sign, keyid=who.keyid)
+        return ClientRound(self.manifest, SiteId(site), self.public, sign=who.private_key.sign, keyid=who.keyid)
 
     def payload(self, values: Any) -> Payload:
         if self.manifest.kind is RoundKind.TRAIN:
@@ -167,7 +167,7 @@ class Round:
         return self.bytes_of(site, self.payload(values))
 
     def bytes_of(self, site: str, payload: Payload) -> bytes:
-        return b"".join(bytes(part) for part in TWOSERVER.client.upload(self.seat(site), b"", None, payload)[1])
+        return b"".join(bytes(part) for part in TWOSERVER.client.upload(self.client_round(site), b"", None, payload)[1])
 
     async def honest(self, site: str, values: Any) -> Any:
         """Hand in a report; the integers that it stands for."""
@@ -189,16 +189,20 @@ class Round:
         sealed_as: "Round | None" = None,
     ) -> bytes:
         """A well-formed, sealed and signed report over whatever shares (public, leader's, helper's)."""
-        seat, place = self.seat(site), sealed_as or self
+        client_round, place = self.client_round(site), sealed_as or self
         if signer is not None:
-            seat = replace(seat, sign=signer.private_key.sign)
+            client_round = replace(client_round, sign=signer.private_key.sign)
         public, leader, helper = shares
         manifest, keys = place.manifest, place.public
-        sealed = seal(leader, bytes.fromhex(keys["leader_key"]), share_info(manifest, seat.site_id, report_id, LEADER))
-        mine = seal(helper, bytes.fromhex(keys["helper_key"]), share_info(manifest, seat.site_id, report_id, HELPER))
-        report = sign_report(seat, LENGTH, report_id, public, mine, sealed)
+        sealed = seal(
+            leader, bytes.fromhex(keys["leader_key"]), share_info(manifest, client_round.site_id, report_id, LEADER)
+        )
+        mine = seal(
+            helper, bytes.fromhex(keys["helper_key"]), share_info(manifest, client_round.site_id, report_id, HELPER)
+        )
+        report = sign_report(client_round, LENGTH, report_id, public, mine, sealed)
         kind = RoundKind.TRAIN
-        header = header_for(seat, "twoserver", Payload(kind, LENGTH, 64, memoryview(b"")), report.material())
+        header = header_for(client_round, "twoserver", Payload(kind, LENGTH, 64, memoryview(b"")), report.material())
         return write_header(header) + sealed
 
     def shares(self, vector: Any, report_id: bytes) -> tuple[bytes, bytes, bytes]:

@@ -127,7 +127,7 @@ async def test_services_may_ask_about_a_token(small_world: World) -> None:
 async def test_bootstrap_can_be_repeated(small_world: World) -> None:
     """The file stays while its token works; a lost file gets a new token of the same admin."""
     world = small_world
-    accounts: Accounts = world.cases.accounts
+    accounts: Accounts = world.use_cases.accounts
     first = (await accounts.bootstrap(world.folder)).read_text()
     assert (await accounts.bootstrap(world.folder)).read_text() == first
     (world.folder / "admin-token").unlink()

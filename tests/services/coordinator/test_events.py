@@ -70,7 +70,7 @@ async def test_the_stream_ends_when_the_process_is_asked_to_end(small_world: Wor
     federation = await world.federation()
     agents = await world.sites(federation, 3)
     job = await world.job(federation)
-    releasing = asyncio.create_task(world.cases.attendance.release(world.app.state.stopping))
+    releasing = asyncio.create_task(world.use_cases.attendance.release(world.app.state.stopping))
     listening = asyncio.create_task(follow(world, job["id"]))
     polling = asyncio.create_task(agents[0].poll(wait_s=30))
     await asyncio.sleep(0.3)

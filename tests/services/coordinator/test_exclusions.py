@@ -99,7 +99,7 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     assert (parts[bad.id]["code"], parts[bad.id]["message"]) == ("dealer-at-fault", FAULT["message"])
     assert (parts[bad.id]["round_id"], parts[agents[1].id]["code"]) == (round_id, None)
     person = Principal("usr_x", "Ada", (Grant(Role.ADMIN),))
-    cases = world.cases
+    cases = world.use_cases
     source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, cases.operations, tuple)  # type: ignore[arg-type]
     desk = CoordinatorDesk(source, person, "Ada")
     shown = await desk.job(job["id"])

@@ -31,7 +31,7 @@ async def listed(client: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 
 async def events(world: World, job_id: str) -> list[tuple[str, str]]:
-    found = await world.cases.jobs.more_events(job_id, 0, 1000)
+    found = await world.use_cases.jobs.more_events(job_id, 0, 1000)
     return [(event.type, event.actor) for event in found]
 
 
@@ -83,7 +83,7 @@ async def test_what_operators_read(world: World) -> None:
     job = await world.job(federation)
     await world.conductor.advance(job["id"])
     lease = await given_up(world, agents[0])
-    operations, gauges = world.cases.operations, Gauges(world.database, TIMING)
+    operations, gauges = world.use_cases.operations, Gauges(world.database, TIMING)
     depth = await operations.depth(ADMIN)
     assert (depth.open_rounds, depth.open_tasks, depth.overdue_s) == (1, 3, 0.0)
     assert (depth.sites_recent, depth.sites_silent) == (4, 0)

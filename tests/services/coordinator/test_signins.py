@@ -14,7 +14,7 @@ HERE, THERE = "192.0.2.7", "192.0.2.8"
 
 async def test_ten_failures_lock_one_address_for_a_while(world: World) -> None:
     """Counted in the database: tries at once, and at several processes, are all counted."""
-    door = world.cases.signins
+    door = world.use_cases.signins
     await asyncio.gather(*(door.failed(HERE) for _ in range(MOST_FAILURES)))
     with pytest.raises(TooManySignIns) as refusal:
         await door.admit(HERE)
@@ -28,7 +28,7 @@ async def test_ten_failures_lock_one_address_for_a_while(world: World) -> None:
 
 
 async def test_a_success_forgets_the_failures(world: World) -> None:
-    door = world.cases.signins
+    door = world.use_cases.signins
     for _ in range(2):
         for _ in range(MOST_FAILURES - 1):
             await door.failed(HERE)
@@ -37,7 +37,7 @@ async def test_a_success_forgets_the_failures(world: World) -> None:
 
 
 async def test_what_was_ended_stays_so_until_it_is_over_anyway(world: World) -> None:
-    door, until = world.cases.signins, world.clock() + timedelta(hours=12)
+    door, until = world.use_cases.signins, world.clock() + timedelta(hours=12)
     await door.end("session", until)
     await door.end("session", until)
     await door.prune()

@@ -84,15 +84,15 @@ async def test_a_long_poll_is_woken_by_a_new_round(small_world: World) -> None:
 
 
 async def test_the_book_of_attendance_wakes_waiters_without_any_hint(small_world: World) -> None:
-    """With the bell dumb, one look for all waiting sites finds the open task."""
+    """With the notifier dumb, one look for all waiting sites finds the open task."""
     world = small_world
     _, agents, _ = await started(world)
-    world.bell.ring_local = lambda key: rung.append(key)  # type: ignore[method-assign]
+    world.notifier.notify_local = lambda key: rung.append(key)  # type: ignore[method-assign]
     rung: list[str] = []
     await asyncio.sleep(0.3)
     rung.clear()
-    with world.cases.attendance.present(agents[0].id):  # type: ignore[arg-type]
-        await world.cases.attendance.look()
+    with world.use_cases.attendance.present(agents[0].id):  # type: ignore[arg-type]
+        await world.use_cases.attendance.look()
     assert agents[0].id in rung
 
 
@@ -253,7 +253,7 @@ async def test_a_failure_reaches_the_operator(world: World) -> None:
     assert (await agents[0].report(lease, "failures", **body)).json()["state"] == "rejected"
     task = next(t for t in (await world.get_round(lease["round_id"]))["tasks"] if t["site_id"] == agents[0].id)
     assert (task["code"], task["trace"]) == ("column-missing", ["line 1", "line 2"])
-    events = await world.cases.jobs.more_events(job["id"], 0, 100)
+    events = await world.use_cases.jobs.more_events(job["id"], 0, 100)
     told = [event.data for event in events if event.type == "task.rejected"]
     assert [(data["site_id"], data["code"]) for data in told] == [(agents[0].id, "column-missing")]
 

@@ -26,7 +26,7 @@ async def agent_loop(world: World, agent: SiteAgent) -> None:
         world.neighbours.upload(lease["round_id"], agent.id)
         if world.neighbours.rounds[lease["round_id"]]["state"] == "published":
             event = Event(new_id("evt"), "aggregator.rounds", "round.published", lease["round_id"], None)
-            await world.streams.ring(event)
+            await world.streams.notify(event)
         await agent.report(lease, "completions", digest=DIGEST)
 
 
@@ -45,7 +45,7 @@ async def test_a_job_of_many_rounds_runs_on_hints_alone(small_world: World) -> N
             ("aggregator.rounds", conductor.on_aggregator),
         )
     ]
-    async with background(world.cases.attendance.run(), *consumers, *(agent_loop(world, a) for a in agents)):
+    async with background(world.use_cases.attendance.run(), *consumers, *(agent_loop(world, a) for a in agents)):
         began = time.monotonic()
         job = await world.job(federation, rounds=12, evaluation={"every": 4})
         while (await world.get_job(job["id"]))["state"] == "running":

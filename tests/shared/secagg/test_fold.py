@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.ids import SiteId
-from shared.secagg.engine import Desk, Seat, UpdateRefused
+from shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
 from shared.secagg.fold import WINDOW, BytesSource, FileSource, RunningSum, fold_file, raw_blocks
 from shared.secagg.payload import opened_train, train_payload, weight_of
 from shared.secagg.quantise import OutOfRange, pack, plan_encoding
@@ -48,29 +48,29 @@ def test_blocks_of_any_size_add_up(bits, words, per_block) -> None:
     assert total.count == 3
 
 
-def bodies(folder: Path, made: RoundManifest, length: int) -> tuple[Desk, list[Path], list[np.ndarray]]:
+def bodies(folder: Path, made: RoundManifest, length: int) -> tuple[ServerRound, list[Path], list[np.ndarray]]:
     opened = SEALED.server.open(made)
     paths, vectors = [], []
     for number, site in enumerate(SITES):
         vector = np.random.default_rng(number).normal(0, 0.01, length).astype(np.float32)
         payload = train_payload(made, vector, examples=10 * (number + 1), loss=float(number), key=os.urandom(32))
-        seat = Seat(made, SiteId(site), opened.public)
+        client_round = ClientRound(made, SiteId(site), opened.public)
         path = folder / site
         with path.open("wb") as file:
-            for part in SEALED.client.upload(seat, SEALED.client.begin(seat, NOBODY), None, payload)[1]:
+            for part in SEALED.client.upload(client_round, SEALED.client.begin(client_round, NOBODY), None, payload)[1]:
                 file.write(part)
         paths.append(path)
         vectors.append(vector)
-    return Desk(made, opened.secret), paths, vectors
+    return ServerRound(made, opened.secret), paths, vectors
 
 
 def test_sealed_files_fold_to_the_weighted_mean(tmp_path: Path) -> None:
     made = manifest()
-    desk, paths, vectors = bodies(tmp_path, made, 100_000)
+    server_round, paths, vectors = bodies(tmp_path, made, 100_000)
     total = RunningSum(32, 100_000 + 18)
-    headers = [fold_file(total, SEALED.server, desk, path) for path in paths]
+    headers = [fold_file(total, SEALED.server, server_round, path) for path in paths]
     assert [header.site_id for header in headers] == list(SITES)
-    SEALED.server.reveal(desk, total.total)
+    SEALED.server.unmask_sum(server_round, total.total)
     opened = opened_train(made, total.total, total.count)
     assert (opened.weight, opened.clipped) == (6, 0)
     assert opened.loss == pytest.approx((0 + 2 + 6) / 6)
@@ -81,25 +81,25 @@ def test_sealed_files_fold_to_the_weighted_mean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [100, 250_000, -1])
 def test_a_tampered_file_leaves_the_sum_as_it_was(tmp_path: Path, place) -> None:
-    desk, paths, _ = bodies(tmp_path, manifest(), 100_000)
+    server_round, paths, _ = bodies(tmp_path, manifest(), 100_000)
     total = RunningSum(32, 100_000 + 18)
-    fold_file(total, SEALED.server, desk, paths[0])
+    fold_file(total, SEALED.server, server_round, paths[0])
     before = total.total.copy()
     body = bytearray(paths[1].read_bytes())
     body[place] ^= 1
     paths[1].write_bytes(body)
     with pytest.raises((UpdateRefused, MalformedUpdate)):
-        fold_file(total, SEALED.server, desk, paths[1])
+        fold_file(total, SEALED.server, server_round, paths[1])
     assert np.array_equal(total.total, before)
     assert total.count == 1
 
 
 @pytest.mark.parametrize("length", [10, 100_000 + 17, 100_000 + 19, 400_000])
 def test_a_vector_of_another_length_leaves_the_sum_as_it_was(tmp_path: Path, length) -> None:
-    desk, paths, _ = bodies(tmp_path, manifest(), 100_000)
+    server_round, paths, _ = bodies(tmp_path, manifest(), 100_000)
     total = RunningSum(32, length)
     with pytest.raises(UpdateRefused):
-        fold_file(total, SEALED.server, desk, paths[0])
+        fold_file(total, SEALED.server, server_round, paths[0])
     assert not total.total.any()
     assert total.count == 0
 
@@ -108,7 +108,7 @@ def test_a_file_that_ends_early_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short"
     path.write_bytes(b"USU1")
     with pytest.raises(MalformedUpdate):
-        fold_file(RunningSum(32, 3), SEALED.server, Desk(manifest(), bytes(32)), path)
+        fold_file(RunningSum(32, 3), SEALED.server, ServerRound(manifest(), bytes(32)), path)
     with pytest.raises(UpdateRefused, match="too early"):
         list(raw_blocks(BytesSource(bytes(10)), 11))
     assert b"".join(map(bytes, raw_blocks(BytesSource(bytes(10)), 10))) == bytes(10)
@@ -123,9 +123,9 @@ def test_weights_come_from_examples() -> None:
 
 def test_more_summands_than_planned_are_refused(tmp_path: Path) -> None:
     made = manifest()
-    desk, paths, _ = bodies(tmp_path, made, 10)
+    server_round, paths, _ = bodies(tmp_path, made, 10)
     total = RunningSum(32, 28)
     for _ in range(4):
-        fold_file(total, SEALED.server, desk, paths[0])
+        fold_file(total, SEALED.server, server_round, paths[0])
     with pytest.raises(OutOfRange):
         opened_train(made, total.total, total.count)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared.ids import SiteId
-from shared.secagg.engine import UPLOAD, Desk, Payload, Seat, UpdateRefused, check_header
+from shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused, check_header
 from shared.secagg.engines import ENGINES, EngineUnknown, engine_named
 from shared.secagg.fold import BytesSource
 from shared.secagg.payload import model_payload, sums_payload, train_payload
@@ -17,20 +17,22 @@ from tests.shared.wire.manifests import manifest
 SITE = SiteId("site_a")
 MANIFEST = manifest()
 OPENED = SEALED.server.open(MANIFEST)
-DESK = Desk(MANIFEST, OPENED.secret)
+DESK = ServerRound(MANIFEST, OPENED.secret)
 LARGE = 2 * CHUNK + 8
 
 
-def seal(data: bytes, *, seat: Seat | None = None) -> bytearray:
-    seat = seat or Seat(MANIFEST, SITE, OPENED.public)
+def seal(data: bytes, *, client_round: ClientRound | None = None) -> bytearray:
+    client_round = client_round or ClientRound(MANIFEST, SITE, OPENED.public)
     payload = Payload(RoundKind.TRAIN, len(data) // 4, 32, memoryview(data))
-    _, pieces = SEALED.client.upload(seat, SEALED.client.begin(seat, NOBODY), None, payload)
+    _, pieces = SEALED.client.upload(client_round, SEALED.client.begin(client_round, NOBODY), None, payload)
     return bytearray(b"".join(bytes(piece) for piece in pieces))
 
 
-def unseal(body: bytes | bytearray, *, desk: Desk = DESK) -> bytes:
+def unseal(body: bytes | bytearray, *, server_round: ServerRound = DESK) -> bytes:
     header, offset = read_header(bytes(body))
-    return b"".join(bytes(block) for block in SEALED.server.unveil(desk, header, BytesSource(bytes(body), offset)))
+    return b"".join(
+        bytes(block) for block in SEALED.server.open_payload(server_round, header, BytesSource(bytes(body), offset))
+    )
 
 
 @pytest.mark.parametrize("size", [4, CHUNK - 4, CHUNK, CHUNK + 4, LARGE])
@@ -93,19 +95,19 @@ def test_a_shorter_length_in_the_header_does_not_cut() -> None:
 
 
 def test_another_site_or_key_is_refused() -> None:
-    body = seal(bytes(16), seat=Seat(MANIFEST, SiteId("site_b"), OPENED.public))
+    body = seal(bytes(16), client_round=ClientRound(MANIFEST, SiteId("site_b"), OPENED.public))
     header, offset = read_header(bytes(body))
     stolen = UpdateHeader(**{**{name: getattr(header, name) for name in header.__slots__}, "site_id": SITE})
     with pytest.raises(UpdateRefused):
         unseal(write_header(stolen) + bytes(body[offset:]))
     with pytest.raises(UpdateRefused):
-        unseal(seal(bytes(16)), desk=Desk(MANIFEST, SEALED.server.open(MANIFEST).secret))
+        unseal(seal(bytes(16)), server_round=ServerRound(MANIFEST, SEALED.server.open(MANIFEST).secret))
 
 
 @pytest.mark.parametrize("public", [{}, {"hpke_public_key": 3}, {"hpke_public_key": "zz"}, {"hpke_public_key": "00"}])
 def test_an_unusable_public_key_is_refused(public) -> None:
     with pytest.raises(UpdateRefused):
-        SEALED.client.begin(Seat(MANIFEST, SITE, public), NOBODY)
+        SEALED.client.begin(ClientRound(MANIFEST, SITE, public), NOBODY)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_a_header_for_something_else_is_refused(field, value) -> None:
 
 
 def test_a_stranger_and_a_stray_layout_are_refused() -> None:
-    header, _ = read_header(bytes(seal(bytes(16), seat=Seat(MANIFEST, SiteId("site_x"), OPENED.public))))
+    header, _ = read_header(bytes(seal(bytes(16), client_round=ClientRound(MANIFEST, SiteId("site_x"), OPENED.public))))
     with pytest.raises(UpdateRefused, match="cohort"):
         check_header(header, MANIFEST, SiteId("site_x"))
     header, _ = read_header(bytes(seal(bytes(16))))
@@ -163,7 +165,7 @@ def test_sealed_has_no_other_step() -> None:
     with pytest.raises(UpdateRefused):
         SEALED.server.close(DESK, "unmask", {})
     with pytest.raises(UpdateRefused):
-        SEALED.client.speak(Seat(MANIFEST, SITE, OPENED.public), b"", "advertise", None)
+        SEALED.client.speak(ClientRound(MANIFEST, SITE, OPENED.public), b"", "advertise", None)
 
 
 def test_engines_are_found_by_name() -> None:
@@ -175,10 +177,10 @@ def test_engines_are_found_by_name() -> None:
 
 def through(made: RoundManifest, payload: Payload) -> bytes:
     opened = SEALED.server.open(made)
-    seat = Seat(made, SITE, opened.public)
-    body = b"".join(bytes(part) for part in SEALED.client.upload(seat, b"", None, payload)[1])
+    client_round = ClientRound(made, SITE, opened.public)
+    body = b"".join(bytes(part) for part in SEALED.client.upload(client_round, b"", None, payload)[1])
     check_header(read_header(body)[0], made, SITE)
-    return unseal(body, desk=Desk(made, opened.secret))
+    return unseal(body, server_round=ServerRound(made, opened.secret))
 
 
 def test_every_kind_of_round_goes_through() -> None:

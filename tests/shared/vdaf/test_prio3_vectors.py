@@ -52,7 +52,7 @@ def build(name: str, vector: dict[str, Any]) -> prio3.Prio3:
     return scheme
 
 
-class Play:
+class Scenario:
     """The operations of one vector."""
 
     def __init__(self, scheme: prio3.Prio3, vector: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Play:
 @pytest.mark.parametrize("path", names("vdaf/Prio3*.json"))
 def test_equals_the_published_vector(path: Path) -> None:
     vector = read(path)
-    play = Play(build(path.stem.split("_")[0], vector), vector)
+    play = Scenario(build(path.stem.split("_")[0], vector), vector)
     for step in vector["operations"]:
         operation = getattr(play, step["operation"])
         if step["success"]:

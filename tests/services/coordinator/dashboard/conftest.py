@@ -1,4 +1,4 @@
-"""A desk of plain values, and the pages over it: what a small federation looks like in the middle of its work."""
+"""A view of plain values, and the pages over it: what a small federation looks like in the middle of its work."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.coordinator.dashboard import Dashboard, router
-from services.coordinator.dashboard.desk import RoundPage
+from services.coordinator.dashboard.view_model import RoundPage
 from services.coordinator.dashboard.views import (
     Audit,
     Check,
@@ -218,12 +218,12 @@ class FakeDesk:
 
 @dataclass
 class FakeSource:
-    """Opens one desk for one token."""
+    """Opens one view for one token."""
 
     only: FakeDesk
     token: str = TOKEN
 
-    async def desk(self, token: str) -> FakeDesk | None:
+    async def view(self, token: str) -> FakeDesk | None:
         return self.only if token == self.token else None
 
 
@@ -252,7 +252,7 @@ def answers() -> tuple[Result, ...]:
 
 @dataclass
 class FakeDoor:
-    """A door without a database; `test_signins.py` tries the real one."""
+    """A limiter without a database; `test_signins.py` tries the real one."""
 
     tries: int = 0
     over: set[str] = field(default_factory=set)
@@ -275,7 +275,7 @@ class FakeDoor:
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
+def view() -> FakeDesk:
     """Four hospitals and three jobs: one that runs, one that failed, one that is done."""
     now = datetime.now(UTC)
     began = now - timedelta(minutes=2)
@@ -312,12 +312,12 @@ def desk() -> FakeDesk:
 
 
 @pytest.fixture
-def app(desk: FakeDesk, tmp_path: Path) -> FastAPI:
+def app(view: FakeDesk, tmp_path: Path) -> FastAPI:
     """The pages alone, without the rest of the coordinator."""
     made = FastAPI()
     made.include_router(router)
     sealer = Sealer.ensure(tmp_path / "seal-key")
     made.state.dashboard = Dashboard(
-        FakeSource(desk), FakeDoor(), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
+        FakeSource(view), FakeDoor(), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
     )
     return made

@@ -70,7 +70,7 @@ async def test_every_page_fits_and_breaks_no_rule(address: str, size: str, schem
         await browser.close()
 
 
-async def test_a_job_moves_before_the_readers_eyes(address: str, desk) -> None:
+async def test_a_job_moves_before_the_readers_eyes(address: str, view) -> None:
     """A change shows without a reload, opened details stay open, and the curves grow."""
     async with async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -80,8 +80,8 @@ async def test_a_job_moves_before_the_readers_eyes(address: str, desk) -> None:
         assert await page.locator(".uplot").count() == 3
         await page.click("summary:has-text('Last lines')")
         await expect(page.locator("#live span")).to_have_text("live")
-        desk.all_jobs[0] = replace(desk.all_jobs[0], rounds_done=6, state="paused")
-        desk.beat += 1
+        view.all_jobs[0] = replace(view.all_jobs[0], rounds_done=6, state="paused")
+        view.beat += 1
         await page.wait_for_selector("#job-head >> text=paused", timeout=5000)
         await page.wait_for_selector("#job-state >> text=6 of 12 rounds")
         assert await page.locator("details[open]").count() == 1
@@ -89,7 +89,7 @@ async def test_a_job_moves_before_the_readers_eyes(address: str, desk) -> None:
         await browser.close()
 
 
-async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, desk) -> None:
+async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, view) -> None:
     async with async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page, faults = await _signed_in(browser, address, "phone", "dark")
@@ -99,12 +99,12 @@ async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, desk) ->
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await page.wait_for_selector("#job-head >> text=cancelled")
-        assert desk.steered == [("job_01running", "cancel")]
+        assert view.steered == [("job_01running", "cancel")]
         assert faults == []
         await browser.close()
 
 
-async def test_a_dead_task_is_requeued_without_scripts(address: str, desk) -> None:
+async def test_a_dead_task_is_requeued_without_scripts(address: str, view) -> None:
     async with async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = await browser.new_context(java_script_enabled=False, viewport=SIZES["phone"])
@@ -116,7 +116,7 @@ async def test_a_dead_task_is_requeued_without_scripts(address: str, desk) -> No
         assert await page.locator("button:has-text('Discard')").count() == 2
         await page.click("button:has-text('Requeue')")
         await page.wait_for_selector("text=No task used up its five attempts")
-        assert desk.decided == [("task_01", "requeue")]
+        assert view.decided == [("task_01", "requeue")]
         await browser.close()
 
 

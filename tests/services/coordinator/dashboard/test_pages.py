@@ -142,12 +142,12 @@ async def test_after_ten_wrong_tokens_even_the_right_one_waits(stranger: httpx.A
 @pytest.mark.parametrize("path", ["/login", "/logout", "/jobs/job_01running/cancel"])
 @pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
 async def test_no_form_is_taken_from_elsewhere(
-    browser: httpx.AsyncClient, desk, path: str, header: dict[str, str]
+    browser: httpx.AsyncClient, view, path: str, header: dict[str, str]
 ) -> None:
     """Signing in too: else another site could sign the browser in as somebody else."""
     form = {"token": "ust_test-token", "csrf": await _csrf(browser)}
     assert (await browser.post(ROOT + path, data=form, headers=header)).status_code == 403
-    assert desk.steered == []
+    assert view.steered == []
     assert (await browser.get(ROOT)).status_code == 200
 
 
@@ -211,30 +211,30 @@ async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncCli
     assert "column &#39;chol&#39; holds text" in text
 
 
-async def test_a_late_round_is_loud(browser: httpx.AsyncClient, desk) -> None:
-    late = replace(desk.all_rounds[-1], deadline=datetime.now(UTC) - timedelta(minutes=3))
-    desk.all_rounds[-1] = late
+async def test_a_late_round_is_loud(browser: httpx.AsyncClient, view) -> None:
+    late = replace(view.all_rounds[-1], deadline=datetime.now(UTC) - timedelta(minutes=3))
+    view.all_rounds[-1] = late
     text = (await browser.get(ROOT)).text
     assert "past its deadline" in text
     assert "Nothing is stuck" not in text
 
 
-async def test_redis_away_is_said(browser: httpx.AsyncClient, desk) -> None:
-    desk.degraded = ("redis",)
+async def test_redis_away_is_said(browser: httpx.AsyncClient, view) -> None:
+    view.degraded = ("redis",)
     assert "redis is away" in (await browser.get(ROOT)).text
 
 
-async def test_an_agents_alarm_stands_in_its_sites_row(browser: httpx.AsyncClient, desk) -> None:
+async def test_an_agents_alarm_stands_in_its_sites_row(browser: httpx.AsyncClient, view) -> None:
     told = {"alarms": ("log-fork: two <logs>",), "faults": ("policy-unreadable: its policy cannot be read",)}
-    desk.all_sites = [replace(desk.all_sites[0], **told), *desk.all_sites[1:]]
+    view.all_sites = [replace(view.all_sites[0], **told), *view.all_sites[1:]]
     page = (await browser.get(f"{ROOT}/sites")).text
     assert page.count('role="alert"') == 2
     assert "policy-unreadable: its policy cannot be read" in page
     assert "log-fork: two &lt;logs&gt;" in page
 
 
-async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, desk) -> None:
-    desk.all_jobs, desk.all_rounds, desk.all_sites, desk.all_releases = [], [], [], []
+async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, view) -> None:
+    view.all_jobs, view.all_rounds, view.all_sites, view.all_releases = [], [], [], []
     assert "undersong federation create" in (await browser.get(ROOT)).text
     assert "undersong job submit" in (await browser.get(f"{ROOT}/jobs")).text
     assert "undersong site enroll" in (await browser.get(f"{ROOT}/sites")).text
@@ -247,19 +247,19 @@ async def test_what_is_not_there_is_a_page_of_its_own(browser: httpx.AsyncClient
     assert "There is no job job_none." in answer.text
 
 
-async def test_a_job_is_paused_from_our_page_only(browser: httpx.AsyncClient, desk) -> None:
+async def test_a_job_is_paused_from_our_page_only(browser: httpx.AsyncClient, view) -> None:
     path = f"{ROOT}/jobs/job_01running/pause"
     assert (await browser.post(path, data={"csrf": "forged"})).status_code == 403
     own = {"csrf": await _csrf(browser)}
     assert (await browser.post(path, data=own, headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
-    assert desk.steered == []
+    assert view.steered == []
     assert (await browser.post(path, data=own)).status_code == 303
-    assert desk.steered == [("job_01running", "pause")]
+    assert view.steered == [("job_01running", "pause")]
     assert "Resume" in (await browser.get(f"{ROOT}/jobs/job_01running")).text
 
 
-async def test_who_may_not_steer_sees_no_buttons(browser: httpx.AsyncClient, desk) -> None:
-    desk.may_steer = False
+async def test_who_may_not_steer_sees_no_buttons(browser: httpx.AsyncClient, view) -> None:
+    view.may_steer = False
     assert "/pause" not in (await browser.get(f"{ROOT}/jobs/job_01running")).text
 
 
@@ -298,26 +298,26 @@ async def _never_gone() -> bool:
     return False
 
 
-async def test_the_stream_says_only_what_is_new(desk) -> None:
-    stream = changes(desk, None, _never_gone)
+async def test_the_stream_says_only_what_is_new(view) -> None:
+    stream = changes(view, None, _never_gone)
     assert await anext(stream) == "retry: 2000\n\n"
     assert "event: hello" in await anext(stream)
-    desk.beat = 8
+    view.beat = 8
     event = await asyncio.wait_for(anext(stream), 2)
     assert event.startswith("id: 8\nevent: changed\n")
 
 
-async def test_the_stream_resumes_after_the_last_event_seen(desk) -> None:
-    stream = changes(desk, "3", _never_gone)
+async def test_the_stream_resumes_after_the_last_event_seen(view) -> None:
+    stream = changes(view, "3", _never_gone)
     await anext(stream)
     assert "event: changed" in await anext(stream)
 
 
-async def test_the_stream_ends_when_the_browser_is_gone(desk) -> None:
+async def test_the_stream_ends_when_the_browser_is_gone(view) -> None:
     async def gone() -> bool:
         return True
 
-    assert len([event async for event in changes(desk, None, gone)]) == 2
+    assert len([event async for event in changes(view, None, gone)]) == 2
 
 
 def test_curves_have_a_hole_where_a_metric_is_missing() -> None:
@@ -329,13 +329,13 @@ def test_curves_have_a_hole_where_a_metric_is_missing() -> None:
     assert found == {"rounds": [1, 2], "series": {"auc": [0.7, 0.8], "loss": [None, 0.4]}}
 
 
-async def test_the_auditors_page_says_what_was_checked(browser: httpx.AsyncClient, desk) -> None:
+async def test_the_auditors_page_says_what_was_checked(browser: httpx.AsyncClient, view) -> None:
     text = (await browser.get(f"{ROOT}/audit", params={"subject": " rnd_train3 "})).text
     assert "All 2 checks passed" in text
     assert "could see &lt;every&gt; single update" in text
     assert f"undersong verify rnd_train3 --evidence evidence.json --ca {'5e' * 32}" in text
     lie = Check("roster", "failed", "The roster does not carry a valid signature.")
-    desk.audited = replace(desk.audited, checks=(*desk.audited.checks, lie))
+    view.audited = replace(view.audited, checks=(*view.audited.checks, lie))
     text = (await browser.get(f"{ROOT}/audit", params={"subject": "rnd_train3"})).text
     assert "1 of 3 checks failed" in text
     assert lie.sentence in text
@@ -350,13 +350,13 @@ async def test_what_cannot_be_audited_is_said_on_the_page(browser: httpx.AsyncCl
 
 
 @pytest.mark.parametrize(("state", "reason"), [("running", None), ("paused", "quorum"), ("failed", "quorum")])
-async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, desk, state, reason) -> None:
+async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, view, state, reason) -> None:
     """While attempts fail, or the platform paused or ended the job, no page says that nothing is stuck."""
     causes = (Cause("recipe-error", "tabular has no parameter <lr>", 3), Cause("site-lost", "the site is away", 1))
-    desk.all_jobs = [
-        replace(desk.all_jobs[0], state=state, reason=reason, last_failure="The deadline passed.", causes=causes)
+    view.all_jobs = [
+        replace(view.all_jobs[0], state=state, reason=reason, last_failure="The deadline passed.", causes=causes)
     ]
-    desk.all_rounds = []
+    view.all_rounds = []
     for path in (ROOT, f"{ROOT}/jobs/job_01running"):
         text = (await browser.get(path)).text
         assert "Nothing is stuck" not in text
@@ -364,8 +364,8 @@ async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, d
         assert "1 site: the site is away" in text
 
 
-async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(browser: httpx.AsyncClient, desk) -> None:
-    desk.all_jobs = [replace(desk.all_jobs[0], features=("age",), label="sick", unused=(("<note>", "a text column"),),
+async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(browser: httpx.AsyncClient, view) -> None:
+    view.all_jobs = [replace(view.all_jobs[0], features=("age",), label="sick", unused=(("<note>", "a text column"),),
                              cautions=("9 are <positives>",))]  # fmt: skip
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
     for words in (
@@ -377,7 +377,7 @@ async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(bro
         "9 are &lt;positives&gt;",
     ):
         assert words in text
-    desk.all_comparisons = [
+    view.all_comparisons = [
         Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",),
                    (("gamma", "its agent has not <reported> yet"),))
     ]  # fmt: skip
@@ -393,9 +393,9 @@ def test_a_metric_is_told_with_its_error_bound() -> None:
     assert curves([Measure(1, metrics)])["series"] == {"auc": [0.9084]}
 
 
-async def test_a_job_shows_who_is_excluded_and_why(browser: httpx.AsyncClient, desk) -> None:
+async def test_a_job_shows_who_is_excluded_and_why(browser: httpx.AsyncClient, view) -> None:
     gone = Exclusion("leeds <x>", "rnd_01", "dealer-at-fault", "it dealt useless shares")
-    desk.all_jobs = [replace(desk.all_jobs[0], excluded=(gone,))]
+    view.all_jobs = [replace(view.all_jobs[0], excluded=(gone,))]
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
     assert "Sites excluded from later rounds" in text
     assert "leeds &lt;x&gt;" in text

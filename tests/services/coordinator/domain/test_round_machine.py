@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from services.coordinator.domain.rounds import GRACE, Phase, Round
 from services.coordinator.domain.tasks import MAX_ATTEMPTS, DigestDiffers, StaleLease, Task, TaskOver, TaskState
-from services.coordinator.tasks import taken_back
+from services.coordinator.tasks import reclaim
 from shared.errors import Refusal
 from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 from shared.wire.manifest import RoundKind
@@ -139,7 +139,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def sweep_tasks(self) -> None:
         for site, task in list(self.tasks.items()):
-            after = taken_back(task, self.now, site_seen=self.seen[site] > self.now - LEASE)
+            after = reclaim(task, self.now, site_seen=self.seen[site] > self.now - LEASE)
             if after is not task:
                 self.put(site, after)
 

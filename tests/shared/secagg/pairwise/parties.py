@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.secagg import transcript
 from shared.secagg.pairwise import contexts, messages, roster, witness
-from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
 from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.server import ServerRound, Unmasking
+from shared.secagg.pairwise.server import ServerState, Unmasking
 
 
 class Stream:
@@ -47,7 +47,7 @@ class Round:
         self.identities = [self.key(b"id%d" % i) for i in range(self.n)]
         self.streams = [Stream(self.seed + b"s%d" % i + bytes([self.attempt])) for i in range(self.n)]
         self.clients = [
-            ClientRound.begin(self.terms(self.models.get(i, b"model")), f"site{i:03}", self.streams[i])
+            ClientState.begin(self.terms(self.models.get(i, b"model")), f"site{i:03}", self.streams[i])
             for i in range(self.n)
         ]
 
@@ -73,8 +73,8 @@ class Round:
         statement = roster.roster_statement(self.terms().ctx0, len(bare.members), bare.root, self.nonce)
         return replace(bare, signature=self.witness.sign(statement))
 
-    def serving(self) -> ServerRound:
-        return ServerRound(self.terms(), self.frozen)
+    def serving(self) -> ServerState:
+        return ServerState(self.terms(), self.frozen)
 
     def share(self, frozen: roster.Roster | None = None) -> None:
         self.frozen = frozen or self.freeze()

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.errors import Refusal
 from shared.ids import SiteId
-from shared.secagg.engine import UPLOAD, Desk, Payload, Seat, UpdateRefused
+from shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused
 from shared.secagg.pairwise import messages, roster, witness
 from shared.secagg.pairwise.engine import PAIRWISE, terms
 from shared.secagg.pairwise.server import NotEnoughShares
@@ -63,11 +63,14 @@ class Parties:
         self.public = {site: key.public_key().public_bytes_raw() for site, key in self.keys.items()}
         self.witness = Ed25519PrivateKey.generate()
         opened = self.engine.server.open(self.manifest)
-        self.desk = Desk(self.manifest, opened.secret, self.public)
+        self.server_round = ServerRound(self.manifest, opened.secret, self.public)
         self.seats = {
-            site: Seat(self.manifest, site, opened.public, self.keys[site].sign, self.witness_key) for site in SITES
+            site: ClientRound(self.manifest, site, opened.public, self.keys[site].sign, self.witness_key)
+            for site in SITES
         }
-        self.states = {site: self.engine.client.begin(seat, NOBODY) for site, seat in self.seats.items()}
+        self.states = {
+            site: self.engine.client.begin(client_round, NOBODY) for site, client_round in self.seats.items()
+        }
         self.answers: dict[SiteId, bytes] = {}
         self.bodies: dict[SiteId, bytes] = {}
         self.frozen: roster.Roster | None = None
@@ -88,11 +91,11 @@ class Parties:
         return self.witness.sign(witness.survivors_statement(ask, fixed, self.frozen))
 
     def close(self, step: str, said: dict[SiteId, bytes]) -> None:
-        closed = self.engine.server.close(self.desk, step, said)
+        closed = self.engine.server.close(self.server_round, step, said)
         if closed.asks:
-            assert closed.secret == self.desk.secret, "nothing is stored before the witness has spoken"
-            closed = self.engine.server.close(self.desk, step, said, {0: self.reply(closed.asks.asks[0].body)})
-        self.desk = replace(self.desk, secret=closed.secret)
+            assert closed.secret == self.server_round.secret, "nothing is stored before the witness has spoken"
+            closed = self.engine.server.close(self.server_round, step, said, {0: self.reply(closed.asks.asks[0].body)})
+        self.server_round = replace(self.server_round, secret=closed.secret)
         self.answers = dict(closed.answers)
 
     def step(self, step: str, lost: frozenset[SiteId] = frozenset()) -> None:
@@ -109,29 +112,31 @@ class Parties:
         uploads = {}
         for site in self.answers.keys() - lost:
             payload = Payload(self.manifest.kind, LENGTH, 32, pack(self.vector(site), 32))
-            seat = self.seats[site]
-            self.states[site], pieces = self.engine.client.upload(seat, self.states[site], self.answers[site], payload)
+            client_round = self.seats[site]
+            self.states[site], pieces = self.engine.client.upload(
+                client_round, self.states[site], self.answers[site], payload
+            )
             self.bodies[site] = b"".join(pieces)
             digest = hashlib.sha256(self.bodies[site]).digest()
             uploads[site] = digest + self.signed(site, digest)
-            self.seats[site] = replace(seat, body=digest)
+            self.seats[site] = replace(client_round, body=digest)
         self.close(UPLOAD, uploads)
 
     def signed(self, site: SiteId, digest: bytes) -> bytes:
         """The site's signature over its body, as the aggregator accepts it."""
         assert self.engine.signing is not None
         signature = self.engine.signing.sign(self.seats[site], self.states[site], digest)
-        self.engine.signing.check(self.desk, site, digest, signature)
+        self.engine.signing.check(self.server_round, site, digest, signature)
         return signature
 
     def total(self) -> np.ndarray:
         total = np.zeros(LENGTH, DTYPES[32])
         for body in self.bodies.values():
             header, start = read_header(body)
-            words = b"".join(self.engine.server.unveil(self.desk, header, BytesSource(body[start:])))
+            words = b"".join(self.engine.server.open_payload(self.server_round, header, BytesSource(body[start:])))
             assert len(words) == self.engine.server.body_size(self.manifest, header)
             total += unpack(words, 32)
-        self.engine.server.reveal(self.desk, total)
+        self.engine.server.unmask_sum(self.server_round, total)
         return total
 
 
@@ -181,7 +186,7 @@ def test_the_witness_refuses_a_bent_roster(bend: object, reason: str) -> None:
     said = {
         site: party.engine.client.speak(party.seats[site], party.states[site], "advertise", None)[1] for site in SITES
     }
-    closed = party.engine.server.close(party.desk, "advertise", said)
+    closed = party.engine.server.close(party.server_round, "advertise", said)
     assert closed.asks
     ask = witness.read_ask(closed.asks.asks[0].body)
     assert isinstance(ask, witness.RosterAsk)
@@ -196,12 +201,12 @@ def test_the_witness_refuses_a_bent_roster(bend: object, reason: str) -> None:
 def test_garbage_in_any_step_is_a_named_refusal() -> None:
     party = Parties()
     with pytest.raises(Refusal):
-        party.engine.server.close(party.desk, "advertise", dict.fromkeys(SITES, b"garbage"))
+        party.engine.server.close(party.server_round, "advertise", dict.fromkeys(SITES, b"garbage"))
     party.step("advertise")
     with pytest.raises(Refusal):
-        party.engine.server.close(party.desk, "share", dict.fromkeys(SITES, b"garbage"))
+        party.engine.server.close(party.server_round, "share", dict.fromkeys(SITES, b"garbage"))
     with pytest.raises(UpdateRefused):
-        party.engine.server.close(party.desk, "no such step", {})
+        party.engine.server.close(party.server_round, "no such step", {})
     for data in (b"", b"\x80", b"\xc1", b"\x81\xa4what\xa5other"):
         with pytest.raises(messages.MalformedStep):
             witness.read_ask(data)

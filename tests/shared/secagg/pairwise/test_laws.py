@@ -11,7 +11,7 @@ from scipy import stats
 
 from shared.secagg.engine import Floors
 from shared.secagg.pairwise import graph, messages, roster
-from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan, sparse
 from shared.secagg.pairwise.roster import RoundAborted
@@ -147,7 +147,7 @@ def test_two_survivor_sets_are_never_both_answered() -> None:
 def test_state_that_was_stored_remembers_what_was_answered() -> None:
     party = played()
     party.open(party.survivors(EVERYONE), EVERYONE)
-    restored = ClientRound.load(party.terms(), "site000", party.clients[0].dump())
+    restored = ClientState.load(party.terms(), "site000", party.clients[0].dump())
     with pytest.raises(RoundAborted, match="second survivor set"):
         restored.commit(party.survivors(EVERYONE - {3}), party.identities[0].sign)
     assert restored.b == party.clients[0].b

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.secagg import transcript
 from shared.secagg.pairwise import contexts, messages, roster
-from shared.secagg.pairwise.client import ClientRound
+from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.server import ServerRound
+from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.witness import SurvivorsAsk, survivors_statement
 
 FOLDER = Path(__file__).parents[3] / "vectors" / "pairwise"
@@ -55,7 +55,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
     sites = case["sites"]
     signs = [Ed25519PrivateKey.from_private_bytes(raw(site["identity_private_key"])) for site in sites]
     streams = [reference().Stream(raw(site["random_stream_seed"])) for site in sites]
-    clients = [ClientRound.begin(terms, site["site_id"], stream) for site, stream in zip(sites, streams, strict=True)]
+    clients = [ClientState.begin(terms, site["site_id"], stream) for site, stream in zip(sites, streams, strict=True)]
     members = []
     for site, client, key in zip(sites, clients, signs, strict=True):
         said = client.advertise(key.sign)
@@ -65,7 +65,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
         members.append(roster.Member(site["site_id"], key.public_key().public_bytes_raw(), said))
     frozen = roster.Roster(tuple(members), nonce, raw(case["roster_signature"]))
     assert frozen.root.hex() == case["roster_root"]
-    server = ServerRound(terms, frozen)
+    server = ServerState(terms, frozen)
     assert server.ctx.hex() == case["ctx"]
     assert server.topology.threshold == case["threshold"]
     envelopes = {}

@@ -10,16 +10,16 @@ import numpy as np
 from shared.identity.authority import Identity
 from shared.identity.digests import content_digest
 from shared.ids import RoundId, SiteId, digest_of
-from shared.secagg.engine import UPLOAD, Seat
+from shared.secagg.engine import UPLOAD, ClientRound
 from shared.secagg.engines import engine_named
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import train_payload
 from shared.wire.manifest import SignedManifest
 from tests.shared.secagg.verifiers import NOBODY
-from tests.simulation.onehouse.founding import LENGTH
+from tests.simulation.oneprocess.founding import LENGTH
 
 if TYPE_CHECKING:
-    from tests.simulation.onehouse.house import House
+    from tests.simulation.oneprocess.platform import InProcessPlatform
 
 STEPS: Final = ("advertise", "share", "check", UPLOAD, "commit", "unmask")
 
@@ -27,8 +27,8 @@ STEPS: Final = ("advertise", "share", "check", UPLOAD, "commit", "unmask")
 class Site:
     """A site with its agent: `turn` does the next thing there is to do. What it says is kept before it is said."""
 
-    def __init__(self, house: "House", number: int, identity: Identity) -> None:
-        self.house, self.number, self.identity = house, number, identity
+    def __init__(self, platform: "InProcessPlatform", number: int, identity: Identity) -> None:
+        self.platform, self.number, self.identity = platform, number, identity
         self.id = identity.subject.name
         self.engine = engine_named("pairwise").client
         self.lease: dict[str, Any] | None = None
@@ -49,7 +49,7 @@ class Site:
         self.lease = None
 
     async def _call(self, to: str, method: str, path: str, **options: Any) -> httpx.Response:
-        async with self.house.http(self.name, to) as http:
+        async with self.platform.http(self.name, to) as http:
             return await http.request(method, path, **options)
 
     @property
@@ -63,11 +63,11 @@ class Site:
         lease = answer.json()
         if lease["round_id"] not in self.rounds:
             signed = SignedManifest.model_validate(lease["signed_manifest"])
-            witness = self.house.founding.identities["keys"].private_key.public_key().public_bytes_raw()
+            witness = self.platform.founding.identities["keys"].private_key.public_key().public_bytes_raw()
             public = lease["engine_public"]["document"]["public"]
             sign = self.identity.private_key.sign
-            seat = Seat(signed.manifest, SiteId(self.id), public, sign, witness)
-            self.rounds[lease["round_id"]] = Part(seat, self.engine.begin(seat, NOBODY))
+            client_round = ClientRound(signed.manifest, SiteId(self.id), public, sign, witness)
+            self.rounds[lease["round_id"]] = Part(client_round, self.engine.begin(client_round, NOBODY))
         self.lease = lease
 
     async def _beat(self) -> bool:
@@ -119,16 +119,18 @@ class Site:
         if step == UPLOAD:
             vector = np.zeros(LENGTH, np.float32)
             vector[self.number] = 1.0
-            payload = train_payload(part.seat.manifest, vector, examples=1, loss=0.5, key=bytes(32))
-            part.state, pieces = self.engine.upload(part.seat, part.state, answer, payload)
+            payload = train_payload(part.client_round.manifest, vector, examples=1, loss=0.5, key=bytes(32))
+            part.state, pieces = self.engine.upload(part.client_round, part.state, answer, payload)
             part.said[step] = b"".join(bytes(piece) for piece in pieces)
-            part.seat = replace(part.seat, body=bytes.fromhex(digest_of(part.said[step])))
-            part.signature = MaskSignatures().sign(part.seat, part.state, bytes.fromhex(digest_of(part.said[step])))
+            part.client_round = replace(part.client_round, body=bytes.fromhex(digest_of(part.said[step])))
+            part.signature = MaskSignatures().sign(
+                part.client_round, part.state, bytes.fromhex(digest_of(part.said[step]))
+            )
             return
         if step == STEPS[-1]:  # what opens the sum is said once for each round of a job, whatever the attempt
-            place = (part.seat.manifest.job_id, part.seat.manifest.number)
+            place = (part.client_round.manifest.job_id, part.client_round.manifest.number)
             assert self.answered.setdefault(place, part.round_id) == part.round_id, "opened in another attempt"
-        part.state, part.said[step] = self.engine.speak(part.seat, part.state, step, answer)
+        part.state, part.said[step] = self.engine.speak(part.client_round, part.state, step, answer)
 
     async def _complete(self, part: "Part") -> None:
         assert self.lease is not None
@@ -154,7 +156,7 @@ class Site:
 class Part:
     """A site's part in a round."""
 
-    seat: Seat
+    client_round: ClientRound
     state: bytes
     answers: dict[str, bytes] = field(default_factory=dict)
     said: dict[str, bytes] = field(default_factory=dict)
@@ -163,4 +165,4 @@ class Part:
 
     @property
     def round_id(self) -> RoundId:
-        return self.seat.manifest.round_id
+        return self.client_round.manifest.round_id

@@ -40,7 +40,7 @@ RUNNING: contextvars.ContextVar[Process] = contextvars.ContextVar("running", def
 
 
 class Housed(Protocol):
-    """As much of the house as a wire needs."""
+    """As much of the platform as a wire needs."""
 
     processes: dict[str, Process]
 
@@ -54,8 +54,8 @@ class Housed(Protocol):
 class Wire(httpx.AsyncBaseTransport):
     """Calls an application as the process that serves it; what crashes there is a lost connection here."""
 
-    def __init__(self, house: Housed, name: str, app: Callable[[], FastAPI]) -> None:
-        self._house, self._name, self._app = house, name, app
+    def __init__(self, platform: Housed, name: str, app: Callable[[], FastAPI]) -> None:
+        self._house, self._name, self._app = platform, name, app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         RUNNING.get().effect("call.unsent")

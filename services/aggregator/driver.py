@@ -44,7 +44,7 @@ from shared.errors import Refusal, Unavailable
 from shared.faults import point
 from shared.identity.sealing import Sealer
 from shared.ids import RoundId
-from shared.queues import Bell, Ring
+from shared.queues import Notifier, Subscription
 from shared.secagg.engine import UPLOAD
 from shared.secagg.engines import engine_facts
 from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
@@ -71,7 +71,7 @@ class Hold:
     verified: set[int] = field(default_factory=set)
 
 
-class Foreman:
+class RoundDriver:
     """Drives rounds; `worker_id` names this process start."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Foreman:
         rounds: Rounds,
         publication: Publication,
         sealer: Sealer,
-        bell: Bell,
+        notifier: Notifier,
         closing: Closing,
         records: Records,
         verification: Verification,
@@ -91,7 +91,7 @@ class Foreman:
         worker_id: str,
         lease_s: float,
     ) -> None:
-        self._database, self._blobs, self._sealer, self._bell = database, blobs, sealer, bell
+        self._database, self._blobs, self._sealer, self._notifier = database, blobs, sealer, notifier
         self._rounds, self._publication = rounds, publication
         self._closing, self._records, self._verification = closing, records, verification
         self._parts, self._parties = parts, parties
@@ -101,7 +101,7 @@ class Foreman:
 
     def wake(self, round_id: RoundId) -> bool:
         """Something happened to the round: look at it. True when nobody here was looking after it."""
-        self._bell.ring_local(round_id)
+        self._notifier.notify_local(round_id)
         if round_id in self._driving:
             return False
         task = asyncio.create_task(self.drive(round_id), name=f"round {round_id}")
@@ -122,14 +122,14 @@ class Foreman:
         with (
             structlog.contextvars.bound_contextvars(round_id=round_id),
             continue_trace(trace, "round.look_after", {"round_id": round_id}),
-            self._bell.listen(round_id) as ring,
+            self._notifier.listen(round_id) as subscription,
         ):
             hold = await self.claim(round_id)
             if hold is None:
                 return
             rest_s, failed = 0.0, False
             try:
-                while await self.turn(hold, ring):
+                while await self.turn(hold, subscription):
                     pass
             except RoundLost as error:
                 log.info("round.lost", reason=str(error))
@@ -162,7 +162,7 @@ class Foreman:
         folding = Folding(manifest_of(stored.manifest), secret)
         return Hold(round_id, stored.fence, folding, self._renewal())
 
-    async def turn(self, hold: Hold, ring: Ring) -> bool:
+    async def turn(self, hold: Hold, subscription: Subscription) -> bool:
         """Do all that can be done now, then wait for more; False when the round has ended."""
         await self._renew(hold)
         view = await self._rounds.view(hold.round_id)
@@ -170,17 +170,17 @@ class Foreman:
             return False
         if view.stored.fence != hold.fence:
             raise RoundLost("another worker has claimed the round")
-        changed = await self._know_form(hold, view) or await self.fold(hold, view, ring)
+        changed = await self._know_form(hold, view) or await self.fold(hold, view, subscription)
         if changed or due(view.stored.round, view.now) is not None:
             moved = await self._rounds.evaluate(hold.round_id)
             if moved.version == view.stored.version and not changed:  # the database's clock is behind ours
-                await ring.wait(_CLOCKS_APART_S)
+                await subscription.wait(_CLOCKS_APART_S)
             return True
         if step_due(view.stored.round, view.now):
             hold.folding.secret = await self._closing.close(view.stored, hold.fence, hold.folding.secret)
             return True
         if view.stored.round.phase is Phase.COLLECTING or view.stored.round.step not in (None, OPENED):
-            await ring.wait(self._patience(view))
+            await subscription.wait(self._patience(view))
             return True
         await self.conclude(hold, view.stored)
         self._hand_in(hold.round_id)
@@ -199,7 +199,7 @@ class Foreman:
         self._handing_in.add(task)
         task.add_done_callback(self._handing_in.discard)
 
-    async def fold(self, hold: Hold, view: RoundView, ring: Ring) -> bool:
+    async def fold(self, hold: Hold, view: RoundView, subscription: Subscription) -> bool:
         """Bring the sum up to the contributions that stand; True when the round must be looked at again at once.
 
         Then some of them had to be rejected, or other workers took part, and rings were heard meanwhile. Nothing is
@@ -214,7 +214,7 @@ class Foreman:
         waiting, again = hold.folding.missing(view.contributions), False
         if self._parts.worth(view.stored, hold.folding, waiting):
             holder = Holder(hold.fence, hold.folding, lambda c: self._add(hold, c), lambda: self._renew(hold))
-            await self._parts.share(view.stored, holder, waiting, ring)
+            await self._parts.share(view.stored, holder, waiting, subscription)
             waiting, again = hold.folding.missing(view.contributions), True
         for contribution in waiting:
             try:
@@ -295,7 +295,7 @@ class Foreman:
         """The round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
-        asks = hold.folding.engine.server.sum_asks(hold.folding.desk)
+        asks = hold.folding.engine.server.sum_asks(hold.folding.server_round)
         if asks and not hold.folding.shares:
             hold.folding.shares = await asked(self._parties, "sum", stored, asks)
             point("aggregator.share.received")

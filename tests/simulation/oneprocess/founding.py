@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import services.coordinator.api.app
 import services.coordinator.tables
 import services.keys.wiring as keys
-from services.coordinator.cases import make_cases
 from services.coordinator.leases import Timing
 from services.coordinator.parties import Registry
+from services.coordinator.use_cases import build_use_cases
 from services.keys.settings import KeysSettings
 from shared.database import Database
 from shared.database.migrations import migrate
@@ -25,7 +25,7 @@ from shared.identity.nonces import SqlNonces
 from shared.identity.requests import SigningAuth
 from shared.identity.sealing import Sealer
 from shared.identity.verify import PartyVerifier
-from shared.queues import Bell, Streams
+from shared.queues import Notifier, Streams
 from tests.services.coordinator.world import profile
 
 SITES: Final = 4
@@ -71,16 +71,16 @@ async def found(folder: Path) -> Founding:
         await stack.enter_async_context(app.router.lifespan_context(app))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://keys")
         coordinator = services.coordinator.api.app.application(database, streams)
-        cases = make_cases(
+        use_cases = build_use_cases(
             database,
-            Bell(streams, ["coordinator.tasks"]),
+            Notifier(streams, ["coordinator.tasks"]),
             Sealer.ensure(folder / "seal.key"),
             Registry(http),
             TIMING,
             coordinator.state.stopping,
         )
-        coordinator.state.cases, coordinator.state.tokens = cases, cases.accounts
-        token = (await cases.accounts.bootstrap(folder)).read_text().strip()
+        coordinator.state.use_cases, coordinator.state.tokens = use_cases, use_cases.accounts
+        token = (await use_cases.accounts.bootstrap(folder)).read_text().strip()
 
         async def enrolled(subject: Subject) -> Identity:
             new = await app.state.enrolments.create_token(subject, timedelta(days=1))
@@ -109,5 +109,5 @@ async def found(folder: Path) -> Founding:
                 told = profile()
                 told["recipes"][0]["statistics"] = False
                 assert (await site.put("/v1/sites/self/profile", json=told)).status_code == 200
-        await cases.attendance.flush()
+        await use_cases.attendance.flush()
     return Founding(folder, identities, federation_id, token)

@@ -1,4 +1,4 @@
-"""The bell: wakes long polls in this process when an event about their subject is rung anywhere."""
+"""Wake long polls in this process when an event about their subject is announced by any process."""
 
 import asyncio
 import json
@@ -19,20 +19,20 @@ _LONGEST_PAUSE_S = 2.0
 _PING_EVERY_S = 10.0
 
 
-class Ring:
-    """One waiter's ear for one key."""
+class Subscription:
+    """One waiter's subscription to one key."""
 
-    def __init__(self, bell: "Bell") -> None:
-        self._bell = bell
+    def __init__(self, notifier: "Notifier") -> None:
+        self._notifier = notifier
         self._signal = asyncio.Event()
 
-    def strike(self) -> None:
+    def notify(self) -> None:
         """Wake the waiter."""
         self._signal.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for a ring since the last `wait`; False after `timeout_s`, or sooner while Redis is away."""
-        if not self._bell.connected:
+        """Wait for a notification since the last `wait`; False after `timeout_s`, or sooner while Redis is away."""
+        if not self._notifier.connected:
             timeout_s = min(timeout_s, _LOOK_EVERY_S)
         try:
             async with asyncio.timeout(timeout_s):
@@ -43,17 +43,17 @@ class Ring:
         return True
 
 
-class Bell:
+class Notifier:
     """Listens to the topics' channels; a waiter is woken by key, which is the event's subject.
 
-    A ring is a hint: look at SQL after it, and after a time-out too. To miss nothing, begin to `listen` before the
+    A notification is a hint: read SQL after it, and after a time-out too. To miss nothing, begin to `listen` before the
     first look.
     """
 
     def __init__(self, streams: Streams, topics: Sequence[str]) -> None:
         self._streams, self.topics = streams, frozenset(topics)
         self._channels = [streams.channel(topic) for topic in topics]
-        self._rings: dict[str, set[Ring]] = {}
+        self._subscriptions: dict[str, set[Subscription]] = {}
         self.connected = False
 
     @property
@@ -62,43 +62,43 @@ class Bell:
         return self.connected and not self._streams.failing
 
     @contextmanager
-    def listen(self, key: str) -> Iterator[Ring]:
+    def listen(self, key: str) -> Iterator[Subscription]:
         """Be woken by every event about `key` from now on."""
-        ring = Ring(self)
-        rings = self._rings.setdefault(key, set())
-        rings.add(ring)
+        subscription = Subscription(self)
+        subscriptions = self._subscriptions.setdefault(key, set())
+        subscriptions.add(subscription)
         try:
-            yield ring
+            yield subscription
         finally:
-            rings.discard(ring)
-            if not rings and self._rings.get(key) is rings:
-                del self._rings[key]
+            subscriptions.discard(subscription)
+            if not subscriptions and self._subscriptions.get(key) is subscriptions:
+                del self._subscriptions[key]
 
     async def wait(self, key: str, timeout_s: float) -> bool:
-        """Wait for the next ring about `key`; use `listen` where a ring between look and wait must not be missed."""
-        with self.listen(key) as ring:
-            return await ring.wait(timeout_s)
+        """Wait for the next notification about `key`; `listen` also hears those between a look and the wait."""
+        with self.listen(key) as subscription:
+            return await subscription.wait(timeout_s)
 
-    def ring_for(self, event: Event) -> None:
+    def notify_for(self, event: Event) -> None:
         """Wake all who wait in this process for what the event is about, if its topic is one that is listened to."""
         if event.topic in self.topics:
-            self.ring_local(event.subject)
+            self.notify_local(event.subject)
 
-    def ring_local(self, key: str) -> None:
+    def notify_local(self, key: str) -> None:
         """Wake all who wait for `key` in this process."""
-        for ring in self._rings.get(key, ()):
-            ring.strike()
+        for subscription in self._subscriptions.get(key, ()):
+            subscription.notify()
 
     async def run(self) -> None:
-        """Listen until cancelled; connects again for ever."""
+        """Listen until cancelled, and connect again after every failure."""
         pause_s = _FIRST_PAUSE_S
         while True:
             heed_cancellation()
             try:
                 await self._listen_once()
             except REDIS_FAULTS as error:
-                self._streams.note_failure("bell", error)
-                log.warning("bell.redis_away", error=type(error).__name__)
+                self._streams.note_failure("notifier", error)
+                log.warning("notifier.redis_away", error=type(error).__name__)
                 pause_s = _FIRST_PAUSE_S if self.connected else min(pause_s * 2, _LONGEST_PAUSE_S)
             finally:
                 self.connected = False
@@ -108,7 +108,7 @@ class Bell:
         async with self._streams.redis.pubsub() as channels:
             await channels.subscribe(*self._channels)
             self.connected = True
-            self._ring_everyone()  # what rang while nobody listened
+            self._notify_everyone()  # what was announced before this process listened
             quiet = 0
             while True:
                 message = await channels.get_message(timeout=_PING_EVERY_S)
@@ -127,11 +127,11 @@ class Bell:
         try:
             subject = json.loads(data)["subject"]
         except (ValueError, KeyError, TypeError):
-            log.warning("bell.not_understood")
+            log.warning("notifier.not_understood")
             return
-        self.ring_local(subject)
+        self.notify_local(subject)
 
-    def _ring_everyone(self) -> None:
-        for rings in self._rings.values():
-            for ring in rings:
-                ring.strike()
+    def _notify_everyone(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.notify()

@@ -34,15 +34,15 @@ from shared.queues import Event, Streams
 from shared.secagg.pairwise.witness import RosterAsk, read_ask
 from tests.services.aggregator.conftest import FakeRegistry, zeros
 from tests.services.coordinator.world import document
-from tests.simulation.onehouse.founding import LENGTH, SITES, Founding, url_of
-from tests.simulation.onehouse.process import OUTSIDE, RUNNING, Process, Wire, is_crash
-from tests.simulation.onehouse.site import Site
-from tests.simulation.onehouse.starts import ROUND_S, START
+from tests.simulation.oneprocess.founding import LENGTH, SITES, Founding, url_of
+from tests.simulation.oneprocess.process import OUTSIDE, RUNNING, Process, Wire, is_crash
+from tests.simulation.oneprocess.site import Site
+from tests.simulation.oneprocess.starts import ROUND_S, START
 
 
 @dataclass
-class House:
-    """The platform. Use as ``async with House.opened(founding, folder)``."""
+class InProcessPlatform:
+    """The platform. Use as ``async with InProcessPlatform.opened(founding, folder)``."""
 
     folder: Path
     founding: Founding
@@ -59,17 +59,17 @@ class House:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def opened(cls, founding: Founding, folder: Path) -> AsyncIterator["House"]:
+    async def opened(cls, founding: Founding, folder: Path) -> AsyncIterator["InProcessPlatform"]:
         shutil.copytree(founding.folder, folder)
         async with AsyncExitStack() as stack:
-            house = cls(folder, founding, stack)
+            platform = cls(folder, founding, stack)
             faults.watch(lambda point: RUNNING.get().effect(point))
             began = time.monotonic()  # only `pass_time` lets time pass, so that a slow machine changes nothing
-            clock.run_ahead(lambda: house.ahead - timedelta(seconds=time.monotonic() - began))
+            clock.run_ahead(lambda: platform.ahead - timedelta(seconds=time.monotonic() - began))
             stack.callback(faults.watch, None)
             stack.callback(clock.run_ahead, None)
-            await house._build()
-            yield house
+            await platform._build()
+            yield platform
 
     async def _build(self) -> None:
         self._serve_models()
@@ -201,7 +201,7 @@ class House:
     async def hear(self, event: Event) -> None:
         """Consumers of the event's topic handle it."""
         if event.topic == "aggregator.work":
-            await self.run_as("aggregator.worker", lambda: self._aggregate(self.hands.hear(event)))
+            await self.run_as("aggregator.worker", lambda: self._aggregate(self.maintenance.hear(event)))
         handle = {
             "coordinator.jobs": self.conductor.on_job,
             "coordinator.rounds": self.conductor.on_round,
@@ -228,21 +228,21 @@ class House:
         """One turn of the aggregator's sweeper."""
 
         async def sweep() -> None:
-            await self._aggregate(self.hands.enforce())
-            await self._aggregate(self.hands.attend())
-            await self.hands.scrub()
-            await self.hands.records.sweep()
+            await self._aggregate(self.maintenance.enforce())
+            await self._aggregate(self.maintenance.attend())
+            await self.maintenance.scrub()
+            await self.maintenance.records.sweep()
 
         await self.run_as("aggregator.worker", sweep)
 
     async def _aggregate(self, waking: Any) -> None:
         """Do it, and all that can be done for the rounds that it wakes."""
         await waking
-        foreman: Any = self.foreman
+        driver: Any = self.driver
         while self.woken:
             with contextlib.suppress(asyncio.CancelledError):
-                await foreman.drive(self.woken.pop())
-            await asyncio.gather(*foreman._handing_in)
+                await driver.drive(self.woken.pop())
+            await asyncio.gather(*driver._handing_in)
 
     async def pass_time(self, seconds: float, present: list[Site]) -> None:
         """Time passes; the API is there, and hears these sites."""
@@ -251,9 +251,9 @@ class House:
             self.ahead += timedelta(seconds=step)
             seconds -= step
             for site in present:
-                self.cases.attendance.mark(SiteId(site.id))
-            self.cases.attendance._written.clear()
-            await self.cases.attendance.flush()
+                self.use_cases.attendance.mark(SiteId(site.id))
+            self.use_cases.attendance._written.clear()
+            await self.use_cases.attendance.flush()
 
     # what stands
 

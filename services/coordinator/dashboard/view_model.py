@@ -36,7 +36,7 @@ class RoundPage:
     job: Job
 
 
-class Desk(Protocol):
+class ViewModel(Protocol):
     """One person's view. Calls raise NotFound for what the person may not see, Forbidden for what they may not do."""
 
     name: str
@@ -93,11 +93,11 @@ class Desk(Protocol):
 class Source(Protocol):
     """Opens desks."""
 
-    async def desk(self, token: str) -> Desk | None:
-        """The desk of the person whose API token this is; None when the token is not valid."""
+    async def view(self, token: str) -> ViewModel | None:
+        """The view of the person whose API token this is; None when the token is not valid."""
 
 
-class Door(Protocol):
+class SignInLimiter(Protocol):
     """Remembers failed sign-ins and ended sessions, for every process of the service."""
 
     async def admit(self, address: str) -> None:
@@ -121,7 +121,7 @@ class Dashboard:
     """What the pages need from the running service; it lies at `app.state.dashboard`."""
 
     source: Source
-    door: Door
+    limiter: SignInLimiter
     sealer: Sealer
     clock: Clock
     origin: str  # where people reach the API, for the commands on the pages

@@ -15,12 +15,12 @@ from services.coordinator.sites import Sites
 from services.coordinator.tasks import Tasks
 from shared.database import Database
 from shared.identity.sealing import Sealer
-from shared.queues import Bell
+from shared.queues import Notifier
 
 
 @dataclass(frozen=True)
-class Cases:
-    """The use cases, and the bell that wakes whoever waits."""
+class UseCases:
+    """The use cases, and the notifier that wakes whoever waits."""
 
     federations: Federations
     sites: Sites
@@ -31,25 +31,25 @@ class Cases:
     signins: SignIns
     operations: Operations
     attendance: Attendance
-    bell: Bell
+    notifier: Notifier
     timing: Timing
 
 
-def make_cases(
-    database: Database, bell: Bell, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
-) -> Cases:
+def build_use_cases(
+    database: Database, notifier: Notifier, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
+) -> UseCases:
     """The use cases over one database; `stopping` ends long polls."""
-    attendance = Attendance(database, bell, timing.lease_s)
-    return Cases(
+    attendance = Attendance(database, notifier, timing.lease_s)
+    return UseCases(
         federations=Federations(database),
         sites=Sites(database, attendance, timing.lease),
         jobs=Jobs(database, registry, timing.lease),
-        leases=Leases(database, bell, attendance, timing, stopping),
+        leases=Leases(database, notifier, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),
         signins=SignIns(database),
-        operations=Operations(database, bell),
+        operations=Operations(database, notifier),
         attendance=attendance,
-        bell=bell,
+        notifier=notifier,
         timing=timing,
     )
