@@ -77,7 +77,7 @@ class EngineState:
             rows = db.execute("SELECT step, message FROM engine_messages WHERE round_id = ?", (round_id,)).fetchall()
         return {str(step): digest_of(bytes(message)) for step, message in rows}
 
-    def speak(self, manifest: RoundManifest, step: str, state: bytes, message: bytes, *, opens: bool) -> None:
+    def record_message(self, manifest: RoundManifest, step: str, state: bytes, message: bytes, *, opens: bool) -> None:
         """Store a step's message with the state after it, before it leaves.
 
         `opens`: this step opens the sum, which a site does once for each (job, kind, number), whatever the attempt;

@@ -138,12 +138,12 @@ class Exchange:
     def _speak(self, step: str, answer: bytes | None) -> bytes:
         """In a thread."""
         try:
-            state, message = self.engine.client.speak(self.client_round, self._state(), step, answer)
+            state, message = self.engine.client.message(self.client_round, self._state(), step, answer)
         except Refusal as refusal:
             raise TaskFailure(refusal.slug(), f"{step}: {refusal.detail}") from refusal
         except ValueError as error:  # a cohort without a safe topology, a share that is none
             raise TaskFailure("engine-error", f"{step}: {error}") from error
-        self._stored.speak(self.client_round.manifest, step, state, message, opens=self._opens(step))
+        self._stored.record_message(self.client_round.manifest, step, state, message, opens=self._opens(step))
         point("agent.message.kept")
         return message
 

@@ -283,7 +283,7 @@ class ClientEngine(Protocol):
         material, `PublicUnsigned` where a signature is missing, and whatever the verifier raises.
         """
 
-    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """(state, message) for a step that is not the upload, given the answer to the step before."""
 
     def upload(

@@ -95,7 +95,9 @@ class SecondServer:
             return Accepted(share, bytes.fromhex(self._signer.keyid), signature).pack()
         return seal_share(manifest, body, self._packed)
 
-    def verify(self, server_round: ServerRound, header: UpdateHeader, payload: memoryview, digest: bytes, site: Any) -> None:
+    def verify(
+        self, server_round: ServerRound, header: UpdateHeader, payload: memoryview, digest: bytes, site: Any
+    ) -> None:
         """Both servers' verification of one report, as the aggregator runs it."""
         pending = examine(server_round, header, BytesSource(payload), digest)
         report = pending.question.report

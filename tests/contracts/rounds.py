@@ -90,7 +90,7 @@ class Round:
         if opened.asks:
             opened = self.server.begun(ServerRound(manifest, opened.secret), opened, self.ask("begin", opened.asks))
         self.server_round = ServerRound(manifest, opened.secret, PUBLIC, length=self.length, body=self._opened)
-        self.seats = {site: self.client_round(site, opened.public) for site in SITES}
+        self.client_rounds = {site: self.client_round(site, opened.public) for site in SITES}
         self.states: dict[SiteId, bytes] = {}
 
     def client_round(self, site: SiteId, public: Mapping[str, Any]) -> ClientRound:
@@ -113,7 +113,9 @@ class Round:
         return found
 
     def begin(self) -> None:
-        self.states = {site: self.client.begin(client_round, CERTIFIED) for site, client_round in self.seats.items()}
+        self.states = {
+            site: self.client.begin(client_round, CERTIFIED) for site, client_round in self.client_rounds.items()
+        }
         self.answers = dict.fromkeys(SITES)
 
     def close(self, step: str, said: Mapping[SiteId, bytes]) -> None:
@@ -137,8 +139,8 @@ class Round:
             return
         said = {}
         for site in sorted(there):
-            self.states[site], said[site] = self.client.speak(
-                self.seats[site], self.states[site], step, self.answers[site]
+            self.states[site], said[site] = self.client.message(
+                self.client_rounds[site], self.states[site], step, self.answers[site]
             )
         self.close(step, said)
 
@@ -155,12 +157,14 @@ class Round:
 
     def body(self, site: SiteId) -> tuple[bytes, bytes]:
         """A site's update, and its signature over that where the engine has bodies signed."""
-        state, pieces = self.client.upload(self.seats[site], self.states[site], self.answers[site], self.payload(site))
+        state, pieces = self.client.upload(
+            self.client_rounds[site], self.states[site], self.answers[site], self.payload(site)
+        )
         body = b"".join(bytes(piece) for piece in pieces)
         digest = hashlib.sha256(body).digest()
-        self.states[site], self.seats[site] = state, replace(self.seats[site], body=digest)
+        self.states[site], self.client_rounds[site] = state, replace(self.client_rounds[site], body=digest)
         signing = self.engine.signing
-        return body, b"" if signing is None else signing.sign(self.seats[site], state, digest)
+        return body, b"" if signing is None else signing.sign(self.client_rounds[site], state, digest)
 
     def hand_in(self, site: SiteId) -> None:
         body, signature = self.body(site)

@@ -113,7 +113,7 @@ def test_one_party_too_few_opens_nothing(name: str) -> None:
 
 def test_a_site_begins_only_with_what_the_parties_signed(name: str) -> None:
     round_ = Round(manifest_of(name))
-    for client_round in list(round_.seats.values())[:2]:
+    for client_round in list(round_.client_rounds.values())[:2]:
         round_.client.begin(client_round, CERTIFIED)
         if not round_.asked_to_begin:
             continue

@@ -51,7 +51,7 @@ from shared.secagg.engine import (
 )
 from shared.secagg.facts import WITNESS, EngineFacts, Party, Wording
 from shared.secagg.hpke import SUITE
-from shared.secagg.quantise import TAIL_LENGTH, Ring, signed, unpack
+from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.records import RoundRecord
 from shared.wire.updates import UpdateHeader, write_header
@@ -167,7 +167,7 @@ class ThresholdServer:
     def sum_asks(self, server_round: ServerRound) -> Asks:
         return Asks(tuple(Ask(CUSTODIAN, server_round.secret, index) for index in range(CUSTODIANS)), NEED)
 
-    def unmask_sum(self, server_round: ServerRound, total: Ring) -> Ring:
+    def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         if len(server_round.shares) < NEED or server_round.length is None:
             raise UpdateRefused("too few custodians have given their share")
         (a, first), (b, second) = [
@@ -198,7 +198,7 @@ class ThresholdClient:
             )
         return b""
 
-    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         raise UpdateRefused(f"there is no step {step}")
 
     def upload(

@@ -67,15 +67,17 @@ class Federation:
 
     def together(self, made: RoundManifest, payloads: dict[str, Payload]) -> Ring:
         opened = SEALED.server.open(made)
-        desk, total = ServerRound(made, opened.secret), None
+        server_round, total = ServerRound(made, opened.secret), None
         for site, payload in payloads.items():
             _, pieces = SEALED.client.upload(ClientRound(made, SiteId(site), opened.public), b"", None, payload)
             body = b"".join(bytes(piece) for piece in pieces)
             header, offset = read_header(body)
             total = total or RunningSum(header.modulus_bits, header.length)
-            total.fold(lambda h=header, b=body, o=offset: SEALED.server.open_payload(desk, h, BytesSource(b, o)))
+            total.fold(
+                lambda h=header, b=body, o=offset: SEALED.server.open_payload(server_round, h, BytesSource(b, o))
+            )
         assert total is not None
-        SEALED.server.unmask_sum(desk, total.total)
+        SEALED.server.unmask_sum(server_round, total.total)
         return total.total
 
     def sums(self, kind: RoundKind, number: int, values: dict[str, np.ndarray]) -> np.ndarray:

@@ -75,17 +75,17 @@ def fuzz(stage: Stage, service: str, case: Any) -> None:
     if _number(case, "share") % SHARE:
         return
     place_known_ids(stage, case)
-    number, likely = _number(case, "seats"), _likely(case)
-    chosen = (UNKNOWN[number % 3], likely[number // 3 % len(likely)], stage.seats[number // 7 % len(stage.seats)])
-    for seat in dict.fromkeys(chosen):
-        response = send(stage, service, case, seat)
+    number, likely = _number(case, "callers"), _likely(case)
+    chosen = (UNKNOWN[number % 3], likely[number // 3 % len(likely)], stage.callers[number // 7 % len(stage.callers)])
+    for caller in dict.fromkeys(chosen):
+        response = send(stage, service, case, caller)
         SENT[service] += 1
         SENT[f"{service} 5xx"] += response.status_code >= 500
         try:
-            judge(case, seat, response)
+            judge(case, caller, response)
             case.validate_response(response, checks=CHECKS)
         except Exception as error:
-            error.add_note(f"sent by {seat}; answer {response.status_code} {response.text[:1000]}")
+            error.add_note(f"sent by {caller}; answer {response.status_code} {response.text[:1000]}")
             raise
 
 
@@ -118,18 +118,18 @@ def _likely(case: Any) -> tuple[str, ...]:
     return (*people, *signers) or ("nobody",)
 
 
-def send(stage: Stage, service: str, case: Any, seat: str) -> httpx.Response:
+def send(stage: Stage, service: str, case: Any, caller: str) -> httpx.Response:
     """The case as one HTTP request, as near to what was generated as a client can send."""
     options = case.as_transport_kwargs(base_url=stage.urls[service])
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     made = requests.Request(**{name: options[name] for name in names if name in options}).prepare()
     content = made.body if isinstance(made.body, bytes | None) else str(made.body).encode("utf-8", "surrogatepass")
     headers = [(name, value) for name, value in made.headers.items() if name.lower() not in ("content-length", "host")]
-    auth = stage.auth(seat, service) or httpx.Auth()
+    auth = stage.auth(caller, service) or httpx.Auth()
     return stage.http.request(made.method or "GET", made.url or "", headers=headers, content=content, auth=auth)
 
 
-def judge(case: Any, seat: str, response: httpx.Response) -> None:
+def judge(case: Any, caller: str, response: httpx.Response) -> None:
     """No 5xx, nothing undocumented, every refusal a problem document, nobody unknown let in."""
     status = response.status_code
     assert status < 500, "a server error"
@@ -138,7 +138,7 @@ def judge(case: Any, seat: str, response: httpx.Response) -> None:
     assert str(status) in documented or not same_method or status == 404, f"{status} is not documented"
     if status >= 400:
         check_problem(response)
-    if seat in UNKNOWN and case.operation.definition.raw.get("security") and same_method:
+    if caller in UNKNOWN and case.operation.definition.raw.get("security") and same_method:
         assert status in NOT_ASKED_WHO, f"{status} to somebody unknown"
 
 

@@ -145,20 +145,24 @@ NOTES: Final[dict[str, str]] = {
 }
 
 
-def allowed(service: str, operation: str, seats: tuple[str, ...]) -> frozenset[str]:
-    """The seats that may."""
+def allowed(service: str, operation: str, callers: tuple[str, ...]) -> frozenset[str]:
+    """The callers that may."""
     rule = POLICY[service][operation]
     if rule == ANYONE:
-        return frozenset(seats)
+        return frozenset(callers)
     people = {
-        seat for seat in seats if seat.removeprefix("other-") in ("root", "admin", "scientist", "owner", "auditor")
+        caller
+        for caller in callers
+        if caller.removeprefix("other-") in ("root", "admin", "scientist", "owner", "auditor")
     }
     if rule.startswith(SELF):
-        signers = {seat for seat in seats if "site" in seat or seat in ("coordinator", "aggregator", "registry")}
+        signers = {
+            caller for caller in callers if "site" in caller or caller in ("coordinator", "aggregator", "registry")
+        }
         return frozenset(people | (signers if rule != SELF else set()))
     named = set(rule.split())
     # "site" is the one whose task it is; the others of its federation may do what is not about one site
     one = any(part in operation for part in ("{task_id}", "/updates", "/steps/"))
     peers = {"site-1", "site-2"} if "site" in named and not one else set()
     others = {"other-site-1", "other-site-2"} if "other-site" in named else set()
-    return frozenset(named | peers | others) & frozenset(seats)
+    return frozenset(named | peers | others) & frozenset(callers)

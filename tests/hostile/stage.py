@@ -58,37 +58,37 @@ class Stage:
     sites: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
 
-    def auth(self, seat: str, service: str) -> httpx.Auth | None:
-        """How this seat signs or shows who it is at a service."""
-        if seat in self.identities:
-            return SigningAuth(self.identities[seat], service)
-        if seat in self.tokens:
-            return Bearer(self.tokens[seat])
-        if seat == "nobody":
+    def auth(self, caller: str, service: str) -> httpx.Auth | None:
+        """How this caller signs or shows who it is at a service."""
+        if caller in self.identities:
+            return SigningAuth(self.identities[caller], service)
+        if caller in self.tokens:
+            return Bearer(self.tokens[caller])
+        if caller == "nobody":
             return None
-        raise KeyError(seat)
+        raise KeyError(caller)
 
     @property
-    def seats(self) -> tuple[str, ...]:
+    def callers(self) -> tuple[str, ...]:
         """Everybody."""
         return ("nobody", *self.tokens, *self.identities)
 
-    def ask(self, seat: str, service: str, method: str, path: str, **more: Any) -> httpx.Response:
+    def ask(self, caller: str, service: str, method: str, path: str, **more: Any) -> httpx.Response:
         """One request."""
         return self.http.request(
-            method, self.urls[service] + path, auth=self.auth(seat, service) or httpx.Auth(), **more
+            method, self.urls[service] + path, auth=self.auth(caller, service) or httpx.Auth(), **more
         )
 
-    def made(self, seat: str, service: str, method: str, path: str, **more: Any) -> dict[str, Any]:
+    def made(self, caller: str, service: str, method: str, path: str, **more: Any) -> dict[str, Any]:
         """One request that must succeed."""
-        answer = self.ask(seat, service, method, path, **more)
+        answer = self.ask(caller, service, method, path, **more)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return dict(answer.json()) if answer.content else {}
 
 
 @contextmanager
 def staged(home: Path, **settings: dict[str, str]) -> Iterator[Stage]:
-    """Start the platform, seat everybody, and put one of everything into the first federation."""
+    """Start the platform, give every caller its credential, and put one of everything into the first federation."""
     chosen = {name: {**FREE, **settings.get(name, {})} for name in SERVICES}
     with Platform(home, log_level="WARNING", settings=chosen) as platform:
         stage = Stage({**platform.urls, "helper": platform._running().url("helper")}, home)
@@ -187,11 +187,11 @@ def _lease(stage: Stage) -> dict[str, Any]:
     """The task of the open round. The round takes whom it likes: whoever that is, is the stage's site from now on."""
     deadline = Deadline(100)
     while not deadline.over():
-        for seat in SITES:
-            answer = stage.ask(seat, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 1})
+        for caller in SITES:
+            answer = stage.ask(caller, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 1})
             if answer.status_code == 200:
                 for known in (stage.identities, stage.sites):
-                    _swap(known, "site", seat)
+                    _swap(known, "site", caller)
                 stage.ids["site_id"] = stage.sites["site"]
                 return dict(answer.json())
     raise AssertionError(f"no task came: {answer.status_code} {answer.text}")
@@ -203,8 +203,8 @@ def _swap(known: dict[str, Any], one: str, other: str) -> None:
 
 def _are_there(stage: Stage) -> None:
     """A site that has not asked for work lately is away, and a round waits for those who are there."""
-    for seat in SITES:
-        stage.ask(seat, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
+    for caller in SITES:
+        stage.ask(caller, "coordinator", "POST", "/v1/tasks/leases", json={"wait_s": 0})
 
 
 def _version(stage: Stage) -> None:

@@ -91,13 +91,13 @@ QUERY = {
 }
 
 
-def ask(stage: Stage, service: str, operation: str, seat: str) -> httpx.Response:
+def ask(stage: Stage, service: str, operation: str, caller: str) -> httpx.Response:
     method, path = operation.split(" ")
     known = {**stage.ids, "subject": stage.ids["version_id"], "step": "advertise"}
     if path.endswith("/events"):
         known["job_id"] = stage.ids["ended_job_id"]
     query = query_of(operation, known)
-    return stage.ask(seat, service, method, path.format(**known), params=query, **body_of(stage, operation))
+    return stage.ask(caller, service, method, path.format(**known), params=query, **body_of(stage, operation))
 
 
 def query_of(operation: str, ids: dict[str, str]) -> dict[str, Any]:
@@ -131,20 +131,22 @@ def test_everybody_at_every_door(stage: Stage, service: str) -> None:
     wrong: list[str] = []
     firsts = {value for name, value in stage.ids.items() if name.endswith("_id") and not name.startswith("other-")}
     for operation in sorted(POLICY[service], key=lambda name: (name in LAST, name.startswith("POST"), name)):
-        may = allowed(service, operation, stage.seats)
-        for seat in sorted(stage.seats, key=lambda name: name in may):  # who may not comes first: he changes nothing
-            answer = ask(stage, service, operation, seat)
-            what = f"{operation} by {seat}: {answer.status_code} {answer.text[:200]}"
-            held = let_in(operation, answer) if seat in may else answer.status_code in REFUSED
+        may = allowed(service, operation, stage.callers)
+        for caller in sorted(
+            stage.callers, key=lambda name: name in may
+        ):  # who may not comes first: he changes nothing
+            answer = ask(stage, service, operation, caller)
+            what = f"{operation} by {caller}: {answer.status_code} {answer.text[:200]}"
+            held = let_in(operation, answer) if caller in may else answer.status_code in REFUSED
             if answer.status_code >= 500 or not held:
                 wrong.append(what)
             if answer.status_code >= 400:
                 check_problem(answer)
-            strange = seat.startswith("other-") and "{" in operation and POLICY[service][operation] != ANYONE
-            if strange and not answer.is_success and answer.status_code == 403 and seat.removeprefix("other-") in may:
+            strange = caller.startswith("other-") and "{" in operation and POLICY[service][operation] != ANYONE
+            if strange and not answer.is_success and answer.status_code == 403 and caller.removeprefix("other-") in may:
                 wrong.append(f"403 tells that it exists: {what}")
             told = {one for one in firsts if one in answer.text and one not in str(answer.request.url)}
-            if seat.startswith("other-") and answer.is_success and told and service != "keys":
+            if caller.startswith("other-") and answer.is_success and told and service != "keys":
                 wrong.append(f"tells of {told}: {what}")
     assert not wrong, "\n".join(wrong)
 
@@ -207,7 +209,9 @@ def test_what_is_anothers_and_what_is_nowhere_are_answered_alike(stage: Stage, s
     real = {name: stage.ids[name] for name in IDS} | {"subject": stage.ids["version_id"]}
     mine = {name: stage.ids[f"other-{name}"] for name in IDS if own and f"other-{name}" in stage.ids}
     told: list[str] = []
-    strangers = [seat for seat in stage.seats if seat.startswith("other-") or seat in ("nobody", "wrong-token")]
+    strangers = [
+        caller for caller in stage.callers if caller.startswith("other-") or caller in ("nobody", "wrong-token")
+    ]
     compared = 0
     for operation in sorted(POLICY[service]):
         method, path = operation.split(" ")
@@ -227,14 +231,14 @@ def test_what_is_anothers_and_what_is_nowhere_are_answered_alike(stage: Stage, s
             same = (path.format(**here), query, body) == (path.format(**nowhere), other_query, other_body)
             if same or POLICY[service][operation] == ANYONE:
                 continue
-            for seat in strangers:
-                foreign = stage.ask(seat, service, method, path.format(**here), params=query, **body)
+            for caller in strangers:
+                foreign = stage.ask(caller, service, method, path.format(**here), params=query, **body)
                 if foreign.is_success and not own:
-                    continue  # it is not about one thing, or open to this seat
-                none = stage.ask(seat, service, method, path.format(**nowhere), params=other_query, **other_body)
+                    continue  # it is not about one thing, or open to this caller
+                none = stage.ask(caller, service, method, path.format(**nowhere), params=other_query, **other_body)
                 compared += 1
                 one, two = said(foreign, here), said(none, nowhere)
                 if one != two and not (foreign.is_success and none.is_success):
-                    told.append(f"{operation} by {seat}:\n  it is: {foreign.text}\n  is not: {none.text}")
+                    told.append(f"{operation} by {caller}:\n  it is: {foreign.text}\n  is not: {none.text}")
     assert compared or service == "helper"
     assert not told, "\n".join(told)

@@ -63,7 +63,7 @@ def signed_survivors(sites: Sites, alive: frozenset[int], root: bytes) -> Surviv
 def shown(sites: Sites, alive: frozenset[int]) -> dict[str, bytes]:
     """The answers to the upload for this set, with its own true tree over the bodies."""
     cohort = sites.manifest.cohort
-    digests = {i: sites.seats[cohort[i]].body or b"" for i in alive}
+    digests = {i: sites.client_rounds[cohort[i]].body or b"" for i in alive}
     said, order = signed_survivors(sites, alive, transcript.body_root(digests)), sorted(alive)
     tree = merkle.stored([transcript.body_leaf(i, digests[i]) for i in order])
     return {
@@ -73,7 +73,7 @@ def shown(sites: Sites, alive: frozenset[int]) -> dict[str, bytes]:
 
 
 def speak(sites: Sites, site: str, step: str, answer: bytes) -> bytes:
-    sites.states[site], message = sites.engine.speak(sites.seats[site], sites.states[site], step, answer)
+    sites.states[site], message = sites.engine.message(sites.client_rounds[site], sites.states[site], step, answer)
     return message
 
 
@@ -89,7 +89,7 @@ def trained(stage: Stage, found: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 def body_of(sites: Sites, site: str) -> bytes:
     """What the site would hand in now; it is not handed in."""
-    held = sites.seats[site], sites.states[site], sites.answers[site], sites.payload(site)
+    held = sites.client_rounds[site], sites.states[site], sites.answers[site], sites.payload(site)
     return b"".join(bytes(piece) for piece in sites.engine.upload(*held)[1])
 
 
@@ -143,8 +143,8 @@ async def test_sites_with_another_model_fall_out_and_are_in_no_sum(quick_stage: 
     sites = await Sites.open(quick_stage, sites=7)
     other = sites.manifest.model_copy(update={"model": ModelRef(version_id="ver_other", digest="9" * 64)})
     odd = sites.manifest.cohort[6]
-    sites.seats[odd] = replace(sites.seats[odd], manifest=other)
-    sites.states[odd] = sites.engine.begin(sites.seats[odd])
+    sites.client_rounds[odd] = replace(sites.client_rounds[odd], manifest=other)
+    sites.states[odd] = sites.engine.begin(sites.client_rounds[odd])
     await sites.step("advertise")
     gone = await sites.get(odd, "advertise")
     assert (gone.status_code, gone.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
@@ -374,13 +374,13 @@ async def test_a_body_of_noise_ends_the_round_under_a_name(quick_stage: Stage) -
     sites = await Sites.open(quick_stage)
     await until(sites, "check")
     bad = sites.manifest.cohort[2]
-    held = sites.seats[bad], sites.states[bad], sites.answers[bad], sites.payload(bad)
+    held = sites.client_rounds[bad], sites.states[bad], sites.answers[bad], sites.payload(bad)
     sites.states[bad], pieces = sites.engine.upload(*held)
     body = b"".join(bytes(piece) for piece in pieces)
     start = read_header(body)[1]
     noise = body[:start] + os.urandom(len(body) - start)
     sites.said[bad, UPLOAD] = noise
-    sites.seats[bad] = replace(sites.seats[bad], body=bytes.fromhex(digest_of(noise)))
+    sites.client_rounds[bad] = replace(sites.client_rounds[bad], body=bytes.fromhex(digest_of(noise)))
     found = await end(sites, UPLOAD)
     assert (found["state"], found["reason"]) == ("failed", "sum-out-of-range")
     assert sites.keys.records == {}

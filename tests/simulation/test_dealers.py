@@ -33,7 +33,7 @@ class Cheat:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.honest, name)
 
-    def speak(self, client_round: Any, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def message(self, client_round: Any, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         if step == SHARE and self.how == "deals noise":
             with pytest.MonkeyPatch.context() as patch:
                 real = client_module.split

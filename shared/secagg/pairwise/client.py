@@ -1,7 +1,7 @@
 """A client's side of one secure-aggregation round, R0 to R4.
 
 Source: Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning (CCS 2017), section 4,
-with the sparse graph of Bell et al. (CCS 2020) above 128 clients; names follow them.
+with the sparse graph of Bell et al. (CCS 2020) above 512 clients; names follow them.
 Departs: masks come from AES-CTR under HKDF keys; a client also holds a share of its own secrets; every key is bound
 to the manifest, the model as received, the roster and a nonce of keys; survivors are signed once by keys and, in
 quorum mode, by the survivors themselves.

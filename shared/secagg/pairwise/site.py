@@ -23,7 +23,7 @@ class PairwiseClient:
         """Fresh keys for this attempt. What the witness signs comes in later steps, and is checked there."""
         return ClientState.begin(_terms(client_round), client_round.site_id, client_round.entropy).dump()
 
-    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
+    def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
         """The message of a step other than the upload."""
         client = ClientState.load(_terms(client_round), client_round.site_id, state)
         sign = _signer(client_round)

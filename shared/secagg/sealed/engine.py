@@ -134,7 +134,7 @@ class SealedClient:
         _public_key(client_round)
         return b""
 
-    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+    def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         """There is no step but the upload."""
         raise UpdateRefused(f"engine sealed has no step {step}")
 

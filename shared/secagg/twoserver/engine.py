@@ -168,7 +168,7 @@ class TwoServerSite:
         _key(client_round, "leader_key")
         return b""
 
-    def speak(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
+    def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         """There is no step but the upload."""
         raise UpdateRefused(f"engine {NAME} has no step {step}")
 

@@ -48,7 +48,7 @@ class Peer:
 
     def say(self, step: str, answer: bytes | None) -> bytes:
         if step != UPLOAD:
-            self.state, message = PAIRWISE.client.speak(self.client_round, self.state, step, answer)
+            self.state, message = PAIRWISE.client.message(self.client_round, self.state, step, answer)
             return message
         payload = train_payload(self.client_round.manifest, self.delta, examples=10, loss=0.5, key=os.urandom(32))
         self.state, pieces = PAIRWISE.client.upload(self.client_round, self.state, answer, payload)

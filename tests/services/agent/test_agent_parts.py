@@ -73,18 +73,18 @@ def test_secrets_are_gone_from_the_disk_when_the_round_is_over(tmp_path) -> None
     state = State(tmp_path)
     secret, manifest = os.urandom(32), a_manifest()
     state.engines.begin(manifest, manifest.digest(), b"client_round", secret, expires_at=1e12)
-    state.engines.speak(manifest, "unmask", secret + b"later", b"said", opens=True)
+    state.engines.record_message(manifest, "unmask", secret + b"later", b"said", opens=True)
     assert any(secret in path.read_bytes() for path in tmp_path.glob("agent.sqlite*"))
     other = manifest.model_copy(update={"round_id": "rnd_other", "attempt": 2})
     state.engines.begin(other, other.digest(), b"client_round", b"state", expires_at=0)
     with pytest.raises(TaskFailure, match="round-answered"):
-        state.engines.speak(other, "unmask", b"state", b"said", opens=True)
+        state.engines.record_message(other, "unmask", b"state", b"said", opens=True)
     assert state.engines.message(other.round_id, "unmask") is None, "nothing is stored of a refused answer"
     assert state.engines.expired() == [other.round_id]
     assert state.engines.end(manifest.round_id, "done")
     assert not any(secret in path.read_bytes() for path in tmp_path.glob("agent.sqlite*"))
     with pytest.raises(TaskFailure, match="round-over"):
-        state.engines.speak(manifest, "again", secret, b"said", opens=False)
+        state.engines.record_message(manifest, "again", secret, b"said", opens=False)
     assert state.engines.opened(other) == manifest.round_id
     state.close()
 

@@ -113,7 +113,7 @@ class Sites:
     def __init__(self, stage: Stage, keys: FakeKeys, manifest: RoundManifest) -> None:
         self.stage, self.keys, self.manifest = stage, keys, manifest
         self.engine = engine_named("pairwise").client
-        self.seats: dict[str, ClientRound] = {}
+        self.client_rounds: dict[str, ClientRound] = {}
         self.states: dict[str, bytes] = {}
         self.answers: dict[str, bytes | None] = {}
         self.said: dict[tuple[str, str], bytes] = {}
@@ -132,7 +132,7 @@ class Sites:
         await stage.open(manifest)
         for site in manifest.cohort:
             client_round = ClientRound(manifest, SiteId(site), {}, stage.site(site).private_key.sign, keys.public)
-            made.seats[site], made.states[site], made.answers[site] = (
+            made.client_rounds[site], made.states[site], made.answers[site] = (
                 client_round,
                 made.engine.begin(client_round, NOBODY),
                 None,
@@ -165,8 +165,8 @@ class Sites:
 
     async def say(self, site: str, step: str, wait_s: float = 0) -> httpx.Response:
         if (site, step) not in self.said:
-            self.states[site], self.said[site, step] = self.engine.speak(
-                self.seats[site], self.states[site], step, self.answers[site]
+            self.states[site], self.said[site, step] = self.engine.message(
+                self.client_rounds[site], self.states[site], step, self.answers[site]
             )
         return await self.put(site, step, self.said[site, step], wait_s)
 
@@ -180,14 +180,14 @@ class Sites:
     async def upload(self, site: str) -> httpx.Response:
         if (site, UPLOAD) not in self.said:
             self.states[site], pieces = self.engine.upload(
-                self.seats[site], self.states[site], self.answers[site], self.payload(site)
+                self.client_rounds[site], self.states[site], self.answers[site], self.payload(site)
             )
             body = b"".join(bytes(piece) for piece in pieces)
             self.said[site, UPLOAD] = body
-            self.seats[site] = replace(self.seats[site], body=bytes.fromhex(digest_of(body)))
+            self.client_rounds[site] = replace(self.client_rounds[site], body=bytes.fromhex(digest_of(body)))
         if site not in self.signatures:
             digest = bytes.fromhex(digest_of(self.said[site, UPLOAD]))
-            self.signatures[site] = MaskSignatures().sign(self.seats[site], self.states[site], digest)
+            self.signatures[site] = MaskSignatures().sign(self.client_rounds[site], self.states[site], digest)
         signature = {"update-signature": self.signatures[site].hex()}
         return await self.stage.send(self.id, site, self.said[site, UPLOAD], **signature)
 

@@ -33,8 +33,8 @@ async def until(sites: Sites, last: str) -> None:
 
 def spoil_envelopes(sites: Sites, dealer: str, victims: int) -> None:
     """The dealer's message of step share, with noise in place of the first envelopes."""
-    sites.states[dealer], said = sites.engine.speak(
-        sites.seats[dealer], sites.states[dealer], "share", sites.answers[dealer]
+    sites.states[dealer], said = sites.engine.message(
+        sites.client_rounds[dealer], sites.states[dealer], "share", sites.answers[dealer]
     )
     envelopes, dealing = messages.unpack_list(said)
     size = messages.ENVELOPE_BYTES * victims
@@ -49,8 +49,8 @@ def spoil_dealing(sites: Sites, dealer: str, holders: Sequence[int], patch: pyte
         return [[noise(1), noise(1)] if i in holders else row for i, row in enumerate(real(*arguments))]
 
     patch.setattr(client_module, "split", split)
-    sites.states[dealer], sites.said[dealer, "share"] = sites.engine.speak(
-        sites.seats[dealer], sites.states[dealer], "share", sites.answers[dealer]
+    sites.states[dealer], sites.said[dealer, "share"] = sites.engine.message(
+        sites.client_rounds[dealer], sites.states[dealer], "share", sites.answers[dealer]
     )
     patch.setattr(client_module, "split", real)
 
@@ -161,7 +161,7 @@ async def test_garbage_and_false_complaints_remove_nobody_else(quick_stage: Stag
     await until(sites, "check")
     sites.said[bad, "check"] = msgpack.packb([[i, "envelope", bytes(64)] for i in range(6)])
     engine_state = sites.states[liar]
-    sites.states[liar], _ = sites.engine.speak(sites.seats[liar], engine_state, "check", sites.answers[liar])
+    sites.states[liar], _ = sites.engine.message(sites.client_rounds[liar], engine_state, "check", sites.answers[liar])
     false = client_module.ClientRound.load(sites.terms(), liar, sites.states[liar])
     false.failed = dict.fromkeys((0, 2, 3, 4, 5, 6), "envelope")
     sites.said[liar, "check"] = pack_complaints(false.complain(sites.stage.site(liar).private_key.sign))

@@ -64,17 +64,17 @@ async def test_an_update_is_taken_only_with_its_sites_signature_over_it(quick_st
     one, two, *_ = sites.manifest.cohort
     assert (await sites.upload(two)).status_code == 201
     sites.states[one], pieces = sites.engine.upload(
-        sites.seats[one], sites.states[one], sites.answers[one], sites.payload(one)
+        sites.client_rounds[one], sites.states[one], sites.answers[one], sites.payload(one)
     )
     body = sites.said[one, UPLOAD] = b"".join(map(bytes, pieces))
     signing, digest = MaskSignatures(), bytes.fromhex(digest_of(body))
-    good = signing.sign(sites.seats[one], sites.states[one], digest)
+    good = signing.sign(sites.client_rounds[one], sites.states[one], digest)
     for signature, reason in (
         (None, "update-unsigned"),
         (bytes(64), "update-refused"),
         (sites.signatures[two], "update-refused"),
-        (signing.sign(sites.seats[one], sites.states[one], bytes(32)), "update-refused"),
-        (signing.sign(sites.seats[two], sites.states[two], digest), "update-refused"),
+        (signing.sign(sites.client_rounds[one], sites.states[one], bytes(32)), "update-refused"),
+        (signing.sign(sites.client_rounds[two], sites.states[two], digest), "update-refused"),
     ):
         headers = {} if signature is None else {"update-signature": signature.hex()}
         refused = await quick_stage.send(sites.id, one, body, **headers)
@@ -83,7 +83,7 @@ async def test_an_update_is_taken_only_with_its_sites_signature_over_it(quick_st
         assert (await quick_stage.send(sites.id, one, body, **{"update-signature": text_})).status_code == 422
     assert (await quick_stage.send(sites.id, one, body, **{"update-signature": good.hex()})).status_code == 201
     assert (await quick_stage.send(sites.id, one, body)).status_code == 200, "it is there: no signature is needed again"
-    sites.signatures[one], sites.seats[one] = good, replace(sites.seats[one], body=digest)
+    sites.signatures[one], sites.client_rounds[one] = good, replace(sites.client_rounds[one], body=digest)
     for step in (UPLOAD, *AFTER):
         await sites.step(step)
     record = sites.keys.records[sites.id]

@@ -165,7 +165,7 @@ def test_sealed_has_no_other_step() -> None:
     with pytest.raises(UpdateRefused):
         SEALED.server.close(DESK, "unmask", {})
     with pytest.raises(UpdateRefused):
-        SEALED.client.speak(ClientRound(MANIFEST, SITE, OPENED.public), b"", "advertise", None)
+        SEALED.client.message(ClientRound(MANIFEST, SITE, OPENED.public), b"", "advertise", None)
 
 
 def test_engines_are_found_by_name() -> None:

@@ -130,7 +130,7 @@ class Site:
         if step == STEPS[-1]:  # what opens the sum is said once for each round of a job, whatever the attempt
             place = (part.client_round.manifest.job_id, part.client_round.manifest.number)
             assert self.answered.setdefault(place, part.round_id) == part.round_id, "opened in another attempt"
-        part.state, part.said[step] = self.engine.speak(part.client_round, part.state, step, answer)
+        part.state, part.said[step] = self.engine.message(part.client_round, part.state, step, answer)
 
     async def _complete(self, part: "Part") -> None:
         assert self.lease is not None

@@ -64,12 +64,12 @@ class Parties:
         self.witness = Ed25519PrivateKey.generate()
         opened = self.engine.server.open(self.manifest)
         self.server_round = ServerRound(self.manifest, opened.secret, self.public)
-        self.seats = {
+        self.client_rounds = {
             site: ClientRound(self.manifest, site, opened.public, self.keys[site].sign, self.witness_key)
             for site in SITES
         }
         self.states = {
-            site: self.engine.client.begin(client_round, NOBODY) for site, client_round in self.seats.items()
+            site: self.engine.client.begin(client_round, NOBODY) for site, client_round in self.client_rounds.items()
         }
         self.answers: dict[SiteId, bytes] = {}
         self.bodies: dict[SiteId, bytes] = {}
@@ -100,9 +100,11 @@ class Parties:
 
     def step(self, step: str, lost: frozenset[SiteId] = frozenset()) -> None:
         said = {}
-        for site in (self.answers or self.seats).keys() - lost:
+        for site in (self.answers or self.client_rounds).keys() - lost:
             answer = self.answers.get(site)
-            self.states[site], said[site] = self.engine.client.speak(self.seats[site], self.states[site], step, answer)
+            self.states[site], said[site] = self.engine.client.message(
+                self.client_rounds[site], self.states[site], step, answer
+            )
         self.close(step, said)
 
     def vector(self, site: SiteId) -> np.ndarray:
@@ -112,20 +114,20 @@ class Parties:
         uploads = {}
         for site in self.answers.keys() - lost:
             payload = Payload(self.manifest.kind, LENGTH, 32, pack(self.vector(site), 32))
-            client_round = self.seats[site]
+            client_round = self.client_rounds[site]
             self.states[site], pieces = self.engine.client.upload(
                 client_round, self.states[site], self.answers[site], payload
             )
             self.bodies[site] = b"".join(pieces)
             digest = hashlib.sha256(self.bodies[site]).digest()
             uploads[site] = digest + self.signed(site, digest)
-            self.seats[site] = replace(client_round, body=digest)
+            self.client_rounds[site] = replace(client_round, body=digest)
         self.close(UPLOAD, uploads)
 
     def signed(self, site: SiteId, digest: bytes) -> bytes:
         """The site's signature over its body, as the aggregator accepts it."""
         assert self.engine.signing is not None
-        signature = self.engine.signing.sign(self.seats[site], self.states[site], digest)
+        signature = self.engine.signing.sign(self.client_rounds[site], self.states[site], digest)
         self.engine.signing.check(self.server_round, site, digest, signature)
         return signature
 
@@ -157,9 +159,9 @@ def test_another_body_in_a_sites_place_is_noticed_by_the_site() -> None:
     party.step("check")
     party.upload()
     site = SITES[1]
-    party.seats[site] = replace(party.seats[site], body=hashlib.sha256(b"mine").digest())
+    party.client_rounds[site] = replace(party.client_rounds[site], body=hashlib.sha256(b"mine").digest())
     with pytest.raises(roster.RoundAborted, match="another update"):
-        party.engine.client.speak(party.seats[site], party.states[site], "commit", party.answers[site])
+        party.engine.client.message(party.client_rounds[site], party.states[site], "commit", party.answers[site])
 
 
 def test_too_few_sites_end_the_round_with_a_reason() -> None:
@@ -184,7 +186,8 @@ def test_too_few_sites_end_the_round_with_a_reason() -> None:
 def test_the_witness_refuses_a_bent_roster(bend: object, reason: str) -> None:
     party = Parties()
     said = {
-        site: party.engine.client.speak(party.seats[site], party.states[site], "advertise", None)[1] for site in SITES
+        site: party.engine.client.message(party.client_rounds[site], party.states[site], "advertise", None)[1]
+        for site in SITES
     }
     closed = party.engine.server.close(party.server_round, "advertise", said)
     assert closed.asks
@@ -215,7 +218,7 @@ def test_garbage_in_any_step_is_a_named_refusal() -> None:
 def test_a_client_without_witness_key_or_with_bad_parameters_never_begins() -> None:
     party = Parties()
     with pytest.raises(UpdateRefused, match="witness"):
-        party.engine.client.begin(replace(party.seats[SITES[0]], witness=None), NOBODY)
+        party.engine.client.begin(replace(party.client_rounds[SITES[0]], witness=None), NOBODY)
     bad = manifest(
         party.nonce, engine_params={"corrupt": 2, "dropout": 0, "quorum": True, "nonce_commitment": "0" * 64}
     )
