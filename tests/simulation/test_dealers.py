@@ -38,8 +38,8 @@ class Cheat:
             with pytest.MonkeyPatch.context() as patch:
                 real = client_module.split
                 patch.setattr(client_module, "split", lambda *given: [[noise(), noise()] for _ in real(*given)])
-                return self.honest.speak(client_round, state, step, answer)
-        state, said = self.honest.speak(client_round, state, step, answer)
+                return self.honest.message(client_round, state, step, answer)
+        state, said = self.honest.message(client_round, state, step, answer)
         if step == SHARE and self.how == "seals noise":
             envelopes, dealing = messages.unpack_list(said)
             said = messages.pack_list([os.urandom(len(envelopes)), dealing])
