@@ -31,6 +31,7 @@ from shared.wire.manifest import ModelRef
 from shared.wire.updates import read_header, write_header
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites
+from tests.shared.secagg.verifiers import NOBODY
 
 STEPS = (*BEFORE, UPLOAD, *AFTER)
 
@@ -144,7 +145,7 @@ async def test_sites_with_another_model_fall_out_and_are_in_no_sum(quick_stage: 
     other = sites.manifest.model_copy(update={"model": ModelRef(version_id="ver_other", digest="9" * 64)})
     odd = sites.manifest.cohort[6]
     sites.client_rounds[odd] = replace(sites.client_rounds[odd], manifest=other)
-    sites.states[odd] = sites.engine.begin(sites.client_rounds[odd])
+    sites.states[odd] = sites.engine.begin(sites.client_rounds[odd], NOBODY)
     await sites.step("advertise")
     gone = await sites.get(odd, "advertise")
     assert (gone.status_code, gone.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
@@ -251,7 +252,7 @@ async def test_an_answer_of_an_old_round_is_refused(quick_stage: Stage, step: st
 
 
 async def test_envelopes_of_an_old_round_open_nothing(quick_stage: Stage) -> None:
-    """The site complains about all of them and goes on: the sum is that of everybody, and nobody is left out."""
+    """The site complains about all of them and goes on: the sum is that of all sites, and its disputes exclude no site."""
     old = await Sites.open(quick_stage)
     await until(old, "share")
     new = await Sites.open(quick_stage, model=old.manifest.model, number=2)
@@ -259,7 +260,9 @@ async def test_envelopes_of_an_old_round_open_nothing(quick_stage: Stage) -> Non
     site = new.manifest.cohort[1]
     new.answers[site] = old.answers[site]
     found = await end(new, "check")
-    assert (found["state"], found["accepted"], found["faults"]) == ("published", list(new.manifest.cohort), [])
+    assert (found["state"], found["accepted"]) == ("published", list(new.manifest.cohort))
+    others = [each for each in new.manifest.cohort if each != site]
+    assert [(each["site_id"], each["code"]) for each in found["faults"]] == [(o, "shares-disputed") for o in others]
     assert list(new.keys.records[new.id].complaints) == [site]
 
 
