@@ -252,7 +252,7 @@ async def test_an_answer_of_an_old_round_is_refused(quick_stage: Stage, step: st
 
 
 async def test_envelopes_of_an_old_round_open_nothing(quick_stage: Stage) -> None:
-    """The site complains about all of them and goes on: the sum is that of all sites, and its disputes exclude no site."""
+    """The site complains about all of them and goes on: the sum is over all sites, and no site is excluded."""
     old = await Sites.open(quick_stage)
     await until(old, "share")
     new = await Sites.open(quick_stage, model=old.manifest.model, number=2)
