@@ -378,5 +378,5 @@ def _take(self: Any, size: int) -> memoryview:
 
 
 def problem(status: int, slug: str, **headers: str) -> Answer:
-    document = {"type": f"urn:undersong:problem:{slug}", "title": slug, "status": status, "detail": "as asked"}
+    document = {"type": f"urn:undersong:problem:{slug}", "title": slug, "status": status, "detail": f"as asked: {slug}"}
     return status, document, {"content-type": "application/problem+json", **headers}
