@@ -20,7 +20,7 @@ from shared.learning.tensors import Model, difference, flatten, load, save, unfl
 from shared.secagg.engine import ClientRound, Payload, ServerRound
 from shared.secagg.fold import BytesSource, RunningSum
 from shared.secagg.payload import model_payload, opened_sums, opened_train, sums_payload, train_payload
-from shared.secagg.quantise import Ring, plan_encoding, plan_sums
+from shared.secagg.quantise import ModVector, plan_encoding, plan_sums
 from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import read_header
@@ -65,7 +65,7 @@ class Federation:
         cohort = {"cohort": self.cohort, "min_cohort": 3, "target": len(self.cohort), "weight_unit": 1}
         return manifest(kind, encoding=encoding, number=number, round_id=f"rnd_{kind}{number}", **cohort)
 
-    def together(self, made: RoundManifest, payloads: dict[str, Payload]) -> Ring:
+    def together(self, made: RoundManifest, payloads: dict[str, Payload]) -> ModVector:
         opened = SEALED.server.open(made)
         server_round, total = ServerRound(made, opened.secret), None
         for site, payload in payloads.items():

@@ -9,15 +9,15 @@ from shared.errors import Unavailable
 from shared.web.access import Principal, Role, require
 
 
-async def cases(request: Request) -> UseCases:
-    """The running service's use cases."""
-    found = getattr(request.app.state, "cases", None)
+async def use_cases(request: Request) -> UseCases:
+    """Return the running service's use cases; raises Unavailable while it starts."""
+    found = getattr(request.app.state, "use_cases", None)
     if not isinstance(found, UseCases):
         raise Unavailable("the service is starting", retry_after_s=1)
     return found
 
 
-Use = Annotated[UseCases, Depends(cases)]
+Use = Annotated[UseCases, Depends(use_cases)]
 Reader = Annotated[Principal, Depends(require(*Role))]
 Scientist = Annotated[Principal, Depends(require(Role.SCIENTIST))]
 Owner = Annotated[Principal, Depends(require(Role.OWNER))]
