@@ -94,7 +94,8 @@ def misfit(own: Column, agreed: Column, *, listed: bool = False) -> str | None:
     """
     name = own.name
     if own.type != agreed.type:
-        return f"the column {name!r} is a {own.type} here, and a {agreed.type} was agreed on; {_SAME_TYPE}"
+        remedy = _same_type({own.type, agreed.type})
+        return f"the column {name!r} is a {own.type} here, and a {agreed.type} was agreed on; {remedy}"
     here, agreed_on = set(own.categories or ()), set(agreed.categories or ())
     alike = _alike(here, agreed_on)
     if here - agreed_on or (agreed_on - here and not listed):
@@ -110,6 +111,7 @@ def misfit(own: Column, agreed: Column, *, listed: bool = False) -> str | None:
     return None
 
 
+_MAPPED = "map the words with `values` in that site's datasets.yaml"
 _SAME_TYPE = "declare one type in each site's datasets.yaml, or leave the column out of the job"
 _SAME_SHAPE = "store images of one shape at each site"
 _SAME_SCALE = (
@@ -118,13 +120,23 @@ _SAME_SCALE = (
 )
 _SAME_CHANNELS = "declare the same channels in each site's datasets.yaml"
 _SAME_CATEGORIES = (
-    "list the same categories in each site's datasets.yaml, or all of them under data.categories of the job"
+    f"where a site has other words for the same, {_MAPPED}; where it has other categories, list the same ones in each "
+    "site's datasets.yaml, or all of them under data.categories of the job"
 )
 
 
+def _same_type(types: Set[str]) -> str:
+    """Return the remedy where sites declare a column with these types: words at one may be numbers at another."""
+    words = "" if "image" in types else f"where one site has words for what another has as numbers, {_MAPPED}; "
+    return words + _SAME_TYPE
+
+
 def _unlike_types(name: str, declared: Mapping[str, Column]) -> str | None:
+    types = {column.type for column in declared.values()}
+    if len(types) <= 1:
+        return None
     said = {site: f"a {column.type}" for site, column in declared.items()}
-    return f"the column {name!r} is {_by_site(said)}; {_SAME_TYPE}" if len(set(said.values())) > 1 else None
+    return f"the column {name!r} is {_by_site(said)}; {_same_type(types)}"
 
 
 def _unlike_shapes(name: str, declared: Mapping[str, Column]) -> str | None:

@@ -60,8 +60,18 @@ def test_other_texts_are_refused_with_site_column_and_remedy(one: list[str], oth
     (fault,) = found.faults
     assert "'sick'" in fault
     assert "gamma" in fault
-    assert "data.categories" in fault
-    assert misfit(category(*other), category(*one)) is not None
+    unfit = misfit(category(*other), category(*one))
+    for told in (fault, unfit or ""):
+        assert 0 < told.index("map the words with `values`") < told.index("data.categories")
+
+
+def test_words_at_one_site_and_numbers_at_another_can_be_mapped() -> None:
+    words, numbers = category("ja", "nein"), Column(name="sick", type="number")
+    (fault,) = agree({"alpha": words, "beta": numbers}).faults
+    for told in (fault, misfit(words, numbers) or ""):
+        assert 0 < told.index("map the words with `values` in that site's datasets.yaml") < told.index("one type")
+    (fault,) = agree({"alpha": image().model_copy(update={"name": "sick"}), "beta": numbers}).faults
+    assert "values" not in fault
 
 
 def test_the_order_is_the_one_that_most_sites_list() -> None:
