@@ -58,6 +58,8 @@ class JobProgress:
 
     def take(self, event: Event) -> RoundProgress | None:
         """Take in one event; the round that it changed, if any."""
+        if event.type == "job.unheard":
+            return None
         if event.type.startswith("job."):
             self.state = str(event.data.get("state", self.state))
             self.reason = event.data.get("reason")

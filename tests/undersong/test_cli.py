@@ -4,13 +4,15 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from undersong import __version__, cli
+from undersong.client.types import Event
+from undersong.errors import UnreachableError
 from undersong.profile import save_profile
 
 Run = Callable[..., tuple[int, str, str]]
@@ -103,6 +105,21 @@ def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) ->
     _, page, _ = run("job", "show", "job_1")
     assert "for 3 sites that can take part, since" in page
     assert "north: it cannot take work: its policy cannot be read" in page
+
+
+def test_a_watch_says_that_the_platform_is_away_and_how_to_watch_again(
+    run: Run, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> Iterator[Event]:
+        yield Event(id="", type="job.unheard")
+        raise UnreachableError("the coordinator does not answer")
+
+    server.say("GET /v1/jobs/job_1", {**JOB, "state": "running"})
+    monkeypatch.setattr(cli.jobs.Client, "follow", lost)
+    code, out, err = run("job", "watch", "job_1")
+    assert code == 4
+    assert "the platform does not answer; the job goes on" in out
+    assert "undersong job watch job_1" in err
 
 
 @pytest.mark.parametrize("state", ["failed", "paused"])

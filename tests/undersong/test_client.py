@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,46 @@ def test_following_polls_while_the_event_stream_is_refused(server: Any) -> None:
     server.say("GET /v1/jobs/job_1/events", {"title": "No"}, 500)
     with Client(server.profile) as client:
         assert client.wait("job_1").state == "succeeded"
+
+
+def test_following_outlasts_an_absence_however_long_the_job_was_followed_before(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience counts from the last event, and what asks about that event may fail as well."""
+    server.say("GET /v1/jobs/job_1/events", b"id: 1\nevent: round.planned\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1/events", b"id: 2\nevent: job.paused\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1/events", b"id: 3\nevent: job.succeeded\ndata: {}\n\n")
+    server.say("GET /v1/jobs/job_1", {**JOB, "state": "running"})
+    away = UnreachableError("the coordinator does not answer")
+    with Client(server.profile) as client:
+        job, answers = client.job, [away, away, None]
+
+        def asked(job_id: str) -> Any:
+            if answers and answers.pop(0) is not None:
+                raise away
+            return job(job_id)
+
+        monkeypatch.setattr(client, "job", asked)
+        monkeypatch.setattr(wire, "PATIENCE_S", 1.0)
+        seen = []
+        for event in client.follow("job_1", poll_s=0.01):
+            seen.append(event.type)
+            if event.type == "round.planned":
+                time.sleep(1.2)  # longer than patience, while the platform answers
+    assert seen == ["round.planned", "job.unheard", "job.paused", "job.polled", "job.succeeded"]
+
+
+def test_following_says_once_that_nothing_answers_and_ends_after_its_patience(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(wire, "ATTEMPTS", 1)
+    lost = Profile(coordinator_url="http://127.0.0.1:9", token="t")
+    with Client(lost) as client:
+        events = client.follow("job_1", poll_s=0.05)
+        assert next(events).type == "job.unheard"
+        with pytest.raises(UnreachableError):
+            next(events)
 
 
 def test_following_a_job_that_does_not_exist_is_a_refusal(server: Any) -> None:

@@ -1,7 +1,8 @@
 """A job's progress while a command waits: a bar on a terminal, a line for each round that ends in a pipe."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Event, Job
+from undersong.client.wire import PATIENCE_S
+from undersong.errors import UnreachableError
 from undersong.progress import JobProgress, RoundProgress
 
 
@@ -31,10 +34,11 @@ def follow_job(
     seen = JobProgress()
     if quiet or not sys.stdout.isatty():
         lines = _Lines(common.complaints if transient else common.console, quiet=quiet)
-        for event in client.follow(job.id):
-            lines.show(event, _take(client, job.id, seen, event))
-            if not quiet and (waits := _waits(client, job.id, event)) is not None:
-                lines.say(waits)
+        with watching(job.id):
+            for event in client.follow(job.id):
+                lines.show(event, _take(client, job.id, seen, event))
+                if not quiet and (told := _told(client, job.id, event)) is not None:
+                    lines.say(told)
         return seen
     columns = (
         SpinnerColumn(),
@@ -46,12 +50,13 @@ def follow_job(
         TextColumn("{task.fields[note]}"),
     )
     hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=common.complaints, disable=hidden, transient=transient) as progress:
+    shown = Progress(*columns, console=common.complaints, disable=hidden, transient=transient)
+    with watching(job.id), shown as progress:
         bar = progress.add_task(job.name, total=total, note="")
         for event in client.follow(job.id):
             _take(client, job.id, seen, event)
-            if (waits := _waits(client, job.id, event)) is not None:
-                progress.console.print(waits, markup=False, soft_wrap=True)
+            if (told := _told(client, job.id, event)) is not None:
+                progress.console.print(told, markup=False, soft_wrap=True)
             progress.update(bar, completed=done(seen), note=note(seen))
     return seen
 
@@ -60,12 +65,26 @@ def _take(client: Client, job_id: str, seen: JobProgress, event: Event) -> list[
     """Take in an event; the rounds that it changed."""
     changed = seen.take(event)
     if event.type == "job.polled":
-        return seen.take_rounds(client.rounds(job_id))
+        with suppress(UnreachableError):  # the next poll tells it
+            return seen.take_rounds(client.rounds(job_id))
     return [] if changed is None else [changed]
 
 
-def _waits(client: Client, job_id: str, event: Event) -> str | None:
-    """Return a line on what the job waits for, where the event says that it began to and it still does."""
+@contextmanager
+def watching(job_id: str) -> Iterator[None]:
+    """Say how to go on, where the platform has not answered for as long as a job is followed without it."""
+    try:
+        yield
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error.message}; the job does not end by that", remedy=f"later: undersong job watch {job_id}"
+        ) from error
+
+
+def _told(client: Client, job_id: str, event: Event) -> str | None:
+    """Return a line where the platform does not answer, or on what the job waits for if it began to and still does."""
+    if event.type == "job.unheard":
+        return f"the platform does not answer; the job goes on, and is watched again within {PATIENCE_S / 60:.0f} min"
     if event.type != "job.waiting":
         return None
     waits = common.waits(client.job(job_id))

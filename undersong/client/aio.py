@@ -221,34 +221,36 @@ class AsyncClient:
     ) -> AsyncGenerator[t.Event, None]:
         """Yield every event of the job, to its end or to where the platform paused it, across lost connections.
 
-        While the event stream is away, an event of type "job.polled" comes every `poll_s` seconds instead. Raises
-        UndersongError when the job goes on for longer than `timeout_s`.
+        While the event stream is away, an event of type "job.polled" comes every `poll_s` seconds instead. When
+        nothing answers, one of type "job.unheard" says so once. Raises UnreachableError when that lasts longer than
+        `wire.PATIENCE_S`, and UndersongError when the job goes on for longer than `timeout_s`.
         """
-        last_id, heard = "", time.monotonic()
-        until = math.inf if timeout_s is None else heard + timeout_s
+        last_id, absence = "", wire.Absence()
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
                 async with aclosing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
                     async for event in events:
                         last_id = event.id
                         yield event
+                        absence.ends()
                         if await self._is_last(job_id, event):
                             return
-            except (httpx.TransportError, ApiError) as error:
+            except (httpx.TransportError, UnreachableError, ApiError) as error:
                 if not wire.is_passing(error):
                     raise
                 await asyncio.sleep(min(poll_s, max(until - time.monotonic(), 0.0)))
             try:
                 job = await self.job(job_id)
             except (UnreachableError, ApiError) as error:
-                if not wire.is_passing(error) or time.monotonic() > min(heard + wire.PATIENCE_S, until):
-                    raise
+                if absence.begins(error, until):
+                    yield t.Event(id=last_id, type="job.unheard")
                 continue
-            heard = time.monotonic()
+            absence.ends()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
-            if heard > until:
+            if time.monotonic() > until:
                 raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
 
     async def _is_last(self, job_id: str, event: t.Event) -> bool:

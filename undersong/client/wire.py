@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from undersong.profile import Profile
 T = TypeVar("T")
 
 ATTEMPTS: Final = 8
-PATIENCE_S: Final = 60.0  # a job is followed across an absence of the coordinator of this length
+PATIENCE_S: Final = 300.0  # a job is followed across an absence of the coordinator of this length
 IDLE_S: Final = (
     20.0  # an event stream that is silent for longer is opened again: the coordinator writes every few seconds
 )
@@ -148,6 +149,25 @@ def raise_for_problem(response: httpx.Response) -> None:
 def is_passing(error: Exception) -> bool:
     """Whether it may go away by itself: nothing answers, or the service is at fault; a refusal stays one."""
     return not isinstance(error, ApiError) or error.status in TRY_AGAIN or error.status >= 500
+
+
+@dataclass
+class Absence:
+    """How long the coordinator has not answered while a job is followed, and whether that was told."""
+
+    heard: float = field(default_factory=time.monotonic)
+    told: bool = False
+
+    def ends(self) -> None:
+        """Note that it answers."""
+        self.heard, self.told = time.monotonic(), False
+
+    def begins(self, error: Exception, until: float) -> bool:
+        """Whether this failure is the first; raises it where it is a refusal, or after `PATIENCE_S` or `until`."""
+        if not is_passing(error) or time.monotonic() > min(self.heard + PATIENCE_S, until):
+            raise error
+        first, self.told = not self.told, True
+        return first
 
 
 def unreachable(call_url: str, error: Exception) -> UnreachableError:
