@@ -18,6 +18,9 @@ from pyarrow import parquet
 from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
 from recipes.declaration import BadDataset
 from recipes.draft import draft_text
+from services.agent.domain import Detail
+from services.agent.first_policy import default_policy
+from services.agent.policy import load
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
 
@@ -52,6 +55,7 @@ def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) 
     assert load_dataset(entry, ["age"], "sick").label.tolist() == [1, 0, 1]
     added = undersong("data", "init", str(tmp_path / "other.csv"), "--label", "b", "--into", str(into))
     assert added.returncode == 0, added.stderr
+    assert "a site that has a policy.yaml already must name it there too" in added.stdout
     both = read_datasets(into)
     assert (set(both), both["other"].label) == ({"ward", "other"}, "b")
     assert load_dataset(both["other"]).features[:, 0].tolist() == [1.5, 2.5]
@@ -61,6 +65,19 @@ def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) 
     assert (twice.returncode, into.read_text()) == (1, before)
     assert "taken twice" in twice.stderr
     assert "--name" in twice.stderr
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(default_policy({}, {"ward": ["age"]}, min_cohort=3, reports=Detail.CODE))
+    third = undersong("data", "init", str(tmp_path / "other.csv"), "--name", "no", "--into", str(into))
+    told, _, lines = third.stdout.partition("add this under datasets")
+    assert f"{policy} does not name it yet" in told
+    policy.write_text(policy.read_text().replace("\ndatasets:\n", f"\ndatasets:\n{lines.partition(chr(10))[2]}"))
+    assert {name: sorted(columns) for name, columns in load(policy)[0].datasets.items()} == {
+        "ward": ["age"],
+        "no": ["a", "b"],
+    }
+    into.write_text(into.read_text().partition("  - name: no")[0])
+    fourth = undersong("data", "init", str(tmp_path / "other.csv"), "--name", "no", "--into", str(into))
+    assert (fourth.returncode, "policy" in fourth.stdout) == (0, False), "the policy names it by now"
 
 
 @pytest.mark.parametrize(

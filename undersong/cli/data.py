@@ -1,14 +1,19 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import indent
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from shared.files import read_text
 from undersong.cli import common
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
+
+if TYPE_CHECKING:
+    from recipes.datasets import DatasetEntry
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
@@ -34,16 +39,37 @@ def init(
             return
         before = read_text(into) if into.exists() else ""
         added = draft_text(file, name, label, head=not before.strip())
-        _add(into, before, added)
+        entry = _add(into, before, added)
     except OSError as error:
         raise UndersongError(f"{into or file}: {error.strerror}") from None
     except BadDataset as refusal:
         raise UndersongError(f"{file}: {refusal.explain()}", remedy="correct the file, or see docs/data.md") from None
     typer.echo(f"written: read it, correct it, then {into} is what the agent uses")
+    if told := _about_policy(entry, into.with_name("policy.yaml")):
+        typer.echo(told)
 
 
-def _add(into: Path, before: str, added: str) -> None:
-    """Append an entry as text, so that comments stay; UndersongError and no change where it cannot be read there."""
+def _about_policy(entry: "DatasetEntry", file: Path) -> str:
+    """Return what to do so that the site's policy, perhaps in this file, names a data set; "" where it does."""
+    from services.agent import policy as policies
+
+    wanted = {entry.name: {"columns": [column.name for column in entry.columns]}}
+    lines = yaml.safe_dump(wanted, default_flow_style=None, sort_keys=False, allow_unicode=True, width=2**20)
+    add = "add this under datasets, without columns that no recipe may read:\n" + indent(lines.rstrip("\n"), "  ")
+    try:
+        named = entry.name in policies.load(file)[0].datasets if file.exists() else None
+    except policies.PolicyError as error:
+        return f"the site's policy must name it too, and cannot be read: {error}; correct it, and {add}"
+    if named is None:
+        return f"a site that has a policy.yaml already must name it there too, or no job can use it: {add}"
+    return "" if named else f"{file} does not name it yet, so no job can use it: {add}"
+
+
+def _add(into: Path, before: str, added: str) -> "DatasetEntry":
+    """Append an entry as text, so that comments stay, and return it.
+
+    UndersongError, and no change, where it cannot be read there.
+    """
     from recipes.datasets import read_declarations
 
     part = into.with_name(into.name + ".part")
@@ -56,6 +82,7 @@ def _add(into: Path, before: str, added: str) -> None:
             told = "; ".join(new.reasons().values()) or "the entry would not be read there"
             raise UndersongError(f"nothing was added to {into}: {told}", remedy="choose a name with --name")
         part.replace(into)
+        return next(entry for name, entry in new.entries.items() if name not in known)
     finally:
         part.unlink(missing_ok=True)
 
