@@ -154,7 +154,9 @@ def load(path: Path) -> tuple[Policy, tzinfo]:
         file = PolicyFile.model_validate(raw if raw is not None else {})
         return to_policy(file), ZoneInfo(file.timezone)
     except FileNotFoundError:
-        raise PolicyError(f"{path}: no policy; write one with `python -m services.agent --config … init`") from None
+        raise PolicyError(
+            f"{path}: no policy: put it back, or write a first one with `python -m services.agent --config … init`"
+        ) from None
     except NotYaml as error:
         raise PolicyError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:

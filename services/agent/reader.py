@@ -89,15 +89,15 @@ class SiteReader:
     async def refresh(self, who: tuple[str, str], *, first: bool = False) -> None:
         """Read policy, data sets and recipes if a file changed. A change that cannot be used is told in `fault`.
 
-        A first policy is written only before the site was ever read: one that is gone later, as for the moment in which
-        its owner exchanges it, allows nothing.
+        A first policy is written only before one was ever read here: a policy that is gone later, as while its owner
+        exchanges it or its volume is not mounted, allows nothing.
         """
         if not self.changed():
             return
         files = [path for paths in data_files(self._settings).values() for path in paths]
         before, fault = Marks.of(self._settings, files), None
         try:
-            if self._site is None and await ensure_policy(self._settings):
+            if not self._policy_read.exists() and await ensure_policy(self._settings):
                 before = Marks.of(self._settings, files)
             await self._read(who)
         except (ConfigError, TaskFailure) as error:
@@ -121,6 +121,11 @@ class SiteReader:
         again_s = self._settings.data_again_s
         return marks != self._marks and age_s >= (min(MENDED_S, again_s) if self.unread else again_s)
 
+    @property
+    def _policy_read(self) -> Path:
+        """The file that says that a policy was read here once."""
+        return self._settings.data_dir / "policy-read"
+
     async def close(self) -> None:
         """End the recipes' children."""
         if self._runner is not None:
@@ -129,6 +134,7 @@ class SiteReader:
     async def _read(self, who: tuple[str, str]) -> None:
         settings = self._settings
         policy, zone = policies.load(settings.policy)
+        self._policy_read.touch()
         await self.close()
         runner = self._runner = make_runner(settings, policy)
         await runner.clean()

@@ -52,6 +52,10 @@ def test_the_first_policy_allows_what_is_declared(make_agent: Make, tmp_path: Pa
     assert agent.events("profile.told")[-1]["datasets"] == 1
     rows.write_text("age,y\n61,1\n47,0\n")
     wait_for(lambda: agent.events("profile.told")[-1]["datasets"] == 2)
+    agent.kill(signal.SIGTERM)
+    policy.unlink()
+    assert "no policy: put it back" in ended(agent), "a weaker one is never written in the place of one that is gone"
+    assert not policy.exists()
 
 
 def test_a_refused_job_names_the_line_that_the_owner_may_uncomment(make_agent: Make, platform: FakePlatform) -> None:
