@@ -57,6 +57,22 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; {MEANT}{close}?{_apart(name, names)} Known: {listed}" if close else f"; known: {listed}"
 
 
+def environment_faults(environment: Iterable[str], prefix: str, settings: Iterable[str]) -> list[str]:
+    """Return a sentence for every environment variable that is a misspelling of a setting: one edit from its name.
+
+    Names count without regard to case and to "_"; a field of a part stands behind "__". Others may be some other
+    program's.
+    """
+    known = sorted(f"{prefix}{name.upper()}" for name in settings)
+    faults = []
+    for name in sorted(environment):
+        said = name.upper().split("__")[0]
+        if said.startswith(prefix) and said not in known:
+            close = [right for right in known if one_edit(said.replace("_", ""), right.replace("_", ""))]
+            faults += [f"{name} is no setting; {MEANT}{right!r}?" for right in close[:1]]
+    return faults
+
+
 def looks_same(one: str, other: str) -> bool:
     """Whether two different texts cannot be told apart by sight.
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from services.agent.paths import environment_faults, path_fault
+from services.agent.paths import path_fault
 from shared.documents import document_faults
 from shared.files import read_text
+from shared.names import environment_faults
 from shared.yaml_texts import NotYaml, load_document
 
 
 class ConfigError(Exception):
     """A file of the set-up that cannot be used; the text is one clear line per fault."""
+
+
+PREFIX: Final = "AGENT_"
+"""Of environment variables that are settings."""
 
 
 class Mount(BaseModel):
@@ -49,7 +54,7 @@ class DockerSettings(BaseModel):
 class AgentSettings(BaseSettings):
     """`agent.yaml`; paths are relative to the folder of that file."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     data_dir: Path = Field(Path("state"), description="Folder of the agent's state, identity and caches")
     high_water_file: Path | None = Field(
@@ -138,11 +143,26 @@ def load(config: Path) -> AgentSettings:
     try:
         settings = _resolved(AgentSettings(**raw), config.resolve().parent)
     except ValidationError as error:
-        raise ConfigError(explain(config, error, AgentSettings)) from error
+        faults = document_faults(error, AgentSettings)
+        lines = (f"{_place(config, *fault.path.strip('/').split('/'))}: {fault.message}" for fault in faults)
+        raise ConfigError("\n".join(lines)) from error
+    except SettingsError as error:  # of a list or mapping in the environment
+        field = next((name for name in AgentSettings.model_fields if f'"{name}"' in str(error)), "")
+        raise ConfigError(f'{_place(config, field)}: not JSON; a list is written as ["one", "two"]') from error
     _check_names(config, settings)
     if settings.ca_file is not None and not settings.ca_file.is_file():
-        raise ConfigError(f"{config}: ca_file: there is no file {settings.ca_file}; the platform's operator has it")
+        raise ConfigError(
+            f"{_place(config, 'ca_file')}: there is no file {settings.ca_file}; the platform's operator has it"
+        )
     return settings
+
+
+def _place(config: Path, *parts: str) -> str:
+    """Return where a setting's value comes from: an environment variable, or the field of the file."""
+    given = {name.upper(): name for name in os.environ}
+    variables = (PREFIX + "__".join(parts[:count]).upper() for count in range(len(parts), 0, -1))
+    found = next((given[variable] for variable in variables if variable in given), None)
+    return f"{config}: {'.'.join(parts) or '(file)'}" if found is None else f"environment variable {found}"
 
 
 def explain(path: Path, error: ValidationError, form: type[BaseModel]) -> str:
@@ -155,13 +175,17 @@ def explain(path: Path, error: ValidationError, form: type[BaseModel]) -> str:
 
 def _check_names(config: Path, settings: AgentSettings) -> None:
     """Raise ConfigError where a file's or a setting's name is a misspelling of one that is there."""
-    prefix = str(AgentSettings.model_config["env_prefix"])
-    faults = environment_faults(os.environ, prefix, set(AgentSettings.model_fields))
+    faults = environment_faults(os.environ, PREFIX, AgentSettings.model_fields)
     named = {"datasets": [settings.datasets], "policy": [settings.policy], "recipes": settings.recipes}
     named["recipe_reads"] = settings.recipe_reads
-    faults += [f"{name}: {fault}" for name, paths in named.items() for path in paths if (fault := path_fault(path))]
+    faults += [
+        f"{_place(config, name)}: {fault}"
+        for name, paths in named.items()
+        for path in paths
+        if (fault := path_fault(path))
+    ]
     if faults:
-        raise ConfigError("\n".join(f"{config}: {fault}" for fault in faults))
+        raise ConfigError("\n".join(faults))
 
 
 def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:

@@ -3,6 +3,7 @@
 A service subclasses `ServiceSettings` with ``model_config = settings_config("registry")`` and is read once, at start.
 """
 
+import os
 import ssl
 import sys
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.identity.transport import trust
+from shared.names import environment_faults
 from shared.web.limits import Limits
 
 _SECRETS: Final = Path("/run/secrets")
@@ -21,7 +23,7 @@ S = TypeVar("S", bound="ServiceSettings")
 
 
 def settings_config(service: str) -> SettingsConfigDict:
-    """Settings of this service come from ``<SERVICE>_…``; unknown names in the environment are left alone."""
+    """Settings of this service come from ``<SERVICE>_…``; `load_settings` refuses near matches of their names."""
     return SettingsConfigDict(
         env_prefix=f"{service.upper()}_",
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
@@ -162,12 +164,20 @@ class ServiceSettings(BaseSettings):
 
 
 def load_settings(kind: type[S]) -> S:
-    """Read the environment; a bad value ends the process with one line a field and status 2."""
+    """Read the environment; a bad value or a misspelt name ends the process with one line each and status 2."""
+    prefix = str(kind.model_config.get("env_prefix", ""))
+    secrets = [file.name for file in _SECRETS.iterdir()] if _SECRETS.is_dir() else []
+    faults = environment_faults({*os.environ, *secrets}, prefix, kind.model_fields)
     try:
-        return kind()
+        settings = kind()
+    except SettingsError as error:
+        faults.append(f"a variable that begins with {prefix} is not JSON: {error}")
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
         for item in error.errors():
             name = "_".join(str(part) for part in item["loc"]).upper()
-            sys.stderr.write(f"setting {prefix}{name}: {item['msg']}\n")
-        raise SystemExit(_BAD_CONFIGURATION) from None
+            faults.append(f"{prefix}{name}: {item['msg']}")
+    else:
+        if not faults:
+            return settings
+    sys.stderr.write("".join(f"setting {fault}\n" for fault in faults))
+    raise SystemExit(_BAD_CONFIGURATION)

@@ -149,8 +149,8 @@ def agent() -> str:
             "# agent.yaml\n",
             (
                 "The agent's settings. Paths are relative to the folder of the file. An environment variable "
-                "`AGENT_<FIELD>` wins over the file (`AGENT_DOCKER__IMAGE` for a field of a part); other names that "
-                "begin with `AGENT_` are refused.\n"
+                "`AGENT_<FIELD>` wins over the file (`AGENT_DOCKER__IMAGE` for a field of a part). A misspelt name is "
+                "refused: one letter from a setting's. Other names that begin with `AGENT_` are not read.\n"
             ),
             Pages(AgentSettings.model_json_schema()).sections("The file"),
         ]

@@ -117,6 +117,28 @@ def test_a_misspelt_environment_variable_is_refused(tmp_path: Path, monkeypatch:
         load(file)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AGENT_LOG_LEVEL", "loud"),
+        ("AGENT_DOCKER__TMP_BYTES", "few"),
+        ("AGENT_DOCKER__IMGE", "mine"),
+        ("AGENT_RECIPES", "mine.py"),
+        ("AGENT_CA_FILE", "/nowhere/ca.pem"),
+        ("AGENT_DATADIR", "elsewhere"),
+    ],
+)
+def test_a_fault_in_the_environment_is_not_blamed_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    file = written(tmp_path, AGENT)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as refused:
+        load(file)
+    assert str(file) not in str(refused.value)
+    assert variable in str(refused.value)
+
+
 def test_a_second_agent_in_one_folder_is_no_misspelling(tmp_path: Path) -> None:
     """`policy-2.yaml` is written at its first start, beside `policy-1.yaml`."""
     (tmp_path / "policy-1.yaml").touch()

@@ -45,6 +45,21 @@ def test_a_bad_value_is_named_in_one_line(
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["REGISTRY_PROT", "REGISTRY_KEYSURL", "registry_data_dirs", "REGISTRY_LOG_LEVL"])
+def test_a_misspelt_variable_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """What is not near a setting may be another program's, as the variables by which clusters tell of services."""
+    for other in ("REGISTRY_SERVICE_HOST", "REGISTRY_PORT_7004_TCP", "REGISTRY_HELPER_URL", "KEYS_PROT"):
+        monkeypatch.setenv(other, "x")
+    load_settings(Registry)
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SystemExit) as stopped:
+        load_settings(Registry)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"setting {name} is no setting; did you mean 'REGISTRY_")
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Registry().port = 1
