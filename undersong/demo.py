@@ -45,10 +45,13 @@ class Times:
 class Demo:
     """One demonstration on a running platform."""
 
-    def __init__(self, platform: Platform, console: Console, *, rounds: int, times: Times | None = None) -> None:
+    def __init__(
+        self, platform: Platform, console: Console, *, rounds: int, times: Times | None = None, stays: bool = False
+    ) -> None:
         self._platform = platform
         self._console = console
         self._rounds = rounds
+        self._stays = stays  # whether the platform is there afterwards
         self.times = times or Times()
         self._example = load_example()
 
@@ -133,14 +136,16 @@ class Demo:
             raise UndersongError(f"the evidence does not hold: {failed[0].sentence}")
         passed = len(verification.findings)
         self._console.print(f"receipt verified: {passed} checks over signatures, cohort, survivors, sum and log")
-        self._console.print(f"  undersong verify {version.id}")
+        if self._stays:
+            self._console.print(f"  undersong verify {version.id}")
 
     def _report(self, job: Job, version: Version) -> None:
         marks = self.times.marks
         training_s = marks["trained"] - marks["training"]
         self._console.print(f"model [bold]{job.spec['model']['name']}[/] version {version.number}: {version.id}")
         self._console.print(f"  sha256 {version.content_digest}")
-        self._console.print(f"dashboard {self._platform.dashboard_url}")
+        if self._stays:
+            self._console.print(f"dashboard {self._platform.dashboard_url}")
         self._console.print(
             f"first round at {marks['first round']:.1f} s, {self._rounds} rounds of training and evaluation in "
             f"{training_s:.1f} s ({training_s / self._rounds:.2f} s each), all in {marks['compared']:.1f} s"

@@ -25,7 +25,7 @@ def demo(
         common.console.print(line, style="dim", markup=False)
 
     with Platform(home, write_profile=stay, report=report) as platform:
-        Demo(platform, common.console, rounds=rounds, times=times).run()
+        Demo(platform, common.console, rounds=rounds, times=times, stays=stay).run()
         if stay:
             common.console.print(f"\nThe dashboard is at [bold]{platform.dashboard_url}[/]; sign in with this token:")
             common.console.print(f"  {platform.profile.token}", soft_wrap=True)
