@@ -44,7 +44,7 @@ class RoundMaintenance:
         records: Records,
         parts: RoundParts,
     ) -> None:
-        self._database, self._blobs, self._rounds, self._foreman = database, blobs, rounds, driver
+        self._database, self._blobs, self._rounds, self._driver = database, blobs, rounds, driver
         self.records, self.parts = records, parts
         self._tidy_at = monotonic()  # at the start too: a worker that is killed often must not put it off
 
@@ -53,12 +53,12 @@ class RoundMaintenance:
         round_id = RoundId(event.subject)
         if event.type in ("round.failed", "round.cancelled"):
             await self._rounds.scrub(round_id)
-        self._foreman.wake(round_id)
+        self._driver.wake(round_id)
 
     async def attend(self) -> int:
         """Take open rounds that nobody looks after."""
         found = await self._database.read("rounds.unattended", lambda tx: Repository(tx).unattended())
-        return sum(self._foreman.wake(round_id) for round_id in found)
+        return sum(self._driver.wake(round_id) for round_id in found)
 
     async def enforce(self) -> int:
         """Make transitions that the guards demand: a deadline that passed, a quorum that nobody noticed."""
@@ -67,7 +67,7 @@ class RoundMaintenance:
         for round_id in found:
             before = (await self._rounds.view(round_id)).stored.version
             moved += (await self._rounds.evaluate(round_id)).version != before
-            self._foreman.wake(round_id)
+            self._driver.wake(round_id)
         return moved
 
     async def scrub(self) -> int:

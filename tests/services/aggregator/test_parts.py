@@ -136,23 +136,23 @@ class House:
     async def claim(self, worker: int) -> None:
         part = await self.workers[worker].claim()
         if part is not None:
-            self.maintenance.append((part, None))
+            self.given.append((part, None))
 
     async def fold(self, worker: int) -> None:
-        self.maintenance = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.hands]
+        self.given = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.given]
 
     async def hand_in(self, worker: int) -> None:
         """All that was folded, also what was handed in before or was claimed from a holder long gone."""
-        for part, folding in self.maintenance:
+        for part, folding in self.given:
             if folding is not None:
                 await self.workers[worker].hand_in(part, folding)
 
     async def give_back(self, worker: int) -> None:
-        for part, _ in self.hands[:1]:
+        for part, _ in self.given[:1]:
             await self.workers[worker]._give_back(part)
 
     async def forget(self, _worker: int) -> None:
-        self.maintenance = self.hands[1:]
+        self.given = self.given[1:]
 
     async def gather(self, _worker: int = 0) -> bool:
         return await self.components.gather(self.shared)

@@ -420,7 +420,7 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
             app=app,
             database=database,
             clock=clock,
-            cases=use_cases,
+            use_cases=use_cases,
             conductor=conductor,
             sweeper=TaskSweeper(database, TIMING),
             neighbours=neighbours,
