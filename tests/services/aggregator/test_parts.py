@@ -55,7 +55,7 @@ class House:
 
     folder: Path
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    maintenance: list[tuple[Part, Folding | None]] = field(default_factory=list)
+    claimed: list[tuple[Part, Folding | None]] = field(default_factory=list)
     holder: int = 0
 
     def __post_init__(self) -> None:
@@ -136,23 +136,23 @@ class House:
     async def claim(self, worker: int) -> None:
         part = await self.workers[worker].claim()
         if part is not None:
-            self.given.append((part, None))
+            self.claimed.append((part, None))
 
     async def fold(self, worker: int) -> None:
-        self.given = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.given]
+        self.claimed = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.claimed]
 
     async def hand_in(self, worker: int) -> None:
         """All that was folded, also what was handed in before or was claimed from a holder long gone."""
-        for part, folding in self.given:
+        for part, folding in self.claimed:
             if folding is not None:
                 await self.workers[worker].hand_in(part, folding)
 
     async def give_back(self, worker: int) -> None:
-        for part, _ in self.given[:1]:
+        for part, _ in self.claimed[:1]:
             await self.workers[worker]._give_back(part)
 
     async def forget(self, _worker: int) -> None:
-        self.given = self.given[1:]
+        self.claimed = self.claimed[1:]
 
     async def gather(self, _worker: int = 0) -> bool:
         return await self.components.gather(self.shared)
