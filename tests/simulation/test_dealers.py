@@ -53,15 +53,15 @@ class Cheat:
 
 def played(machine: Lifecycle, how: str, deaths: tuple[str, ...]) -> Site:
     """The job from its submission to its end, with one cheat among the sites."""
-    cheat = machine.house.sites[1]
+    cheat = machine.platform.sites[1]
     cheat.engine = Cheat(cheat.engine, how)  # type: ignore[assignment]
     machine.submit()
     for turn in range(40 if deaths else 0):
         death = (deaths[turn % len(deaths)], 1 + turn % 7)
         machine.dying(death, machine.everybody())
-        machine.dying(death, machine.house.sweep_aggregator())
-        machine.dying(death, machine.house.sweep_coordinator())
-        machine.do(machine.house.pass_time(2.0, machine.house.sites))
+        machine.dying(death, machine.platform.sweep_aggregator())
+        machine.dying(death, machine.platform.sweep_coordinator())
+        machine.do(machine.platform.pass_time(2.0, machine.platform.sites))
     machine.finish()
     machine.check()
     machine.each_published_sum_is_of_its_contributors()
@@ -77,24 +77,24 @@ def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Lifecycle
     machine = life()
     try:
         cheat = played(machine, how, DEATHS[deaths])
-        house = machine.house
-        assert [state for (state,) in house.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
-        faults = house.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
+        platform = machine.platform
+        assert [state for (state,) in platform.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
+        faults = platform.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
         assert faults == [(cheat.id, "dealer-at-fault")], "nobody else is named"
-        excluded = house.rows("coordinator", "SELECT DISTINCT site_id FROM tasks WHERE code = 'dealer-at-fault'")
+        excluded = platform.rows("coordinator", "SELECT DISTINCT site_id FROM tasks WHERE code = 'dealer-at-fault'")
         assert excluded == [(cheat.id,)]
-        for version in house.registry.published():
-            rows = house.rows(
+        for version in platform.registry.published():
+            rows = platform.rows(
                 "aggregator", "SELECT site_id FROM contributions WHERE round_id = ?", version["lineage"]["round_id"]
             )
             assert (cheat.id,) not in rows
-        last = house.rows("coordinator", "SELECT cohort FROM rounds ORDER BY created_at DESC LIMIT 1")[0][0]
+        last = platform.rows("coordinator", "SELECT cohort FROM rounds ORDER BY created_at DESC LIMIT 1")[0][0]
         assert cheat.id not in last
         if deaths == "nobody dies":
-            rounds = house.rows("coordinator", "SELECT phase, reason FROM rounds ORDER BY created_at")
+            rounds = platform.rows("coordinator", "SELECT phase, reason FROM rounds ORDER BY created_at")
             lost = [("failed", "dealer-at-fault")] if how == "deals noise" else []
             assert rounds == [*lost, ("published", None), ("published", None)]
-            numbers = house.rows("coordinator", "SELECT json_extract(manifest, '$.manifest.number') FROM rounds")
+            numbers = platform.rows("coordinator", "SELECT json_extract(manifest, '$.manifest.number') FROM rounds")
             assert len(set(numbers)) == len(numbers), "no number is asked twice"
     finally:
         machine.close()
@@ -105,11 +105,11 @@ def test_other_cheats_stop_nobody_and_exclude_nobody(life: type[Lifecycle], how:
     machine = life()
     try:
         cheat = played(machine, how, ())
-        house = machine.house
-        assert [state for (state,) in house.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
-        faults = house.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
+        platform = machine.platform
+        assert [state for (state,) in platform.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
+        faults = platform.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
         assert faults == ([(cheat.id, "wrong-share")] if how == "sends noise" else [])
-        assert house.rows("coordinator", "SELECT id FROM tasks WHERE code = 'dealer-at-fault'") == []
-        assert len(house.registry.published()) == 2
+        assert platform.rows("coordinator", "SELECT id FROM tasks WHERE code = 'dealer-at-fault'") == []
+        assert len(platform.registry.published()) == 2
     finally:
         machine.close()

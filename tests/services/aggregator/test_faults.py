@@ -162,7 +162,7 @@ async def test_garbage_and_false_complaints_remove_nobody_else(quick_stage: Stag
     sites.said[bad, "check"] = msgpack.packb([[i, "envelope", bytes(64)] for i in range(6)])
     engine_state = sites.states[liar]
     sites.states[liar], _ = sites.engine.message(sites.client_rounds[liar], engine_state, "check", sites.answers[liar])
-    false = client_module.ClientRound.load(sites.terms(), liar, sites.states[liar])
+    false = client_module.ClientState.load(sites.terms(), liar, sites.states[liar])
     false.failed = dict.fromkeys((0, 2, 3, 4, 5, 6), "envelope")
     sites.said[liar, "check"] = pack_complaints(false.complain(sites.stage.site(liar).private_key.sign))
     await sites.step("check")

@@ -437,7 +437,7 @@ async def test_a_ring_between_look_and_wait_is_not_missed(streams: Streams) -> N
             notifier.notify_local("a")
             assert await subscription.wait(1.0)
             assert not await subscription.wait(0.05)
-        assert not notifier._rings
+        assert not notifier._subscriptions
 
 
 async def test_what_is_committed_here_rings_here_if_its_topic_is_listened_to(streams: Streams) -> None:
