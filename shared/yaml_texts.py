@@ -12,6 +12,7 @@ import yaml
 NOTHING = ("", "~", "null")
 """How YAML spells an empty value."""
 
+_BREAKS = frozenset("\x85\u2028\u2029")
 _WHOLE = "(?:0|[1-9][0-9]*)"
 _SCALARS = (
     ("bool", "true|false|True|False|TRUE|FALSE", "tTfF"),
@@ -44,8 +45,13 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML 1.1 or `load_document` would read as another type than text."""
+
+
 for _tag, _form, _first in _SCALARS:
     _starts = [*_first, *([""] if _tag == "null" else [])]
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_form})$"), _starts)
     _Plain.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_form})$"), _starts)
 
 
@@ -57,6 +63,16 @@ def load_texts(text: str) -> Any:
 def load_document(text: str) -> Any:
     """Return a document with the scalars of JSON; everything else is text. Raises `NotYaml`."""
     return _load(text, _Plain)
+
+
+def dump_document(document: Any, **style: Any) -> str:
+    """Return YAML that `load_document` reads as `document`; `style` is for `yaml.dump`.
+
+    Other scripts stay readable. Where a text holds one of Unicode's own line breaks, which PyYAML folds to
+    a space when it reads them, all are escaped.
+    """
+    text = str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style))
+    return text if _BREAKS.isdisjoint(text) else str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, **style))
 
 
 def _load(text: str, kind: type[_Texts] | type[_Plain]) -> Any:

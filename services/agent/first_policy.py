@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import yaml
-
 from services.agent.domain import OWN_FEDERATION, Detail
 from services.agent.policy import DatasetEntry, PolicyFile, RecipeEntry, StatisticsEntry
 from shared.secagg.engines import ENGINES, EngineFloors
 from shared.secagg.facts import EngineFacts
+from shared.yaml_texts import dump_document
 
 FLOORS: Final = EngineFloors()
 HEADER: Final = """\
@@ -103,4 +102,4 @@ def _section(name: str, value: Any) -> str:
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+    return dump_document(dict(document))

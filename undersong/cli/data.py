@@ -5,9 +5,9 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from shared.files import read_text
+from shared.yaml_texts import dump_document
 from undersong.cli import common
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
@@ -54,7 +54,7 @@ def _about_policy(entry: "DatasetEntry", file: Path) -> str:
     from services.agent import policy as policies
 
     wanted = {entry.name: {"columns": [column.name for column in entry.columns]}}
-    lines = yaml.safe_dump(wanted, default_flow_style=None, sort_keys=False, allow_unicode=True, width=2**20)
+    lines = dump_document(wanted, default_flow_style=None, width=2**20)
     add = "add this under datasets, without columns that no recipe may read:\n" + indent(lines.rstrip("\n"), "  ")
     try:
         named = entry.name in policies.load(file)[0].datasets if file.exists() else None

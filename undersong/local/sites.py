@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shared.files import read_bytes, read_text
 from shared.identity.transport import CA_FILE
-from shared.yaml_texts import load_document
+from shared.yaml_texts import dump_document, load_document
 from undersong.errors import UndersongError
 
 
@@ -93,4 +91,4 @@ def _movable(datasets: Path) -> Mapping[str, Any]:
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+    return dump_document(dict(document))
