@@ -56,9 +56,7 @@ class EngineState:
     def secrets(self, round_id: RoundId) -> tuple[bytes, bytes]:
         """(client_round, state); TaskFailure `round-over` once they are erased."""
         with self._store.reading() as db:
-            row = db.execute(
-                "SELECT client_round, state FROM engine_secrets WHERE round_id = ?", (round_id,)
-            ).fetchone()
+            row = db.execute("SELECT seat, state FROM engine_secrets WHERE round_id = ?", (round_id,)).fetchone()
         if row is None:
             raise TaskFailure("round-over", "this round's secrets are erased")
         return bytes(row[0]), bytes(row[1])

@@ -49,7 +49,7 @@ CREATE TABLE engine_rounds (
     expires_at REAL NOT NULL
 ) STRICT;
 CREATE INDEX engine_rounds_open ON engine_rounds (expires_at) WHERE ended IS NULL;
-CREATE TABLE engine_secrets (round_id TEXT PRIMARY KEY, client_round BLOB NOT NULL, state BLOB NOT NULL) STRICT;
+CREATE TABLE engine_secrets (round_id TEXT PRIMARY KEY, seat BLOB NOT NULL, state BLOB NOT NULL) STRICT;
 CREATE TABLE engine_messages (
     round_id TEXT NOT NULL,
     step TEXT NOT NULL,

@@ -200,9 +200,9 @@ class RoundDriver:
         task.add_done_callback(self._handing_in.discard)
 
     async def fold(self, hold: Hold, view: RoundView, subscription: Subscription) -> bool:
-        """Bring the sum up to the contributions that stand; True when the round must be looked at again at once.
+        """Add the accepted contributions that the sum lacks; True when the round must be looked at again at once.
 
-        Then some of them had to be rejected, or other workers took part, and rings were heard meanwhile. Nothing is
+        Then some of them had to be rejected, or other workers took part, and notifications came meanwhile. Nothing is
         folded before the form of the round's updates is known.
         """
         if hold.folding.length is None and hold.folding.manifest.encoding is not None:

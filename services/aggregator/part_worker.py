@@ -31,7 +31,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class PartWorker:
-    """Looks for parts when the notifier rings for them, and every `look_every_s` in case a ring was lost."""
+    """Looks for parts when notified of them, and every `look_every_s` in case a notification was lost."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ MAX_MESSAGE = 16 << 20
 
 
 class Steps:
-    """Use cases about single steps. `notifier` rings for a round when one of its steps closes."""
+    """Use cases about single steps. `notifier` wakes those who wait for a round when one of its steps closes."""
 
     def __init__(self, database: Database, sealer: Sealer, notifier: Notifier) -> None:
         self._database, self._sealer, self._notifier = database, sealer, notifier

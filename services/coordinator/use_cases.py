@@ -20,7 +20,7 @@ from shared.queues import Notifier
 
 @dataclass(frozen=True)
 class UseCases:
-    """The use cases, and the notifier that wakes whoever waits."""
+    """The use cases, and the notifier that wakes long polls."""
 
     federations: Federations
     sites: Sites

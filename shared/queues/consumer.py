@@ -119,9 +119,7 @@ class Consumer:
             log.warning("consumer.not_understood", topic=self.topic)
             await self._acknowledge(entry_id)
             return
-        holding = asyncio.create_task(
-            self._hold(entry_id)
-        )  # no other consumer claims the event while handling takes long
+        holding = asyncio.create_task(self._hold(entry_id))  # no other consumer claims the event meanwhile
         try:
             handled = await self.take(event)
         finally:

@@ -20,17 +20,17 @@ log = structlog.get_logger(__name__)
 _POLL_S = 1.0
 _LONGEST_POLL_S = 5.0
 _LINGER_S = 0.2  # many events are marked in one statement; one that is marked late may be announced twice
-_RING_AT_MOST_S = 1.0
+_ANNOUNCE_AT_MOST_S = 1.0
 _BATCH = 100
 _TIDY_EVERY_S = 60.0
 _KEEP_SENT = timedelta(days=1)
 
 
 class Relay:
-    """Rings what this process has just committed at once, and every second what any process has left behind.
+    """Announces what this process has just committed at once, and every second what any process has left behind.
 
     At least once: an event may be announced again after a crash, and consumers look at SQL anyway. With Redis away it
-    notifies the local `notifier` only and keeps trying. Every process that commits events runs one.
+    wakes the waiters of this process only and keeps trying. Every process that commits events runs one.
     """
 
     def __init__(self, database: Database, streams: Streams, *, notifier: Notifier | None = None) -> None:
@@ -44,10 +44,10 @@ class Relay:
     async def run(self) -> None:
         """Relay until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._ring_fresh())
-            group.create_task(self._ring_leftovers())
+            group.create_task(self._announce_fresh())
+            group.create_task(self._announce_leftovers())
 
-    async def _ring_fresh(self) -> None:
+    async def _announce_fresh(self) -> None:
         fresh = self._database.committed
         while True:
             heed_cancellation()
@@ -60,7 +60,7 @@ class Relay:
                 continue
             try:
                 point("relay.unrung")
-                async with asyncio.timeout(_RING_AT_MOST_S):
+                async with asyncio.timeout(_ANNOUNCE_AT_MOST_S):
                     await self._streams.notify_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
                 self._streams.note_failure("announce", error)
@@ -69,7 +69,7 @@ class Relay:
             point("relay.rung")
             self._unmarked.extend(event.id for event in events)
 
-    async def _ring_leftovers(self) -> None:
+    async def _announce_leftovers(self) -> None:
         """Mark announced events outside the announcing path, and announce older unmarked ones."""
         pause_s = _POLL_S
         poll_at = monotonic()
@@ -102,11 +102,11 @@ class Relay:
         await self._database.run("outbox.mark", mark)
 
     async def sweep(self) -> int:
-        """Subscription up to 100 events that are unsent for longer than a second; returns how many."""
+        """Announce up to 100 events that are unsent for longer than a second and return how many."""
         if not await self._database.read("outbox.look", self._any_left) or self._streams.failing:
             return 0
         await self._streams.ping()  # before rows are locked: a server that hangs must not hold up their writers
-        return await self._database.run("outbox.sweep", self._ring_stale)
+        return await self._database.run("outbox.sweep", self._announce_stale)
 
     async def _any_left(self, tx: Transaction) -> bool:
         count, oldest = await tx.unsent()
@@ -115,7 +115,7 @@ class Relay:
         OUTBOX_OLDEST_SECONDS.set(age_s)
         return bool(age_s > _POLL_S)
 
-    async def _ring_stale(self, tx: Transaction) -> int:
+    async def _announce_stale(self, tx: Transaction) -> int:
         outbox = self._outbox
         stale = (
             select(outbox)
@@ -127,7 +127,7 @@ class Relay:
         rows = (await tx.session.execute(stale)).all()
         events = [Event(row.event_id, row.topic, row.type, row.subject, row.trace) for row in rows]
         if events:
-            async with asyncio.timeout(_RING_AT_MOST_S):  # the rows are locked meanwhile
+            async with asyncio.timeout(_ANNOUNCE_AT_MOST_S):  # the rows are locked meanwhile
                 await self._streams.notify_all(events)
             await self._mark_sent(tx, [event.id for event in events])
         return len(events)

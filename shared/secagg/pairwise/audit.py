@@ -193,7 +193,7 @@ def check_uploads(record: RoundRecord, frame: Frame) -> None:
 
 @refusing
 def check_commitments(record: RoundRecord, frame: Frame) -> None:
-    """In quorum mode enough survivors signed the survivor set themselves; whoever signed is a survivor."""
+    """In quorum mode enough survivors signed the survivor set themselves; every signer is a survivor."""
     needed = frame.topology.quorum if record.manifest.manifest.engine_params.get("quorum") is True else 0
     if len(record.commitments) < needed:
         raise RecordInvalid(f"{len(record.commitments)} of {needed} survivors committed to the survivor set")

@@ -1,5 +1,6 @@
 """Settings, state, model cache, back-off: the small parts that stand alone."""
 
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -31,6 +32,12 @@ def test_paths_are_relative_to_the_file_and_the_environment_wins(tmp_path, monke
     assert settings.policy == tmp_path / "policy.yaml"
     assert settings.recipes == [tmp_path / "own.py"]
     assert (settings.device, settings.keys_url) == ("cpu", "http://other")
+
+
+def test_a_script_that_has_run_at_a_site_never_changes() -> None:
+    """Sites upgrade from any release: a change of the schema is a script of its own at the end."""
+    found = [hashlib.sha256(script.encode()).hexdigest()[:16] for script in store._MIGRATIONS]
+    assert found[:4] == ["aa74de7403e0748e", "4d91d591b400adc2", "db0b3b8de4bf7739", "0a7ee1a991beb8df"]
 
 
 @pytest.mark.parametrize("text", ["surprise: 1", "runner: moon", "[1", "- a", "docker: {surprise: 1}"])
