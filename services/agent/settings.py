@@ -89,7 +89,7 @@ class AgentSettings(BaseSettings):
     containment: Literal["best", "required"] = Field(
         default="best",
         description="`required`: no recipe runs where the kernel lacks a part of the process runner's confinement; "
-        "`best`: what there is is used",
+        "`best`: it runs with what the kernel has",
     )
     recipe_reads: list[Path] = Field(default=[], description="Files and folders that recipes read besides their data")
     child_idle_s: float = Field(

@@ -202,7 +202,7 @@ def naming_others(stage: Stage, operation: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("own", [False, True], ids=["all theirs", "within one's own"])
 def test_what_is_anothers_and_what_is_nowhere_are_answered_alike(stage: Stage, service: str, own: bool) -> None:
-    """Whoever may not see a thing cannot tell by any operation whether it exists, by status, type, text or header.
+    """A party that may not see a thing cannot tell whether it exists, by status, type, text or header of any operation.
 
     Within one's own federation and model too, where a request names what is another's.
     """
