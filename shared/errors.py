@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LONGEST_REASON: Final = 500  # of what another service says
 
 
 class Kind(Enum):
@@ -171,6 +173,6 @@ def reason_of(body: bytes, status: int) -> str:
     """Return why another service refused: its problem's detail, else its title, else the status."""
     try:
         problem = json.loads(body)
-        return str(problem.get("detail") or problem["title"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(problem.get("detail") or problem["title"])[:_LONGEST_REASON]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"status {status}"

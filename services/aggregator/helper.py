@@ -4,7 +4,7 @@ Every question may be repeated and gets the same answer. What the helper signs i
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +15,9 @@ from shared.errors import NotFound
 from shared.identity.authority import CertificateUntrusted, Subject
 from shared.identity.directory import CertificateDirectory
 from shared.ids import Digest, RoundId
+from shared.secagg.engine import Ask
 from shared.secagg.twoserver.messages import (
+    MAX_BYTES,
     Accepted,
     Agree,
     Begin,
@@ -53,15 +55,15 @@ class Helper(Peer):
         await self._check(begun.keyid, begun.signature, statement)
         return reply
 
-    async def answer(self, stage: Stage, signed: SignedManifest, body: bytes) -> bytes:
+    async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
         """What it says at this stage: `begin`, `agree` or `share`; Unavailable or AskRefused."""
         match stage:
             case "begin":
-                return await self.begin(signed, body)
+                return await self.begin(signed, ask.body)
             case "close":
-                return await self.agree(signed, body)
+                return await self.agree(signed, ask.body)
             case "sum":
-                return await self.share(signed.manifest.round_id, body)
+                return await self.share(signed.manifest.round_id, ask.body, ask.answer_bytes)
 
     async def wake(self) -> None:
         """Whether it can be reached at all, before anybody computes for it; Unavailable."""
@@ -70,7 +72,8 @@ class Helper(Peer):
     async def verify(self, round_id: RoundId, questions: Sequence[Question]) -> list[Verdict]:
         """Its verdict on each report; Unavailable or AskRefused."""
         path = f"/rounds/{round_id}/reports"
-        answer = await self._ask("POST", path, content=pack_batch(questions), headers=_BINARY, timeout=_PATIENCE)
+        more: dict[str, Any] = {"headers": _BINARY, "timeout": _PATIENCE, "answer_bytes": MAX_BYTES}
+        answer = await self._ask("POST", path, content=pack_batch(questions), **more)
         try:
             return unpack_verdicts(answer.content, len(questions))
         except MessageMalformed as error:
@@ -86,10 +89,10 @@ class Helper(Peer):
         await self._check(said.keyid, said.signature, statement)
         return reply
 
-    async def share(self, round_id: RoundId, leader_key: bytes) -> bytes:
+    async def share(self, round_id: RoundId, leader_key: bytes, answer_bytes: int) -> bytes:
         """Its share of the sum, sealed to the leader's key of the round; Unavailable or AskRefused."""
-        path = f"/rounds/{round_id}/share"
-        return (await self._ask("POST", path, content=leader_key, headers=_BINARY, timeout=_PATIENCE)).content
+        more: dict[str, Any] = {"headers": _BINARY, "timeout": _PATIENCE, "answer_bytes": answer_bytes}
+        return (await self._ask("POST", f"/rounds/{round_id}/share", content=leader_key, **more)).content
 
     async def _check(self, keyid: bytes, signature: bytes, statement: bytes) -> None:
         try:

@@ -6,6 +6,7 @@ import msgpack
 from services.aggregator.parties import Stage
 from services.aggregator.peer import AskRefused as AskRefused
 from services.aggregator.peer import Peer
+from shared.secagg.engine import Ask
 from shared.transparency.documents import RoundRecord
 from shared.wire.manifest import SignedManifest
 
@@ -23,11 +24,11 @@ class Keys(Peer):
         headers = {"content-type": "application/octet-stream"}
         return (await self._ask("POST", path, content=content, headers=headers)).content
 
-    async def answer(self, stage: Stage, signed: SignedManifest, body: bytes) -> bytes:
+    async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
         """What the witness says to close a step; it is asked nothing else. Unavailable or AskRefused."""
         if stage != "close":
             raise AskRefused("a witness is asked only to close a step")
-        return await self.ask(signed, body)
+        return await self.ask(signed, ask.body)
 
     async def record(self, record: RoundRecord) -> None:
         """Hand a round's record in for the log; twice is as once. Unavailable or AskRefused."""

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from shared.errors import Conflict, Invalid, Unavailable
+from shared.errors import Conflict, Invalid, Refusal, Unavailable
 from shared.ids import SiteId
 from shared.secagg.facts import UPLOAD as UPLOAD
 from shared.secagg.facts import EngineFacts
@@ -33,6 +33,7 @@ from shared.wire.updates import MalformedUpdate, UpdateHeader
 
 SHARES_DISPUTED: Final = "shares-disputed"
 """The code of a site of which others say that they cannot use the shares that it dealt, as often as is tolerated."""
+ANSWER_BYTES: Final = 1 << 20  # of another party, where the engine does not say otherwise
 MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
 Entropy = Callable[[int], bytes]
 Pieces = Iterator[bytes | memoryview]
@@ -143,32 +144,93 @@ class ClientRound:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question to another party; `index` tells parties of one name apart, and names the answer."""
+    """A question to another party; `index` tells parties of one name apart, and names the answer.
+
+    answer_bytes: a longer answer is not read to its end and counts as of no use.
+    """
 
     party: str
     body: bytes
     index: int = 0
+    answer_bytes: int = ANSWER_BYTES
+
+
+Replies = Mapping[int, bytes]
+"""Answers by `Ask.index`: at least `Asks.need` of them."""
+CheckReplies = Callable[[Replies], Mapping[int, str]]
+"""Names the answers that are of no use, by index, each with the reason.
+
+Raises RepliesContradict where some of them must be wrong and only more answers can tell which.
+"""
+
+
+class AsksUnanswerable(Unavailable):
+    """No answers of other parties can complete the round: too few of them can be asked."""
+
+
+class RepliesContradict(Unavailable):
+    """The answers of other parties contradict each other, and too few came to tell which of them are wrong."""
+
+
+def all_usable(replies: Replies) -> Mapping[int, str]:  # noqa: ARG001
+    """Find nothing wrong with any answer."""
+    return {}
+
+
+def checked_each(check: Callable[[int, bytes], object]) -> CheckReplies:
+    """Make a check of all answers from one of a single answer, which raises where that is of no use."""
+
+    def check_replies(replies: Replies) -> dict[int, str]:
+        unusable = {}
+        for index, reply in replies.items():
+            try:
+                check(index, reply)
+            except Refusal as refusal:
+                unusable[index] = refusal.detail
+            except Exception as error:  # noqa: BLE001 -- a parser that met what it did not expect
+                unusable[index] = f"it cannot be read ({type(error).__name__})"
+        return unusable
+
+    return check_replies
 
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """Questions that are put at the same time; as soon as `need` of them are answered, the engine can go on."""
+    """Questions that are put at the same time; as soon as `need` usable answers are there, the engine can go on.
+
+    check: says which of the answers are of no use; it is called again with each further answer, in a thread.
+    Raises AsksUnanswerable where fewer parties are asked than are needed, ValueError where two answers would have one
+    name.
+    """
 
     asks: tuple[Ask, ...] = ()
     need: int = 0
+    check: CheckReplies = all_usable
+
+    def __post_init__(self) -> None:
+        indices = [ask.index for ask in self.asks]
+        if len(set(indices)) != len(indices) or min(indices, default=0) < 0:
+            raise ValueError(f"each question needs an index of its own, from 0 on, not {indices}")
+        if self.need < bool(self.asks):
+            raise ValueError(f"{len(self.asks)} questions are put and {self.need} answers are needed")
+        if self.need > len(self.asks):
+            raise AsksUnanswerable(f"{self.need} answers are needed and only {len(self.asks)} parties can be asked")
 
     @classmethod
-    def one(cls, party: str, body: bytes) -> "Asks":
-        """Make a single question, which must be answered."""
-        return cls((Ask(party, body),), 1)
+    def one(
+        cls, party: str, body: bytes, check: Callable[[bytes], object] | None = None, answer_bytes: int = ANSWER_BYTES
+    ) -> "Asks":
+        """Make a single question, which must be answered; `check` raises where the answer is of no use."""
+        asks = (Ask(party, body, answer_bytes=answer_bytes),)
+        if check is None:
+            return cls(asks, 1)
+        return cls(asks, 1, checked_each(lambda _, reply: check(reply)))
 
     def __bool__(self) -> bool:
         return bool(self.asks)
 
 
 NO_ASKS: Final = Asks()
-Replies = Mapping[int, bytes]
-"""Answers by `Ask.index`: at least `Asks.need` of them."""
 
 
 @dataclass(frozen=True, slots=True)

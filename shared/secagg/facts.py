@@ -38,6 +38,10 @@ class Party:
     need: int = 1
     opens_sum: bool = False
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.need <= self.count:
+            raise ValueError(f"{self.need} of {self.count} answers of a {self.name} cannot be needed")
+
 
 @dataclass(frozen=True, slots=True)
 class Wording:

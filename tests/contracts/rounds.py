@@ -1,8 +1,9 @@
 """One round of any engine, driven through the seam as the services drive it: state as bytes, one step after another."""
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.errors import Refusal
+from services.aggregator.parties import Parties, Stage
+from services.aggregator.peer import AskRefused
+from shared.errors import Refusal, Unavailable
 from shared.ids import Digest, SiteId
 from shared.secagg.engine import (
     UPLOAD,
+    Ask,
     Asks,
     ClientRound,
     Closed,
@@ -36,7 +40,7 @@ from shared.wire.helper import HELPER
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.wire.records import RoundRecord
 from shared.wire.updates import UpdateHeader, read_header, write_header
-from tests.contracts.parties import Signer, parties
+from tests.contracts.parties import Party, Signer, parties
 from tests.contracts.threshold import CUSTODIAN
 from tests.shared.secagg.verifiers import Certified, NotCertified
 
@@ -72,14 +76,36 @@ def manifest_of(engine: str, kind: RoundKind = RoundKind.TRAIN, **changes: Any) 
     return RoundManifest.model_validate({**document, **changes})
 
 
-class Round:
-    """Both sides of one round. `absent`: parties (name, index) that do not answer now."""
+Replaced = Mapping[tuple[str, int], Callable[[], bytes]]
 
-    def __init__(self, manifest: RoundManifest, absent: Collection[tuple[str, int]] = ()) -> None:
+
+class Reached:
+    """A party of a round, as far as it can be reached."""
+
+    def __init__(self, round_: "Round", name: str, index: int, party: Party) -> None:
+        self._round, self._place, self._party = round_, (name, index), party
+
+    async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
+        if self._place in self._round.absent:
+            raise Unavailable("the party is away")
+        if self._place in self._round.instead:
+            return self._round.instead[self._place]()
+        try:
+            return self._party.answer(stage, self._round.manifest, ask.body)
+        except Refusal as refusal:
+            raise AskRefused(refusal.detail) from refusal
+
+
+class Round:
+    """Both sides of one round. `absent`: parties (name, index) that do not answer now; `instead`: what they say."""
+
+    def __init__(
+        self, manifest: RoundManifest, absent: Collection[tuple[str, int]] = (), instead: Replaced | None = None
+    ) -> None:
         self.manifest, self.engine = manifest, engine_named(manifest.engine)
         self.facts, self.server, self.client = self.engine.facts, self.engine.server, self.engine.client
         self.parties = parties(SIGNERS, NONCE, PUBLIC)
-        self.absent = absent
+        self.absent, self.instead = absent, instead or {}
         self.answers: dict[SiteId, bytes | None] = {}
         self.bodies: dict[SiteId, bytes] = {}
         self.signatures: dict[SiteId, bytes] = {}
@@ -97,20 +123,14 @@ class Round:
         keyid = hashlib.sha256(PUBLIC[site]).hexdigest()
         return ClientRound(self.manifest, site, public, KEYS[site].sign, SIGNERS["keys"].public, keyid=keyid)
 
-    def ask(self, stage: str, asks: Asks) -> dict[int, bytes]:
-        """The answers of those parties that are there."""
-        found: dict[int, bytes] = {}
-        refused: Refusal = UpdateRefused("too few parties are there")
-        for ask in asks.asks:
-            if (ask.party, ask.index) in self.absent:
-                continue
-            try:
-                found[ask.index] = self.parties[ask.party][ask.index].answer(stage, self.manifest, ask.body)
-            except Refusal as refusal:
-                refused = refusal
-        if len(found) < asks.need:
-            raise refused
-        return found
+    def ask(self, stage: Stage, asks: Asks) -> dict[int, bytes]:
+        """The answers of those parties that are there, as the aggregator asks them."""
+        signed: Any = None
+        known = {
+            name: [Reached(self, name, index, party) for index, party in enumerate(parties)]
+            for name, parties in self.parties.items()
+        }
+        return asyncio.run(Parties(known).ask(stage, signed, asks))
 
     def begin(self) -> None:
         self.states = {

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from services.aggregator.peer import AskRefused
 from shared.errors import Refusal
 from shared.secagg import engines
 from shared.secagg.engine import UPLOAD, ServerRound
@@ -93,6 +94,43 @@ def test_parties_that_are_not_needed_may_be_away(name: str, since: str) -> None:
     for step in facts.steps[facts.steps.index(UPLOAD) :] if since == UPLOAD else ():
         round_.step(step, frozenset())
     np.testing.assert_array_equal(round_.total(round_.bodies), round_.expected(round_.bodies))
+
+
+BAD: dict[str, bytes | Exception] = {
+    "junk": b"\x81\xa4what\xc3" * 9,
+    "long": b"x" * (1 << 21),
+    "refuses": AskRefused("no"),
+    "fails": ZeroDivisionError("a bug in its client"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("since", ["begin", UPLOAD, "sum"])
+def test_one_bad_party_stops_only_what_cannot_do_without_it(name: str, since: str, bad: str) -> None:
+    facts, asked = engine_named(name).facts, []
+
+    def say() -> bytes:
+        asked.append(bad)
+        said = BAD[bad]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    for party in facts.parties:
+        instead = {(party.name, 0): say}
+        try:
+            round_ = Round(manifest_of(name), instead=instead if since == "begin" else {})
+            round_.run(until=UPLOAD if since == UPLOAD else None)
+            round_.instead = instead
+            for step in facts.steps[facts.steps.index(UPLOAD) :] if since == UPLOAD else ():
+                round_.step(step, frozenset())
+            np.testing.assert_array_equal(round_.total(round_.bodies), round_.expected(round_.bodies))
+        except (Refusal, ZeroDivisionError):
+            assert asked
+            assert party.count == party.need
+        else:
+            assert not asked or party.count > party.need
+        asked.clear()
 
 
 def test_one_party_too_few_opens_nothing(name: str) -> None:

@@ -47,6 +47,7 @@ from shared.secagg.engine import (
     Source,
     UpdateRefused,
     Verifier,
+    checked_each,
     header_for,
 )
 from shared.secagg.facts import WITNESS, EngineFacts, Party, Wording
@@ -114,11 +115,11 @@ class State:
 
 class ThresholdServer:
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
-        asks = Asks(tuple(Ask(CUSTODIAN, b"key", index) for index in range(CUSTODIANS)), NEED)
+        asks = Asks(tuple(Ask(CUSTODIAN, b"key", i) for i in range(CUSTODIANS)), NEED, checked_each(_begun))
         return Opened({}, State().pack(), asks)
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
-        fields = {index: msgpack.unpackb(reply) for index, reply in replies.items()}
+        fields = {index: _begun(index, reply) for index, reply in replies.items()}
         public = {str(index): {"key": key.hex(), "keyid": keyid, "signature": signature.hex()}
                   for index, (key, keyid, signature) in fields.items()}  # fmt: skip
         return Opened({"custodians": public}, opened.secret)
@@ -146,7 +147,8 @@ class ThresholdServer:
             return Closed(server_round.secret, asks=Asks.one(WITNESS, asked.pack()))
         if not state.vouched:
             vouched = replace(asked, vouched=replies[0])
-            return Closed(vouched.pack(), asks=Asks(tuple(self._hand_over(server_round, vouched, messages)), NEED))
+            asks = tuple(self._hand_over(server_round, vouched, messages))
+            return Closed(vouched.pack(), asks=Asks(asks, NEED, checked_each(_held)))
         return Closed(server_round.secret)
 
     def _hand_over(self, server_round: ServerRound, state: State, sites: Mapping[SiteId, bytes]) -> Iterator[Ask]:
@@ -165,7 +167,9 @@ class ThresholdServer:
         return padded(header.length)
 
     def sum_asks(self, server_round: ServerRound) -> Asks:
-        return Asks(tuple(Ask(CUSTODIAN, server_round.secret, index) for index in range(CUSTODIANS)), NEED)
+        size = 8 * padded(server_round.length or 0)
+        asks = tuple(Ask(CUSTODIAN, server_round.secret, index, size) for index in range(CUSTODIANS))
+        return Asks(asks, NEED, checked_each(lambda _, reply: _sum_of(reply, size)))
 
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         if len(server_round.shares) < NEED or server_round.length is None:
@@ -269,6 +273,23 @@ def _keys(client_round: ClientRound) -> dict[int, bytes]:
     if len(keys) < NEED:
         raise PublicUnsigned("too few custodians take part")
     return keys
+
+
+def _begun(_index: int, reply: bytes) -> tuple[bytes, str, bytes]:
+    key, keyid, signature = msgpack.unpackb(reply)
+    if (len(key), len(keyid), len(signature)) != (32, 64, 64):
+        raise UpdateRefused("a custodian answers with a key, a certificate and a signature")
+    return key, keyid, signature
+
+
+def _held(_index: int, reply: bytes) -> None:
+    if reply != b"held":
+        raise UpdateRefused("the custodian does not say that it holds the shares")
+
+
+def _sum_of(reply: bytes, size: int) -> None:
+    if len(reply) != size:
+        raise UpdateRefused(f"a custodian's sum has {size} bytes, not {len(reply)}")
 
 
 def _uniform(entropy: Entropy, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import msgpack
 
@@ -20,7 +21,13 @@ from shared.secagg.pairwise.complaints import (
     tolerated,
     unpack_complaints,
 )
-from shared.secagg.pairwise.messages import Advertisement, MalformedStep, Opening, Survivors
+from shared.secagg.pairwise.messages import (
+    SIGNATURE_BYTES,
+    Advertisement,
+    MalformedStep,
+    Opening,
+    Survivors,
+)
 from shared.secagg.pairwise.roster import (
     Member,
     Roster,
@@ -35,6 +42,8 @@ from shared.secagg.pairwise.survivors import UnsafeSurvivors
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.pairwise.uploads import split_upload
 from shared.secagg.pairwise.witness import SurvivorsAsk
+
+_NONCE_BYTES: Final = 32
 
 
 class State:
@@ -84,13 +93,24 @@ def close_advertise(
         )
     bare = Roster(members, bytes(32), bytes(64))
     if reply is None:
-        return Closed(
-            server_round.secret, asks=Asks.one(WITNESS, msgpack.packb({"what": "roster", "roster": bare.pack()}))
-        )
-    nonce, signature = messages.unpack_list(reply)
+        ask = msgpack.packb({"what": "roster", "roster": bare.pack()})
+        return Closed(server_round.secret, asks=Asks.one(WITNESS, ask, _nonce_and_signature))
+    nonce, signature = _nonce_and_signature(reply)
     frozen = replace(bare, nonce=nonce, signature=signature)
     state.roster = frozen.pack()
     return Closed(state.pack(), {SiteId(member.site_id): state.roster for member in members})
+
+
+def _nonce_and_signature(reply: bytes) -> tuple[bytes, bytes]:
+    nonce, signature = messages.unpack_pair(reply)
+    if len(nonce) != _NONCE_BYTES or len(signature) != SIGNATURE_BYTES:
+        raise MalformedStep("the witness answers a roster with a nonce and a signature")
+    return nonce, signature
+
+
+def _check_signature_form(reply: bytes) -> None:
+    if len(reply) != SIGNATURE_BYTES:
+        raise MalformedStep(f"the witness answers survivors with a signature of {SIGNATURE_BYTES} bytes")
 
 
 def _advertised(server_round: ServerRound, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
@@ -198,7 +218,7 @@ def close_upload(
     members, root = transcript.bitmap(alive, server.n), transcript.body_root(by_position)
     if reply is None:
         ask = SurvivorsAsk(members, root, state.sharers, tuple(signed[i] for i in sorted(signed)), state.complaints)
-        return Closed(server_round.secret, asks=Asks.one(WITNESS, ask.pack()))
+        return Closed(server_round.secret, asks=Asks.one(WITNESS, ask.pack(), _check_signature_form))
     state.members, state.root = members, root
     state.uploads = {i: split_upload(upload)[1] for i, upload in signed.items()}
     survivors = Survivors(members, root, reply)

@@ -43,6 +43,7 @@ from shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share
 from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
 from shared.secagg.twoserver.noise import draw, slack
 from shared.secagg.twoserver.report import (
+    SEALING_BYTES,
     Report,
     aggregate_info,
     context,
@@ -52,11 +53,13 @@ from shared.secagg.twoserver.report import (
     unseal,
 )
 from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
-from shared.secagg.twoserver.schemes import Integers, scheme_for
+from shared.secagg.twoserver.schemes import WORD_BYTES, Integers, scheme_for
 from shared.wire.helper import HELPER as PARTY
 from shared.wire.helper import key_statement
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import UpdateHeader, write_header
+
+_LONGEST_SHARE: Final = 1 << 34  # where the length of the sum is not known yet
 
 
 class AggregateShareWrong(UpdateRefused):
@@ -66,17 +69,18 @@ class AggregateShareWrong(UpdateRefused):
 class TwoServerLeader:
     """The aggregator's side."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
         """A fresh HPKE key; the helper is asked for its own, and for the verification key."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         state = LeaderState(key.private_bytes_raw(), entropy(32))
         public = key.public_key().public_bytes_raw()
-        return Opened({"leader_key": public.hex()}, state.pack(), Asks.one(PARTY, public))
+        asks = Asks.one(PARTY, public, lambda reply: _begun(manifest, state, reply))
+        return Opened({"leader_key": public.hex()}, state.pack(), asks)
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
         """The round's beginning with the helper's answer, whose signature the caller has checked."""
-        state, answer = LeaderState.unpack(opened.secret), Begun.unpack(replies[0])
-        verify_key = unseal(answer.verify_key, state.private_key, aggregate_info(server_round.manifest, b"verify-key"))
+        state = LeaderState.unpack(opened.secret)
+        answer, verify_key = _begun(server_round.manifest, state, replies[0])
         public = {
             **opened.public,
             "helper_key": answer.helper_key.hex(),
@@ -105,7 +109,7 @@ class TwoServerLeader:
             raise UpdateRefused(f"engine {NAME} has no step {step}")
         agree = accepted_set(server_round.manifest, messages)
         if replies is None:
-            return Closed(server_round.secret, asks=Asks.one(PARTY, agree.pack()))
+            return Closed(server_round.secret, asks=Asks.one(PARTY, agree.pack(), Accepted.unpack))
         said = Accepted.unpack(replies[0])
         evidence = Evidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
         return Closed(LeaderState.unpack(server_round.secret).agreed(evidence).pack())
@@ -116,7 +120,9 @@ class TwoServerLeader:
 
     def sum_asks(self, server_round: ServerRound) -> Asks:
         """Ask the helper for its share of the sum, sealed to the leader's key."""
-        return Asks.one(PARTY, leader_key(server_round.secret))
+        words = server_round.length
+        answer_bytes = _LONGEST_SHARE if words is None else WORD_BYTES * words + SEALING_BYTES
+        return Asks.one(PARTY, leader_key(server_round.secret), answer_bytes=answer_bytes)
 
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         """Add the helper's share to the leader's, and this server's noise; in place. Raises AggregateShareWrong."""
@@ -232,6 +238,12 @@ def accepted_set(manifest: RoundManifest, bodies: Mapping[SiteId, bytes]) -> Agr
     """Members (a bitmap over the cohort) and the root over their bodies' digests."""
     positions = {manifest.cohort.index(site): digest for site, digest in bodies.items()}
     return Agree(transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions))
+
+
+def _begun(manifest: RoundManifest, state: LeaderState, reply: bytes) -> tuple[Begun, bytes]:
+    """Return the helper's answer to the beginning, and the verification key out of it."""
+    answer = Begun.unpack(reply)
+    return answer, unseal(answer.verify_key, state.private_key, aggregate_info(manifest, b"verify-key"))
 
 
 def _key(client_round: ClientRound, name: str) -> bytes:
