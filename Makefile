@@ -38,7 +38,7 @@ lint: venv ## ruff, both as linter and as formatter; no engine named outside its
 	$(BIN)/ruff format --check .
 	$(BIN)/python deploy/engine_names.py
 
-format: venv ## let ruff mend what it can
+format: venv ## format the code and apply ruff's safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -1,4 +1,4 @@
-"""The recipes that there are: built-in ones, and a site's own from files or folders that it names.
+"""The catalogue of recipes: built-in ones, and a site's own from files or folders that it names.
 
 An own recipe is a Python file with a module-level ``RECIPE`` that fits `recipes.protocol.Recipe`. It is imported, and
 so runs: only the agent's child process and people at their own machine call this with paths.
@@ -36,12 +36,12 @@ def recipe_specs(paths: Sequence[Path] = ()) -> list[RecipeSpec]:
 
 
 def own_recipes(paths: Iterable[Path]) -> list[Recipe]:
-    """The recipes of these files and folders; raises `RecipeError` for a file that holds none and for a taken name."""
+    """Load the recipes of these files and folders; raises `RecipeError` for a file without one and for a used name."""
     files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
     found = [load_file(file) for file in files]
     names = [recipe.spec.name for recipe in found]
     if taken := {name for name in names if name in BUILT_IN or names.count(name) > 1}:
-        raise RecipeError(f"recipe names are taken twice: {', '.join(sorted(taken))}")
+        raise RecipeError(f"recipe names are used twice: {', '.join(sorted(taken))}")
     return found
 
 

@@ -1,6 +1,6 @@
 """What a site declares of its data sets in ``datasets.yaml``; every option is described in docs/data.md.
 
-Every scalar of the file is taken as the text that stands there: YAML's own guesses (`no` is false, `1.0` is a number,
+Every scalar of the file is read as the text written there: YAML's own guesses (`no` is false, `1.0` is a number,
 `null` is nothing) are never made. Fields turn it into what they are declared to be, and each name that refers to a
 column or a level is resolved. What leaves a site of it is listed in docs/data.md.
 """
@@ -244,7 +244,7 @@ def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
         entry, faults = None, document_faults(error, DatasetEntry, at)
     if name in made.entries or name in made.faults:
         made.entries.pop(name, None)
-        made.faults.setdefault(name, []).append(FieldError(pointer([*at, "name"]), f"the name {name} is taken twice"))
+        made.faults.setdefault(name, []).append(FieldError(pointer([*at, "name"]), f"the name {name} is used twice"))
     elif entry is None or faults:
         made.faults[name] = faults
     else:
@@ -339,7 +339,7 @@ def _absent_names(entry: DatasetEntry, wanted: Iterable[str]) -> Iterator[Fault]
         if name not in entry.csv.names:
             yield ("csv", "names"), f"the column {name} is not among them{hint(name, entry.csv.names)}"
     if twice := sorted({name for name in entry.csv.names if entry.csv.names.count(name) > 1}):
-        yield ("csv", "names"), f"{', '.join(twice)} stands there twice"
+        yield ("csv", "names"), f"{', '.join(twice)} is written twice"
 
 
 def _missing_faults(entry: DatasetEntry) -> Iterator[Fault]:

@@ -1,7 +1,7 @@
 """A first ``datasets.yaml`` entry made from a data file, for the data's owner to read and correct.
 
-This is the one place that guesses, and every guess stands in the text that the owner reads. The entry can be loaded as
-it is: the options are tried on all rows.
+This is the one place that guesses, and every guess is written into the text that the owner reads. The entry can be
+loaded unchanged: the options are tried on all rows.
 """
 
 import json
@@ -22,7 +22,7 @@ from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_chang
 from shared.files import open_regular
 from shared.names import hint
 
-MOST_LEVELS: Final = 50  # distinct texts up to which a column is taken for a category
+MOST_LEVELS: Final = 50  # distinct texts up to which a column is drafted as a category
 MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at
 MOST_TEXT: Final = 200  # characters of such a text
 FEW: Final = 10  # whole numbers that may be codes
@@ -149,7 +149,7 @@ def _visible(note: str) -> str:
 
 
 def _flow(value: object) -> str:
-    """Return a value as YAML on one line; a text that is no plain name stands between quotes."""
+    """Return a value as YAML on one line; a text that is no plain name is quoted."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flow(key)}: {_flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -160,7 +160,7 @@ def _flow(value: object) -> str:
 
 
 def _escaped(character: str) -> str:
-    """Return a character as it stands between YAML's quotes: by its code where it is not seen, or forbidden."""
+    """Return a character as YAML's quotes need it: by its code where it is invisible or forbidden."""
     if character.isprintable():
         return character
     code = ord(character)

@@ -54,7 +54,7 @@ def statistics(columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.
 
 
 def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | None) -> Tensors:
-    """Mean, scale and columns as fixed tensors; without sums, inputs are taken as they are."""
+    """Return mean, scale and columns as fixed tensors; without sums, inputs are used unscaled."""
     width = len(input_names(columns))
     mean, scale = np.zeros(width), np.ones(width)
     if sums is not None:

@@ -203,7 +203,7 @@ def _predictions(model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.N
 
 
 def _target(sums: npt.NDArray[np.float64] | None) -> Tensors:
-    """Return the label's mean and scale over all sites as fixed tensors; without sums it is taken as it is."""
+    """Return the label's mean and scale over all sites as fixed tensors; without sums it is used unscaled."""
     if sums is None:
         return {_LABEL_MEAN: np.zeros(1), _LABEL_SCALE: np.ones(1)}
     summary = moments.summary_of(sums[-_LABEL_SUMS:].reshape(_LABEL_SUMS, 1))

@@ -322,8 +322,8 @@ def images_of(
 ) -> npt.NDArray[np.float32]:
     """Return float32[n, c, h, w] in 0..1 from [n, h, w], [n, c, h, w] or, with `channel_axis` last, [n, h, w, c].
 
-    `limits` are the lowest and highest value that a pixel can have; without them uint8 is taken for 0..255, uint16 for
-    0..65535 and floating point for 0..1. Raises `BadDataset` for other types, shapes and values.
+    `limits` are the lowest and highest value that a pixel can have; without them uint8 means 0..255, uint16
+    0..65535 and floating point 0..1. Raises `BadDataset` for other types, shapes and values.
     """
     if pixels.ndim not in (3, 4):
         raise BadDataset("images must be [rows, height, width] or [rows, channels, height, width]")

@@ -31,7 +31,7 @@ def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] =
 
 
 def _is_place(part: str | int) -> bool:
-    """Whether a part of pydantic's location stands in the document; a branch of a union (``list[str]``) does not."""
+    """Whether a part of pydantic's location is in the document; a branch of a union (``list[str]``) does not."""
     return not (isinstance(part, str) and _BRANCH.match(part))
 
 

@@ -103,7 +103,7 @@ class NotFound(Refusal):
 def no_such(thing: str, id_: str, kind: type[NotFound] = NotFound) -> NotFound:
     """Make the one answer about a thing that does not exist and about one that the caller may not see.
 
-    Whoever may not see a thing must not learn that it exists, so both are answered with the same bytes: raise what this
+    A caller that may not see a thing must not learn that it exists, so both get the same bytes: raise what this
     gives at either place.
     """
     return kind(f"There is no {thing} {id_}.")

@@ -40,7 +40,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int
     try:
         descriptor = os.open(path, flags | _AT_ONCE, mode)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads or a socket; a folder to be written
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe without a reader or a socket; a folder to be written
             raise NotAFile(path, _kind(path.stat().st_mode)) from None
         raise
     found = os.fstat(descriptor).st_mode

@@ -1,7 +1,7 @@
 """Names of things: one type per kind of id, so that swapped arguments do not pass the checker.
 
 An id is ``<prefix>_<ULID>``: 48 bits of milliseconds and 80 random bits in lowercase Crockford base 32 (26 characters).
-Ids therefore sort by the time they were made, and tell nobody how many there are.
+Ids therefore sort by the time they were made, and do not show how many there are.
 """
 
 import hashlib

@@ -60,7 +60,7 @@ def hint(name: str, known: Iterable[str]) -> str:
 def environment_faults(environment: Iterable[str], prefix: str, settings: Iterable[str]) -> list[str]:
     """Return a sentence for every environment variable that is a misspelling of a setting: one edit from its name.
 
-    Names count without regard to case and to "_"; a field of a part stands behind "__". Others may be some other
+    Names count without regard to case and to "_"; a field of a part follows "__". Others may be some other
     program's.
     """
     known = sorted(f"{prefix}{name.upper()}" for name in settings)

@@ -1,6 +1,6 @@
 """Texts of other parties on a terminal, which obeys some characters instead of showing them.
 
-Escape sequences in names and sentences could rewrite what stands on the screen, or set the clipboard.
+Escape sequences in names and sentences could rewrite the screen's content, or set the clipboard.
 """
 
 import json

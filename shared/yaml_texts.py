@@ -1,4 +1,4 @@
-"""YAML without YAML's guesses: `no`, `on`, `12:30`, `010` and `2020-01-31` are what stands in the file, texts.
+"""YAML without YAML's guesses: `no`, `on`, `12:30`, `010` and `2020-01-31` are read as written, as texts.
 
 `load_document` reads the scalars that JSON has (true, false, null, decimal numbers), as YAML 1.2 does; `load_texts`
 reads none, for files whose fields have types of their own. Neither takes a mapping that says one thing twice.
@@ -90,4 +90,4 @@ def _load(text: str, kind: type[_Texts] | type[_Plain]) -> Any:
 def _once(node: yaml.MappingNode) -> None:
     keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is written twice", node.start_mark)

@@ -32,7 +32,7 @@ from undersong.local.layout import HELPER, Layout
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 IN_ORDER: Final = ("coordinator", "aggregator", HELPER, "registry", "keys")
-"""Each refers only to what stands in those behind it."""
+"""Each refers only to what the ones after it hold."""
 SITES: Final = "sites"
 _SECRET_FOLDERS: Final = frozenset({"secrets", "identity", "tls"})
 _SECRET_FILES: Final = frozenset({"seal.key", "enrol-token"})
@@ -168,7 +168,7 @@ def _snapshot(source: Path, target: Path) -> None:
 
 
 def _fresh(folder: Path) -> Path:
-    """The folder's place while it is being filled: nobody takes half a backup for a whole one."""
+    """Return the folder's name while it is being filled, so that half a backup is not mistaken for a whole one."""
     if folder.exists():
         raise BackupError(f"{folder} exists already", remedy="each backup goes into new folders")
     partial = folder.with_name(f"{folder.name}.partial")

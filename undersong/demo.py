@@ -181,7 +181,7 @@ class RoundBars:
         self._progress.stop()
 
     def show(self, round_: RoundProgress) -> None:
-        """Draw a round as it stands now."""
+        """Draw a round's present state."""
         if round_.id in self._ended:
             return
         if round_.id not in self._bars:

@@ -1,4 +1,4 @@
-"""What goes wrong on the user's side: each says what happened and what mends it, in one line."""
+"""Errors on the user's side: each says what happened and how to fix it, in one line."""
 
 from collections.abc import Sequence
 

@@ -67,7 +67,8 @@ def _about(data: bytes) -> str:
 def verify_now(subject: str, client: Client, ca_fingerprint: str | None) -> Verification:
     """Collect the evidence and check it, and that the log which keys shows now goes on from the one in it.
 
-    Without a fingerprint the authority that keys names is taken: that shows mistakes, not a dishonest platform.
+    Without a fingerprint the authority that the keys service names is trusted: that shows mistakes, not a dishonest
+    platform.
     """
     evidence = client.evidence(subject)
     pinned = ca_fingerprint or client.authority().fingerprint

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def write_site(hospital: str, folder: Path) -> dict[str, Any]:
-    """Give a hospital its own rows, in `folder`, and nobody else's; the document of its datasets.yaml comes back."""
+    """Write one hospital's rows, and no other's, to `folder` and return the document of its datasets.yaml."""
     document = movable_document(HERE / "datasets" / f"{hospital}.yaml")
     (entry,) = document["datasets"]
     folder.mkdir(parents=True, exist_ok=True)

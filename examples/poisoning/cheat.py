@@ -78,7 +78,7 @@ def _liar(bound: int, length: int, norm_proofs: int) -> Liar:
 
 def cheat() -> None:
     """From here on this process cheats."""
-    updates._change = _change  # noqa: SLF001  (an attacker keeps to nobody's interface)
+    updates._change = _change  # noqa: SLF001  (an attacker does not keep to public interfaces)
     schemes._pine = _liar  # type: ignore[assignment]  # noqa: SLF001
 
 

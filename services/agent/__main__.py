@@ -185,7 +185,7 @@ def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -
     """What a person should know, in plain words."""
     found = []
     if mismatches:
-        found.append(f"{mismatches} receipts do not match what this site handed in: see `receipts`")
+        found.append(f"{mismatches} receipts do not match what this site sent: see `receipts`")
     allowed = policies.load(settings.policy)[0].engines if settings.policy.exists() else frozenset[str]()
     weak = [ENGINES[name] for name in sorted(allowed) if ENGINES[name].sees_updates]
     found += [

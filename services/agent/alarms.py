@@ -15,10 +15,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 FORK: Final = "log-fork"
 FOREIGN: Final = "foreign-certificate"
 REMEDY: Final = {
-    FORK: "compare heads with other sites and ask who runs keys whether its log was restored; if that explains it: "
-    "python -m services.agent --config agent.yaml accept-log",
-    FOREIGN: "if nobody here enrolled this site anew, have the certificate revoked by who runs keys and find out who "
-    "asked for it; then: python -m services.agent --config agent.yaml accept-log",
+    FORK: "compare heads with other sites and ask the operator of the keys service whether its log was restored; "
+    "if that explains it: python -m services.agent --config agent.yaml accept-log",
+    FOREIGN: "if this site was not enrolled anew, ask the operator of the keys service to revoke the certificate and "
+    "find out who asked for it; then: python -m services.agent --config agent.yaml accept-log",
 }
 
 
@@ -26,22 +26,22 @@ _INSERT: Final = "INSERT INTO alarms VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class Alarms:
-    """The alarms in the agent's database: each is raised, and said in the log, once."""
+    """The alarms in the agent's database: each is raised, and logged, once."""
 
     def __init__(self, state: State) -> None:
         self._store = state.store
 
     def raise_(self, kind: str, detail: str, evidence: str) -> None:
-        """Note it durably and say it in the log; again changes nothing."""
+        """Store the alarm and log it. Idempotent."""
         with self._store.writing() as db:
-            stands = kind == FORK and db.execute("SELECT 1 FROM alarms WHERE kind = ?", (FORK,)).fetchone()
+            known = kind == FORK and db.execute("SELECT 1 FROM alarms WHERE kind = ?", (FORK,)).fetchone()
             row = (kind, detail, evidence, time.time())  # of a fork, the first evidence counts
-            added = 0 if stands else db.execute(_INSERT, row).rowcount
+            added = 0 if known else db.execute(_INSERT, row).rowcount
         if added:
             log.error("site.alarm", kind=kind, detail=detail, remedy=REMEDY[kind])
 
     def listed(self) -> list[dict[str, Any]]:
-        """What stands, oldest first."""
+        """Return the alarms, oldest first."""
         with self._store.reading() as db:
             rows = db.execute("SELECT kind, detail, evidence, created_at FROM alarms ORDER BY created_at").fetchall()
         names = ("kind", "detail", "evidence", "updated_at")

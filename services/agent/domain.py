@@ -298,7 +298,7 @@ def next_step(
 ) -> Step:
     """Decide by the crash rules; `same_place` is an answer to the same (job, kind, number, attempt).
 
-    A round is answered with one byte string for ever. An epoch never goes back, and what was answered
+    A round is only ever answered with one byte string. An epoch never goes back, and what was answered
     before a restore is not answered again after it.
     """
     if epoch < highest_epoch:

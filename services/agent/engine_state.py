@@ -1,7 +1,7 @@
 """What an engine must still know after `kill -9`: its secrets, its exact messages, and what it has opened.
 
 A message leaves after the transaction that stored it together with the state it belongs to. Secrets and messages are
-erased when the round is over for this site; that it is over, and which round of a job was opened, stays for ever.
+erased when the round is over for this site; that it is over, and which round of a job was opened, is kept permanently.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class EngineState:
     def record_message(self, manifest: RoundManifest, step: str, state: bytes, message: bytes, *, opens: bool) -> None:
         """Store a step's message with the state after it, before it leaves.
 
-        `opens`: this step opens the sum, which a site does once for each (job, kind, number), whatever the attempt;
-        TaskFailure `round-answered` for a second time.
+        `opens`: this step opens the sum, which a site does at most once per (job, kind, number), whatever the attempt;
+        raises TaskFailure `round-answered` the second time.
         """
         round_id, now = manifest.round_id, time.time()
         with self._store.writing() as db:
@@ -106,7 +106,7 @@ class EngineState:
         return RoundId(str(row[0])) if row is not None else None
 
     def end(self, round_id: RoundId, how: str) -> bool:
-        """Erase the round's secrets and messages for ever; whether the round was open. Failures settle its body."""
+        """Erase the round's secrets and messages and return whether the round was open. Failures settle its body."""
         with self._store.writing() as db:
             changed = db.execute(
                 "UPDATE engine_rounds SET ended = ? WHERE round_id = ? AND ended IS NULL", (how, round_id)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only on
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 STEP_CLOSED: Final = "step-closed"
-GRACE_S: Final = 600.0  # beyond the round's deadline nobody waits for an answer
+GRACE_S: Final = 600.0  # beyond the round's deadline the aggregator waits for no answer
 POLL_PAUSE_S: Final = 0.5  # where the aggregator says "not yet" without having waited
 
 LEFT_BEHIND: Final = frozenset({STEP_CLOSED, "round-closed", "site-fell-out"})
@@ -86,10 +86,10 @@ class Exchange:
         return self.engine.signing.sign(self.client_round, state, bytes.fromhex(body_digest))
 
     async def follow_up(self, body_digest: Digest, phase: Callable[[str], None]) -> None:
-        """The steps after the upload; the round is over for this site when it returns, and its secrets are gone.
+        """Run the steps after the upload; on return the round is over for this site and its secrets are erased.
 
-        An engine speaks after the upload only once it was shown that the update is in the sum. Falling out from then
-        on changes nothing about that: the contribution counts, and its receipt is waited for.
+        An engine sends a message after the upload only once it was shown that the update is in the sum. Dropping out
+        later does not change that: the contribution counts, and its receipt is waited for.
         """
         if not self.after:
             return

@@ -29,7 +29,7 @@ RESTORED: Final = "state-restored"
 UNWRITTEN: Final = "mark-unwritten"
 _ID: Final = "id"
 _WORDS: Final = 7  # of a line: job, number, attempt, round, step, digest, whether it opens the sum
-_SLACK: Final = 512  # lines that nobody needs any more, before the file is written anew at a start
+_SLACK: Final = 512  # obsolete lines that may gather before the file is rewritten at a start
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
     if isinstance(error, BlockingIOError):
         return ConfigError(f"{path}: another agent is using this file; give each agent its own (high_water_file)")
     return ConfigError(
-        f"{path}: the high-water file cannot be used: {error.strerror}; mend owner, mode or disk, "
+        f"{path}: the high-water file cannot be used: {error.strerror}; fix its owner, mode or disk, "
         "or name another place with high_water_file in agent.yaml"
     )
 

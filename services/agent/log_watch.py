@@ -2,7 +2,7 @@
 
 Beside the work and never in its way. Every leaf is read once and folded into the log's root (RFC 9162), so the entries
 are those that keys signed for. The heads that manifests and receipts carried are compared with that tree: two that do
-not belong to one log are a fork. What is found is an alarm for a person: it stands until the owner accepts the log.
+not belong to one log are a fork. What is found is an alarm for a person: it is kept until the owner accepts the log.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class LogWatch:
         call = Call("GET", f"/v1/log/proofs/consistency?first={old.size}&second={head.size}")
         try:
             proof = ConsistencyProof.model_validate_json((await self._link.once(call)).content)
-        except Problem as problem:  # both sizes were signed for, so whoever holds the log can prove it
+        except Problem as problem:  # both sizes were signed, so an honest log can prove it
             detail = f"keys does not prove that its log of {old.size} entries is a beginning of this one: {problem}"
             raise LogForkedError(detail) from problem
         path = [bytes.fromhex(item) for item in proof.path]

@@ -1,4 +1,4 @@
-"""The agent's life: become somebody, say what there is, then lease, run, send, and again."""
+"""The agent's main loop: enrol, report the site's profile, then lease, run and submit tasks until told to stop."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Agent:
     async def _turn(
         self, coordinator: Coordinator, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
     ) -> bool:
-        """Lease once, and do what there is to do; whether there was a task.
+        """Lease once, run the task if there is one, and return whether there was one.
 
         The request for a lease waits for up to half a minute. Files are looked at meanwhile, and again before the task:
         what the owner withdrew holds for this one already, and a site that cannot be read refuses it.

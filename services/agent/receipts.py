@@ -1,4 +1,4 @@
-"""Receipts: proof, kept at this site, that its update went into a round's sum as it was handed in.
+"""Receipts: proof, kept at this site, that its update is in a round's sum as it was submitted.
 
 After a round the record that keys logged is fetched, checked here, and stored whole. It happens beside the work and
 never holds it up; a record that is not there yet is asked for again.

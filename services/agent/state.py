@@ -21,7 +21,7 @@ from services.agent.store import Store
 from shared.ids import Digest, JobId, RoundId, TaskId
 from shared.wire.manifest import RoundManifest
 
-_HIGH_WATER = "high_water"  # the fact that says which file stands beside this database
+_HIGH_WATER = "high_water"  # the fact that names the file which belongs to this database
 RECORD_AFTER_S = 3.0  # a round is published and logged by then; asking earlier is mostly in vain
 
 
@@ -74,9 +74,9 @@ class State:
         self.store.close()
 
     def keep_beside(self, sent: SentMessages) -> bool:
-        """Tie this database to its high-water file; whether that is another file than it had before.
+        """Tie this database to its high-water file and return whether that is another file than before.
 
-        A new file takes over what the database knows. Where one was lost, nobody knows what was sent since this copy
+        A new file takes over what the database knows. Where one was lost, it is unknown what was sent since this copy
         of the database was made, so every round that is open here is given up. Idempotent.
         """
         had = self.fact(_HIGH_WATER)
@@ -185,7 +185,7 @@ class State:
         *,
         keep_bytes: bool = False,
     ) -> None:
-        """End a pending contribution; its bytes are no longer needed. The row stays for ever.
+        """End a pending contribution; its bytes are no longer needed. The row is kept permanently.
 
         `keep_bytes`: they may be asked for once more until the round is over (`drop_answered`).
         From an answered one on, the round's record is waited for (`receipts`).

@@ -312,7 +312,7 @@ class Tasks:
             self._state.settle(round_id, Earlier.LATE)
 
     async def _give_up(self, round_id: RoundId, code: str) -> None:
-        """Leave a round of an engine with steps for ever: its secrets are erased."""
+        """Leave a round of an engine with steps permanently and erase its secrets."""
 
         def erase() -> None:
             if self._state.engines.end(round_id, code):

@@ -82,7 +82,7 @@ def _payload(
         raise TaskFailure("bad-result", "the recipe gave no model")
     with _mapped(outcome.tensors) as after:
         if manifest.kind is RoundKind.INITIALISE:
-            tensors.load(after)  # a model that nobody can read must not become version 0
+            tensors.load(after)  # an unreadable model must not become version 0
             yield model_payload(after)
         else:
             yield _change(manifest, outcome, model, after, committed)

@@ -2,7 +2,7 @@
 
 Values are uint64 in [0, p). The reduction uses 2**64 = 2**32 - 1 and 2**96 = -1 (mod p).
 Kernels are compiled by numba with explicit signatures, cached on disk and free of the GIL; they are
-branch-light but not audited for constant time. A plain Python twin of each stands in the tests.
+branch-light but not audited for constant time. The tests hold a plain Python twin of each.
 """
 
 from typing import Any

@@ -83,7 +83,7 @@ class Frontier:
 def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
     """The audit path of leaf `index` in the tree of `size` leaves, from the leaf up."""
     if not 0 <= index < size:
-        raise ValueError("the leaf stands outside the tree")
+        raise ValueError("the leaf is outside the tree")
     path: list[bytes] = []
     start, end = 0, size
     while end - start > 1:
@@ -100,7 +100,7 @@ def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], expected: bytes) -> None:
     """Check an audit path (RFC 9162, 2.1.3.2); raises ProofInvalid, for a hash of another length than 32 bytes too."""
     if not 0 <= index < size < MAX_SIZE:
-        raise ProofInvalid("the leaf stands outside the tree")
+        raise ProofInvalid("the leaf is outside the tree")
     _check_hashes((leaf, expected, *path))
     first, last, value = index, size - 1, leaf
     for sibling in path:

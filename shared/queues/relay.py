@@ -59,14 +59,14 @@ class Relay:
             if self._streams.failing:  # the outbox keeps them: listeners read it, and the sweep announces them later
                 continue
             try:
-                point("relay.unrung")
+                point("relay.announcing")
                 async with asyncio.timeout(_ANNOUNCE_AT_MOST_S):
                     await self._streams.notify_all(events)
             except REDIS_FAULTS as error:  # TimeoutError is an OSError
                 self._streams.note_failure("announce", error)
                 log.warning("relay.redis_away", error=type(error).__name__)
                 continue
-            point("relay.rung")
+            point("relay.announced")
             self._unmarked.extend(event.id for event in events)
 
     async def _announce_leftovers(self) -> None:

@@ -48,7 +48,7 @@ class ReportMalformed(Invalid):
 
 
 class ReportRepeated(Conflict):
-    """A report of this id, or of this site in this round, was taken before; it is not verified again."""
+    """A report of this id, or of this site in this round, was accepted before; it is not verified again."""
 
 
 class PublicUnsigned(UpdateRefused):
@@ -128,7 +128,7 @@ class ClientRound:
     """A client's place in one round: what it was told and verified, and what it can do.
 
     `public` is the aggregator's signed material, `sign` its own identity key and `keyid` that key's certificate,
-    `witness` the witness's public key, `body` the SHA-256 of the update it handed in, once it has.
+    `witness` the witness's public key, `body` the SHA-256 of the update it submitted, once it has.
     """
 
     manifest: RoundManifest
@@ -286,7 +286,7 @@ class ServerEngine(Protocol):
         """Begin a round."""
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
-        """The beginning, complete with the answers to `Opened.asks`; engines that ask nobody raise `UpdateRefused`."""
+        """Complete the beginning with the answers to `Opened.asks`; engines that ask no party raise `UpdateRefused`."""
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""

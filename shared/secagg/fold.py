@@ -79,7 +79,7 @@ class FileSource:
 class RunningSum:
     """A sum modulo ``2**modulus_bits``; `total` is uint[length], `count` the number of vectors in it.
 
-    `modulus`: the prime that it is taken modulo instead (`ServerEngine.modulus`).
+    `modulus`: the prime to reduce by instead (`ServerEngine.modulus`).
     """
 
     def __init__(self, modulus_bits: int, length: int, *, modulus: int | None = None) -> None:
@@ -129,7 +129,7 @@ class RunningSum:
 
 
 def _operations(modulus: int | None) -> tuple[Operation, Operation]:
-    """Addition and subtraction as ufuncs; ValueError for a prime that there is no arithmetic for."""
+    """Return addition and subtraction as ufuncs; raises ValueError for a prime without arithmetic here."""
     if modulus is None:
         return np.add, np.subtract
     from shared.fields.field64 import P

@@ -33,26 +33,26 @@ class Transcript:
         return cls(tagged_hash("T0", manifest_digest))
 
     def roster(self, roster_root: bytes, keys_nonce: bytes) -> Self:
-        """T1: the roster is frozen."""
+        """Add T1: the frozen roster."""
         return replace(self, head=tagged_hash("T1", self.head, roster_root, keys_nonce))
 
     def sharers(self, bitmap: bytes) -> Self:
-        """T2: U2, who handed in envelopes."""
+        """Add T2: U2, the clients that submitted envelopes."""
         return replace(self, head=tagged_hash("T2", self.head, bitmap))
 
     def survivors(self, bitmap: bytes, root: bytes) -> Self:
-        """T3: U3, who handed in a masked update, and the root of those updates' hashes."""
+        """Add T3: U3, the clients that submitted a masked update, and the root of those updates' hashes."""
         return replace(self, head=tagged_hash("T3", self.head, bitmap, root))
 
     def total(self, sum_digest: bytes) -> Self:
-        """T4: the opened sum."""
+        """Add T4: the opened sum."""
         return replace(self, head=tagged_hash("T4", self.head, sum_digest))
 
 
 def bitmap(members: frozenset[int], n: int) -> bytes:
-    """Positions 0..n-1 as bits, position 0 the lowest bit of the first byte: ceil(n/8) bytes."""
+    """Return positions 0..n-1 as bits, position 0 the lowest bit of the first byte: ceil(n/8) bytes."""
     if any(not 0 <= member < n for member in members):
-        raise ValueError("a member stands outside the roster")
+        raise ValueError("a member is outside the roster")
     return sum(1 << member for member in members).to_bytes((n + 7) // 8, "little")
 
 

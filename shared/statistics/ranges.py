@@ -20,7 +20,7 @@ HALF: Final = MAGNITUDES // 2
 
 
 def _edges() -> Floats:
-    """The rising borders of positive steps, float64[HALF + 1]; the first stands for zero too."""
+    """Return the rising borders of positive steps, float64[HALF + 1]; the first also means zero."""
     step = np.arange(HALF + 1)
     return np.exp2(LOWEST + step // STEPS) * (1 + (step % STEPS) / STEPS)
 

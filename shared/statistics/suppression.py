@@ -1,8 +1,8 @@
 """Small cells, and the other cells that must go with them so that totals do not give them back.
 
-A count from 1 to `least` - 1 is small and is not shown; zeros are. Whoever knows the totals can subtract: in a table
-with totals, a hidden cell is given away exactly when it is a bridge of the graph whose nodes are the rows and columns
-and whose edges are the hidden cells.
+A count from 1 to `least` - 1 is small and is not shown; zeros are. A reader who knows the totals can subtract: in a
+table with totals, a hidden cell is given away exactly when it is a bridge of the graph whose nodes are the rows and
+columns and whose edges are the hidden cells.
 
 Source: Gusfield, A Graph Theoretic Approach to Statistical Data Security (SIAM Journal on Computing 17, 1988), theorem
 for tables of two ways. Totals are cells too: a row's cells less its total is zero, so the same theorem covers them.

@@ -143,7 +143,7 @@ class _Audit:
         fingerprint = keyid_of(self.ca)
         if self.ca_fingerprint is None:
             raise EvidenceInvalid(
-                f"nobody has said which authority to trust; this one's fingerprint is {fingerprint}, "
+                f"no trusted authority was given; this one's fingerprint is {fingerprint}, "
                 "compare it with what the federation published"
             )
         if _plain(self.ca_fingerprint) != fingerprint:

@@ -1,7 +1,7 @@
 """What the log holds and what proves it: documents. The checks over them are in `shared.transparency.records`.
 
 A leaf is the canonical form (`shared.wire.canonical`) of a small document that says what happened; a round's leaf
-holds the digest of its record, so whoever has the record can work the leaf out.
+holds the digest of its record, so any holder of the record can compute the leaf.
 """
 
 from typing import Final, Literal

@@ -113,9 +113,9 @@ def check_certified(
 
 
 def check_own_body(record: RoundRecord, site_id: SiteId, body: Digest) -> None:
-    """This site's update is in the sum as it was handed in; raises RecordInvalid."""
+    """Check that this site's update is in the sum as it was submitted; raises RecordInvalid."""
     if record.bodies.get(site_id) != body:
-        raise RecordInvalid("the record names another update than this site handed in, or none")
+        raise RecordInvalid("the record names another update than this site submitted, or none")
 
 
 def check_head(head: LogHead, key: bytes) -> None:
@@ -129,7 +129,7 @@ def check_head(head: LogHead, key: bytes) -> None:
 
 
 def check_inclusion(leaf: LogEntry | RoundRecord, proof: InclusionProof, head: LogHead) -> None:
-    """The entry, or the round's record, stands in the log under this head; raises LogInvalid."""
+    """Check that the log holds the entry, or the round's record, under this head; raises LogInvalid."""
     if isinstance(leaf, LogEntry) and leaf.index != proof.index:
         raise LogInvalid("the proof is for another entry")
     if proof.size != head.size:

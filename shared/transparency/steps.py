@@ -19,7 +19,7 @@ def check_manifest(record: RoundRecord, coordinator_key: bytes) -> None:
 
 @refusing
 def check_cohort(record: RoundRecord) -> None:
-    """Engine, contributors and minimum are those of the manifest, and nobody from outside the cohort took part."""
+    """Check that engine, contributors and minimum are the manifest's, and that only sites of the cohort took part."""
     manifest, sites = record.manifest.manifest, record.bodies.keys()
     if record.engine != manifest.engine:
         raise RecordInvalid("the record is of another engine than the manifest")

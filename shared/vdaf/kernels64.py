@@ -3,7 +3,7 @@
 Source: the arithmetic of `shared.fields.field64`; the transform is the textbook iterative one (decimation in time).
 Shapes: vectors are uint64[n] and matrices uint64[n, m], C-contiguous and below p unless a docstring says otherwise.
 Compiled by numba with explicit signatures, cached on disk and free of the GIL. Branch-light (it compiles to selects,
-and no table is indexed by a share), but nobody has audited it for constant time.
+and no table is indexed by a share), but not audited for constant time.
 """
 
 import numpy as np

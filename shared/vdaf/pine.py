@@ -4,7 +4,7 @@ Source: draft-chen-cfrg-vdaf-pine-01; Rothblum, Omri, Chen, Talwar (USENIX Secur
 Shapes: a leader's input share is measurement share, proof shares and two blinds; a helper's is four seeds. The public
 share is every aggregator's wraparound part, then every aggregator's verification part.
 Departs: the domain separation tag ends with `ctx`, as in VDAF drafts 13 and later; the published vectors are those of
-an empty one. Integers are taken as well as floats (`shard_integers`).
+an empty one. Integers are accepted as well as floats (`shard_integers`).
 """
 
 import math

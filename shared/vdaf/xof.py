@@ -22,7 +22,7 @@ _ZEROS: Final = memoryview(bytes(_BLOCK))
 
 
 class Xof(ABC):
-    """A stream of bytes that looks random to whoever does not know the seed."""
+    """A stream of bytes that looks random without the seed."""
 
     SEED_SIZE: int = 32
 

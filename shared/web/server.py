@@ -65,8 +65,8 @@ def serve(
 
     `tls_file` holds a key with its certificate (PEM); without it the server speaks plain HTTP. `limits` are those of
     callers, none when they are not given. `proxies`: addresses, separated by commas, whose word about the caller's own
-    address is taken (X-Forwarded-For). A port that is in use, or not ours to take, and a file that cannot be used, end
-    the process with one clear line and status 2.
+    address is trusted (X-Forwarded-For). A port that is in use, or not ours to take, and a file that cannot be used,
+    end the process with one clear line and status 2.
     """
     if limits is not None:
         app.state.limiter = Limiter(limits)

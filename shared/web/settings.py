@@ -55,7 +55,7 @@ class ServiceSettings(BaseSettings):
     aggregator_url: str = Field("http://127.0.0.1:7002", description="Base address of the aggregator")
     registry_url: str = Field("http://127.0.0.1:7004", description="Base address of the registry")
     public_url: str | None = Field(
-        None, description="Base address by which others reach this service, where a proxy stands before it"
+        None, description="Base address by which others reach this service, where a proxy is in front of it"
     )
     enrol_token_file: Path | None = Field(None, description="File of the single-use token for the first certificate")
     tls_file: Path | None = Field(

@@ -124,7 +124,7 @@ class RoundManifest(Digestible):
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
     model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
-    recipe adds up before it trains has a length that nobody but the sites knows: there it is the one that most of them
+    recipe adds up before it trains has a length that only the sites know: there it is the one that most of them
     send.
     """
 
@@ -201,7 +201,7 @@ class SignedManifest(Document):
 
 
 class EnginePublic(Digestible):
-    """What the aggregator publishes for one round, signed by it so that nobody on the way can put another key there."""
+    """What the aggregator publishes for one round, signed by it so that no other key can take its place on the way."""
 
     round_id: RoundId
     manifest_digest: DigestText

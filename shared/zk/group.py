@@ -25,7 +25,7 @@ class PointInvalid(Invalid):
 
 
 class IdentityRefused(Invalid):
-    """The identity stands where a point with a secret behind it is needed."""
+    """The identity was given where a point with a secret behind it is needed."""
 
 
 class ScalarInvalid(Invalid):
@@ -163,7 +163,7 @@ def expand_message(message: bytes, tag: bytes, size: int) -> bytes:
 
 
 def hash_to_group(message: bytes, tag: bytes) -> Point:
-    """RFC 9380 hash_to_ristretto255: nobody knows the logarithm of what comes out."""
+    """Hash to the group by RFC 9380 hash_to_ristretto255; the result's logarithm is unknown."""
     return Point.one_way_map(expand_message(message, tag, UNIFORM_SIZE))
 
 
@@ -174,5 +174,5 @@ def hash_to_scalar(message: bytes, tag: bytes) -> Scalar:
 
 @lru_cache(maxsize=1)
 def second_generator() -> Point:
-    """H of Pedersen commitments: hashed to the group, so that its logarithm to the base G is known to nobody."""
+    """Return H of Pedersen commitments: hashed to the group, so its logarithm to the base G is unknown."""
     return hash_to_group(b"undersong/pedersen/1", b"undersong/second-generator/1 ristretto255_XMD:SHA-512_R255MAP_RO_")

@@ -130,7 +130,7 @@ class Oprf:
             raise InvalidInput(f"an input has at most {_MAX_FRAMED} bytes")
         point = hash_to_group(value, b"HashToGroup-" + self.context)
         if point.is_identity:
-            raise InvalidInput("the input maps to the identity")  # pragma: no cover  (nobody can find one)
+            raise InvalidInput("the input maps to the identity")  # pragma: no cover  (none can be found)
         return point
 
     def _output(self, value: bytes, point: Point, info: bytes) -> bytes:

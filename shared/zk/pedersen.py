@@ -2,8 +2,8 @@
 
 Source: Pedersen, Non-Interactive and Information-Theoretic Secure Verifiable Secret Sharing (CRYPTO 1991); opening:
 Okamoto, Provably Secure and Practical Identification Schemes (CRYPTO 1992); equality: the AND of two openings with one
-response for the value (Camenisch and Stadler 1997). A commitment hides v from everybody, for ever, as long as r is
-uniform; it binds whoever cannot take discrete logarithms. Opening proofs are 96 bytes (c, s_v, s_r), equality 128.
+response for the value (Camenisch and Stadler 1997). A commitment hides v unconditionally as long as r is
+uniform; it binds under the discrete logarithm assumption. Opening proofs are 96 bytes (c, s_v, s_r), equality 128.
 """
 
 import os
@@ -62,12 +62,12 @@ def prove_opening(opening: Opening, context: bytes, *, entropy: bytes | None = N
 
 
 def verify_opening(commitment: Point, context: bytes, proof: bytes) -> None:
-    """Raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    """Verify knowledge of an opening; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
     Point.decode(commitment.encoded)
     challenge, value, blinding = scalars(proof, 3)
     first = commit(value, blinding) - challenge * commitment
     if _opening_statement(commitment, context).challenge(first) != challenge:
-        raise ProofInvalid("whoever made this proof does not know what the commitment holds")
+        raise ProofInvalid("the prover does not know what the commitment holds")
 
 
 def prove_equal(one: Opening, other: Opening, context: bytes, *, entropy: bytes | None = None) -> bytes:

@@ -40,7 +40,7 @@ def verify(key: Point, context: bytes, challenge: bytes, proof: bytes) -> None:
     """Raises `ProofInvalid`, `PointInvalid`, `ScalarInvalid` or `IdentityRefused`."""
     first, response = _parts(key, proof)
     if base(response) != first + _statement(key, context, challenge).challenge(first) * key:
-        raise ProofInvalid("whoever made this proof does not hold the key")
+        raise ProofInvalid("the prover does not hold the key")
 
 
 def verify_batch(proofs: Sequence[Possession]) -> None:

@@ -40,7 +40,7 @@ class Statement:
         return Scalar.reduce(_hash(fields))
 
     def nonces(self, *secrets: Scalar, entropy: bytes | None = None) -> Iterator[Scalar]:
-        """As many secret nonces as are taken. `entropy`: 32 bytes, fresh unless a test repeats a run."""
+        """Yield as many secret nonces as are needed. `entropy`: 32 bytes, fresh unless a test repeats a run."""
         fresh = os.urandom(ENTROPY_SIZE) if entropy is None else entropy
         if len(fresh) != ENTROPY_SIZE:
             raise ValueError(f"entropy has {len(fresh)} bytes, not {ENTROPY_SIZE}")

@@ -21,7 +21,7 @@ administrator of all federations; the other roles are those in the federation th
 the token of the keys service, which knows no other person.
 
 Everybody else is refused: 401 where the kind of credential does not count, 403 for the wrong role, and 404 where the
-thing is another federation's, so that nobody learns that it exists. Lists hold the caller's federations only.
+thing is another federation's, so that no caller learns that it exists. Lists hold the caller's federations only.
 """
 
 

@@ -124,7 +124,7 @@ def test_yaml_guesses_nothing(tmp_path: Path, text: str) -> None:
 def test_a_name_that_is_taken_twice_is_no_name(tmp_path: Path) -> None:
     found = read_declarations(declare(tmp_path, ENTRY, ENTRY, {**ENTRY, "name": "other"}))
     assert list(found.entries) == ["other"]
-    assert "taken twice" in found.reasons()["ward"]
+    assert "used twice" in found.reasons()["ward"]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def table(outcomes: Sequence[Outcome], left: Sequence[str]) -> Table:
         bad = sum(bool(o.faults) for o in mine)
         numbers = (len(mine), sum(o.published for o in mine), sum(len(o.aborted) for o in mine))
         made.add_row(fault, *map(str, numbers), f"[red]{bad}[/]" if bad else "0")
-    made.caption = f"blobs that nobody needs after collection: {len(left)}"
+    made.caption = f"unneeded blobs after collection: {len(left)}"
     return made
 
 

@@ -1,4 +1,4 @@
-"""Every named step of a round: which processes come there, what a crash just after it leaves, and what mends that.
+"""Every named step of a round: which processes reach it, what a crash just after it leaves, and how that is recovered.
 
 The order is that of a round. `docs/operations/fault-matrix.md` is made of this, and of what was tried.
 """
@@ -25,14 +25,14 @@ POINTS: Final[dict[str, Point]] = {
     "coordinator.job.submitted": Point((f"{_C}.api",), "job row, no answer", "the client asks again under its key"),
     "coordinator.round.planned": Point((f"{_C}.worker",), "planned round, hint in the outbox", "relay, then sweeper"),
     "coordinator.nonce.given": Point(
-        (f"{_C}.worker",), "keys has committed, manifest is a draft", "keys gives the same"
+        (f"{_C}.worker",), "the keys service has committed, manifest is a draft", "keys service: the same"
     ),
     "coordinator.round.keyed": Point((f"{_C}.worker",), "open at the aggregator only", "opened again: same key"),
     "coordinator.tasks.out": Point((f"{_C}.worker",), "open tasks, hints in the outbox", "relay; attendance looks"),
     "coordinator.task.leased": Point((f"{_C}.api",), "leased task, no answer", "the site gets its own lease again"),
     "coordinator.task.completed": Point((f"{_C}.api",), "task done, no answer", "the agent asks again"),
     "coordinator.result.heard": Point((f"{_C}.worker",), "published there, not here", "sweeper asks again"),
-    "coordinator.round.stepped": Point((f"{_C}.worker",), "next round planned, nobody drives it", "sweeper"),
+    "coordinator.round.stepped": Point((f"{_C}.worker",), "next round planned, no driver yet", "sweeper"),
     "aggregator.round.opened": Point((f"{_A}.api",), "round row, no answer", "coordinator opens again: same key"),
     "aggregator.message.committed": Point(
         (f"{_A}.api",), "message counted, no answer", "the agent sends the same bytes", times=(1, 5, 9, 13, 17)
@@ -42,15 +42,15 @@ POINTS: Final[dict[str, Point]] = {
     "aggregator.round.claimed": Point((f"{_A}.worker",), "lease of a dead worker", "its lease ends"),
     "aggregator.update.folded": Point((f"{_A}.worker",), "sum in memory only", "folded again, same sum", times=(1, 4)),
     "aggregator.step.frozen": Point((f"{_A}.worker",), "members fixed, not asked", "asks for those", times=(1, 2)),
-    "aggregator.step.witnessed": Point((f"{_A}.worker",), "signed, not stored", "keys gives the same", times=(1, 2)),
+    "aggregator.step.witnessed": Point((f"{_A}.worker",), "signed, not stored", "keys service: the same", times=(1, 2)),
     "aggregator.step.closed": Point(
-        (f"{_A}.worker",), "step closed, nobody told", "relay; long polls look", times=(1, 2, 3, 4, 5, 6)
+        (f"{_A}.worker",), "step closed, no site told", "relay; long polls look", times=(1, 2, 3, 4, 5, 6)
     ),
     "aggregator.sum.opened": Point((f"{_A}.worker",), "frozen round, sum in memory", "computed again, same digest"),
     "aggregator.round.checked": Point((f"{_A}.worker",), "intent to publish", "published by the next worker"),
     "aggregator.version.published": Point((f"{_A}.worker",), "version there, round checked", "registry gives the same"),
-    "aggregator.round.finished": Point((f"{_A}.worker",), "published, record not handed in", "sweeper"),
-    "aggregator.record.given": Point((f"{_A}.worker",), "logged, not noted", "keys gives the same"),
+    "aggregator.round.finished": Point((f"{_A}.worker",), "published, record not submitted", "sweeper"),
+    "aggregator.record.given": Point((f"{_A}.worker",), "logged, not noted", "keys service: the same"),
     "keys.given.committed": Point(
         (f"{_K}.api",), "given, file behind, no answer", "asked again: the same", times=(1, 2, 3, 4)
     ),
@@ -68,8 +68,8 @@ POINTS: Final[dict[str, Point]] = {
     "agent.task.completed": Point((_N,), "told, not settled", "told again"),
     "blob.written": Point((f"{_A}.api", f"{_A}.worker", f"{_R}.api"), "a file in incoming", "cleared away"),
     "blob.stored": Point((f"{_A}.api", f"{_A}.worker", f"{_R}.api"), "a blob without a row", "sent again"),
-    "relay.unrung": Point(_RELAYS, "events in the outbox", "the relay of any process"),
-    "relay.rung": Point(_RELAYS, "rung, not marked", "rung twice: no difference"),
+    "relay.announcing": Point(_RELAYS, "events in the outbox", "the relay of any process"),
+    "relay.announced": Point(_RELAYS, "announced, not marked", "announced twice: no difference"),
     "consumer.heard": Point((f"{_C}.worker", f"{_A}.worker"), "hint with a dead consumer", "claimed by another"),
     "consumer.handled": Point((f"{_C}.worker", f"{_A}.worker"), "done, not acknowledged", "done twice: no difference"),
     "database.committing": Point(_ALL, "nothing", "done again", times=(2, 5)),
@@ -94,12 +94,12 @@ PARTS: Final[dict[str, Point]] = {
     "aggregator.parts.offered": Point(_W, "parts of a dead holder", "ignored by their fence, cleared away"),
     "aggregator.part.claimed": Point(_W, "a claim of a dead worker", "its lease ends; folded from the bodies"),
     "aggregator.part.folded": Point(_W, "half a sum in memory only", "its lease ends; folded from the bodies"),
-    "aggregator.part.stored": Point(_W, "a blob that nobody can read", "its lease ends; cleared away"),
-    "aggregator.part.handed": Point(_W, "a partial sum handed in", "the holder adds it"),
+    "aggregator.part.stored": Point(_W, "a blob without a key", "its lease ends; cleared away"),
+    "aggregator.part.handed": Point(_W, "a partial sum submitted", "the holder adds it"),
     "aggregator.part.added": Point(_W, "sum in memory only, part in the way", "folded again; cleared away"),
 }
 """Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
-`tests/services/aggregator` (`test_parts.py`, `test_processes.py`), where two workers stand on one round."""
+`tests/services/aggregator` (`test_parts.py`, `test_processes.py`), where two workers share one round."""
 
 SHARED: Final = (
     "coordinator.round.keyed",

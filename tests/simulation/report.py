@@ -10,8 +10,8 @@ from tests.simulation.trial import Outcome
 
 _HEAD: Final = """# Fault matrix
 
-Made by `make faults`: do not edit. Each run adds to what earlier runs tried, and the last outcome of each case stands
-here. Each case starts a job of two rounds on a platform of real processes, does one thing
+Made by `make faults`: do not edit. Each run adds to what earlier runs tried, and the last outcome of each case
+is shown here. Each case starts a job of two rounds on a platform of real processes, does one thing
 to it, and compares the books of all parties when everything has ended. Each site adds its own unit vector, so that the
 published sum says how often each site is in it.
 
@@ -30,7 +30,7 @@ both rounds, with everything on one machine.
 
 
 _SUMMARY: Final = """**{} of {} cases tried; {} rounds published, {} aborted with a reason and tried again; \
-{} failures; {} blobs left that nobody needs.**"""
+{} failures; {} unneeded blobs left.**"""
 _PARTS: Final = {
     "Rounds of engine pairwise": lambda case: not case.postgres and case.engine == "pairwise",
     "Rounds of two servers": lambda case: not case.postgres and case.engine == "twoserver",
@@ -128,8 +128,8 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
 
 
 def _legend() -> list[str]:
-    lines = ["## Steps", "", "What a crash right after each step leaves, and what mends it.", ""]
-    lines += ["| step | process | left | mended by |", "| --- | --- | --- | --- |"]
+    lines = ["## Steps", "", "What a crash right after each step leaves, and what recovers from it.", ""]
+    lines += ["| step | process | left | recovery |", "| --- | --- | --- | --- |"]
     lines += [
         f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |"
         for n, p in (POINTS | TWO_SERVERS | PARTS).items()

@@ -33,7 +33,7 @@ SLICE = (
     "aggregator.round.checked (aggregator.worker) / killed",
     "keys.given.committed (keys.api) / killed, time 3",
     "agent.update.kept (agent.north) / killed",
-    "relay.unrung (coordinator.worker) / Redis wiped",
+    "relay.announcing (coordinator.worker) / Redis wiped",
     "all sites - aggregator / replies lost",
 )
 

@@ -63,7 +63,7 @@ def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) 
     before = into.read_text()
     twice = undersong("data", "init", str(tmp_path / "other.csv"), "--into", str(into))
     assert (twice.returncode, into.read_text()) == (1, before)
-    assert "taken twice" in twice.stderr
+    assert "used twice" in twice.stderr
     assert "--name" in twice.stderr
     policy = tmp_path / "policy.yaml"
     policy.write_text(default_policy({}, {"ward": ["age"]}, min_cohort=3, reports=Detail.CODE))

@@ -1,4 +1,4 @@
-"""`undersong doctor`: says what is wrong with a set-up and how to mend it."""
+"""`undersong doctor`: says what is wrong with a set-up and how to fix it."""
 
 import logging
 import sys

@@ -44,7 +44,7 @@ def find_token(tokens: Sequence[Token], name: str) -> Token:
 def find_version(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
     """A model's version: "ver_…" alone, or the model by name or id with a number, an alias or a version's id.
 
-    The version stands in `version` or behind a colon ("heart:3", "heart:champion"); without one it is the newest.
+    The version is given as `version` or behind a colon ("heart:3", "heart:champion"); without one it is the newest.
     """
     if name.startswith("ver_") and not version:
         found = client.version(name)

@@ -127,7 +127,7 @@ def _aliases(model: Model, versions: Sequence[Version]) -> str:
 
 
 def _measured(versions: Sequence[Version]) -> str:
-    """The newest metrics that there are, and of which version."""
+    """Return the newest known metrics and their version as text."""
     measured = [version for version in versions if version.metrics]
     if not measured:
         return ""

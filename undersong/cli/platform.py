@@ -22,11 +22,11 @@ def up(
     port: Annotated[
         int | None, typer.Option("--port", min=1, max=65_529, help="The coordinator's port; the others follow it.")
     ] = None,
-    move: Annotated[bool, typer.Option("--move", help="Choose another port for each that is taken.")] = False,
+    move: Annotated[bool, typer.Option("--move", help="Choose another port for each one in use.")] = False,
 ) -> None:
     """Start coordinator, aggregator, keys and registry on this machine; other commands then find them.
 
-    The first start takes free loopback ports, later ones the same again: a port that is taken is an error.
+    The first start takes free loopback ports, later ones the same again: a port in use is an error.
     """
     began = time.monotonic()
 

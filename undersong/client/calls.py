@@ -211,7 +211,7 @@ def log_entries(start: int, end: int) -> Call[dict[str, list[LogEntry]]]:
 
 
 def inclusion_proof(index: int, size: int) -> Call[InclusionProof]:
-    """That an entry stands in the log of `size` entries."""
+    """Fetch the proof that the log of `size` entries holds an entry."""
     return _get("keys", "/log/proofs/inclusion", InclusionProof, index=index, size=size)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a set-up, and what mends it: one `Finding` for each thing looked at."""
+"""What is wrong with a set-up, and how to fix it: one `Finding` for each thing looked at."""
 
 from undersong.doctor.agent import examine_agent
 from undersong.doctor.findings import Finding

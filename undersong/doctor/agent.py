@@ -33,7 +33,7 @@ _PAGES: Final = 1000
 
 def examine_agent(config: Path) -> Iterator[Finding]:
     """All that can be seen from `agent.yaml` on."""
-    remedy = "mend it, or have it written: undersong site enroll NAME"
+    remedy = "fix it, or have it written: undersong site enroll NAME"
     try:
         settings = load(config)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
@@ -67,7 +67,7 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
             policy, _ = policies.load(settings.policy)
             yield Finding("ok", "policy", str(settings.policy))
         except ConfigError as error:
-            yield Finding("fault", "policy", one_line(error), "mend it; the agent does nothing until then")
+            yield Finding("fault", "policy", one_line(error), "fix it; the agent does nothing until then")
     else:
         yield Finding(
             "warning", "policy", "none yet: the agent writes one that allows what is installed", "read it then"

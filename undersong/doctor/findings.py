@@ -32,7 +32,7 @@ RENEWAL: Final = "docs/operations.md, TLS (`docker compose run --rm secrets`)"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` stands there unless it is fine."""
+    """One thing that was looked at; `remedy` is empty only where it is fine."""
 
     state: State
     subject: str
@@ -76,9 +76,9 @@ def unreachable(subject: str, url: str, error: Exception) -> Finding:
     if isinstance(error, httpx.RemoteProtocolError):
         return Finding("fault", subject, f"at {url} something else listens ({said})", _another_port(url))
     if "refused" in said:
-        return Finding("fault", subject, f"nothing listens at {url}", f"start it, or mend the address {subject}_url")
+        return Finding("fault", subject, f"nothing listens at {url}", f"start it, or correct the address {subject}_url")
     return Finding(
-        "fault", subject, f"{url} does not answer ({said})", f"start it, or mend {subject}_url and the network between"
+        "fault", subject, f"{url} does not answer ({said})", f"start it, or correct {subject}_url or the network"
     )
 
 

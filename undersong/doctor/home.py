@@ -85,6 +85,6 @@ def _blobs(folder: Path, service: str) -> Iterator[Finding]:
             probe.write(b"undersong")
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        yield Finding("fault", f"{service} blobs", f"{folder} cannot be written: {reason}", "mend owner, mode or mount")
+        yield Finding("fault", f"{service} blobs", f"{folder} cannot be written: {reason}", "fix owner, mode or mount")
     else:
         yield disk(folder, f"{service} blobs")

@@ -23,8 +23,8 @@ from undersong.profile import Profile
 SITE_SILENT_S: Final = 60.0
 HELPER: Final = "helper"
 _CAUSES: Final = {
-    ("database", "away"): ("its database does not answer", "start the database, or mend {S}_DATABASE_URL"),
-    ("database", "refused"): ("its database refuses the login", "mend user and password in {S}_DATABASE_URL"),
+    ("database", "away"): ("its database does not answer", "start the database, or correct {S}_DATABASE_URL"),
+    ("database", "refused"): ("its database refuses the login", "correct user and password in {S}_DATABASE_URL"),
     ("database", "locked"): ("its database is locked", "end what holds it, a copy or a second platform"),
     ("database", "full"): ("its database cannot write: the disk is full", "make room on the database's disk"),
     ("schema", "missing"): ("its database has no tables", "python -m services.{s} migrate"),
@@ -41,7 +41,7 @@ _CAUSES: Final = {
     ("redis", "refused"): ("Redis refuses the password", "correct the password in {S}_REDIS_URL"),
     ("redis", "full"): ("Redis is out of memory", "raise its maxmemory"),
     ("blobs", "full"): ("no space is left for updates and models", "make room, or mount a larger volume"),
-    ("blobs", "read-only"): ("the blob store cannot be written", "mend owner and mode of its folder, or its rights"),
+    ("blobs", "read-only"): ("the blob store cannot be written", "fix owner and mode of its folder, or its rights"),
     ("blobs", "away"): ("the blob store is away", "mount its folder, or start the store that {S}_BLOB_URL names"),
     ("certificate", "none"): ("it has not enrolled yet", "start keys, and look at {S}_ENROL_TOKEN_FILE"),
     ("certificate", "expired"): ("its certificate has expired", "enrol it again: docs/operations.md, Secrets"),

@@ -22,7 +22,7 @@ from typing import Any, Final
 from undersong.local.layout import base_environment
 
 GONE: Final = -signal.SIGKILL
-"""The exit code of children whose end nobody could tell, because the nursery itself is gone or frozen."""
+"""The exit code of children whose own is unknown, because the nursery itself is gone or frozen."""
 IMPORT_S: Final = 180.0  # until a new nursery has imported what services share, on a machine that is very busy
 FORK_S: Final = 15.0  # until one that has imported it forks: milliseconds, unless it is frozen
 CODE_S: Final = 10.0  # between a child's end and its exit code: milliseconds, on a machine that is very busy seconds
@@ -83,7 +83,7 @@ class Forked:
 
     def _over(self, timeout_s: float | None) -> bool:
         """Whether the kernel says that it has ended, within the time."""
-        if self._pidfd is None:  # its code, or that nobody can tell it
+        if self._pidfd is None:  # its code, or GONE
             return self._told.wait(timeout_s)
         waiting = select.poll()
         waiting.register(self._pidfd, select.POLLIN)
@@ -214,7 +214,7 @@ class Forks:
             return None if self._closed else self._nursery
 
     def _replace(self, failed: Nursery) -> None:
-        """Kill a nursery that did not answer, so that it can never carry the order out late; once for each."""
+        """Replace a nursery that did not answer, killing it so that it cannot act on the order late. Idempotent."""
         with self._lock:
             if self._nursery is failed and not self._closed:
                 failed.kill()

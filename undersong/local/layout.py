@@ -177,7 +177,7 @@ def is_free(port: int) -> bool:
 def choose_ports(stored: Path, first: int | None = None, *, move: bool = False, wait_s: float = 0.0) -> dict[str, int]:
     """The port of each process by its name, written to `stored`: those of the last run, or a row from `first` on.
 
-    `wait_s`: how long what is taken may take to come free, where the last run was killed and its processes still stop.
+    `wait_s`: how long to wait for ports in use, where the last run was killed and its processes are still stopping.
     Raises StartError for a port that another program holds, unless `move` allows another in its place.
     """
     previous = _last_ports(stored)

@@ -57,7 +57,7 @@ A failure is one line, its remedy, and an exit code:
 ## Which platform
 
 `undersong login` stores profiles; a platform that runs on this machine (`undersong up`) has one of its own (`local`)
-and keeps its ports from start to start. A command speaks to the first of these that there is:
+and keeps its ports from start to start. A command speaks to the first of these that is set:
 
 1. the profile of `--profile NAME`, then that of `UNDERSONG_PROFILE`;
 2. the addresses in `UNDERSONG_COORDINATOR_URL`, `UNDERSONG_TOKEN` and the others of their kind;

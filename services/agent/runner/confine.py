@@ -1,7 +1,7 @@
 """The child shuts itself in before any recipe is imported: what it may read, write, reach, start and use up.
 
-Every layer that the kernel offers is taken, without root, and none is required: what is missing is said in the hello
-and so in the agent's log. All of it holds for this process and all that it starts, and cannot be undone.
+Every layer that the kernel offers is used, without root, and none is required: what is missing is named in the hello
+message and so in the agent's log. All of it holds for this process and all that it starts, and cannot be undone.
 """
 
 from __future__ import annotations

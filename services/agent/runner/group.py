@@ -101,7 +101,7 @@ def _own_memory(process: Path) -> int:
 def kill(family: Family, *, ours: bool) -> int:
     """Kill every process of the family; wait until they are gone. Returns how many there were besides the first.
 
-    `ours`: this very agent started it, so that its group's number cannot be somebody else's by now.
+    `ours`: this very agent started it, so its group's number cannot belong to another process by now.
     """
     seen: set[int] = set()
     until = time.monotonic() + GONE_S

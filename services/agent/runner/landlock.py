@@ -1,4 +1,4 @@
-"""Landlock: the kernel takes from this process, for ever, every file, TCP port and signal that it was not given.
+"""Landlock: the kernel permanently denies this process every file, TCP port and signal that it was not given.
 
 The numbers are those of the kernel's header `linux/landlock.h` and of its documentation (userspace-api/landlock).
 Only the calling thread and what it starts later is restricted, so this comes before any other thread.

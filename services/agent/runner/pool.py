@@ -189,7 +189,7 @@ class Pool:
         return child
 
     async def _launch(self, setup: Setup) -> Channel:
-        """Start a child; one whose start is cancelled is awaited and killed, because somebody must."""
+        """Start a child; where the start is cancelled, await the child and kill it, as no other code would."""
         starting = asyncio.ensure_future(self._launcher.start(setup))
         try:
             return await asyncio.shield(starting)

@@ -1,7 +1,7 @@
 """How many threads a recipe's libraries may start: the processors that this agent may use, shared with other agents.
 
-Numerical libraries start a thread for each processor of the machine, whatever a container may use of them and whoever
-else computes there. Each running agent of this user holds a lock on a file, which the kernel takes back when the agent
+Numerical libraries start a thread for each processor of the machine, however few a container may use and whatever
+else runs there. Each running agent of this user holds a lock on a file, which the kernel takes back when the agent
 ends; the number of locked files is the number of agents.
 """
 

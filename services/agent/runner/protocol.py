@@ -161,7 +161,7 @@ class Runner(Protocol):
     name: str
 
     async def describe(self) -> Description:
-        """Ask what there is; TaskFailure when the child cannot say."""
+        """Ask the child for its recipes and data; raises TaskFailure when it cannot describe them."""
 
     async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
         """Run one order; TaskFailure with a code and what happened."""

@@ -1,4 +1,4 @@
-"""System calls that a recipe has no use for are refused by the kernel, for ever, for all that it starts.
+"""A seccomp filter: the kernel refuses system calls that a recipe does not need, to it and to all it starts.
 
 A list of refusals, not of permissions: libraries for numbers must go on working. It closes what Landlock does not
 (sockets of every kind, other processes' memory, modes and owners of files by path) and keeps every descendant in the

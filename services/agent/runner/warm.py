@@ -182,7 +182,7 @@ class WarmRunner:
 
 
 def _unheard(_: float) -> None:
-    """Nobody waits for the progress of a description."""
+    """Ignore the progress of a description."""
 
 
 def _names(schemas: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -129,7 +129,7 @@ class Workshop:
         if recipe.spec.digest != digest:
             raise OrderRefused("recipe-digest", "its spec.digest must be source_digest(Path(__file__))")
         if recipe.spec.name in BUILT_IN or recipe.spec.name in found:
-            raise OrderRefused("recipe-name", f"the name {recipe.spec.name} is taken")
+            raise OrderRefused("recipe-name", f"the name {recipe.spec.name} is used twice")
         return recipe
 
     def _declarations(self) -> tuple[dict[str, DatasetEntry], dict[str, str]]:

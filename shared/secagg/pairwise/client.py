@@ -129,7 +129,7 @@ class ClientState:
             raise RoundAborted("this client's envelopes are said to be missing")
         senders = [j for j in frame.around[me] if j in sharers]
         if len(senders) + 1 < frame.topology.threshold:
-            raise RoundAborted("too few neighbours handed in their shares")
+            raise RoundAborted("too few neighbours submitted their shares")
         if self.sharers and self.sharers != sharers:
             raise RoundAborted("a second list of sharers was shown for one attempt")
         parts = messages.slices(delivery.envelopes, messages.ENVELOPE_BYTES, len(senders))
@@ -187,7 +187,7 @@ class ClientState:
         return sign(statement)
 
     def open(self, survivors: Survivors, commitments: Mapping[int, bytes]) -> Opening:
-        """R4: shares of b for survivors, of s for those who fell out; never both for one client.
+        """R4: shares of b for survivors, of s for dropouts; never both for one client.
 
         The caller keeps, durably and over all attempts, that this (job, round) was answered: see `answered once`
         in the agent. commitments are survivors' signatures by position (quorum mode).

@@ -95,7 +95,7 @@ def refused_dealers(complaints: Mapping[int, Sequence[Complaint]], limit: int) -
 def disputed(complaints: Mapping[SiteId, Sequence[SiteId]], refused: Set[str], limit: int) -> tuple[Fault, ...]:
     """The dealers that stay in the round although sites complain about them, from each complainer's dealers.
 
-    Nobody but the two can tell which of them is wrong: what is in an envelope is for its reader alone.
+    Only the two can tell which of them is wrong: the contents of an envelope are for its reader alone.
     """
     by_dealer: dict[SiteId, list[SiteId]] = {}
     for site, dealers in sorted(complaints.items()):

@@ -58,8 +58,8 @@ class PairwiseServer:
         return Opened({}, State().pack())
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
-        """Nobody is asked for anything at the beginning."""
-        raise UpdateRefused("engine pairwise asks nobody to begin a round")
+        """Raise: no party is asked at the beginning."""
+        raise UpdateRefused("engine pairwise asks no party to begin a round")
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Masked words are as long as plain ones."""
@@ -104,7 +104,7 @@ class PairwiseServer:
         return header.length
 
     def sum_asks(self, server_round: ServerRound) -> Asks:  # noqa: ARG002
-        """Nobody is asked."""
+        """Raise: no party is asked."""
         return NO_ASKS
 
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:

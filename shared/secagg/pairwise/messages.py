@@ -85,7 +85,7 @@ class Delivery(Message):
 
 @dataclass(frozen=True, slots=True)
 class Survivors(Message):
-    """Who handed in a masked update (U3), the root over those updates, and keys' one signature over both."""
+    """Who submitted a masked update (U3), the root over those updates, and the witness's one signature over both."""
 
     members: bytes
     root: bytes = _sized(32)

@@ -20,7 +20,7 @@ Check = Callable[[bytes], bool]
 
 
 def share_commitment(ctx: bytes, kind: str, dealer: int, holder: int, share: bytes) -> bytes:
-    """The hash of one share, by which its dealer stands; `kind` is b or s. A share has 256 bits that nobody knows."""
+    """Return the dealer's commitment to one share, a hash; `kind` is b or s. A share has 256 unknown bits."""
     positions = dealer.to_bytes(4, "little") + holder.to_bytes(4, "little")
     return transcript.tagged_hash("share", ctx, kind.encode(), positions, share)
 

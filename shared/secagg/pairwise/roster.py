@@ -115,7 +115,7 @@ class Roster:
         return merkle.root([member.leaf() for member in self.members])
 
     def position(self, site_id: str) -> int:
-        """Where a client stands; raises RoundAborted where it does not."""
+        """Return a client's position; raises RoundAborted where it has none."""
         try:
             return self._positions[site_id]
         except KeyError:

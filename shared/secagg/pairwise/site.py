@@ -61,9 +61,9 @@ class PairwiseClient:
 
 
 def _check_included(client: ClientState, survivors: Survivors, path: list[bytes], client_round: ClientRound) -> None:
-    """The client's own body stands under the root that the witness signed."""
+    """Check that the client's own body is under the root that the witness signed; raises RoundAborted."""
     if client.frame is None or client_round.body is None:
-        raise RoundAborted("this client has not handed in an update")
+        raise RoundAborted("this client has not submitted an update")
     n, me = len(client.frame.roster.members), client.frame.roster.position(client_round.site_id)
     alive = sorted(transcript.members(survivors.members, n))
     if me not in alive:
@@ -73,7 +73,7 @@ def _check_included(client: ClientState, survivors: Survivors, path: list[bytes]
             transcript.body_leaf(me, client_round.body), alive.index(me), len(alive), path, survivors.root
         )
     except merkle.ProofInvalid as error:
-        raise RoundAborted("another update than this client's stands in its place") from error
+        raise RoundAborted("another update is in this client's place") from error
 
 
 def _survivors(answer: bytes | None) -> tuple[Survivors, list[bytes]]:

@@ -209,7 +209,7 @@ def _complaints(
 def close_upload(
     server_round: ServerRound, state: State, uploads: Mapping[SiteId, bytes], reply: bytes | None
 ) -> Closed:
-    """Freeze U3, the survivors, with the witness's signature; each is shown where its own body stands."""
+    """Freeze U3, the survivors, with the witness's signature; each gets the inclusion proof of its own body."""
     server = state.server(server_round)
     signed = {server.roster.position(site): upload for site, upload in uploads.items()}
     by_position = {i: split_upload(upload)[0] for i, upload in signed.items()}

@@ -1,4 +1,4 @@
-"""What the record of a round of engine `sealed` must show: that it claims nothing which nobody vouched for."""
+"""What the record of a round of engine `sealed` must show: that it claims no signature that this engine lacks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -20,11 +20,11 @@ class SealedAudit:
         )
 
     def named_voucher(self, record: RoundRecord) -> Digest | None:  # noqa: ARG002
-        """Nobody vouches for the set."""
+        """Return nothing: no witness signs the set."""
         return None
 
     def check_voucher(self, record: RoundRecord, voucher: bytes) -> None:  # noqa: ARG002
-        """Raise: nobody vouches for the set."""
+        """Raise: no witness signs the set."""
         raise RecordInvalid(f"in a round of engine {record.engine} no party vouches for the set of updates")
 
     def identities(self, record: RoundRecord) -> Mapping[SiteId, bytes]:  # noqa: ARG002

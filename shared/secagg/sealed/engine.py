@@ -61,8 +61,8 @@ class SealedServer:
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
-        """Nobody is asked for anything at the beginning."""
-        raise UpdateRefused("engine sealed asks nobody to begin a round")
+        """Raise: no party is asked at the beginning."""
+        raise UpdateRefused("engine sealed asks no party to begin a round")
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
         """Payload bytes: the plain size and one tag for each chunk."""
@@ -106,7 +106,7 @@ class SealedServer:
         return header.length
 
     def sum_asks(self, server_round: ServerRound) -> Asks:  # noqa: ARG002
-        """Nobody is asked."""
+        """Raise: no party is asked."""
         return NO_ASKS
 
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:  # noqa: ARG002

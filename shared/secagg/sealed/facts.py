@@ -10,8 +10,8 @@ FACTS: Final = EngineFacts(
     steps=(UPLOAD,),
     smallest=1,
     wording=Wording(
-        description="Nobody on the way, in storage or at the coordinator sees an update; the aggregator sees each one.",
-        protection="Each update is sealed to the aggregator's key for this round. Nobody on the way, on disk or at the "
+        description="No one on the way, in storage or at the coordinator sees an update; the aggregator sees each one.",
+        protection="Each update is sealed to the aggregator's key for this round. No one on the way, on disk or at the "
         "coordinator can read it; the aggregator itself sees every single update.",
         seen_by="the aggregator sees each update",
     ),

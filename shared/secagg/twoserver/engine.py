@@ -1,7 +1,7 @@
 """The twoserver engine at the seam (`shared.secagg.engine`): one message from each site, two servers, only the sum.
 
 The leader is the aggregator, the helper a process in the trust domain of keys. A site splits its vector, proves its
-norm, and hands in one report. Leader and helper verify each report together (`leader.examine`, `helper.judge`), agree
+norm, and submits one report. Leader and helper verify each report together (`leader.examine`, `helper.judge`), agree
 once on whose reports are in the sum, and the helper gives its share of that one sum. The step `upload` is closed with
 the helper's signature over the accepted set. Weights are equal: a weight would move a site beyond the proved bound.
 """
@@ -193,7 +193,7 @@ class TwoServerSite:
 
 
 def vector_of(manifest: RoundManifest, payload: Payload) -> Integers:
-    """The integers that are split: of a training update without its tail, whose loss nobody could prove."""
+    """Return the integers to split: of a training update without its tail, as no proof could cover its loss."""
     words = signed(unpack(payload.data, payload.modulus_bits), payload.modulus_bits)
     if manifest.kind is RoundKind.TRAIN:
         words = words[:-TAIL_LENGTH]

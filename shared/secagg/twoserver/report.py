@@ -1,4 +1,4 @@
-"""One site's report: what it hands in, how both halves are sealed, and what its signature covers.
+"""One site's report: what it submits, how both halves are sealed, and what its signature covers.
 
 The body is an update's (`shared.wire.updates`): its header carries the report's public parts and the helper's sealed
 share, its payload is the leader's sealed share. HPKE (RFC 9180) seals each share to one server's key of the round,

@@ -2,7 +2,7 @@
 
 `pine`: training updates. Field elements of Field64 with a zero-knowledge proof that the L2 norm is within the bound
 (docs/protocols.md). `ranged`: statistics that are counts, each proved to be from 0 to the round's bound (Prio3 SumVec
-over Field64, three proofs). `additive`: other statistics and evaluation sums, whose norm nobody bounds: words modulo
+over Field64, three proofs). `additive`: other statistics and evaluation sums, whose norm is not bounded: words modulo
 2**64 and no proof at all. Shapes: a vector is int64[d] or uint64[d]; an out share is uint64[d], of which only sums are
 ever opened.
 """
