@@ -49,7 +49,7 @@ def test_architecture_names_every_folder(folder: str) -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_paths_that_a_guide_names_exist(page: Path) -> None:
-    """In code marks, relative to the root; a word in capitals stands for any name."""
+    """In code marks, relative to the root; a word in capitals means any name."""
     text = page.read_text("utf-8")
     named = re.findall(r"`((?:shared|services|recipes|undersong|tests|deploy|docs|examples)(?:/[\w./-]+)?)`", text)
     real = [path for path in named if not re.search(r"/[A-Z]+\b", path)]

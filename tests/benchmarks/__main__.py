@@ -29,7 +29,7 @@ def groups() -> list[str]:
 
 
 def machine() -> dict[str, object]:
-    """What the numbers were taken on."""
+    """Describe the machine of the measurement."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

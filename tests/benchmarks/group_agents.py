@@ -2,7 +2,7 @@
 
 A lease's time goes from the task's opening (the database's clock) to when its agent has it (the agent's clock, of the
 same machine). Every task of every round must have been leased, and every poll answered as the protocol says. Memory of
-the coordinator's API is taken every few seconds, after a warm-up. BENCH_AGENTS_MINUTES: how long, 10 by default;
+the coordinator's API is sampled every few seconds, after a warm-up. BENCH_AGENTS_MINUTES: how long, 10 by default;
 BENCH_AGENTS_IDLE: how many wait.
 """
 

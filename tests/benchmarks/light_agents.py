@@ -37,7 +37,7 @@ from shared.secagg.engine import ClientRound, Payload
 from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, train_payload
 from shared.wire.manifest import RoundKind, RoundManifest
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 from undersong.client import AsyncClient, calls
 from undersong.profile import Profile
 
@@ -136,7 +136,7 @@ class LightAgent:
         await self._coordinator.ask(Call.json("PUT", "/v1/sites/self/profile", profile))
 
     async def run(self) -> None:
-        """Poll, and do what there is to do, until cancelled."""
+        """Poll, and run the tasks, until cancelled."""
         await asyncio.sleep(random.uniform(0, FIRST_POLLS_WITHIN_S))
         while True:
             try:
@@ -212,7 +212,7 @@ class LightAgent:
         """Write the sealed body, named by its digest. In a thread."""
         client_round = ClientRound(manifest, self.site_id, lease.engine_public.document.public)
         client = engine_named(manifest.engine).client
-        _, pieces = client.upload(client_round, client.begin(client_round, NOBODY), None, _payload(manifest))
+        _, pieces = client.upload(client_round, client.begin(client_round, UNCERTIFIED), None, _payload(manifest))
         return _written(pieces, self._crowd.folder)
 
 

@@ -150,7 +150,7 @@ class Round:
         self.server_round, self.answers = replace(self.server_round, secret=closed.secret), dict(closed.answers)
 
     def step(self, step: str, lost: frozenset[SiteId]) -> None:
-        """One step: every site that is still there says its message, or hands in its update."""
+        """Run one step: every site that has not dropped out sends its message, or its update."""
         there = self.answers.keys() - lost
         if step == UPLOAD:
             for site in sorted(there):
@@ -241,7 +241,7 @@ class Round:
         yield header, BytesSource(memoryview(self.bodies[site])[offset:])
 
     def record(self, sites: Mapping[SiteId, bytes]) -> RoundRecord:
-        """What the aggregator hands in for the log."""
+        """Return what the aggregator submits for the log."""
         found, coordinator = self.server.evidence(self.server_round), SIGNERS["coordinator"]
         signature = coordinator.private.sign(self.manifest.statement()).hex()
         record = RoundRecord.model_validate(

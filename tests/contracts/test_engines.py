@@ -25,7 +25,7 @@ from shared.wire.records import RoundRecord
 from shared.wire.updates import read_header
 from tests.contracts import threshold
 from tests.contracts.rounds import CERTIFIED, SIGNERS, SITES, Round, manifest_of, readdressed
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 NAMES = (*ENGINES, threshold.FACTS.name)
 SUMMED = (RoundKind.TRAIN, RoundKind.STATISTICS)
@@ -156,7 +156,7 @@ def test_a_site_begins_only_with_what_the_parties_signed(name: str) -> None:
         if not round_.asked_to_begin:
             continue
         with pytest.raises(Refusal):
-            round_.client.begin(client_round, NOBODY)
+            round_.client.begin(client_round, UNCERTIFIED)
         with pytest.raises(Refusal):
             round_.client.begin(replace(client_round, public={}), CERTIFIED)
         with pytest.raises(Refusal):  # signed, for another attempt
@@ -221,7 +221,7 @@ def test_a_second_survivor_set_is_never_opened(name: str) -> None:
     round_.step(UPLOAD, frozenset())
     fewer = sorted(round_.bodies)[:-1]
     if round_.facts.vouched_by is None:
-        assert round_.facts.sees_updates, "where nobody vouches for the set, a person is told that updates are seen"
+        assert round_.facts.sees_updates, "where no witness signs the set, a person is told that updates are seen"
         return
     second = before
     for replies in (None, *round_.vouched):
@@ -306,7 +306,7 @@ def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def bent(value: Any, data: st.DataObject) -> Any:
-    """The same value with one bit changed: of a number, or of the bytes that a text stands for in hexadecimal."""
+    """The same value with one bit changed: of a number, or of the bytes that a text gives in hexadecimal."""
     if isinstance(value, int):
         return value ^ 1 << data.draw(st.integers(0, 3))
     raw = bytearray.fromhex(value)

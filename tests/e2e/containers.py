@@ -34,7 +34,7 @@ def has_engine() -> bool:
 
 
 class Compose:
-    """One compose project with free ports, and the CLI as somebody outside would use it."""
+    """One compose project with free ports, and the CLI as a user outside would run it."""
 
     def __init__(self) -> None:
         self.ports = {service: free_port() for service in (*SERVICES, "helper")}
@@ -56,7 +56,7 @@ class Compose:
 
     @property
     def ca_file(self) -> Path:
-        """What the operator hands to whoever is to trust the platform."""
+        """Return what the operator gives to those who are to trust the platform."""
         self._ca_file.write_text(self("exec", "-T", "edge", "cat", "/etc/undersong/ca.pem"))
         return self._ca_file
 

@@ -97,7 +97,7 @@ def test_the_edge_keeps_its_limits(compose: Compose) -> None:
         trust.wrap_socket(raw, server_hostname="localhost") as slow,
     ):
         slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-        assert slow.recv(1024) == b""  # closed within the header's deadline, not held for ever
+        assert slow.recv(1024) == b""  # closed within the header's deadline, not held open
 
 
 def test_the_dashboard_opens_with_the_first_token(compose: Compose) -> None:

@@ -1,4 +1,4 @@
-"""Each broken state gets its cause and its remedy: real services, really broken, one after the other, and mended."""
+"""Each broken state gets its cause and its remedy: real services, really broken, one after the other, and fixed."""
 
 import json
 import os

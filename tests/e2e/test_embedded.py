@@ -108,7 +108,7 @@ def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -
 
 
 def test_agents_read_the_whole_log_and_find_nothing_wrong(platform: Platform) -> None:
-    """After rounds and kills: manifests carry heads, every agent compared them, and nobody raised an alarm."""
+    """After rounds and kills: manifests carry heads, every agent compared them, and none raised an alarm."""
     client = platform.client
     job = client.wait(client.submit_job(null_job(platform, "watched", rounds=2)).id, timeout_s=60)
     assert job.version_id is not None

@@ -306,7 +306,7 @@ def test_an_older_database_comes_forward_under_traffic(platform: Platform, job: 
 
 
 def published_rows(platform: Platform) -> list[tuple[str, str]]:
-    """Rounds that were published, by the aggregator's books."""
+    """Rounds that were published, by the aggregator's database."""
     with closing(sqlite3.connect(platform.home / "aggregator" / "aggregator.sqlite", timeout=30)) as db:
         return db.execute("SELECT id, phase FROM rounds WHERE phase = 'published' ORDER BY id").fetchall()
 
@@ -364,7 +364,7 @@ def task_of(platform: Platform, job: Job, site: str) -> dict[str, Any]:
 def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:
     """Frozen or killed, it takes nothing along, and what dies afterwards is started again.
 
-    Last in this file: nobody can tell the exit codes of what the killed one had forked.
+    Last in this file: the exit codes of what the killed one had forked cannot be known.
     """
     assert platform._forks is not None
     before = {name: process.pid for name, process in platform.processes.items()}

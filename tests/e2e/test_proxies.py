@@ -167,7 +167,7 @@ def test_a_proxy_that_refuses_is_named(site: Site) -> None:
 
 
 def test_a_companys_authority_counts_beside_the_platforms(site: Site) -> None:
-    """`only` is the file and nobody else; `added` is the file and the system's store."""
+    """`only` is the file and no other authority; `added` is the file and the system's store."""
     other = TransportAuthority.ensure(site.folder / "company", utc_now())
     system = site.folder / "system.pem"
     system.write_bytes(site.ca_file.read_bytes())

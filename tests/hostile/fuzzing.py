@@ -1,4 +1,4 @@
-"""What every answer to a generated request must hold, whoever sent it; and the sending."""
+"""What every answer to a generated request must hold, for every caller; and the sending."""
 
 import os
 import zlib
@@ -41,7 +41,7 @@ CHECKS: Final = [
     unsupported_method,
     allow_header_conformance,
 ]
-UNKNOWN: Final = ("nobody", "wrong-token", "revoked-token")
+UNKNOWN: Final = ("anonymous", "wrong-token", "revoked-token")
 NOT_ASKED_WHO: Final = {400, 401, 404, 405, 411, 413, 415, 422}
 SENT: Final[Counter[str]] = Counter()
 """Requests by service, and ``<service> 5xx``."""
@@ -99,7 +99,7 @@ def place_known_ids(stage: Stage, case: Any) -> None:
     """In every second case, ids of things that exist; and no waiting."""
     number = _number(case, "ids")
     known = {**stage.ids, "subject": stage.ids["round_id"], "step": "advertise"}
-    if case.path.endswith("/events"):  # of a running job they would go on for ever
+    if case.path.endswith("/events"):  # of a running job they would not end
         known["job_id"] = stage.ids["ended_job_id"]
     if number % 2:
         for name, value in (case.path_parameters or {}).items():
@@ -115,7 +115,7 @@ def _likely(case: Any) -> tuple[str, ...]:
     schemes = [name for entry in case.operation.definition.raw.get("security", []) for name in entry]
     people = ("root", "scientist", "owner", "admin", "operator", "auditor") if "HTTPBearer" in schemes else ()
     signers = ("site", "coordinator", "aggregator", "other-site") if "signature" in schemes else ()
-    return (*people, *signers) or ("nobody",)
+    return (*people, *signers) or ("anonymous",)
 
 
 def send(stage: Stage, service: str, case: Any, caller: str) -> httpx.Response:
@@ -130,7 +130,7 @@ def send(stage: Stage, service: str, case: Any, caller: str) -> httpx.Response:
 
 
 def judge(case: Any, caller: str, response: httpx.Response) -> None:
-    """No 5xx, nothing undocumented, every refusal a problem document, nobody unknown let in."""
+    """Check: no 5xx, nothing undocumented, every refusal a problem document, no unknown caller let in."""
     status = response.status_code
     assert status < 500, "a server error"
     documented = case.operation.definition.raw["responses"]
@@ -139,7 +139,7 @@ def judge(case: Any, caller: str, response: httpx.Response) -> None:
     if status >= 400:
         check_problem(response)
     if caller in UNKNOWN and case.operation.definition.raw.get("security") and same_method:
-        assert status in NOT_ASKED_WHO, f"{status} to somebody unknown"
+        assert status in NOT_ASKED_WHO, f"{status} to an unknown caller"
 
 
 def check_problem(response: httpx.Response) -> Problem:

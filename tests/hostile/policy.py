@@ -1,7 +1,7 @@
 """Who may do what: one line for each operation of each service. `docs/authorisation.md` is written from this.
 
 Columns of people are roles in the federation that the thing asked for belongs to. ``root`` is an administrator of all
-federations; `sites` are those of the same federation. Whoever is not named is refused: with 401 when his kind of
+federations; `sites` are those of the same federation. A caller that is not named is refused: with 401 when its kind of
 credential does not count here, with 403 for the wrong role, and with 404 when the thing is another federation's.
 """
 

@@ -1,4 +1,4 @@
-"""A real platform of two federations with somebody in every role: what hostile requests are tried against."""
+"""A real platform of two federations with a caller in every role: what hostile requests are tried against."""
 
 import asyncio
 from collections.abc import Iterator
@@ -44,10 +44,10 @@ class Bearer(httpx.Auth):
 
 @dataclass
 class Stage:
-    """Who there is, and what there is in the first federation.
+    """The callers, and the resources of the first federation.
 
-    Seats: ``nobody``, ``wrong-token``, ``revoked-token``, the four roles in the first federation, ``other-<role>`` in
-    the second, ``root`` (admin of all), ``operator`` (keys' own token), ``site``, ``other-site``, and each service.
+    Callers: ``anonymous``, ``wrong-token``, ``revoked-token``, the four roles in the first federation, ``other-<role>``
+    in the second, ``root`` (admin of all), ``operator`` (keys' own token), ``site``, ``other-site``, and each service.
     """
 
     urls: dict[str, str]
@@ -64,14 +64,14 @@ class Stage:
             return SigningAuth(self.identities[caller], service)
         if caller in self.tokens:
             return Bearer(self.tokens[caller])
-        if caller == "nobody":
+        if caller == "anonymous":
             return None
         raise KeyError(caller)
 
     @property
     def callers(self) -> tuple[str, ...]:
-        """Everybody."""
-        return ("nobody", *self.tokens, *self.identities)
+        """Return all callers."""
+        return ("anonymous", *self.tokens, *self.identities)
 
     def ask(self, caller: str, service: str, method: str, path: str, **more: Any) -> httpx.Response:
         """One request."""
@@ -184,7 +184,7 @@ def _job(stage: Stage) -> None:
 
 
 def _lease(stage: Stage) -> dict[str, Any]:
-    """The task of the open round. The round takes whom it likes: whoever that is, is the stage's site from now on."""
+    """Return the task of the open round. The round draws its sites: the one drawn is the stage's site from now on."""
     deadline = Deadline(100)
     while not deadline.over():
         for caller in SITES:

@@ -42,7 +42,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def body_of(stage: Stage, operation: str) -> dict[str, Any]:
-    """A request body that would be taken from whoever may ask, as far as that does no harm."""
+    """Return a request body that would be accepted from a permitted caller, as far as that does no harm."""
     ids = stage.ids
     lease = {"lease_token": ids["lease_token"]}
     bodies: dict[str, Any] = {
@@ -60,7 +60,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/tasks/{task_id}/failures": lease | {"code": "odd", "message": "", "retryable": True},
         "PUT /v1/rounds/{round_id}": {"manifest": {}, "keyid": "0" * 64, "signature": "00"},
         "POST /v1/rounds/{round_id}/lost": {"sites": []},
-        "POST /v1/enrolment-tokens": {"kind": "service", "name": "nobody"},
+        "POST /v1/enrolment-tokens": {"kind": "service", "name": "unknown"},
         "POST /v1/enrolment-challenges": {"public_key": "0" * 64},
         "POST /v1/enrolments": {"token": "x", "challenge_id": "x", "public_key": "0" * 64, "proof": "0" * 128},
         "POST /v1/certificates/rotations": {"public_key": "0" * 64, "proof": "0" * 128},
@@ -210,7 +210,7 @@ def test_what_is_anothers_and_what_is_nowhere_are_answered_alike(stage: Stage, s
     mine = {name: stage.ids[f"other-{name}"] for name in IDS if own and f"other-{name}" in stage.ids}
     told: list[str] = []
     strangers = [
-        caller for caller in stage.callers if caller.startswith("other-") or caller in ("nobody", "wrong-token")
+        caller for caller in stage.callers if caller.startswith("other-") or caller in ("anonymous", "wrong-token")
     ]
     compared = 0
     for operation in sorted(POLICY[service]):

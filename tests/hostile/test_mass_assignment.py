@@ -1,4 +1,4 @@
-"""No request says more than its schema: a field that nobody knows is refused, so none sets what is the server's."""
+"""No request says more than its schema: an unknown field is refused, so none sets what is the server's."""
 
 import json
 from collections.abc import Iterator

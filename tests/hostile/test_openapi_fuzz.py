@@ -1,6 +1,6 @@
 """Every operation of every service, in every role and in none, with requests that schemathesis makes up.
 
-No 5xx, no status that the OpenAPI file does not name, every refusal a problem document, nobody unknown let in. The
+No 5xx, no status that the OpenAPI file does not name, every refusal a problem document, no unknown caller let in. The
 cases are the same at every run. `make fuzz` sends many more and prints how many.
 """
 

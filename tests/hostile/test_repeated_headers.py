@@ -36,7 +36,7 @@ SINGLE = (
     "range", "referer", "sec-fetch-site", "signature", "signature-input", "traceparent", "transfer-encoding",
     "undersong-certificate", "update-signature", "user-agent", "x-forwarded-proto", "x-made-up", "x-request-id",
 )  # fmt: skip
-"""What the services and the framework read, and what nobody reads."""
+"""What the services and the framework read, and what neither reads."""
 Headers = list[tuple[bytes, bytes]]
 
 

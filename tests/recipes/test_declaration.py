@@ -1,4 +1,4 @@
-"""`datasets.yaml`: scalars are the text that stands there, and every name that refers to something is resolved."""
+"""`datasets.yaml`: scalars are the text as written, and every name that refers to something is resolved."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is no file is refused at once, by every reader of a path that somebody chose."""
+"""What is no file is refused at once, by every reader of a path that a user chose."""
 
 import os
 import socket

@@ -94,7 +94,7 @@ def paused() -> Iterator[Case]:
 
 
 def wiped() -> Iterator[Case]:
-    """Redis is emptied while a process stands exactly here."""
+    """Redis is emptied while a process is held exactly here."""
     for point, facts in POINTS.items():
         if point.startswith(("relay.", "consumer.", "coordinator.", "aggregator.")):
             for process in facts.processes:
@@ -145,7 +145,7 @@ def processes(chance: random.Random) -> Iterator[Case]:
 
 
 def databases() -> Iterator[Case]:
-    """PostgreSQL: restarted while a process stands at a step, and cut off."""
+    """PostgreSQL: restarted while a process is held at a step, and cut off."""
     for point in (
         "coordinator.round.keyed",
         "coordinator.task.leased",

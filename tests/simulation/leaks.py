@@ -70,7 +70,7 @@ class Haystack:
             blocks[hashlib.sha256(block).digest()] = block
 
     def places(self, secrets: Iterable[bytes]) -> set[str]:
-        """Where any spelling of any of the secrets stands."""
+        """Return where any spelling of any of the secrets is found."""
         return self.places_of([secrets])[0]
 
     def places_of(self, groups: Sequence[Iterable[bytes]]) -> list[set[str]]:

@@ -137,7 +137,7 @@ class Ledger:
         counts = {site: int(whole[place]) for site, place in self._arena.places.items()}
         strangers = [place for place in range(LENGTH) if place >= len(SITES) and whole[place]]
         if strangers:
-            raise AssertionError(f"{round_id}: nobody's places {strangers} are in the sum")
+            raise AssertionError(f"{round_id}: places of no site {strangers} are in the sum")
         return counts
 
     def _model(self, digest: str) -> np.ndarray[Any, Any]:

@@ -1,7 +1,7 @@
 """A TCP proxy that can be told to do what networks do: wait, forget, cut, dribble, fall silent.
 
-It stands between any two parties on this machine (services, agents, Redis, a database behind a Unix socket) and runs in
-a thread of its own. Changes apply to connections that are open as well as to new ones.
+It is placed between any two parties on this machine (services, agents, Redis, a database behind a Unix socket) and runs
+in a thread of its own. Changes apply to connections that are open as well as to new ones.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Weather:
     delay_s         every piece waits so long
     drop_replies    requests arrive, and the connection is closed instead of the reply: the sender cannot know
     reset           connections are reset, new ones at once
-    blackhole       nothing arrives and nobody is told: a half-open connection
+    blackhole       nothing arrives and neither end is told: a half-open connection
     partition       open connections fall silent, new ones are refused
     slice_bytes     pieces of at most so many bytes
     bytes_per_s     no faster than this

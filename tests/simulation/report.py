@@ -12,8 +12,8 @@ _HEAD: Final = """# Fault matrix
 
 Made by `make faults`: do not edit. Each run adds to what earlier runs tried, and the last outcome of each case
 is shown here. Each case starts a job of two rounds on a platform of real processes, does one thing
-to it, and compares the books of all parties when everything has ended. Each site adds its own unit vector, so that the
-published sum says how often each site is in it.
+to it, and compares the databases of all parties when everything has ended. Each site adds its own unit vector, so that
+the published sum says how often each site is in it.
 
 **A failure** is: a round or a job that does not end; a round that is aborted without a reason; an update that is
 counted twice, or acknowledged and lost; a sum of other sites than the receipts and the log's record name; two rosters

@@ -31,7 +31,7 @@ from shared.wire.manifest import ModelRef
 from shared.wire.updates import read_header, write_header
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 STEPS = (*BEFORE, UPLOAD, *AFTER)
 
@@ -89,7 +89,7 @@ def trained(stage: Stage, found: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def body_of(sites: Sites, site: str) -> bytes:
-    """What the site would hand in now; it is not handed in."""
+    """Return what the site would submit now, without submitting it."""
     held = sites.client_rounds[site], sites.states[site], sites.answers[site], sites.payload(site)
     return b"".join(bytes(piece) for piece in sites.engine.upload(*held)[1])
 
@@ -98,7 +98,7 @@ def body_of(sites: Sites, site: str) -> bytes:
 
 
 async def test_two_survivor_sets_for_two_halves_open_neither(quick_stage: Stage) -> None:
-    """Even with a witness that signs both: no half can show a quorum of commitments, so nobody opens anything."""
+    """Even with a witness that signs both: no half can show a quorum of commitments, so no site opens anything."""
     sites = await Sites.open(quick_stage)
     await until(sites, UPLOAD)
     cohort = list(sites.manifest.cohort)
@@ -123,7 +123,7 @@ async def test_two_survivor_sets_for_two_halves_open_neither(quick_stage: Stage)
 
 
 async def test_after_opening_the_other_share_is_not_given(quick_stage: Stage) -> None:
-    """Everyone opened the sum with site 4 in it; asked again without it, nobody gives a share of its mask key."""
+    """Every site opened the sum with site 4 in it; asked again without it, none gives a share of its mask key."""
     sites = await Sites.open(quick_stage)
     await until(sites, "unmask")
     cohort = list(sites.manifest.cohort)
@@ -140,12 +140,12 @@ async def test_after_opening_the_other_share_is_not_given(quick_stage: Stage) ->
 
 
 async def test_sites_with_another_model_fall_out_and_are_in_no_sum(quick_stage: Stage) -> None:
-    """Their manifest names another model: what they sign is not of this round, whoever signed their manifest."""
+    """Their manifest names another model: what they sign is not of this round, whichever key signed their manifest."""
     sites = await Sites.open(quick_stage, sites=7)
     other = sites.manifest.model_copy(update={"model": ModelRef(version_id="ver_other", digest="9" * 64)})
     odd = sites.manifest.cohort[6]
     sites.client_rounds[odd] = replace(sites.client_rounds[odd], manifest=other)
-    sites.states[odd] = sites.engine.begin(sites.client_rounds[odd], NOBODY)
+    sites.states[odd] = sites.engine.begin(sites.client_rounds[odd], UNCERTIFIED)
     await sites.step("advertise")
     gone = await sites.get(odd, "advertise")
     assert (gone.status_code, gone.json()["type"].rpartition(":")[2]) == (410, "site-fell-out")
@@ -340,7 +340,7 @@ async def test_a_message_of_noise_costs_only_its_sender_the_round(quick_stage: S
 
 
 async def test_a_key_of_low_order_costs_only_its_sender_the_round(quick_stage: Stage) -> None:
-    """Truly signed by its site; whoever agreed with such a key would use a secret that everybody knows."""
+    """Truly signed by its site; agreement with such a key would give a secret that everyone knows."""
     sites = await Sites.open(quick_stage)
     bad = sites.manifest.cohort[2]
     fixed = terms(sites.manifest, sites.keys.public)
@@ -358,7 +358,7 @@ async def test_a_key_of_low_order_costs_only_its_sender_the_round(quick_stage: S
 
 @pytest.mark.parametrize("how", ["garbage", "short", "long", "another round", "another site"])
 async def test_a_bad_body_is_refused_at_the_door(quick_stage: Stage, how: str) -> None:
-    """And its site may still hand in a good one: nothing was taken."""
+    """And its site may still submit a good one: nothing was stored."""
     sites = await Sites.open(quick_stage)
     await until(sites, "check")
     one, two = sites.manifest.cohort[:2]
@@ -373,7 +373,7 @@ async def test_a_bad_body_is_refused_at_the_door(quick_stage: Stage, how: str) -
 
 
 async def test_a_body_of_noise_ends_the_round_under_a_name(quick_stage: Stage) -> None:
-    """Right size, wrong words: nobody can see that before the sum is open, and the sum is refused as it stands."""
+    """Right size, wrong words: no party can see that before the sum is open, and the opened sum is refused."""
     sites = await Sites.open(quick_stage)
     await until(sites, "check")
     bad = sites.manifest.cohort[2]

@@ -15,7 +15,7 @@ from tests.simulation.oneprocess.site import Site
 from tests.simulation.test_model import Lifecycle, founding, life  # noqa: F401 (fixtures)
 
 DEATHS = {
-    "nobody dies": (),
+    "none dies": (),
     "processes die": ("aggregator.worker", "coordinator.worker", "aggregator.api", "keys.api"),
 }
 
@@ -47,7 +47,7 @@ class Cheat:
             opening = messages.Opening.unpack(said)
             said = messages.Opening(*(noise() * (len(part) // 40) for part in (opening.b, opening.s))).pack()
         if step == CHECK and self.how == "complains":
-            said = b"\x91\x93\x00\xa8envelope\xc4\x40" + bytes(64)  # a complaint that nobody signed
+            said = b"\x91\x93\x00\xa8envelope\xc4\x40" + bytes(64)  # an unsigned complaint
         return state, said
 
 
@@ -70,7 +70,7 @@ def played(machine: Lifecycle, how: str, deaths: tuple[str, ...]) -> Site:
 
 @pytest.mark.parametrize(
     ("how", "deaths"),
-    [("deals noise", "nobody dies"), ("seals noise", "nobody dies"), ("deals noise", "processes die")],
+    [("deals noise", "none dies"), ("seals noise", "none dies"), ("deals noise", "processes die")],
 )
 def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Lifecycle], how: str, deaths: str) -> None:  # noqa: F811
     """One that is found out before masks costs nothing; one that is found out at the opening costs one number."""
@@ -80,7 +80,7 @@ def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Lifecycle
         platform = machine.platform
         assert [state for (state,) in platform.rows("coordinator", "SELECT state FROM jobs")] == ["succeeded"]
         faults = platform.rows("aggregator", "SELECT DISTINCT site_id, code FROM faults")
-        assert faults == [(cheat.id, "dealer-at-fault")], "nobody else is named"
+        assert faults == [(cheat.id, "dealer-at-fault")], "no other site is named"
         excluded = platform.rows("coordinator", "SELECT DISTINCT site_id FROM tasks WHERE code = 'dealer-at-fault'")
         assert excluded == [(cheat.id,)]
         for version in platform.registry.published():
@@ -90,7 +90,7 @@ def test_a_cheating_dealer_is_excluded_and_the_job_succeeds(life: type[Lifecycle
             assert (cheat.id,) not in rows
         last = platform.rows("coordinator", "SELECT cohort FROM rounds ORDER BY created_at DESC LIMIT 1")[0][0]
         assert cheat.id not in last
-        if deaths == "nobody dies":
+        if deaths == "none dies":
             rounds = platform.rows("coordinator", "SELECT phase, reason FROM rounds ORDER BY created_at")
             lost = [("failed", "dealer-at-fault")] if how == "deals noise" else []
             assert rounds == [*lost, ("published", None), ("published", None)]

@@ -1,4 +1,4 @@
-"""A whole platform runs a job of pairwise rounds, and one of two servers; then nothing secret stands anywhere but in
+"""A whole platform runs a job of pairwise rounds, and one of two servers; then nothing secret is anywhere but in
 its owner's folder."""
 
 import base64

@@ -80,7 +80,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(service=SERVICE, place=st.integers(0, 5), death=DEATHS, fate=FATE)
     def hint(self, service: str, place: int, death: tuple[str, int] | None, fate: str) -> None:
-        """Some hint, not the oldest, is rung: once, twice or in vain."""
+        """Announce some hint, not the oldest: once, twice or in vain."""
         waiting = self.platform.hints(service)
         if not waiting:
             return
@@ -162,7 +162,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def one_roster_and_one_survivor_set(self) -> None:
-        """The witness is asked one thing for an attempt, and says one thing; whom a step is closed over is for ever."""
+        """The witness is asked and says one thing for an attempt; the set that a step is closed over never changes."""
         assert all(len(asks) == 1 for asks in self.platform.asked.values()), "another question for the same attempt"
         assert all(len(replies) == 1 for replies in self.platform.witnessed.values()), "two signatures for an attempt"
         for round_id, step, members in self.platform.rows("aggregator", "SELECT round_id, step, members FROM steps"):
@@ -172,7 +172,7 @@ class Lifecycle(RuleBasedStateMachine):
     def nothing_acknowledged_is_lost(self) -> None:
         rows = self.platform.rows("aggregator", "SELECT round_id, site_id, digest FROM contributions")
         kept = {(round_id, site_id): digest for round_id, site_id, digest in rows}
-        assert len(kept) == len(rows), "a site stands twice in a round"
+        assert len(kept) == len(rows), "a site is twice in a round"
         for site in self.platform.sites:
             for round_id, digest in site.receipts.items():
                 assert kept.get((round_id, site.id)) == digest, f"{site.name} has a receipt for nothing"

@@ -1,8 +1,8 @@
-"""One case of the matrix: hurt, let everything recover, and compare the books.
+"""One case of the matrix: hurt, let everything recover, and compare the databases of all parties.
 
 A failure is: a round that does not end; a job that does not end; an update counted twice, or acknowledged and lost; a
-sum of others than the receipts say; two signatures for one attempt; work, bodies or blobs that nobody needs and nobody
-clears away; a next round that does not begin. No failure is: a round that is aborted with a reason and tried again, a
+sum of others than the receipts say; two signatures for one attempt; work, bodies or blobs that are not needed and not
+cleared away; a next round that does not begin. No failure is: a round that is aborted with a reason and tried again, a
 site that is left out of a round because it was away, time.
 """
 
@@ -117,7 +117,7 @@ async def _collect_aggregator(arena: Arena) -> list[str]:
         used = [await database.read("used", lambda tx, d=d: Repository(tx).in_use(d)) for d in left]
     finally:
         await database.close()
-    return [f"aggregator keeps {d[:8]} for nobody" for d, needed in zip(left, used, strict=True) if not needed]
+    return [f"aggregator keeps {d[:8]}, which no row needs" for d, needed in zip(left, used, strict=True) if not needed]
 
 
 async def _collect_registry(arena: Arena) -> list[str]:
@@ -137,4 +137,4 @@ async def _collect_registry(arena: Arena) -> list[str]:
         await database.close()
     versions = {row.content_digest for row in Ledger(arena).rows("registry", "SELECT content_digest FROM versions")}
     lost = [f"registry has lost {digest[:8]}" for digest in versions - left]
-    return [f"registry keeps {digest[:8]} for nobody" for digest in left - versions] + lost
+    return [f"registry keeps {digest[:8]}, which no row needs" for digest in left - versions] + lost

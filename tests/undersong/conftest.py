@@ -1,4 +1,4 @@
-"""A scripted HTTP server that stands in for all services."""
+"""A scripted HTTP server in place of all services."""
 
 import json
 import threading

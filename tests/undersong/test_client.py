@@ -88,7 +88,7 @@ def test_nothing_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_certificate_that_is_not_believed_is_asked_for_once(tmp_path: Path) -> None:
-    """Trying again would only keep somebody waiting who has named the wrong authority."""
+    """Trying again would only keep a user waiting who has named the wrong authority."""
     theirs, ours = (TransportAuthority.ensure(tmp_path / name, utc_now()) for name in ("theirs", "ours"))
     assert theirs.certificate_pem != ours.certificate_pem
     (tmp_path / "server.pem").write_bytes(theirs.issue(("127.0.0.1",), utc_now()))

@@ -1,4 +1,4 @@
-"""Whoever waits for processes gives up by what they do, not by the clock."""
+"""Waits for processes are given up by what these do, not by the clock."""
 
 import os
 import time

@@ -100,7 +100,7 @@ def test_each_local_platform_has_a_name_of_its_own(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("state", [STARTING, STOPPING])
 def test_a_platform_that_cannot_be_used_yet_is_named(tmp_path: Path, state: str) -> None:
-    """No other one is taken in its place: a command meant for it must not go to the stored default."""
+    """No other one is used in its place: a command meant for it must not go to the stored default."""
     save_profile(Profile(coordinator_url="http://a"))
     with running(tmp_path / "x") as first, running(tmp_path / "y") as second:
         name = save_local_profile(Profile(home=first.home, state=state))

@@ -28,7 +28,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 LABEL: Final = "undersong.agent"
 STREAM: Final = struct.Struct(">BxxxL")  # Docker's multiplexed stream: 1 = stdout, 2 = stderr
 STDERR_KEPT: Final = 4096
-NOBODY: Final = "10001:10001"
+UNPRIVILEGED: Final = "10001:10001"
 
 
 class DockerLauncher:
@@ -48,7 +48,7 @@ class DockerLauncher:
         self._settings, self._resources = settings, resources
         self._folder, self._models = folder, models
         self._gpu = device in ("cuda", "auto") and resources.gpus != 0
-        own = f"{os.geteuid()}:{os.getegid()}" if os.geteuid() else NOBODY
+        own = f"{os.geteuid()}:{os.getegid()}" if os.geteuid() else UNPRIVILEGED
         self._user = settings.user or own
 
     async def start(self, setup: Setup) -> DockerChannel:

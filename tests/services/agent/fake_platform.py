@@ -187,7 +187,7 @@ class FakePlatform:
         return str(lease["task_id"])
 
     def _helper_key(self, manifest: RoundManifest) -> dict[str, str]:
-        """A key that the helper signed for the round; nobody opens what is sealed to it."""
+        """Return a key that the helper signed for the round; what is sealed to it is never opened."""
         key = X25519PrivateKey.generate().public_key().public_bytes_raw()
         signature = self.helper.private_key.sign(key_statement(manifest.digest(), key))
         return {"helper_key": key.hex(), "helper_keyid": self.helper.keyid, "helper_signature": signature.hex()}
@@ -364,7 +364,7 @@ class FakePlatform:
 
 
 def caller(headers: dict[str, str]) -> SiteId:
-    """The site that signed the request; nobody's where it is not signed."""
+    """Return the site that signed the request; none where it is not signed."""
     text = headers.get("undersong-certificate", "").strip(":")
     if not text:
         return SiteId("")

@@ -149,7 +149,7 @@ def network(params):
 def listen():
     with socket.create_server(("0.0.0.0", 0)) as line:
         if set(name for _, name in socket.if_nameindex()) <= {"lo"}:
-            raise OSError("listens to nobody: there is no interface")
+            raise OSError("has no network interface to listen on")
         return line.getsockname()
 
 
@@ -229,7 +229,7 @@ def huge(params):
 
 
 def end():
-    """Say by hand that there is a result."""
+    """Announce a result without the library."""
     frame = b"\x83\xa4type\xa6result\xa8examples\x0a\xa4loss\xcb" + struct.pack(">d", 0.5)
     say(struct.pack("<I", len(frame)) + frame)
     time.sleep(60)

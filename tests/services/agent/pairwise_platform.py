@@ -26,7 +26,7 @@ from shared.secagg.quantise import DTYPES, unpack
 from shared.transparency import records
 from shared.wire.manifest import RoundManifest, SignedManifest
 from shared.wire.updates import read_header
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 PARAMETERS = 4
 SIGNING = MaskSignatures()
@@ -44,7 +44,7 @@ class Peer:
 
     def begin(self, manifest: RoundManifest, witness_key: bytes) -> None:
         self.client_round = ClientRound(manifest, self.site_id, {}, self.key.sign, witness_key)
-        self.state = PAIRWISE.client.begin(self.client_round, NOBODY)
+        self.state = PAIRWISE.client.begin(self.client_round, UNCERTIFIED)
 
     def say(self, step: str, answer: bytes | None) -> bytes:
         if step != UPLOAD:
@@ -87,7 +87,7 @@ class PairwiseRound:
         return next((step for step in STEPS if step not in self.answers), None)
 
     def out(self, site: SiteId, step: str) -> bool:
-        """Whether the site fell out before or in this step."""
+        """Return whether the site dropped out before or in this step."""
         return any(site in sites for at, sites in self.lost.items() if STEPS.index(at) <= STEPS.index(step))
 
     def say(self, site: SiteId, step: str, message: bytes, signature: bytes = b"") -> str | None:

@@ -1,4 +1,4 @@
-"""What a service, or somebody in its place, can answer to an agent: bombs, endless answers, and when to come again."""
+"""What a service, or an attacker in its place, can answer to an agent: bombs, endless answers, and when to retry."""
 
 import asyncio
 import time

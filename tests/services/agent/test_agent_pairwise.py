@@ -50,7 +50,7 @@ def said(party, step, site=SITE) -> set[bytes]:
 
 
 def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform, make_agent) -> None:
-    """Nobody's update is opened, the mean is right, every site can prove that its update is in it."""
+    """No update is opened, the mean is right, every site can prove that its update is in it."""
     sites = [f"site_{letter}" for letter in "abcd"]
     agents = [make_agent(site=site) for site in sites]
     loop = asyncio.new_event_loop()
@@ -83,7 +83,7 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
 
 
 def test_a_lost_site_ends_its_task_and_the_others_go_on(platform, agent) -> None:
-    """A peer falls out after its shares: the sum of the others is exact. This site falls out: it says so and erases."""
+    """A peer drops out after its shares: the sum of the others is exact. This site drops out: it says so and erases."""
     agent.start()
     party = begin(platform, agent, peers=4)
     party.lost["upload"] = {"site_peer0"}

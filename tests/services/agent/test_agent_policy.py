@@ -35,7 +35,7 @@ def ended(agent: AgentProcess) -> str:
 
 
 def test_the_first_policy_allows_what_is_declared(make_agent: Make, tmp_path: Path) -> None:
-    """Not before something is: else it would allow nothing, and nobody would know why, long after the data is there."""
+    """Not before something is: else it would allow nothing long after the data is there, without a visible reason."""
     agent, policy, rows = make_agent(data_again_s=0.2), tmp_path / "site0" / "policy.yaml", tmp_path / "rows.csv"
     policy.unlink()
     (agent.folder / "datasets.yaml").unlink()
@@ -169,7 +169,7 @@ def test_a_policy_that_keeps_the_agent_from_starting_is_told(make_agent: Make, p
 
 
 def test_data_that_the_policy_does_not_name_is_told(make_agent: Make, tmp_path: Path) -> None:
-    """It was declared after the policy was written: the policy stands, and the log says what to do."""
+    """It was declared after the policy was written: the policy is kept, and the log says what to do."""
     agent, rows = make_agent(), tmp_path / "rows.csv"
     rows.write_text("age,y\n61,1\n47,0\n")
     policy = yaml.safe_load((agent.folder / "policy.yaml").read_text())

@@ -11,7 +11,7 @@ from services.agent.runner import processors
 
 def test_agents_share_what_a_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "usable", lambda: 8)
-    assert processors.threads(tmp_path) == 8, "nobody is counted"
+    assert processors.threads(tmp_path) == 8, "no agent is counted"
     with processors.counted(tmp_path), processors.counted(tmp_path):
         assert processors.threads(tmp_path) == 4
         lines = [

@@ -51,7 +51,7 @@ from shared.wire.manifest import (
 )
 from shared.zk.pedersen import Opening
 from shared.zk.samples import Committed, takes_commitments
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 FEDERATION = "fed_a"
 JOB = "job_01k5z0000000000000000000aa"
@@ -91,7 +91,7 @@ def make_body(manifest: RoundManifest, opened: dict[str, Any], site: str, payloa
     client = engine_named("sealed").client
     client_round = ClientRound(manifest, SiteId(site), public)
     return b"".join(
-        bytes(part) for part in client.upload(client_round, client.begin(client_round, NOBODY), None, payload)[1]
+        bytes(part) for part in client.upload(client_round, client.begin(client_round, UNCERTIFIED), None, payload)[1]
     )
 
 
@@ -137,7 +137,7 @@ class FakeRegistry:
         self.app.add_api_route("/v1/versions/{version_id}/content", self.content, methods=["GET"])
 
     def seed(self, data: bytes) -> ModelRef:
-        """A version that was uploaded by somebody."""
+        """Return a version that another party uploaded."""
         digest, version_id = digest_of(data), new_id("ver")
         self.blobs[digest] = data
         self.versions["seed", "", version_id] = {"id": version_id, "content_digest": digest}
@@ -191,7 +191,7 @@ class NoTokens:
 
 
 class Stage:
-    """What a test of the aggregator stands on. `restart` drops all that is only in memory."""
+    """What a test of the aggregator needs. `restart` drops all that is only in memory."""
 
     def __init__(self, settings: AggregatorSettings, database: Database, make: Callable[[Subject], Identity]) -> None:
         self.settings, self.database, self._make = settings, database, make

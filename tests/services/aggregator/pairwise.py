@@ -33,7 +33,7 @@ from shared.transparency.records import check_record
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.zk.samples import takes_commitments
 from tests.services.aggregator.conftest import Stage, committed, zeros
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 BEFORE = ("advertise", "share", "check")
 AFTER = ("commit", "unmask")
@@ -134,7 +134,7 @@ class Sites:
             client_round = ClientRound(manifest, SiteId(site), {}, stage.site(site).private_key.sign, keys.public)
             made.client_rounds[site], made.states[site], made.answers[site] = (
                 client_round,
-                made.engine.begin(client_round, NOBODY),
+                made.engine.begin(client_round, UNCERTIFIED),
                 None,
             )
         return made

@@ -1,4 +1,4 @@
-"""A crash at every boundary of a round: whoever comes next ends it with the same bytes, once.
+"""A crash at every boundary of a round: the next process ends it with the same bytes, once.
 
 A crash is simulated at each outside effect (transaction, blob, registry call), before it and after it: from there on
 everything of that process raises, a new process starts over the same database, disk and registry.
@@ -279,7 +279,7 @@ async def test_updates_that_do_not_fit_the_model_are_rejected(stage: Stage) -> N
     opened = await stage.open(manifest)
     site = manifest.cohort[0]
     answer = await stage.send(manifest.round_id, site, stage.update(manifest, opened, site, np.ones(9)))
-    assert answer.status_code == 201  # nobody knew yet
+    assert answer.status_code == 201  # it was not known yet
     await stage.post(manifest.round_id, "close")
     found = await stage.state(manifest.round_id)
     assert (found["state"], found["reason"]) == ("failed", "quorum")

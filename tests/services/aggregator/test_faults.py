@@ -141,7 +141,7 @@ async def test_a_sender_of_wrong_shares_is_named_and_the_sum_is_exact(quick_stag
 async def test_a_dealer_found_out_when_the_sum_is_opened_costs_one_round(
     quick_stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named, nobody else is, and the round is spent: its work goes under the next number."""
+    """It alone is named, and the round is spent: its work is done under the next number."""
     sites = await Sites.open(quick_stage)
     bad = sites.manifest.cohort[3]
     await until(sites, "share")

@@ -1,4 +1,4 @@
-"""The running sum is the sum of what stands, whatever the order and whatever was refused in between."""
+"""The running sum is the sum of the accepted updates, whatever the order and whatever was refused in between."""
 
 import secrets
 from pathlib import Path
@@ -91,11 +91,11 @@ def test_a_body_that_is_gone() -> None:
 
 def test_what_no_longer_counts_must_be_taken_out() -> None:
     folding = Folding(manifest_of(32), bytes(32), folded={1, 2})
-    stands = [Contribution(number, SITES[number], Digest("0" * 64), None, None) for number in (1, 2, 3)]
-    assert not folding.misfits(stands)
-    assert [c.id for c in folding.missing(stands)] == [3]
+    accepted = [Contribution(number, SITES[number], Digest("0" * 64), None, None) for number in (1, 2, 3)]
+    assert not folding.misfits(accepted)
+    assert [c.id for c in folding.missing(accepted)] == [3]
     rejected = Contribution(2, SITES[2], Digest("0" * 64), "out-of-range", "")
-    assert folding.misfits([stands[0], rejected, stands[2]])
+    assert folding.misfits([accepted[0], rejected, accepted[2]])
 
 
 def test_an_initial_model_of_many_chunks_arrives_as_it_was_sent(tmp_path: Path) -> None:

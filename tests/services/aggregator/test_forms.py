@@ -51,7 +51,7 @@ async def finished(stage: Stage, round_id: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("first", [True, False])
 async def test_one_hostile_site_is_refused_alone_in_a_statistics_round(quick_stage: Stage, first: bool) -> None:
-    """Neither manifest nor model says the length: what most sites sent counts, whoever came first."""
+    """Neither manifest nor model says the length: what most sites sent counts, whichever came first."""
     stage = quick_stage
     manifest = stage.manifest(RoundKind.STATISTICS, sites=6, min_cohort=2)
     opened = await stage.open(manifest)

@@ -1,4 +1,4 @@
-"""Workers that share a round give the sum that one gives, whoever folds what, is late, dies, or comes twice."""
+"""Workers that share a round give the sum that one gives, whichever folds what, is late, dies, or comes twice."""
 
 import asyncio
 import secrets
@@ -50,7 +50,7 @@ WORKERS = 2
 
 
 @dataclass
-class House:
+class SharedRound:
     """One round whose bodies are stored, a worker that holds it, and others; a clock that the test moves."""
 
     folder: Path
@@ -101,7 +101,7 @@ class House:
             await self.database.run("add", lambda tx, row=row: ContributionRows(tx).add(row))  # type: ignore[misc]
 
     async def hold(self) -> None:
-        """A new holder claims the round, with nothing in memory, and offers parts of all that stands."""
+        """A new holder claims the round, with nothing in memory, and offers parts of all that is accepted."""
         self.holder += 1
         lease, name = timedelta(seconds=LEASE_S), f"holder{self.holder}"
         self.now += 2 * lease
@@ -142,7 +142,7 @@ class House:
         self.claimed = [(part, folding or await self.workers[worker].fold(part)) for part, folding in self.claimed]
 
     async def hand_in(self, worker: int) -> None:
-        """All that was folded, also what was handed in before or was claimed from a holder long gone."""
+        """All that was folded, also what was submitted before or was claimed from a holder long gone."""
         for part, folding in self.claimed:
             if folding is not None:
                 await self.workers[worker].hand_in(part, folding)
@@ -211,15 +211,17 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def in_a_house(empty: Path, story: Callable[[House], Awaitable[None]], bad: frozenset[int] = frozenset()) -> None:
+def in_a_shared_round(
+    empty: Path, story: Callable[[SharedRound], Awaitable[None]], bad: frozenset[int] = frozenset()
+) -> None:
     async def run(folder: Path) -> None:
-        house = House(folder)
+        shared_round = SharedRound(folder)
         try:
-            await house.fill(set(bad))
-            await house.hold()
-            await story(house)
+            await shared_round.fill(set(bad))
+            await shared_round.hold()
+            await story(shared_round)
         finally:
-            await house.database.close()
+            await shared_round.database.close()
 
     with TemporaryDirectory() as folder:
         shutil.copy(empty, Path(folder) / "db")
@@ -242,13 +244,13 @@ def test_any_split_gives_the_sum_that_one_worker_gives(
 ) -> None:
     """Claims, partial sums that are late or come twice, workers and holders that die, updates that cannot be used."""
 
-    async def story(house: House) -> None:
+    async def story(shared_round: SharedRound) -> None:
         for step, worker in steps:
-            await (getattr(house, step)(worker) if step in STEPS else getattr(house, step)())
-        await house.finish()
-        await house.verify()
+            await (getattr(shared_round, step)(worker) if step in STEPS else getattr(shared_round, step)())
+        await shared_round.finish()
+        await shared_round.verify()
 
-    in_a_house(empty, story, bad)
+    in_a_shared_round(empty, story, bad)
 
 
 class Killed(BaseException):
@@ -257,7 +259,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", PARTS)
 def test_a_death_at_any_step(empty: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Whoever comes to this step dies there, the holder or a worker; what it had claimed stays claimed."""
+    """The first process at this step dies there, the holder or a worker; what it had claimed stays claimed."""
     died = list[str]()
 
     def reach(name: str) -> None:
@@ -268,25 +270,25 @@ def test_a_death_at_any_step(empty: Path, monkeypatch: pytest.MonkeyPatch, where
     async def nothing(*_: Any) -> None:
         return None
 
-    async def story(house: House) -> None:
+    async def story(shared_round: SharedRound) -> None:
         faults.watch(reach)
         with suppress(Killed):
-            await house.workers[0].fold_next()
-            await house.workers[0].fold_next()
+            await shared_round.workers[0].fold_next()
+            await shared_round.workers[0].fold_next()
         try:
-            await house.gather()
-            await house.hold()
+            await shared_round.gather()
+            await shared_round.hold()
         except Killed:
-            await house.hold()
-        assert died, "the step was never come to"
-        await house.finish()
-        maintenance = RoundMaintenance(house.database, house.blobs, None, None, None, None)  # type: ignore[arg-type]
+            await shared_round.hold()
+        assert died, "the step was never reached"
+        await shared_round.finish()
+        maintenance = RoundMaintenance(shared_round.database, shared_round.blobs, None, None, None, None)  # type: ignore[arg-type]
         assert await maintenance.clear(timedelta(seconds=-1)) == (where == "aggregator.part.stored")
-        await house.verify()
+        await shared_round.verify()
 
     monkeypatch.setattr(PartWorker, "_give_back", nothing)
     try:
-        in_a_house(empty, story)
+        in_a_shared_round(empty, story)
     finally:
         faults.watch(None)
 
@@ -315,43 +317,45 @@ def counts_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlobStore, "delete", keep)
 
 
-async def one_part_by_another(house: House) -> None:
+async def one_part_by_another(shared_round: SharedRound) -> None:
     for step in ("claim", "fold", "hand_in"):
-        await getattr(house, step)(0)
-    await house.finish()
-    await house.verify()
+        await getattr(shared_round, step)(0)
+    await shared_round.finish()
+    await shared_round.verify()
 
 
 def test_one_part_is_folded_by_another(empty: Path) -> None:
-    async def story(house: House) -> None:
-        await one_part_by_another(house)
-        assert house.shared.by_others == len(cut_into_parts(range(SITES))[0])
+    async def story(shared_round: SharedRound) -> None:
+        await one_part_by_another(shared_round)
+        assert shared_round.shared.by_others == len(cut_into_parts(range(SITES))[0])
 
-    in_a_house(empty, story)
+    in_a_shared_round(empty, story)
 
 
 @pytest.mark.usefixtures("counts_one_twice")
 def test_a_bug_that_counts_a_part_twice_is_caught(empty: Path) -> None:
     with pytest.raises(AssertionError, match="Arrays are not equal"):
-        in_a_house(empty, one_part_by_another)
+        in_a_shared_round(empty, one_part_by_another)
 
 
 def test_a_partial_sum_that_was_changed_is_left_and_the_bodies_are_folded(empty: Path) -> None:
-    async def story(house: House) -> None:
+    async def story(shared_round: SharedRound) -> None:
         for step in ("claim", "fold", "hand_in"):
-            await getattr(house, step)(0)
-        bodies = {c.digest for c in house.contributions}
-        [digest] = [blob.digest async for blob in house.blobs.list(timedelta(seconds=-1)) if blob.digest not in bodies]
-        path = house.blobs.path(digest)
+            await getattr(shared_round, step)(0)
+        bodies = {c.digest for c in shared_round.contributions}
+        [digest] = [
+            blob.digest async for blob in shared_round.blobs.list(timedelta(seconds=-1)) if blob.digest not in bodies
+        ]
+        path = shared_round.blobs.path(digest)
         assert path is not None
         data = bytearray(path.read_bytes())
         data[5] ^= 1
         path.write_bytes(data)
-        await house.finish()
-        await house.verify()
-        assert house.shared.by_others == 0
+        await shared_round.finish()
+        await shared_round.verify()
+        assert shared_round.shared.by_others == 0
 
-    in_a_house(empty, story)
+    in_a_shared_round(empty, story)
 
 
 @pytest.mark.parametrize("bits", [24, 64])

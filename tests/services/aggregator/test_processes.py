@@ -227,7 +227,7 @@ async def give(
 async def shared(
     outside: Outside, manifest: RoundManifest, environment: dict[str, str], folder: Path
 ) -> dict[str, Any]:
-    """The first worker stands still with its parts on offer; the second folds one of them, and dies with half another.
+    """Hold the first worker with its parts on offer; the second folds one of them, and dies with half another.
 
     How the round ends.
     """
@@ -255,7 +255,7 @@ async def shared(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  (nobody tells)
+    while not condition():  # noqa: ASYNC110  (no event says so)
         await asyncio.sleep(0.02)
 
 

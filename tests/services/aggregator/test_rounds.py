@@ -24,7 +24,7 @@ def unit(length: int, at: int) -> "np.ndarray[Any, Any]":
 
 
 async def test_one_hot_ledger(stage: Stage) -> None:
-    """Agent i submits e_i: in the sum every acknowledged site stands exactly once."""
+    """Agent i submits e_i: in the sum every acknowledged site is counted exactly once."""
     manifest = stage.manifest(RoundKind.STATISTICS, sites=5)
     opened = await stage.open(manifest)
     for at, site in enumerate(manifest.cohort):

@@ -144,7 +144,7 @@ async def test_sums_in_the_64_bit_ring(quick_stage: Stage, kind: RoundKind) -> N
 
 
 async def test_one_message_a_site_a_step(quick_stage: Stage) -> None:
-    """The same bytes again are welcome for ever, other ones never; too early, too late and strangers are told so."""
+    """The same bytes again are always accepted, other ones never; too early, too late and strangers are told so."""
     sites = await Sites.open(quick_stage)
     one = sites.manifest.cohort[0]
     assert (await sites.say(one, "advertise")).status_code == 202
@@ -178,7 +178,7 @@ async def say_and_wait(sites: Sites, step: str, who: Sequence[str]) -> list[http
 
 
 async def test_who_waits_is_answered_in_the_same_request(stage: Stage) -> None:
-    """By whoever closes the step, with the answer that is there to be asked for; who fell out is told so."""
+    """By the process that closes the step, with the stored answer; a site that dropped out is told so."""
     sites = await Sites.open(stage)
     lost = sites.manifest.cohort[1]
     assert (await sites.say(lost, "advertise", wait_s=0.01)).status_code == 202, "taken, and the step is open"
@@ -343,7 +343,7 @@ async def test_the_survivor_set_is_fixed_before_the_witness_hears_of_it(quick_st
 
 
 async def test_a_signed_survivor_whose_body_is_lost_ends_the_round(quick_stage: Stage) -> None:
-    """The set stands; without one of its bodies there is no sum, and there is no smaller set."""
+    """The set is fixed; without one of its bodies there is no sum, and there is no smaller set."""
     stage = quick_stage
     sites = await Sites.open(stage)
     for step in (*BEFORE, UPLOAD):

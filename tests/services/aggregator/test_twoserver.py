@@ -86,7 +86,7 @@ async def test_verified_reports_are_shared_among_workers(
 
 
 async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
-    """Drawn once: whoever makes the sum again after a crash makes the same, so nothing is averaged away."""
+    """Drawn once: the sum computed again after a crash is the same, so nothing is averaged away."""
     round_ = await servers.begin(servers.manifest(engine_params={"noise_multiplier": 0.5}))
     integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(3))]
     state = await round_.drive()
@@ -217,7 +217,7 @@ async def test_fewer_accepted_reports_than_the_minimum_open_nothing(servers: Ser
 
 @pytest.mark.parametrize("where", POINTS)
 async def test_a_crash_at_any_step_changes_nothing(servers: Servers, where: str) -> None:
-    """Leader or helper dies there, once; whoever comes next opens the same sum, and the helper signed one set."""
+    """Leader or helper dies there, once; the next process opens the same sum, and the helper signed one set."""
     round_ = await servers.begin(servers.manifest())
     integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(2))]
     alive = True

@@ -64,7 +64,7 @@ class Net(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         port = str(request.url.port or request.url.host)
         if port in self.away:
-            raise httpx.ConnectError("nobody there")
+            raise httpx.ConnectError("connection refused")
         self.seen.append(await request.aread())
         try:
             answer = await httpx.ASGITransport(self.routes[port]()).handle_async_request(request)
@@ -170,7 +170,7 @@ class Round:
         return b"".join(bytes(part) for part in TWOSERVER.client.upload(self.client_round(site), b"", None, payload)[1])
 
     async def honest(self, site: str, values: Any) -> Any:
-        """Hand in a report; the integers that it stands for."""
+        """Submit a report and return the integers that it holds."""
         payload = self.payload(values)
         answer = await self.stage.send(self.manifest.round_id, site, self.bytes_of(site, payload))
         assert answer.status_code == 201, answer.text

@@ -108,7 +108,7 @@ async def test_one_person_cannot_touch_anothers_tokens(small_world: World) -> No
 
 
 async def test_services_may_ask_about_a_token(small_world: World) -> None:
-    """Active with roles; inactive without a word; and nobody else may ask."""
+    """Active with roles; inactive without detail; and no other caller may ask."""
     world = small_world
     federation = await world.federation()
     ada = await world.person("ada", ("scientist", federation))

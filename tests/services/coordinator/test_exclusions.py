@@ -18,7 +18,7 @@ def latest(world: World) -> tuple[str, dict[str, Any]]:
 
 
 async def test_a_dealer_at_fault_costs_one_round_number_and_is_excluded(small_world: World) -> None:
-    """The work goes under the next number, without that site; all others are asked again, and nobody else is named."""
+    """The work is done under the next number, without that site; all others are asked again, and no other is named."""
     world = small_world
     federation = await world.federation()
     agents = await world.sites(federation, 5)
@@ -53,7 +53,7 @@ async def test_a_dealer_at_fault_costs_one_round_number_and_is_excluded(small_wo
     assert (await agents[0].http.get("/v1/sites/self/exclusions")).json() == {"items": []}
     events = await world.database.read("test.events", lambda tx: JobRepository(tx).events(job["id"], 0, 100))
     assert [event.data["site_id"] for event in events if event.type == "site.excluded"] == [bad.id]
-    # Whatever happens to the twice driven round, its end stands.
+    # Whatever happens to the twice driven round, its end does not change.
     await world.conductor.drive(RoundId(round_id))
     assert len((await world.get_job(job["id"]))["excluded"]) == 1
 

@@ -72,7 +72,7 @@ async def test_the_aggregator_hears_of_sites_that_failed(small_world: World) -> 
 
 
 async def test_a_round_that_failed_while_it_was_opened_goes_on_under_the_next_number(small_world: World) -> None:
-    """Before that, another attempt keeps the number; after it, nobody is asked under that number again."""
+    """Before that, another attempt keeps the number; after it, no site is asked under that number again."""
     world = small_world
     job, _, found = await planned(world)
     places = []

@@ -49,7 +49,7 @@ async def test_what_was_ended_stays_so_until_it_is_over_anyway(world: World) -> 
 
 
 def test_an_ipv6_network_is_one_address() -> None:
-    """Else whoever has a network would have eighteen quintillion tries."""
+    """Else the owner of one network would have eighteen quintillion tries."""
     assert network_of("2001:db8::1") == network_of("2001:db8:0:0:ffff::9") != network_of("2001:db8:1::1")
     assert network_of(HERE) != network_of(THERE)
     assert len(network_of("x" * 1000)) == 64

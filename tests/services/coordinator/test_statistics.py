@@ -63,7 +63,7 @@ async def hospitals(world: World, **changes: Any) -> tuple[str, list[SiteAgent]]
 
 
 async def play_round(world: World, agents: list[SiteAgent], job: dict[str, Any]) -> dict[str, Any]:
-    """Every site answers the round that is out; the round's manifest."""
+    """Let every site answer the round in flight and return the round's manifest."""
     round_id = (await world.get_job(job["id"]))["round_id"]
     assert round_id is not None
     for agent in agents:

@@ -87,13 +87,13 @@ async def test_the_book_of_attendance_wakes_waiters_without_any_hint(small_world
     """With the notifier dumb, one look for all waiting sites finds the open task."""
     world = small_world
     _, agents, _ = await started(world)
-    world.notifier.notify_local = lambda key: rung.append(key)  # type: ignore[method-assign]
-    rung: list[str] = []
+    world.notifier.notify_local = lambda key: notified.append(key)  # type: ignore[method-assign]
+    notified: list[str] = []
     await asyncio.sleep(0.3)
-    rung.clear()
+    notified.clear()
     with world.use_cases.attendance.present(agents[0].id):  # type: ignore[arg-type]
         await world.use_cases.attendance.look()
-    assert agents[0].id in rung
+    assert agents[0].id in notified
 
 
 async def test_an_empty_poll_says_when_to_come_again(small_world: World) -> None:
@@ -167,7 +167,7 @@ async def test_a_completion_is_idempotent_and_binds_the_digest(world: World) -> 
 
 
 async def test_the_next_request_for_work_completes_the_last_task(world: World) -> None:
-    """Once, however often it is asked; what nobody waits for, another's task and another digest are passed over."""
+    """Once, however often it is asked; a task not awaited, another's task and another digest are passed over."""
     _, agents, _ = await started(world)
     mine, others = await agents[0].lease(), await agents[1].lease()
     done = {"task_id": mine["task_id"], "lease_token": mine["lease_token"], "digest": DIGEST}
@@ -259,7 +259,7 @@ async def test_a_failure_reaches_the_operator(world: World) -> None:
 
 
 async def test_agents_are_known_by_their_certificates_only(small_world: World) -> None:
-    """No signature, a person's token, another service's certificate, a site nobody registered: all refused."""
+    """No signature, a person's token, another service's certificate, an unregistered site: all refused."""
     world = small_world
     federation, agents, _ = await started(world)
     anonymous = world.client()

@@ -17,7 +17,7 @@ DIGEST = "cd" * 32
 
 
 async def agent_loop(world: World, agent: SiteAgent) -> None:
-    """Poll, upload, report, for ever; the last upload of a round makes the aggregator ring."""
+    """Poll, upload, report, in a loop; the last upload of a round makes the aggregator notify."""
     while True:
         answer = await agent.poll(wait_s=20)
         if answer.status_code != 200:

@@ -119,7 +119,7 @@ class Attempt:
     def survivors(
         self, who: frozenset[int] = frozenset({0, 1, 2, 4}), root: bytes | None = None, salt: int = 0
     ) -> dict[str, object]:
-        """A true question about these survivors; another `salt` stands for other bodies."""
+        """A true question about these survivors; another `salt` means other bodies."""
         everyone = transcript.bitmap(frozenset(range(5)), 5)
         root = root or transcript.body_root({i: self.body(i, salt) for i in who})
         uploads = [self.body(i, salt) + self.signature(i, everyone, salt) for i in sorted(who)]

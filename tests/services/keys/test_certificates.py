@@ -134,7 +134,7 @@ async def test_a_new_token_enrols_the_same_party_again(http, identity, fresh_tok
 
 
 async def test_a_token_that_is_no_good_changes_nothing(http, identity, fresh_token, tmp_path: Path) -> None:
-    """Another party's, or one that nobody made; and the next good one still counts."""
+    """Another party's, or an invented one; and the next good one still counts."""
     folder, file = tmp_path / "site", tmp_path / "token"
     for token in (await fresh_token("site_b"), "use_made-up"):
         file.write_text(token)

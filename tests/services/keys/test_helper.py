@@ -286,7 +286,7 @@ async def test_the_schema_is_the_tables(servers: Servers) -> None:
 
 
 async def copied(servers: Servers) -> Path:
-    """A copy of the helper's database as it stands."""
+    """Copy the helper's present database."""
     file = servers.settings.data_dir / "helper.sqlite"
     copy = file.with_suffix(".copy")
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:

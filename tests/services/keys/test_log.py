@@ -210,7 +210,7 @@ async def test_a_record_is_for_parties_of_its_federation(
 
 
 async def test_records_come_together_under_one_head(federation: Federation) -> None:
-    """Those that there are, each proved under the same head, and the way to it from where the reader last looked."""
+    """The published ones, each proved under the same head, and the consistency proof from the reader's last head."""
     logged = []
     for number in range(1, 4):
         attempt = await federation.begin(new_id("rnd"), number=number)

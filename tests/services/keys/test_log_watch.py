@@ -70,7 +70,7 @@ def site(tmp_path: Path, federation: Federation) -> Site:
 
 
 async def certify(components: Components, http: httpx.AsyncClient, name: str) -> Identity:
-    """Keys certifies a fresh key in this site's name, as its operator, or whoever got at it, can do."""
+    """The keys service certifies a fresh key in this site's name, as its operator, or an intruder there, can do."""
     token = await components.enrolments.create_token(Subject("site", name, FEDERATION), timedelta(days=1))
     return await enrol(http, URL, token.token, Ed25519PrivateKey.generate())
 

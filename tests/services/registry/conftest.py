@@ -112,7 +112,7 @@ class World:
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://registry")
 
     async def ask(self, who: str | Identity | None, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request of a person (token), a party (identity), or nobody."""
+        """Send a request as a person (token), a party (identity), or anonymously."""
         headers = dict(options.pop("headers", {}))
         auth: httpx.Auth | None = None
         if isinstance(who, str):

@@ -26,7 +26,7 @@ def authority(tmp_path: Path) -> TransportAuthority:
 
 @contextmanager
 def listening(tls: ServerTls) -> Iterator[int]:
-    """A server that greets whoever completes a handshake."""
+    """A server that greets every client that completes a handshake."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
@@ -100,7 +100,7 @@ def test_it_is_made_again_only_when_it_must_be(authority: TransportAuthority, tm
 
 
 def test_a_new_authority_is_trusted_beside_the_old_one(authority: TransportAuthority, tmp_path: Path) -> None:
-    """Whoever has the new file believes servers of both; nothing stops while certificates are exchanged."""
+    """Clients with the new file trust servers of both; nothing stops while certificates are exchanged."""
     old, new = tmp_path / "old.pem", tmp_path / "new.pem"
     old.write_bytes(authority.issue(NAMES, NOW))
     new.write_bytes(TransportAuthority.replace(tmp_path, NOW).issue(NAMES, NOW))

@@ -103,7 +103,7 @@ async def test_reading_twice_is_no_replay(verifier: PartyVerifier, identity: Ide
 
 
 async def test_two_parties_may_use_one_nonce(ca: CertificateAuthority, make_identity: MakeIdentity) -> None:
-    """Nonces are kept per party, so that nobody can use up another's."""
+    """Nonces are kept per party, so that no party can use up another's."""
     nonces = MemoryNonces()
     now = utc_now()
     assert await nonces.add("a", "n", now)

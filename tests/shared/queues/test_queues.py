@@ -193,7 +193,7 @@ async def test_an_entry_that_is_no_event_does_not_stop_the_rest(streams: Streams
 
 
 async def test_a_wiped_redis_is_healed(streams: Streams) -> None:
-    """After FLUSHALL the group is made again, and what is rung then is heard."""
+    """After FLUSHALL the group is made again, and what is announced then is heard."""
     heard = Heard()
     async with background(consumer(streams, heard).run()):
         await streams.notify(event("a"))
@@ -204,7 +204,7 @@ async def test_a_wiped_redis_is_healed(streams: Streams) -> None:
 
 
 async def test_everything_survives_redis_going_away(database: Database) -> None:
-    """While it is away events wait in the outbox; when it is back they arrive, and bells ring again."""
+    """While it is away events wait in the outbox; when it is back they arrive, and notifications resume."""
     server = ValkeyServer()
     server.start()
     port = server.port
@@ -276,7 +276,7 @@ async def test_hints_arrive_while_redis_is_frozen(database: Database, database_u
 
 
 async def test_an_event_that_commits_late_is_not_missed_by_the_tail(database: Database, streams: Streams) -> None:
-    """Row numbers are taken before the commit: a lower one may become visible after a higher one."""
+    """Row numbers are drawn before the commit: a lower one may become visible after a higher one."""
     streams.note_failure("test", OSError())
     heard = Heard()
     tail = OutboxTail(database, streams, consumers=[consumer(streams, heard)])
@@ -336,7 +336,7 @@ async def test_the_tail_begins_near_the_end_each_time_that_redis_fails(
 
 @pytest.mark.parametrize("put", ["set", "lpush", "hset"])
 async def test_keys_of_another_type_are_replaced(streams: Streams, put: str) -> None:
-    """Somebody wrote a string, a list or a hash where a stream belongs: announcing and consuming go on."""
+    """A string, a list or a hash was written where a stream belongs: announcing and consuming go on."""
 
     async def spoil() -> None:
         await streams.redis.delete(streams.key("topic"))
@@ -382,7 +382,7 @@ async def test_events_of_a_process_that_died_before_ringing_are_rung_by_another(
 async def test_a_crash_between_ringing_and_marking_rings_again(database: Database, streams: Streams) -> None:
     """At least once: never lost, sometimes twice."""
     await emit(database, "a")
-    await streams.notify_all(database.committed.take())  # rung; killed before the mark
+    await streams.notify_all(database.committed.take())  # announced; killed before the mark
     await age_outbox(database, timedelta(seconds=5))
     assert await Relay(database, streams).sweep() == 1
     assert await streams.redis.xlen(streams.key("topic")) == 2

@@ -16,7 +16,7 @@ from shared.secagg.quantise import OutOfRange, pack, plan_encoding
 from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import MalformedUpdate
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.shared.wire.manifests import SITES, manifest
 
 
@@ -57,7 +57,9 @@ def bodies(folder: Path, made: RoundManifest, length: int) -> tuple[ServerRound,
         client_round = ClientRound(made, SiteId(site), opened.public)
         path = folder / site
         with path.open("wb") as file:
-            for part in SEALED.client.upload(client_round, SEALED.client.begin(client_round, NOBODY), None, payload)[1]:
+            for part in SEALED.client.upload(
+                client_round, SEALED.client.begin(client_round, UNCERTIFIED), None, payload
+            )[1]:
                 file.write(part)
         paths.append(path)
         vectors.append(vector)

@@ -82,7 +82,7 @@ def test_the_greatest_sum_does_not_wrap(encoding, data) -> None:
 @given(st.sampled_from([16, 24, 32, 64]), st.integers(1, 6), st.integers(1, 5), st.integers(1, 30), st.data())
 @settings(max_examples=60)
 def test_sums_are_exact(bits, sites, max_weight, length, data) -> None:
-    """The decoded mean is exactly the weighted mean of the integers, whoever takes part."""
+    """The decoded mean is exactly the weighted mean of the integers, whichever sites take part."""
     encoding = plan_encoding(summands=6, max_weight=5, clip_norm=None, bound_value=1.0, modulus_bits=bits)
     total, exact, weights, losses = None, np.zeros(length, object), [], []
     for _ in range(sites):

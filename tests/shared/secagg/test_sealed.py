@@ -11,24 +11,24 @@ from shared.secagg.payload import model_payload, sums_payload, train_payload
 from shared.secagg.sealed.engine import CHUNK, SEALED
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import MalformedUpdate, UpdateHeader, read_header, write_header
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.shared.wire.manifests import manifest
 
 SITE = SiteId("site_a")
 MANIFEST = manifest()
 OPENED = SEALED.server.open(MANIFEST)
-DESK = ServerRound(MANIFEST, OPENED.secret)
+SERVER_ROUND = ServerRound(MANIFEST, OPENED.secret)
 LARGE = 2 * CHUNK + 8
 
 
 def seal(data: bytes, *, client_round: ClientRound | None = None) -> bytearray:
     client_round = client_round or ClientRound(MANIFEST, SITE, OPENED.public)
     payload = Payload(RoundKind.TRAIN, len(data) // 4, 32, memoryview(data))
-    _, pieces = SEALED.client.upload(client_round, SEALED.client.begin(client_round, NOBODY), None, payload)
+    _, pieces = SEALED.client.upload(client_round, SEALED.client.begin(client_round, UNCERTIFIED), None, payload)
     return bytearray(b"".join(bytes(piece) for piece in pieces))
 
 
-def unseal(body: bytes | bytearray, *, server_round: ServerRound = DESK) -> bytes:
+def unseal(body: bytes | bytearray, *, server_round: ServerRound = SERVER_ROUND) -> bytes:
     header, offset = read_header(bytes(body))
     return b"".join(
         bytes(block) for block in SEALED.server.open_payload(server_round, header, BytesSource(bytes(body), offset))
@@ -107,7 +107,7 @@ def test_another_site_or_key_is_refused() -> None:
 @pytest.mark.parametrize("public", [{}, {"hpke_public_key": 3}, {"hpke_public_key": "zz"}, {"hpke_public_key": "00"}])
 def test_an_unusable_public_key_is_refused(public) -> None:
     with pytest.raises(UpdateRefused):
-        SEALED.client.begin(ClientRound(MANIFEST, SITE, public), NOBODY)
+        SEALED.client.begin(ClientRound(MANIFEST, SITE, public), UNCERTIFIED)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_stranger_and_a_stray_layout_are_refused() -> None:
 
 def test_sealed_has_no_other_step() -> None:
     assert SEALED.steps == (UPLOAD,)
-    assert SEALED.server.close(DESK, UPLOAD, {SITE: bytes(32)}).secret == DESK.secret
+    assert SEALED.server.close(SERVER_ROUND, UPLOAD, {SITE: bytes(32)}).secret == SERVER_ROUND.secret
     with pytest.raises(UpdateRefused):
-        SEALED.server.close(DESK, "unmask", {})
+        SEALED.server.close(SERVER_ROUND, "unmask", {})
     with pytest.raises(UpdateRefused):
         SEALED.client.message(ClientRound(MANIFEST, SITE, OPENED.public), b"", "advertise", None)
 

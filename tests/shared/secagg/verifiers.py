@@ -27,4 +27,4 @@ class Certified:
             raise NotCertified(f"the {service} did not sign this") from error
 
 
-NOBODY = Certified()
+UNCERTIFIED = Certified()

@@ -1,4 +1,4 @@
-"""No secret and no payload ever stands in a log line, however it got there."""
+"""No secret and no payload ever appears in a log line, however it got there."""
 
 import io
 import json

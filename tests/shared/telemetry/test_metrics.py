@@ -1,4 +1,4 @@
-"""Metric names follow the conventions, and no label tells who somebody is."""
+"""Metric names follow the conventions, and no label identifies a person."""
 
 from prometheus_client import REGISTRY
 

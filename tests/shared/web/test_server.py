@@ -1,4 +1,4 @@
-"""The server process: a clear line when its port is taken, a clean end on SIGTERM with a long poll waiting."""
+"""The server process: a clear line when its port is in use, a clean end on SIGTERM with a long poll waiting."""
 
 import signal
 import socket

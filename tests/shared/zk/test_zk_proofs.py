@@ -131,7 +131,7 @@ def test_the_whole_range_can_be_proved(value: int, low: int, high: int) -> None:
 
 @pytest.mark.parametrize("value", [0, 101, 128, 2**64, -1, ORDER - 1])
 def test_a_prover_that_does_not_check_the_range_is_refused(value: int) -> None:
-    """The honest prover refuses, and its steps carried out all the same convince nobody."""
+    """The honest prover refuses, and its steps carried out all the same convince no verifier."""
     opening = Opening.fresh(value)
     with pytest.raises(OutsideRange):
         prove_range(opening, 1, 100, CONTEXT)

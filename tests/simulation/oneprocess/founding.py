@@ -1,4 +1,4 @@
-"""What stands before anything happens: databases with parties and sites in them, and their keys."""
+"""The state before anything happens: databases with parties and sites in them, and their keys."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -35,7 +35,7 @@ TIMING: Final = Timing(heartbeat_s=10.0, lease_s=30.0)
 
 
 class NoRevocations:
-    """Nobody is revoked."""
+    """Return no revocations."""
 
     def revoked(self, keyid: str) -> bool:
         return False
@@ -43,7 +43,7 @@ class NoRevocations:
 
 @dataclass
 class Founding:
-    """What stands at the beginning of every trial: databases with parties and sites in them, and their keys."""
+    """The state at the beginning of every trial: databases with parties and sites in them, and their keys."""
 
     folder: Path
     identities: dict[str, Identity]

@@ -180,7 +180,7 @@ class InProcessPlatform:
         return str(answer.json()["id"])
 
     def hints(self, service: str) -> list[Event]:
-        """Hints in a service's outbox that nobody rang."""
+        """Return hints in a service's outbox that were not announced."""
         rows = self.rows(
             service, "SELECT event_id, topic, type, subject FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT 20"
         )
@@ -255,7 +255,7 @@ class InProcessPlatform:
             self.use_cases.attendance._written.clear()
             await self.use_cases.attendance.flush()
 
-    # what stands
+    # the state
 
     def rows(self, service: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of a service's database."""

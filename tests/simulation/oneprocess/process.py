@@ -1,6 +1,6 @@
 """Processes that can die between any two effects, and the wires between them.
 
-Which process runs is known to whatever it calls (`RUNNING`), so that an effect is always the effect of somebody.
+Which process runs is known to whatever it calls (`RUNNING`), so that an effect is always the effect of a process.
 """
 
 import contextvars

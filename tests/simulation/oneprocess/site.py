@@ -15,7 +15,7 @@ from shared.secagg.engines import engine_named
 from shared.secagg.pairwise.uploads import MaskSignatures
 from shared.secagg.payload import train_payload
 from shared.wire.manifest import SignedManifest
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.simulation.oneprocess.founding import LENGTH
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Site:
             public = lease["engine_public"]["document"]["public"]
             sign = self.identity.private_key.sign
             client_round = ClientRound(signed.manifest, SiteId(self.id), public, sign, witness)
-            self.rounds[lease["round_id"]] = Part(client_round, self.engine.begin(client_round, NOBODY))
+            self.rounds[lease["round_id"]] = Part(client_round, self.engine.begin(client_round, UNCERTIFIED))
         self.lease = lease
 
     async def _beat(self) -> bool:
@@ -127,7 +127,7 @@ class Site:
                 part.client_round, part.state, bytes.fromhex(digest_of(part.said[step]))
             )
             return
-        if step == STEPS[-1]:  # what opens the sum is said once for each round of a job, whatever the attempt
+        if step == STEPS[-1]:  # what opens the sum is sent once per round of a job, whatever the attempt
             place = (part.client_round.manifest.job_id, part.client_round.manifest.number)
             assert self.answered.setdefault(place, part.round_id) == part.round_id, "opened in another attempt"
         part.state, part.said[step] = self.engine.message(part.client_round, part.state, step, answer)

@@ -37,10 +37,10 @@ WORKER_LEASE_S: Final = 10.0
 
 
 class _TiredBell:
-    """Whoever would wait stops instead, as a worker does that is told to."""
+    """Stop instead of waiting, as a worker does that is told to."""
 
     def notify_local(self, key: str) -> None:
-        """Nobody waits."""
+        """Return without waiting."""
 
     @contextmanager
     def listen(self, key: str) -> Iterator["_TiredBell"]:

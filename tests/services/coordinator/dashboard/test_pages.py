@@ -111,7 +111,7 @@ async def test_over_https_no_other_host_or_path_can_set_the_cookie(app: FastAPI)
 
 
 async def test_signing_in_begins_a_new_session_and_ends_the_one_that_was_brought(browser: httpx.AsyncClient) -> None:
-    """Session fixation: whoever planted or stole the earlier cookie has nothing."""
+    """Session fixation: a planted or stolen earlier cookie is worth nothing."""
     planted = browser.cookies["undersong_session"]
     await browser.post(f"{ROOT}/login", data={"token": "ust_test-token"})
     assert browser.cookies["undersong_session"] != planted
@@ -144,7 +144,7 @@ async def test_after_ten_wrong_tokens_even_the_right_one_waits(stranger: httpx.A
 async def test_no_form_is_taken_from_elsewhere(
     browser: httpx.AsyncClient, view, path: str, header: dict[str, str]
 ) -> None:
-    """Signing in too: else another site could sign the browser in as somebody else."""
+    """Signing in too: else another site could sign the browser in as another user."""
     form = {"token": "ust_test-token", "csrf": await _csrf(browser)}
     assert (await browser.post(ROOT + path, data=form, headers=header)).status_code == 403
     assert view.steered == []

@@ -30,7 +30,7 @@ def test_blanks_do_not_make_a_cause_another() -> None:
 
 
 def test_what_helps_is_said_for_each_kind_of_cause() -> None:
-    """Once for each kind, whatever the sites' codes; a pause that nothing is known of says that it can be resumed."""
+    """One sentence per kind, whatever the sites' codes; a pause without a known cause says that it can be resumed."""
     codes = ("policy-engine", "policy-kind", "sample-count-changed", "policy-unreadable", "new-code")
     said = remedy("quorum:2", [Cause(code, "", 1) for code in codes])
     assert said.count("may allow it in policy.yaml") == 1

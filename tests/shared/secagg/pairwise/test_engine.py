@@ -17,7 +17,7 @@ from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.quantise import DTYPES, pack, unpack
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import read_header
-from tests.shared.secagg.verifiers import NOBODY
+from tests.shared.secagg.verifiers import UNCERTIFIED
 
 SITES = tuple(SiteId(f"site_{i}") for i in range(5))
 LENGTH = 1000
@@ -69,7 +69,8 @@ class Parties:
             for site in SITES
         }
         self.states = {
-            site: self.engine.client.begin(client_round, NOBODY) for site, client_round in self.client_rounds.items()
+            site: self.engine.client.begin(client_round, UNCERTIFIED)
+            for site, client_round in self.client_rounds.items()
         }
         self.answers: dict[SiteId, bytes] = {}
         self.bodies: dict[SiteId, bytes] = {}
@@ -218,7 +219,7 @@ def test_garbage_in_any_step_is_a_named_refusal() -> None:
 def test_a_client_without_witness_key_or_with_bad_parameters_never_begins() -> None:
     party = Parties()
     with pytest.raises(UpdateRefused, match="witness"):
-        party.engine.client.begin(replace(party.client_rounds[SITES[0]], witness=None), NOBODY)
+        party.engine.client.begin(replace(party.client_rounds[SITES[0]], witness=None), UNCERTIFIED)
     bad = manifest(
         party.nonce, engine_params={"corrupt": 2, "dropout": 0, "quorum": True, "nonce_commitment": "0" * 64}
     )

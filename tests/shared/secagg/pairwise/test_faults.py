@@ -1,4 +1,4 @@
-"""A site that deals or sends wrong shares: it is named, nobody else is, and the others get their sum if they can."""
+"""A site that deals or sends wrong shares: it alone is named, and the others get their sum if they can."""
 
 import math
 import os
@@ -58,7 +58,7 @@ def finished(party: Round, spoil: dict[int, set[int]] | None = None) -> object:
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([4, 5, 10, 16, 17, 23, 40]), st.data())
 def test_senders_of_wrong_shares_are_named_up_to_what_the_threshold_allows(n: int, data: st.DataObject) -> None:
-    """As many as there are shares beyond the threshold, wherever they stand and whomever they lie about."""
+    """As many as there are shares beyond the threshold, at whatever positions and about whichever site."""
     party = Round(n, dropout=0.0, d=3)
     party.share()
     party.deliver(frozenset(range(n)))
@@ -71,7 +71,7 @@ def test_senders_of_wrong_shares_are_named_up_to_what_the_threshold_allows(n: in
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from([5, 10, 17]), st.data())
 def test_a_dealer_of_wrong_shares_is_named_and_no_holder(n: int, data: st.DataObject) -> None:
-    """It committed to what it dealt, so nobody complains; few wrong shares are corrected, many cost the round."""
+    """It committed to what it dealt, so no site complains; few wrong shares are corrected, many cost the round."""
     party, dealer = Round(n, dropout=0.0, d=3), data.draw(st.integers(0, n - 1))
     holders = st.sets(st.sampled_from([i for i in range(n) if i != dealer]), min_size=1)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The laws of the pairwise engine: exact sums whoever falls out, and nothing but the sum."""
+"""The laws of the pairwise engine: exact sums whichever sites drop out, and nothing but the sum."""
 
 import hashlib
 from dataclasses import replace
@@ -24,7 +24,7 @@ EVERYONE = frozenset(range(7))
 
 
 def played(n: int = 7, **settings_: object) -> Round:
-    """A round up to the masked updates, nobody missing."""
+    """A round up to the masked updates, with all sites."""
     party = Round(n, **settings_)  # type: ignore[arg-type]
     party.share()
     party.deliver(frozenset(range(n)))
@@ -311,7 +311,7 @@ def test_sparse_graphs_meet_every_bound_by_an_independent_computation(n: int, co
     assert n * without.sf(found.window - needed) <= 2**-30, "an honest round leaves every window enough"
     assert n * around.sf(t - 1) <= 2**-40, "colluders reach no threshold"
     assert n * stats.hypergeom(n - 1, n - gone, k).cdf(t - 1) <= 2**-30, "an honest round opens"
-    assert n * stats.hypergeom(n - 1, int((corrupt + dropout) * n), k).sf(k - 1) <= 2**-40, "nobody is alone"
+    assert n * stats.hypergeom(n - 1, int((corrupt + dropout) * n), k).sf(k - 1) <= 2**-40, "no site is alone"
 
 
 @pytest.mark.parametrize("quorum", [True, False])
