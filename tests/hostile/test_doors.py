@@ -242,7 +242,7 @@ def test_a_token_that_floods_waits_and_no_other(door: Door) -> None:
     assert door.get("/me", authorization="Bearer ust_good_flood").status_code == 200
 
 
-def test_guessing_tokens_is_slowed_down_and_shuts_nobody_out(door: Door) -> None:
+def test_guessing_tokens_is_slowed_down_and_does_not_shut_others_out(door: Door) -> None:
     assert door.get("/me", authorization="Bearer ust_good_known").status_code == 200
     guesses = [door.get("/me", authorization=f"Bearer ust_bad_{n}").status_code for n in range(12)]
     assert guesses[:3] == [401] * 3

@@ -53,7 +53,7 @@ def test_a_round_freezes_at_its_target() -> None:
     assert due(replace(ROUND, got=4), BEFORE) == Move(Phase.FROZEN)
 
 
-def test_a_round_freezes_when_nobody_is_left() -> None:
+def test_a_round_freezes_when_no_site_is_left() -> None:
     assert due(replace(ROUND, got=3, rejected=2), BEFORE) == Move(Phase.FROZEN)
     assert due(replace(ROUND, got=2, rejected=3), BEFORE) == Move(Phase.FAILED, Reason.QUORUM)
 

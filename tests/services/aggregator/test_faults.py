@@ -154,7 +154,7 @@ async def test_a_dealer_found_out_when_the_sum_is_opened_costs_one_round(
     assert sites.keys.records == {}
 
 
-async def test_garbage_and_false_complaints_remove_nobody_else(quick_stage: Stage) -> None:
+async def test_garbage_and_false_complaints_remove_no_other_site(quick_stage: Stage) -> None:
     sites = await Sites.open(quick_stage, sites=7)
     everyone = list(sites.manifest.cohort)
     liar, bad = everyone[1], everyone[6]

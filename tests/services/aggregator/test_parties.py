@@ -50,7 +50,7 @@ def asks(count: int, need: int) -> Asks:
     return Asks(tuple(Ask("custodian", bytes([index]), index) for index in range(count)), need)
 
 
-async def test_enough_answers_suffice_and_nobody_else_is_waited_for() -> None:
+async def test_enough_answers_suffice_and_others_are_not_waited_for() -> None:
     peers = [Peer(b"a"), Peer(NEVER()), Peer(b"c")]
     found = await Parties({"custodian": peers}).ask("sum", SIGNED, asks(3, 2))
     assert found == {0: b"a\0", 2: b"c\2"}

@@ -104,7 +104,7 @@ async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
     assert digest_of(pack_share(shares[0])) == (found.share_digest or b"").hex(), "what it signed"
 
 
-async def test_sums_that_nobody_bounds_are_split_without_a_proof(servers: Servers) -> None:
+async def test_sums_without_a_bound_are_split_without_a_proof(servers: Servers) -> None:
     round_ = await servers.begin(servers.manifest(RoundKind.STATISTICS, encoding=plan_sums(summands=3)))
     wanted = np.zeros(4)
     for i, values in enumerate(([1.5, -2.0, 3e6, 0.25], [0.5, 7.0, -1e6, 0.5], [2.0, 1.0, 0.0, 0.125])):
