@@ -27,7 +27,9 @@ def slug(answer: httpx.Response) -> str:
     return str(answer.json()["type"]).rpartition(":")[2]
 
 
-async def test_a_site_that_never_reported_its_profile_stops_no_other_site(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_site_that_never_reported_its_profile_stops_no_other_site(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     federation = await world.federation()
     agents = await world.sites(federation, 4)
     body = {"name": "silent", "owner": "silent hospital"}
