@@ -121,21 +121,21 @@ class FaultView(BaseModel):
 
 
 class RoundState(BaseModel):
-    """Where a round stands. `got` counts updates that stand, one a site."""
+    """The state of a round. `got` counts accepted updates, one a site."""
 
     id: RoundId
     job_id: str
     federation_id: str
     kind: RoundKind
     state: Phase
-    step: str | None = Field(default=None, description="where an engine of several steps stands")
+    step: str | None = Field(default=None, description="the present step of an engine of several steps")
     opening: bool = Field(default=False, description="sites may have answered what opens the sum: never ask them again")
     reason: str | None
     got: int
     min_cohort: int
     target: int
     manifest_digest: Digest
-    accepted: list[SiteId] = Field(description="sites whose update stands")
+    accepted: list[SiteId] = Field(description="sites whose update is accepted")
     rejections: list[Rejection]
     faults: list[FaultView] = Field(
         default=[], description="sites that broke the engine's protocol, or of which others say so"
@@ -240,21 +240,21 @@ async def submit_update(
 
 @router.post("/rounds/{round_id}/close", responses=problems(Unauthenticated, Forbidden, RoundUnknown))
 async def close_round(round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded) -> RoundState:
-    """Nobody else will answer: go on with the updates that are here, or fail for want of a quorum."""
+    """Stop waiting for more updates: go on with the accepted ones, or fail for want of a quorum. Idempotent."""
     await rounds.close(round_id)
     return round_state(await rounds.view(round_id))
 
 
 @router.post("/rounds/{round_id}/cancel", responses=problems(Unauthenticated, Forbidden, RoundUnknown, RoundOver))
 async def cancel_round(round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded) -> RoundState:
-    """End the round without a result; twice is the same as once."""
+    """End the round without a result. Idempotent."""
     await rounds.cancel(round_id)
     return round_state(await rounds.view(round_id))
 
 
 @router.get("/rounds/{round_id}", responses=problems(Unauthenticated, Forbidden, RoundUnknown))
 async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> RoundState:
-    """Where a round stands, for the coordinator, scientists and auditors."""
+    """Return the state of a round, for the coordinator, scientists and auditors."""
     if isinstance(actor, Principal):
         actor.check(Role.SCIENTIST, Role.AUDITOR)
     elif actor.subject.kind != "service" or actor.subject.name != "coordinator":

@@ -18,7 +18,7 @@ _BY_SQL = {"synchronize_session": False}
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """An update that stands, or (with a code) one that does not."""
+    """An accepted update, or (with a code) one that does not count."""
 
     id: int
     site_id: SiteId

@@ -4,7 +4,7 @@ Phases: collecting -> frozen -> aggregating -> checked -> published, or failed(r
 is not terminal ends by a deadline: `deadline` while collecting, `finish_by` afterwards.
 
 An engine of several steps has a step beside the phase: those up to the upload pass while the round is collecting,
-those after it while it is frozen; `OPENED` stands after the last. Each step ends by its own deadline.
+those after it while it is frozen; `OPENED` follows the last. Each step ends by its own deadline.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ BODY_LOST: Final = "body-lost"
 
 
 class Phase(StrEnum):
-    """Where a round stands."""
+    """The state of a round."""
 
     COLLECTING = "collecting"
     FROZEN = "frozen"
@@ -195,7 +195,7 @@ class Form:
 def settled_form(forms: Sequence[Form], cohort_size: int, *, complete: bool) -> Form | None:
     """Return the form of a round whose manifest names none; None while it is open.
 
-    It is the one that more than half of the cohort sent, or, once nobody else can send (`complete`), the one that most
+    It is the one that more than half of the cohort sent, or, once no site is left (`complete`), the one that most
     sent. Which site came first makes no difference. Raises FormUndecided when two forms were sent equally often.
     """
     most = Counter(forms).most_common(2)
@@ -222,14 +222,14 @@ class Known:
 
 
 def answered(round_: Round) -> bool:
-    """Whether waiting longer brings nothing: enough updates, or nobody left to send one."""
+    """Return whether waiting longer brings nothing: enough updates, or no site left to send one."""
     if round_.tracks_steps:
         return round_.step == UPLOAD and round_.step_missing <= 0
     return round_.got >= round_.target or round_.got + round_.rejected >= round_.cohort_size
 
 
 def due(round_: Round, now: datetime, *, closing: bool = False) -> Move | None:
-    """The transition that the guards demand now; `closing` when the coordinator says that nobody else will answer."""
+    """Return the transition that the guards demand now; `closing`: the coordinator expects no more answers."""
     if round_.phase.over:
         return None
     if round_.phase is Phase.COLLECTING:
@@ -308,7 +308,7 @@ def opening(steps: Sequence[str], step: str | None) -> bool:
 def repeated(known: Known, digest: Digest, site_id: SiteId) -> None:
     """Judge a site's second submission: return for the same bytes, raise for other ones or for rejected ones."""
     if known.digest != digest:
-        raise UpdateDiffers(f"{site_id} has sent the update {known.digest[:16]}… for this round; it stands")
+        raise UpdateDiffers(f"{site_id} has sent the update {known.digest[:16]}… for this round; the first one counts")
     if known.rejected_for is not None:
         raise UpdateRejected(f"the update was rejected: {known.rejected_for}")
 

@@ -1,7 +1,7 @@
-"""One worker's hands on its rounds: claim, fold as updates come, conclude, publish, let go.
+"""Drive one worker's rounds: claim, fold updates as they come, conclude, publish, release.
 
 Each round is driven by one task in one process, held by a lease in SQL. A task that dies, or loses its lease, leaves
-nothing but committed steps; whoever claims the round next begins where they end.
+nothing but committed steps; the worker that claims the round next begins where they end.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class RoundDriver:
         self._driving: dict[RoundId, asyncio.Task[None]] = {}
 
     def wake(self, round_id: RoundId) -> bool:
-        """Something happened to the round: look at it. True when nobody here was looking after it."""
+        """Look at the round, to which something happened; True when no task here was driving it."""
         self._notifier.notify_local(round_id)
         if round_id in self._driving:
             return False
@@ -110,7 +110,7 @@ class RoundDriver:
         return True
 
     async def stop(self) -> None:
-        """Let go of all rounds, so that another worker can take them at once."""
+        """Release all rounds, so that another worker can claim them at once."""
         tasks = [*self._driving.values(), *self._handing_in]
         for task in tasks:
             task.cancel()

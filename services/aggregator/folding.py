@@ -151,7 +151,7 @@ def _check_intact(path: Path, digest: Digest) -> None:
 def checked(blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding) -> Iterator[memoryview]:
     """The same blocks; raises OutOfRange after the last where no honest site could have sent them.
 
-    Without this one site could make the whole sum unusable and nobody would know which.
+    Without this check one site could make the whole sum unusable without being found.
     """
     coordinates = header.length - (TAIL_LENGTH if header.kind is RoundKind.TRAIN else 0)
     highest = lowest = at = 0

@@ -31,7 +31,7 @@ class Keys(Peer):
         return await self.ask(signed, ask.body)
 
     async def record(self, record: RoundRecord) -> None:
-        """Hand a round's record in for the log; twice is as once. Unavailable or AskRefused."""
+        """Submit a round's record for the log. Idempotent. Raises Unavailable or AskRefused."""
         headers = {"content-type": "application/json"}
         path = f"/rounds/{record.round_id}/records"
         await self._ask("POST", path, content=record.model_dump_json(), headers=headers)

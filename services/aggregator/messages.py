@@ -96,14 +96,14 @@ async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Messag
 async def _admit(
     steps: StepRepository, turn: Turn, now: datetime, message: Message, other: Message | None
 ) -> tuple[bool, bool]:
-    """Whether the message is new, and whether nobody waits for its site; `other` came just before it."""
+    """Return whether the message is new, and whether its site was given up; `other` came just before it."""
     step, site_id = message.step, message.site_id
     order = order_of(turn.round.id, turn.manifest, message.site)
     seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
     said = seen.digest if other is None else other.digest
     if said is not None:
         if said != message.digest:
-            raise StepDiffers(f"{site_id} has sent the message {said[:16]}… in step {step}; it stands")
+            raise StepDiffers(f"{site_id} has sent the message {said[:16]}… in step {step}; the first one counts")
         return False, seen.lost
     admit_step(turn.round, order, step, now, frozen=seen.frozen)
     if seen.left_behind:
@@ -190,7 +190,7 @@ def order_of(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str
 
 
 async def _by_round(asked: Sequence[Q], work: Callable[[RoundId, Sequence[Q]], Awaitable[Sequence[A]]]) -> list[A]:
-    """What `work` says to each, a round at a time; in the order of ids, so that nobody waits for locks crosswise."""
+    """Return `work`'s answers, a round at a time; in the order of ids, so that locks cannot deadlock."""
     places: dict[RoundId, list[int]] = {}
     for place, each in enumerate(asked):
         places.setdefault(each.round_id, []).append(place)

@@ -1,4 +1,4 @@
-"""The SQL of parts: disjoint sets of a round's contributions that whoever has time may fold into a partial sum.
+"""The SQL of parts: disjoint sets of a round's contributions that any worker may fold into a partial sum.
 
 A part belongs to the fence of the worker that holds the round, and is claimed under a token: what comes of an earlier
 claim, or under an earlier fence, finds nothing to update.
@@ -50,7 +50,7 @@ class HandedIn:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A part that nobody will use any more, with its blob."""
+    """A part that is no longer needed, with its blob."""
 
     id: int
     round_id: RoundId
@@ -65,7 +65,7 @@ class PartRows:
         self._tx, self._session = tx, tx.session
 
     async def offer(self, round_id: RoundId, fence: int, parts: Sequence[Sequence[int]]) -> None:
-        """Write down parts for whoever has time, and ring for all workers."""
+        """Store parts for any worker to claim, and notify all workers."""
         rows = [{"round_id": round_id, "fence": fence, "members": list(members)} for members in parts]
         await self._session.execute(insert(PartRow), rows)
         await self._tx.emit(PARTS_TOPIC, "parts.offered", PARTS)
@@ -118,7 +118,7 @@ class PartRows:
         return await self._session.scalar(query, execution_options=_BY_SQL) is not None
 
     async def handed_in(self, round_id: RoundId, fence: int) -> list[HandedIn]:
-        """What was handed in under this fence."""
+        """Return the partial sums that were submitted under this fence."""
         query = select(PartRow).where(PartRow.round_id == round_id, PartRow.fence == fence, PartRow.handed_in)
         rows = await self._session.scalars(query.order_by(PartRow.id))
         return [
@@ -153,14 +153,14 @@ class PartRows:
             await self._session.execute(delete(PartRow).where(PartRow.id.in_(ids)), execution_options=_BY_SQL)
 
     async def forget(self, part: Stale) -> None:
-        """Drop a stale part, unless it was handed in since it was looked at."""
+        """Delete a stale part, unless its sum was submitted since it was looked at."""
         same = PartRow.digest.is_(None) if part.digest is None else PartRow.digest == part.digest
         query = delete(PartRow).where(PartRow.id == part.id, PartRow.round_id == part.round_id, same)
         await self._session.execute(query.where(PartRow.fence == part.fence), execution_options=_BY_SQL)
 
 
 def _free(now: datetime) -> ColumnElement[bool]:
-    """Nobody has claimed it, or who did has not been heard of for a lease."""
+    """Match parts without a claim, or with one whose lease has expired."""
     return PartRow.handed_in.is_(False) & or_(PartRow.claim.is_(None), PartRow.until < now)
 
 

@@ -1,7 +1,7 @@
 """Folding parts of rounds that other workers hold.
 
-One part at a time, so it costs the memory of one sum. A part is claimed with a lease: whoever dies here leaves a claim
-that runs out, and at worst a blob that nobody can read and the hourly tidying takes away.
+One part at a time, so it costs the memory of one sum. A part is claimed with a lease: a worker that dies here leaves a
+claim that expires, and at worst a blob without a key, which the hourly tidying deletes.
 """
 
 import asyncio

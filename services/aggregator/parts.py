@@ -1,8 +1,8 @@
 """Sharing one round among workers, on the side of the worker that holds it.
 
 Where many updates wait, the holder cuts them into disjoint parts. It folds parts itself, one after the other; any
-other worker may claim one as well and hand in its partial sum (`part_worker.py`), which the holder adds to its own.
-Nobody but the holder closes, rejects, opens or publishes, and nobody has to help: what no partial sum brought, because
+other worker may claim one as well and submit its partial sum (`part_worker.py`), which the holder adds to its own.
+Only the holder closes, rejects, opens or publishes, and no worker has to help: what no partial sum brought, because
 its worker died or found an update that it could not use, the holder folds as if there had been no parts.
 """
 
@@ -96,7 +96,7 @@ class RoundParts:
     async def share(
         self, stored: Stored, holder: Holder, waiting: Sequence[Contribution], subscription: Subscription
     ) -> None:
-        """Fold `waiting` together with whoever has time. What could not be folded stays missing."""
+        """Fold `waiting` together with the other workers. What could not be folded stays missing."""
         shared = await self.offer(stored, holder, waiting)
         while await self.gather(shared):
             if not shared.done:
@@ -113,7 +113,7 @@ class RoundParts:
         return Shared(holder, round_id, stored.length, {c.id: c for c in waiting})
 
     async def gather(self, shared: Shared) -> bool:
-        """Add what was handed in, fold one part; False when there are no parts any more."""
+        """Add submitted partial sums, fold one part; False when no parts are left."""
         turn = await self._database.run("parts.turn", lambda tx: self._turn(tx, shared))
         shared.done = ()
         for handed in turn.handed_in:

@@ -128,7 +128,7 @@ class Publication:
     async def check(self, stored: Stored, fence: int, outcome: Outcome) -> Stored:
         """aggregating -> checked, with the model durable and the intent to publish it written down.
 
-        A result without a model is published at once: there is nobody to ask.
+        A result without a model is published at once: the registry need not be asked.
         """
         content = None if outcome.content is None else (await self._blobs.put(outcome.content)).digest
         state = None if outcome.state is None else (await self._blobs.put(outcome.state)).digest
@@ -218,7 +218,7 @@ class Publication:
 
 
 async def set_aside(blobs: BlobStore, digest: Digest) -> None:
-    """Put a damaged blob where nobody reads it, and say so."""
+    """Move a damaged blob to quarantine, and log it."""
     await blobs.quarantine(digest)
     DAMAGED_BLOBS.labels("aggregator").inc()
     log.error("blob.damaged", digest=digest, set_aside=True)

@@ -61,22 +61,22 @@ class RecordRows:
         self._tx, self._session = tx, tx.session
 
     async def prepare(self, round_id: RoundId, facts: Mapping[str, Any]) -> None:
-        """Write the facts down; what stands, stands."""
+        """Store the facts unless some are stored. Idempotent."""
         if await self._session.get(RecordRow, round_id) is None:
             self._session.add(RecordRow(round_id=round_id, facts=dict(facts), tries=0))
             await self._session.flush()
 
     async def complete(self, round_id: RoundId, result: Mapping[str, Any]) -> None:
-        """The round is published: its record may be handed in."""
+        """Mark the round as published: its record may be submitted."""
         await self._set(round_id, result=dict(result), next_try_at=await self._tx.now())
 
     async def find(self, round_id: RoundId) -> RecordRow | None:
-        """The row, if it is to be handed in."""
+        """Return the row, if its record is to be submitted."""
         row = await self._session.get(RecordRow, round_id)
         return None if row is None or row.result is None or row.next_try_at is None else row
 
     async def due(self, limit: int = 100) -> list[RoundId]:
-        """Rounds whose record should be handed in by now."""
+        """Return rounds whose record should be submitted by now."""
         query = select(RecordRow.round_id).where(RecordRow.next_try_at <= await self._tx.now())
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RecordRow.next_try_at).limit(limit))]
 
@@ -135,7 +135,7 @@ class Records:
         return True
 
     async def sweep(self) -> int:
-        """Hand in what is due; how many keys took."""
+        """Submit due records to the keys service and return how many it accepted."""
         due = await self._database.read("records.due", lambda tx: RecordRows(tx).due())
         return sum([await self.hand_in(round_id) for round_id in due])
 

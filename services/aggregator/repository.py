@@ -87,12 +87,12 @@ class Repository:
         self._session = tx.session
 
     async def find(self, round_id: RoundId) -> Stored | None:
-        """The round as it stands."""
+        """Return the round's present state."""
         row = (await self._session.execute(_ROUND, {"round": round_id})).one_or_none()
         return None if row is None else stored_of(row)
 
     async def get(self, round_id: RoundId) -> Stored:
-        """The round as it stands; raises RoundUnknown."""
+        """Return the round's present state; raises RoundUnknown."""
         found = await self.find(round_id)
         if found is None:
             raise no_such("round", round_id, RoundUnknown)
@@ -168,7 +168,7 @@ class Repository:
         return await self._held(round_id, fence, worker_until=await self.tx.now() + lease)
 
     async def release(self, round_id: RoundId, fence: int, *, rest: timedelta, failed: bool) -> bool:
-        """Let go of the round, which no worker takes again before it has rested (longer with every failure)."""
+        """Release the round, which no worker claims again before it has rested (longer with every failure)."""
         values: dict[str, Any] = {"failures": RoundRow.failures + 1} if failed else {}
         check_at = await self.tx.now() + rest
         return await self._held(round_id, fence, worker_id=None, worker_until=None, next_check_at=check_at, **values)
@@ -185,7 +185,7 @@ class Repository:
         return await self._ids(RoundRow.phase.in_(OPEN_PHASES), free, RoundRow.next_check_at <= now, limit=limit)
 
     async def overdue(self, limit: int = 100) -> list[RoundId]:
-        """Open rounds whose guards may demand a transition, whoever holds them."""
+        """Return open rounds whose guards may demand a transition, whichever worker holds them."""
         now, collecting = await self.tx.now(), RoundRow.phase == Phase.COLLECTING
         answered = or_(RoundRow.got >= RoundRow.target, RoundRow.got + RoundRow.rejected >= RoundRow.cohort_size)
         is_open = RoundRow.phase.in_(OPEN_PHASES)

@@ -176,7 +176,7 @@ class Rounds:
         return await rows.get(manifest.round_id)
 
     async def close(self, round_id: RoundId) -> Stored:
-        """Nobody else will answer: freeze with what there is, or fail for want of a quorum. Twice is as once."""
+        """Stop waiting for more updates: freeze with the accepted ones, or fail for want of a quorum. Idempotent."""
         return await self.evaluate(round_id, closing=True)
 
     async def evaluate(self, round_id: RoundId, *, closing: bool = False) -> Stored:
@@ -283,7 +283,7 @@ def manifest_of(text: str) -> RoundManifest:
 
 
 def check_member(round_id: RoundId, manifest: RoundManifest, site: Party) -> None:
-    """Raise NotInCohort, or, for a site of another federation, RoundUnknown: it shall not learn that there is one."""
+    """Raise NotInCohort, or, for a site of another federation, RoundUnknown: it must not learn of the round."""
     if site.federation_id != manifest.federation_id:
         raise no_such("round", round_id, RoundUnknown)
     if site.name not in manifest.cohort:
@@ -338,7 +338,7 @@ async def _check_signature(
         except NotFound as error:
             raise ManifestUntrusted("the manifest is signed by an unknown certificate") from error
         if holder.subject.kind != "service" or holder.subject.name != "coordinator":
-            raise ManifestUntrusted("the manifest is signed by somebody who is not the coordinator")
+            raise ManifestUntrusted("the manifest is signed by another party than the coordinator")
         key = holder.public_key
     try:
         verify_signature(key, MANIFEST_CONTEXT, bytes.fromhex(digest), bytes.fromhex(signed.signature))

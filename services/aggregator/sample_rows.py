@@ -25,7 +25,7 @@ class SampleRows:
         return None if row is None else row.message
 
     async def keep(self, site_id: SiteId, round_id: RoundId, message: bytes) -> None:
-        """Store a verified commitment; raises SampleCountChanged when another one stands."""
+        """Store a verified commitment; raises SampleCountChanged when another one is stored."""
         found = await self.find(site_id)
         if found is None:
             row = {"job_id": self._job_id, "site_id": site_id, "round_id": round_id, "message": message}

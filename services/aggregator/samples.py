@@ -20,7 +20,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 async def check_samples(
     database: Database, stored: Stored, manifest: RoundManifest, site_id: SiteId, message: bytes | None
 ) -> bytes | None:
-    """Before an update is taken: its committed sample count is there, in range, and the one of the rounds before.
+    """Check, before an update is stored, that its committed sample count is there, in range and the same as before.
 
     What comes back is to be stored with the update: the message, where it is the site's first in the job.
     Raises SampleCountMissing, SampleCountUnproved or SampleCountChanged.

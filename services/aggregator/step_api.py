@@ -37,7 +37,7 @@ _MESSAGE: Final[dict[str, Any]] = {
 
 
 class LostSites(BaseModel):
-    """Sites whose task has failed or expired: nobody waits for them any more."""
+    """Sites whose task has failed or expired: the round no longer waits for them."""
 
     model_config = ConfigDict(extra="forbid")
     sites: list[SiteId] = Field(max_length=100_000)
@@ -127,6 +127,6 @@ async def hear(
 async def lose_sites(
     round_id: RoundPath, lost: LostSites, _: Coordinator, steps: StepsNeeded, rounds: RoundsNeeded
 ) -> RoundState:
-    """Wait for these sites no longer; twice is the same as once."""
+    """Wait for these sites no longer. Idempotent."""
     await steps.lose(round_id, lost.sites)
     return round_state(await rounds.view(round_id))

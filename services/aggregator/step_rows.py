@@ -76,15 +76,17 @@ class StepRepository:
         self._tx, self._session, self._round_id = tx, tx.session, round_id
 
     async def turn(self) -> Turn:
-        """Where the round stands, held by this transaction; raises RoundUnknown. Reads only what a message needs."""
+        """Return and lock the round's state, as far as a message needs it; raises RoundUnknown."""
         row = (await self._session.execute(_TURN, {"round": self._round_id})).one_or_none()
         if row is None:
             raise no_such("round", self._round_id, RoundUnknown)
         return Turn(round_of(row), row.manifest)
 
     async def seen(self, step: str, before: str | None, site_id: SiteId) -> Seen:
-        """What there is of this site in this step and the one before. Ask with the round held, in a query of its own:
-        a query that waits for a lock sees what was there before it waited."""
+        """Return what is stored of this site in this step and the one before.
+
+        Ask with the round held, in a query of its own: a query that waits for a lock sees the state before it waited.
+        """
         who = {"round": self._round_id, "site": site_id, "step": step, "before": before}
         row = (await self._session.execute(_SEEN, who)).one()
         behind = before is not None and row.passed and not row.answered
@@ -121,7 +123,7 @@ class StepRepository:
         return Frozen(tuple(SiteId(site) for site in row.members), row.closed_at is not None)
 
     async def freeze(self, step: str, members: Iterable[SiteId]) -> None:
-        """Fix whom the step is closed over; what stands, stands."""
+        """Fix the set that the step is closed over, unless it is fixed. Idempotent."""
         row = {"round_id": self._round_id, "step": step, "members": sorted(members), "frozen_at": await self._tx.now()}
         await self._session.execute(self._tx.insert(StepRow).values(row).on_conflict_do_nothing())
 
@@ -172,7 +174,7 @@ class StepRepository:
         return {SiteId(row.site_id): bytes.fromhex(row.public_key) for row in rows}
 
     async def lost(self) -> frozenset[SiteId]:
-        """Sites that nobody waits for."""
+        """Return the sites that were given up."""
         query = select(LostSiteRow.site_id).where(LostSiteRow.round_id == self._round_id)
         return frozenset(SiteId(site) for site in await self._session.scalars(query))
 

@@ -43,9 +43,9 @@ class Steps:
     ) -> bytes | None:
         """Take a site's message, durably; the same bytes again change nothing. Then wait up to `wait_s` for the answer.
 
-        `message` gives its bytes, which are let go before the waiting: a thousand sites wait at one time.
+        `message` gives its bytes, which are released before the wait: a thousand sites wait at one time.
         None when the step is still open. Raises RoundUnknown, NotInCohort, StepUnknown, StepDiffers, StepNotOpen,
-        StepClosed, SiteFellOut, RoundClosed; the last two also where the message was taken and the round went on
+        StepClosed, SiteFellOut, RoundClosed; the last two also where the message was stored and the round went on
         without this site.
         """
         with self._notifier.listen(round_id) as subscription:
@@ -85,7 +85,7 @@ class Steps:
         return await self._database.read("step.answer", lambda tx: look(tx, questions))
 
     async def lose(self, round_id: RoundId, sites: Sequence[SiteId]) -> None:
-        """Wait for these sites no longer. What they sent stands; RoundUnknown. Twice is as once."""
+        """Wait for these sites no longer; what they sent still counts. Idempotent. Raises RoundUnknown."""
 
         async def work(tx: Transaction) -> None:
             rows, given, steps = Repository(tx), ContributionRows(tx), StepRepository(tx, round_id)
@@ -130,7 +130,7 @@ async def _patiently(
     *,
     look_first: bool = True,
 ) -> bytes | None:
-    """Look for an answer, and again at every ring, for up to `wait_s`."""
+    """Look for an answer, and again at every notification, for up to `wait_s`."""
     until = monotonic() + wait_s
     found = await look() if look_first else None
     while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""The aggregator's tables; nobody else reads or writes them."""
+"""The aggregator's tables; no other service reads or writes them."""
 
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,8 @@ common = CommonTables(Base.metadata)
 class RoundRow(Base):
     """One round. `got` counts contributions that stand; `fence` grows with every worker that takes the round.
 
-    `step` is where an engine of several steps stands (null for the others), `step_missing` how many sites it waits for.
+    `step` is the present step of an engine of several steps (null for the others), `step_missing` the number of sites
+    that it waits for.
     """
 
     __tablename__ = "rounds"
@@ -74,7 +75,7 @@ class RoundRow(Base):
 
 
 class ContributionRow(Base):
-    """One site's update to one round; the first digest stands for ever. `code` says why it does not count.
+    """One site's update to one round; the first digest is final. `code` says why it does not count.
 
     `signature`: the site's, over the digest, where the engine has bodies signed.
     """
@@ -99,7 +100,7 @@ class ContributionRow(Base):
 class PartRow(Base):
     """A set of a round's contributions that any worker may fold; `fence` is that of the worker that holds the round.
 
-    `members` and `folded` are ids of contributions. Of a part that is handed in, the sum of `folded` is the blob
+    `members` and `folded` are ids of contributions. Of a submitted part, the sum of `folded` is the blob
     `digest`, sealed under `key`, which is sealed itself.
     """
 
@@ -120,7 +121,7 @@ class PartRow(Base):
 
 
 class ReportIdRow(Base):
-    """The id of a report that was taken: never again in the same job, in whatever round."""
+    """The id of an accepted report, which no later round of the same job accepts again."""
 
     __tablename__ = "report_ids"
 
@@ -182,7 +183,7 @@ class StepRow(Base):
 
 
 class StepMessageRow(Base):
-    """What one site said in one step; the first digest stands for ever. `body` is sealed, and gone once it is used."""
+    """One site's message in one step; the first digest is final. `body` is sealed, and deleted once it is used."""
 
     __tablename__ = "step_messages"
 
@@ -196,7 +197,7 @@ class StepMessageRow(Base):
 
 
 class StepAnswerRow(Base):
-    """Who gets which answer to a step; who has none fell out of the round there."""
+    """Which site gets which answer to a step; a site without one dropped out of the round there."""
 
     __tablename__ = "step_answers"
 
@@ -217,7 +218,7 @@ class StepBodyRow(Base):
 
 
 class LostSiteRow(Base):
-    """A site of which the coordinator said that nobody should wait for it."""
+    """A site that the coordinator gave up for this round."""
 
     __tablename__ = "lost_sites"
 

@@ -1,4 +1,4 @@
-"""Taking one site's update into a round: checked at the door, stored durably, counted once, acknowledged for ever."""
+"""Accept one site's update into a round: check it on arrival, store it durably, count it once, acknowledge it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -304,7 +304,7 @@ async def _take_id(given: ContributionRows, stored: Stored, site_id: SiteId, hea
     if not isinstance(report_id, bytes):
         return
     if not await given.take_report_id(stored, site_id, report_id.hex()):
-        raise ReportRepeated("a report of this id was taken in this job before")
+        raise ReportRepeated("a report of this id was accepted in this job before")
 
 
 def _uncounted(refusal: Refusal) -> str:

@@ -1,4 +1,4 @@
-"""Verifying reports together with the helper: who hands in what cannot be believed is named, and the round goes on.
+"""Verify reports together with the helper: the sender of an invalid report is named, and the round goes on.
 
 A report is examined here, then shown to the helper with this server's verifier share; its verdict is checked against
 this server's own state. Everything is a function of the stored body and the round's stored keys, so after a crash the

@@ -1,4 +1,4 @@
-"""The aggregator's background work: look after rounds, ring events, repair what a crash or a lost hint left."""
+"""The aggregator's background work: drive rounds, announce events, repair what a crash or a lost hint left."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -56,12 +56,12 @@ class RoundMaintenance:
         self._driver.wake(round_id)
 
     async def attend(self) -> int:
-        """Take open rounds that nobody looks after."""
+        """Claim open rounds without a holder."""
         found = await self._database.read("rounds.unattended", lambda tx: Repository(tx).unattended())
         return sum(self._driver.wake(round_id) for round_id in found)
 
     async def enforce(self) -> int:
-        """Make transitions that the guards demand: a deadline that passed, a quorum that nobody noticed."""
+        """Make transitions that the guards demand: a deadline that passed, a quorum that went unnoticed."""
         found = await self._database.read("rounds.overdue", lambda tx: Repository(tx).overdue())
         moved = 0
         for round_id in found:
@@ -109,7 +109,7 @@ class RoundMaintenance:
         return 0
 
     async def audit(self) -> int:
-        """The ledger: every update that was acknowledged for a published round stands in its sum."""
+        """Count acknowledged updates of published rounds that are not in the sum, for the metric."""
 
         async def work(tx: Transaction) -> int:
             return await Repository(tx).uncounted(await tx.now() - _AUDITED)
@@ -133,7 +133,7 @@ async def work(
     sweep_s: float,
     keep: timedelta,
 ) -> None:
-    """Run until told to stop; rounds in hand are let go of at the end."""
+    """Run until told to stop; rounds held are released at the end."""
     jobs = {
         "rounds_overdue": maintenance.enforce,
         "rounds_unattended": maintenance.attend,

@@ -122,7 +122,7 @@ class Accounts:
         return await self._database.read("tokens.list", work)
 
     async def revoke_token(self, person: Principal, token_id: str) -> None:
-        """Revoke one's own token, or, by an admin, any; twice is the same as once."""
+        """Revoke one's own token, or, by an admin, any. Idempotent."""
 
         async def work(tx: Transaction) -> None:
             accounts = AccountRepository(tx)

@@ -24,17 +24,17 @@ from shared.telemetry.metrics import HEARTBEAT_AGE_SECONDS
 
 PERIOD_S: Final = 3.0
 LONGEST_GAP: Final = timedelta(seconds=12)
-"""A longer silence of all API processes means that nobody could hear the sites."""
+"""A longer silence of all API processes means that none could hear the sites."""
 _WRITE_AGAIN_AFTER_S: Final = 5.0
 _OF_A_LEASE: Final = 8
-"""Where leases are short, the book is written this many times in one: who is there must not look away meanwhile."""
+"""Where leases are short, last-seen times are written this often in one lease, so that no present site looks away."""
 _MOST_MARKED: Final = 50_000
 
 log = structlog.get_logger(__name__)
 
 
 class Attendance:
-    """Keeps the book of who was heard when; who was not for a lease counts as away."""
+    """Tracks last-seen times; a site that was not heard for a lease counts as away."""
 
     def __init__(self, database: Database, notifier: Notifier, lease_s: float) -> None:
         self._database, self._notifier = database, notifier
@@ -96,7 +96,7 @@ class Attendance:
             self._notifier.notify_local(site)
 
     async def flush(self) -> None:
-        """Write down who was heard, and that somebody was there to hear."""
+        """Write down the sites that were heard, and that a process was listening."""
         moment = monotonic()
         due = {
             site

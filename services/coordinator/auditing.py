@@ -1,6 +1,6 @@
 """Evidence about a round or version, collected from keys and registry for a person who may see it, and audited.
 
-The coordinator only carries the parts: whoever receives them checks them, and need not trust it.
+The coordinator only carries the parts: their receiver checks them, and need not trust it.
 """
 
 import asyncio

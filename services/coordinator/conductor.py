@@ -254,7 +254,7 @@ class Conductor:
         await self._rounds.set_flag(round_id, uncancelled=False)
 
     async def sweep_rounds(self) -> int:
-        """Look at every round that nobody looked at in time; how many moved."""
+        """Look at every round that is overdue for a look and return how many moved."""
         moved = 0
         for round_id in await self._find(lambda tx, now: RoundRepository(tx).due(now)):
             before = (await self._rounds.read(round_id)).round

@@ -191,7 +191,7 @@ class Jobs:
         return await self.more_events(job_id, after, limit)
 
     async def more_events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
-        """The same for somebody who was let in before."""
+        """The same for a reader who was authorised before."""
 
         async def work(tx: Transaction) -> Sequence[JobEvent]:
             return await JobRepository(tx).events(job_id, after, limit)
@@ -199,7 +199,7 @@ class Jobs:
         return await self._database.read("job.events", work)
 
     async def pause(self, person: Principal, job_id: str, once: Once) -> JobView:
-        """Plan no further round; the one that is out goes on."""
+        """Plan no further round; the one in flight goes on."""
 
         async def work(tx: Transaction) -> JobView:
             job = await _steered(tx, person, job_id)
@@ -219,7 +219,7 @@ class Jobs:
         return await self._database.run("job.resume", once(work))
 
     async def cancel(self, person: Principal, job_id: str, once: Once) -> JobView:
-        """Stop the job and the round that is out; agents stop at their next heartbeat."""
+        """Stop the job and the round in flight; agents stop at their next heartbeat."""
 
         async def work(tx: Transaction) -> JobView:
             jobs = JobRepository(tx)

@@ -1,7 +1,7 @@
 """Leases: how agents come to their tasks. Sites are named by their certificates.
 
-A round rings all of its sites at once, and thousands of idle ones ask again every half minute: those who ask together
-are answered together, in one transaction.
+A round notifies all of its sites at once, and thousands of idle ones ask again every half minute: requests that arrive
+together are answered together, in one transaction.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from shared.telemetry.traces import current_trace
 
 _KEPT_ROUNDS: Final = 64
 _SHORTEST_WAIT: Final = 0.75
-"""Of the time that a site offers to wait. Sites that came together would otherwise come together for ever."""
+"""Of the time that a site offers to wait. Sites that came together once would otherwise keep coming together."""
 
 
 class SiteSuspended(Forbidden):
@@ -135,7 +135,7 @@ class Leases:
         await RoundRepository(tx).lock_all({task.round_id for task in found})
 
     async def _kept(self, tx: Transaction, sites: Sequence[SiteId]) -> dict[SiteId, Lease]:
-        """Leases that sites hold already, extended; one that ran out or outlived its round is taken back."""
+        """Extend and return the leases that sites hold already; reclaim one that expired or outlived its round."""
         tasks, now = TaskRepository(tx), await tx.now()
         held = await tasks.leased_by(sites)
         rounds = await RoundRepository(tx).lock_all({task.round_id for task in held.values()})
@@ -158,7 +158,7 @@ class Leases:
         found = await tasks.next_for(sorted(traces))
         moves: dict[RoundId, list[Move]] = {}
         rounds = await RoundRepository(tx).lock_all({task.round_id for task in found.values()})
-        # Read again under the locks: one task that somebody moved meanwhile must not fail the lease of all others.
+        # Read again under the locks: one task that was moved meanwhile must not fail the lease of all others.
         for task in (await tasks.get_all(sorted(task.id for task in found.values()))).values():
             round_ = rounds[task.round_id]
             if task.leasable and round_.phase is Phase.COLLECTING and not round_.closing:

@@ -31,7 +31,7 @@ class Move:
 
     @property
     def gave_up(self) -> bool:
-        """Whether nobody waits for the task any more, and nothing came of it."""
+        """Return whether the task is no longer awaited and ended without a result."""
         return self.before.outstanding and not self.after.outstanding and self.after.state is not TaskState.DONE
 
 

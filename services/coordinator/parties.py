@@ -201,7 +201,7 @@ class Aggregator(_Party):
         return public
 
     async def report(self, round_id: RoundId) -> RoundReport:
-        """How the round stands; raises NotFound."""
+        """Fetch the state of the round; raises NotFound."""
         answer = await self._call(_Call("GET", f"/v1/rounds/{round_id}"))
         try:
             return RoundReport.model_validate(answer)
@@ -268,7 +268,7 @@ class Registry(_Party):
                 _Call("POST", "/v1/models", key=key, json={"federation_id": federation_id, "name": name})
             )
         except PartyRefused:
-            known = await self._find_model(federation_id, name)  # somebody was quicker
+            known = await self._find_model(federation_id, name)  # another request was quicker
             if known is None:
                 raise
             return known
@@ -301,7 +301,7 @@ class Registry(_Party):
 
 
 class KeysDirectory(_Party):
-    """What keys tells to whoever checks: authority, certificates and the records of rounds."""
+    """What the keys service publishes for audits: authority, certificates and the records of rounds."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         super().__init__(http, "keys service")

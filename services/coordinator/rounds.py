@@ -1,6 +1,6 @@
 """Rounds in SQL: planned, opened, published, failed, cancelled; one transaction each, called by the conductor.
 
-The end of a round and the plan of the next are one transaction, so that a job never stands between two rounds.
+The end of a round and the plan of the next are one transaction, so that a job is never between two rounds.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -105,7 +105,7 @@ class Rounds:
         return await self._database.run("round.plan", work)
 
     async def witness(self, round_id: RoundId, commitment: str, epoch: int) -> SignedManifest:
-        """Complete a planned round's manifest with what keys committed to, once; the manifest that stands."""
+        """Complete a planned round's manifest with the keys service's commitment, once, and return what is stored."""
 
         async def work(tx: Transaction) -> SignedManifest:
             rounds = RoundRepository(tx)
@@ -250,7 +250,7 @@ class Rounds:
 
     @staticmethod
     async def cancel(tx: Transaction, round_id: RoundId, reason: str) -> None:
-        """End a round because somebody stopped its job; the caller's transaction goes on with the job."""
+        """End a round whose job was stopped; the caller's transaction goes on with the job."""
         rounds = RoundRepository(tx)
         round_ = await rounds.get(round_id, lock=True)
         if round_.ended:
@@ -405,7 +405,7 @@ async def _record_faults(jobs: JobRepository, round_: Round, faults: Sequence[Si
 
 
 def _new_round(manifest: RoundManifest, number: int, now: datetime) -> Round:
-    """`number` counts rounds for people; the manifest's counts what nobody may be asked twice."""
+    """Return a new round; `number` counts rounds for people, the manifest's what no site may be asked twice."""
     deadline = timedelta(seconds=manifest.deadline_s)
     return Round(
         id=manifest.round_id,

@@ -1,4 +1,4 @@
-"""The dashboard's door: who tried too often waits, and what was signed out stays out."""
+"""The dashboard's sign-in limiter: addresses with many failures wait, and ended sessions stay ended."""
 
 import ipaddress
 from datetime import datetime, timedelta
@@ -50,7 +50,7 @@ class SignIns:
         await self._database.run("signin.succeeded", lambda tx: SignInRepository(tx).clear(network_of(address)))
 
     async def end(self, session_id: str, until: datetime) -> None:
-        """End a session everywhere; twice is the same as once."""
+        """End a session everywhere. Idempotent."""
         await self._database.run("session.end", lambda tx: SignInRepository(tx).end(session_id, until))
 
     async def ended(self, session_id: str) -> bool:
@@ -68,7 +68,7 @@ class SignIns:
 
 
 def network_of(address: str) -> str:
-    """Whom one count is for: an IPv4 address, or an IPv6 network, for whoever has one has all its addresses."""
+    """Return what one count is for: an IPv4 address, or an IPv6 network, whose owner has all its addresses."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -136,7 +136,7 @@ class Sites:
         return await self._database.read("site.exclusions", work)
 
     async def suspend(self, person: Principal, site_id: str) -> SiteView:
-        """Give the site no task any more and take back what it has. Suspending twice is the same as once."""
+        """Give the site no task any more and reclaim what it has. Idempotent."""
 
         async def work(tx: Transaction) -> SiteView:
             sites = SiteRepository(tx)

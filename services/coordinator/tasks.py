@@ -90,7 +90,7 @@ class Tasks:
             tasks, now = TaskRepository(tx), await tx.now()
             asked = {(each.task_id, each.site_id) for each in completions}
             places = await tasks.places({task_id for task_id, _ in asked})
-            # Nobody makes others wait for the round of a task that is not his.
+            # No caller makes others wait for the round of a task that is another site's.
             places = {task_id: place for task_id, place in places.items() if (task_id, place[1]) in asked}
             rounds = await RoundRepository(tx).lock_all({round_id for round_id, _ in places.values()})
             found = await tasks.get_all(sorted(places))
@@ -141,7 +141,7 @@ class Failure:
 
 
 class TaskSweeper:
-    """Takes back what silent agents hold. Nobody is called silent while no API process was there to hear."""
+    """Reclaims what silent agents hold. No agent is called silent while no API process was listening."""
 
     def __init__(self, database: Database, timing: Timing) -> None:
         self._database, self._timing = database, timing

@@ -108,10 +108,10 @@ async def run_worker(settings: CoordinatorSettings) -> None:
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:
     """Enrol, then check signatures and keep the certificate fresh, until cancelled."""
-    async with standing(settings, SERVICE, database) as stands:
-        identity.standing = stands
-        app.state.verifier = stands.verifier
-        await Sweeper(60, {"nonces": stands.nonces.prune}, housekeeping=True).run()
+    async with standing(settings, SERVICE, database) as trust:
+        identity.standing = trust
+        app.state.verifier = trust.verifier
+        await Sweeper(60, {"nonces": trust.nonces.prune}, housekeeping=True).run()
 
 
 def _party(settings: CoordinatorSettings, audience: str, identity: _LateIdentity) -> httpx.AsyncClient:

@@ -1,4 +1,4 @@
-"""The keys service's background work: ring events, forget what has expired."""
+"""The keys service's background work: announce events, delete what has expired."""
 
 from typing import Final
 

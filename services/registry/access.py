@@ -1,4 +1,4 @@
-"""Who may do what with a model, whoever asks: a person by role, a site by federation, a service by name."""
+"""Permissions on models: of a person by role, of a site by federation, of a service by name."""
 
 from services.registry.domain import FederationUnnamed, ModelUnknown, VersionUnknown
 from shared.errors import FieldError, Forbidden, NotFound, no_such

@@ -54,7 +54,7 @@ class Contents:
         """Store content of this digest for one federation; BlobTooLarge, DigestMismatch, StorageFull leave nothing.
 
         The whole body is received and hashed even where the content is stored already: only who sends all its bytes
-        has shown to have them, and nobody learns from the answer what others have uploaded.
+        has shown to have them, and no caller learns from the answer what others have uploaded.
         """
         federation_id = claimant(asker, upload.federation_id)
         if upload.announced not in (None, upload.digest):
@@ -95,7 +95,7 @@ class Contents:
         )
 
     async def check(self) -> None:
-        """Raise while files lie set aside that nobody has stored again; for readiness."""
+        """Raise while quarantined files have not been stored again; for readiness."""
         count = await self._store.quarantined()
         if count:
             raise ContentDamaged(f"{count} damaged model files are set aside: store them again, or delete the versions")
@@ -146,7 +146,7 @@ class Contents:
             yield Path(file.name)
 
     async def collect(self, keep: timedelta) -> int:
-        """Clear away files that no living version needs and nobody has touched for so long; returns how many."""
+        """Delete files that no living version needs and that were not used for `keep`; returns how many."""
         await self._adopt_strays(keep)
         await self._database.run("content.unclaim", lambda tx: _forget_claims(tx, keep))
         await self._store.discard_incoming(max(keep, _UPLOAD_STALLS))

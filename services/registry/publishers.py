@@ -40,7 +40,7 @@ class Publishers:
         holder = await self._holder(keyid)
         if isinstance(asker, Party) and holder.subject != asker.subject:
             raise PublisherUnproven(
-                "The version is signed by somebody else.",
+                "The version is signed by another party.",
                 errors=[FieldError("/publisher_keyid", f"belongs to {holder.subject.uri}")],
             )
         _verify(holder, model_id, request, signature)

@@ -1,4 +1,4 @@
-"""The registry's tables; nobody else reads or writes them."""
+"""The registry's tables; no other service reads or writes them."""
 
 from datetime import datetime
 from typing import Any

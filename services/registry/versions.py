@@ -68,7 +68,7 @@ class Versions:
             version = await self._database.run("version.publish", work)
             point("registry.version.committed")
             return VersionView.of(version), True
-        except IntegrityError:  # somebody was quicker with the same round
+        except IntegrityError:  # another request was quicker with the same round
             _, present, _ = await self._look(asker, model_id, key, request)
             if present is None:
                 raise

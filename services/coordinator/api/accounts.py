@@ -94,7 +94,7 @@ async def list_tokens(
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(Unauthenticated, NotFound))
 async def revoke_token(token_id: Id, person: Caller, use: Use) -> Response:
-    """Revoke a token: at once here, within five seconds at the other services. Twice is the same as once."""
+    """Revoke a token: at once here, within five seconds at the other services. Idempotent."""
     await use.accounts.revoke_token(person, token_id)
     return Response(status_code=204)
 

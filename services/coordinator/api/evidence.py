@@ -1,4 +1,4 @@
-"""Evidence, for whoever wants to check a round or a model version without trusting any service."""
+"""Evidence, for checking a round or a model version without trusting any service."""
 
 from typing import Annotated
 

@@ -126,7 +126,7 @@ async def get_exclusions(site: SiteParty, use: Use) -> Exclusions:
 
 @router.post("/sites/{site_id}/suspension", tags=["sites"], responses=_PEOPLE)
 async def suspend_site(site_id: Id, person: Owner, use: Use) -> SiteView:
-    """Give the site no tasks any more and take back what it holds (owner). Twice is the same as once."""
+    """Give the site no tasks any more and reclaim what it holds (owner). Idempotent."""
     return await use.sites.suspend(person, site_id)
 
 

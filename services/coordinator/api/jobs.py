@@ -101,7 +101,7 @@ async def list_participation(job_id: Id, person: Reader, use: Use) -> Listing[Pa
 
 @router.post("/jobs/{job_id}/pause", tags=["jobs"], responses=_STEERING)
 async def pause_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
-    """Plan no further round (scientist); the one that is out goes on."""
+    """Plan no further round (scientist); the one in flight goes on."""
     return await use.jobs.pause(person, job_id, once)
 
 
@@ -113,7 +113,7 @@ async def resume_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOn
 
 @router.post("/jobs/{job_id}/cancel", tags=["jobs"], responses=_STEERING)
 async def cancel_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
-    """Stop the job and the round that is out (scientist). Twice is the same as once."""
+    """Stop the job and the round in flight (scientist). Idempotent."""
     return await use.jobs.cancel(person, job_id, once)
 
 

@@ -20,7 +20,7 @@ _ACTING = problems(
 
 @router.get("", responses=problems(Unauthenticated, Forbidden))
 async def list_dead_tasks(person: Reader, use: Use, limit: Limit = 100, after: After = None) -> Listing[DeadTaskView]:
-    """Tasks that were given up after five attempts, and that nobody has decided about."""
+    """List tasks that were given up after five attempts and not yet requeued or discarded."""
     page = await use.operations.dead(person, limit, after)
     return Listing(items=list(page.items), next=page.next)
 

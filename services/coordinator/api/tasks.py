@@ -43,7 +43,7 @@ class LeaseRequest(_Body):
 
     wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S, strict=True)
     completed: list[Ended] = Field(
-        default=[], max_length=16, description="One that nobody waits for any more is passed over."
+        default=[], max_length=16, description="A task that is no longer awaited is passed over."
     )
 
 
@@ -126,7 +126,7 @@ async def fail_task(task_id: Id, body: FailureReport, site: SiteParty, use: Use)
 
 
 async def _unless_gone(request: Request, leasing: Coroutine[Any, Any, Lease | None]) -> Lease | None:
-    """Wait for the lease, but not for somebody who has hung up: a task must not be given to nobody."""
+    """Wait for the lease, unless the client hangs up: a task must not be leased to a closed connection."""
     waiting = asyncio.create_task(leasing)
     hanging_up = asyncio.create_task(_hung_up(request))
     try:

@@ -41,7 +41,7 @@ ASSETS: Final = _load()
 
 
 def address(root: str, name: str) -> str:
-    """Where a page finds a file: the address changes with the content, so browsers may keep it for ever."""
+    """Return a file's address, which changes with the content, so that browsers may cache it without limit."""
     return f"{root}/static/{name}?v={ASSETS[name].digest}"
 
 

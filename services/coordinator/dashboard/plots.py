@@ -133,7 +133,7 @@ def forest(result: RegressionResult) -> Line:
 
 
 def shade(value: float | None) -> str:
-    """The class of a correlation's colour; its number stands in the cell too."""
+    """Return the class of a correlation's colour; the cell shows its number too."""
     if value is None:
         return "none"
     strength = min(4, int(abs(value) * 5))

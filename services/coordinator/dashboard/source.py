@@ -1,4 +1,4 @@
-"""Desks over the coordinator's use cases: the calls that the API makes, with the same person and the same refusals."""
+"""View models over the coordinator's use cases: the calls of the API, with the same person and the same refusals."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ _WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorSource:
-    """Opens desks; `degraded` names what the service does without at the moment."""
+    """Opens view models; `degraded` names what the service does without at the moment."""
 
     jobs: Jobs
     sites: Sites

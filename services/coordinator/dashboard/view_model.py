@@ -91,7 +91,7 @@ class ViewModel(Protocol):
 
 
 class Source(Protocol):
-    """Opens desks."""
+    """Opens view models."""
 
     async def view(self, token: str) -> ViewModel | None:
         """The view of the person whose API token this is; None when the token is not valid."""
@@ -107,7 +107,7 @@ class SignInLimiter(Protocol):
         """A token from this address was wrong."""
 
     async def succeeded(self, address: str) -> None:
-        """Somebody signed in from this address."""
+        """Forget failed attempts from this address, from which a user signed in."""
 
     async def end(self, session_id: str, until: datetime) -> None:
         """Believe this session no more; by itself it would have ended then."""

@@ -173,7 +173,7 @@ def _remedy_for(code: str) -> str | None:
 
 
 def _line(message: str | None) -> str:
-    """Return what a site said as one line of characters that can be seen: it stands among lines of ours."""
+    """Return a site's message as one line of visible characters, to be shown among lines of ours."""
     visible = "".join(char if char.isprintable() else " " for char in message or "")
     return " ".join(visible.split())[:MESSAGE_CHARS]
 

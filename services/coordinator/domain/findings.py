@@ -16,7 +16,7 @@ MAX_ERRORS: Final = 100
 
 
 class JobInvalid(Invalid):
-    """The job cannot run as it stands."""
+    """The job cannot run as it is written."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Findings:
 
 
 def kind_of(document: Mapping[str, Any]) -> str:
-    """Return the kind of a job document; raises `JobInvalid` for one that there is not."""
+    """Return the kind of a job document; raises `JobInvalid` for an unknown one."""
     kind = document.get("kind", KINDS[0])
     if isinstance(kind, str) and kind not in KINDS:
         findings = Findings()

@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job with its progress; `round_id` is the round that is out.
+    """A job with its progress; `round_id` is the round in flight.
 
     `context` of a training job goes to its sites. That of a statistics job holds what its rounds opened, by their
     number, goes nowhere and is erased when the job ends; `results` is what may be shown.
@@ -196,7 +196,7 @@ class Job:
         """Take in that a round ended without a result; `tasks` are its tasks as they ended.
 
         `spent` when its sites had begun to open the sum, and will not do it again: the step is then done under the
-        next number, as a step that nobody has answered yet.
+        next number, as a step that no site has answered yet.
         """
         progress = replace(
             self.progress,

@@ -51,7 +51,7 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
 def train_encoding(summands: int, spec: JobSpec) -> Encoding:
     """How updates of a training round become integers; raises a Refusal where there is no headroom.
 
-    Where the norm is proved, it is what limits an update: `bound` stands for it where no `clip_norm` is given, and
+    Where the norm is proved, it is what limits an update: `bound` is used where no `clip_norm` is given, and
     every site weighs the same.
     """
     update = spec.update

@@ -18,7 +18,7 @@ _LONGEST_REST: Final = timedelta(minutes=2)
 
 
 class JobState(StrEnum):
-    """Where a job stands. `paused` lets the round in flight finish and plans no other."""
+    """The state of a job. `paused` lets the round in flight finish and plans no other."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -56,7 +56,7 @@ class Progress:
     `excused` are the failures before a person last resumed the job. `causes` say why the last attempt failed, and
     `unable` are the sites that would fail again at this step in the same way, with the code; both end with the step.
     `asked` counts the rounds of a statistics job that were answered.
-    `settled` counts the steps that nobody will be asked again: done ones, and ones whose sites had begun to open the
+    `settled` counts the steps that no site will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
     """
 
@@ -73,7 +73,7 @@ class Progress:
     unable: Mapping[SiteId, str] = field(default_factory=dict)
 
     def settle(self) -> "Progress":
-        """The step is done: nobody will be asked it again, and its failures are forgotten."""
+        """Return the progress after the step, which no site will be asked again; its failures are forgotten."""
         return replace(self, settled=self.settled + 1, failures=0, excused=0, causes=(), unable={})
 
     @property

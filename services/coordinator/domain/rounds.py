@@ -22,7 +22,7 @@ CHECK_EVERY: Final = timedelta(seconds=3)
 
 
 class Phase(StrEnum):
-    """Where a round stands at the coordinator."""
+    """The state of a round at the coordinator."""
 
     PLANNED = "planned"
     KEYED = "keyed"
@@ -130,7 +130,7 @@ class Round:
         return replace(self, phase=Phase.FAILED, reason=reason, finished_at=now)
 
     def cancelled(self, reason: str, now: datetime) -> "Round":
-        """Somebody stopped it."""
+        """Return the round cancelled for `reason`."""
         if self.ended:
             raise WrongPhase(f"Round {self.id} is {self.phase}.")
         return replace(self, phase=Phase.CANCELLED, reason=reason, finished_at=now)

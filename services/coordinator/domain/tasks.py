@@ -28,7 +28,7 @@ RETRYABLE: Final = frozenset(
 
 
 class TaskState(StrEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     OPEN = "open"
     LEASED = "leased"
@@ -60,7 +60,7 @@ class TaskOver(Gone):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One site's part in one round; `lease_token` fences whoever holds an older lease."""
+    """One site's part in one round; `lease_token` fences holders of older leases."""
 
     id: TaskId
     round_id: RoundId
@@ -88,7 +88,7 @@ class Task:
         return self.state in OUTSTANDING
 
     def live(self, now: datetime) -> bool:
-        """Whether somebody holds an unexpired lease."""
+        """Return whether an unexpired lease is held."""
         return self.state is TaskState.LEASED and self.lease_expires_at is not None and now < self.lease_expires_at
 
     @property

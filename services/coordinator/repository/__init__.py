@@ -7,4 +7,4 @@ from shared.errors import Conflict
 
 
 class Overtaken(Conflict):
-    """Somebody else changed it in between; ask again."""
+    """Another request changed it in between; ask again."""

@@ -103,7 +103,7 @@ class JobRepository:
             .returning(JobRow.id)
         )
         if done.first() is None:
-            raise Overtaken(f"Job {job.id} was changed by somebody else just now.", retry_after_s=1)
+            raise Overtaken(f"Job {job.id} was changed by another request just now.", retry_after_s=1)
 
     async def list(
         self,

@@ -82,7 +82,7 @@ class RoundRepository:
         return _round(row)
 
     async def lock_all(self, round_ids: Collection[str]) -> dict[RoundId, Round]:
-        """Load those that there are, with their rows locked in one order."""
+        """Load the existing ones of these, with their rows locked in one order."""
         rows = await self._session.execute(_ALL_LOCKED, {"rounds": list(round_ids)})
         return {RoundId(row.id): _round(row) for row in rows}
 
@@ -102,7 +102,7 @@ class RoundRepository:
             .returning(_ROUNDS.c.id)
         )
         if done.first() is None:
-            raise Overtaken(f"Round {round_.id} was changed by somebody else just now.", retry_after_s=1)
+            raise Overtaken(f"Round {round_.id} was changed by another request just now.", retry_after_s=1)
 
     async def postpone(self, round_id: str, moment: datetime) -> None:
         """Nothing new: look again at `moment`. No state changes, so the version stays."""

@@ -10,7 +10,7 @@ from shared.database import Transaction
 
 
 class SignInRepository:
-    """What the dashboard's door remembers, in one transaction."""
+    """What the sign-in limiter stores, in one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
         self._session = tx.session
@@ -31,7 +31,7 @@ class SignInRepository:
         )
 
     async def clear(self, address: str) -> None:
-        """Somebody signed in from there."""
+        """Delete the failed attempts from this address."""
         await self._session.execute(delete(SignInFailureRow).where(SignInFailureRow.address == address))
 
     async def end(self, session_id: str, until: datetime) -> None:

@@ -17,7 +17,7 @@ from shared.wire.profiles import SiteProfile
 
 
 class NameTaken(Conflict):
-    """The name is taken."""
+    """The name is in use already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class SiteRepository:
         return found
 
     async def admissions(self, site_ids: Sequence[str], *, lock: bool = False) -> dict[SiteId, Admission]:
-        """What decides about the requests of those sites that there are, with their rows locked where asked."""
+        """Return what decides about the requests of existing sites, with their rows locked where asked."""
         rows = await self._session.execute(_ADMISSIONS_LOCKED if lock else _ADMISSIONS, {"sites": site_ids})
         return {SiteId(r.id): Admission(r.name, FederationId(r.federation_id), r.suspended) for r in rows}
 
@@ -231,7 +231,7 @@ class SiteRepository:
     async def bump_epoch(self) -> int:
         """Begin a new epoch: after a restore, agents must not answer rounds that they may have answered before.
 
-        It counts from the clock, because nobody knows how many epochs there were since the copy was made.
+        It counts from the clock, because the number of epochs since the copy was made is unknown.
         """
         epoch = max((await self.watch()).epoch + 1, int((await self._tx.now()).timestamp()))
         await self._session.execute(update(PlatformRow).values(epoch=epoch))
@@ -265,7 +265,7 @@ def _site(row: SiteRow) -> Site:
 
 
 def _profile(site_id: str, told_at: datetime | None, profile: Mapping[str, Any] | None) -> SiteProfile | None:
-    """As the agent told it; understood once for each time that it is told."""
+    """Return the profile as the agent reported it, parsed once per report."""
     known = _profiles.get(site_id)
     if known is None or known[0] != told_at:
         known = _profiles[site_id] = told_at, SiteProfile.model_validate(profile) if profile else None

@@ -83,7 +83,7 @@ class TaskRepository:
         return _task(row)
 
     async def get_all(self, task_ids: Sequence[str]) -> dict[TaskId, Task]:
-        """Load those that there are, with their rows locked in one order."""
+        """Load the existing ones of these, with their rows locked in one order."""
         rows = await self._session.execute(_ALL_LOCKED, {"tasks": task_ids})
         return {TaskId(row.id): _task(row) for row in rows}
 
@@ -95,7 +95,7 @@ class TaskRepository:
         return place
 
     async def places(self, task_ids: Collection[str]) -> dict[TaskId, tuple[RoundId, SiteId]]:
-        """Which rounds the tasks are of, and whose they are, of those that there are."""
+        """Return the round and the site of each existing task of these."""
         rows = await self._session.execute(_PLACES, {"tasks": list(task_ids)})
         return {TaskId(row.id): (RoundId(row.round_id), SiteId(row.site_id)) for row in rows}
 
@@ -105,12 +105,12 @@ class TaskRepository:
         written = {**_values(task), "version": task.version + 1, "updated_at": await self._tx.now()}
         done = await self._session.execute(_SAVE, {**written, **seen})
         if done.first() is None:
-            raise Overtaken(f"Task {task.id} was changed by somebody else just now.", retry_after_s=1)
+            raise Overtaken(f"Task {task.id} was changed by another request just now.", retry_after_s=1)
 
     async def extend(
         self, task_id: str, site_id: str, token: str, progress: float, phase: str | None, expires_at: datetime
     ) -> bool:
-        """A heartbeat in one conditional statement, so that it cannot bring back what was taken away meanwhile."""
+        """Write a heartbeat in one conditional statement, so that it cannot revive what was reclaimed meanwhile."""
         who = {"task": task_id, "site": site_id, "token": token}
         beat = {
             "lease_expires_at": expires_at,

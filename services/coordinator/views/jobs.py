@@ -93,7 +93,7 @@ class JobView(View):
     model_id: str | None
     version_id: str | None
     progress: JobProgressView
-    round_id: str | None = Field(description="The round that is out.")
+    round_id: str | None = Field(description="The round in flight.")
     waiting_since: datetime | None = Field(description="Since when too few sites are there for a round.")
     absent: list[AbsenceView] = Field(
         default=[],
@@ -154,7 +154,7 @@ class TaskView(View):
 class SiteFaultView(View):
     """What a site did against the engine's protocol in a round.
 
-    `dealer-at-fault` and `wrong-share` are found; `shares-disputed` is what other sites say of it, and excludes nobody.
+    `dealer-at-fault` and `wrong-share` are found; `shares-disputed` is what other sites say of it; it excludes no site.
     """
 
     site_id: str
@@ -245,7 +245,7 @@ class OrderView(View):
 
 
 class TaskOutcomeView(View):
-    """How a task stands after a report."""
+    """The state of a task after a report."""
 
     task_id: str
     state: Literal["open", "leased", "done", "expired", "rejected", "dead"]

@@ -43,7 +43,7 @@ class SiteView(View):
 class RoleView(View):
     """A role in one federation, or in all (null)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")  # it is taken from people, too
+    model_config = ConfigDict(frozen=True, extra="forbid")  # people may send it, too
     role: Literal["admin", "scientist", "owner", "auditor"]
     federation_id: str | None = None
 
