@@ -80,7 +80,7 @@ BODY = (OWN / "svm.py").read_text()
         ("RECIPE = 3", "no RECIPE"),
         ("", "no RECIPE"),
         (BODY.replace("source_digest(Path(__file__))", "'ab' * 32"), "digest"),
-        (BODY.replace('name="svm"', 'name="tabular"'), "taken"),
+        (BODY.replace('name="svm"', 'name="tabular"'), "used twice"),
     ],
     ids=["raises", "not a recipe", "empty", "lies about its digest", "takes a name"],
 )

@@ -126,7 +126,7 @@ def test_the_report_tells_a_failure() -> None:
     outcome = Outcome(cases[0], True, 3.0, "failed: x", 0, (), ["lost"], "2026-01-01T00:00:00+00:00", "abc")
     page = report.document([outcome, Outcome(cases[1], False, 60.0)], ["blob"], cases[:3])
     assert "1 of 3 cases tried" in page
-    assert "1 failures; 1 blobs" in page
+    assert "1 failures; 1 unneeded blobs" in page
     assert "0/1, 3 s" in page
     assert "| abc | SQLite | 2026-01-01T00:00 | 2026-01-01T00:00 | 1 | 1 |" in page
     assert f"## Never tried\n\n- {cases[2].name}" in page
