@@ -23,7 +23,6 @@ from services.aggregator.wiring import Components, assemble, build_app, build_wo
 from services.aggregator.worker import RoundMaintenance
 from shared.clock import utc_now
 from shared.database import Database
-from shared.database.migrations import migrate
 from shared.identity.authority import CertificateAuthority, Identity, Subject
 from shared.identity.digests import content_digest
 from shared.identity.directory import CertificateDirectory
@@ -51,6 +50,7 @@ from shared.wire.manifest import (
 )
 from shared.zk.pedersen import Opening
 from shared.zk.samples import Committed, takes_commitments
+from tests.databases import prepare
 from tests.shared.secagg.verifiers import UNCERTIFIED
 
 FEDERATION = "fed_a"
@@ -337,7 +337,7 @@ def make_identity() -> Callable[[Subject], Identity]:
 
 @asynccontextmanager
 async def staged(url: str, redis_url: str, folder: Path, make: Callable[[Subject], Identity]) -> AsyncIterator[Stage]:
-    migrate(url, "aggregator")
+    prepare(url, "aggregator")
     settings = AggregatorSettings(
         database_url=url, redis_url=redis_url, data_dir=folder, registry_url="http://registry", worker_lease_s=3.0
     )

@@ -30,7 +30,6 @@ from services.aggregator.worker import RoundMaintenance
 from shared import faults
 from shared.blobs import BlobStore
 from shared.database import Database
-from shared.database.migrations import migrate
 from shared.errors import Refusal
 from shared.identity.sealing import Sealer
 from shared.ids import Digest, RoundId, SiteId
@@ -41,6 +40,7 @@ from shared.secagg.fold import BLOCK
 from shared.secagg.payload import train_payload
 from shared.secagg.quantise import TAIL_LENGTH, unpack
 from shared.wire.manifest import ModelRef
+from tests.databases import prepare
 from tests.services.aggregator.conftest import Stage, make_manifest, make_update, zeros
 from tests.simulation.points import PARTS
 
@@ -207,7 +207,7 @@ def _round_values(manifest: Any, secret: bytes) -> dict[str, Any]:
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database, to be copied."""
     path = tmp_path_factory.mktemp("parts") / "db"
-    migrate(f"sqlite+aiosqlite:///{path}", "aggregator")
+    prepare(f"sqlite+aiosqlite:///{path}", "aggregator")
     return path
 
 

@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 
 from services.keys.helper.settings import HelperSettings
 from services.keys.helper.wiring import PACKAGE, assemble, build_app, install, open_database
-from shared.database.migrations import migrate
 from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper
@@ -41,6 +40,7 @@ from shared.vdaf.pine import Pine64HmacSha256Aes128
 from shared.web.standing import Standing
 from shared.wire.manifest import RoundKind, RoundManifest
 from shared.wire.updates import write_header
+from tests.databases import prepare
 from tests.services.aggregator.conftest import Stage, zeros
 
 LENGTH = 30
@@ -84,7 +84,7 @@ class Servers:
         self.stage = stage
         url = f"sqlite+aiosqlite:///{folder / 'helper.sqlite'}"
         folder.mkdir(parents=True, exist_ok=True)
-        migrate(url, PACKAGE)
+        prepare(url, PACKAGE)
         self.settings = HelperSettings(database_url=url, data_dir=folder)
         self.database = open_database(self.settings)
         self.identity = stage._make(Subject("service", "helper"))

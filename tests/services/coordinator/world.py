@@ -29,7 +29,6 @@ from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper
 from services.coordinator.use_cases import UseCases, build_use_cases
 from shared.database import Database
-from shared.database.migrations import migrate
 from shared.identity.authority import CertificateAuthority, Identity, Subject
 from shared.identity.nonces import SqlNonces
 from shared.identity.requests import SigningAuth
@@ -37,6 +36,7 @@ from shared.identity.sealing import Sealer
 from shared.identity.verify import PartyVerifier
 from shared.learning import score_bins
 from shared.queues import Notifier, Relay, Streams, background
+from tests.databases import prepare
 
 TIMING = Timing(heartbeat_s=10.0, lease_s=30.0)
 
@@ -391,7 +391,7 @@ class NoRevocations:
 
 @asynccontextmanager
 async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[World]:
-    await asyncio.to_thread(migrate, url, "coordinator")
+    await asyncio.to_thread(prepare, url, "coordinator")
     clock = MovableClock()
     database = Database(url, common, clock=clock, pool_size=5)
     streams = Streams(redis_url, prefix=f"test-{secrets.token_hex(4)}")

@@ -15,9 +15,9 @@ from services.keys.tables import Base
 from services.keys.wiring import Components, assemble, build_app
 from shared.clock import utc_now
 from shared.database import Database
-from shared.database.migrations import migrate
 from shared.identity.authority import public_bytes
 from shared.identity.enrol import enrolment_proof_data
+from tests.databases import prepare
 
 URL = "http://keys"
 
@@ -68,7 +68,7 @@ def clock() -> MovableClock:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> KeysSettings:
-    migrate(database_url, "keys")
+    prepare(database_url, "keys")
     return KeysSettings(database_url=database_url, data_dir=tmp_path / "data")
 
 

@@ -21,13 +21,13 @@ from services.agent.log_watch import LogWatch, Seen
 from services.agent.state import State
 from services.keys.settings import KeysSettings
 from services.keys.wiring import Components, assemble, build_app, open_database
-from shared.database.migrations import migrate
 from shared.identity.authority import Identity, Subject, public_bytes
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import enrol, own_keys, rotate
 from shared.ids import Digest
 from shared.merkle import proofs as merkle
 from shared.wire.manifest import LogHead, head_statement
+from tests.databases import prepare
 from tests.services.keys.parties import FEDERATION, URL, Federation
 
 ME = "site_0"
@@ -250,7 +250,7 @@ async def test_a_log_that_was_put_back_and_went_on_otherwise_is_an_alarm_until_i
     sqlite_url: str, tmp_path: Path, entries: int
 ) -> None:
     """Shorter, as long, and longer than what this site has read."""
-    migrate(sqlite_url, "keys")
+    prepare(sqlite_url, "keys")
     settings = KeysSettings(database_url=sqlite_url, data_dir=tmp_path / "data")
     file, copy = tmp_path / "test.sqlite", tmp_path / "copy.sqlite"
     async with running(settings) as (federation, components):

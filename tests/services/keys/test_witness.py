@@ -14,11 +14,11 @@ from sqlalchemy import text
 
 from services.keys.settings import KeysSettings
 from services.keys.wiring import Components, assemble, build_app, open_database
-from shared.database.migrations import migrate
 from shared.highwater import HighWater, Mark
 from shared.ids import new_id
 from shared.secagg import transcript
 from shared.secagg.pairwise import messages, roster
+from tests.databases import prepare
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation
 
 REASON = {"reason": "laptop stolen"}
@@ -243,7 +243,7 @@ async def test_a_crash_between_commit_and_answer_answers_the_same(
 
 
 async def test_an_older_copy_of_the_database_is_noticed_and_voids_open_rounds(sqlite_url: str, tmp_path: Path) -> None:
-    migrate(sqlite_url, "keys")
+    prepare(sqlite_url, "keys")
     settings = KeysSettings(database_url=sqlite_url, data_dir=tmp_path / "data")
     file, copy = tmp_path / "test.sqlite", tmp_path / "copy.sqlite"
     async with running(settings) as federation:

@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from services.registry.settings import RegistrySettings
 from services.registry.wiring import build_app
 from shared.database import Database
-from shared.database.migrations import migrate
 from shared.errors import NotFound
 from shared.identity.authority import CertificateAuthority, Holder, Identity, Subject
 from shared.identity.digests import content_digest
@@ -28,6 +27,7 @@ from shared.ids import Digest, ModelId, digest_of
 from shared.learning import tensors
 from shared.web.access import Grant, Principal, Role
 from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from tests.databases import prepare
 
 FED, OTHER_FED = "fed_a", "fed_b"
 
@@ -185,7 +185,7 @@ def registry_settings(database_url: str, tmp_path: Path) -> RegistrySettings:
 
 @pytest.fixture
 async def world(registry_settings: RegistrySettings) -> AsyncIterator[World]:
-    migrate(registry_settings.database, "registry")
+    prepare(registry_settings.database, "registry")
     parties = Parties()
 
     @asynccontextmanager
