@@ -33,9 +33,11 @@ from shared.secagg.quantise import plan_encoding, plan_sums, unpack
 from shared.wire.helper import HELPER, key_statement
 from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
 from shared.wire.updates import ReceiptDoc, read_header
+from tests.pace import Deadline
 from tests.services.agent.pairwise_platform import Log, PairwiseRound, Peer, commitment
 
 SITE, FEDERATION = "site_test", "fed_test"
+_LOOK_S = 0.05
 Answer = tuple[int, Any, dict[str, str]]
 
 
@@ -85,10 +87,12 @@ class FakePlatform:
         self._thread.join(10)
 
     def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+        """Wait until the condition holds; it may be of the platform, or of what the agent writes without a request."""
+        deadline = Deadline(timeout_s)
         with self.changed:
-            assert self.changed.wait_for(lambda: bool(condition()), timeout_s), (
-                f"not within {timeout_s} s; {self.requests[-8:]}"
-            )
+            while not condition():
+                assert not deadline.over(), f"not within {timeout_s} s; {self.requests[-8:]}"
+                self.changed.wait(_LOOK_S)
 
     def _service(self, name: str) -> Identity:
         key, now = Ed25519PrivateKey.generate(), utc_now()

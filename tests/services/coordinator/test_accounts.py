@@ -1,9 +1,9 @@
 """People: roles, tokens, and what each may do."""
 
-from coordinator_world import World, document
 from sqlalchemy import text
 
 from services.coordinator.accounts import Accounts
+from tests.services.coordinator.world import World, document
 
 
 async def test_each_route_asks_for_its_role(world: World) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from coordinator_world import SiteAgent, World
+from tests.services.coordinator.world import SiteAgent, World
 
 DIGEST = "cd" * 32
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
-from coordinator_world import SiteAgent, World, document, profile
+
+from tests.services.coordinator.world import SiteAgent, World, document, profile
 
 
 def errors_of(answer: httpx.Response) -> dict[str, str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from coordinator_world import World, document, profile
+
+from tests.services.coordinator.world import World, document, profile
 
 
 def errors_of(answer: httpx.Response) -> dict[str, str]:

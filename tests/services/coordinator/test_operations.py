@@ -3,12 +3,12 @@
 from typing import Any
 
 import httpx
-from coordinator_world import TIMING, SiteAgent, World
 from prometheus_client import REGISTRY
 
 from services.coordinator.domain.tasks import MAX_ATTEMPTS
 from services.coordinator.gauges import Gauges
 from shared.web.access import Grant, Principal, Role
+from tests.services.coordinator.world import TIMING, SiteAgent, World
 
 DIGEST = "cd" * 32
 ADMIN = Principal("usr_1", "ada", (Grant(Role.ADMIN, None),))

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from coordinator_world import World
-
 from services.coordinator.log_heads import LogHeads
 from shared.ids import JobId, RoundId
+from tests.services.coordinator.world import World
 
 
 async def planned(world: World, sites: int = 4) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:

@@ -4,9 +4,8 @@ import asyncio
 import json
 from typing import Any
 
-from coordinator_world import SiteAgent, World, profile
-
 from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
+from tests.services.coordinator.world import SiteAgent, World, profile
 
 DIGEST = "cd" * 32
 

@@ -4,10 +4,10 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from coordinator_world import World
 
 from services.coordinator.signins import LOCKED, MOST_FAILURES, TooManySignIns, network_of
 from shared.web.access import new_token
+from tests.services.coordinator.world import World
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 

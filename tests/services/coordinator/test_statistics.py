@@ -5,11 +5,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from coordinator_world import Neighbours, SiteAgent, World, profile
 from sqlalchemy import text
 
 from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 from shared.statistics.measures import SALT, asked_of
+from tests.services.coordinator.world import Neighbours, SiteAgent, World, profile
 from tests.shared.statistics.hospitals import SITES, count, frame, hospital
 
 HOSPITALS = [hospital(name) for name in SITES]
@@ -190,7 +190,7 @@ async def other_faults(world: World, federation: str) -> None:
     nothing = {key: value for key, value in asking(federation).items() if key != "queries"}
     assert "/queries" in errors_of(await world.admin.post(path, json=nothing))
     assert "/kind" in errors_of(await world.admin.post(path, json=asking(federation, kind="guess")))
-    from coordinator_world import document
+    from tests.services.coordinator.world import document
 
     training = document(federation, recipe={"name": "statistics"}, data={"dataset": "heart"})
     assert "kind: statistics" in errors_of(await world.admin.post(path, json=training))["/recipe/name"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from coordinator_world import SiteAgent, World, profile
 from sqlalchemy import text
 
 from shared.identity.authority import Subject
 from shared.identity.requests import SigningAuth
+from tests.services.coordinator.world import SiteAgent, World, profile
 
 DIGEST = "cd" * 32
 

@@ -5,13 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from coordinator_world import SiteAgent, World
 
 from services.coordinator.conductor import Conductor
 from services.coordinator.moves import ROUNDS_TOPIC
 from services.coordinator.rounds import JOBS_TOPIC
 from shared.ids import new_id
 from shared.queues import Consumer, Event, background
+from tests.services.coordinator.world import SiteAgent, World
 
 DIGEST = "cd" * 32
 
