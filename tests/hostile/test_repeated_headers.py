@@ -27,6 +27,7 @@ from shared.web.access import SiteParty
 from shared.web.app import create_app
 from shared.web.body import arrived_digest, receive
 from shared.web.guard import LISTS
+from tests.effort import examples
 from tests.hostile.stage import SERVICES
 from undersong.openapi import application
 
@@ -190,7 +191,7 @@ MEDIA = st.sampled_from(
 EXTRA = st.sampled_from(["", ";", "; charset=utf-8", " ", "\t", ';a="b;c"', "/", "+json", ", text/plain"])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(media=MEDIA, extra=EXTRA, before=st.sampled_from(["", " ", "\t"]))
 async def test_the_framework_never_parses_json_that_was_not_checked(media: str, extra: str, before: str) -> None:
     """Whatever the media type looks like: a body that the check would refuse never reaches a route."""

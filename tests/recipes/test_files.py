@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipes.datasets import BadDataset, describe_dataset, load_dataset
+from tests.effort import examples
 from tests.recipes.declaring import Y, declared, refused
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "npz"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read(tmp_path_factory: Any, kind: str, data: st.DataObject) -> None:
     """Cut anywhere, some bytes changed, or foreign: a data set is read or refused by name, and nothing else happens."""

@@ -25,6 +25,7 @@ from shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
 from shared.zk.oprf import Evaluation, Mode, Oprf
 from shared.zk.pedersen import Opening
 from shared.zk.range_proof import prove_range, verify_range
+from tests.effort import examples
 from tests.shared.wire.manifests import manifest as make_manifest
 
 LEAVES = [merkle.leaf_hash(bytes([index])) for index in range(7)]
@@ -177,7 +178,7 @@ def test_a_right_one_is_accepted(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @given(extra=st.binary(min_size=1, max_size=40), cut=st.integers(1, 70))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 def test_every_part_of_a_wrong_length_is_refused(name: str, extra: bytes, cut: int) -> None:
     check, parts = CASES[name]
     for place, part in enumerate(parts):

@@ -26,10 +26,11 @@ import services.aggregator.driver
 import services.keys.witness
 from services.aggregator.closing import Closing
 from services.keys.witness import Witness
+from tests.effort import ALL
 from tests.simulation.oneprocess.founding import LENGTH, SITES, Founding, found
 from tests.simulation.oneprocess.platform import InProcessPlatform
 
-EXAMPLES = int(os.environ.get("UNDERSONG_MODEL_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("UNDERSONG_MODEL_EXAMPLES", "5" if ALL else "2"))
 STEPS = 40
 FAIR_TURNS = 150
 ORDER = {

@@ -19,6 +19,7 @@ from shared.secagg.engines import engine_named
 from shared.secagg.payload import model_payload, train_payload
 from shared.secagg.quantise import DTYPES, plan_encoding
 from shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
+from tests.effort import examples
 
 SITES = tuple(SiteId(f"site_{number}") for number in range(6))
 
@@ -47,7 +48,7 @@ def manifest_of(bits: int) -> RoundManifest:
 
 
 @pytest.mark.parametrize("bits", [16, 24, 32, 64])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(data=st.data())
 def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 70_000))

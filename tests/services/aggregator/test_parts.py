@@ -41,6 +41,7 @@ from shared.secagg.payload import train_payload
 from shared.secagg.quantise import TAIL_LENGTH, unpack
 from shared.wire.manifest import ModelRef
 from tests.databases import prepare
+from tests.effort import examples
 from tests.services.aggregator.conftest import Stage, make_manifest, make_update, zeros
 from tests.simulation.points import PARTS
 
@@ -231,7 +232,7 @@ def in_a_shared_round(
 STEPS = ("claim", "fold", "hand_in", "give_back", "forget", "gather")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from([*STEPS, "claim", "fold", "hand_in", "pass_lease", "hold"]), st.integers(0, 1)),

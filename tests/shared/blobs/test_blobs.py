@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shared.blobs import BlobChanged, BlobCorrupt, BlobMissing, BlobStore, BlobTooLarge, DigestMismatch, StorageFull
 from shared.ids import Digest, digest_of
+from tests.effort import examples
 
 NOTHING = Digest("0" * 64)
 
@@ -38,7 +39,7 @@ async def read(store: BlobStore, digest: Digest, start: int = 0, end: int | None
     return b"".join([chunk async for chunk in store.stream(digest, start, end)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     data=st.binary(max_size=5000), length=st.integers(1, 700), cut=st.tuples(st.integers(0, 5000), st.integers(0, 5000))
 )

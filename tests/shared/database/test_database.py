@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.database import CommonTables, Database, JsonDocument, Transaction, UtcDateTime, new_metadata, page
 from shared.errors import Conflict, Unavailable
+from tests.effort import examples
 
 
 class Base(DeclarativeBase):
@@ -255,7 +256,7 @@ async def test_the_database_clock_is_aware_and_stands_still_in_a_transaction(dat
     assert abs(first - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moment=st.datetimes(min_value=FIRST, max_value=LAST, timezones=st.just(timezone(timedelta(hours=-9)))),
     notes=st.recursive(

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import numpy as reference
 
 from shared.learning.safetensors import BadModelFile, read, read_header, read_metadata, tensor_digest, write
+from tests.effort import examples
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "bool"]
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12).filter(
@@ -42,7 +43,7 @@ def same(one, other) -> bool:
         NAMES, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), max_size=1
     ),
 )
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_the_reference_library_and_ours_agree(tensors, metadata) -> None:
     ours, theirs = write(tensors, metadata), reference.save(tensors, metadata or None)
     assert ours == theirs
@@ -122,7 +123,7 @@ def test_an_odd_file_is_refused(name) -> None:
 
 
 @given(MODELS, st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_noise_is_refused_or_read_and_never_an_error_of_ours(tensors, data) -> None:
     body = bytearray(write(tensors))
     for _ in range(data.draw(st.integers(1, 4))):

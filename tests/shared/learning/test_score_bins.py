@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from shared.learning.metrics import binary_sums, metrics_of
 from shared.secagg.quantise import decode_sums, encode_sums, plan_sums
+from tests.effort import examples
 
 ALLOWED = 0.002
 
@@ -75,7 +76,7 @@ def test_without_positives_or_negatives_there_is_none() -> None:
 levels = st.lists(st.integers(-3500, 3500).map(lambda z: 1 / (1 + np.exp(-z / 100))), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.integers(0, 2**32), st.sampled_from(["logits", "beta", "levels", "uniform"]), st.floats(-12, 4), levels)
 def test_the_bound_holds_for_any_scores(seed: int, kind: str, centre: float, some: list[float]) -> None:
     random = np.random.default_rng(seed)

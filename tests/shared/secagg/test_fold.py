@@ -16,6 +16,7 @@ from shared.secagg.quantise import OutOfRange, pack, plan_encoding
 from shared.secagg.sealed.engine import SEALED
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import MalformedUpdate
+from tests.effort import examples
 from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.shared.wire.manifests import SITES, manifest
 
@@ -36,7 +37,7 @@ def test_a_file_is_read_as_it_is(tmp_path: Path, offset, size, step) -> None:
 
 
 @given(st.sampled_from([16, 24, 32, 64]), st.lists(st.integers(0, 2**63), min_size=1, max_size=20), st.integers(1, 7))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_blocks_of_any_size_add_up(bits, words, per_block) -> None:
     dtype = {16: "u2", 24: "u4", 32: "u4", 64: "u8"}[bits]
     ring = np.array([word % 2**bits for word in words], dtype)

@@ -28,6 +28,7 @@ from shared.secagg.quantise import (
     unpack,
 )
 from shared.wire.manifest import Encoding
+from tests.effort import examples
 
 KEY = bytes(range(32))
 VECTORS = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**100), 2.0**100, width=32))
@@ -48,7 +49,7 @@ def encodings(draw) -> Encoding:
 
 
 @given(encodings(), VECTORS, st.data())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_the_integers_stay_below_bound_and_norm(encoding, vector, data) -> None:
     weight = data.draw(st.integers(1, encoding.max_weight))
     made = encode(vector, weight, encoding, key=os.urandom(32))
@@ -60,7 +61,7 @@ def test_the_integers_stay_below_bound_and_norm(encoding, vector, data) -> None:
 
 
 @given(encodings(), st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_the_greatest_sum_does_not_wrap(encoding, data) -> None:
     """Every site at its largest, all with the same sign: the decoded mean is the bound itself."""
     sign = data.draw(st.sampled_from([-1, 1]))
@@ -80,7 +81,7 @@ def test_the_greatest_sum_does_not_wrap(encoding, data) -> None:
 
 
 @given(st.sampled_from([16, 24, 32, 64]), st.integers(1, 6), st.integers(1, 5), st.integers(1, 30), st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_sums_are_exact(bits, sites, max_weight, length, data) -> None:
     """The decoded mean is exactly the weighted mean of the integers, whichever sites take part."""
     encoding = plan_encoding(summands=6, max_weight=5, clip_norm=None, bound_value=1.0, modulus_bits=bits)

@@ -8,6 +8,7 @@ from scipy import stats
 
 from shared.statistics import dyadic, linear, moments, ranges
 from shared.statistics.suppression import hidden_cells, hidden_counts, with_totals
+from tests.effort import examples
 
 VALUES = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=200)
 TABLES = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
@@ -65,7 +66,7 @@ def test_hidden_counts_are_not_told_by_their_total(counts: np.ndarray, least: in
         assert not hidden.any()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(TABLES, st.integers(2, 8))
 def test_no_hidden_cell_follows_from_the_shown_ones(cells: np.ndarray, least: int) -> None:
     """Linear algebra, not graphs: no hidden cell is fixed by the equations of rows, columns and totals."""

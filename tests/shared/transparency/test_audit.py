@@ -15,6 +15,7 @@ from shared.transparency.certificates import read_certificate
 from shared.transparency.collecting import NoRecord, collect
 from shared.transparency.documents import LoggedRecord
 from shared.transparency.evidence import Evidence
+from tests.effort import examples
 from tests.shared.transparency.bundles import Federation
 
 FEDERATION = Federation()
@@ -90,7 +91,7 @@ def test_evidence_about_something_else_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 @given(data=st.data())
 def test_any_changed_byte_fails(kind: tuple[str, str], data: st.DataObject) -> None:
     file = bytearray(FILES[kind])
@@ -139,7 +140,7 @@ def altered(value: Any, place: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 @given(data=st.data())
 def test_any_changed_value_fails_a_check_beyond_the_file(kind: tuple[str, str], data: st.DataObject) -> None:
     """Written again in the one form, so that only what the checks know of the content can find it."""

@@ -18,6 +18,7 @@ from shared.vdaf.errors import (
     VdafRejected,
 )
 from shared.vdaf.pine import Integers, Pine64HmacSha256Aes128
+from tests.effort import examples
 from tests.shared.vdaf.runs import CTX, Report, report, result, verify
 
 FRACTION = 20
@@ -67,7 +68,7 @@ def test_honest_vectors_are_never_refused() -> None:
         assert np.array_equal(task.unshard_integers(shares), vector)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.floats(-0.5, 0.5), min_size=4, max_size=4).filter(lambda v: all(x == 0 or abs(x) > 1e-300 for x in v))
 )
@@ -230,7 +231,7 @@ def test_the_cheaters_tools_pass_when_they_do_not_cheat() -> None:
 # What is changed, mixed or repeated on the way
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_a_changed_bit_anywhere_is_refused(data: st.DataObject) -> None:
     task = scheme(9)

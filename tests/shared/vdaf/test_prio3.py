@@ -23,6 +23,7 @@ from shared.vdaf.prio3 import (
     Prio3SumVec,
     Prio3SumVecWithMultiproof,
 )
+from tests.effort import examples
 from tests.shared.vdaf.runs import Report, report, result, verify
 
 SCHEMES: dict[str, tuple[Prio3, list[Any], Any]] = {
@@ -95,7 +96,7 @@ def test_a_false_measurement_is_refused(name: str, circuit: Circuit, lie: list[i
 
 
 @pytest.mark.parametrize("basis", [Lagrange(), Monomial()], ids=["lagrange", "monomial"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.sampled_from([FIELD64, FIELD128, FIELD32]), st.integers(1, 12), st.integers(1, 5), st.data())
 def test_a_proof_holds_for_bits_and_for_nothing_else(
     basis: Basis, field: Field, length: int, chunk: int, data: st.DataObject
@@ -123,7 +124,7 @@ def test_a_proof_holds_for_bits_and_for_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["sum", "vector", "flags"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.data())
 def test_a_changed_bit_anywhere_is_refused(name: str, data: st.DataObject) -> None:
     scheme, measurements, _ = SCHEMES[name]

@@ -20,6 +20,7 @@ from shared.ids import SiteId
 from shared.learning.strategies import strategy_named
 from shared.secagg.engines import ENGINES
 from shared.wire.profiles import Column, DatasetSchema, Hardware, SiteProfile
+from tests.effort import examples
 from tests.near_misses import exchanged, misspelt, names_in
 
 FEDERATION = "fed_01m0dwh5mdaecm6yfk3d8y9c8v"
@@ -93,7 +94,7 @@ def test_the_documents_are_valid(document: dict[str, Any]) -> None:
 
 
 @given(st.sampled_from([TRAIN, ASK]), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_one_wrong_character_is_refused_with_the_name_that_was_meant(document: dict[str, Any], data: Any) -> None:
     place, name, key = data.draw(st.sampled_from(list(names_in(document, FREE))))
     wrong = data.draw(misspelt(name))

@@ -18,6 +18,7 @@ from services.coordinator.tasks import reclaim
 from shared.errors import Refusal
 from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 from shared.wire.manifest import RoundKind
+from tests.effort import examples
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(minutes=5)
@@ -190,7 +191,7 @@ class World(RuleBasedStateMachine):
 
 
 TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWorld.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 def test_an_ended_round_never_changes_its_end() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shared.fields.field64 import P
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.shares import BadShares, split, well_formed
+from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Stream
 
 SECRET = hashlib.sha256(b"secret").digest()
@@ -49,7 +50,7 @@ def spoiled(share: bytes, how: str, data: st.DataObject) -> bytes:
     return other if other != share else bytes(40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_wrong_shares_within_the_bound_are_corrected_and_named(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 60))
@@ -68,7 +69,7 @@ def test_wrong_shares_within_the_bound_are_corrected_and_named(data: st.DataObje
     assert all(well_formed(share) for point, share in shares.items() if point not in wrong)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(2, 40), st.data())
 def test_what_is_malformed_costs_one_share_and_not_two(n: int, data: st.DataObject) -> None:
     """n - t shares may be beyond the field or of another length: they are known to be wrong."""
@@ -81,7 +82,7 @@ def test_what_is_malformed_costs_one_share_and_not_two(n: int, data: st.DataObje
     assert (found.secret, found.wrong) == (SECRET, wrong)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(3, 40), st.data())
 def test_more_wrong_shares_than_the_bound_never_give_the_secret_with_other_names(n: int, data: st.DataObject) -> None:
     threshold = data.draw(st.integers(1, n - 1))

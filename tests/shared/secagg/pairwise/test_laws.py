@@ -18,6 +18,7 @@ from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.pairwise.shares import BadShares, split
 from shared.secagg.pairwise.witness import WitnessRefused, survivors_statement
+from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Round, Stream
 
 EVERYONE = frozenset(range(7))
@@ -32,7 +33,7 @@ def played(n: int = 7, **settings_: object) -> Round:
     return party
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(3, 12), st.data())
 def test_masks_cancel_whoever_falls_out(n: int, data: st.DataObject) -> None:
     quorum = data.draw(st.booleans())

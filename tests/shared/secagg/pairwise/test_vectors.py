@@ -1,10 +1,8 @@
 """The engine says, byte for byte, what the plain reference says."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +14,10 @@ from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.masks import apply_mask
 from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.witness import SurvivorsAsk, survivors_statement
+from tests.vectors.pairwise import reference
 
 FOLDER = Path(__file__).parents[3] / "vectors" / "pairwise"
 DTYPES = {16: np.uint16, 24: np.uint32, 32: np.uint32}
-
-
-def reference() -> Any:
-    spec = importlib.util.spec_from_file_location("pairwise_reference", FOLDER / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def packed(vector: np.ndarray, bits: int) -> bytes:
@@ -54,7 +44,7 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
     )  # fmt: skip
     sites = case["sites"]
     signs = [Ed25519PrivateKey.from_private_bytes(raw(site["identity_private_key"])) for site in sites]
-    streams = [reference().Stream(raw(site["random_stream_seed"])) for site in sites]
+    streams = [reference.Stream(raw(site["random_stream_seed"])) for site in sites]
     clients = [ClientState.begin(terms, site["site_id"], stream) for site, stream in zip(sites, streams, strict=True)]
     members = []
     for site, client, key in zip(sites, clients, signs, strict=True):
@@ -106,10 +96,9 @@ def test_the_engine_equals_the_published_vectors(name: str) -> None:
     assert end.total(hashlib.sha256(plain).digest()).head.hex() == case["transcript"]
 
 
-def test_the_published_vectors_are_what_the_reference_writes(tmp_path: Path) -> None:
-    module = reference()
-    module.HERE = tmp_path
-    module.main()
+def test_the_published_vectors_are_what_the_reference_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "HERE", tmp_path)
+    reference.main()
     for path in FOLDER.glob("*.json"):
         assert (tmp_path / path.name).read_text() == path.read_text()
 
@@ -118,4 +107,4 @@ def test_the_references_x25519_is_that_of_rfc_7748() -> None:
     scalar = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
     point = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
     expected = "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
-    assert reference().x25519(scalar, point).hex() == expected
+    assert reference.x25519(scalar, point).hex() == expected

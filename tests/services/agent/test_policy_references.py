@@ -14,6 +14,7 @@ from services.agent.runner.protocol import Description
 from services.agent.settings import ConfigError, load
 from services.agent.site import unresolved
 from shared.names import MEANT
+from tests.effort import examples
 from tests.near_misses import exchanged, misspelt, names_in
 
 SPECS = [load_recipe(name).spec.model_dump(mode="json") for name in BUILT_IN]
@@ -59,7 +60,7 @@ FREE = [
     ("docker", "image"),
     *((f"{name}_url",) for name in ("coordinator", "aggregator", "keys", "registry")),
 ]
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check(path: Path, document: dict[str, Any]) -> None:

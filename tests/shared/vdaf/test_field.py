@@ -11,6 +11,7 @@ from shared.vdaf.errors import VdafMalformed
 from shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, IntegerField
 from shared.vdaf.field64 import FIELD64
 from shared.vdaf.projections64 import STRETCH
+from tests.effort import examples
 
 PLAIN = IntegerField("plain", P, pow(7, 4294967295, P), 32, 8)
 FIELDS = [FIELD64, FIELD128, FIELD32, FIELD40]
@@ -45,7 +46,7 @@ def test_compiled_arithmetic_is_that_of_integers(a: list[int], data: st.DataObje
     assert FIELD64.powers(b[0], len(a)).tolist() == [pow(b[0], k, P) for k in range(len(a))]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
 def test_compiled_sums_over_rows_are_those_of_integers(n: int, m: int, data: st.DataObject) -> None:
     flat = data.draw(st.lists(elements, min_size=n * 2 * m, max_size=n * 2 * m))
@@ -119,7 +120,7 @@ def test_signed_integers_and_squared_norms(values: list[int]) -> None:
     assert squared == exact or min(squared, exact) >= 2**63 - 2**12
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.sampled_from(FIELDS), st.data())
 def test_encoding_goes_there_and_back(field: Field, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(0, field.modulus - 1), max_size=20))

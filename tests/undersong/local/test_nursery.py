@@ -119,7 +119,7 @@ def test_children_end_with_the_platform_even_without_a_nursery(tmp_path: Path) -
         "print(forks.pid, child.pid, flush=True); time.sleep(120)\n"
     )
     (tmp_path / "probe.py").write_text("import time; time.sleep(120)\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as platform:
         assert platform.stdout is not None

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from recipes.datasets import load_dataset
 from recipes.files import MOST_ROW, parts
+from tests.effort import examples
 from tests.recipes.declaring import Y, declared, refused
 
 LEVELS = ["None", "NA", "nan", "no", "yes", "null", "1", "1.5", "-", "a b", "x,y", "ü", 'say "hi"', "007"]
@@ -41,7 +42,7 @@ def spelt(number: float | None, options: dict[str, Any]) -> str:
     return text.replace(",", options["thousands"]).replace(".", options["decimal"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(NUMBERS, st.none() | st.sampled_from(LEVELS), st.integers(0, 1)), min_size=1), OPTIONS,
        st.booleans())  # fmt: skip
 def test_csv_round_trip(tmp_path_factory: Any, rows: list[Any], options: dict[str, Any], packed: bool) -> None:
@@ -66,7 +67,7 @@ def test_csv_round_trip(tmp_path_factory: Any, rows: list[Any], options: dict[st
     assert data.label.tolist() == [label for _, _, label in rows]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.tuples(NUMBERS, st.none() | st.sampled_from(LEVELS), st.none() | st.integers(-5, 5)), min_size=1))
 def test_parquet_and_npz_round_trip(tmp_path_factory: Any, rows: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("typed")
@@ -267,7 +268,7 @@ def test_a_cut_utf_16_file_is_not_told_to_be_utf_16(tmp_path: Path) -> None:
 LARGE = st.integers(2**53 - 3, 2**53 + 9) | st.integers(0, 2**80) | st.integers(0, 40).map(lambda power: 10**power)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(LARGE, st.sampled_from(["", "-"]), st.sampled_from(["{}", "{}.0", "{}e0", "00{}"]), st.booleans())
 def test_a_whole_number_is_read_exactly_or_refused(
     tmp_path_factory: Any, size: int, sign: str, form: str, thousands: bool

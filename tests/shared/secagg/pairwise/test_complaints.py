@@ -14,6 +14,7 @@ from shared.secagg.pairwise.complaints import Complaint, pack_complaints, unpack
 from shared.secagg.pairwise.messages import MalformedStep, Opening
 from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.server import DealerAtFault, NotEnoughShares
+from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Round
 
 
@@ -55,7 +56,7 @@ def finished(party: Round, spoil: dict[int, set[int]] | None = None) -> object:
     return found.blamed, found.dealers
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.sampled_from([4, 5, 10, 16, 17, 23, 40]), st.data())
 def test_senders_of_wrong_shares_are_named_up_to_what_the_threshold_allows(n: int, data: st.DataObject) -> None:
     """As many as there are shares beyond the threshold, at whatever positions and about whichever site."""
@@ -68,7 +69,7 @@ def test_senders_of_wrong_shares_are_named_up_to_what_the_threshold_allows(n: in
     assert finished(party, {liar: data.draw(about) for liar in liars}) == (liars, set())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.sampled_from([5, 10, 17]), st.data())
 def test_a_dealer_of_wrong_shares_is_named_and_no_holder(n: int, data: st.DataObject) -> None:
     """It committed to what it dealt, so no site complains; few wrong shares are corrected, many cost the round."""

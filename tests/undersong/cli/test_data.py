@@ -21,6 +21,7 @@ from recipes.draft import draft_text
 from services.agent.domain import Detail
 from services.agent.first_policy import default_policy
 from services.agent.policy import load
+from tests.effort import examples
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
 
@@ -138,7 +139,7 @@ def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> N
 WORDS = st.sampled_from(["no", "yes", "None", "NA", "1.0", "null", "~", "a: b", "#c", "ü", "{x}", "'q'", "- z", "0x1"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(-5, 99_999), WORDS), min_size=3, max_size=20),
     st.sampled_from([",", ";", "\t", "|"]),
@@ -183,7 +184,7 @@ NOT_KNOWN = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.floats(-1e4, 1e4).map(lambda number: round(number, 3)), min_size=30, max_size=60),
     st.lists(st.sampled_from(NOT_KNOWN), min_size=1, max_size=3),

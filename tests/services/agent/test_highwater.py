@@ -18,6 +18,7 @@ from services.agent.state import State
 from shared.ids import Digest, JobId, RoundId, digest_of
 from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.quantise import plan_norm
+from tests.effort import examples
 
 SITE = "site_test"
 JOB = JobId("job_1")
@@ -164,7 +165,7 @@ def test_a_disk_that_takes_nothing_lets_nothing_leave(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 400))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_whatever_a_crash_cuts_off_the_rest_holds(tmp_path_factory, cut: int) -> None:
     """The line that was being written is lost or whole, and nothing that was sent depends on it."""
     path = tmp_path_factory.mktemp("cut") / "high-water"
@@ -265,4 +266,4 @@ class Restores(RuleBasedStateMachine):
 
 
 TestRestores = Restores.TestCase
-TestRestores.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestRestores.settings = settings(max_examples=examples(30), stateful_step_count=25, deadline=None)

@@ -30,7 +30,7 @@ pytestmark = [
         landlock.version() < 6, reason="this kernel has no Landlock 6: recipes are only partly contained"
     ),
 ]
-HOSTILE = Path(__file__).with_name("hostile_recipe.py")
+HOSTILE = Path(__file__).parents[1] / "hostile_recipe.py"
 LIMITS = {"memory_bytes": 768 * MIB, "file_bytes": 32 * MIB, "disk_bytes": 64 * MIB, "pids": 64}
 
 

@@ -26,9 +26,9 @@ from shared.wire.manifest import DataRef
 
 IMAGE = "undersong-test-stub"
 MIB = 2**20
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
-HOSTILE = Path(__file__).with_name("hostile_recipe.py").read_text()
+HOSTILE = (Path(__file__).parents[1] / "hostile_recipe.py").read_text()
 PROBE = """
 import os, socket, json
 from pathlib import Path
