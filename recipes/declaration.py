@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shared.documents import document_faults, pointer
 from shared.errors import FieldError, Invalid
 from shared.files import read_text
-from shared.names import hint
+from shared.names import Hints, hint
 from shared.wire.profiles import Column, DatasetSchema
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
@@ -298,9 +298,10 @@ def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
     """Names in `missing`, `values`, `ranges` and `dates` that are no column of the right type."""
     in_file = [*names, *(name for name in entry.filter if name not in names)]
     for part, known in (("missing", [*in_file, ANY_COLUMN]), ("values", in_file), ("ranges", names), ("dates", names)):
+        hints = Hints(known)
         for name in getattr(entry, part):
             if name not in known:
-                yield (part, name), f"no column is called {name}{hint(name, known)}"
+                yield (part, name), f"no column is called {name}{hints(name)}"
     types = {column.name: column.type for column in entry.columns}
     for part, allowed in (("ranges", ("number", "image")), ("dates", ("number",))):
         for name in getattr(entry, part):

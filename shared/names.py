@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
@@ -11,7 +12,11 @@ LEAST_RATIO: Final = 0.6
 """As in `difflib.get_close_matches`."""
 MOST_NEAR: Final = 3
 MOST_LISTED: Final = 20
+MOST_HINTED: Final = 20
+MOST_COMPARED: Final = 20
+MOST_LOOKED: Final = 2000
 MOST_DIFFERENCES: Final = 3
+LONGEST_COMPARED: Final = 200
 LONGEST_NAME: Final = 1000
 """Characters; a longer text, such as a cell that swallowed half a file, is no misspelt name."""
 _LETTERS: Final = str.maketrans(
@@ -32,19 +37,65 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the known names that are close to `name`, the closest first.
 
     Letter case does not matter. A name one edit or one swap away is always close, however short it is, and so is one
-    that looks the same. A name of more than `LONGEST_NAME` characters is close to none.
+    that looks the same. Of the others the most promising are compared, up to `MOST_COMPARED` of those with up to
+    `LONGEST_COMPARED` characters. A name of more than `LONGEST_NAME` characters is close to none.
     """
     if len(name) > LONGEST_NAME:
         return []
-    ranked, said, seen = [], name.casefold(), as_seen(name)
+    said, seen = name.casefold(), as_seen(name)
+    ranked, others = [], []
     for candidate in dict.fromkeys(known):
+        if len(candidate) > LONGEST_NAME:
+            continue
         meant = candidate.casefold()
-        ratio = _ratio(said, meant)
         if candidate != name and as_seen(candidate) == seen:
             ranked.append((-1.0, candidate))
-        elif ratio >= LEAST_RATIO or one_edit(said, meant):
-            ranked.append((-ratio, candidate))
+        elif one_edit(said, meant):
+            same = min(len(said), len(meant)) - (len(said) == len(meant) and said != meant)
+            ranked.append((-2.0 * same / ((len(said) + len(meant)) or 1), candidate))
+        elif (least := _length_ratio(said, meant)) >= LEAST_RATIO:
+            others.append((-least, meant, candidate))
+    if len(said) <= LONGEST_COMPARED:
+        ranked += _compared(said, nsmallest(MOST_LOOKED, others))
     return [candidate for _, candidate in sorted(ranked)[:MOST_NEAR]]
+
+
+def _length_ratio(said: str, meant: str) -> float:
+    """Return a bound of their ratio that takes no look at a character."""
+    if max(len(said), len(meant)) > LONGEST_COMPARED:
+        return 0.0
+    return 2.0 * min(len(said), len(meant)) / ((len(said) + len(meant)) or 1)
+
+
+def _compared(said: str, others: Iterable[tuple[float, str, str]]) -> list[tuple[float, str]]:
+    """Compare in full those of the others that share the most characters with `said`."""
+    matcher = SequenceMatcher(b=said)
+    bounds = []
+    for _, meant, candidate in others:
+        matcher.set_seq1(meant)
+        if (bound := matcher.quick_ratio()) >= LEAST_RATIO:
+            bounds.append((-bound, meant, candidate))
+    ranked = []
+    for _, meant, candidate in nsmallest(MOST_COMPARED, bounds):
+        matcher.set_seq1(meant)
+        if (ratio := matcher.ratio()) >= LEAST_RATIO:
+            ranked.append((-ratio, candidate))
+    return ranked
+
+
+class Hints:
+    """Hints for many unknown names among the same known ones: for the first `MOST_HINTED`, then nothing.
+
+    Comparing each of ten thousand names with each of a thousand would take minutes, and nobody reads so many hints.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known, self._left = list(known), MOST_HINTED
+
+    def __call__(self, name: str) -> str:
+        """Return what `hint` does, or an empty text when enough were given."""
+        self._left -= 1
+        return hint(name, self._known) if self._left >= 0 else ""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -133,15 +184,6 @@ def differences(one: str, other: str) -> str:
     return ", ".join(changes[:MOST_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
 
 
-def _ratio(said: str, meant: str) -> float:
-    """Return `SequenceMatcher.ratio`, or what is at least it where that is too little for a near match."""
-    matcher = SequenceMatcher(None, said, meant)
-    for bound in (matcher.real_quick_ratio(), matcher.quick_ratio()):
-        if bound < LEAST_RATIO:
-            return bound
-    return matcher.ratio()
-
-
 def _apart(name: str, known: Iterable[str]) -> str:
     """Return a sentence of its own for a known text that looks the same."""
     said = looks_like(name, known)
@@ -156,6 +198,8 @@ def _points(text: str) -> str:
 
 def one_edit(one: str, other: str) -> bool:
     """Whether one character inserted, deleted, replaced, or swapped with its neighbour, turns one into the other."""
+    if abs(len(one) - len(other)) > 1:
+        return False
     start = 0
     while start < min(len(one), len(other)) and one[start] == other[start]:
         start += 1

@@ -23,7 +23,7 @@ from services.agent.domain import (
 from services.agent.settings import ConfigError, explain
 from shared.files import read_text
 from shared.ids import Digest
-from shared.names import hint, near, one_edit
+from shared.names import Hints, hint, near, one_edit
 from shared.secagg.engines import ENGINES, EngineFloors
 from shared.yaml_texts import NotYaml, load_document
 
@@ -195,7 +195,8 @@ def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: S
             continue
         known = declared[name]
         unknown = sorted(columns - {EVERYTHING, *known}) if known else []
-        found += [f"datasets.{name}: there is no column {column}{hint(column, known)}" for column in unknown]
+        hints = Hints(known)
+        found += [f"datasets.{name}: there is no column {column}{hints(column)}" for column in unknown]
     named = (rule.name for rule in policy.recipes if rule.name is not None and rule.digest is None)
     return found + [
         f"recipes: no recipe is called {name}{hint(name, recipes)}" for name in named if name not in recipes

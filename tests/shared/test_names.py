@@ -1,6 +1,8 @@
 """Near matches, and the faults of documents."""
 
 import unicodedata
+from collections import Counter
+from difflib import SequenceMatcher
 from typing import Literal
 
 import pytest
@@ -8,8 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from shared import names
 from shared.documents import document_faults, known_fields
-from shared.names import as_seen, differences, hint, looks_like, looks_same, near, twins
+from shared.names import (
+    LONGEST_COMPARED,
+    MEANT,
+    MOST_COMPARED,
+    MOST_HINTED,
+    MOST_LOOKED,
+    Hints,
+    as_seen,
+    differences,
+    hint,
+    looks_like,
+    looks_same,
+    near,
+    twins,
+)
 from tests.near_misses import misspelt
 
 
@@ -93,6 +110,32 @@ def test_a_text_that_is_no_name_is_like_none_and_costs_nothing(kind: str) -> Non
     assert near(text, known) == []
     assert looks_like(text, known) == ""
     assert near("category 7", [text, "category 1"]) == ["category 1"]
+
+
+@pytest.mark.parametrize("length", [10, 190, 900])
+def test_the_work_for_many_long_names_is_bounded(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names are known and unknown; what is one edit away is found all the same."""
+    counts = Counter[str]()
+
+    class Counting(SequenceMatcher[str]):
+        def quick_ratio(self) -> float:
+            counts["quick"] += 1
+            return super().quick_ratio()
+
+        def ratio(self) -> float:
+            counts["full"] += 1
+            assert len(self.a) * len(self.b) <= LONGEST_COMPARED**2
+            return super().ratio()
+
+    monkeypatch.setattr(names, "SequenceMatcher", Counting)
+    known = [f"{place:05d}{'x' * length}"[:length] for place in range(5000)]
+    hints = Hints(known)
+    said = [hints(f"{name}y") for name in known[:200]]
+    assert all(MEANT in each for each in said[:MOST_HINTED])
+    assert set(said[MOST_HINTED:]) == {""}
+    assert counts["quick"] <= MOST_HINTED * MOST_LOOKED
+    assert counts["full"] <= MOST_HINTED * MOST_COMPARED
+    assert near("swap_this", [*known, "swpa_this"]) == ["swpa_this"]
 
 
 @pytest.mark.parametrize(

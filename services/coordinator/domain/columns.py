@@ -6,9 +6,9 @@ from typing import Final
 
 from services.coordinator.domain import spec as parts
 from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.sites import SiteFacts, alike_columns, columns_of, having, schema_of, sights_of
+from services.coordinator.domain.sites import SiteFacts, alike_columns, having, schema_of, sights_of
 from shared.documents import pointer
-from shared.names import hint, twins
+from shared.names import Hints, twins
 from shared.wire.columns import Agreement, Column, Unused, agree
 from shared.wire.manifest import DataRef
 from shared.wire.profiles import RecipeSpec
@@ -101,11 +101,12 @@ def check_listed(
     categories: Mapping[str, Sequence[str]], dataset: str, sites: Sequence[SiteFacts], findings: Findings
 ) -> None:
     """Check that `data.categories` names category columns of the data set, and each category once."""
+    hints = Hints(_names(dataset, sites))
     for name, texts in categories.items():
         path = pointer(["data", "categories", name])
         declared = declared_columns(dataset, name, sites)
         if not declared:
-            findings.error(path, _no_column(dataset, name, sites))
+            findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hints(name)}")
         elif kinds := {column.type for column in declared.values()} - {"category"}:
             findings.error(path, f"{name!r} is a {kinds.pop()}, and only categories can be listed")
         if len(set(texts)) != len(texts):
@@ -119,10 +120,11 @@ def _check_names(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Fin
     if data.label is not None and data.label in features:
         findings.error("/data/features", f"the label {data.label!r} cannot be a feature too")
     names = _names(data.dataset, sites)
+    hints = Hints(names)
     for at, name in enumerate(data.exclude):
         path = pointer(["data", "exclude", at])
         if name not in names:
-            findings.error(path, _no_column(data.dataset, name, sites))
+            findings.error(path, f"no site's data set {data.dataset!r} has the column {name!r}{hints(name)}")
         elif name in features or name == data.label:
             findings.error(path, f"the column {name!r} cannot be used and excluded")
     check_listed(data.categories, data.dataset, sites, findings)
@@ -224,8 +226,3 @@ def _names(dataset: str, sites: Sequence[SiteFacts]) -> list[str]:
 def declared_columns(dataset: str, name: str, sites: Sequence[SiteFacts]) -> dict[str, Column]:
     """Return each site's declaration of a column, by the site's name."""
     return {site.name: column for site in sites for column in schema_of(site, dataset).columns if column.name == name}
-
-
-def _no_column(dataset: str, name: str, sites: Sequence[SiteFacts]) -> str:
-    names = {name for site in sites for name in columns_of(site, dataset)}
-    return f"no site's data set {dataset!r} has the column {name!r}{hint(name, names)}"

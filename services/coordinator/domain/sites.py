@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.coordinator.domain.findings import Findings
 from shared.ids import SiteId
-from shared.names import Sights, hint, looks_like, near
+from shared.names import Hints, Sights, hint, looks_like, near
 from shared.wire.profiles import DatasetSchema, SiteProfile
 
 
@@ -101,12 +101,12 @@ def having(
     """The sites that have all columns, of which each is asked for at a path of the document."""
     columns, sights = {site.id: columns_of(site, dataset) for site in sites}, sights_of(dataset, sites)
     lacking = {place: [site for site in sites if place[1] not in columns[site.id]] for place in wanted}
+    hints = Hints(set[str]().union(*columns.values()))
     for (path, name), without in lacking.items():
         if not without:
             continue
         if len(without) == len(sites):
-            known = set[str]().union(*columns.values())
-            findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hint(name, known)}")
+            findings.error(path, f"no site's data set {dataset!r} has the column {name!r}{hints(name)}")
         else:
             names = ", ".join(site.name for site in without)
             said = f"the column {name!r} is missing at {names}, which will not take part"
