@@ -65,8 +65,12 @@ class Contents:
             await repository.expect_content(upload.digest)
             await repository.claim(upload.digest, federation_id)
 
-        await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
-        blob = await self._store.put_stream(chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size)
+        async def expect() -> None:  # only now: an announcement without its bytes changes nothing
+            await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
+
+        blob = await self._store.put_stream(
+            chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size, came=expect
+        )
         point("registry.content.stored")
         await self._database.run("content.claim", claim)
         return ContentView(digest=blob.digest, size=blob.size)

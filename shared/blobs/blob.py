@@ -1,6 +1,7 @@
 """What is stored, and what is refused."""
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -49,8 +50,11 @@ Identity = tuple[object, ...]
 class Intake:
     """Counts and hashes content on its way in, and refuses what breaks its declaration."""
 
-    def __init__(self, limit: int, expect: Digest | None, expect_size: int | None) -> None:
+    def __init__(
+        self, limit: int, expect: Digest | None, expect_size: int | None, came: Callable[[], Awaitable[object]] | None
+    ) -> None:
         self.size = 0
+        self._came = came
         self._limit = limit
         self._expect = expect
         self._expect_size = expect_size
@@ -69,6 +73,13 @@ class Intake:
     def hash(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes to the running digest."""
         self._hash.update(data)
+
+    async def end(self) -> Blob:
+        """Return the blob that came whole, once the caller was told of it; DigestMismatch."""
+        blob = self.finish()
+        if self._came is not None:
+            await self._came()
+        return blob
 
     def finish(self) -> Blob:
         """The finished blob; DigestMismatch when it is not what was declared."""

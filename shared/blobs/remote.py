@@ -35,7 +35,7 @@ class RemoteBlobs:
         temporary = f"incoming/{secrets.token_hex(16)}"
         try:
             await obstore.put_async(self._store, temporary, _checked(chunks, intake), chunk_size=CHUNK)
-            blob = intake.finish()
+            blob = await intake.end()
             await obstore.copy_async(self._store, temporary, _key(blob.digest))
         finally:
             await self._forget(temporary)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -45,13 +45,16 @@ class BlobStore:
         limit: int,
         expect: Digest | None = None,
         expect_size: int | None = None,
+        came: Callable[[], Awaitable[object]] | None = None,
     ) -> Blob:
         """Store a stream durably before returning; the same bytes again give the same blob.
+
+        `came` is awaited when all bytes have come and are what was declared, before the blob becomes visible.
 
         Raises BlobTooLarge beyond `limit` bytes, DigestMismatch when it is not `expect` or not `expect_size` bytes
         long, StorageFull; in every case nothing becomes visible.
         """
-        return await self._backend.put_stream(chunks, Intake(limit, expect, expect_size), expect_size)
+        return await self._backend.put_stream(chunks, Intake(limit, expect, expect_size, came), expect_size)
 
     async def put(self, data: bytes) -> Blob:
         """Store bytes at hand."""

@@ -99,6 +99,26 @@ async def test_the_whole_body_is_received_before_the_answer(world: World, make_f
     assert (answer.status_code, sent) == (200, len(data))
 
 
+@pytest.mark.parametrize("body", ["none", "begun", "other", "longer"])
+async def test_content_that_is_only_announced_is_not_kept_longer(world: World, make_file: File, body: str) -> None:
+    """Neither the row of content that is stored already, nor one for content that never came."""
+    data = make_file()
+    stored, unknown = await theirs(world, data, "uploaded"), digest_of(b"never sent")
+
+    async def rows() -> Any:
+        async with world.app.state.contents._database.engine.connect() as connection:
+            return (await connection.execute(sa.text("SELECT digest, touched_at FROM contents"))).all()
+
+    before = await rows()
+    sent = {"none": b"", "begun": data[:-1], "other": b"x" * len(data), "longer": data + b"x"}[body]
+    for digest in (stored, unknown):
+        answer = await world.ask("ust_stranger", "PUT", f"/blobs/{digest}", content=sent)
+        assert answer.status_code >= 400
+    assert await rows() == before
+    await world.upload(data, "ust_stranger", None)
+    assert await rows() != before
+
+
 async def test_a_claim_ends_by_what_its_own_federation_does(world: World, make_file: File) -> None:
     """An upload without a version is forgotten in time, although another federation keeps the same content."""
     data, model_id = make_file(), await own_model(world)
