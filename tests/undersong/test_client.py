@@ -152,14 +152,14 @@ def test_following_outlasts_an_absence_however_long_the_job_was_followed_before(
     server.say("GET /v1/jobs/job_1", {**JOB, "state": "running"})
     away = UnreachableError("the coordinator does not answer")
     with Client(server.profile) as client:
-        job, answers = client.job, [away, away, None]
+        send, answers = client.send, [away, away, None]
 
-        def asked(job_id: str) -> Any:
+        def asked(call: Any, **more: Any) -> Any:
             if answers and answers.pop(0) is not None:
                 raise away
-            return job(job_id)
+            return send(call, **more)
 
-        monkeypatch.setattr(client, "job", asked)
+        monkeypatch.setattr(client, "send", asked)
         monkeypatch.setattr(wire, "PATIENCE_S", 1.0)
         seen = []
         for event in client.follow("job_1", poll_s=0.01):
@@ -311,8 +311,34 @@ def test_waiting_ends_at_its_time_limit_while_events_come(server: Any) -> None:
     """Neither a silent stream nor one that keeps talking holds `wait` beyond its limit."""
     server.say("GET /v1/jobs/job_1/events", b"id: 1\nevent: round.planned\ndata: {}\n\n")
     server.say("GET /v1/jobs/job_1", JOB)
-    with Client(server.profile) as client, pytest.raises(UndersongError, match="within 1 s"):
+    with Client(server.profile) as client, pytest.raises(UndersongError, match=r"within 0\.6 s"):
         client.wait("job_1", timeout_s=0.6)
+
+
+@pytest.mark.parametrize("retry_after", ["0", "1", "3600", "nan"])
+def test_waiting_ends_at_its_time_limit_against_a_service_that_cannot_serve(retry_after: str) -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, headers={"retry-after": retry_after}, json={"title": "Starting"})
+
+    with Client(Profile(coordinator_url="http://any"), transport=httpx.MockTransport(answer)) as client:
+        began = time.monotonic()
+        with pytest.raises(UndersongError, match=r"job_1 has not ended within 0\.4 s.*job watch job_1"):
+            client.wait("job_1", timeout_s=0.4)
+        assert time.monotonic() - began < 5  # eight attempts take 10 s and more
+
+
+@pytest.mark.parametrize("cursors", [["a"], ["a", "b"], ["a", "b", "c", "b"]])
+def test_a_list_that_comes_back_to_a_page_is_an_error(cursors: list[str]) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("after"))
+        return httpx.Response(200, json={"items": [], "next": cursors[(len(asked) - 1) % len(cursors)]})
+
+    with Client(Profile(coordinator_url="http://any"), transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(ApiError, match="a page that was read before"):
+            client.federations()
+        assert len(asked) <= len(cursors) + 1
 
 
 async def test_the_async_client_downloads(server: Any, tmp_path: Path) -> None:

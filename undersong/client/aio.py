@@ -21,7 +21,7 @@ from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.aio_download import download
 from undersong.client.calls import Call
-from undersong.errors import ApiError, UndersongError, UnreachableError
+from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
 
 T = TypeVar("T")
@@ -62,33 +62,40 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def send(self, call: Call[T]) -> T:
-        """Make one call; ApiError for a refusal, UnreachableError when nothing answers."""
+    async def send(self, call: Call[T], *, until: float = math.inf) -> T:
+        """Make one call; ApiError for a refusal, UnreachableError when nothing answers.
+
+        It is repeated, and waited for, no longer than to `until` (monotonic seconds).
+        """
         options = wire.request_options(self.profile, call)
         for attempt in range(wire.ATTEMPTS):
             last = attempt == wire.ATTEMPTS - 1
             try:
-                response = await self._http.request(**options)
-            except httpx.TransportError as error:
-                if last or wire.distrusts(error):
+                response = await self._http.request(**options, timeout=wire.within(self._http.timeout, until))
+            except httpx.RequestError as error:
+                pause_s = wire.delay_s(attempt, None)
+                if last or wire.distrusts(error) or time.monotonic() + pause_s > until:
                     raise wire.unreachable(str(options["url"]), error) from error
-                await asyncio.sleep(wire.delay_s(attempt, None))
+                await asyncio.sleep(pause_s)
                 continue
-            if response.status_code not in wire.TRY_AGAIN or last:
+            pause_s = wire.delay_s(attempt, response)
+            if response.status_code not in wire.TRY_AGAIN or last or time.monotonic() + pause_s > until:
                 break
-            await asyncio.sleep(wire.delay_s(attempt, response))
+            await asyncio.sleep(pause_s)
         return wire.parse(call, response)
 
     async def all(self, page_of: Callable[[str | None], Call[t.Page[T]]]) -> list[T]:
-        """Return every item of a paginated list."""
+        """Return every item of a paginated list; ApiError where the service names a page that was read before."""
         found: list[T] = []
         after: str | None = None
+        seen: set[str] = set()
         while True:
-            page = await self.send(page_of(after))
+            call = page_of(after)
+            page = await self.send(call)
             found += page.items
             if page.next is None:
                 return found
-            after = page.next
+            after = wire.further(call, page.next, seen)
 
     # federations and sites
 
@@ -205,7 +212,7 @@ class AsyncClient:
         """Yield events as `events` does; end at `until` (monotonic seconds) as well."""
         url, headers = wire.event_stream(self.profile, job_id, last_id)
         parser = wire.EventParser(last_id)
-        timeout = httpx.Timeout(max(min(idle_s, until - time.monotonic()), 0.05), connect=5.0)
+        timeout = wire.within(httpx.Timeout(idle_s, connect=wire.TIMEOUT.connect), until)
         async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 await response.aread()
@@ -225,8 +232,8 @@ class AsyncClient:
         nothing answers, one of type "job.unheard" says so once. Raises UnreachableError when that lasts longer than
         `wire.PATIENCE_S`, and UndersongError when the job goes on for longer than `timeout_s`.
         """
-        last_id, absence = "", wire.Absence()
-        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        last_id, absence = "", wire.Absence(job_id, timeout_s)
+        until = absence.until
         while True:
             try:
                 async with aclosing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
@@ -234,38 +241,40 @@ class AsyncClient:
                         last_id = event.id
                         yield event
                         absence.ends()
-                        if await self._is_last(job_id, event):
+                        if await self._is_last(job_id, event, until):
                             return
-            except (httpx.TransportError, UnreachableError, ApiError) as error:
+            except (httpx.RequestError, UnreachableError, ApiError) as error:
                 if not wire.is_passing(error):
                     raise
                 await asyncio.sleep(min(poll_s, max(until - time.monotonic(), 0.0)))
             try:
-                job = await self.job(job_id)
+                job = await self.send(calls.job(job_id), until=until)
             except (UnreachableError, ApiError) as error:
-                if absence.begins(error, until):
+                if absence.begins(error):
                     yield t.Event(id=last_id, type="job.unheard")
                 continue
             absence.ends()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
-            if time.monotonic() > until:
-                raise UndersongError(f"job {job_id} has not ended within {timeout_s:.0f} s")
+            absence.check()
 
-    async def _is_last(self, job_id: str, event: t.Event) -> bool:
+    async def _is_last(self, job_id: str, event: t.Event, until: float) -> bool:
         """Tell whether the job goes no further after this event."""
-        return event.type in t.LAST_EVENTS or (event.type == "job.paused" and (await self.job(job_id)).stalled)
+        if event.type != "job.paused":
+            return event.type in t.LAST_EVENTS
+        return (await self.send(calls.job(job_id), until=until)).stalled
 
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
         """Wait until the job has ended or the platform paused it (`stalled`) and return it.
 
-        Raises UndersongError when it takes longer than `timeout_s` seconds.
+        Raises UndersongError when it takes longer than `timeout_s` seconds, also while the platform does not answer.
         """
+        until = time.monotonic() + timeout_s
         async with aclosing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
             async for _ in events:
                 pass
-        return await self.job(job_id)
+        return await self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
 
     # people and keys
 

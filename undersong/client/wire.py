@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import random
 import ssl
 import time
@@ -19,7 +20,7 @@ from shared.ids import new_id
 from undersong import __version__
 from undersong.client.calls import Call
 from undersong.client.types import Event
-from undersong.errors import ApiError, ProfileError, UnreachableError
+from undersong.errors import ApiError, ProfileError, UndersongError, UnreachableError
 from undersong.profile import Profile
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ IDLE_S: Final = (
 )
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
+MOMENT_S: Final = 0.05  # with less time left nothing is asked again
 _EMPTY: Final[dict[str, Any]] = {}
 
 
@@ -110,6 +112,31 @@ def delay_s(attempt: int, response: httpx.Response | None) -> float:
     return float(max(min(asked, 10.0), min(0.1 * 2**attempt, 3.0) * random.uniform(0.5, 1.0)))  # noqa: S311  (jitter)
 
 
+def within(timeout: httpx.Timeout, until: float) -> httpx.Timeout:
+    """Return the time limits, none of them beyond `until` (monotonic seconds)."""
+    left = max(until - time.monotonic(), MOMENT_S)
+    return (
+        httpx.Timeout(
+            **{name: left if value is None else min(value, left) for name, value in timeout.as_dict().items()}
+        )
+        if left < math.inf
+        else timeout
+    )
+
+
+def further(call: Call[Any], cursor: str, seen: set[str]) -> str:
+    """Return the cursor of the next page and note it; ApiError where that page was read before."""
+    if cursor in seen:
+        raise ApiError(
+            200,
+            "unexpected-answer",
+            "Unexpected answer",
+            f"{call.service} answered {call.method} {call.path} with a page that was read before: the list has no end",
+        )
+    seen.add(cursor)
+    return cursor
+
+
 def parse(call: Call[T], response: httpx.Response) -> T:
     """The typed answer; ApiError for a refusal."""
     raise_for_problem(response)
@@ -155,16 +182,32 @@ def is_passing(error: Exception) -> bool:
 class Absence:
     """How long the coordinator has not answered while a job is followed, and whether that was told."""
 
+    job_id: str
+    timeout_s: float | None = None
     heard: float = field(default_factory=time.monotonic)
     told: bool = False
+    until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.until = math.inf if self.timeout_s is None else self.heard + self.timeout_s
+
+    def check(self) -> None:
+        """Raise UndersongError when the job was followed for as long as its caller waits."""
+        if time.monotonic() + MOMENT_S > self.until:
+            raise UndersongError(
+                f"job {self.job_id} has not ended within {self.timeout_s or 0:g} s",
+                remedy=f"`undersong job watch {self.job_id}` goes on",
+            )
 
     def ends(self) -> None:
         """Note that it answers."""
         self.heard, self.told = time.monotonic(), False
 
-    def begins(self, error: Exception, until: float) -> bool:
-        """Whether this failure is the first; raises it where it is a refusal, or after `PATIENCE_S` or `until`."""
-        if not is_passing(error) or time.monotonic() > min(self.heard + PATIENCE_S, until):
+    def begins(self, error: Exception) -> bool:
+        """Whether this failure is the first; raises it where it is a refusal, or after `PATIENCE_S`; see `check`."""
+        if is_passing(error):
+            self.check()
+        if not is_passing(error) or time.monotonic() > self.heard + PATIENCE_S:
             raise error
         first, self.told = not self.told, True
         return first
