@@ -20,6 +20,8 @@ _KINDS: Final = {
     stat.S_IFSOCK: "a socket",
 }
 _AT_ONCE: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FileMark = tuple[int, int, int, int, int]
+"""Device, inode, size, modification time and change time."""
 LARGEST_INPUT: Final = 64 << 20
 """Bytes that `read_input` takes from a pipe or a file."""
 
@@ -33,6 +35,23 @@ class NotAFile(OSError):
     def __str__(self) -> str:
         """What it is, without the number."""
         return f"{self.filename}: {self.strerror}"
+
+
+def mark_of(found: os.stat_result) -> FileMark:
+    """Return what differs after a file was written or replaced.
+
+    The change time is in it: who replaces a file can give it the size and modification time of the old one (`cp -p`,
+    `rsync -t`, `touch -r`), but not its change time.
+    """
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def file_mark(path: Path) -> FileMark | None:
+    """Return the mark of the file to which a path leads, or None where there is none."""
+    try:
+        return mark_of(path.stat())
+    except (OSError, ValueError):  # a path can hold what no path may
+        return None
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:

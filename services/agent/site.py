@@ -23,13 +23,13 @@ from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.tasks import Site
-from shared.files import read_text, write_new
+from shared.files import FileMark, file_mark, read_text, write_new
 from shared.names import MEANT
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-Mark = tuple[str, int, int, int]
+Mark = tuple[str, FileMark | None]
 OPEN_POLICY = policies.to_policy(policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
 
 
@@ -48,12 +48,7 @@ class Marks:
 
 
 def _mark(path: Path) -> Mark:
-    """Path, modification time, size and inode; zeros for a file that is not there."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):  # a path can hold what no path may
-        return str(path), 0, 0, 0
-    return str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return str(path), file_mark(path)
 
 
 def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:

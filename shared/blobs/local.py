@@ -22,6 +22,7 @@ from typing import BinaryIO
 from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
 from shared.errors import StorageFull
 from shared.faults import point
+from shared.files import mark_of
 from shared.ids import Digest, is_digest
 
 CHUNK = 1 << 20
@@ -44,6 +45,7 @@ class LocalBlobs:
         try:
             with _storage_errors(), temporary.open("xb", buffering=0) as file:
                 await self._fill(file, chunks, intake)
+                await intake.end()
                 point("blob.written")
                 blob = await asyncio.to_thread(self._publish, file, temporary, intake)
         except BaseException:
@@ -122,7 +124,7 @@ class LocalBlobs:
     async def identity(self, digest: Digest) -> Identity:
         """What tells this file from any other."""
         try:
-            return _identity(self.path(digest).stat())
+            return mark_of(self.path(digest).stat())
         except FileNotFoundError as error:
             raise _missing(digest) from error
 
@@ -187,13 +189,9 @@ def _take(file: BinaryIO, chunks: list[bytes], intake: Intake) -> None:
             view = view[file.write(view) :]
 
 
-def _identity(found: os.stat_result) -> Identity:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
 def _is_same(found: os.stat_result, identity: Identity) -> bool:
     """Whether an open file is the one with this identity; one without a name changed its ctime when it lost it."""
-    known = _identity(found)
+    known = mark_of(found)
     return known == identity or (found.st_nlink == 0 and known[:-1] == identity[:-1])
 
 

@@ -16,7 +16,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.files import read_bytes, read_text
+from shared.files import FileMark, mark_of, read_bytes, read_text
 from shared.identity.authority import write_private
 
 _VERSION: Final = b"\x01"
@@ -81,13 +81,13 @@ class Sealer:
     def _follow(self) -> None:
         """Read the file again when it has changed; a file that cannot be read now is left for the next time."""
         with suppress(OSError, ValueError):
-            if self._file.stat().st_mtime_ns != self._read:
+            if mark_of(self._file.stat()) != self._read:
                 self._keys, self._current, self._read = _read(self._file)
 
 
-def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, int]:
-    """Tag → key, the tag of the key that seals, and when the file was written."""
-    written = key_file.stat().st_mtime_ns
+def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, FileMark]:
+    """Tag → key, the tag of the key that seals, and the file's mark."""
+    written = mark_of(key_file.stat())
     keys = [bytes.fromhex(line) for line in read_text(key_file, "ascii").split()]
     if not keys or any(len(key) != _KEY_BYTES for key in keys):
         raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")

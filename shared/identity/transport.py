@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.files import open_regular, read_bytes
+from shared.files import FileMark, mark_of, open_regular, read_bytes
 from shared.identity.authority import certificate_builder, key_usage, write_private
 
 TLS_FILE: Final = "tls.pem"  # private key, then certificate
@@ -169,12 +169,12 @@ class ServerTls:
         self._file, self._report = file, report
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._read = 0
+        self._read: FileMark | None = None
         self.refresh()
 
     def refresh(self) -> bool:
         """Whether there was something new; raises OSError or ssl.SSLError for a bad file, and the old one stays."""
-        changed = self._file.stat().st_mtime_ns
+        changed = mark_of(self._file.stat())
         if changed == self._read:
             return False
         os.close(open_regular(self._file))  # the library would wait for a pipe

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from services.agent.highwater import SentMessages
 from services.agent.settings import ConfigError
 from services.agent.store import Store
 from services.keys.operators import _read as read_operator_token
-from shared.files import LARGEST_INPUT, NotAFile, open_lock, read_bytes, read_input, read_text, write_new
+from shared.files import LARGEST_INPUT, NotAFile, file_mark, open_lock, read_bytes, read_input, read_text, write_new
 from shared.highwater import DurableLines, HighWater
 from shared.identity.authority import Identity
 from shared.identity.enrol import EnrolmentRefused, read_token
@@ -128,3 +129,37 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
     assert not write_new(link, "third")
     assert link.is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "policy.yaml"]
+
+
+def in_place(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def by_renaming(path: Path, data: bytes) -> None:
+    new = path.with_name("new")
+    new.write_bytes(data)
+    os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    new.rename(path)
+
+
+def by_link(path: Path, data: bytes) -> None:
+    new = path.with_name("new")
+    new.write_bytes(data)
+    path.unlink()
+    path.symlink_to(new)
+
+
+@pytest.mark.parametrize("replace", [in_place, by_renaming, by_link])
+def test_a_file_with_the_size_and_time_of_the_old_one_has_another_mark(
+    tmp_path: Path, replace: Callable[[Path, bytes], None]
+) -> None:
+    path = tmp_path / "policy.yaml"
+    assert file_mark(path) is None
+    path.write_bytes(b"strict")
+    before, first = path.stat(), file_mark(path)
+    assert file_mark(path) == first
+    time.sleep(0.02)  # the kernel's clock for change times has ticks
+    replace(path, b"casual")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert file_mark(path) != first

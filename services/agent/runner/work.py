@@ -20,6 +20,7 @@ from recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_da
 from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from shared.errors import Refusal
+from shared.files import file_mark
 from shared.learning import tensors
 from shared.learning.metrics import check_sums, evaluation_layout
 from shared.wire.manifest import DataRef
@@ -151,8 +152,7 @@ class Workshop:
         if (fault := schema_fault(own, asked)) is not None:
             raise OrderRefused("schema-mismatch", fault)
         labelled = labelled and not (asked.columns and asked.label is None)
-        stat = entry.path.stat() if entry.path is not None and entry.path.exists() else None
-        version = (stat.st_mtime_ns, stat.st_size) if stat is not None else None
+        version = file_mark(entry.path) if entry.path is not None else None
         key = (entry.model_dump_json(), asked.digest(), version, labelled)
         if key not in self._rows:
             data = load_dataset(entry, asked.features, asked.label, labelled=labelled)
