@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from recipes import declaration
 from recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_declarations
-from recipes.files import Part, parts
+from recipes.files import FilePart, parts
 from recipes.protocol import Array, Dataset
 from recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
 from shared.names import hint
@@ -175,7 +175,7 @@ def _table(
     return {name: np.concatenate(values) for name, values in pieces.items()}, count, types
 
 
-def _converted(part: Part, rows: npt.NDArray[np.int64], readers: Mapping[str, Cells]) -> dict[str, Array]:
+def _converted(part: FilePart, rows: npt.NDArray[np.int64], readers: Mapping[str, Cells]) -> dict[str, Array]:
     """Return the number and category columns of a part's rows; raises `BadDataset` with the first misfit of each."""
     made: dict[str, Array] = {}
     faults: list[str] = []
@@ -211,7 +211,7 @@ class _Filter:
                 raise BadDataset(f"its filter wants a value that {misfit.why.public}", misfit.told(name, "filter"))
             self._wanted = float(found[0])
 
-    def passing(self, part: Part) -> npt.NDArray[np.bool_]:
+    def passing(self, part: FilePart) -> npt.NDArray[np.bool_]:
         """Return which rows of a part pass, bool[n]."""
         cells = part.cells[self.name]
         found, misfit = self._cells.typed(cells) if isinstance(cells, np.ndarray) else self._cells.texts(cells)
@@ -228,14 +228,14 @@ class _Filter:
         return f"column {self.name} is never {self._text!r}" + (f"; it holds {', '.join(held)}" if held else "")
 
 
-def _passing(part: Part, filters: Sequence[_Filter]) -> npt.NDArray[np.int64]:
+def _passing(part: FilePart, filters: Sequence[_Filter]) -> npt.NDArray[np.int64]:
     keep = np.ones(len(part.places), bool)
     for each in filters:
         keep &= each.passing(part)
     return np.flatnonzero(keep)
 
 
-def _images(entry: DatasetEntry, name: str, part: Part, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def _images(entry: DatasetEntry, name: str, part: FilePart, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     try:
         return images_of(np.asarray(part.cells[name])[rows], entry.ranges.get(name, (None, None)), entry.channel_axis)
     except BadDataset as refusal:

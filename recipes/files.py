@@ -48,7 +48,7 @@ UNREADABLE: Final = (OSError, EOFError, ValueError, TypeError, LookupError, Runt
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FilePart:
     """Some rows of a file: the wanted columns' cells, and where each row begins (`line 7`, `row 5`)."""
 
     cells: dict[str, Cells]
@@ -60,7 +60,7 @@ class Part:
         return f"{self.unit} {self.places[row]}"
 
 
-def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[Part]:
+def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:
     """Yield the rows of a data set's file; raises `BadDataset` for a file that cannot be read to its end."""
     with refusals(path):
         if path is None or not path.is_file():
@@ -85,7 +85,7 @@ def refusals(path: Path | None) -> Iterator[None]:
         raise BadDataset(f"its file {why}", said) from error
 
 
-def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
     options = entry.csv
     with opened(path, options) as file:
         reader = CsvRows(file, options)
@@ -164,7 +164,7 @@ def _too_long(what: str, number: int) -> BadDataset:
     return BadDataset(f"its file has a {what} of more than {MOST_ROW:,} characters", told)
 
 
-def _rows(reader: CsvRows, header: Sequence[str], takes: dict[str, int]) -> Iterator[Part]:
+def _rows(reader: CsvRows, header: Sequence[str], takes: dict[str, int]) -> Iterator[FilePart]:
     rows: list[list[str]] = []
     lines: list[int] = []
     before, most = reader.line_num, max(1, min(PART_ROWS, PART_CELLS // max(1, len(header))))
@@ -184,9 +184,9 @@ def _rows(reader: CsvRows, header: Sequence[str], takes: dict[str, int]) -> Iter
         yield _part(rows, lines, takes)
 
 
-def _part(rows: list[list[str]], lines: list[int], takes: dict[str, int]) -> Part:
+def _part(rows: list[list[str]], lines: list[int], takes: dict[str, int]) -> FilePart:
     columns = list(zip(*rows, strict=True))
-    return Part({name: columns[place] for name, place in takes.items()}, lines, "line")
+    return FilePart({name: columns[place] for name, place in takes.items()}, lines, "line")
 
 
 def _ragged(header: Sequence[str], row: Sequence[str], line: int) -> BadDataset:
@@ -274,7 +274,7 @@ def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> 
     return BadDataset("its file is not in the declared encoding", f"{told}: declare csv: {{encoding: {likely}}}")
 
 
-def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
     from pyarrow import parquet  # at a site that has such files only
 
     with parquet.ParquetFile(path) as file:
@@ -285,7 +285,7 @@ def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> It
         first = 1
         for batch in file.iter_batches(PART_ROWS, columns=list(wanted)):
             cells = {name: _arrow_cells(entry, name, batch.column(name)) for name in wanted}
-            yield Part(cells, range(first, first + batch.num_rows), "row")
+            yield FilePart(cells, range(first, first + batch.num_rows), "row")
             first += batch.num_rows
 
 
@@ -334,7 +334,7 @@ def column_names(path: Path) -> list[str]:
             return list(file.schema_arrow.names)
 
 
-def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[Part]:
+def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
     with path.open("rb") as raw:
         if raw.read(len(NPY)) == NPY:
             raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
@@ -351,7 +351,7 @@ def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterat
         raise BadDataset("its arrays have different numbers of rows", told)
     rows = next(iter(sizes.values()), 0)
     cells = {name: _array_cells(entry, name, array) for name, array in arrays.items()}
-    yield Part(cells, range(1, rows + 1), "row")
+    yield FilePart(cells, range(1, rows + 1), "row")
 
 
 def _array(file: Any, name: str) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shared.errors import Refusal
 from shared.files import read_input
-from shared.transparency.audit import Finding, audit, audit_file, fingerprint_of, holds, service_key
+from shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds, service_key
 from shared.transparency.evidence import Evidence, EvidenceUnreadable
 from shared.transparency.records import check_consistency, check_head
 from undersong.client import Client
@@ -26,7 +26,7 @@ class Verification:
     subject: str
     authority: str | None
     title: str
-    findings: list[Finding]
+    findings: list[CheckResult]
 
     @property
     def verified(self) -> bool:
@@ -84,14 +84,14 @@ def title_of(evidence: Evidence) -> str:
     return f"{plan.kind} round {plan.number} of {plan.job_id}, engine {plan.engine}"
 
 
-def _doubted(finding: Finding) -> Finding:
+def _doubted(finding: CheckResult) -> CheckResult:
     if finding.check != "authority" or not finding.passed:
         return finding
     sentence = finding.sentence.replace("the one that was pinned", "the one that the platform itself names")
-    return Finding(finding.check, True, f"{sentence} Compare it, then pin it with --ca.", caution=True)
+    return CheckResult(finding.check, True, f"{sentence} Compare it, then pin it with --ca.", caution=True)
 
 
-def _log_now(client: Client, evidence: Evidence) -> Finding:
+def _log_now(client: Client, evidence: Evidence) -> CheckResult:
     """Whether the log's present head is a continuation of the head in the evidence."""
     old, new = evidence.logged.head, client.log_head()
     try:
@@ -99,5 +99,5 @@ def _log_now(client: Client, evidence: Evidence) -> Finding:
         proof = client.consistency_proof(old.size, new.size) if 0 < old.size < new.size else None
         check_consistency(old, new, proof)
     except Refusal as refusal:
-        return Finding("log-now", False, f"The log that keys shows now is another one: {refusal.detail}.")
-    return Finding("log-now", True, f"The log that keys shows now ({new.size:,} entries) goes on from that head.")
+        return CheckResult("log-now", False, f"The log that keys shows now is another one: {refusal.detail}.")
+    return CheckResult("log-now", True, f"The log that keys shows now ({new.size:,} entries) goes on from that head.")

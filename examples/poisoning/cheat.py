@@ -12,7 +12,7 @@ import numpy as np
 
 from services.agent import __main__ as agent
 from services.agent import updates
-from services.agent.runner.protocol import Outcome
+from services.agent.runner.protocol import RunOutcome
 from shared.learning import tensors
 from shared.secagg.engine import Payload
 from shared.secagg.payload import train_payload
@@ -63,7 +63,7 @@ def boosted(
 
 
 def _change(
-    manifest: RoundManifest, outcome: Outcome, model: Path | None, after: memoryview, committed: bytes | None
+    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, after: memoryview, committed: bytes | None
 ) -> Payload:
     if model is None:
         raise ValueError("a training round without a model")

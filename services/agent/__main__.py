@@ -25,7 +25,7 @@ from services.agent.loop import EXCLUDED, Agent, http_client
 from services.agent.receipts import ReceiptBook
 from services.agent.settings import AgentSettings, ConfigError, load
 from services.agent.site import ensure_policy
-from services.agent.state import State
+from services.agent.state import AgentState
 from shared.errors import Refusal
 from shared.faults import arm
 from shared.files import NotAFile
@@ -223,13 +223,13 @@ def dated(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(settings: AgentSettings) -> Iterator[State | None]:
+def opened(settings: AgentSettings) -> Iterator[AgentState | None]:
     """The state, if there is one; ConfigError where it cannot be read."""
     if not (settings.data_dir / "agent.sqlite").exists():
         yield None
         return
     try:
-        state = State(settings.data_dir)
+        state = AgentState(settings.data_dir)
     except sqlite3.Error as error:
         raise ConfigError(f"{settings.data_dir}: {error}") from error
     try:

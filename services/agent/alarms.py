@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.agent.state import State
+from services.agent.state import AgentState
 from shared.wire.profiles import Alarm
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ _INSERT: Final = "INSERT INTO alarms VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 class Alarms:
     """The alarms in the agent's database: each is raised, and logged, once."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: AgentState) -> None:
         self._store = state.store
 
     def raise_(self, kind: str, detail: str, evidence: str) -> None:

@@ -25,7 +25,7 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 @dataclass(slots=True)
-class Circuit:
+class CircuitBreaker:
     """Remembers that a service is away, so that not every caller finds out for itself."""
 
     clock: Callable[[], float]  # monotonic seconds

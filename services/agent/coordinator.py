@@ -9,8 +9,8 @@ import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.agent.domain import Report
-from services.agent.link import Call, Link, Problem
+from services.agent.domain import FailureReport
+from services.agent.link import Call, Link, RequestRefused
 from shared.ids import Digest, JobId, RoundId, TaskId, digest_of
 from shared.wire.manifest import SignedEnginePublic, SignedManifest
 from shared.wire.profiles import SiteProfile
@@ -108,7 +108,7 @@ class Coordinator:
             body = {"lease_token": done["lease_token"], "digest": done["digest"]}
             try:
                 await self._end(f"/v1/tasks/{task_id}/completions", body, within_s)
-            except Problem as problem:
+            except RequestRefused as problem:
                 log.info("completion.unneeded", task_id=task_id, reason=str(problem))
             self._done.pop(task_id, None)
 
@@ -118,7 +118,7 @@ class Coordinator:
         call = Call.json("POST", f"/v1/tasks/{task_id}/heartbeats", body, timeout=HEARTBEAT_TIMEOUT)
         return Desired.model_validate_json((await self.link.once(call)).content)
 
-    async def fail(self, task_id: TaskId, lease_token: str, report: Report, *, within_s: float) -> None:
+    async def fail(self, task_id: TaskId, lease_token: str, report: FailureReport, *, within_s: float) -> None:
         """Say that the task failed, and as much of why as the policy lets out."""
         trace = list(report.trace)
         body = {"lease_token": lease_token, "code": report.code, "message": report.message, "trace": trace}

@@ -272,7 +272,7 @@ class Earlier(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EarlierAnswer:
     """An earlier contribution as the state remembers it."""
 
     state: Earlier
@@ -280,7 +280,7 @@ class Answer:
     epoch: int
 
 
-class Step(StrEnum):
+class TaskAction(StrEnum):
     """What to do with a leased task."""
 
     TRAIN = "train"
@@ -292,10 +292,10 @@ def next_step(
     manifest_digest: Digest,
     epoch: int,
     *,
-    same_round: Answer | None,
-    same_place: Answer | None,
+    same_round: EarlierAnswer | None,
+    same_place: EarlierAnswer | None,
     highest_epoch: int,
-) -> Step:
+) -> TaskAction:
     """Decide by the crash rules; `same_place` is an answer to the same (job, kind, number, attempt).
 
     A round is only ever answered with one byte string. An epoch never goes back, and what was answered
@@ -306,18 +306,18 @@ def next_step(
     if same_round is None:
         if same_place is not None and same_place.epoch < epoch:
             raise TaskFailure("round-answered", "this place in the job was answered before the platform was restored")
-        return Step.TRAIN
+        return TaskAction.TRAIN
     if same_round.manifest_digest != manifest_digest:
         raise TaskFailure("round-answered", "this round was answered under another manifest")
     if same_round.state is Earlier.LOST:
         raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
     if same_round.state is Earlier.LATE:
         raise TaskFailure("round-closed", "this round closed before the bytes arrived")
-    return Step.RESEND if same_round.state is Earlier.PENDING else Step.CONFIRM
+    return TaskAction.RESEND if same_round.state is Earlier.PENDING else TaskAction.CONFIRM
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FailureReport:
     """What the coordinator is told of a failure."""
 
     code: str
@@ -329,7 +329,7 @@ TRACE_LINES = 8
 MESSAGE_CHARS = 2000
 
 
-def report(failure: TaskFailure, detail: Detail) -> Report:
+def report(failure: TaskFailure, detail: Detail) -> FailureReport:
     """Cut a failure down to what the policy lets out.
 
     An exception's text can quote data ("could not convert 'Smith'"), so by default only the type and
@@ -337,8 +337,8 @@ def report(failure: TaskFailure, detail: Detail) -> Report:
     """
     ours = not failure.where and not failure.text
     if detail is Detail.CODE:
-        return Report(failure.code, "", ())
+        return FailureReport(failure.code, "", ())
     if detail is Detail.LOCATION or ours:
-        return Report(failure.code, failure.detail[:MESSAGE_CHARS], failure.where[-TRACE_LINES:])
+        return FailureReport(failure.code, failure.detail[:MESSAGE_CHARS], failure.where[-TRACE_LINES:])
     lines = tuple(line[:MESSAGE_CHARS] for line in failure.text.strip().splitlines()[-TRACE_LINES:])
-    return Report(failure.code, lines[-1] if lines else failure.detail[:MESSAGE_CHARS], lines)
+    return FailureReport(failure.code, lines[-1] if lines else failure.detail[:MESSAGE_CHARS], lines)

@@ -20,7 +20,7 @@ from services.agent.domain import Policy, TaskFailure
 from services.agent.engine_state import DONE, EngineRow, EngineState
 from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
 from services.agent.keys import BlockingSignatures, Signatures
-from services.agent.link import Problem
+from services.agent.link import RequestRefused
 from shared.errors import Refusal
 from shared.faults import point
 from shared.identity.authority import Identity, public_bytes
@@ -127,7 +127,7 @@ class Exchange:
         found = None
         try:
             found = await self._aggregator.say(manifest.round_id, step, message, wait_s=wait_s)
-        except Problem as problem:
+        except RequestRefused as problem:
             if not (again and problem.slug == STEP_CLOSED):
                 raise refused(problem) from problem
             log.info("step.closed", step=step)  # with these bytes or without them: the answer will tell
@@ -157,7 +157,7 @@ class Exchange:
             asked_at = time.monotonic()
             try:
                 found = await self._aggregator.answer(round_id, step)
-            except Problem as problem:
+            except RequestRefused as problem:
                 raise refused(problem) from problem
             if found is not None:
                 return found
@@ -305,7 +305,7 @@ def load_engine(name: str) -> Engine:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
 
-def refused(problem: Problem) -> TaskFailure:
+def refused(problem: RequestRefused) -> TaskFailure:
     """What the aggregator's refusal of a step means for the task."""
     if problem.slug == "unknown":
         return TaskFailure("round-closed" if problem.status in GONE else "step-refused", str(problem))

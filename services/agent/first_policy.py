@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.agent.domain import OWN_FEDERATION, Detail
-from services.agent.policy import DatasetEntry, PolicyFile, RecipeEntry, StatisticsEntry
+from services.agent.policy import AllowedColumns, PolicyFile, RecipeEntry, StatisticsEntry
 from shared.secagg.engines import ENGINES, EngineFloors
 from shared.secagg.facts import EngineFacts
 from shared.yaml_texts import dump_document
@@ -56,7 +56,7 @@ def default_policy(
     file = PolicyFile(
         federations=[OWN_FEDERATION],
         recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
-        datasets={name: DatasetEntry(columns=list(columns)) for name, columns in sorted(datasets.items())},
+        datasets={name: AllowedColumns(columns=list(columns)) for name, columns in sorted(datasets.items())},
         engines=[facts.name for facts in _offered() if not facts.sees_updates],
         kinds=["initialise", "standardise", "train", "evaluate"],
         min_cohort=min_cohort,

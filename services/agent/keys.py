@@ -11,7 +11,7 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 
 from services.agent.domain import TaskFailure
-from services.agent.link import Away, Call, Link, Problem
+from services.agent.link import Away, Call, Link, RequestRefused
 from shared.clock import Clock, utc_now
 from shared.errors import Refusal, Unavailable
 from shared.identity.authority import Holder, check_time, public_bytes
@@ -111,7 +111,7 @@ class Signatures:
                     self._revoked.add(str(item["keyid"]))
                     self._after = max(self._after, int(item["sequence"]))
                 more = answer["next"] is not None
-        except (Away, Problem, KeyError, TypeError, ValueError) as error:
+        except (Away, RequestRefused, KeyError, TypeError, ValueError) as error:
             log.warning("revocations.unknown", reason=str(error))
 
 

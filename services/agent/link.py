@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import structlog
 
-from services.agent.backoff import Circuit, parse_retry_after
+from services.agent.backoff import CircuitBreaker, parse_retry_after
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
 from shared.identity.transport import CaTrust, around_proxies, trust
@@ -31,7 +31,7 @@ class Away(Exception):
     """The service cannot be reached, or says that it cannot serve now."""
 
 
-class Problem(Exception):
+class RequestRefused(Exception):
     """The service refused; `slug` is the last part of the problem's type."""
 
     def __init__(self, status: int, slug: str, detail: str) -> None:
@@ -89,7 +89,7 @@ class Link:
     ) -> None:
         self._http, self._base, self.audience = http, base_url.rstrip("/"), audience
         self._auth = SigningAuth(identity, audience)
-        self.circuit = Circuit(clock)
+        self.circuit = CircuitBreaker(clock)
         self._clock = clock
 
     async def ask(self, call: Call, *, within_s: float | None = None) -> httpx.Response:
@@ -142,7 +142,9 @@ class Link:
             raise self._failed(f"status {response.status_code}", retry_after)
         self.circuit.succeeded()
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise Problem(response.status_code, "content-encoded", "the answer is compressed, which is never asked for")
+            raise RequestRefused(
+                response.status_code, "content-encoded", "the answer is compressed, which is never asked for"
+            )
         if not response.is_success:
             raise _problem(response.status_code, await _limited(response))
 
@@ -171,15 +173,15 @@ async def _limited(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
     async for part in response.aiter_raw():
         size += len(part)
         if size > limit:
-            raise Problem(response.status_code, "answer-too-large", f"more than {limit} bytes")
+            raise RequestRefused(response.status_code, "answer-too-large", f"more than {limit} bytes")
         parts.append(part)
     return b"".join(parts)
 
 
-def _problem(status: int, body: bytes) -> Problem:
+def _problem(status: int, body: bytes) -> RequestRefused:
     try:
         document = json.loads(body)
         slug = str(document["type"]).rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
-        return Problem(status, slug, str(document.get("detail") or document.get("title") or ""))
+        return RequestRefused(status, slug, str(document.get("detail") or document.get("title") or ""))
     except (ValueError, KeyError, TypeError):
-        return Problem(status, "unknown", "")
+        return RequestRefused(status, "unknown", "")

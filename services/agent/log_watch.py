@@ -19,8 +19,8 @@ import structlog
 from services.agent.alarms import FOREIGN, FORK, Alarms
 from services.agent.domain import TaskFailure
 from services.agent.keys import Signatures
-from services.agent.link import Away, Call, Link, Problem
-from services.agent.state import State
+from services.agent.link import Away, Call, Link, RequestRefused
+from services.agent.state import AgentState
 from shared.ids import Digest
 from shared.wire.manifest import LogHead
 
@@ -51,12 +51,12 @@ class Seen:
     foreign: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, state: State) -> Seen:
+    def read(cls, state: AgentState) -> Seen:
         """As it is stored."""
         found = state.fact(SEEN)
         return cls(**found) if isinstance(found, dict) else cls()
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: AgentState) -> None:
         """Store it."""
         document = {"size": self.size, "nodes": self.nodes, "enrolled": self.enrolled, "foreign": self.foreign}
         state.remember(SEEN, document)
@@ -71,7 +71,7 @@ class LogWatch:
 
     def __init__(
         self,
-        state: State,
+        state: AgentState,
         link: Link,
         signatures: Signatures,
         party: str,
@@ -102,7 +102,7 @@ class LogWatch:
             self.wake.clear()
             try:
                 await self.look()
-            except (Away, Problem, TaskFailure, ValueError, KeyError, TypeError, sqlite3.Error) as error:
+            except (Away, RequestRefused, TaskFailure, ValueError, KeyError, TypeError, sqlite3.Error) as error:
                 log.info("log.unread", reason=str(error) or type(error).__name__)
             await asyncio.sleep(min(GATHER_S, self._every_s))
             try:
@@ -216,13 +216,13 @@ class LogWatch:
         call = Call("GET", f"/v1/log/proofs/consistency?first={old.size}&second={head.size}")
         try:
             proof = ConsistencyProof.model_validate_json((await self._link.once(call)).content)
-        except Problem as problem:  # both sizes were signed, so an honest log can prove it
+        except RequestRefused as problem:  # both sizes were signed, so an honest log can prove it
             detail = f"keys does not prove that its log of {old.size} entries is a beginning of this one: {problem}"
             raise LogForkedError(detail) from problem
         path = [bytes.fromhex(item) for item in proof.path]
         try:
             merkle.verify_consistency(old.size, head.size, bytes.fromhex(old.root), bytes.fromhex(head.root), path)
-        except merkle.ProofInvalid as error:
+        except merkle.MerkleProofInvalid as error:
             raise LogForkedError(f"two logs: the one of {old.size} entries is no beginning of this one") from error
 
     def _settle(self, seen: Seen, head: LogHead, met: list[LogHead]) -> None:

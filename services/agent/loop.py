@@ -20,7 +20,7 @@ from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import TaskFailure
 from services.agent.highwater import SentMessages
 from services.agent.keys import Signatures
-from services.agent.link import Away, Link, Problem, make_client
+from services.agent.link import Away, Link, RequestRefused, make_client
 from services.agent.log_watch import LogWatch
 from services.agent.models import ModelCache
 from services.agent.profile import unreadable_profile
@@ -30,8 +30,8 @@ from services.agent.registry import Registry
 from services.agent.room import Room
 from services.agent.runner import processors
 from services.agent.settings import AgentSettings, ConfigError
-from services.agent.state import State
-from services.agent.tasks import Platform, Tasks
+from services.agent.state import AgentState
+from services.agent.tasks import ServiceClients, Tasks
 from shared.files import open_lock
 from shared.identity.directory import CertificateDirectory
 from shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
@@ -60,7 +60,7 @@ class Agent:
         """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
         settings = self._settings
         with alone(settings), processors.counted(), closing(SentMessages(settings.high_water)) as sent:
-            state = State(settings.data_dir)
+            state = AgentState(settings.data_dir)
             try:
                 if state.keep_beside(sent):
                     log.warning(
@@ -77,7 +77,7 @@ class Agent:
                 state.close()
                 log.info("agent.stopped")
 
-    async def _serve(self, http: httpx.AsyncClient, state: State, sent: SentMessages) -> None:
+    async def _serve(self, http: httpx.AsyncClient, state: AgentState, sent: SentMessages) -> None:
         settings = self._settings
         folder = settings.data_dir / "identity"
         identity = await ensure_identity(
@@ -114,8 +114,8 @@ class Agent:
 
     def _tasks(
         self,
-        platform: Platform,
-        state: State,
+        platform: ServiceClients,
+        state: AgentState,
         sent: SentMessages,
         room: Room,
         answered: Callable[[], None],
@@ -125,7 +125,12 @@ class Agent:
         return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, answered, met)
 
     async def _work(
-        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks], room: Room
+        self,
+        platform: ServiceClients,
+        state: AgentState,
+        who: tuple[str, str],
+        performing: Callable[[], Tasks],
+        room: Room,
     ) -> None:
         try:
             await self._turns(platform, state, who, performing, room)
@@ -135,7 +140,12 @@ class Agent:
                     await platform.coordinator.tell(within_s=LAST_WORD_S)
 
     async def _turns(
-        self, platform: Platform, state: State, who: tuple[str, str], performing: Callable[[], Tasks], room: Room
+        self,
+        platform: ServiceClients,
+        state: AgentState,
+        who: tuple[str, str],
+        performing: Callable[[], Tasks],
+        room: Room,
     ) -> None:
         resumed, refusals = False, 0
         while True:
@@ -154,7 +164,7 @@ class Agent:
                     self._unsure -= 1
                     await self._look_for_exclusions(platform.coordinator, state)
                 refusals = 0
-            except Problem as problem:
+            except RequestRefused as problem:
                 refusals += 1
                 self._told = None
                 first, longest = REFUSED_PAUSE_S
@@ -163,7 +173,7 @@ class Agent:
                 await asyncio.sleep(pause_s)
 
     async def _turn(
-        self, coordinator: Coordinator, state: State, who: tuple[str, str], performing: Callable[[], Tasks]
+        self, coordinator: Coordinator, state: AgentState, who: tuple[str, str], performing: Callable[[], Tasks]
     ) -> bool:
         """Lease once, run the task if there is one, and return whether there was one.
 
@@ -187,7 +197,7 @@ class Agent:
         return True
 
     @asynccontextmanager
-    async def _looking(self, coordinator: Coordinator, state: State, who: tuple[str, str]) -> AsyncIterator[None]:
+    async def _looking(self, coordinator: Coordinator, state: AgentState, who: tuple[str, str]) -> AsyncIterator[None]:
         """Read the site again, and tell it, within seconds of a change while the block waits."""
         over = asyncio.Event()
         looking = asyncio.create_task(self._look(coordinator, state, who, over))
@@ -200,21 +210,23 @@ class Agent:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
-    async def _look(self, coordinator: Coordinator, state: State, who: tuple[str, str], over: asyncio.Event) -> None:
+    async def _look(
+        self, coordinator: Coordinator, state: AgentState, who: tuple[str, str], over: asyncio.Event
+    ) -> None:
         while not over.is_set():
             if self._reader.changed():
                 await self._reader.refresh(who)
-                with suppress(Away, Problem):  # it is told at the next turn at the latest
+                with suppress(Away, RequestRefused):  # it is told at the next turn at the latest
                     await self._tell(coordinator, state, within_s=LAST_WORD_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):  # `wait_for` of Python 3.11 can swallow a cancellation
                     await over.wait()
 
-    async def _look_for_exclusions(self, coordinator: Coordinator, state: State) -> None:
+    async def _look_for_exclusions(self, coordinator: Coordinator, state: AgentState) -> None:
         """Ask, after rounds that this site took part in, whether a job goes on without it; say so once."""
         try:
             found = await coordinator.exclusions()
-        except (Away, Problem, ValueError) as error:
+        except (Away, RequestRefused, ValueError) as error:
             log.info("exclusions.unknown", reason=str(error))
             return
         known = state.fact(EXCLUDED)
@@ -226,7 +238,7 @@ class Agent:
         if told != (known or []):
             await asyncio.to_thread(state.remember, EXCLUDED, told)
 
-    async def _tell(self, coordinator: Coordinator, state: State, *, within_s: float | None = None) -> None:
+    async def _tell(self, coordinator: Coordinator, state: AgentState, *, within_s: float | None = None) -> None:
         """PUT the profile if the coordinator does not have it yet."""
         reader = self._reader
         profile = reader.profile.model_copy(update={"alarms": await asyncio.to_thread(Alarms(state).told)})
@@ -247,18 +259,18 @@ class Agent:
             await self._reader.start(who)
         except ConfigError as error:
             coordinator = Coordinator(Link(http, self._settings.coordinator_url, "coordinator", keeper))
-            with suppress(Away, Problem, TimeoutError):
+            with suppress(Away, RequestRefused, TimeoutError):
                 async with asyncio.timeout(LAST_WORD_S):
                     await coordinator.put_profile(
                         unreadable_profile(error, self._settings.runner), within_s=LAST_WORD_S
                     )
             raise
 
-    def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper, cache: ModelCache) -> Platform:
+    def _platform(self, http: httpx.AsyncClient, keeper: IdentityKeeper, cache: ModelCache) -> ServiceClients:
         settings = self._settings
         keys = Link(http, settings.keys_url, "keys", keeper)
         directory = CertificateDirectory(http, settings.keys_url, keeper().ca_certificate)
-        return Platform(
+        return ServiceClients(
             coordinator=Coordinator(Link(http, settings.coordinator_url, "coordinator", keeper)),
             aggregator=Aggregator(Link(http, settings.aggregator_url, "aggregator", keeper)),
             registry=Registry(Link(http, settings.registry_url, "registry", keeper), cache),

@@ -65,7 +65,7 @@ class RecipeEntry(BaseModel):
         return self
 
 
-class DatasetEntry(BaseModel):
+class AllowedColumns(BaseModel):
     """The columns of one data set that recipes may read, the label among them; "*" for all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,7 +131,7 @@ class PolicyFile(EngineFloors, BaseModel):
     recipes: list[Annotated[RecipeEntry, BeforeValidator(_plain_name)]] = Field(
         description="Recipes that may run: a name, or a mapping with name and digest"
     )
-    datasets: dict[str, DatasetEntry] = Field(description="Per data set the columns that recipes may read")
+    datasets: dict[str, AllowedColumns] = Field(description="Per data set the columns that recipes may read")
     engines: list[Annotated[str, AfterValidator(_engine)]] = Field(description="Engines by which updates may be summed")
     kinds: list[Kind] = Field(list(ROUND_KINDS), description="Kinds of round that are allowed")
     min_cohort: int = Field(default=3, ge=1, description="Fewest sites in a sum")

@@ -11,7 +11,7 @@ from services.agent.policy import PolicyError
 from services.agent.runner.protocol import Description
 from services.agent.settings import ConfigError
 from shared.ids import Digest, SiteId
-from shared.wire.profiles import DatasetSchema, Hardware, RecipeSpec, SiteFault, SiteProfile
+from shared.wire.profiles import DatasetSchema, Hardware, ProfileFault, RecipeSpec, SiteProfile
 
 MOST_FAULTS = 50
 NAME_CHARS = 200
@@ -67,17 +67,17 @@ def unreadable_profile(error: ConfigError, runner: str) -> SiteProfile:
         protocol=max(PROTOCOLS),
         hardware=Hardware(cpus=os.cpu_count() or 1, memory_bytes=0),
         runner=runner,
-        faults=(SiteFault(code=code),),
+        faults=(ProfileFault(code=code),),
     )
 
 
-def _faults(description: Description, policy: Policy) -> Iterator[SiteFault]:
+def _faults(description: Description, policy: Policy) -> Iterator[ProfileFault]:
     """What cannot be read here, without the reasons, which can quote data; of data sets those that the policy names."""
     named = [name for name in description.unread if name in policy.datasets]
     if policy.datasets and not named and not description.declared:
-        yield SiteFault(code="datasets-unreadable")
+        yield ProfileFault(code="datasets-unreadable")
     for name in named[:MOST_FAULTS]:
-        yield SiteFault(code="dataset-unreadable", dataset=name[:NAME_CHARS])
+        yield ProfileFault(code="dataset-unreadable", dataset=name[:NAME_CHARS])
 
 
 def _allowed(schema: DatasetSchema, columns: frozenset[str]) -> DatasetSchema:

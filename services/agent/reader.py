@@ -18,8 +18,8 @@ from services.agent.profile import profile_of
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
 from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
-from services.agent.tasks import Site
-from shared.wire.profiles import SiteFault, SiteProfile
+from services.agent.tasks import SiteSetup
+from shared.wire.profiles import ProfileFault, SiteProfile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class SiteReader:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._runner: WarmRunner | None = None
-        self._site: Site | None = None
+        self._site: SiteSetup | None = None
         self._profile: SiteProfile | None = None
         self._marks: Marks | None = None
         self._data: list[Path] = []  # the files of all data sets
@@ -52,7 +52,7 @@ class SiteReader:
         self.fault: str | None = None
 
     @property
-    def site(self) -> Site:
+    def site(self) -> SiteSetup:
         """The facts and the policy that tasks are judged by."""
         assert self._site is not None  # noqa: S101 (read before the first task)
         return self._site
@@ -69,7 +69,7 @@ class SiteReader:
         assert self._profile is not None  # noqa: S101 (read before it is told)
         if self.fault is None:
             return self._profile
-        faults = (SiteFault(code=self.fault),)
+        faults = (ProfileFault(code=self.fault),)
         return self._profile.model_copy(update={"recipes": (), "datasets": (), "faults": faults})
 
     async def start(self, who: tuple[str, str]) -> None:

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from services.agent.domain import TaskFailure
 from services.agent.keys import Signatures
-from services.agent.link import Away, Call, Link, Problem
-from services.agent.state import State
+from services.agent.link import Away, Call, Link, RequestRefused
+from services.agent.state import AgentState
 from shared.errors import Refusal
 from shared.ids import Digest, RoundId, SiteId
 from shared.wire.manifest import LogHead
@@ -56,7 +56,7 @@ class Expected:
 class ReceiptBook:
     """The receipts in the agent's database."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: AgentState) -> None:
         self._store = state.store
 
     def due(self, limit: int = 16) -> list[Expected]:
@@ -122,7 +122,7 @@ class Receipts:
 
     def __init__(
         self,
-        state: State,
+        state: AgentState,
         link: Link,
         signatures: Signatures,
         site_id: SiteId,
@@ -155,7 +155,7 @@ class Receipts:
         """Ask for the records of these rounds, and settle or put off each."""
         try:
             found = await self._records(due)
-        except (Away, Problem, ValidationError) as error:
+        except (Away, RequestRefused, ValidationError) as error:
             for expected in due:
                 await asyncio.to_thread(self.book.put_off, expected, str(error))
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from services.agent.domain import TaskFailure
-from services.agent.link import Away, Call, Link, Problem, pause_of
+from services.agent.link import Away, Call, Link, RequestRefused, pause_of
 from services.agent.models import ModelCache
 from shared.ids import Digest, VersionId
 from shared.partial import UNSATISFIABLE, TooLong
@@ -26,7 +26,7 @@ class Registry:
         """The model's file, from the cache or downloaded and checked; asks until heard.
 
         A cut download goes on where it was, also after a restart. Where parts do not make the model together, all of it
-        is asked for once more. Raises Problem, or TaskFailure `model-digest` or `model-too-large`, and keeps nothing.
+        is asked for once more. Raises RequestRefused or TaskFailure (`model-digest`, `model-too-large`), keeping none.
         """
         found, doubted = self._cache.find(digest), False
         while found is None:
@@ -54,6 +54,6 @@ class Registry:
         except TooLong:
             part.discard()
             raise TaskFailure("model-too-large", f"the model is larger than {limit_bytes} bytes") from None
-        except Problem as problem:
+        except RequestRefused as problem:
             if problem.status != UNSATISFIABLE:
                 raise

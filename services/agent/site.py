@@ -22,7 +22,7 @@ from services.agent.runner.process import ProcessLauncher
 from services.agent.runner.protocol import Description, Runner, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import AgentSettings, ConfigError
-from services.agent.tasks import Site
+from services.agent.tasks import SiteSetup
 from shared.files import FileMark, file_mark, read_text, write_new
 from shared.names import MEANT
 from shared.yaml_texts import NOTHING, NotYaml, load_texts
@@ -161,7 +161,7 @@ async def read_site(
     who: tuple[str, str],
     *,
     strict: bool = False,
-) -> tuple[Site, Description]:
+) -> tuple[SiteSetup, Description]:
     """The site's facts, from a child that reads recipes and data; `who` is (site id, federation id).
 
     `strict`, at the agent's start: raise ConfigError for names in the policy that are misspelt. A site that is at work
@@ -179,7 +179,7 @@ async def read_site(
         log.warning("policy.unresolved", policy=str(settings.policy), fault=fault)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
-    site = Site(
+    site = SiteSetup(
         facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
     )
     return site, replace(description)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from services.agent.domain import Answer, Earlier, TaskFailure
+from services.agent.domain import Earlier, EarlierAnswer, TaskFailure
 from services.agent.engine_state import EngineState
 from services.agent.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
 from services.agent.store import Store
@@ -60,7 +60,7 @@ _COLUMNS = (
 )
 
 
-class State:
+class AgentState:
     """The agent's only memory. Every method is one transaction; safe to call from several threads."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -144,7 +144,7 @@ class State:
             ).fetchone()
         return _contribution(row) if row is not None else None
 
-    def same_place(self, manifest: RoundManifest) -> Answer | None:
+    def same_place(self, manifest: RoundManifest) -> EarlierAnswer | None:
         """An answer to the same (job, kind, number, attempt) under another round id."""
         with self.store.reading() as db:
             row = db.execute(
@@ -153,7 +153,7 @@ class State:
                 " ORDER BY epoch LIMIT 1",
                 (manifest.job_id, manifest.kind.value, manifest.number, manifest.attempt, manifest.round_id),
             ).fetchone()
-        return Answer(Earlier(row[0]), Digest(row[1]), int(row[2])) if row is not None else None
+        return EarlierAnswer(Earlier(row[0]), Digest(row[1]), int(row[2])) if row is not None else None
 
     def pending(self) -> list[Contribution]:
         """Contributions that are not acknowledged yet, oldest first."""

@@ -16,12 +16,12 @@ from services.agent.aggregator import Aggregator, Receipt
 from services.agent.coordinator import Coordinator, Lease
 from services.agent.domain import (
     BODY_LOST,
-    Answer,
     Detail,
     Earlier,
+    EarlierAnswer,
     Policy,
     SiteFacts,
-    Step,
+    TaskAction,
     TaskFailure,
     next_step,
     objections,
@@ -30,12 +30,12 @@ from services.agent.domain import (
 from services.agent.exchange import Exchange, Exchanges
 from services.agent.highwater import UNWRITTEN, Place, SentMessages
 from services.agent.keys import Signatures
-from services.agent.link import Away, Problem
+from services.agent.link import Away, RequestRefused
 from services.agent.registry import Registry
 from services.agent.room import Room, is_full
 from services.agent.runner.folders import erase, fresh
-from services.agent.runner.protocol import Order, Outcome, Runner
-from services.agent.state import Contribution, State
+from services.agent.runner.protocol import Runner, RunOrder, RunOutcome
+from services.agent.state import AgentState, Contribution
 from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
 from shared.faults import point
 from shared.identity.authority import Identity
@@ -52,7 +52,7 @@ FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution i
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
+class ServiceClients:
     """The services, as this agent reaches them."""
 
     coordinator: Coordinator
@@ -63,7 +63,7 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SiteSetup:
     """What holds at this site while a task runs."""
 
     facts: SiteFacts
@@ -77,10 +77,10 @@ class Tasks:
 
     def __init__(
         self,
-        platform: Platform,
+        platform: ServiceClients,
         runner: Runner,
-        state: State,
-        site: Callable[[], Site],
+        state: AgentState,
+        site: Callable[[], SiteSetup],
         sent: SentMessages,
         room: Room,
         answered: Callable[[], None] = lambda: None,
@@ -140,7 +140,7 @@ class Tasks:
             await self._deliver(contribution, lease, watch)
         except (TaskFailure, asyncio.CancelledError):
             raise
-        except Problem as problem:
+        except RequestRefused as problem:
             raise TaskFailure("platform-refused", str(problem)) from problem
         except Exception as error:
             if is_full(error):
@@ -152,7 +152,7 @@ class Tasks:
         """This site's one answer to the round: the one that is there, or a new one."""
         manifest, digest = await self._verified(lease)
         earlier = self._state.contribution(manifest.round_id)
-        answer = Answer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
+        answer = EarlierAnswer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
         self._state.saw_epoch(manifest.epoch)
         if self._state.engines.opened(manifest) not in (None, manifest.round_id):
             raise TaskFailure("round-answered", "this round of the job was opened in another attempt")
@@ -163,7 +163,7 @@ class Tasks:
             same_place=self._state.same_place(manifest),
             highest_epoch=self._state.highest_epoch(),
         )
-        if step is not Step.TRAIN and earlier is not None:
+        if step is not TaskAction.TRAIN and earlier is not None:
             log.info("contribution.found", state=earlier.state.value)
             return earlier
         self._check_restored(manifest)
@@ -207,7 +207,7 @@ class Tasks:
             outcome.forget()
             await asyncio.to_thread(erase, self._folder())
 
-    async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[Outcome, Path | None]:
+    async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[RunOutcome, Path | None]:
         """Fetch the model and run the recipe on it."""
         site = self._site()
         model: Path | None = None
@@ -218,7 +218,7 @@ class Tasks:
                 model = await self._platform.registry.fetch(
                     manifest.model.version_id, manifest.model.digest, limit_bytes=limit
                 )
-            except Problem as problem:
+            except RequestRefused as problem:
                 raise TaskFailure("model-refused", str(problem)) from problem
         folder = self._folder()
         await asyncio.to_thread(fresh, folder, 0o777)  # a container's own user writes here; above, only the agent
@@ -251,7 +251,7 @@ class Tasks:
         digest: Digest,
         exchange: Exchange,
         answer: bytes | None,
-        outcome: Outcome,
+        outcome: RunOutcome,
         model: Path | None,
     ) -> Contribution:
         """Hide, make durable, record. In a thread."""
@@ -293,7 +293,7 @@ class Tasks:
                     await beside_heartbeats(
                         self._platform.coordinator, hold, watch, self._deliver(contribution, hold, watch)
                     )
-                except (TaskFailure, Problem) as error:
+                except (TaskFailure, RequestRefused) as error:
                     log.warning("contribution.not_sent", reason=str(error))
                     if isinstance(error, TaskFailure):
                         await self._give_up(contribution.round_id, error.code)
@@ -373,13 +373,13 @@ class Tasks:
         try:
             signature = contribution.signature
             receipt = await self._platform.aggregator.upload(round_id, body, digest, size, signature=signature)
-        except Problem as problem:
+        except RequestRefused as problem:
             raise self._refused(round_id, problem) from problem
         await self._check_receipt(receipt, round_id, digest, size)
         log.info("update.acknowledged", digest=digest, size=size)
         return receipt
 
-    def _refused(self, round_id: RoundId, problem: Problem) -> TaskFailure:
+    def _refused(self, round_id: RoundId, problem: RequestRefused) -> TaskFailure:
         if problem.status in OVER:
             self._state.settle(round_id, Earlier.LATE)
             return TaskFailure(problem.slug if problem.slug != "unknown" else "round-closed", problem.detail)
@@ -400,8 +400,8 @@ class Tasks:
         told = report(failure, self._reports())
         try:
             await self._platform.coordinator.fail(lease.task_id, lease.lease_token, told, within_s=within_s)
-        except (Away, Problem) as error:
-            if isinstance(error, Problem) and error.status in OVER:
+        except (Away, RequestRefused) as error:
+            if isinstance(error, RequestRefused) and error.status in OVER:
                 log.info("failure.unneeded", reason=str(error))
             else:
                 log.warning("failure.unheard", reason=str(error))
@@ -410,8 +410,8 @@ class Tasks:
         return self._site().policy.reports
 
 
-def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder: Path) -> Order:
-    return Order(
+def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder: Path) -> RunOrder:
+    return RunOrder(
         kind=manifest.kind.value,
         recipe=manifest.recipe.name,
         recipe_digest=manifest.recipe.digest,

@@ -18,7 +18,7 @@ import numpy as np
 
 from services.agent.domain import TaskFailure
 from services.agent.exchange import Exchange
-from services.agent.runner.protocol import Outcome
+from services.agent.runner.protocol import RunOutcome
 from services.agent.samples import Samples
 from services.agent.state import sync_folder
 from shared.errors import Refusal
@@ -41,7 +41,7 @@ class Written:
 
 
 def write_body(
-    exchange: Exchange, answer: bytes | None, outcome: Outcome, model: Path | None, outbox: Path, samples: Samples
+    exchange: Exchange, answer: bytes | None, outcome: RunOutcome, model: Path | None, outbox: Path, samples: Samples
 ) -> Written:
     """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
 
@@ -58,7 +58,7 @@ def write_body(
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
 
-def _committed(exchange: Exchange, outcome: Outcome, samples: Samples) -> bytes | None:
+def _committed(exchange: Exchange, outcome: RunOutcome, samples: Samples) -> bytes | None:
     client_round = exchange.client_round
     if client_round.manifest.kind is not RoundKind.TRAIN:
         return None
@@ -69,7 +69,7 @@ def _committed(exchange: Exchange, outcome: Outcome, samples: Samples) -> bytes 
 
 @contextmanager
 def _payload(
-    manifest: RoundManifest, outcome: Outcome, model: Path | None, committed: bytes | None
+    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None
 ) -> Iterator[Payload]:
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         if outcome.sums is None:
@@ -98,7 +98,7 @@ def _check_form(manifest: RoundManifest, payload: Payload) -> None:
 
 
 def _change(
-    manifest: RoundManifest, outcome: Outcome, model: Path | None, after: memoryview, committed: bytes | None
+    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, after: memoryview, committed: bytes | None
 ) -> Payload:
     if model is None:
         raise TaskFailure("manifest-model", "a training round without a model")

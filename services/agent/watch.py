@@ -11,7 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from services.agent.coordinator import Coordinator
-from services.agent.link import Away, Problem
+from services.agent.link import Away, RequestRefused
 from shared.ids import TaskId
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ async def _heartbeats(coordinator: Coordinator, lease: Hold, watch: Watch) -> st
             desired = await coordinator.heartbeat(lease.task_id, lease.lease_token, watch.progress, watch.phase)
         except (Away, ValidationError) as error:
             log.info("heartbeat.unheard", reason=str(error))
-        except Problem as problem:
+        except RequestRefused as problem:
             log.info("heartbeat.refused", reason=str(problem))
             if problem.status in OVER and not watch.kept:  # durable bytes may count without a lease
                 return problem.slug

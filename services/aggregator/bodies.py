@@ -9,7 +9,7 @@ from pathlib import Path
 from services.aggregator.domain import BodyLost
 from shared.blobs import BlobMissing, BlobStore
 from shared.ids import Digest, SiteId
-from shared.secagg.engine import OpenBody, Source
+from shared.secagg.engine import BodySource, OpenBody
 from shared.secagg.fold import FileSource, read_body_header
 from shared.wire.updates import UpdateHeader
 
@@ -39,7 +39,7 @@ def opener(blobs: BlobStore, digests: Mapping[SiteId, Digest]) -> OpenBody:
     loop = asyncio.get_running_loop()
 
     @contextmanager
-    def opened(site_id: SiteId) -> Iterator[tuple[UpdateHeader, Source]]:
+    def opened(site_id: SiteId) -> Iterator[tuple[UpdateHeader, BodySource]]:
         stored = local_file(blobs, digests[site_id])
         path = asyncio.run_coroutine_threadsafe(_entered(stored), loop).result()
         try:

@@ -23,8 +23,8 @@ from shared.secagg.twoserver.messages import (
     Begin,
     Begun,
     MessageMalformed,
-    Question,
-    Verdict,
+    ReportQuestion,
+    ReportVerdict,
     pack_batch,
     unpack_verdicts,
 )
@@ -69,7 +69,7 @@ class Helper(Peer):
         """Whether it can be reached at all, before anybody computes for it; Unavailable."""
         await self._ask("GET", "/alive")
 
-    async def verify(self, round_id: RoundId, questions: Sequence[Question]) -> list[Verdict]:
+    async def verify(self, round_id: RoundId, questions: Sequence[ReportQuestion]) -> list[ReportVerdict]:
         """Its verdict on each report; Unavailable or AskRefused."""
         path = f"/rounds/{round_id}/reports"
         more: dict[str, Any] = {"headers": _BINARY, "timeout": _PATIENCE, "answer_bytes": MAX_BYTES}

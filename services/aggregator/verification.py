@@ -29,7 +29,7 @@ from shared.identity.verify import RevocationFeed
 from shared.secagg.engine import ServerRound, check_header
 from shared.secagg.fold import FileSource, read_body_header
 from shared.secagg.twoserver.leader import Pending, accept, examine
-from shared.secagg.twoserver.messages import MAX_BATCH, Verdict
+from shared.secagg.twoserver.messages import MAX_BATCH, ReportVerdict
 from shared.secagg.twoserver.report import ReportUnsigned
 from shared.wire.manifest import RoundManifest
 
@@ -43,7 +43,7 @@ Renew = Callable[[], Awaitable[None]]
 class HelperRejected(Refusal):
     """The helper does not accept the report."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: ReportVerdict) -> None:
         super().__init__(f"the helper: {verdict.detail}")
         self.code = verdict.code or "rejected"
 
@@ -125,7 +125,7 @@ class Verification:
         ]
 
 
-def _judged(manifest: RoundManifest, item: _Examined, verdict: Verdict) -> Refusal | None:
+def _judged(manifest: RoundManifest, item: _Examined, verdict: ReportVerdict) -> Refusal | None:
     if verdict.message is None:
         return HelperRejected(verdict)
     try:

@@ -12,7 +12,7 @@ from services.coordinator.parties import CertificateFacts, KeysDirectory, Regist
 from shared.errors import NotFound
 from shared.identity.authority import Identity, keyid_of
 from shared.ids import Digest
-from shared.transparency.audit import Finding, audit
+from shared.transparency.audit import CheckResult, audit
 from shared.transparency.collecting import collect
 from shared.transparency.documents import LoggedRecord
 from shared.transparency.evidence import Evidence
@@ -30,7 +30,7 @@ class Verdict:
     round_id: str
     version_id: str | None
     pinned: Digest
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True, slots=True)

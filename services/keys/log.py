@@ -150,7 +150,7 @@ async def _inclusions(tx: Transaction, indices: Sequence[int], size: int) -> lis
     """The audit paths of these leaves, all from one query."""
     paths: list[list[tuple[int, int]]] = []
     for index in indices:
-        ranges = tree.Ranges()
+        ranges = tree.RangeRecorder()
         merkle.inclusion_proof(index, size, ranges)
         paths.append(list(reversed(ranges.asked)))
     hashes = iter(await _hashes(tx, [one for path in paths for one in path]))
@@ -161,7 +161,7 @@ async def _inclusions(tx: Transaction, indices: Sequence[int], size: int) -> lis
 
 
 async def _consistency(tx: Transaction, first: int, second: int) -> ConsistencyProof:
-    ranges = tree.Ranges()
+    ranges = tree.RangeRecorder()
     merkle.consistency_proof(first, second, ranges)
     return ConsistencyProof(first=first, second=second, path=await _hashes(tx, ranges.asked))
 

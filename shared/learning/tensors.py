@@ -44,7 +44,7 @@ class Overflow(ModelMismatch):
     """A number is larger than its tensor's type can hold."""
 
 
-class Role(StrEnum):
+class TensorRole(StrEnum):
     """What a round does with a tensor."""
 
     PARAMETER = "parameter"
@@ -59,7 +59,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    role: Role
+    role: TensorRole
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ class TensorSpec:
     @property
     def short(self) -> bool:
         """Whether it is trained, and its type is too short for master values."""
-        return self.role is not Role.FIXED and self.dtype in (BFLOAT16, "float16")
+        return self.role is not TensorRole.FIXED and self.dtype in (BFLOAT16, "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class Schema:
     @property
     def trained(self) -> tuple[TensorSpec, ...]:
         """The vector's tensors in order: parameters, then buffers."""
-        chosen = [t for t in self.tensors if t.role is not Role.FIXED]
-        return tuple(sorted(chosen, key=lambda t: (t.role is Role.BUFFER, t.name)))
+        chosen = [t for t in self.tensors if t.role is not TensorRole.FIXED]
+        return tuple(sorted(chosen, key=lambda t: (t.role is TensorRole.BUFFER, t.name)))
 
     @property
     def bfloat16(self) -> tuple[str, ...]:
@@ -133,11 +133,13 @@ class Schema:
     @property
     def parameters(self) -> int:
         """Coordinates of the vector that the strategy's optimiser moves: those before the buffers."""
-        return sum(t.size for t in self.tensors if t.role is Role.PARAMETER)
+        return sum(t.size for t in self.tensors if t.role is TensorRole.PARAMETER)
 
     def roles(self) -> str:
         """The value of ``undersong.roles``."""
-        named = {role: [t.name for t in self.tensors if t.role is role] for role in (Role.BUFFER, Role.FIXED)}
+        named = {
+            role: [t.name for t in self.tensors if t.role is role] for role in (TensorRole.BUFFER, TensorRole.FIXED)
+        }
         return json.dumps({str(role): names for role, names in named.items()}, separators=(",", ":"))
 
     def summary(self) -> list[dict[str, object]]:
@@ -196,7 +198,7 @@ def unflatten(schema: Schema, vector: Master, base: Mapping[str, Array]) -> dict
     """
     if vector.shape != (schema.length,):
         raise ModelMismatch(f"the vector has {vector.size} coordinates, the model has {schema.length}")
-    made = {spec.name: base[spec.name] for spec in schema.tensors if spec.role is Role.FIXED}
+    made = {spec.name: base[spec.name] for spec in schema.tensors if spec.role is TensorRole.FIXED}
     at = 0
     for spec in schema.trained:
         made[spec.name] = _typed(spec, vector[at : at + spec.size].reshape(spec.shape))
@@ -250,7 +252,13 @@ def _typed(spec: TensorSpec, values: Master) -> Array:
 
 def _spec(name: str, array: Array, buffers: frozenset[str], fixed: frozenset[str]) -> TensorSpec:
     inexact = array.dtype.kind == "f"
-    role = Role.FIXED if name in fixed or not inexact else Role.BUFFER if name in buffers else Role.PARAMETER
+    role = (
+        TensorRole.FIXED
+        if name in fixed or not inexact
+        else TensorRole.BUFFER
+        if name in buffers
+        else TensorRole.PARAMETER
+    )
     return TensorSpec(name, tuple(array.shape), array.dtype.name, role)
 
 

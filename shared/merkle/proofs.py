@@ -16,7 +16,7 @@ Subtree = Callable[[int, int], bytes]
 """The root over leaves [start, end), by whatever store holds them."""
 
 
-class ProofInvalid(ValueError):
+class MerkleProofInvalid(ValueError):
     """The proof does not lead from what is claimed to the signed root."""
 
 
@@ -98,14 +98,14 @@ def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], expected: bytes) -> None:
-    """Check an audit path (RFC 9162, 2.1.3.2); raises ProofInvalid, for a hash of another length than 32 bytes too."""
+    """Check an audit path (RFC 9162, 2.1.3.2); raises MerkleProofInvalid, also for hashes that are not 32 bytes."""
     if not 0 <= index < size < MAX_SIZE:
-        raise ProofInvalid("the leaf is outside the tree")
+        raise MerkleProofInvalid("the leaf is outside the tree")
     _check_hashes((leaf, expected, *path))
     first, last, value = index, size - 1, leaf
     for sibling in path:
         if last == 0:
-            raise ProofInvalid("the audit path is too long")
+            raise MerkleProofInvalid("the audit path is too long")
         if first & 1 or first == last:
             value = node_hash(sibling, value)
             while not first & 1 and first:
@@ -114,7 +114,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
             value = node_hash(value, sibling)
         first, last = first >> 1, last >> 1
     if last or value != expected:
-        raise ProofInvalid("the audit path does not lead to the root")
+        raise MerkleProofInvalid("the audit path does not lead to the root")
 
 
 def consistency_proof(old: int, new: int, subtree: Subtree) -> list[bytes]:
@@ -134,24 +134,24 @@ def _consistency(old: int, start: int, end: int, subtree: Subtree, *, complete: 
 
 
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> None:
-    """Check that the old tree is a prefix of the new one (RFC 9162, 2.1.4.2); raises ProofInvalid, as above."""
+    """Check that the old tree is a prefix of the new one (RFC 9162, 2.1.4.2); raises MerkleProofInvalid, as above."""
     if not 0 < old <= new < MAX_SIZE:
-        raise ProofInvalid("sizes do not follow each other")
+        raise MerkleProofInvalid("sizes do not follow each other")
     _check_hashes((old_root, new_root, *path))
     if old == new:
         if path or old_root != new_root:
-            raise ProofInvalid("two roots for one size")
+            raise MerkleProofInvalid("two roots for one size")
         return
     nodes = list(path) if old & (old - 1) else [old_root, *path]
     if not nodes:
-        raise ProofInvalid("the consistency proof is too short")
+        raise MerkleProofInvalid("the consistency proof is too short")
     if _roots_before_and_after(old, new, nodes) != (old_root, new_root):
-        raise ProofInvalid("the log was rewritten between the two heads")
+        raise MerkleProofInvalid("the log was rewritten between the two heads")
 
 
 def _check_hashes(hashes: Iterable[bytes]) -> None:
     if any(len(value) != HASH_BYTES for value in hashes):
-        raise ProofInvalid(f"a hash has {HASH_BYTES} bytes")
+        raise MerkleProofInvalid(f"a hash has {HASH_BYTES} bytes")
 
 
 def _roots_before_and_after(old: int, new: int, nodes: Sequence[bytes]) -> tuple[bytes, bytes]:
@@ -161,7 +161,7 @@ def _roots_before_and_after(old: int, new: int, nodes: Sequence[bytes]) -> tuple
     before = after = nodes[0]
     for node in nodes[1:]:
         if last == 0:
-            raise ProofInvalid("the consistency proof is too long")
+            raise MerkleProofInvalid("the consistency proof is too long")
         if first & 1 or first == last:
             before, after = node_hash(node, before), node_hash(node, after)
             while not first & 1 and first:
@@ -170,5 +170,5 @@ def _roots_before_and_after(old: int, new: int, nodes: Sequence[bytes]) -> tuple
             after = node_hash(after, node)
         first, last = first >> 1, last >> 1
     if last:
-        raise ProofInvalid("the consistency proof is too short")
+        raise MerkleProofInvalid("the consistency proof is too short")
     return before, after

@@ -59,7 +59,7 @@ def nodes_of(ranges: Iterable[tuple[int, int]]) -> list[Node]:
     return sorted({node for start, end in ranges for node in cover(start, end)})
 
 
-class Ranges:
+class RangeRecorder:
     """A `merkle.Subtree` that only notes which ranges a proof asks for."""
 
     def __init__(self) -> None:

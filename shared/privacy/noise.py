@@ -42,7 +42,7 @@ class SigmaOutOfRange(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class NoisePlan:
     """How noise of `sigma` is drawn: the tables' own `sigma`, and the factor `k` of a second draw (0: no second)."""
 
     sigma: float
@@ -54,14 +54,14 @@ class Plan:
         return 2.0**-62 if self.k else 2.0**-63
 
 
-def plan(sigma: float) -> Plan:
+def plan(sigma: float) -> NoisePlan:
     """The cheapest way to draw; raises `SigmaOutOfRange`."""
     if not MIN_SIGMA <= sigma <= MAX_SIGMA:
         raise SigmaOutOfRange(f"sigma {sigma} is outside {MIN_SIGMA:g}..{MAX_SIGMA:g} steps of the grid")
     if sigma <= ONE_TABLE:
-        return Plan(sigma, 0)
+        return NoisePlan(sigma, 0)
     k = math.isqrt(int(sigma / _SMOOTH) - 1)
-    return Plan(sigma / math.sqrt(1 + k * k), k)
+    return NoisePlan(sigma / math.sqrt(1 + k * k), k)
 
 
 def add_discrete_gaussian(out: Noise, sigma: float, key: bytes) -> None:

@@ -80,7 +80,7 @@ class RoundSpoiled(Unavailable):
         self.faults = tuple(faults)
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """The payload of a stored body, read once from its beginning."""
 
     def take(self, size: int) -> memoryview:
@@ -102,7 +102,7 @@ class Payload:
     samples: bytes | None = None
 
 
-OpenBody = Callable[[SiteId], AbstractContextManager[tuple[UpdateHeader, Source]]]
+OpenBody = Callable[[SiteId], AbstractContextManager[tuple[UpdateHeader, BodySource]]]
 """Opens a site's stored body: its header, and its payload from the beginning. Blocking."""
 
 
@@ -262,7 +262,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RoundEvidence:
     """What stays of a finished round for everybody to check; nothing in it shows an update.
 
     roster, sharers, survivors: the engine's own bytes, None where it has none. commitments: the survivors' signatures
@@ -291,7 +291,7 @@ class ServerEngine(Protocol):
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
 
-    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
         """The payload's packed words, block by block, each valid until the next; masked ones stay masked.
 
         Every block but the last is a multiple of 24 bytes. Raises `UpdateRefused` where the body was tampered with.
@@ -318,7 +318,7 @@ class ServerEngine(Protocol):
         The memory of `total` is used for it.
         """
 
-    def evidence(self, server_round: ServerRound) -> Evidence:
+    def evidence(self, server_round: ServerRound) -> RoundEvidence:
         """What the round leaves behind for its record, once every step is closed."""
 
     def slack(self, manifest: RoundManifest, length: int) -> int:

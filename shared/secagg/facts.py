@@ -26,7 +26,7 @@ class EngineUnknown(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class PartyFacts:
     """A party that the server asks, beside the sites.
 
     count: how many of them there are. need: how many of their answers suffice. opens_sum: its answer opens the sum, so
@@ -96,7 +96,7 @@ class EngineFacts:
     code: str
     audit: str
     kernels: tuple[str, ...] = ()
-    parties: tuple[Party, ...] = ()
+    parties: tuple[PartyFacts, ...] = ()
     vouched_by: str | None = None
     commits_nonce: bool = False
     sees_updates: bool = False

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from shared.secagg.engine import ServerEngine, ServerRound, Source, UpdateRefused
+from shared.secagg.engine import BodySource, ServerEngine, ServerRound, UpdateRefused
 from shared.secagg.quantise import DTYPES, ModVector, unpack
 from shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
@@ -159,7 +159,7 @@ def fold_file(total: RunningSum, engine: ServerEngine, server_round: ServerRound
     return header
 
 
-def raw_blocks(source: Source, size: int) -> Iterator[memoryview]:
+def raw_blocks(source: BodySource, size: int) -> Iterator[memoryview]:
     """A payload that is not encrypted: its next `size` bytes as they lie in the file."""
     while size > 0:
         block = source.take(min(BLOCK, size))

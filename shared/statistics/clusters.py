@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ClusterSums:
     """The sums of one step: sizes [k], sums [k, p], squared distances [k]."""
 
     sizes: Floats
@@ -28,28 +28,28 @@ class Step:
         return float(self.spread.sum())
 
 
-def step_of(values: Floats, centres: Floats) -> Step:
+def step_of(values: Floats, centres: Floats) -> ClusterSums:
     """What rows without a missing value add up to."""
     distance = (values**2).sum(axis=1)[:, None] - 2 * values @ centres.T + (centres**2).sum(axis=1)
     nearest = distance.argmin(axis=1)
     clusters = len(centres)
     squared = np.maximum(distance[np.arange(len(values)), nearest], 0)
-    return Step(
+    return ClusterSums(
         np.bincount(nearest, minlength=clusters).astype(np.float64),
         np.stack([np.bincount(nearest, values[:, p], clusters) for p in range(centres.shape[1])], axis=1),
         np.bincount(nearest, squared, clusters).astype(np.float64),
     )
 
 
-def pack(step: Step) -> Floats:
+def pack(step: ClusterSums) -> Floats:
     """float64[k (p + 2)]."""
     return np.concatenate([step.sizes, step.sums.ravel(), step.spread])
 
 
-def unpack(sums: Floats, clusters: int, columns: int) -> Step:
+def unpack(sums: Floats, clusters: int, columns: int) -> ClusterSums:
     """The step from its summed numbers."""
     sizes, rest = sums[:clusters], sums[clusters:]
-    return Step(sizes, rest[:-clusters].reshape(clusters, columns), rest[-clusters:])
+    return ClusterSums(sizes, rest[:-clusters].reshape(clusters, columns), rest[-clusters:])
 
 
 def first_centres(clusters: int, columns: int, seed: int, start: int) -> Floats:
@@ -57,7 +57,7 @@ def first_centres(clusters: int, columns: int, seed: int, start: int) -> Floats:
     return np.random.default_rng([seed, start]).normal(size=(clusters, columns))
 
 
-def moved(step: Step, centres: Floats, least: int, seed: int, turn: int) -> Floats:
+def moved(step: ClusterSums, centres: Floats, least: int, seed: int, turn: int) -> Floats:
     """The next centres."""
     large = step.sizes >= max(least, 1)
     after = np.where(large[:, None], step.sums / np.maximum(step.sizes, 1)[:, None], centres)

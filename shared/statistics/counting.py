@@ -11,7 +11,7 @@ from shared.statistics import clusters, ranges
 from shared.statistics.measures import (
     Axis,
     Clusters,
-    Histogram,
+    HistogramCounts,
     Measure,
     MeasureInvalid,
     Moments,
@@ -99,7 +99,7 @@ def _ranges(measure: Ranges, rows: Rows) -> Floats:
     return np.concatenate(made)
 
 
-def _histogram(measure: Histogram, rows: Rows) -> Floats:
+def _histogram(measure: HistogramCounts, rows: Rows) -> Floats:
     values = rows.numbers(measure.column)
     values = values[np.isfinite(values)]
     edges = np.array(measure.edges) if measure.edges else np.linspace(measure.low, measure.high, measure.bins + 1)
@@ -158,7 +158,7 @@ def _clusters(measure: Clusters, rows: Rows) -> Floats:
 _COUNTERS: Final[Mapping[type, Callable[[Any, Rows], Floats]]] = {
     Moments: _moments,
     Ranges: _ranges,
-    Histogram: _histogram,
+    HistogramCounts: _histogram,
     Table: _table,
     Products: _products,
     Clusters: _clusters,

@@ -113,7 +113,7 @@ class Ranges(Document):
         return frozenset(self.columns)
 
 
-class Histogram(Document):
+class HistogramCounts(Document):
     """Counts of equal bins from `low` to `high`, or of those between `edges`."""
 
     measure: Literal["histogram"] = "histogram"
@@ -204,7 +204,7 @@ class Clusters(Document):
         return frozenset(column.column for column in self.columns)
 
 
-Measure = Moments | Ranges | Histogram | Table | Products | Clusters
+Measure = Moments | Ranges | HistogramCounts | Table | Products | Clusters
 MEASURES: Final = ("moments", "ranges", "histogram", "table", "products", "clusters")
 
 
@@ -233,7 +233,7 @@ class Asked(Document):
     @property
     def counts_only(self) -> bool:
         """Whether every sum is a count of rows, so that a proof can bound it."""
-        return all(isinstance(measure, Histogram | Table | Ranges) for measure in self.measures)
+        return all(isinstance(measure, HistogramCounts | Table | Ranges) for measure in self.measures)
 
     @property
     def reads(self) -> frozenset[str]:

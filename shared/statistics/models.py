@@ -98,7 +98,7 @@ def k_means(query: queries.KMeans, setting: Setting) -> Steps[KMeansResult]:
     scales = tuple((yield from standardised(query.columns, setting)))
     width = len(scales)
     starts = [clusters.first_centres(query.clusters, width, query.seed, start) for start in range(query.starts)]
-    steps: list[clusters.Step] = []
+    steps: list[clusters.ClusterSums] = []
     settled, turn, count = False, 0, 0.0
     while turn < query.iterations and not settled:
         sums = yield measures.Clusters(columns=scales, starts=tuple(_plain(start) for start in starts))
@@ -123,7 +123,7 @@ def k_means(query: queries.KMeans, setting: Setting) -> Steps[KMeansResult]:
     )
 
 
-def _groups(step: clusters.Step, scales: Sequence[measures.Scaled], setting: Setting) -> tuple[Cluster, ...]:
+def _groups(step: clusters.ClusterSums, scales: Sequence[measures.Scaled], setting: Setting) -> tuple[Cluster, ...]:
     hidden = hidden_counts(step.sizes, setting.min_cell)
     made = []
     for place in np.argsort(-step.sizes, kind="stable"):

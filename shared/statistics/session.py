@@ -30,7 +30,7 @@ class SumsMisfit(Invalid):
     """The opened sums are not those that were asked for."""
 
 
-class Session:
+class QuerySession:
     """The queries of a job. Measures that several queries ask for are asked once."""
 
     def __init__(self, asked: Sequence[Query], setting: Setting, history: Iterable[Sequence[float]] = ()) -> None:

@@ -68,13 +68,13 @@ def histogram(query: queries.Histogram, setting: Setting) -> Steps[HistogramResu
     """Counts of bins, small ones hidden."""
     if query.edges is not None:
         edges = query.edges
-        asked = measures.Histogram(
+        asked = measures.HistogramCounts(
             column=query.column, low=edges[0], high=edges[-1], bins=len(edges) - 1, edges=query.edges
         )
     else:
         low, high = yield from range_for(query.column, query.range, setting)
         edges = tuple(np.linspace(low, high, query.bins + 1).tolist())
-        asked = measures.Histogram(column=query.column, low=low, high=high, bins=query.bins)
+        asked = measures.HistogramCounts(column=query.column, low=low, high=high, bins=query.bins)
     sums = yield asked
     setting.check(float(sums[0]), float(sums[2]), query.column)
     cells = np.concatenate([sums[3:4], sums[5:], sums[4:5]])
@@ -94,7 +94,7 @@ def histogram(query: queries.Histogram, setting: Setting) -> Steps[HistogramResu
 def quantiles(query: queries.Quantiles, setting: Setting) -> Steps[QuantilesResult]:
     """Quantiles by going down a dyadic tree."""
     low, high = yield from range_for(query.column, query.range, setting)
-    sums = yield measures.Histogram(column=query.column, low=low, high=high, bins=2**query.depth)
+    sums = yield measures.HistogramCounts(column=query.column, low=low, high=high, bins=2**query.depth)
     setting.check(float(sums[0]), float(sums[2]), query.column)
     levels = dyadic.tree_of(sums[5:])
     below, above = float(sums[3]), float(sums[4])

@@ -38,7 +38,7 @@ class EvidenceInvalid(Forbidden):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What one check found. `caution`: it passed, and a reader should know the sentence nevertheless."""
 
     check: str
@@ -47,21 +47,24 @@ class Finding:
     caution: bool = False
 
 
-def holds(findings: list[Finding]) -> bool:
+def holds(findings: list[CheckResult]) -> bool:
     """Whether every check passed."""
     return bool(findings) and all(finding.passed for finding in findings)
 
 
-def audit_file(data: bytes, ca_fingerprint: str | None, subject: str | None = None) -> list[Finding]:
+def audit_file(data: bytes, ca_fingerprint: str | None, subject: str | None = None) -> list[CheckResult]:
     """All checks over a file; a file that cannot be read fails the check "file", and there are no others."""
     try:
         evidence = Evidence.unpack(data)
     except Refusal as refusal:
-        return [Finding("file", False, f"The file cannot be used: {refusal.detail}.")]
-    return [Finding("file", True, "The file is whole and in its one form."), *audit(evidence, ca_fingerprint, subject)]
+        return [CheckResult("file", False, f"The file cannot be used: {refusal.detail}.")]
+    return [
+        CheckResult("file", True, "The file is whole and in its one form."),
+        *audit(evidence, ca_fingerprint, subject),
+    ]
 
 
-def audit(evidence: Evidence, ca_fingerprint: str | None, subject: str | None = None) -> list[Finding]:
+def audit(evidence: Evidence, ca_fingerprint: str | None, subject: str | None = None) -> list[CheckResult]:
     """All checks, in the order in which they build on each other; none is left out when another fails.
 
     ca_fingerprint: SHA-256 of the authority's certificate, known from elsewhere; without it nothing is proved.
@@ -89,7 +92,7 @@ class _Audit:
     ca_fingerprint: str | None
     subject: str | None
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[CheckResult]:
         """Run the checks."""
         yield _run("subject", self._subject)
         yield _run("authority", self._authority)
@@ -196,12 +199,12 @@ class _Audit:
         invited = many(len(plan.cohort), "invited site")
         return f"{count} of {invited} are in the sum; at least {plan.min_cohort} had to be."
 
-    def _protection(self) -> Finding:
+    def _protection(self) -> CheckResult:
         try:
             facts, sentence = engine_facts(self.record.engine), engine_audit(self.record.engine).protection(self.record)
         except Refusal as refusal:
             return _failed("protection", refusal)
-        return Finding("protection", True, sentence, caution=facts.sees_updates)
+        return CheckResult("protection", True, sentence, caution=facts.sees_updates)
 
     def _engine_checks(self) -> Sequence[Check]:
         """What the engine adds; nothing for an engine that is unknown here, of which "protection" tells."""
@@ -217,10 +220,10 @@ class _Audit:
         certified = [each for each in self.holders.values() if each.subject.uri == _service(str(service))]
         return [public_bytes(each.public_key) for each in certified]
 
-    def _samples(self) -> Finding:
+    def _samples(self) -> CheckResult:
         if not self.record.samples:
             sentence = "No site committed to its sample count: the aggregator of then asked for none."
-            return Finding("samples", True, sentence, caution=True)
+            return CheckResult("samples", True, sentence, caution=True)
         return _run("samples", self._check_samples)
 
     def _check_samples(self) -> str:
@@ -326,18 +329,18 @@ class _Audit:
         return f"The round's record is entry {logged.index} of that log."
 
 
-def _run(check: str, find: Callable[[], str]) -> Finding:
+def _run(check: str, find: Callable[[], str]) -> CheckResult:
     try:
-        return Finding(check, True, find())
+        return CheckResult(check, True, find())
     except Refusal as refusal:
         return _failed(check, refusal)
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
         return _failed(check, EvidenceInvalid(str(error) or type(error).__name__))
 
 
-def _failed(check: str, refusal: Refusal) -> Finding:
+def _failed(check: str, refusal: Refusal) -> CheckResult:
     detail = refusal.detail
-    return Finding(check, False, f"{detail[:1].upper()}{detail[1:].rstrip('.')}.")
+    return CheckResult(check, False, f"{detail[:1].upper()}{detail[1:].rstrip('.')}.")
 
 
 def _expected(record: RoundRecord) -> dict[str, object]:

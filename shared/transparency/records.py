@@ -137,7 +137,7 @@ def check_inclusion(leaf: LogEntry | RoundRecord, proof: InclusionProof, head: L
     value = bytes.fromhex(leaf.leaf()) if isinstance(leaf, LogEntry) else leaf_of(leaf.leaf_document())
     try:
         merkle.verify_inclusion(value, proof.index, proof.size, _path(proof), bytes.fromhex(head.root))
-    except merkle.ProofInvalid as error:
+    except merkle.MerkleProofInvalid as error:
         raise LogInvalid(str(error)) from error
 
 
@@ -160,7 +160,7 @@ def check_consistency(old: LogHead, new: LogHead, proof: ConsistencyProof | None
         raise LogInvalid("the proof is not between these two heads")
     try:
         merkle.verify_consistency(old.size, new.size, bytes.fromhex(old.root), bytes.fromhex(new.root), _path(proof))
-    except merkle.ProofInvalid as error:
+    except merkle.MerkleProofInvalid as error:
         raise LogInvalid(str(error)) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.vdaf.errors import InputOutOfRange
 from shared.vdaf.field import Field, Vector
-from shared.vdaf.gadgets import Gadget, Polynomial, Products
+from shared.vdaf.gadgets import Gadget, Polynomial, ProductSum
 
 
 class Circuit(ABC):
@@ -52,7 +52,7 @@ class Count(Circuit):
     """A number that is 0 or 1."""
 
     calls = measurement_length = output_length = 1
-    gadget = Products(1)
+    gadget = ProductSum(1)
 
     def __init__(self, field: Field) -> None:
         self.field = field
@@ -111,7 +111,7 @@ class Bits(Circuit):
         if chunk_length <= 0:
             raise ValueError("chunk_length must be positive")
         self.field = field
-        self.gadget = Products(chunk_length)
+        self.gadget = ProductSum(chunk_length)
         self.measurement_length = length
         self.calls = self.joint_rand_length = -(-length // chunk_length)
 
@@ -152,7 +152,7 @@ class SumVec(Bits):
         return self.field.combine(self.field.vector(self._weights), bits.swapaxes(0, 1).copy())
 
 
-class Histogram(Bits):
+class HistogramCircuit(Bits):
     """One of `length` buckets."""
 
     outputs = 2

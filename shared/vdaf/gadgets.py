@@ -1,6 +1,6 @@
 """Gadgets: the non-linear pieces of a validity circuit, which a proof speaks about.
 
-Source: draft-irtf-cfrg-vdaf-18 to -20, section "FLP Specification"; `Products` is its ParallelSum over Mul (Mul itself
+Source: draft-irtf-cfrg-vdaf-18 to -20, "FLP Specification"; `ProductSum` is its ParallelSum over Mul (Mul itself
 when count is 1), `Squares` ParallelSum over PolyEval([0, 0, 1]).
 Shapes: a gadget maps rows of inputs [n, arity] to one value a row, [n].
 """
@@ -27,7 +27,7 @@ class Gadget(Protocol):
 
 
 @dataclass(frozen=True)
-class Products:
+class ProductSum:
     """The sum of `count` products of two inputs."""
 
     count: int

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from shared.vdaf.bases import power_of_two
 from shared.vdaf.circuits import Circuit
 from shared.vdaf.field import Field, Vector
-from shared.vdaf.gadgets import Products, Squares
+from shared.vdaf.gadgets import ProductSum, Squares
 
 ALPHA = 8.7
 NUM_WR_CHECKS = 100
@@ -140,7 +140,7 @@ class RangeChecks(_PineCircuit):
 
     def __init__(self, parameters: PineParameters, chunk_length: int) -> None:
         super().__init__(parameters)
-        self.gadget = Products(chunk_length)
+        self.gadget = ProductSum(chunk_length)
         self._bit_calls = -(-parameters.bit_checked_length // chunk_length)
         self.calls = self._bit_calls - (-parameters.num_wr_checks // chunk_length)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.vdaf.bases import Lagrange
-from shared.vdaf.circuits import Circuit, Count, Histogram, MultihotCountVec, Sum, SumVec
+from shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
 from shared.vdaf.errors import VdafRejected
 from shared.vdaf.field import FIELD128, Field, Vector
 from shared.vdaf.field64 import FIELD64
@@ -215,7 +215,7 @@ class Prio3Histogram(Prio3):
     """How many measurements fall in each of `length` buckets."""
 
     def __init__(self, shares: int = 2, *, length: int, chunk_length: int) -> None:
-        super().__init__(4, Histogram(FIELD128, length, chunk_length), shares)
+        super().__init__(4, HistogramCircuit(FIELD128, length, chunk_length), shares)
 
 
 class Prio3MultihotCountVec(Prio3):

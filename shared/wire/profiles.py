@@ -10,7 +10,7 @@ from shared.wire.columns import Column, ColumnType, misfit
 from shared.wire.forms import Digestible, DigestText, Document, Name
 from shared.wire.manifest import DataRef
 
-__all__ = ["Column", "DatasetSchema", "Hardware", "RecipeSpec", "SiteFault", "SiteProfile", "Task", "schema_fault"]
+__all__ = ["Column", "DatasetSchema", "Hardware", "ProfileFault", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
 
 
 class Task(StrEnum):
@@ -73,7 +73,7 @@ _FAULTS: Final = {
 }
 
 
-class SiteFault(Document):
+class ProfileFault(Document):
     """Why a site can do no work, or (`dataset`) none on one data set. The reason stays at the site."""
 
     code: Name
@@ -97,7 +97,7 @@ class SiteProfile(Document):
     hardware: Hardware
     runner: Name = "process"
     alarms: tuple[Alarm, ...] = Field(default=(), max_length=50)
-    faults: tuple[SiteFault, ...] = Field(default=(), max_length=50)
+    faults: tuple[ProfileFault, ...] = Field(default=(), max_length=50)
 
 
 def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:

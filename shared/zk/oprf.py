@@ -35,7 +35,7 @@ class Mode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class BlindEvaluation:
     """The server's answer to a batch, and in the verifiable modes its proof."""
 
     elements: tuple[Point, ...]
@@ -70,7 +70,7 @@ class Oprf:
 
     def blind_evaluate(
         self, secret: Scalar, blinded: Sequence[Point], info: bytes = b"", *, nonce: Scalar | None = None
-    ) -> Evaluation:
+    ) -> BlindEvaluation:
         """The server's part for a batch; `nonce` is the proof's r, fresh unless a vector gives it."""
         points = [Point.element(each.encoded) for each in blinded]
         if self.mode is Mode.POPRF:
@@ -78,14 +78,14 @@ class Oprf:
             inverse = key.inverse()
             evaluated = [inverse * point for point in points]
             proof = dleq.prove(key, GENERATOR, base(key), evaluated, points, self.context, nonce=nonce)
-            return Evaluation(tuple(evaluated), proof)
+            return BlindEvaluation(tuple(evaluated), proof)
         evaluated = [secret * point for point in points]
         if self.mode is Mode.OPRF:
-            return Evaluation(tuple(evaluated), None)
+            return BlindEvaluation(tuple(evaluated), None)
         proof = dleq.prove(secret, GENERATOR, base(secret), points, evaluated, self.context, nonce=nonce)
-        return Evaluation(tuple(evaluated), proof)
+        return BlindEvaluation(tuple(evaluated), proof)
 
-    def verify(self, public: Point, blinded: Sequence[Point], evaluation: Evaluation, info: bytes = b"") -> None:
+    def verify(self, public: Point, blinded: Sequence[Point], evaluation: BlindEvaluation, info: bytes = b"") -> None:
         """The server used the key behind `public`; raises `ProofInvalid`, `IdentityRefused`. OPRF proves nothing."""
         if self.mode is Mode.OPRF:
             return
@@ -100,7 +100,7 @@ class Oprf:
         values: Sequence[bytes],
         blinds: Sequence[Scalar],
         blinded: Sequence[Point],
-        evaluation: Evaluation,
+        evaluation: BlindEvaluation,
         public: Point | None = None,
         info: bytes = b"",
     ) -> list[bytes]:

@@ -26,7 +26,7 @@ from shared.secagg.pairwise.client import ClientState
 from shared.secagg.pairwise.decoding import decode
 from shared.secagg.pairwise.graph import plan
 from shared.secagg.pairwise.masks import ModVector, apply_mask
-from shared.secagg.pairwise.messages import Opening, Survivors
+from shared.secagg.pairwise.messages import OpeningShares, Survivors
 from shared.secagg.pairwise.roster import survivors_statement
 from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.shares import SHARE_BYTES, split
@@ -167,7 +167,7 @@ def _survivors(party: Round, alive: frozenset[int], digest: bytes) -> Survivors:
 
 def _unmask(
     party: Round,
-    said: dict[int, Opening],
+    said: dict[int, OpeningShares],
     sharers: frozenset[int],
     alive: frozenset[int],
     total: ModVector,

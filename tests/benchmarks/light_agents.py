@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from recipes.null import RECIPE
 from services.agent.aggregator import Aggregator
 from services.agent.coordinator import WAIT_S, Lease
-from services.agent.link import Away, Call, Link, Problem, make_client, pause_of
+from services.agent.link import Away, Call, Link, RequestRefused, make_client, pause_of
 from shared.identity.authority import Identity
 from shared.identity.enrol import Unreachable, enrol
 from shared.ids import Digest, SiteId
@@ -146,7 +146,7 @@ class LightAgent:
             except Away as away:
                 self._crowd.report.refusals[_kind(away)] += 1
                 await asyncio.sleep(pause_of(away))
-            except Problem as problem:
+            except RequestRefused as problem:
                 self._crowd.report.refusals[_kind(problem)] += 1
                 await asyncio.sleep(1.0)
 
@@ -154,7 +154,7 @@ class LightAgent:
         call = Call.json("POST", "/v1/tasks/leases", {"wait_s": WAIT_S}, timeout=PATIENT)
         try:
             answer = await self._coordinator.once(call)
-        except (Away, Problem):
+        except (Away, RequestRefused):
             self._crowd.report.answers["failed"] += 1
             raise
         self._crowd.report.answers[str(answer.status_code)] += 1
@@ -180,7 +180,7 @@ class LightAgent:
                 await self._coordinator.once(
                     Call.json("POST", f"/v1/tasks/{lease.task_id}/heartbeats", body, timeout=PATIENT)
                 )
-            except (Away, Problem) as error:
+            except (Away, RequestRefused) as error:
                 self._crowd.report.refusals[_kind(error)] += 1
 
     async def _perform(self, lease: Lease) -> None:
@@ -216,8 +216,8 @@ class LightAgent:
         return _written(pieces, self._crowd.folder)
 
 
-def _kind(error: Away | Problem) -> str:
-    return f"{error.status} {error.slug}" if isinstance(error, Problem) else str(error)[:80]
+def _kind(error: Away | RequestRefused) -> str:
+    return f"{error.status} {error.slug}" if isinstance(error, RequestRefused) else str(error)[:80]
 
 
 def _payload(manifest: RoundManifest) -> Payload:

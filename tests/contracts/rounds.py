@@ -19,12 +19,12 @@ from shared.secagg.engine import (
     UPLOAD,
     Ask,
     Asks,
+    BodySource,
     ClientRound,
     Closed,
     Payload,
     Replies,
     ServerRound,
-    Source,
     UpdateRefused,
     check_header,
 )
@@ -236,7 +236,7 @@ class Round:
         return self.server.unmask_sum(self.server_round, total.total)
 
     @contextmanager
-    def _opened(self, site: SiteId) -> Iterator[tuple[UpdateHeader, Source]]:
+    def _opened(self, site: SiteId) -> Iterator[tuple[UpdateHeader, BodySource]]:
         header, offset = read_header(self.bodies[site])
         yield header, BytesSource(memoryview(self.bodies[site])[offset:])
 

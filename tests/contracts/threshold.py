@@ -33,24 +33,24 @@ from shared.secagg.engine import (
     UPLOAD,
     Ask,
     Asks,
+    BodySource,
     ClientRound,
     Closed,
     Engine,
     Entropy,
-    Evidence,
     Opened,
     Payload,
     Pieces,
     PublicUnsigned,
     Replies,
+    RoundEvidence,
     ServerRound,
-    Source,
     UpdateRefused,
     Verifier,
     checked_each,
     header_for,
 )
-from shared.secagg.facts import WITNESS, EngineFacts, Party, Wording
+from shared.secagg.facts import WITNESS, EngineFacts, PartyFacts, Wording
 from shared.secagg.hpke import SUITE
 from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
 from shared.wire.manifest import RoundKind, RoundManifest
@@ -66,7 +66,7 @@ FACTS = EngineFacts(
     wording=Wording("Custodians hold shares.", "Two of three custodians open the sum of pads.", "no service alone"),
     code="tests.contracts.threshold:THRESHOLD",
     audit="tests.contracts.threshold:AUDIT",
-    parties=(Party(WITNESS), Party(CUSTODIAN, CUSTODIANS, NEED, opens_sum=True)),
+    parties=(PartyFacts(WITNESS), PartyFacts(CUSTODIAN, CUSTODIANS, NEED, opens_sum=True)),
     vouched_by="keys",
     weighted=False,
     tail_words=0,
@@ -130,7 +130,7 @@ class ThresholdServer:
             raise UpdateRefused("a body holds two or three shares")
         return count * (1 + sealed_bytes(header.length)) + 8 * padded(header.length)
 
-    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
         payload = bytes(source.take(self.body_size(server_round.manifest, header) + 1))
         if bound(server_round.manifest, header.site_id, payload) != header.material["bound"]:
             raise UpdateRefused("the body was changed, or is of another round or site")
@@ -183,8 +183,8 @@ class ThresholdServer:
         centred(plain)
         return plain
 
-    def evidence(self, server_round: ServerRound) -> Evidence:
-        return Evidence(survivors=server_round.secret)
+    def evidence(self, server_round: ServerRound) -> RoundEvidence:
+        return RoundEvidence(survivors=server_round.secret)
 
     def slack(self, manifest: RoundManifest, length: int) -> int:
         return 0

@@ -12,7 +12,7 @@ import pytest
 from services.agent.__main__ import status_of
 from services.agent.log_watch import Seen
 from services.agent.settings import AgentSettings, load
-from services.agent.state import State
+from services.agent.state import AgentState
 from tests.pace import Deadline
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
@@ -123,7 +123,7 @@ def test_agents_read_the_whole_log_and_find_nothing_wrong(platform: Platform) ->
 
 
 def _read(settings: AgentSettings) -> Seen:
-    state = State(settings.data_dir)
+    state = AgentState(settings.data_dir)
     try:
         return Seen.read(state)
     finally:

@@ -19,7 +19,7 @@ from shared.secagg.payload import opened_train, train_payload
 from shared.secagg.quantise import plan_encoding, plan_norm, unpack
 from shared.secagg.twoserver import schemes
 from shared.secagg.twoserver.engine import vector_of
-from shared.secagg.twoserver.schemes import HELPER, LEADER, Integers, Scheme, scheme_for
+from shared.secagg.twoserver.schemes import HELPER, LEADER, Integers, SplitScheme, scheme_for
 from shared.vdaf.errors import VdafRejected
 from shared.wire.manifest import Encoding, RoundManifest
 from tests.shared.secagg.pairwise import test_engine as pairwise
@@ -147,7 +147,7 @@ def test_under_twoserver_it_is_refused_and_the_model_learns(
     assert federation.accuracy(model) > 0.8
 
 
-def checked(servers: Scheme, site: Scheme, vector: Integers) -> list[np.ndarray]:
+def checked(servers: SplitScheme, site: SplitScheme, vector: Integers) -> list[np.ndarray]:
     """Both servers' out shares of what the site made of a vector; VdafRejected."""
     key, nonce = os.urandom(32), os.urandom(16)
     public, *shares = site.shard(CTX, vector, nonce, os.urandom)

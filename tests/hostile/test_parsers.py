@@ -20,7 +20,14 @@ from shared.errors import Refusal
 from shared.identity.digests import parse_content_digest
 from shared.learning.safetensors import MAX_HEADER, BadModelFile, read, read_header, tensor_digest, write
 from shared.learning.tensors import load
-from shared.secagg.pairwise.messages import Advertisement, Delivery, MalformedStep, Opening, Survivors, unpack_list
+from shared.secagg.pairwise.messages import (
+    Advertisement,
+    Delivery,
+    MalformedStep,
+    OpeningShares,
+    Survivors,
+    unpack_list,
+)
 from shared.web.jsons import check_json
 from shared.wire.manifest import RoundManifest, SignedManifest
 from shared.wire.updates import MalformedUpdate, header_digest, header_span, write_header
@@ -66,7 +73,7 @@ def only(kind: type[Exception] | tuple[type[Exception], ...], parse: Callable[[b
 @hostile
 @given(packed)
 def test_step_messages_and_frames(data: bytes) -> None:
-    for message in (Advertisement, Delivery, Survivors, Opening):
+    for message in (Advertisement, Delivery, Survivors, OpeningShares):
         only(MalformedStep, message.unpack, data)
     only(MalformedStep, unpack_list, data)
     only(Refusal, Question.read, data)

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from recipes.image import RECIPE
 from recipes.protocol import Dataset, RecipeError
 from shared.learning.metrics import evaluation_layout, metrics_of
-from shared.learning.tensors import Role, difference, unflatten
+from shared.learning.tensors import TensorRole, difference, unflatten
 from shared.wire.profiles import Column
 
 PARAMS = {"channels": [8, 16], "learning_rate": 0.1, "epochs": 2}
@@ -25,8 +25,8 @@ def digits() -> Dataset:
 def test_two_sites_learn_together_with_averaged_buffers(digits: Dataset) -> None:
     model = RECIPE.initial(digits.shape, PARAMS, {}, 0)
     roles = {spec.name: spec.role for spec in model.schema.tensors}
-    assert roles["1.running_mean"] is Role.BUFFER
-    assert roles["1.num_batches_tracked"] is Role.FIXED
+    assert roles["1.running_mean"] is TensorRole.BUFFER
+    assert roles["1.num_batches_tracked"] is TensorRole.FIXED
     assert model.tensors["1.num_batches_tracked"].shape == ()
     sites = [
         Dataset("s", digits.columns, digits.features, digits.label, rows, digits.test)

@@ -10,7 +10,7 @@ from recipes import table
 from recipes.protocol import Dataset, RecipeError
 from recipes.tabular import RECIPE
 from shared.learning.metrics import evaluation_layout, layout_length, metrics_of
-from shared.learning.tensors import Role, flatten, load, save
+from shared.learning.tensors import TensorRole, flatten, load, save
 from shared.wire.profiles import Column
 
 COLUMNS = (
@@ -111,7 +111,7 @@ def test_a_pulled_model_predicts_from_raw_columns() -> None:
 def test_scaling_is_fixed_in_the_model() -> None:
     schema, tensors = trained(made(), {})
     roles = {spec.name: spec.role for spec in schema.tensors}
-    assert all(roles[name] is Role.FIXED for name in table.FIXED)
+    assert all(roles[name] is TensorRole.FIXED for name in table.FIXED)
     assert schema.length == 8 + 1
     assert json.loads(tensors[table.COLUMNS].tobytes())[2]["categories"] == ["x", "y", "z"]
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from shared.errors import Refusal
 from shared.merkle import proofs as merkle
 from shared.secagg.pairwise import roster
-from shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, Evidence
+from shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, SetEvidence
 from shared.secagg.twoserver.report import Report
 from shared.transparency import records
 from shared.transparency.documents import LogHead, head_statement
 from shared.vdaf.prio3 import Prio3Count, Prio3Histogram, Prio3SumVecWithMultiproof
 from shared.zk import dleq, pedersen, samples, schnorr
 from shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
-from shared.zk.oprf import Evaluation, Mode, Oprf
+from shared.zk.oprf import BlindEvaluation, Mode, Oprf
 from shared.zk.pedersen import Opening
 from shared.zk.range_proof import prove_range, verify_range
 from tests.effort import examples
@@ -47,7 +47,7 @@ def _oprf(mode: Mode) -> tuple[Callable[..., Any], list[Any]]:
     answer = suite.blind_evaluate(SECRET, blinded)
 
     def finalize(elements: list[Point], proof: bytes | None, sent: list[Point], public: Point) -> None:
-        suite.finalize(values, blinds, sent, Evaluation(tuple(elements), proof), public)
+        suite.finalize(values, blinds, sent, BlindEvaluation(tuple(elements), proof), public)
 
     return finalize, [list(answer.elements), answer.proof, blinded, base(SECRET)]
 
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "agree": _twoserver(Agree, root=bytes(32), members=b"x"),
     "accepted": _twoserver(Accepted, share_digest=bytes(32), keyid=bytes(32), signature=bytes(64)),
     "accepted set": _twoserver(
-        Evidence, root=bytes(32), share_digest=bytes(32), keyid=bytes(32), signature=bytes(64), members=b"x"
+        SetEvidence, root=bytes(32), share_digest=bytes(32), keyid=bytes(32), signature=bytes(64), members=b"x"
     ),
 }  # fmt: skip
 FREE = {"begin": {1}, "begun": {3}, "agree": {1}, "accepted set": {4}}
@@ -185,7 +185,7 @@ def test_every_part_of_a_wrong_length_is_refused(name: str, extra: bytes, cut: i
         if place in FREE.get(name, ()):
             continue
         for wrong in resized(part, extra, cut):
-            with pytest.raises((Refusal, merkle.ProofInvalid)):
+            with pytest.raises((Refusal, merkle.MerkleProofInvalid)):
                 check(*parts[:place], wrong, *parts[place + 1 :])
 
 
@@ -193,15 +193,15 @@ def test_every_part_of_a_wrong_length_is_refused(name: str, extra: bytes, cut: i
     ("index", "size"), [(-1, 7), (7, 7), (0, 0), (0, -1), (5, 4), (0, 2**63), (2**63, 2**64), (2**80, 2**81)]
 )
 def test_places_outside_a_tree_are_refused(index: int, size: int) -> None:
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_inclusion(LEAVES[0], index, size, [], LEAVES[0])
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_consistency(index + 1, size, LEAVES[0], LEAVES[0], [])
 
 
 def test_nothing_proves_nothing() -> None:
     """The instance that an attack found."""
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_inclusion(b"", 0, 1, [], b"")
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_consistency(1, 1, b"", b"", [])

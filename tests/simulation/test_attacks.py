@@ -20,7 +20,7 @@ from shared.secagg import transcript
 from shared.secagg.engine import UPLOAD
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.messages import Opening, Survivors
+from shared.secagg.pairwise.messages import OpeningShares, Survivors
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted
 from shared.secagg.pairwise.server import ServerState
 from shared.secagg.pairwise.shares import SHARE_BYTES
@@ -135,7 +135,7 @@ async def test_after_opening_the_other_share_is_not_given(quick_stage: Stage) ->
         with pytest.raises(RoundAborted, match="differs from the one"):
             speak(sites, site, "unmask", messages.pack_list([said]))
     for site in cohort:
-        opening = Opening.unpack(sites.said[site, "unmask"])
+        opening = OpeningShares.unpack(sites.said[site, "unmask"])
         assert (len(opening.b), len(opening.s)) == (5 * SHARE_BYTES, 0)
 
 
@@ -204,7 +204,7 @@ def reveal(sites: Sites, total: np.ndarray[Any, Any]) -> None:
     frame = frame_of(sites)
     server = ServerState(terms(sites.manifest, sites.keys.public), frame.roster)
     openings = {
-        frame.roster.position(site): Opening.unpack(sites.said[site, "unmask"]) for site in sites.manifest.cohort
+        frame.roster.position(site): OpeningShares.unpack(sites.said[site, "unmask"]) for site in sites.manifest.cohort
     }
     everyone = frozenset(openings)
     for correction in server.unmask(openings, everyone, everyone).corrections:
@@ -320,8 +320,8 @@ async def test_garbage_in_a_later_step(quick_stage: Stage, step: str, how: str) 
     true = speak(sites, site, step, sites.answers[site] or b"")
     noise = os.urandom(len(true))
     if step == "unmask":
-        opening = Opening.unpack(true)
-        noise = Opening(os.urandom(len(opening.b)), os.urandom(len(opening.s))).pack()
+        opening = OpeningShares.unpack(true)
+        noise = OpeningShares(os.urandom(len(opening.b)), os.urandom(len(opening.s))).pack()
     bent = {"empty": b"\x80", "garbage": b"garbage", "long": true + b"x", "noise of the right size": noise}
     sites.said[site, step] = bent[how]
     await with_a_cheat(sites, step, site)

@@ -44,8 +44,8 @@ class Cheat:
             envelopes, dealing = messages.unpack_list(said)
             said = messages.pack_list([os.urandom(len(envelopes)), dealing])
         if step == UNMASK and self.how == "sends noise":
-            opening = messages.Opening.unpack(said)
-            said = messages.Opening(*(noise() * (len(part) // 40) for part in (opening.b, opening.s))).pack()
+            opening = messages.OpeningShares.unpack(said)
+            said = messages.OpeningShares(*(noise() * (len(part) // 40) for part in (opening.b, opening.s))).pack()
         if step == CHECK and self.how == "complains":
             said = b"\x91\x93\x00\xa8envelope\xc4\x40" + bytes(64)  # an unsigned complaint
         return state, said

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.wire.profiles import SiteFault
+from shared.wire.profiles import ProfileFault
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Job, Site
@@ -136,7 +136,7 @@ def show(
     for key, value in rows.items():
         common.console.print(f"{key:<10} {common.text(value)}", markup=False, soft_wrap=True)
     for fault in _faults(site):
-        said = f"{fault.get('code', '?')}: {SiteFault.model_validate(fault).sentence}"
+        said = f"{fault.get('code', '?')}: {ProfileFault.model_validate(fault).sentence}"
         line = f"{said}; its owner sees why with `undersong doctor --agent`"
         common.console.print(line, markup=False, soft_wrap=True)
     for alarm in told.get("alarms", []):

@@ -232,7 +232,7 @@ class AsyncClient:
         nothing answers, one of type "job.unheard" says so once. Raises UnreachableError when that lasts longer than
         `wire.PATIENCE_S`, and UndersongError when the job goes on for longer than `timeout_s`.
         """
-        last_id, absence = "", wire.Absence(job_id, timeout_s)
+        last_id, absence = "", wire.Outage(job_id, timeout_s)
         until = absence.until
         while True:
             try:

@@ -179,7 +179,7 @@ def is_passing(error: Exception) -> bool:
 
 
 @dataclass
-class Absence:
+class Outage:
     """How long the coordinator has not answered while a job is followed, and whether that was told."""
 
     job_id: str

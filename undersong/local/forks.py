@@ -95,7 +95,7 @@ class Forked:
         self.told(GONE)
 
 
-class Nursery:
+class NurseryProcess:
     """One nursery process and the thread that listens to it."""
 
     def __init__(self, home: Path, log: Path, leash: int) -> None:
@@ -176,7 +176,7 @@ class Forks:
         self._leash, self._hold = os.pipe()  # every child reads it; it ends when the platform's process ends
         self._lock = threading.Lock()
         self._closed = False
-        self._nursery = Nursery(home, log, self._leash)
+        self._nursery = NurseryProcess(home, log, self._leash)
 
     @property
     def pid(self) -> int:
@@ -206,16 +206,16 @@ class Forks:
             os.close(self._hold)
             os.close(self._leash)
 
-    def _alive(self) -> Nursery | None:
+    def _alive(self) -> NurseryProcess | None:
         with self._lock:
             if not self._closed and not self._nursery.alive:
                 self._nursery.kill()
-                self._nursery = Nursery(self._home, self._log, self._leash)
+                self._nursery = NurseryProcess(self._home, self._log, self._leash)
             return None if self._closed else self._nursery
 
-    def _replace(self, failed: Nursery) -> None:
+    def _replace(self, failed: NurseryProcess) -> None:
         """Replace a nursery that did not answer, killing it so that it cannot act on the order late. Idempotent."""
         with self._lock:
             if self._nursery is failed and not self._closed:
                 failed.kill()
-                self._nursery = Nursery(self._home, self._log, self._leash)
+                self._nursery = NurseryProcess(self._home, self._log, self._leash)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from services.agent.domain import TaskFailure
 from services.agent.runner import folders
-from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, Outcome
+from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
 
 CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 DETAIL_CHARS, PLACES, PLACE_CHARS, TEXT_CHARS = 500, 8, 200, 8192
@@ -34,7 +34,7 @@ def failure(frame: Frame) -> TaskFailure:
     )
 
 
-def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> Outcome:
+def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> RunOutcome:
     """The result of an order. With `taken` its files are copied there, out of the recipe's reach.
 
     Files of at most `limit` bytes (0: no limit). TaskFailure for a result that is not one.
@@ -49,14 +49,14 @@ def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> Outco
     try:
         if taken is not None:
             folders.fresh(taken)
-        return Outcome(
+        return RunOutcome(
             tensors=_file(folder, RESULT_FILE, taken, limit),
             sums=_file(folder, SUMS_FILE, taken, min(limit, SUMS_BYTES) if limit else SUMS_BYTES),
             examples=examples,
             loss=loss,
             metrics_layout=layout,
         )
-    except folders.Unfit as error:
+    except folders.ResultFileRefused as error:
         raise TaskFailure("bad-result", str(error)) from error
 
 

@@ -16,7 +16,7 @@ BLOCK = 512  # bytes; the unit of st_blocks
 PIECE = 2**20
 
 
-class Unfit(Exception):
+class ResultFileRefused(Exception):
     """A recipe's file is not what a result may be."""
 
 
@@ -69,22 +69,22 @@ def excess(folders: Iterable[Path], limit: int) -> Excess | None:
 def take(source: Path, target: Path, limit: int) -> Path | None:
     """A copy that the recipe cannot change under the reader's hands; None where there is no file.
 
-    `Unfit` for anything but a plain file of at most `limit` bytes (0: no limit): a link could point to the site's
-    own files.
+    Raises `ResultFileRefused` for anything but a plain file of at most `limit` bytes (0: no limit): a link could point
+    to a site's own files.
     """
     try:
         fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unfit(f"{source.name} cannot be opened: {os.strerror(error.errno or 0)}") from error
+        raise ResultFileRefused(f"{source.name} cannot be opened: {os.strerror(error.errno or 0)}") from error
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
-        raise Unfit(f"{source.name} is not a plain file")
+        raise ResultFileRefused(f"{source.name} is not a plain file")
     with os.fdopen(fd, "rb") as file:
         if limit and found.st_size > limit:
-            raise Unfit(f"{source.name} has {found.st_size} bytes, more than {limit}")
+            raise ResultFileRefused(f"{source.name} has {found.st_size} bytes, more than {limit}")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with target.open("wb") as copy:
             left = found.st_size
@@ -92,5 +92,5 @@ def take(source: Path, target: Path, limit: int) -> Path | None:
                 copy.write(piece)
                 left -= len(piece)
     if left:
-        raise Unfit(f"{source.name} became shorter while it was read")
+        raise ResultFileRefused(f"{source.name} became shorter while it was read")
     return target

@@ -102,7 +102,7 @@ class Excess:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunOrder:
     """One task for the recipe: everything it may know. Paths are absolute and the same on both sides."""
 
     kind: str
@@ -123,7 +123,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What a recipe made: tensors of a model in a file, or float64 sums in a file."""
 
     tensors: Path | None = None
@@ -163,7 +163,7 @@ class Runner(Protocol):
     async def describe(self) -> Description:
         """Ask the child for its recipes and data; raises TaskFailure when it cannot describe them."""
 
-    async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
+    async def run(self, order: RunOrder, progress: Progress, *, limit_s: float) -> RunOutcome:
         """Run one order; TaskFailure with a code and what happened."""
 
     async def close(self) -> None:

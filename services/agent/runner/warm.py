@@ -20,7 +20,7 @@ from services.agent.domain import TaskFailure
 from services.agent.runner import folders
 from services.agent.runner.answers import failure, outcome, progress_of
 from services.agent.runner.pool import Channel, Child, ChildGone, Launcher, Pool
-from services.agent.runner.protocol import Description, Frame, FrameError, Order, Outcome, Progress, Setup
+from services.agent.runner.protocol import Description, Frame, FrameError, Progress, RunOrder, RunOutcome, Setup
 from shared.wire.profiles import RecipeSpec
 
 START_S = 60.0  # an interpreter on a cold disk
@@ -95,7 +95,7 @@ class WarmRunner:
         except TaskFailure as failure:
             return {"unread": f"reading it failed: {failure}"}
 
-    async def run(self, order: Order, progress: Progress, *, limit_s: float) -> Outcome:
+    async def run(self, order: RunOrder, progress: Progress, *, limit_s: float) -> RunOutcome:
         """Run one order in the warm child."""
         async with self._lock:
             own = self._setup.own(order.recipe_digest)
@@ -108,7 +108,7 @@ class WarmRunner:
         async with self._lock:
             await self._pool.close()
 
-    def _compartment_of(self, order: Order) -> Setup:
+    def _compartment_of(self, order: RunOrder) -> Setup:
         if self._setup.own(order.recipe_digest):
             return self._compartment((order.recipe_digest,), self._data.get(order.data.dataset, ()))
         return self._compartment((), [path for paths in self._data.values() for path in paths])

@@ -30,7 +30,7 @@ from services.coordinator.domain.validation import Resolved
 from shared.errors import Conflict
 from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
 from shared.learning.metrics import evaluation_layout
-from shared.statistics.session import Session
+from shared.statistics.session import QuerySession
 from shared.wire.manifest import RoundKind
 
 LOOK_AGAIN: Final = timedelta(seconds=3)
@@ -127,7 +127,7 @@ class Job:
             return next_question(self.progress, self.last_failure)
         return next_step(self.plan, self.progress, self.last_failure)
 
-    def session(self) -> Session:
+    def session(self) -> QuerySession:
         """A statistics job's queries, after what was opened so far."""
         if not isinstance(self.spec, StatisticsSpec):
             raise TypeError("only a statistics job asks queries")

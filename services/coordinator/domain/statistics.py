@@ -17,7 +17,7 @@ from shared.documents import document_faults, pointer
 from shared.names import hint
 from shared.statistics.measures import MAX_SUMS, SALT, Asked
 from shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
-from shared.statistics.session import Session
+from shared.statistics.session import QuerySession
 from shared.statistics.steps import Setting
 from shared.wire.columns import agree
 from shared.wire.profiles import Column
@@ -48,10 +48,10 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
     return Verdict(StatisticsSpec.model_validate(document), resolved, tuple(findings.warnings))
 
 
-def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> Session:
+def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> QuerySession:
     """The job's queries after these rounds; raises `SumsMisfit`."""
     columns = {column.name: column for column in resolved.columns}
-    return Session(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min), history)
+    return QuerySession(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min), history)
 
 
 def rounds_of(spec: StatisticsSpec) -> int:

@@ -13,7 +13,7 @@ from services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, Standin
 from shared.database import Transaction
 from shared.ids import Digest, RoundId, SiteId
 from shared.secagg.twoserver.helper import Taken
-from shared.secagg.twoserver.messages import Verdict
+from shared.secagg.twoserver.messages import ReportVerdict
 from shared.wire.manifest import RoundManifest, SignedManifest
 
 _BY_SQL = {"synchronize_session": False}
@@ -25,7 +25,7 @@ class Judged:
 
     site_id: SiteId
     question: Digest
-    verdict: Verdict
+    verdict: ReportVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _round(row: RoundRow) -> HelperRound:
 
 
 def _judged(row: ReportRow) -> Judged:
-    return Judged(SiteId(row.site_id), Digest(row.question), Verdict(row.message, row.code, row.detail))
+    return Judged(SiteId(row.site_id), Digest(row.question), ReportVerdict(row.message, row.code, row.detail))
 
 
 def _kept(row: ReportRow) -> Kept:

@@ -47,7 +47,15 @@ from shared.secagg.twoserver.helper import (
     seal_share,
     seal_verify_key,
 )
-from shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, MessageMalformed, Question, Verdict
+from shared.secagg.twoserver.messages import (
+    Accepted,
+    Agree,
+    Begin,
+    Begun,
+    MessageMalformed,
+    ReportQuestion,
+    ReportVerdict,
+)
 from shared.secagg.twoserver.report import ReportRepeated
 from shared.telemetry.metrics import SECAGG_FAILURES
 from shared.wire.helper import accepted_statement, key_statement
@@ -124,7 +132,7 @@ class HelperRounds:
             verify_key=seal_verify_key(manifest, begin.leader_key, keys),
         )
 
-    async def verify(self, round_id: RoundId, questions: list[Question]) -> list[Verdict]:
+    async def verify(self, round_id: RoundId, questions: list[ReportQuestion]) -> list[ReportVerdict]:
         """A verdict on each report, in order. Raises RoundUnknown, RoundVoided or SetAgreed."""
 
         async def look(tx: Transaction) -> tuple[HelperRound, bytes, dict[SiteId, Any]]:
@@ -144,7 +152,7 @@ class HelperRounds:
             verdicts.append(await self._write_down(round_id, question, verdict))
         return verdicts
 
-    async def _judge(self, found: HelperRound, keys: HelperKeys, question: Question) -> Verdict:
+    async def _judge(self, found: HelperRound, keys: HelperKeys, question: ReportQuestion) -> ReportVerdict:
         manifest = found.signed.manifest
         try:
             if found.length is not None and question.report.length != found.length:
@@ -156,11 +164,11 @@ class HelperRounds:
             return refused(refusal)
         return await asyncio.to_thread(judge, manifest, keys, question)
 
-    async def _write_down(self, round_id: RoundId, question: Question, verdict: Verdict) -> Verdict:
+    async def _write_down(self, round_id: RoundId, question: ReportQuestion, verdict: ReportVerdict) -> ReportVerdict:
         """Commit the verdict; the earlier one where there is one by now."""
         report, digest = question.report, digest_of(question.pack())
 
-        async def work(tx: Transaction, standing: Standing) -> Verdict:
+        async def work(tx: Transaction, standing: Standing) -> ReportVerdict:
             rows, now = HelperRepository(tx), await tx.now()
             found = await rows.lock(round_id)
             found.check_open(now)
@@ -299,7 +307,7 @@ class HelperRounds:
         return HelperKeys.unpack(self._sealer.open(sealed, _KEYS[0], found.id, _KEYS[1]))
 
 
-def _again(asked: Digest, verdict: Verdict, question: Question) -> Verdict:
+def _again(asked: Digest, verdict: ReportVerdict, question: ReportQuestion) -> ReportVerdict:
     """The verdict on the same question; a refusal of any other about the same site."""
     if asked != digest_of(question.pack()):
         return refused(ReportRepeated("another report of this site was verified in this round"))

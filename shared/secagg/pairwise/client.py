@@ -27,7 +27,7 @@ from shared.secagg.engine import NO_FLOORS, Floors
 from shared.secagg.pairwise import messages, roster
 from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
 from shared.secagg.pairwise.masks import ModVector, apply_mask
-from shared.secagg.pairwise.messages import Advertisement, Delivery, Opening, Survivors
+from shared.secagg.pairwise.messages import Advertisement, Delivery, OpeningShares, Survivors
 from shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
 from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
 from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split, well_formed
@@ -186,7 +186,7 @@ class ClientState:
         self.committed = statement
         return sign(statement)
 
-    def open(self, survivors: Survivors, commitments: Mapping[int, bytes]) -> Opening:
+    def open(self, survivors: Survivors, commitments: Mapping[int, bytes]) -> OpeningShares:
         """R4: shares of b for survivors, of s for dropouts; never both for one client.
 
         The caller keeps, durably and over all attempts, that this (job, round) was answered: see `answered once`
@@ -205,7 +205,7 @@ class ClientState:
         if self.own_shares is not None:
             held[me] = self.own_shares
         held = {j: shares for j, shares in held.items() if j in self.sharers}
-        return Opening(
+        return OpeningShares(
             b"".join(held[j][0] for j in sorted(held) if j in alive),
             b"".join(held[j][1] for j in sorted(held) if j not in alive),
         )

@@ -23,14 +23,14 @@ _P = np.uint64(P)
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedSecret:
     """A secret, and the points whose shares do not belong to it."""
 
     secret: bytes
     wrong: frozenset[int]
 
 
-def decode(shares: Mapping[int, bytes], threshold: int) -> Decoded:
+def decode(shares: Mapping[int, bytes], threshold: int) -> DecodedSecret:
     """Open a secret from shares by point and name the points whose shares are wrong.
 
     A share of another length, or with a value outside the field, counts as missing and as wrong. Raises BadShares
@@ -46,7 +46,7 @@ def decode(shares: Mapping[int, bytes], threshold: int) -> Decoded:
         extended = _product(_extension(tuple(points.tolist()), threshold), rows[:threshold])
         differs = (extended[1:] != rows[threshold:]).any(axis=0)
         if not differs.any():
-            return Decoded(secret_of(extended[0]), frozenset(wrong))
+            return DecodedSecret(secret_of(extended[0]), frozenset(wrong))
         found, errors = _locate(points, rows[:, int(differs.argmax())].copy(), threshold)
         wrong.update(points[errors].tolist())
         if not found or len(wrong) - len(malformed) > correctable:

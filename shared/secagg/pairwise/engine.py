@@ -14,14 +14,14 @@ from shared.ids import SiteId
 from shared.secagg.engine import (
     NO_ASKS,
     Asks,
+    BodySource,
     Closed,
     Engine,
     Entropy,
-    Evidence,
     Opened,
     Replies,
+    RoundEvidence,
     ServerRound,
-    Source,
     UpdateRefused,
 )
 from shared.secagg.pairwise.facts import FACTS
@@ -32,7 +32,7 @@ from shared.secagg.pairwise.roster import (
 from shared.secagg.pairwise.server import NotEnoughShares
 from shared.secagg.pairwise.site import PairwiseClient
 from shared.secagg.pairwise.steps import (
-    State,
+    StepsState,
     close_advertise,
     close_check,
     close_commit,
@@ -55,7 +55,7 @@ class PairwiseServer:
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
         """Nothing to announce: the server has no key."""
         terms(manifest, b"")
-        return Opened({}, State().pack())
+        return Opened({}, StepsState().pack())
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Raise: no party is asked at the beginning."""
@@ -67,7 +67,7 @@ class PairwiseServer:
             raise UpdateRefused("a masked update has no material")
         return header.plain_size
 
-    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:  # noqa: ARG002
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:  # noqa: ARG002
         """The masked words as they came."""
         left = header.plain_size
         while left:
@@ -83,7 +83,7 @@ class PairwiseServer:
         self, server_round: ServerRound, step: str, messages: Mapping[SiteId, bytes], replies: Replies | None = None
     ) -> Closed:
         """End one of the six steps."""
-        state, reply = State.unpack(server_round.secret), None if replies is None else replies[0]
+        state, reply = StepsState.unpack(server_round.secret), None if replies is None else replies[0]
         match step:
             case "advertise":
                 return close_advertise(server_round, state, messages, reply)
@@ -110,7 +110,7 @@ class PairwiseServer:
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:
         """Take the masks out of the sum, in place."""
         bits = _bits(server_round.manifest)
-        state = State.unpack(server_round.secret)
+        state = StepsState.unpack(server_round.secret)
         if not state.corrections:
             raise NotEnoughShares("the survivors have not opened this round yet")
         for seed, sign in state.corrections:
@@ -127,15 +127,15 @@ class PairwiseServer:
         """Words of the round's encoding."""
         return None
 
-    def evidence(self, server_round: ServerRound) -> Evidence:
+    def evidence(self, server_round: ServerRound) -> RoundEvidence:
         """Roster, sharers and survivors as the witness and the sites signed them."""
-        state = State.unpack(server_round.secret)
+        state = StepsState.unpack(server_round.secret)
         members = Roster.unpack(state.roster).members
         signed = {SiteId(members[i].site_id): signature for i, signature in state.commitments.items()}
         complaints = {SiteId(members[i].site_id): said for i, said in state.complaints.items()}
         faults = {SiteId(site): code for site, code in state.faults.items()}
         uploads = {SiteId(members[i].site_id): signature for i, signature in state.uploads.items()}
-        return Evidence(state.roster, state.sharers, state.survivors, signed, complaints, faults, uploads)
+        return RoundEvidence(state.roster, state.sharers, state.survivors, signed, complaints, faults, uploads)
 
 
 def _bits(manifest: RoundManifest) -> int:

@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from shared.secagg.facts import UPLOAD, WITNESS, EngineFacts, Party, PlanRequest, Wording
+from shared.secagg.facts import UPLOAD, WITNESS, EngineFacts, PartyFacts, PlanRequest, Wording
 from shared.secagg.pairwise.graph import COMPLETE_UP_TO
 
 NAME: Final = "pairwise"
@@ -37,7 +37,7 @@ FACTS: Final = EngineFacts(
     code="shared.secagg.pairwise.engine:PAIRWISE",
     audit="shared.secagg.pairwise.audit:AUDIT",
     kernels=("shared.secagg.pairwise.decoding",),
-    parties=(Party(WITNESS),),
+    parties=(PartyFacts(WITNESS),),
     vouched_by="keys",
     commits_nonce=True,
     plan=plan,

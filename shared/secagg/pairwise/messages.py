@@ -93,7 +93,7 @@ class Survivors(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Opening(Message):
+class OpeningShares(Message):
     """Shares of b for holders' clients in U3 and of s for those in U2 outside U3, each in roster order."""
 
     b: bytes

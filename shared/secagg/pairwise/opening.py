@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.secagg import transcript
-from shared.secagg.pairwise.decoding import Decoded, decode
+from shared.secagg.pairwise.decoding import DecodedSecret, decode
 from shared.secagg.pairwise.shares import BadShares, well_formed
 
 COMMITMENT_BYTES = 32
@@ -70,7 +70,7 @@ class Opener:
 
     def _without_changed(
         self, points: Mapping[int, int], kind: str, dealer: int, shares: Mapping[int, bytes], check: Check
-    ) -> Decoded | None:
+    ) -> DecodedSecret | None:
         """Open from the shares that are as they were dealt; else name the dealer, where it must be the dealer.
 
         A dealer commits to no share of its own: as a sender it is left out last, and is then one that sent a wrong one.
@@ -87,7 +87,7 @@ class Opener:
             self._judge_lost(kind, dealer, kept, len(changed))
         return found
 
-    def _decoded(self, points: Mapping[int, int], shares: Mapping[int, bytes], check: Check) -> Decoded | None:
+    def _decoded(self, points: Mapping[int, int], shares: Mapping[int, bytes], check: Check) -> DecodedSecret | None:
         try:
             found = decode({points[sender]: share for sender, share in shares.items()}, self.threshold)
         except BadShares:

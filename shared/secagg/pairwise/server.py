@@ -11,7 +11,7 @@ from shared.secagg.engine import Fault, RoundSpoiled
 from shared.secagg.pairwise import messages
 from shared.secagg.pairwise.client import pair_seed
 from shared.secagg.pairwise.graph import planned
-from shared.secagg.pairwise.messages import Delivery, Opening
+from shared.secagg.pairwise.messages import Delivery, OpeningShares
 from shared.secagg.pairwise.opening import COMMITMENT_BYTES, Check, Opener
 from shared.secagg.pairwise.roster import Frame, Roster, Terms, holders
 from shared.secagg.pairwise.shares import SHARE_BYTES
@@ -97,7 +97,7 @@ class ServerState:
 
     def unmask(
         self,
-        openings: Mapping[int, Opening],
+        openings: Mapping[int, OpeningShares],
         sharers: frozenset[int],
         survivors: frozenset[int],
         dealings: Mapping[int, bytes] | None = None,
@@ -170,7 +170,7 @@ class ServerState:
 
     def _sorted_shares(
         self,
-        openings: Mapping[int, Opening],
+        openings: Mapping[int, OpeningShares],
         sharers: frozenset[int],
         survivors: frozenset[int],
         lacking: Mapping[int, frozenset[int]],

@@ -72,7 +72,7 @@ def _check_included(client: ClientState, survivors: Survivors, path: list[bytes]
         merkle.verify_inclusion(
             transcript.body_leaf(me, client_round.body), alive.index(me), len(alive), path, survivors.root
         )
-    except merkle.ProofInvalid as error:
+    except merkle.MerkleProofInvalid as error:
         raise RoundAborted("another update is in this client's place") from error
 
 

@@ -25,7 +25,7 @@ from shared.secagg.pairwise.messages import (
     SIGNATURE_BYTES,
     Advertisement,
     MalformedStep,
-    Opening,
+    OpeningShares,
     Survivors,
 )
 from shared.secagg.pairwise.roster import (
@@ -46,7 +46,7 @@ from shared.secagg.pairwise.witness import SurvivorsAsk
 _NONCE_BYTES: Final = 32
 
 
-class State:
+class StepsState:
     """What the server keeps of a round between steps."""
 
     _FIELDS = (
@@ -73,7 +73,7 @@ class State:
         return bytes(msgpack.packb({name: getattr(self, name) for name in self._FIELDS}, use_bin_type=True))
 
     @classmethod
-    def unpack(cls, data: bytes) -> "State":
+    def unpack(cls, data: bytes) -> "StepsState":
         """The inverse of `pack`."""
         return cls(msgpack.unpackb(data, raw=False, strict_map_key=False))
 
@@ -83,7 +83,7 @@ class State:
 
 
 def close_advertise(
-    server_round: ServerRound, state: State, said: Mapping[SiteId, bytes], reply: bytes | None
+    server_round: ServerRound, state: StepsState, said: Mapping[SiteId, bytes], reply: bytes | None
 ) -> Closed:
     """Freeze the roster of those who advertised keys, with the witness's nonce and signature."""
     members = _advertised(server_round, said)
@@ -127,7 +127,7 @@ def _advertised(server_round: ServerRound, said: Mapping[SiteId, bytes]) -> tupl
     return tuple(members)
 
 
-def close_share(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_share(server_round: ServerRound, state: StepsState, said: Mapping[SiteId, bytes]) -> Closed:
     """Route envelopes, each with its dealer's commitments; `sharers` is who shared until the step after."""
     server = state.server(server_round)
     envelopes, dealings = {}, {}
@@ -153,7 +153,7 @@ def close_share(server_round: ServerRound, state: State, said: Mapping[SiteId, b
     return Closed(state.pack(), answers)
 
 
-def close_check(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_check(server_round: ServerRound, state: StepsState, said: Mapping[SiteId, bytes]) -> Closed:
     """Freeze U2: who shared and checked, without the dealers about whom too many complain."""
     server = state.server(server_round)
     shared = transcript.members(state.sharers, server.n)
@@ -207,7 +207,7 @@ def _complaints(
 
 
 def close_upload(
-    server_round: ServerRound, state: State, uploads: Mapping[SiteId, bytes], reply: bytes | None
+    server_round: ServerRound, state: StepsState, uploads: Mapping[SiteId, bytes], reply: bytes | None
 ) -> Closed:
     """Freeze U3, the survivors, with the witness's signature; each gets the inclusion proof of its own body."""
     server = state.server(server_round)
@@ -234,7 +234,7 @@ def close_upload(
     return Closed(state.pack(), answers)
 
 
-def close_commit(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_commit(server_round: ServerRound, state: StepsState, said: Mapping[SiteId, bytes]) -> Closed:
     """Collect the survivors' signatures over their set; in quorum mode enough of them are needed."""
     server = state.server(server_round)
     survivors = Survivors.unpack(state.survivors)
@@ -255,13 +255,13 @@ def close_commit(server_round: ServerRound, state: State, said: Mapping[SiteId, 
     return Closed(state.pack(), {SiteId(server.roster.members[i].site_id): answer for i in state.commitments})
 
 
-def close_unmask(server_round: ServerRound, state: State, said: Mapping[SiteId, bytes]) -> Closed:
+def close_unmask(server_round: ServerRound, state: StepsState, said: Mapping[SiteId, bytes]) -> Closed:
     """Recover the masks of the sum from the shares, and name the senders of wrong ones."""
     server = state.server(server_round)
     openings = {}
     for site, message in said.items():
         try:
-            openings[server.roster.position(site)] = Opening.unpack(message)
+            openings[server.roster.position(site)] = OpeningShares.unpack(message)
         except MalformedStep:
             continue  # counts as no answer; the round goes on while enough others are there
     alive = transcript.members(state.members, server.n)

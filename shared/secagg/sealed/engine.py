@@ -19,17 +19,17 @@ from shared.secagg.engine import (
     NO_ASKS,
     UPLOAD,
     Asks,
+    BodySource,
     ClientRound,
     Closed,
     Engine,
     Entropy,
-    Evidence,
     Opened,
     Payload,
     Pieces,
     Replies,
+    RoundEvidence,
     ServerRound,
-    Source,
     UpdateRefused,
     Verifier,
     header_for,
@@ -69,7 +69,7 @@ class SealedServer:
         _, chunk = _material(header)
         return header.plain_size + _TAG * -(-header.plain_size // chunk)
 
-    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
         """Decrypt chunk by chunk into one reused buffer."""
         wrapped, chunk = _material(header)
         cipher, bound = AESGCM(_unwrap(server_round, header, wrapped)), header_digest(header)
@@ -121,9 +121,9 @@ class SealedServer:
         """Words of the round's encoding."""
         return None
 
-    def evidence(self, server_round: ServerRound) -> Evidence:  # noqa: ARG002
+    def evidence(self, server_round: ServerRound) -> RoundEvidence:  # noqa: ARG002
         """Nothing but the bodies' digests, which the aggregator holds."""
-        return Evidence()
+        return RoundEvidence()
 
 
 class SealedClient:

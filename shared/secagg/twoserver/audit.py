@@ -16,7 +16,7 @@ from shared.secagg.audit import (
     said_by_sites,
 )
 from shared.secagg.quantise import counted
-from shared.secagg.twoserver.messages import Evidence
+from shared.secagg.twoserver.messages import SetEvidence
 from shared.wire.helper import accepted_statement
 from shared.wire.manifest import RoundKind
 from shared.wire.records import RoundRecord
@@ -94,11 +94,11 @@ def check_helper(record: RoundRecord, helper_key: bytes) -> None:
     check_signature(helper_key, said.signature, statement, "the helper's set")
 
 
-def accepted_of(record: RoundRecord) -> Evidence:
+def accepted_of(record: RoundRecord) -> SetEvidence:
     """What the helper signed; raises RecordInvalid or MessageMalformed."""
     if record.survivors is None:
         raise RecordInvalid("the record of a twoserver round needs what the helper signed")
-    return Evidence.unpack(bytes.fromhex(record.survivors))
+    return SetEvidence.unpack(bytes.fromhex(record.survivors))
 
 
 AUDIT: Final = TwoServerAudit()

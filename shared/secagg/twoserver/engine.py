@@ -21,6 +21,7 @@ from shared.secagg import transcript
 from shared.secagg.engine import (
     UPLOAD,
     Asks,
+    BodySource,
     ClientRound,
     Closed,
     Engine,
@@ -30,17 +31,16 @@ from shared.secagg.engine import (
     Pieces,
     PublicUnsigned,
     Replies,
+    RoundEvidence,
     ServerRound,
-    Source,
     UpdateRefused,
     Verifier,
     header_for,
 )
-from shared.secagg.engine import Evidence as RecordEvidence
 from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
 from shared.secagg.twoserver.facts import FACTS, NAME
 from shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
-from shared.secagg.twoserver.messages import Accepted, Agree, Begun, Evidence
+from shared.secagg.twoserver.messages import Accepted, Agree, Begun, SetEvidence
 from shared.secagg.twoserver.noise import draw, slack
 from shared.secagg.twoserver.report import (
     SEALING_BYTES,
@@ -94,7 +94,7 @@ class TwoServerLeader:
         Report.of(header)
         return sealed_size(scheme_for(manifest, header.length))
 
-    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: Source) -> Iterator[memoryview]:
+    def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
         """The leader's part of the sum, of a report that was verified."""
         report, scheme = Report.of(header), scheme_for(server_round.manifest, header.length)
         share = leader_share(server_round, report, scheme, source)
@@ -111,7 +111,7 @@ class TwoServerLeader:
         if replies is None:
             return Closed(server_round.secret, asks=Asks.one(PARTY, agree.pack(), Accepted.unpack))
         said = Accepted.unpack(replies[0])
-        evidence = Evidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
+        evidence = SetEvidence(agree.members, agree.root, said.share_digest, said.keyid, said.signature)
         return Closed(LeaderState.unpack(server_round.secret).agreed(evidence).pack())
 
     def sum_length(self, manifest: RoundManifest, header: UpdateHeader) -> int:  # noqa: ARG002
@@ -132,7 +132,7 @@ class TwoServerLeader:
         packed = unseal(
             server_round.shares[0], state.private_key, aggregate_info(server_round.manifest, b"aggregate-share")
         )
-        agreed = Evidence.unpack(state.evidence)
+        agreed = SetEvidence.unpack(state.evidence)
         if hashlib.sha256(packed).digest() != agreed.share_digest or len(packed) != total.nbytes:
             raise AggregateShareWrong("the helper's share of the sum is not the one that it signed for")
         words = np.frombuffer(packed, "<u8")
@@ -146,9 +146,9 @@ class TwoServerLeader:
                 total += noise.view(np.uint64)
         return total
 
-    def evidence(self, server_round: ServerRound) -> RecordEvidence:
+    def evidence(self, server_round: ServerRound) -> RoundEvidence:
         """The accepted set with the helper's signature."""
-        return RecordEvidence(survivors=LeaderState.unpack(server_round.secret).evidence)
+        return RoundEvidence(survivors=LeaderState.unpack(server_round.secret).evidence)
 
     def slack(self, manifest: RoundManifest, length: int) -> int:
         """What both servers' noise can come to."""

@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from shared.secagg.facts import UPLOAD, EngineFacts, Party, PlanRequest, Wording
+from shared.secagg.facts import UPLOAD, EngineFacts, PartyFacts, PlanRequest, Wording
 from shared.wire.helper import HELPER, NORM_PROOFS
 from shared.wire.manifest import RoundKind
 
@@ -37,7 +37,7 @@ FACTS: Final = EngineFacts(
     code="shared.secagg.twoserver.engine:TWOSERVER",
     audit="shared.secagg.twoserver.audit:AUDIT",
     kernels=("shared.vdaf.kernels64", "shared.vdaf.projections64", "shared.privacy.noise"),
-    parties=(Party(HELPER, opens_sum=True),),
+    parties=(PartyFacts(HELPER, opens_sum=True),),
     vouched_by=HELPER,
     second_server=True,
     proves_norm=True,

@@ -9,7 +9,7 @@ from shared.errors import Refusal
 from shared.fields.sums import add_field, canonical
 from shared.ids import SiteId
 from shared.secagg.engine import Entropy
-from shared.secagg.twoserver.messages import Question, Verdict
+from shared.secagg.twoserver.messages import ReportQuestion, ReportVerdict
 from shared.secagg.twoserver.noise import draw
 from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
 from shared.secagg.twoserver.roles import HELPER
@@ -50,7 +50,7 @@ class HelperKeys:
         return cls(data[:32], data[32:64], data[64:96])
 
 
-def judge(manifest: RoundManifest, keys: HelperKeys, question: Question) -> Verdict:
+def judge(manifest: RoundManifest, keys: HelperKeys, question: ReportQuestion) -> ReportVerdict:
     """Verify one report whose signature and place were checked. A pure function: the same question, the same verdict.
 
     Blocking: tens of milliseconds for a million parameters.
@@ -65,12 +65,12 @@ def judge(manifest: RoundManifest, keys: HelperKeys, question: Question) -> Verd
         scheme.finish(ctx, state, message)
     except Refusal as refusal:
         return refused(refusal)
-    return Verdict(message)
+    return ReportVerdict(message)
 
 
-def refused(refusal: Refusal) -> Verdict:
+def refused(refusal: Refusal) -> ReportVerdict:
     """The verdict that says no."""
-    return Verdict(None, refusal.slug()[:64], refusal.detail[:500])
+    return ReportVerdict(None, refusal.slug()[:64], refusal.detail[:500])
 
 
 def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken]) -> Words:

@@ -8,11 +8,11 @@ import msgpack
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.ids import SiteId
-from shared.secagg.engine import ServerRound, Source, UpdateRefused
-from shared.secagg.twoserver.messages import Evidence, Question
+from shared.secagg.engine import BodySource, ServerRound, UpdateRefused
+from shared.secagg.twoserver.messages import ReportQuestion, SetEvidence
 from shared.secagg.twoserver.report import SEALING_BYTES, Report, ReportMalformed, context, share_info, unseal
 from shared.secagg.twoserver.roles import LEADER
-from shared.secagg.twoserver.schemes import Scheme, scheme_for
+from shared.secagg.twoserver.schemes import SplitScheme, scheme_for
 from shared.wire.manifest import RoundManifest
 from shared.wire.updates import UpdateHeader
 
@@ -39,7 +39,7 @@ class LeaderState:
         """The inverse of `pack`."""
         return cls(*msgpack.unpackb(data))
 
-    def agreed(self, evidence: Evidence) -> "LeaderState":
+    def agreed(self, evidence: SetEvidence) -> "LeaderState":
         """The helper has signed the accepted set."""
         return replace(self, evidence=evidence.pack())
 
@@ -54,8 +54,8 @@ def leader_key(secret: bytes) -> bytes:
 class Pending:
     """A report that waits for the helper's verdict."""
 
-    question: Question
-    scheme: Scheme
+    question: ReportQuestion
+    scheme: SplitScheme
     state: Any
 
     @property
@@ -64,14 +64,14 @@ class Pending:
         return self.question.report.site_id
 
 
-def examine(server_round: ServerRound, header: UpdateHeader, source: Source, body_digest: bytes) -> Pending:
+def examine(server_round: ServerRound, header: UpdateHeader, source: BodySource, body_digest: bytes) -> Pending:
     """Open the leader's share of a report and begin its verification; a Refusal where that is impossible."""
     report, scheme = Report.of(header), scheme_for(server_round.manifest, header.length)
     state = LeaderState.unpack(server_round.secret)
     share = leader_share(server_round, report, scheme, source)
     ctx = context(server_round.manifest)
     kept, said = scheme.begin(state.verify_key, ctx, LEADER, report.report_id, report.public_share, share)
-    return Pending(Question(report, body_digest, said), scheme, kept)
+    return Pending(ReportQuestion(report, body_digest, said), scheme, kept)
 
 
 def accept(manifest: RoundManifest, pending: Pending, message: bytes) -> None:
@@ -79,7 +79,7 @@ def accept(manifest: RoundManifest, pending: Pending, message: bytes) -> None:
     pending.scheme.finish(context(manifest), pending.state, message)
 
 
-def leader_share(server_round: ServerRound, report: Report, scheme: Scheme, source: Source) -> bytes:
+def leader_share(server_round: ServerRound, report: Report, scheme: SplitScheme, source: BodySource) -> bytes:
     """The leader's share, opened; raises ReportMalformed, ReportSealedElsewhere or UpdateRefused."""
     size = sealed_size(scheme)
     sealed = source.take(size)
@@ -94,6 +94,6 @@ def leader_share(server_round: ServerRound, report: Report, scheme: Scheme, sour
     return share
 
 
-def sealed_size(scheme: Scheme) -> int:
+def sealed_size(scheme: SplitScheme) -> int:
     """Bytes of the leader's sealed share, which is the whole payload."""
     return scheme.leader_size + SEALING_BYTES

@@ -65,7 +65,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ReportQuestion:
     """One report, as the leader shows it; the digest of this is what a second question is compared with."""
 
     report: Report
@@ -88,7 +88,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReportVerdict:
     """What the helper found: the verifier message of an accepted report, or why it is refused."""
 
     message: bytes | None
@@ -132,7 +132,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SetEvidence:
     """What stays of a round in its record: the accepted set, and the helper's signature over it."""
 
     members: bytes
@@ -147,18 +147,18 @@ class Evidence:
         return _pack({name: getattr(self, name) for name in names})
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Evidence":
+    def unpack(cls, data: bytes) -> "SetEvidence":
         """Strictly; raises MessageMalformed."""
         sizes = {"members": None, "root": 32, "share_digest": 32, "keyid": 32, "signature": 64}
         return cls(**_map(data, sizes))
 
 
-def pack_batch(questions: Sequence[Question]) -> bytes:
+def pack_batch(questions: Sequence[ReportQuestion]) -> bytes:
     """A batch of questions."""
     return _pack([question.document() for question in questions])
 
 
-def unpack_batch(data: bytes) -> list[Question]:
+def unpack_batch(data: bytes) -> list[ReportQuestion]:
     """Strictly; raises MessageMalformed."""
     found = _unpacked(data)
     if not isinstance(found, list) or not 0 < len(found) <= MAX_BATCH:
@@ -166,12 +166,12 @@ def unpack_batch(data: bytes) -> list[Question]:
     return [_question(item) for item in found]
 
 
-def pack_verdicts(verdicts: Sequence[Verdict]) -> bytes:
+def pack_verdicts(verdicts: Sequence[ReportVerdict]) -> bytes:
     """The answer to a batch."""
     return _pack([[verdict.message, verdict.code, verdict.detail] for verdict in verdicts])
 
 
-def unpack_verdicts(data: bytes, count: int) -> list[Verdict]:
+def unpack_verdicts(data: bytes, count: int) -> list[ReportVerdict]:
     """Exactly `count` verdicts; raises MessageMalformed."""
     found = _unpacked(data)
     if not isinstance(found, list) or len(found) != count:
@@ -179,7 +179,7 @@ def unpack_verdicts(data: bytes, count: int) -> list[Verdict]:
     return [_verdict(item) for item in found]
 
 
-def _question(found: Any) -> Question:
+def _question(found: Any) -> ReportQuestion:
     match found:
         case {
             "site_id": str() as site_id,
@@ -188,16 +188,16 @@ def _question(found: Any) -> Question:
             "body_digest": bytes() as body_digest,
             "verifier_share": bytes() as verifier_share,
         } if len(found) == 5 and not isinstance(length, bool) and 0 < length < 2**36 and len(body_digest) == 32:
-            return Question(Report.read(SiteId(site_id), length, material), body_digest, verifier_share)
+            return ReportQuestion(Report.read(SiteId(site_id), length, material), body_digest, verifier_share)
     raise MessageMalformed("a question is site_id, length, material, body_digest and verifier_share")
 
 
-def _verdict(found: Any) -> Verdict:
+def _verdict(found: Any) -> ReportVerdict:
     match found:
         case [bytes() as message, None, None]:
-            return Verdict(message)
+            return ReportVerdict(message)
         case [None, str() as code, str() as detail] if 0 < len(code) <= 64:
-            return Verdict(None, code, detail[:500])
+            return ReportVerdict(None, code, detail[:500])
     raise MessageMalformed("a verdict is a message, or a code and its detail")
 
 

@@ -34,7 +34,7 @@ Words = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 
 
-class Scheme(Protocol):
+class SplitScheme(Protocol):
     """One way to split and to check. `modulus`: the prime that out shares are added modulo; None for 2**64.
 
     ctx binds everything to a round, nonce to a report. `begin` and `finish` raise a Refusal for what does not hold.
@@ -211,7 +211,7 @@ def norm_bound(encoding: Encoding, length: int) -> int:
     return math.isqrt(squared_norm_bound(encoding, length) - 1) + 1
 
 
-def scheme_for(manifest: RoundManifest, length: int) -> Scheme:
+def scheme_for(manifest: RoundManifest, length: int) -> SplitScheme:
     """The scheme of this round for vectors of this length; raises UpdateRefused where the manifest has none."""
     encoding = manifest.encoding
     if encoding is None or encoding.modulus_bits != 64:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.agent.backoff import CAP_S, Circuit, full_jitter, parse_retry_after
+from services.agent.backoff import CAP_S, CircuitBreaker, full_jitter, parse_retry_after
 
 
 @given(st.integers(1, 100))
@@ -16,7 +16,7 @@ def test_pauses_grow_to_a_cap(failures: int) -> None:
 
 def test_the_circuit_opens_after_failures_and_closes_with_success() -> None:
     now = [0.0]
-    circuit = Circuit(lambda: now[0], uniform=lambda _, high: high)
+    circuit = CircuitBreaker(lambda: now[0], uniform=lambda _, high: high)
     for _ in range(3):
         pause = circuit.failed()
     assert circuit.remaining_s() == pause

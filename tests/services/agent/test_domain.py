@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from services.agent import policy as policies
 from services.agent.domain import (
-    Answer,
     Detail,
     Earlier,
+    EarlierAnswer,
     Hours,
     RecipeRule,
     SiteFacts,
-    Step,
+    TaskAction,
     TaskFailure,
     next_step,
     objections,
@@ -224,22 +224,22 @@ def decide(same_round=None, same_place=None, epoch=0, highest=0, digest=CODE):
 
 
 def test_a_new_round_is_trained() -> None:
-    assert decide() is Step.TRAIN
+    assert decide() is TaskAction.TRAIN
 
 
 def test_what_is_durable_is_sent_again_and_what_is_acknowledged_confirmed() -> None:
-    assert decide(Answer(Earlier.PENDING, CODE, 0)) is Step.RESEND
-    assert decide(Answer(Earlier.ANSWERED, CODE, 0)) is Step.CONFIRM
+    assert decide(EarlierAnswer(Earlier.PENDING, CODE, 0)) is TaskAction.RESEND
+    assert decide(EarlierAnswer(Earlier.ANSWERED, CODE, 0)) is TaskAction.CONFIRM
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ({"same_round": Answer(Earlier.ANSWERED, OTHER, 0)}, "round-answered"),
-        ({"same_round": Answer(Earlier.LOST, CODE, 0)}, "bytes-lost"),
-        ({"same_round": Answer(Earlier.LATE, CODE, 0)}, "round-closed"),
+        ({"same_round": EarlierAnswer(Earlier.ANSWERED, OTHER, 0)}, "round-answered"),
+        ({"same_round": EarlierAnswer(Earlier.LOST, CODE, 0)}, "bytes-lost"),
+        ({"same_round": EarlierAnswer(Earlier.LATE, CODE, 0)}, "round-closed"),
         ({"epoch": 1, "highest": 2}, "epoch-stale"),
-        ({"same_place": Answer(Earlier.ANSWERED, OTHER, 0), "epoch": 1}, "round-answered"),
+        ({"same_place": EarlierAnswer(Earlier.ANSWERED, OTHER, 0), "epoch": 1}, "round-answered"),
     ],
 )
 def test_nothing_is_answered_twice(arguments: dict, code: str) -> None:
@@ -252,12 +252,12 @@ def test_nothing_is_answered_twice(arguments: dict, code: str) -> None:
 def test_a_round_with_an_answer_never_trains_again(
     state: Earlier, same: bool, before: int, now: int, highest: int, place: bool
 ) -> None:
-    answer = Answer(state, CODE if same else OTHER, before)
+    answer = EarlierAnswer(state, CODE if same else OTHER, before)
     try:
         step = decide(answer, answer if place else None, now, highest)
     except TaskFailure:
         return
-    assert step is not Step.TRAIN
+    assert step is not TaskAction.TRAIN
 
 
 def test_an_exceptions_text_stays_at_home() -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from services.agent.domain import TaskFailure
 from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
 from services.agent.settings import ConfigError
-from services.agent.state import State
+from services.agent.state import AgentState
 from shared.ids import Digest, JobId, RoundId, digest_of
 from shared.secagg.pairwise.facts import STEPS
 from shared.secagg.quantise import plan_norm
@@ -185,7 +185,7 @@ def test_whatever_a_crash_cuts_off_the_rest_holds(tmp_path_factory, cut: int) ->
 
 
 def test_a_new_file_takes_over_what_the_database_knows_and_a_lost_one_ends_open_rounds(tmp_path: Path) -> None:
-    state = State(tmp_path / "state")
+    state = AgentState(tmp_path / "state")
     row = ("rnd_1_1", "tsk_1", JOB, "train", 1, 1, 2, "a" * 64, "b" * 64, 7, b"\x80", "pending", None, 1.0, 1.0)
     with state.store.writing() as db:
         db.execute(f"INSERT INTO contributions VALUES ({','.join('?' * 15)}, 'sealed')", row)

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from services.agent.link import Call, Link, Problem, make_client
+from services.agent.link import Call, Link, RequestRefused, make_client
 
 MIB = 2**20
 
@@ -56,14 +56,14 @@ async def test_a_compressed_answer_is_not_unpacked(platform, coding: str) -> Non
     body = bomb()
     before = psutil.Process().memory_info().rss
     answer = head("200 OK", content_encoding=coding, content_length=str(len(body)), content_type="application/json")
-    with pytest.raises(Problem, match="content-encoded"):
+    with pytest.raises(RequestRefused, match="content-encoded"):
         await ask(Odd(answer + body), platform)
     assert psutil.Process().memory_info().rss - before < 32 * MIB
 
 
 async def test_an_endless_answer_is_left(platform) -> None:
     answer = head("200 OK", transfer_encoding="chunked", content_type="application/json")
-    with pytest.raises(Problem, match="answer-too-large"):
+    with pytest.raises(RequestRefused, match="answer-too-large"):
         await ask(Odd(answer, endless=True), platform)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.agent import backoff
 from services.agent.domain import TaskFailure
-from services.agent.link import Link, Problem, make_client
+from services.agent.link import Link, RequestRefused, make_client
 from services.agent.models import ModelCache
 from services.agent.registry import Registry
 from shared.ids import Digest, VersionId, digest_of
@@ -78,7 +78,7 @@ async def test_other_bytes_leave_nothing(platform: FakePlatform, tmp_path: Path)
             platform.cuts = cuts
             with pytest.raises(TaskFailure, match="model-too-large"):
                 await found.fetch(VERSION, DIGEST, limit_bytes=len(BODY) - 1)
-        with pytest.raises(Problem, match="404"):
+        with pytest.raises(RequestRefused, match="404"):
             await found.fetch(VersionId("ver_2"), Digest("0" * 64), limit_bytes=1)
     assert list((tmp_path / "models").iterdir()) == []
 

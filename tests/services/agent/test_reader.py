@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from services.agent.domain import TaskFailure
 from services.agent.runner.process import ProcessChannel, ProcessLauncher
-from services.agent.runner.protocol import Order, Setup
+from services.agent.runner.protocol import RunOrder, Setup
 from services.agent.runner.warm import WarmRunner
 from shared.wire.manifest import DataRef
 from tests.services.agent.conftest import AgentProcess
@@ -210,7 +210,7 @@ async def test_a_file_that_is_replaced_fails_no_task(
     digest = next(spec["digest"] for spec in found.recipes if spec["name"] == "null")
     task = tmp_path / "work" / "task"
     task.mkdir()
-    order = Order("statistics", "null", digest, {}, DataRef(dataset="good"), {}, 1, task)
+    order = RunOrder("statistics", "null", digest, {}, DataRef(dataset="good"), {}, 1, task)
     for moment in ("", "run ", "between", "run ", ""):
         moments += [moment] * (moment == "run ")
         if moment == "between":
@@ -227,7 +227,7 @@ async def test_a_task_on_a_bad_data_set_fails_by_name_and_keeps_values_here(tmp_
     digest = next(spec["digest"] for spec in found.recipes if spec["name"] == "null")
     task = tmp_path / "work" / "task"
     task.mkdir()
-    order = Order("statistics", "null", digest, {}, DataRef(dataset="bad"), {}, 1, task)
+    order = RunOrder("statistics", "null", digest, {}, DataRef(dataset="bad"), {}, 1, task)
     with pytest.raises(TaskFailure) as caught:
         await bench.runner.run(order, lambda _: None, limit_s=30)
     await bench.runner.close()

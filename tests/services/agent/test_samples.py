@@ -6,7 +6,7 @@ import pytest
 
 from services.agent.domain import TaskFailure
 from services.agent.samples import Samples
-from services.agent.state import State
+from services.agent.state import AgentState
 from shared.ids import Digest, SiteId, VersionId
 from shared.wire.manifest import ModelRef, RoundKind
 from shared.zk.samples import verify
@@ -17,13 +17,13 @@ MODEL = ModelRef(version_id=VersionId("ver_01k5z0000000000000000000aa"), digest=
 
 
 def test_one_commitment_for_all_rounds_of_a_job(tmp_path: Path) -> None:
-    manifest, state = make_manifest(model=MODEL), State(tmp_path)
+    manifest, state = make_manifest(model=MODEL), AgentState(tmp_path)
     message = Samples(state.store).message(manifest, SITE, 3)
     assert message is not None
     verify(manifest, SITE, message)
     assert state.committed_samples(manifest.job_id) == message[:32].hex()
     state.close()
-    state = State(tmp_path)  # after a restart
+    state = AgentState(tmp_path)  # after a restart
     samples = Samples(state.store)
     assert samples.message(make_manifest(model=MODEL, number=2), SITE, 3) == message
     with pytest.raises(TaskFailure, match="another number of samples") as refused:

@@ -9,7 +9,7 @@ import pytest
 from services.agent import store
 from services.agent.domain import Earlier, TaskFailure
 from services.agent.receipts import ReceiptBook
-from services.agent.state import State
+from services.agent.state import AgentState
 from shared.wire.manifest import RoundManifest
 
 
@@ -20,12 +20,12 @@ def test_a_script_that_has_run_at_a_site_never_changes() -> None:
 
 
 def test_a_newer_agents_state_is_not_touched(tmp_path) -> None:
-    State(tmp_path).close()
+    AgentState(tmp_path).close()
     with sqlite3.connect(tmp_path / "agent.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(RuntimeError, match="newer agent"):
-        State(tmp_path)
+        AgentState(tmp_path)
 
 
 def test_the_first_versions_state_is_taken_over(tmp_path) -> None:
@@ -35,7 +35,7 @@ def test_the_first_versions_state_is_taken_over(tmp_path) -> None:
         row = ("rnd_1", "tsk_1", "job_1", "train", 1, 1, 2, "a" * 64, "b" * 64, 7, b"\x80", "pending", None, 1.0, 1.0)
         db.execute(f"INSERT INTO contributions VALUES ({','.join('?' * 15)})", row)
     db.close()
-    state = State(tmp_path)
+    state = AgentState(tmp_path)
     (found,) = state.pending()
     assert (found.round_id, found.engine, found.acknowledged) == ("rnd_1", "sealed", False)
     state.settle(found.round_id, Earlier.ANSWERED, {"keyid": "x"})
@@ -43,12 +43,12 @@ def test_the_first_versions_state_is_taken_over(tmp_path) -> None:
     assert (receipt["body_digest"], receipt["state"]) == ("b" * 64, "waiting")
     assert (tmp_path / "agent.sqlite").stat().st_mode & 0o777 == 0o600
     state.close()
-    State(tmp_path).close()
+    AgentState(tmp_path).close()
 
 
 def test_secrets_are_gone_from_the_disk_when_the_round_is_over(tmp_path) -> None:
     """Not in the database, not in its log; and what was opened stays known."""
-    state = State(tmp_path)
+    state = AgentState(tmp_path)
     secret, manifest = os.urandom(32), a_manifest()
     state.engines.begin(manifest, manifest.digest(), b"client_round", secret, expires_at=1e12)
     state.engines.record_message(manifest, "unmask", secret + b"later", b"said", opens=True)
@@ -78,7 +78,7 @@ def a_manifest() -> RoundManifest:
 
 
 def test_stray_bodies_go_and_epochs_never_go_back(tmp_path) -> None:
-    state = State(tmp_path)
+    state = AgentState(tmp_path)
     (state.outbox / "x.body").write_bytes(b"x")
     assert state.sweep_outbox() == 1
     state.saw_epoch(3)

@@ -129,7 +129,7 @@ async def test_a_sender_of_wrong_shares_is_named_and_the_sum_is_exact(quick_stag
     everyone = list(sites.manifest.cohort)
     liar = everyone[0]
     await until(sites, "unmask")
-    sites.said[liar, "unmask"] = messages.Opening(noise(5), b"").pack()
+    sites.said[liar, "unmask"] = messages.OpeningShares(noise(5), b"").pack()
     await sites.step("unmask")
     found = await quick_stage.state(sites.id)
     assert (found["state"], found["accepted"]) == ("published", everyone)

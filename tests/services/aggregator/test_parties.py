@@ -18,7 +18,7 @@ from services.aggregator.peer import AskRefused
 from services.aggregator.peer import Peer as Service
 from shared.errors import Refusal, Unavailable
 from shared.secagg.engine import Ask, Asks, AsksUnanswerable, Replies, RepliesContradict, checked_each
-from shared.secagg.facts import WITNESS, Party
+from shared.secagg.facts import WITNESS, PartyFacts
 from shared.wire.helper import HELPER
 
 SIGNED: Any = None
@@ -173,7 +173,7 @@ def test_questions_that_cannot_be_put_are_refused(indices: tuple[int, ...], need
 @pytest.mark.parametrize("need", [0, -1, 4])
 def test_a_party_of_which_more_answers_are_needed_than_there_are_is_a_mistake(need: int) -> None:
     with pytest.raises(ValueError, match="custodian"):
-        Party("custodian", 3, need)
+        PartyFacts("custodian", 3, need)
 
 
 @pytest.mark.parametrize(

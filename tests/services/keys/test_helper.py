@@ -39,7 +39,7 @@ from shared.secagg.engine import ServerRound
 from shared.secagg.fold import BytesSource
 from shared.secagg.twoserver.engine import TWOSERVER, accepted_set
 from shared.secagg.twoserver.leader import examine, leader_key
-from shared.secagg.twoserver.messages import Begin, Question, Verdict
+from shared.secagg.twoserver.messages import Begin, ReportQuestion, ReportVerdict
 from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from shared.wire.updates import read_header
 from tests.services.aggregator.conftest import Stage, make_identity, quick_stage
@@ -72,16 +72,16 @@ class Leader:
         self.round = Round(self.servers, self.manifest, {"engine_public": {"document": {"public": self.opened.public}}})
         return self
 
-    def question(self, site: str, scale: float = 1.0) -> Question:
+    def question(self, site: str, scale: float = 1.0) -> ReportQuestion:
         body = self.round.body(site, np.full(LENGTH, scale / LENGTH))
         return self.ask_about(body)
 
-    def ask_about(self, body: bytes) -> Question:
+    def ask_about(self, body: bytes) -> ReportQuestion:
         header, offset = read_header(body)
         server_round = ServerRound(self.manifest, self.opened.secret)
         return examine(server_round, header, BytesSource(body, offset), bytes(range(32))).question
 
-    async def ask(self, *questions: Question) -> list[Verdict]:
+    async def ask(self, *questions: ReportQuestion) -> list[ReportVerdict]:
         return await self.servers.rounds.verify(self.manifest.round_id, list(questions))
 
     def members(self, *sites: str) -> Any:

@@ -18,7 +18,7 @@ from services.agent.alarms import FOREIGN, FORK, Alarms
 from services.agent.keys import Signatures
 from services.agent.link import Away, Link
 from services.agent.log_watch import LogWatch, Seen
-from services.agent.state import State
+from services.agent.state import AgentState
 from services.keys.settings import KeysSettings
 from services.keys.wiring import Components, assemble, build_app, open_database
 from shared.identity.authority import Identity, Subject, public_bytes
@@ -40,7 +40,7 @@ class Site:
         self.folder, self.federation = folder, federation
         self.identity = identity or federation.identities[ME]
         self.identity.save(folder / "identity")
-        self.state = State(folder)
+        self.state = AgentState(folder)
         self.watch = self.make_watch()
 
     def make_watch(self, http: httpx.AsyncClient | None = None) -> LogWatch:

@@ -13,8 +13,8 @@ from shared.learning.tensors import (
     Model,
     ModelMismatch,
     Overflow,
-    Role,
     Schema,
+    TensorRole,
     difference,
     flatten,
     load,
@@ -36,8 +36,8 @@ def test_parameters_come_first_then_buffers_and_nothing_fixed() -> None:
     assert flatten(SCHEMA, TENSORS).tolist() == [9, 0, 1, 2, 3, 4, 5, 7, 8]
     assert (SCHEMA.length, SCHEMA.parameters) == (9, 7)
     roles = {spec.name: spec.role for spec in SCHEMA.tensors}
-    assert roles["bn.seen"] is Role.FIXED
-    assert roles["input.mean"] is Role.FIXED
+    assert roles["bn.seen"] is TensorRole.FIXED
+    assert roles["input.mean"] is TensorRole.FIXED
 
 
 def test_fixed_tensors_stay_as_they_were() -> None:

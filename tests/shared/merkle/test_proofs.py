@@ -57,9 +57,9 @@ def test_every_leaf_is_provable_and_no_other(leaves: list[bytes], data: st.DataO
     path = merkle.inclusion_proof(index, len(leaves), merkle.stored(leaves))
     root = merkle.root(leaves)
     merkle.verify_inclusion(leaves[index], index, len(leaves), path, root)
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_inclusion(merkle.leaf_hash(b"another"), index, len(leaves), path, root)
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_inclusion(leaves[index], index, len(leaves), [*path, root], root)
 
 
@@ -70,17 +70,17 @@ def test_growth_is_provable_and_a_rewrite_is_not(leaves: list[bytes], data: st.D
     old_root, new_root = merkle.root(leaves[:old]), merkle.root(leaves)
     merkle.verify_consistency(old, len(leaves), old_root, new_root, path)
     rewritten = [merkle.leaf_hash(b"rewritten"), *leaves[1:]]
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_consistency(old, len(leaves), merkle.root(rewritten[:old]), new_root, path)
     if old < len(leaves):
-        with pytest.raises(merkle.ProofInvalid):
+        with pytest.raises(merkle.MerkleProofInvalid):
             merkle.verify_consistency(old, len(leaves), old_root, merkle.root(rewritten), path)
 
 
 def test_a_proof_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="outside"):
         merkle.inclusion_proof(3, 3, merkle.stored(LEAVES[:3]))
-    with pytest.raises(merkle.ProofInvalid):
+    with pytest.raises(merkle.MerkleProofInvalid):
         merkle.verify_consistency(0, 3, merkle.EMPTY_ROOT, merkle.root(LEAVES[:3]), [])
 
 

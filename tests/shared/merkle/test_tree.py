@@ -31,7 +31,7 @@ def test_an_empty_tree_has_the_hash_of_nothing() -> None:
 def test_proofs_equal_those_over_plain_leaves(size: int, data: st.DataObject) -> None:
     leaves = [merkle.leaf_hash(i.to_bytes(2)) for i in range(size)]
     known, index = stored(leaves), data.draw(st.integers(0, size - 1))
-    asked = tree.Ranges()
+    asked = tree.RangeRecorder()
     merkle.inclusion_proof(index, size, asked)
     given_nodes = {node: known[node] for node in tree.nodes_of(asked.asked)}
     path = merkle.inclusion_proof(index, size, lambda start, end: tree.hash_of(start, end, given_nodes))

@@ -11,7 +11,7 @@ from shared.statistics.counting import Rows, count
 from shared.statistics.measures import SALT, asked_of
 from shared.statistics.queries import QUERIES
 from shared.statistics.results import Result
-from shared.statistics.session import Session
+from shared.statistics.session import QuerySession
 from shared.statistics.steps import Setting
 from shared.wire.profiles import Column
 
@@ -39,13 +39,13 @@ def setting(sites: Sequence[Rows], min_cell: int = 5, min_sites: int = 3) -> Set
 def federate(sites: Sequence[Rows], *queries: dict[str, object], min_cell: int = 5, min_sites: int = 3) -> list[Result]:
     """What the platform would answer, were its sums exact."""
     asked = [QUERIES[str(query["query"])].model_validate(query) for query in queries]
-    session = Session(asked, setting(sites, min_cell, min_sites))
+    session = QuerySession(asked, setting(sites, min_cell, min_sites))
     history: list[list[float]] = []
     while (wanted := session.asked) is not None:
         request = asked_of(wanted.model_dump(mode="json"))
         parts = [np.concatenate([np.zeros(SALT), *(count(m, rows) for m in request.measures)]) for rows in sites]
         history.append(np.sum(parts, axis=0).tolist())
         session.take(history[-1])
-    again = Session(asked, setting(sites, min_cell, min_sites), history)
+    again = QuerySession(asked, setting(sites, min_cell, min_sites), history)
     assert again.results == session.results, "an answer is a function of what was opened"
     return list(session.results)

@@ -189,7 +189,7 @@ def test_the_variance_of_large_values_close_together_takes_a_second_round() -> N
 
 def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
     from shared.statistics.queries import QUERIES
-    from shared.statistics.session import Session, SumsMisfit
+    from shared.statistics.session import QuerySession, SumsMisfit
     from tests.shared.statistics.hospitals import setting
 
     queries = [
@@ -203,7 +203,7 @@ def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
     ]
     random = np.random.default_rng(0)
     for _ in range(60):
-        session = Session(queries, setting(HOSPITALS))
+        session = QuerySession(queries, setting(HOSPITALS))
         for _ in range(100):
             if session.asked is None:
                 break
@@ -211,15 +211,15 @@ def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
         assert session.asked is None
         assert len(session.results) == len(queries)
     with pytest.raises(SumsMisfit):
-        Session(queries, setting(HOSPITALS), [[1.0, 2.0]])
+        QuerySession(queries, setting(HOSPITALS), [[1.0, 2.0]])
 
 
 def test_measures_that_two_queries_share_are_asked_once() -> None:
     from shared.statistics.queries import QUERIES
-    from shared.statistics.session import Session
+    from shared.statistics.session import QuerySession
     from tests.shared.statistics.hospitals import setting
 
     both = [QUERIES[name].model_validate({"query": name, "columns": ["age"]}) for name in ("mean", "sum")]
-    asked = Session(both, setting(HOSPITALS)).asked
+    asked = QuerySession(both, setting(HOSPITALS)).asked
     assert asked is not None
     assert len(asked.measures) == 1

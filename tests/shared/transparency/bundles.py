@@ -19,7 +19,7 @@ from shared.secagg.pairwise.messages import Advertisement, Survivors
 from shared.secagg.pairwise.roster import Frame, Member, Roster
 from shared.secagg.pairwise.terms import terms
 from shared.secagg.quantise import plan_norm
-from shared.secagg.twoserver.messages import Evidence as Accepted
+from shared.secagg.twoserver.messages import SetEvidence as Accepted
 from shared.transparency.documents import (
     InclusionProof,
     LoggedRecord,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.identity.authority import CertificateUntrusted
-from shared.transparency.audit import Finding, audit, audit_file, fingerprint_of, holds
+from shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds
 from shared.transparency.certificates import read_certificate
 from shared.transparency.collecting import NoRecord, collect
 from shared.transparency.documents import LoggedRecord
@@ -32,7 +32,7 @@ BUNDLES = {kind: FEDERATION.bundle(*kind) for kind in KINDS}
 FILES = {kind: bundle.pack() for kind, bundle in BUNDLES.items()}
 
 
-def failed(findings: list[Finding]) -> list[str]:
+def failed(findings: list[CheckResult]) -> list[str]:
     return [finding.check for finding in findings if not finding.passed]
 
 

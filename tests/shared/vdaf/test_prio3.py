@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.vdaf.bases import Basis, Lagrange, Monomial
-from shared.vdaf.circuits import Circuit, Count, Histogram, MultihotCountVec, Sum, SumVec
+from shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
 from shared.vdaf.errors import InputOutOfRange, VdafMalformed, VdafRejected
 from shared.vdaf.field import FIELD32, FIELD128, Field
 from shared.vdaf.field64 import FIELD64
@@ -80,9 +80,9 @@ LIES: list[tuple[str, Circuit, list[int]]] = [
     ("a bit of 100 in a sum", Sum(FIELD64, 255), [100, 0, 0, 0, 0, 0, 0, 0]),
     ("a bit of -1 in a vector", SumVec(FIELD128, 2, 3, 2), [1, 0, -1, 1]),
     ("half a bit", SumVec(FIELD64, 1, 1, 1), [(FIELD64.modulus + 1) // 2]),
-    ("two buckets", Histogram(FIELD128, 4, 2), [1, 0, 1, 0]),
-    ("no bucket", Histogram(FIELD128, 4, 2), [0, 0, 0, 0]),
-    ("a bucket of 2 and one of -1", Histogram(FIELD128, 4, 2), [2, -1, 0, 0]),
+    ("two buckets", HistogramCircuit(FIELD128, 4, 2), [1, 0, 1, 0]),
+    ("no bucket", HistogramCircuit(FIELD128, 4, 2), [0, 0, 0, 0]),
+    ("a bucket of 2 and one of -1", HistogramCircuit(FIELD128, 4, 2), [2, -1, 0, 0]),
     ("more flags than said", MultihotCountVec(FIELD128, 4, 2, 2), [1, 1, 1, 0, 1, 1]),
     ("more flags than allowed", MultihotCountVec(FIELD128, 4, 2, 2), [1, 1, 1, 0, 1, 2]),
 ]

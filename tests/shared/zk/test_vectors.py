@@ -10,7 +10,7 @@ import pytest
 
 from shared.zk import dleq
 from shared.zk.group import GENERATOR, IDENTITY, IdentityRefused, Point, PointInvalid, Scalar, base, expand_message
-from shared.zk.oprf import Evaluation, Mode, Oprf
+from shared.zk.oprf import BlindEvaluation, Mode, Oprf
 from shared.zk.transcript import ProofInvalid
 
 BESIDE = Path(__file__).parents[3].parent / "shared" / "vectors"
@@ -95,21 +95,23 @@ def test_rfc9497(suite: dict[str, Any]) -> None:
             refuses_what_is_bent(oprf, public, blinded, evaluation, info)
 
 
-def refuses_what_is_bent(oprf: Oprf, public: Point, blinded: list[Point], evaluation: Evaluation, info: bytes) -> None:
+def refuses_what_is_bent(
+    oprf: Oprf, public: Point, blinded: list[Point], evaluation: BlindEvaluation, info: bytes
+) -> None:
     proof = evaluation.proof or b""
     bent = bytes([proof[0] ^ 1]) + proof[1:]
     other_elements = (evaluation.elements[0] + GENERATOR, *evaluation.elements[1:])
     for key, answer, public_input in (
-        (public, Evaluation(evaluation.elements, bent), info),
-        (public, Evaluation(other_elements, proof), info),
+        (public, BlindEvaluation(evaluation.elements, bent), info),
+        (public, BlindEvaluation(other_elements, proof), info),
         (public + GENERATOR, evaluation, info),
-        (public, Evaluation(evaluation.elements, proof[:-1]), info),
-        (public, Evaluation(evaluation.elements[:-1], proof), info),
+        (public, BlindEvaluation(evaluation.elements, proof[:-1]), info),
+        (public, BlindEvaluation(evaluation.elements[:-1], proof), info),
         *([(public, evaluation, info + b"?")] if oprf.mode is Mode.POPRF else []),
     ):
         with pytest.raises(ProofInvalid):
             oprf.verify(key, blinded, answer, public_input)
     with pytest.raises(IdentityRefused):
-        oprf.verify(public, blinded, Evaluation((IDENTITY, *evaluation.elements[1:]), proof), info)
+        oprf.verify(public, blinded, BlindEvaluation((IDENTITY, *evaluation.elements[1:]), proof), info)
     with pytest.raises(dleq.NothingToProve):
         oprf.blind_evaluate(Scalar.of(2), [], info)

@@ -16,7 +16,7 @@ from recipes.protocol import source_digest
 from services.agent.domain import TaskFailure
 from services.agent.runner import landlock
 from services.agent.runner.process import ProcessLauncher
-from services.agent.runner.protocol import Order, Setup
+from services.agent.runner.protocol import RunOrder, Setup
 from services.agent.runner.warm import WarmRunner
 from shared.learning.tensors import Model, Schema, save
 from shared.wire.manifest import DataRef
@@ -174,7 +174,7 @@ async def test_the_attacks_succeed_where_nothing_confines_them(tmp_path) -> None
     runner = WarmRunner(ProcessLauncher(tmp_path), setup, taken=tmp_path / "taken")
 
     async def failure(**params):
-        order = Order("train", "hostile", digest, params, DataRef(dataset="bench"), {}, 1, task, tmp_path / "model")
+        order = RunOrder("train", "hostile", digest, params, DataRef(dataset="bench"), {}, 1, task, tmp_path / "model")
         with pytest.raises(TaskFailure) as found:
             await runner.run(order, lambda _: None, limit_s=60)
         return found.value

@@ -18,7 +18,7 @@ from recipes.protocol import source_digest
 from services.agent.domain import Resources, TaskFailure
 from services.agent.runner.docker import LABEL, DockerLauncher
 from services.agent.runner.folders import fresh
-from services.agent.runner.protocol import Order, Setup
+from services.agent.runner.protocol import RunOrder, Setup
 from services.agent.runner.warm import WarmRunner
 from services.agent.settings import DockerSettings, Mount
 from shared.learning.tensors import Model, Schema, load, save
@@ -116,7 +116,7 @@ class Bench:
         self.runner = WarmRunner(launcher, setup, taken=folder / "taken")
 
     async def run(self, kind="train", **params):
-        order = Order(
+        order = RunOrder(
             kind, self.name, self.digest, params, DataRef(dataset="bench"), {}, 1, self.task, self.models / "model"
         )  # fmt: skip
         return await self.runner.run(order, lambda _: None, limit_s=60)
@@ -183,7 +183,7 @@ async def test_a_hostile_recipe_is_contained(tmp_path, image) -> None:
 
     async def attack(name: str, limit_s: float = 60.0, **params) -> TaskFailure:
         await asyncio.to_thread(fresh, bench.task, 0o777)
-        order = Order(
+        order = RunOrder(
             "train", "hostile", bench.digest, {"attack": name, **params}, DataRef(dataset="bench"), {}, 1, bench.task,
             bench.models / "model",
         )  # fmt: skip

@@ -14,7 +14,7 @@ from recipes.catalogue import load_recipe
 from recipes.protocol import source_digest
 from services.agent.domain import TaskFailure
 from services.agent.runner.process import ProcessLauncher
-from services.agent.runner.protocol import FrameError, Order, Setup, frame_length, pack, unpack
+from services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
 from services.agent.runner.warm import WarmRunner
 from shared.learning.tensors import Model, Schema, load, save
 from shared.wire.manifest import DataRef
@@ -42,8 +42,8 @@ class Bench:
         )  # fmt: skip
         self.runner = WarmRunner(ProcessLauncher(folder), made, taken=folder / "taken")
 
-    def order(self, kind="train", recipe=None, **params) -> Order:
-        return Order(
+    def order(self, kind="train", recipe=None, **params) -> RunOrder:
+        return RunOrder(
             kind, recipe or "odd", self.digest, params, DataRef(dataset="bench"), {}, 1, self.task,
             self.folder / "model",
         )  # fmt: skip

@@ -134,11 +134,11 @@ class Round:
     def commit(self, said: messages.Survivors, who: frozenset[int]) -> dict[int, bytes]:
         return {i: self.clients[i].commit(said, self.identities[i].sign) for i in who}
 
-    def open(self, said: messages.Survivors, who: frozenset[int]) -> dict[int, messages.Opening]:
+    def open(self, said: messages.Survivors, who: frozenset[int]) -> dict[int, messages.OpeningShares]:
         commitments = self.commit(said, who) if self.quorum else {}
         return {i: self.clients[i].open(said, commitments) for i in who}
 
-    def total(self, openings: dict[int, messages.Opening], who: frozenset[int]) -> np.ndarray:
+    def total(self, openings: dict[int, messages.OpeningShares], who: frozenset[int]) -> np.ndarray:
         total = np.zeros(self.d, np.uint32)
         for i in who:
             total += self.masked[i]
@@ -146,7 +146,7 @@ class Round:
             apply_mask(total, correction.seed, correction.sign, self.bits)
         return total
 
-    def unmask(self, openings: dict[int, messages.Opening], who: frozenset[int]) -> Unmasking:
+    def unmask(self, openings: dict[int, messages.OpeningShares], who: frozenset[int]) -> Unmasking:
         dealings = {i: client.dealing for i, client in enumerate(self.clients)}
         return self.server.unmask(openings, self.sharers, who, dealings, self.lacking)
 

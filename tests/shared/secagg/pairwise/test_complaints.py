@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.secagg.pairwise import client as client_module
 from shared.secagg.pairwise import complaints as complaining
 from shared.secagg.pairwise.complaints import Complaint, pack_complaints, unpack_complaints
-from shared.secagg.pairwise.messages import MalformedStep, Opening
+from shared.secagg.pairwise.messages import MalformedStep, OpeningShares
 from shared.secagg.pairwise.roster import RoundAborted
 from shared.secagg.pairwise.server import DealerAtFault, NotEnoughShares
 from tests.effort import examples
@@ -48,7 +48,7 @@ def finished(party: Round, spoil: dict[int, set[int]] | None = None) -> object:
     for liar, about in (spoil or {}).items():
         held = [j for j in range(party.n) if j in alive]
         parts = [openings[liar].b[40 * k : 40 * k + 40] for k in range(len(held))]
-        openings[liar] = Opening(
+        openings[liar] = OpeningShares(
             b"".join(noise() if j in about else part for j, part in zip(held, parts, strict=True)), b""
         )
     found = party.unmask(openings, alive)

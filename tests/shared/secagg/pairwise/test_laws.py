@@ -253,7 +253,7 @@ def test_too_few_answers_open_nothing() -> None:
 
 def test_messages_of_another_shape_are_refused() -> None:
     with pytest.raises(messages.MalformedStep):
-        messages.Advertisement.unpack(messages.Opening(b"", b"").pack())
+        messages.Advertisement.unpack(messages.OpeningShares(b"", b"").pack())
     with pytest.raises(messages.MalformedStep):
         messages.Survivors.unpack(b"\xc1")
     with pytest.raises(messages.MalformedStep):
@@ -267,7 +267,7 @@ def test_random_bytes_are_refused_by_name(data: bytes) -> None:
     for read in (
         messages.Advertisement.unpack,
         messages.Delivery.unpack,
-        messages.Opening.unpack,
+        messages.OpeningShares.unpack,
         roster.Roster.unpack,
     ):
         with pytest.raises(messages.MalformedStep):

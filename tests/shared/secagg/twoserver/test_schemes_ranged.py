@@ -10,7 +10,7 @@ from shared.secagg.payload import opened_sums, sums_payload
 from shared.secagg.quantise import OutOfRange, decode_counts, encode_counts, plan_counts, plan_sums
 from shared.secagg.twoserver.engine import vector_of
 from shared.secagg.twoserver.roles import HELPER, LEADER
-from shared.secagg.twoserver.schemes import Additive, Integers, Ranged, Scheme, scheme_for
+from shared.secagg.twoserver.schemes import Additive, Integers, Ranged, SplitScheme, scheme_for
 from shared.vdaf.errors import InputOutOfRange, VdafRejected
 from shared.wire.manifest import RoundKind, RoundManifest
 
@@ -42,7 +42,7 @@ def manifest(**changes: object) -> RoundManifest:
     )
 
 
-def verified(scheme: Scheme, vector: Integers, spoil: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def verified(scheme: SplitScheme, vector: Integers, spoil: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Both servers' out shares of a report that both accept; `spoil` adds to one number of the leader's share."""
     key, nonce = os.urandom(32), os.urandom(16)
     public, leader, helper = scheme.shard(CTX, vector, nonce, os.urandom)
