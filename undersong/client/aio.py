@@ -232,15 +232,15 @@ class AsyncClient:
         nothing answers, one of type "job.unheard" says so once. Raises UnreachableError when that lasts longer than
         `wire.PATIENCE_S`, and UndersongError when the job goes on for longer than `timeout_s`.
         """
-        last_id, absence = "", wire.Outage(job_id, timeout_s)
-        until = absence.until
+        last_id, outage = "", wire.Outage(job_id, timeout_s)
+        until = outage.until
         while True:
             try:
                 async with aclosing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
                     async for event in events:
                         last_id = event.id
                         yield event
-                        absence.ends()
+                        outage.ends()
                         if await self._is_last(job_id, event, until):
                             return
             except (httpx.RequestError, UnreachableError, ApiError) as error:
@@ -250,14 +250,14 @@ class AsyncClient:
             try:
                 job = await self.send(calls.job(job_id), until=until)
             except (UnreachableError, ApiError) as error:
-                if absence.begins(error):
+                if outage.begins(error):
                     yield t.Event(id=last_id, type="job.unheard")
                 continue
-            absence.ends()
+            outage.ends()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
-            absence.check()
+            outage.check()
 
     async def _is_last(self, job_id: str, event: t.Event, until: float) -> bool:
         """Tell whether the job goes no further after this event."""

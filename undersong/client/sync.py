@@ -227,15 +227,15 @@ class Client:
         nothing answers, one of type "job.unheard" says so once. Raises UnreachableError when that lasts longer than
         `wire.PATIENCE_S`, and UndersongError when the job goes on for longer than `timeout_s`.
         """
-        last_id, absence = "", wire.Outage(job_id, timeout_s)
-        until = absence.until
+        last_id, outage = "", wire.Outage(job_id, timeout_s)
+        until = outage.until
         while True:
             try:
                 with closing(self._events(job_id, last_id, wire.IDLE_S, until)) as events:
                     for event in events:
                         last_id = event.id
                         yield event
-                        absence.ends()
+                        outage.ends()
                         if self._is_last(job_id, event, until):
                             return
             except (httpx.RequestError, UnreachableError, ApiError) as error:
@@ -245,14 +245,14 @@ class Client:
             try:
                 job = self.send(calls.job(job_id), until=until)
             except (UnreachableError, ApiError) as error:
-                if absence.begins(error):
+                if outage.begins(error):
                     yield t.Event(id=last_id, type="job.unheard")
                 continue
-            absence.ends()
+            outage.ends()
             yield t.Event(id=last_id, type="job.polled", data={"state": job.state, "reason": job.reason})
             if job.finished or job.stalled:
                 return
-            absence.check()
+            outage.check()
 
     def _is_last(self, job_id: str, event: t.Event, until: float) -> bool:
         """Tell whether the job goes no further after this event."""
