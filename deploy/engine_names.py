@@ -26,8 +26,8 @@ PARTIES: Final = (
     "services/keys/witness.py",
     "services/keys/rounds_api.py",
     "services/keys/helper/",
-    "services/aggregator/helper.py",
-    "services/aggregator/verification.py",
+    "services/aggregator/peers/helper.py",
+    "services/aggregator/driver/verification.py",
 )
 """Where the parties are implemented: they import the messages of the engine that asks them."""
 MIGRATIONS: Final = ("services/agent/store.py",)

@@ -9,27 +9,28 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
-from services.aggregator.api import router
-from services.aggregator.closing import Closing
-from services.aggregator.driver import RoundDriver
-from services.aggregator.helper import Helper
-from services.aggregator.keys import Keys
-from services.aggregator.part_rows import PARTS_TOPIC
-from services.aggregator.part_worker import PartWorker
-from services.aggregator.parties import Parties
-from services.aggregator.parts import RoundParts
-from services.aggregator.publication import Publication
-from services.aggregator.records import Records
-from services.aggregator.registry import Registry
-from services.aggregator.repository import STEPS_TOPIC, WORK_TOPIC
-from services.aggregator.rounds import Rounds
+from services.aggregator.api.rounds import router
+from services.aggregator.api.steps import router as steps_router
+from services.aggregator.contributions.part_worker import PartWorker
+from services.aggregator.contributions.parts import RoundParts
+from services.aggregator.contributions.updates import Updates
+from services.aggregator.driver.closing import Closing
+from services.aggregator.driver.driver import RoundDriver
+from services.aggregator.driver.maintenance import RoundMaintenance, new_worker_id
+from services.aggregator.driver.publication import Publication
+from services.aggregator.driver.records import Records
+from services.aggregator.driver.verification import Verification
+from services.aggregator.peers.helper import Helper
+from services.aggregator.peers.keys import Keys
+from services.aggregator.peers.parties import Parties
+from services.aggregator.peers.registry import Registry
+from services.aggregator.repository.parts import PARTS_TOPIC
+from services.aggregator.repository.rounds import STEPS_TOPIC, WORK_TOPIC
+from services.aggregator.rounds.lifecycle import Rounds
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.step_api import router as steps_router
-from services.aggregator.steps import Steps
+from services.aggregator.steps.exchange import Steps
 from services.aggregator.tables import common
-from services.aggregator.updates import Updates
-from services.aggregator.verification import Verification
-from services.aggregator.worker import RoundMaintenance, new_worker_id, work
+from services.aggregator.worker import work
 from shared.blobs import BlobStore
 from shared.clock import Clock
 from shared.database import Database

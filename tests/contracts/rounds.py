@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.aggregator.parties import Parties, Stage
-from services.aggregator.peer import AskRefused
+from services.aggregator.peers.parties import Parties, Stage
+from services.aggregator.peers.peer import AskRefused
 from shared.errors import Refusal, Unavailable
 from shared.ids import Digest, SiteId
 from shared.secagg.engine import (

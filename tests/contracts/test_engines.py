@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.aggregator.peer import AskRefused
+from services.aggregator.peers.peer import AskRefused
 from shared.errors import Refusal
 from shared.secagg import engines
 from shared.secagg.engine import UPLOAD, ServerRound

@@ -103,9 +103,9 @@ async def collect(arena: Arena) -> list[str]:
 
 
 async def _collect_aggregator(arena: Arena) -> list[str]:
-    from services.aggregator.repository import Repository
+    from services.aggregator.driver.maintenance import RoundMaintenance
+    from services.aggregator.repository.rounds import RoundRepository
     from services.aggregator.tables import common
-    from services.aggregator.worker import RoundMaintenance
     from shared.blobs import BlobStore
     from shared.database import Database
 
@@ -114,7 +114,7 @@ async def _collect_aggregator(arena: Arena) -> list[str]:
     try:
         await RoundMaintenance(database, blobs, None, None, None, None).clear(timedelta())  # type: ignore[arg-type]
         left = [blob.digest async for blob in blobs.list(timedelta())]
-        used = [await database.read("used", lambda tx, d=d: Repository(tx).in_use(d)) for d in left]
+        used = [await database.read("used", lambda tx, d=d: RoundRepository(tx).in_use(d)) for d in left]
     finally:
         await database.close()
     return [f"aggregator keeps {d[:8]}, which no row needs" for d, needed in zip(left, used, strict=True) if not needed]

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from services.aggregator import parts
-from services.aggregator.driver import RoundDriver
-from services.aggregator.part_worker import PartWorker
+from services.aggregator.contributions import parts
+from services.aggregator.contributions.part_worker import PartWorker
+from services.aggregator.driver.driver import RoundDriver
+from services.aggregator.driver.maintenance import RoundMaintenance
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.wiring import Components, assemble, build_app, build_worker, install, open_database
-from services.aggregator.worker import RoundMaintenance
 from shared.clock import utc_now
 from shared.database import Database
 from shared.identity.authority import CertificateAuthority, Identity, Subject

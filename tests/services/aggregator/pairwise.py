@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from services.aggregator.closing import Closing
-from services.aggregator.keys import Keys
-from services.aggregator.parties import Parties
-from services.aggregator.records import Records
+from services.aggregator.driver.closing import Closing
+from services.aggregator.driver.records import Records
+from services.aggregator.peers.keys import Keys
+from services.aggregator.peers.parties import Parties
 from shared.errors import Refusal
 from shared.identity.authority import public_bytes
 from shared.identity.digests import content_digest
@@ -255,7 +255,7 @@ async def turn_to_rest(stage: Stage, round_id: Any) -> None:
     hold = await driver.claim(round_id)
     if hold is None:
         return
-    from services.aggregator.publication import RoundFailed
+    from services.aggregator.driver.publication import RoundFailed
 
     try:
         while await driver.turn(hold, Tired()):

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from services.aggregator.domain import Phase, Reason
-from services.aggregator.driver import MAX_FAILURES
-from services.aggregator.publication import RoundLost
+from services.aggregator.domain.rounds import Phase, Reason
+from services.aggregator.driver.driver import MAX_FAILURES
+from services.aggregator.driver.publication import RoundLost
 from services.aggregator.tables import RoundRow
 from shared.database import Transaction
 from shared.ids import RoundId
@@ -310,7 +310,7 @@ async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monk
     def stumble(*_: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("services.aggregator.driver.conclude", stumble)
+    monkeypatch.setattr("services.aggregator.driver.driver.conclude", stumble)
     for _ in range(MAX_FAILURES):
         assert (await stage.drive(manifest.round_id))["state"] == "aggregating"
     found = await stage.drive(manifest.round_id)

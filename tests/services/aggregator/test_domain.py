@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.domain import (
+from services.aggregator.domain.refusals import RoundClosed, UpdateDiffers, UpdateRejected
+from services.aggregator.domain.rounds import (
     OPEN_PHASES,
     Known,
     Move,
     Phase,
     Reason,
     Round,
-    RoundClosed,
-    UpdateDiffers,
-    UpdateRejected,
     admit,
     check_sum,
     due,

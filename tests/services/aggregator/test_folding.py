@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.contribution_rows import Contribution
-from services.aggregator.folding import BodyLost, Folding
+from services.aggregator.contributions.folding import BodyLost, Folding
+from services.aggregator.repository.contributions import Contribution
 from shared.errors import Refusal
 from shared.ids import Digest, SiteId
 from shared.learning.tensors import Model, Schema, save

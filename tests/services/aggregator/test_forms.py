@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.domain import Form, FormUndecided, settled_form
+from services.aggregator.domain.refusals import FormUndecided
+from services.aggregator.domain.rounds import Form, settled_form
 from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage, zeros
 from tests.services.aggregator.test_updates import reason

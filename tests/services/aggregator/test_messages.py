@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from services.aggregator.domain import NotInCohort, RoundUnknown, StepDiffers, StepNotOpen, StepUnknown
-from services.aggregator.messages import Message, take
+from services.aggregator.domain.refusals import NotInCohort, RoundUnknown, StepDiffers, StepNotOpen, StepUnknown
+from services.aggregator.steps.messages import Message, take
 from shared.database import Transaction
 from shared.identity.verify import Party
 from shared.ids import RoundId, digest_of

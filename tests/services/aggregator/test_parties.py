@@ -12,10 +12,10 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.domain import Reason
-from services.aggregator.parties import Parties, refusal_reason
-from services.aggregator.peer import AskRefused
-from services.aggregator.peer import Peer as Service
+from services.aggregator.domain.rounds import Reason
+from services.aggregator.peers.parties import Parties, refusal_reason
+from services.aggregator.peers.peer import AskRefused
+from services.aggregator.peers.peer import Peer as Service
 from shared.errors import Refusal, Unavailable
 from shared.secagg.engine import Ask, Asks, AsksUnanswerable, Replies, RepliesContradict, checked_each
 from shared.secagg.facts import WITNESS, PartyFacts

@@ -17,16 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from services.aggregator.bodies import local_file
-from services.aggregator.contribution_rows import Contribution, ContributionRows
-from services.aggregator.folding import Folding
-from services.aggregator.part_rows import Part, PartRows
-from services.aggregator.part_worker import PartWorker
-from services.aggregator.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
-from services.aggregator.parts import Holder, RoundParts, Shared, cut_into_parts
-from services.aggregator.repository import Repository
+from services.aggregator.contributions.bodies import local_file
+from services.aggregator.contributions.folding import Folding
+from services.aggregator.contributions.part_worker import PartWorker
+from services.aggregator.contributions.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
+from services.aggregator.contributions.parts import Holder, RoundParts, Shared, cut_into_parts
+from services.aggregator.driver.maintenance import RoundMaintenance
+from services.aggregator.repository.contributions import Contribution, ContributionRepository
+from services.aggregator.repository.parts import Part, PartRepository
+from services.aggregator.repository.rounds import RoundRepository
 from services.aggregator.tables import PartRow, common
-from services.aggregator.worker import RoundMaintenance
 from shared import faults
 from shared.blobs import BlobStore
 from shared.database import Database
@@ -83,7 +83,7 @@ class SharedRound:
         secret = self.sealer.seal(opened.secret, "rounds", self.round_id, "engine_secret")
         moments = dict.fromkeys(("deadline", "finish_by", "next_check_at", "opened_at", "moved_at"), self.now)
         values = {**_round_values(self.manifest, secret), **moments, "length": self.expected.size}
-        await self.database.run("open", lambda tx: Repository(tx).add(values))
+        await self.database.run("open", lambda tx: RoundRepository(tx).add(values))
         rng = np.random.default_rng(1)
         for at, site in enumerate(self.manifest.cohort):
             delta = rng.normal(size=LENGTH).astype(np.float32)
@@ -99,14 +99,14 @@ class SharedRound:
             blob = await self.blobs.put(bytes(body))
             row = {"round_id": self.round_id, "site_id": site, "digest": blob.digest, "size": blob.size, "receipt": {}}
             row["accepted_at"] = self.now
-            await self.database.run("add", lambda tx, row=row: ContributionRows(tx).add(row))  # type: ignore[misc]
+            await self.database.run("add", lambda tx, row=row: ContributionRepository(tx).add(row))  # type: ignore[misc]
 
     async def hold(self) -> None:
         """A new holder claims the round, with nothing in memory, and offers parts of all that is accepted."""
         self.holder += 1
         lease, name = timedelta(seconds=LEASE_S), f"holder{self.holder}"
         self.now += 2 * lease
-        stored = await self.database.run("claim", lambda tx: Repository(tx).claim(self.round_id, name, lease))
+        stored = await self.database.run("claim", lambda tx: RoundRepository(tx).claim(self.round_id, name, lease))
         assert stored is not None
         assert stored.engine_secret is not None
         self.components = RoundParts(
@@ -114,7 +114,7 @@ class SharedRound:
         )
         secret = self.sealer.open(stored.engine_secret, "rounds", self.round_id, "engine_secret")
         folding = Folding(self.manifest, secret, length=stored.length)
-        self.contributions = await self.database.read("c", lambda tx: ContributionRows(tx).of(self.round_id))
+        self.contributions = await self.database.read("c", lambda tx: ContributionRepository(tx).of(self.round_id))
         waiting = folding.missing(self.contributions)
         assert self.components.worth(stored, folding, waiting)
         holder = Holder(stored.fence, folding, self.fold_body, self.renew)
@@ -127,7 +127,7 @@ class SharedRound:
     async def renew(self) -> None:
         fence = self.shared.holder.fence
         lease = timedelta(seconds=LEASE_S)
-        assert await self.database.run("renew", lambda tx: Repository(tx).renew(self.round_id, fence, lease))
+        assert await self.database.run("renew", lambda tx: RoundRepository(tx).renew(self.round_id, fence, lease))
 
     async def pass_lease(self) -> None:
         """Every claim on a part runs out; the holder renews its own."""
@@ -304,9 +304,9 @@ def counts_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         self.total.merge(partial, len(ids))
         self.folded.update(ids)
 
-    drop, dropped = PartRows.drop, list[int]()
+    drop, dropped = PartRepository.drop, list[int]()
 
-    async def late(self: PartRows, ids: tuple[int, ...]) -> None:
+    async def late(self: PartRepository, ids: tuple[int, ...]) -> None:
         await drop(self, dropped)
         dropped[:] = ids
 
@@ -314,7 +314,7 @@ def counts_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         return None
 
     monkeypatch.setattr(Folding, "take_in", take_in)
-    monkeypatch.setattr(PartRows, "drop", late)
+    monkeypatch.setattr(PartRepository, "drop", late)
     monkeypatch.setattr(BlobStore, "delete", keep)
 
 

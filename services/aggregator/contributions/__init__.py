@@ -1,0 +1,1 @@
+"""Updates: how they come in, where their bodies lie, and how they are added."""

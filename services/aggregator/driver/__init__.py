@@ -1,0 +1,1 @@
+"""What a worker does for a round that it holds: fold, close steps, open the sum, publish."""

@@ -1,0 +1,1 @@
+"""Clients of the other services, and what an engine asks of them."""

@@ -1,0 +1,1 @@
+"""Opening, closing and ending rounds."""

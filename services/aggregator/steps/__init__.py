@@ -1,0 +1,1 @@
+"""Messages of the steps of a round, and the answers to them."""
