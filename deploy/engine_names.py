@@ -24,7 +24,7 @@ ELSEWHERE: Final = re.compile(r"itertools import .*\bpairwise\b|in pairwise\(|\b
 """Python's own function of that name."""
 PARTIES: Final = (
     "services/keys/witness.py",
-    "services/keys/rounds_api.py",
+    "services/keys/api/rounds.py",
     "services/keys/helper/",
     "services/aggregator/peers/helper.py",
     "services/aggregator/driver/verification.py",

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.coordinator.parties import CertificateFacts, KeysDirectory, Registry
+from services.coordinator.peers.keys import CertificateFacts, KeysDirectory
+from services.coordinator.peers.registry import Registry
 from shared.errors import NotFound
 from shared.identity.authority import Identity, keyid_of
 from shared.ids import Digest

@@ -16,7 +16,10 @@ from services.coordinator.domain.manifests import draft
 from services.coordinator.domain.rounds import Phase
 from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.domain.tasks import BODY_LOST, TaskState
-from services.coordinator.parties import Aggregator, Keys, PartyAway, PartyRefused, Registry, RoundReport
+from services.coordinator.peers.aggregator import Aggregator, RoundReport
+from services.coordinator.peers.keys import Keys
+from services.coordinator.peers.peer import PartyAway, PartyRefused
+from services.coordinator.peers.registry import Registry
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.tasks import TaskRepository

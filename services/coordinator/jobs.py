@@ -12,7 +12,7 @@ from services.coordinator.domain.manifests import train_encoding
 from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.domain.statistics import judge_statistics
 from services.coordinator.domain.validation import Verdict, World, absence, judge
-from services.coordinator.parties import Registry
+from services.coordinator.peers.registry import Registry
 from services.coordinator.repository.jobs import JobEvent, JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.sites import SiteRepository

@@ -4,7 +4,7 @@ from typing import Final
 
 import structlog
 
-from services.coordinator.parties import Keys
+from services.coordinator.peers.keys import Keys
 from services.coordinator.rounds import Rounds
 from shared.errors import Refusal
 from shared.queues import Sweeper

@@ -9,7 +9,7 @@ from services.coordinator.federations import Federations
 from services.coordinator.jobs import Jobs
 from services.coordinator.leases import Leases, Timing
 from services.coordinator.operations import Operations
-from services.coordinator.parties import Registry
+from services.coordinator.peers.registry import Registry
 from services.coordinator.signins import SignIns
 from services.coordinator.sites import Sites
 from services.coordinator.tasks import Tasks

@@ -14,7 +14,9 @@ from services.coordinator.dashboard.source import CoordinatorSource
 from services.coordinator.gauges import Gauges
 from services.coordinator.leases import Timing
 from services.coordinator.log_heads import LogHeads
-from services.coordinator.parties import Aggregator, Keys, KeysDirectory, Registry
+from services.coordinator.peers.aggregator import Aggregator
+from services.coordinator.peers.keys import Keys, KeysDirectory
+from services.coordinator.peers.registry import Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.settings import CoordinatorSettings
 from services.coordinator.tables import common

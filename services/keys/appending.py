@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from services.keys.domain import Issued
-from services.keys.log_repository import LogRepository
+from services.keys.repository.log import LogRepository
 from shared.database import Transaction
 from shared.merkle import tree
 from shared.transparency.documents import (

@@ -7,9 +7,9 @@ import secrets
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
+from services.keys.repository.witness import WitnessRepository
 from services.keys.tables import AuthorityRow
-from services.keys.witness_repository import WitnessRepository
 from shared.database import Database, Transaction
 from shared.identity.authority import CertificateAuthority
 from shared.identity.sealing import Sealer

@@ -9,7 +9,7 @@ from services.keys.appending import log_revoked
 from services.keys.authority import Authority
 from services.keys.domain import Issued, Revocation, check_proof, parse_public_key, with_descendants
 from services.keys.issuing import TOPIC, issue
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
 from shared.clock import utc_now
 from shared.database import Database, Page, Transaction
 from shared.identity.authority import IDENTITY_FILE, Identity, Subject, public_bytes

@@ -15,7 +15,7 @@ from services.keys.domain import (
     parse_public_key,
 )
 from services.keys.issuing import issue
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
 from shared.database import Database, Transaction
 from shared.errors import Conflict
 from shared.identity.authority import Subject

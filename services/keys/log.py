@@ -6,8 +6,8 @@ from typing import Final
 
 from services.keys.appending import log_issued, log_revoked
 from services.keys.domain import EntryUnknown, RecordUnknown
-from services.keys.log_repository import LogRepository
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
+from services.keys.repository.log import LogRepository
 from services.keys.restores import RestoreWatch
 from shared.database import Database, Transaction
 from shared.identity.authority import Identity

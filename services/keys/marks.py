@@ -1,9 +1,9 @@
 """The mark of the keys service: epoch and counter of its witness, and the size of its log."""
 
 from services.keys.appending import log_restored
-from services.keys.log_repository import LogRepository
-from services.keys.repository import KeysRepository
-from services.keys.witness_repository import WitnessRepository
+from services.keys.repository.certificates import KeysRepository
+from services.keys.repository.log import LogRepository
+from services.keys.repository.witness import WitnessRepository
 from shared.database import Transaction
 from shared.highwater import Mark
 

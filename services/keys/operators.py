@@ -7,7 +7,7 @@ from typing import Final
 
 from services.keys.domain import EnrolmentToken, TokenUnknown
 from services.keys.enrolments import Enrolments
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
 from shared.clock import utc_now
 from shared.database import Database, Transaction
 from shared.files import read_text

@@ -3,8 +3,8 @@
 from services.keys.appending import append
 from services.keys.domain import RecordDiffers
 from services.keys.log import Log
-from services.keys.log_repository import LogRepository
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
+from services.keys.repository.log import LogRepository
 from services.keys.restores import RestoreWatch, Standing
 from services.keys.witness import coordinator_key
 from shared.database import Transaction

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import structlog
 from fastapi import FastAPI
 
-from services.keys.api import router
+from services.keys.api.certificates import router
+from services.keys.api.log import router as log_router
+from services.keys.api.rounds import router as rounds_router
 from services.keys.authority import Authority
 from services.keys.certificates import Certificates, RevokedInRow
 from services.keys.checkpoints import follow
 from services.keys.enrolments import Enrolments
 from services.keys.log import Log, backfill
-from services.keys.log_api import router as log_router
 from services.keys.marks import KeysMarks
 from services.keys.operators import Operators
 from services.keys.restores import RestoreWatch
 from services.keys.rounds import RoundRecords
-from services.keys.rounds_api import router as rounds_router
 from services.keys.settings import KeysSettings
 from services.keys.tables import Base
 from services.keys.witness import Witness

@@ -13,10 +13,10 @@ import msgpack
 from pydantic import ValidationError
 
 from services.keys.domain import AlreadyWitnessed, ManifestUntrusted, NonceUnknown, RoundVoided, parse_public_key
-from services.keys.repository import KeysRepository
+from services.keys.repository.certificates import KeysRepository
+from services.keys.repository.witness import NONCE_PLACE, WitnessRepository
 from services.keys.restores import RestoreWatch, Standing
 from services.keys.tables import WitnessedRoundRow
-from services.keys.witness_repository import NONCE_PLACE, WitnessRepository
 from shared.database import Transaction
 from shared.errors import Refusal
 from shared.identity.authority import Identity, SignatureMismatch, Subject, public_bytes, verify_signature

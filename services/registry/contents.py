@@ -13,7 +13,7 @@ import structlog
 
 from services.registry.access import Asker, claimant
 from services.registry.domain import Content, ContentDamaged, ContentMissing
-from services.registry.repository import RegistryRepository, no_content
+from services.registry.repository.models import RegistryRepository, no_content
 from services.registry.views import ContentView
 from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
 from shared.database import Database, Transaction

@@ -2,7 +2,7 @@
 
 from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version, readable
 from services.registry.domain import AliasUnknown, Model, ModelNameTaken
-from services.registry.repository import RegistryRepository
+from services.registry.repository.models import RegistryRepository
 from services.registry.views import ModelRequest, ModelView
 from shared.database import Database, Page, Transaction
 from shared.ids import FederationId, ModelId, VersionId, new_id

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy.exc import IntegrityError
-
 from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version
 from services.registry.contents import Contents
 from services.registry.domain import (
@@ -23,7 +21,7 @@ from services.registry.domain import (
     natural_key,
 )
 from services.registry.publishers import Publishers
-from services.registry.repository import RegistryRepository
+from services.registry.repository.models import NaturalKeyTaken, RegistryRepository
 from services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
 from shared.database import Database, Page, Transaction
 from shared.errors import FieldError
@@ -68,7 +66,7 @@ class Versions:
             version = await self._database.run("version.publish", work)
             point("registry.version.committed")
             return VersionView.of(version), True
-        except IntegrityError:  # another request was quicker with the same round
+        except NaturalKeyTaken:  # another request was quicker with the same round
             _, present, _ = await self._look(asker, model_id, key, request)
             if present is None:
                 raise

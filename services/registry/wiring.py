@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.registry.api import router
+from services.registry.api.models import router
 from services.registry.contents import Contents
 from services.registry.models import Models
 from services.registry.publishers import Publishers

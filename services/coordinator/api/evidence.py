@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from services.coordinator.api.access import Reader
 from services.coordinator.auditing import Auditing, NoEvidence
-from services.coordinator.parties import PartyAway, PartyRefused
+from services.coordinator.peers.peer import PartyAway, PartyRefused
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.transparency.collecting import PartsUnusable
 from shared.transparency.evidence import Evidence

@@ -11,7 +11,7 @@ from services.coordinator.api.access import Id, Reader, Scientist, Use
 from services.coordinator.domain.findings import JobInvalid
 from services.coordinator.domain.jobs import JobOver
 from services.coordinator.domain.spec import AnySpec
-from services.coordinator.parties import PartyAway
+from services.coordinator.peers.peer import PartyAway
 from services.coordinator.repository import Overtaken
 from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
 from services.coordinator.views.participation import ParticipationView

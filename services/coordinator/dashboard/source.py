@@ -28,7 +28,7 @@ from services.coordinator.dashboard.views import (
 from services.coordinator.domain.spec import StatisticsSpec
 from services.coordinator.jobs import Jobs
 from services.coordinator.operations import Act, Operations
-from services.coordinator.parties import PartyAway, PartyRefused
+from services.coordinator.peers.peer import PartyAway, PartyRefused
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.sites import Sites
 from services.coordinator.views.jobs import JobView, RoundView

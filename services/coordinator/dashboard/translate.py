@@ -26,7 +26,7 @@ from services.coordinator.dashboard.views import (
 )
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.operations import Depth, Record
-from services.coordinator.parties import CertificateFacts
+from services.coordinator.peers.keys import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.views.jobs import DeadTaskView, JobView, RoundView, TaskView
 from services.coordinator.views.members import ComparisonView, SiteView

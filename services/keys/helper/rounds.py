@@ -26,8 +26,8 @@ from services.keys.helper.domain import (
     SetUnfit,
 )
 from services.keys.helper.openings import Openings
-from services.keys.helper.parties import Parties
-from services.keys.helper.repository import HelperRepository, Kept, opening_of
+from services.keys.helper.peers.parties import Parties
+from services.keys.helper.repository.rounds import HelperRepository, Kept, opening_of
 from services.keys.restores import RestoreWatch, Standing
 from shared.database import Database, Transaction
 from shared.errors import Invalid, Refusal

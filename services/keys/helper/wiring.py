@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.keys.helper.api import router
+from services.keys.helper.api.rounds import router
 from services.keys.helper.marks import HelperMarks
 from services.keys.helper.openings import Openings
-from services.keys.helper.parties import Parties
-from services.keys.helper.repository import HelperRepository
+from services.keys.helper.peers.parties import Parties
+from services.keys.helper.repository.rounds import HelperRepository
 from services.keys.helper.rounds import HelperRounds
 from services.keys.helper.settings import HelperSettings
 from services.keys.helper.tables import common

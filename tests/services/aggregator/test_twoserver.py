@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from services.aggregator.tables import RoundRow
-from services.keys.helper.repository import HelperRepository
+from services.keys.helper.repository.rounds import HelperRepository
 from services.keys.helper.tables import ReportRow
 from services.keys.helper.tables import RoundRow as HelperRoundRow
 from shared import faults

@@ -7,7 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from services.coordinator.auditing import Auditing
-from services.coordinator.parties import KeysDirectory, Registry
+from services.coordinator.peers.keys import KeysDirectory
+from services.coordinator.peers.registry import Registry
 from shared.transparency.audit import audit_file, holds
 from shared.transparency.evidence import Evidence
 from shared.web.access import Grant, Principal, Role

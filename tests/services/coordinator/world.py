@@ -23,7 +23,9 @@ from starlette.routing import Route
 from services.coordinator.api.app import application
 from services.coordinator.conductor import Conductor
 from services.coordinator.leases import Timing
-from services.coordinator.parties import Aggregator, Keys, Registry
+from services.coordinator.peers.aggregator import Aggregator
+from services.coordinator.peers.keys import Keys
+from services.coordinator.peers.registry import Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.tables import common
 from services.coordinator.tasks import TaskSweeper

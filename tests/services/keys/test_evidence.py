@@ -4,7 +4,8 @@ import httpx
 from fastapi import FastAPI
 
 from services.coordinator.auditing import Auditing
-from services.coordinator.parties import KeysDirectory, Registry
+from services.coordinator.peers.keys import KeysDirectory
+from services.coordinator.peers.registry import Registry
 from services.keys.wiring import Components
 from shared.identity.authority import keyid_of
 from shared.transparency.audit import audit_file

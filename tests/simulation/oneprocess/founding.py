@@ -14,7 +14,7 @@ import services.coordinator.api.app
 import services.coordinator.tables
 import services.keys.wiring as keys
 from services.coordinator.leases import Timing
-from services.coordinator.parties import Registry
+from services.coordinator.peers.registry import Registry
 from services.coordinator.use_cases import build_use_cases
 from services.keys.settings import KeysSettings
 from shared.database import Database

@@ -13,7 +13,9 @@ import services.coordinator.api.app
 import services.keys.wiring as keys
 from services.aggregator.settings import AggregatorSettings
 from services.coordinator.conductor import Conductor
-from services.coordinator.parties import Aggregator, Keys, Registry
+from services.coordinator.peers.aggregator import Aggregator
+from services.coordinator.peers.keys import Keys
+from services.coordinator.peers.registry import Registry
 from services.coordinator.rounds import Rounds
 from services.coordinator.tasks import TaskSweeper
 from services.coordinator.use_cases import build_use_cases

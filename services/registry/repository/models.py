@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, delete, exists, select, update
+from sqlalchemy.exc import IntegrityError
 
 from services.registry.domain import (
     AliasUnknown,
@@ -23,6 +24,10 @@ from services.registry.tables import ActionRow, AliasRow, ClaimRow, ContentRow, 
 from shared.database import Page, Transaction, page
 from shared.errors import no_such
 from shared.ids import Digest, FederationId, ModelId, VersionId
+
+
+class NaturalKeyTaken(Exception):
+    """Another transaction published this version of the model a moment ago."""
 
 
 class RegistryRepository:
@@ -111,7 +116,7 @@ class RegistryRepository:
     # versions
 
     async def add_version(self, version: Version, key: str) -> None:
-        """Store a version."""
+        """Store a version. Raises NaturalKeyTaken where the model has one of this key; the transaction is lost then."""
         self._session.add(
             VersionRow(
                 id=version.id,
@@ -129,7 +134,10 @@ class RegistryRepository:
                 created_by=version.created_by,
             )
         )
-        await self._session.flush()
+        try:
+            await self._session.flush()
+        except IntegrityError as error:
+            raise NaturalKeyTaken(key) from error
 
     async def version(self, version_id: str, *, lock: bool = False) -> Version:
         """A version with its evaluations, deleted or not; raises VersionUnknown."""

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, StringConstraints
 
+from services.keys.api.rounds import LogUse
 from services.keys.domain import EntryUnknown
-from services.keys.rounds_api import LogUse
 from shared.errors import Forbidden, Invalid, Unauthenticated
 from shared.identity.verify import Party
 from shared.ids import RoundId

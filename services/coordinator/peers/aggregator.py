@@ -1,0 +1,98 @@
+"""The aggregator, as the coordinator asks it."""
+
+from collections.abc import Collection
+from typing import Any
+
+import httpx
+from pydantic import Field, ValidationError
+
+from services.coordinator.peers.peer import Answer, Call, PartyAway, PartyRefused, Peer
+from shared.ids import Digest, RoundId, SiteId, VersionId
+from shared.wire.manifest import SignedManifest
+
+
+class RoundResult(Answer):
+    """What the aggregator published: a version, or the values of summed statistics."""
+
+    version_id: VersionId | None = None
+    digest: Digest | None = None
+    vector_length: int | None = None
+    count: int = 0
+    weight: float | None = None
+    loss: float | None = None
+    clipped: int | None = None
+    values: list[float] | None = None
+    metrics_layout: str | None = None
+
+
+class Rejection(Answer):
+    """An update that the aggregator accepted and could not use."""
+
+    site_id: SiteId
+    code: str
+    message: str | None = None
+
+
+class Fault(Answer):
+    """What a site did against the engine's protocol in a round."""
+
+    site_id: SiteId
+    code: str
+    message: str
+
+
+class RoundReport(Answer):
+    """A round as the aggregator sees it: whose updates stand, and whose could not be used."""
+
+    id: RoundId
+    state: str
+    reason: str | None = None
+    opening: bool = False
+    step: str | None = None
+    got: int = 0
+    accepted: list[SiteId] = Field(default_factory=list)
+    rejections: list[Rejection] = Field(default_factory=list)
+    faults: list[Fault] = Field(default_factory=list)
+    result: RoundResult | None = None
+
+
+class Aggregator(Peer):
+    """The aggregator."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "aggregator")
+
+    async def open(self, manifest: SignedManifest) -> dict[str, Any]:
+        """Open the round; the engine's public material comes back. The same manifest again gives the same answer."""
+        answer = await self._call(
+            Call(
+                "PUT",
+                f"/v1/rounds/{manifest.manifest.round_id}",
+                key=f"{manifest.manifest.round_id}/open",
+                json=manifest.model_dump(mode="json"),
+            )
+        )
+        public = answer.get("engine_public")
+        if not isinstance(public, dict):
+            raise PartyRefused("The aggregator gave no public material.", reason="engine-public-missing")
+        return public
+
+    async def report(self, round_id: RoundId) -> RoundReport:
+        """Fetch the state of the round; raises NotFound."""
+        answer = await self._call(Call("GET", f"/v1/rounds/{round_id}"))
+        try:
+            return RoundReport.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The aggregator's report is not understood.", retry_after_s=2) from error
+
+    async def close(self, round_id: RoundId) -> None:
+        """Nothing more is expected: sum what came, or fail for want of a quorum."""
+        await self._call(Call("POST", f"/v1/rounds/{round_id}/close", key=f"{round_id}/close"))
+
+    async def cancel(self, round_id: RoundId) -> None:
+        """Drop the round."""
+        await self._call(Call("POST", f"/v1/rounds/{round_id}/cancel", key=f"{round_id}/cancel"))
+
+    async def lose(self, round_id: RoundId, sites: Collection[SiteId]) -> None:
+        """These sites are not waited for any more; safe to repeat."""
+        await self._call(Call("POST", f"/v1/rounds/{round_id}/lost", json={"sites": sorted(sites)}))

@@ -1,0 +1,118 @@
+"""The keys service, as the coordinator asks it: as the witness of rounds, and for certificates and records."""
+
+from datetime import datetime
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from services.coordinator.peers.peer import Answer, Call, PartyAway, Peer
+from shared.ids import Digest, RoundId
+from shared.transparency.documents import LoggedRecord
+from shared.wire.manifest import LogHead
+
+
+class _Certificate(Answer):
+    certificate_pem: str
+
+
+class CertificateFacts(Answer):
+    """A certificate in the directory of keys."""
+
+    keyid: Digest
+    kind: str
+    name: str
+    federation_id: str | None = None
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None = None
+    reason: str | None = None
+
+
+class _Directory(Answer):
+    items: list[CertificateFacts]
+    next: str | None = None
+
+
+class _Certificates(Answer):
+    items: list[_Certificate]
+    next: str | None = None
+
+
+class Commitment(Answer):
+    """What the witness commits to for a round, and the epoch that its database is in."""
+
+    commitment: Digest
+    epoch: int
+
+
+class Keys(Peer):
+    """The keys service, as the witness of rounds."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "keys service")
+
+    async def head(self) -> LogHead:
+        """The transparency log's head now."""
+        try:
+            return LogHead.model_validate(await self._call(Call("GET", "/v1/log/head")))
+        except ValidationError as error:
+            raise PartyAway("The log's head is not understood.", retry_after_s=2) from error
+
+    async def commit(self, round_id: RoundId) -> Commitment:
+        """The witness's commitment for a round; asking again gives the same."""
+        answer = await self._call(
+            Call("POST", f"/v1/rounds/{round_id}/nonce-commitments", key=f"{round_id}/nonce", json={})
+        )
+        try:
+            return Commitment.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The commitment of keys is not understood.", retry_after_s=2) from error
+
+
+class KeysDirectory(Peer):
+    """What the keys service publishes for audits: authority, certificates and the records of rounds."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "keys service")
+
+    async def authority(self) -> str:
+        """The authority's certificate as PEM."""
+        return str((await self._call(Call("GET", "/v1/authority"))).get("certificate_pem", ""))
+
+    async def logged(self, round_id: str) -> LoggedRecord:
+        """The round's record with its proof; raises NotFound."""
+        answer = await self._call(Call("GET", f"/v1/rounds/{quote(round_id, safe='')}/record"))
+        try:
+            return LoggedRecord.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The record that keys gave is not understood.", retry_after_s=2) from error
+
+    async def certificate(self, keyid: str) -> str:
+        """One certificate as PEM; raises NotFound."""
+        answer = await self._call(Call("GET", f"/v1/certificates/{quote(keyid, safe='')}"))
+        return str(answer.get("certificate_pem", ""))
+
+    async def directory(self, most: int) -> list[CertificateFacts]:
+        """What the directory knows of every certificate, as far as `most` go."""
+        found: list[CertificateFacts] = []
+        after = ""
+        while len(found) < most:
+            params = {"limit": "100"} | ({"after": after} if after else {})
+            page = _Directory.model_validate(await self._call(Call("GET", "/v1/certificates", params=params)))
+            found += page.items
+            if page.next is None:
+                break
+            after = page.next
+        return found
+
+    async def certificates(self, name: str) -> list[str]:
+        """Every certificate that a site (by id) or service ever had, as PEM."""
+        found, after = [], ""
+        while True:
+            params = {"name": name, "limit": "100"} | ({"after": after} if after else {})
+            page = _Certificates.model_validate(await self._call(Call("GET", "/v1/certificates", params=params)))
+            found += [item.certificate_pem for item in page.items]
+            if page.next is None:
+                return found
+            after = page.next

@@ -1,0 +1,90 @@
+"""The registry, as the coordinator asks it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from pydantic import Field, ValidationError
+
+from services.coordinator.peers.peer import Answer, Call, PartyRefused, Peer
+from shared.ids import Digest, FederationId, ModelId, VersionId
+from shared.wire.manifest import DataRef
+
+
+class _Model(Answer):
+    id: ModelId
+    name: str = ""
+    federation_id: FederationId | None = None
+
+
+class _Models(Answer):
+    items: list[_Model]
+    next: str | None = None
+
+
+class VersionFacts(Answer):
+    """A model version in the registry."""
+
+    id: VersionId
+    federation_id: FederationId
+    content_digest: Digest
+    deleted_at: datetime | None = None
+    lineage: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def trained(self) -> DataRef | None:
+        """What it was trained on, if its lineage says so; that of an imported version may say anything."""
+        try:
+            return DataRef.model_validate(self.lineage["data"])
+        except (KeyError, ValidationError):
+            return None
+
+
+class Registry(Peer):
+    """The registry."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__(http, "registry")
+
+    async def ensure_model(self, federation_id: FederationId, name: str, key: str) -> ModelId:
+        """The federation's model of this name, made when there is none."""
+        known = await self._find_model(federation_id, name)
+        if known is not None:
+            return known
+        try:
+            answer = await self._call(
+                Call("POST", "/v1/models", key=key, json={"federation_id": federation_id, "name": name})
+            )
+        except PartyRefused:
+            known = await self._find_model(federation_id, name)  # another request was quicker
+            if known is None:
+                raise
+            return known
+        return _Model.model_validate(answer).id
+
+    async def version(self, version_id: str) -> VersionFacts:
+        """A version; raises NotFound."""
+        return VersionFacts.model_validate(await self._call(Call("GET", f"/v1/versions/{version_id}")))
+
+    async def version_document(self, version_id: str) -> dict[str, Any]:
+        """A version with lineage and signatures, as the registry tells it; raises NotFound."""
+        return await self._call(Call("GET", f"/v1/versions/{quote(version_id, safe='')}"))
+
+    async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:
+        """Append an evaluation to a version."""
+        await self._call(Call("POST", f"/v1/versions/{version_id}/metrics", key=key, json={"metrics": dict(metrics)}))
+
+    async def _find_model(self, federation_id: FederationId, name: str) -> ModelId | None:
+        after: str | None = None
+        while True:
+            params = {"federation_id": str(federation_id), "name": name, "limit": "100"}
+            answer = await self._call(Call("GET", "/v1/models", params=params | ({"after": after} if after else {})))
+            page = _Models.model_validate(answer)
+            for model in page.items:
+                if model.name == name and model.federation_id == federation_id:
+                    return model.id
+            if page.next is None:
+                return None
+            after = page.next

@@ -1,0 +1,1 @@
+"""All SQL of the helper. Rows stay inside; frozen values come out."""
