@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
+from services.coordinator.domain.endings import Published, SiteFault, Verdicts
 from services.coordinator.domain.jobs import Job, Outcome
 from services.coordinator.domain.manifests import draft
 from services.coordinator.domain.rounds import Phase
@@ -23,7 +24,7 @@ from services.coordinator.peers.registry import Registry
 from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRecord, RoundRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.rounds import Published, Rounds, SiteFault, Verdicts
+from services.coordinator.rounds import Rounds
 from shared.database import Database, Transaction
 from shared.errors import NotFound, Refusal
 from shared.faults import point

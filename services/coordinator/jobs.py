@@ -30,9 +30,9 @@ from services.coordinator.views.jobs import (
     results_view,
     round_view,
     site_fault_view,
-    task_view,
 )
 from services.coordinator.views.participation import ParticipationView, participation_view
+from services.coordinator.views.tasks import task_view
 from shared.database import Database, Page, Transaction
 from shared.errors import NotFound, no_such
 from shared.faults import point

@@ -12,7 +12,7 @@ from services.coordinator.repository.jobs import JobRepository
 from services.coordinator.repository.rounds import RoundRepository
 from services.coordinator.repository.sites import SiteRepository
 from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.views.jobs import DeadTaskView, dead_task_view
+from services.coordinator.views.tasks import DeadTaskView, dead_task_view
 from shared.database import Database, Page, Transaction
 from shared.errors import no_such
 from shared.ids import TaskId

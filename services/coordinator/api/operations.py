@@ -6,7 +6,7 @@ from services.coordinator.api.access import Id, Reader, Scientist, Use
 from services.coordinator.domain.tasks import TaskNotDead
 from services.coordinator.operations import RoundNotCollecting
 from services.coordinator.repository import Overtaken
-from services.coordinator.views.jobs import DeadTaskView
+from services.coordinator.views.tasks import DeadTaskView
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from shared.web.paging import After, Limit, Listing

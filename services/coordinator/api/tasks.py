@@ -13,7 +13,7 @@ from services.coordinator.domain.tasks import DigestDiffers, StaleLease
 from services.coordinator.leases import Lease, SiteSuspended, SiteUnknown
 from services.coordinator.repository import Overtaken
 from services.coordinator.tasks import Failure
-from services.coordinator.views.jobs import LeaseView, OrderView, TaskOutcomeView, lease_view
+from services.coordinator.views.tasks import LeaseView, OrderView, TaskOutcomeView, lease_view
 from shared.errors import Forbidden, NotFound, Unauthenticated
 from shared.ids import Digest, SiteId, TaskId
 from shared.web.access import SiteParty

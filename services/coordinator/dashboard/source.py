@@ -11,14 +11,12 @@ from pydantic import ValidationError
 from services.coordinator.accounts import Accounts
 from services.coordinator.auditing import Auditing
 from services.coordinator.dashboard import translate
+from services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
 from services.coordinator.dashboard.view_model import RoundPage, ViewModel
 from services.coordinator.dashboard.views import (
-    Audit,
     Comparison,
-    Exposure,
     Job,
     JobPage,
-    KeysPage,
     Measure,
     NowPage,
     OperationsPage,

@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from services.coordinator.auditing import Verdict
+from services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key
 from services.coordinator.dashboard.views import (
-    Audit,
     Cause,
-    Check,
     Comparison,
     Dataset,
     DeadTask,
     Exclusion,
-    Exposure,
     Job,
-    Key,
     Measure,
     OperationsPage,
     Part,
@@ -28,9 +25,10 @@ from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.operations import Depth, Record
 from services.coordinator.peers.keys import CertificateFacts
 from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.views.jobs import DeadTaskView, JobView, RoundView, TaskView
+from services.coordinator.views.jobs import JobView, RoundView
 from services.coordinator.views.members import ComparisonView, SiteView
 from services.coordinator.views.participation import ParticipationView
+from services.coordinator.views.tasks import DeadTaskView, TaskView
 from shared.secagg.engine import SHARES_DISPUTED
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version

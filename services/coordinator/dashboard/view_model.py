@@ -10,13 +10,11 @@ from typing import Literal, Protocol
 
 from fastapi import Request
 
+from services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
 from services.coordinator.dashboard.views import (
-    Audit,
     Comparison,
-    Exposure,
     Job,
     JobPage,
-    KeysPage,
     Measure,
     NowPage,
     OperationsPage,

@@ -1,4 +1,4 @@
-"""The work, as told: jobs with their results and events, rounds, tasks and leases."""
+"""Jobs, as told: with their results, rounds and events."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,11 +10,11 @@ from services.coordinator.domain.causes import reason_sentence
 from services.coordinator.domain.jobs import Job
 from services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from services.coordinator.domain.statistics import rounds_of
-from services.coordinator.domain.tasks import Task, TaskState
-from services.coordinator.leases import Lease
+from services.coordinator.domain.tasks import Task
 from services.coordinator.repository.jobs import JobEvent
 from services.coordinator.repository.rounds import RoundRecord
 from services.coordinator.views import View
+from services.coordinator.views.tasks import TaskView
 from shared.errors import FieldError
 from shared.learning.metrics import cautions_of
 from shared.statistics.results import Result
@@ -132,25 +132,6 @@ class JobVerdict(View):
     warnings: list[FieldFinding]
 
 
-class TaskView(View):
-    """One site's part in a round."""
-
-    id: str
-    site_id: str
-    site_name: str | None
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
-    attempt: int
-    progress: float
-    phase: str | None
-    digest: str | None
-    code: str | None
-    message: str | None
-    trace: list[str]
-    created_at: datetime | None
-    updated_at: datetime | None
-    finished_at: datetime | None
-
-
 class SiteFaultView(View):
     """What a site did against the engine's protocol in a round.
 
@@ -193,23 +174,6 @@ class RoundView(View):
     faults: list[SiteFaultView] | None = Field(default=None, description="Sites that broke the engine's protocol.")
 
 
-class DeadTaskView(View):
-    """A task that was given up after too many attempts; `requeueable` while its round still collects."""
-
-    id: str
-    job_id: str
-    round_id: str
-    site_id: str
-    site_name: str | None
-    kind: str
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
-    attempt: int
-    code: str | None
-    message: str | None
-    finished_at: datetime | None
-    requeueable: bool
-
-
 class EventView(View):
     """One thing that happened to a job."""
 
@@ -218,37 +182,6 @@ class EventView(View):
     actor: str
     data: dict[str, JsonValue]
     created_at: datetime
-
-
-class LeaseView(View):
-    """A task for an agent. Times are durations, to be counted on the agent's own clock."""
-
-    task_id: str
-    round_id: str
-    job_id: str
-    kind: str
-    lease_token: str
-    lease_s: float
-    heartbeat_s: float
-    attempt: int
-    signed_manifest: dict[str, JsonValue]
-    engine_public: dict[str, JsonValue]
-    traceparent: str | None = Field(description="The job's trace (W3C trace context), for the agent's own requests.")
-
-
-class OrderView(View):
-    """What the agent is to do with its task."""
-
-    state: Literal["continue", "abort"]
-    reason: str | None
-    lease_s: float
-
-
-class TaskOutcomeView(View):
-    """The state of a task after a report."""
-
-    task_id: str
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
 
 
 def exclusion_view(task: Task, site_name: str | None) -> ExclusionView:
@@ -370,62 +303,7 @@ def round_view(
     )
 
 
-def task_view(task: Task, site_name: str | None) -> TaskView:
-    """As told: without the lease's token."""
-    return TaskView(
-        id=task.id,
-        site_id=task.site_id,
-        site_name=site_name,
-        state=task.state.value,
-        attempt=task.attempt,
-        progress=task.progress,
-        phase=task.phase,
-        digest=task.digest,
-        code=task.code,
-        message=task.message,
-        trace=list(task.trace),
-        created_at=task.created_at,
-        updated_at=task.updated_at,
-        finished_at=task.finished_at,
-    )
-
-
-def dead_task_view(task: Task, site_name: str | None, collecting: bool) -> DeadTaskView:
-    """As told."""
-    return DeadTaskView(
-        id=task.id,
-        job_id=task.job_id,
-        round_id=task.round_id,
-        site_id=task.site_id,
-        site_name=site_name,
-        kind=task.kind,
-        state=task.state.value,
-        attempt=task.attempt,
-        code=task.code,
-        message=task.message,
-        finished_at=task.finished_at,
-        requeueable=collecting and task.state is TaskState.DEAD,
-    )
-
-
 def event_view(event: JobEvent) -> EventView:
     """As told."""
     data: dict[str, Any] = dict(event.data)
     return EventView(number=event.number, type=event.type, actor=event.actor, data=data, created_at=event.created_at)
-
-
-def lease_view(lease: Lease, lease_s: float, heartbeat_s: float) -> LeaseView:
-    """As told to the agent."""
-    return LeaseView(
-        task_id=lease.task.id,
-        round_id=lease.task.round_id,
-        job_id=lease.task.job_id,
-        kind=lease.task.kind,
-        lease_token=lease.task.lease_token or "",
-        lease_s=lease_s,
-        heartbeat_s=heartbeat_s,
-        attempt=lease.task.attempt,
-        signed_manifest=lease.signed_manifest,
-        engine_public=lease.engine_public,
-        traceparent=lease.trace,
-    )

@@ -11,18 +11,14 @@ import pytest
 from fastapi import FastAPI
 
 from services.coordinator.dashboard import Dashboard, router
+from services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key, KeysPage
 from services.coordinator.dashboard.view_model import RoundPage
 from services.coordinator.dashboard.views import (
-    Audit,
-    Check,
     Comparison,
     Dataset,
     DeadTask,
-    Exposure,
     Job,
     JobPage,
-    Key,
-    KeysPage,
     Measure,
     NowPage,
     OperationsPage,

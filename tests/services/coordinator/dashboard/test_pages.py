@@ -14,8 +14,9 @@ import pytest
 from fastapi import FastAPI
 
 from services.coordinator.dashboard import assets
+from services.coordinator.dashboard.audit_views import Check
 from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Cause, Check, Comparison, Exclusion, Measure
+from services.coordinator.dashboard.views import Cause, Comparison, Exclusion, Measure
 from services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"

@@ -1,0 +1,79 @@
+"""What the pages about keys and verification show, as frozen values that `source.py` fills. Times are aware UTC."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The present certificate of one party, and so its key."""
+
+    party: str
+    kind: str
+    keyid: str
+    since: datetime
+    until: datetime
+    revoked_at: datetime | None
+    earlier: int  # certificates that it had before
+
+    @property
+    def rotates_at(self) -> datetime:
+        """When the party renews it by itself: with a third of its life left."""
+        return self.until - (self.until - self.since) / 3
+
+    def state(self, now: datetime) -> str:
+        """One of revoked, ended, due (it should have been renewed an hour ago), valid."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if now >= self.until:
+            return "ended"
+        return "due" if now > self.rotates_at + timedelta(hours=1) else "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysPage:
+    """The inventory of keys; `fault` says why there is none."""
+
+    keys: tuple[Key, ...]
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What was released from one data set, over all jobs that are shown."""
+
+    federation_id: str
+    dataset: str
+    jobs: int
+    releases: int
+    smallest: int | None  # the fewest sites that stand in any one release
+    engines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check over the evidence; `state` is passed, caution (passed, and worth reading) or failed."""
+
+    name: str
+    state: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The checks over the evidence about a round; `pinned` is the fingerprint of the authority they build on."""
+
+    round_id: str
+    version_id: str | None
+    pinned: str
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many checks failed."""
+        return sum(check.state == "failed" for check in self.checks)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Sentences of checks that passed and should be known nevertheless."""
+        return tuple(check.sentence for check in self.checks if check.state == "caution")
