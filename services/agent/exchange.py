@@ -116,13 +116,8 @@ class Exchange:
     async def _say(self, step: str, answer: bytes | None) -> bytes | None:
         """Speak once, durably, and send the bytes; the answer, where the step ended soon."""
         manifest = self.client_round.manifest
-        message = self._said(step)
-        again = message is not None
-        if message is None:
-            message = await asyncio.to_thread(self._speak, step, answer)
-        noted = Sent(Place.of(manifest), step, digest_of(message), opens=self._opens(step))
-        await asyncio.to_thread(self._sent.reach, noted)
-        point("agent.message.noted")
+        again = self._said(step) is not None
+        message = await asyncio.to_thread(self._recorded, step, answer)
         wait_s = 0 if self._opens(step) else WAIT_S  # the last step has no answer
         found = None
         try:
@@ -135,8 +130,17 @@ class Exchange:
         log.info("step.said", step=step, size=len(message), again=again)
         return found
 
+    def _recorded(self, step: str, answer: bytes | None) -> bytes:
+        """Return the message of a step once it, and that it is about to be sent, are durable. In a thread."""
+        manifest = self.client_round.manifest
+        message = self._said(step)
+        if message is None:
+            message = self._speak(step, answer)
+        self._sent.reach(Sent(Place.of(manifest), step, digest_of(message), opens=self._opens(step)))
+        point("agent.message.noted")
+        return message
+
     def _speak(self, step: str, answer: bytes | None) -> bytes:
-        """In a thread."""
         try:
             state, message = self.engine.client.message(self.client_round, self._state(), step, answer)
         except Refusal as refusal:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -42,6 +43,9 @@ from shared.identity.authority import Identity
 from shared.ids import Digest, RoundId, SiteId
 from shared.telemetry.traces import continue_trace
 from shared.wire.manifest import LogHead, RoundManifest
+
+if TYPE_CHECKING:
+    from shared.secagg.engine import Payload
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -193,9 +197,9 @@ class Tasks:
         await self._check_engine_key(lease, manifest, digest)
         site_id, public = self._site().facts.site_id, lease.engine_public.document.public
         exchange = await self._exchanges.join(manifest, digest, site_id, public)
-        answer, (outcome, model) = await together(exchange.lead_up(), self._run(manifest, watch))
+        answer, payload = await together(exchange.lead_up(), self._payload(manifest, site_id, watch))
         watch.phase = "sealing"
-        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, outcome, model))
+        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, payload))
         try:
             return await asyncio.shield(keeping)
         except asyncio.CancelledError:
@@ -203,9 +207,29 @@ class Tasks:
                 await keeping
                 watch.kept = True
             raise
+
+    async def _payload(self, manifest: RoundManifest, site_id: SiteId, watch: Watch) -> Payload:
+        """Run the recipe and return what the engine sums; no file that shows the update is left.
+
+        It is made while the cohort still agrees on keys, so that only masking waits for the last site.
+        """
+        outcome: RunOutcome | None = None
+        try:
+            outcome, model = await self._run(manifest, watch)
+            payload = await asyncio.to_thread(self._make_payload, manifest, site_id, outcome, model)
+            watch.phase = "agreeing"
+            return payload
         finally:
-            outcome.forget()
+            if outcome is not None:
+                outcome.forget()
             await asyncio.to_thread(erase, self._folder())
+
+    def _make_payload(self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None) -> Payload:
+        """In a thread."""
+        from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
+        from services.agent.updates import make_payload
+
+        return make_payload(manifest, site_id, outcome, model, Samples(self._state.store))
 
     async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[RunOutcome, Path | None]:
         """Fetch the model and run the recipe on it."""
@@ -232,7 +256,6 @@ class Tasks:
         outcome = await self._runner.run(
             _order(manifest, site.facts.site_id, model, folder), progressed, limit_s=limit_s
         )
-        watch.phase = "agreeing"
         return outcome, model
 
     def _folder(self) -> Path:
@@ -251,16 +274,13 @@ class Tasks:
         digest: Digest,
         exchange: Exchange,
         answer: bytes | None,
-        outcome: RunOutcome,
-        model: Path | None,
+        payload: Payload,
     ) -> Contribution:
         """Hide, make durable, record. In a thread."""
-        from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
         from services.agent.updates import write_body
 
         manifest = exchange.client_round.manifest
-        samples = Samples(self._state.store)
-        written = write_body(exchange, answer, outcome, model, self._state.outbox, samples)
+        written = write_body(exchange, answer, payload, self._state.outbox)
         memory: dict[str, object] = {
             "witness": exchange.client_round.witness,
             "lease_token": lease.lease_token,

@@ -10,7 +10,6 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from services.agent.runner.protocol import RunOutcome
 from services.agent.samples import Samples
 from services.agent.state import sync_folder
 from shared.errors import Refusal
-from shared.ids import Digest
+from shared.ids import Digest, SiteId
 from shared.learning import tensors
 from shared.secagg.engine import Payload
 from shared.secagg.payload import model_payload, sums_payload, train_payload
@@ -40,52 +39,55 @@ class Written:
     signature: bytes | None
 
 
-def write_body(
-    exchange: Exchange, answer: bytes | None, outcome: RunOutcome, model: Path | None, outbox: Path, samples: Samples
-) -> Written:
-    """Write the update's body to the outbox, named by its digest; TaskFailure for a result that is not one.
+def make_payload(
+    manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None, samples: Samples
+) -> Payload:
+    """Return what the engine sums, made of a recipe's outcome; TaskFailure for an outcome that is not one.
+
+    The payload of a first model is the mapped file: it may be deleted, and must not be written to.
+    """
+    try:
+        return _payload(manifest, outcome, model, _committed(manifest, site_id, outcome, samples))
+    except Refusal as refusal:
+        raise TaskFailure(refusal.slug(), refusal.detail) from refusal
+
+
+def write_body(exchange: Exchange, answer: bytes | None, payload: Payload, outbox: Path) -> Written:
+    """Write the update's body to the outbox, named by its digest; TaskFailure where the engine refuses it.
 
     `answer` is the one to the step before. What comes back is to be stored with the body's digest. On return the bytes
     are durable. Nothing has left.
     """
     try:
-        committed = _committed(exchange, outcome, samples)
-        with _payload(exchange.client_round.manifest, outcome, model, committed) as payload:
-            state, pieces = exchange.upload(answer, payload)
-            body = _write(pieces, outbox)
+        state, pieces = exchange.upload(answer, payload)
+        body = _write(pieces, outbox)
         return Written(body, state, exchange.sign_body(state, body[0]))
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
 
-def _committed(exchange: Exchange, outcome: RunOutcome, samples: Samples) -> bytes | None:
-    client_round = exchange.client_round
-    if client_round.manifest.kind is not RoundKind.TRAIN:
+def _committed(manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, samples: Samples) -> bytes | None:
+    if manifest.kind is not RoundKind.TRAIN:
         return None
     if outcome.examples < 1:
         raise TaskFailure("no-examples", "the recipe found no examples to train on")
-    return samples.message(client_round.manifest, client_round.site_id, outcome.examples)
+    return samples.message(manifest, site_id, outcome.examples)
 
 
-@contextmanager
-def _payload(
-    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None
-) -> Iterator[Payload]:
+def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None) -> Payload:
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         if outcome.sums is None:
             raise TaskFailure("bad-result", "the recipe gave no sums")
         payload = sums_payload(manifest, np.fromfile(outcome.sums, "<f8"), outcome.metrics_layout)
         _check_form(manifest, payload)
-        yield payload
-        return
+        return payload
     if outcome.tensors is None:
         raise TaskFailure("bad-result", "the recipe gave no model")
-    with _mapped(outcome.tensors) as after:
-        if manifest.kind is RoundKind.INITIALISE:
-            tensors.load(after)  # an unreadable model must not become version 0
-            yield model_payload(after)
-        else:
-            yield _change(manifest, outcome, model, after, committed)
+    after = _mapped(outcome.tensors)
+    if manifest.kind is RoundKind.INITIALISE:
+        tensors.load(after)  # an unreadable model must not become version 0
+        return model_payload(after)
+    return _change(manifest, outcome, model, after, committed)
 
 
 def _check_form(manifest: RoundManifest, payload: Payload) -> None:
@@ -102,8 +104,7 @@ def _change(
 ) -> Payload:
     if model is None:
         raise TaskFailure("manifest-model", "a training round without a model")
-    with _mapped(model) as before:
-        delta = _difference(before, after)
+    delta = _difference(_mapped(model), after)
     key = os.urandom(32)
     return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
 
@@ -115,13 +116,12 @@ def _difference(before: memoryview, after: memoryview) -> tensors.Vector:
     return tensors.difference(old.schema, new.tensors, old.tensors)
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """A file's bytes without a copy. Views of it must not outlive the block; what is left goes with the last one."""
+def _mapped(path: Path) -> memoryview:
+    """Return a file's bytes without a copy; the mapping ends with the last view of it."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise TaskFailure("bad-result", "an empty model file")
-        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _write(pieces: Iterator[bytes | memoryview], outbox: Path) -> Body:
