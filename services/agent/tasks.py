@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from services.agent.aggregator import Aggregator, Receipt
+from services.agent.aggregator import Aggregator
 from services.agent.coordinator import Coordinator, Lease
+from services.agent.delivery import Delivery
 from services.agent.domain import (
-    BODY_LOST,
     Detail,
     Earlier,
     EarlierAnswer,
@@ -29,7 +29,7 @@ from services.agent.domain import (
     report,
 )
 from services.agent.exchange import Exchange, Exchanges
-from services.agent.highwater import UNWRITTEN, Place, SentMessages
+from services.agent.highwater import Place, SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import Away, RequestRefused
 from services.agent.registry import Registry
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be taken at any other time either
 DISK_FULL = "disk-full"
 TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died", DISK_FULL})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
@@ -90,7 +89,7 @@ class Tasks:
         answered: Callable[[], None] = lambda: None,
         met: Callable[[LogHead | None], None] = lambda _: None,
     ) -> None:
-        self._answered, self._met = answered, met
+        self._met = met
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
         self._sent, self._room = sent, room
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
@@ -101,6 +100,16 @@ class Tasks:
             platform.identity,
             platform.signatures,
             lambda: site().policy,
+        )
+        self._delivery = Delivery(
+            platform.coordinator,
+            platform.aggregator,
+            platform.signatures,
+            state,
+            self._exchanges,
+            sent,
+            lambda: site().facts.site_id,
+            answered,
         )
 
     async def perform(self, lease: Lease) -> None:
@@ -141,7 +150,7 @@ class Tasks:
         try:
             contribution = await self._contribution(lease, watch)
             watch.phase, watch.kept = "sending", True
-            await self._deliver(contribution, lease, watch)
+            await self._delivery.deliver(contribution, lease, watch, fresh=contribution.body_digest == self._fresh)
         except (TaskFailure, asyncio.CancelledError):
             raise
         except RequestRefused as problem:
@@ -224,7 +233,9 @@ class Tasks:
                 outcome.forget()
             await asyncio.to_thread(erase, self._folder())
 
-    def _make_payload(self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None) -> Payload:
+    def _make_payload(
+        self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None
+    ) -> Payload:
         """In a thread."""
         from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
         from services.agent.updates import make_payload
@@ -311,7 +322,10 @@ class Tasks:
                 watch = Watch("sending", 1.0, kept=True)
                 try:
                     await beside_heartbeats(
-                        self._platform.coordinator, hold, watch, self._deliver(contribution, hold, watch)
+                        self._platform.coordinator,
+                        hold,
+                        watch,
+                        self._delivery.deliver(contribution, hold, watch, fresh=False),
                     )
                 except (TaskFailure, RequestRefused) as error:
                     log.warning("contribution.not_sent", reason=str(error))
@@ -342,78 +356,6 @@ class Tasks:
         if self._state.engines.find(round_id) is not None:
             await asyncio.to_thread(erase)
 
-    async def _deliver(self, contribution: Contribution, lease: Hold, watch: Watch) -> None:
-        """Upload until acknowledged, take the steps that follow, tell the coordinator, then forget the bytes."""
-        round_id, receipt, keep_bytes = contribution.round_id, None, False
-        if contribution.state is Earlier.PENDING:
-            exchange = await self._exchanges.resume(round_id)
-            if not contribution.acknowledged:
-                receipt = await self._upload(contribution, fresh=contribution.body_digest == self._fresh)
-                point("agent.update.acknowledged")
-            if exchange is not None:
-                if receipt is not None:
-                    self._state.acknowledge(round_id, receipt.model_dump(mode="json"))
-                await self._follow_up(exchange, contribution, watch)
-            keep_bytes = exchange is None
-        elif self._state.body(contribution.body_digest).exists():  # handed out again: they rotted there
-            await self._upload(contribution, fresh=False)
-        self._platform.coordinator.complete(lease.task_id, lease.lease_token, contribution.body_digest)
-        point("agent.task.completed")
-        signed = receipt.model_dump(mode="json") if receipt else None
-        self._state.settle(round_id, Earlier.ANSWERED, signed, keep_bytes=keep_bytes)
-        self._state.drop_answered()
-        self._answered()
-
-    async def _follow_up(self, exchange: Exchange, contribution: Contribution, watch: Watch) -> None:
-        """The steps after the upload; the same bytes are sent again as often as the aggregator lost them."""
-        while True:
-            try:
-                await exchange.follow_up(contribution.body_digest, watch.enter)
-            except TaskFailure as failure:
-                if failure.code != BODY_LOST:
-                    raise
-                log.warning("update.lost", reason=failure.detail)
-                await self._upload(contribution, fresh=False)
-            else:
-                return
-
-    async def _upload(self, contribution: Contribution, *, fresh: bool) -> Receipt:
-        round_id, digest, size = contribution.round_id, contribution.body_digest, contribution.body_size
-        body = self._state.body(digest)
-        if not fresh and not await asyncio.to_thread(_intact, body, digest, size):
-            self._state.settle(round_id, Earlier.LOST)
-            raise TaskFailure("bytes-lost", "this round's bytes are gone, and it is not answered twice")
-        try:
-            await asyncio.to_thread(self._sent.reach, contribution.sent)
-        except TaskFailure as failure:
-            if failure.code != UNWRITTEN:
-                self._state.settle(round_id, Earlier.LATE)
-            raise
-        point("agent.update.noted")
-        try:
-            signature = contribution.signature
-            receipt = await self._platform.aggregator.upload(round_id, body, digest, size, signature=signature)
-        except RequestRefused as problem:
-            raise self._refused(round_id, problem) from problem
-        await self._check_receipt(receipt, round_id, digest, size)
-        log.info("update.acknowledged", digest=digest, size=size)
-        return receipt
-
-    def _refused(self, round_id: RoundId, problem: RequestRefused) -> TaskFailure:
-        if problem.status in OVER:
-            self._state.settle(round_id, Earlier.LATE)
-            return TaskFailure(problem.slug if problem.slug != "unknown" else "round-closed", problem.detail)
-        if problem.status in UNUSABLE:
-            self._state.settle(round_id, Earlier.LATE)
-        return TaskFailure("upload-refused", str(problem))
-
-    async def _check_receipt(self, receipt: Receipt, round_id: RoundId, digest: Digest, size: int) -> None:
-        site_id = self._site().facts.site_id
-        if (receipt.round_id, receipt.digest, receipt.size, receipt.site_id) != (round_id, digest, size, site_id):
-            raise TaskFailure("receipt-wrong", "the aggregator acknowledged something else")
-        statement = receipt.document().statement()
-        await self._platform.signatures.check("aggregator", receipt.keyid, receipt.signature, statement)
-
     async def _report(self, lease: Hold, failure: TaskFailure, within_s: float = 60.0) -> None:
         """Tell the coordinator as much as the policy lets out; the whole text stays in this site's log."""
         log.warning("task.failed", code=failure.code, detail=failure.detail, text=failure.text or None)
@@ -442,14 +384,3 @@ def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder:
         folder=folder,
         model=model,
     )
-
-
-def _intact(body: Path, digest: Digest, size: int) -> bool:
-    """Whether the durable bytes are still those that were recorded."""
-    import hashlib
-
-    try:
-        with body.open("rb") as file:
-            return body.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False

@@ -51,6 +51,23 @@ class Compose:
         assert done.returncode == 0, f"compose {' '.join(words)}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done.stdout
 
+    def pause(self, name: str) -> None:
+        """Freeze a container, which the engine refuses ("unable to freeze") where one of its threads does not stop."""
+
+        def paused() -> bool:
+            done = subprocess.run(
+                ["docker", "compose", "pause", name],
+                cwd=ROOT,
+                env=self.env,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0 or "unable to freeze" in done.stderr, done.stderr[-3000:]
+            return done.returncode == 0
+
+        wait(f"pause {name}", paused, 60)
+
     def url(self, service: str) -> str:
         return f"https://127.0.0.1:{self.ports[service]}"
 

@@ -6,11 +6,14 @@
 import hashlib
 import json
 import socket
+import time
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.e2e.containers import BUILD_S, JOB_S, SERVICES, START_S, Compose, has_engine, online, wait
+from tests.e2e.containers import BUILD_S, JOB_S, PROCESSES, ROOT, SERVICES, START_S, Compose, has_engine, online, wait
 
 pytestmark = [
     pytest.mark.docker,
@@ -119,3 +122,26 @@ def test_redis_is_wiped_workers_are_killed_and_keys_are_changed(compose: Compose
     compose("start", *(f"{name}-worker" for name in SERVICES))
     assert compose.certificate("coordinator") != before
     compose.cli("job", "watch", submitted["id"], timeout_s=JOB_S)
+
+
+def test_any_one_container_may_freeze_or_die_while_a_job_runs(compose: Compose, tmp_path: Path) -> None:
+    """One after another is paused for a second, then killed and started again: rounds are still published."""
+    job = yaml.safe_load((ROOT / "examples" / "hospital" / "job.yaml").read_text())
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job | {"name": "one-at-a-time", "rounds": 1000}))
+    job_id = json.loads(compose.cli("job", "submit", str(path), "--json"))["id"]
+
+    def trained() -> int:
+        found = json.loads(compose.cli("job", "show", job_id, "--json"))
+        assert found["state"] in {"queued", "running"}, found
+        return int(found["progress"]["trained"])
+
+    for name in ("postgres", "redis", *PROCESSES, "edge"):
+        compose.pause(name)
+        time.sleep(1)  # how long it is frozen
+        compose("unpause", name)
+        compose("kill", "--signal", "KILL", name)
+        compose("up", "--detach", "--no-deps", "--wait", name)
+    before = trained()
+    wait("two more rounds", lambda: trained() >= before + 2, JOB_S)
+    compose.cli("job", "cancel", job_id)
