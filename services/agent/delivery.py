@@ -16,7 +16,7 @@ from services.agent.exchange import Exchange, Exchanges
 from services.agent.highwater import UNWRITTEN, SentMessages
 from services.agent.keys import Signatures
 from services.agent.link import RequestRefused
-from services.agent.state import Contribution, State
+from services.agent.state import AgentState, Contribution
 from services.agent.watch import OVER, Hold, Watch
 from shared.faults import point
 from shared.ids import Digest, RoundId, SiteId
@@ -34,7 +34,7 @@ class Delivery:
         coordinator: Coordinator,
         aggregator: Aggregator,
         signatures: Signatures,
-        state: State,
+        state: AgentState,
         exchanges: Exchanges,
         sent: SentMessages,
         site_id: Callable[[], SiteId],
