@@ -23,6 +23,7 @@ from recipes.protocol import source_digest
 from shared.database.migrations import _config, _locked_connection, head_revision
 from shared.identity.authority import Identity
 from shared.identity.requests import SigningAuth
+from tests.effort import also
 from tests.pace import Deadline
 from undersong.client.types import Job
 from undersong.errors import UnreachableError
@@ -42,15 +43,10 @@ POLICY = {
 }
 STOPS = (
     "coordinator.api",
-    "coordinator.worker",
-    "aggregator.api",
     "aggregator.worker",
-    "registry.api",
-    "registry.worker",
-    "keys.api",
-    "keys.worker",
     "keys.helper",
     "agent.east",
+    *also("coordinator.worker", "aggregator.api", "registry.api", "registry.worker", "keys.api", "keys.worker"),
 )
 T = TypeVar("T")
 PATIENCE_S = 120.0  # for whatever machine; nothing here is a measurement
@@ -288,7 +284,7 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("service", ["coordinator", "aggregator"])
+@pytest.mark.parametrize("service", ["aggregator", *also("coordinator")])
 def test_an_older_database_comes_forward_under_traffic(platform: Platform, job: Job, service: str) -> None:
     """As the revision before left it: api and worker migrate it as they start, while agents poll and work."""
     for role in ("worker", "api"):
@@ -360,7 +356,7 @@ def task_of(platform: Platform, job: Job, site: str) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="services are forked on Linux only")
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [*also(signal.SIGSTOP), signal.SIGKILL])
 def test_services_outlive_the_process_that_forked_them(platform: Platform, job: Job, number: signal.Signals) -> None:
     """Frozen or killed, it takes nothing along, and what dies afterwards is started again.
 

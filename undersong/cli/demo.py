@@ -7,8 +7,6 @@ import typer
 
 from undersong.cli import common
 from undersong.cli.platform import wait_for_signal
-from undersong.demo import Demo, Times
-from undersong.local import Platform
 
 
 def demo(
@@ -19,6 +17,9 @@ def demo(
     ] = None,
 ) -> None:
     """Start everything, let four hospitals train together on real records, and compare the result."""
+    from undersong.demo import Demo, Times
+    from undersong.local import Platform
+
     times = Times()
 
     def report(line: str) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -13,9 +13,11 @@ from rich.markup import escape
 
 from undersong.cli import common
 from undersong.client import Client
-from undersong.doctor import Finding, examine_agent, examine_home, examine_machine, examine_platform
 from undersong.errors import ProfileError
 from undersong.profile import load_profile
+
+if TYPE_CHECKING:
+    from undersong.doctor import Finding
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "fault": "[red]✗[/]"}
 
@@ -54,8 +56,11 @@ def _only_findings() -> None:
     )
 
 
-def _examined(name: str | None, home: Path | None, agent: Path | None) -> Iterator[Finding]:
+def _examined(name: str | None, home: Path | None, agent: Path | None) -> "Iterator[Finding]":
     """What was asked for; without anything named, this machine and the platform that is known here."""
+    # Not at the top: this imports the agent, for which the other commands would wait.
+    from undersong.doctor import examine_agent, examine_home, examine_machine
+
     if agent is not None:
         _only_findings()
         yield from examine_agent(agent)
@@ -66,7 +71,9 @@ def _examined(name: str | None, home: Path | None, agent: Path | None) -> Iterat
         yield from _known_platform(name)
 
 
-def _known_platform(name: str | None) -> Iterator[Finding]:
+def _known_platform(name: str | None) -> "Iterator[Finding]":
+    from undersong.doctor import Finding, examine_home, examine_machine, examine_platform
+
     try:
         profile = load_profile(name)
         own = Path(profile.home) if profile.home else None
@@ -79,7 +86,7 @@ def _known_platform(name: str | None) -> Iterator[Finding]:
         yield Finding("fault", "platform", error.message, error.remedy or "")
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: "Finding") -> None:
     common.console.print(f"{MARKS[finding.state]} [bold]{escape(finding.subject)}[/]: {escape(finding.detail)}")
     if finding.remedy:
         common.console.print(f"    → {escape(finding.remedy)}", markup=True)
