@@ -41,9 +41,11 @@ SHARED: Final = (
     "shared.identity.verify",
     "shared.queues",
     "shared.secagg.engines",
+    "shared.secagg.twoserver.helper",
     "shared.telemetry.logs",
     "shared.web.app",
     "shared.web.server",
+    "shared.web.settings",
     "shared.wire.manifest",
 )
 

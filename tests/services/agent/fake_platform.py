@@ -57,6 +57,7 @@ class FakePlatform:
         self.site_keys: dict[SiteId, bytes] = {}
         self.leases: list[dict[str, Any]] = []
         self.waiting = 0  # requests for work so far
+        self._open_polls, self._poll_epoch = 0, 0
         self.poll_s = 1.0  # how long such a request waits
         self.rounds: dict[str, tuple[RoundManifest, Any]] = {}
         self.models: dict[str, bytes] = {}
@@ -89,10 +90,15 @@ class FakePlatform:
     def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait until the condition holds; it may be of the platform, or of what the agent writes without a request."""
         deadline = Deadline(timeout_s)
-        with self.changed:
-            while not condition():
-                assert not deadline.over(), f"not within {timeout_s} s; {self.requests[-8:]}"
+        while not condition():
+            assert not deadline.over(), f"not within {timeout_s} s; {self.requests[-8:]}"
+            with self.changed:
                 self.changed.wait(_LOOK_S)
+
+    def end_polls(self) -> None:
+        """End the requests for work that wait, as those of an agent that was killed: they would take its next task."""
+        self._poll_epoch += 1
+        self.wait(lambda: self._open_polls == 0)
 
     def _service(self, name: str) -> Identity:
         key, now = Ed25519PrivateKey.generate(), utc_now()
@@ -274,15 +280,11 @@ class FakePlatform:
                 for done in document.get("completed", []):
                     self.ended.append((f"completions:{done.pop('task_id')}", done))
                 self.waiting += 1
-                for _ in range(round(self.poll_s * 20)):
-                    lease = next((found for found in self.leases if found.get("site", site) == site), None)
-                    if lease is not None:
-                        self.leases.remove(lease)
-                        return 200, {key: value for key, value in lease.items() if key != "site"}, {}
-                    if self._server.should_exit:
-                        break
-                    await asyncio.sleep(0.05)
-                return 204, None, {}
+                self._open_polls += 1
+                try:
+                    return await self._lease(site)
+                finally:
+                    self._open_polls -= 1
             case ["POST", "tasks", _, "heartbeats"]:
                 self.beats.append(document)
                 return 200, self.desired, {}
@@ -320,6 +322,19 @@ class FakePlatform:
             case ["GET", "log", "records"]:
                 return 200, self._logged(parse_qs(query)), {}
         return problem(404, "not-found")
+
+    async def _lease(self, site: SiteId) -> Answer:
+        """Answer a request for work: with a task, or after `poll_s`."""
+        epoch = self._poll_epoch
+        for _ in range(round(self.poll_s * 20)):
+            lease = next((found for found in self.leases if found.get("site", site) == site), None)
+            if epoch != self._poll_epoch or self._server.should_exit:
+                break
+            if lease is not None:
+                self.leases.remove(lease)
+                return 200, {key: value for key, value in lease.items() if key != "site"}, {}
+            await asyncio.sleep(0.05)
+        return 204, None, {}
 
     def _logged(self, query: dict[str, list[str]]) -> dict[str, Any]:
         rounds = [self.pairwise.get(round_id) for round_id in query["round_id"]]

@@ -57,6 +57,10 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
+    async def others_end():
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=60)
+
     async def serve(agent):
         await Agent(load(agent.folder / "agent.yaml")).run()
 
@@ -69,13 +73,12 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
             np.testing.assert_allclose(party.total.mean, 0.5, atol=1e-4)
         platform.wait(lambda: sum(path == RECORDS for _, path in platform.requests) >= 4)
         for agent in agents:
-            while [item["state"] for item in receipts(agent)] != ["verified"] * 2:
-                pass
+            platform.wait(lambda: [item["state"] for item in receipts(agent)] == ["verified"] * 2)  # noqa: B023
             assert secrets_left(agent) == 0
     finally:
         for future in running:
             future.cancel()
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(3), loop).result()
+        asyncio.run_coroutine_threadsafe(others_end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -108,8 +111,7 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75, 1.0]), atol=1e-4)
     assert said(party, "unmask") == set()
     platform.wait(lambda: any(path == RECORDS for _, path in platform.requests))
-    while [item["state"] for item in receipts(agent)] != ["verified"]:
-        pass
+    platform.wait(lambda: [item["state"] for item in receipts(agent)] == ["verified"])
     assert secrets_left(agent) == 0
 
 
@@ -246,8 +248,7 @@ def test_a_record_that_does_not_hold_is_said_loudly(platform, agent) -> None:
     party.logged = party.logged.model_copy(update={"record": record.model_copy(update={"bodies": bodies})})
     platform.wait(lambda: platform.ended)
     platform.wait(lambda: sum(path == RECORDS for _, path in platform.requests) >= 2)
-    while not agent.events("receipt.mismatch"):
-        pass
+    platform.wait(lambda: agent.events("receipt.mismatch"))
     status = json.loads(subprocess.run(agent.command("status"), capture_output=True, text=True, check=True).stdout)
     assert status["mismatches"][0]["round_id"] == party.manifest.round_id
     assert len(status["warnings"]) == 2
@@ -285,8 +286,8 @@ def test_a_site_that_cannot_open_an_envelope_complains_and_takes_part(platform, 
     agent.start()
     platform.wait(lambda: platform.ended, 60)
     assert platform.ended[0][0].startswith("completions:"), platform.ended
-    while not (told := agent.events("site.at_fault")):
-        pass
+    platform.wait(lambda: agent.events("site.at_fault"))
+    told = agent.events("site.at_fault")
     assert told[0]["code"] == "wrong-share", "what the record says of this site is in its log"
     (message,) = said(party, "check")
     assert [complaint.what for complaint in unpack_complaints(message)] == ["envelope"]
@@ -309,8 +310,8 @@ def test_a_site_hears_who_cannot_use_the_shares_that_it_dealt(platform, agent) -
     party.bend["share"] = bend
     agent.start()
     platform.wait(lambda: platform.ended, 60)
-    while not (told := agent.events("site.shares_disputed")):
-        pass
+    platform.wait(lambda: agent.events("site.shares_disputed"))
+    told = agent.events("site.shares_disputed")
     assert [event["sites"] for event in told] == [[victim]]
     assert agent.events("site.at_fault") == []
 
@@ -320,8 +321,7 @@ def test_an_excluded_site_says_so_once_in_its_log_and_in_its_status(platform, ag
     gone = {"job_id": "job_1", "round_id": "rnd_1", "code": "dealer-at-fault", "message": "it dealt useless shares"}
     platform.exclusions = [{**gone, "site_id": SITE, "site_name": "x", "since": None}]
     agent.start()
-    while not agent.events("site.excluded"):
-        pass
+    platform.wait(lambda: agent.events("site.excluded"))
     begin(platform, agent)
     platform.wait(lambda: platform.ended, 60)
     agent.kill()

@@ -22,7 +22,6 @@ from tests.effort import examples
 
 SITE = "site_test"
 JOB = JobId("job_1")
-POLL_S = 1.1  # the longest that the small platform lets a request for work wait
 
 
 def begin(platform, agent, engine: str, **changes):
@@ -58,7 +57,7 @@ def failures(platform) -> list[str]:
 
 def offer_again(platform, manifest) -> None:
     """Hand the task out again, once the long polls of an agent that is gone are over."""
-    time.sleep(POLL_S)
+    platform.end_polls()
     platform.offer(manifest, site=SITE) if manifest.engine == "pairwise" else platform.offer(manifest)
 
 
@@ -114,7 +113,7 @@ def test_a_copy_from_before_the_sum_was_opened_opens_no_other_attempt(platform, 
     platform.wait(lambda: platform.ended)
     agent.kill(signal.SIGTERM)
     put_back(agent, copy)
-    time.sleep(POLL_S)
+    platform.end_polls()
     begin(platform, agent, "pairwise", job_id=manifest.job_id, attempt=2, params={"add": 0.5})
     agent.start()
     platform.wait(lambda: failures(platform))
