@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Undersong needs Python 3.11 or newer: make PYTHON=python3.11 venv")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m shared.kernels
+	$(BIN)/python -m undersong.shared.kernels
 	@touch $@
 
 demo: venv ## the whole platform on this machine: four hospitals train together (ARGS=--stay keeps it open)

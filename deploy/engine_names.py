@@ -1,4 +1,4 @@
-"""Refuse engines' names outside `shared/secagg`: services ask facts (`shared.secagg.facts`), never names.
+"""Refuse engines' names outside `shared/secagg`: services ask facts (`undersong.shared.secagg.facts`), never names.
 
     python deploy/engine_names.py [FILE ...]
 

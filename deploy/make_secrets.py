@@ -14,8 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared.identity.sealing import add_key, drop_old_keys
-from shared.identity.transport import CA_FILE, TLS_FILE, TransportAuthority
+from undersong.shared.identity.sealing import add_key, drop_old_keys
+from undersong.shared.identity.transport import CA_FILE, TLS_FILE, TransportAuthority
 
 ROOT = Path("/secrets")
 SERVICES = ("coordinator", "aggregator", "keys", "registry", "helper")

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from recipes.protocol import Array, Column, Dataset
-from shared.wire.columns import misfit
+from undersong.recipes.protocol import Array, Column, Dataset
+from undersong.shared.wire.columns import misfit
 
 
 def in_agreed_form(data: Dataset, declared: Sequence[Column], agreed: Sequence[Column]) -> Dataset:
     """Return the data set with each category's position, and each channel, where the agreed columns have it.
 
     `declared` are the site's own columns, the label's among them. Every text of theirs must be one of the agreed ones
-    (see `shared.wire.profiles.schema_fault`).
+    (see `undersong.shared.wire.profiles.schema_fault`).
     """
     wanted = {column.name: column for column in agreed}
     features = data.features

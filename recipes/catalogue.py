@@ -1,7 +1,7 @@
 """The catalogue of recipes: built-in ones, and a site's own from files or folders that it names.
 
-An own recipe is a Python file with a module-level ``RECIPE`` that fits `recipes.protocol.Recipe`. It is imported, and
-so runs: only the agent's child process and people at their own machine call this with paths.
+An own recipe is a Python file with a module-level ``RECIPE`` that fits `undersong.recipes.protocol.Recipe`. It is
+imported, and so runs: only the agent's child process and people at their own machine call this with paths.
 """
 
 import importlib
@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from recipes.protocol import Recipe, RecipeError, source_digest
-from shared.names import hint
-from shared.wire.profiles import RecipeSpec
+from undersong.recipes.protocol import Recipe, RecipeError, source_digest
+from undersong.shared.names import hint
+from undersong.shared.wire.profiles import RecipeSpec
 
 BUILT_IN: Final = ("tabular", "image", "null", "statistics")
 
@@ -60,7 +60,7 @@ def load_file(path: Path) -> Recipe:
         raise RecipeError(f"{path.name} cannot be imported: {error!r}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"{path.name} has no RECIPE with the methods of recipes.protocol.Recipe")
+        raise RecipeError(f"{path.name} has no RECIPE with the methods of undersong.recipes.protocol.Recipe")
     if recipe.spec.digest != source_digest(path):
         raise RecipeError(f"{path.name} must give source_digest(Path(__file__)) as its digest: policies rely on it")
     return recipe
@@ -68,7 +68,7 @@ def load_file(path: Path) -> Recipe:
 
 @cache
 def _built_in(name: str) -> Recipe:
-    recipe = importlib.import_module(f"recipes.{name}").RECIPE
+    recipe = importlib.import_module(f"undersong.recipes.{name}").RECIPE
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{name} does not fit the protocol")
     return recipe

@@ -1,4 +1,6 @@
-"""The rows of the data sets that a site declares in ``datasets.yaml`` (see `recipes.declaration` and docs/data.md)."""
+"""The rows of the data sets that a site declares in ``datasets.yaml`` (see `undersong.recipes.declaration` and
+docs/data.md).
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +11,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes import declaration
-from recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_declarations
-from recipes.files import FilePart, parts
-from recipes.protocol import Array, Dataset
-from recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
-from shared.names import hint
-from shared.wire.columns import Numbers
-from shared.wire.profiles import Column, DatasetSchema
+from undersong.recipes import declaration
+from undersong.recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_declarations
+from undersong.recipes.files import FilePart, parts
+from undersong.recipes.protocol import Array, Dataset
+from undersong.recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
+from undersong.shared.names import hint
+from undersong.shared.wire.columns import Numbers
+from undersong.shared.wire.profiles import Column, DatasetSchema
 
 __all__ = [
     "SOURCES",

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from shared.documents import document_faults, pointer
-from shared.errors import FieldError, Invalid
-from shared.files import read_text
-from shared.names import Hints, hint
-from shared.wire.profiles import Column, DatasetSchema
-from shared.yaml_texts import NOTHING, NotYaml, load_texts
+from undersong.shared.documents import document_faults, pointer
+from undersong.shared.errors import FieldError, Invalid
+from undersong.shared.files import read_text
+from undersong.shared.names import Hints, hint
+from undersong.shared.wire.profiles import Column, DatasetSchema
+from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 ANY_COLUMN: Final = "*"
 NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+")

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry, text_of
-from recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts, refusals
-from recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
-from recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
-from shared.files import open_regular
-from shared.names import hint
+from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry, text_of
+from undersong.recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts, refusals
+from undersong.recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
+from undersong.recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
+from undersong.shared.files import open_regular
+from undersong.shared.names import hint
 
 MOST_LEVELS: Final = 50  # distinct texts up to which a column is drafted as a category
 MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at

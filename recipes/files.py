@@ -22,10 +22,10 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes.declaration import BadDataset, CsvOptions, DatasetEntry
-from recipes.hints import LINES, about_header
-from recipes.values import cell_of
-from shared.names import hint
+from undersong.recipes.declaration import BadDataset, CsvOptions, DatasetEntry
+from undersong.recipes.hints import LINES, about_header
+from undersong.recipes.values import cell_of
+from undersong.shared.names import hint
 
 Cells = Sequence[str] | npt.NDArray[Any]
 PART_ROWS: Final = 20_000

@@ -7,8 +7,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from recipes.declaration import NUMBER
-from shared.names import as_seen, looks_like
+from undersong.recipes.declaration import NUMBER
+from undersong.shared.names import as_seen, looks_like
 
 ABSENT: Final = frozenset({
     "na", "n/a", "#n/a", "n.a.", "n. a.", "#na", "nan", "null", "none", "nil", "?", "??", "-", "--", "---", "–", "—",

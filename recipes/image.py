@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes import training
-from recipes.datasets import SOURCES, images_of
-from recipes.protocol import (
+from undersong.recipes import training
+from undersong.recipes.datasets import SOURCES, images_of
+from undersong.recipes.protocol import (
     Array,
     Context,
     Dataset,
@@ -28,9 +28,9 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.learning.metrics import multiclass_sums
-from shared.learning.tensors import Model, Schema
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.learning.metrics import multiclass_sums
+from undersong.shared.learning.tensors import Model, Schema
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes.protocol import Context, Dataset, DataShape, Params, Progress, Tensors, TrainResult, source_digest
-from shared.learning.metrics import layout_length
-from shared.learning.tensors import Model, Schema
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.recipes.protocol import (
+    Context,
+    Dataset,
+    DataShape,
+    Params,
+    Progress,
+    Tensors,
+    TrainResult,
+    source_digest,
+)
+from undersong.shared.learning.metrics import layout_length
+from undersong.shared.learning.tensors import Model, Schema
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 _HERE: Final = Path(__file__).parent
 _PARAMETERS: Final = 1000

@@ -13,10 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import Invalid
-from shared.ids import Digest
-from shared.learning.tensors import Model
-from shared.wire.profiles import Column, RecipeSpec
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import Digest
+from undersong.shared.learning.tensors import Model
+from undersong.shared.wire.profiles import Column, RecipeSpec
 
 __all__ = [
     "Array",
@@ -111,7 +111,9 @@ class Recipe(Protocol):
         """Train on the training rows, from `model`; call `progress` with 0..1 now and then."""
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Return sums over the test rows, in the layout that `shared.learning.metrics.evaluation_layout` names."""
+        """Return sums over the test rows, in the layout that `undersong.shared.learning.metrics.evaluation_layout`
+        names.
+        """
 
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
         """From raw columns (name to values): probabilities [n] or [n, classes], or values [n]."""

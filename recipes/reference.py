@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
-from shared.learning.metrics import evaluation_layout, metrics_of
+from undersong.recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.shared.learning.metrics import evaluation_layout, metrics_of
 
 Scores = dict[str, float]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from recipes.protocol import (
+from undersong.recipes.protocol import (
     Context,
     Dataset,
     DataShape,
@@ -22,10 +22,10 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.errors import Refusal
-from shared.statistics.counting import Rows, count
-from shared.statistics.measures import SALT, asked_of
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.errors import Refusal
+from undersong.shared.statistics.counting import Rows, count
+from undersong.shared.statistics.measures import SALT, asked_of
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 _HERE: Final = Path(__file__).parent
 _SCHEMA: Final[dict[str, Any]] = {

@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes.datasets import numbers_of
-from recipes.protocol import RecipeError, Tensors
-from shared.names import hint
-from shared.statistics import moments
-from shared.wire.profiles import Column
+from undersong.recipes.datasets import numbers_of
+from undersong.recipes.protocol import RecipeError, Tensors
+from undersong.shared.names import hint
+from undersong.shared.statistics import moments
+from undersong.shared.wire.profiles import Column
 
 Matrix = npt.NDArray[np.float64]
 MEAN: Final = "input.mean"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes import table, training
-from recipes.datasets import SOURCES
-from recipes.protocol import (
+from undersong.recipes import table, training
+from undersong.recipes.datasets import SOURCES
+from undersong.recipes.protocol import (
     Array,
     Context,
     Dataset,
@@ -30,10 +30,10 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
-from shared.learning.tensors import Model, Schema
-from shared.statistics import moments
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
+from undersong.shared.learning.tensors import Model, Schema
+from undersong.shared.statistics import moments
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from recipes.protocol import Array, Params, Progress, RecipeError, Tensors
+from undersong.recipes.protocol import Array, Params, Progress, RecipeError, Tensors
 
 if TYPE_CHECKING:
     import torch

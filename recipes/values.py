@@ -18,10 +18,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry, text_of
-from recipes.hints import about_number, about_text
-from shared.names import hint, looks_like
-from shared.wire.profiles import Column
+from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry, text_of
+from undersong.recipes.hints import about_number, about_text
+from undersong.shared.names import hint, looks_like
+from undersong.shared.wire.profiles import Column
 
 Floats = npt.NDArray[np.float64]
 KEPT_CELLS: Final = 100_000  # texts whose value is remembered

@@ -7,8 +7,8 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.errors import FieldError
-from shared.names import hint
+from undersong.shared.errors import FieldError
+from undersong.shared.names import hint
 
 _BRANCH: Final = re.compile(r"(list|tuple|set|frozenset|dict|literal|nullable|constrained-\w+|function-\w+)\[")
 _CHOICES: Final = frozenset({"literal_error", "enum", "union_tag_invalid"})

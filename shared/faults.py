@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from shared import clock
+from undersong.shared import clock
 
 VARIABLE: Final = "UNDERSONG_FAULTS"
 REACHED: Final = ".reached"

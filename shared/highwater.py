@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from shared.files import open_lock, open_regular, read_text
-from shared.identity.authority import write_private
+from undersong.shared.files import open_lock, open_regular, read_text
+from undersong.shared.identity.authority import write_private
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Compiles every numba kernel of the library and leaves it in numba's cache: `python -m shared.kernels`.
+"""Compiles every numba kernel of the library and leaves it in numba's cache: `python -m undersong.shared.kernels`.
 
 Run once where the code is installed (`make venv`, the images), because compiling takes ten seconds and a service that
 starts should not. Kernels that cannot be imported here are left alone: a service without them never needs them.
@@ -8,10 +8,10 @@ import importlib
 import importlib.util
 from typing import Final
 
-from shared.secagg.engines import ENGINES
+from undersong.shared.secagg.engines import ENGINES
 
 MODULES: Final = tuple(
-    dict.fromkeys(("shared.fields.field64", *(name for facts in ENGINES.values() for name in facts.kernels)))
+    dict.fromkeys(("undersong.shared.fields.field64", *(name for facts in ENGINES.values() for name in facts.kernels)))
 )
 """The field, and what engines have compiled."""
 

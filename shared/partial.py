@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from shared.files import open_regular
+from undersong.shared.files import open_regular
 
 PARTIAL: Final = 206
 UNSATISFIABLE: Final = 416

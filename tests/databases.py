@@ -10,7 +10,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
-from shared.database.migrations import migrate
+from undersong.shared.database.migrations import migrate
 
 
 def prepare(url: str, service: str) -> None:

@@ -12,7 +12,7 @@ OTHERS = {
     "recipes/test_data_page.py": "docs/data.md",
     "services/agent/test_crashes.py": "an agent process that is killed at any point",
     "services/agent/test_protocol_page.py": "docs/agent-protocol.md",
-    "services/keys/test_evidence.py": "shared.transparency on what the keys service really signs",
+    "services/keys/test_evidence.py": "undersong.shared.transparency on what the keys service really signs",
     "shared/test_wrong_lengths.py": "every reader of a byte string in shared",
 }
 

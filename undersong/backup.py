@@ -24,10 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from shared.files import open_regular, read_text
 from undersong import __version__
 from undersong.errors import UndersongError
 from undersong.local.layout import HELPER, Layout
+from undersong.shared.files import open_regular, read_text
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -210,7 +210,7 @@ def _put_back(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
 
 def _tell(layout: Layout, settings: str, service: str, command: str) -> None:
     """Run a service's command over its restored database: it is a copy, and must know."""
-    words = [sys.executable, "-m", f"services.{service}", command]
+    words = [sys.executable, "-m", f"undersong.services.{service}", command]
     done = subprocess.run(
         words, env=layout.environment(settings), cwd=layout.home, capture_output=True, text=True, check=False
     )

@@ -11,7 +11,7 @@ def open_to_recipes() -> list[str]:
     """What stays open with `runner: process`: files, network, calls; raises `OSError` if it cannot be told."""
     try:
         answer = subprocess.run(
-            [sys.executable, "-m", "services.agent.runner.confine"],
+            [sys.executable, "-m", "undersong.services.agent.runner.confine"],
             capture_output=True, text=True, timeout=PROBE_S, check=True,
         )  # fmt: skip
         closed = json.loads(answer.stdout)

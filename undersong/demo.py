@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shared.secagg.engines import DEFAULT_ENGINE, engine_facts
 from undersong.client.types import Job, Version
 from undersong.errors import UndersongError
 from undersong.local import Platform
 from undersong.progress import JobProgress, RoundProgress
+from undersong.shared.secagg.engines import DEFAULT_ENGINE, engine_facts
 from undersong.verify import verify_now
 
 EXAMPLE: Final = Path(__file__).parent.parent / "examples" / "hospital"

@@ -21,7 +21,7 @@ def document(service: str) -> str:
 
 def application(service: str, scratch: Path) -> FastAPI:
     """Return the service's application, which is connected to nothing; `scratch` is an empty folder."""
-    package = f"services.{'keys.helper' if service == HELPER else service}"
+    package = f"undersong.services.{'keys.helper' if service == HELPER else service}"
     settings = getattr(importlib.import_module(f"{package}.settings"), f"{service.capitalize()}Settings")
     made: FastAPI = importlib.import_module(f"{package}.wiring").build_app(settings(data_dir=scratch))
     return made

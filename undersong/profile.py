@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from shared.files import open_lock, open_regular, read_text
 from undersong.errors import ProfileError, UnreachableError
+from undersong.shared.files import open_lock, open_regular, read_text
 
 DEFAULT_NAME: Final = "default"
 LOCAL_NAME: Final = "local"

@@ -1,9 +1,9 @@
 """Everything that a training recipe of your own needs (see examples/own-recipe).
 
-The types of `recipes.protocol`, the roles of tensors, and the sums that each evaluation layout is made of.
+The types of `undersong.recipes.protocol`, the roles of tensors, and the sums that each evaluation layout is made of.
 """
 
-from recipes.protocol import (
+from undersong.recipes.protocol import (
     Array,
     Column,
     Context,
@@ -19,9 +19,9 @@ from recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
-from shared.learning.tensors import Schema
-from shared.wire.profiles import Task
+from undersong.shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
+from undersong.shared.learning.tensors import Schema
+from undersong.shared.wire.profiles import Task
 
 __all__ = [
     "Array",

@@ -1,19 +1,19 @@
 """Checking a round or a model version: offline over a file of evidence, or over what the platform gives now.
 
-The checks themselves are `shared.transparency.audit`; the file's format is in docs/verification.md.
+The checks themselves are `undersong.shared.transparency.audit`; the file's format is in docs/verification.md.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shared.errors import Refusal
-from shared.files import read_input
-from shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds, service_key
-from shared.transparency.evidence import Evidence, EvidenceUnreadable
-from shared.transparency.records import check_consistency, check_head
 from undersong.client import Client
 from undersong.errors import UndersongError
+from undersong.shared.errors import Refusal
+from undersong.shared.files import read_input
+from undersong.shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds, service_key
+from undersong.shared.transparency.evidence import Evidence, EvidenceUnreadable
+from undersong.shared.transparency.records import check_consistency, check_head
 
 SUBJECT_IDS: Final = ("rnd_", "ver_")
 """How the ids of what evidence can be about begin."""

@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from recipes.catalogue import load_recipe
-from recipes.datasets import load_dataset, movable_document, read_datasets
-from recipes.protocol import Dataset, Tensors
-from recipes.reference import compare as compare_models
-from shared.learning.tensors import load
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.datasets import load_dataset, movable_document, read_datasets
+from undersong.recipes.protocol import Dataset, Tensors
+from undersong.recipes.reference import compare as compare_models
+from undersong.shared.learning.tensors import load
 
 HERE: Final = Path(__file__).resolve().parent
 HOSPITALS: Final = ("cleveland", "hungarian", "switzerland", "va")

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.agent import __main__ as agent
-from services.agent import updates
-from services.agent.runner.protocol import RunOutcome
-from shared.learning import tensors
-from shared.secagg.engine import Payload
-from shared.secagg.payload import train_payload
-from shared.secagg.quantise import TAIL_LENGTH, pack, unpack
-from shared.secagg.twoserver import schemes
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.pine import Pine64HmacSha256Aes128
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent import __main__ as agent
+from undersong.services.agent import updates
+from undersong.services.agent.runner.protocol import RunOutcome
+from undersong.shared.learning import tensors
+from undersong.shared.secagg.engine import Payload
+from undersong.shared.secagg.payload import train_payload
+from undersong.shared.secagg.quantise import TAIL_LENGTH, pack, unpack
+from undersong.shared.secagg.twoserver import schemes
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
+from undersong.shared.wire.manifest import RoundManifest
 
 BOOST: Final = 100
 

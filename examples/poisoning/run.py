@@ -16,14 +16,14 @@ from typing import Any, Final
 import numpy as np
 from sklearn.datasets import load_digits
 
-from recipes.catalogue import load_recipe
-from recipes.protocol import Dataset, Params
-from recipes.reference import score
-from shared.learning.tensors import load
 from undersong.client.types import Job, Round, Version
 from undersong.local import Platform
 from undersong.local.layout import base_environment
 from undersong.local.sites import SiteFolder
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.protocol import Dataset, Params
+from undersong.recipes.reference import score
+from undersong.shared.learning.tensors import load
 
 HERE: Final = Path(__file__).resolve().parent
 SITES: Final = ("amsel", "drossel", "fink", "meise", "star")

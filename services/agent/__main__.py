@@ -1,4 +1,4 @@
-"""`python -m services.agent --config agent.yaml [run|init|enrol|rotate|status|receipts|accept-log]`."""
+"""`python -m undersong.services.agent --config agent.yaml [run|init|enrol|rotate|status|receipts|accept-log]`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import Any
 import httpx
 import yaml
 
-from services.agent import policy as policies
-from services.agent.alarms import Alarms
-from services.agent.device import check_device
-from services.agent.domain import Detail, TaskFailure
-from services.agent.loop import EXCLUDED, Agent, http_client
-from services.agent.receipts import ReceiptBook
-from services.agent.settings import AgentSettings, ConfigError, load
-from services.agent.site import ensure_policy
-from services.agent.state import AgentState
-from shared.errors import Refusal
-from shared.faults import arm
-from shared.files import NotAFile
-from shared.identity.authority import Identity
-from shared.identity.enrol import ensure_identity, rotate_now
-from shared.secagg.engines import ENGINES
-from shared.telemetry.logs import configure_logging
-from shared.telemetry.traces import configure_tracing
-from shared.terminal import shown
+from undersong.services.agent import policy as policies
+from undersong.services.agent.alarms import Alarms
+from undersong.services.agent.device import check_device
+from undersong.services.agent.domain import Detail, TaskFailure
+from undersong.services.agent.loop import EXCLUDED, Agent, http_client
+from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.settings import AgentSettings, ConfigError, load
+from undersong.services.agent.site import ensure_policy
+from undersong.services.agent.state import AgentState
+from undersong.shared.errors import Refusal
+from undersong.shared.faults import arm
+from undersong.shared.files import NotAFile
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.enrol import ensure_identity, rotate_now
+from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.telemetry.logs import configure_logging
+from undersong.shared.telemetry.traces import configure_tracing
+from undersong.shared.terminal import shown
 
 SETTINGS_ERROR = 2
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m services.agent", description="One site's agent.")
+    made = argparse.ArgumentParser(prog="python -m undersong.services.agent", description="One site's agent.")
     made.add_argument("--config", type=Path, default=Path("agent.yaml"), help="the agent's settings")
     commands = made.add_subparsers(dest="command")
     made.set_defaults(command="run")

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from services.agent.link import Call, Link
-from shared.identity.digests import content_digest_from
-from shared.ids import Digest, RoundId
-from shared.wire.forms import DigestText, Hex
-from shared.wire.updates import ReceiptDoc
+from undersong.services.agent.link import Call, Link
+from undersong.shared.identity.digests import content_digest_from
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.wire.forms import DigestText, Hex
+from undersong.shared.wire.updates import ReceiptDoc
 
 PIECE = 512 * 1024
 MEDIA_TYPE = "application/octet-stream"

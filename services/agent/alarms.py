@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import structlog
 
-from services.agent.state import AgentState
-from shared.wire.profiles import Alarm
+from undersong.services.agent.state import AgentState
+from undersong.shared.wire.profiles import Alarm
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -16,9 +16,9 @@ FORK: Final = "log-fork"
 FOREIGN: Final = "foreign-certificate"
 REMEDY: Final = {
     FORK: "compare heads with other sites and ask the operator of the keys service whether its log was restored; "
-    "if that explains it: python -m services.agent --config agent.yaml accept-log",
+    "if that explains it: python -m undersong.services.agent --config agent.yaml accept-log",
     FOREIGN: "if this site was not enrolled anew, ask the operator of the keys service to revoke the certificate and "
-    "find out who asked for it; then: python -m services.agent --config agent.yaml accept-log",
+    "find out who asked for it; then: python -m undersong.services.agent --config agent.yaml accept-log",
 }
 
 

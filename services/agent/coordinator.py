@@ -9,11 +9,11 @@ import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.agent.domain import FailureReport
-from services.agent.link import Call, Link, RequestRefused
-from shared.ids import Digest, JobId, RoundId, TaskId, digest_of
-from shared.wire.manifest import SignedEnginePublic, SignedManifest
-from shared.wire.profiles import SiteProfile
+from undersong.services.agent.domain import FailureReport
+from undersong.services.agent.link import Call, Link, RequestRefused
+from undersong.shared.ids import Digest, JobId, RoundId, TaskId, digest_of
+from undersong.shared.wire.manifest import SignedEnginePublic, SignedManifest
+from undersong.shared.wire.profiles import SiteProfile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

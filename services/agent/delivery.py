@@ -9,17 +9,17 @@ from pathlib import Path
 
 import structlog
 
-from services.agent.aggregator import Aggregator, Receipt
-from services.agent.coordinator import Coordinator
-from services.agent.domain import BODY_LOST, Earlier, TaskFailure
-from services.agent.exchange import Exchange, Exchanges
-from services.agent.highwater import UNWRITTEN, SentMessages
-from services.agent.keys import Signatures
-from services.agent.link import RequestRefused
-from services.agent.state import AgentState, Contribution
-from services.agent.watch import OVER, Hold, Watch
-from shared.faults import point
-from shared.ids import Digest, RoundId, SiteId
+from undersong.services.agent.aggregator import Aggregator, Receipt
+from undersong.services.agent.coordinator import Coordinator
+from undersong.services.agent.domain import BODY_LOST, Earlier, TaskFailure
+from undersong.services.agent.exchange import Exchange, Exchanges
+from undersong.services.agent.highwater import UNWRITTEN, SentMessages
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import RequestRefused
+from undersong.services.agent.state import AgentState, Contribution
+from undersong.services.agent.watch import OVER, Hold, Watch
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, RoundId, SiteId
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

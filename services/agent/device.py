@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from services.agent.settings import AgentSettings, ConfigError
+from undersong.services.agent.settings import AgentSettings, ConfigError
 
 PROBE = """
 import json, sys

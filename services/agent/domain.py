@@ -11,11 +11,11 @@ from datetime import datetime, time
 from enum import StrEnum
 from typing import Final
 
-from shared.ids import Digest, SiteId
-from shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
-from shared.statistics.measures import MeasureInvalid, asked_of
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.profiles import DatasetSchema, schema_fault
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
+from undersong.shared.statistics.measures import MeasureInvalid, asked_of
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.profiles import DatasetSchema, schema_fault
 
 PROTOCOLS = (1,)  # this version, and the one before once there is one
 EVERYTHING = "*"

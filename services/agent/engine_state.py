@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from services.agent.domain import Earlier, TaskFailure
-from services.agent.store import Store
-from shared.ids import Digest, RoundId, digest_of
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent.domain import Earlier, TaskFailure
+from undersong.services.agent.store import Store
+from undersong.shared.ids import Digest, RoundId, digest_of
+from undersong.shared.wire.manifest import RoundManifest
 
 DONE = "done"
 

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 import structlog
 
-from services.agent.aggregator import WAIT_S, Aggregator
-from services.agent.domain import Policy, TaskFailure
-from services.agent.engine_state import DONE, EngineRow, EngineState
-from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
-from services.agent.keys import BlockingSignatures, Signatures
-from services.agent.link import RequestRefused
-from shared.errors import Refusal
-from shared.faults import point
-from shared.identity.authority import Identity, public_bytes
-from shared.ids import Digest, RoundId, SiteId, digest_of
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent.aggregator import WAIT_S, Aggregator
+from undersong.services.agent.domain import Policy, TaskFailure
+from undersong.services.agent.engine_state import DONE, EngineRow, EngineState
+from undersong.services.agent.highwater import UPLOAD, Place, Sent, SentMessages
+from undersong.services.agent.keys import BlockingSignatures, Signatures
+from undersong.services.agent.link import RequestRefused
+from undersong.shared.errors import Refusal
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import Identity, public_bytes
+from undersong.shared.ids import Digest, RoundId, SiteId, digest_of
+from undersong.shared.wire.manifest import RoundManifest
 
 if TYPE_CHECKING:  # engines bring numpy and compiled kernels with them: only once there is a round
     from pydantic import JsonValue
 
-    from shared.secagg.engine import ClientRound, Engine, Payload, Pieces
+    from undersong.shared.secagg.engine import ClientRound, Engine, Payload, Pieces
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -217,7 +217,7 @@ class Exchanges:
 
     async def _begun(self, engine: Engine, client_round: ClientRound) -> bytes:
         """The engine's state once it has checked the public material; TaskFailure where that cannot be used."""
-        from shared.secagg.engine import PublicUnsigned
+        from undersong.shared.secagg.engine import PublicUnsigned
 
         verifier = BlockingSignatures(self._signatures, asyncio.get_running_loop())
         try:
@@ -243,7 +243,7 @@ class Exchanges:
 
     async def _upload_only(self, engine: Engine, place: Start) -> Exchange:
         """One message and no state; some engines have it signed."""
-        from shared.secagg.engine import ClientRound
+        from undersong.shared.secagg.engine import ClientRound
 
         identity = self._identity()
         client_round = ClientRound(
@@ -253,7 +253,7 @@ class Exchanges:
         return Exchange(engine, client_round, self._aggregator, self._stored, self._sent, float("inf"), fresh)
 
     def _exchange(self, engine: Engine, place: Start, expires_at: float) -> Exchange:
-        from shared.secagg.engine import ClientRound
+        from undersong.shared.secagg.engine import ClientRound
 
         floors = self._policy().engine_floors.floors(engine.name)
         client_round = ClientRound(place.manifest, place.site_id, place.public, floors=floors)
@@ -301,7 +301,7 @@ class Start:
 
 def load_engine(name: str) -> Engine:
     """The engine, its code loaded and its kernels ready: seconds, the first time. In a thread."""
-    from shared.secagg.engines import engine_named
+    from undersong.shared.secagg.engines import engine_named
 
     try:
         return engine_named(name)

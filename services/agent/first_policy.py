@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from services.agent.domain import OWN_FEDERATION, Detail
-from services.agent.policy import AllowedColumns, PolicyFile, RecipeEntry, StatisticsEntry
-from shared.secagg.engines import ENGINES, EngineFloors
-from shared.secagg.facts import EngineFacts
-from shared.yaml_texts import dump_document
+from undersong.services.agent.domain import OWN_FEDERATION, Detail
+from undersong.services.agent.policy import AllowedColumns, PolicyFile, RecipeEntry, StatisticsEntry
+from undersong.shared.secagg.engines import ENGINES, EngineFloors
+from undersong.shared.secagg.facts import EngineFacts
+from undersong.shared.yaml_texts import dump_document
 
 FLOORS: Final = EngineFloors()
 HEADER: Final = """\

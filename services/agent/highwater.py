@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from services.agent.domain import TaskFailure
-from services.agent.settings import ConfigError
-from shared.files import open_lock
-from shared.highwater import DurableLines
-from shared.ids import Digest, JobId, RoundId
-from shared.secagg.facts import UPLOAD as UPLOAD
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.settings import ConfigError
+from undersong.shared.files import open_lock
+from undersong.shared.highwater import DurableLines
+from undersong.shared.ids import Digest, JobId, RoundId
+from undersong.shared.secagg.facts import UPLOAD as UPLOAD
+from undersong.shared.wire.manifest import RoundManifest
 
 RESTORED: Final = "state-restored"
 UNWRITTEN: Final = "mark-unwritten"

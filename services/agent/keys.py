@@ -10,12 +10,12 @@ from collections.abc import Callable
 import structlog
 from cryptography.exceptions import InvalidSignature
 
-from services.agent.domain import TaskFailure
-from services.agent.link import Away, Call, Link, RequestRefused
-from shared.clock import Clock, utc_now
-from shared.errors import Refusal, Unavailable
-from shared.identity.authority import Holder, check_time, public_bytes
-from shared.identity.directory import CertificateDirectory
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.link import Away, Call, Link, RequestRefused
+from undersong.shared.clock import Clock, utc_now
+from undersong.shared.errors import Refusal, Unavailable
+from undersong.shared.identity.authority import Holder, check_time, public_bytes
+from undersong.shared.identity.directory import CertificateDirectory
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -116,7 +116,9 @@ class Signatures:
 
 
 class BlockingSignatures:
-    """The same checks for an engine, which runs in a thread beside the event loop (`shared.secagg.engine.Verifier`)."""
+    """The same checks for an engine, which runs in a thread beside the event loop
+    (`undersong.shared.secagg.engine.Verifier`).
+    """
 
     def __init__(self, signatures: Signatures, loop: asyncio.AbstractEventLoop) -> None:
         self._signatures, self._loop = signatures, loop

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import structlog
 
-from services.agent.backoff import CircuitBreaker, parse_retry_after
-from shared.identity.authority import Identity
-from shared.identity.requests import SigningAuth
-from shared.identity.transport import CaTrust, around_proxies, trust
-from shared.telemetry.traces import current_trace
+from undersong.services.agent.backoff import CircuitBreaker, parse_retry_after
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.transport import CaTrust, around_proxies, trust
+from undersong.shared.telemetry.traces import current_trace
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

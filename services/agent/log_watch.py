@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from services.agent.alarms import FOREIGN, FORK, Alarms
-from services.agent.domain import TaskFailure
-from services.agent.keys import Signatures
-from services.agent.link import Away, Call, Link, RequestRefused
-from services.agent.state import AgentState
-from shared.ids import Digest
-from shared.wire.manifest import LogHead
+from undersong.services.agent.alarms import FOREIGN, FORK, Alarms
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import Away, Call, Link, RequestRefused
+from undersong.services.agent.state import AgentState
+from undersong.shared.ids import Digest
+from undersong.shared.wire.manifest import LogHead
 
 if TYPE_CHECKING:
-    from shared.merkle.proofs import Frontier
-    from shared.transparency.documents import LogEntry
+    from undersong.shared.merkle.proofs import Frontier
+    from undersong.shared.transparency.documents import LogEntry
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class LogWatch:
         return head
 
     async def _follow(self, head: LogHead, met: list[LogHead]) -> None:
-        from shared.merkle.proofs import Frontier
+        from undersong.shared.merkle.proofs import Frontier
 
         seen = await asyncio.to_thread(Seen.read, self._state)
         if head.size < seen.size:
@@ -167,7 +167,7 @@ class LogWatch:
 
     async def _page(self, frontier: Frontier, end: int, seen: Seen, expected: dict[int, set[Digest]]) -> None:
         """Append up to 500 entries, comparing roots where heads are known."""
-        from shared.transparency.documents import LogEntry
+        from undersong.shared.transparency.documents import LogEntry
 
         stop = min(end, frontier.size + PAGE)
         call = Call("GET", f"/v1/log/entries?start={frontier.size}&end={stop}")
@@ -210,8 +210,8 @@ class LogWatch:
 
     async def _prove(self, old: LogHead, head: LogHead) -> None:
         """An older head than this site's last look: keys must prove that its log is a beginning of this one."""
-        from shared.merkle import proofs as merkle
-        from shared.transparency.documents import ConsistencyProof
+        from undersong.shared.merkle import proofs as merkle
+        from undersong.shared.transparency.documents import ConsistencyProof
 
         call = Call("GET", f"/v1/log/proofs/consistency?first={old.size}&second={head.size}")
         try:

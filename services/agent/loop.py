@@ -14,29 +14,29 @@ from functools import partial
 import httpx
 import structlog
 
-from services.agent.aggregator import Aggregator
-from services.agent.alarms import Alarms
-from services.agent.coordinator import Coordinator, Lease
-from services.agent.domain import TaskFailure
-from services.agent.highwater import SentMessages
-from services.agent.keys import Signatures
-from services.agent.link import Away, Link, RequestRefused, make_client
-from services.agent.log_watch import LogWatch
-from services.agent.models import ModelCache
-from services.agent.profile import unreadable_profile
-from services.agent.reader import LOOK_S, SiteReader
-from services.agent.receipts import Receipts
-from services.agent.registry import Registry
-from services.agent.room import Room
-from services.agent.runner import processors
-from services.agent.settings import AgentSettings, ConfigError
-from services.agent.state import AgentState
-from services.agent.tasks import ServiceClients, Tasks
-from shared.files import open_lock
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
-from shared.ids import Digest, SiteId, digest_of
-from shared.wire.manifest import LogHead
+from undersong.services.agent.aggregator import Aggregator
+from undersong.services.agent.alarms import Alarms
+from undersong.services.agent.coordinator import Coordinator, Lease
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.highwater import SentMessages
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import Away, Link, RequestRefused, make_client
+from undersong.services.agent.log_watch import LogWatch
+from undersong.services.agent.models import ModelCache
+from undersong.services.agent.profile import unreadable_profile
+from undersong.services.agent.reader import LOOK_S, SiteReader
+from undersong.services.agent.receipts import Receipts
+from undersong.services.agent.registry import Registry
+from undersong.services.agent.room import Room
+from undersong.services.agent.runner import processors
+from undersong.services.agent.settings import AgentSettings, ConfigError
+from undersong.services.agent.state import AgentState
+from undersong.services.agent.tasks import ServiceClients, Tasks
+from undersong.shared.files import open_lock
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
+from undersong.shared.ids import Digest, SiteId, digest_of
+from undersong.shared.wire.manifest import LogHead
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

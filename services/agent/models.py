@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shared.ids import Digest
-from shared.partial import PartialFile
+from undersong.shared.ids import Digest
+from undersong.shared.partial import PartialFile
 
 PART = ".part"
 

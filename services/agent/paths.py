@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shared.names import one_edit
+from undersong.shared.names import one_edit
 
 
 def path_fault(path: Path) -> str | None:

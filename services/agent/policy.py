@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from services.agent.domain import (
+from undersong.services.agent.domain import (
     EVERYTHING,
     OWN_FEDERATION,
     Detail,
@@ -20,12 +20,12 @@ from services.agent.domain import (
     Resources,
     StatisticsRule,
 )
-from services.agent.settings import ConfigError, explain
-from shared.files import read_text
-from shared.ids import Digest
-from shared.names import Hints, hint, near, one_edit
-from shared.secagg.engines import ENGINES, EngineFloors
-from shared.yaml_texts import NotYaml, load_document
+from undersong.services.agent.settings import ConfigError, explain
+from undersong.shared.files import read_text
+from undersong.shared.ids import Digest
+from undersong.shared.names import Hints, hint, near, one_edit
+from undersong.shared.secagg.engines import ENGINES, EngineFloors
+from undersong.shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
 
@@ -155,7 +155,7 @@ def load(path: Path) -> tuple[Policy, tzinfo]:
         return to_policy(file), ZoneInfo(file.timezone)
     except FileNotFoundError:
         raise PolicyError(
-            f"{path}: no policy: put it back, or write a first one with `python -m services.agent --config … init`"
+            f"{path}: no policy: put it back, or write a first one with `python -m undersong.services.agent --config … init`"
         ) from None
     except NotYaml as error:
         raise PolicyError(f"{path}: not YAML: {error}") from error

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from services.agent.domain import EVERYTHING, POLICY_UNREADABLE, PROTOCOLS, SITE_UNREADABLE, Policy, SiteFacts
-from services.agent.policy import PolicyError
-from services.agent.runner.protocol import Description
-from services.agent.settings import ConfigError
-from shared.ids import Digest, SiteId
-from shared.wire.profiles import DatasetSchema, Hardware, ProfileFault, RecipeSpec, SiteProfile
+from undersong.services.agent.domain import EVERYTHING, POLICY_UNREADABLE, PROTOCOLS, SITE_UNREADABLE, Policy, SiteFacts
+from undersong.services.agent.policy import PolicyError
+from undersong.services.agent.runner.protocol import Description
+from undersong.services.agent.settings import ConfigError
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.wire.profiles import DatasetSchema, Hardware, ProfileFault, RecipeSpec, SiteProfile
 
 MOST_FAULTS = 50
 NAME_CHARS = 200

@@ -12,14 +12,14 @@ from typing import Final
 
 import structlog
 
-from services.agent import policy as policies
-from services.agent.domain import POLICY_UNREADABLE, SITE_UNREADABLE, TaskFailure
-from services.agent.profile import profile_of
-from services.agent.runner.warm import WarmRunner
-from services.agent.settings import AgentSettings, ConfigError
-from services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
-from services.agent.tasks import SiteSetup
-from shared.wire.profiles import ProfileFault, SiteProfile
+from undersong.services.agent import policy as policies
+from undersong.services.agent.domain import POLICY_UNREADABLE, SITE_UNREADABLE, TaskFailure
+from undersong.services.agent.profile import profile_of
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.services.agent.settings import AgentSettings, ConfigError
+from undersong.services.agent.site import Marks, data_files, ensure_policy, make_runner, read_site
+from undersong.services.agent.tasks import SiteSetup
+from undersong.shared.wire.profiles import ProfileFault, SiteProfile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

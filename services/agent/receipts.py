@@ -19,16 +19,16 @@ from urllib.parse import urlencode
 import structlog
 from pydantic import ValidationError
 
-from services.agent.domain import TaskFailure
-from services.agent.keys import Signatures
-from services.agent.link import Away, Call, Link, RequestRefused
-from services.agent.state import AgentState
-from shared.errors import Refusal
-from shared.ids import Digest, RoundId, SiteId
-from shared.wire.manifest import LogHead
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import Away, Call, Link, RequestRefused
+from undersong.services.agent.state import AgentState
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.wire.manifest import LogHead
 
 if TYPE_CHECKING:
-    from shared.transparency.documents import LoggedRecord, LoggedRecords
+    from undersong.shared.transparency.documents import LoggedRecord, LoggedRecords
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -178,7 +178,7 @@ class Receipts:
         return None
 
     async def _settle(self, round_id: RoundId, reason: str | None, logged: LoggedRecord) -> None:
-        from shared.transparency.steps import complainers
+        from undersong.shared.transparency.steps import complainers
 
         state = "verified" if reason is None else "mismatch"
         document = logged.model_dump_json().encode()
@@ -193,7 +193,7 @@ class Receipts:
             log.error("receipt.mismatch", round_id=round_id, reason=reason)
 
     async def _records(self, due: Sequence[Expected]) -> LoggedRecords:
-        from shared.transparency.documents import LoggedRecords
+        from undersong.shared.transparency.documents import LoggedRecords
 
         seen = self._seen()
         asked = [("round_id", expected.round_id) for expected in due] + [("since", str(seen.size if seen else 0))]
@@ -202,8 +202,8 @@ class Receipts:
 
     async def _check(self, expected: Expected, logged: LoggedRecord) -> None:
         """Refusal or TaskFailure for a record that is not this site's round, or does not hold."""
-        from shared.transparency import records
-        from shared.transparency.samples import check_own_samples
+        from undersong.shared.transparency import records
+        from undersong.shared.transparency.samples import check_own_samples
 
         record = logged.record
         if (record.round_id, record.manifest.manifest.digest()) != (expected.round_id, expected.manifest_digest):
@@ -221,7 +221,7 @@ class Receipts:
 
     async def _check_log(self, found: LoggedRecords) -> None:
         """All records stand under one signed head, and the log goes on from where this site last saw it."""
-        from shared.transparency import records
+        from undersong.shared.transparency import records
 
         head = found.items[0].head
         if any(one.head != head for one in found.items):

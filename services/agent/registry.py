@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx
 
-from services.agent.domain import TaskFailure
-from services.agent.link import Away, Call, Link, RequestRefused, pause_of
-from services.agent.models import ModelCache
-from shared.ids import Digest, VersionId
-from shared.partial import UNSATISFIABLE, TooLong
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.link import Away, Call, Link, RequestRefused, pause_of
+from undersong.services.agent.models import ModelCache
+from undersong.shared.ids import Digest, VersionId
+from undersong.shared.partial import UNSATISFIABLE, TooLong
 
 DOWNLOAD_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 
-from services.agent.domain import TaskFailure
-from services.agent.store import Store
-from shared.ids import SiteId
-from shared.secagg.payload import weight_of
-from shared.wire.manifest import RoundManifest
-from shared.zk import samples
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.store import Store
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.payload import weight_of
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.zk import samples
 
 
 class Samples:

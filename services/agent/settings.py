@@ -9,11 +9,11 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from services.agent.paths import path_fault
-from shared.documents import document_faults
-from shared.files import read_text
-from shared.names import environment_faults
-from shared.yaml_texts import NotYaml, load_document
+from undersong.services.agent.paths import path_fault
+from undersong.shared.documents import document_faults
+from undersong.shared.files import read_text
+from undersong.shared.names import environment_faults
+from undersong.shared.yaml_texts import NotYaml, load_document
 
 
 class ConfigError(Exception):
@@ -39,7 +39,7 @@ class DockerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     image: str = Field("undersong-agent", description="Image of the containers")
     command: list[str] = Field(
-        ["python", "-m", "services.agent.runner.child"], description="What runs in the container"
+        ["python", "-m", "undersong.services.agent.runner.child"], description="What runs in the container"
     )
     user: str | None = Field(
         default=None,

@@ -12,20 +12,20 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from services.agent import policy as policies
-from services.agent.domain import Detail, Policy
-from services.agent.first_policy import default_policy
-from services.agent.profile import facts_of
-from services.agent.runner.docker import DockerLauncher
-from services.agent.runner.pool import Launcher
-from services.agent.runner.process import ProcessLauncher
-from services.agent.runner.protocol import Description, Runner, Setup
-from services.agent.runner.warm import WarmRunner
-from services.agent.settings import AgentSettings, ConfigError
-from services.agent.tasks import SiteSetup
-from shared.files import FileMark, file_mark, read_text, write_new
-from shared.names import MEANT
-from shared.yaml_texts import NOTHING, NotYaml, load_texts
+from undersong.services.agent import policy as policies
+from undersong.services.agent.domain import Detail, Policy
+from undersong.services.agent.first_policy import default_policy
+from undersong.services.agent.profile import facts_of
+from undersong.services.agent.runner.docker import DockerLauncher
+from undersong.services.agent.runner.pool import Launcher
+from undersong.services.agent.runner.process import ProcessLauncher
+from undersong.services.agent.runner.protocol import Description, Runner, Setup
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.services.agent.settings import AgentSettings, ConfigError
+from undersong.services.agent.tasks import SiteSetup
+from undersong.shared.files import FileMark, file_mark, read_text, write_new
+from undersong.shared.names import MEANT
+from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

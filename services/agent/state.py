@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgpack
 
-from services.agent.domain import Earlier, EarlierAnswer, TaskFailure
-from services.agent.engine_state import EngineState
-from services.agent.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
-from services.agent.store import Store
-from shared.ids import Digest, JobId, RoundId, TaskId
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent.domain import Earlier, EarlierAnswer, TaskFailure
+from undersong.services.agent.engine_state import EngineState
+from undersong.services.agent.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
+from undersong.services.agent.store import Store
+from undersong.shared.ids import Digest, JobId, RoundId, TaskId
+from undersong.shared.wire.manifest import RoundManifest
 
 _HIGH_WATER = "high_water"  # the fact that names the file which belongs to this database
 RECORD_AFTER_S = 3.0  # a round is published and logged by then; asking earlier is mostly in vain

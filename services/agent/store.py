@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.agent.settings import ConfigError
-from shared.files import open_regular
+from undersong.services.agent.settings import ConfigError
+from undersong.shared.files import open_regular
 
 SCHEMA_VERSION = 4
 _FIRST = """

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from services.agent.aggregator import Aggregator
-from services.agent.coordinator import Coordinator, Lease
-from services.agent.delivery import Delivery
-from services.agent.domain import (
+from undersong.services.agent.aggregator import Aggregator
+from undersong.services.agent.coordinator import Coordinator, Lease
+from undersong.services.agent.delivery import Delivery
+from undersong.services.agent.domain import (
     Detail,
     Earlier,
     EarlierAnswer,
@@ -28,24 +28,24 @@ from services.agent.domain import (
     objections,
     report,
 )
-from services.agent.exchange import Exchange, Exchanges
-from services.agent.highwater import Place, SentMessages
-from services.agent.keys import Signatures
-from services.agent.link import Away, RequestRefused
-from services.agent.registry import Registry
-from services.agent.room import Room, is_full
-from services.agent.runner.folders import erase, fresh
-from services.agent.runner.protocol import Runner, RunOrder, RunOutcome
-from services.agent.state import AgentState, Contribution
-from services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
-from shared.faults import point
-from shared.identity.authority import Identity
-from shared.ids import Digest, RoundId, SiteId
-from shared.telemetry.traces import continue_trace
-from shared.wire.manifest import LogHead, RoundManifest
+from undersong.services.agent.exchange import Exchange, Exchanges
+from undersong.services.agent.highwater import Place, SentMessages
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import Away, RequestRefused
+from undersong.services.agent.registry import Registry
+from undersong.services.agent.room import Room, is_full
+from undersong.services.agent.runner.folders import erase, fresh
+from undersong.services.agent.runner.protocol import Runner, RunOrder, RunOutcome
+from undersong.services.agent.state import AgentState, Contribution
+from undersong.services.agent.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.telemetry.traces import continue_trace
+from undersong.shared.wire.manifest import LogHead, RoundManifest
 
 if TYPE_CHECKING:
-    from shared.secagg.engine import Payload
+    from undersong.shared.secagg.engine import Payload
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -237,8 +237,10 @@ class Tasks:
         self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None
     ) -> Payload:
         """In a thread."""
-        from services.agent.samples import Samples  # libsodium and numpy: only once there is something to send
-        from services.agent.updates import make_payload
+        from undersong.services.agent.samples import (
+            Samples,  # libsodium and numpy: only once there is something to send
+        )
+        from undersong.services.agent.updates import make_payload
 
         return make_payload(manifest, site_id, outcome, model, Samples(self._state.store))
 
@@ -288,7 +290,7 @@ class Tasks:
         payload: Payload,
     ) -> Contribution:
         """Hide, make durable, record. In a thread."""
-        from services.agent.updates import write_body
+        from undersong.services.agent.updates import write_body
 
         manifest = exchange.client_round.manifest
         written = write_body(exchange, answer, payload, self._state.outbox)

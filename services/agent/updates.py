@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from services.agent.domain import TaskFailure
-from services.agent.exchange import Exchange
-from services.agent.runner.protocol import RunOutcome
-from services.agent.samples import Samples
-from services.agent.state import sync_folder
-from shared.errors import Refusal
-from shared.ids import Digest, SiteId
-from shared.learning import tensors
-from shared.secagg.engine import Payload
-from shared.secagg.payload import model_payload, sums_payload, train_payload
-from shared.wire.manifest import RoundKind, RoundManifest
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.exchange import Exchange
+from undersong.services.agent.runner.protocol import RunOutcome
+from undersong.services.agent.samples import Samples
+from undersong.services.agent.state import sync_folder
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.learning import tensors
+from undersong.shared.secagg.engine import Payload
+from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 Body = tuple[Digest, int]
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from services.agent.coordinator import Coordinator
-from services.agent.link import Away, RequestRefused
-from shared.ids import TaskId
+from undersong.services.agent.coordinator import Coordinator
+from undersong.services.agent.link import Away, RequestRefused
+from undersong.shared.ids import TaskId
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -9,40 +9,40 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
-from services.aggregator.api.rounds import router
-from services.aggregator.api.steps import router as steps_router
-from services.aggregator.contributions.part_worker import PartWorker
-from services.aggregator.contributions.parts import RoundParts
-from services.aggregator.contributions.updates import Updates
-from services.aggregator.driver.closing import Closing
-from services.aggregator.driver.driver import RoundDriver
-from services.aggregator.driver.maintenance import RoundMaintenance, new_worker_id
-from services.aggregator.driver.publication import Publication
-from services.aggregator.driver.records import Records
-from services.aggregator.driver.verification import Verification
-from services.aggregator.peers.helper import Helper
-from services.aggregator.peers.keys import Keys
-from services.aggregator.peers.parties import Parties
-from services.aggregator.peers.registry import Registry
-from services.aggregator.repository.parts import PARTS_TOPIC
-from services.aggregator.repository.rounds import STEPS_TOPIC, WORK_TOPIC
-from services.aggregator.rounds.lifecycle import Rounds
-from services.aggregator.settings import AggregatorSettings
-from services.aggregator.steps.exchange import Steps
-from services.aggregator.tables import common
-from services.aggregator.worker import work
-from shared.blobs import BlobStore
-from shared.clock import Clock
-from shared.database import Database
-from shared.identity.sealing import Sealer
-from shared.queues import Notifier, OutboxTail, Relay, Streams, background
-from shared.secagg.engines import preload
-from shared.secagg.facts import WITNESS
-from shared.web.access import IntrospectionClient, TokenDirectory
-from shared.web.app import create_app
-from shared.web.health import database_checks
-from shared.web.standing import Standing, standing, traced_client
-from shared.wire.helper import HELPER
+from undersong.services.aggregator.api.rounds import router
+from undersong.services.aggregator.api.steps import router as steps_router
+from undersong.services.aggregator.contributions.part_worker import PartWorker
+from undersong.services.aggregator.contributions.parts import RoundParts
+from undersong.services.aggregator.contributions.updates import Updates
+from undersong.services.aggregator.driver.closing import Closing
+from undersong.services.aggregator.driver.driver import RoundDriver
+from undersong.services.aggregator.driver.maintenance import RoundMaintenance, new_worker_id
+from undersong.services.aggregator.driver.publication import Publication
+from undersong.services.aggregator.driver.records import Records
+from undersong.services.aggregator.driver.verification import Verification
+from undersong.services.aggregator.peers.helper import Helper
+from undersong.services.aggregator.peers.keys import Keys
+from undersong.services.aggregator.peers.parties import Parties
+from undersong.services.aggregator.peers.registry import Registry
+from undersong.services.aggregator.repository.parts import PARTS_TOPIC
+from undersong.services.aggregator.repository.rounds import STEPS_TOPIC, WORK_TOPIC
+from undersong.services.aggregator.rounds.lifecycle import Rounds
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.aggregator.steps.exchange import Steps
+from undersong.services.aggregator.tables import common
+from undersong.services.aggregator.worker import work
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import Clock
+from undersong.shared.database import Database
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.queues import Notifier, OutboxTail, Relay, Streams, background
+from undersong.shared.secagg.engines import preload
+from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.web.access import IntrospectionClient, TokenDirectory
+from undersong.shared.web.app import create_app
+from undersong.shared.web.health import database_checks
+from undersong.shared.web.standing import Standing, standing, traced_client
+from undersong.shared.wire.helper import HELPER
 
 
 @dataclass(frozen=True)

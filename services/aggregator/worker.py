@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
-from services.aggregator.contributions.part_worker import PartWorker
-from services.aggregator.driver.driver import RoundDriver
-from services.aggregator.driver.maintenance import RoundMaintenance
-from services.aggregator.repository.rounds import WORK_TOPIC
-from shared.database import Database
-from shared.queues import Consumer, Notifier, OutboxTail, Relay, Streams, Sweeper, run_all
+from undersong.services.aggregator.contributions.part_worker import PartWorker
+from undersong.services.aggregator.driver.driver import RoundDriver
+from undersong.services.aggregator.driver.maintenance import RoundMaintenance
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC
+from undersong.shared.database import Database
+from undersong.shared.queues import Consumer, Notifier, OutboxTail, Relay, Streams, Sweeper, run_all
 
 GROUP: Final = "aggregator.workers"
 _PRUNE_EVERY_S: Final = 60.0

@@ -1,9 +1,9 @@
-"""The command line: ``python -m services.coordinator api|worker|migrate|bootstrap|bump-epoch|…``."""
+"""The command line: ``python -m undersong.services.coordinator api|worker|migrate|bootstrap|bump-epoch|…``."""
 
-from services.coordinator.commands import bootstrap, bump_epoch
-from services.coordinator.settings import CoordinatorSettings
-from services.coordinator.wiring import build_app, run_worker
-from shared.web.program import SHARED_COMMANDS, Command, Program
+from undersong.services.coordinator.commands import bootstrap, bump_epoch
+from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.coordinator.wiring import build_app, run_worker
+from undersong.shared.web.program import SHARED_COMMANDS, Command, Program
 
 PROGRAM = Program(
     "coordinator",

@@ -7,10 +7,10 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from services.coordinator.repository import accounts as store
-from services.coordinator.repository.accounts import AccountRepository, Token, User
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.views.members import (
+from undersong.services.coordinator.repository import accounts as store
+from undersong.services.coordinator.repository.accounts import AccountRepository, Token, User
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.views.members import (
     IntrospectionView,
     NewTokenView,
     RoleView,
@@ -19,15 +19,15 @@ from services.coordinator.views.members import (
     token_view,
     user_view,
 )
-from shared.database import Database, Page, Transaction
-from shared.errors import FieldError, Forbidden, Invalid, NotFound, no_such
-from shared.files import read_text
-from shared.identity.authority import write_private
-from shared.identity.sealing import Sealer
-from shared.ids import TokenId, UserId, new_id
-from shared.web.access import Grant, Principal, Role, new_token, token_hash
-from shared.web.answers import Answered
-from shared.web.idempotency import Once
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import FieldError, Forbidden, Invalid, NotFound, no_such
+from undersong.shared.files import read_text
+from undersong.shared.identity.authority import write_private
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import TokenId, UserId, new_id
+from undersong.shared.web.access import Grant, Principal, Role, new_token, token_hash
+from undersong.shared.web.answers import Answered
+from undersong.shared.web.idempotency import Once
 
 FIRST_ADMIN: Final = "admin"
 ADMIN_TOKEN_FILE: Final = "admin-token"  # noqa: S105  (a file's name)

@@ -13,14 +13,14 @@ from typing import Final
 
 import structlog
 
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.errors import Unavailable
-from shared.ids import SiteId
-from shared.queues import Notifier
-from shared.telemetry.metrics import HEARTBEAT_AGE_SECONDS
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Unavailable
+from undersong.shared.ids import SiteId
+from undersong.shared.queues import Notifier
+from undersong.shared.telemetry.metrics import HEARTBEAT_AGE_SECONDS
 
 PERIOD_S: Final = 3.0
 LONGEST_GAP: Final = timedelta(seconds=12)

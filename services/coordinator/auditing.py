@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.coordinator.peers.keys import CertificateFacts, KeysDirectory
-from services.coordinator.peers.registry import Registry
-from shared.errors import NotFound
-from shared.identity.authority import Identity, keyid_of
-from shared.ids import Digest
-from shared.transparency.audit import CheckResult, audit
-from shared.transparency.collecting import collect
-from shared.transparency.documents import LoggedRecord
-from shared.transparency.evidence import Evidence
-from shared.web.access import Principal, Role
+from undersong.services.coordinator.peers.keys import CertificateFacts, KeysDirectory
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.shared.errors import NotFound
+from undersong.shared.identity.authority import Identity, keyid_of
+from undersong.shared.ids import Digest
+from undersong.shared.transparency.audit import CheckResult, audit
+from undersong.shared.transparency.collecting import collect
+from undersong.shared.transparency.documents import LoggedRecord
+from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.web.access import Principal, Role
 
 
 class NoEvidence(NotFound):

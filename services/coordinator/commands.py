@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from services.coordinator.accounts import Accounts
-from services.coordinator.repository.jobs import JobRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.settings import CoordinatorSettings
-from services.coordinator.wiring import open_database
-from shared.database import Database, Transaction
-from shared.identity.sealing import Sealer
+from undersong.services.coordinator.accounts import Accounts
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.coordinator.wiring import open_database
+from undersong.shared.database import Database, Transaction
+from undersong.shared.identity.sealing import Sealer
 
 _MOST_ROUNDS_SINCE_BACKUP: Final = 1_000_000  # of one job; no record says how many there were
 T = TypeVar("T")

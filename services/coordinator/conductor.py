@@ -11,30 +11,30 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
-from services.coordinator.domain.endings import Published, SiteFault, Verdicts
-from services.coordinator.domain.jobs import Job, Outcome
-from services.coordinator.domain.manifests import draft
-from services.coordinator.domain.rounds import Phase
-from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.domain.tasks import BODY_LOST, TaskState
-from services.coordinator.peers.aggregator import Aggregator, RoundReport
-from services.coordinator.peers.keys import Keys
-from services.coordinator.peers.peer import PartyAway, PartyRefused
-from services.coordinator.peers.registry import Registry
-from services.coordinator.repository.jobs import JobRepository
-from services.coordinator.repository.rounds import RoundRecord, RoundRepository
-from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.rounds import Rounds
-from shared.database import Database, Transaction
-from shared.errors import NotFound, Refusal
-from shared.faults import point
-from shared.ids import JobId, ModelId, RoundId, SiteId
-from shared.learning.metrics import metrics_of
-from shared.queues import Event
-from shared.secagg.engine import UPLOAD
-from shared.secagg.engines import engine_facts
-from shared.telemetry.traces import within_trace
-from shared.wire.manifest import RoundKind
+from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
+from undersong.services.coordinator.domain.jobs import Job, Outcome
+from undersong.services.coordinator.domain.manifests import draft
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.domain.tasks import BODY_LOST, TaskState
+from undersong.services.coordinator.peers.aggregator import Aggregator, RoundReport
+from undersong.services.coordinator.peers.keys import Keys
+from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.services.coordinator.rounds import Rounds
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import NotFound, Refusal
+from undersong.shared.faults import point
+from undersong.shared.ids import JobId, ModelId, RoundId, SiteId
+from undersong.shared.learning.metrics import metrics_of
+from undersong.shared.queues import Event
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.telemetry.traces import within_trace
+from undersong.shared.wire.manifest import RoundKind
 
 T = TypeVar("T")
 _VERSIONED: Final = frozenset({RoundKind.TRAIN, RoundKind.INITIALISE})

@@ -1,11 +1,11 @@
 """Federations: organisations that learn together."""
 
-from services.coordinator.repository.sites import Federation, SiteRepository
-from services.coordinator.views.members import FederationView, federation_view
-from shared.database import Database, Page, Transaction
-from shared.ids import FederationId, new_id
-from shared.web.access import Grant, Principal, Role
-from shared.web.idempotency import Once
+from undersong.services.coordinator.repository.sites import Federation, SiteRepository
+from undersong.services.coordinator.views.members import FederationView, federation_view
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.ids import FederationId, new_id
+from undersong.shared.web.access import Grant, Principal, Role
+from undersong.shared.web.idempotency import Once
 
 
 class Federations:

@@ -4,13 +4,13 @@ from collections import Counter
 from datetime import timedelta
 from typing import Final
 
-from services.coordinator.domain.rounds import Phase
-from services.coordinator.leases import Timing
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.database import Database, Transaction
-from shared.telemetry.metrics import (
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.database import Database, Transaction
+from undersong.shared.telemetry.metrics import (
     DEAD_TASKS,
     ROUND_AGE_SECONDS,
     ROUND_OVERDUE_SECONDS,

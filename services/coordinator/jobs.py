@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.coordinator.domain.findings import kind_of
-from services.coordinator.domain.jobs import LOOK_AGAIN, Job
-from services.coordinator.domain.manifests import train_encoding
-from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.domain.statistics import judge_statistics
-from services.coordinator.domain.validation import Verdict, World, absence, judge
-from services.coordinator.peers.registry import Registry
-from services.coordinator.repository.jobs import JobEvent, JobRepository
-from services.coordinator.repository.rounds import RoundRecord, RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.rounds import JOBS_TOPIC, Rounds
-from services.coordinator.views.jobs import (
+from undersong.services.coordinator.domain.findings import kind_of
+from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, Job
+from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.domain.statistics import judge_statistics
+from undersong.services.coordinator.domain.validation import Verdict, World, absence, judge
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.repository.jobs import JobEvent, JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.services.coordinator.rounds import JOBS_TOPIC, Rounds
+from undersong.services.coordinator.views.jobs import (
     AbsenceView,
     JobVerdict,
     JobView,
@@ -31,17 +31,17 @@ from services.coordinator.views.jobs import (
     round_view,
     site_fault_view,
 )
-from services.coordinator.views.participation import ParticipationView, participation_view
-from services.coordinator.views.tasks import task_view
-from shared.database import Database, Page, Transaction
-from shared.errors import NotFound, no_such
-from shared.faults import point
-from shared.ids import Digest, JobId, RoundId, SiteId, VersionId, is_id, new_id
-from shared.learning.strategies import strategy_named
-from shared.secagg.engines import ENGINES
-from shared.web.access import Principal, Role
-from shared.web.idempotency import Once
-from shared.wire.manifest import DataRef, SignedManifest
+from undersong.services.coordinator.views.participation import ParticipationView, participation_view
+from undersong.services.coordinator.views.tasks import task_view
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import NotFound, no_such
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, JobId, RoundId, SiteId, VersionId, is_id, new_id
+from undersong.shared.learning.strategies import strategy_named
+from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.web.access import Principal, Role
+from undersong.shared.web.idempotency import Once
+from undersong.shared.wire.manifest import DataRef, SignedManifest
 
 _STEPS: Final = 3
 """How often pausing, resuming or cancelling is tried again when the job's round changes in between."""

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from services.coordinator.attendance import Attendance
-from services.coordinator.domain.rounds import Phase
-from services.coordinator.domain.tasks import Task
-from services.coordinator.moves import Move, move, move_all
-from services.coordinator.repository.jobs import JobRepository
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import Admission, SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.clock import monotonic
-from shared.database import Database, Gathering, Transaction
-from shared.errors import Forbidden, Refusal
-from shared.faults import point
-from shared.ids import RoundId, SiteId
-from shared.queues import Notifier
-from shared.telemetry.traces import current_trace
+from undersong.services.coordinator.attendance import Attendance
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.moves import Move, move, move_all
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import Admission, SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Gathering, Transaction
+from undersong.shared.errors import Forbidden, Refusal
+from undersong.shared.faults import point
+from undersong.shared.ids import RoundId, SiteId
+from undersong.shared.queues import Notifier
+from undersong.shared.telemetry.traces import current_trace
 
 _KEPT_ROUNDS: Final = 64
 _SHORTEST_WAIT: Final = 0.75

@@ -4,10 +4,10 @@ from typing import Final
 
 import structlog
 
-from services.coordinator.peers.keys import Keys
-from services.coordinator.rounds import Rounds
-from shared.errors import Refusal
-from shared.queues import Sweeper
+from undersong.services.coordinator.peers.keys import Keys
+from undersong.services.coordinator.rounds import Rounds
+from undersong.shared.errors import Refusal
+from undersong.shared.queues import Sweeper
 
 EVERY_S: Final = 5.0
 log = structlog.get_logger(__name__)

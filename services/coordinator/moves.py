@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from services.coordinator.domain.rounds import Round
-from services.coordinator.domain.tasks import Task, TaskState
-from services.coordinator.repository.jobs import Entry, JobRepository
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.database import Transaction
-from shared.errors import NotFound, no_such
-from shared.ids import SiteId, TaskId
-from shared.telemetry.metrics import AGENT_TASK_SECONDS, STRAGGLERS, TASK_ATTEMPTS, TASKS_ENDED
-from shared.telemetry.traces import current_trace
+from undersong.services.coordinator.domain.rounds import Round
+from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.repository.jobs import Entry, JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.database import Transaction
+from undersong.shared.errors import NotFound, no_such
+from undersong.shared.ids import SiteId, TaskId
+from undersong.shared.telemetry.metrics import AGENT_TASK_SECONDS, STRAGGLERS, TASK_ATTEMPTS, TASKS_ENDED
+from undersong.shared.telemetry.traces import current_trace
 
 ROUNDS_TOPIC: Final = "coordinator.rounds"
 TASKS_TOPIC: Final = "coordinator.tasks"

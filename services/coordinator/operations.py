@@ -5,20 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from services.coordinator.domain.rounds import Phase, Round
-from services.coordinator.domain.tasks import TaskOver
-from services.coordinator.moves import TASKS_TOPIC, move
-from services.coordinator.repository.jobs import JobRepository
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.views.tasks import DeadTaskView, dead_task_view
-from shared.database import Database, Page, Transaction
-from shared.errors import no_such
-from shared.ids import TaskId
-from shared.queues import Notifier
-from shared.web.access import Principal, Role
-from shared.web.idempotency import Once
+from undersong.services.coordinator.domain.rounds import Phase, Round
+from undersong.services.coordinator.domain.tasks import TaskOver
+from undersong.services.coordinator.moves import TASKS_TOPIC, move
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.services.coordinator.views.tasks import DeadTaskView, dead_task_view
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import no_such
+from undersong.shared.ids import TaskId
+from undersong.shared.queues import Notifier
+from undersong.shared.web.access import Principal, Role
+from undersong.shared.web.idempotency import Once
 
 Act = Literal["requeue", "discard"]
 LOOKED_BACK: Final = timedelta(days=1)

@@ -6,23 +6,23 @@ from typing import Any, Final
 
 import structlog
 
-from services.coordinator.domain.causes import Cause, owed_to_job
-from services.coordinator.domain.jobs import Job
-from services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
-from services.coordinator.domain.progress import Finished, JobState, Stalled, Step
-from services.coordinator.domain.rounds import CHECK_EVERY, Round
-from services.coordinator.domain.validation import absence
-from services.coordinator.leases import Timing
-from services.coordinator.moves import ROUNDS_TOPIC
-from services.coordinator.repository.jobs import JobRepository
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.database import Transaction
-from shared.errors import Refusal
-from shared.identity.authority import Identity
-from shared.ids import RoundId, SiteId, new_id
-from shared.wire.manifest import MANIFEST_CONTEXT, LogHead, RoundManifest, SignedManifest
+from undersong.services.coordinator.domain.causes import Cause, owed_to_job
+from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
+from undersong.services.coordinator.domain.progress import Finished, JobState, Stalled, Step
+from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Round
+from undersong.services.coordinator.domain.validation import absence
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.moves import ROUNDS_TOPIC
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.database import Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import RoundId, SiteId, new_id
+from undersong.shared.wire.manifest import MANIFEST_CONTEXT, LogHead, RoundManifest, SignedManifest
 
 ACTOR: Final = "coordinator"
 log = structlog.get_logger(__name__)

@@ -8,24 +8,24 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from services.coordinator.domain.causes import causes_of
-from services.coordinator.domain.endings import Published, SiteFault, Verdicts
-from services.coordinator.domain.manifests import draft, witnessed
-from services.coordinator.domain.progress import Finished, JobState
-from services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
-from services.coordinator.domain.tasks import Task, TaskState
-from services.coordinator.leases import Timing
-from services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
-from services.coordinator.planning import ACTOR, Planner, cause_facts, round_facts
-from services.coordinator.repository.jobs import FAULT, FAULT_EVENTS, JobRepository
-from services.coordinator.repository.rounds import RoundRecord, RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.database import Database, Transaction
-from shared.identity.authority import Identity
-from shared.ids import JobId, ModelId, RoundId, SiteId, TaskId, new_id
-from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS
-from shared.wire.manifest import LogHead, RoundKind, SignedManifest
+from undersong.services.coordinator.domain.causes import causes_of
+from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
+from undersong.services.coordinator.domain.manifests import draft, witnessed
+from undersong.services.coordinator.domain.progress import Finished, JobState
+from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
+from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
+from undersong.services.coordinator.planning import ACTOR, Planner, cause_facts, round_facts
+from undersong.services.coordinator.repository.jobs import FAULT, FAULT_EVENTS, JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.database import Database, Transaction
+from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import JobId, ModelId, RoundId, SiteId, TaskId, new_id
+from undersong.shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS
+from undersong.shared.wire.manifest import LogHead, RoundKind, SignedManifest
 
 JOBS_TOPIC: Final = "coordinator.jobs"
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.web.settings import ServiceSettings, settings_config
+from undersong.shared.web.settings import ServiceSettings, settings_config
 
 
 class CoordinatorSettings(ServiceSettings):

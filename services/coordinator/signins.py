@@ -4,9 +4,9 @@ import ipaddress
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.coordinator.repository.signins import SignInRepository
-from shared.database import Database, Transaction
-from shared.errors import TooMany
+from undersong.services.coordinator.repository.signins import SignInRepository
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import TooMany
 
 MOST_FAILURES: Final = 10
 LOCKED: Final = timedelta(minutes=15)  # after the last of them

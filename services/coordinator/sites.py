@@ -4,23 +4,23 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from services.coordinator.attendance import Attendance
-from services.coordinator.domain.sites import SiteFacts, lacks_dataset
-from services.coordinator.domain.tasks import Task
-from services.coordinator.leases import SiteUnknown
-from services.coordinator.moves import move
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import Site, SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from services.coordinator.views.jobs import ExclusionView, exclusion_view
-from services.coordinator.views.members import ComparisonView, SiteView, comparison_view, site_view
-from shared.database import Database, Page, Transaction
-from shared.errors import NotFound, no_such
-from shared.ids import FederationId, SiteId, new_id
-from shared.names import hint
-from shared.web.access import Principal, Role
-from shared.web.idempotency import Once
-from shared.wire.profiles import SiteProfile
+from undersong.services.coordinator.attendance import Attendance
+from undersong.services.coordinator.domain.sites import SiteFacts, lacks_dataset
+from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.leases import SiteUnknown
+from undersong.services.coordinator.moves import move
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import Site, SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.services.coordinator.views.jobs import ExclusionView, exclusion_view
+from undersong.services.coordinator.views.members import ComparisonView, SiteView, comparison_view, site_view
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import NotFound, no_such
+from undersong.shared.ids import FederationId, SiteId, new_id
+from undersong.shared.names import hint
+from undersong.shared.web.access import Principal, Role
+from undersong.shared.web.idempotency import Once
+from undersong.shared.wire.profiles import SiteProfile
 
 _PAGE: Final = 200
 

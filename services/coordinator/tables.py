@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, JsonDocument, RowNumber, UtcDateTime, new_metadata
+from undersong.shared.database import CommonTables, JsonDocument, RowNumber, UtcDateTime, new_metadata
 
 Id = String(40)
 Word = String(40)

@@ -5,20 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from services.coordinator.attendance import LONGEST_GAP, Attendance
-from services.coordinator.domain.rounds import Phase
-from services.coordinator.domain.tasks import StaleLease, Task, TaskState
-from services.coordinator.leases import Timing
-from services.coordinator.moves import Move, locked, move, move_all, no_task
-from services.coordinator.repository.rounds import RoundRepository
-from services.coordinator.repository.sites import SiteRepository
-from services.coordinator.repository.tasks import TaskRepository
-from shared.database import Database, Gathering, Transaction
-from shared.errors import Refusal
-from shared.faults import point
-from shared.ids import Digest, RoundId, SiteId, TaskId
-from shared.telemetry.metrics import LEASES_EXPIRED
-from shared.telemetry.traces import current_trace
+from undersong.services.coordinator.attendance import LONGEST_GAP, Attendance
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.domain.tasks import StaleLease, Task, TaskState
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.moves import Move, locked, move, move_all, no_task
+from undersong.services.coordinator.repository.rounds import RoundRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.repository.tasks import TaskRepository
+from undersong.shared.database import Database, Gathering, Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, RoundId, SiteId, TaskId
+from undersong.shared.telemetry.metrics import LEASES_EXPIRED
+from undersong.shared.telemetry.traces import current_trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,19 @@
 import asyncio
 from dataclasses import dataclass
 
-from services.coordinator.accounts import Accounts
-from services.coordinator.attendance import Attendance
-from services.coordinator.federations import Federations
-from services.coordinator.jobs import Jobs
-from services.coordinator.leases import Leases, Timing
-from services.coordinator.operations import Operations
-from services.coordinator.peers.registry import Registry
-from services.coordinator.signins import SignIns
-from services.coordinator.sites import Sites
-from services.coordinator.tasks import Tasks
-from shared.database import Database
-from shared.identity.sealing import Sealer
-from shared.queues import Notifier
+from undersong.services.coordinator.accounts import Accounts
+from undersong.services.coordinator.attendance import Attendance
+from undersong.services.coordinator.federations import Federations
+from undersong.services.coordinator.jobs import Jobs
+from undersong.services.coordinator.leases import Leases, Timing
+from undersong.services.coordinator.operations import Operations
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.signins import SignIns
+from undersong.services.coordinator.sites import Sites
+from undersong.services.coordinator.tasks import Tasks
+from undersong.shared.database import Database
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.queues import Notifier
 
 
 @dataclass(frozen=True)

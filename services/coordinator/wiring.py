@@ -6,31 +6,31 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 import httpx
 from fastapi import FastAPI
 
-from services.coordinator.api.app import application
-from services.coordinator.auditing import Auditing
-from services.coordinator.conductor import Conductor
-from services.coordinator.dashboard import Dashboard
-from services.coordinator.dashboard.source import CoordinatorSource
-from services.coordinator.gauges import Gauges
-from services.coordinator.leases import Timing
-from services.coordinator.log_heads import LogHeads
-from services.coordinator.peers.aggregator import Aggregator
-from services.coordinator.peers.keys import Keys, KeysDirectory
-from services.coordinator.peers.registry import Registry
-from services.coordinator.rounds import Rounds
-from services.coordinator.settings import CoordinatorSettings
-from services.coordinator.tables import common
-from services.coordinator.tasks import TaskSweeper
-from services.coordinator.use_cases import UseCases, build_use_cases
-from services.coordinator.worker import work
-from shared.clock import utc_now
-from shared.database import Database
-from shared.errors import Unavailable
-from shared.identity.authority import Identity
-from shared.identity.requests import SigningAuth
-from shared.identity.sealing import Sealer
-from shared.queues import Notifier, OutboxTail, Relay, Streams, Sweeper, background
-from shared.web.standing import Standing, standing
+from undersong.services.coordinator.api.app import application
+from undersong.services.coordinator.auditing import Auditing
+from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.dashboard import Dashboard
+from undersong.services.coordinator.dashboard.source import CoordinatorSource
+from undersong.services.coordinator.gauges import Gauges
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.log_heads import LogHeads
+from undersong.services.coordinator.peers.aggregator import Aggregator
+from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.rounds import Rounds
+from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.coordinator.tables import common
+from undersong.services.coordinator.tasks import TaskSweeper
+from undersong.services.coordinator.use_cases import UseCases, build_use_cases
+from undersong.services.coordinator.worker import work
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database
+from undersong.shared.errors import Unavailable
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.queues import Notifier, OutboxTail, Relay, Streams, Sweeper, background
+from undersong.shared.web.standing import Standing, standing
 
 SERVICE = "coordinator"
 

@@ -2,15 +2,15 @@
 
 from typing import Final
 
-from services.coordinator.conductor import Conductor
-from services.coordinator.gauges import Gauges
-from services.coordinator.moves import ROUNDS_TOPIC
-from services.coordinator.rounds import JOBS_TOPIC
-from services.coordinator.signins import SignIns
-from services.coordinator.tasks import TaskSweeper
-from shared.database import Database
-from shared.queues import Consumer, OutboxTail, Relay, Streams, Sweeper, run_all
-from shared.web.idempotency import prune_idempotency
+from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.gauges import Gauges
+from undersong.services.coordinator.moves import ROUNDS_TOPIC
+from undersong.services.coordinator.rounds import JOBS_TOPIC
+from undersong.services.coordinator.signins import SignIns
+from undersong.services.coordinator.tasks import TaskSweeper
+from undersong.shared.database import Database
+from undersong.shared.queues import Consumer, OutboxTail, Relay, Streams, Sweeper, run_all
+from undersong.shared.web.idempotency import prune_idempotency
 
 AGGREGATOR_TOPIC: Final = "aggregator.rounds"
 GROUP: Final = "coordinator"

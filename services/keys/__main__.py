@@ -1,15 +1,17 @@
-"""The command line: ``python -m services.keys api|worker|migrate|bootstrap|…``, and ``helper…`` for the helper."""
+"""The command line: ``python -m undersong.services.keys api|worker|migrate|bootstrap|…``, and ``helper…`` for the
+helper.
+"""
 
 import sys
 from collections.abc import Sequence
 
-from services.keys.commands import bootstrap, new_operator_token, new_seal_key, reseal_all
-from services.keys.helper import wiring as helper
-from services.keys.helper.settings import HelperSettings
-from services.keys.settings import KeysSettings
-from services.keys.wiring import build_app, run_worker
-from shared.web.program import Command, Program
-from shared.wire.helper import HELPER
+from undersong.services.keys.commands import bootstrap, new_operator_token, new_seal_key, reseal_all
+from undersong.services.keys.helper import wiring as helper
+from undersong.services.keys.helper.settings import HelperSettings
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.wiring import build_app, run_worker
+from undersong.shared.web.program import Command, Program
+from undersong.shared.wire.helper import HELPER
 
 PROGRAM = Program(
     "keys",
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command of the keys service, or of the helper: another process, store and identity."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in HELPER_COMMANDS:
-        HELPER_PROGRAM.main([HELPER_COMMANDS[words[0]], *words[1:]], prog=f"python -m services.keys {words[0]}")
+        HELPER_PROGRAM.main(
+            [HELPER_COMMANDS[words[0]], *words[1:]], prog=f"python -m undersong.services.keys {words[0]}"
+        )
     else:
         PROGRAM.main(words, epilog=f"The helper's: {', '.join(HELPER_COMMANDS)}.")
 

@@ -5,18 +5,18 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from services.keys.domain import Issued
-from services.keys.repository.log import LogRepository
-from shared.database import Transaction
-from shared.merkle import tree
-from shared.transparency.documents import (
+from undersong.services.keys.domain import Issued
+from undersong.services.keys.repository.log import LogRepository
+from undersong.shared.database import Transaction
+from undersong.shared.merkle import tree
+from undersong.shared.transparency.documents import (
     CERTIFICATE_ISSUED,
     CERTIFICATE_REVOKED,
     RESTORED,
     LogEntry,
     leaf_of,
 )
-from shared.wire.canonical import canonical
+from undersong.shared.wire.canonical import canonical
 
 EntryType = Literal["certificate-issued", "certificate-revoked", "round", "restored"]
 

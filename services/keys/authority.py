@@ -7,12 +7,12 @@ import secrets
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from services.keys.repository.certificates import KeysRepository
-from services.keys.repository.witness import WitnessRepository
-from services.keys.tables import AuthorityRow
-from shared.database import Database, Transaction
-from shared.identity.authority import CertificateAuthority
-from shared.identity.sealing import Sealer
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.witness import WitnessRepository
+from undersong.services.keys.tables import AuthorityRow
+from undersong.shared.database import Database, Transaction
+from undersong.shared.identity.authority import CertificateAuthority
+from undersong.shared.identity.sealing import Sealer
 
 _PLACE = ("authority", "1")
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from cryptography import x509
 
-from services.keys.appending import log_revoked
-from services.keys.authority import Authority
-from services.keys.domain import Issued, Revocation, check_proof, parse_public_key, with_descendants
-from services.keys.issuing import TOPIC, issue
-from services.keys.repository.certificates import KeysRepository
-from shared.clock import utc_now
-from shared.database import Database, Page, Transaction
-from shared.identity.authority import IDENTITY_FILE, Identity, Subject, public_bytes
-from shared.identity.enrol import adopt, due, pending_key, rotation_proof_data
-from shared.identity.verify import CertificateRevoked, Party
+from undersong.services.keys.appending import log_revoked
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.domain import Issued, Revocation, check_proof, parse_public_key, with_descendants
+from undersong.services.keys.issuing import TOPIC, issue
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.identity.authority import IDENTITY_FILE, Identity, Subject, public_bytes
+from undersong.shared.identity.enrol import adopt, due, pending_key, rotation_proof_data
+from undersong.shared.identity.verify import CertificateRevoked, Party
 
 SELF = Subject("service", "keys")
 

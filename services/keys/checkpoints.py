@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from services.keys.authority import Authority
-from services.keys.log import Log
-from shared.clock import monotonic
-from shared.identity.authority import Identity
-from shared.queues import Sweeper
-from shared.telemetry.metrics import AUDIT_APPEND_FAILURES, CHECKPOINT_AGE_SECONDS
-from shared.web.vitals import measure_certificate
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.log import Log
+from undersong.shared.clock import monotonic
+from undersong.shared.identity.authority import Identity
+from undersong.shared.queues import Sweeper
+from undersong.shared.telemetry.metrics import AUDIT_APPEND_FAILURES, CHECKPOINT_AGE_SECONDS
+from undersong.shared.web.vitals import measure_certificate
 
 EVERY_S: Final = 60.0
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.keys.authority import reseal
-from services.keys.operators import OPERATOR_FILE, Bootstrap
-from services.keys.settings import KeysSettings
-from services.keys.wiring import Components, assemble, open_database
-from shared.database import Database
-from shared.identity.authority import write_private
-from shared.identity.sealing import Sealer, add_key, drop_old_keys
+from undersong.services.keys.authority import reseal
+from undersong.services.keys.operators import OPERATOR_FILE, Bootstrap
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.wiring import Components, assemble, open_database
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import write_private
+from undersong.shared.identity.sealing import Sealer, add_key, drop_old_keys
 
 
 def bootstrap(settings: KeysSettings, out: Path) -> None:

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-from shared.identity.authority import Subject
-from shared.ids import Digest
+from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from undersong.shared.identity.authority import Subject
+from undersong.shared.ids import Digest
 
 
 class TokenUnknown(NotFound):

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.keys.authority import Authority
-from services.keys.domain import (
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.domain import (
     Challenge,
     EnrolmentToken,
     Issued,
     check_proof,
     parse_public_key,
 )
-from services.keys.issuing import issue
-from services.keys.repository.certificates import KeysRepository
-from shared.database import Database, Transaction
-from shared.errors import Conflict
-from shared.identity.authority import Subject
-from shared.identity.enrol import enrolment_proof_data
-from shared.ids import new_id
-from shared.web.access import token_hash
+from undersong.services.keys.issuing import issue
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Conflict
+from undersong.shared.identity.authority import Subject
+from undersong.shared.identity.enrol import enrolment_proof_data
+from undersong.shared.ids import new_id
+from undersong.shared.web.access import token_hash
 
 TOKEN_PREFIX: Final = "use_"  # noqa: S105  (what tokens begin with, so that scanners and our logs know them)
 _CHALLENGE_BYTES: Final = 32

@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from services.keys.appending import log_issued
-from services.keys.authority import pem_of
-from services.keys.domain import Issued, end_of_life, parse_public_key
-from services.keys.repository.certificates import KeysRepository
-from shared.database import Transaction
-from shared.identity.authority import CertificateAuthority, Subject, keyid_of
-from shared.ids import Digest
+from undersong.services.keys.appending import log_issued
+from undersong.services.keys.authority import pem_of
+from undersong.services.keys.domain import Issued, end_of_life, parse_public_key
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.shared.database import Transaction
+from undersong.shared.identity.authority import CertificateAuthority, Subject, keyid_of
+from undersong.shared.ids import Digest
 
 TOPIC = "keys.certificates"
 

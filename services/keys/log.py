@@ -4,17 +4,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from services.keys.appending import log_issued, log_revoked
-from services.keys.domain import EntryUnknown, RecordUnknown
-from services.keys.repository.certificates import KeysRepository
-from services.keys.repository.log import LogRepository
-from services.keys.restores import RestoreWatch
-from shared.database import Database, Transaction
-from shared.identity.authority import Identity
-from shared.ids import Digest
-from shared.merkle import proofs as merkle
-from shared.merkle import tree
-from shared.transparency.documents import (
+from undersong.services.keys.appending import log_issued, log_revoked
+from undersong.services.keys.domain import EntryUnknown, RecordUnknown
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.log import LogRepository
+from undersong.services.keys.restores import RestoreWatch
+from undersong.shared.database import Database, Transaction
+from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import Digest
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.merkle import tree
+from undersong.shared.transparency.documents import (
     ConsistencyProof,
     InclusionProof,
     LogEntry,

@@ -1,11 +1,11 @@
 """The mark of the keys service: epoch and counter of its witness, and the size of its log."""
 
-from services.keys.appending import log_restored
-from services.keys.repository.certificates import KeysRepository
-from services.keys.repository.log import LogRepository
-from services.keys.repository.witness import WitnessRepository
-from shared.database import Transaction
-from shared.highwater import Mark
+from undersong.services.keys.appending import log_restored
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.log import LogRepository
+from undersong.services.keys.repository.witness import WitnessRepository
+from undersong.shared.database import Transaction
+from undersong.shared.highwater import Mark
 
 
 class KeysMarks:

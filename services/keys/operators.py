@@ -5,15 +5,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from services.keys.domain import EnrolmentToken, TokenUnknown
-from services.keys.enrolments import Enrolments
-from services.keys.repository.certificates import KeysRepository
-from shared.clock import utc_now
-from shared.database import Database, Transaction
-from shared.files import read_text
-from shared.identity.authority import Subject, write_private
-from shared.ids import new_id
-from shared.web.access import Grant, Principal, Role, new_token, token_hash
+from undersong.services.keys.domain import EnrolmentToken, TokenUnknown
+from undersong.services.keys.enrolments import Enrolments
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database, Transaction
+from undersong.shared.files import read_text
+from undersong.shared.identity.authority import Subject, write_private
+from undersong.shared.ids import new_id
+from undersong.shared.web.access import Grant, Principal, Role, new_token, token_hash
 
 SERVICES: Final = ("coordinator", "aggregator", "registry", "helper")
 OPERATOR_FILE: Final = "operator-token"

@@ -10,10 +10,10 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from shared.database import Database, Transaction
-from shared.errors import Unavailable
-from shared.faults import point
-from shared.highwater import HighWater, Mark
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Unavailable
+from undersong.shared.faults import point
+from undersong.shared.highwater import HighWater, Mark
 
 T = TypeVar("T")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

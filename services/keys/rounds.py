@@ -1,19 +1,19 @@
 """Round records: checked against what this witness signed, and put into the log once."""
 
-from services.keys.appending import append
-from services.keys.domain import RecordDiffers
-from services.keys.log import Log
-from services.keys.repository.certificates import KeysRepository
-from services.keys.repository.log import LogRepository
-from services.keys.restores import RestoreWatch, Standing
-from services.keys.witness import coordinator_key
-from shared.database import Transaction
-from shared.errors import NotFound, Unauthenticated
-from shared.identity.authority import Identity, Subject, public_bytes
-from shared.identity.verify import Party
-from shared.ids import Digest
-from shared.transparency.documents import ROUND, LoggedRecord, RoundRecord
-from shared.transparency.records import RecordInvalid, check_record, named_voucher
+from undersong.services.keys.appending import append
+from undersong.services.keys.domain import RecordDiffers
+from undersong.services.keys.log import Log
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.log import LogRepository
+from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.services.keys.witness import coordinator_key
+from undersong.shared.database import Transaction
+from undersong.shared.errors import NotFound, Unauthenticated
+from undersong.shared.identity.authority import Identity, Subject, public_bytes
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest
+from undersong.shared.transparency.documents import ROUND, LoggedRecord, RoundRecord
+from undersong.shared.transparency.records import RecordInvalid, check_record, named_voucher
 
 
 class RoundRecords:

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, RowNumber, UtcDateTime, new_metadata
+from undersong.shared.database import CommonTables, RowNumber, UtcDateTime, new_metadata
 
 
 class Base(DeclarativeBase):
@@ -145,7 +145,7 @@ class LogEntryRow(Base):
 
 
 class LogNodeRow(Base):
-    """The log's complete subtrees (`shared.merkle.tree`); level 0 holds the leaves' hashes."""
+    """The log's complete subtrees (`undersong.shared.merkle.tree`); level 0 holds the leaves' hashes."""
 
     __tablename__ = "log_nodes"
 

@@ -7,34 +7,34 @@ from dataclasses import dataclass
 import structlog
 from fastapi import FastAPI
 
-from services.keys.api.certificates import router
-from services.keys.api.log import router as log_router
-from services.keys.api.rounds import router as rounds_router
-from services.keys.authority import Authority
-from services.keys.certificates import Certificates, RevokedInRow
-from services.keys.checkpoints import follow
-from services.keys.enrolments import Enrolments
-from services.keys.log import Log, backfill
-from services.keys.marks import KeysMarks
-from services.keys.operators import Operators
-from services.keys.restores import RestoreWatch
-from services.keys.rounds import RoundRecords
-from services.keys.settings import KeysSettings
-from services.keys.tables import Base
-from services.keys.witness import Witness
-from services.keys.worker import work
-from shared.clock import Clock, utc_now
-from shared.database import Database
-from shared.errors import Unavailable
-from shared.highwater import HighWater
-from shared.identity.nonces import SqlNonces
-from shared.identity.sealing import Sealer
-from shared.identity.verify import PartyVerifier
-from shared.queues import Streams, background
-from shared.telemetry.metrics import CLOCK_SKEW_SECONDS
-from shared.web.app import create_app
-from shared.web.health import database_checks
-from shared.web.vitals import vitals
+from undersong.services.keys.api.certificates import router
+from undersong.services.keys.api.log import router as log_router
+from undersong.services.keys.api.rounds import router as rounds_router
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.certificates import Certificates, RevokedInRow
+from undersong.services.keys.checkpoints import follow
+from undersong.services.keys.enrolments import Enrolments
+from undersong.services.keys.log import Log, backfill
+from undersong.services.keys.marks import KeysMarks
+from undersong.services.keys.operators import Operators
+from undersong.services.keys.restores import RestoreWatch
+from undersong.services.keys.rounds import RoundRecords
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.tables import Base
+from undersong.services.keys.witness import Witness
+from undersong.services.keys.worker import work
+from undersong.shared.clock import Clock, utc_now
+from undersong.shared.database import Database
+from undersong.shared.errors import Unavailable
+from undersong.shared.highwater import HighWater
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import PartyVerifier
+from undersong.shared.queues import Streams, background
+from undersong.shared.telemetry.metrics import CLOCK_SKEW_SECONDS
+from undersong.shared.web.app import create_app
+from undersong.shared.web.health import database_checks
+from undersong.shared.web.vitals import vitals
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

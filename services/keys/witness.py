@@ -12,24 +12,30 @@ from typing import Any, Final
 import msgpack
 from pydantic import ValidationError
 
-from services.keys.domain import AlreadyWitnessed, ManifestUntrusted, NonceUnknown, RoundVoided, parse_public_key
-from services.keys.repository.certificates import KeysRepository
-from services.keys.repository.witness import NONCE_PLACE, WitnessRepository
-from services.keys.restores import RestoreWatch, Standing
-from services.keys.tables import WitnessedRoundRow
-from shared.database import Transaction
-from shared.errors import Refusal
-from shared.identity.authority import Identity, SignatureMismatch, Subject, public_bytes, verify_signature
-from shared.identity.sealing import Sealer
-from shared.identity.verify import Party
-from shared.ids import Digest, RoundId, digest_of
-from shared.secagg.engines import ENGINES
-from shared.secagg.facts import WITNESS
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.messages import MalformedStep
-from shared.secagg.pairwise.roster import Frame, Roster, nonce_commitment
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.pairwise.witness import (
+from undersong.services.keys.domain import (
+    AlreadyWitnessed,
+    ManifestUntrusted,
+    NonceUnknown,
+    RoundVoided,
+    parse_public_key,
+)
+from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.witness import NONCE_PLACE, WitnessRepository
+from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.services.keys.tables import WitnessedRoundRow
+from undersong.shared.database import Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.authority import Identity, SignatureMismatch, Subject, public_bytes, verify_signature
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest, RoundId, digest_of
+from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.messages import MalformedStep
+from undersong.shared.secagg.pairwise.roster import Frame, Roster, nonce_commitment
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.pairwise.witness import (
     RosterAsk,
     SurvivorsAsk,
     WitnessRefused,
@@ -37,7 +43,7 @@ from shared.secagg.pairwise.witness import (
     roster_statement,
     survivors_statement,
 )
-from shared.wire.manifest import MANIFEST_CONTEXT, SignedManifest
+from undersong.shared.wire.manifest import MANIFEST_CONTEXT, SignedManifest
 
 _COORDINATOR: Final = Subject("service", "coordinator")
 _NONCE_BYTES: Final = 32

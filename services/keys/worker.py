@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from services.keys.enrolments import Enrolments
-from services.keys.settings import KeysSettings
-from shared.database import Database
-from shared.identity.nonces import SqlNonces
-from shared.queues import Relay, Streams, Sweeper, run_all
-from shared.web.idempotency import prune_idempotency
-from shared.web.vitals import vitals
+from undersong.services.keys.enrolments import Enrolments
+from undersong.services.keys.settings import KeysSettings
+from undersong.shared.database import Database
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.queues import Relay, Streams, Sweeper, run_all
+from undersong.shared.web.idempotency import prune_idempotency
+from undersong.shared.web.vitals import vitals
 
 _SWEEP_S: Final = 30.0  # nothing waits for these jobs: expired rows are refused by their time already
 

@@ -1,8 +1,8 @@
-"""The command line: ``python -m services.registry api|worker|migrate|rotate-identity|new-seal-key``."""
+"""The command line: ``python -m undersong.services.registry api|worker|migrate|rotate-identity|new-seal-key``."""
 
-from services.registry.settings import RegistrySettings
-from services.registry.wiring import build_app, run_worker
-from shared.web.program import SHARED_COMMANDS, Program
+from undersong.services.registry.settings import RegistrySettings
+from undersong.services.registry.wiring import build_app, run_worker
+from undersong.shared.web.program import SHARED_COMMANDS, Program
 
 PROGRAM = Program("registry", RegistrySettings, build_app, run_worker, SHARED_COMMANDS)
 main = PROGRAM.main

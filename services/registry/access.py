@@ -1,10 +1,10 @@
 """Permissions on models: of a person by role, of a site by federation, of a service by name."""
 
-from services.registry.domain import FederationUnnamed, ModelUnknown, VersionUnknown
-from shared.errors import FieldError, Forbidden, NotFound, no_such
-from shared.identity.verify import Party
-from shared.ids import FederationId
-from shared.web.access import Principal, Role
+from undersong.services.registry.domain import FederationUnnamed, ModelUnknown, VersionUnknown
+from undersong.shared.errors import FieldError, Forbidden, NotFound, no_such
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import FederationId
+from undersong.shared.web.access import Principal, Role
 
 Asker = Principal | Party
 _WRITERS = frozenset({"coordinator", "aggregator"})

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import structlog
 
-from services.registry.access import Asker, claimant
-from services.registry.domain import Content, ContentDamaged, ContentMissing
-from services.registry.repository.models import RegistryRepository, no_content
-from services.registry.views import ContentView
-from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
-from shared.database import Database, Transaction
-from shared.faults import point
-from shared.ids import Digest, FederationId
-from shared.learning import safetensors, tensors
-from shared.telemetry.metrics import DAMAGED_BLOBS
+from undersong.services.registry.access import Asker, claimant
+from undersong.services.registry.domain import Content, ContentDamaged, ContentMissing
+from undersong.services.registry.repository.models import RegistryRepository, no_content
+from undersong.services.registry.views import ContentView
+from undersong.shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
+from undersong.shared.database import Database, Transaction
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, FederationId
+from undersong.shared.learning import safetensors, tensors
+from undersong.shared.telemetry.metrics import DAMAGED_BLOBS
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from shared.errors import Conflict, Gone, Invalid, Kind, NotFound, Refusal, Unavailable
-from shared.ids import Digest, FederationId, ModelId, VersionId
+from undersong.shared.errors import Conflict, Gone, Invalid, Kind, NotFound, Refusal, Unavailable
+from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$"
 ALIAS_PATTERN: Final = r"^[a-z][a-z0-9-]{0,39}$"

@@ -1,12 +1,20 @@
 """Models and their aliases."""
 
-from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version, readable
-from services.registry.domain import AliasUnknown, Model, ModelNameTaken
-from services.registry.repository.models import RegistryRepository
-from services.registry.views import ModelRequest, ModelView
-from shared.database import Database, Page, Transaction
-from shared.ids import FederationId, ModelId, VersionId, new_id
-from shared.web.idempotency import Once
+from undersong.services.registry.access import (
+    Asker,
+    check_reader,
+    check_writer,
+    name_of,
+    no_model,
+    no_version,
+    readable,
+)
+from undersong.services.registry.domain import AliasUnknown, Model, ModelNameTaken
+from undersong.services.registry.repository.models import RegistryRepository
+from undersong.services.registry.views import ModelRequest, ModelView
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.ids import FederationId, ModelId, VersionId, new_id
+from undersong.shared.web.idempotency import Once
 
 
 class Models:

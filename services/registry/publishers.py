@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from services.registry.access import Asker
-from services.registry.domain import PublisherUnproven, Signature
-from services.registry.views import VersionRequest
-from shared.errors import FieldError, NotFound
-from shared.identity.authority import CertificateUntrusted, Holder, SignatureMismatch, verify_signature
-from shared.identity.verify import Party
-from shared.ids import ModelId
-from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.services.registry.access import Asker
+from undersong.services.registry.domain import PublisherUnproven, Signature
+from undersong.services.registry.views import VersionRequest
+from undersong.shared.errors import FieldError, NotFound
+from undersong.shared.identity.authority import CertificateUntrusted, Holder, SignatureMismatch, verify_signature
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import ModelId
+from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 
 
 class Directory(Protocol):

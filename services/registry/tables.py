@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, JsonDocument, RowNumber, UtcDateTime, new_metadata
+from undersong.shared.database import CommonTables, JsonDocument, RowNumber, UtcDateTime, new_metadata
 
 
 class Base(DeclarativeBase):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version
-from services.registry.contents import Contents
-from services.registry.domain import (
+from undersong.services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version
+from undersong.services.registry.contents import Contents
+from undersong.services.registry.domain import (
     Content,
     ContentDamaged,
     Evaluation,
@@ -20,16 +20,16 @@ from services.registry.domain import (
     check_shapes,
     natural_key,
 )
-from services.registry.publishers import Publishers
-from services.registry.repository.models import NaturalKeyTaken, RegistryRepository
-from services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
-from shared.database import Database, Page, Transaction
-from shared.errors import FieldError
-from shared.faults import point
-from shared.identity.authority import Identity
-from shared.ids import ModelId, VersionId, new_id
-from shared.web.idempotency import Once
-from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.services.registry.publishers import Publishers
+from undersong.services.registry.repository.models import NaturalKeyTaken, RegistryRepository
+from undersong.services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import FieldError
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import ModelId, VersionId, new_id
+from undersong.shared.web.idempotency import Once
+from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 
 
 class Versions:

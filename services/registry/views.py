@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints
 
-from services.registry.domain import NAME_PATTERN, Evaluation, Model, Version
-from shared.ids import Digest
-from shared.wire.forms import DigestText
+from undersong.services.registry.domain import NAME_PATTERN, Evaluation, Model, Version
+from undersong.shared.ids import Digest
+from undersong.shared.wire.forms import DigestText
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[!-~]+$")]
 Metrics = Annotated[dict[Annotated[str, Field(max_length=80)], StrictInt | StrictFloat], Field(max_length=200)]

@@ -5,21 +5,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.registry.api.models import router
-from services.registry.contents import Contents
-from services.registry.models import Models
-from services.registry.publishers import Publishers
-from services.registry.settings import RegistrySettings
-from services.registry.tables import Base
-from services.registry.versions import Versions
-from services.registry.worker import work
-from shared.blobs import BlobStore
-from shared.clock import Clock
-from shared.database import Database
-from shared.web.access import IntrospectionClient, TokenDirectory
-from shared.web.app import create_app
-from shared.web.health import database_checks
-from shared.web.standing import Standing, standing, traced_client
+from undersong.services.registry.api.models import router
+from undersong.services.registry.contents import Contents
+from undersong.services.registry.models import Models
+from undersong.services.registry.publishers import Publishers
+from undersong.services.registry.settings import RegistrySettings
+from undersong.services.registry.tables import Base
+from undersong.services.registry.versions import Versions
+from undersong.services.registry.worker import work
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import Clock
+from undersong.shared.database import Database
+from undersong.shared.web.access import IntrospectionClient, TokenDirectory
+from undersong.shared.web.app import create_app
+from undersong.shared.web.health import database_checks
+from undersong.shared.web.standing import Standing, standing, traced_client
 
 Stand = Callable[[RegistrySettings, Database], AbstractAsyncContextManager[Standing]]
 

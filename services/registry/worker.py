@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from services.registry.contents import Contents
-from services.registry.settings import RegistrySettings
-from shared.database import Database
-from shared.identity.nonces import SqlNonces
-from shared.queues import Sweeper, run_all
-from shared.web.idempotency import prune_idempotency
-from shared.web.vitals import vitals
+from undersong.services.registry.contents import Contents
+from undersong.services.registry.settings import RegistrySettings
+from undersong.shared.database import Database
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.queues import Sweeper, run_all
+from undersong.shared.web.idempotency import prune_idempotency
+from undersong.shared.web.vitals import vitals
 
 _SWEEP_S: Final = 60.0  # nothing waits for these jobs
 

@@ -1,8 +1,8 @@
 """Content-addressed storage for models and updates: a folder or an S3-compatible bucket."""
 
-from shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
-from shared.blobs.store import BlobStore
-from shared.errors import StorageFull
+from undersong.shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
+from undersong.shared.blobs.store import BlobStore
+from undersong.shared.errors import StorageFull
 
 __all__ = [
     "Blob",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from shared.errors import Kind, NotFound, Refusal, StorageFull, TooLarge
-from shared.ids import Digest
+from undersong.shared.errors import Kind, NotFound, Refusal, StorageFull, TooLarge
+from undersong.shared.ids import Digest
 
 
 @dataclass(frozen=True, slots=True)

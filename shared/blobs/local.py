@@ -19,11 +19,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
-from shared.errors import StorageFull
-from shared.faults import point
-from shared.files import mark_of
-from shared.ids import Digest, is_digest
+from undersong.shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
+from undersong.shared.errors import StorageFull
+from undersong.shared.faults import point
+from undersong.shared.files import mark_of
+from undersong.shared.ids import Digest, is_digest
 
 CHUNK = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -15,8 +15,8 @@ import obstore
 from obstore.exceptions import PreconditionError
 from obstore.store import ObjectStore
 
-from shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
-from shared.ids import Digest, is_digest
+from undersong.shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
+from undersong.shared.ids import Digest, is_digest
 
 if TYPE_CHECKING:
     from obstore import GetOptions

@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 from obstore.store import from_url
 
-from shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, Identity, Intake
-from shared.blobs.local import LocalBlobs
-from shared.blobs.remote import RemoteBlobs
-from shared.clock import monotonic
-from shared.ids import Digest, digest_of
+from undersong.shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, Identity, Intake
+from undersong.shared.blobs.local import LocalBlobs
+from undersong.shared.blobs.remote import RemoteBlobs
+from undersong.shared.clock import monotonic
+from undersong.shared.ids import Digest, digest_of
 
 _VERDICT_S: Final = 3600.0
 _VERDICTS: Final = 4096

@@ -1,12 +1,12 @@
 """SQL for every service: PostgreSQL in deployments, SQLite (WAL) embedded; one suite runs on both."""
 
-from shared.database.common import CommonTables, RowNumber, new_metadata
-from shared.database.database import Database
-from shared.database.fresh import EmittedEvent, FreshEvents
-from shared.database.gathering import Gathering
-from shared.database.paging import Page, page
-from shared.database.transaction import Transaction, insert_for
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.common import CommonTables, RowNumber, new_metadata
+from undersong.shared.database.database import Database
+from undersong.shared.database.fresh import EmittedEvent, FreshEvents
+from undersong.shared.database.gathering import Gathering
+from undersong.shared.database.paging import Page, page
+from undersong.shared.database.transaction import Transaction, insert_for
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 __all__ = [
     "CommonTables",

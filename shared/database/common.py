@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, text
 
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 NAMING = {
     "ix": "ix_%(column_0_N_label)s",

@@ -13,16 +13,16 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from shared.clock import Clock, monotonic
-from shared.database.common import CommonTables
-from shared.database.engine import open_engine
-from shared.database.faults import disk_full, passing_fault
-from shared.database.fresh import FreshEvents
-from shared.database.sqlite import READ_ONLY
-from shared.database.transaction import Transaction
-from shared.errors import Unavailable
-from shared.faults import point
-from shared.telemetry.metrics import POOL_IN_USE, POOL_WAITING, TX_RETRIES, TX_SECONDS
+from undersong.shared.clock import Clock, monotonic
+from undersong.shared.database.common import CommonTables
+from undersong.shared.database.engine import open_engine
+from undersong.shared.database.faults import disk_full, passing_fault
+from undersong.shared.database.fresh import FreshEvents
+from undersong.shared.database.sqlite import READ_ONLY
+from undersong.shared.database.transaction import Transaction
+from undersong.shared.errors import Unavailable
+from undersong.shared.faults import point
+from undersong.shared.telemetry.metrics import POOL_IN_USE, POOL_WAITING, TX_RETRIES, TX_SECONDS
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[T]]

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from shared.database import sqlite
-from shared.database.types import dump_json
+from undersong.shared.database import sqlite
+from undersong.shared.database.types import dump_json
 
 _CONNECT_TIMEOUT_S = 3
 

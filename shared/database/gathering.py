@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from shared.errors import Refusal, Unavailable
+from undersong.shared.errors import Refusal, Unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -17,9 +17,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from shared.database.common import RowNumber
-from shared.database.faults import passing_fault
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.common import RowNumber
+from undersong.shared.database.faults import passing_fault
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -137,7 +137,7 @@ def create_common_tables() -> None:
 
 
 def _config(service: str) -> Config:
-    spec = find_spec(f"services.{service}")
+    spec = find_spec(f"undersong.services.{service}")
     if spec is None or spec.origin is None:
         raise LookupError(f"there is no service named {service}")
     config = Config()

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
-from shared.clock import monotonic
+from undersong.shared.clock import monotonic
 
 READ_ONLY = "undersong_read_only"
 _BUSY_TIMEOUT_S = 5.0

@@ -9,12 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.clock import Clock, utc_now
-from shared.database.common import CommonTables
-from shared.database.fresh import EmittedEvent
-from shared.database.types import UtcDateTime
-from shared.ids import new_id
-from shared.telemetry.traces import current_trace
+from undersong.shared.clock import Clock, utc_now
+from undersong.shared.database.common import CommonTables
+from undersong.shared.database.fresh import EmittedEvent
+from undersong.shared.database.types import UtcDateTime
+from undersong.shared.ids import new_id
+from undersong.shared.telemetry.traces import current_trace
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import vectorize
 
-from shared.fields.field64 import P, add
+from undersong.shared.fields.field64 import P, add
 
 _P = np.uint64(P)
 _HALF = np.uint64(P // 2)

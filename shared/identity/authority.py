@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.errors import Unauthenticated
-from shared.files import read_bytes
-from shared.ids import Digest, digest_of
+from undersong.shared.errors import Unauthenticated
+from undersong.shared.files import read_bytes
+from undersong.shared.ids import Digest, digest_of
 
 IDENTITY_FILE: Final = "identity.pem"
 CLOCK_ALLOWANCE: Final = timedelta(minutes=5)  # certificates begin a little early, for holders whose clock is behind

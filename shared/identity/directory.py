@@ -6,8 +6,8 @@ from typing import Final
 import httpx
 from cryptography import x509
 
-from shared.errors import NotFound, Unavailable
-from shared.identity.authority import CertificateUntrusted, Holder, check_certificate, keyid_of
+from undersong.shared.errors import NotFound, Unavailable
+from undersong.shared.identity.authority import CertificateUntrusted, Holder, check_certificate, keyid_of
 
 _KEPT: Final = 4096  # certificates are about 1 KiB; a federation has far fewer
 

@@ -19,11 +19,11 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.clock import Clock, utc_now
-from shared.errors import Refusal, reason_of
-from shared.files import open_lock, read_text
-from shared.highwater import DurableLines
-from shared.identity.authority import (
+from undersong.shared.clock import Clock, utc_now
+from undersong.shared.errors import Refusal, reason_of
+from undersong.shared.files import open_lock, read_text
+from undersong.shared.highwater import DurableLines
+from undersong.shared.identity.authority import (
     IDENTITY_FILE,
     CertificateUntrusted,
     Identity,
@@ -31,7 +31,7 @@ from shared.identity.authority import (
     public_bytes,
     write_private,
 )
-from shared.identity.requests import SigningAuth
+from undersong.shared.identity.requests import SigningAuth
 
 ENROL_CONTEXT: Final = b"undersong/enrol/1\0"
 ROTATE_CONTEXT: Final = b"undersong/rotate/1\0"

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import delete
 
-from shared.database import Database, Gathering, Transaction, insert_for
-from shared.errors import Unavailable
+from undersong.shared.database import Database, Gathering, Transaction, insert_for
+from undersong.shared.errors import Unavailable
 
 _Entry = tuple[str, str, datetime]
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 
-from shared.clock import utc_now
-from shared.identity.authority import Identity
-from shared.identity.digests import content_digest
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.digests import content_digest
 
 CERTIFICATE_HEADER: Final = "undersong-certificate"
 LABEL: Final = "undersong"

@@ -16,8 +16,8 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.files import FileMark, mark_of, read_bytes, read_text
-from shared.identity.authority import write_private
+from undersong.shared.files import FileMark, mark_of, read_bytes, read_text
+from undersong.shared.identity.authority import write_private
 
 _VERSION: Final = b"\x01"
 _TAG_BYTES: Final = 4

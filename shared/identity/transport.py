@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.files import FileMark, mark_of, open_regular, read_bytes
-from shared.identity.authority import certificate_builder, key_usage, write_private
+from undersong.shared.files import FileMark, mark_of, open_regular, read_bytes
+from undersong.shared.identity.authority import certificate_builder, key_usage, write_private
 
 TLS_FILE: Final = "tls.pem"  # private key, then certificate
 CA_FILE: Final = "ca.pem"  # what the others trust: the newest authority first, then those that it replaced

@@ -3,7 +3,7 @@
 A request counts when its certificate was issued by our authority, is in its time and not revoked; when the signature
 covers method, path, query, media type, body digest and idempotency key, names us in its tag, and was made within the
 window; and, for methods that change something, when its nonce was never seen before. Everything is checked before the
-body is read; the body's digest is checked while it streams in (`shared.web.body`).
+body is read; the body's digest is checked while it streams in (`undersong.shared.web.body`).
 """
 
 import base64
@@ -20,12 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, InvalidSignature, algorithms
 
-from shared.clock import Clock, monotonic, utc_now
-from shared.errors import Unauthenticated
-from shared.identity.authority import CertificateUntrusted, Holder, Subject, check_certificate, check_time
-from shared.identity.digests import parse_content_digest
-from shared.identity.requests import CERTIFICATE_HEADER, COVERED_FIELDS, tag_of
-from shared.ids import Digest
+from undersong.shared.clock import Clock, monotonic, utc_now
+from undersong.shared.errors import Unauthenticated
+from undersong.shared.identity.authority import CertificateUntrusted, Holder, Subject, check_certificate, check_time
+from undersong.shared.identity.digests import parse_content_digest
+from undersong.shared.identity.requests import CERTIFICATE_HEADER, COVERED_FIELDS, tag_of
+from undersong.shared.ids import Digest
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONGEST_CERTIFICATE: Final = 8192  # base64 characters; ours have about 900

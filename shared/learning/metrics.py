@@ -6,7 +6,8 @@
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
 | regression | n, squared error, absolute error, y, y squared |
 
-A score is the predicted probability of the positive class (see `shared.learning.score_bins` for bins and AUC).
+A score is the predicted probability of the positive class (see `undersong.shared.learning.score_bins` for bins and
+AUC).
 """
 
 import math
@@ -17,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import Invalid
-from shared.learning import score_bins
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.errors import Invalid
+from undersong.shared.learning import score_bins
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 Sums = npt.NDArray[np.float64]
 BINARY_HEAD: Final = 6

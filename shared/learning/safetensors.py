@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import Invalid
-from shared.ids import Digest
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import Digest
 
 Array = npt.NDArray[Any]
 MAX_HEADER: Final = 4 * 1024 * 1024

@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.documents import pointer
-from shared.errors import FieldError, Invalid
-from shared.learning import safetensors
-from shared.names import hint
+from undersong.shared.documents import pointer
+from undersong.shared.errors import FieldError, Invalid
+from undersong.shared.learning import safetensors
+from undersong.shared.names import hint
 
 Vector = npt.NDArray[np.float32]
 Master = npt.NDArray[np.floating]

@@ -26,8 +26,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import Invalid
-from shared.learning import safetensors
+from undersong.shared.errors import Invalid
+from undersong.shared.learning import safetensors
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ leaves are all there; they never change. Every range that a proof asks for is a 
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from shared.merkle import proofs as merkle
+from undersong.shared.merkle import proofs as merkle
 
 Node = tuple[int, int]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
-from shared.errors import Invalid
+from undersong.shared.errors import Invalid
 
 MIN_SIGMA: Final = 1.0
 MAX_SIGMA: Final = 2.0**24

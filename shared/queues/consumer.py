@@ -8,12 +8,12 @@ from typing import Any
 import structlog
 from redis.exceptions import ResponseError
 
-from shared.clock import monotonic
-from shared.faults import point
-from shared.queues.events import Event, from_fields
-from shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import STREAM_IDLE_SECONDS, STREAM_PENDING
-from shared.telemetry.traces import continue_trace
+from undersong.shared.clock import monotonic
+from undersong.shared.faults import point
+from undersong.shared.queues.events import Event, from_fields
+from undersong.shared.queues.streams import BLOCK_MS, REDIS_FAULTS, Streams, heed_cancellation
+from undersong.shared.telemetry.metrics import STREAM_IDLE_SECONDS, STREAM_PENDING
+from undersong.shared.telemetry.traces import continue_trace
 
 log = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.database.fresh import EmittedEvent
+from undersong.shared.database.fresh import EmittedEvent
 
 Event = EmittedEvent
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.queues.events import Event
-from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
+from undersong.shared.queues.events import Event
+from undersong.shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
 
 log = structlog.get_logger(__name__)
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import delete, func, select, update
 
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.faults import point
-from shared.queues.events import Event
-from shared.queues.notifier import Notifier
-from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_MEMORY_RATIO
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.faults import point
+from undersong.shared.queues.events import Event
+from undersong.shared.queues.notifier import Notifier
+from undersong.shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
+from undersong.shared.telemetry.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_UNSENT, REDIS_MEMORY_RATIO
 
 log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """The connection to Redis, the events announced through it, and whether it fails.
 
-Redis holds nothing that SQL does not: wiping it costs one sweep, and while it fails `shared.queues.tail` replaces it.
-A key of ours that holds another type is deleted and made anew.
+Redis holds nothing that SQL does not: wiping it costs one sweep, and while it fails `undersong.shared.queues.tail`
+replaces it. A key of ours that holds another type is deleted and made anew.
 
 keys:      <prefix>:<topic>        stream of events, read by consumer groups; entries go when they are acknowledged
 channels:  <prefix>:notify:<topic>   the same events for processes listening now (long polls)
@@ -19,9 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from shared.clock import monotonic, utc_now
-from shared.queues.events import Event, to_fields
-from shared.telemetry.metrics import REDIS_FAILURES
+from undersong.shared.clock import monotonic, utc_now
+from undersong.shared.queues.events import Event, to_fields
+from undersong.shared.telemetry.metrics import REDIS_FAILURES
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from shared.telemetry.metrics import SWEEPER_REPAIRS
+from undersong.shared.telemetry.metrics import SWEEPER_REPAIRS
 
 log = structlog.get_logger(__name__)
 

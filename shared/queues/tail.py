@@ -13,13 +13,13 @@ from typing import Final
 import structlog
 from sqlalchemy import func, select
 
-from shared.database import Database, Transaction
-from shared.errors import Unavailable
-from shared.queues.consumer import Consumer
-from shared.queues.events import Event
-from shared.queues.notifier import Notifier
-from shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
-from shared.telemetry.metrics import OUTBOX_TAILED
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Unavailable
+from undersong.shared.queues.consumer import Consumer
+from undersong.shared.queues.events import Event
+from undersong.shared.queues.notifier import Notifier
+from undersong.shared.queues.streams import REDIS_FAULTS, Streams, heed_cancellation
+from undersong.shared.telemetry.metrics import OUTBOX_TAILED
 
 log = structlog.get_logger(__name__)
 

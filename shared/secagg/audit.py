@@ -12,11 +12,11 @@ from typing import ParamSpec, Protocol, TypeVar
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from shared.errors import Forbidden, Refusal
-from shared.ids import Digest, SiteId
-from shared.secagg import transcript
-from shared.secagg.transcript import Transcript
-from shared.wire.records import RoundRecord
+from undersong.shared.errors import Forbidden, Refusal
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.transcript import Transcript
+from undersong.shared.wire.records import RoundRecord
 
 P = ParamSpec("P")
 R = TypeVar("R")

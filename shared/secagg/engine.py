@@ -20,16 +20,16 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from shared.errors import Conflict, Invalid, Refusal, Unavailable
-from shared.ids import SiteId
-from shared.secagg.facts import UPLOAD as UPLOAD
-from shared.secagg.facts import EngineFacts
-from shared.secagg.facts import EngineUnknown as EngineUnknown
-from shared.secagg.floors import NO_FLOORS as NO_FLOORS
-from shared.secagg.floors import Floors as Floors
-from shared.secagg.quantise import ModVector
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import MalformedUpdate, UpdateHeader
+from undersong.shared.errors import Conflict, Invalid, Refusal, Unavailable
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.facts import UPLOAD as UPLOAD
+from undersong.shared.secagg.facts import EngineFacts
+from undersong.shared.secagg.facts import EngineUnknown as EngineUnknown
+from undersong.shared.secagg.floors import NO_FLOORS as NO_FLOORS
+from undersong.shared.secagg.floors import Floors as Floors
+from undersong.shared.secagg.quantise import ModVector
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import MalformedUpdate, UpdateHeader
 
 SHARES_DISPUTED: Final = "shares-disputed"
 """The code of a site of which others say that they cannot use the shares that it dealt, as often as is tolerated."""

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.names import hint
-from shared.secagg.facts import EngineFacts, EngineUnknown
-from shared.secagg.floors import NO_FLOORS, Floors, Objection, OwnerSection
-from shared.secagg.pairwise.facts import FACTS as PAIRWISE
-from shared.secagg.pairwise.floors import PairwiseFloors
-from shared.secagg.sealed.facts import FACTS as SEALED
-from shared.secagg.twoserver.facts import FACTS as TWOSERVER
-from shared.wire.manifest import RoundManifest
+from undersong.shared.names import hint
+from undersong.shared.secagg.facts import EngineFacts, EngineUnknown
+from undersong.shared.secagg.floors import NO_FLOORS, Floors, Objection, OwnerSection
+from undersong.shared.secagg.pairwise.facts import FACTS as PAIRWISE
+from undersong.shared.secagg.pairwise.floors import PairwiseFloors
+from undersong.shared.secagg.sealed.facts import FACTS as SEALED
+from undersong.shared.secagg.twoserver.facts import FACTS as TWOSERVER
+from undersong.shared.wire.manifest import RoundManifest
 
 if TYPE_CHECKING:  # it brings NumPy
-    from shared.secagg.audit import EngineAudit
-    from shared.secagg.engine import Engine
+    from undersong.shared.secagg.audit import EngineAudit
+    from undersong.shared.secagg.engine import Engine
 
 _REGISTERED: Final = (PAIRWISE, SEALED, TWOSERVER)
 ENGINES: Final[Mapping[str, EngineFacts]] = MappingProxyType({facts.name: facts for facts in _REGISTERED})
@@ -69,7 +69,7 @@ def names_of(facts: Iterable[EngineFacts]) -> str:
 @cache
 def engine_named(name: str) -> "Engine":
     """The engine of this name, imported when it is asked for the first time; raises `EngineUnknown`."""
-    from shared.secagg.engine import Engine
+    from undersong.shared.secagg.engine import Engine
 
     facts = engine_facts(name)
     engine = _loaded(facts.code)

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from shared.errors import Invalid
-from shared.wire.manifest import RoundKind
+from undersong.shared.errors import Invalid
+from undersong.shared.wire.manifest import RoundKind
 
 UPLOAD: Final = "upload"
 WITNESS: Final = "witness"

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.wire.manifest import RoundManifest
+from undersong.shared.wire.manifest import RoundManifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Final, Self
 
 import numpy as np
 
-from shared.secagg.engine import BodySource, ServerEngine, ServerRound, UpdateRefused
-from shared.secagg.quantise import DTYPES, ModVector, unpack
-from shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
+from undersong.shared.secagg.engine import BodySource, ServerEngine, ServerRound, UpdateRefused
+from undersong.shared.secagg.quantise import DTYPES, ModVector, unpack
+from undersong.shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
 BLOCK: Final = 6 * 1024 * 1024  # a multiple of every word size; large, because each block costs page faults and a call
 Operation = Callable[..., object]
@@ -132,8 +132,8 @@ def _operations(modulus: int | None) -> tuple[Operation, Operation]:
     """Return addition and subtraction as ufuncs; raises ValueError for a prime without arithmetic here."""
     if modulus is None:
         return np.add, np.subtract
-    from shared.fields.field64 import P
-    from shared.fields.sums import add_field, subtract_field  # compiled: only where a sum needs it
+    from undersong.shared.fields.field64 import P
+    from undersong.shared.fields.sums import add_field, subtract_field  # compiled: only where a sum needs it
 
     if modulus != P:
         raise ValueError(f"there is no arithmetic modulo {modulus}")

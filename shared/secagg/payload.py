@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
-from shared.secagg.engines import engine_facts, engine_named
-from shared.secagg.quantise import (
+from undersong.shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
+from undersong.shared.secagg.engines import engine_facts, engine_named
+from undersong.shared.secagg.quantise import (
     Decoded,
     Floats,
     ModVector,
@@ -19,7 +19,7 @@ from shared.secagg.quantise import (
     encode_sums,
     pack,
 )
-from shared.wire.manifest import Encoding, RoundKind, RoundManifest
+from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 
 def weight_of(examples: int, manifest: RoundManifest) -> int:
@@ -32,7 +32,7 @@ def train_payload(
 ) -> Payload:
     """A float32[d] change of the model, quantised and weighed; `key` is 32 fresh random bytes.
 
-    `samples`: the site's committed sample count, where the round takes one (`shared.zk.samples`).
+    `samples`: the site's committed sample count, where the round takes one (`undersong.shared.zk.samples`).
     """
     encoding = _encoding(manifest)
     ring = encode(delta, weight_of(examples, manifest), encoding, key=key, loss=loss).ring

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from shared.errors import Invalid
-from shared.secagg.facts import TAIL_WORDS
-from shared.wire.manifest import Encoding
+from undersong.shared.errors import Invalid
+from undersong.shared.secagg.facts import TAIL_WORDS
+from undersong.shared.wire.manifest import Encoding
 
 ModVector = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.float32]

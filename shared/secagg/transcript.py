@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from shared.merkle import proofs as merkle
+from undersong.shared.merkle import proofs as merkle
 
 
 def tagged_hash(label: str, *fields: bytes) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.statistics import clusters, ranges
-from shared.statistics.measures import (
+from undersong.shared.statistics import clusters, ranges
+from undersong.shared.statistics.measures import (
     Axis,
     Clusters,
     HistogramCounts,
@@ -21,8 +21,8 @@ from shared.statistics.measures import (
     Table,
     Term,
 )
-from shared.statistics.moments import sums_of
-from shared.wire.profiles import Column
+from undersong.shared.statistics.moments import sums_of
+from undersong.shared.wire.profiles import Column
 
 Floats = npt.NDArray[np.float64]
 

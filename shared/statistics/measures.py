@@ -3,7 +3,7 @@
 | measure | sums |
 | --- | --- |
 | moments | rows; for each column: sites, known, outside, sum, squares |
-| ranges | for each column: sites, known, then counts by size (`shared.statistics.ranges`) |
+| ranges | for each column: sites, known, then counts by size (`undersong.shared.statistics.ranges`) |
 | histogram | sites, rows, known, below, above, counts of the bins |
 | table | sites, rows, then one count for each cell; the last place of an axis is "missing or other" |
 | products | sites, rows, complete rows, sum of each term, upper triangle of the products of terms |
@@ -18,8 +18,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from shared.errors import Invalid
-from shared.wire.forms import Document, Name
+from undersong.shared.errors import Invalid
+from undersong.shared.wire.forms import Document, Name
 
 MAX_SUMS: Final = 200_000
 """More numbers than this are no statistic."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.statistics import clusters, linear, measures, queries
-from shared.statistics.results import Cluster, Coefficient, CorrelationResult, KMeansResult, RegressionResult
-from shared.statistics.steps import Floats, Setting, Steps, Unusable, Withheld, standardised
-from shared.statistics.suppression import hidden_counts
+from undersong.shared.statistics import clusters, linear, measures, queries
+from undersong.shared.statistics.results import Cluster, Coefficient, CorrelationResult, KMeansResult, RegressionResult
+from undersong.shared.statistics.steps import Floats, Setting, Steps, Unusable, Withheld, standardised
+from undersong.shared.statistics.suppression import hidden_counts
 
 SETTLED = 1e-4  # of a deviation: a centre that moves less has come to rest
 

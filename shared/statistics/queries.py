@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from shared.statistics.measures import MAGNITUDES, MAX_BINS, Value
-from shared.wire.forms import Document
+from undersong.shared.statistics.measures import MAGNITUDES, MAX_BINS, Value
+from undersong.shared.wire.forms import Document
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Range = tuple[Value, Value]

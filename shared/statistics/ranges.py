@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.statistics.measures import MAGNITUDES
+from undersong.shared.statistics.measures import MAGNITUDES
 
 Floats = npt.NDArray[np.float64]
 STEPS: Final = 8

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.statistics.measures import Axis
+from undersong.shared.statistics.measures import Axis
 
 
 class Found(BaseModel):

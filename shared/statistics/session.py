@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
-from shared.errors import Invalid
-from shared.statistics import models, queries, tallies
-from shared.statistics.measures import SALT, Asked, Measure
-from shared.statistics.queries import Query
-from shared.statistics.results import Result
-from shared.statistics.steps import Setting, Steps, Unusable, Withheld
+from undersong.shared.errors import Invalid
+from undersong.shared.statistics import models, queries, tallies
+from undersong.shared.statistics.measures import SALT, Asked, Measure
+from undersong.shared.statistics.queries import Query
+from undersong.shared.statistics.results import Result
+from undersong.shared.statistics.steps import Setting, Steps, Unusable, Withheld
 
 _STEPS: Final[Mapping[type, Callable[[Any, Setting], Steps[Any]]]] = {
     queries.Moment: tallies.moment,

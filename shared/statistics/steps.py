@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shared.statistics import ranges
-from shared.statistics.measures import Measure, Moments, Ranges, Scaled
-from shared.statistics.moments import sample_variance
-from shared.wire.profiles import Column
+from undersong.shared.statistics import ranges
+from undersong.shared.statistics.measures import Measure, Moments, Ranges, Scaled
+from undersong.shared.statistics.moments import sample_variance
+from undersong.shared.wire.profiles import Column
 
 Floats = npt.NDArray[np.float64]
 T = TypeVar("T")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from shared.statistics import dyadic, measures, queries
-from shared.statistics.results import (
+from undersong.shared.statistics import dyadic, measures, queries
+from undersong.shared.statistics.results import (
     ColumnMoments,
     ContingencyResult,
     HistogramResult,
@@ -11,9 +11,9 @@ from shared.statistics.results import (
     QuantilesResult,
     QuantileValue,
 )
-from shared.statistics.steps import Floats, Setting, Steps, Tally, Withheld, range_for, scaled
-from shared.statistics.steps import tallies as read
-from shared.statistics.suppression import Mask, hidden_cells, hidden_counts, with_totals
+from undersong.shared.statistics.steps import Floats, Setting, Steps, Tally, Withheld, range_for, scaled
+from undersong.shared.statistics.steps import tallies as read
+from undersong.shared.statistics.suppression import Mask, hidden_cells, hidden_counts, with_totals
 
 OTHER = "(missing or other)"
 

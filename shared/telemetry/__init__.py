@@ -3,6 +3,6 @@
 `logs` and `traces` are light enough for an agent; `metrics` needs prometheus-client and belongs to the services.
 """
 
-from shared.telemetry.traces import continue_trace, current_trace, within_trace
+from undersong.shared.telemetry.traces import continue_trace, current_trace, within_trace
 
 __all__ = ["continue_trace", "current_trace", "within_trace"]

@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-from shared.telemetry.traces import current_trace
+from undersong.shared.telemetry.traces import current_trace
 
 REDACTED: Final = "[redacted]"
 _SECRET_NAMES: Final = re.compile(r"(?i)(?:^|_)(?:token|secret|password|authorization|private_key|proof|cookie)$")

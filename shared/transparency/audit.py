@@ -14,20 +14,20 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from shared.errors import Forbidden, Refusal
-from shared.identity.authority import CertificateUntrusted, Holder, keyid_of, public_bytes
-from shared.ids import Digest
-from shared.secagg.audit import Check, many
-from shared.secagg.engines import ENGINES, engine_audit, engine_facts
-from shared.secagg.transcript import Transcript
-from shared.transparency import steps
-from shared.transparency.certificates import read_authority, read_certificate, read_holder
-from shared.transparency.documents import RoundRecord
-from shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
-from shared.transparency.records import check_head, check_inclusion, named_voucher
-from shared.transparency.samples import check_samples, takes_samples
-from shared.wire.canonical import digest_document
-from shared.wire.manifest import RoundKind, version_statement
+from undersong.shared.errors import Forbidden, Refusal
+from undersong.shared.identity.authority import CertificateUntrusted, Holder, keyid_of, public_bytes
+from undersong.shared.ids import Digest
+from undersong.shared.secagg.audit import Check, many
+from undersong.shared.secagg.engines import ENGINES, engine_audit, engine_facts
+from undersong.shared.secagg.transcript import Transcript
+from undersong.shared.transparency import steps
+from undersong.shared.transparency.certificates import read_authority, read_certificate, read_holder
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
+from undersong.shared.transparency.records import check_head, check_inclusion, named_voucher
+from undersong.shared.transparency.samples import check_samples, takes_samples
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.manifest import RoundKind, version_statement
 
 SHORT: Final = 16
 MAKES_VERSION: Final = frozenset({RoundKind.INITIALISE, RoundKind.TRAIN})

@@ -5,7 +5,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from shared.identity.authority import CertificateUntrusted, Holder, check_certificate
+from undersong.shared.identity.authority import CertificateUntrusted, Holder, check_certificate
 
 _BAD: Final = (
     ValueError,

@@ -7,14 +7,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from shared.errors import Conflict, NotFound, Refusal
-from shared.identity.authority import keyid_of, public_bytes
-from shared.ids import Digest
-from shared.secagg.engines import engine_audit, engine_facts
-from shared.transparency.certificates import read_holder
-from shared.transparency.documents import LoggedRecord, RoundRecord
-from shared.transparency.evidence import MAX_VERSIONS, Evidence, VersionEvidence
-from shared.transparency.records import named_voucher
+from undersong.shared.errors import Conflict, NotFound, Refusal
+from undersong.shared.identity.authority import keyid_of, public_bytes
+from undersong.shared.ids import Digest
+from undersong.shared.secagg.engines import engine_audit, engine_facts
+from undersong.shared.transparency.certificates import read_holder
+from undersong.shared.transparency.documents import LoggedRecord, RoundRecord
+from undersong.shared.transparency.evidence import MAX_VERSIONS, Evidence, VersionEvidence
+from undersong.shared.transparency.records import named_voucher
 
 VERSION_PREFIX: Final = "ver_"
 

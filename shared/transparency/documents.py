@@ -1,24 +1,25 @@
-"""What the log holds and what proves it: documents. The checks over them are in `shared.transparency.records`.
+"""What the log holds and what proves it: documents. The checks over them are in
+`undersong.shared.transparency.records`.
 
-A leaf is the canonical form (`shared.wire.canonical`) of a small document that says what happened; a round's leaf
-holds the digest of its record, so any holder of the record can compute the leaf.
+A leaf is the canonical form (`undersong.shared.wire.canonical`) of a small document that says what happened; a round's
+leaf holds the digest of its record, so any holder of the record can compute the leaf.
 """
 
 from typing import Final, Literal
 
 from pydantic import Field, JsonValue
 
-from shared.ids import Digest
-from shared.merkle import proofs as merkle
-from shared.wire.canonical import canonical
-from shared.wire.forms import DigestText, Document
-from shared.wire.forms import SignatureHex as SignatureHex
-from shared.wire.manifest import LogHead as LogHead
-from shared.wire.manifest import head_statement as head_statement
-from shared.wire.records import ROUND as ROUND
-from shared.wire.records import BytesHex as BytesHex
-from shared.wire.records import RoundRecord as RoundRecord
-from shared.wire.records import RoundResult as RoundResult
+from undersong.shared.ids import Digest
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.wire.canonical import canonical
+from undersong.shared.wire.forms import DigestText, Document
+from undersong.shared.wire.forms import SignatureHex as SignatureHex
+from undersong.shared.wire.manifest import LogHead as LogHead
+from undersong.shared.wire.manifest import head_statement as head_statement
+from undersong.shared.wire.records import ROUND as ROUND
+from undersong.shared.wire.records import BytesHex as BytesHex
+from undersong.shared.wire.records import RoundRecord as RoundRecord
+from undersong.shared.wire.records import RoundResult as RoundResult
 
 CERTIFICATE_ISSUED: Final = "certificate-issued"
 CERTIFICATE_REVOKED: Final = "certificate-revoked"

@@ -1,7 +1,8 @@
 """Everything that is needed to check one round, and the version that came of it, without asking anyone: one JSON file.
 
 The file has one form only (sorted keys, one space of indentation, ASCII), so that a changed byte never goes unseen.
-The checks are in `shared.transparency.audit`; how the parts are fetched is in `shared.transparency.collecting`.
+The checks are in `undersong.shared.transparency.audit`; how the parts are fetched is in
+`undersong.shared.transparency.collecting`.
 """
 
 import json
@@ -9,10 +10,10 @@ from typing import Final, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from shared.errors import Invalid
-from shared.ids import ModelId, VersionId
-from shared.transparency.documents import BytesHex, LoggedRecord, SignatureHex
-from shared.wire.forms import DigestText, Document, Name
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import ModelId, VersionId
+from undersong.shared.transparency.documents import BytesHex, LoggedRecord, SignatureHex
+from undersong.shared.wire.forms import DigestText, Document, Name
 
 FORMAT: Final = "undersong-evidence/1"
 MAX_BYTES: Final = 256 << 20
@@ -24,7 +25,7 @@ class EvidenceUnreadable(Invalid):
 
 
 class VersionSignature(Document):
-    """A signature over a version's statement (`shared.wire.manifest.version_statement`)."""
+    """A signature over a version's statement (`undersong.shared.wire.manifest.version_statement`)."""
 
     role: Literal["publisher", "registry"]
     keyid: DigestText

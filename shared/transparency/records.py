@@ -10,22 +10,22 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from shared.errors import Forbidden, Refusal
-from shared.identity.authority import Holder, check_certificate, public_bytes
-from shared.ids import Digest, SiteId
-from shared.merkle import proofs as merkle
-from shared.secagg.engines import engine_audit, engine_facts
-from shared.transparency.documents import ConsistencyProof as ConsistencyProof
-from shared.transparency.documents import InclusionProof as InclusionProof
-from shared.transparency.documents import LogEntry as LogEntry
-from shared.transparency.documents import LoggedRecord as LoggedRecord
-from shared.transparency.documents import LogHead as LogHead
-from shared.transparency.documents import RoundRecord as RoundRecord
-from shared.transparency.documents import RoundResult as RoundResult
-from shared.transparency.documents import leaf_of as leaf_of
-from shared.transparency.steps import RecordInvalid as RecordInvalid
-from shared.transparency.steps import check_cohort, check_manifest, check_transcript
-from shared.transparency.steps import transcript_of as transcript_of
+from undersong.shared.errors import Forbidden, Refusal
+from undersong.shared.identity.authority import Holder, check_certificate, public_bytes
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg.engines import engine_audit, engine_facts
+from undersong.shared.transparency.documents import ConsistencyProof as ConsistencyProof
+from undersong.shared.transparency.documents import InclusionProof as InclusionProof
+from undersong.shared.transparency.documents import LogEntry as LogEntry
+from undersong.shared.transparency.documents import LoggedRecord as LoggedRecord
+from undersong.shared.transparency.documents import LogHead as LogHead
+from undersong.shared.transparency.documents import RoundRecord as RoundRecord
+from undersong.shared.transparency.documents import RoundResult as RoundResult
+from undersong.shared.transparency.documents import leaf_of as leaf_of
+from undersong.shared.transparency.steps import RecordInvalid as RecordInvalid
+from undersong.shared.transparency.steps import check_cohort, check_manifest, check_transcript
+from undersong.shared.transparency.steps import transcript_of as transcript_of
 
 
 class LogInvalid(Forbidden):
@@ -61,7 +61,7 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
 
     witness_key: of the party beside the aggregator that vouches for who is in the sum, where the engine has one (see
     `named_voucher`). Checked: the manifest's signature, cohort and minimum, what the engine adds
-    (`shared.secagg.audit`), and the transcript.
+    (`undersong.shared.secagg.audit`), and the transcript.
     """
     check_manifest(record, coordinator_key)
     check_cohort(record)

@@ -1,21 +1,23 @@
 """Checking the committed sample counts that stand in a round's record. Pure, offline."""
 
-from shared.errors import Refusal
-from shared.ids import SiteId
-from shared.transparency.documents import RoundRecord
-from shared.transparency.steps import RecordInvalid
-from shared.wire.manifest import RoundKind
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import SiteId
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.transparency.steps import RecordInvalid
+from undersong.shared.wire.manifest import RoundKind
 
 
 def takes_samples(record: RoundRecord) -> bool:
-    """Whether the round's sites had to commit: `shared.zk.samples.takes_commitments`, without loading libsodium."""
+    """Whether the round's sites had to commit: `undersong.shared.zk.samples.takes_commitments`, without loading
+    libsodium.
+    """
     plan = record.manifest.manifest
     return plan.kind is RoundKind.TRAIN and plan.encoding is not None and plan.encoding.max_weight > 1
 
 
 def check_samples(record: RoundRecord) -> int:
     """Every site in the sum has a commitment, and each proof here holds; how many there are. Raises RecordInvalid."""
-    from shared.zk import samples  # libsodium: only where there is something to check
+    from undersong.shared.zk import samples  # libsodium: only where there is something to check
 
     if set(record.samples) != set(record.bodies):
         raise RecordInvalid("the committed sample counts are not those of the sites in the sum")

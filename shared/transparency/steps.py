@@ -1,13 +1,14 @@
-"""The checks over a round's record that hold for every engine; `shared.transparency.records.check_record` runs them.
+"""The checks over a round's record that hold for every engine; `undersong.shared.transparency.records.check_record`
+runs them.
 
 Each raises RecordInvalid with the reason. Pure: all keys are arguments, 32 raw bytes each.
 """
 
-from shared.ids import SiteId
-from shared.secagg.audit import RecordInvalid as RecordInvalid
-from shared.secagg.audit import check_signature, refusing
-from shared.secagg.engines import engine_audit
-from shared.wire.records import RoundRecord
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.audit import RecordInvalid as RecordInvalid
+from undersong.shared.secagg.audit import check_signature, refusing
+from undersong.shared.secagg.engines import engine_audit
+from undersong.shared.wire.records import RoundRecord
 
 
 @refusing

@@ -9,7 +9,7 @@ two that is not below `length`; a proof carries `length` numbers either way.
 from functools import cache
 from typing import Protocol
 
-from shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.field import Field, Vector
 
 
 class Basis(Protocol):

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from shared.vdaf.errors import InputOutOfRange
-from shared.vdaf.field import Field, Vector
-from shared.vdaf.gadgets import Gadget, Polynomial, ProductSum
+from undersong.shared.vdaf.errors import InputOutOfRange
+from undersong.shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.gadgets import Gadget, Polynomial, ProductSum
 
 
 class Circuit(ABC):

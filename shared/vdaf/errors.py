@@ -1,6 +1,6 @@
 """What a scheme says no to. `VdafMalformed` and `VdafRejected` judge a report, the others a client's own input."""
 
-from shared.errors import Invalid
+from undersong.shared.errors import Invalid
 
 
 class VdafMalformed(Invalid):

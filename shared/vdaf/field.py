@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shared.vdaf.errors import VdafMalformed
+from undersong.shared.vdaf.errors import VdafMalformed
 
 Vector = npt.NDArray[Any]
 Octets = bytes | bytearray | memoryview

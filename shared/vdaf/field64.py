@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from shared.fields.field64 import P
-from shared.vdaf import kernels64 as kernels
-from shared.vdaf import projections64
-from shared.vdaf.field import Field, Octets, Vector
+from undersong.shared.fields.field64 import P
+from undersong.shared.vdaf import kernels64 as kernels
+from undersong.shared.vdaf import projections64
+from undersong.shared.vdaf.field import Field, Octets, Vector
 
 _WORD = np.dtype("<u8")
 

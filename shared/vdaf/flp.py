@@ -8,10 +8,10 @@ Shapes: a proof is [proof_length]: a seed for each wire, then the gadget polynom
 
 from typing import Any
 
-from shared.vdaf.bases import Basis, power_of_two
-from shared.vdaf.circuits import Circuit
-from shared.vdaf.errors import VdafRejected
-from shared.vdaf.field import Vector
+from undersong.shared.vdaf.bases import Basis, power_of_two
+from undersong.shared.vdaf.circuits import Circuit
+from undersong.shared.vdaf.errors import VdafRejected
+from undersong.shared.vdaf.field import Vector
 
 _COLUMNS = 16  # wires transformed together, a whole number of summands: they stay in a core's cache
 

@@ -8,7 +8,7 @@ Shapes: a gadget maps rows of inputs [n, arity] to one value a row, [n].
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.field import Field, Vector
 
 
 class Gadget(Protocol):

@@ -1,15 +1,15 @@
 """Compiled loops over Field64 (p = 2**64 - 2**32 + 1): the hot parts of proving and verifying.
 
-Source: the arithmetic of `shared.fields.field64`; the transform is the textbook iterative one (decimation in time).
-Shapes: vectors are uint64[n] and matrices uint64[n, m], C-contiguous and below p unless a docstring says otherwise.
-Compiled by numba with explicit signatures, cached on disk and free of the GIL. Branch-light (it compiles to selects,
-and no table is indexed by a share), but not audited for constant time.
+Source: the arithmetic of `undersong.shared.fields.field64`; the transform is the textbook iterative one (decimation in
+time). Shapes: vectors are uint64[n] and matrices uint64[n, m], C-contiguous and below p unless a docstring says
+otherwise. Compiled by numba with explicit signatures, cached on disk and free of the GIL. Branch-light (it compiles to
+selects, and no table is indexed by a share), but not audited for constant time.
 """
 
 import numpy as np
 from numba import njit, types
 
-from shared.fields.field64 import P, add, multiply
+from undersong.shared.fields.field64 import P, add, multiply
 
 _P = np.uint64(P)
 _0 = np.uint64(0)

@@ -15,15 +15,15 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from shared.vdaf.bases import Monomial, power_of_two
-from shared.vdaf.errors import FreshRandomnessNeeded, InputNotFinite, InputOutOfRange, VdafRejected
-from shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, Vector
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.flp import Flp
-from shared.vdaf.pine_circuits import ALPHA, NUM_WR_CHECKS, Encoded, NormEquality, PineParameters, RangeChecks
-from shared.vdaf.scheme import Scheme, Usage
-from shared.vdaf.vdaf import Octets, VerifyState, check_size, split_seeds
-from shared.vdaf.xof import Xof, XofHmacSha256Aes128, XofTurboShake128Draft11
+from undersong.shared.vdaf.bases import Monomial, power_of_two
+from undersong.shared.vdaf.errors import FreshRandomnessNeeded, InputNotFinite, InputOutOfRange, VdafRejected
+from undersong.shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, Vector
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.flp import Flp
+from undersong.shared.vdaf.pine_circuits import ALPHA, NUM_WR_CHECKS, Encoded, NormEquality, PineParameters, RangeChecks
+from undersong.shared.vdaf.scheme import Scheme, Usage
+from undersong.shared.vdaf.vdaf import Octets, VerifyState, check_size, split_seeds
+from undersong.shared.vdaf.xof import Xof, XofHmacSha256Aes128, XofTurboShake128Draft11
 
 _VERSION: Final = 1
 _TEST_ID: Final = 0xFFFFFFFF

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
-from shared.vdaf.bases import power_of_two
-from shared.vdaf.circuits import Circuit
-from shared.vdaf.field import Field, Vector
-from shared.vdaf.gadgets import ProductSum, Squares
+from undersong.shared.vdaf.bases import power_of_two
+from undersong.shared.vdaf.circuits import Circuit
+from undersong.shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.gadgets import ProductSum, Squares
 
 ALPHA = 8.7
 NUM_WR_CHECKS = 100

@@ -8,15 +8,15 @@ the circuit uses no joint randomness there are no blinds, no public share and an
 from collections.abc import Sequence
 from typing import Any
 
-from shared.vdaf.bases import Lagrange
-from shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
-from shared.vdaf.errors import VdafRejected
-from shared.vdaf.field import FIELD128, Field, Vector
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.flp import Flp
-from shared.vdaf.scheme import Scheme, Usage
-from shared.vdaf.vdaf import Octets, VerifyState, check_size, split_seeds
-from shared.vdaf.xof import Xof, XofTurboShake128
+from undersong.shared.vdaf.bases import Lagrange
+from undersong.shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
+from undersong.shared.vdaf.errors import VdafRejected
+from undersong.shared.vdaf.field import FIELD128, Field, Vector
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.flp import Flp
+from undersong.shared.vdaf.scheme import Scheme, Usage
+from undersong.shared.vdaf.vdaf import Octets, VerifyState, check_size, split_seeds
+from undersong.shared.vdaf.xof import Xof, XofTurboShake128
 
 _VERSION = 18
 

@@ -7,10 +7,10 @@ import hmac
 from collections.abc import Sequence
 from enum import IntEnum
 
-from shared.vdaf.errors import VdafMalformed, VdafRejected
-from shared.vdaf.field import Field, Vector
-from shared.vdaf.vdaf import NONCE_SIZE, Octets, VerifyState, check_size, split_seeds
-from shared.vdaf.xof import Xof
+from undersong.shared.vdaf.errors import VdafMalformed, VdafRejected
+from undersong.shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.vdaf import NONCE_SIZE, Octets, VerifyState, check_size, split_seeds
+from undersong.shared.vdaf.xof import Xof
 
 
 class Usage(IntEnum):

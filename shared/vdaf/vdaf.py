@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from shared.vdaf.errors import VdafMalformed
-from shared.vdaf.field import Field, Vector
+from undersong.shared.vdaf.errors import VdafMalformed
+from undersong.shared.vdaf.field import Field, Vector
 
 NONCE_SIZE: Final = 16
 Octets = bytes | bytearray | memoryview

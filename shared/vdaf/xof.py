@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from shared.vdaf.field import Field, Octets, Vector
+from undersong.shared.vdaf.field import Field, Octets, Vector
 
 _BLOCK: Final = 1 << 18
 _ZEROS: Final = memoryview(bytes(_BLOCK))

@@ -16,9 +16,9 @@ import httpx
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from shared.clock import monotonic
-from shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable, no_such
-from shared.identity.verify import Party
+from undersong.shared.clock import monotonic
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable, no_such
+from undersong.shared.identity.verify import Party
 
 TOKEN_PREFIX: Final = "ust_"  # noqa: S105  (what tokens begin with, so that scanners and our logs know them)
 _LONGEST_TOKEN: Final = 128
@@ -66,7 +66,7 @@ class Principal:
     def check(self, *roles: Role, federation_id: str | None = None, hidden: NotFound | None = None) -> None:
         """Raise `hidden` where the person has no role in the federation at all, Forbidden where it is another role.
 
-        `hidden` is the answer about a thing that does not exist (`shared.errors.no_such`).
+        `hidden` is the answer about a thing that does not exist (`undersong.shared.errors.no_such`).
         """
         if self.may(*roles, federation_id=federation_id):
             return

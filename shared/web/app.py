@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from shared.telemetry.metrics import say_build
-from shared.web.guard import JSON_LIMIT, Guard
-from shared.web.health import Check, health_router
-from shared.web.observe import Observe
-from shared.web.problems import FieldProblem, Problem, default_problems, install_handlers
+from undersong.shared.telemetry.metrics import say_build
+from undersong.shared.web.guard import JSON_LIMIT, Guard
+from undersong.shared.web.health import Check, health_router
+from undersong.shared.web.observe import Observe
+from undersong.shared.web.problems import FieldProblem, Problem, default_problems, install_handlers
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -34,7 +34,7 @@ def create_app(
 
     While the lifespan runs, the service may set ``app.state.verifier`` (a PartyVerifier: signed requests) and
     ``app.state.tokens`` (a TokenDirectory: people's tokens). `checks` make the service unready, `degradable` ones only
-    show. Signed requests and JSON bodies are checked before any route sees them; see `shared.web.guard`.
+    show. Signed requests and JSON bodies are checked before any route sees them; see `undersong.shared.web.guard`.
     """
     release = version("undersong")
     app = FastAPI(

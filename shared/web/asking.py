@@ -7,10 +7,10 @@ from typing import Final, Self
 
 from starlette.types import Message, Scope, Send
 
-from shared.identity.requests import CERTIFICATE_HEADER
-from shared.identity.verify import Party
-from shared.ids import digest_of
-from shared.web.limits import Limiter
+from undersong.shared.identity.requests import CERTIFICATE_HEADER
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import digest_of
+from undersong.shared.web.limits import Limiter
 
 _FORM: Final = "form"
 _UNAUTHENTICATED: Final = 401

@@ -13,10 +13,10 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from shared.errors import BadRequest, LengthRequired, TooLarge, TooSlow
-from shared.identity.digests import parse_content_digest
-from shared.ids import Digest
-from shared.web.limits import Limiter
+from undersong.shared.errors import BadRequest, LengthRequired, TooLarge, TooSlow
+from undersong.shared.identity.digests import parse_content_digest
+from undersong.shared.ids import Digest
+from undersong.shared.web.limits import Limiter
 
 _STATE: Final = "body_meter"
 STALL_S: Final = 30.0
@@ -53,7 +53,9 @@ class BodyMeter:
         self.hashing = True
 
     async def __call__(self) -> Message:
-        """Return the next message. FastAPI makes a 400 of what this raises; `shared.web.problems` finds its cause."""
+        """Return the next message. FastAPI makes a 400 of what this raises; `undersong.shared.web.problems` finds its
+        cause.
+        """
         return await self.next()
 
     async def next(self) -> Message:

@@ -1,7 +1,7 @@
 """Connections that no client can hold idle: uvicorn's protocol with a deadline and a size for a request's head.
 
-Deadlines of bodies are in `shared.web.body`, of answers in `shared.web.observe`. nginx keeps the same ones at the edge;
-these hold where there is no edge.
+Deadlines of bodies are in `undersong.shared.web.body`, of answers in `undersong.shared.web.observe`. nginx keeps the
+same ones at the edge; these hold where there is no edge.
 """
 
 import asyncio

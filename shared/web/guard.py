@@ -3,7 +3,7 @@
 In this order: no field repeated that is not a list, the caller's limits, target without NUL, no content coding,
 announced length within the limit, signature (before any byte of the body is read), then, for JSON, the whole body: safe
 JSON. Every body, of whatever type, is counted and hashed as it is read, and refused at its end where it is not what was
-announced (`shared.web.body`).
+announced (`undersong.shared.web.body`).
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,22 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import BadRequest, LengthRequired, Refusal, TooLarge, Unauthenticated, Unavailable, Unsupported
-from shared.identity.digests import parse_content_digest
-from shared.identity.verify import Party, PartyVerifier
-from shared.telemetry.metrics import SIGNATURE_FAILURES
-from shared.web.asking import Asking
-from shared.web.body import BodyMeter, attach, holding
-from shared.web.jsons import check_json
-from shared.web.problems import problem_response
+from undersong.shared.errors import (
+    BadRequest,
+    LengthRequired,
+    Refusal,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+from undersong.shared.identity.digests import parse_content_digest
+from undersong.shared.identity.verify import Party, PartyVerifier
+from undersong.shared.telemetry.metrics import SIGNATURE_FAILURES
+from undersong.shared.web.asking import Asking
+from undersong.shared.web.body import BodyMeter, attach, holding
+from undersong.shared.web.jsons import check_json
+from undersong.shared.web.problems import problem_response
 
 JSON_LIMIT: Final = 1 << 20
 LISTS: Final = frozenset(

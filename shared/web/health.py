@@ -10,8 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from shared.database import Database
-from shared.database.migrations import compare_revision, head_revision
+from undersong.shared.database import Database
+from undersong.shared.database.migrations import compare_revision, head_revision
 
 Check = Callable[[], Awaitable[object]]
 """Returns when all is well, and raises otherwise."""

@@ -16,11 +16,11 @@ from fastapi import Depends, Header, Request
 from pydantic import TypeAdapter
 from sqlalchemy import Table, delete, select, update
 
-from shared.database import Database, Transaction
-from shared.errors import Conflict
-from shared.web.answers import Answered
-from shared.web.body import arrived_digest
-from shared.web.observe import route_template
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Conflict
+from undersong.shared.web.answers import Answered
+from undersong.shared.web.body import arrived_digest
+from undersong.shared.web.observe import route_template
 
 T = TypeVar("T")
 _KEY: Final = r"^[!-~]{1,128}$"

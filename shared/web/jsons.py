@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, Final, NoReturn
 
-from shared.errors import BadRequest, Invalid
+from undersong.shared.errors import BadRequest, Invalid
 
 DEEPEST: Final = 32
 _LARGEST_INTEGER: Final = 2**63 - 1  # what a database column holds

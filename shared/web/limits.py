@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from shared.clock import monotonic
-from shared.errors import TooMany, Unavailable
+from undersong.shared.clock import monotonic
+from undersong.shared.errors import TooMany, Unavailable
 
 _KEPT: Final = 20_000  # callers remembered; one that was forgotten begins with a full bucket
 

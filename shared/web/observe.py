@@ -7,12 +7,12 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.clock import monotonic
-from shared.ids import new_id
-from shared.telemetry.metrics import HTTP_ACTIVE, HTTP_BODY_BYTES, HTTP_DURATION
-from shared.telemetry.traces import continue_trace
-from shared.web.body import STALL_S, BodyMeter, attached
-from shared.web.problems import bare_error_response
+from undersong.shared.clock import monotonic
+from undersong.shared.ids import new_id
+from undersong.shared.telemetry.metrics import HTTP_ACTIVE, HTTP_BODY_BYTES, HTTP_DURATION
+from undersong.shared.telemetry.traces import continue_trace
+from undersong.shared.web.body import STALL_S, BodyMeter, attached
+from undersong.shared.web.problems import bare_error_response
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _CLIENT_CLOSED: Final = 499

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from shared.errors import (
+from undersong.shared.errors import (
     BadRequest,
     FieldError,
     Forbidden,
@@ -27,8 +27,8 @@ from shared.errors import (
     Unavailable,
     Unsupported,
 )
-from shared.web.answers import Answered
-from shared.web.limits import Overloaded, RateLimited
+from undersong.shared.web.answers import Answered
+from undersong.shared.web.limits import Overloaded, RateLimited
 
 MEDIA_TYPE: Final = "application/problem+json"
 _SERVER_ERROR: Final = 500

@@ -9,16 +9,16 @@ from typing import Any, Final, Generic
 
 from fastapi import FastAPI
 
-from shared.database.migrations import migrate
-from shared.faults import arm
-from shared.queues import worker_loop
-from shared.queues.running import Loop
-from shared.telemetry.logs import configure_logging
-from shared.telemetry.metrics import serve_metrics
-from shared.telemetry.traces import configure_tracing
-from shared.web.rotation import new_seal_key, rotate_identity
-from shared.web.server import serve
-from shared.web.settings import S, load_settings
+from undersong.shared.database.migrations import migrate
+from undersong.shared.faults import arm
+from undersong.shared.queues import worker_loop
+from undersong.shared.queues.running import Loop
+from undersong.shared.telemetry.logs import configure_logging
+from undersong.shared.telemetry.metrics import serve_metrics
+from undersong.shared.telemetry.traces import configure_tracing
+from undersong.shared.web.rotation import new_seal_key, rotate_identity
+from undersong.shared.web.server import serve
+from undersong.shared.web.settings import S, load_settings
 
 Action = Callable[[S], None]
 
@@ -60,7 +60,7 @@ class Program(Generic[S]):
 
     def main(self, arguments: Sequence[str] | None = None, *, prog: str = "", epilog: str = "") -> None:
         """Read the command and the environment, and run the command; bad usage or settings end with status 2."""
-        chosen = self._parser(prog or f"python -m services.{self.name}", epilog).parse_args(arguments)
+        chosen = self._parser(prog or f"python -m undersong.services.{self.name}", epilog).parse_args(arguments)
         settings = load_settings(self.settings)
         configure_logging(self.name, settings.log_level, json=settings.log_json)
         configure_tracing(self.name, settings.otel_endpoint)

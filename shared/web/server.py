@@ -15,11 +15,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from shared.clock import utc_now
-from shared.identity.transport import ServerTls
-from shared.telemetry.metrics import TLS_CERTIFICATE_SECONDS
-from shared.web.connection import CarefulProtocol
-from shared.web.limits import Limiter, Limits
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.transport import ServerTls
+from undersong.shared.telemetry.metrics import TLS_CERTIFICATE_SECONDS
+from undersong.shared.web.connection import CarefulProtocol
+from undersong.shared.web.limits import Limiter, Limits
 
 EXIT_BAD_USE: Final = 2
 _BACKLOG: Final = 2048

@@ -13,9 +13,9 @@ from typing import Any, Final, Self, TypeVar
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from shared.identity.transport import trust
-from shared.names import environment_faults
-from shared.web.limits import Limits
+from undersong.shared.identity.transport import trust
+from undersong.shared.names import environment_faults
+from undersong.shared.web.limits import Limits
 
 _SECRETS: Final = Path("/run/secrets")
 _BAD_CONFIGURATION: Final = 2

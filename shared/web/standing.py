@@ -7,18 +7,18 @@ from typing import Final
 
 import httpx
 
-from shared.database import Database
-from shared.identity.authority import Identity
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper, ensure_identity
-from shared.identity.nonces import SqlNonces
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import PartyVerifier, RevocationFeed
-from shared.queues import Sweeper, background
-from shared.telemetry.metrics import CLOCK_SKEW_SECONDS, REVOCATION_AGE_SECONDS
-from shared.telemetry.traces import current_trace
-from shared.web.settings import ServiceSettings
-from shared.web.vitals import measure_certificate, vitals
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper, ensure_identity
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import PartyVerifier, RevocationFeed
+from undersong.shared.queues import Sweeper, background
+from undersong.shared.telemetry.metrics import CLOCK_SKEW_SECONDS, REVOCATION_AGE_SECONDS
+from undersong.shared.telemetry.traces import current_trace
+from undersong.shared.web.settings import ServiceSettings
+from undersong.shared.web.vitals import measure_certificate, vitals
 
 _FEED_S: Final = 5.0
 

@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from shared.clock import utc_now
-from shared.database import Database
-from shared.identity.authority import IDENTITY_FILE
-from shared.identity.sealing import MOST_USES, tag_of_current, take_uses
-from shared.queues import Sweeper
-from shared.telemetry.metrics import (
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import IDENTITY_FILE
+from undersong.shared.identity.sealing import MOST_USES, tag_of_current, take_uses
+from undersong.shared.queues import Sweeper
+from undersong.shared.telemetry.metrics import (
     BACKUP_AGE_SECONDS,
     CERTIFICATE_LIFE_RATIO,
     CERTIFICATE_SECONDS,
@@ -28,7 +28,7 @@ from shared.telemetry.metrics import (
     RESTORE_DRILL_AGE_SECONDS,
     say_build,
 )
-from shared.web.settings import ServiceSettings
+from undersong.shared.web.settings import ServiceSettings
 
 EVERY_S: Final = 10.0
 BACKUP_STAMP: Final = "last-backup"

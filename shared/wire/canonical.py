@@ -10,8 +10,8 @@ from typing import Final
 
 import msgpack
 
-from shared.errors import Invalid
-from shared.ids import Digest, digest_of
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import Digest, digest_of
 
 MAX_DEPTH: Final = 32
 _EXACT: Final = 2**53

@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from shared.names import twins
-from shared.wire.forms import Document, Name, is_empty
+from undersong.shared.names import twins
+from undersong.shared.wire.forms import Document, Name, is_empty
 
 ColumnType = Literal["number", "category", "image", "text"]
 Numbers = Literal["binary", "whole", "real"]

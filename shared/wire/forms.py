@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from shared.ids import Digest
-from shared.wire.canonical import digest_document
+from undersong.shared.ids import Digest
+from undersong.shared.wire.canonical import digest_document
 
 Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length=4096)]
 DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -5,7 +5,7 @@ Both statements are over the manifest's digest, so a signature is good for one a
 
 from typing import Final
 
-from shared.ids import Digest
+from undersong.shared.ids import Digest
 
 HELPER: Final = "helper"
 NORM_PROOFS: Final = "norm_equality_proofs"
@@ -23,6 +23,6 @@ def accepted_statement(manifest_digest: Digest, members: bytes, root: bytes, sha
     """Whose reports the helper accepted, and the digest of the one aggregate share that it gives for them.
 
     members: a bitmap over the manifest's cohort; root: over the bodies of those sites
-    (`shared.secagg.transcript.body_root`); share_digest: SHA-256 of the aggregate share.
+    (`undersong.shared.secagg.transcript.body_root`); share_digest: SHA-256 of the aggregate share.
     """
     return ACCEPTED_CONTEXT + bytes.fromhex(manifest_digest) + root + share_digest + members

@@ -10,10 +10,10 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, JsonValue, StrictFloat, model_validator
 
-from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
-from shared.wire.canonical import digest_document
-from shared.wire.columns import Column, Unused
-from shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
+from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.columns import Column, Unused
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
@@ -92,7 +92,7 @@ class ModelRef(Document):
 
 
 class StrategyRef(Document):
-    """How the sum becomes the next model (see `shared.learning.strategies`)."""
+    """How the sum becomes the next model (see `undersong.shared.learning.strategies`)."""
 
     name: Name
     params: dict[str, JsonValue] = Field(default_factory=dict)

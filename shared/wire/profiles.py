@@ -5,10 +5,10 @@ from typing import Final
 
 from pydantic import Field, JsonValue
 
-from shared.names import hint
-from shared.wire.columns import Column, ColumnType, misfit
-from shared.wire.forms import Digestible, DigestText, Document, Name
-from shared.wire.manifest import DataRef
+from undersong.shared.names import hint
+from undersong.shared.wire.columns import Column, ColumnType, misfit
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Name
+from undersong.shared.wire.manifest import DataRef
 
 __all__ = ["Column", "DatasetSchema", "Hardware", "ProfileFault", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
 

@@ -1,15 +1,15 @@
 """The record of a round: what anyone needs to check it, as the aggregator hands it in and the log keeps its digest.
 
-The checks are in `shared.transparency.records`; what an engine adds to them is in its own `audit`.
+The checks are in `undersong.shared.transparency.records`; what an engine adds to them is in its own `audit`.
 """
 
 from typing import Annotated, Final, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from shared.ids import RoundId, SiteId, VersionId
-from shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex
-from shared.wire.manifest import SignedManifest
+from undersong.shared.ids import RoundId, SiteId, VersionId
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex
+from undersong.shared.wire.manifest import SignedManifest
 
 ROUND: Final = "round"
 
@@ -44,9 +44,9 @@ class RoundRecord(Digestible):
     bodies: SHA-256 of each update in the sum. upload_signatures: where the engine has bodies signed, the signature of
     each of their sites over it. commitments: survivors' signatures in quorum mode. contributors: the number of updates
     in the sum. complaints: each complainer's signed complaints about dealers, the engine's bytes. faults: codes of what
-    sites did against the protocol. samples: committed sample counts (`shared.zk.samples`) in rounds that take them, and
-    in sample_proofs the proofs of those that no earlier record of the job proves. transcript:
-    `shared.transparency.records.transcript_of`.
+    sites did against the protocol. samples: committed sample counts (`undersong.shared.zk.samples`) in rounds that take
+    them, and in sample_proofs the proofs of those that no earlier record of the job proves. transcript:
+    `undersong.shared.transparency.records.transcript_of`.
     """
 
     manifest: SignedManifest

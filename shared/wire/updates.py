@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgpack
 
-from shared.errors import Invalid
-from shared.ids import Digest, RoundId, SiteId, is_digest
-from shared.wire.canonical import digest_document
-from shared.wire.forms import DigestText, Document
-from shared.wire.manifest import RoundKind
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import Digest, RoundId, SiteId, is_digest
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.forms import DigestText, Document
+from undersong.shared.wire.manifest import RoundKind
 
 MAGIC: Final = b"USU1"
 MAX_HEADER: Final = 64 * 1024
@@ -42,7 +42,7 @@ class UpdateHeader:
     """What an update says of itself. `length` counts coordinates of `modulus_bits`, or bytes (8 bits) of a model.
 
     `material` is the engine's own: a wrapped content key, say, or a report's parts. `samples` is the site's
-    committed sample count with its proof (`shared.zk.samples`), in rounds that take one.
+    committed sample count with its proof (`undersong.shared.zk.samples`), in rounds that take one.
     """
 
     round_id: RoundId

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from shared.zk.group import IDENTITY, Point, Scalar, hash_to_scalar
-from shared.zk.transcript import ProofInvalid, scalars
+from undersong.shared.zk.group import IDENTITY, Point, Scalar, hash_to_scalar
+from undersong.shared.zk.transcript import ProofInvalid, scalars
 
 SIZE: Final = 64
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self, overload
 
-from shared.errors import Invalid
-from shared.zk.sodium import rbcl
+from undersong.shared.errors import Invalid
+from undersong.shared.zk.sodium import rbcl
 
 SIZE: Final = 32
 UNIFORM_SIZE: Final = 64

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from shared.errors import Invalid
-from shared.zk import dleq
-from shared.zk.group import GENERATOR, NotInvertible, Point, Scalar, base, hash_to_group, hash_to_scalar
+from undersong.shared.errors import Invalid
+from undersong.shared.zk import dleq
+from undersong.shared.zk.group import GENERATOR, NotInvertible, Point, Scalar, base, hash_to_group, hash_to_scalar
 
 IDENTIFIER: Final = b"ristretto255-SHA512"
 _MAX_FRAMED: Final = (1 << 16) - 1

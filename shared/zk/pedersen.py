@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import Final, Self
 
-from shared.zk.group import Point, Scalar, base, second_generator
-from shared.zk.transcript import ProofInvalid, Statement, scalars
+from undersong.shared.zk.group import Point, Scalar, base, second_generator
+from undersong.shared.zk.transcript import ProofInvalid, Statement, scalars
 
 OPENING_SIZE: Final = 96
 EQUALITY_SIZE: Final = 128

@@ -9,9 +9,9 @@ Shapes: n bits take 128 n bytes: n - 1 commitments (the lowest follows from the 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
-from shared.zk.pedersen import Opening
-from shared.zk.transcript import ProofInvalid, Statement, scalars
+from undersong.shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
+from undersong.shared.zk.pedersen import Opening
+from undersong.shared.zk.transcript import ProofInvalid, Statement, scalars
 
 MAX_BITS: Final = 64
 _LABEL: Final = b"undersong/range/1"

@@ -9,14 +9,14 @@ Shapes: a message is the commitment, 32 bytes, followed by the range proof (`pro
 from dataclasses import dataclass
 from typing import Final, Self
 
-from shared.ids import SiteId
-from shared.wire.canonical import canonical
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.zk.group import SIZE as COMMITMENT_SIZE
-from shared.zk.group import Point
-from shared.zk.pedersen import Opening
-from shared.zk.range_proof import proof_size, prove_range, verify_range
-from shared.zk.transcript import ProofInvalid
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.canonical import canonical
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.zk.group import SIZE as COMMITMENT_SIZE
+from undersong.shared.zk.group import Point
+from undersong.shared.zk.pedersen import Opening
+from undersong.shared.zk.range_proof import proof_size, prove_range, verify_range
+from undersong.shared.zk.transcript import ProofInvalid
 
 __all__ = ["COMMITMENT_SIZE", "Committed", "context_of", "read_commitment", "takes_commitments", "verify"]
 LABEL: Final = "undersong/sample-count/1"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.zk.group import IDENTITY, Point, Scalar, base
-from shared.zk.transcript import ProofInvalid, Statement
+from undersong.shared.zk.group import IDENTITY, Point, Scalar, base
+from undersong.shared.zk.transcript import ProofInvalid, Statement
 
 SIZE: Final = 64
 _LABEL: Final = b"undersong/schnorr/1"

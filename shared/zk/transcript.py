@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from shared.errors import Invalid
-from shared.zk.group import Point, Scalar
+from undersong.shared.errors import Invalid
+from undersong.shared.zk.group import Point, Scalar
 
 ENTROPY_SIZE: Final = 32
 

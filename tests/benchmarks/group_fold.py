@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from shared.ids import Digest, SiteId
-from shared.secagg.engine import ClientRound, Payload, ServerRound
-from shared.secagg.fold import FileSource, RunningSum, fold_file, raw_blocks
-from shared.secagg.quantise import decode, encode, pack, plan_encoding
-from shared.secagg.sealed.engine import SEALED
-from shared.wire.manifest import RoundKind, RoundManifest
 from tests.benchmarks.figures import Figure
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engine import ClientRound, Payload, ServerRound
+from undersong.shared.secagg.fold import FileSource, RunningSum, fold_file, raw_blocks
+from undersong.shared.secagg.quantise import decode, encode, pack, plan_encoding
+from undersong.shared.secagg.sealed.engine import SEALED
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 UPDATES = 100
 LENGTH = 1_000_000

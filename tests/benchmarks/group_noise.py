@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from shared.privacy.noise import add_discrete_gaussian, plan, table
 from tests.benchmarks.figures import Figure
+from undersong.shared.privacy.noise import add_discrete_gaussian, plan, table
 
 LENGTH = 1_000_000
 REPEATS = 21

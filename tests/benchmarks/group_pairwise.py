@@ -21,20 +21,20 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shared.secagg import transcript
-from shared.secagg.pairwise.client import ClientState
-from shared.secagg.pairwise.decoding import decode
-from shared.secagg.pairwise.graph import plan
-from shared.secagg.pairwise.masks import ModVector, apply_mask
-from shared.secagg.pairwise.messages import OpeningShares, Survivors
-from shared.secagg.pairwise.roster import survivors_statement
-from shared.secagg.pairwise.server import ServerState
-from shared.secagg.pairwise.shares import SHARE_BYTES, split
 from tests.benchmarks import group_round
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.flower_peer import environment
 from tests.shared.secagg.pairwise.parties import Round
 from undersong.local import Platform
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise.client import ClientState
+from undersong.shared.secagg.pairwise.decoding import decode
+from undersong.shared.secagg.pairwise.graph import plan
+from undersong.shared.secagg.pairwise.masks import ModVector, apply_mask
+from undersong.shared.secagg.pairwise.messages import OpeningShares, Survivors
+from undersong.shared.secagg.pairwise.roster import survivors_statement
+from undersong.shared.secagg.pairwise.server import ServerState
+from undersong.shared.secagg.pairwise.shares import SHARE_BYTES, split
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from shared.vdaf.pine import Pine64HmacSha256Aes128
 from tests.benchmarks import pedersen_peer
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.two_server_rounds import round_figures
+from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
 
 T = TypeVar("T")
 

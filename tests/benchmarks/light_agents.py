@@ -25,21 +25,21 @@ import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from recipes.null import RECIPE
-from services.agent.aggregator import Aggregator
-from services.agent.coordinator import WAIT_S, Lease
-from services.agent.link import Away, Call, Link, RequestRefused, make_client, pause_of
-from shared.identity.authority import Identity
-from shared.identity.enrol import Unreachable, enrol
-from shared.ids import Digest, SiteId
-from shared.learning.tensors import save
-from shared.secagg.engine import ClientRound, Payload
-from shared.secagg.engines import engine_named
-from shared.secagg.payload import model_payload, train_payload
-from shared.wire.manifest import RoundKind, RoundManifest
 from tests.shared.secagg.verifiers import UNCERTIFIED
 from undersong.client import AsyncClient, calls
 from undersong.profile import Profile
+from undersong.recipes.null import RECIPE
+from undersong.services.agent.aggregator import Aggregator
+from undersong.services.agent.coordinator import WAIT_S, Lease
+from undersong.services.agent.link import Away, Call, Link, RequestRefused, make_client, pause_of
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.enrol import Unreachable, enrol
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.learning.tensors import save
+from undersong.shared.secagg.engine import ClientRound, Payload
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.payload import model_payload, train_payload
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 AT_ONCE = 16  # joining: what the load process itself can bear
 FIRST_POLLS_WITHIN_S = 60.0  # agents do not all start in the same second

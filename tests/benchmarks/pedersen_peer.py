@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from shared.zk.group import Scalar
-from shared.zk.pedersen import Opening, commit
-from shared.zk.range_proof import proof_size, prove_range, verify_range
 from tests.benchmarks.figures import Figure
+from undersong.shared.zk.group import Scalar
+from undersong.shared.zk.pedersen import Opening, commit
+from undersong.shared.zk.range_proof import proof_size, prove_range, verify_range
 
 LENGTH = 10_000
 BITS = 16

@@ -11,15 +11,16 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.fields.field64 import P
-from shared.ids import SiteId
-from shared.secagg import transcript
-from shared.secagg.engine import ServerRound, UpdateRefused
-from shared.secagg.fold import BytesSource
-from shared.secagg.pairwise import messages, witness
-from shared.secagg.pairwise.roster import Roster
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.twoserver.helper import (
+from tests.contracts import threshold
+from undersong.shared.fields.field64 import P
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import ServerRound, UpdateRefused
+from undersong.shared.secagg.fold import BytesSource
+from undersong.shared.secagg.pairwise import messages, witness
+from undersong.shared.secagg.pairwise.roster import Roster
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.twoserver.helper import (
     HelperKeys,
     Taken,
     aggregate,
@@ -28,12 +29,11 @@ from shared.secagg.twoserver.helper import (
     seal_share,
     seal_verify_key,
 )
-from shared.secagg.twoserver.leader import accept, examine
-from shared.secagg.twoserver.messages import Accepted, Agree, Begun
-from shared.wire.helper import HELPER, accepted_statement, key_statement
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import UpdateHeader
-from tests.contracts import threshold
+from undersong.shared.secagg.twoserver.leader import accept, examine
+from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begun
+from undersong.shared.wire.helper import HELPER, accepted_statement, key_statement
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import UpdateHeader
 
 
 class Signer:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.aggregator.peers.parties import Parties, Stage
-from services.aggregator.peers.peer import AskRefused
-from shared.errors import Refusal, Unavailable
-from shared.ids import Digest, SiteId
-from shared.secagg.engine import (
+from tests.contracts.parties import Party, Signer, parties
+from tests.contracts.threshold import CUSTODIAN
+from tests.shared.secagg.verifiers import Certified, NotCertified
+from undersong.services.aggregator.peers.parties import Parties, Stage
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.shared.errors import Refusal, Unavailable
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engine import (
     UPLOAD,
     Ask,
     Asks,
@@ -28,21 +31,18 @@ from shared.secagg.engine import (
     UpdateRefused,
     check_header,
 )
-from shared.secagg.engines import engine_facts, engine_named
-from shared.secagg.facts import PlanRequest
-from shared.secagg.fold import BytesSource, RunningSum
-from shared.secagg.pairwise.graph import plan
-from shared.secagg.pairwise.roster import nonce_commitment
-from shared.secagg.payload import sums_payload, train_payload
-from shared.secagg.quantise import plan_encoding, plan_norm, plan_sums, unpack
-from shared.transparency.records import RoundFacts, check_record, named_voucher, transcript_of
-from shared.wire.helper import HELPER
-from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
-from shared.wire.records import RoundRecord
-from shared.wire.updates import UpdateHeader, read_header, write_header
-from tests.contracts.parties import Party, Signer, parties
-from tests.contracts.threshold import CUSTODIAN
-from tests.shared.secagg.verifiers import Certified, NotCertified
+from undersong.shared.secagg.engines import engine_facts, engine_named
+from undersong.shared.secagg.facts import PlanRequest
+from undersong.shared.secagg.fold import BytesSource, RunningSum
+from undersong.shared.secagg.pairwise.graph import plan
+from undersong.shared.secagg.pairwise.roster import nonce_commitment
+from undersong.shared.secagg.payload import sums_payload, train_payload
+from undersong.shared.secagg.quantise import plan_encoding, plan_norm, plan_sums, unpack
+from undersong.shared.transparency.records import RoundFacts, check_record, named_voucher, transcript_of
+from undersong.shared.wire.helper import HELPER
+from undersong.shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
+from undersong.shared.wire.records import RoundRecord
+from undersong.shared.wire.updates import UpdateHeader, read_header, write_header
 
 SITES = tuple(SiteId(f"site_{i}") for i in range(7))
 MODEL = 40

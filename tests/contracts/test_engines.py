@@ -1,7 +1,7 @@
 """What every engine must do, whichever it is: the suite that a new engine has to pass.
 
-Engines are driven through the seam (`shared.secagg.engine`) with real parties beside them. `threshold` is an engine of
-the tests' own, which has what no engine of the product has yet.
+Engines are driven through the seam (`undersong.shared.secagg.engine`) with real parties beside them. `threshold` is an
+engine of the tests' own, which has what no engine of the product has yet.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.aggregator.peers.peer import AskRefused
-from shared.errors import Refusal
-from shared.secagg import engines
-from shared.secagg.engine import UPLOAD, ServerRound
-from shared.secagg.engines import ENGINES, engine_audit, engine_named
-from shared.secagg.quantise import TAIL_LENGTH
-from shared.wire.manifest import RoundKind
-from shared.wire.records import RoundRecord
-from shared.wire.updates import read_header
 from tests.contracts import threshold
 from tests.contracts.rounds import CERTIFIED, SIGNERS, SITES, Round, manifest_of, readdressed
 from tests.effort import examples
 from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.shared.errors import Refusal
+from undersong.shared.secagg import engines
+from undersong.shared.secagg.engine import UPLOAD, ServerRound
+from undersong.shared.secagg.engines import ENGINES, engine_audit, engine_named
+from undersong.shared.secagg.quantise import TAIL_LENGTH
+from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.records import RoundRecord
+from undersong.shared.wire.updates import read_header
 
 NAMES = (*ENGINES, threshold.FACTS.name)
 SUMMED = (RoundKind.TRAIN, RoundKind.STATISTICS)

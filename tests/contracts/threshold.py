@@ -15,11 +15,11 @@ import msgpack
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from shared.fields.field64 import P
-from shared.fields.sums import centred
-from shared.ids import Digest, SiteId
-from shared.secagg import transcript
-from shared.secagg.audit import (
+from undersong.shared.fields.field64 import P
+from undersong.shared.fields.sums import centred
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.audit import (
     Check,
     RecordInvalid,
     body_positions,
@@ -28,7 +28,7 @@ from shared.secagg.audit import (
     refusing,
     said_by_sites,
 )
-from shared.secagg.engine import (
+from undersong.shared.secagg.engine import (
     NO_ASKS,
     UPLOAD,
     Ask,
@@ -50,12 +50,12 @@ from shared.secagg.engine import (
     checked_each,
     header_for,
 )
-from shared.secagg.facts import WITNESS, EngineFacts, PartyFacts, Wording
-from shared.secagg.hpke import SUITE
-from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.records import RoundRecord
-from shared.wire.updates import UpdateHeader, write_header
+from undersong.shared.secagg.facts import WITNESS, EngineFacts, PartyFacts, Wording
+from undersong.shared.secagg.hpke import SUITE
+from undersong.shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.records import RoundRecord
+from undersong.shared.wire.updates import UpdateHeader, write_header
 
 CUSTODIAN, CUSTODIANS, NEED = "custodian", 3, 2
 BLOCK = 64  # words: a sum is a multiple of it

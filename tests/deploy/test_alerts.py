@@ -9,8 +9,8 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from shared.telemetry import metrics
 from tests.deploy.promql import STEP_S, Evaluation, Labels, labels
+from undersong.shared.telemetry import metrics
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy" / "prometheus" / "alerts.yml"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.web.problems import Problem
 from tests.pace import Deadline
+from undersong.shared.web.problems import Problem
 
 NGINX = Path(__file__).parents[2] / "deploy" / "nginx"
 TEXT = (NGINX / "services" / "problems.conf").read_text()

@@ -10,7 +10,7 @@ NAMED = {
     'if manifest.engine == "pairwise": pass': 1,
     "if manifest.engine == PAIRWISE: pass": 1,
     'SEALED = "sealed"': 1,
-    "from shared.secagg.twoserver.report import Report": 1,
+    "from undersong.shared.secagg.twoserver.report import Report": 1,
     '"""Rounds of engine sealed."""': 1,
     "x = 1  # only with `sealed`": 1,
     "class PairwiseRule: ...": 1,

@@ -118,7 +118,7 @@ def test_redis_is_wiped_workers_are_killed_and_keys_are_changed(compose: Compose
     compose("kill", "--signal", "KILL", *(f"{name}-worker" for name in SERVICES))
     before = compose.certificate("coordinator")
     compose("run", "--rm", "secrets", "python3", "/make_secrets.py", "--renew-certificates", "--new-seal-keys")
-    compose("exec", "-T", "keys-api", "python", "-m", "services.keys", "reseal")
+    compose("exec", "-T", "keys-api", "python", "-m", "undersong.services.keys", "reseal")
     compose("start", *(f"{name}-worker" for name in SERVICES))
     assert compose.certificate("coordinator") != before
     compose.cli("job", "watch", submitted["id"], timeout_s=JOB_S)

@@ -22,14 +22,14 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.clock import utc_now
-from shared.identity.authority import CertificateAuthority, Identity, Subject, write_private
-from shared.identity.transport import TransportAuthority
 from undersong.client import Client
 from undersong.doctor import Finding, examine_agent, examine_home, examine_platform
 from undersong.local import Platform
 from undersong.local.layout import LOOPBACK, Layout, service_command
 from undersong.local.sites import SiteFolder
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject, write_private
+from undersong.shared.identity.transport import TransportAuthority
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -178,7 +178,7 @@ def no_database(platform: Platform) -> Iterator[None]:
         ("coordinator", "Redis does not answer", "COORDINATOR_REDIS_URL", lambda p: halted(p, "valkey")),
         ("coordinator", "refuses the password", "COORDINATOR_REDIS_URL", another_password),
         ("coordinator", "newer schema", "newer release", schema("9999")),
-        ("coordinator", "older schema", "services.coordinator migrate", schema("0001")),
+        ("coordinator", "older schema", "undersong.services.coordinator migrate", schema("0001")),
         ("registry", "blob store", "REGISTRY_BLOB_URL", no_blobs),
         ("registry", "no space", "larger volume", lambda p: small_disk(p.home / "registry" / "blobs" / "incoming")),
         ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),

@@ -9,10 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from services.agent.__main__ import status_of
-from services.agent.log_watch import Seen
-from services.agent.settings import AgentSettings, load
-from services.agent.state import AgentState
 from tests.effort import also
 from tests.pace import Deadline
 from undersong.client import ApiError, Client
@@ -20,6 +16,10 @@ from undersong.client.types import Job
 from undersong.errors import StartError
 from undersong.local import Platform
 from undersong.profile import local_profiles, save_local_profile
+from undersong.services.agent.__main__ import status_of
+from undersong.services.agent.log_watch import Seen
+from undersong.services.agent.settings import AgentSettings, load
+from undersong.services.agent.state import AgentState
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]

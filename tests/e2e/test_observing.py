@@ -13,10 +13,10 @@ from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.telemetry import metrics
 from tests.pace import Deadline
 from undersong.local import Platform
 from undersong.local.layout import SERVICES, free_port
+from undersong.shared.telemetry import metrics
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 

@@ -19,15 +19,15 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from recipes.protocol import source_digest
-from shared.database.migrations import _config, _locked_connection, head_revision
-from shared.identity.authority import Identity
-from shared.identity.requests import SigningAuth
 from tests.effort import also
 from tests.pace import Deadline
 from undersong.client.types import Job
 from undersong.errors import UnreachableError
 from undersong.local import Platform
+from undersong.recipes.protocol import source_digest
+from undersong.shared.database.migrations import _config, _locked_connection, head_revision
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.requests import SigningAuth
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 

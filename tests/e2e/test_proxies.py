@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.clock import utc_now
-from shared.identity.authority import write_private
-from shared.identity.transport import TransportAuthority
 from tests.pace import Deadline
 from undersong.local import Platform
 from undersong.local.layout import HELPER, SERVICES
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import write_private
+from undersong.shared.identity.transport import TransportAuthority
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 

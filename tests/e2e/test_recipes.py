@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from recipes.protocol import source_digest
-from services.agent.runner import landlock
-from shared.learning.tensors import load
 from tests.effort import also
 from undersong.client import ApiError
 from undersong.local import Platform
+from undersong.recipes.protocol import source_digest
+from undersong.services.agent.runner import landlock
+from undersong.shared.learning.tensors import load
 
 pytestmark = [
     pytest.mark.process,

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from shared.statistics.results import ContingencyResult, KMeansResult, MomentResult
 from undersong.local import Platform
+from undersong.shared.statistics.results import ContingencyResult, KMeansResult, MomentResult
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"

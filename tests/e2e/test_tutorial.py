@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.secagg.quantise import SUMS_SCALE
 from tests.pace import Deadline
 from undersong.client import Client
 from undersong.profile import load_profile
+from undersong.shared.secagg.quantise import SUMS_SCALE
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]

@@ -9,22 +9,22 @@ import jsonschema
 import numpy as np
 import pytest
 
-from recipes.catalogue import load_recipe
-from recipes.datasets import load_dataset, read_datasets
-from recipes.protocol import Dataset, Tensors
-from recipes.reference import compare, pool, score
-from shared.ids import SiteId
-from shared.learning.metrics import evaluation_layout, metrics_of
-from shared.learning.strategies import step_model, strategy_named
-from shared.learning.tensors import Model, difference, flatten, load, save, unflatten
-from shared.secagg.engine import ClientRound, Payload, ServerRound
-from shared.secagg.fold import BytesSource, RunningSum
-from shared.secagg.payload import model_payload, opened_sums, opened_train, sums_payload, train_payload
-from shared.secagg.quantise import ModVector, plan_encoding, plan_sums
-from shared.secagg.sealed.engine import SEALED
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import read_header
 from tests.shared.wire.manifests import manifest
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.datasets import load_dataset, read_datasets
+from undersong.recipes.protocol import Dataset, Tensors
+from undersong.recipes.reference import compare, pool, score
+from undersong.shared.ids import SiteId
+from undersong.shared.learning.metrics import evaluation_layout, metrics_of
+from undersong.shared.learning.strategies import step_model, strategy_named
+from undersong.shared.learning.tensors import Model, difference, flatten, load, save, unflatten
+from undersong.shared.secagg.engine import ClientRound, Payload, ServerRound
+from undersong.shared.secagg.fold import BytesSource, RunningSum
+from undersong.shared.secagg.payload import model_payload, opened_sums, opened_train, sums_payload, train_payload
+from undersong.shared.secagg.quantise import ModVector, plan_encoding, plan_sums
+from undersong.shared.secagg.sealed.engine import SEALED
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import read_header
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"
 

@@ -10,10 +10,10 @@ import jsonschema
 import numpy as np
 import yaml
 
-from recipes.catalogue import load_file
-from recipes.datasets import load_dataset, read_datasets
-from recipes.protocol import Dataset
-from recipes.reference import score, train_in_one_place
+from undersong.recipes.catalogue import load_file
+from undersong.recipes.datasets import load_dataset, read_datasets
+from undersong.recipes.protocol import Dataset
+from undersong.recipes.reference import score, train_in_one_place
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "own-recipe"

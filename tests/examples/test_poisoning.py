@@ -9,21 +9,21 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from recipes.catalogue import load_recipe
-from recipes.datasets import DatasetEntry, load_dataset
-from recipes.protocol import Dataset, Tensors
-from shared.fields.sums import add_field, centred
-from shared.ids import SiteId
-from shared.learning.tensors import Model, difference, flatten, save, unflatten
-from shared.secagg.payload import opened_train, train_payload
-from shared.secagg.quantise import plan_encoding, plan_norm, unpack
-from shared.secagg.twoserver import schemes
-from shared.secagg.twoserver.engine import vector_of
-from shared.secagg.twoserver.schemes import HELPER, LEADER, Integers, SplitScheme, scheme_for
-from shared.vdaf.errors import VdafRejected
-from shared.wire.manifest import Encoding, RoundManifest
 from tests.shared.secagg.pairwise import test_engine as pairwise
 from tests.shared.wire.manifests import manifest
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.datasets import DatasetEntry, load_dataset
+from undersong.recipes.protocol import Dataset, Tensors
+from undersong.shared.fields.sums import add_field, centred
+from undersong.shared.ids import SiteId
+from undersong.shared.learning.tensors import Model, difference, flatten, save, unflatten
+from undersong.shared.secagg.payload import opened_train, train_payload
+from undersong.shared.secagg.quantise import plan_encoding, plan_norm, unpack
+from undersong.shared.secagg.twoserver import schemes
+from undersong.shared.secagg.twoserver.engine import vector_of
+from undersong.shared.secagg.twoserver.schemes import HELPER, LEADER, Integers, SplitScheme, scheme_for
+from undersong.shared.vdaf.errors import VdafRejected
+from undersong.shared.wire.manifest import Encoding, RoundManifest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "poisoning"
 SITES = pairwise.SITES

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from shared.web.problems import Problem
 from tests.hostile.stage import Stage
+from undersong.shared.web.problems import Problem
 
 EXAMPLES: Final = int(os.environ.get("UNDERSONG_FUZZ_EXAMPLES", "4"))
 """Random cases for each operation, beside the systematic ones."""

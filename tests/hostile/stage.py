@@ -11,15 +11,15 @@ import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from recipes.catalogue import load_recipe
-from shared.identity.authority import Identity
-from shared.identity.enrol import enrol
-from shared.identity.requests import SigningAuth
-from shared.ids import ModelId, digest_of
-from shared.learning.tensors import Model, Schema, save
-from shared.wire.manifest import VERSION_CONTEXT, version_statement
 from tests.pace import Deadline
 from undersong.local import Platform
+from undersong.recipes.catalogue import load_recipe
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.enrol import enrol
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.ids import ModelId, digest_of
+from undersong.shared.learning.tensors import Model, Schema, save
+from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry", "helper")
 PEOPLE: Final = ("admin", "scientist", "owner", "auditor")

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.identity.digests import content_digest
 from tests.hostile.fuzzing import OPENAPI, check_problem
 from tests.hostile.matrix import render
 from tests.hostile.policy import ANYONE, POLICY, allowed
 from tests.hostile.stage import BINARY, SERVICES, Stage, job, profile, staged
+from undersong.shared.identity.digests import content_digest
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 REFUSED = {401, 403, 404}

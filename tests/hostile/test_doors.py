@@ -24,12 +24,12 @@ pytestmark = pytest.mark.process
 SERVER = """
 import asyncio, sys
 from fastapi import APIRouter, Request
-from shared.web import body, connection
-from shared.web.access import Caller, Grant, Principal, Role
-from shared.web.app import create_app
-from shared.web.body import receive
-from shared.web.limits import Limits
-from shared.web.server import serve
+from undersong.shared.web import body, connection
+from undersong.shared.web.access import Caller, Grant, Principal, Role
+from undersong.shared.web.app import create_app
+from undersong.shared.web.body import receive
+from undersong.shared.web.limits import Limits
+from undersong.shared.web.server import serve
 
 connection.HEAD_S = connection.SILENT_S = connection.LINGER_S = body.STALL_S = 1.0
 router = APIRouter()

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.agent.runner.protocol import FrameError, unpack
-from services.keys.witness import Question
-from shared.errors import Refusal
-from shared.identity.digests import parse_content_digest
-from shared.learning.safetensors import MAX_HEADER, BadModelFile, read, read_header, tensor_digest, write
-from shared.learning.tensors import load
-from shared.secagg.pairwise.messages import (
+from undersong.services.agent.runner.protocol import FrameError, unpack
+from undersong.services.keys.witness import Question
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.digests import parse_content_digest
+from undersong.shared.learning.safetensors import MAX_HEADER, BadModelFile, read, read_header, tensor_digest, write
+from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.pairwise.messages import (
     Advertisement,
     Delivery,
     MalformedStep,
@@ -28,10 +28,10 @@ from shared.secagg.pairwise.messages import (
     Survivors,
     unpack_list,
 )
-from shared.web.jsons import check_json
-from shared.wire.manifest import RoundManifest, SignedManifest
-from shared.wire.updates import MalformedUpdate, header_digest, header_span, write_header
-from shared.wire.updates import read_header as read_update
+from undersong.shared.web.jsons import check_json
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.shared.wire.updates import MalformedUpdate, header_digest, header_span, write_header
+from undersong.shared.wire.updates import read_header as read_update
 
 EXAMPLES: Final = 100 * int(os.environ.get("UNDERSONG_FUZZ_EXAMPLES", "4"))
 hostile = settings(

@@ -18,18 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shared.clock import utc_now
-from shared.identity.authority import CertificateAuthority, Identity, Subject
-from shared.identity.digests import content_digest
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import MemoryNonces, PartyVerifier
-from shared.web.access import SiteParty
-from shared.web.app import create_app
-from shared.web.body import arrived_digest, receive
-from shared.web.guard import LISTS
 from tests.effort import examples
 from tests.hostile.stage import SERVICES
 from undersong.openapi import application
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import MemoryNonces, PartyVerifier
+from undersong.shared.web.access import SiteParty
+from undersong.shared.web.app import create_app
+from undersong.shared.web.body import arrived_digest, receive
+from undersong.shared.web.guard import LISTS
 
 SINGLE = (
     "authorization", "content-digest", "content-encoding", "content-length", "content-type", "cookie", "etag", "expect",

@@ -59,7 +59,7 @@ def test_scalars_are_taken_as_they_are(service: str) -> None:
     document = json.loads(described(service))
     known: dict[str, list[type[BaseModel]]] = {}
     for model in models():
-        if model.__module__.startswith(("services.", "shared.")):
+        if model.__module__.startswith(("undersong.services.", "undersong.shared.")):
             known.setdefault(model.__name__, []).append(model)
     found = requested(document)
     assert found

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes.datasets import BadDataset, describe_dataset, load_dataset, read_datasets
+from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset, read_datasets
 
 Y = {"name": "y", "type": "number"}
 

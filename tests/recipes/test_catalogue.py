@@ -9,11 +9,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from recipes.catalogue import BUILT_IN, load_recipe, recipe_specs
-from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
-from shared.ids import is_digest
-from shared.learning.metrics import evaluation_layout, layout_length
-from shared.wire.profiles import Task
+from undersong.recipes.catalogue import BUILT_IN, load_recipe, recipe_specs
+from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
+from undersong.shared.ids import is_digest
+from undersong.shared.learning.metrics import evaluation_layout, layout_length
+from undersong.shared.wire.profiles import Task
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "own-recipe"
@@ -34,7 +34,7 @@ def test_built_in_recipes_fit_the_protocol(name) -> None:
 
 def test_specs_need_no_torch() -> None:
     """The agent's parent and the coordinator read specs without loading a training library."""
-    code = "import sys; from recipes.catalogue import recipe_specs; recipe_specs(); print('torch' in sys.modules)"
+    code = "import sys; from undersong.recipes.catalogue import recipe_specs; recipe_specs(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
 
@@ -56,10 +56,10 @@ def test_a_digest_covers_every_source_file() -> None:
 def imports(file: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "recipes":
+        if isinstance(node, ast.ImportFrom) and node.module == "undersong.recipes":
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recipes."):
-            found.add((node.module or "").removeprefix("recipes."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("undersong.recipes."):
+            found.add((node.module or "").removeprefix("undersong.recipes."))
     return found
 
 
@@ -102,6 +102,6 @@ def test_null_changes_nothing() -> None:
 
 
 def test_the_list_can_be_printed() -> None:
-    command = [sys.executable, "-m", "recipes", str(OWN)]
+    command = [sys.executable, "-m", "undersong.recipes", str(OWN)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert [line.split()[0] for line in done.stdout.splitlines()] == [*BUILT_IN, "svm"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.datasets import describe_dataset, load_dataset, read_datasets
-from recipes.declaration import ColumnEntry, CsvOptions, DatasetEntry
+from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
+from undersong.recipes.declaration import ColumnEntry, CsvOptions, DatasetEntry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 SNIPPETS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

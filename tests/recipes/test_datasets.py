@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import yaml
 
-from recipes.datasets import BadDataset, describe_dataset, load_dataset, movable_document, numbers_of, read_datasets
-from shared.wire.profiles import Column
+from undersong.recipes.datasets import (
+    BadDataset,
+    describe_dataset,
+    load_dataset,
+    movable_document,
+    numbers_of,
+    read_datasets,
+)
+from undersong.shared.wire.profiles import Column
 
 CSV = """ward,age,smoker,score,sick
 north,40,yes,1.5,1

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.datasets import BadDataset, Dataset, describe_dataset, load_dataset
 from tests.recipes.declaring import Y, declared
+from undersong.recipes.datasets import BadDataset, Dataset, describe_dataset, load_dataset
 
 
 def images(folder: Path, pixels: Any, **entry: Any) -> Dataset:

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.datasets import BadDataset, load_dataset, movable_document, read_datasets, read_declarations
-from recipes.declaration import read_texts
+from undersong.recipes.datasets import BadDataset, load_dataset, movable_document, read_datasets, read_declarations
+from undersong.recipes.declaration import read_texts
 
 ENTRY: dict[str, Any] = {
     "name": "ward",

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from recipes.datasets import BadDataset, describe_dataset, load_dataset
 from tests.effort import examples
 from tests.recipes.declaring import Y, declared, refused
+from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "npz"])

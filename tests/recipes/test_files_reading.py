@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from recipes.datasets import load_dataset
-from recipes.files import MOST_ROW, parts
 from tests.effort import examples
 from tests.recipes.declaring import Y, declared, refused
+from undersong.recipes.datasets import load_dataset
+from undersong.recipes.files import MOST_ROW, parts
 
 LEVELS = ["None", "NA", "nan", "no", "yes", "null", "1", "1.5", "-", "a b", "x,y", "ü", 'say "hi"', "007"]
 
@@ -325,13 +325,13 @@ def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path: Path, head: byte
 def test_a_row_whose_quotes_hide_its_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipes.files.MOST_ROW", 100_000)
+    monkeypatch.setattr("undersong.recipes.files.MOST_ROW", 100_000)
     (tmp_path / "data.csv").write_text("y\n1\n" + '"a\nb",' * 20_000 + "\n2\n")
     assert "a row of more than 100,000 characters" in refused(declared(tmp_path, [Y])).explain()
 
 
 def test_long_rows_come_in_parts_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.files.PART_CHARACTERS", 10_000)
+    monkeypatch.setattr("undersong.recipes.files.PART_CHARACTERS", 10_000)
     (tmp_path / "data.csv").write_text("y,t\n" + "".join(f"{row},{'x' * 3000}\n" for row in range(50)))
     entry = declared(tmp_path, [Y, {"name": "t", "type": "text"}])
     found = list(parts(entry, entry.path, ["y", "t"]))

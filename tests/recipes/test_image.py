@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from recipes.image import RECIPE
-from recipes.protocol import Dataset, RecipeError
-from shared.learning.metrics import evaluation_layout, metrics_of
-from shared.learning.tensors import TensorRole, difference, unflatten
-from shared.wire.profiles import Column
+from undersong.recipes.image import RECIPE
+from undersong.recipes.protocol import Dataset, RecipeError
+from undersong.shared.learning.metrics import evaluation_layout, metrics_of
+from undersong.shared.learning.tensors import TensorRole, difference, unflatten
+from undersong.shared.wire.profiles import Column
 
 PARAMS = {"channels": [8, 16], "learning_rate": 0.1, "epochs": 2}
 

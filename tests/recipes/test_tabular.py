@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes import table
-from recipes.protocol import Dataset, RecipeError
-from recipes.tabular import RECIPE
-from shared.learning.metrics import evaluation_layout, layout_length, metrics_of
-from shared.learning.tensors import TensorRole, flatten, load, save
-from shared.wire.profiles import Column
+from undersong.recipes import table
+from undersong.recipes.protocol import Dataset, RecipeError
+from undersong.recipes.tabular import RECIPE
+from undersong.shared.learning.metrics import evaluation_layout, layout_length, metrics_of
+from undersong.shared.learning.tensors import TensorRole, flatten, load, save
+from undersong.shared.wire.profiles import Column
 
 COLUMNS = (
     Column(name="a", type="number"),

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes import training
-from recipes.protocol import Dataset
-from recipes.tabular import _DEFAULTS, RECIPE
-from services.agent.tasks import _order
-from shared.ids import SiteId
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.profiles import Column
 from tests.shared.wire.manifests import manifest
+from undersong.recipes import training
+from undersong.recipes.protocol import Dataset
+from undersong.recipes.tabular import _DEFAULTS, RECIPE
+from undersong.services.agent.tasks import _order
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.profiles import Column
 
 SITES, ROUNDS, ROWS = 8, 24, 60
 NAMES = [SiteId(f"site_{at}") for at in range(SITES)]

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from shared.clock import monotonic, utc_now
+from undersong.shared.clock import monotonic, utc_now
 
 
 def test_now_is_aware_utc() -> None:

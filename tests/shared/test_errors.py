@@ -1,6 +1,6 @@
 """A refusal knows its own name, title and status."""
 
-from shared.errors import Conflict, FieldError, Invalid, Kind, NotFound, reason_of
+from undersong.shared.errors import Conflict, FieldError, Invalid, Kind, NotFound, reason_of
 
 
 class RoundClosedEarly(Conflict):

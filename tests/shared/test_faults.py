@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import clock, faults
 from tests.pace import Deadline
 from tests.simulation.points import PARTS, POINTS, TWO_SERVERS
+from undersong.shared import clock, faults
 
 ROOT = Path(__file__).parents[2]
 CALL = re.compile(r'\bpoint\("([a-z.]+)"\)')
@@ -76,7 +76,7 @@ def test_a_killed_process_is_gone_and_a_held_one_waits(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "first").write_text("hold")
     (folder / "second").write_text("kill")
-    code = "from shared import faults; faults.arm('probe'); faults.point('first'); print(1); faults.point('second')"
+    code = "from undersong.shared import faults; faults.arm('probe'); faults.point('first'); print(1); faults.point('second')"
     env = {**os.environ, faults.VARIABLE: str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env)
     until = Deadline(60)

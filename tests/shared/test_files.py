@@ -10,23 +10,32 @@ from typing import Any
 
 import pytest
 
-from recipes.datasets import BadDataset
-from recipes.declaration import read_texts
-from recipes.draft import draft_text
-from services.agent import policy, settings
-from services.agent.highwater import SentMessages
-from services.agent.settings import ConfigError
-from services.agent.store import Store
-from services.keys.operators import _read as read_operator_token
-from shared.files import LARGEST_INPUT, NotAFile, file_mark, open_lock, read_bytes, read_input, read_text, write_new
-from shared.highwater import DurableLines, HighWater
-from shared.identity.authority import Identity
-from shared.identity.enrol import EnrolmentRefused, read_token
-from shared.identity.sealing import Sealer
-from shared.identity.transport import ServerTls, trust
 from undersong.cli.tokens import _secret
 from undersong.errors import ProfileError, UndersongError
 from undersong.profile import _read as read_profiles_file
+from undersong.recipes.datasets import BadDataset
+from undersong.recipes.declaration import read_texts
+from undersong.recipes.draft import draft_text
+from undersong.services.agent import policy, settings
+from undersong.services.agent.highwater import SentMessages
+from undersong.services.agent.settings import ConfigError
+from undersong.services.agent.store import Store
+from undersong.services.keys.operators import _read as read_operator_token
+from undersong.shared.files import (
+    LARGEST_INPUT,
+    NotAFile,
+    file_mark,
+    open_lock,
+    read_bytes,
+    read_input,
+    read_text,
+    write_new,
+)
+from undersong.shared.highwater import DurableLines, HighWater
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.enrol import EnrolmentRefused, read_token
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.transport import ServerTls, trust
 
 KINDS = ("a named pipe", "a device", "a folder", "a socket", "loop")
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shared.ids import PREFIXES, digest_of, is_digest, is_id, new_id
+from undersong.shared.ids import PREFIXES, digest_of, is_digest, is_id, new_id
 
 
 @pytest.mark.parametrize("prefix", sorted(PREFIXES))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.kernels import MODULES
+from undersong.shared.kernels import MODULES
 
 ROOT = Path(__file__).parents[2]
 

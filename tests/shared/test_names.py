@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared import names
-from shared.documents import document_faults, known_fields
-from shared.names import (
+from tests.near_misses import misspelt
+from undersong.shared import names
+from undersong.shared.documents import document_faults, known_fields
+from undersong.shared.names import (
     LONGEST_COMPARED,
     MEANT,
     MOST_COMPARED,
@@ -27,7 +28,6 @@ from shared.names import (
     near,
     twins,
 )
-from tests.near_misses import misspelt
 
 
 @given(st.text("abcdefgh_1", min_size=1, max_size=10).flatmap(lambda name: st.tuples(st.just(name), misspelt(name))))

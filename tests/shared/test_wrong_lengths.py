@@ -12,21 +12,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import Refusal
-from shared.merkle import proofs as merkle
-from shared.secagg.pairwise import roster
-from shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, SetEvidence
-from shared.secagg.twoserver.report import Report
-from shared.transparency import records
-from shared.transparency.documents import LogHead, head_statement
-from shared.vdaf.prio3 import Prio3Count, Prio3Histogram, Prio3SumVecWithMultiproof
-from shared.zk import dleq, pedersen, samples, schnorr
-from shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
-from shared.zk.oprf import BlindEvaluation, Mode, Oprf
-from shared.zk.pedersen import Opening
-from shared.zk.range_proof import prove_range, verify_range
 from tests.effort import examples
 from tests.shared.wire.manifests import manifest as make_manifest
+from undersong.shared.errors import Refusal
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg.pairwise import roster
+from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begin, Begun, SetEvidence
+from undersong.shared.secagg.twoserver.report import Report
+from undersong.shared.transparency import records
+from undersong.shared.transparency.documents import LogHead, head_statement
+from undersong.shared.vdaf.prio3 import Prio3Count, Prio3Histogram, Prio3SumVecWithMultiproof
+from undersong.shared.zk import dleq, pedersen, samples, schnorr
+from undersong.shared.zk.group import GENERATOR, Point, Scalar, base, second_generator
+from undersong.shared.zk.oprf import BlindEvaluation, Mode, Oprf
+from undersong.shared.zk.pedersen import Opening
+from undersong.shared.zk.range_proof import prove_range, verify_range
 
 LEAVES = [merkle.leaf_hash(bytes([index])) for index in range(7)]
 SECRET, CONTEXT = Scalar.of(77), b"context"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.yaml_texts import NotYaml, dump_document, load_document, load_texts
+from undersong.shared.yaml_texts import NotYaml, dump_document, load_document, load_texts
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

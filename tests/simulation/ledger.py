@@ -16,11 +16,11 @@ import msgpack
 import numpy as np
 from sqlalchemy import create_engine, text
 
-from shared.learning import safetensors
 from tests.simulation.arena import SITES, Arena
 from tests.simulation.onehot_recipe import LENGTH
 from tests.simulation.verdicts import agreed
 from undersong.local.layout import HELPER
+from undersong.shared.learning import safetensors
 
 ENDED = frozenset({"published", "failed", "cancelled"})
 

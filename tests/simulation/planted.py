@@ -8,7 +8,7 @@ from typing import Any
 
 def counts_twice() -> None:
     """The first update of each round is added to the sum again, in place of the second: the weights still fit."""
-    from services.aggregator.contributions.folding import Folding
+    from undersong.services.aggregator.contributions.folding import Folding
 
     add, first = Folding.add, {}
 
@@ -25,8 +25,8 @@ def counts_twice() -> None:
 
 def forgets_after_the_receipt() -> None:
     """The first update of each round is acknowledged and never counted."""
-    from services.aggregator.contributions.updates import Updates
-    from shared.wire.updates import ReceiptDoc
+    from undersong.services.aggregator.contributions.updates import Updates
+    from undersong.shared.wire.updates import ReceiptDoc
 
     accept, seen = Updates.accept, set()
 
@@ -43,7 +43,7 @@ def forgets_after_the_receipt() -> None:
 
 def keeps_bodies() -> None:
     """Bodies of ended rounds stay."""
-    from services.aggregator.rounds.lifecycle import Rounds
+    from undersong.services.aggregator.rounds.lifecycle import Rounds
 
     async def nothing(self: Any, round_id: Any) -> None:
         return None

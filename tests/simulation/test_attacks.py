@@ -13,26 +13,26 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import stats
 
-from shared.ids import digest_of
-from shared.learning.tensors import load
-from shared.merkle import proofs as merkle
-from shared.secagg import transcript
-from shared.secagg.engine import UPLOAD
-from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.messages import OpeningShares, Survivors
-from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted
-from shared.secagg.pairwise.server import ServerState
-from shared.secagg.pairwise.shares import SHARE_BYTES
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.payload import opened_train
-from shared.secagg.quantise import DTYPES, OutOfRange, unpack
-from shared.wire.manifest import ModelRef
-from shared.wire.updates import read_header, write_header
 from tests.effort import also
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites
 from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.shared.ids import digest_of
+from undersong.shared.learning.tensors import load
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.pairwise import messages, roster
+from undersong.shared.secagg.pairwise.masks import apply_mask
+from undersong.shared.secagg.pairwise.messages import OpeningShares, Survivors
+from undersong.shared.secagg.pairwise.roster import Frame, Roster, RoundAborted
+from undersong.shared.secagg.pairwise.server import ServerState
+from undersong.shared.secagg.pairwise.shares import SHARE_BYTES
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.payload import opened_train
+from undersong.shared.secagg.quantise import DTYPES, OutOfRange, unpack
+from undersong.shared.wire.manifest import ModelRef
+from undersong.shared.wire.updates import read_header, write_header
 
 STEPS = (*BEFORE, UPLOAD, *AFTER)
 LATER = ("share", "check", "commit", "unmask")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared.secagg.pairwise import client as client_module
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.facts import CHECK, SHARE, UNMASK
 from tests.effort import also
 from tests.simulation.oneprocess.site import Site
 from tests.simulation.test_model import Lifecycle, founding, life  # noqa: F401 (fixtures)
+from undersong.shared.secagg.pairwise import client as client_module
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.facts import CHECK, SHARE, UNMASK
 
 DEATHS = {
     "none dies": (),

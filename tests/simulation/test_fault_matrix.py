@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.database.migrations import migrate
 from tests.effort import also
 from tests.simulation import matrix, report
 from tests.simulation.arena import Arena
@@ -23,6 +22,7 @@ from tests.simulation.ledger import Entry, Ledger
 from tests.simulation.proxy import FAIR, Proxy, Weather
 from tests.simulation.trial import Outcome, collect, run, settled
 from tests.simulation.verdicts import Verdicts
+from undersong.shared.database.migrations import migrate
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
@@ -66,8 +66,8 @@ def test_planted_bugs_are_caught() -> None:
     """The control: an update counted twice, one acknowledged and forgotten, bodies that stay. The books must tell."""
     planted = [sys.executable, "-m", "tests.simulation.planted"]
     commands = {
-        "aggregator.api": [*planted, "forgets_after_the_receipt", "services.aggregator", "api"],
-        "aggregator.worker": [*planted, "counts_twice,keeps_bodies", "services.aggregator", "worker"],
+        "aggregator.api": [*planted, "forgets_after_the_receipt", "undersong.services.aggregator", "api"],
+        "aggregator.worker": [*planted, "counts_twice,keeps_bodies", "undersong.services.aggregator", "worker"],
     }
     with Arena(commands=commands) as arena:
         arena.warm_up(engine="sealed")

@@ -10,11 +10,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from recipes.protocol import source_digest
-from shared.secagg.payload import train_payload, weight_of
-from shared.transparency.evidence import Evidence
-from shared.vdaf.field64 import FIELD64
-from shared.wire.manifest import RoundManifest
 from tests.simulation.leaks import EngineSecrets, Haystack, quantised
 from tests.simulation.two_servers import BothServers
 from tests.simulation.watching import watching
@@ -22,6 +17,11 @@ from undersong.client import ApiError
 from undersong.client.types import Job
 from undersong.local import Platform
 from undersong.local.sites import SiteFolder
+from undersong.recipes.protocol import source_digest
+from undersong.shared.secagg.payload import train_payload, weight_of
+from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.wire.manifest import RoundManifest
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 

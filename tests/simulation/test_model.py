@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-import services.aggregator.driver.driver
-import services.keys.witness
-from services.aggregator.driver.closing import Closing
-from services.keys.witness import Witness
+import undersong.services.aggregator.driver.driver
+import undersong.services.keys.witness
 from tests.effort import ALL
 from tests.simulation.oneprocess.founding import LENGTH, SITES, Founding, found
 from tests.simulation.oneprocess.platform import InProcessPlatform
+from undersong.services.aggregator.driver.closing import Closing
+from undersong.services.keys.witness import Witness
 
 EXAMPLES = int(os.environ.get("UNDERSONG_MODEL_EXAMPLES", "5" if ALL else "2"))
 STEPS = 40
@@ -257,7 +257,7 @@ def founding(tmp_path_factory: pytest.TempPathFactory) -> Founding:
 def life(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Lifecycle]]:
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    monkeypatch.setattr(services.aggregator.driver.driver, "_PUBLISH_PAUSE_S", 0.001)
+    monkeypatch.setattr(undersong.services.aggregator.driver.driver, "_PUBLISH_PAUSE_S", 0.001)
     yield type("LifeHere", (Lifecycle,), {"founding": founding})
     structlog.configure(**before)
 

@@ -10,19 +10,19 @@ from typing import TypeVar
 import httpx
 import pytest
 
-from services.agent import __main__ as agent
-from services.agent.settings import load
-from services.aggregator.settings import AggregatorSettings
-from services.coordinator.settings import CoordinatorSettings
-from services.keys.__main__ import PROGRAM as KEYS
-from services.keys.settings import KeysSettings
-from shared.identity.authority import Identity
-from shared.web.rotation import new_seal_key, rotate_identity
-from shared.web.settings import ServiceSettings
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.client.wire import client_options
 from undersong.local import Platform
+from undersong.services.agent import __main__ as agent
+from undersong.services.agent.settings import load
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.keys.__main__ import PROGRAM as KEYS
+from undersong.services.keys.settings import KeysSettings
+from undersong.shared.identity.authority import Identity
+from undersong.shared.web.rotation import new_seal_key, rotate_identity
+from undersong.shared.web.settings import ServiceSettings
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -103,11 +103,11 @@ async def collect(arena: Arena) -> list[str]:
 
 
 async def _collect_aggregator(arena: Arena) -> list[str]:
-    from services.aggregator.driver.maintenance import RoundMaintenance
-    from services.aggregator.repository.rounds import RoundRepository
-    from services.aggregator.tables import common
-    from shared.blobs import BlobStore
-    from shared.database import Database
+    from undersong.services.aggregator.driver.maintenance import RoundMaintenance
+    from undersong.services.aggregator.repository.rounds import RoundRepository
+    from undersong.services.aggregator.tables import common
+    from undersong.shared.blobs import BlobStore
+    from undersong.shared.database import Database
 
     database = Database(arena.async_database_url("aggregator"), common)
     blobs = BlobStore.open(f"file://{arena.blobs('aggregator')}")
@@ -121,10 +121,10 @@ async def _collect_aggregator(arena: Arena) -> list[str]:
 
 
 async def _collect_registry(arena: Arena) -> list[str]:
-    from services.registry.contents import Contents
-    from services.registry.tables import Base
-    from shared.blobs import BlobStore
-    from shared.database import Database
+    from undersong.services.registry.contents import Contents
+    from undersong.services.registry.tables import Base
+    from undersong.shared.blobs import BlobStore
+    from undersong.shared.database import Database
 
     database = Database(arena.async_database_url("registry"), Base.common)
     blobs = BlobStore.open(f"file://{arena.blobs('registry')}")

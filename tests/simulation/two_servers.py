@@ -5,16 +5,16 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.identity.sealing import Sealer
-from shared.secagg.engine import ServerRound
-from shared.secagg.fold import BytesSource
-from shared.secagg.twoserver.helper import HelperKeys
-from shared.secagg.twoserver.leader import LeaderState, leader_share
-from shared.secagg.twoserver.report import Report, share_info, unseal
-from shared.secagg.twoserver.roles import HELPER
-from shared.secagg.twoserver.schemes import scheme_for
-from shared.wire.manifest import RoundManifest, SignedManifest
-from shared.wire.updates import read_header
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.secagg.engine import ServerRound
+from undersong.shared.secagg.fold import BytesSource
+from undersong.shared.secagg.twoserver.helper import HelperKeys
+from undersong.shared.secagg.twoserver.leader import LeaderState, leader_share
+from undersong.shared.secagg.twoserver.report import Report, share_info, unseal
+from undersong.shared.secagg.twoserver.roles import HELPER
+from undersong.shared.secagg.twoserver.schemes import scheme_for
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.shared.wire.updates import read_header
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol, Self
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.secagg.transcript import members
 from undersong.local.layout import HELPER
+from undersong.shared.secagg.transcript import members
 
 _LOOK_EVERY_S: Final = 0.2
 _VERDICTS: Final = "SELECT round_id, site_id, question, report_id, message, code FROM reports"

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.clock import utc_now
-from shared.identity.transport import TransportAuthority
 from undersong import unasync
 from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, calls, wire
 from undersong.profile import Profile
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.transport import TransportAuthority
 
 JOB = {"id": "job_1", "name": "j", "federation_id": "fed_1", "state": "running", "spec": {"rounds": 2}}
 

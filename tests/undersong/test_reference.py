@@ -10,13 +10,13 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from recipes.catalogue import load_recipe
-from services.agent.__main__ import parser
-from shared.learning.strategies import STRATEGIES
 from undersong.cli import app
+from undersong.recipes.catalogue import load_recipe
 from undersong.reference.pages import DOCUMENTS, PAGES, SETTINGS, TRAINING, page
 from undersong.reference.schemas import Pages, anchor, undescribed
 from undersong.reference.tables import table
+from undersong.services.agent.__main__ import parser
+from undersong.shared.learning.strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs/reference"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared.ids import Digest
-from shared.merkle import proofs as merkle
-from shared.transparency.documents import LogHead, head_statement
 from tests.shared.transparency.bundles import Federation
 from undersong import cli
 from undersong.profile import save_profile
+from undersong.shared.ids import Digest
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.transparency.documents import LogHead, head_statement
 
 Run = Callable[..., tuple[int, str, str]]
 FEDERATION = Federation()

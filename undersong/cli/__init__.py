@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from shared.files import NotAFile
 from undersong import __version__
 from undersong.cli import (
     agents,
@@ -24,6 +23,7 @@ from undersong.cli import (
     tokens,
 )
 from undersong.errors import UndersongError
+from undersong.shared.files import NotAFile
 
 app = typer.Typer(
     no_args_is_help=True,

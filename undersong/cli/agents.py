@@ -17,5 +17,5 @@ def run(
     ] = Path("agent.yaml"),
 ) -> None:
     """Run an agent until it is stopped; it goes on where it was after a restart."""
-    arguments = [sys.executable, "-m", "services.agent", "--config", str(config.resolve())]
+    arguments = [sys.executable, "-m", "undersong.services.agent", "--config", str(config.resolve())]
     os.execve(sys.executable, arguments, {**os.environ, "PYTHONSAFEPATH": "1"})  # noqa: S606  (our own interpreter)

@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from shared.terminal import shown_json
 from undersong.cli.screen import screen
 from undersong.client import Client
 from undersong.client.naming import one_named
 from undersong.client.types import Job, Model, Site
 from undersong.errors import ApiError, UndersongError
 from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_profiles
+from undersong.shared.terminal import shown_json
 
 PIPED_WIDTH = 200  # what reads a pipe is not helped by ids broken over two lines
 console = screen(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.files import read_text
-from shared.yaml_texts import dump_document
 from undersong.cli import common
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
+from undersong.shared.files import read_text
+from undersong.shared.yaml_texts import dump_document
 
 if TYPE_CHECKING:
-    from recipes.datasets import DatasetEntry
+    from undersong.recipes.datasets import DatasetEntry
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
@@ -30,8 +30,8 @@ def init(
     ] = None,
 ) -> None:
     """Write a datasets.yaml entry for a file; read it and correct it before the agent uses it."""
-    from recipes.datasets import BadDataset  # brings numpy, which no other command needs
-    from recipes.draft import draft_text
+    from undersong.recipes.datasets import BadDataset  # brings numpy, which no other command needs
+    from undersong.recipes.draft import draft_text
 
     try:
         if into is None:
@@ -51,7 +51,7 @@ def init(
 
 def _about_policy(entry: "DatasetEntry", file: Path) -> str:
     """Return what to do so that the site's policy, perhaps in this file, names a data set; "" where it does."""
-    from services.agent import policy as policies
+    from undersong.services.agent import policy as policies
 
     wanted = {entry.name: {"columns": [column.name for column in entry.columns]}}
     lines = dump_document(wanted, default_flow_style=None, width=2**20)
@@ -70,7 +70,7 @@ def _add(into: Path, before: str, added: str) -> "DatasetEntry":
 
     UndersongError, and no change, where it cannot be read there.
     """
-    from recipes.datasets import read_declarations
+    from undersong.recipes.datasets import read_declarations
 
     part = into.with_name(into.name + ".part")
     old = read_declarations(into) if before.strip() else None

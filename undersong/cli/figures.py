@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from shared.statistics import results as r
+from undersong.shared.statistics import results as r
 
 WIDTH: Final = 40
 HIDDEN: Final = "hidden"

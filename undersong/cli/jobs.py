@@ -7,10 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.errors import Refusal
-from shared.files import read_input
-from shared.web.jsons import check_json
-from shared.yaml_texts import load_document
 from undersong.cli import common, job_page
 from undersong.cli.following import follow_job
 from undersong.cli.lookup import find_job
@@ -18,6 +14,10 @@ from undersong.client import Client
 from undersong.client.types import Job, Validation
 from undersong.errors import UndersongError
 from undersong.progress import JobProgress
+from undersong.shared.errors import Refusal
+from undersong.shared.files import read_input
+from undersong.shared.web.jsons import check_json
+from undersong.shared.yaml_texts import load_document
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job, by name or id.")]

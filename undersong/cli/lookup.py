@@ -5,12 +5,12 @@ Ids are made by the services and have a prefix of their own; a name that several
 
 from collections.abc import Sequence
 
-from shared.names import hint
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.naming import one_named
 from undersong.client.types import Job, Model, Token, User, Version
 from undersong.errors import UndersongError
+from undersong.shared.names import hint
 
 
 def find_job(client: Client, name: str) -> Job:

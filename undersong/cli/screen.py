@@ -1,4 +1,4 @@
-"""Consoles that show what others wrote, and do nothing else; see `shared.terminal`."""
+"""Consoles that show what others wrote, and do nothing else; see `undersong.shared.terminal`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from shared.terminal import shown
+from undersong.shared.terminal import shown
 
 
 class _Screen(Console):

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.wire.profiles import ProfileFault
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Job, Site
 from undersong.local.sites import SiteFolder
+from undersong.shared.wire.profiles import ProfileFault
 
 app = typer.Typer(no_args_is_help=True, help="Members of a federation, and their agents.")
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.files import read_input
 from undersong.cli import common
 from undersong.cli.lookup import find_token, find_user
 from undersong.client.types import Token, User
 from undersong.errors import ProfileError, UndersongError
 from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
+from undersong.shared.files import read_input
 
 app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
 users = typer.Typer(no_args_is_help=True, help="People and programs that use the API.")

@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 import httpx
 
-from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
-from shared.transparency.evidence import Evidence
 from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.aio_download import download
 from undersong.client.calls import Call
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
+from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from undersong.shared.transparency.evidence import Evidence
 
 T = TypeVar("T")
 

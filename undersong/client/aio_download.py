@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import httpx
 
-from shared.partial import UNSATISFIABLE, PartialFile
 from undersong.client import wire
 from undersong.errors import UndersongError
+from undersong.shared.partial import UNSATISFIABLE, PartialFile
 
 
 async def download(http: httpx.AsyncClient, url: str, token: str, digest: str, target: Path) -> None:

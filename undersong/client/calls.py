@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
-from shared.transparency.evidence import Evidence
 from undersong.client import types as t
+from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
+from undersong.shared.transparency.evidence import Evidence
 
 T = TypeVar("T")
 

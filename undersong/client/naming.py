@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from shared.names import hint
 from undersong.client.types import Federation
 from undersong.errors import UndersongError
+from undersong.shared.names import hint
 
 
 class Named(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.statistics.results import Result
+from undersong.shared.statistics.results import Result
 
 T = TypeVar("T")
 

@@ -15,13 +15,13 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from shared.identity.transport import around_proxies, trust
-from shared.ids import new_id
 from undersong import __version__
 from undersong.client.calls import Call
 from undersong.client.types import Event
 from undersong.errors import ApiError, ProfileError, UndersongError, UnreachableError
 from undersong.profile import Profile
+from undersong.shared.identity.transport import around_proxies, trust
+from undersong.shared.ids import new_id
 
 T = TypeVar("T")
 

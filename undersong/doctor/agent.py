@@ -14,18 +14,24 @@ from typing import Any, Final
 import httpx
 from cryptography import x509
 
-from services.agent import policy as policies
-from services.agent.alarms import REMEDY
-from services.agent.device import DEVICE_REMEDY, lacking
-from services.agent.domain import Policy, TaskFailure
-from services.agent.settings import AgentSettings, ConfigError, load
-from services.agent.site import look, unresolved
-from services.agent.store import SCHEMA_VERSION
-from shared.identity.authority import IDENTITY_FILE, CertificateUntrusted, Identity, check_certificate, keyid_of
-from shared.identity.enrol import PENDING_FILE
-from shared.identity.transport import proxy_of, trust
 from undersong.doctor.findings import Finding, another, disk, life, one_line, open_database, private, skew, unreachable
 from undersong.doctor.machine import kernels, packages
+from undersong.services.agent import policy as policies
+from undersong.services.agent.alarms import REMEDY
+from undersong.services.agent.device import DEVICE_REMEDY, lacking
+from undersong.services.agent.domain import Policy, TaskFailure
+from undersong.services.agent.settings import AgentSettings, ConfigError, load
+from undersong.services.agent.site import look, unresolved
+from undersong.services.agent.store import SCHEMA_VERSION
+from undersong.shared.identity.authority import (
+    IDENTITY_FILE,
+    CertificateUntrusted,
+    Identity,
+    check_certificate,
+    keyid_of,
+)
+from undersong.shared.identity.enrol import PENDING_FILE
+from undersong.shared.identity.transport import proxy_of, trust
 
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry")
 _PAGES: Final = 1000
@@ -131,7 +137,9 @@ def _alarms(file: Path) -> Iterator[Finding]:
     except sqlite3.DatabaseError:  # a state from before there were alarms; damage is told above
         return
     for kind, detail in rows:
-        yield Finding("fault", str(kind), one_line(detail), REMEDY.get(str(kind), "python -m services.agent status"))
+        yield Finding(
+            "fault", str(kind), one_line(detail), REMEDY.get(str(kind), "python -m undersong.services.agent status")
+        )
 
 
 def _key_files(settings: AgentSettings) -> Iterator[Path]:

@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
-from shared.files import open_regular
-from shared.identity.transport import proxy_of
 from undersong.client.wire import distrusts
 from undersong.errors import UndersongError
+from undersong.shared.files import open_regular
+from undersong.shared.identity.transport import proxy_of
 
 State = Literal["ok", "warning", "fault"]
 
 LEAST_FREE_BYTES: Final = 2 * 2**30  # a job with a large model fills less than this within an hour
-NO_SPACE_BYTES: Final = 64 * 2**20  # below it nothing is stored any more (shared.blobs.local)
+NO_SPACE_BYTES: Final = 64 * 2**20  # below it nothing is stored any more (undersong.shared.blobs.local)
 MOST_SKEW_S: Final = 60.0  # signed requests are refused at 300 s
 EXPIRES_SOON: Final = timedelta(days=14)
 RENEWAL: Final = "docs/operations.md, TLS (`docker compose run --rm secrets`)"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from shared.files import read_text
-from shared.identity.authority import IDENTITY_FILE
 from undersong.doctor.findings import Finding, disk, open_database, private
 from undersong.local.layout import HELPER, SERVICES, is_free
 from undersong.profile import is_running, local_profiles
+from undersong.shared.files import read_text
+from undersong.shared.identity.authority import IDENTITY_FILE
 
 _RESTORE: Final = "undersong restore DATA KEYS --home …, from the last backup"
 _HELPERS_CODE: Final = "keys.helper"
@@ -59,7 +59,7 @@ def _database(home: Path, service: str) -> Iterator[Finding]:
     file, subject = home / service / f"{service}.sqlite", f"{service} database"
     if not file.exists():
         return
-    from shared.database.migrations import compare_revision
+    from undersong.shared.database.migrations import compare_revision
 
     try:
         with open_database(file) as db:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from shared.kernels import MODULES
-from shared.secagg.engines import ENGINES, names_of
 from undersong.containment import open_to_recipes
 from undersong.doctor.findings import Finding, disk
+from undersong.shared.kernels import MODULES
+from undersong.shared.secagg.engines import ENGINES, names_of
 
 PACKAGES: Final = ("fastapi", "sqlalchemy", "redis", "obstore", "torch")
 NUMBA_CACHE: Final = "NUMBA_CACHE_DIR"
@@ -54,7 +54,7 @@ def kernels() -> Finding:
     waiting = [name for name in MODULES if not _compiled(name)]
     if waiting and not os.environ.get(NUMBA_CACHE):
         detail = f"not compiled yet: {', '.join(waiting)}; the first round compiles them, which takes seconds"
-        return Finding("warning", "kernels", detail, "python -m shared.kernels")
+        return Finding("warning", "kernels", detail, "python -m undersong.shared.kernels")
     return Finding("ok", "kernels", "compiled" if not waiting else f"kept in {os.environ[NUMBA_CACHE]}")
 
 

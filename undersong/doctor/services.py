@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
-from shared.identity.transport import proxy_of
 from undersong.client import Client, calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
 from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, one_line, skew, unreachable
 from undersong.errors import ProfileError
 from undersong.profile import Profile
+from undersong.shared.identity.transport import proxy_of
 
 SITE_SILENT_S: Final = 60.0
 HELPER: Final = "helper"
@@ -27,8 +27,8 @@ _CAUSES: Final = {
     ("database", "refused"): ("its database refuses the login", "correct user and password in {S}_DATABASE_URL"),
     ("database", "locked"): ("its database is locked", "end what holds it, a copy or a second platform"),
     ("database", "full"): ("its database cannot write: the disk is full", "make room on the database's disk"),
-    ("schema", "missing"): ("its database has no tables", "python -m services.{s} migrate"),
-    ("schema", "older"): ("its database has an older schema", "python -m services.{s} migrate"),
+    ("schema", "missing"): ("its database has no tables", "python -m undersong.services.{s} migrate"),
+    ("schema", "older"): ("its database has an older schema", "python -m undersong.services.{s} migrate"),
     ("schema", "newer"): (
         "its database has a newer schema than this release knows",
         "install the newer release again, or restore the backup from before the upgrade",

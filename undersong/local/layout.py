@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shared.clock import utc_now
-from shared.files import read_bytes, read_text
-from shared.identity.authority import write_private
-from shared.identity.transport import CA_FILE, TransportAuthority
 from undersong.errors import StartError
+from undersong.shared.clock import utc_now
+from undersong.shared.files import read_bytes, read_text
+from undersong.shared.identity.authority import write_private
+from undersong.shared.identity.transport import CA_FILE, TransportAuthority
 
 SERVICES: Final = ("keys", "coordinator", "aggregator", "registry")
 ROLES: Final = ("api", "worker")
@@ -150,7 +150,7 @@ def base_environment() -> dict[str, str]:
 
 def service_command(service: str, role: str) -> list[str]:
     """How a service's process is started."""
-    return [sys.executable, "-m", f"services.{service}", role]
+    return [sys.executable, "-m", f"undersong.services.{service}", role]
 
 
 def free_port() -> int:

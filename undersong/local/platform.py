@@ -20,8 +20,6 @@ from typing import IO, Any, Final, Self
 
 import httpx
 
-from shared.files import open_regular, read_text
-from shared.identity.transport import trust
 from undersong.client import Client
 from undersong.client.types import Federation, Site
 from undersong.errors import StartError, UnreachableError
@@ -31,6 +29,8 @@ from undersong.local.patience import Patience
 from undersong.local.process import Running, Supervised
 from undersong.local.sites import SiteFolder, existing_sites
 from undersong.profile import LOCK_FILE, STARTING, STOPPING, Profile, remove_local_profile, save_local_profile
+from undersong.shared.files import open_regular, read_text
+from undersong.shared.identity.transport import trust
 
 IDLE_S: Final = 60.0  # a process that fails is noticed at once; this is for one that waits in vain
 BOOTSTRAP_S: Final = 900.0
@@ -291,7 +291,9 @@ class Platform:
 
         def fork() -> Running | None:
             forks = self._forks
-            return forks.spawn(f"services.{service}", [role], env=env, cwd=self.home, log=log) if forks else None
+            return (
+                forks.spawn(f"undersong.services.{service}", [role], env=env, cwd=self.home, log=log) if forks else None
+            )
 
         process = Supervised(name, service_command(service, role), env=env, cwd=self.home, log=log, fork=fork)
         self.processes[name] = process
@@ -303,12 +305,14 @@ class Platform:
     def _bootstrap(self, service: str) -> None:
         layout, arguments = self._running(), ["bootstrap", "--out", str(self._running().bootstrap)]
         env, log = self._environment(service), layout.log(f"{service}.bootstrap")
-        forked = self._forks and self._forks.spawn(f"services.{service}", arguments, env=env, cwd=self.home, log=log)
+        forked = self._forks and self._forks.spawn(
+            f"undersong.services.{service}", arguments, env=env, cwd=self.home, log=log
+        )
         if forked:
             code = forked.wait(BOOTSTRAP_S)
         else:
             with log.open("ab") as output:
-                command = [sys.executable, "-m", f"services.{service}", *arguments]
+                command = [sys.executable, "-m", f"undersong.services.{service}", *arguments]
                 done = subprocess.run(command, env=env, cwd=self.home, stdout=output, stderr=output, check=False)
             code = done.returncode
         if code != 0:

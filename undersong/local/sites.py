@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.files import read_bytes, read_text
-from shared.identity.transport import CA_FILE
-from shared.yaml_texts import dump_document, load_document
 from undersong.errors import UndersongError
+from undersong.shared.files import read_bytes, read_text
+from undersong.shared.identity.transport import CA_FILE
+from undersong.shared.yaml_texts import dump_document, load_document
 
 
 class SiteFolder:
@@ -22,7 +22,7 @@ class SiteFolder:
 
     def command(self) -> list[str]:
         """How the agent is started."""
-        return [sys.executable, "-m", "services.agent", "--config", str(self.config)]
+        return [sys.executable, "-m", "undersong.services.agent", "--config", str(self.config)]
 
     def write(
         self,
@@ -82,7 +82,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _movable(datasets: Path) -> Mapping[str, Any]:
-    from recipes.datasets import BadDataset, movable_document  # brings numpy, which no other command needs
+    from undersong.recipes.datasets import BadDataset, movable_document  # brings numpy, which no other command needs
 
     try:
         return movable_document(datasets)

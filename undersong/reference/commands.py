@@ -6,15 +6,15 @@ from typing import Any
 
 import typer
 
-from services.agent.__main__ import parser
-from services.aggregator.__main__ import PROGRAM as AGGREGATOR
-from services.coordinator.__main__ import PROGRAM as COORDINATOR
-from services.keys.__main__ import HELPER_COMMANDS, HELPER_PROGRAM
-from services.keys.__main__ import PROGRAM as KEYS
-from services.registry.__main__ import PROGRAM as REGISTRY
-from shared.web.program import Program
 from undersong.cli import app
 from undersong.reference.tables import plain, sentence, table, value
+from undersong.services.agent.__main__ import parser
+from undersong.services.aggregator.__main__ import PROGRAM as AGGREGATOR
+from undersong.services.coordinator.__main__ import PROGRAM as COORDINATOR
+from undersong.services.keys.__main__ import HELPER_COMMANDS, HELPER_PROGRAM
+from undersong.services.keys.__main__ import PROGRAM as KEYS
+from undersong.services.registry.__main__ import PROGRAM as REGISTRY
+from undersong.shared.web.program import Program
 
 _TITLES = ("argument or option", "default", "meaning")
 
@@ -80,7 +80,7 @@ def agent_commands() -> str:
     (chosen,) = (action for action in made._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     about = {action.dest: action.help or "" for action in chosen._choices_actions}  # noqa: SLF001
     rows = [(f"`{name}`", sentence(about.get(name, "")), _options(one)) for name, one in chosen.choices.items()]
-    return table(("`python -m services.agent --config FILE` …", "does", "options"), rows)
+    return table(("`python -m undersong.services.agent --config FILE` …", "does", "options"), rows)
 
 
 def _options(one: argparse.ArgumentParser) -> str:
@@ -96,11 +96,11 @@ def service_commands() -> str:
     """Return a table of the commands of the services."""
     programs: tuple[Program[Any], ...] = (COORDINATOR, AGGREGATOR, KEYS, REGISTRY)
     rows = [
-        (f"`python -m services.{program.name} {name}{' --out FOLDER' * writes}`", sentence(help_text))
+        (f"`python -m undersong.services.{program.name} {name}{' --out FOLDER' * writes}`", sentence(help_text))
         for program in programs
         for name, help_text, writes in program.listed()
     ]
-    rows += [(f"`python -m services.keys {name}`", sentence(text)) for name, text in _helper_commands()]
+    rows += [(f"`python -m undersong.services.keys {name}`", sentence(text)) for name, text in _helper_commands()]
     return table(("command", "does"), rows)
 
 

@@ -8,23 +8,23 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from recipes.catalogue import load_recipe
-from recipes.declaration import DatasetEntry
-from services.agent.policy import PolicyFile
-from services.agent.settings import AgentSettings
-from services.aggregator.settings import AggregatorSettings
-from services.coordinator.domain.spec import JobSpec, StatisticsSpec
-from services.coordinator.settings import CoordinatorSettings
-from services.keys.helper.settings import HelperSettings
-from services.keys.settings import KeysSettings
-from services.registry.settings import RegistrySettings
-from shared.learning.strategies import PARAMETERS, STRATEGIES
-from shared.secagg.engines import ENGINES
-from shared.telemetry import metrics as telemetry
-from shared.web.settings import ServiceSettings
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.declaration import DatasetEntry
 from undersong.reference.commands import agent_commands, commands, service_commands
 from undersong.reference.schemas import Pages
 from undersong.reference.tables import plain, sentence, table
+from undersong.services.agent.policy import PolicyFile
+from undersong.services.agent.settings import AgentSettings
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
+from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.keys.helper.settings import HelperSettings
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.registry.settings import RegistrySettings
+from undersong.shared.learning.strategies import PARAMETERS, STRATEGIES
+from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.telemetry import metrics as telemetry
+from undersong.shared.web.settings import ServiceSettings
 
 DOCUMENTS: Final = (JobSpec, StatisticsSpec, DatasetEntry, PolicyFile, AgentSettings)
 SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
@@ -208,7 +208,7 @@ def cli() -> str:
             commands(),
             "## The agent's own commands\n",
             (
-                "`undersong agent run` is `python -m services.agent run`; the other commands are for who runs the "
+                "`undersong agent run` is `python -m undersong.services.agent run`; the other commands are for who runs the "
                 "agent's container.\n"
             ),
             agent_commands(),

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from services.agent.domain import TaskFailure
-from services.agent.runner import folders
-from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner import folders
+from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
 
 CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 DETAIL_CHARS, PLACES, PLACE_CHARS, TEXT_CHARS = 500, 8, 200, 8192

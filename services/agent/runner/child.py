@@ -1,6 +1,6 @@
 """The code inside the child: takes orders on its standard input, answers on its standard output, and limits itself.
 
-Started as `python -m services.agent.runner.child`, as a process or as a container's main program. Whatever a
+Started as `python -m undersong.services.agent.runner.child`, as a process or as a container's main program. Whatever a
 recipe prints goes to standard error. When the agent goes away, standard input ends, and the child kills its group.
 """
 
@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from services.agent.runner.confine import confine
-from services.agent.runner.protocol import PREFIX, Frame, FrameError, frame_length, pack, unpack
+from undersong.services.agent.runner.confine import confine
+from undersong.services.agent.runner.protocol import PREFIX, Frame, FrameError, frame_length, pack, unpack
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 PROGRESS_S = 0.5  # seconds between progress reports
@@ -100,7 +100,9 @@ def main() -> None:
             os.environ[name] = str(max(1, round(setup["cpus"])))
     orders: queue.Queue[Frame] = queue.Queue()
     threading.Thread(target=listen, args=(pipes, orders), daemon=True, name="orders").start()
-    from services.agent.runner.work import Workshop  # after the limits: from here on recipes and their libraries load
+    from undersong.services.agent.runner.work import (
+        Workshop,  # after the limits: from here on recipes and their libraries load
+    )
 
     pipes.send({"type": "hello", "pid": os.getpid(), "closed": closed})
     workshop = Workshop(setup)
@@ -111,7 +113,7 @@ def main() -> None:
 
 def answer(workshop: Any, order: Frame, progress: Meter) -> Frame:
     """Do one order; whatever a recipe raises becomes a failure frame."""
-    from services.agent.runner.work import failure_frame
+    from undersong.services.agent.runner.work import failure_frame
 
     try:
         if order["type"] == "describe":

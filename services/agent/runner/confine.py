@@ -15,10 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import recipes
-import services
-import shared
-from services.agent.runner import landlock, limits, seccomp
+from undersong import recipes, services, shared
+from undersong.services.agent.runner import landlock, limits, seccomp
 
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 CAPABILITIES_V3 = 0x20080522

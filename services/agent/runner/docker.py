@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import structlog
 
-from services.agent.domain import Resources, TaskFailure
-from services.agent.runner import folders
-from services.agent.runner.pool import ChildGone
-from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
-from services.agent.settings import DockerSettings
+from undersong.services.agent.domain import Resources, TaskFailure
+from undersong.services.agent.runner import folders
+from undersong.services.agent.runner.pool import ChildGone
+from undersong.services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
+from undersong.services.agent.settings import DockerSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from services.agent.runner.protocol import Excess
+from undersong.services.agent.runner.protocol import Excess
 
 ENTRIES = 20_000  # files and folders of one child; more take too long to count and to erase
 BLOCK = 512  # bytes; the unit of st_blocks

@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.agent.domain import TaskFailure
-from services.agent.runner.protocol import Excess, Frame, FrameError, Setup
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner.protocol import Excess, Frame, FrameError, Setup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

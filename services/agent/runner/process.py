@@ -15,10 +15,10 @@ from typing import Any
 
 import structlog
 
-import services
-from services.agent.runner import folders, group, processors
-from services.agent.runner.pool import ChildGone
-from services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
+from undersong import services
+from undersong.services.agent.runner import folders, group, processors
+from undersong.services.agent.runner.pool import ChildGone
+from undersong.services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -31,7 +31,14 @@ KEPT = (
 LOG_LIMIT = 8 * 2**20
 LOG_TAIL = 4096
 LAST_WORDS_S = 2.0
-COMPILED = ("numpy", "torch", "recipes.image", "recipes.tabular", "services.agent.runner.work", "pyarrow")
+COMPILED = (
+    "numpy",
+    "torch",
+    "undersong.recipes.image",
+    "undersong.recipes.tabular",
+    "undersong.services.agent.runner.work",
+    "pyarrow",
+)
 COMPILE_S = 50.0  # of the minute that a child has to start
 CUT = b"\n(the rest of what this process printed was left out)\n"
 
@@ -52,13 +59,13 @@ def _uncompiled(source: Path) -> bool:
 
 
 class ProcessLauncher:
-    """Starts `python -m services.agent.runner.child` with pipes."""
+    """Starts `python -m undersong.services.agent.runner.child` with pipes."""
 
     name = "process"
 
     def __init__(self, data_dir: Path, *, command: tuple[str, ...] | None = None) -> None:
         self._folder = data_dir
-        self._command = command or (sys.executable, "-m", "services.agent.runner.child")
+        self._command = command or (sys.executable, "-m", "undersong.services.agent.runner.child")
         self._records, self._homes = data_dir / "children", data_dir / "home"
         self._log = data_dir / "recipes.log"
         self._compiled = not any(map(_uncompiled, _sources()))

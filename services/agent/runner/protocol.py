@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
-from shared.wire.manifest import DataRef
+from undersong.shared.wire.manifest import DataRef
 
 MAX_FRAME: Final = 16 * 2**20
 PREFIX: Final = struct.Struct("<I")

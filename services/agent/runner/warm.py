@@ -16,12 +16,20 @@ from typing import Any, Final
 import structlog
 from pydantic import ValidationError
 
-from services.agent.domain import TaskFailure
-from services.agent.runner import folders
-from services.agent.runner.answers import failure, outcome, progress_of
-from services.agent.runner.pool import Channel, Child, ChildGone, Launcher, Pool
-from services.agent.runner.protocol import Description, Frame, FrameError, Progress, RunOrder, RunOutcome, Setup
-from shared.wire.profiles import RecipeSpec
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner import folders
+from undersong.services.agent.runner.answers import failure, outcome, progress_of
+from undersong.services.agent.runner.pool import Channel, Child, ChildGone, Launcher, Pool
+from undersong.services.agent.runner.protocol import (
+    Description,
+    Frame,
+    FrameError,
+    Progress,
+    RunOrder,
+    RunOutcome,
+    Setup,
+)
+from undersong.shared.wire.profiles import RecipeSpec
 
 START_S = 60.0  # an interpreter on a cold disk
 DESCRIBE_S = 300.0  # reads one data set to its end

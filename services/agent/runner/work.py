@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from recipes.agreed import image_fault, in_agreed_form
-from recipes.catalogue import BUILT_IN, load_file, load_recipe
-from recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
-from recipes.protocol import Dataset, Recipe, RecipeError, source_digest
-from services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
-from shared.errors import Refusal
-from shared.files import file_mark
-from shared.learning import tensors
-from shared.learning.metrics import check_sums, evaluation_layout
-from shared.wire.manifest import DataRef
-from shared.wire.profiles import Task, schema_fault
+from undersong.recipes.agreed import image_fault, in_agreed_form
+from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
+from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
+from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
+from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
+from undersong.shared.errors import Refusal
+from undersong.shared.files import file_mark
+from undersong.shared.learning import tensors
+from undersong.shared.learning.metrics import check_sums, evaluation_layout
+from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.profiles import Task, schema_fault
 
 KEPT_DATASETS = 2  # loaded rows that stay in memory between rounds
 PLACES = 8  # of a traceback

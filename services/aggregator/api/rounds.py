@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from services.aggregator.contributions.updates import Body, DigestNeeded, Updates, UpdateUnsigned
-from services.aggregator.domain.manifests import manifest_of
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.contributions.updates import Body, DigestNeeded, Updates, UpdateUnsigned
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.domain.refusals import (
     DealerAtFault,
     HelperRefused,
     ManifestUntrusted,
@@ -25,11 +25,11 @@ from services.aggregator.domain.refusals import (
     UpdateRejected,
     WrongLength,
 )
-from services.aggregator.domain.rounds import Phase
-from services.aggregator.domain.steps import opening
-from services.aggregator.rounds.lifecycle import Rounds, RoundView
-from shared.blobs import DigestMismatch
-from shared.errors import (
+from undersong.services.aggregator.domain.rounds import Phase
+from undersong.services.aggregator.domain.steps import opening
+from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView
+from undersong.shared.blobs import DigestMismatch
+from undersong.shared.errors import (
     Forbidden,
     Invalid,
     LengthRequired,
@@ -39,15 +39,15 @@ from shared.errors import (
     Unavailable,
     no_such,
 )
-from shared.identity.verify import Party
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import EngineUnknown, ReportMalformed, ReportRepeated, UpdateRefused
-from shared.secagg.engines import engine_facts
-from shared.web.access import Actor, Principal, Role, SiteParty, service_party
-from shared.web.body import announced_digest, receive
-from shared.web.problems import problems
-from shared.wire.manifest import RoundKind, SignedEnginePublic, SignedManifest
-from shared.wire.updates import MalformedUpdate
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import EngineUnknown, ReportMalformed, ReportRepeated, UpdateRefused
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.web.access import Actor, Principal, Role, SiteParty, service_party
+from undersong.shared.web.body import announced_digest, receive
+from undersong.shared.web.problems import problems
+from undersong.shared.wire.manifest import RoundKind, SignedEnginePublic, SignedManifest
+from undersong.shared.wire.updates import MalformedUpdate
 
 router = APIRouter(prefix="/v1", tags=["rounds"])
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.aggregator.api.rounds import Coordinator, RoundPath, RoundsNeeded, RoundState, round_state
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.api.rounds import Coordinator, RoundPath, RoundsNeeded, RoundState, round_state
+from undersong.services.aggregator.domain.refusals import (
     BodyLost,
     DealerAtFault,
     NotInCohort,
@@ -18,12 +18,12 @@ from services.aggregator.domain.refusals import (
     StepNotOpen,
     StepUnknown,
 )
-from services.aggregator.steps.exchange import MAX_MESSAGE, Steps
-from shared.errors import Forbidden, LengthRequired, TooLarge, Unauthenticated, Unavailable
-from shared.ids import SiteId
-from shared.web.access import SiteParty
-from shared.web.body import DigestMismatch, receive_whole
-from shared.web.problems import problems
+from undersong.services.aggregator.steps.exchange import MAX_MESSAGE, Steps
+from undersong.shared.errors import Forbidden, LengthRequired, TooLarge, Unauthenticated, Unavailable
+from undersong.shared.ids import SiteId
+from undersong.shared.web.access import SiteParty
+from undersong.shared.web.body import DigestMismatch, receive_whole
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1", tags=["steps"])
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
-from services.aggregator.domain.refusals import BodyLost
-from shared.blobs import BlobMissing, BlobStore
-from shared.ids import Digest, SiteId
-from shared.secagg.engine import BodySource, OpenBody
-from shared.secagg.fold import FileSource, read_body_header
-from shared.wire.updates import UpdateHeader
+from undersong.services.aggregator.domain.refusals import BodyLost
+from undersong.shared.blobs import BlobMissing, BlobStore
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engine import BodySource, OpenBody
+from undersong.shared.secagg.fold import FileSource, read_body_header
+from undersong.shared.wire.updates import UpdateHeader
 
 
 @asynccontextmanager

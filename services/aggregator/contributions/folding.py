@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from services.aggregator.domain.refusals import BodyLost
-from services.aggregator.repository.contributions import Contribution
-from shared.errors import Refusal
-from shared.ids import Digest
-from shared.learning.tensors import Model, load
-from shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
-from shared.secagg.engines import engine_named
-from shared.secagg.fold import FileSource, RunningSum, read_body_header
-from shared.secagg.quantise import LIMBS, TAIL_LENGTH, ModVector, OutOfRange, signed, unpack
-from shared.wire.manifest import Encoding, RoundKind, RoundManifest
-from shared.wire.updates import UpdateHeader
+from undersong.services.aggregator.domain.refusals import BodyLost
+from undersong.services.aggregator.repository.contributions import Contribution
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest
+from undersong.shared.learning.tensors import Model, load
+from undersong.shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.fold import FileSource, RunningSum, read_body_header
+from undersong.shared.secagg.quantise import LIMBS, TAIL_LENGTH, ModVector, OutOfRange, signed, unpack
+from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
+from undersong.shared.wire.updates import UpdateHeader
 
 
 @dataclass(slots=True)

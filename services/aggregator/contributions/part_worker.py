@@ -9,23 +9,23 @@ from datetime import timedelta
 
 import structlog
 
-from services.aggregator.contributions.bodies import local_file
-from services.aggregator.contributions.folding import Folding
-from services.aggregator.contributions.partial_sum import new_key, seal, sealed_size
-from services.aggregator.domain.manifests import manifest_of
-from services.aggregator.repository.contributions import Contribution, ContributionRepository
-from services.aggregator.repository.parts import PARTS, Part, PartRepository
-from services.aggregator.repository.rounds import RoundRepository, Stored
-from shared.blobs import BlobStore
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.errors import Refusal, Unavailable
-from shared.faults import point
-from shared.identity.sealing import Sealer
-from shared.ids import Digest
-from shared.queues import Notifier
-from shared.secagg.quantise import ModVector
-from shared.telemetry import metrics
+from undersong.services.aggregator.contributions.bodies import local_file
+from undersong.services.aggregator.contributions.folding import Folding
+from undersong.services.aggregator.contributions.partial_sum import new_key, seal, sealed_size
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
+from undersong.services.aggregator.repository.parts import PARTS, Part, PartRepository
+from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Refusal, Unavailable
+from undersong.shared.faults import point
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import Digest
+from undersong.shared.queues import Notifier
+from undersong.shared.secagg.quantise import ModVector
+from undersong.shared.telemetry import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -16,9 +16,9 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.errors import Refusal
-from shared.secagg.fold import BLOCK
-from shared.secagg.quantise import DTYPES, ModVector
+from undersong.shared.errors import Refusal
+from undersong.shared.secagg.fold import BLOCK
+from undersong.shared.secagg.quantise import DTYPES, ModVector
 
 _TAG: Final = 16
 _NONCE: Final = 12

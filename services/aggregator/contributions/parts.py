@@ -14,20 +14,20 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.contributions.bodies import local_file
-from services.aggregator.contributions.folding import Folding
-from services.aggregator.contributions.partial_sum import PartialSumBroken, unseal
-from services.aggregator.repository.contributions import Contribution
-from services.aggregator.repository.parts import HandedIn, Part, PartRepository
-from services.aggregator.repository.rounds import Stored
-from shared.blobs import BlobStore
-from shared.database import Database, Transaction
-from shared.errors import Refusal
-from shared.faults import point
-from shared.identity.sealing import SealBrokenError, Sealer
-from shared.ids import RoundId
-from shared.queues import Subscription
-from shared.telemetry.metrics import PARTS
+from undersong.services.aggregator.contributions.bodies import local_file
+from undersong.services.aggregator.contributions.folding import Folding
+from undersong.services.aggregator.contributions.partial_sum import PartialSumBroken, unseal
+from undersong.services.aggregator.repository.contributions import Contribution
+from undersong.services.aggregator.repository.parts import HandedIn, Part, PartRepository
+from undersong.services.aggregator.repository.rounds import Stored
+from undersong.shared.blobs import BlobStore
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.faults import point
+from undersong.shared.identity.sealing import SealBrokenError, Sealer
+from undersong.shared.ids import RoundId
+from undersong.shared.queues import Subscription
+from undersong.shared.telemetry.metrics import PARTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _MOST_PARTS: Final = 8  # each costs the writing and reading of one sum

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.aggregator.domain.refusals import SampleCountMissing, SampleCountUnproved
-from services.aggregator.repository.rounds import RoundRepository, Stored
-from services.aggregator.repository.samples import SampleRepository, changed
-from shared.database import Database
-from shared.errors import Refusal
-from shared.ids import SiteId
-from shared.wire.manifest import RoundManifest
-from shared.zk import samples
+from undersong.services.aggregator.domain.refusals import SampleCountMissing, SampleCountUnproved
+from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.samples import SampleRepository, changed
+from undersong.shared.database import Database
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.zk import samples
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from services.aggregator.contributions.samples import check_samples
-from services.aggregator.domain.manifests import check_member, evaluation_length, manifest_of, tail_length
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.contributions.samples import check_samples
+from undersong.services.aggregator.domain.manifests import check_member, evaluation_length, manifest_of, tail_length
+from undersong.services.aggregator.domain.refusals import (
     NotInCohort,
     RoundClosed,
     SampleCountChanged,
@@ -18,28 +18,28 @@ from services.aggregator.domain.refusals import (
     UpdateRejected,
     WrongLength,
 )
-from services.aggregator.domain.rounds import Form, Known, admit, due, repeated
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
-from services.aggregator.repository.samples import SampleRepository
-from services.aggregator.repository.steps import StepRepository
-from services.aggregator.rounds.lifecycle import apply
-from services.aggregator.steps.messages import must_go_on
-from shared.blobs import BlobStore
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.errors import BadRequest, Invalid, Refusal, TooLarge
-from shared.faults import point
-from shared.identity.enrol import IdentityKeeper
-from shared.identity.sealing import Sealer
-from shared.identity.verify import Party
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, BodySigning, ReportRepeated, ServerRound, check_header
-from shared.secagg.engines import engine_facts, engine_named
-from shared.secagg.quantise import counted
-from shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES, UPLOAD_SECONDS
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import (
+from undersong.services.aggregator.domain.rounds import Form, Known, admit, due, repeated
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.samples import SampleRepository
+from undersong.services.aggregator.repository.steps import StepRepository
+from undersong.services.aggregator.rounds.lifecycle import apply
+from undersong.services.aggregator.steps.messages import must_go_on
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import BadRequest, Invalid, Refusal, TooLarge
+from undersong.shared.faults import point
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import UPLOAD, BodySigning, ReportRepeated, ServerRound, check_header
+from undersong.shared.secagg.engines import engine_facts, engine_named
+from undersong.shared.secagg.quantise import counted
+from undersong.shared.telemetry.metrics import MANIFEST_MISMATCH, UPDATE_BYTES, UPDATES, UPLOAD_SECONDS
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import (
     MAX_HEADER,
     PREFIX_SIZE,
     MalformedUpdate,

@@ -2,17 +2,17 @@
 
 from functools import lru_cache
 
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.domain.refusals import (
     NotInCohort,
     RoundUnknown,
 )
-from shared.errors import no_such
-from shared.identity.verify import Party
-from shared.ids import RoundId
-from shared.learning.metrics import layout_length
-from shared.secagg.engines import engine_facts
-from shared.secagg.quantise import sums_length
-from shared.wire.manifest import (
+from undersong.shared.errors import no_such
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import RoundId
+from undersong.shared.learning.metrics import layout_length
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.secagg.quantise import sums_length
+from undersong.shared.wire.manifest import (
     RoundManifest,
 )
 

@@ -1,6 +1,6 @@
 """What the aggregator refuses, and why."""
 
-from shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 
 
 class RoundUnknown(NotFound):

@@ -14,9 +14,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from services.aggregator.domain.refusals import FormUndecided, RoundClosed, StepNotOpen, UpdateDiffers, UpdateRejected
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD
+from undersong.services.aggregator.domain.refusals import (
+    FormUndecided,
+    RoundClosed,
+    StepNotOpen,
+    UpdateDiffers,
+    UpdateRejected,
+)
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import UPLOAD
 
 BODY_LOST: Final = "body-lost"
 """The code of an update whose stored bytes were damaged or lost: not the site's fault, and it may send them again."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.aggregator.domain.refusals import RoundClosed, StepClosed, StepNotOpen, StepUnknown
-from services.aggregator.domain.rounds import Phase, Round
-from shared.secagg.engine import UPLOAD
+from undersong.services.aggregator.domain.refusals import RoundClosed, StepClosed, StepNotOpen, StepUnknown
+from undersong.services.aggregator.domain.rounds import Phase, Round
+from undersong.shared.secagg.engine import UPLOAD
 
 OPENED: Final = "opened"
 """The step after the last: the engine has all that it needs to open the sum."""

@@ -12,27 +12,27 @@ from typing import Any
 
 import structlog
 
-from services.aggregator.contributions.bodies import opener
-from services.aggregator.domain.manifests import manifest_of
-from services.aggregator.domain.rounds import Phase, Reason
-from services.aggregator.domain.steps import OPENED, step_after, step_deadline
-from services.aggregator.driver.publication import RoundFailed, RoundLost, held
-from services.aggregator.peers.parties import Parties, Stage, refusal_reason
-from services.aggregator.peers.peer import AskRefused
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.faults import FaultRepository
-from services.aggregator.repository.rounds import RoundRepository, Stored
-from services.aggregator.repository.steps import Frozen, Next, StepRepository
-from services.aggregator.steps.exchange import place
-from shared.blobs import BlobStore
-from shared.database import Database, Transaction
-from shared.errors import Refusal
-from shared.faults import point
-from shared.identity.sealing import Sealer
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Asks, Closed, Fault, Replies, RoundSpoiled, ServerRound
-from shared.secagg.engines import engine_facts, engine_named
-from shared.telemetry.metrics import SECAGG_FAILURES
+from undersong.services.aggregator.contributions.bodies import opener
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.domain.rounds import Phase, Reason
+from undersong.services.aggregator.domain.steps import OPENED, step_after, step_deadline
+from undersong.services.aggregator.driver.publication import RoundFailed, RoundLost, held
+from undersong.services.aggregator.peers.parties import Parties, Stage, refusal_reason
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.faults import FaultRepository
+from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.steps import Frozen, Next, StepRepository
+from undersong.services.aggregator.steps.exchange import place
+from undersong.shared.blobs import BlobStore
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.faults import point
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import UPLOAD, Asks, Closed, Fault, Replies, RoundSpoiled, ServerRound
+from undersong.shared.secagg.engines import engine_facts, engine_named
+from undersong.shared.telemetry.metrics import SECAGG_FAILURES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -13,15 +13,15 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.contributions.bodies import local_file
-from services.aggregator.contributions.folding import Folding, code_of
-from services.aggregator.contributions.parts import Holder, RoundParts
-from services.aggregator.domain.manifests import manifest_of, update_length
-from services.aggregator.domain.refusals import FormUndecided, WrongLength
-from services.aggregator.domain.rounds import BODY_LOST, Form, Phase, Reason, due, settled_form
-from services.aggregator.domain.steps import OPENED, step_due
-from services.aggregator.driver.closing import Closing, asked, log_faults
-from services.aggregator.driver.publication import (
+from undersong.services.aggregator.contributions.bodies import local_file
+from undersong.services.aggregator.contributions.folding import Folding, code_of
+from undersong.services.aggregator.contributions.parts import Holder, RoundParts
+from undersong.services.aggregator.domain.manifests import manifest_of, update_length
+from undersong.services.aggregator.domain.refusals import FormUndecided, WrongLength
+from undersong.services.aggregator.domain.rounds import BODY_LOST, Form, Phase, Reason, due, settled_form
+from undersong.services.aggregator.domain.steps import OPENED, step_due
+from undersong.services.aggregator.driver.closing import Closing, asked, log_faults
+from undersong.services.aggregator.driver.publication import (
     Base,
     Outcome,
     Publication,
@@ -30,26 +30,26 @@ from services.aggregator.driver.publication import (
     conclude,
     set_aside,
 )
-from services.aggregator.driver.records import Records
-from services.aggregator.driver.verification import Verification
-from services.aggregator.peers.parties import Parties
-from services.aggregator.repository.contributions import Contribution, ContributionRepository
-from services.aggregator.repository.rounds import RoundRepository, Stored
-from services.aggregator.repository.steps import StepRepository
-from services.aggregator.rounds.lifecycle import Rounds, RoundView
-from shared.blobs import BlobStore
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.errors import Refusal, Unavailable
-from shared.faults import point
-from shared.identity.sealing import Sealer
-from shared.ids import RoundId
-from shared.queues import Notifier, Subscription
-from shared.secagg.engine import UPLOAD
-from shared.secagg.engines import engine_facts
-from shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
-from shared.telemetry.traces import continue_trace
-from shared.wire.manifest import RoundKind
+from undersong.services.aggregator.driver.records import Records
+from undersong.services.aggregator.driver.verification import Verification
+from undersong.services.aggregator.peers.parties import Parties
+from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
+from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.steps import StepRepository
+from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Refusal, Unavailable
+from undersong.shared.faults import point
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import RoundId
+from undersong.shared.queues import Notifier, Subscription
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
+from undersong.shared.telemetry.traces import continue_trace
+from undersong.shared.wire.manifest import RoundKind
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_FAILURES: Final = 10

@@ -6,17 +6,17 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.contributions.parts import RoundParts
-from services.aggregator.driver.driver import RoundDriver
-from services.aggregator.driver.records import Records
-from services.aggregator.repository.rounds import RoundRepository
-from services.aggregator.rounds.lifecycle import Rounds
-from shared.blobs import BlobStore
-from shared.clock import monotonic
-from shared.database import Database, Transaction
-from shared.ids import Digest, RoundId
-from shared.queues import Event
-from shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
+from undersong.services.aggregator.contributions.parts import RoundParts
+from undersong.services.aggregator.driver.driver import RoundDriver
+from undersong.services.aggregator.driver.records import Records
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.rounds.lifecycle import Rounds
+from undersong.shared.blobs import BlobStore
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Transaction
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.queues import Event
+from undersong.shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

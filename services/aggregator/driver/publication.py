@@ -12,30 +12,30 @@ from typing import Any
 
 import structlog
 
-from services.aggregator.contributions.folding import Folding
-from services.aggregator.domain.manifests import manifest_of, tail_length
-from services.aggregator.domain.rounds import Move, Phase, Reason, check_sum
-from services.aggregator.driver.records import evidence_of, values_digest
-from services.aggregator.peers.registry import Registry, RegistryRefused
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.records import RecordRepository
-from services.aggregator.repository.rounds import Intent, RoundRepository, Stored
-from services.aggregator.repository.samples import SampleRepository
-from services.aggregator.rounds.lifecycle import Rounds, apply
-from shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
-from shared.database import Database, Transaction
-from shared.errors import Refusal
-from shared.identity.enrol import IdentityKeeper
-from shared.ids import Digest, RoundId, VersionId, digest_of
-from shared.learning import safetensors
-from shared.learning.strategies import StrategyUnknown, load_state, save_state, step_model, strategy_named
-from shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, load, save, unflatten
-from shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
-from shared.secagg.payload import opened_sums, opened_train
-from shared.secagg.quantise import ModVector, OutOfRange, pack
-from shared.telemetry.metrics import DAMAGED_BLOBS
-from shared.wire.canonical import digest_document
-from shared.wire.manifest import RoundKind, RoundManifest, version_statement
+from undersong.services.aggregator.contributions.folding import Folding
+from undersong.services.aggregator.domain.manifests import manifest_of, tail_length
+from undersong.services.aggregator.domain.rounds import Move, Phase, Reason, check_sum
+from undersong.services.aggregator.driver.records import evidence_of, values_digest
+from undersong.services.aggregator.peers.registry import Registry, RegistryRefused
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.records import RecordRepository
+from undersong.services.aggregator.repository.rounds import Intent, RoundRepository, Stored
+from undersong.services.aggregator.repository.samples import SampleRepository
+from undersong.services.aggregator.rounds.lifecycle import Rounds, apply
+from undersong.shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.ids import Digest, RoundId, VersionId, digest_of
+from undersong.shared.learning import safetensors
+from undersong.shared.learning.strategies import StrategyUnknown, load_state, save_state, step_model, strategy_named
+from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, load, save, unflatten
+from undersong.shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
+from undersong.shared.secagg.payload import opened_sums, opened_train
+from undersong.shared.secagg.quantise import ModVector, OutOfRange, pack
+from undersong.shared.telemetry.metrics import DAMAGED_BLOBS
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.manifest import RoundKind, RoundManifest, version_statement
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_MODEL_BYTES = 64 << 30

@@ -7,23 +7,23 @@ from typing import Any, Final
 import structlog
 from pydantic import ValidationError
 
-from services.aggregator.contributions.folding import Folding
-from services.aggregator.peers.keys import Keys
-from services.aggregator.peers.peer import AskRefused
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.records import RecordRepository
-from services.aggregator.repository.rounds import RoundRepository
-from services.aggregator.repository.samples import SampleRepository
-from shared.database import Database, Transaction
-from shared.errors import Unavailable
-from shared.faults import point
-from shared.ids import Digest, RoundId, SiteId
-from shared.telemetry.metrics import AUDIT_APPEND_FAILURES
-from shared.transparency.documents import RoundRecord, RoundResult
-from shared.transparency.records import transcript_of
-from shared.wire.canonical import digest_document
-from shared.wire.manifest import RoundManifest
-from shared.zk.samples import takes_commitments
+from undersong.services.aggregator.contributions.folding import Folding
+from undersong.services.aggregator.peers.keys import Keys
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.records import RecordRepository
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.samples import SampleRepository
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Unavailable
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.telemetry.metrics import AUDIT_APPEND_FAILURES
+from undersong.shared.transparency.documents import RoundRecord, RoundResult
+from undersong.shared.transparency.records import transcript_of
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.zk.samples import takes_commitments
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _UNKNOWN: Final = Digest("0" * 64)

@@ -15,23 +15,23 @@ from typing import Final
 
 import structlog
 
-from services.aggregator.contributions.folding import Folding, stored_body
-from services.aggregator.domain.rounds import Reason
-from services.aggregator.driver.publication import RoundFailed
-from services.aggregator.peers.helper import Helper
-from services.aggregator.peers.peer import AskRefused
-from services.aggregator.repository.contributions import Contribution
-from shared.errors import NotFound, Refusal
-from shared.faults import point
-from shared.identity.authority import CertificateUntrusted, Subject
-from shared.identity.directory import CertificateDirectory
-from shared.identity.verify import RevocationFeed
-from shared.secagg.engine import ServerRound, check_header
-from shared.secagg.fold import FileSource, read_body_header
-from shared.secagg.twoserver.leader import Pending, accept, examine
-from shared.secagg.twoserver.messages import MAX_BATCH, ReportVerdict
-from shared.secagg.twoserver.report import ReportUnsigned
-from shared.wire.manifest import RoundManifest
+from undersong.services.aggregator.contributions.folding import Folding, stored_body
+from undersong.services.aggregator.domain.rounds import Reason
+from undersong.services.aggregator.driver.publication import RoundFailed
+from undersong.services.aggregator.peers.helper import Helper
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.services.aggregator.repository.contributions import Contribution
+from undersong.shared.errors import NotFound, Refusal
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import CertificateUntrusted, Subject
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.verify import RevocationFeed
+from undersong.shared.secagg.engine import ServerRound, check_header
+from undersong.shared.secagg.fold import FileSource, read_body_header
+from undersong.shared.secagg.twoserver.leader import Pending, accept, examine
+from undersong.shared.secagg.twoserver.messages import MAX_BATCH, ReportVerdict
+from undersong.shared.secagg.twoserver.report import ReportUnsigned
+from undersong.shared.wire.manifest import RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _BATCH_WORDS: Final = 3_000_000  # what is kept of a batch between question and verdict: some 16 bytes a word

@@ -1,6 +1,6 @@
-"""Alembic's entry: everything is in shared.database.migrations."""
+"""Alembic's entry: everything is in undersong.shared.database.migrations."""
 
-from services.aggregator.tables import Base
-from shared.database.migrations import run_env
+from undersong.services.aggregator.tables import Base
+from undersong.shared.database.migrations import run_env
 
 run_env(Base.metadata)

@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 import httpx
 from cryptography.exceptions import InvalidSignature
 
-from services.aggregator.peers.parties import Stage
-from services.aggregator.peers.peer import AskRefused, Peer
-from shared.errors import NotFound
-from shared.identity.authority import CertificateUntrusted, Subject
-from shared.identity.directory import CertificateDirectory
-from shared.ids import Digest, RoundId
-from shared.secagg.engine import Ask
-from shared.secagg.twoserver.messages import (
+from undersong.services.aggregator.peers.parties import Stage
+from undersong.services.aggregator.peers.peer import AskRefused, Peer
+from undersong.shared.errors import NotFound
+from undersong.shared.identity.authority import CertificateUntrusted, Subject
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.secagg.engine import Ask
+from undersong.shared.secagg.twoserver.messages import (
     MAX_BYTES,
     Accepted,
     Agree,
@@ -28,8 +28,8 @@ from shared.secagg.twoserver.messages import (
     pack_batch,
     unpack_verdicts,
 )
-from shared.wire.helper import HELPER, accepted_statement, key_statement
-from shared.wire.manifest import SignedManifest
+from undersong.shared.wire.helper import HELPER, accepted_statement, key_statement
+from undersong.shared.wire.manifest import SignedManifest
 
 _BINARY: Final = {"content-type": "application/octet-stream"}
 T = TypeVar("T", Begun, Accepted)

@@ -3,12 +3,12 @@
 import httpx
 import msgpack
 
-from services.aggregator.peers.parties import Stage
-from services.aggregator.peers.peer import AskRefused as AskRefused
-from services.aggregator.peers.peer import Peer
-from shared.secagg.engine import Ask
-from shared.transparency.documents import RoundRecord
-from shared.wire.manifest import SignedManifest
+from undersong.services.aggregator.peers.parties import Stage
+from undersong.services.aggregator.peers.peer import AskRefused as AskRefused
+from undersong.services.aggregator.peers.peer import Peer
+from undersong.shared.secagg.engine import Ask
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.wire.manifest import SignedManifest
 
 
 class Keys(Peer):

@@ -11,13 +11,13 @@ from typing import Final, Literal, Protocol
 
 import structlog
 
-from services.aggregator.domain.rounds import Reason
-from services.aggregator.peers.peer import AskRefused
-from shared.errors import Unavailable
-from shared.secagg.engine import Ask, Asks, RepliesContradict, all_usable
-from shared.secagg.facts import WITNESS
-from shared.wire.helper import HELPER
-from shared.wire.manifest import SignedManifest
+from undersong.services.aggregator.domain.rounds import Reason
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.shared.errors import Unavailable
+from undersong.shared.secagg.engine import Ask, Asks, RepliesContradict, all_usable
+from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.wire.helper import HELPER
+from undersong.shared.wire.manifest import SignedManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 Stage = Literal["begin", "close", "sum"]

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import httpx
 
-from shared.errors import Refusal, Unavailable, reason_of
-from shared.secagg.engine import ANSWER_BYTES
+from undersong.shared.errors import Refusal, Unavailable, reason_of
+from undersong.shared.secagg.engine import ANSWER_BYTES
 
 _TRY_AGAIN: Final = frozenset({401, 408, 425, 429, 500, 502, 503, 504, 507})  # 401: its clock, or revocations, or start
 _PAUSE_S: Final = 1.0

@@ -6,10 +6,10 @@ from typing import Any, Final
 import httpx
 from httpx import codes
 
-from shared.blobs import BlobStore
-from shared.errors import Refusal, Unavailable, reason_of
-from shared.identity.digests import content_digest_from
-from shared.ids import Digest, VersionId
+from undersong.shared.blobs import BlobStore
+from undersong.shared.errors import Refusal, Unavailable, reason_of
+from undersong.shared.identity.digests import content_digest_from
+from undersong.shared.ids import Digest, VersionId
 
 _TRY_AGAIN: Final = frozenset({401, 408, 425, 429, 500, 502, 503, 504, 507})  # 401: its clock, or revocations, or start
 _PAUSE_S: Final = 2.0

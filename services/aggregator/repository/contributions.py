@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from sqlalchemy import BigInteger, String, Table, bindparam, or_, select, update
 
-from services.aggregator.domain.rounds import BODY_LOST, Form, Known, Phase
-from services.aggregator.repository.rounds import PROGRESS_TOPIC, Stored, stored_of
-from services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
-from shared.database import Transaction, UtcDateTime, insert_for
-from shared.ids import Digest, RoundId, SiteId
+from undersong.services.aggregator.domain.rounds import BODY_LOST, Form, Known, Phase
+from undersong.services.aggregator.repository.rounds import PROGRESS_TOPIC, Stored, stored_of
+from undersong.services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
+from undersong.shared.database import Transaction, UtcDateTime, insert_for
+from undersong.shared.ids import Digest, RoundId, SiteId
 
 _BY_SQL = {"synchronize_session": False}
 

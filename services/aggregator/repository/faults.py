@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from sqlalchemy import select
 
-from services.aggregator.tables import FaultRow
-from shared.database import Transaction
-from shared.ids import RoundId, SiteId
-from shared.secagg.engine import Fault
+from undersong.services.aggregator.tables import FaultRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import RoundId, SiteId
+from undersong.shared.secagg.engine import Fault
 
 
 class FaultRepository:

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, update
 
-from services.aggregator.domain.rounds import OPEN_PHASES
-from services.aggregator.repository.rounds import WORK_TOPIC
-from services.aggregator.tables import PartRow, RoundRow
-from shared.database import Transaction
-from shared.ids import Digest, RoundId
+from undersong.services.aggregator.domain.rounds import OPEN_PHASES
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC
+from undersong.services.aggregator.tables import PartRow, RoundRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import Digest, RoundId
 
 PARTS_TOPIC = "aggregator.parts"
 """For the aggregator's own workers: there are parts to fold."""

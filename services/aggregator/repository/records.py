@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from sqlalchemy import select, update
 
-from services.aggregator.tables import RecordRow
-from shared.database import Transaction
-from shared.ids import RoundId
+from undersong.services.aggregator.tables import RecordRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import RoundId
 
 _FIRST_PAUSE_S: Final = 2.0
 

@@ -20,11 +20,11 @@ from sqlalchemy import (
     update,
 )
 
-from services.aggregator.domain.manifests import manifest_of
-from services.aggregator.domain.refusals import RoundUnknown
-from services.aggregator.domain.rounds import OPEN_PHASES, Form, Move, Phase, Round
-from services.aggregator.domain.steps import OPENED
-from services.aggregator.tables import (
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.domain.refusals import RoundUnknown
+from undersong.services.aggregator.domain.rounds import OPEN_PHASES, Form, Move, Phase, Round
+from undersong.services.aggregator.domain.steps import OPENED
+from undersong.services.aggregator.tables import (
     ContributionRow,
     PartRow,
     PublicationRow,
@@ -33,10 +33,10 @@ from services.aggregator.tables import (
     StepBodyRow,
     StepMessageRow,
 )
-from shared.database import Transaction
-from shared.errors import no_such
-from shared.ids import Digest, JobId, RoundId, VersionId
-from shared.wire.manifest import SignedManifest
+from undersong.shared.database import Transaction
+from undersong.shared.errors import no_such
+from undersong.shared.ids import Digest, JobId, RoundId, VersionId
+from undersong.shared.wire.manifest import SignedManifest
 
 PROGRESS_TOPIC = "aggregator.rounds"
 """For the coordinator: something about a round changed."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from sqlalchemy import select, update
 
-from services.aggregator.domain.refusals import SampleCountChanged
-from services.aggregator.tables import SampleRow
-from shared.database import Transaction
-from shared.ids import JobId, RoundId, SiteId
-from shared.zk.samples import COMMITMENT_SIZE
+from undersong.services.aggregator.domain.refusals import SampleCountChanged
+from undersong.services.aggregator.tables import SampleRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import JobId, RoundId, SiteId
+from undersong.shared.zk.samples import COMMITMENT_SIZE
 
 _BY_SQL = {"synchronize_session": False}
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from sqlalchemy import Integer, String, Table, bindparam, exists, func, insert, select, update
 
-from services.aggregator.domain.refusals import RoundUnknown
-from services.aggregator.domain.rounds import Round
-from services.aggregator.repository.rounds import ROUND_COLUMNS, STEPS_TOPIC, round_of
-from services.aggregator.tables import (
+from undersong.services.aggregator.domain.refusals import RoundUnknown
+from undersong.services.aggregator.domain.rounds import Round
+from undersong.services.aggregator.repository.rounds import ROUND_COLUMNS, STEPS_TOPIC, round_of
+from undersong.services.aggregator.tables import (
     Base,
     LostSiteRow,
     RoundRow,
@@ -19,9 +19,9 @@ from services.aggregator.tables import (
     StepMessageRow,
     StepRow,
 )
-from shared.database import Transaction
-from shared.errors import no_such
-from shared.ids import Digest, RoundId, SiteId, digest_of
+from undersong.shared.database import Transaction
+from undersong.shared.errors import no_such
+from undersong.shared.ids import Digest, RoundId, SiteId, digest_of
 
 _BY_SQL = {"synchronize_session": False}
 

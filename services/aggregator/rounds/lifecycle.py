@@ -7,44 +7,44 @@ from typing import Any
 
 import structlog
 
-from services.aggregator.domain.manifests import manifest_of, update_length
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.domain.manifests import manifest_of, update_length
+from undersong.services.aggregator.domain.refusals import (
     HelperRefused,
     ManifestUntrusted,
     RoundDiffers,
     RoundOver,
 )
-from services.aggregator.domain.rounds import Move, Phase, Reason, Round, due
-from services.aggregator.domain.steps import step_deadline
-from services.aggregator.peers.parties import Parties
-from services.aggregator.peers.peer import AskRefused
-from services.aggregator.repository.contributions import Contribution, ContributionRepository
-from services.aggregator.repository.faults import FaultRepository
-from services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
-from services.aggregator.repository.samples import SampleRepository
-from services.aggregator.repository.steps import StepRepository
-from shared.blobs import BlobStore
-from shared.database import Database, Transaction
-from shared.errors import NotFound
-from shared.faults import point
-from shared.identity.authority import SignatureMismatch, verify_signature
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper
-from shared.identity.sealing import Sealer
-from shared.identity.verify import Party
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD, Fault, Opened, ServerRound
-from shared.secagg.engines import engine_facts, engine_named
-from shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
-from shared.telemetry.traces import current_trace
-from shared.wire.manifest import (
+from undersong.services.aggregator.domain.rounds import Move, Phase, Reason, Round, due
+from undersong.services.aggregator.domain.steps import step_deadline
+from undersong.services.aggregator.peers.parties import Parties
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
+from undersong.services.aggregator.repository.faults import FaultRepository
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.samples import SampleRepository
+from undersong.services.aggregator.repository.steps import StepRepository
+from undersong.shared.blobs import BlobStore
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import NotFound
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import SignatureMismatch, verify_signature
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import UPLOAD, Fault, Opened, ServerRound
+from undersong.shared.secagg.engines import engine_facts, engine_named
+from undersong.shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
+from undersong.shared.telemetry.traces import current_trace
+from undersong.shared.wire.manifest import (
     MANIFEST_CONTEXT,
     EnginePublic,
     RoundManifest,
     SignedEnginePublic,
     SignedManifest,
 )
-from shared.zk.samples import takes_commitments
+from undersong.shared.zk.samples import takes_commitments
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -5,21 +5,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from services.aggregator.domain.manifests import manifest_of
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
-from services.aggregator.repository.steps import StepRepository
-from services.aggregator.steps.messages import Message, Question, look, take
-from shared.clock import monotonic
-from shared.database import Database, Gathering, Transaction
-from shared.faults import point
-from shared.identity.authority import public_bytes
-from shared.identity.sealing import Sealer
-from shared.identity.verify import Party
-from shared.ids import RoundId, SiteId, digest_of
-from shared.queues import Notifier, Subscription
-from shared.secagg.engine import UPLOAD
-from shared.secagg.engines import engine_facts
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.steps import StepRepository
+from undersong.services.aggregator.steps.messages import Message, Question, look, take
+from undersong.shared.clock import monotonic
+from undersong.shared.database import Database, Gathering, Transaction
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import public_bytes
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import RoundId, SiteId, digest_of
+from undersong.shared.queues import Notifier, Subscription
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.engines import engine_facts
 
 MAX_MESSAGE = 16 << 20
 

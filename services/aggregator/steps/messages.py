@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from services.aggregator.domain.manifests import check_member, manifest_of
-from services.aggregator.domain.refusals import (
+from undersong.services.aggregator.domain.manifests import check_member, manifest_of
+from undersong.services.aggregator.domain.refusals import (
     BodyLost,
     DealerAtFault,
     RoundClosed,
@@ -19,18 +19,18 @@ from services.aggregator.domain.refusals import (
     StepDiffers,
     StepUnknown,
 )
-from services.aggregator.domain.rounds import BODY_LOST
-from services.aggregator.domain.steps import admit_step
-from services.aggregator.repository.contributions import ContributionRepository
-from services.aggregator.repository.faults import FaultRepository
-from services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
-from services.aggregator.repository.steps import Said, StepRepository, Turn
-from shared.database import Transaction
-from shared.errors import Refusal
-from shared.identity.verify import Party
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.engine import UPLOAD
-from shared.secagg.engines import engine_facts
+from undersong.services.aggregator.domain.rounds import BODY_LOST
+from undersong.services.aggregator.domain.steps import admit_step
+from undersong.services.aggregator.repository.contributions import ContributionRepository
+from undersong.services.aggregator.repository.faults import FaultRepository
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
+from undersong.services.aggregator.repository.steps import Said, StepRepository, Turn
+from undersong.shared.database import Transaction
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.engines import engine_facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from services.coordinator.use_cases import UseCases
-from shared.errors import Unavailable
-from shared.web.access import Principal, Role, require
+from undersong.services.coordinator.use_cases import UseCases
+from undersong.shared.errors import Unavailable
+from undersong.shared.web.access import Principal, Role, require
 
 
 async def use_cases(request: Request) -> UseCases:

@@ -5,16 +5,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.coordinator.api.access import Admin, Id, Use
-from services.coordinator.domain.spec import Name
-from services.coordinator.repository.sites import NameTaken
-from services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
-from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from shared.identity.verify import Party
-from shared.web.access import Caller, service_party
-from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from shared.web.paging import After, Limit, Listing
-from shared.web.problems import problems
+from undersong.services.coordinator.api.access import Admin, Id, Use
+from undersong.services.coordinator.domain.spec import Name
+from undersong.services.coordinator.repository.sites import NameTaken
+from undersong.services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
+from undersong.shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from undersong.shared.identity.verify import Party
+from undersong.shared.web.access import Caller, service_party
+from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 _YEAR_S = 366 * 86_400

@@ -3,13 +3,13 @@
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from services.coordinator.api import accounts, events, evidence, federations, jobs, operations, tasks
-from services.coordinator.dashboard import router as dashboard_router
-from shared.database import Database
-from shared.errors import Unavailable
-from shared.queues import Streams
-from shared.web.app import Lifespan, create_app
-from shared.web.health import database_checks
+from undersong.services.coordinator.api import accounts, events, evidence, federations, jobs, operations, tasks
+from undersong.services.coordinator.dashboard import router as dashboard_router
+from undersong.shared.database import Database
+from undersong.shared.errors import Unavailable
+from undersong.shared.queues import Streams
+from undersong.shared.web.app import Lifespan, create_app
+from undersong.shared.web.health import database_checks
 
 DESCRIPTION = "Federations, sites, jobs, rounds and tasks: who learns what with whom, and how far it has come."
 

@@ -8,14 +8,14 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from services.coordinator.api.access import Id, Reader, Use
-from services.coordinator.domain.progress import JOB_ENDED
-from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.use_cases import UseCases
-from services.coordinator.views.jobs import event_view
-from shared.clock import monotonic
-from shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from shared.web.problems import problems
+from undersong.services.coordinator.api.access import Id, Reader, Use
+from undersong.services.coordinator.domain.progress import JOB_ENDED
+from undersong.services.coordinator.repository.jobs import JobEvent
+from undersong.services.coordinator.use_cases import UseCases
+from undersong.services.coordinator.views.jobs import event_view
+from undersong.shared.clock import monotonic
+from undersong.shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
 LOOK_EVERY_S: Final = 1.0

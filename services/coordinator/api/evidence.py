@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from services.coordinator.api.access import Reader
-from services.coordinator.auditing import Auditing, NoEvidence
-from services.coordinator.peers.peer import PartyAway, PartyRefused
-from shared.errors import Forbidden, Unauthenticated, Unavailable
-from shared.transparency.collecting import PartsUnusable
-from shared.transparency.evidence import Evidence
-from shared.web.problems import problems
+from undersong.services.coordinator.api.access import Reader
+from undersong.services.coordinator.auditing import Auditing, NoEvidence
+from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.shared.errors import Forbidden, Unauthenticated, Unavailable
+from undersong.shared.transparency.collecting import PartsUnusable
+from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
 Subject = Annotated[

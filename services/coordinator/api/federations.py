@@ -5,19 +5,19 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
-from services.coordinator.api.access import Admin, Id, Owner, Reader, Use
-from services.coordinator.domain.spec import Name
-from services.coordinator.leases import SiteUnknown
-from services.coordinator.repository.sites import NameTaken
-from services.coordinator.views.jobs import ExclusionView
-from services.coordinator.views.members import ComparisonView, FederationView, SiteView
-from shared.errors import Forbidden, NotFound, Unauthenticated
-from shared.ids import SiteId
-from shared.web.access import SiteParty
-from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from shared.web.paging import After, Limit, Listing
-from shared.web.problems import problems
-from shared.wire.profiles import SiteProfile
+from undersong.services.coordinator.api.access import Admin, Id, Owner, Reader, Use
+from undersong.services.coordinator.domain.spec import Name
+from undersong.services.coordinator.leases import SiteUnknown
+from undersong.services.coordinator.repository.sites import NameTaken
+from undersong.services.coordinator.views.jobs import ExclusionView
+from undersong.services.coordinator.views.members import ComparisonView, FederationView, SiteView
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated
+from undersong.shared.ids import SiteId
+from undersong.shared.web.access import SiteParty
+from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.problems import problems
+from undersong.shared.wire.profiles import SiteProfile
 
 router = APIRouter(prefix="/v1")
 _PEOPLE = problems(Unauthenticated, Forbidden, NotFound)

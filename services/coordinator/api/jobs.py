@@ -7,21 +7,21 @@ from fastapi import APIRouter, Query
 from pydantic import GetJsonSchemaHandler, RootModel, TypeAdapter
 from pydantic_core import CoreSchema
 
-from services.coordinator.api.access import Id, Reader, Scientist, Use
-from services.coordinator.domain.findings import JobInvalid
-from services.coordinator.domain.jobs import JobOver
-from services.coordinator.domain.spec import AnySpec
-from services.coordinator.peers.peer import PartyAway
-from services.coordinator.repository import Overtaken
-from services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
-from services.coordinator.views.participation import ParticipationView
-from shared.errors import Forbidden, NotFound, Unauthenticated, no_such
-from shared.identity.verify import Party
-from shared.web.access import Actor, Role
-from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from shared.web.paging import After, Limit, Listing
-from shared.web.problems import not_allowed, problems
-from shared.wire.manifest import SignedManifest
+from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
+from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.jobs import JobOver
+from undersong.services.coordinator.domain.spec import AnySpec
+from undersong.services.coordinator.peers.peer import PartyAway
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
+from undersong.services.coordinator.views.participation import ParticipationView
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, no_such
+from undersong.shared.identity.verify import Party
+from undersong.shared.web.access import Actor, Role
+from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.problems import not_allowed, problems
+from undersong.shared.wire.manifest import SignedManifest
 
 router = APIRouter(prefix="/v1")
 _PEOPLE = problems(Unauthenticated, Forbidden, NotFound)

@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter
 
-from services.coordinator.api.access import Id, Reader, Scientist, Use
-from services.coordinator.domain.tasks import TaskNotDead
-from services.coordinator.operations import RoundNotCollecting
-from services.coordinator.repository import Overtaken
-from services.coordinator.views.tasks import DeadTaskView
-from shared.errors import Forbidden, NotFound, Unauthenticated
-from shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from shared.web.paging import After, Limit, Listing
-from shared.web.problems import problems
+from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
+from undersong.services.coordinator.domain.tasks import TaskNotDead
+from undersong.services.coordinator.operations import RoundNotCollecting
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.views.tasks import DeadTaskView
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated
+from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
+from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1/dead-tasks", tags=["operations"])
 _ACTING = problems(

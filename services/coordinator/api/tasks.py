@@ -8,17 +8,17 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from services.coordinator.api.access import Id, Use
-from services.coordinator.domain.tasks import DigestDiffers, StaleLease
-from services.coordinator.leases import Lease, SiteSuspended, SiteUnknown
-from services.coordinator.repository import Overtaken
-from services.coordinator.tasks import Failure
-from services.coordinator.views.tasks import LeaseView, OrderView, TaskOutcomeView, lease_view
-from shared.errors import Forbidden, NotFound, Unauthenticated
-from shared.ids import Digest, SiteId, TaskId
-from shared.web.access import SiteParty
-from shared.web.problems import problems
-from shared.wire.forms import DigestText
+from undersong.services.coordinator.api.access import Id, Use
+from undersong.services.coordinator.domain.tasks import DigestDiffers, StaleLease
+from undersong.services.coordinator.leases import Lease, SiteSuspended, SiteUnknown
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.tasks import Failure
+from undersong.services.coordinator.views.tasks import LeaseView, OrderView, TaskOutcomeView, lease_view
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated
+from undersong.shared.ids import Digest, SiteId, TaskId
+from undersong.shared.web.access import SiteParty
+from undersong.shared.web.problems import problems
+from undersong.shared.wire.forms import DigestText
 
 router = APIRouter(prefix="/v1/tasks", tags=["agents"])
 LONGEST_WAIT_S: Final = 30.0

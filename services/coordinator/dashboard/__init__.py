@@ -1,6 +1,6 @@
 """The dashboard: pages over the coordinator's use cases, served at /dashboard with its own static files."""
 
-from services.coordinator.dashboard.pages import router
-from services.coordinator.dashboard.view_model import Dashboard
+from undersong.services.coordinator.dashboard.pages import router
+from undersong.services.coordinator.dashboard.view_model import Dashboard
 
 __all__ = ["Dashboard", "router"]

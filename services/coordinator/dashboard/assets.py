@@ -7,7 +7,7 @@ from typing import Final
 
 from fastapi import Request, Response
 
-from shared.errors import NotFound
+from undersong.shared.errors import NotFound
 
 _FOLDER: Final = Path(__file__).parent / "static"
 _TYPES: Final = {

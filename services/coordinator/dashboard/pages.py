@@ -12,12 +12,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.routing import APIRoute
 
-from services.coordinator.dashboard import assets, session
-from services.coordinator.dashboard.rendering import HEADERS, page
-from services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
-from services.coordinator.dashboard.views import Measure
-from shared.errors import Refusal, TooMany
-from shared.learning.metrics import COUNTS
+from undersong.services.coordinator.dashboard import assets, session
+from undersong.services.coordinator.dashboard.rendering import HEADERS, page
+from undersong.services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
+from undersong.services.coordinator.dashboard.views import Measure
+from undersong.shared.errors import Refusal, TooMany
+from undersong.shared.learning.metrics import COUNTS
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.coordinator.dashboard.views import Round
-from services.coordinator.dashboard.wording import seconds
+from undersong.services.coordinator.dashboard.views import Round
+from undersong.services.coordinator.dashboard.wording import seconds
 
 WIDTH = 1000.0  # units of the SVG view box: a bar is scaled to its box by the browser
 

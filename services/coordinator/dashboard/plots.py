@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.statistics.results import (
+from undersong.shared.statistics.results import (
     ContingencyResult,
     HistogramResult,
     KMeansResult,

@@ -9,11 +9,11 @@ from typing import Final
 from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from services.coordinator.dashboard import assets, plots, wording
-from services.coordinator.dashboard.pictures import gauge, timeline
-from services.coordinator.dashboard.session import PATH
-from services.coordinator.dashboard.views import Round
-from services.coordinator.domain.causes import reason_sentence
+from undersong.services.coordinator.dashboard import assets, plots, wording
+from undersong.services.coordinator.dashboard.pictures import gauge, timeline
+from undersong.services.coordinator.dashboard.session import PATH
+from undersong.services.coordinator.dashboard.views import Round
+from undersong.services.coordinator.domain.causes import reason_sentence
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

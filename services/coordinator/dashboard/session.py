@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request, Response
 
-from shared.errors import Forbidden, TooLarge
-from shared.identity.sealing import SealBrokenError, Sealer
+from undersong.shared.errors import Forbidden, TooLarge
+from undersong.shared.identity.sealing import SealBrokenError, Sealer
 
 COOKIE: Final = "undersong_session"
 PATH: Final = "/dashboard"

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from services.coordinator.accounts import Accounts
-from services.coordinator.auditing import Auditing
-from services.coordinator.dashboard import translate
-from services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
-from services.coordinator.dashboard.view_model import RoundPage, ViewModel
-from services.coordinator.dashboard.views import (
+from undersong.services.coordinator.accounts import Accounts
+from undersong.services.coordinator.auditing import Auditing
+from undersong.services.coordinator.dashboard import translate
+from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
+from undersong.services.coordinator.dashboard.views import (
     Comparison,
     Job,
     JobPage,
@@ -23,16 +23,16 @@ from services.coordinator.dashboard.views import (
     Release,
     Site,
 )
-from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.jobs import Jobs
-from services.coordinator.operations import Act, Operations
-from services.coordinator.peers.peer import PartyAway, PartyRefused
-from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.sites import Sites
-from services.coordinator.views.jobs import JobView, RoundView
-from shared.errors import NotFound
-from shared.web.access import Principal, Role
-from shared.web.idempotency import Once
+from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.jobs import Jobs
+from undersong.services.coordinator.operations import Act, Operations
+from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.services.coordinator.repository.jobs import JobEvent
+from undersong.services.coordinator.sites import Sites
+from undersong.services.coordinator.views.jobs import JobView, RoundView
+from undersong.shared.errors import NotFound
+from undersong.shared.web.access import Principal, Role
+from undersong.shared.web.idempotency import Once
 
 RECENT: Final = 25  # jobs on the first page, and on one page of the list
 MOST_ROUNDS: Final = 500  # on one job's page; the API has the rest

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from services.coordinator.auditing import Verdict
-from services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key
-from services.coordinator.dashboard.views import (
+from undersong.services.coordinator.auditing import Verdict
+from undersong.services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key
+from undersong.services.coordinator.dashboard.views import (
     Cause,
     Comparison,
     Dataset,
@@ -21,15 +21,15 @@ from services.coordinator.dashboard.views import (
     SiteFault,
     Task,
 )
-from services.coordinator.domain.spec import AnySpec, StatisticsSpec
-from services.coordinator.operations import Depth, Record
-from services.coordinator.peers.keys import CertificateFacts
-from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.views.jobs import JobView, RoundView
-from services.coordinator.views.members import ComparisonView, SiteView
-from services.coordinator.views.participation import ParticipationView
-from services.coordinator.views.tasks import DeadTaskView, TaskView
-from shared.secagg.engine import SHARES_DISPUTED
+from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from undersong.services.coordinator.operations import Depth, Record
+from undersong.services.coordinator.peers.keys import CertificateFacts
+from undersong.services.coordinator.repository.jobs import JobEvent
+from undersong.services.coordinator.views.jobs import JobView, RoundView
+from undersong.services.coordinator.views.members import ComparisonView, SiteView
+from undersong.services.coordinator.views.participation import ParticipationView
+from undersong.services.coordinator.views.tasks import DeadTaskView, TaskView
+from undersong.shared.secagg.engine import SHARES_DISPUTED
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})

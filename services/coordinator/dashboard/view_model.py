@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 from fastapi import Request
 
-from services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
-from services.coordinator.dashboard.views import (
+from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.views import (
     Comparison,
     Job,
     JobPage,
@@ -22,8 +22,8 @@ from services.coordinator.dashboard.views import (
     Round,
     Site,
 )
-from shared.clock import Clock
-from shared.identity.sealing import Sealer
+from undersong.shared.clock import Clock
+from undersong.shared.identity.sealing import Sealer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
-from shared.statistics.results import Result
+from undersong.shared.statistics.results import Result
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_ROUND_STATES = frozenset({"published", "failed", "cancelled"})

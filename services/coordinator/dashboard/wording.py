@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from shared.secagg.engines import ENGINES
+from undersong.shared.secagg.engines import ENGINES
 
 MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the tone repeats it
     "running": ("go", "▶"),

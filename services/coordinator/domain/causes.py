@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.coordinator.domain.tasks import Task, TaskState
-from shared.ids import SiteId
-from shared.wire.manifest import RoundKind
+from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.manifest import RoundKind
 
 MOST_CAUSES: Final = 8
 MESSAGE_CHARS: Final = 400

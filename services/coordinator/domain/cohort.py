@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.ids import SiteId
+from undersong.shared.ids import SiteId
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.coordinator.domain import spec as parts
-from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.sites import SiteFacts, alike_columns, having, schema_of, sights_of
-from shared.documents import pointer
-from shared.names import Hints, twins
-from shared.wire.columns import Agreement, Column, Unused, agree
-from shared.wire.manifest import DataRef
-from shared.wire.profiles import RecipeSpec
+from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain.findings import Findings
+from undersong.services.coordinator.domain.sites import SiteFacts, alike_columns, having, schema_of, sights_of
+from undersong.shared.documents import pointer
+from undersong.shared.names import Hints, twins
+from undersong.shared.wire.columns import Agreement, Column, Unused, agree
+from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.profiles import RecipeSpec
 
 TABLE: Final = frozenset({"number", "category"})
 _LEAVE_OUT: Final = "name the features, or leave it out under data.exclude"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.coordinator.domain.jobs import Outcome
-from services.coordinator.domain.tasks import DEALER_AT_FAULT, Task
-from shared.ids import SiteId
+from undersong.services.coordinator.domain.jobs import Outcome
+from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, Task
+from undersong.shared.ids import SiteId
 
 
 @dataclass(frozen=True, slots=True)

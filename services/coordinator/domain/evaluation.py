@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.spec import EvaluationPart
-from shared.learning.metrics import (
+from undersong.services.coordinator.domain.findings import Findings
+from undersong.services.coordinator.domain.spec import EvaluationPart
+from undersong.shared.learning.metrics import (
     BETTER_BELOW,
     LEAST_CLASS,
     LEAST_POSITIVES,
@@ -14,8 +14,8 @@ from shared.learning.metrics import (
     evaluation_layout,
     metric_names,
 )
-from shared.names import hint
-from shared.wire.profiles import Column, RecipeSpec, Task
+from undersong.shared.names import hint
+from undersong.shared.wire.profiles import Column, RecipeSpec, Task
 
 
 def check_evaluation(

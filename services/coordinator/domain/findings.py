@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from shared.documents import document_faults, pointer
-from shared.errors import FieldError, Invalid
-from shared.names import hint
+from undersong.shared.documents import document_faults, pointer
+from undersong.shared.errors import FieldError, Invalid
+from undersong.shared.names import hint
 
 KINDS: Final = ("train", "statistics")
 MAX_ERRORS: Final = 100

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.coordinator.domain.causes import causes_of, reason_sentence, remedy, unable
-from services.coordinator.domain.progress import (
+from undersong.services.coordinator.domain.causes import causes_of, reason_sentence, remedy, unable
+from undersong.services.coordinator.domain.progress import (
     JOB_ENDED,
     MAX_ATTEMPTS_PER_STEP,
     EarlyStop,
@@ -23,15 +23,15 @@ from services.coordinator.domain.progress import (
     next_question,
     next_step,
 )
-from services.coordinator.domain.spec import AnySpec, StatisticsSpec
-from services.coordinator.domain.statistics import session_of
-from services.coordinator.domain.tasks import Task
-from services.coordinator.domain.validation import Resolved
-from shared.errors import Conflict
-from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
-from shared.learning.metrics import evaluation_layout
-from shared.statistics.session import QuerySession
-from shared.wire.manifest import RoundKind
+from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from undersong.services.coordinator.domain.statistics import session_of
+from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.domain.validation import Resolved
+from undersong.shared.errors import Conflict
+from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
+from undersong.shared.learning.metrics import evaluation_layout
+from undersong.shared.statistics.session import QuerySession
+from undersong.shared.wire.manifest import RoundKind
 
 LOOK_AGAIN: Final = timedelta(seconds=3)
 """How long a lost hint can delay a job that has no round out."""
@@ -96,7 +96,7 @@ class Job:
 
     @property
     def layout(self) -> str:
-        """The layout of the evaluation sums (see `shared.learning.metrics`); of a job that trains."""
+        """The layout of the evaluation sums (see `undersong.shared.learning.metrics`); of a job that trains."""
         if isinstance(self.spec, StatisticsSpec):
             raise TypeError("a statistics job evaluates nothing")
         return evaluation_layout(self.resolved.recipe, self.spec.recipe.params)

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
-from services.coordinator.domain.jobs import Job
-from services.coordinator.domain.progress import Step
-from services.coordinator.domain.spec import JobSpec, StatisticsSpec
-from services.coordinator.domain.statistics import count_bits
-from shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
-from shared.learning.metrics import layout_length
-from shared.secagg.engines import PUBLIC_ENGINE, engine_facts
-from shared.secagg.facts import PlanRequest
-from shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
-from shared.wire.manifest import (
+from undersong.services.coordinator.domain.cohort import CohortRule, choose, derive_seed
+from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.progress import Step
+from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
+from undersong.services.coordinator.domain.statistics import count_bits
+from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from undersong.shared.learning.metrics import layout_length
+from undersong.shared.secagg.engines import PUBLIC_ENGINE, engine_facts
+from undersong.shared.secagg.facts import PlanRequest
+from undersong.shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
+from undersong.shared.wire.manifest import (
     DataRef,
     Encoding,
     LogHead,

@@ -6,9 +6,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Literal
 
-from services.coordinator.domain.causes import Cause
-from shared.ids import SiteId
-from shared.wire.manifest import RoundKind
+from undersong.services.coordinator.domain.causes import Cause
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.manifest import RoundKind
 
 MAX_ATTEMPTS_PER_STEP: Final = 10
 """A step that failed this often since the job was started or resumed pauses the job: some six minutes of rests."""

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from services.coordinator.domain import spec as parts
-from services.coordinator.domain.findings import Findings
-from services.coordinator.domain.sites import SiteFacts
-from shared.names import hint
-from shared.secagg.engines import names_of
-from shared.secagg.facts import EngineFacts
+from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain.findings import Findings
+from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.shared.names import hint
+from undersong.shared.secagg.engines import names_of
+from undersong.shared.secagg.facts import EngineFacts
 
 
 def check_cohort(cohort: parts.CohortPart | None, eligible: Sequence[SiteFacts], findings: Findings) -> None:

@@ -10,11 +10,11 @@ from jsonschema.exceptions import ValidationError as ParamsError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from services.coordinator.domain.findings import MAX_ERRORS, Findings
-from services.coordinator.domain.sites import SiteFacts, profile_of
-from shared.documents import pointer
-from shared.names import hint
-from shared.wire.profiles import RecipeSpec
+from undersong.services.coordinator.domain.findings import MAX_ERRORS, Findings
+from undersong.services.coordinator.domain.sites import SiteFacts, profile_of
+from undersong.shared.documents import pointer
+from undersong.shared.names import hint
+from undersong.shared.wire.profiles import RecipeSpec
 
 
 def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Findings) -> RecipeSpec | None:

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from shared.errors import Conflict
-from shared.ids import JobId, RoundId, SiteId
-from shared.wire.manifest import RoundKind
+from undersong.shared.errors import Conflict
+from undersong.shared.ids import JobId, RoundId, SiteId
+from undersong.shared.wire.manifest import RoundKind
 
 GRACE: Final = timedelta(seconds=30)
 """How long after its deadline a round may still be summed: one crash and restart of the aggregator."""

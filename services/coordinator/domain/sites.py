@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.coordinator.domain.findings import Findings
-from shared.ids import SiteId
-from shared.names import Hints, Sights, hint, looks_like, near
-from shared.wire.profiles import DatasetSchema, SiteProfile
+from undersong.services.coordinator.domain.findings import Findings
+from undersong.shared.ids import SiteId
+from undersong.shared.names import Hints, Sights, hint, looks_like, near
+from undersong.shared.wire.profiles import DatasetSchema, SiteProfile
 
 
 @dataclass(frozen=True, slots=True)

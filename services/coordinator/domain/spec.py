@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from shared.ids import FederationId, VersionId
-from shared.learning.strategies import STRATEGIES
-from shared.secagg.engines import DEFAULT_ENGINE, ENGINES
-from shared.statistics.queries import Query
+from undersong.shared.ids import FederationId, VersionId
+from undersong.shared.learning.strategies import STRATEGIES
+from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
+from undersong.shared.statistics.queries import Query
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]

@@ -5,22 +5,22 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from services.coordinator.domain import spec as parts
-from services.coordinator.domain.columns import agreed_column, check_listed, declared_columns
-from services.coordinator.domain.findings import Findings, parse_fields
-from services.coordinator.domain.protection import check_cohort, check_protection
-from services.coordinator.domain.recipes import find_recipe
-from services.coordinator.domain.sites import SiteFacts, having, holders_of, profile_of, schema_of
-from services.coordinator.domain.spec import StatisticsSpec
-from services.coordinator.domain.validation import Resolved, Verdict, World
-from shared.documents import document_faults, pointer
-from shared.names import hint
-from shared.statistics.measures import MAX_SUMS, SALT, Asked
-from shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
-from shared.statistics.session import QuerySession
-from shared.statistics.steps import Setting
-from shared.wire.columns import agree
-from shared.wire.profiles import Column
+from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain.columns import agreed_column, check_listed, declared_columns
+from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.protection import check_cohort, check_protection
+from undersong.services.coordinator.domain.recipes import find_recipe
+from undersong.services.coordinator.domain.sites import SiteFacts, having, holders_of, profile_of, schema_of
+from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.domain.validation import Resolved, Verdict, World
+from undersong.shared.documents import document_faults, pointer
+from undersong.shared.names import hint
+from undersong.shared.statistics.measures import MAX_SUMS, SALT, Asked
+from undersong.shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
+from undersong.shared.statistics.session import QuerySession
+from undersong.shared.statistics.steps import Setting
+from undersong.shared.wire.columns import agree
+from undersong.shared.wire.profiles import Column
 
 RECIPE: Final = "statistics"
 MAX_TERMS: Final = 500

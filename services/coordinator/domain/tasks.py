@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from shared.errors import Conflict, Gone
-from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+from undersong.shared.errors import Conflict, Gone
+from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
 DEALER_AT_FAULT: Final = "dealer-at-fault"
 """The code of a site whose secret shares others cannot use: it takes part in no later round of the job."""

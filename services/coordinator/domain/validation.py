@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.coordinator.domain import spec as parts
-from services.coordinator.domain.columns import choose_columns, declared_columns
-from services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
-from services.coordinator.domain.findings import Findings, parse_fields
-from services.coordinator.domain.protection import check_cohort, check_protection, check_proved
-from services.coordinator.domain.recipes import check_params, find_recipe
-from services.coordinator.domain.sites import (
+from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain.columns import choose_columns, declared_columns
+from undersong.services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
+from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
+from undersong.services.coordinator.domain.recipes import check_params, find_recipe
+from undersong.services.coordinator.domain.sites import (
     SiteFacts,
     dataset_of,
     disability,
@@ -22,14 +22,14 @@ from services.coordinator.domain.sites import (
     profile_of,
     schema_of,
 )
-from services.coordinator.domain.spec import AnySpec, JobSpec
-from shared.errors import FieldError, Refusal
-from shared.ids import SiteId
-from shared.names import twins
-from shared.secagg.facts import EngineFacts
-from shared.wire.columns import Column, Unused, misfit
-from shared.wire.manifest import DataRef
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.services.coordinator.domain.spec import AnySpec, JobSpec
+from undersong.shared.errors import FieldError, Refusal
+from undersong.shared.ids import SiteId
+from undersong.shared.names import twins
+from undersong.shared.secagg.facts import EngineFacts
+from undersong.shared.wire.columns import Column, Unused, misfit
+from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 from pydantic import Field, ValidationError
 
-from services.coordinator.peers.peer import Answer, Call, PartyAway, PartyRefused, Peer
-from shared.ids import Digest, RoundId, SiteId, VersionId
-from shared.wire.manifest import SignedManifest
+from undersong.services.coordinator.peers.peer import Answer, Call, PartyAway, PartyRefused, Peer
+from undersong.shared.ids import Digest, RoundId, SiteId, VersionId
+from undersong.shared.wire.manifest import SignedManifest
 
 
 class RoundResult(Answer):

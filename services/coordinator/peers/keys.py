@@ -6,10 +6,10 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from services.coordinator.peers.peer import Answer, Call, PartyAway, Peer
-from shared.ids import Digest, RoundId
-from shared.transparency.documents import LoggedRecord
-from shared.wire.manifest import LogHead
+from undersong.services.coordinator.peers.peer import Answer, Call, PartyAway, Peer
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.transparency.documents import LoggedRecord
+from undersong.shared.wire.manifest import LogHead
 
 
 class _Certificate(Answer):

@@ -7,8 +7,8 @@ from typing import Any, Final
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from shared.errors import Conflict, NotFound, Unavailable
-from shared.telemetry.traces import current_trace
+from undersong.shared.errors import Conflict, NotFound, Unavailable
+from undersong.shared.telemetry.traces import current_trace
 
 _AWAY: Final = frozenset({429, 500, 502, 503, 504, 507})
 

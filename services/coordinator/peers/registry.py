@@ -8,9 +8,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import Field, ValidationError
 
-from services.coordinator.peers.peer import Answer, Call, PartyRefused, Peer
-from shared.ids import Digest, FederationId, ModelId, VersionId
-from shared.wire.manifest import DataRef
+from undersong.services.coordinator.peers.peer import Answer, Call, PartyRefused, Peer
+from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
+from undersong.shared.wire.manifest import DataRef
 
 
 class _Model(Answer):

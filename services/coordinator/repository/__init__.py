@@ -3,7 +3,7 @@
 Locks are taken in one order, so that transactions wait for each other and do not deadlock: site, round, task, job.
 """
 
-from shared.errors import Conflict
+from undersong.shared.errors import Conflict
 
 
 class Overtaken(Conflict):

@@ -7,11 +7,11 @@ from datetime import datetime
 from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.coordinator.repository.sites import NameTaken
-from services.coordinator.tables import GrantRow, TokenRow, UserRow
-from shared.database import Page, Transaction, page
-from shared.errors import no_such
-from shared.ids import TokenId, UserId
+from undersong.services.coordinator.repository.sites import NameTaken
+from undersong.services.coordinator.tables import GrantRow, TokenRow, UserRow
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.errors import no_such
+from undersong.shared.ids import TokenId, UserId
 
 EVERYWHERE = "*"
 

@@ -9,19 +9,19 @@ from typing import Any, cast
 import structlog
 from sqlalchemy import Integer, Select, String, Table, bindparam, insert, select, update
 
-from services.coordinator.domain.causes import Cause
-from services.coordinator.domain.jobs import Job
-from services.coordinator.domain.progress import JobState, Progress
-from services.coordinator.domain.spec import spec_of
-from services.coordinator.domain.tasks import DEALER_AT_FAULT
-from services.coordinator.domain.validation import Resolved
-from services.coordinator.repository import Overtaken
-from services.coordinator.tables import JobEventRow, JobRow
-from shared.database import Page, Transaction, page
-from shared.errors import no_such
-from shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
-from shared.secagg.engine import SHARES_DISPUTED
-from shared.telemetry.traces import current_trace
+from undersong.services.coordinator.domain.causes import Cause
+from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.progress import JobState, Progress
+from undersong.services.coordinator.domain.spec import spec_of
+from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT
+from undersong.services.coordinator.domain.validation import Resolved
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.tables import JobEventRow, JobRow
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.errors import no_such
+from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
+from undersong.shared.secagg.engine import SHARES_DISPUTED
+from undersong.shared.telemetry.traces import current_trace
 
 _JOBS = cast("Table", JobRow.__table__)
 _EVENTS = cast("Table", JobEventRow.__table__)

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, select, update
 
-from services.coordinator.domain.rounds import ENDED, Phase, Round
-from services.coordinator.repository import Overtaken
-from services.coordinator.tables import RoundRow
-from shared.database import Page, Transaction, page
-from shared.errors import no_such
-from shared.ids import JobId, RoundId, SiteId
-from shared.wire.manifest import RoundKind, SignedManifest
+from undersong.services.coordinator.domain.rounds import ENDED, Phase, Round
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.tables import RoundRow
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.errors import no_such
+from undersong.shared.ids import JobId, RoundId, SiteId
+from undersong.shared.wire.manifest import RoundKind, SignedManifest
 
 _ROUNDS = cast("Table", RoundRow.__table__)
 _DOCUMENTS = ("manifest", "engine_public", "result", "metrics")

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.coordinator.tables import EndedSessionRow, SignInFailureRow
-from shared.database import Transaction
+from undersong.services.coordinator.tables import EndedSessionRow, SignInFailureRow
+from undersong.shared.database import Transaction
 
 
 class SignInRepository:

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import JSON, String, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
-from services.coordinator.domain.sites import SiteFacts
-from services.coordinator.tables import FederationRow, PlatformRow, SiteRow
-from shared.database import Page, Transaction, UtcDateTime, page
-from shared.errors import Conflict, no_such
-from shared.ids import FederationId, SiteId
-from shared.wire.profiles import SiteProfile
+from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.services.coordinator.tables import FederationRow, PlatformRow, SiteRow
+from undersong.shared.database import Page, Transaction, UtcDateTime, page
+from undersong.shared.errors import Conflict, no_such
+from undersong.shared.ids import FederationId, SiteId
+from undersong.shared.wire.profiles import SiteProfile
 
 
 class NameTaken(Conflict):

@@ -12,13 +12,13 @@ from typing import Any, cast
 
 from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, literal_column, or_, select, update
 
-from services.coordinator.domain.rounds import Phase
-from services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
-from services.coordinator.repository import Overtaken
-from services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
-from shared.database import Page, Transaction, page
-from shared.errors import no_such
-from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
+from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.errors import no_such
+from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
 _TASKS = cast("Table", TaskRow.__table__)
 _ROUNDS = cast("Table", RoundRow.__table__)

@@ -6,19 +6,19 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from services.coordinator.domain.causes import reason_sentence
-from services.coordinator.domain.jobs import Job
-from services.coordinator.domain.spec import AnySpec, StatisticsSpec
-from services.coordinator.domain.statistics import rounds_of
-from services.coordinator.domain.tasks import Task
-from services.coordinator.repository.jobs import JobEvent
-from services.coordinator.repository.rounds import RoundRecord
-from services.coordinator.views import View
-from services.coordinator.views.tasks import TaskView
-from shared.errors import FieldError
-from shared.learning.metrics import cautions_of
-from shared.statistics.results import Result
-from shared.wire.columns import Column, Unused
+from undersong.services.coordinator.domain.causes import reason_sentence
+from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from undersong.services.coordinator.domain.statistics import rounds_of
+from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.repository.jobs import JobEvent
+from undersong.services.coordinator.repository.rounds import RoundRecord
+from undersong.services.coordinator.views import View
+from undersong.services.coordinator.views.tasks import TaskView
+from undersong.shared.errors import FieldError
+from undersong.shared.learning.metrics import cautions_of
+from undersong.shared.statistics.results import Result
+from undersong.shared.wire.columns import Column, Unused
 
 
 class FieldFinding(View):

@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from services.coordinator.domain.columns import compare
-from services.coordinator.domain.sites import SiteFacts, alike_columns, lacks_dataset, schema_of, sights_of
-from services.coordinator.repository.accounts import Token, User
-from services.coordinator.repository.sites import Federation, Site
-from services.coordinator.views import View
-from shared.ids import SiteId
-from shared.names import Sights
-from shared.wire.columns import Agreement, Column
-from shared.wire.profiles import SiteProfile
+from undersong.services.coordinator.domain.columns import compare
+from undersong.services.coordinator.domain.sites import SiteFacts, alike_columns, lacks_dataset, schema_of, sights_of
+from undersong.services.coordinator.repository.accounts import Token, User
+from undersong.services.coordinator.repository.sites import Federation, Site
+from undersong.services.coordinator.views import View
+from undersong.shared.ids import SiteId
+from undersong.shared.names import Sights
+from undersong.shared.wire.columns import Agreement, Column
+from undersong.shared.wire.profiles import SiteProfile
 
 
 class FederationView(View):

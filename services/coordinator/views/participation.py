@@ -5,10 +5,10 @@ from datetime import datetime
 
 from pydantic import Field
 
-from services.coordinator.domain.causes import fault_sentence
-from services.coordinator.domain.tasks import TaskState
-from services.coordinator.repository.tasks import Participation
-from services.coordinator.views import View
+from undersong.services.coordinator.domain.causes import fault_sentence
+from undersong.services.coordinator.domain.tasks import TaskState
+from undersong.services.coordinator.repository.tasks import Participation
+from undersong.services.coordinator.views import View
 
 
 class ParticipationView(View):

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from services.coordinator.domain.tasks import Task, TaskState
-from services.coordinator.leases import Lease
-from services.coordinator.views import View
+from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.leases import Lease
+from undersong.services.coordinator.views import View
 
 
 class TaskView(View):

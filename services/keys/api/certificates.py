@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from services.keys.authority import Authority
-from services.keys.certificates import Certificates
-from services.keys.domain import (
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.certificates import Certificates
+from undersong.services.keys.domain import (
     CertificateUnknown,
     ChallengeUnknown,
     Issued,
@@ -19,14 +19,14 @@ from services.keys.domain import (
     TokenUnknown,
     TokenUsed,
 )
-from services.keys.enrolments import Enrolments, TokenRequestDiffers
-from shared.errors import Forbidden, Unauthenticated
-from shared.identity.authority import Subject, keyid_of
-from shared.identity.verify import CertificateRevoked, SignatureInvalid
-from shared.web.access import Actor, AnyParty, Principal, Role, TokenRefused, require
-from shared.web.idempotency import IdempotentOnce
-from shared.web.paging import After, Limit, Listing
-from shared.web.problems import not_allowed, problems
+from undersong.services.keys.enrolments import Enrolments, TokenRequestDiffers
+from undersong.shared.errors import Forbidden, Unauthenticated
+from undersong.shared.identity.authority import Subject, keyid_of
+from undersong.shared.identity.verify import CertificateRevoked, SignatureInvalid
+from undersong.shared.web.access import Actor, AnyParty, Principal, Role, TokenRefused, require
+from undersong.shared.web.idempotency import IdempotentOnce
+from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.problems import not_allowed, problems
 
 KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="32 bytes of an Ed25519 public key in hex")]
 ProofHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$", description="64 bytes of an Ed25519 signature in hex")]

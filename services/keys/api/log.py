@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, StringConstraints
 
-from services.keys.api.rounds import LogUse
-from services.keys.domain import EntryUnknown
-from shared.errors import Forbidden, Invalid, Unauthenticated
-from shared.identity.verify import Party
-from shared.ids import RoundId
-from shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecords, LogHead
-from shared.web.access import Actor
-from shared.web.problems import problems
+from undersong.services.keys.api.rounds import LogUse
+from undersong.services.keys.domain import EntryUnknown
+from undersong.shared.errors import Forbidden, Invalid, Unauthenticated
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import RoundId
+from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecords, LogHead
+from undersong.shared.web.access import Actor
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1/log", tags=["log"])
 

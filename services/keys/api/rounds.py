@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from services.keys.authority import pem_of
-from services.keys.domain import (
+from undersong.services.keys.authority import pem_of
+from undersong.services.keys.domain import (
     AlreadyWitnessed,
     CertificateUnknown,
     ManifestUntrusted,
@@ -15,20 +15,20 @@ from services.keys.domain import (
     RecordUnknown,
     RoundVoided,
 )
-from services.keys.log import Log
-from services.keys.rounds import RoundRecords
-from services.keys.witness import Question, Witness
-from shared.errors import Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
-from shared.identity.authority import public_bytes
-from shared.identity.verify import CertificateRevoked, Party
-from shared.ids import Digest, RoundId
-from shared.secagg.pairwise.messages import MAX_BYTES, MalformedStep
-from shared.secagg.pairwise.witness import WitnessRefused
-from shared.transparency.documents import LoggedRecord, RoundRecord
-from shared.transparency.records import RecordInvalid
-from shared.web.access import Actor, service_party
-from shared.web.body import receive_whole
-from shared.web.problems import problems
+from undersong.services.keys.log import Log
+from undersong.services.keys.rounds import RoundRecords
+from undersong.services.keys.witness import Question, Witness
+from undersong.shared.errors import Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
+from undersong.shared.identity.authority import public_bytes
+from undersong.shared.identity.verify import CertificateRevoked, Party
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.secagg.pairwise.messages import MAX_BYTES, MalformedStep
+from undersong.shared.secagg.pairwise.witness import WitnessRefused
+from undersong.shared.transparency.documents import LoggedRecord, RoundRecord
+from undersong.shared.transparency.records import RecordInvalid
+from undersong.shared.web.access import Actor, service_party
+from undersong.shared.web.body import receive_whole
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
 

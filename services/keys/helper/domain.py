@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.errors import Conflict, Forbidden, Gone, NotFound
-from shared.ids import Digest, RoundId
-from shared.wire.manifest import SignedManifest
+from undersong.shared.errors import Conflict, Forbidden, Gone, NotFound
+from undersong.shared.ids import Digest, RoundId
+from undersong.shared.wire.manifest import SignedManifest
 
 
 class RoundUnknown(NotFound):

@@ -1,9 +1,9 @@
 """The helper's mark, and what a restore means to it: what it may have signed is forgotten, so no round goes on."""
 
-from services.keys.helper.openings import Openings
-from services.keys.helper.repository.rounds import HelperRepository
-from shared.database import Transaction
-from shared.highwater import Mark
+from undersong.services.keys.helper.openings import Openings
+from undersong.services.keys.helper.repository.rounds import HelperRepository
+from undersong.shared.database import Transaction
+from undersong.shared.highwater import Mark
 
 
 class HelperMarks:

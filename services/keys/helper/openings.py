@@ -9,8 +9,8 @@ import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
-from shared.highwater import DurableLines
-from shared.ids import RoundId
+from undersong.shared.highwater import DurableLines
+from undersong.shared.ids import RoundId
 
 
 class Opening(NamedTuple):

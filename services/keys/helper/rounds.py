@@ -2,7 +2,8 @@
 
 Write-ahead: an answer is committed with its question before it leaves. The same question gets the same answer, after
 a crash too; another one is refused. What is computed in between is a function of what is stored. A database that is
-older than what was answered is noticed (`services.keys.restores`), and no round goes on that was begun before.
+older than what was answered is noticed (`undersong.services.keys.restores`), and no round goes on that was begun
+before.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import ValidationError
 
-from services.keys.helper.domain import (
+from undersong.services.keys.helper.domain import (
     EngineWithoutHelper,
     HelperRound,
     RoundAnswered,
@@ -25,20 +26,20 @@ from services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from services.keys.helper.openings import Openings
-from services.keys.helper.peers.parties import Parties
-from services.keys.helper.repository.rounds import HelperRepository, Kept, opening_of
-from services.keys.restores import RestoreWatch, Standing
-from shared.database import Database, Transaction
-from shared.errors import Invalid, Refusal
-from shared.faults import point
-from shared.identity.authority import Identity
-from shared.identity.sealing import Sealer
-from shared.ids import Digest, RoundId, SiteId, digest_of
-from shared.secagg import transcript
-from shared.secagg.engines import engine_facts
-from shared.secagg.twoserver.engine import accepted_set
-from shared.secagg.twoserver.helper import (
+from undersong.services.keys.helper.openings import Openings
+from undersong.services.keys.helper.peers.parties import Parties
+from undersong.services.keys.helper.repository.rounds import HelperRepository, Kept, opening_of
+from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import Invalid, Refusal
+from undersong.shared.faults import point
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import Digest, RoundId, SiteId, digest_of
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.secagg.twoserver.engine import accepted_set
+from undersong.shared.secagg.twoserver.helper import (
     HelperKeys,
     aggregate,
     judge,
@@ -47,7 +48,7 @@ from shared.secagg.twoserver.helper import (
     seal_share,
     seal_verify_key,
 )
-from shared.secagg.twoserver.messages import (
+from undersong.shared.secagg.twoserver.messages import (
     Accepted,
     Agree,
     Begin,
@@ -56,10 +57,10 @@ from shared.secagg.twoserver.messages import (
     ReportQuestion,
     ReportVerdict,
 )
-from shared.secagg.twoserver.report import ReportRepeated
-from shared.telemetry.metrics import SECAGG_FAILURES
-from shared.wire.helper import accepted_statement, key_statement
-from shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.shared.secagg.twoserver.report import ReportRepeated
+from undersong.shared.telemetry.metrics import SECAGG_FAILURES
+from undersong.shared.wire.helper import accepted_statement, key_statement
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _KEYS: Final = ("rounds", "keys")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.web.settings import ServiceSettings, settings_config
+from undersong.shared.web.settings import ServiceSettings, settings_config
 
 
 class HelperSettings(ServiceSettings):

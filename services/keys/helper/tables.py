@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, UtcDateTime, new_metadata
+from undersong.shared.database import CommonTables, UtcDateTime, new_metadata
 
 
 class Base(DeclarativeBase):

@@ -7,24 +7,24 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from services.keys.helper.api.rounds import router
-from services.keys.helper.marks import HelperMarks
-from services.keys.helper.openings import Openings
-from services.keys.helper.peers.parties import Parties
-from services.keys.helper.repository.rounds import HelperRepository
-from services.keys.helper.rounds import HelperRounds
-from services.keys.helper.settings import HelperSettings
-from services.keys.helper.tables import common
-from services.keys.restores import RestoreWatch
-from shared.clock import Clock
-from shared.database import Database
-from shared.highwater import HighWater
-from shared.identity.sealing import Sealer
-from shared.queues import Sweeper, background
-from shared.web.app import create_app
-from shared.web.health import database_checks
-from shared.web.standing import Standing, standing
-from shared.wire.helper import HELPER
+from undersong.services.keys.helper.api.rounds import router
+from undersong.services.keys.helper.marks import HelperMarks
+from undersong.services.keys.helper.openings import Openings
+from undersong.services.keys.helper.peers.parties import Parties
+from undersong.services.keys.helper.repository.rounds import HelperRepository
+from undersong.services.keys.helper.rounds import HelperRounds
+from undersong.services.keys.helper.settings import HelperSettings
+from undersong.services.keys.helper.tables import common
+from undersong.services.keys.restores import RestoreWatch
+from undersong.shared.clock import Clock
+from undersong.shared.database import Database
+from undersong.shared.highwater import HighWater
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.queues import Sweeper, background
+from undersong.shared.web.app import create_app
+from undersong.shared.web.health import database_checks
+from undersong.shared.web.standing import Standing, standing
+from undersong.shared.wire.helper import HELPER
 
 PACKAGE = "keys.helper"
 

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from sqlalchemy import delete, select, update
 
-from services.keys.domain import (
+from undersong.services.keys.domain import (
     CertificateUnknown,
     Challenge,
     ChallengeUnknown,
@@ -16,7 +16,7 @@ from services.keys.domain import (
     Revocation,
     TokenUnknown,
 )
-from services.keys.tables import (
+from undersong.services.keys.tables import (
     AuthorityRow,
     CertificateRow,
     ChallengeRow,
@@ -25,10 +25,10 @@ from services.keys.tables import (
     RevocationRow,
     WitnessedRoundRow,
 )
-from shared.database import Page, Transaction, page
-from shared.identity.authority import Subject
-from shared.identity.verify import CertificateRevoked
-from shared.ids import Digest
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.identity.authority import Subject
+from undersong.shared.identity.verify import CertificateRevoked
+from undersong.shared.ids import Digest
 
 _CHUNK = 500  # keys a query: databases limit a statement's parameters
 
@@ -40,7 +40,7 @@ class KeysRepository:
         self._tx, self._session = tx, tx.session
 
     async def authority(self) -> AuthorityRow | None:
-        """The authority's sealed row, for `services.keys.authority` alone."""
+        """The authority's sealed row, for `undersong.services.keys.authority` alone."""
         return await self._session.get(AuthorityRow, 1)
 
     async def add_authority(self, row: AuthorityRow) -> None:

@@ -7,10 +7,10 @@ import msgpack
 from sqlalchemy import String, func, literal, select, tuple_
 from sqlalchemy.orm import aliased
 
-from services.keys.tables import CertificateRow, LogEntryRow, LogNodeRow, RevocationRow, RoundRecordRow
-from shared.database import Transaction
-from shared.merkle.tree import Node
-from shared.transparency.documents import CERTIFICATE_ISSUED, CERTIFICATE_REVOKED, LogEntry, RoundRecord
+from undersong.services.keys.tables import CertificateRow, LogEntryRow, LogNodeRow, RevocationRow, RoundRecordRow
+from undersong.shared.database import Transaction
+from undersong.shared.merkle.tree import Node
+from undersong.shared.transparency.documents import CERTIFICATE_ISSUED, CERTIFICATE_REVOKED, LogEntry, RoundRecord
 
 _CHUNK = 300  # nodes a query: databases limit a statement's parameters
 

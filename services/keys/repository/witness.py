@@ -4,10 +4,10 @@ from datetime import datetime
 
 from sqlalchemy import select, update
 
-from services.keys.domain import NonceUnknown
-from services.keys.tables import WitnessedRoundRow, WitnessStateRow
-from shared.database import Transaction
-from shared.identity.sealing import Sealer
+from undersong.services.keys.domain import NonceUnknown
+from undersong.services.keys.tables import WitnessedRoundRow, WitnessStateRow
+from undersong.shared.database import Transaction
+from undersong.shared.identity.sealing import Sealer
 
 NONCE_PLACE = ("rounds_witnessed", "nonce")
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from services.registry.contents import Contents, Upload
-from services.registry.domain import (
+from undersong.services.registry.contents import Contents, Upload
+from undersong.services.registry.domain import (
     ALIAS_PATTERN,
     AliasUnknown,
     ContentDamaged,
@@ -24,9 +24,9 @@ from services.registry.domain import (
     VersionUnknown,
     asked_range,
 )
-from services.registry.models import Models
-from services.registry.versions import Versions
-from services.registry.views import (
+from undersong.services.registry.models import Models
+from undersong.services.registry.versions import Versions
+from undersong.services.registry.views import (
     AliasRequest,
     ContentView,
     MetricsRequest,
@@ -36,16 +36,16 @@ from services.registry.views import (
     VersionSummary,
     VersionView,
 )
-from shared.blobs import BlobTooLarge, DigestMismatch
-from shared.errors import Forbidden, LengthRequired, StorageFull, Unauthenticated
-from shared.identity.digests import content_digest_from
-from shared.ids import Digest
-from shared.learning.safetensors import BadModelFile
-from shared.web.access import Actor, TokenRefused
-from shared.web.body import announced_digest, receive
-from shared.web.idempotency import IdempotentOnce
-from shared.web.paging import After, AfterNumber, Limit, Listing
-from shared.web.problems import problem_response, problems, request_id_of
+from undersong.shared.blobs import BlobTooLarge, DigestMismatch
+from undersong.shared.errors import Forbidden, LengthRequired, StorageFull, Unauthenticated
+from undersong.shared.identity.digests import content_digest_from
+from undersong.shared.ids import Digest
+from undersong.shared.learning.safetensors import BadModelFile
+from undersong.shared.web.access import Actor, TokenRefused
+from undersong.shared.web.body import announced_digest, receive
+from undersong.shared.web.idempotency import IdempotentOnce
+from undersong.shared.web.paging import After, AfterNumber, Limit, Listing
+from undersong.shared.web.problems import problem_response, problems, request_id_of
 
 MEDIA_TYPE = "application/vnd.safetensors"
 _FILE = {"schema": {"type": "string", "format": "binary"}}

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.registry.domain import (
+from undersong.services.registry.domain import (
     AliasUnknown,
     Content,
     ContentMissing,
@@ -20,10 +20,18 @@ from services.registry.domain import (
     Version,
     VersionUnknown,
 )
-from services.registry.tables import ActionRow, AliasRow, ClaimRow, ContentRow, EvaluationRow, ModelRow, VersionRow
-from shared.database import Page, Transaction, page
-from shared.errors import no_such
-from shared.ids import Digest, FederationId, ModelId, VersionId
+from undersong.services.registry.tables import (
+    ActionRow,
+    AliasRow,
+    ClaimRow,
+    ContentRow,
+    EvaluationRow,
+    ModelRow,
+    VersionRow,
+)
+from undersong.shared.database import Page, Transaction, page
+from undersong.shared.errors import no_such
+from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
 
 
 class NaturalKeyTaken(Exception):

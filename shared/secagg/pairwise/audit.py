@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
-from shared.errors import Refusal
-from shared.ids import Digest, SiteId
-from shared.secagg import transcript
-from shared.secagg.audit import Check, RecordInvalid, finished, many, refusing
-from shared.secagg.pairwise.complaints import check_left_out, unpack_complaints
-from shared.secagg.pairwise.messages import Survivors
-from shared.secagg.pairwise.roster import (
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.audit import Check, RecordInvalid, finished, many, refusing
+from undersong.shared.secagg.pairwise.complaints import check_left_out, unpack_complaints
+from undersong.shared.secagg.pairwise.messages import Survivors
+from undersong.shared.secagg.pairwise.roster import (
     Frame,
     Roster,
     advertisement_statement,
@@ -18,13 +18,13 @@ from shared.secagg.pairwise.roster import (
     survivors_statement,
     verify,
 )
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.transcript import Transcript
-from shared.wire.records import RoundRecord
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.transcript import Transcript
+from undersong.shared.wire.records import RoundRecord
 
 
 class PairwiseAudit:
-    """The engine's checks (`shared.secagg.audit.EngineAudit`)."""
+    """The engine's checks (`undersong.shared.secagg.audit.EngineAudit`)."""
 
     def protection(self, record: RoundRecord) -> str:  # noqa: ARG002
         """Say that masks hid each update."""

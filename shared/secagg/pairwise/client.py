@@ -22,16 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shared.secagg import transcript
-from shared.secagg.engine import NO_FLOORS, Floors
-from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
-from shared.secagg.pairwise.masks import ModVector, apply_mask
-from shared.secagg.pairwise.messages import Advertisement, Delivery, OpeningShares, Survivors
-from shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
-from shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
-from shared.secagg.pairwise.shares import SHARE_BYTES, Random, split, well_formed
-from shared.secagg.pairwise.survivors import UnsafeSurvivors
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import NO_FLOORS, Floors
+from undersong.shared.secagg.pairwise import messages, roster
+from undersong.shared.secagg.pairwise.complaints import COMMITMENT, ENVELOPE, SHARE, Complaint, complaint_statement
+from undersong.shared.secagg.pairwise.masks import ModVector, apply_mask
+from undersong.shared.secagg.pairwise.messages import Advertisement, Delivery, OpeningShares, Survivors
+from undersong.shared.secagg.pairwise.opening import COMMITMENT_BYTES, share_commitments
+from undersong.shared.secagg.pairwise.roster import Frame, Roster, RoundAborted, Terms
+from undersong.shared.secagg.pairwise.shares import SHARE_BYTES, Random, split, well_formed
+from undersong.shared.secagg.pairwise.survivors import UnsafeSurvivors
 
 NO_SHARE = b"\xff" * SHARE_BYTES
 """What a client sends in R4 in place of a share that it complained about: no values of the field."""

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgpack
 
-from shared.ids import SiteId
-from shared.secagg import transcript
-from shared.secagg.engine import SHARES_DISPUTED, Fault
-from shared.secagg.pairwise import roster
-from shared.secagg.pairwise.graph import planned
-from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
-from shared.secagg.pairwise.roster import Frame, RoundAborted
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import SHARES_DISPUTED, Fault
+from undersong.shared.secagg.pairwise import roster
+from undersong.shared.secagg.pairwise.graph import planned
+from undersong.shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
+from undersong.shared.secagg.pairwise.roster import Frame, RoundAborted
 
 ENVELOPE: Final = "envelope"
 """The envelope cannot be opened."""

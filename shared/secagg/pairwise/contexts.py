@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shared.secagg.transcript import tagged_hash
+from undersong.shared.secagg.transcript import tagged_hash
 
 SUITE: Final = "undersong-pairwise-1"
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from shared.fields.field64 import Field, P, add, multiply
-from shared.secagg.pairwise.shares import SHARE_BYTES, BadShares, secret_of
+from undersong.shared.fields.field64 import Field, P, add, multiply
+from undersong.shared.secagg.pairwise.shares import SHARE_BYTES, BadShares, secret_of
 
 _P = np.uint64(P)
 

@@ -1,4 +1,4 @@
-"""The pairwise engine at the seam (`shared.secagg.engine`): six steps, and a witness asked twice.
+"""The pairwise engine at the seam (`undersong.shared.secagg.engine`): six steps, and a witness asked twice.
 
 advertise -> (witness signs the roster) -> share -> check -> upload -> (witness signs the survivors) -> commit ->
 unmask. The first three run while the site trains. The manifest's `engine_params` fix what `terms` reads.
@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from shared.ids import SiteId
-from shared.secagg.engine import (
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import (
     NO_ASKS,
     Asks,
     BodySource,
@@ -24,14 +24,14 @@ from shared.secagg.engine import (
     ServerRound,
     UpdateRefused,
 )
-from shared.secagg.pairwise.facts import FACTS
-from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.roster import (
+from undersong.shared.secagg.pairwise.facts import FACTS
+from undersong.shared.secagg.pairwise.masks import apply_mask
+from undersong.shared.secagg.pairwise.roster import (
     Roster,
 )
-from shared.secagg.pairwise.server import NotEnoughShares
-from shared.secagg.pairwise.site import PairwiseClient
-from shared.secagg.pairwise.steps import (
+from undersong.shared.secagg.pairwise.server import NotEnoughShares
+from undersong.shared.secagg.pairwise.site import PairwiseClient
+from undersong.shared.secagg.pairwise.steps import (
     StepsState,
     close_advertise,
     close_check,
@@ -40,11 +40,11 @@ from shared.secagg.pairwise.steps import (
     close_unmask,
     close_upload,
 )
-from shared.secagg.pairwise.terms import terms as terms  # part of this module's face
-from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.secagg.quantise import ModVector
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import UpdateHeader
+from undersong.shared.secagg.pairwise.terms import terms as terms  # part of this module's face
+from undersong.shared.secagg.pairwise.uploads import MaskSignatures
+from undersong.shared.secagg.quantise import ModVector
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import UpdateHeader
 
 _BLOCK: Final = 24 * 8192
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from shared.secagg.facts import UPLOAD, WITNESS, EngineFacts, PartyFacts, PlanRequest, Wording
-from shared.secagg.pairwise.graph import COMPLETE_UP_TO
+from undersong.shared.secagg.facts import UPLOAD, WITNESS, EngineFacts, PartyFacts, PlanRequest, Wording
+from undersong.shared.secagg.pairwise.graph import COMPLETE_UP_TO
 
 NAME: Final = "pairwise"
 ADVERTISE: Final = "advertise"
@@ -34,9 +34,9 @@ FACTS: Final = EngineFacts(
         "and only that sum is opened: no service sees a single update, the aggregator included.",
         seen_by="no service",
     ),
-    code="shared.secagg.pairwise.engine:PAIRWISE",
-    audit="shared.secagg.pairwise.audit:AUDIT",
-    kernels=("shared.secagg.pairwise.decoding",),
+    code="undersong.shared.secagg.pairwise.engine:PAIRWISE",
+    audit="undersong.shared.secagg.pairwise.audit:AUDIT",
+    kernels=("undersong.shared.secagg.pairwise.decoding",),
     parties=(PartyFacts(WITNESS),),
     vouched_by="keys",
     commits_nonce=True,

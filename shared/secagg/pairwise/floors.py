@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic import Field
 
-from shared.secagg.floors import Floors, Objection, OwnerSection
-from shared.secagg.pairwise.graph import UnsafeTopology, plan
-from shared.wire.manifest import RoundManifest
+from undersong.shared.secagg.floors import Floors, Objection, OwnerSection
+from undersong.shared.secagg.pairwise.graph import UnsafeTopology, plan
+from undersong.shared.wire.manifest import RoundManifest
 
 SMALL: Final = 128
 _TEXT: Final = """\

@@ -15,7 +15,7 @@ from typing import overload
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from shared.secagg.transcript import tagged_hash
+from undersong.shared.secagg.transcript import tagged_hash
 
 COMPLETE_UP_TO = 512
 _DISCLOSED = 2.0**-40

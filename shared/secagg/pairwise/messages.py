@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgpack
 
-from shared.errors import Invalid
+from undersong.shared.errors import Invalid
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -10,9 +10,9 @@ is wrong among the others is corrected (`decoding`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.secagg import transcript
-from shared.secagg.pairwise.decoding import DecodedSecret, decode
-from shared.secagg.pairwise.shares import BadShares, well_formed
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise.decoding import DecodedSecret, decode
+from undersong.shared.secagg.pairwise.shares import BadShares, well_formed
 
 COMMITMENT_BYTES = 32
 

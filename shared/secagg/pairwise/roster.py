@@ -10,13 +10,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from shared.errors import Forbidden
-from shared.merkle import proofs as merkle
-from shared.secagg import transcript
-from shared.secagg.pairwise import contexts
-from shared.secagg.pairwise.graph import Neighbours, Topology, neighbours, plan
-from shared.secagg.pairwise.messages import Advertisement, MalformedStep
-from shared.secagg.pairwise.survivors import check_survivors
+from undersong.shared.errors import Forbidden
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import contexts
+from undersong.shared.secagg.pairwise.graph import Neighbours, Topology, neighbours, plan
+from undersong.shared.secagg.pairwise.messages import Advertisement, MalformedStep
+from undersong.shared.secagg.pairwise.survivors import check_survivors
 
 DIGEST_BYTES = 32
 

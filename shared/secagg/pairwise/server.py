@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.ids import SiteId
-from shared.secagg import transcript
-from shared.secagg.engine import Fault, RoundSpoiled
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.client import pair_seed
-from shared.secagg.pairwise.graph import planned
-from shared.secagg.pairwise.messages import Delivery, OpeningShares
-from shared.secagg.pairwise.opening import COMMITMENT_BYTES, Check, Opener
-from shared.secagg.pairwise.roster import Frame, Roster, Terms, holders
-from shared.secagg.pairwise.shares import SHARE_BYTES
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import Fault, RoundSpoiled
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.client import pair_seed
+from undersong.shared.secagg.pairwise.graph import planned
+from undersong.shared.secagg.pairwise.messages import Delivery, OpeningShares
+from undersong.shared.secagg.pairwise.opening import COMMITMENT_BYTES, Check, Opener
+from undersong.shared.secagg.pairwise.roster import Frame, Roster, Terms, holders
+from undersong.shared.secagg.pairwise.shares import SHARE_BYTES
 
 WRONG_SHARE = "wrong-share"
 DEALER_AT_FAULT = "dealer-at-fault"

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from shared.merkle import proofs as merkle
-from shared.secagg import transcript
-from shared.secagg.engine import ClientRound, Payload, Pieces, UpdateRefused, Verifier, header_for
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.client import ClientState, Sign
-from shared.secagg.pairwise.complaints import pack_complaints
-from shared.secagg.pairwise.facts import ADVERTISE, CHECK, COMMIT, NAME, SHARE, UNMASK
-from shared.secagg.pairwise.messages import Delivery, MalformedStep, Survivors
-from shared.secagg.pairwise.roster import Roster, RoundAborted, Terms
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.quantise import DTYPES, pack, unpack
-from shared.wire.updates import write_header
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import ClientRound, Payload, Pieces, UpdateRefused, Verifier, header_for
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.client import ClientState, Sign
+from undersong.shared.secagg.pairwise.complaints import pack_complaints
+from undersong.shared.secagg.pairwise.facts import ADVERTISE, CHECK, COMMIT, NAME, SHARE, UNMASK
+from undersong.shared.secagg.pairwise.messages import Delivery, MalformedStep, Survivors
+from undersong.shared.secagg.pairwise.roster import Roster, RoundAborted, Terms
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.quantise import DTYPES, pack, unpack
+from undersong.shared.wire.updates import write_header
 
 
 class PairwiseClient:

@@ -6,13 +6,13 @@ from typing import Final
 
 import msgpack
 
-from shared.ids import SiteId
-from shared.merkle import proofs as merkle
-from shared.secagg import transcript
-from shared.secagg.engine import Asks, Closed, Fault, ServerRound
-from shared.secagg.facts import WITNESS
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.complaints import (
+from undersong.shared.ids import SiteId
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import Asks, Closed, Fault, ServerRound
+from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.complaints import (
     Complaint,
     check_complaints,
     disputed,
@@ -21,14 +21,14 @@ from shared.secagg.pairwise.complaints import (
     tolerated,
     unpack_complaints,
 )
-from shared.secagg.pairwise.messages import (
+from undersong.shared.secagg.pairwise.messages import (
     SIGNATURE_BYTES,
     Advertisement,
     MalformedStep,
     OpeningShares,
     Survivors,
 )
-from shared.secagg.pairwise.roster import (
+from undersong.shared.secagg.pairwise.roster import (
     Member,
     Roster,
     RoundAborted,
@@ -37,11 +37,11 @@ from shared.secagg.pairwise.roster import (
     survivors_statement,
     verify,
 )
-from shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerState
-from shared.secagg.pairwise.survivors import UnsafeSurvivors
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.pairwise.uploads import split_upload
-from shared.secagg.pairwise.witness import SurvivorsAsk
+from undersong.shared.secagg.pairwise.server import DEALER_AT_FAULT, DealerAtFault, NotEnoughShares, ServerState
+from undersong.shared.secagg.pairwise.survivors import UnsafeSurvivors
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.pairwise.uploads import split_upload
+from undersong.shared.secagg.pairwise.witness import SurvivorsAsk
 
 _NONCE_BYTES: Final = 32
 

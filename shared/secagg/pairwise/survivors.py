@@ -12,7 +12,7 @@ secrets of the dropped, and each arc has a sum of its own. Two conditions preven
 Client, witness, aggregator and auditor apply the same function; roster, U2 and U3 are public in the round.
 """
 
-from shared.secagg.pairwise.graph import Neighbours, Topology
+from undersong.shared.secagg.pairwise.graph import Neighbours, Topology
 
 
 class UnsafeSurvivors(ValueError):

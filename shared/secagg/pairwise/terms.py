@@ -1,9 +1,9 @@
 """What a signed manifest fixes for the engine. Apart from the engine, so that keys reads it without its kernels."""
 
-from shared.errors import Invalid
-from shared.secagg.pairwise.contexts import context_zero
-from shared.secagg.pairwise.roster import Terms
-from shared.wire.manifest import RoundManifest
+from undersong.shared.errors import Invalid
+from undersong.shared.secagg.pairwise.contexts import context_zero
+from undersong.shared.secagg.pairwise.roster import Terms
+from undersong.shared.wire.manifest import RoundManifest
 
 
 def terms(manifest: RoundManifest, witness: bytes) -> Terms:

@@ -11,18 +11,18 @@ from functools import lru_cache
 
 import msgpack
 
-from shared.ids import SiteId
-from shared.secagg import transcript
-from shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
-from shared.secagg.pairwise import contexts
-from shared.secagg.pairwise.client import ClientState
-from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep
-from shared.secagg.pairwise.roster import DIGEST_BYTES, Roster, RoundAborted, masked_statement, verify
-from shared.secagg.pairwise.terms import terms
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
+from undersong.shared.secagg.pairwise import contexts
+from undersong.shared.secagg.pairwise.client import ClientState
+from undersong.shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep
+from undersong.shared.secagg.pairwise.roster import DIGEST_BYTES, Roster, RoundAborted, masked_statement, verify
+from undersong.shared.secagg.pairwise.terms import terms
 
 
 class MaskSignatures:
-    """The signature over a masked body, at both ends (`shared.secagg.engine.BodySigning`)."""
+    """The signature over a masked body, at both ends (`undersong.shared.secagg.engine.BodySigning`)."""
 
     def sign(self, client_round: ClientRound, state: bytes, body_digest: bytes) -> bytes:
         """Sign the body that goes with this state, which is the one after the upload."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgpack
 
-from shared.errors import Forbidden
-from shared.secagg import transcript
-from shared.secagg.pairwise import roster
-from shared.secagg.pairwise.complaints import check_left_out
-from shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
-from shared.secagg.pairwise.roster import DIGEST_BYTES, Frame, Roster, RoundAborted, Terms
-from shared.secagg.pairwise.survivors import UnsafeSurvivors
+from undersong.shared.errors import Forbidden
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import roster
+from undersong.shared.secagg.pairwise.complaints import check_left_out
+from undersong.shared.secagg.pairwise.messages import SIGNATURE_BYTES, MalformedStep, unpacked
+from undersong.shared.secagg.pairwise.roster import DIGEST_BYTES, Frame, Roster, RoundAborted, Terms
+from undersong.shared.secagg.pairwise.survivors import UnsafeSurvivors
 
 _SURVIVORS_ASK = frozenset({"what", "members", "root", "sharers", "uploads", "complaints"})
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from shared.ids import Digest, SiteId
-from shared.secagg.audit import Check, RecordInvalid, cohort_transcript, refusing, said_by_sites
-from shared.wire.records import RoundRecord
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.audit import Check, RecordInvalid, cohort_transcript, refusing, said_by_sites
+from undersong.shared.wire.records import RoundRecord
 
 
 class SealedAudit:
-    """The engine's checks (`shared.secagg.audit.EngineAudit`)."""
+    """The engine's checks (`undersong.shared.secagg.audit.EngineAudit`)."""
 
     def protection(self, record: RoundRecord) -> str:
         """Say what the aggregator could see, once the record claims no more than that."""

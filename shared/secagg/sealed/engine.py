@@ -14,8 +14,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.ids import Digest, SiteId
-from shared.secagg.engine import (
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engine import (
     NO_ASKS,
     UPLOAD,
     Asks,
@@ -34,11 +34,11 @@ from shared.secagg.engine import (
     Verifier,
     header_for,
 )
-from shared.secagg.hpke import SUITE
-from shared.secagg.quantise import ModVector
-from shared.secagg.sealed.facts import FACTS, NAME
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import UpdateHeader, header_digest, write_header
+from undersong.shared.secagg.hpke import SUITE
+from undersong.shared.secagg.quantise import ModVector
+from undersong.shared.secagg.sealed.facts import FACTS, NAME
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import UpdateHeader, header_digest, write_header
 
 CHUNK: Final = 192 * 1024  # a multiple of every word size; stays in a core's cache between decryption and addition
 MAX_CHUNK: Final = 4 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shared.secagg.facts import UPLOAD, EngineFacts, Wording
+from undersong.shared.secagg.facts import UPLOAD, EngineFacts, Wording
 
 NAME: Final = "sealed"
 FACTS: Final = EngineFacts(
@@ -15,7 +15,7 @@ FACTS: Final = EngineFacts(
         "coordinator can read it; the aggregator itself sees every single update.",
         seen_by="the aggregator sees each update",
     ),
-    code="shared.secagg.sealed.engine:SEALED",
-    audit="shared.secagg.sealed.audit:AUDIT",
+    code="undersong.shared.secagg.sealed.engine:SEALED",
+    audit="undersong.shared.secagg.sealed.audit:AUDIT",
     sees_updates=True,
 )

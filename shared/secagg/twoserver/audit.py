@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from shared.ids import Digest, SiteId
-from shared.secagg import transcript
-from shared.secagg.audit import (
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.audit import (
     Check,
     RecordInvalid,
     body_positions,
@@ -15,15 +15,15 @@ from shared.secagg.audit import (
     refusing,
     said_by_sites,
 )
-from shared.secagg.quantise import counted
-from shared.secagg.twoserver.messages import SetEvidence
-from shared.wire.helper import accepted_statement
-from shared.wire.manifest import RoundKind
-from shared.wire.records import RoundRecord
+from undersong.shared.secagg.quantise import counted
+from undersong.shared.secagg.twoserver.messages import SetEvidence
+from undersong.shared.wire.helper import accepted_statement
+from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.records import RoundRecord
 
 
 class TwoServerAudit:
-    """The engine's checks (`shared.secagg.audit.EngineAudit`)."""
+    """The engine's checks (`undersong.shared.secagg.audit.EngineAudit`)."""
 
     @refusing
     def protection(self, record: RoundRecord) -> str:

@@ -1,4 +1,5 @@
-"""The twoserver engine at the seam (`shared.secagg.engine`): one message from each site, two servers, only the sum.
+"""The twoserver engine at the seam (`undersong.shared.secagg.engine`): one message from each site, two servers, only
+the sum.
 
 The leader is the aggregator, the helper a process in the trust domain of keys. A site splits its vector, proves its
 norm, and submits one report. Leader and helper verify each report together (`leader.examine`, `helper.judge`), agree
@@ -15,10 +16,10 @@ from typing import Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.fields.sums import add_field, centred
-from shared.ids import Digest, SiteId
-from shared.secagg import transcript
-from shared.secagg.engine import (
+from undersong.shared.fields.sums import add_field, centred
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.engine import (
     UPLOAD,
     Asks,
     BodySource,
@@ -37,12 +38,12 @@ from shared.secagg.engine import (
     Verifier,
     header_for,
 )
-from shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
-from shared.secagg.twoserver.facts import FACTS, NAME
-from shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
-from shared.secagg.twoserver.messages import Accepted, Agree, Begun, SetEvidence
-from shared.secagg.twoserver.noise import draw, slack
-from shared.secagg.twoserver.report import (
+from undersong.shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unpack
+from undersong.shared.secagg.twoserver.facts import FACTS, NAME
+from undersong.shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
+from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begun, SetEvidence
+from undersong.shared.secagg.twoserver.noise import draw, slack
+from undersong.shared.secagg.twoserver.report import (
     SEALING_BYTES,
     Report,
     aggregate_info,
@@ -52,12 +53,12 @@ from shared.secagg.twoserver.report import (
     share_info,
     unseal,
 )
-from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
-from shared.secagg.twoserver.schemes import WORD_BYTES, Integers, scheme_for
-from shared.wire.helper import HELPER as PARTY
-from shared.wire.helper import key_statement
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import UpdateHeader, write_header
+from undersong.shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
+from undersong.shared.secagg.twoserver.schemes import WORD_BYTES, Integers, scheme_for
+from undersong.shared.wire.helper import HELPER as PARTY
+from undersong.shared.wire.helper import key_statement
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import UpdateHeader, write_header
 
 _LONGEST_SHARE: Final = 1 << 34  # where the length of the sum is not known yet
 

@@ -4,9 +4,9 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from shared.secagg.facts import UPLOAD, EngineFacts, PartyFacts, PlanRequest, Wording
-from shared.wire.helper import HELPER, NORM_PROOFS
-from shared.wire.manifest import RoundKind
+from undersong.shared.secagg.facts import UPLOAD, EngineFacts, PartyFacts, PlanRequest, Wording
+from undersong.shared.wire.helper import HELPER, NORM_PROOFS
+from undersong.shared.wire.manifest import RoundKind
 
 NAME: Final = "twoserver"
 NOISE: Final = "noise_multiplier"
@@ -34,9 +34,13 @@ FACTS: Final = EngineFacts(
         "within the bound. Neither server sees the update, only the sum is opened; it takes both together to see more.",
         seen_by="no service, unless the operators of aggregator and keys put their halves together",
     ),
-    code="shared.secagg.twoserver.engine:TWOSERVER",
-    audit="shared.secagg.twoserver.audit:AUDIT",
-    kernels=("shared.vdaf.kernels64", "shared.vdaf.projections64", "shared.privacy.noise"),
+    code="undersong.shared.secagg.twoserver.engine:TWOSERVER",
+    audit="undersong.shared.secagg.twoserver.audit:AUDIT",
+    kernels=(
+        "undersong.shared.vdaf.kernels64",
+        "undersong.shared.vdaf.projections64",
+        "undersong.shared.privacy.noise",
+    ),
     parties=(PartyFacts(HELPER, opens_sum=True),),
     vouched_by=HELPER,
     second_server=True,

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.errors import Refusal
-from shared.fields.sums import add_field, canonical
-from shared.ids import SiteId
-from shared.secagg.engine import Entropy
-from shared.secagg.twoserver.messages import ReportQuestion, ReportVerdict
-from shared.secagg.twoserver.noise import draw
-from shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
-from shared.secagg.twoserver.roles import HELPER
-from shared.secagg.twoserver.schemes import WORD_BYTES, Words, scheme_for
-from shared.wire.manifest import RoundManifest
+from undersong.shared.errors import Refusal
+from undersong.shared.fields.sums import add_field, canonical
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import Entropy
+from undersong.shared.secagg.twoserver.messages import ReportQuestion, ReportVerdict
+from undersong.shared.secagg.twoserver.noise import draw
+from undersong.shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
+from undersong.shared.secagg.twoserver.roles import HELPER
+from undersong.shared.secagg.twoserver.schemes import WORD_BYTES, Words, scheme_for
+from undersong.shared.wire.manifest import RoundManifest
 
 
 @dataclass(frozen=True, slots=True)

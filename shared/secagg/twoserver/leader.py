@@ -7,14 +7,14 @@ from typing import Any
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.ids import SiteId
-from shared.secagg.engine import BodySource, ServerRound, UpdateRefused
-from shared.secagg.twoserver.messages import ReportQuestion, SetEvidence
-from shared.secagg.twoserver.report import SEALING_BYTES, Report, ReportMalformed, context, share_info, unseal
-from shared.secagg.twoserver.roles import LEADER
-from shared.secagg.twoserver.schemes import SplitScheme, scheme_for
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import UpdateHeader
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import BodySource, ServerRound, UpdateRefused
+from undersong.shared.secagg.twoserver.messages import ReportQuestion, SetEvidence
+from undersong.shared.secagg.twoserver.report import SEALING_BYTES, Report, ReportMalformed, context, share_info, unseal
+from undersong.shared.secagg.twoserver.roles import LEADER
+from undersong.shared.secagg.twoserver.schemes import SplitScheme, scheme_for
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import UpdateHeader
 
 
 @dataclass(frozen=True, slots=True)

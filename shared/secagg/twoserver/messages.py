@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgpack
 
-from shared.ids import SiteId
-from shared.secagg.twoserver.report import Report, ReportMalformed
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.twoserver.report import Report, ReportMalformed
 
 MAX_BATCH: Final = 64
 MAX_BYTES: Final = 16 << 20

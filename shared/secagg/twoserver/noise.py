@@ -10,13 +10,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from shared.privacy.noise import add_discrete_gaussian
-from shared.secagg.engine import UpdateRefused
-from shared.secagg.twoserver.facts import NOISE
-from shared.secagg.twoserver.schemes import norm_bound
-from shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.privacy.noise import add_discrete_gaussian
+from undersong.shared.secagg.engine import UpdateRefused
+from undersong.shared.secagg.twoserver.facts import NOISE
+from undersong.shared.secagg.twoserver.schemes import norm_bound
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
-_WIDEST = 12 * math.sqrt(2)  # in standard deviations: what a draw can be at most (`shared.privacy.noise`)
+_WIDEST = 12 * math.sqrt(2)  # in standard deviations: what a draw can be at most (`undersong.shared.privacy.noise`)
 
 
 def noise_sigma(manifest: RoundManifest, length: int) -> float:

@@ -1,9 +1,9 @@
 """One site's report: what it submits, how both halves are sealed, and what its signature covers.
 
-The body is an update's (`shared.wire.updates`): its header carries the report's public parts and the helper's sealed
-share, its payload is the leader's sealed share. HPKE (RFC 9180) seals each share to one server's key of the round,
-with suite, task, round, model, site, report and role as info: a share that is moved to another place does not open.
-Roles and words follow DAP (draft-ietf-ppm-dap) without claiming conformance.
+The body is an update's (`undersong.shared.wire.updates`): its header carries the report's public parts and the helper's
+sealed share, its payload is the leader's sealed share. HPKE (RFC 9180) seals each share to one server's key of the
+round, with suite, task, round, model, site, report and role as info: a share that is moved to another place does not
+open. Roles and words follow DAP (draft-ietf-ppm-dap) without claiming conformance.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from shared.errors import Invalid
-from shared.ids import Digest, SiteId
-from shared.secagg.engine import ReportMalformed as ReportMalformed
-from shared.secagg.engine import ReportRepeated as ReportRepeated
-from shared.secagg.hpke import SUITE
-from shared.secagg.twoserver.facts import REPORT_ID
-from shared.secagg.twoserver.roles import NONCE_BYTES, ROLES, Share
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import UpdateHeader
+from undersong.shared.errors import Invalid
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.engine import ReportMalformed as ReportMalformed
+from undersong.shared.secagg.engine import ReportRepeated as ReportRepeated
+from undersong.shared.secagg.hpke import SUITE
+from undersong.shared.secagg.twoserver.facts import REPORT_ID
+from undersong.shared.secagg.twoserver.roles import NONCE_BYTES, ROLES, Share
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import UpdateHeader
 
 SUITE_ID: Final = b"undersong-pine-1"
 REPORT_CONTEXT: Final = b"undersong/report/1\0"

@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shared.fields.field64 import P
-from shared.secagg.engine import Entropy, UpdateRefused
-from shared.secagg.quantise import counted, squared_norm_bound
-from shared.secagg.twoserver.roles import HELPER, LEADER, Share
-from shared.vdaf.errors import FreshRandomnessNeeded
-from shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
-from shared.vdaf.prio3 import Prio3SumVecWithMultiproof
-from shared.wire.helper import NORM_PROOFS
-from shared.wire.manifest import Encoding, RoundKind, RoundManifest
+from undersong.shared.fields.field64 import P
+from undersong.shared.secagg.engine import Entropy, UpdateRefused
+from undersong.shared.secagg.quantise import counted, squared_norm_bound
+from undersong.shared.secagg.twoserver.roles import HELPER, LEADER, Share
+from undersong.shared.vdaf.errors import FreshRandomnessNeeded
+from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
+from undersong.shared.vdaf.prio3 import Prio3SumVecWithMultiproof
+from undersong.shared.wire.helper import NORM_PROOFS
+from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
 WORD_BYTES: Final = 8
 VERIFY_KEY_BYTES: Final = 32

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes.protocol import source_digest
 from tests.services.agent.fake_platform import SITE, Answer, FakePlatform, problem
+from undersong.recipes.protocol import source_digest
 
 RECIPE = (Path(__file__).parent / "odd_recipe.py").read_text()
 
@@ -46,7 +46,14 @@ class AgentProcess:
         (self.folder / name).write_text(yaml.safe_dump(document))
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "services.agent", "--config", str(self.folder / "agent.yaml"), *arguments]
+        return [
+            sys.executable,
+            "-m",
+            "undersong.services.agent",
+            "--config",
+            str(self.folder / "agent.yaml"),
+            *arguments,
+        ]
 
     def start(self) -> "AgentProcess":
         with (self.folder / "agent.log").open("ab") as log:

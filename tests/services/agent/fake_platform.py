@@ -20,21 +20,21 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from shared.clock import utc_now
-from shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
-from shared.identity.digests import content_digest
-from shared.identity.enrol import enrolment_proof_data
-from shared.ids import SiteId, digest_of, new_id
-from shared.learning.tensors import Model, Schema, save
-from shared.secagg.engine import ServerRound
-from shared.secagg.engines import engine_named
-from shared.secagg.payload import opened_train
-from shared.secagg.quantise import plan_encoding, plan_sums, unpack
-from shared.wire.helper import HELPER, key_statement
-from shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
-from shared.wire.updates import ReceiptDoc, read_header
 from tests.pace import Deadline
 from tests.services.agent.pairwise_platform import Log, PairwiseRound, Peer, commitment
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.enrol import enrolment_proof_data
+from undersong.shared.ids import SiteId, digest_of, new_id
+from undersong.shared.learning.tensors import Model, Schema, save
+from undersong.shared.secagg.engine import ServerRound
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.payload import opened_train
+from undersong.shared.secagg.quantise import plan_encoding, plan_sums, unpack
+from undersong.shared.wire.helper import HELPER, key_statement
+from undersong.shared.wire.manifest import EnginePublic, RoundManifest, SignedEnginePublic, SignedManifest
+from undersong.shared.wire.updates import ReceiptDoc, read_header
 
 SITE, FEDERATION = "site_test", "fed_test"
 _LOOK_S = 0.05

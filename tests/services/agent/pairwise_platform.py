@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.errors import Refusal
-from shared.ids import Digest, SiteId, digest_of
-from shared.merkle import proofs as merkle
-from shared.secagg.engine import UPLOAD, ClientRound, ServerRound
-from shared.secagg.pairwise import messages, roster, witness
-from shared.secagg.pairwise.complaints import unpack_complaints
-from shared.secagg.pairwise.engine import PAIRWISE, terms
-from shared.secagg.pairwise.facts import STEPS
-from shared.secagg.pairwise.messages import Survivors
-from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.secagg.payload import opened_train, train_payload
-from shared.secagg.quantise import DTYPES, unpack
-from shared.transparency import records
-from shared.wire.manifest import RoundManifest, SignedManifest
-from shared.wire.updates import read_header
 from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, SiteId, digest_of
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg.engine import UPLOAD, ClientRound, ServerRound
+from undersong.shared.secagg.pairwise import messages, roster, witness
+from undersong.shared.secagg.pairwise.complaints import unpack_complaints
+from undersong.shared.secagg.pairwise.engine import PAIRWISE, terms
+from undersong.shared.secagg.pairwise.facts import STEPS
+from undersong.shared.secagg.pairwise.messages import Survivors
+from undersong.shared.secagg.pairwise.uploads import MaskSignatures
+from undersong.shared.secagg.payload import opened_train, train_payload
+from undersong.shared.secagg.quantise import DTYPES, unpack
+from undersong.shared.transparency import records
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.shared.wire.updates import read_header
 
 PARAMETERS = 4
 SIGNING = MaskSignatures()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.agent.backoff import CAP_S, CircuitBreaker, full_jitter, parse_retry_after
+from undersong.services.agent.backoff import CAP_S, CircuitBreaker, full_jitter, parse_retry_after
 
 
 @given(st.integers(1, 100))

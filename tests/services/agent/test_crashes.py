@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from shared.secagg.quantise import plan_norm
 from tests.pace import Deadline
+from undersong.shared.secagg.quantise import plan_norm
 
 pytestmark = pytest.mark.process
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.agent import policy as policies
-from services.agent.domain import (
+from undersong.services.agent import policy as policies
+from undersong.services.agent.domain import (
     Detail,
     Earlier,
     EarlierAnswer,
@@ -22,11 +22,11 @@ from services.agent.domain import (
     objections,
     report,
 )
-from services.agent.settings import ConfigError
-from shared.secagg.engines import EngineFloors
-from shared.secagg.quantise import plan_encoding
-from shared.wire.manifest import RoundManifest
-from shared.wire.profiles import DatasetSchema
+from undersong.services.agent.settings import ConfigError
+from undersong.shared.secagg.engines import EngineFloors
+from undersong.shared.secagg.quantise import plan_encoding
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.profiles import DatasetSchema
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 CODE, OTHER = "a" * 64, "b" * 64

@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.agent.loop import Agent
-from services.agent.settings import load
-from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.complaints import unpack_complaints
-from shared.secagg.pairwise.facts import STEPS
-from shared.secagg.pairwise.messages import Survivors
+from undersong.services.agent.loop import Agent
+from undersong.services.agent.settings import load
+from undersong.shared.secagg.pairwise import messages, roster
+from undersong.shared.secagg.pairwise.complaints import unpack_complaints
+from undersong.shared.secagg.pairwise.facts import STEPS
+from undersong.shared.secagg.pairwise.messages import Survivors
 
 pytestmark = pytest.mark.process
 
@@ -179,7 +179,7 @@ def other_survivors(platform, party):
 
 
 def roster_terms(platform, party):
-    from shared.secagg.pairwise.engine import terms
+    from undersong.shared.secagg.pairwise.engine import terms
 
     return terms(party.manifest, platform.witness_key)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from services.agent import policy as policies
-from services.agent.domain import Detail, Policy, RecipeRule, SiteFacts, objections
-from services.agent.first_policy import default_policy
-from shared.ids import Digest, SiteId
-from shared.secagg.quantise import plan_sums
 from tests.shared.wire.manifests import manifest as make_manifest
+from undersong.services.agent import policy as policies
+from undersong.services.agent.domain import Detail, Policy, RecipeRule, SiteFacts, objections
+from undersong.services.agent.first_policy import default_policy
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.secagg.quantise import plan_sums
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 CODE = Digest("a" * 64)

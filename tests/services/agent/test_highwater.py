@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from services.agent.domain import TaskFailure
-from services.agent.highwater import UPLOAD, Place, Sent, SentMessages
-from services.agent.settings import ConfigError
-from services.agent.state import AgentState
-from shared.ids import Digest, JobId, RoundId, digest_of
-from shared.secagg.pairwise.facts import STEPS
-from shared.secagg.quantise import plan_norm
 from tests.effort import examples
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.highwater import UPLOAD, Place, Sent, SentMessages
+from undersong.services.agent.settings import ConfigError
+from undersong.services.agent.state import AgentState
+from undersong.shared.ids import Digest, JobId, RoundId, digest_of
+from undersong.shared.secagg.pairwise.facts import STEPS
+from undersong.shared.secagg.quantise import plan_norm
 
 SITE = "site_test"
 JOB = JobId("job_1")

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from services.agent.link import Call, Link, RequestRefused, make_client
+from undersong.services.agent.link import Call, Link, RequestRefused, make_client
 
 MIB = 2**20
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared.identity.authority import Subject
-from shared.ids import Digest
-from shared.wire.manifest import LogHead, head_statement
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FEDERATION, SITE, FakePlatform
 from undersong.doctor.agent import examine_agent
+from undersong.shared.identity.authority import Subject
+from undersong.shared.ids import Digest
+from undersong.shared.wire.manifest import LogHead, head_statement
 
 pytestmark = pytest.mark.process
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from services.agent import backoff
-from services.agent.domain import TaskFailure
-from services.agent.link import Link, RequestRefused, make_client
-from services.agent.models import ModelCache
-from services.agent.registry import Registry
-from shared.ids import Digest, VersionId, digest_of
 from tests.services.agent.fake_platform import FakePlatform
+from undersong.services.agent import backoff
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.link import Link, RequestRefused, make_client
+from undersong.services.agent.models import ModelCache
+from undersong.services.agent.registry import Registry
+from undersong.shared.ids import Digest, VersionId, digest_of
 
 BODY = bytes(range(256)) * 4000
 DIGEST, VERSION = digest_of(BODY), VersionId("ver_1")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.agent import policy as policies
-from services.agent.settings import ConfigError
-from shared.secagg import engines
 from tests.pace import Deadline
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
+from undersong.services.agent import policy as policies
+from undersong.services.agent.settings import ConfigError
+from undersong.shared.secagg import engines
 
 pytestmark = pytest.mark.process
 

@@ -8,14 +8,14 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from recipes.catalogue import BUILT_IN, load_recipe
-from services.agent import policy as policies
-from services.agent.runner.protocol import Description
-from services.agent.settings import ConfigError, load
-from services.agent.site import unresolved
-from shared.names import MEANT
 from tests.effort import examples
 from tests.near_misses import exchanged, misspelt, names_in
+from undersong.recipes.catalogue import BUILT_IN, load_recipe
+from undersong.services.agent import policy as policies
+from undersong.services.agent.runner.protocol import Description
+from undersong.services.agent.settings import ConfigError, load
+from undersong.services.agent.site import unresolved
+from undersong.shared.names import MEANT
 
 SPECS = [load_recipe(name).spec.model_dump(mode="json") for name in BUILT_IN]
 COLUMNS = [{"name": name, "type": "number"} for name in ("age", "pressure", "disease")]

@@ -11,10 +11,10 @@ import httpx
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.agent import domain
-from services.agent.link import RETRIED
-from shared.identity.requests import SigningAuth
-from shared.wire.updates import parse_header, read_header
+from undersong.services.agent import domain
+from undersong.services.agent.link import RETRIED
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.wire.updates import parse_header, read_header
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "agent-protocol.md").read_text()
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -46,8 +46,8 @@ def test_the_agents_own_requests_follow_the_document() -> None:
     """The same request, signed by the agent's code, has the document's form, and verifies by its rules."""
     from datetime import timedelta
 
-    from shared.clock import utc_now
-    from shared.identity.authority import CertificateAuthority, Identity, Subject
+    from undersong.shared.clock import utc_now
+    from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
 
     now = utc_now()
     authority = CertificateAuthority.create(now)

@@ -18,13 +18,13 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from services.agent.domain import TaskFailure
-from services.agent.runner.process import ProcessChannel, ProcessLauncher
-from services.agent.runner.protocol import RunOrder, Setup
-from services.agent.runner.warm import WarmRunner
-from shared.wire.manifest import DataRef
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner.process import ProcessChannel, ProcessLauncher
+from undersong.services.agent.runner.protocol import RunOrder, Setup
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.shared.wire.manifest import DataRef
 
 pytestmark = pytest.mark.process
 
@@ -137,7 +137,7 @@ class Bench:
         (folder / "work").mkdir()
         (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": list(datasets)}))
         self.folder = folder
-        code = f"{before}\nfrom services.agent.runner.child import main\nmain()"
+        code = f"{before}\nfrom undersong.services.agent.runner.child import main\nmain()"
         launcher = ProcessLauncher(folder, command=(sys.executable, "-c", code))
         files = {each["name"]: [folder / each["path"]] for each in datasets}
         paths = tuple(str(file) for each in files.values() for file in each)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.domain import TaskFailure
-from services.agent.samples import Samples
-from services.agent.state import AgentState
-from shared.ids import Digest, SiteId, VersionId
-from shared.wire.manifest import ModelRef, RoundKind
-from shared.zk.samples import verify
 from tests.services.aggregator.conftest import make_manifest
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.samples import Samples
+from undersong.services.agent.state import AgentState
+from undersong.shared.ids import Digest, SiteId, VersionId
+from undersong.shared.wire.manifest import ModelRef, RoundKind
+from undersong.shared.zk.samples import verify
 
 SITE = SiteId("site_00")
 MODEL = ModelRef(version_id=VersionId("ver_01k5z0000000000000000000aa"), digest=Digest("0" * 64))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.settings import ConfigError, load
+from undersong.services.agent.settings import ConfigError, load
 
-HEAVY = ("torch", "numba", "pandas", "sqlalchemy", "fastapi", "numpy", "docker", "recipes")
+HEAVY = ("torch", "numba", "pandas", "sqlalchemy", "fastapi", "numpy", "docker", "undersong.recipes")
 URLS = "\n".join(f"{name}_url: http://x" for name in ("coordinator", "aggregator", "keys", "registry"))
 
 
@@ -33,6 +33,6 @@ def test_a_bad_file_names_its_fault(tmp_path, text: str) -> None:
 
 def test_the_agent_itself_imports_nothing_heavy() -> None:
     """Recipes and their libraries live in the child; numpy comes with the first round."""
-    code = f"import sys, services.agent.__main__;print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, undersong.services.agent.__main__;print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "[]"

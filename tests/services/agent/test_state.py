@@ -6,11 +6,11 @@ import sqlite3
 
 import pytest
 
-from services.agent import store
-from services.agent.domain import Earlier, TaskFailure
-from services.agent.receipts import ReceiptBook
-from services.agent.state import AgentState
-from shared.wire.manifest import RoundManifest
+from undersong.services.agent import store
+from undersong.services.agent.domain import Earlier, TaskFailure
+from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.state import AgentState
+from undersong.shared.wire.manifest import RoundManifest
 
 
 def test_a_script_that_has_run_at_a_site_never_changes() -> None:

@@ -15,31 +15,33 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from services.aggregator.contributions import parts
-from services.aggregator.contributions.part_worker import PartWorker
-from services.aggregator.driver.driver import RoundDriver
-from services.aggregator.driver.maintenance import RoundMaintenance
-from services.aggregator.settings import AggregatorSettings
-from services.aggregator.wiring import Components, assemble, build_app, build_worker, install, open_database
-from shared.clock import utc_now
-from shared.database import Database
-from shared.identity.authority import CertificateAuthority, Identity, Subject
-from shared.identity.digests import content_digest
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper
-from shared.identity.nonces import SqlNonces
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import PartyVerifier, RevocationFeed
-from shared.ids import RoundId, SiteId, digest_of, new_id
-from shared.learning.tensors import Model, Schema, save
-from shared.queues import Notifier, Streams
-from shared.secagg.engine import ClientRound, Payload
-from shared.secagg.engines import engine_named
-from shared.secagg.payload import model_payload, sums_payload, train_payload, weight_of
-from shared.secagg.quantise import plan_encoding, plan_sums
-from shared.web.access import Grant, Principal, Role
-from shared.web.standing import Standing
-from shared.wire.manifest import (
+from tests.databases import prepare
+from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.services.aggregator.contributions import parts
+from undersong.services.aggregator.contributions.part_worker import PartWorker
+from undersong.services.aggregator.driver.driver import RoundDriver
+from undersong.services.aggregator.driver.maintenance import RoundMaintenance
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.aggregator.wiring import Components, assemble, build_app, build_worker, install, open_database
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import PartyVerifier, RevocationFeed
+from undersong.shared.ids import RoundId, SiteId, digest_of, new_id
+from undersong.shared.learning.tensors import Model, Schema, save
+from undersong.shared.queues import Notifier, Streams
+from undersong.shared.secagg.engine import ClientRound, Payload
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload, weight_of
+from undersong.shared.secagg.quantise import plan_encoding, plan_sums
+from undersong.shared.web.access import Grant, Principal, Role
+from undersong.shared.web.standing import Standing
+from undersong.shared.wire.manifest import (
     DataRef,
     ModelRef,
     RecipeRef,
@@ -48,10 +50,8 @@ from shared.wire.manifest import (
     SignedManifest,
     StrategyRef,
 )
-from shared.zk.pedersen import Opening
-from shared.zk.samples import Committed, takes_commitments
-from tests.databases import prepare
-from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.shared.zk.pedersen import Opening
+from undersong.shared.zk.samples import Committed, takes_commitments
 
 FEDERATION = "fed_a"
 JOB = "job_01k5z0000000000000000000aa"

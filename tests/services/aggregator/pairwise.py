@@ -11,29 +11,35 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from services.aggregator.driver.closing import Closing
-from services.aggregator.driver.records import Records
-from services.aggregator.peers.keys import Keys
-from services.aggregator.peers.parties import Parties
-from shared.errors import Refusal
-from shared.identity.authority import public_bytes
-from shared.identity.digests import content_digest
-from shared.identity.requests import SigningAuth
-from shared.ids import SiteId, digest_of
-from shared.secagg.engine import UPLOAD, ClientRound, Payload
-from shared.secagg.engines import engine_named
-from shared.secagg.facts import WITNESS
-from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.secagg.pairwise.witness import RosterAsk, WitnessRefused, read_ask, roster_statement, survivors_statement
-from shared.secagg.payload import sums_payload, train_payload
-from shared.transparency.documents import RoundRecord
-from shared.transparency.records import check_record
-from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
-from shared.zk.samples import takes_commitments
 from tests.services.aggregator.conftest import Stage, committed, zeros
 from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.services.aggregator.driver.closing import Closing
+from undersong.services.aggregator.driver.records import Records
+from undersong.services.aggregator.peers.keys import Keys
+from undersong.services.aggregator.peers.parties import Parties
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.authority import public_bytes
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.ids import SiteId, digest_of
+from undersong.shared.secagg.engine import UPLOAD, ClientRound, Payload
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.secagg.pairwise import messages, roster
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.pairwise.uploads import MaskSignatures
+from undersong.shared.secagg.pairwise.witness import (
+    RosterAsk,
+    WitnessRefused,
+    read_ask,
+    roster_statement,
+    survivors_statement,
+)
+from undersong.shared.secagg.payload import sums_payload, train_payload
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.transparency.records import check_record
+from undersong.shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
+from undersong.shared.zk.samples import takes_commitments
 
 BEFORE = ("advertise", "share", "check")
 AFTER = ("commit", "unmask")
@@ -255,7 +261,7 @@ async def turn_to_rest(stage: Stage, round_id: Any) -> None:
     hold = await driver.claim(round_id)
     if hold is None:
         return
-    from services.aggregator.driver.publication import RoundFailed
+    from undersong.services.aggregator.driver.publication import RoundFailed
 
     try:
         while await driver.turn(hold, Tired()):

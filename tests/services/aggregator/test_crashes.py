@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from services.aggregator.domain.rounds import Phase, Reason
-from services.aggregator.driver.driver import MAX_FAILURES
-from services.aggregator.driver.publication import RoundLost
-from services.aggregator.tables import RoundRow
-from shared.database import Transaction
-from shared.ids import RoundId
-from shared.learning.tensors import load
-from shared.secagg.engine import Payload
-from shared.secagg.quantise import pack
-from shared.wire.manifest import RoundKind, RoundManifest, StrategyRef
 from tests.services.aggregator.conftest import Stage, committed, zeros
+from undersong.services.aggregator.domain.rounds import Phase, Reason
+from undersong.services.aggregator.driver.driver import MAX_FAILURES
+from undersong.services.aggregator.driver.publication import RoundLost
+from undersong.services.aggregator.tables import RoundRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import RoundId
+from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.engine import Payload
+from undersong.shared.secagg.quantise import pack
+from undersong.shared.wire.manifest import RoundKind, RoundManifest, StrategyRef
 
 LENGTH = 50
 
@@ -310,7 +310,7 @@ async def test_a_round_that_always_stumbles_is_given_up(quick_stage: Stage, monk
     def stumble(*_: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("services.aggregator.driver.driver.conclude", stumble)
+    monkeypatch.setattr("undersong.services.aggregator.driver.driver.conclude", stumble)
     for _ in range(MAX_FAILURES):
         assert (await stage.drive(manifest.round_id))["state"] == "aggregating"
     found = await stage.drive(manifest.round_id)

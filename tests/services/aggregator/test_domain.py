@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.domain.refusals import RoundClosed, UpdateDiffers, UpdateRejected
-from services.aggregator.domain.rounds import (
+from undersong.services.aggregator.domain.refusals import RoundClosed, UpdateDiffers, UpdateRejected
+from undersong.services.aggregator.domain.rounds import (
     OPEN_PHASES,
     Known,
     Move,
@@ -20,7 +20,7 @@ from services.aggregator.domain.rounds import (
     due,
     repeated,
 )
-from shared.ids import Digest, RoundId, SiteId
+from undersong.shared.ids import Digest, RoundId, SiteId
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

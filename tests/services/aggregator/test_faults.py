@@ -9,15 +9,15 @@ import msgpack
 import pytest
 from sqlalchemy import text
 
-from shared.secagg.engine import UPLOAD
-from shared.secagg.pairwise import client as client_module
-from shared.secagg.pairwise import messages
-from shared.secagg.pairwise.complaints import pack_complaints
-from shared.transparency.records import RecordInvalid, check_record
-from shared.transparency.steps import complainers
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites
 from tests.services.aggregator.test_steps import trained
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.pairwise import client as client_module
+from undersong.shared.secagg.pairwise import messages
+from undersong.shared.secagg.pairwise.complaints import pack_complaints
+from undersong.shared.transparency.records import RecordInvalid, check_record
+from undersong.shared.transparency.steps import complainers
 
 STEPS = (*BEFORE, UPLOAD, *AFTER)
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.contributions.folding import BodyLost, Folding
-from services.aggregator.repository.contributions import Contribution
-from shared.errors import Refusal
-from shared.ids import Digest, SiteId
-from shared.learning.tensors import Model, Schema, save
-from shared.secagg.engine import ClientRound
-from shared.secagg.engines import engine_named
-from shared.secagg.payload import model_payload, train_payload
-from shared.secagg.quantise import DTYPES, plan_encoding
-from shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
 from tests.effort import examples
+from undersong.services.aggregator.contributions.folding import BodyLost, Folding
+from undersong.services.aggregator.repository.contributions import Contribution
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.learning.tensors import Model, Schema, save
+from undersong.shared.secagg.engine import ClientRound
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.payload import model_payload, train_payload
+from undersong.shared.secagg.quantise import DTYPES, plan_encoding
+from undersong.shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
 
 SITES = tuple(SiteId(f"site_{number}") for number in range(6))
 

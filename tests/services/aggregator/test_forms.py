@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.domain.refusals import FormUndecided
-from services.aggregator.domain.rounds import Form, settled_form
-from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage, zeros
 from tests.services.aggregator.test_updates import reason
+from undersong.services.aggregator.domain.refusals import FormUndecided
+from undersong.services.aggregator.domain.rounds import Form, settled_form
+from undersong.shared.wire.manifest import RoundKind
 
 FORMS = st.lists(st.sampled_from([Form(8), Form(2), Form(80), Form(10, "regression"), Form(14, "multiclass:2")]))
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.ids import digest_of
-from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage, zeros
 from tests.services.aggregator.test_updates import reason
+from undersong.shared.ids import digest_of
+from undersong.shared.wire.manifest import RoundKind
 
 
 def stored(stage: Stage, body: bytes) -> Path:

@@ -9,13 +9,19 @@ from typing import Any
 
 from sqlalchemy import text
 
-from services.aggregator.domain.refusals import NotInCohort, RoundUnknown, StepDiffers, StepNotOpen, StepUnknown
-from services.aggregator.steps.messages import Message, take
-from shared.database import Transaction
-from shared.identity.verify import Party
-from shared.ids import RoundId, digest_of
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import Sites
+from undersong.services.aggregator.domain.refusals import (
+    NotInCohort,
+    RoundUnknown,
+    StepDiffers,
+    StepNotOpen,
+    StepUnknown,
+)
+from undersong.services.aggregator.steps.messages import Message, take
+from undersong.shared.database import Transaction
+from undersong.shared.identity.verify import Party
+from undersong.shared.ids import RoundId, digest_of
 
 
 def party(stage: Stage, site: str) -> Party:

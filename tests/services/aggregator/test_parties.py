@@ -12,14 +12,14 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.domain.rounds import Reason
-from services.aggregator.peers.parties import Parties, refusal_reason
-from services.aggregator.peers.peer import AskRefused
-from services.aggregator.peers.peer import Peer as Service
-from shared.errors import Refusal, Unavailable
-from shared.secagg.engine import Ask, Asks, AsksUnanswerable, Replies, RepliesContradict, checked_each
-from shared.secagg.facts import WITNESS, PartyFacts
-from shared.wire.helper import HELPER
+from undersong.services.aggregator.domain.rounds import Reason
+from undersong.services.aggregator.peers.parties import Parties, refusal_reason
+from undersong.services.aggregator.peers.peer import AskRefused
+from undersong.services.aggregator.peers.peer import Peer as Service
+from undersong.shared.errors import Refusal, Unavailable
+from undersong.shared.secagg.engine import Ask, Asks, AsksUnanswerable, Replies, RepliesContradict, checked_each
+from undersong.shared.secagg.facts import WITNESS, PartyFacts
+from undersong.shared.wire.helper import HELPER
 
 SIGNED: Any = None
 NEVER = asyncio.Event

@@ -17,33 +17,33 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from services.aggregator.contributions.bodies import local_file
-from services.aggregator.contributions.folding import Folding
-from services.aggregator.contributions.part_worker import PartWorker
-from services.aggregator.contributions.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
-from services.aggregator.contributions.parts import Holder, RoundParts, Shared, cut_into_parts
-from services.aggregator.driver.maintenance import RoundMaintenance
-from services.aggregator.repository.contributions import Contribution, ContributionRepository
-from services.aggregator.repository.parts import Part, PartRepository
-from services.aggregator.repository.rounds import RoundRepository
-from services.aggregator.tables import PartRow, common
-from shared import faults
-from shared.blobs import BlobStore
-from shared.database import Database
-from shared.errors import Refusal
-from shared.identity.sealing import Sealer
-from shared.ids import Digest, RoundId, SiteId
-from shared.queues import Notifier, Streams
-from shared.secagg.engine import ClientRound
-from shared.secagg.engines import engine_named
-from shared.secagg.fold import BLOCK
-from shared.secagg.payload import train_payload
-from shared.secagg.quantise import TAIL_LENGTH, unpack
-from shared.wire.manifest import ModelRef
 from tests.databases import prepare
 from tests.effort import examples
 from tests.services.aggregator.conftest import Stage, make_manifest, make_update, zeros
 from tests.simulation.points import PARTS
+from undersong.services.aggregator.contributions.bodies import local_file
+from undersong.services.aggregator.contributions.folding import Folding
+from undersong.services.aggregator.contributions.part_worker import PartWorker
+from undersong.services.aggregator.contributions.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
+from undersong.services.aggregator.contributions.parts import Holder, RoundParts, Shared, cut_into_parts
+from undersong.services.aggregator.driver.maintenance import RoundMaintenance
+from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
+from undersong.services.aggregator.repository.parts import Part, PartRepository
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.tables import PartRow, common
+from undersong.shared import faults
+from undersong.shared.blobs import BlobStore
+from undersong.shared.database import Database
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.queues import Notifier, Streams
+from undersong.shared.secagg.engine import ClientRound
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.fold import BLOCK
+from undersong.shared.secagg.payload import train_payload
+from undersong.shared.secagg.quantise import TAIL_LENGTH, unpack
+from undersong.shared.wire.manifest import ModelRef
 
 LENGTH, SITES = 40, 24
 LEASE_S = 10.0

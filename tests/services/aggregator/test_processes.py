@@ -18,17 +18,17 @@ import pytest
 import uvicorn
 from sqlalchemy import select
 
-from services.aggregator.settings import AggregatorSettings
-from services.aggregator.tables import PartRow
-from services.aggregator.wiring import open_database
-from shared.database import Transaction
-from shared.identity.authority import Identity, Subject
-from shared.identity.digests import content_digest
-from shared.identity.requests import SigningAuth
-from shared.learning.tensors import load
-from shared.secagg.quantise import decode, encode
-from shared.wire.manifest import RoundManifest, SignedManifest
 from tests.services.aggregator.conftest import FakeRegistry, make_manifest, make_update, zeros
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.aggregator.tables import PartRow
+from undersong.services.aggregator.wiring import open_database
+from undersong.shared.database import Transaction
+from undersong.shared.identity.authority import Identity, Subject
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.quantise import decode, encode
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 LENGTH = 200_000
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 @contextmanager
 def process(command: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    started = subprocess.Popen([sys.executable, "-m", "services.aggregator", command], env=environment)
+    started = subprocess.Popen([sys.executable, "-m", "undersong.services.aggregator", command], env=environment)
     try:
         yield started
     finally:

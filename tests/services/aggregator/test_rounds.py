@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.aggregator.tables import Base
-from shared.database.migrations import drift
-from shared.identity.authority import verify_signature
-from shared.ids import digest_of
-from shared.learning.metrics import binary_sums
-from shared.learning.safetensors import read
-from shared.learning.tensors import load
-from shared.wire.manifest import ENGINE_CONTEXT, EnginePublic, RoundKind, StrategyRef, version_statement
-from shared.wire.updates import ReceiptDoc
 from tests.services.aggregator.conftest import JOB, MODEL, Stage, zeros
+from undersong.services.aggregator.tables import Base
+from undersong.shared.database.migrations import drift
+from undersong.shared.identity.authority import verify_signature
+from undersong.shared.ids import digest_of
+from undersong.shared.learning.metrics import binary_sums
+from undersong.shared.learning.safetensors import read
+from undersong.shared.learning.tensors import load
+from undersong.shared.wire.manifest import ENGINE_CONTEXT, EnginePublic, RoundKind, StrategyRef, version_statement
+from undersong.shared.wire.updates import ReceiptDoc
 
 
 def unit(length: int, at: int) -> "np.ndarray[Any, Any]":
@@ -199,7 +199,7 @@ async def test_receipts_are_signed(stage: Stage) -> None:
 
 
 def test_the_migration_makes_the_tables_of_the_code(database_url: str) -> None:
-    from shared.database.migrations import migrate
+    from undersong.shared.database.migrations import migrate
 
     migrate(database_url, "aggregator")
     assert drift(database_url, "aggregator", Base.metadata) == []

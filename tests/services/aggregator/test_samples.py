@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.aggregator.tables import RoundEventRow, SampleRow
-from shared.ids import SiteId
-from shared.transparency.records import RecordInvalid
-from shared.transparency.samples import check_own_samples, check_samples
-from shared.wire.manifest import RoundManifest
-from shared.zk.samples import Committed
 from tests.services.aggregator.conftest import Stage, committed, zeros
 from tests.services.aggregator.pairwise import LENGTH, Sites
 from tests.services.aggregator.test_updates import count, reason
+from undersong.services.aggregator.tables import RoundEventRow, SampleRow
+from undersong.shared.ids import SiteId
+from undersong.shared.transparency.records import RecordInvalid
+from undersong.shared.transparency.samples import check_own_samples, check_samples
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.zk.samples import Committed
 
 
 async def opened(stage: Stage, **changes: Any) -> tuple[RoundManifest, dict[str, Any], str]:

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from sqlalchemy import text, update
 
-from services.aggregator.tables import Base, ContributionRow, RoundRow
-from shared.clock import utc_now
-from shared.database import Transaction
-from shared.ids import digest_of
-from shared.learning.tensors import load
-from shared.queues import Relay, Streams, background
-from shared.secagg.engine import UPLOAD
-from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.wire.manifest import RoundKind
-from shared.wire.updates import read_header, write_header
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.pairwise import AFTER, BEFORE, Sites, attach
+from undersong.services.aggregator.tables import Base, ContributionRow, RoundRow
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Transaction
+from undersong.shared.ids import digest_of
+from undersong.shared.learning.tensors import load
+from undersong.shared.queues import Relay, Streams, background
+from undersong.shared.secagg.engine import UPLOAD
+from undersong.shared.secagg.pairwise.uploads import MaskSignatures
+from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.updates import read_header, write_header
 
 STEPS = (*BEFORE, UPLOAD, *AFTER)
 

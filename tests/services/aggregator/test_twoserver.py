@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from services.aggregator.tables import RoundRow
-from services.keys.helper.repository.rounds import HelperRepository
-from services.keys.helper.tables import ReportRow
-from services.keys.helper.tables import RoundRow as HelperRoundRow
-from shared import faults
-from shared.clock import utc_now
-from shared.database import Transaction
-from shared.ids import SiteId, digest_of
-from shared.secagg.quantise import plan_sums
-from shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
-from shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
-from shared.secagg.twoserver.roles import LEADER
-from shared.wire.manifest import RoundKind
 from tests.services.aggregator.conftest import Stage
 from tests.services.aggregator.two_servers import LENGTH, Killed, Round, Servers, new_id
+from undersong.services.aggregator.tables import RoundRow
+from undersong.services.keys.helper.repository.rounds import HelperRepository
+from undersong.services.keys.helper.tables import ReportRow
+from undersong.services.keys.helper.tables import RoundRow as HelperRoundRow
+from undersong.shared import faults
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Transaction
+from undersong.shared.ids import SiteId, digest_of
+from undersong.shared.secagg.quantise import plan_sums
+from undersong.shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
+from undersong.shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
+from undersong.shared.secagg.twoserver.roles import LEADER
+from undersong.shared.wire.manifest import RoundKind
 
 POINTS = (
     "aggregator.update.committed",

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from services.aggregator.tables import ContributionRow, RoundEventRow
-from shared.database import Transaction
-from shared.identity.digests import content_digest
-from shared.secagg.engine import Payload
-from shared.secagg.quantise import pack
-from shared.wire.manifest import RoundKind, RoundManifest
 from tests.services.aggregator.conftest import Stage, zeros
+from undersong.services.aggregator.tables import ContributionRow, RoundEventRow
+from undersong.shared.database import Transaction
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.secagg.engine import Payload
+from undersong.shared.secagg.quantise import pack
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 
 async def opened_round(stage: Stage, **changes: Any) -> tuple[RoundManifest, dict[str, Any], str, bytes]:
@@ -212,7 +212,7 @@ async def test_evaluations_share_one_layout(stage: Stage) -> None:
 async def test_a_full_disk_is_507_and_the_round_goes_on(quick_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, _, site, body = await opened_round(quick_stage)
     with monkeypatch.context() as patch:
-        patch.setattr("shared.blobs.local.RESERVE_BYTES", 1 << 62)
+        patch.setattr("undersong.shared.blobs.local.RESERVE_BYTES", 1 << 62)
         assert (await quick_stage.send(manifest.round_id, site, body)).status_code == 507
         assert (await quick_stage.state(manifest.round_id))["state"] == "collecting"
     assert (await quick_stage.send(manifest.round_id, site, body)).status_code == 201

@@ -1,7 +1,7 @@
 """A real helper beside the aggregator's stage, sites that report to both, and sites that cheat.
 
 The helper is the real application over a real database of its own; between the two is a network that can be cut, and
-each of them can be killed at a named point (`shared.faults`) and begun again over what it has committed.
+each of them can be killed at a named point (`undersong.shared.faults`) and begun again over what it has committed.
 """
 
 import os
@@ -17,31 +17,31 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from services.keys.helper.settings import HelperSettings
-from services.keys.helper.wiring import PACKAGE, assemble, build_app, install, open_database
-from shared.identity.authority import Identity, Subject, public_bytes
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper
-from shared.identity.nonces import SqlNonces
-from shared.identity.verify import PartyVerifier, RevocationFeed
-from shared.ids import SiteId
-from shared.learning.tensors import load
-from shared.secagg.engine import ClientRound, Payload, header_for
-from shared.secagg.payload import sums_payload, train_payload
-from shared.secagg.quantise import plan_norm
-from shared.secagg.twoserver.engine import TWOSERVER, sign_report, vector_of
-from shared.secagg.twoserver.report import context, seal, share_info
-from shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
-from shared.secagg.twoserver.schemes import norm_bound, scheme_for
-from shared.transparency.documents import RoundRecord
-from shared.transparency.records import check_record
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.pine import Pine64HmacSha256Aes128
-from shared.web.standing import Standing
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import write_header
 from tests.databases import prepare
 from tests.services.aggregator.conftest import Stage, zeros
+from undersong.services.keys.helper.settings import HelperSettings
+from undersong.services.keys.helper.wiring import PACKAGE, assemble, build_app, install, open_database
+from undersong.shared.identity.authority import Identity, Subject, public_bytes
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.verify import PartyVerifier, RevocationFeed
+from undersong.shared.ids import SiteId
+from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.engine import ClientRound, Payload, header_for
+from undersong.shared.secagg.payload import sums_payload, train_payload
+from undersong.shared.secagg.quantise import plan_norm
+from undersong.shared.secagg.twoserver.engine import TWOSERVER, sign_report, vector_of
+from undersong.shared.secagg.twoserver.report import context, seal, share_info
+from undersong.shared.secagg.twoserver.roles import HELPER, LEADER, NONCE_BYTES
+from undersong.shared.secagg.twoserver.schemes import norm_bound, scheme_for
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.transparency.records import check_record
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
+from undersong.shared.web.standing import Standing
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import write_header
 
 LENGTH = 30
 CLIP = 4.0

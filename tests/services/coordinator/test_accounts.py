@@ -2,8 +2,8 @@
 
 from sqlalchemy import text
 
-from services.coordinator.accounts import Accounts
 from tests.services.coordinator.world import World, document
+from undersong.services.coordinator.accounts import Accounts
 
 
 async def test_each_route_asks_for_its_role(world: World) -> None:

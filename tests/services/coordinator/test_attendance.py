@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from services.coordinator.attendance import Attendance
-from services.coordinator.tables import common
-from shared.database import Database
-from shared.queues import Notifier, Streams
+from undersong.services.coordinator.attendance import Attendance
+from undersong.services.coordinator.tables import common
+from undersong.shared.database import Database
+from undersong.shared.queues import Notifier, Streams
 
 
 @pytest.mark.parametrize("lease_s", [1.0, 8.0, 30.0])

@@ -6,13 +6,13 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from services.coordinator.auditing import Auditing
-from services.coordinator.peers.keys import KeysDirectory
-from services.coordinator.peers.registry import Registry
-from shared.transparency.audit import audit_file, holds
-from shared.transparency.evidence import Evidence
-from shared.web.access import Grant, Principal, Role
 from tests.shared.transparency.bundles import Federation
+from undersong.services.coordinator.auditing import Auditing
+from undersong.services.coordinator.peers.keys import KeysDirectory
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.shared.transparency.audit import audit_file, holds
+from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.web.access import Grant, Principal, Role
 
 
 class Others:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from services.coordinator.dashboard.source import CoordinatorDesk, CoordinatorSource
-from services.coordinator.repository.jobs import JobRepository
-from shared.ids import JobId, RoundId
-from shared.web.access import Grant, Principal, Role
 from tests.services.coordinator.world import World
+from undersong.services.coordinator.dashboard.source import CoordinatorDesk, CoordinatorSource
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.shared.ids import JobId, RoundId
+from undersong.shared.web.access import Grant, Principal, Role
 
 FAULT = {"code": "dealer-at-fault", "message": "it dealt shares that do not belong to its secrets"}
 

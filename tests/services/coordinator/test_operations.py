@@ -5,10 +5,10 @@ from typing import Any
 import httpx
 from prometheus_client import REGISTRY
 
-from services.coordinator.domain.tasks import MAX_ATTEMPTS
-from services.coordinator.gauges import Gauges
-from shared.web.access import Grant, Principal, Role
 from tests.services.coordinator.world import TIMING, SiteAgent, World
+from undersong.services.coordinator.domain.tasks import MAX_ATTEMPTS
+from undersong.services.coordinator.gauges import Gauges
+from undersong.shared.web.access import Grant, Principal, Role
 
 DIGEST = "cd" * 32
 ADMIN = Principal("usr_1", "ada", (Grant(Role.ADMIN, None),))

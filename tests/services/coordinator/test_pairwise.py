@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from services.coordinator.log_heads import LogHeads
-from shared.ids import JobId, RoundId
 from tests.services.coordinator.world import World
+from undersong.services.coordinator.log_heads import LogHeads
+from undersong.shared.ids import JobId, RoundId
 
 
 async def planned(world: World, sites: int = 4) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:

@@ -4,8 +4,8 @@ import asyncio
 import json
 from typing import Any
 
-from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 from tests.services.coordinator.world import SiteAgent, World, profile
+from undersong.services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 
 DIGEST = "cd" * 32
 

@@ -1,7 +1,7 @@
 """The migrated schema is the one that the code describes."""
 
-from services.coordinator.tables import Base
-from shared.database.migrations import drift, migrate
+from undersong.services.coordinator.tables import Base
+from undersong.shared.database.migrations import drift, migrate
 
 
 def test_no_drift_between_migrations_and_tables(database_url: str) -> None:

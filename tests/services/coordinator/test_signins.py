@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from services.coordinator.signins import LOCKED, MOST_FAILURES, TooManySignIns, network_of
-from shared.web.access import new_token
 from tests.services.coordinator.world import World
+from undersong.services.coordinator.signins import LOCKED, MOST_FAILURES, TooManySignIns, network_of
+from undersong.shared.web.access import new_token
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 

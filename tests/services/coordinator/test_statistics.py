@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
-from shared.statistics.measures import SALT, asked_of
 from tests.services.coordinator.world import Neighbours, SiteAgent, World, profile
 from tests.shared.statistics.hospitals import SITES, count, frame, hospital
+from undersong.services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
+from undersong.shared.statistics.measures import SALT, asked_of
 
 HOSPITALS = [hospital(name) for name in SITES]
 RECORDS = frame()

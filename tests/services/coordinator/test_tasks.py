@@ -8,9 +8,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.identity.authority import Subject
-from shared.identity.requests import SigningAuth
 from tests.services.coordinator.world import SiteAgent, World, profile
+from undersong.shared.identity.authority import Subject
+from undersong.shared.identity.requests import SigningAuth
 
 DIGEST = "cd" * 32
 
@@ -38,7 +38,9 @@ async def test_a_site_that_never_reported_its_profile_stops_no_other_site(
     await SiteAgent(site_id, world.client(signing)).poll()
     await world.flush()
     job = await world.job(federation)
-    monkeypatch.setattr("services.coordinator.repository.sites._profiles", {})  # as in a worker that has just started
+    monkeypatch.setattr(
+        "undersong.services.coordinator.repository.sites._profiles", {}
+    )  # as in a worker that has just started
     await world.conductor.advance(job["id"])
     assert [(await agent.poll()).status_code for agent in agents].count(200) == 4
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.coordinator.conductor import Conductor
-from services.coordinator.moves import ROUNDS_TOPIC
-from services.coordinator.rounds import JOBS_TOPIC
-from shared.ids import new_id
-from shared.queues import Consumer, Event, background
 from tests.services.coordinator.world import SiteAgent, World
+from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.moves import ROUNDS_TOPIC
+from undersong.services.coordinator.rounds import JOBS_TOPIC
+from undersong.shared.ids import new_id
+from undersong.shared.queues import Consumer, Event, background
 
 DIGEST = "cd" * 32
 

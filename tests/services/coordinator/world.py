@@ -20,25 +20,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.coordinator.api.app import application
-from services.coordinator.conductor import Conductor
-from services.coordinator.leases import Timing
-from services.coordinator.peers.aggregator import Aggregator
-from services.coordinator.peers.keys import Keys
-from services.coordinator.peers.registry import Registry
-from services.coordinator.rounds import Rounds
-from services.coordinator.tables import common
-from services.coordinator.tasks import TaskSweeper
-from services.coordinator.use_cases import UseCases, build_use_cases
-from shared.database import Database
-from shared.identity.authority import CertificateAuthority, Identity, Subject
-from shared.identity.nonces import SqlNonces
-from shared.identity.requests import SigningAuth
-from shared.identity.sealing import Sealer
-from shared.identity.verify import PartyVerifier
-from shared.learning import score_bins
-from shared.queues import Notifier, Relay, Streams, background
 from tests.databases import prepare
+from undersong.services.coordinator.api.app import application
+from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.peers.aggregator import Aggregator
+from undersong.services.coordinator.peers.keys import Keys
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.rounds import Rounds
+from undersong.services.coordinator.tables import common
+from undersong.services.coordinator.tasks import TaskSweeper
+from undersong.services.coordinator.use_cases import UseCases, build_use_cases
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import PartyVerifier
+from undersong.shared.learning import score_bins
+from undersong.shared.queues import Notifier, Relay, Streams, background
 
 TIMING = Timing(heartbeat_s=10.0, lease_s=30.0)
 

@@ -10,14 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 
-from services.keys.settings import KeysSettings
-from services.keys.tables import Base
-from services.keys.wiring import Components, assemble, build_app
-from shared.clock import utc_now
-from shared.database import Database
-from shared.identity.authority import public_bytes
-from shared.identity.enrol import enrolment_proof_data
 from tests.databases import prepare
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.tables import Base
+from undersong.services.keys.wiring import Components, assemble, build_app
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database
+from undersong.shared.identity.authority import public_bytes
+from undersong.shared.identity.enrol import enrolment_proof_data
 
 URL = "http://keys"
 

@@ -8,19 +8,19 @@ import httpx
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.keys.wiring import Components
-from shared.identity.authority import Identity, Subject, public_bytes
-from shared.identity.enrol import enrol
-from shared.identity.requests import SigningAuth
-from shared.ids import new_id
-from shared.secagg import transcript
-from shared.secagg.pairwise import messages, roster
-from shared.secagg.pairwise.messages import Advertisement, Survivors
-from shared.secagg.pairwise.roster import Frame, Member, Roster
-from shared.secagg.pairwise.terms import terms
-from shared.transparency.documents import RoundRecord
-from shared.transparency.records import transcript_of
-from shared.wire.manifest import MANIFEST_CONTEXT, RoundManifest, SignedManifest
+from undersong.services.keys.wiring import Components
+from undersong.shared.identity.authority import Identity, Subject, public_bytes
+from undersong.shared.identity.enrol import enrol
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.ids import new_id
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import messages, roster
+from undersong.shared.secagg.pairwise.messages import Advertisement, Survivors
+from undersong.shared.secagg.pairwise.roster import Frame, Member, Roster
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.transparency.documents import RoundRecord
+from undersong.shared.transparency.records import transcript_of
+from undersong.shared.wire.manifest import MANIFEST_CONTEXT, RoundManifest, SignedManifest
 
 URL = "http://keys"
 FEDERATION = "fed_x"

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from cryptography import x509
 
-from shared.identity.authority import Identity, Subject
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import EnrolmentRefused, IdentityKeeper, enrol, ensure_identity, rotate
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import RevocationFeed
+from undersong.shared.identity.authority import Identity, Subject
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import EnrolmentRefused, IdentityKeeper, enrol, ensure_identity, rotate
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import RevocationFeed
 
 URL = "http://keys"
 REASON = {"reason": "laptop stolen"}

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from services.keys.__main__ import PROGRAM, main
-from services.keys.authority import Authority
-from services.keys.operators import SERVICES
-from services.keys.settings import KeysSettings
-from services.keys.tables import Base
-from services.keys.wiring import assemble, open_database
-from shared.database.migrations import drift, head_revision, migrate
-from shared.identity.sealing import SealBrokenError, Sealer
+from undersong.services.keys.__main__ import PROGRAM, main
+from undersong.services.keys.authority import Authority
+from undersong.services.keys.operators import SERVICES
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.tables import Base
+from undersong.services.keys.wiring import assemble, open_database
+from undersong.shared.database.migrations import drift, head_revision, migrate
+from undersong.shared.identity.sealing import SealBrokenError, Sealer
 
 FILES = {"operator-token", *(f"{service}-enrol-token" for service in SERVICES)}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.keys.domain import (
+from undersong.services.keys.domain import (
     Challenge,
     ChallengeUnknown,
     EnrolmentToken,
@@ -17,8 +17,8 @@ from services.keys.domain import (
     parse_public_key,
     with_descendants,
 )
-from shared.identity.authority import Subject
-from shared.ids import Digest
+from undersong.shared.identity.authority import Subject
+from undersong.shared.ids import Digest
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ALICE, BOB = b"a" * 32, b"b" * 32

@@ -7,9 +7,9 @@ import httpx
 from cryptography import x509
 from sqlalchemy import text
 
-from shared.database import Database
-from shared.errors import reason_of
-from shared.identity.authority import Subject, check_certificate
+from undersong.shared.database import Database
+from undersong.shared.errors import reason_of
+from undersong.shared.identity.authority import Subject, check_certificate
 
 
 def slug(response: httpx.Response) -> tuple[int, str]:
@@ -167,7 +167,7 @@ async def test_no_token_and_no_private_key_is_in_the_database(
 
 
 def _tables() -> list[str]:
-    from services.keys.tables import Base
+    from undersong.services.keys.tables import Base
 
     return sorted(Base.metadata.tables)
 

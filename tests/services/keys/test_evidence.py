@@ -3,15 +3,15 @@
 import httpx
 from fastapi import FastAPI
 
-from services.coordinator.auditing import Auditing
-from services.coordinator.peers.keys import KeysDirectory
-from services.coordinator.peers.registry import Registry
-from services.keys.wiring import Components
-from shared.identity.authority import keyid_of
-from shared.transparency.audit import audit_file
-from shared.transparency.documents import RoundResult
-from shared.web.access import Grant, Principal, Role
 from tests.services.keys.parties import FEDERATION, URL, Federation, finished
+from undersong.services.coordinator.auditing import Auditing
+from undersong.services.coordinator.peers.keys import KeysDirectory
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.keys.wiring import Components
+from undersong.shared.identity.authority import keyid_of
+from undersong.shared.transparency.audit import audit_file
+from undersong.shared.transparency.documents import RoundResult
+from undersong.shared.web.access import Grant, Principal, Role
 
 PERSON = Principal("usr_1", "ada", (Grant(Role.AUDITOR, FEDERATION),))
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from services.keys.helper.domain import (
+from tests.services.aggregator.conftest import Stage, make_identity, quick_stage
+from tests.services.aggregator.two_servers import LENGTH, Round, Servers
+from undersong.services.keys.helper.domain import (
     EngineWithoutHelper,
     ManifestUntrusted,
     RoundAnswered,
@@ -26,24 +28,22 @@ from services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from services.keys.helper.openings import Opening, Openings
-from services.keys.helper.tables import Base, ReportRow, RoundRow
-from services.keys.helper.wiring import PACKAGE, void_rounds
-from shared.clock import utc_now
-from shared.database import Transaction
-from shared.database.migrations import drift
-from shared.highwater import HighWater
-from shared.identity.requests import SigningAuth
-from shared.ids import RoundId, SiteId, new_id
-from shared.secagg.engine import ServerRound
-from shared.secagg.fold import BytesSource
-from shared.secagg.twoserver.engine import TWOSERVER, accepted_set
-from shared.secagg.twoserver.leader import examine, leader_key
-from shared.secagg.twoserver.messages import Begin, ReportQuestion, ReportVerdict
-from shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
-from shared.wire.updates import read_header
-from tests.services.aggregator.conftest import Stage, make_identity, quick_stage
-from tests.services.aggregator.two_servers import LENGTH, Round, Servers
+from undersong.services.keys.helper.openings import Opening, Openings
+from undersong.services.keys.helper.tables import Base, ReportRow, RoundRow
+from undersong.services.keys.helper.wiring import PACKAGE, void_rounds
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Transaction
+from undersong.shared.database.migrations import drift
+from undersong.shared.highwater import HighWater
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.ids import RoundId, SiteId, new_id
+from undersong.shared.secagg.engine import ServerRound
+from undersong.shared.secagg.fold import BytesSource
+from undersong.shared.secagg.twoserver.engine import TWOSERVER, accepted_set
+from undersong.shared.secagg.twoserver.leader import examine, leader_key
+from undersong.shared.secagg.twoserver.messages import Begin, ReportQuestion, ReportVerdict
+from undersong.shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
+from undersong.shared.wire.updates import read_header
 
 __all__ = ["make_identity", "quick_stage"]
 

@@ -11,14 +11,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from services.keys.appending import append
-from services.keys.log import backfill
-from services.keys.wiring import Components
-from shared.identity.authority import Subject
-from shared.identity.enrol import enrol
-from shared.ids import new_id
-from shared.merkle import proofs as merkle
-from shared.transparency.documents import (
+from tests.services.keys.parties import SITES, URL, Federation, finished
+from undersong.services.keys.appending import append
+from undersong.services.keys.log import backfill
+from undersong.services.keys.wiring import Components
+from undersong.shared.identity.authority import Subject
+from undersong.shared.identity.enrol import enrol
+from undersong.shared.ids import new_id
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.transparency.documents import (
     ConsistencyProof,
     InclusionProof,
     LogEntry,
@@ -26,7 +27,7 @@ from shared.transparency.documents import (
     LoggedRecords,
     LogHead,
 )
-from shared.transparency.records import (
+from undersong.shared.transparency.records import (
     LogInvalid,
     RecordInvalid,
     check_certified,
@@ -37,7 +38,6 @@ from shared.transparency.records import (
     check_record,
     signers,
 )
-from tests.services.keys.parties import SITES, URL, Federation, finished
 
 REASON = {"reason": "laptop stolen"}
 

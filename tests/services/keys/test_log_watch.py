@@ -13,22 +13,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 
-from services.agent import log_watch
-from services.agent.alarms import FOREIGN, FORK, Alarms
-from services.agent.keys import Signatures
-from services.agent.link import Away, Link
-from services.agent.log_watch import LogWatch, Seen
-from services.agent.state import AgentState
-from services.keys.settings import KeysSettings
-from services.keys.wiring import Components, assemble, build_app, open_database
-from shared.identity.authority import Identity, Subject, public_bytes
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import enrol, own_keys, rotate
-from shared.ids import Digest
-from shared.merkle import proofs as merkle
-from shared.wire.manifest import LogHead, head_statement
 from tests.databases import prepare
 from tests.services.keys.parties import FEDERATION, URL, Federation
+from undersong.services.agent import log_watch
+from undersong.services.agent.alarms import FOREIGN, FORK, Alarms
+from undersong.services.agent.keys import Signatures
+from undersong.services.agent.link import Away, Link
+from undersong.services.agent.log_watch import LogWatch, Seen
+from undersong.services.agent.state import AgentState
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.wiring import Components, assemble, build_app, open_database
+from undersong.shared.identity.authority import Identity, Subject, public_bytes
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import enrol, own_keys, rotate
+from undersong.shared.ids import Digest
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.wire.manifest import LogHead, head_statement
 
 ME = "site_0"
 

@@ -12,14 +12,14 @@ import msgpack
 import pytest
 from sqlalchemy import text
 
-from services.keys.settings import KeysSettings
-from services.keys.wiring import Components, assemble, build_app, open_database
-from shared.highwater import HighWater, Mark
-from shared.ids import new_id
-from shared.secagg import transcript
-from shared.secagg.pairwise import messages, roster
 from tests.databases import prepare
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation
+from undersong.services.keys.settings import KeysSettings
+from undersong.services.keys.wiring import Components, assemble, build_app, open_database
+from undersong.shared.highwater import HighWater, Mark
+from undersong.shared.ids import new_id
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import messages, roster
 
 REASON = {"reason": "laptop stolen"}
 

@@ -14,20 +14,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from services.registry.settings import RegistrySettings
-from services.registry.wiring import build_app
-from shared.database import Database
-from shared.errors import NotFound
-from shared.identity.authority import CertificateAuthority, Holder, Identity, Subject
-from shared.identity.digests import content_digest
-from shared.identity.nonces import SqlNonces
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import PartyVerifier
-from shared.ids import Digest, ModelId, digest_of
-from shared.learning import tensors
-from shared.web.access import Grant, Principal, Role
-from shared.wire.manifest import VERSION_CONTEXT, version_statement
 from tests.databases import prepare
+from undersong.services.registry.settings import RegistrySettings
+from undersong.services.registry.wiring import build_app
+from undersong.shared.database import Database
+from undersong.shared.errors import NotFound
+from undersong.shared.identity.authority import CertificateAuthority, Holder, Identity, Subject
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import PartyVerifier
+from undersong.shared.ids import Digest, ModelId, digest_of
+from undersong.shared.learning import tensors
+from undersong.shared.web.access import Grant, Principal, Role
+from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 
 FED, OTHER_FED = "fed_a", "fed_b"
 
@@ -84,7 +84,7 @@ class Parties:
 
 @dataclasses.dataclass
 class Standing:
-    """What `shared.web.standing.Standing` offers, without a keys service."""
+    """What `undersong.shared.web.standing.Standing` offers, without a keys service."""
 
     parties: Parties
     verifier: PartyVerifier

@@ -103,7 +103,7 @@ async def test_what_is_unknown_is_said_so(world: World) -> None:
 
 
 async def test_a_replayed_request_is_refused(world: World) -> None:
-    from shared.identity.requests import SigningAuth
+    from undersong.shared.identity.requests import SigningAuth
 
     request = world.http.build_request("POST", "/v1/models", json={"federation_id": "fed_a", "name": "once"})
     signed = next(SigningAuth(world.parties.coordinator, "registry").sync_auth_flow(request))

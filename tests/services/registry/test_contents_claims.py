@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from services.registry.tables import Base
-from shared.database.migrations import _config, _locked_connection, drift, migrate
-from shared.ids import Digest, digest_of
+from undersong.services.registry.tables import Base
+from undersong.shared.database.migrations import _config, _locked_connection, drift, migrate
+from undersong.shared.ids import Digest, digest_of
 
 File = Callable[..., bytes]
 World = Any

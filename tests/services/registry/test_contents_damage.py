@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from services.registry.tables import ActionRow
-from shared.blobs import BlobCorrupt, BlobStore
-from shared.database import Transaction
-from shared.ids import Digest, digest_of
+from undersong.services.registry.tables import ActionRow
+from undersong.shared.blobs import BlobCorrupt, BlobStore
+from undersong.shared.database import Transaction
+from undersong.shared.ids import Digest, digest_of
 
 File = Callable[..., bytes]
 World = Any

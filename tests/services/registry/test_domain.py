@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.registry.domain import RangeNotSatisfiable, asked_range, natural_key
-from shared.ids import Digest
+from undersong.services.registry.domain import RangeNotSatisfiable, asked_range, natural_key
+from undersong.shared.ids import Digest
 
 sizes = st.integers(1, 1000)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from services.registry.tables import ActionRow
-from shared.database import Transaction
-from shared.identity.authority import verify_signature
-from shared.ids import Digest, digest_of
-from shared.learning import safetensors
-from shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.services.registry.tables import ActionRow
+from undersong.shared.database import Transaction
+from undersong.shared.identity.authority import verify_signature
+from undersong.shared.ids import Digest, digest_of
+from undersong.shared.learning import safetensors
+from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 
 File = Callable[..., bytes]
 World = Any

@@ -76,14 +76,20 @@ def stop(process: subprocess.Popen[bytes]) -> int:
 
 
 def test_api_and_worker_enrol_serve_and_stop(platform: Platform) -> None:
-    platform.run("services.keys", "bootstrap", "--out", str(platform.folder / "secrets"))
-    platform.run("services.registry", "migrate")
-    keys = platform.start("services.keys", "api")
-    api, worker = platform.start("services.registry", "api"), platform.start("services.registry", "worker")
+    platform.run("undersong.services.keys", "bootstrap", "--out", str(platform.folder / "secrets"))
+    platform.run("undersong.services.registry", "migrate")
+    keys = platform.start("undersong.services.keys", "api")
+    api, worker = (
+        platform.start("undersong.services.registry", "api"),
+        platform.start("undersong.services.registry", "worker"),
+    )
     assert platform.ready(platform.port)["status"] == "ready"
     assert httpx.get(f"http://127.0.0.1:{platform.port}/v1/models", trust_env=False).status_code == 401
     second = subprocess.run(
-        [sys.executable, "-m", "services.registry", "api"], env=platform.environment, capture_output=True, timeout=60
+        [sys.executable, "-m", "undersong.services.registry", "api"],
+        env=platform.environment,
+        capture_output=True,
+        timeout=60,
     )
     assert second.returncode == 2
     assert b"is already in use" in second.stderr
@@ -93,7 +99,10 @@ def test_api_and_worker_enrol_serve_and_stop(platform: Platform) -> None:
 def test_a_bad_setting_is_one_clear_line(platform: Platform) -> None:
     environment = platform.environment | {"REGISTRY_MAX_CONTENT_BYTES": "many"}
     run = subprocess.run(
-        [sys.executable, "-m", "services.registry", "migrate"], env=environment, capture_output=True, timeout=60
+        [sys.executable, "-m", "undersong.services.registry", "migrate"],
+        env=environment,
+        capture_output=True,
+        timeout=60,
     )
     assert run.returncode == 2
     assert run.stderr.startswith(b"setting REGISTRY_MAX_CONTENT_BYTES: ")

@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.blobs import BlobChanged, BlobCorrupt, BlobMissing, BlobStore, BlobTooLarge, DigestMismatch, StorageFull
-from shared.ids import Digest, digest_of
 from tests.effort import examples
+from undersong.shared.blobs import (
+    BlobChanged,
+    BlobCorrupt,
+    BlobMissing,
+    BlobStore,
+    BlobTooLarge,
+    DigestMismatch,
+    StorageFull,
+)
+from undersong.shared.ids import Digest, digest_of
 
 NOTHING = Digest("0" * 64)
 
@@ -164,7 +172,7 @@ async def test_a_full_disk_is_said_so(blob_url: str, monkeypatch: pytest.MonkeyP
         with pytest.raises(StorageFull):
             await store.put(b"x")
     assert await listed(store) == []
-    monkeypatch.setattr("shared.blobs.local.RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr("undersong.shared.blobs.local.RESERVE_BYTES", 1 << 62)
     with pytest.raises(StorageFull):
         await store.put(b"x")
 
@@ -172,7 +180,7 @@ async def test_a_full_disk_is_said_so(blob_url: str, monkeypatch: pytest.MonkeyP
 WRITER = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from shared.blobs import BlobStore
+from undersong.shared.blobs import BlobStore
 
 def die(*_args):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,9 +12,9 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, Database, JsonDocument, Transaction, UtcDateTime, new_metadata, page
-from shared.errors import Conflict, Unavailable
 from tests.effort import examples
+from undersong.shared.database import CommonTables, Database, JsonDocument, Transaction, UtcDateTime, new_metadata, page
+from undersong.shared.errors import Conflict, Unavailable
 
 
 class Base(DeclarativeBase):
@@ -155,7 +155,7 @@ async def test_a_lost_connection_is_mended(postgres_url: str) -> None:
 
 
 async def test_a_database_that_is_away_becomes_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.database.database._GIVE_UP_AFTER_S", 0.3)
+    monkeypatch.setattr("undersong.shared.database.database._GIVE_UP_AFTER_S", 0.3)
     database = Database("postgresql+psycopg://nobody@127.0.0.1:1/none", common)
     with pytest.raises(Unavailable) as refusal:
         await database.run("test", lambda tx: add(tx, "a"))
@@ -215,7 +215,7 @@ async def test_a_cancelled_writer_frees_the_way(database: Database) -> None:
 
 
 async def test_a_nested_writer_is_refused_and_does_not_hang(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.database.database._GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("undersong.shared.database.database._GIVE_UP_AFTER_S", 0.2)
     database = await fresh(sqlite_url)
 
     async def outer(tx: Transaction) -> None:

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from shared.database import Gathering
-from shared.errors import NotFound, Unavailable
+from undersong.shared.database import Gathering
+from undersong.shared.errors import NotFound, Unavailable
 
 REQUEST: ContextVar[str] = ContextVar("request", default="none")
 

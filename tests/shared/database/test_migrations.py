@@ -7,10 +7,10 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from services.registry.tables import Base
-from shared.database import Database
-from shared.database.migrations import drift, head_revision, migrate
 from tests.simulation.proxy import Proxy, Weather
+from undersong.services.registry.tables import Base
+from undersong.shared.database import Database
+from undersong.shared.database.migrations import drift, head_revision, migrate
 
 
 async def test_migrations_give_the_tables_of_the_code(database_url: str) -> None:
@@ -25,7 +25,7 @@ async def test_migrations_give_the_tables_of_the_code(database_url: str) -> None
 
 @pytest.mark.process
 async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:
-    code = f"from shared.database.migrations import migrate; migrate({database_url!r}, 'registry')"
+    code = f"from undersong.shared.database.migrations import migrate; migrate({database_url!r}, 'registry')"
     runs = [await asyncio.create_subprocess_exec(sys.executable, "-c", code) for _ in range(3)]
     assert [await run.wait() for run in runs] == [0, 0, 0]
     assert await asyncio.to_thread(drift, database_url, "registry", Base.metadata) == []

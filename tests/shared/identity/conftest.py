@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.clock import utc_now
-from shared.identity.authority import CertificateAuthority, Identity, Subject
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
 
 MakeIdentity = Callable[..., Identity]
 

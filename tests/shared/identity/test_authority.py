@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.clock import utc_now
-from shared.identity.authority import (
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.authority import (
     CertificateAuthority,
     CertificateExpired,
     CertificateUntrusted,

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from shared.identity.digests import content_digest, content_digest_from, parse_content_digest
+from undersong.shared.identity.digests import content_digest, content_digest_from, parse_content_digest
 
 BODY = b'{"hello": "world"}'
 # RFC 9530, appendix B.1 gives this body's digest.

@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase
 
-from shared.clock import utc_now
-from shared.database import CommonTables, Database, Transaction, new_metadata
-from shared.errors import Unavailable
-from shared.identity.nonces import SqlNonces
+from undersong.shared.clock import utc_now
+from undersong.shared.database import CommonTables, Database, Transaction, new_metadata
+from undersong.shared.errors import Unavailable
+from undersong.shared.identity.nonces import SqlNonces
 
 
 class Base(DeclarativeBase):

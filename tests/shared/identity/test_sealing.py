@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.identity.sealing import SealBrokenError, Sealer, add_key, drop_old_keys
+from undersong.shared.identity.sealing import SealBrokenError, Sealer, add_key, drop_old_keys
 
 PLACE = ("rounds", "rnd_1", "secret")
 

@@ -12,8 +12,8 @@ from threading import Thread
 import pytest
 from cryptography import x509
 
-from shared.identity.authority import CertificateUntrusted, check_certificate
-from shared.identity.transport import CA_FILE, CA_KEY_FILE, ServerTls, TransportAuthority, trust
+from undersong.shared.identity.authority import CertificateUntrusted, check_certificate
+from undersong.shared.identity.transport import CA_FILE, CA_KEY_FILE, ServerTls, TransportAuthority, trust
 
 NOW = datetime.now(UTC)
 NAMES = ("127.0.0.1", "edge.example")

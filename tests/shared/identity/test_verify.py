@@ -6,12 +6,18 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from shared.clock import utc_now
-from shared.errors import Refusal
-from shared.identity.authority import CertificateAuthority, CertificateExpired, CertificateUntrusted, Identity, Subject
-from shared.identity.digests import content_digest
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import (
+from undersong.shared.clock import utc_now
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.authority import (
+    CertificateAuthority,
+    CertificateExpired,
+    CertificateUntrusted,
+    Identity,
+    Subject,
+)
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import (
     CertificateRevoked,
     DigestMissing,
     MemoryNonces,
@@ -179,7 +185,7 @@ async def test_a_slightly_skewed_clock_is_fine(
 def _signed_at(identity: Identity, skew_s: int, monkeypatch: pytest.MonkeyPatch) -> httpx.Request:
     """Signed by a party whose clock is wrong by so many seconds."""
     with monkeypatch.context() as patch:
-        patch.setattr("shared.clock._ahead", lambda: timedelta(seconds=skew_s))
+        patch.setattr("undersong.shared.clock._ahead", lambda: timedelta(seconds=skew_s))
         return signed(identity)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from shared.learning.metrics import (
+from undersong.shared.learning.metrics import (
     LayoutUnknown,
     Unmeasurable,
     binary_sums,
@@ -21,7 +21,7 @@ from shared.learning.metrics import (
     multiclass_sums,
     regression_sums,
 )
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 RANDOM = np.random.default_rng(3)
 Y = (RANDOM.random(3000) < 0.3).astype(float)

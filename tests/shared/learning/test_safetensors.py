@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import numpy as reference
 
-from shared.learning.safetensors import BadModelFile, read, read_header, read_metadata, tensor_digest, write
 from tests.effort import examples
+from undersong.shared.learning.safetensors import BadModelFile, read, read_header, read_metadata, tensor_digest, write
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "bool"]
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12).filter(

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from shared.learning.metrics import binary_sums, metrics_of
-from shared.secagg.quantise import decode_sums, encode_sums, plan_sums
 from tests.effort import examples
+from undersong.shared.learning.metrics import binary_sums, metrics_of
+from undersong.shared.secagg.quantise import decode_sums, encode_sums, plan_sums
 
 ALLOWED = 0.002
 

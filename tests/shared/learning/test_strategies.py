@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from shared.learning.safetensors import BadModelFile
-from shared.learning.strategies import STRATEGIES, StrategyUnknown, load_state, save_state, step_model, strategy_named
+from undersong.shared.learning.safetensors import BadModelFile
+from undersong.shared.learning.strategies import (
+    STRATEGIES,
+    StrategyUnknown,
+    load_state,
+    save_state,
+    step_model,
+    strategy_named,
+)
 
 W0 = np.array([1.0, -2.0, 0.5], np.float32)
 D1 = np.array([0.4, -0.2, 0.0], np.float32)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.learning import safetensors
-from shared.learning.strategies import load_state, save_state, step_model, strategy_named
-from shared.learning.tensors import (
+from undersong.shared.learning import safetensors
+from undersong.shared.learning.strategies import load_state, save_state, step_model, strategy_named
+from undersong.shared.learning.tensors import (
     ROLES_KEY,
     Model,
     ModelMismatch,

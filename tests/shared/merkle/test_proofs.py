@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.merkle import proofs as merkle
+from undersong.shared.merkle import proofs as merkle
 
 # The eight entries and roots that Certificate Transparency implementations are tried on.
 ENTRIES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.merkle import proofs as merkle
-from shared.merkle import tree
 from tests.shared.merkle.test_proofs import LEAVES, ROOTS
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.merkle import tree
 
 
 def stored(leaves: list[bytes]) -> dict[tree.Node, bytes]:

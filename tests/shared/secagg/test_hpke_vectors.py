@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from shared.secagg.hpke import SUITE
+from undersong.shared.secagg.hpke import SUITE
 
 BESIDE = Path(__file__).parents[3].parent / "shared" / "vectors"
 VECTORS = Path(os.environ.get("UNDERSONG_VECTORS", str(BESIDE))) / "hpke" / "rfc9180_x25519_hkdfsha256.json"

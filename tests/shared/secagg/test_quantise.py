@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.secagg.quantise import (
+from tests.effort import examples
+from undersong.shared.secagg.quantise import (
     MIN_BOUND,
     TAIL_LENGTH,
     NoHeadroom,
@@ -27,8 +28,7 @@ from shared.secagg.quantise import (
     sums_length,
     unpack,
 )
-from shared.wire.manifest import Encoding
-from tests.effort import examples
+from undersong.shared.wire.manifest import Encoding
 
 KEY = bytes(range(32))
 VECTORS = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**100), 2.0**100, width=32))

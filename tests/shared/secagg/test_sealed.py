@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from shared.ids import SiteId
-from shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused, check_header
-from shared.secagg.engines import ENGINES, EngineUnknown, engine_named
-from shared.secagg.fold import BytesSource
-from shared.secagg.payload import model_payload, sums_payload, train_payload
-from shared.secagg.sealed.engine import CHUNK, SEALED
-from shared.wire.manifest import RoundKind, RoundManifest
-from shared.wire.updates import MalformedUpdate, UpdateHeader, read_header, write_header
 from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.shared.wire.manifests import manifest
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused, check_header
+from undersong.shared.secagg.engines import ENGINES, EngineUnknown, engine_named
+from undersong.shared.secagg.fold import BytesSource
+from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload
+from undersong.shared.secagg.sealed.engine import CHUNK, SEALED
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.updates import MalformedUpdate, UpdateHeader, read_header, write_header
 
 SITE = SiteId("site_a")
 MANIFEST = manifest()

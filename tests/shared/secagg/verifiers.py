@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from shared.errors import Forbidden
+from undersong.shared.errors import Forbidden
 
 
 class NotCertified(Forbidden):

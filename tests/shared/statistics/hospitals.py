@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recipes.datasets import load_dataset, read_datasets
-from shared.statistics.counting import Rows, count
-from shared.statistics.measures import SALT, asked_of
-from shared.statistics.queries import QUERIES
-from shared.statistics.results import Result
-from shared.statistics.session import QuerySession
-from shared.statistics.steps import Setting
-from shared.wire.profiles import Column
+from undersong.recipes.datasets import load_dataset, read_datasets
+from undersong.shared.statistics.counting import Rows, count
+from undersong.shared.statistics.measures import SALT, asked_of
+from undersong.shared.statistics.queries import QUERIES
+from undersong.shared.statistics.results import Result
+from undersong.shared.statistics.session import QuerySession
+from undersong.shared.statistics.steps import Setting
+from undersong.shared.wire.profiles import Column
 
 FOLDER = Path(__file__).parents[3] / "examples" / "hospital"
 SITES = ("cleveland", "hungarian", "switzerland", "va")

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from shared.statistics import dyadic, linear, moments, ranges
-from shared.statistics.suppression import hidden_cells, hidden_counts, with_totals
 from tests.effort import examples
+from undersong.shared.statistics import dyadic, linear, moments, ranges
+from undersong.shared.statistics.suppression import hidden_cells, hidden_counts, with_totals
 
 VALUES = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=200)
 TABLES = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(

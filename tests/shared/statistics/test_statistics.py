@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression
 
-from shared.statistics import clusters
 from tests.shared.statistics.hospitals import SITES, federate, frame, hospital
+from undersong.shared.statistics import clusters
 
 RECORDS = frame()
 HOSPITALS = [hospital(name) for name in SITES]
@@ -188,9 +188,9 @@ def test_the_variance_of_large_values_close_together_takes_a_second_round() -> N
 
 
 def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
-    from shared.statistics.queries import QUERIES
-    from shared.statistics.session import QuerySession, SumsMisfit
     from tests.shared.statistics.hospitals import setting
+    from undersong.shared.statistics.queries import QUERIES
+    from undersong.shared.statistics.session import QuerySession, SumsMisfit
 
     queries = [
         QUERIES[str(document["query"])].model_validate(document)
@@ -215,9 +215,9 @@ def test_sums_that_no_data_give_leave_the_job_with_an_unusable_answer() -> None:
 
 
 def test_measures_that_two_queries_share_are_asked_once() -> None:
-    from shared.statistics.queries import QUERIES
-    from shared.statistics.session import QuerySession
     from tests.shared.statistics.hospitals import setting
+    from undersong.shared.statistics.queries import QUERIES
+    from undersong.shared.statistics.session import QuerySession
 
     both = [QUERIES[name].model_validate({"query": name, "columns": ["age"]}) for name in ("mean", "sum")]
     asked = QuerySession(both, setting(HOSPITALS)).asked

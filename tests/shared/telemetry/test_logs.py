@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from shared.telemetry.logs import REDACTED, configure_logging, scrub
-from shared.telemetry.traces import continue_trace
-from shared.web.access import new_token
+from undersong.shared.telemetry.logs import REDACTED, configure_logging, scrub
+from undersong.shared.telemetry.traces import continue_trace
+from undersong.shared.web.access import new_token
 
 TOKEN = new_token()
 

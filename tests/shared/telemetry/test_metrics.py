@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY
 
-from shared.telemetry import metrics
+from undersong.shared.telemetry import metrics
 
 PRIVATE = {"owner", "site", "agent", "run", "user", "site_id", "user_id", "job_id", "round_id"}
 

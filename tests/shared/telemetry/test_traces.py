@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from shared.telemetry import continue_trace, current_trace
+from undersong.shared.telemetry import continue_trace, current_trace
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -40,8 +40,8 @@ def test_a_failure_inside_ends_the_trace() -> None:
 
 LIGHT = """
 import sys
-import shared.identity.enrol, shared.identity.requests, shared.identity.authority, shared.identity.directory
-import shared.telemetry.logs, shared.telemetry
+import undersong.shared.identity.enrol, undersong.shared.identity.requests, undersong.shared.identity.authority, undersong.shared.identity.directory
+import undersong.shared.telemetry.logs, undersong.shared.telemetry
 heavy = {"fastapi", "starlette", "sqlalchemy", "prometheus_client", "opentelemetry", "redis", "torch", "numpy"}
 print(sorted(heavy & set(sys.modules)))
 """

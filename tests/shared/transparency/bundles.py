@@ -10,17 +10,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
-from shared.ids import Digest, SiteId
-from shared.merkle import proofs as merkle
-from shared.secagg import transcript
-from shared.secagg.pairwise import roster as rosters
-from shared.secagg.pairwise.messages import Advertisement, Survivors
-from shared.secagg.pairwise.roster import Frame, Member, Roster
-from shared.secagg.pairwise.terms import terms
-from shared.secagg.quantise import plan_norm
-from shared.secagg.twoserver.messages import SetEvidence as Accepted
-from shared.transparency.documents import (
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject, keyid_of
+from undersong.shared.ids import Digest, SiteId
+from undersong.shared.merkle import proofs as merkle
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import roster as rosters
+from undersong.shared.secagg.pairwise.messages import Advertisement, Survivors
+from undersong.shared.secagg.pairwise.roster import Frame, Member, Roster
+from undersong.shared.secagg.pairwise.terms import terms
+from undersong.shared.secagg.quantise import plan_norm
+from undersong.shared.secagg.twoserver.messages import SetEvidence as Accepted
+from undersong.shared.transparency.documents import (
     InclusionProof,
     LoggedRecord,
     LogHead,
@@ -28,12 +28,12 @@ from shared.transparency.documents import (
     head_statement,
     leaf_of,
 )
-from shared.transparency.evidence import Evidence, VersionEvidence
-from shared.transparency.records import transcript_of
-from shared.wire.canonical import digest_document
-from shared.wire.helper import accepted_statement
-from shared.wire.manifest import RoundManifest, SignedManifest, version_statement
-from shared.zk.samples import Committed, takes_commitments
+from undersong.shared.transparency.evidence import Evidence, VersionEvidence
+from undersong.shared.transparency.records import transcript_of
+from undersong.shared.wire.canonical import digest_document
+from undersong.shared.wire.helper import accepted_statement
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest, version_statement
+from undersong.shared.zk.samples import Committed, takes_commitments
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SERVICES = ("coordinator", "aggregator", "keys", "registry", "helper")

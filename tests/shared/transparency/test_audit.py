@@ -9,14 +9,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.identity.authority import CertificateUntrusted
-from shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds
-from shared.transparency.certificates import read_certificate
-from shared.transparency.collecting import NoRecord, collect
-from shared.transparency.documents import LoggedRecord
-from shared.transparency.evidence import Evidence
 from tests.effort import examples
 from tests.shared.transparency.bundles import Federation
+from undersong.shared.identity.authority import CertificateUntrusted
+from undersong.shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds
+from undersong.shared.transparency.certificates import read_certificate
+from undersong.shared.transparency.collecting import NoRecord, collect
+from undersong.shared.transparency.documents import LoggedRecord
+from undersong.shared.transparency.evidence import Evidence
 
 FEDERATION = Federation()
 WITNESS_MODE = Federation(quorum=False)

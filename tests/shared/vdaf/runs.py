@@ -4,8 +4,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from shared.vdaf.field import Vector
-from shared.vdaf.vdaf import Vdaf
+from undersong.shared.vdaf.field import Vector
+from undersong.shared.vdaf.vdaf import Vdaf
 
 CTX = b"tests"
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.fields.field64 import P
-from shared.vdaf.bases import Lagrange, Monomial, power_of_two
-from shared.vdaf.errors import VdafMalformed
-from shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, IntegerField
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.projections64 import STRETCH
 from tests.effort import examples
+from undersong.shared.fields.field64 import P
+from undersong.shared.vdaf.bases import Lagrange, Monomial, power_of_two
+from undersong.shared.vdaf.errors import VdafMalformed
+from undersong.shared.vdaf.field import FIELD32, FIELD40, FIELD128, Field, IntegerField
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.projections64 import STRETCH
 
 PLAIN = IntegerField("plain", P, pow(7, 4294967295, P), 32, 8)
 FIELDS = [FIELD64, FIELD128, FIELD32, FIELD40]

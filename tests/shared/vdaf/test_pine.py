@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.fields.field64 import P
-from shared.vdaf.errors import (
+from tests.effort import examples
+from tests.shared.vdaf.runs import CTX, Report, report, result, verify
+from undersong.shared.fields.field64 import P
+from undersong.shared.vdaf.errors import (
     FreshRandomnessNeeded,
     InputNotFinite,
     InputOutOfRange,
     VdafMalformed,
     VdafRejected,
 )
-from shared.vdaf.pine import Integers, Pine64HmacSha256Aes128
-from tests.effort import examples
-from tests.shared.vdaf.runs import CTX, Report, report, result, verify
+from undersong.shared.vdaf.pine import Integers, Pine64HmacSha256Aes128
 
 FRACTION = 20
 BOUND = 1 << FRACTION  # norm 1

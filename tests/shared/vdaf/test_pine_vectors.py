@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.vdaf import pine
 from tests.shared.vdaf.published import names, read
+from undersong.shared.vdaf import pine
 
 
 @pytest.mark.parametrize("path", names("pine/Pine*.json"))

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.vdaf.bases import Basis, Lagrange, Monomial
-from shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
-from shared.vdaf.errors import InputOutOfRange, VdafMalformed, VdafRejected
-from shared.vdaf.field import FIELD32, FIELD128, Field
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.flp import Flp
-from shared.vdaf.prio3 import (
+from tests.effort import examples
+from tests.shared.vdaf.runs import Report, report, result, verify
+from undersong.shared.vdaf.bases import Basis, Lagrange, Monomial
+from undersong.shared.vdaf.circuits import Circuit, Count, HistogramCircuit, MultihotCountVec, Sum, SumVec
+from undersong.shared.vdaf.errors import InputOutOfRange, VdafMalformed, VdafRejected
+from undersong.shared.vdaf.field import FIELD32, FIELD128, Field
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.flp import Flp
+from undersong.shared.vdaf.prio3 import (
     Prio3,
     Prio3Count,
     Prio3Histogram,
@@ -23,8 +25,6 @@ from shared.vdaf.prio3 import (
     Prio3SumVec,
     Prio3SumVecWithMultiproof,
 )
-from tests.effort import examples
-from tests.shared.vdaf.runs import Report, report, result, verify
 
 SCHEMES: dict[str, tuple[Prio3, list[Any], Any]] = {
     "count": (Prio3Count(3), [1, 0, 1, 1], 3),

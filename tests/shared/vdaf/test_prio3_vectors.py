@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from shared.vdaf import prio3
-from shared.vdaf.circuits import Circuit
-from shared.vdaf.errors import VdafMalformed, VdafRejected
-from shared.vdaf.field import FIELD128, Vector
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.gadgets import Polynomial
-from shared.vdaf.vdaf import VerifyState
 from tests.shared.vdaf.published import names, read
+from undersong.shared.vdaf import prio3
+from undersong.shared.vdaf.circuits import Circuit
+from undersong.shared.vdaf.errors import VdafMalformed, VdafRejected
+from undersong.shared.vdaf.field import FIELD128, Vector
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.gadgets import Polynomial
+from undersong.shared.vdaf.vdaf import VerifyState
 
 PARAMETERS = ("length", "max_measurement", "max_weight", "chunk_length")
 FIELDS = {"Field64": FIELD64, "Field128": FIELD128}

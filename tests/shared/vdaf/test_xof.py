@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.vdaf.field import FIELD40, FIELD128
-from shared.vdaf.field64 import FIELD64
-from shared.vdaf.xof import XofHmacSha256Aes128, XofTurboShake128
 from tests.shared.vdaf.published import names, read
+from undersong.shared.vdaf.field import FIELD40, FIELD128
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.vdaf.xof import XofHmacSha256Aes128, XofTurboShake128
 
 XOFS = {"XofHmacSha256Aes128": XofHmacSha256Aes128, "XofTurboShake128": XofTurboShake128}
 

@@ -10,15 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 
-from shared.clock import utc_now
-from shared.errors import Conflict, FieldError, TooMany
-from shared.identity.authority import CertificateAuthority, Identity, Subject
-from shared.identity.requests import SigningAuth
-from shared.identity.verify import MemoryNonces, PartyVerifier
-from shared.web.access import Actor, Caller, Grant, Principal, Role, SiteParty, require, service_party
-from shared.web.app import create_app
-from shared.web.body import receive
-from shared.web.problems import problems
+from undersong.shared.clock import utc_now
+from undersong.shared.errors import Conflict, FieldError, TooMany
+from undersong.shared.identity.authority import CertificateAuthority, Identity, Subject
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.verify import MemoryNonces, PartyVerifier
+from undersong.shared.web.access import Actor, Caller, Grant, Principal, Role, SiteParty, require, service_party
+from undersong.shared.web.app import create_app
+from undersong.shared.web.body import receive
+from undersong.shared.web.problems import problems
 
 
 class Thing(BaseModel):

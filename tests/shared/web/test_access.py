@@ -6,8 +6,8 @@ import json
 import httpx
 import pytest
 
-from shared.errors import Unavailable
-from shared.web.access import Grant, IntrospectionClient, Role
+from undersong.shared.errors import Unavailable
+from undersong.shared.web.access import Grant, IntrospectionClient, Role
 
 ADA = {"active": True, "user_id": "usr_1", "name": "ada", "roles": [{"role": "scientist", "federation_id": "fed_x"}]}
 

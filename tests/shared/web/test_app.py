@@ -7,11 +7,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.errors import Forbidden, NotFound
-from shared.identity.authority import Subject
-from shared.identity.requests import SigningAuth
-from shared.web.access import Grant, Principal, Role
-from shared.web.app import create_app
+from undersong.shared.errors import Forbidden, NotFound
+from undersong.shared.identity.authority import Subject
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.web.access import Grant, Principal, Role
+from undersong.shared.web.app import create_app
 
 COORDINATOR = Subject("service", "coordinator")
 
@@ -182,7 +182,7 @@ def test_openapi_documents_problems_with_examples(app: FastAPI) -> None:
 
 
 async def test_a_trace_is_continued(client: httpx.AsyncClient, app: FastAPI) -> None:
-    from shared.telemetry.traces import current_trace
+    from undersong.shared.telemetry.traces import current_trace
 
     seen: list[str | None] = []
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.identity.requests import SigningAuth
+from undersong.shared.identity.requests import SigningAuth
 
 JSON = {"content-type": "application/json"}
 URL = "/v1/things/a"

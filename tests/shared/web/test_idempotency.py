@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from sqlalchemy import String, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.database import CommonTables, Database, Transaction, new_metadata
-from shared.errors import Conflict
-from shared.ids import new_id
-from shared.web.access import Caller, Grant, Principal, Role
-from shared.web.app import create_app
-from shared.web.idempotency import IdempotentOnce, prune_idempotency
+from undersong.shared.database import CommonTables, Database, Transaction, new_metadata
+from undersong.shared.errors import Conflict
+from undersong.shared.ids import new_id
+from undersong.shared.web.access import Caller, Grant, Principal, Role
+from undersong.shared.web.app import create_app
+from undersong.shared.web.idempotency import IdempotentOnce, prune_idempotency
 
 
 class Base(DeclarativeBase):

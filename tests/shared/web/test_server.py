@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.clock import utc_now
-from shared.identity.transport import TransportAuthority
+from undersong.shared.clock import utc_now
+from undersong.shared.identity.transport import TransportAuthority
 
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from fastapi import APIRouter, Request
-from shared.web.app import create_app
-from shared.web.server import serve
+from undersong.shared.web.app import create_app
+from undersong.shared.web.server import serve
 
 router = APIRouter()
 

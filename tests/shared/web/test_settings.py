@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.web.settings import ServiceSettings, load_settings, settings_config
+from undersong.shared.web.settings import ServiceSettings, load_settings, settings_config
 
 
 class Registry(ServiceSettings):

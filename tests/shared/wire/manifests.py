@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from shared.ids import Digest
-from shared.secagg.quantise import plan_encoding, plan_sums
-from shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.ids import Digest
+from undersong.shared.secagg.quantise import plan_encoding, plan_sums
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 SITES = ("site_a", "site_b", "site_c")
 DIGEST = Digest("ab" * 32)

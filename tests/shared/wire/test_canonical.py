@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire.canonical import NotCanonical, canonical, digest_document
+from undersong.shared.wire.canonical import NotCanonical, canonical, digest_document
 
 SCALARS = (
     st.none()

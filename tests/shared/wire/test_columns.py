@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.agreed import image_fault, in_agreed_form
-from recipes.protocol import Dataset
-from shared.wire.columns import Agreement, Column, agree, misfit
-from shared.wire.manifest import DataRef
-from shared.wire.profiles import DatasetSchema, schema_fault
+from undersong.recipes.agreed import image_fault, in_agreed_form
+from undersong.recipes.protocol import Dataset
+from undersong.shared.wire.columns import Agreement, Column, agree, misfit
+from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.profiles import DatasetSchema, schema_fault
 
 TEXTS = st.lists(st.text("abcxyz01 ", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
 

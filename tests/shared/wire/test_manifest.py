@@ -3,11 +3,18 @@
 import pytest
 from pydantic import ValidationError
 
-from shared.ids import Digest
-from shared.wire.manifest import Encoding, EnginePublic, RoundKind, RoundManifest, SignedManifest, version_statement
-from shared.wire.profiles import Column, DatasetSchema, RecipeSpec, Task
-from shared.wire.updates import ReceiptDoc
 from tests.shared.wire.manifests import DIGEST, manifest
+from undersong.shared.ids import Digest
+from undersong.shared.wire.manifest import (
+    Encoding,
+    EnginePublic,
+    RoundKind,
+    RoundManifest,
+    SignedManifest,
+    version_statement,
+)
+from undersong.shared.wire.profiles import Column, DatasetSchema, RecipeSpec, Task
+from undersong.shared.wire.updates import ReceiptDoc
 
 
 def test_json_keeps_the_digest() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire.manifest import RoundKind
-from shared.wire.updates import (
+from tests.shared.wire.manifests import DIGEST
+from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.updates import (
     MalformedUpdate,
     UpdateHeader,
     header_digest,
@@ -17,7 +18,6 @@ from shared.wire.updates import (
     read_header,
     write_header,
 )
-from tests.shared.wire.manifests import DIGEST
 
 HEADER = UpdateHeader(
     round_id="rnd_1",

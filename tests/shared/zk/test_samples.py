@@ -2,13 +2,13 @@
 
 import pytest
 
-from shared.ids import Digest, SiteId, VersionId
-from shared.wire.manifest import ModelRef, RoundKind, RoundManifest
-from shared.zk.group import IdentityRefused
-from shared.zk.range_proof import OutsideRange
-from shared.zk.samples import Committed, takes_commitments, verify
-from shared.zk.transcript import ProofInvalid
 from tests.services.aggregator.conftest import make_manifest
+from undersong.shared.ids import Digest, SiteId, VersionId
+from undersong.shared.wire.manifest import ModelRef, RoundKind, RoundManifest
+from undersong.shared.zk.group import IdentityRefused
+from undersong.shared.zk.range_proof import OutsideRange
+from undersong.shared.zk.samples import Committed, takes_commitments, verify
+from undersong.shared.zk.transcript import ProofInvalid
 
 MODEL = ModelRef(version_id=VersionId("ver_01k5z0000000000000000000aa"), digest=Digest("0" * 64))
 SITE = SiteId("site_00")

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 
-from shared.zk import dleq
-from shared.zk.group import GENERATOR, IDENTITY, IdentityRefused, Point, PointInvalid, Scalar, base, expand_message
-from shared.zk.oprf import BlindEvaluation, Mode, Oprf
-from shared.zk.transcript import ProofInvalid
+from undersong.shared.zk import dleq
+from undersong.shared.zk.group import (
+    GENERATOR,
+    IDENTITY,
+    IdentityRefused,
+    Point,
+    PointInvalid,
+    Scalar,
+    base,
+    expand_message,
+)
+from undersong.shared.zk.oprf import BlindEvaluation, Mode, Oprf
+from undersong.shared.zk.transcript import ProofInvalid
 
 BESIDE = Path(__file__).parents[3].parent / "shared" / "vectors"
 FOLDER = Path(os.environ.get("UNDERSONG_VECTORS", str(BESIDE)))

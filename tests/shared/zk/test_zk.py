@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import Refusal
-from shared.zk import dleq, pedersen, range_proof, schnorr
-from shared.zk.group import (
+from undersong.shared.errors import Refusal
+from undersong.shared.zk import dleq, pedersen, range_proof, schnorr
+from undersong.shared.zk.group import (
     GENERATOR,
     IDENTITY,
     ORDER,
@@ -23,9 +23,9 @@ from shared.zk.group import (
     base,
     second_generator,
 )
-from shared.zk.pedersen import Opening
-from shared.zk.range_proof import OutsideRange, prove_range, verify_range
-from shared.zk.transcript import ProofInvalid, Statement
+from undersong.shared.zk.pedersen import Opening
+from undersong.shared.zk.range_proof import OutsideRange, prove_range, verify_range
+from undersong.shared.zk.transcript import ProofInvalid, Statement
 
 ROOT = Path(__file__).parents[3]
 CONTEXT, CHALLENGE = b"federation, job", b"from keys"
@@ -239,7 +239,7 @@ def test_secrets_are_not_printed() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
 def test_loading_libsodium_leaves_no_file(tmp_path: Path) -> None:
-    code = "import tempfile as t; n = t.NamedTemporaryFile; import shared.zk.sodium; assert t.NamedTemporaryFile is n"
+    code = "import tempfile as t; n = t.NamedTemporaryFile; import undersong.shared.zk.sodium; assert t.NamedTemporaryFile is n"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, timeout=100)
     assert not list(tmp_path.iterdir())

@@ -10,23 +10,23 @@ from typing import Final
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import services.coordinator.api.app
-import services.coordinator.tables
-import services.keys.wiring as keys
-from services.coordinator.leases import Timing
-from services.coordinator.peers.registry import Registry
-from services.coordinator.use_cases import build_use_cases
-from services.keys.settings import KeysSettings
-from shared.database import Database
-from shared.database.migrations import migrate
-from shared.identity.authority import Identity, Subject
-from shared.identity.enrol import enrol
-from shared.identity.nonces import SqlNonces
-from shared.identity.requests import SigningAuth
-from shared.identity.sealing import Sealer
-from shared.identity.verify import PartyVerifier
-from shared.queues import Notifier, Streams
+import undersong.services.coordinator.api.app
+import undersong.services.coordinator.tables
+import undersong.services.keys.wiring as keys
 from tests.services.coordinator.world import profile
+from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.use_cases import build_use_cases
+from undersong.services.keys.settings import KeysSettings
+from undersong.shared.database import Database
+from undersong.shared.database.migrations import migrate
+from undersong.shared.identity.authority import Identity, Subject
+from undersong.shared.identity.enrol import enrol
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import PartyVerifier
+from undersong.shared.queues import Notifier, Streams
 
 SITES: Final = 4
 LENGTH: Final = 8
@@ -63,14 +63,14 @@ async def found(folder: Path) -> Founding:
     settings = KeysSettings(database_url=url_of(folder, "keys"), data_dir=folder / "keys")
     identities: dict[str, Identity] = {}
     app = keys.build_app(settings)
-    database = Database(url_of(folder, "coordinator"), services.coordinator.tables.common, pool_size=2)
+    database = Database(url_of(folder, "coordinator"), undersong.services.coordinator.tables.common, pool_size=2)
     streams = Streams("redis://127.0.0.1:1/0")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         stack.push_async_callback(streams.close)
         await stack.enter_async_context(app.router.lifespan_context(app))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://keys")
-        coordinator = services.coordinator.api.app.application(database, streams)
+        coordinator = undersong.services.coordinator.api.app.application(database, streams)
         use_cases = build_use_cases(
             database,
             Notifier(streams, ["coordinator.tasks"]),

@@ -22,22 +22,22 @@ import msgpack
 import numpy as np
 from fastapi import FastAPI, Request
 
-import services.aggregator.tables
-import services.coordinator.tables
-from shared import clock, faults
-from shared.database import Database
-from shared.errors import Refusal
-from shared.identity.requests import SigningAuth
-from shared.ids import RoundId, SiteId, new_id
-from shared.learning.tensors import load
-from shared.queues import Event, Streams
-from shared.secagg.pairwise.witness import RosterAsk, read_ask
+import undersong.services.aggregator.tables
+import undersong.services.coordinator.tables
 from tests.services.aggregator.conftest import FakeRegistry, zeros
 from tests.services.coordinator.world import document
 from tests.simulation.oneprocess.founding import LENGTH, SITES, Founding, url_of
 from tests.simulation.oneprocess.process import OUTSIDE, RUNNING, Process, Wire, is_crash
 from tests.simulation.oneprocess.site import Site
 from tests.simulation.oneprocess.starts import ROUND_S, START
+from undersong.shared import clock, faults
+from undersong.shared.database import Database
+from undersong.shared.errors import Refusal
+from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.ids import RoundId, SiteId, new_id
+from undersong.shared.learning.tensors import load
+from undersong.shared.queues import Event, Streams
+from undersong.shared.secagg.pairwise.witness import RosterAsk, read_ask
 
 
 @dataclass
@@ -74,8 +74,8 @@ class InProcessPlatform:
     async def _build(self) -> None:
         self._serve_models()
         for service, common in (
-            ("coordinator", services.coordinator.tables.common),
-            ("aggregator", services.aggregator.tables.common),
+            ("coordinator", undersong.services.coordinator.tables.common),
+            ("aggregator", undersong.services.aggregator.tables.common),
         ):
             database = Database(url_of(self.folder, service), common, pool_size=3)
             self.stack.push_async_callback(database.close)

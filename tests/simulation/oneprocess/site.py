@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import numpy as np
 
-from shared.identity.authority import Identity
-from shared.identity.digests import content_digest
-from shared.ids import RoundId, SiteId, digest_of
-from shared.secagg.engine import UPLOAD, ClientRound
-from shared.secagg.engines import engine_named
-from shared.secagg.pairwise.uploads import MaskSignatures
-from shared.secagg.payload import train_payload
-from shared.wire.manifest import SignedManifest
 from tests.shared.secagg.verifiers import UNCERTIFIED
 from tests.simulation.oneprocess.founding import LENGTH
+from undersong.shared.identity.authority import Identity
+from undersong.shared.identity.digests import content_digest
+from undersong.shared.ids import RoundId, SiteId, digest_of
+from undersong.shared.secagg.engine import UPLOAD, ClientRound
+from undersong.shared.secagg.engines import engine_named
+from undersong.shared.secagg.pairwise.uploads import MaskSignatures
+from undersong.shared.secagg.payload import train_payload
+from undersong.shared.wire.manifest import SignedManifest
 
 if TYPE_CHECKING:
     from tests.simulation.oneprocess.platform import InProcessPlatform

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 from fastapi import FastAPI
 
-import services.aggregator.wiring as aggregator
-import services.coordinator.api.app
-import services.keys.wiring as keys
-from services.aggregator.settings import AggregatorSettings
-from services.coordinator.conductor import Conductor
-from services.coordinator.peers.aggregator import Aggregator
-from services.coordinator.peers.keys import Keys
-from services.coordinator.peers.registry import Registry
-from services.coordinator.rounds import Rounds
-from services.coordinator.tasks import TaskSweeper
-from services.coordinator.use_cases import build_use_cases
-from services.keys.settings import KeysSettings
-from shared.identity.directory import CertificateDirectory
-from shared.identity.enrol import IdentityKeeper
-from shared.identity.nonces import SqlNonces
-from shared.identity.sealing import Sealer
-from shared.identity.verify import PartyVerifier, RevocationFeed
-from shared.queues import Notifier
-from shared.web.standing import Standing
+import undersong.services.aggregator.wiring as aggregator
+import undersong.services.coordinator.api.app
+import undersong.services.keys.wiring as keys
 from tests.services.aggregator.conftest import NoTokens
 from tests.simulation.oneprocess.founding import TIMING, NoRevocations, url_of
 from tests.simulation.oneprocess.process import Wire
+from undersong.services.aggregator.settings import AggregatorSettings
+from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.peers.aggregator import Aggregator
+from undersong.services.coordinator.peers.keys import Keys
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.rounds import Rounds
+from undersong.services.coordinator.tasks import TaskSweeper
+from undersong.services.coordinator.use_cases import build_use_cases
+from undersong.services.keys.settings import KeysSettings
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.enrol import IdentityKeeper
+from undersong.shared.identity.nonces import SqlNonces
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.verify import PartyVerifier, RevocationFeed
+from undersong.shared.queues import Notifier
+from undersong.shared.web.standing import Standing
 
 if TYPE_CHECKING:
     from tests.simulation.oneprocess.platform import InProcessPlatform
@@ -60,7 +60,7 @@ async def keys_api(platform: "InProcessPlatform") -> None:
 
 async def coordinator_api(platform: "InProcessPlatform") -> None:
     database = platform.databases["coordinator"]
-    app = services.coordinator.api.app.application(database, platform.streams)
+    app = undersong.services.coordinator.api.app.application(database, platform.streams)
     notifier = Notifier(platform.streams, ["coordinator.tasks"])
     registry = Registry(platform.http("coordinator", "registry"))
     sealer = Sealer.ensure(platform.folder / "seal.key")

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
-from recipes.declaration import BadDataset
-from recipes.draft import draft_text
-from services.agent.domain import Detail
-from services.agent.first_policy import default_policy
-from services.agent.policy import load
 from tests.effort import examples
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
+from undersong.recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
+from undersong.recipes.declaration import BadDataset
+from undersong.recipes.draft import draft_text
+from undersong.services.agent.domain import Detail
+from undersong.services.agent.first_policy import default_policy
+from undersong.services.agent.policy import load
 
 
 def undersong(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.progress import Progress
 from rich.table import Table
 
-from shared.terminal import shown, shown_json
 from undersong.cli.screen import screen
+from undersong.shared.terminal import shown, shown_json
 
 EVIL = "alpha\x1b]52;c;ZXZpbA==\x07\x1b[2J\rbeta\x9b31m\u202egamma"
 

@@ -3,9 +3,9 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database.common import RowNumber
-from shared.database.migrations import create_common_tables
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.common import RowNumber
+from undersong.shared.database.migrations import create_common_tables
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 revision = "0002"
 down_revision = "0001"

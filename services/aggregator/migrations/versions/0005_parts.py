@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database.common import RowNumber
-from shared.database.types import JsonDocument, UtcDateTime
+from undersong.shared.database.common import RowNumber
+from undersong.shared.database.types import JsonDocument, UtcDateTime
 
 revision = "0005"
 down_revision = "0004"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database.types import UtcDateTime
+from undersong.shared.database.types import UtcDateTime
 
 revision = "0006"
 down_revision = "0005"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from services.keys.helper.domain import (
+from undersong.services.keys.helper.domain import (
     EngineWithoutHelper,
     ManifestUntrusted,
     RoundAnswered,
@@ -16,14 +16,21 @@ from services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from services.keys.helper.rounds import HelperRounds
-from shared.errors import Forbidden, TooLarge, Unauthenticated, Unavailable
-from shared.identity.verify import CertificateRevoked, Party
-from shared.ids import RoundId
-from shared.secagg.twoserver.messages import MAX_BYTES, Agree, Begin, MessageMalformed, pack_verdicts, unpack_batch
-from shared.web.access import service_party
-from shared.web.body import receive
-from shared.web.problems import problems
+from undersong.services.keys.helper.rounds import HelperRounds
+from undersong.shared.errors import Forbidden, TooLarge, Unauthenticated, Unavailable
+from undersong.shared.identity.verify import CertificateRevoked, Party
+from undersong.shared.ids import RoundId
+from undersong.shared.secagg.twoserver.messages import (
+    MAX_BYTES,
+    Agree,
+    Begin,
+    MessageMalformed,
+    pack_verdicts,
+    unpack_batch,
+)
+from undersong.shared.web.access import service_party
+from undersong.shared.web.body import receive
+from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1", tags=["rounds"])
 

@@ -1,4 +1,4 @@
-from services.keys.helper.tables import Base
-from shared.database.migrations import run_env
+from undersong.services.keys.helper.tables import Base
+from undersong.shared.database.migrations import run_env
 
 run_env(Base.metadata)

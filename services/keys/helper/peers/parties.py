@@ -2,15 +2,15 @@
 
 from cryptography.exceptions import InvalidSignature
 
-from services.keys.helper.domain import ManifestUntrusted
-from shared.clock import Clock, utc_now
-from shared.errors import NotFound, Unauthenticated
-from shared.identity.authority import Holder, Subject, check_time
-from shared.identity.directory import CertificateDirectory
-from shared.identity.verify import Revocations
-from shared.ids import Digest
-from shared.secagg.twoserver.report import Report, ReportUnsigned
-from shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.services.keys.helper.domain import ManifestUntrusted
+from undersong.shared.clock import Clock, utc_now
+from undersong.shared.errors import NotFound, Unauthenticated
+from undersong.shared.identity.authority import Holder, Subject, check_time
+from undersong.shared.identity.directory import CertificateDirectory
+from undersong.shared.identity.verify import Revocations
+from undersong.shared.ids import Digest
+from undersong.shared.secagg.twoserver.report import Report, ReportUnsigned
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 COORDINATOR = Subject("service", "coordinator")
 

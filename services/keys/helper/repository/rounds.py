@@ -7,14 +7,14 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from services.keys.helper.domain import HelperRound, RoundUnknown
-from services.keys.helper.openings import Opening
-from services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
-from shared.database import Transaction
-from shared.ids import Digest, RoundId, SiteId
-from shared.secagg.twoserver.helper import Taken
-from shared.secagg.twoserver.messages import ReportVerdict
-from shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.services.keys.helper.domain import HelperRound, RoundUnknown
+from undersong.services.keys.helper.openings import Opening
+from undersong.services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
+from undersong.shared.database import Transaction
+from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.secagg.twoserver.helper import Taken
+from undersong.shared.secagg.twoserver.messages import ReportVerdict
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 _BY_SQL = {"synchronize_session": False}
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database import UtcDateTime
+from undersong.shared.database import UtcDateTime
 
 revision = "0002"
 down_revision = "0001"

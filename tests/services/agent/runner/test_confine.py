@@ -12,15 +12,15 @@ import psutil
 import pytest
 import yaml
 
-from recipes.protocol import source_digest
-from services.agent.domain import TaskFailure
-from services.agent.runner import landlock
-from services.agent.runner.process import ProcessLauncher
-from services.agent.runner.protocol import RunOrder, Setup
-from services.agent.runner.warm import WarmRunner
-from shared.learning.tensors import Model, Schema, save
-from shared.wire.manifest import DataRef
 from tests.pace import Deadline
+from undersong.recipes.protocol import source_digest
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner import landlock
+from undersong.services.agent.runner.process import ProcessLauncher
+from undersong.services.agent.runner.protocol import RunOrder, Setup
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.shared.learning.tensors import Model, Schema, save
+from undersong.shared.wire.manifest import DataRef
 
 MIB = 2**20
 pytestmark = [

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.protocol import source_digest
-from services.agent.domain import Resources, TaskFailure
-from services.agent.runner.docker import LABEL, DockerLauncher
-from services.agent.runner.folders import fresh
-from services.agent.runner.protocol import RunOrder, Setup
-from services.agent.runner.warm import WarmRunner
-from services.agent.settings import DockerSettings, Mount
-from shared.learning.tensors import Model, Schema, load, save
-from shared.wire.manifest import DataRef
+from undersong.recipes.protocol import source_digest
+from undersong.services.agent.domain import Resources, TaskFailure
+from undersong.services.agent.runner.docker import LABEL, DockerLauncher
+from undersong.services.agent.runner.folders import fresh
+from undersong.services.agent.runner.protocol import RunOrder, Setup
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.services.agent.settings import DockerSettings, Mount
+from undersong.shared.learning.tensors import Model, Schema, load, save
+from undersong.shared.wire.manifest import DataRef
 
 IMAGE = "undersong-test-stub"
 MIB = 2**20
@@ -33,8 +33,8 @@ PROBE = """
 import os, socket, json
 from pathlib import Path
 import numpy as np
-from recipes.protocol import TrainResult, source_digest
-from shared.wire.profiles import RecipeSpec, Task
+from undersong.recipes.protocol import TrainResult, source_digest
+from undersong.shared.wire.profiles import RecipeSpec, Task
 
 class Probe:
     def __init__(self):
@@ -102,7 +102,7 @@ class Bench:
         seen = {path: path.resolve() for path in [*system, Path(sys.base_prefix), Path(sys.prefix), ROOT]}
         settings = DockerSettings(
             image=image,
-            command=[sys.executable, "-m", "services.agent.runner.child"],
+            command=[sys.executable, "-m", "undersong.services.agent.runner.child"],
             environment={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin", "OMP_NUM_THREADS": "1"},
             mounts=[Mount(source=source, target=str(target)) for target, source in seen.items()],
         )

@@ -10,14 +10,14 @@ import numpy as np
 import psutil
 import pytest
 
-from recipes.catalogue import load_recipe
-from recipes.protocol import source_digest
-from services.agent.domain import TaskFailure
-from services.agent.runner.process import ProcessLauncher
-from services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
-from services.agent.runner.warm import WarmRunner
-from shared.learning.tensors import Model, Schema, load, save
-from shared.wire.manifest import DataRef
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.protocol import source_digest
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner.process import ProcessLauncher
+from undersong.services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.shared.learning.tensors import Model, Schema, load, save
+from undersong.shared.wire.manifest import DataRef
 
 pytestmark = pytest.mark.process
 MIB = 2**20
@@ -147,7 +147,7 @@ async def test_own_code_with_another_digest_is_not_even_imported(bench) -> None:
 
 def the_recipes_process() -> psutil.Process:
     """Other tests of this process may have servers of their own."""
-    (child,) = (c for c in psutil.Process().children() if "services.agent.runner.child" in c.cmdline())
+    (child,) = (c for c in psutil.Process().children() if "undersong.services.agent.runner.child" in c.cmdline())
     return child
 
 
@@ -215,7 +215,7 @@ class TwoRecipes(Bench):
         await self.runner.run(order, lambda _: None, limit_s=60)
 
     def children(self) -> list[psutil.Process]:
-        return [c for c in psutil.Process().children() if "services.agent.runner.child" in c.cmdline()]
+        return [c for c in psutil.Process().children() if "undersong.services.agent.runner.child" in c.cmdline()]
 
 
 async def test_jobs_that_alternate_keep_a_warm_child_each(tmp_path, recipe_text) -> None:
@@ -288,7 +288,7 @@ async def test_the_next_agent_ends_all_children_of_a_killed_one(tmp_path, recipe
 
 
 async def test_libraries_start_as_many_threads_as_this_agents_share(tmp_path, recipe_text, monkeypatch) -> None:
-    monkeypatch.setattr("services.agent.runner.processors.threads", lambda: 3)
+    monkeypatch.setattr("undersong.services.agent.runner.processors.threads", lambda: 3)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     shown = recipe_text.replace(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.runner import processors
+from undersong.services.agent.runner import processors
 
 
 def test_agents_share_what_a_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,7 @@ def test_agents_share_what_a_machine_has(tmp_path: Path, monkeypatch: pytest.Mon
         assert processors.threads(tmp_path) == 4
         lines = [
             "from pathlib import Path",
-            "from services.agent.runner.processors import counted",
+            "from undersong.services.agent.runner.processors import counted",
             f"with counted(Path({str(tmp_path)!r})): print('counted', flush=True); input()",
         ]
         code = "\n".join(lines)

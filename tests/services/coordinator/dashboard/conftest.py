@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from services.coordinator.dashboard import Dashboard, router
-from services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key, KeysPage
-from services.coordinator.dashboard.view_model import RoundPage
-from services.coordinator.dashboard.views import (
+from tests.shared.statistics.hospitals import SITES, federate, hospital
+from undersong.services.coordinator.dashboard import Dashboard, router
+from undersong.services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key, KeysPage
+from undersong.services.coordinator.dashboard.view_model import RoundPage
+from undersong.services.coordinator.dashboard.views import (
     Comparison,
     Dataset,
     DeadTask,
@@ -29,10 +30,9 @@ from services.coordinator.dashboard.views import (
     SiteFault,
     Task,
 )
-from shared.errors import NotFound, TooMany
-from shared.identity.sealing import Sealer
-from shared.statistics.results import Result
-from tests.shared.statistics.hospitals import SITES, federate, hospital
+from undersong.shared.errors import NotFound, TooMany
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.statistics.results import Result
 
 TOKEN = "ust_test-token"
 NAMES = ("Cleveland", "Hungary", "Switzerland", "Long Beach")

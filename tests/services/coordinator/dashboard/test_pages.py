@@ -13,11 +13,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.coordinator.dashboard import assets
-from services.coordinator.dashboard.audit_views import Check
-from services.coordinator.dashboard.pages import changes, curves
-from services.coordinator.dashboard.views import Cause, Comparison, Exclusion, Measure
-from services.coordinator.dashboard.wording import measured
+from undersong.services.coordinator.dashboard import assets
+from undersong.services.coordinator.dashboard.audit_views import Check
+from undersong.services.coordinator.dashboard.pages import changes, curves
+from undersong.services.coordinator.dashboard.views import Cause, Comparison, Exclusion, Measure
+from undersong.services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"
 PAGES = (

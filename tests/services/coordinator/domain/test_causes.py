@@ -1,8 +1,8 @@
 """What sites say of a failed round, as lines among lines of the platform."""
 
-from services.coordinator.domain.causes import MESSAGE_CHARS, Cause, causes_of, remedy
-from services.coordinator.domain.tasks import Task, TaskState
-from shared.ids import JobId, RoundId, SiteId, TaskId
+from undersong.services.coordinator.domain.causes import MESSAGE_CHARS, Cause, causes_of, remedy
+from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.shared.ids import JobId, RoundId, SiteId, TaskId
 
 
 def rejected(site: str, message: str | None) -> Task:

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from recipes.catalogue import load_recipe
-from services.coordinator.domain.findings import JobInvalid, kind_of
-from services.coordinator.domain.manifests import train_encoding
-from services.coordinator.domain.sites import SiteFacts
-from services.coordinator.domain.statistics import judge_statistics
-from services.coordinator.domain.validation import Verdict, World, absence, judge
-from services.coordinator.views.members import comparison_view
-from shared.ids import SiteId
-from shared.learning.strategies import strategy_named
-from shared.secagg.engines import ENGINES
-from shared.wire.profiles import Column, DatasetSchema, Hardware, SiteProfile
 from tests.effort import examples
 from tests.near_misses import exchanged, misspelt, names_in
+from undersong.recipes.catalogue import load_recipe
+from undersong.services.coordinator.domain.findings import JobInvalid, kind_of
+from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.services.coordinator.domain.statistics import judge_statistics
+from undersong.services.coordinator.domain.validation import Verdict, World, absence, judge
+from undersong.services.coordinator.views.members import comparison_view
+from undersong.shared.ids import SiteId
+from undersong.shared.learning.strategies import strategy_named
+from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.wire.profiles import Column, DatasetSchema, Hardware, SiteProfile
 
 FEDERATION = "fed_01m0dwh5mdaecm6yfk3d8y9c8v"
 COLUMNS = (

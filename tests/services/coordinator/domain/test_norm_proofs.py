@@ -3,10 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from services.coordinator.domain.manifests import _plan_request
-from services.coordinator.domain.spec import JobSpec
-from shared.secagg.engines import engine_facts
-from shared.wire.manifest import RoundKind
+from undersong.services.coordinator.domain.manifests import _plan_request
+from undersong.services.coordinator.domain.spec import JobSpec
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.wire.manifest import RoundKind
 
 
 def spec(engine: str = "twoserver", **update: object) -> JobSpec:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.coordinator.domain.cohort import CohortRule, choose, derive_seed
-from services.coordinator.domain.progress import (
+from undersong.services.coordinator.domain.cohort import CohortRule, choose, derive_seed
+from undersong.services.coordinator.domain.progress import (
     MAX_ATTEMPTS_PER_STEP,
     EarlyStop,
     Finished,
@@ -18,8 +18,8 @@ from services.coordinator.domain.progress import (
     next_step,
     should_stop,
 )
-from shared.ids import SiteId
-from shared.wire.manifest import RoundKind
+from undersong.shared.ids import SiteId
+from undersong.shared.wire.manifest import RoundKind
 
 
 def run(plan: Plan, score: float = 0.5) -> list[str]:

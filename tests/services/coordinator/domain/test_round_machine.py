@@ -12,13 +12,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.coordinator.domain.rounds import GRACE, Phase, Round
-from services.coordinator.domain.tasks import MAX_ATTEMPTS, DigestDiffers, StaleLease, Task, TaskOver, TaskState
-from services.coordinator.tasks import reclaim
-from shared.errors import Refusal
-from shared.ids import Digest, JobId, RoundId, SiteId, TaskId
-from shared.wire.manifest import RoundKind
 from tests.effort import examples
+from undersong.services.coordinator.domain.rounds import GRACE, Phase, Round
+from undersong.services.coordinator.domain.tasks import (
+    MAX_ATTEMPTS,
+    DigestDiffers,
+    StaleLease,
+    Task,
+    TaskOver,
+    TaskState,
+)
+from undersong.services.coordinator.tasks import reclaim
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+from undersong.shared.wire.manifest import RoundKind
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(minutes=5)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.secagg import transcript
-from shared.secagg.pairwise import contexts, messages, roster, witness
-from shared.secagg.pairwise.client import ClientState
-from shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
-from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.server import ServerState, Unmasking
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import contexts, messages, roster, witness
+from undersong.shared.secagg.pairwise.client import ClientState
+from undersong.shared.secagg.pairwise.complaints import Complaint, check_complaints, refused_dealers, tolerated
+from undersong.shared.secagg.pairwise.masks import apply_mask
+from undersong.shared.secagg.pairwise.server import ServerState, Unmasking
 
 
 class Stream:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.secagg.pairwise import client as client_module
-from shared.secagg.pairwise import complaints as complaining
-from shared.secagg.pairwise.complaints import Complaint, pack_complaints, unpack_complaints
-from shared.secagg.pairwise.messages import MalformedStep, OpeningShares
-from shared.secagg.pairwise.roster import RoundAborted
-from shared.secagg.pairwise.server import DealerAtFault, NotEnoughShares
 from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Round
+from undersong.shared.secagg.pairwise import client as client_module
+from undersong.shared.secagg.pairwise import complaints as complaining
+from undersong.shared.secagg.pairwise.complaints import Complaint, pack_complaints, unpack_complaints
+from undersong.shared.secagg.pairwise.messages import MalformedStep, OpeningShares
+from undersong.shared.secagg.pairwise.roster import RoundAborted
+from undersong.shared.secagg.pairwise.server import DealerAtFault, NotEnoughShares
 
 
 def noise(count: int = 1) -> bytes:
@@ -221,7 +221,7 @@ def test_a_dealer_with_too_many_complaints_cannot_be_kept() -> None:
 
 
 def test_another_set_of_sharers_stops_the_client() -> None:
-    from shared.secagg.transcript import bitmap
+    from undersong.shared.secagg.transcript import bitmap
 
     party = Round(7, dropout=0.0)
     party.share()

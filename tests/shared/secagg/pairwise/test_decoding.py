@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.fields.field64 import P
-from shared.secagg.pairwise.decoding import decode
-from shared.secagg.pairwise.shares import BadShares, split, well_formed
 from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Stream
+from undersong.shared.fields.field64 import P
+from undersong.shared.secagg.pairwise.decoding import decode
+from undersong.shared.secagg.pairwise.shares import BadShares, split, well_formed
 
 SECRET = hashlib.sha256(b"secret").digest()
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.errors import Refusal
-from shared.ids import SiteId
-from shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused
-from shared.secagg.pairwise import messages, roster, witness
-from shared.secagg.pairwise.engine import PAIRWISE, terms
-from shared.secagg.pairwise.server import NotEnoughShares
-from shared.secagg.quantise import DTYPES, pack, unpack
-from shared.wire.manifest import RoundManifest
-from shared.wire.updates import read_header
 from tests.shared.secagg.verifiers import UNCERTIFIED
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import SiteId
+from undersong.shared.secagg.engine import UPLOAD, ClientRound, Payload, ServerRound, UpdateRefused
+from undersong.shared.secagg.pairwise import messages, roster, witness
+from undersong.shared.secagg.pairwise.engine import PAIRWISE, terms
+from undersong.shared.secagg.pairwise.server import NotEnoughShares
+from undersong.shared.secagg.quantise import DTYPES, pack, unpack
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.updates import read_header
 
 SITES = tuple(SiteId(f"site_{i}") for i in range(5))
 LENGTH = 1000

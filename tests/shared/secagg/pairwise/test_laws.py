@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from shared.secagg.engine import Floors
-from shared.secagg.pairwise import graph, messages, roster
-from shared.secagg.pairwise.client import ClientState
-from shared.secagg.pairwise.decoding import decode
-from shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan, sparse
-from shared.secagg.pairwise.roster import RoundAborted
-from shared.secagg.pairwise.server import NotEnoughShares
-from shared.secagg.pairwise.shares import BadShares, split
-from shared.secagg.pairwise.witness import WitnessRefused, survivors_statement
 from tests.effort import examples
 from tests.shared.secagg.pairwise.parties import Round, Stream
+from undersong.shared.secagg.engine import Floors
+from undersong.shared.secagg.pairwise import graph, messages, roster
+from undersong.shared.secagg.pairwise.client import ClientState
+from undersong.shared.secagg.pairwise.decoding import decode
+from undersong.shared.secagg.pairwise.graph import UnsafeTopology, neighbours, plan, sparse
+from undersong.shared.secagg.pairwise.roster import RoundAborted
+from undersong.shared.secagg.pairwise.server import NotEnoughShares
+from undersong.shared.secagg.pairwise.shares import BadShares, split
+from undersong.shared.secagg.pairwise.witness import WitnessRefused, survivors_statement
 
 EVERYONE = frozenset(range(7))
 

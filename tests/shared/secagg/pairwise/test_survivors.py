@@ -14,12 +14,12 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, maximum_flow
 
-from shared.secagg import transcript
-from shared.secagg.pairwise import graph, messages, roster, witness
-from shared.secagg.pairwise.graph import Topology, neighbours, plan, sparse
-from shared.secagg.pairwise.roster import RoundAborted
-from shared.secagg.pairwise.survivors import UnsafeSurvivors, check_survivors
 from tests.shared.secagg.pairwise.parties import Round
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import graph, messages, roster, witness
+from undersong.shared.secagg.pairwise.graph import Topology, neighbours, plan, sparse
+from undersong.shared.secagg.pairwise.roster import RoundAborted
+from undersong.shared.secagg.pairwise.survivors import UnsafeSurvivors, check_survivors
 
 Sites = frozenset[int]
 

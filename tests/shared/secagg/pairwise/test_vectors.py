@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.secagg import transcript
-from shared.secagg.pairwise import contexts, messages, roster
-from shared.secagg.pairwise.client import ClientState
-from shared.secagg.pairwise.masks import apply_mask
-from shared.secagg.pairwise.server import ServerState
-from shared.secagg.pairwise.witness import SurvivorsAsk, survivors_statement
 from tests.vectors.pairwise import reference
+from undersong.shared.secagg import transcript
+from undersong.shared.secagg.pairwise import contexts, messages, roster
+from undersong.shared.secagg.pairwise.client import ClientState
+from undersong.shared.secagg.pairwise.masks import apply_mask
+from undersong.shared.secagg.pairwise.server import ServerState
+from undersong.shared.secagg.pairwise.witness import SurvivorsAsk, survivors_statement
 
 FOLDER = Path(__file__).parents[3] / "vectors" / "pairwise"
 DTYPES = {16: np.uint16, 24: np.uint32, 32: np.uint32}

@@ -7,18 +7,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from shared.errors import Refusal
-from shared.fields.sums import add_field
-from shared.secagg.engine import UpdateRefused
-from shared.secagg.quantise import plan_norm
-from shared.secagg.twoserver.roles import HELPER, LEADER
-from shared.secagg.twoserver.schemes import Proved, norm_bound, norm_proofs_of, scheme_for
-from shared.vdaf.errors import VdafMalformed, VdafRejected
-from shared.vdaf.field64 import FIELD64
-from shared.wire.helper import NORM_PROOFS
-from shared.wire.manifest import RoundKind, RoundManifest
 from tests.services.aggregator.two_servers import Liar
 from tests.shared.wire.manifests import manifest as make_manifest
+from undersong.shared.errors import Refusal
+from undersong.shared.fields.sums import add_field
+from undersong.shared.secagg.engine import UpdateRefused
+from undersong.shared.secagg.quantise import plan_norm
+from undersong.shared.secagg.twoserver.roles import HELPER, LEADER
+from undersong.shared.secagg.twoserver.schemes import Proved, norm_bound, norm_proofs_of, scheme_for
+from undersong.shared.vdaf.errors import VdafMalformed, VdafRejected
+from undersong.shared.vdaf.field64 import FIELD64
+from undersong.shared.wire.helper import NORM_PROOFS
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 LENGTH, CTX = 40, b"a round"
 ENCODING = plan_norm(summands=4, clip_norm=1.0)

@@ -5,14 +5,14 @@ import os
 import numpy as np
 import pytest
 
-from shared.fields.sums import add_field
-from shared.secagg.payload import opened_sums, sums_payload
-from shared.secagg.quantise import OutOfRange, decode_counts, encode_counts, plan_counts, plan_sums
-from shared.secagg.twoserver.engine import vector_of
-from shared.secagg.twoserver.roles import HELPER, LEADER
-from shared.secagg.twoserver.schemes import Additive, Integers, Ranged, SplitScheme, scheme_for
-from shared.vdaf.errors import InputOutOfRange, VdafRejected
-from shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.fields.sums import add_field
+from undersong.shared.secagg.payload import opened_sums, sums_payload
+from undersong.shared.secagg.quantise import OutOfRange, decode_counts, encode_counts, plan_counts, plan_sums
+from undersong.shared.secagg.twoserver.engine import vector_of
+from undersong.shared.secagg.twoserver.roles import HELPER, LEADER
+from undersong.shared.secagg.twoserver.schemes import Additive, Integers, Ranged, SplitScheme, scheme_for
+from undersong.shared.vdaf.errors import InputOutOfRange, VdafRejected
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 MOST = 2**16 - 1
 CTX = b"round"

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database.migrations import create_common_tables
-from shared.database.types import UtcDateTime
+from undersong.shared.database.migrations import create_common_tables
+from undersong.shared.database.types import UtcDateTime
 
 revision = "0001"
 down_revision = None
