@@ -9,7 +9,7 @@ ARGS ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e lock licences sbom audit clean
+.PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e pythons lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: venv ## measure (ONLY=<group> for one group); writes build/bench/<group>.
 
 e2e: venv ## the containers: docker compose up, and a job through the edge (needs Docker)
 	$(BIN)/pytest -m docker tests/e2e tests/services/agent $(ARGS)
+
+pythons: venv ## tests under every supported Python that is installed here (ARGS=... for pytest, ARGS=tests/packaging for short)
+	$(BIN)/python deploy/pythons.py $(ARGS)
 
 TOOLS := build/tools
 LOCKED := coordinator aggregator keys registry agent torch-cuda torch-cpu build

@@ -155,7 +155,8 @@ def load(path: Path) -> tuple[Policy, tzinfo]:
         return to_policy(file), ZoneInfo(file.timezone)
     except FileNotFoundError:
         raise PolicyError(
-            f"{path}: no policy: put it back, or write a first one with `python -m undersong.services.agent --config … init`"
+            f"{path}: no policy: put it back, or write a first one with "
+            "`python -m undersong.services.agent --config … init`"
         ) from None
     except NotYaml as error:
         raise PolicyError(f"{path}: not YAML: {error}") from error

@@ -34,7 +34,7 @@ def test_built_in_recipes_fit_the_protocol(name) -> None:
 
 def test_specs_need_no_torch() -> None:
     """The agent's parent and the coordinator read specs without loading a training library."""
-    code = "import sys; from undersong.recipes.catalogue import recipe_specs; recipe_specs(); print('torch' in sys.modules)"
+    code = "import sys; from undersong.recipes import catalogue as c; c.recipe_specs(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
 

@@ -76,7 +76,7 @@ def test_a_killed_process_is_gone_and_a_held_one_waits(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "first").write_text("hold")
     (folder / "second").write_text("kill")
-    code = "from undersong.shared import faults; faults.arm('probe'); faults.point('first'); print(1); faults.point('second')"
+    code = "from undersong.shared import faults as f; f.arm('probe'); f.point('first'); print(1); f.point('second')"
     env = {**os.environ, faults.VARIABLE: str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env)
     until = Deadline(60)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_module_that_compiles_is_named() -> None:
     compiled = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        ".".join(("undersong", *path.relative_to(ROOT).with_suffix("").parts))
         for path in (ROOT / "shared").rglob("*.py")
         if "\n@njit(" in path.read_text()
     }

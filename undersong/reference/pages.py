@@ -208,8 +208,8 @@ def cli() -> str:
             commands(),
             "## The agent's own commands\n",
             (
-                "`undersong agent run` is `python -m undersong.services.agent run`; the other commands are for who runs the "
-                "agent's container.\n"
+                "`undersong agent run` is `python -m undersong.services.agent run`; the other commands are for who "
+                "runs the agent's container.\n"
             ),
             agent_commands(),
             "## Commands of the services\n",

@@ -7,7 +7,6 @@ message and so in the agent's log. All of it holds for this process and all that
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import undersong
 from undersong import recipes, services, shared
 from undersong.services.agent.runner import landlock, limits, seccomp
 
@@ -34,7 +34,7 @@ SYSTEM = (
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPUS = ("nvidia*", "dri", "kfd")
-FACE = "undersong"  # the package that own recipes import: `undersong.recipe`
+INSTALLED = ("site-packages", "dist-packages")
 OPEN, CLOSED = "open", "closed"
 
 
@@ -80,13 +80,11 @@ def _interpreter() -> Iterator[Path]:
     """Python, its libraries and this program: single folders, because the agent's own may lie beside them."""
     for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
         yield from (Path(prefix) / name for name in ("bin", "lib", "lib64", "share", "pyvenv.cfg"))
-    for package in (recipes, services, shared):
+    for package in (undersong, recipes, services, shared):  # in a checkout three of them are links to folders beside it
         yield from map(Path, package.__path__)
-    face = importlib.util.find_spec(FACE)  # program code like the others; this only finds it
-    yield from map(Path, face.submodule_search_locations or () if face is not None else ())
-    code = Path(next(iter(services.__path__))).parent
+    code = Path(next(iter(undersong.__path__))).resolve().parent
     for entry in map(Path, filter(None, sys.path)):
-        if entry.is_absolute() and entry.resolve() != code.resolve():
+        if entry.is_absolute() and (entry.resolve() != code or entry.name in INSTALLED):
             yield entry
     yield from map(Path, filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 import structlog
+
+if TYPE_CHECKING:
+    import psutil
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -103,6 +106,8 @@ def kill(family: Family, *, ours: bool) -> int:
 
     `ours`: this very agent started it, so its group's number cannot belong to another process by now.
     """
+    import psutil  # a client's command line loads this module, too, and does without
+
     seen: set[int] = set()
     until = time.monotonic() + GONE_S
     while found := [process for process in psutil.process_iter() if _belongs(process, family, ours=ours)]:
@@ -123,6 +128,8 @@ def _belongs(process: psutil.Process, family: Family, *, ours: bool) -> bool:
     A recipe can overwrite its own environment. It cannot join another session, nor take back `no_new_privs`, which
     keeps an innocent program apart that got the same number later.
     """
+    import psutil
+
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from undersong import services
+import undersong
 from undersong.services.agent.runner import folders, group, processors
 from undersong.services.agent.runner.pool import ChildGone
 from undersong.services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack
@@ -126,9 +127,9 @@ class ProcessLauncher:
     def _environment(self, marker: str, home: Path) -> dict[str, str]:
         """Nothing of the agent's own environment but what a program needs to run: it can hold secrets."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        root = Path(next(iter(services.__path__))).parent
-        if root.name != "site-packages":
-            kept["PYTHONPATH"] = str(root)
+        root = str(Path(next(iter(undersong.__path__))).parent)
+        if root not in sys.path[sys.path.index(sysconfig.get_path("stdlib")) :]:  # else Python finds it by itself
+            kept["PYTHONPATH"] = root
         shared = dict.fromkeys(LIBRARIES, str(processors.threads()))
         return {**shared, **kept, "PYTHONSAFEPATH": "1", "HOME": str(home), "TMPDIR": str(home), group.MARKER: marker}
 

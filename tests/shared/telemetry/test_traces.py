@@ -40,8 +40,8 @@ def test_a_failure_inside_ends_the_trace() -> None:
 
 LIGHT = """
 import sys
-import undersong.shared.identity.enrol, undersong.shared.identity.requests, undersong.shared.identity.authority, undersong.shared.identity.directory
-import undersong.shared.telemetry.logs, undersong.shared.telemetry
+from undersong.shared.identity import authority, directory, enrol, requests
+from undersong.shared.telemetry import logs
 heavy = {"fastapi", "starlette", "sqlalchemy", "prometheus_client", "opentelemetry", "redis", "torch", "numpy"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -239,7 +239,8 @@ def test_secrets_are_not_printed() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
 def test_loading_libsodium_leaves_no_file(tmp_path: Path) -> None:
-    code = "import tempfile as t; n = t.NamedTemporaryFile; import undersong.shared.zk.sodium; assert t.NamedTemporaryFile is n"
+    code = "import tempfile as t; n = t.NamedTemporaryFile; from undersong.shared.zk import sodium; "
+    code += "assert t.NamedTemporaryFile is n"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, timeout=100)
     assert not list(tmp_path.iterdir())
