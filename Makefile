@@ -40,10 +40,10 @@ test-all: test ## make test, then what it leaves out: every example of each prop
 
 check: venv lint types layers openapi-check client-check docs-check ## style, types, layers, and generated files without drift
 
-lint: venv ## ruff, both as linter and as formatter; no engine named outside its folder
+lint: venv ## ruff, both as linter and as formatter; no engine named outside its folder, no listed phrase
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python deploy/engine_names.py
+	$(BIN)/python deploy/wording.py
 
 format: venv ## format the code and apply ruff's safe fixes
 	$(BIN)/ruff check --fix .

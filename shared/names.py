@@ -86,7 +86,7 @@ def _compared(said: str, others: Iterable[tuple[float, str, str]]) -> list[tuple
 class Hints:
     """Hints for many unknown names among the same known ones: for the first `MOST_HINTED`, then nothing.
 
-    Comparing each of ten thousand names with each of a thousand would take minutes, and nobody reads so many hints.
+    Comparing each of ten thousand names with each of a thousand would take minutes, and no reader needs so many hints.
     """
 
     def __init__(self, known: Iterable[str]) -> None:

@@ -65,7 +65,7 @@ def _about(data: bytes) -> str:
 
 
 def verify_now(subject: str, client: Client, ca_fingerprint: str | None) -> Verification:
-    """Collect the evidence and check it, and that the log which keys shows now goes on from the one in it.
+    """Collect the evidence and check it, and that the log which the keys service shows now goes on from the one in it.
 
     Without a fingerprint the authority that the keys service names is trusted: that shows mistakes, not a dishonest
     platform.
@@ -99,5 +99,5 @@ def _log_now(client: Client, evidence: Evidence) -> CheckResult:
         proof = client.consistency_proof(old.size, new.size) if 0 < old.size < new.size else None
         check_consistency(old, new, proof)
     except Refusal as refusal:
-        return CheckResult("log-now", False, f"The log that keys shows now is another one: {refusal.detail}.")
-    return CheckResult("log-now", True, f"The log that keys shows now ({new.size:,} entries) goes on from that head.")
+        return CheckResult("log-now", False, f"The keys service now shows another log: {refusal.detail}.")
+    return CheckResult("log-now", True, f"The log of the keys service ({new.size:,} entries) goes on from that head.")

@@ -26,7 +26,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be accepted at any other time either
 
 
-class Delivery:
+class ContributionDelivery:
     """Delivers contributions that are durable here. Idempotent: after a crash the same bytes are sent again."""
 
     def __init__(

@@ -136,6 +136,8 @@ class Exchange:
         message = self._said(step)
         if message is None:
             message = self._speak(step, answer)
+        # The mark outside the database is written before the bytes leave: a database that is set back later cannot make
+        # this site say something else in the same place.
         self._sent.reach(Sent(Place.of(manifest), step, digest_of(message), opens=self._opens(step)))
         point("agent.message.noted")
         return message

@@ -1,8 +1,9 @@
 """Watches the transparency log: that everybody is shown the same one, and who is certified in this site's name.
 
 Beside the work and never in its way. Every leaf is read once and folded into the log's root (RFC 9162), so the entries
-are those that keys signed for. The heads that manifests and receipts carried are compared with that tree: two that do
-not belong to one log are a fork. What is found is an alarm for a person: it is kept until the owner accepts the log.
+are those that the keys service signed for. The heads that manifests and receipts carried are compared with that tree:
+two that do not belong to one log are a fork. What is found is an alarm for a person, kept until the owner accepts the
+log.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Seen:
 
 
 class LogForkedError(Exception):
-    """Two heads that keys signed do not belong to one log."""
+    """Two heads that the keys service signed do not belong to one log."""
 
 
 class LogWatch:
@@ -175,7 +176,7 @@ class LogWatch:
         entries = [LogEntry.model_validate(item) for item in items]
         if [entry.index for entry in entries] != list(range(frontier.size, stop)):
             raise LogForkedError(
-                f"keys does not show the entries from {frontier.size} to {stop} of the log that it signed"
+                f"the keys service does not show the entries from {frontier.size} to {stop} of the log that it signed"
             )
         own = await asyncio.to_thread(self._own_keys)
         for entry in entries:
@@ -187,7 +188,7 @@ class LogWatch:
         for root in expected.get(frontier.size, ()):
             if bytes.fromhex(root) != frontier.root():
                 raise LogForkedError(
-                    f"two logs: at {frontier.size} entries keys signed another root than follows from them"
+                    f"two logs: at {frontier.size} entries the keys service signed another root than follows from them"
                 )
 
     def _read(self, entry: LogEntry, seen: Seen, own: frozenset[str]) -> None:
@@ -209,7 +210,7 @@ class LogWatch:
         )
 
     async def _prove(self, old: LogHead, head: LogHead) -> None:
-        """An older head than this site's last look: keys must prove that its log is a beginning of this one."""
+        """Have the keys service prove that an older head's log is a beginning of this one; raises LogForkedError."""
         from undersong.shared.merkle import proofs as merkle
         from undersong.shared.transparency.documents import ConsistencyProof
 
@@ -217,7 +218,8 @@ class LogWatch:
         try:
             proof = ConsistencyProof.model_validate_json((await self._link.once(call)).content)
         except RequestRefused as problem:  # both sizes were signed, so an honest log can prove it
-            detail = f"keys does not prove that its log of {old.size} entries is a beginning of this one: {problem}"
+            what = f"its log of {old.size} entries is a beginning of this one"
+            detail = f"the keys service does not prove that {what}: {problem}"
             raise LogForkedError(detail) from problem
         path = [bytes.fromhex(item) for item in proof.path]
         try:

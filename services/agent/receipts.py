@@ -1,7 +1,7 @@
 """Receipts: proof, kept at this site, that its update is in a round's sum as it was submitted.
 
-After a round the record that keys logged is fetched, checked here, and stored whole. It happens beside the work and
-never holds it up; a record that is not there yet is asked for again.
+After a round the record that the keys service logged is fetched, checked here, and stored whole. It happens beside the
+work and never holds it up; a record that is not there yet is asked for again.
 """
 
 from __future__ import annotations

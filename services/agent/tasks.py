@@ -15,7 +15,7 @@ import structlog
 
 from undersong.services.agent.aggregator import Aggregator
 from undersong.services.agent.coordinator import Coordinator, Lease
-from undersong.services.agent.delivery import Delivery
+from undersong.services.agent.delivery import ContributionDelivery
 from undersong.services.agent.domain import (
     Detail,
     Earlier,
@@ -101,7 +101,7 @@ class Tasks:
             platform.signatures,
             lambda: site().policy,
         )
-        self._delivery = Delivery(
+        self._delivery = ContributionDelivery(
             platform.coordinator,
             platform.aggregator,
             platform.signatures,
@@ -184,6 +184,7 @@ class Tasks:
 
     def _check_restored(self, manifest: RoundManifest) -> None:
         """Refuse, before any work, a round in which more was sent than the database knows."""
+        # Ended rounds send nothing more, so only open ones can contradict what was sent before.
         begun = self._state.engines.find(manifest.round_id)
         if begun is None or begun.ended is None:
             self._sent.check(Place.of(manifest), self._state.engines.digests(manifest.round_id))
@@ -203,6 +204,7 @@ class Tasks:
         return manifest, manifest.digest()
 
     async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
+        # The key is checked before the recipe runs: nothing is computed for a key that is not this round's.
         await self._check_engine_key(lease, manifest, digest)
         site_id, public = self._site().facts.site_id, lease.engine_public.document.public
         exchange = await self._exchanges.join(manifest, digest, site_id, public)
@@ -302,6 +304,7 @@ class Tasks:
             "traceparent": lease.traceparent,
             "signature": written.signature,
         }
+        # The body is on disk; its row and the engine's state are one transaction. Only then may a byte leave.
         engine_state = written.state if exchange.has_steps else None
         point("agent.body.written")
         kept = self._state.keep(manifest, digest, lease.task_id, written.body, memory, engine_state=engine_state)

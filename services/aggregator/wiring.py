@@ -41,7 +41,7 @@ from undersong.shared.secagg.facts import WITNESS
 from undersong.shared.web.access import IntrospectionClient, TokenDirectory
 from undersong.shared.web.app import create_app
 from undersong.shared.web.health import database_checks
-from undersong.shared.web.standing import Standing, standing, traced_client
+from undersong.shared.web.trust import ServiceTrust, establish_trust, traced_client
 from undersong.shared.wire.helper import HELPER
 
 
@@ -66,11 +66,11 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
     return Database(settings.database, common, clock=clock)
 
 
-def assemble(settings: AggregatorSettings, database: Database, stand: Standing, notifier: Notifier) -> Components:
+def assemble(settings: AggregatorSettings, database: Database, trust: ServiceTrust, notifier: Notifier) -> Components:
     """Build the use cases."""
     blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
-    helper = Helper(stand.http, stand.signing(HELPER), settings.helper_url, stand.directory)
-    keys = Keys(stand.http, stand.signing("keys"), settings.keys_url)
+    helper = Helper(trust.http, trust.signing(HELPER), settings.helper_url, trust.directory)
+    keys = Keys(trust.http, trust.signing("keys"), settings.keys_url)
     parties = Parties({WITNESS: [keys], HELPER: [helper]})
     return Components(
         database=database,
@@ -79,8 +79,8 @@ def assemble(settings: AggregatorSettings, database: Database, stand: Standing, 
         helper=helper,
         keys=keys,
         parties=parties,
-        rounds=Rounds(database, blobs, stand.identity, sealer, parties, finish=timedelta(seconds=settings.finish_s)),
-        updates=Updates(database, blobs, stand.identity, sealer, max_update_bytes=settings.max_update_bytes),
+        rounds=Rounds(database, blobs, trust.identity, sealer, parties, finish=timedelta(seconds=settings.finish_s)),
+        updates=Updates(database, blobs, trust.identity, sealer, max_update_bytes=settings.max_update_bytes),
         steps=Steps(database, sealer, notifier),
     )
 
@@ -94,11 +94,11 @@ class WorkerComponents(NamedTuple):
 
 
 def build_worker(
-    settings: AggregatorSettings, components: Components, stand: Standing, notifier: Notifier
+    settings: AggregatorSettings, components: Components, trust: ServiceTrust, notifier: Notifier
 ) -> WorkerComponents:
     """The worker's components."""
-    registry = Registry(stand.http, stand.signing("registry"), settings.registry_url, components.blobs)
-    publication = Publication(components.database, components.blobs, registry, stand.identity, components.rounds)
+    registry = Registry(trust.http, trust.signing("registry"), settings.registry_url, components.blobs)
+    publication = Publication(components.database, components.blobs, registry, trust.identity, components.rounds)
     records, worker_id = Records(components.database, components.keys), new_worker_id()
     shared = RoundParts(
         components.database,
@@ -124,7 +124,7 @@ def build_worker(
             patience=timedelta(seconds=settings.step_s),
         ),
         records,
-        Verification(components.helper, stand.directory, stand.revocations),
+        Verification(components.helper, trust.directory, trust.revocations),
         components.parties,
         shared,
         worker_id=worker_id,
@@ -146,10 +146,10 @@ def build_worker(
     )
 
 
-def install(app: FastAPI, components: Components, stand: Standing, tokens: TokenDirectory) -> None:
+def install(app: FastAPI, components: Components, trust: ServiceTrust, tokens: TokenDirectory) -> None:
     """Put the components where the routes find them."""
     app.state.rounds, app.state.updates, app.state.steps = components.rounds, components.updates, components.steps
-    app.state.directory, app.state.verifier = stand.directory, stand.verifier
+    app.state.directory, app.state.verifier = trust.directory, trust.verifier
     app.state.tokens = tokens
 
 
@@ -176,11 +176,11 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with standing(settings, "aggregator", database) as stand, traced_client(settings) as coordinator:
-            coordinator.auth = stand.signing("coordinator")
+        async with establish_trust(settings, "aggregator", database) as trust, traced_client(settings) as coordinator:
+            coordinator.auth = trust.signing("coordinator")
             tokens = IntrospectionClient(coordinator, settings.coordinator_url)
             notifier = Notifier(streams, [STEPS_TOPIC])
-            install(app, assemble(settings, database, stand, notifier), stand, tokens)
+            install(app, assemble(settings, database, trust, notifier), trust, tokens)
             loops = (
                 Relay(database, streams, notifier=notifier).run(),
                 OutboxTail(database, streams, notifier=notifier).run(),
@@ -209,10 +209,10 @@ async def run_worker(settings: AggregatorSettings) -> None:
     database, streams = open_database(settings), Streams(settings.redis)
     notifier = Notifier(streams, [WORK_TOPIC, PARTS_TOPIC])
     try:
-        async with preloading(), standing(settings, "aggregator", database) as stand:
-            parts = build_worker(settings, assemble(settings, database, stand, notifier), stand, notifier)
+        async with preloading(), establish_trust(settings, "aggregator", database) as trust:
+            parts = build_worker(settings, assemble(settings, database, trust, notifier), trust, notifier)
             keep = timedelta(seconds=settings.keep_blobs_s)
-            prune = {"nonces": stand.nonces.prune}
+            prune = {"nonces": trust.nonces.prune}
             await work(database, streams, *parts, notifier, prune=prune, sweep_s=settings.sweep_s, keep=keep)
     finally:
         await streams.close()

@@ -71,7 +71,7 @@ class Accounts:
 
         async def work(tx: Transaction) -> UserView:
             await _check_federations(tx, roles)
-            grants = {store.Grant(role.role, role.federation_id) for role in roles}
+            grants = {store.StoredGrant(role.role, role.federation_id) for role in roles}
             user = User(UserId(new_id("usr")), name, tuple(sorted(grants, key=repr)), await tx.now())
             await AccountRepository(tx).add_user(user)
             return user_view(user)
@@ -145,7 +145,7 @@ class Accounts:
             accounts = AccountRepository(tx)
             user = await accounts.user_named(FIRST_ADMIN)
             if user is None:
-                grants = (store.Grant(Role.ADMIN.value, None),)
+                grants = (store.StoredGrant(Role.ADMIN.value, None),)
                 user = User(UserId(new_id("usr")), FIRST_ADMIN, grants, await tx.now())
                 await accounts.add_user(user)
             return (await self._new_token(tx, user.id, "bootstrap", None)).token

@@ -25,7 +25,7 @@ class NoEvidence(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AuditResult:
     """What the checks found. `pinned`: the fingerprint of the authority with which the coordinator enrolled."""
 
     round_id: str
@@ -79,10 +79,10 @@ class Auditing:
         except NotFound as error:  # which part is missing would tell whether the thing exists
             raise NoEvidence(f"There is no evidence about {subject}, or not for you.") from error
 
-    async def verdict(self, person: Principal, subject: str) -> Verdict:
+    async def verdict(self, person: Principal, subject: str) -> AuditResult:
         """The same, audited against the authority that this service itself enrolled with."""
         pinned = keyid_of(self._identity().ca_certificate)
         evidence = await self.evidence(person, subject)
         findings = await asyncio.to_thread(audit, evidence, pinned, subject)
         record = evidence.logged.record
-        return Verdict(record.round_id, record.result.version_id, pinned, tuple(findings))
+        return AuditResult(record.round_id, record.result.version_id, pinned, tuple(findings))

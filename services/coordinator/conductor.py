@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
-from undersong.services.coordinator.domain.jobs import Job, Outcome
+from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import draft
 from undersong.services.coordinator.domain.rounds import Phase
 from undersong.services.coordinator.domain.spec import StatisticsSpec
@@ -22,7 +22,7 @@ from undersong.services.coordinator.peers.keys import Keys
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.repository.jobs import JobRepository
-from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.services.coordinator.rounds import Rounds
 from undersong.shared.database import Database, Transaction
@@ -148,7 +148,7 @@ class Conductor:
             return await self._rounds.fail(round_id, "aggregator:round-unknown", tell=False)
         return await self._absorb(record, report, now)
 
-    async def _open(self, record: RoundRecord) -> RoundId | None:
+    async def _open(self, record: StoredRound) -> RoundId | None:
         signed = record.manifest
         try:
             if draft(signed.manifest):
@@ -166,7 +166,7 @@ class Conductor:
         point("coordinator.tasks.out")
         return None
 
-    async def _absorb(self, record: RoundRecord, report: RoundReport, now: datetime) -> RoundId | None:
+    async def _absorb(self, record: StoredRound, report: RoundReport, now: datetime) -> RoundId | None:
         round_ = record.round
         if report.state == "published":
             try:
@@ -195,7 +195,7 @@ class Conductor:
         await self._rounds.postpone(round_.id)
         return None
 
-    async def report_dropouts(self, record: RoundRecord) -> None:
+    async def report_dropouts(self, record: StoredRound) -> None:
         """Tell the aggregator which sites it need not wait for, where its engine waits for sites at all."""
         round_id = record.round.id
         if record.round.phase is not Phase.COLLECTING or not tracks_steps(record):
@@ -213,7 +213,7 @@ class Conductor:
         except (PartyRefused, NotFound) as refused:
             log.info("round.close_refused", reason=refused.detail)  # it ended meanwhile; the next look will tell
 
-    async def _published(self, record: RoundRecord, report: RoundReport) -> Published:
+    async def _published(self, record: StoredRound, report: RoundReport) -> Published:
         result, kind = report.result, record.round.kind
         if result is None or (kind in _VERSIONED and (result.version_id is None or result.digest is None)):
             raise ResultUnusable("A published round has no version.")
@@ -223,7 +223,7 @@ class Conductor:
         if kind is RoundKind.STATISTICS:
             (await self._job(record.round.job_id)).fits(values)
         metrics = await self._metrics(record, values) if kind is RoundKind.EVALUATE else {}
-        outcome = Outcome(
+        outcome = RoundOutcome(
             count=result.count, version_id=result.version_id, digest=result.digest, values=values, metrics=metrics
         )
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
@@ -232,7 +232,7 @@ class Conductor:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
         return Published(outcome, shown)
 
-    async def _metrics(self, record: RoundRecord, values: tuple[float, ...]) -> dict[str, float]:
+    async def _metrics(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, float]:
         """Return named metrics by the layout of the job, not by what an update says of itself."""
         job = await self._job(record.round.job_id)
         found = metrics_of(job.layout, np.asarray(values, np.float64))
@@ -305,7 +305,7 @@ class Conductor:
         return await self._database.read("job.read", lambda tx: JobRepository(tx).get(job_id))
 
 
-def tracks_steps(record: RoundRecord) -> bool:
+def tracks_steps(record: StoredRound) -> bool:
     """Whether sites or another party have a say before the sum is opened."""
     return engine_facts(record.manifest.manifest.engine).tracks_steps
 

@@ -11,10 +11,10 @@ from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, Job
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
-from undersong.services.coordinator.domain.validation import Verdict, World, absence, judge
+from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.repository.jobs import JobEvent, JobRepository
-from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.services.coordinator.rounds import JOBS_TOPIC, Rounds
@@ -240,7 +240,7 @@ class Jobs:
 
         return await self._database.read("job.get", work)
 
-    async def _judge(self, person: Principal, document: Mapping[str, Any]) -> tuple[Verdict, StartingVersion | None]:
+    async def _judge(self, person: Principal, document: Mapping[str, Any]) -> tuple[ValidJob, StartingVersion | None]:
         federation_id = document.get("federation_id")
         wanted = federation_id if isinstance(federation_id, str) else None
         person.check(Role.SCIENTIST, federation_id=wanted)
@@ -293,7 +293,7 @@ async def _world(tx: Transaction, federation_id: str | None, version_problem: st
     )
 
 
-def _new_job(verdict: Verdict, start: StartingVersion | None, person: Principal, now: datetime) -> Job:
+def _new_job(verdict: ValidJob, start: StartingVersion | None, person: Principal, now: datetime) -> Job:
     job = Job(
         id=JobId(new_id("job")),
         federation_id=verdict.spec.federation_id,
@@ -312,7 +312,7 @@ async def _seen(tx: Transaction, person: Principal, job_id: str) -> Job:
     return job
 
 
-async def _seen_round(tx: Transaction, person: Principal, round_id: str) -> RoundRecord:
+async def _seen_round(tx: Transaction, person: Principal, round_id: str) -> StoredRound:
     record = await RoundRepository(tx).record(RoundId(round_id))
     job = await JobRepository(tx).get(record.round.job_id)
     person.check(*Role, federation_id=job.federation_id, hidden=no_such("round", round_id))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from undersong.services.coordinator.attendance import Attendance
 from undersong.services.coordinator.domain.rounds import Phase
-from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.moves import Move, move, move_all
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.services.coordinator.repository.rounds import RoundRepository
@@ -58,7 +58,7 @@ class Timing:
 class Lease:
     """A leased task with the documents that the agent needs."""
 
-    task: Task
+    task: SiteTask
     signed_manifest: dict[str, Any]
     engine_public: dict[str, Any]
     trace: str | None
@@ -143,6 +143,7 @@ class Leases:
         for task in (await tasks.get_all(sorted(task.id for task in held.values()))).values():
             site, round_ = task.site_id, rounds[task.round_id]
             collecting = round_.phase is Phase.COLLECTING
+            # An agent that lost the answer gets the same token again: one live lease a site, however often it asks.
             if collecting and task.live(now):
                 expires_at = now + self._timing.lease
                 await tasks.extend(task.id, site, task.lease_token or "", task.progress, task.phase, expires_at)
@@ -169,7 +170,7 @@ class Leases:
         given = [each.after for some in moves.values() for each in some]
         return {task.site_id: await self._with_documents(tx, task) for task in given}
 
-    async def _with_documents(self, tx: Transaction, task: Task) -> Lease:
+    async def _with_documents(self, tx: Transaction, task: SiteTask) -> Lease:
         """The documents of an open round never change, so each process reads them once."""
         known = self._documents.get(task.round_id)
         if known is None:

@@ -24,7 +24,7 @@ class LogHeads:
         await Sweeper(EVERY_S, {"log_head": self.look}, housekeeping=True).run()
 
     async def look(self) -> int:
-        """Fetch the head for the manifests to come; while keys is away, they carry the last one that was seen."""
+        """Fetch the head for the manifests to come; while the keys service is away, they carry the last one seen."""
         try:
             self._rounds.log_head = await self._keys.head()
         except Refusal as refusal:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from undersong.services.coordinator.domain.rounds import Round
-from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
 from undersong.services.coordinator.repository.jobs import Entry, JobRepository
 from undersong.services.coordinator.repository.rounds import RoundRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
@@ -24,8 +24,8 @@ TASKS_TOPIC: Final = "coordinator.tasks"
 class Move:
     """One task's transition: whose act it was, and in which trace."""
 
-    before: Task
-    after: Task
+    before: SiteTask
+    after: SiteTask
     actor: str
     trace: str | None
 
@@ -35,7 +35,9 @@ class Move:
         return self.before.outstanding and not self.after.outstanding and self.after.state is not TaskState.DONE
 
 
-async def move(tx: Transaction, before: Task, after: Task, round_: Round, actor: str, event: str | None = None) -> None:
+async def move(
+    tx: Transaction, before: SiteTask, after: SiteTask, round_: Round, actor: str, event: str | None = None
+) -> None:
     """One task's transition in the present trace; nothing where there is no change.
 
     The caller holds the locks on round and task.
@@ -48,6 +50,7 @@ async def move_all(tx: Transaction, round_: Round, moves: Sequence[Move], event:
 
     The caller holds the locks on the round and on all tasks.
     """
+    # Transitions return the task itself where nothing changes: repeats and late reports leave no trace.
     moves = [each for each in moves if each.after is not each.before]
     if not moves:
         return
@@ -55,6 +58,7 @@ async def move_all(tx: Transaction, round_: Round, moves: Sequence[Move], event:
     for each in moves:
         await tasks.save(each.after)
         tx.after_commit(partial(measure, each.before, each.after))
+    # The counters of an ended round are its record, and the tasks that lapse after it change nothing.
     if not round_.ended:
         await _count(tx, round_, moves)
     entries = [Entry(event or f"task.{each.after.state}", each.actor, _facts(each.after), each.trace) for each in moves]
@@ -67,13 +71,14 @@ async def _count(tx: Transaction, round_: Round, moves: Sequence[Move]) -> None:
     if not (outstanding or got):
         return
     round_ = await RoundRepository(tx).count(round_.id, outstanding=outstanding, got=got)
+    # Where all sites have reported success the aggregator freezes by itself; only a round with failures needs closing.
     if outstanding < 0 and round_.exhausted and round_.got < len(round_.cohort):
         await tx.emit(ROUNDS_TOPIC, "round.exhausted", round_.id)
     if not round_.exhausted and any(each.gave_up for each in moves):
         await tx.emit(ROUNDS_TOPIC, "round.lost", round_.id)
 
 
-def measure(before: Task, after: Task) -> None:
+def measure(before: SiteTask, after: SiteTask) -> None:
     """Count a task that ended."""
     if after.outstanding or not before.outstanding:
         return
@@ -86,9 +91,10 @@ def measure(before: Task, after: Task) -> None:
         AGENT_TASK_SECONDS.labels(after.kind).observe(max(0.0, seconds))
 
 
-async def locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tuple[Task, Round]:
+async def locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tuple[SiteTask, Round]:
     """The task and its round, both locked, the round first; a task of another site is not found."""
     tasks = TaskRepository(tx)
+    # The round's lock comes first, so its id is read without one; a task never changes its round or site.
     round_id, owner = await tasks.place(task_id)
     if site_id is not None and owner != site_id:
         raise no_task(task_id)
@@ -101,7 +107,7 @@ def no_task(task_id: TaskId) -> NotFound:
     return no_such("task", task_id)
 
 
-def _facts(task: Task) -> dict[str, object]:
+def _facts(task: SiteTask) -> dict[str, object]:
     return {
         "task_id": task.id,
         "round_id": task.round_id,

@@ -13,12 +13,12 @@ from undersong.services.coordinator.domain.endings import Published, SiteFault, 
 from undersong.services.coordinator.domain.manifests import draft, witnessed
 from undersong.services.coordinator.domain.progress import Finished, JobState
 from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
-from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
 from undersong.services.coordinator.planning import ACTOR, Planner, cause_facts, round_facts
 from undersong.services.coordinator.repository.jobs import FAULT, FAULT_EVENTS, JobRepository
-from undersong.services.coordinator.repository.rounds import RoundRecord, RoundRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.shared.database import Database, Transaction
@@ -47,14 +47,14 @@ class Rounds:
     def log_head(self, head: LogHead) -> None:
         self._planner.log_head = head
 
-    async def read(self, round_id: RoundId) -> RoundRecord:
+    async def read(self, round_id: RoundId) -> StoredRound:
         """A round with its documents."""
         return await self._database.read("round.read", lambda tx: RoundRepository(tx).record(round_id))
 
-    async def look(self, round_id: RoundId) -> tuple[RoundRecord, datetime]:
+    async def look(self, round_id: RoundId) -> tuple[StoredRound, datetime]:
         """A round with its documents, and the database's time."""
 
-        async def work(tx: Transaction) -> tuple[RoundRecord, datetime]:
+        async def work(tx: Transaction) -> tuple[StoredRound, datetime]:
             return await RoundRepository(tx).record(round_id), await tx.now()
 
         return await self._database.read("round.look", work)
@@ -77,6 +77,7 @@ class Rounds:
             rounds = RoundRepository(tx)
             round_ = await rounds.get(round_id, lock=True)
             signed = (await rounds.record(round_id)).manifest
+            # A manifest is completed once: the aggregator and the sites may have it already.
             if round_.phase is not Phase.PLANNED or not draft(signed.manifest):
                 return signed
             present = await SiteRepository(tx).hear_epoch(epoch)
@@ -97,6 +98,7 @@ class Rounds:
             now = await tx.now()
             opened = round_.keyed().opened(now)
             await rounds.save(opened, engine_public=dict(engine_public))
+            # Phase, tasks and hints are one transaction, so a collecting round always has a task for each site.
             await TaskRepository(tx).add_all([_task(opened, site) for site in opened.cohort])
             jobs = JobRepository(tx)
             await jobs.record(round_.job_id, "round.keyed", ACTOR, round_facts(opened))
@@ -146,6 +148,7 @@ class Rounds:
                 metrics=dict(outcome.metrics) if measured else None,
                 unreported=measured,
             )
+            # Locks go from round to tasks to job, here as everywhere (repository/__init__.py).
             await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
             facts = round_facts(over) | {"result": dict(published.result), "metrics": dict(outcome.metrics)}
@@ -154,6 +157,7 @@ class Rounds:
             if measured:
                 await tx.emit(ROUNDS_TOPIC, "round.measured", round_id)
             tx.after_commit(lambda: self._count(over, len(over.cohort)))
+            # The job was stopped, or went on, while the result was on its way: the round counts, the job does not move.
             if job.round_id != round_id:
                 return None
             return await self._planner.plan(tx, job.advanced(round_.kind, round_.number, outcome, now))
@@ -183,6 +187,7 @@ class Rounds:
                 return None
             now = await tx.now()
             over = round_.failed(reason[:200], now)
+            # The duty to tell the aggregator is a column, not a message: the sweeper repeats it until it is done.
             await rounds.save(over, uncancelled=tell)
             ended = await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
@@ -234,13 +239,14 @@ class Rounds:
         tx.after_commit(lambda: ROUNDS.labels("cancelled", reason).inc())
 
     async def ask_again(self, round_id: RoundId, sites: Collection[str]) -> None:
-        """Hand the tasks of sites whose stored updates rotted at the aggregator out again, while the round collects.
+        """Dispatch again the tasks of sites whose stored updates rotted at the aggregator, while the round collects.
 
-        Idempotent: a task that is out already is left alone.
+        Idempotent: an open task is left alone.
         """
 
         async def work(tx: Transaction) -> None:
             round_ = await RoundRepository(tx).get(round_id, lock=True)
+            # After closing no task of the round is leased any more.
             if round_.phase is not Phase.COLLECTING or round_.closing:
                 return
             for task in await TaskRepository(tx).of_round(round_id, lock=True):
@@ -251,7 +257,7 @@ class Rounds:
         await self._database.run("round.ask_again", work)
 
     @staticmethod
-    async def _settle(tx: Transaction, round_: Round, verdict: Verdicts | None) -> list[Task]:
+    async def _settle(tx: Transaction, round_: Round, verdict: Verdicts | None) -> list[SiteTask]:
         """End the round's tasks and return them: done or unusable where the aggregator says so, else given up."""
         tasks, now, ended = TaskRepository(tx), await tx.now(), []
         for task in await tasks.of_round(round_.id, lock=True):
@@ -279,8 +285,8 @@ async def _record_faults(jobs: JobRepository, round_: Round, faults: Sequence[Si
         await jobs.record(round_.job_id, event, ACTOR, facts)
 
 
-def _task(round_: Round, site: SiteId) -> Task:
-    return Task(TaskId(new_id("task")), round_.id, round_.job_id, site, str(round_.kind))
+def _task(round_: Round, site: SiteId) -> SiteTask:
+    return SiteTask(TaskId(new_id("task")), round_.id, round_.job_id, site, str(round_.kind))
 
 
 def _observe(phase: str, seconds: float) -> None:

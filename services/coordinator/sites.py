@@ -6,7 +6,7 @@ from typing import Final
 
 from undersong.services.coordinator.attendance import Attendance
 from undersong.services.coordinator.domain.sites import SiteFacts, lacks_dataset
-from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.moves import move
 from undersong.services.coordinator.repository.rounds import RoundRepository
@@ -164,7 +164,7 @@ class Sites:
         return await self._database.run("site.readmit", work)
 
 
-async def _take_away(tx: Transaction, found: Task) -> None:
+async def _take_away(tx: Transaction, found: SiteTask) -> None:
     round_ = await RoundRepository(tx).get(found.round_id, lock=True)
     before = await TaskRepository(tx).get(found.id, lock=True)
     after = before.reject("site-suspended", "The site was suspended.", await tx.now())

@@ -1,4 +1,4 @@
-"""Tasks under a lease: kept alive by heartbeats, completed, failed, or taken back."""
+"""Tasks under a lease: kept alive by heartbeats, completed, failed, or reclaimed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from undersong.services.coordinator.attendance import LONGEST_GAP, Attendance
 from undersong.services.coordinator.domain.rounds import Phase
-from undersong.services.coordinator.domain.tasks import StaleLease, Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, StaleLease, TaskState
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import Move, locked, move, move_all, no_task
 from undersong.services.coordinator.repository.rounds import RoundRepository
@@ -78,15 +78,15 @@ class Tasks:
             raise StaleLease(f"Task {task_id} is {before.state}, and not under this lease.")
         return Order(go_on=False, reason=before.code or f"task-{before.state}")
 
-    async def complete(self, site_id: SiteId, task_id: TaskId, token: str, digest: Digest) -> Task:
+    async def complete(self, site_id: SiteId, task_id: TaskId, token: str, digest: Digest) -> SiteTask:
         """The site's update is at the aggregator. Raises NotFound, `StaleLease`, `DigestDiffers`."""
         self._attendance.mark(site_id)
         task = await self._completions.ask(Completion(site_id, task_id, token, digest, current_trace()))
         point("coordinator.task.completed")
         return task
 
-    async def _complete(self, completions: Sequence[Completion]) -> list[Task | Exception]:
-        async def work(tx: Transaction) -> list[Task | Exception]:
+    async def _complete(self, completions: Sequence[Completion]) -> list[SiteTask | Exception]:
+        async def work(tx: Transaction) -> list[SiteTask | Exception]:
             tasks, now = TaskRepository(tx), await tx.now()
             asked = {(each.task_id, each.site_id) for each in completions}
             places = await tasks.places({task_id for task_id, _ in asked})
@@ -95,7 +95,7 @@ class Tasks:
             rounds = await RoundRepository(tx).lock_all({round_id for round_id, _ in places.values()})
             found = await tasks.get_all(sorted(places))
             moves: dict[RoundId, list[Move]] = {}
-            answers: list[Task | Exception] = []
+            answers: list[SiteTask | Exception] = []
             for each in completions:
                 before = found.get(each.task_id)
                 if before is None or before.site_id != each.site_id:
@@ -116,10 +116,10 @@ class Tasks:
 
         return await self._database.run("task.complete", work)
 
-    async def fail(self, site_id: SiteId, task_id: TaskId, token: str, failure: "Failure") -> Task:
+    async def fail(self, site_id: SiteId, task_id: TaskId, token: str, failure: "Failure") -> SiteTask:
         """The site could not do it."""
 
-        async def work(tx: Transaction) -> Task:
+        async def work(tx: Transaction) -> SiteTask:
             before, round_ = await locked(tx, site_id, task_id)
             now = await tx.now()
             after = before.fail(token, failure.code, failure.message, failure.trace, now, again=failure.retryable)
@@ -180,7 +180,7 @@ class TaskSweeper:
         return work
 
 
-def reclaim(task: Task, now: datetime, *, site_seen: bool) -> Task:
+def reclaim(task: SiteTask, now: datetime, *, site_seen: bool) -> SiteTask:
     """The task after a look at its lease and its site: a lapsed lease, a deserted task, or no change."""
     if task.state is TaskState.LEASED and not task.live(now):
         return task.lapse(now, site_seen=site_seen)

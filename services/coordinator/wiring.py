@@ -30,7 +30,7 @@ from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.queues import Notifier, OutboxTail, Relay, Streams, Sweeper, background
-from undersong.shared.web.standing import Standing, standing
+from undersong.shared.web.trust import ServiceTrust, establish_trust
 
 SERVICE = "coordinator"
 
@@ -39,13 +39,13 @@ class _LateIdentity:
     """The coordinator's identity, which its API starts without."""
 
     def __init__(self) -> None:
-        self.standing: Standing | None = None
+        self.trust: ServiceTrust | None = None
 
     def __call__(self) -> Identity:
         """Return the present identity; raises Unavailable before the enrolment."""
-        if self.standing is None:
+        if self.trust is None:
             raise Unavailable("the coordinator has no certificate yet", retry_after_s=1)
-        return self.standing.identity()
+        return self.trust.identity()
 
 
 def open_database(settings: CoordinatorSettings) -> Database:
@@ -98,7 +98,7 @@ async def run_worker(settings: CoordinatorSettings) -> None:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         stack.push_async_callback(streams.close)
-        identity.standing = await stack.enter_async_context(standing(settings, SERVICE, database))
+        identity.trust = await stack.enter_async_context(establish_trust(settings, SERVICE, database))
         aggregator = await stack.enter_async_context(_party(settings, "aggregator", identity))
         registry = await stack.enter_async_context(_party(settings, "registry", identity))
         keys = await stack.enter_async_context(_party(settings, "keys", identity))
@@ -110,8 +110,8 @@ async def run_worker(settings: CoordinatorSettings) -> None:
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:
     """Enrol, then check signatures and keep the certificate fresh, until cancelled."""
-    async with standing(settings, SERVICE, database) as trust:
-        identity.standing = trust
+    async with establish_trust(settings, SERVICE, database) as trust:
+        identity.trust = trust
         app.state.verifier = trust.verifier
         await Sweeper(60, {"nonces": trust.nonces.prune}, housekeeping=True).run()
 

@@ -107,7 +107,7 @@ class Certificates:
 class RevokedInRow:
     """The `Revocations` of this service itself: use cases that take signed requests look at the row.
 
-    See `KeysRepository.check_standing`, which cannot be out of date.
+    See `KeysRepository.check_in_force`, which cannot be out of date.
     """
 
     def revoked(self, keyid: str) -> bool:  # noqa: ARG002

@@ -39,19 +39,19 @@ class _RestoreNoticedError(Exception):
     """The file is ahead of the database."""
 
 
-class Standing:
-    """The service's state within one transaction."""
+class PendingMark:
+    """The high-water mark within one transaction, before it is written."""
 
     def __init__(self, mark: Mark) -> None:
         self.epoch, self.counter, self._before = mark.epoch, mark.counter, mark.counter
 
     @property
     def advanced(self) -> bool:
-        """Whether something was given in this transaction."""
+        """Return whether something was given in this transaction."""
         return self.counter > self._before
 
     def advance(self) -> None:
-        """A commitment, signature or verdict is given."""
+        """Count a commitment, signature or verdict that is given."""
         self.counter += 1
 
 
@@ -65,7 +65,7 @@ class RestoreWatch:
         """Compare file and database; raises Unavailable."""
         await self.run("restores.start", _nothing)
 
-    async def run(self, name: str, work: Callable[[Transaction, Standing], Awaitable[T]]) -> T:
+    async def run(self, name: str, work: Callable[[Transaction, PendingMark], Awaitable[T]]) -> T:
         """Run `work` in this service's turn; what it gives is committed and noted before this returns."""
 
         async def guarded(tx: Transaction) -> tuple[T, Mark]:
@@ -73,10 +73,10 @@ class RestoreWatch:
             mark = await self._marks.mark(tx)
             if mark.behind(self._water.read()):
                 raise _RestoreNoticedError
-            standing = Standing(mark)
-            result = await work(tx, standing)
-            if standing.advanced:
-                await self._marks.put(tx, standing.epoch, standing.counter)
+            pending = PendingMark(mark)
+            result = await work(tx, pending)
+            if pending.advanced:
+                await self._marks.put(tx, pending.epoch, pending.counter)
             return result, await self._marks.mark(tx)
 
         async def attempt() -> tuple[T, Mark]:
@@ -132,5 +132,5 @@ class RestoreWatch:
         await self._water.reach(await self._database.run("restores.declare", work))
 
 
-async def _nothing(tx: Transaction, standing: Standing) -> None:
+async def _nothing(tx: Transaction, pending: PendingMark) -> None:
     """Only the comparison."""

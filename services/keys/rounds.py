@@ -5,7 +5,7 @@ from undersong.services.keys.domain import RecordDiffers
 from undersong.services.keys.log import Log
 from undersong.services.keys.repository.certificates import KeysRepository
 from undersong.services.keys.repository.log import LogRepository
-from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.services.keys.witness import coordinator_key
 from undersong.shared.database import Transaction
 from undersong.shared.errors import NotFound, Unauthenticated
@@ -30,8 +30,8 @@ class RoundRecords:
         Raises RecordInvalid, RecordDiffers or ManifestUntrusted.
         """
 
-        async def work(tx: Transaction, standing: Standing) -> bool:  # noqa: ARG001
-            await KeysRepository(tx).check_standing(party.keyid)
+        async def work(tx: Transaction, pending: PendingMark) -> bool:  # noqa: ARG001
+            await KeysRepository(tx).check_in_force(party.keyid)
             repository = LogRepository(tx)
             known = await repository.record_digest(record.round_id)
             if known is not None:
@@ -60,7 +60,7 @@ class RoundRecords:
     @staticmethod
     async def _voucher_key(tx: Transaction, service: str, keyid: Digest) -> bytes:
         try:
-            issued = await KeysRepository(tx).check_standing(keyid)
+            issued = await KeysRepository(tx).check_in_force(keyid)
         except (NotFound, Unauthenticated) as error:
             raise RecordInvalid(f"the set of updates is not signed by a {service} with a valid certificate") from error
         if issued.subject != Subject("service", service):

@@ -21,7 +21,7 @@ from undersong.services.keys.domain import (
 )
 from undersong.services.keys.repository.certificates import KeysRepository
 from undersong.services.keys.repository.witness import NONCE_PLACE, WitnessRepository
-from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.services.keys.tables import WitnessedRoundRow
 from undersong.shared.database import Transaction
 from undersong.shared.errors import Refusal
@@ -58,7 +58,7 @@ class Commitment:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class WitnessQuestion:
     """The signed manifest and what is asked about its round; `digest` names the whole question."""
 
     signed: SignedManifest
@@ -66,7 +66,7 @@ class Question:
     digest: Digest
 
     @classmethod
-    def read(cls, body: bytes) -> "Question":
+    def read(cls, body: bytes) -> "WitnessQuestion":
         """Read the aggregator's body strictly; raises MalformedStep."""
         try:
             found: Any = msgpack.unpackb(body, raw=False)
@@ -98,43 +98,46 @@ class Witness:
         Raises RoundVoided for a round that was begun in an earlier epoch.
         """
 
-        async def work(tx: Transaction, standing: Standing) -> Commitment:
-            await KeysRepository(tx).check_standing(party.keyid)
+        async def work(tx: Transaction, pending: PendingMark) -> Commitment:
+            await KeysRepository(tx).check_in_force(party.keyid)
             repository = WitnessRepository(tx)
+            # The nonce, on which the graph depends, is fixed before there is a roster: neither can be fitted.
             row = await repository.find(round_id)
             if row is not None:
-                self._check_open(row, standing)
+                self._check_open(row, pending)
                 return Commitment(Digest(row.commitment), row.epoch)
             nonce = secrets.token_bytes(_NONCE_BYTES)
             commitment = Digest(nonce_commitment(nonce).hex())
             table, column = NONCE_PLACE
             sealed = self._sealer.seal(nonce, table, round_id, column)
-            await repository.add(round_id, standing.epoch, self.identity.keyid, sealed, commitment, await tx.now())
-            standing.advance()
-            return Commitment(commitment, standing.epoch)
+            await repository.add(round_id, pending.epoch, self.identity.keyid, sealed, commitment, await tx.now())
+            pending.advance()
+            return Commitment(commitment, pending.epoch)
 
         return await self._watch.run("witness.commit", work)
 
-    async def answer(self, round_id: RoundId, question: Question, party: Party) -> bytes:
+    async def answer(self, round_id: RoundId, question: WitnessQuestion, party: Party) -> bytes:
         """Sign the roster or the survivors, once.
 
         Raises NonceUnknown, RoundVoided, AlreadyWitnessed, ManifestUntrusted or WitnessRefused.
         """
 
-        async def work(tx: Transaction, standing: Standing) -> bytes:
-            await KeysRepository(tx).check_standing(party.keyid)
+        async def work(tx: Transaction, pending: PendingMark) -> bytes:
+            await KeysRepository(tx).check_in_force(party.keyid)
             row = await WitnessRepository(tx).round(round_id)
-            self._check_open(row, standing)
+            self._check_open(row, pending)
             await self._check_manifest(tx, round_id, question.signed, row)
             if isinstance(question.ask, RosterAsk):
-                return await self._roster(tx, row, question, question.ask, standing)
-            return await self._survivors(row, question, question.ask, standing)
+                return await self._roster(tx, row, question, question.ask, pending)
+            return await self._survivors(row, question, question.ask, pending)
 
         return await self._watch.run("witness.answer", work)
 
     async def _roster(
-        self, tx: Transaction, row: WitnessedRoundRow, question: Question, ask: RosterAsk, standing: Standing
+        self, tx: Transaction, row: WitnessedRoundRow, question: WitnessQuestion, ask: RosterAsk, pending: PendingMark
     ) -> bytes:
+        # One roster and one survivor set for a round, and one round for an attempt: two would open two sums that differ
+        # by one site's update.
         if row.roster_reply is not None:
             return _again(row.roster_ask, question, row.roster_reply)
         manifest = question.signed.manifest
@@ -149,12 +152,13 @@ class Witness:
         row.manifest_digest = manifest.digest()
         row.roster, row.roster_ask = frozen.pack(), question.digest
         row.roster_reply = messages.pack_list([nonce, frozen.signature])
+        # The reply carries the nonce. The mark outside the database rises with each signature: a restore is noticed.
         row.nonce = None
-        standing.advance()
+        pending.advance()
         return row.roster_reply
 
     async def _survivors(
-        self, row: WitnessedRoundRow, question: Question, ask: SurvivorsAsk, standing: Standing
+        self, row: WitnessedRoundRow, question: WitnessQuestion, ask: SurvivorsAsk, pending: PendingMark
     ) -> bytes:
         if row.survivors_reply is not None:
             return _again(row.survivors_ask, question, row.survivors_reply)
@@ -164,7 +168,7 @@ class Witness:
         statement = await asyncio.to_thread(survivors_statement, ask, fixed, Roster.unpack(row.roster))
         row.survivors_ask = question.digest
         row.survivors_reply = self.identity.private_key.sign(statement)
-        standing.advance()
+        pending.advance()
         return row.survivors_reply
 
     def _freeze(self, signed: SignedManifest, ask: RosterAsk, nonce: bytes, certified: dict[str, bytes]) -> Roster:
@@ -178,8 +182,9 @@ class Witness:
             raise WitnessRefused(str(error)) from error
         return replace(frozen, signature=self.identity.private_key.sign(statement))
 
-    def _check_open(self, row: WitnessedRoundRow, standing: Standing) -> None:
-        if row.epoch != standing.epoch:
+    def _check_open(self, row: WitnessedRoundRow, pending: PendingMark) -> None:
+        # After a restore it is not known what was signed in between, so nothing of an earlier epoch is signed again.
+        if row.epoch != pending.epoch:
             raise RoundVoided("the round was begun before this witness's database was restored; begin a new attempt")
         if row.keyid != self.identity.keyid:
             raise RoundVoided("the round was begun before this witness changed its key; begin a new attempt")
@@ -210,7 +215,7 @@ class Witness:
 async def coordinator_key(tx: Transaction, signed: SignedManifest) -> bytes:
     """The key of the coordinator that signed, whose certificate is valid now; raises ManifestUntrusted."""
     try:
-        issued = await KeysRepository(tx).check_standing(signed.keyid)
+        issued = await KeysRepository(tx).check_in_force(signed.keyid)
     except Refusal as error:
         raise ManifestUntrusted("the manifest's signer has no valid certificate") from error
     if issued.subject != _COORDINATOR or not issued.not_before <= await tx.now() < issued.not_after:
@@ -233,7 +238,7 @@ def _witnessed(engine: str) -> bool:
     return facts is not None and facts.asks(WITNESS)
 
 
-def _again(asked: str | None, question: Question, reply: bytes) -> bytes:
+def _again(asked: str | None, question: WitnessQuestion, reply: bytes) -> bytes:
     """The answer to a question that was answered; raises AlreadyWitnessed where it was another question."""
     if asked != question.digest:
         raise AlreadyWitnessed("this witness signed something else for this attempt at the round")

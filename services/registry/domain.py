@@ -75,7 +75,7 @@ class RangeNotSatisfiable(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class RegisteredModel:
     """A named line of versions within one federation; `versions` counts all that were ever published."""
 
     id: ModelId

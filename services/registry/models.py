@@ -9,7 +9,7 @@ from undersong.services.registry.access import (
     no_version,
     readable,
 )
-from undersong.services.registry.domain import AliasUnknown, Model, ModelNameTaken
+from undersong.services.registry.domain import AliasUnknown, ModelNameTaken, RegisteredModel
 from undersong.services.registry.repository.models import RegistryRepository
 from undersong.services.registry.views import ModelRequest, ModelView
 from undersong.shared.database import Database, Page, Transaction
@@ -29,7 +29,7 @@ class Models:
 
         async def work(tx: Transaction) -> ModelView:
             repository = RegistryRepository(tx)
-            model = Model(
+            model = RegisteredModel(
                 id=ModelId(new_id("mdl")),
                 federation_id=FederationId(request.federation_id),
                 name=request.name,

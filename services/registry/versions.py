@@ -10,8 +10,8 @@ from undersong.services.registry.domain import (
     Content,
     ContentDamaged,
     Evaluation,
-    Model,
     ParentUnknown,
+    RegisteredModel,
     Signature,
     Tombstone,
     Version,
@@ -74,8 +74,8 @@ class Versions:
 
     async def _look(
         self, asker: Asker, model_id: str, key: str, request: VersionRequest
-    ) -> tuple[Model, Version | None, list[Version]]:
-        async def work(tx: Transaction) -> tuple[Model, Version | None, list[Version]]:
+    ) -> tuple[RegisteredModel, Version | None, list[Version]]:
+        async def work(tx: Transaction) -> tuple[RegisteredModel, Version | None, list[Version]]:
             repository = RegistryRepository(tx)
             model = await repository.model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
@@ -182,7 +182,7 @@ class Versions:
 
 
 def _draft(
-    model: Model, content: Content, lineage: dict[str, object], signatures: list[Signature], now: datetime
+    model: RegisteredModel, content: Content, lineage: dict[str, object], signatures: list[Signature], now: datetime
 ) -> Version:
     return Version(
         id=VersionId(new_id("ver")),
@@ -197,7 +197,7 @@ def _draft(
     )
 
 
-async def _store(tx: Transaction, asker: Asker, model: Model, draft: Version, key: str) -> Version:
+async def _store(tx: Transaction, asker: Asker, model: RegisteredModel, draft: Version, key: str) -> Version:
     repository = RegistryRepository(tx)
     await repository.hold_content(draft.content.digest, model.federation_id)
     number = await repository.next_number(model.id)
@@ -207,7 +207,7 @@ async def _store(tx: Transaction, asker: Asker, model: Model, draft: Version, ke
     return version
 
 
-async def _parents(repository: RegistryRepository, model: Model, ids: list[str]) -> list[Version]:
+async def _parents(repository: RegistryRepository, model: RegisteredModel, ids: list[str]) -> list[Version]:
     """The parents in the order named; they live, and belong to the model's federation."""
     found = {version.id: version for version in await repository.known_versions(ids)}
     errors = []

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints
 
-from undersong.services.registry.domain import NAME_PATTERN, Evaluation, Model, Version
+from undersong.services.registry.domain import NAME_PATTERN, Evaluation, RegisteredModel, Version
 from undersong.shared.ids import Digest
 from undersong.shared.wire.forms import DigestText
 
@@ -110,7 +110,7 @@ class ModelView(BaseModel):
     created_by: str
 
     @classmethod
-    def of(cls, model: Model) -> "ModelView":
+    def of(cls, model: RegisteredModel) -> "ModelView":
         """The model as a document."""
         return cls(
             id=model.id,

@@ -19,9 +19,9 @@ from undersong.shared.database import Database
 from undersong.shared.web.access import IntrospectionClient, TokenDirectory
 from undersong.shared.web.app import create_app
 from undersong.shared.web.health import database_checks
-from undersong.shared.web.standing import Standing, standing, traced_client
+from undersong.shared.web.trust import ServiceTrust, establish_trust, traced_client
 
-Stand = Callable[[RegistrySettings, Database], AbstractAsyncContextManager[Standing]]
+EstablishTrust = Callable[[RegistrySettings, Database], AbstractAsyncContextManager[ServiceTrust]]
 
 
 def open_database(settings: RegistrySettings, clock: Clock | None = None) -> Database:
@@ -35,13 +35,15 @@ def open_contents(settings: RegistrySettings, database: Database) -> Contents:
     return Contents(database, BlobStore.open(settings.blobs), limit=settings.max_content_bytes)
 
 
-def enrolled(settings: RegistrySettings, database: Database) -> AbstractAsyncContextManager[Standing]:
-    """Stand among the others by a certificate from the keys service."""
-    return standing(settings, "registry", database)
+def enrolled(settings: RegistrySettings, database: Database) -> AbstractAsyncContextManager[ServiceTrust]:
+    """Establish trust by a certificate from the keys service."""
+    return establish_trust(settings, "registry", database)
 
 
-def build_app(settings: RegistrySettings, *, stand: Stand = enrolled, tokens: TokenDirectory | None = None) -> FastAPI:
-    """The API. `stand` and `tokens` are replaced in tests, where there is no keys service and no coordinator."""
+def build_app(
+    settings: RegistrySettings, *, establish: EstablishTrust = enrolled, tokens: TokenDirectory | None = None
+) -> FastAPI:
+    """The API. `establish` and `tokens` are replaced in tests, where there is no keys service and no coordinator."""
     database = open_database(settings)
     store = BlobStore.open(settings.blobs)
     return create_app(
@@ -49,26 +51,30 @@ def build_app(settings: RegistrySettings, *, stand: Stand = enrolled, tokens: To
         service="registry",
         description="Models and their immutable, signed versions, with lineage, aliases and content.",
         routers=[router],
-        lifespan=_lifespan(settings, database, store, stand, tokens),
+        lifespan=_lifespan(settings, database, store, establish, tokens),
         checks={**database_checks(database, "registry"), "blobs": store.check},
         degradable={"contents": Contents(database, store, limit=settings.max_content_bytes).check},
     )
 
 
 def _lifespan(
-    settings: RegistrySettings, database: Database, store: BlobStore, stand: Stand, tokens: TokenDirectory | None
+    settings: RegistrySettings,
+    database: Database,
+    store: BlobStore,
+    establish: EstablishTrust,
+    tokens: TokenDirectory | None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with stand(settings, database) as standing_, traced_client(settings) as http:
-                http.auth = standing_.signing("coordinator")
+            async with establish(settings, database) as trust, traced_client(settings) as http:
+                http.auth = trust.signing("coordinator")
                 contents = Contents(database, store, limit=settings.max_content_bytes)
-                publishers = Publishers(standing_.directory, standing_.revocations.revoked)
+                publishers = Publishers(trust.directory, trust.revocations.revoked)
                 app.state.contents = contents
                 app.state.models = Models(database)
-                app.state.versions = Versions(database, contents, publishers, standing_.identity)
-                app.state.verifier = standing_.verifier
+                app.state.versions = Versions(database, contents, publishers, trust.identity)
+                app.state.verifier = trust.verifier
                 app.state.tokens = tokens or IntrospectionClient(http, settings.coordinator_url)
                 yield
         finally:

@@ -101,7 +101,7 @@ class MemoryNonces:
 
 
 class RevocationFeed:
-    """The revoked key ids, followed from the keys service; goes on with what it knows while keys is away."""
+    """The revoked key ids, followed from the keys service; while that is away, the last known ones count."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class RevocationFeed:
         return keyid in self._revoked
 
     async def poll(self) -> None:
-        """Read what is new; raises httpx.HTTPError when keys is away."""
+        """Read what is new; raises httpx.HTTPError when the keys service is away."""
         more = True
         while more:
             response = await self._http.get(f"{self._url}/v1/revocations", params={"after": self._after})
@@ -133,7 +133,7 @@ class RevocationFeed:
         self._read_at = monotonic()
 
     async def poll_softly(self) -> None:
-        """Read what is new; when keys is away or talks nonsense, say so and go on with what is known."""
+        """Read what is new; when the keys service is away or talks nonsense, say so and go on with what is known."""
         try:
             await self.poll()
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:

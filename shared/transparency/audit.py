@@ -319,7 +319,7 @@ class _Audit:
         head = self.evidence.logged.head
         check_head(head, public_bytes(self.service(head.keyid, "keys")))
         at = datetime.fromtimestamp(head.timestamp_ms / 1000, UTC)
-        return f"Keys signed the log's head: {many(head.size, 'entry')} at {at:%Y-%m-%d %H:%M:%S} UTC."
+        return f"The keys service signed the log's head: {many(head.size, 'entry')} at {at:%Y-%m-%d %H:%M:%S} UTC."
 
     def _inclusion(self) -> str:
         logged = self.evidence.logged

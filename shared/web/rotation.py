@@ -6,7 +6,7 @@ import sys
 from undersong.shared.identity.enrol import rotate_now
 from undersong.shared.identity.sealing import Sealer, add_key, drop_old_keys
 from undersong.shared.web.settings import ServiceSettings
-from undersong.shared.web.standing import traced_client
+from undersong.shared.web.trust import traced_client
 
 
 def new_seal_key(settings: ServiceSettings) -> None:

@@ -108,7 +108,7 @@ class LogHead(Document):
     signature: SignatureHex
 
     def statement(self) -> bytes:
-        """The bytes that the key of keys signs."""
+        """The bytes that the key of the keys service signs."""
         return head_statement(self.size, bytes.fromhex(self.root), self.timestamp_ms)
 
 

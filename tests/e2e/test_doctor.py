@@ -317,7 +317,7 @@ def test_an_agent_is_looked_at_beside_its_files(platform: Platform) -> None:
 def test_an_agents_certificate(
     platform: Platform, tmp_path: Path, life: timedelta, own: bool, subject: str, words: str
 ) -> None:
-    """Issued by an authority as keys issues them; `own` is what keys answers with."""
+    """Issued by an authority as the keys service issues them; `own` is what the keys service answers with."""
     authority, key, now = CertificateAuthority.create(utc_now()), Ed25519PrivateKey.generate(), utc_now()
     begun = now - timedelta(days=10)
     made = authority.issue(key.public_key(), Subject("site", "site_x", "fed_x"), now + life, now=begun)

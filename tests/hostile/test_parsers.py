@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from undersong.services.agent.runner.protocol import FrameError, unpack
-from undersong.services.keys.witness import Question
+from undersong.services.keys.witness import WitnessQuestion
 from undersong.shared.errors import Refusal
 from undersong.shared.identity.digests import parse_content_digest
 from undersong.shared.learning.safetensors import MAX_HEADER, BadModelFile, read, read_header, tensor_digest, write
@@ -76,14 +76,14 @@ def test_step_messages_and_frames(data: bytes) -> None:
     for message in (Advertisement, Delivery, Survivors, OpeningShares):
         only(MalformedStep, message.unpack, data)
     only(MalformedStep, unpack_list, data)
-    only(Refusal, Question.read, data)
+    only(Refusal, WitnessQuestion.read, data)
     only(FrameError, unpack, data)
 
 
 @hostile
 @given(packed, st.binary(max_size=40))
 def test_a_whole_question_of_the_witness(ask: bytes, manifest: bytes) -> None:
-    only(Refusal, Question.read, bytes(msgpack.packb({"manifest": manifest, "ask": ask})))
+    only(Refusal, WitnessQuestion.read, bytes(msgpack.packb({"manifest": manifest, "ask": ask})))
 
 
 fields = {

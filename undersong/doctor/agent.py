@@ -191,7 +191,7 @@ def _identity(settings: AgentSettings, keys: dict[str, Any] | None) -> Iterator[
         remedy = f"delete {quote(str(folder))}; then {_again(settings)}"
         yield Finding("fault", "certificate", f"{folder} holds no usable identity: {error}", remedy)
         return
-    remedy = f"start the agent while keys answers: it renews by itself; once expired: {_again(settings)}"
+    remedy = f"start the agent while the keys service answers: it renews by itself; once expired: {_again(settings)}"
     soon = (holder.not_after - holder.not_before) / 4  # a running agent renews before a third is left
     yield life("certificate", identity.certificate, remedy, soon)
     if keys is not None:
@@ -213,7 +213,7 @@ def _not_enrolled(settings: AgentSettings) -> Finding:
 
 
 def _standing(identity: Identity, keys: dict[str, Any], settings: AgentSettings) -> Iterator[Finding]:
-    """What keys says of this certificate: by its own authority, and not revoked."""
+    """What the keys service says of this certificate: by its own authority, and not revoked."""
     url, again = keys.pop("url"), _again(settings)
     try:
         authority = httpx.get(f"{url}/v1/authority", **keys).raise_for_status().json()

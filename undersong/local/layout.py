@@ -25,7 +25,7 @@ HELPER: Final = "helper"  # a process of keys' trust domain with a store, a key 
 LOOPBACK: Final = ("127.0.0.1", "localhost")  # the names in the services' certificates
 IN_A_ROW: Final = ("coordinator", "aggregator", "keys", "registry", HELPER, "valkey")  # from 7001 on, as at the edge
 _PORTS: Final = range(15_000, 32_000)
-ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # keys issues its own certificate
+ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # the keys service issues its own certificate
 
 
 @dataclass(frozen=True)

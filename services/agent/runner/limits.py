@@ -62,6 +62,6 @@ def leave_network() -> bool:
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         try:
             Path(f"/proc/self/{name}").write_text(line)
-        except OSError:  # without a map the process is "nobody" by name only; its rights stay
+        except OSError:  # without a map the process has no user name; its rights stay
             break
     return True

@@ -58,10 +58,10 @@ def refuse(*, network: bool, gpu: bool) -> bool:
     program = _program(machine, {**REFUSED, **({} if network else NETWORK), **({} if gpu else SHARED_MEMORY)})
     code = ctypes.create_string_buffer(b"".join(program), len(program) * 8)
 
-    class Program(ctypes.Structure):
+    class FilterProgram(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
-    whole = Program(len(program), ctypes.addressof(code))
+    whole = FilterProgram(len(program), ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(whole), 0, 0) == 0)
 

@@ -88,7 +88,7 @@ class Receipt(BaseModel):
     signature: str
 
 
-class RoundResult(BaseModel):
+class RoundResultView(BaseModel):
     """What came of a round. `values` are opened sums, only of statistics and evaluate rounds."""
 
     version_id: str | None = None
@@ -144,7 +144,7 @@ class RoundState(BaseModel):
     samples: dict[SiteId, str] = Field(
         default_factory=dict, description="each accepted site's committed sample count: a point, in hexadecimal"
     )
-    result: RoundResult | None
+    result: RoundResultView | None
 
 
 async def _rounds(request: Request) -> Rounds:
@@ -293,5 +293,5 @@ def round_state(view: RoundView) -> RoundState:
         rejections=[Rejection(site_id=c.site_id, code=c.code, message=c.message) for c in view.contributions if c.code],
         faults=[FaultView(site_id=each.site_id, code=each.code, message=each.detail) for each in view.faults],
         samples=dict(view.samples),
-        result=RoundResult.model_validate(stored.result) if ended and stored.result is not None else None,
+        result=RoundResultView.model_validate(stored.result) if ended and stored.result is not None else None,
     )

@@ -1,6 +1,6 @@
 """A partial sum on its way from one worker to another: a binary blob that only they can read, and only for a while.
 
-Where the aggregator sees updates, a sum of a few tells much about each, so none ever lies in the clear. Each is
+Where the aggregator sees updates, a sum of few updates tells much about each, so none is stored in the clear. Each is
 encrypted with AES-256-GCM under a key of its own, which is used for nothing else and sealed in the part's row: with the
 row the blob becomes noise, as bodies do with the round's key.
 Form: blocks of 6 MiB of little-endian words, each with its 16-byte tag; the nonce is the block's number (NIST SP

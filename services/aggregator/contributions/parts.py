@@ -36,7 +36,7 @@ _FEWEST_UPDATES: Final = 8  # in a part, or less would be saved than it costs
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class RoundHolder:
     """A worker's hold on a round. `fold` adds one body to the sum, or raises a Refusal; `renew` keeps the hold."""
 
     fence: int
@@ -52,7 +52,7 @@ class Shared:
     `patience_s`: when another worker's claim may run out.
     """
 
-    holder: Holder
+    holder: RoundHolder
     round_id: RoundId
     length: int
     waiting: dict[int, Contribution]
@@ -94,7 +94,7 @@ class RoundParts:
         return len(waiting) * stored.length * encoding.modulus_bits // 8 >= self._min_bytes
 
     async def share(
-        self, stored: Stored, holder: Holder, waiting: Sequence[Contribution], subscription: Subscription
+        self, stored: Stored, holder: RoundHolder, waiting: Sequence[Contribution], subscription: Subscription
     ) -> None:
         """Fold `waiting` together with the other workers. What could not be folded stays missing."""
         shared = await self.offer(stored, holder, waiting)
@@ -104,7 +104,7 @@ class RoundParts:
             await holder.renew()
         log.info("round.shared", updates=len(waiting), by_others=shared.by_others)
 
-    async def offer(self, stored: Stored, holder: Holder, waiting: Sequence[Contribution]) -> Shared:
+    async def offer(self, stored: Stored, holder: RoundHolder, waiting: Sequence[Contribution]) -> Shared:
         """Cut what waits into parts, and let all workers know."""
         assert stored.length is not None  # noqa: S101  (`worth` has seen to it)
         round_id, cut = stored.round.id, cut_into_parts([c.id for c in waiting])

@@ -62,11 +62,15 @@ class Closing:
         _check_members(stored, table)
         digests = {site: Digest(said[:32].hex()) for site, said in table.said.items()} if step == UPLOAD else {}
         server_round = ServerRound(manifest, secret, table.keys, body=opener(self._blobs, digests))
+        # What other parties sign must not change: the set is committed before they are asked, so a worker that takes
+        # over after a crash asks the same question and gets the same signature.
         closed = await self._ended(server_round, step, table.said, None)
         if closed.asks:
             if table.frozen is None:
                 await self._freeze(stored, fence, table)
             point("aggregator.step.frozen")
+        # The engine may need several rounds of questions; its state between them is in memory only, as each answer can
+        # be had again.
         while closed.asks:
             replies = await self._ask(stored, closed.asks)
             point("aggregator.step.witnessed")
@@ -131,6 +135,8 @@ class Closing:
             deadline = None
             if following != OPENED:
                 deadline = step_deadline(order, following, stored.opened_at, round_.deadline, now, self._patience)
+            # Members, answers, the next step and the engine's state are one transaction: a site that has an answer can
+            # always send its next message.
             await steps.freeze(step, table.said)
             await steps.close(step, closed.answers, Next(following, deadline, sealed))
             detail: dict[str, Any] = {"step": step, "sites": len(table.said), "answers": len(closed.answers)}
@@ -143,6 +149,7 @@ class Closing:
 
     @staticmethod
     async def _at_step(tx: Transaction, stored: Stored, fence: int) -> None:
+        # The fence says that no other worker has claimed the round since, the step that this worker has not lost time.
         found = await held(RoundRepository(tx), stored.round.id, fence)
         if found.round.step != stored.round.step:
             raise RoundLost(f"the round is at step {found.round.step}")
@@ -171,6 +178,7 @@ def _check_members(stored: Stored, table: _Table) -> None:
     round_, step = stored.round, stored.round.step
     if table.frozen is not None and set(table.frozen.members) != set(table.said):
         raise RoundFailed(Reason.UPDATE_LOST, f"step {step} was fixed over other sites than there are now")
+    # After the upload the set is fixed, and the engine itself knows how many answers open its sum.
     needed = round_.min_cohort if round_.phase is Phase.COLLECTING or step == UPLOAD else 1
     if len(table.said) < needed:
         raise RoundFailed(Reason.QUORUM, f"{len(table.said)} of {needed} sites came to step {step}")

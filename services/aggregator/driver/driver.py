@@ -15,18 +15,18 @@ import structlog
 
 from undersong.services.aggregator.contributions.bodies import local_file
 from undersong.services.aggregator.contributions.folding import Folding, code_of
-from undersong.services.aggregator.contributions.parts import Holder, RoundParts
+from undersong.services.aggregator.contributions.parts import RoundHolder, RoundParts
 from undersong.services.aggregator.domain.manifests import manifest_of, update_length
 from undersong.services.aggregator.domain.refusals import FormUndecided, WrongLength
 from undersong.services.aggregator.domain.rounds import BODY_LOST, Form, Phase, Reason, due, settled_form
 from undersong.services.aggregator.domain.steps import OPENED, step_due
 from undersong.services.aggregator.driver.closing import Closing, asked, log_faults
 from undersong.services.aggregator.driver.publication import (
-    Base,
-    Outcome,
+    ComputedRound,
     Publication,
     RoundFailed,
     RoundLost,
+    StartingModel,
     conclude,
     set_aside,
 )
@@ -67,7 +67,7 @@ class Hold:
     fence: int
     folding: Folding
     renew_at: float
-    base: Base | None = None
+    base: StartingModel | None = None
     verified: set[int] = field(default_factory=set)
 
 
@@ -155,6 +155,7 @@ class RoundDriver:
         if stored is None or stored.engine_secret is None:
             return None
         point("aggregator.round.claimed")
+        # A round on which workers fail unexpectedly would otherwise be tried without end.
         if stored.failures >= MAX_FAILURES:
             await self._rounds.fail(round_id, Reason.GAVE_UP)
             return None
@@ -164,6 +165,7 @@ class RoundDriver:
 
     async def turn(self, hold: Hold, subscription: Subscription) -> bool:
         """Do all that can be done now, then wait for more; False when the round has ended."""
+        # Every turn decides from SQL alone, so that a turn after a crash, or by another worker, does the same.
         await self._renew(hold)
         view = await self._rounds.view(hold.round_id)
         if view.stored.round.phase.over:
@@ -207,13 +209,14 @@ class RoundDriver:
         """
         if hold.folding.length is None and hold.folding.manifest.encoding is not None:
             return False
+        # A contribution that is in the sum was rejected since: the sum is made anew without it.
         if hold.folding.misfits(view.contributions):
             hold.folding = Folding(hold.folding.manifest, hold.folding.secret, length=hold.folding.length)
         if await self._verify(hold, view):
             return True
         waiting, again = hold.folding.missing(view.contributions), False
         if self._parts.worth(view.stored, hold.folding, waiting):
-            holder = Holder(hold.fence, hold.folding, lambda c: self._add(hold, c), lambda: self._renew(hold))
+            holder = RoundHolder(hold.fence, hold.folding, lambda c: self._add(hold, c), lambda: self._renew(hold))
             await self._parts.share(view.stored, holder, waiting, subscription)
             waiting, again = hold.folding.missing(view.contributions), True
         for contribution in waiting:
@@ -263,6 +266,7 @@ class RoundDriver:
             if stored.fence != hold.fence or stored.round.phase.over:
                 raise RoundLost("the round changed hands while a body was examined")
             frozen = await StepRepository(tx, hold.round_id).frozen(UPLOAD) if stored.round.tracks_steps else None
+            # The witness signed the set with this site in it: there is no sum over a smaller set any more.
             if frozen is not None:
                 raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
             given = ContributionRepository(tx)
@@ -286,12 +290,14 @@ class RoundDriver:
             point("aggregator.sum.opened")
             stored = await publication.check(stored, hold.fence, outcome)
             point("aggregator.round.checked")
+        # `checked` is the intent to publish: from here on the round ends with exactly this result, which is computed
+        # again from the bodies where its file was lost.
         if stored.round.phase is Phase.CHECKED:
             if not await publication.has_content(stored):
                 await publication.restore(stored, await self.outcome(hold, stored))
             await self._publish(hold, stored)
 
-    async def outcome(self, hold: Hold, stored: Stored) -> Outcome:
+    async def outcome(self, hold: Hold, stored: Stored) -> ComputedRound:
         """The round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
@@ -313,6 +319,7 @@ class RoundDriver:
                 log.warning("publication.waits", reason=error.detail, pause_s=pause_s)
             await asyncio.sleep(min(pause_s, self._lease.total_seconds() / 3))
             pause_s = min(2 * pause_s, _LONGEST_PUBLISH_PAUSE_S)
+            # The registry may have published before its answer was lost; asking again gives the same version.
             await self._renew(hold)
             stored = await self._rounds.evaluate(hold.round_id)
             if stored.round.phase.over:

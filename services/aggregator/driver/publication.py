@@ -54,7 +54,7 @@ class RoundFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class StartingModel:
     """The model that a round starts from, and the state of its job's strategy."""
 
     model: Model
@@ -62,7 +62,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ComputedRound:
     """A round's result, and for rounds that make a model its file and the strategy's next state."""
 
     result: dict[str, Any]
@@ -95,7 +95,7 @@ class Publication:
 
         return await self._database.run("round.begin", work)
 
-    async def base(self, stored: Stored) -> Base | None:
+    async def base(self, stored: Stored) -> StartingModel | None:
         """What a train round starts from, from our own store or the registry; None for other rounds."""
         manifest = manifest_of(stored.manifest)
         if manifest.kind is not RoundKind.TRAIN or manifest.model is None:
@@ -110,7 +110,7 @@ class Publication:
         )
         state = None if digest is None else await self._blobs.get(digest)
         try:
-            return Base(await asyncio.to_thread(load, content), state)
+            return StartingModel(await asyncio.to_thread(load, content), state)
         except Refusal as error:
             raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
 
@@ -129,7 +129,7 @@ class Publication:
         await self._registry.fetch(version_id, digest, limit=MAX_MODEL_BYTES)
         return await self._blobs.get(digest)
 
-    async def check(self, stored: Stored, fence: int, outcome: Outcome) -> Stored:
+    async def check(self, stored: Stored, fence: int, outcome: ComputedRound) -> Stored:
         """aggregating -> checked, with the model durable and the intent to publish it written down.
 
         A result without a model is published at once: the registry need not be asked.
@@ -204,7 +204,7 @@ class Publication:
 
         await self._rounds.forget(await self._database.run("round.finish", work))
 
-    async def restore(self, stored: Stored, outcome: Outcome) -> None:
+    async def restore(self, stored: Stored, outcome: ComputedRound) -> None:
         """Put a checked round's model back where the store has lost it; RoundFailed when it comes out otherwise."""
         if outcome.content is None or digest_of(outcome.content) != stored.content_digest:
             raise RoundFailed(Reason.GAVE_UP, "the lost model cannot be made again")
@@ -238,7 +238,7 @@ async def held(rows: RoundRepository, round_id: RoundId, fence: int) -> Stored:
     return stored
 
 
-def conclude(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
+def conclude(stored: Stored, folding: Folding, base: StartingModel | None) -> ComputedRound:
     """The round's outcome from its complete sum; pure, blocking. Raises RoundFailed."""
     check_sum(stored.round)
     kind = folding.manifest.kind
@@ -260,16 +260,16 @@ def conclude(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
         raise RoundFailed(Reason.HELPER_REFUSED, error.detail) from error
 
 
-def _initialised(stored: Stored, folding: Folding) -> Outcome:
+def _initialised(stored: Stored, folding: Folding) -> ComputedRound:
     if folding.model is None:
         raise RoundFailed(Reason.QUORUM, "no site gave a usable model")
     length = folding.model.schema.length
     content = save(folding.model)
     result = _result(stored, vector_length=length)
-    return Outcome(result, content, model_length=length, evidence=evidence_of(folding, digest_of(content)))
+    return ComputedRound(result, content, model_length=length, evidence=evidence_of(folding, digest_of(content)))
 
 
-def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
+def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> ComputedRound:
     if base is None:
         raise RoundFailed(Reason.UNFIT_MODEL, "the round starts from no model")
     manifest, schema = folding.manifest, base.model.schema
@@ -298,7 +298,7 @@ def _trained(stored: Stored, folding: Folding, base: Base | None) -> Outcome:
     )
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
     kept = save_state(state, after if schema.short else None, {"round": stored.round.id})
-    return Outcome(result, content, kept, schema.length, loss, evidence)
+    return ComputedRound(result, content, kept, schema.length, loss, evidence)
 
 
 def sum_digest(total: ModVector, manifest: RoundManifest) -> Digest:
@@ -313,11 +313,11 @@ def _check_finite(content: bytes) -> None:
         raise RoundFailed(Reason.NOT_FINITE, error.detail) from error
 
 
-def _summed(stored: Stored, folding: Folding) -> Outcome:
+def _summed(stored: Stored, folding: Folding) -> ComputedRound:
     total = folding.opened()
     evidence = evidence_of(folding, sum_digest(total, folding.manifest))
     values = opened_sums(folding.manifest, total.view("u8"))
-    return Outcome(_result(stored, vector_length=int(values.size), values=values.tolist()), evidence=evidence)
+    return ComputedRound(_result(stored, vector_length=int(values.size), values=values.tolist()), evidence=evidence)
 
 
 def _result(stored: Stored, **facts: Any) -> dict[str, Any]:

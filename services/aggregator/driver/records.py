@@ -64,7 +64,7 @@ class Records:
         self._database, self._keys = database, keys
 
     async def hand_in(self, round_id: RoundId) -> bool:
-        """Give a round's record to keys, if that is still to be done; whether keys has it now."""
+        """Give a round's record to keys, if that is still to be done; whether the keys service has it now."""
         found = await self._database.read("record.read", lambda tx: self._compose(tx, round_id))
         if found is None:
             return False

@@ -26,7 +26,7 @@ _REFUSED: Final = {WITNESS: Reason.WITNESS_REFUSED, HELPER: Reason.HELPER_REFUSE
 _LONGEST_S: Final = 600.0
 
 
-class Asked(Protocol):
+class PartyClient(Protocol):
     """Another party; the same question again gets the same answer."""
 
     async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
@@ -36,7 +36,7 @@ class Asked(Protocol):
 class Parties:
     """Every party that this aggregator can ask, by name and then by index; each has `longest_s` for an answer."""
 
-    def __init__(self, parties: Mapping[str, Sequence[Asked]], *, longest_s: float = _LONGEST_S) -> None:
+    def __init__(self, parties: Mapping[str, Sequence[PartyClient]], *, longest_s: float = _LONGEST_S) -> None:
         self._parties, self._longest_s = parties, longest_s
 
     async def ask(self, stage: Stage, signed: SignedManifest, asks: Asks) -> dict[int, bytes]:

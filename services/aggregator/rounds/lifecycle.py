@@ -91,10 +91,13 @@ class Rounds:
         digest = manifest.digest()
         known = await self._database.read("round.find", lambda tx: RoundRepository(tx).find(manifest.round_id))
         if known is None:
+            # Parties are asked outside the transaction. They answer the same question again in the same way, and of two
+            # requests that open one round at a time the first to commit wins.
             await _check_signature(signed, digest, coordinator, directory)
             values = self._prepare(signed, digest, await self._begun(signed))
             known = await self._database.run("round.open", lambda tx: self._open(tx, manifest, values))
             point("aggregator.round.opened")
+        # One round id has one manifest, and so one key and one cohort.
         if known.manifest_digest != digest:
             raise RoundDiffers(f"round {manifest.round_id} was opened with manifest {known.manifest_digest[:16]}…")
         return known
@@ -177,6 +180,7 @@ class Rounds:
         async def work(tx: Transaction) -> Stored:
             rows = RoundRepository(tx)
             stored = await rows.lock(round_id)
+            # Guards are read under the row's lock and by the database's clock: processes' clocks decide nothing.
             move = due(stored.round, await tx.now(), closing=closing)
             if move is None:
                 return stored
@@ -206,6 +210,7 @@ class Rounds:
         async def work(tx: Transaction) -> None:
             rows = RoundRepository(tx)
             stored = await rows.lock(round_id)
+            # The first end counts: a round that was published or cancelled meanwhile does not fail any more.
             if not stored.round.phase.over:
                 await FaultRepository(tx).add(round_id, faults)
                 await apply(rows, stored, Move(Phase.FAILED, reason))
@@ -233,6 +238,7 @@ class Rounds:
 
         async def doomed(tx: Transaction) -> list[Digest]:
             rows = RoundRepository(tx)
+            # Bodies of an open round are needed until its sum is published, also after a crash of its worker.
             ended = (await rows.get(round_id)).round.phase.over
             return [c.digest for c in await ContributionRepository(tx).of(round_id)] if ended else []
 
@@ -260,6 +266,7 @@ async def apply(rows: RoundRepository, stored: Stored, move: Move, **values: Any
             _measure_participation(round_)
         log.info("round.moved", round_id=round_.id, job_id=stored.job_id, phase=str(move.phase), reason=move.reason)
 
+    # Metrics count what is true: a transaction that is rolled back, and run again, is counted once.
     rows.tx.after_commit(measure)
 
 

@@ -9,7 +9,7 @@ from undersong.services.aggregator.domain.manifests import manifest_of
 from undersong.services.aggregator.repository.contributions import ContributionRepository
 from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
 from undersong.services.aggregator.repository.steps import StepRepository
-from undersong.services.aggregator.steps.messages import Message, Question, look, take
+from undersong.services.aggregator.steps.messages import StepMessage, StepQuestion, look, take
 from undersong.shared.clock import monotonic
 from undersong.shared.database import Database, Gathering, Transaction
 from undersong.shared.faults import point
@@ -29,8 +29,8 @@ class Steps:
 
     def __init__(self, database: Database, sealer: Sealer, notifier: Notifier) -> None:
         self._database, self._sealer, self._notifier = database, sealer, notifier
-        self._messages: Gathering[Message, bool] = Gathering(self._take_all)
-        self._questions: Gathering[Question, bytes | None] = Gathering(self._look_all)
+        self._messages: Gathering[StepMessage, bool] = Gathering(self._take_all)
+        self._questions: Gathering[StepQuestion, bytes | None] = Gathering(self._look_all)
 
     async def say(
         self,
@@ -48,6 +48,7 @@ class Steps:
         StepClosed, SiteFellOut, RoundClosed; the last two also where the message was stored and the round went on
         without this site.
         """
+        # Listen before storing: the step may close, and notify, between the commit and the first look.
         with self._notifier.listen(round_id) as subscription:
             async with message as body:
                 fresh = await self._take(round_id, site, step, body)
@@ -60,12 +61,12 @@ class Steps:
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
         """Whether the message is new."""
         sealed = self._sealer.seal(body, "step_messages", place(round_id, step, SiteId(site.name)), "body")
-        message = Message(round_id, step, site, digest_of(body), public_bytes(site.public_key), sealed)
+        message = StepMessage(round_id, step, site, digest_of(body), public_bytes(site.public_key), sealed)
         fresh = await self._messages.ask(message)
         point("aggregator.message.committed")
         return fresh
 
-    async def _take_all(self, messages: Sequence[Message]) -> list[bool | Exception]:
+    async def _take_all(self, messages: Sequence[StepMessage]) -> list[bool | Exception]:
         return await self._database.run("step.say", lambda tx: take(tx, messages))
 
     async def answer(
@@ -79,9 +80,9 @@ class Steps:
             return await _patiently(subscription, partial(self._look, round_id, site, step), wait_s, stopping)
 
     async def _look(self, round_id: RoundId, site: Party, step: str) -> bytes | None:
-        return await self._questions.ask(Question(round_id, step, site))
+        return await self._questions.ask(StepQuestion(round_id, step, site))
 
-    async def _look_all(self, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+    async def _look_all(self, questions: Sequence[StepQuestion]) -> list[bytes | Exception | None]:
         return await self._database.read("step.answer", lambda tx: look(tx, questions))
 
     async def lose(self, round_id: RoundId, sites: Sequence[SiteId]) -> None:
@@ -92,6 +93,7 @@ class Steps:
             stored = await rows.lock(round_id)
             if not stored.round.tracks_steps or stored.round.phase.over:
                 return
+            # Each site is subtracted once: `steps.lose` says whether it is new, under the lock on the round.
             cohort = set(manifest_of(stored.manifest).cohort)
             fresh = [site for site in sorted(set(sites) & cohort) if await steps.lose(site)]
             if not fresh:
@@ -133,6 +135,7 @@ async def _patiently(
     """Look for an answer, and again at every notification, for up to `wait_s`."""
     until = monotonic() + wait_s
     found = await look() if look_first else None
+    # A notification is a hint: only what SQL says is an answer, so lost and false notifications do no harm.
     while found is None and not (stopping and stopping.is_set()) and (left_s := until - monotonic()) > 0:
         await subscription.wait(left_s)
         found = await look()

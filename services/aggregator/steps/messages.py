@@ -34,7 +34,7 @@ from undersong.shared.secagg.engines import engine_facts
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StepQuestion:
     """A site wants to know what a step of a round came to."""
 
     round_id: RoundId
@@ -48,7 +48,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Message(Question):
+class StepMessage(StepQuestion):
     """A site says something in a step: `digest` of the plain bytes, the key that signed them, and them sealed."""
 
     digest: Digest
@@ -56,20 +56,20 @@ class Message(Question):
     sealed: bytes
 
 
-Q = TypeVar("Q", bound=Question)
+Q = TypeVar("Q", bound=StepQuestion)
 A = TypeVar("A")
 
 
-async def take(tx: Transaction, messages: Sequence[Message]) -> list[bool | Exception]:
+async def take(tx: Transaction, messages: Sequence[StepMessage]) -> list[bool | Exception]:
     """Whether each message is new, or why it is refused: RoundUnknown, NotInCohort, StepUnknown, StepDiffers,
     StepNotOpen, StepClosed, SiteFellOut, RoundClosed."""
     return await _by_round(messages, lambda round_id, some: _take_in(tx, round_id, some))
 
 
-async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Message]) -> list[bool | Exception]:
+async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[StepMessage]) -> list[bool | Exception]:
     steps = StepRepository(tx, round_id)
     answers: list[bool | Exception] = []
-    rows: dict[tuple[str, SiteId], Message] = {}
+    rows: dict[tuple[str, SiteId], StepMessage] = {}
     awaited = 0
     try:
         turn, now = await steps.turn(), await tx.now()
@@ -88,13 +88,14 @@ async def _take_in(tx: Transaction, round_id: RoundId, messages: Sequence[Messag
             awaited += not lost
     if rows:
         await steps.say([(m.step, Said(m.site_id, m.public_key, m.sealed), m.digest) for m in rows.values()])
+    # A site that was given up is not counted in `step_missing` any more; its message still counts for the step.
     if awaited and await steps.miss_fewer(awaited) <= 0:
         await tx.emit(WORK_TOPIC, "step.complete", round_id)
     return answers
 
 
 async def _admit(
-    steps: StepRepository, turn: Turn, now: datetime, message: Message, other: Message | None
+    steps: StepRepository, turn: Turn, now: datetime, message: StepMessage, other: StepMessage | None
 ) -> tuple[bool, bool]:
     """Return whether the message is new, and whether its site was given up; `other` came just before it."""
     step, site_id = message.step, message.site_id
@@ -102,22 +103,27 @@ async def _admit(
     seen = await steps.seen(step, order[order.index(step) - 1] if step in order[1:] else None, site_id)
     said = seen.digest if other is None else other.digest
     if said is not None:
+        # The first message is final, whatever the state of the step: a site that could replace it could show different
+        # sites different secrets. The same bytes again are a retry after a lost answer.
         if said != message.digest:
             raise StepDiffers(f"{site_id} has sent the message {said[:16]}… in step {step}; the first one counts")
         return False, seen.lost
     admit_step(turn.round, order, step, now, frozen=seen.frozen)
+    # A site without an answer to the step before has not seen what this step's message must depend on.
     if seen.left_behind:
         raise SiteFellOut(f"the round went on before step {step} without {site_id}")
     return True, seen.lost
 
 
-async def look(tx: Transaction, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+async def look(tx: Transaction, questions: Sequence[StepQuestion]) -> list[bytes | Exception | None]:
     """The answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
     StepUnknown, SiteFellOut, DealerAtFault, RoundClosed."""
     return await _by_round(questions, lambda round_id, some: _look_in(tx, round_id, some))
 
 
-async def _look_in(tx: Transaction, round_id: RoundId, questions: Sequence[Question]) -> list[bytes | Exception | None]:
+async def _look_in(
+    tx: Transaction, round_id: RoundId, questions: Sequence[StepQuestion]
+) -> list[bytes | Exception | None]:
     steps = StepRepository(tx, round_id)
     found: dict[tuple[str, SiteId], bytes] = {}
     for step in sorted({each.step for each in questions}):
@@ -130,19 +136,21 @@ async def _look_in(tx: Transaction, round_id: RoundId, questions: Sequence[Quest
     return answers
 
 
-async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> Exception | None:
+async def _why_none(tx: Transaction, steps: StepRepository, asked: StepQuestion) -> Exception | None:
     """Why there is no answer and will be none; None where there may be one."""
     try:
         stored = await RoundRepository(tx).get(asked.round_id)
         order = order_of(asked.round_id, stored.manifest, asked.site)
         if asked.step not in order or not stored.round.tracks_steps:
             raise StepUnknown(f"this round's engine gives no answers in a step {asked.step}")
+        # The most final reason is told: an ended round before a closed step, a closed step before a lost body.
         if stored.round.phase.over and (found := await _at_fault(tx, asked.round_id, asked.site_id)) is not None:
             raise found
         if stored.round.phase.over:
             why = f": {stored.reason}" if stored.reason else ""
             raise RoundClosed(f"the round is {stored.round.phase}{why}")
         frozen = await steps.frozen(asked.step)
+        # Answers are stored in the transaction that closes the step: none after it means that this site gets none.
         if frozen is not None and frozen.closed:
             raise await fallen(tx, asked.round_id, asked.step, asked.site_id)
         if asked.step == UPLOAD:
@@ -153,7 +161,7 @@ async def _why_none(tx: Transaction, steps: StepRepository, asked: Question) -> 
     return None
 
 
-async def _check_body(tx: Transaction, asked: Question) -> None:
+async def _check_body(tx: Transaction, asked: StepQuestion) -> None:
     """Raise BodyLost where the site's update is not here any more, so that it sends the same bytes again."""
     known = await ContributionRepository(tx).known(asked.round_id, asked.site_id)
     if known is not None and known[0].rejected_for == BODY_LOST:

@@ -55,7 +55,7 @@ class Heartbeat(_Body):
     phase: str | None = Field(default=None, max_length=100, examples=["train"])
 
 
-class Completion(_Body):
+class CompletionBody(_Body):
     """That the update is at the aggregator; `digest` is that of the body in its receipt."""
 
     lease_token: Token
@@ -111,7 +111,7 @@ async def heartbeat(task_id: Id, body: Heartbeat, site: SiteParty, use: Use) -> 
 
 
 @router.post("/{task_id}/completions", responses=_REPORTS)
-async def complete_task(task_id: Id, body: Completion, site: SiteParty, use: Use) -> TaskOutcomeView:
+async def complete_task(task_id: Id, body: CompletionBody, site: SiteParty, use: Use) -> TaskOutcomeView:
     """The update is at the aggregator. The same digest again gets the same answer."""
     task = await use.tasks.complete(SiteId(site.name), TaskId(task_id), body.lease_token, Digest(body.digest))
     return TaskOutcomeView(task_id=task.id, state=task.state.value)

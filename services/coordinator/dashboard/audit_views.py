@@ -51,7 +51,7 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckItem:
     """One check over the evidence; `state` is passed, caution (passed, and worth reading) or failed."""
 
     name: str
@@ -66,7 +66,7 @@ class Audit:
     round_id: str
     version_id: str | None
     pinned: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckItem, ...]
 
     @property
     def failed(self) -> int:

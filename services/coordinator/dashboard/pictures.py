@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from undersong.services.coordinator.dashboard.views import Round
+from undersong.services.coordinator.dashboard.views import RoundItem
 from undersong.services.coordinator.dashboard.wording import seconds
 
 WIDTH = 1000.0  # units of the SVG view box: a bar is scaled to its box by the browser
@@ -23,7 +23,7 @@ class Piece:
 class Bar:
     """One round's row in the timeline."""
 
-    round: Round
+    round: RoundItem
     pieces: tuple[Piece, ...]
     total: str
     slowest: str | None
@@ -41,13 +41,13 @@ class Gauge:
     reached: bool
 
 
-def timeline(rounds: tuple[Round, ...], now: datetime) -> tuple[Bar, ...]:
+def timeline(rounds: tuple[RoundItem, ...], now: datetime) -> tuple[Bar, ...]:
     """One bar a round, all on one scale: the longest round fills the width."""
     longest = max((round_.seconds(now) for round_ in rounds), default=0.0) or 1.0
     return tuple(_bar(round_, now, WIDTH / longest) for round_ in rounds)
 
 
-def _bar(round_: Round, now: datetime, per_second: float) -> Bar:
+def _bar(round_: RoundItem, now: datetime, per_second: float) -> Bar:
     spans = round_.spans(now)
     pieces = tuple(
         Piece(
@@ -62,7 +62,7 @@ def _bar(round_: Round, now: datetime, per_second: float) -> Bar:
     return Bar(round_, pieces, seconds(round_.seconds(now)), slowest)
 
 
-def gauge(round_: Round) -> Gauge:
+def gauge(round_: RoundItem) -> Gauge:
     """The quorum of one round."""
     whole = max(round_.target, round_.got, 1)
     return Gauge(

@@ -20,7 +20,7 @@ REACH: Final = 1.96
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PlotColumn:
     """One bar; `count` is None where it is hidden, and then the bar has a height that says nothing."""
 
     x: float
@@ -44,7 +44,7 @@ class Tick:
 class Bars:
     """A histogram in view-box units."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[PlotColumn, ...]
     ticks: tuple[Tick, ...]
 
 
@@ -86,7 +86,9 @@ def bars(result: HistogramResult) -> Bars:
         height = HIDDEN_HEIGHT if count is None else HEIGHT * count / (b - a) / most
         x, width = (a - low) * per_unit, max((b - a) * per_unit - 1.5, 0.5)
         columns.append(
-            Column(round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), f"{a:g} to {b:g}", count)
+            PlotColumn(
+                round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), f"{a:g} to {b:g}", count
+            )
         )
     return Bars(tuple(columns), _ticks(result.edges, low, per_unit))
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from undersong.services.coordinator.dashboard import assets, plots, wording
 from undersong.services.coordinator.dashboard.pictures import gauge, timeline
 from undersong.services.coordinator.dashboard.session import PATH
-from undersong.services.coordinator.dashboard.views import Round
+from undersong.services.coordinator.dashboard.views import RoundItem
 from undersong.services.coordinator.domain.causes import reason_sentence
 
 _POLICY: Final = (
@@ -29,7 +29,7 @@ HEADERS: Final = {
 _PHASE_ORDER: Final = ("prepare", "collect", "sum")
 
 
-def _phases(rounds: tuple[Round, ...], now: datetime) -> list[str]:
+def _phases(rounds: tuple[RoundItem, ...], now: datetime) -> list[str]:
     present = {span.phase for round_ in rounds for span in round_.spans(now)}
     return [phase for phase in _PHASE_ORDER if phase in present]
 

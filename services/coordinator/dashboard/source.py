@@ -14,14 +14,14 @@ from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
 from undersong.services.coordinator.dashboard.views import (
-    Comparison,
-    Job,
+    ComparisonItem,
+    JobItem,
     JobPage,
     Measure,
     NowPage,
     OperationsPage,
     Release,
-    Site,
+    SiteItem,
 )
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.jobs import Jobs
@@ -55,11 +55,11 @@ class CoordinatorSource:
     async def view(self, token: str) -> ViewModel | None:
         """The view of the person whose API token this is; None when the token is not valid."""
         person = await self.accounts.lookup(token) if token.isascii() else None
-        return None if person is None else CoordinatorDesk(self, person, person.name)
+        return None if person is None else CoordinatorViewModel(self, person, person.name)
 
 
 @dataclass(slots=True)
-class CoordinatorDesk:
+class CoordinatorViewModel:
     """One person's view of the coordinator."""
 
     source: CoordinatorSource
@@ -80,7 +80,7 @@ class CoordinatorDesk:
             degraded=self.source.degraded(),
         )
 
-    async def jobs(self, after: str | None) -> tuple[Sequence[Job], str | None]:
+    async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
         """A page of jobs, and where the next one begins."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, after)
         return [translate.job(job) for job in page.items], page.next
@@ -123,7 +123,7 @@ class CoordinatorDesk:
         job = await self.source.jobs.get(self.person, found.job_id)
         return RoundPage(translate.round_(found), translate.job(job))
 
-    async def sites(self) -> Sequence[Site]:
+    async def sites(self) -> Sequence[SiteItem]:
         """Every site of the person's federations."""
         found, after = [], None
         while True:
@@ -133,7 +133,7 @@ class CoordinatorDesk:
             if after is None:
                 return found
 
-    async def comparisons(self) -> Sequence[Comparison]:
+    async def comparisons(self) -> Sequence[ComparisonItem]:
         """Every data set of the federations that have several sites."""
         found = await self.source.sites.comparisons(self.person)
         return [translate.comparison(item) for item in found if len(item.sites) + len(item.absent) > 1]

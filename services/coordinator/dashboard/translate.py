@@ -3,23 +3,23 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from undersong.services.coordinator.auditing import Verdict
-from undersong.services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key
+from undersong.services.coordinator.auditing import AuditResult
+from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key
 from undersong.services.coordinator.dashboard.views import (
-    Cause,
-    Comparison,
-    Dataset,
+    CauseItem,
+    ComparisonItem,
+    DatasetItem,
     DeadTask,
-    Exclusion,
-    Job,
+    ExclusionItem,
+    FaultItem,
+    JobItem,
     Measure,
     OperationsPage,
-    Part,
+    PartItem,
     Release,
-    Round,
-    Site,
-    SiteFault,
-    Task,
+    RoundItem,
+    SiteItem,
+    TaskItem,
 )
 from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from undersong.services.coordinator.operations import Depth, Record
@@ -35,12 +35,12 @@ VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a 
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 
 
-def job(found: JobView) -> Job:
+def job(found: JobView) -> JobItem:
     """A job."""
     spec = found.spec
     asks = isinstance(spec, StatisticsSpec)
     model_name, recipe, strategy = _words(spec)
-    return Job(
+    return JobItem(
         id=found.id,
         name=found.name,
         federation_id=found.federation_id,
@@ -63,10 +63,10 @@ def job(found: JobView) -> Job:
         spec=spec.model_dump(mode="json"),
         last_failure=found.last_failure,
         excluded=tuple(
-            Exclusion(each.site_name or each.site_id, each.round_id, each.code, each.message or "")
+            ExclusionItem(each.site_name or each.site_id, each.round_id, each.code, each.message or "")
             for each in found.excluded
         ),
-        causes=tuple(Cause(cause.code, cause.sentence, cause.sites) for cause in found.causes),
+        causes=tuple(CauseItem(cause.code, cause.sentence, cause.sites) for cause in found.causes),
         features=tuple(found.features),
         label=found.label,
         cautions=tuple(found.cautions),
@@ -82,7 +82,7 @@ def _words(spec: AnySpec) -> tuple[str, str, str]:
     return spec.model.name, spec.recipe.name, f"{spec.strategy.name}, weighted {weighted}"
 
 
-def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
+def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
     """A round; `last_answer` is when the last site had answered, where the tasks do not come with the round."""
     began = found.created_at or found.deadline_at
     tasks = tuple(task(item) for item in found.tasks or ())
@@ -95,7 +95,7 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
         if last_answer is not None and (found.outstanding == 0 or found.finished_at is not None):
             last_answer = max(last_answer, found.opened_at)
             times.append(("sum", min(last_answer, found.finished_at) if found.finished_at else last_answer))
-    return Round(
+    return RoundItem(
         id=found.id,
         job_id=found.job_id,
         number=found.number,
@@ -117,15 +117,15 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> Round:
         epoch=found.epoch,
         tasks=tasks,
         faults=tuple(
-            SiteFault(item.site_name or item.site_id, item.code, item.message, item.code == SHARES_DISPUTED)
+            FaultItem(item.site_name or item.site_id, item.code, item.message, item.code == SHARES_DISPUTED)
             for item in found.faults or ()
         ),
     )
 
 
-def part(found: ParticipationView) -> Part:
+def part(found: ParticipationView) -> PartItem:
     """One site's part in a job."""
-    return Part(
+    return PartItem(
         site_name=found.site_name or found.site_id,
         asked=found.asked,
         answered=found.done,
@@ -140,9 +140,9 @@ def part(found: ParticipationView) -> Part:
     )
 
 
-def task(found: TaskView) -> Task:
+def task(found: TaskView) -> TaskItem:
     """One site's part."""
-    return Task(
+    return TaskItem(
         site_id=found.site_id,
         site_name=found.site_name or found.site_id,
         state=found.state,
@@ -156,7 +156,7 @@ def task(found: TaskView) -> Task:
     )
 
 
-def comparison(found: ComparisonView) -> Comparison:
+def comparison(found: ComparisonView) -> ComparisonItem:
     """A data set over its sites."""
     faults = [fault for column in found.columns for fault in column.faults]
     faults += [f"the column {c.name!r} is missing at {', '.join(c.missing)}" for c in found.columns if c.missing]
@@ -164,15 +164,15 @@ def comparison(found: ComparisonView) -> Comparison:
         labels = ", ".join(f"{label or 'none'} at {site}" for site, label in found.labels.items())
         faults.append(f"the sites declare different labels: {labels}")
     notes = [note for column in found.columns for note in column.notes]
-    return Comparison(found.dataset, tuple(found.sites), tuple(faults), tuple(notes), tuple(found.absent.items()))
+    return ComparisonItem(found.dataset, tuple(found.sites), tuple(faults), tuple(notes), tuple(found.absent.items()))
 
 
-def site(found: SiteView) -> Site:
+def site(found: SiteView) -> SiteItem:
     """A site with the profile that its agent told."""
     profile = found.profile
     hardware = profile.hardware if profile else None
     sets = profile.datasets if profile else ()
-    return Site(
+    return SiteItem(
         id=found.id,
         name=found.name,
         owner=found.owner,
@@ -182,7 +182,7 @@ def site(found: SiteView) -> Site:
         seen_at=found.last_seen_at,
         agent_version=profile.agent_version if profile else None,
         runner=str(profile.runner) if profile else None,
-        datasets=tuple(Dataset(item.name, item.kind, item.rows, len(item.columns), item.label) for item in sets),
+        datasets=tuple(DatasetItem(item.name, item.kind, item.rows, len(item.columns), item.label) for item in sets),
         recipes=tuple(f"{item.name} {item.version}" for item in profile.recipes) if profile else (),
         cpus=hardware.cpus if hardware else None,
         memory_bytes=hardware.memory_bytes if hardware else None,
@@ -224,10 +224,10 @@ def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
     return found
 
 
-def audit(found: Verdict) -> Audit:
+def audit(found: AuditResult) -> Audit:
     """The findings of an audit."""
     checks = tuple(
-        Check(item.check, "failed" if not item.passed else "caution" if item.caution else "passed", item.sentence)
+        CheckItem(item.check, "failed" if not item.passed else "caution" if item.caution else "passed", item.sentence)
         for item in found.findings
     )
     return Audit(found.round_id, found.version_id, found.pinned, checks)

@@ -12,15 +12,15 @@ from fastapi import Request
 
 from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
 from undersong.services.coordinator.dashboard.views import (
-    Comparison,
-    Job,
+    ComparisonItem,
+    JobItem,
     JobPage,
     Measure,
     NowPage,
     OperationsPage,
     Release,
-    Round,
-    Site,
+    RoundItem,
+    SiteItem,
 )
 from undersong.shared.clock import Clock
 from undersong.shared.identity.sealing import Sealer
@@ -30,8 +30,8 @@ from undersong.shared.identity.sealing import Sealer
 class RoundPage:
     """One round with its roster, and the job it belongs to."""
 
-    round: Round
-    job: Job
+    round: RoundItem
+    job: JobItem
 
 
 class ViewModel(Protocol):
@@ -42,7 +42,7 @@ class ViewModel(Protocol):
     async def now(self) -> NowPage:
         """The state of everything, newest jobs first."""
 
-    async def jobs(self, after: str | None) -> tuple[Sequence[Job], str | None]:
+    async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
         """A page of jobs, and where the next one begins."""
 
     async def job(self, job_id: str) -> JobPage:
@@ -57,10 +57,10 @@ class ViewModel(Protocol):
     async def round(self, round_id: str) -> RoundPage:
         """One round."""
 
-    async def sites(self) -> Sequence[Site]:
+    async def sites(self) -> Sequence[SiteItem]:
         """Every site of the person's federations."""
 
-    async def comparisons(self) -> Sequence[Comparison]:
+    async def comparisons(self) -> Sequence[ComparisonItem]:
         """Every data set that several sites of a federation have."""
 
     async def releases(self) -> Sequence[Release]:

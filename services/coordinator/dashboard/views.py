@@ -24,7 +24,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskItem:
     """One site's part in one round."""
 
     site_id: str
@@ -45,7 +45,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class SiteFault:
+class FaultItem:
     """What a site did against the protocol of a round's engine, or, where `disputed`, what others say that it did."""
 
     site_name: str
@@ -55,7 +55,7 @@ class SiteFault:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class RoundItem:
     """One attempt at one round."""
 
     id: str
@@ -77,8 +77,8 @@ class Round:
     manifest_digest: str | None = None
     model_version: str | None = None
     epoch: int | None = None
-    tasks: tuple[Task, ...] = ()
-    faults: tuple[SiteFault, ...] = ()
+    tasks: tuple[TaskItem, ...] = ()
+    faults: tuple[FaultItem, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -112,7 +112,7 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class CauseItem:
     """One distinct fault of the sites in a job's last failed attempt, and at how many sites it happened."""
 
     code: str
@@ -121,7 +121,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Exclusion:
+class ExclusionItem:
     """A site that takes part in no later round of a job."""
 
     site_name: str
@@ -131,7 +131,7 @@ class Exclusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobItem:
     """A job as lists show it."""
 
     id: str
@@ -154,8 +154,8 @@ class Job:
     kind: str = "train"
     spec: Mapping[str, object] = field(default_factory=dict)
     last_failure: str | None = None  # why the last attempt at the present step failed, as a sentence
-    causes: tuple[Cause, ...] = ()
-    excluded: tuple[Exclusion, ...] = ()
+    causes: tuple[CauseItem, ...] = ()
+    excluded: tuple[ExclusionItem, ...] = ()
     features: tuple[str, ...] = ()
     label: str | None = None
     cautions: tuple[str, ...] = ()  # why the newest metrics may say little
@@ -173,7 +173,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartItem:
     """One site's part in a job, counted in tasks: one for each attempt at each round that the site was asked for."""
 
     site_name: str
@@ -193,26 +193,26 @@ class Part:
 class JobPage:
     """Everything that one job's page shows."""
 
-    job: Job
-    rounds: tuple[Round, ...]
+    job: JobItem
+    rounds: tuple[RoundItem, ...]
     measures: tuple[Measure, ...]
     may_steer: bool
     results: tuple[Result, ...] = ()  # of a statistics job
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PartItem, ...] = ()
 
     @property
-    def current(self) -> Round | None:
+    def current(self) -> RoundItem | None:
         """The round that is under way, if any."""
         return next((round_ for round_ in reversed(self.rounds) if round_.open), None)
 
     @property
-    def failures(self) -> tuple[tuple[Round, Task], ...]:
+    def failures(self) -> tuple[tuple[RoundItem, TaskItem], ...]:
         """Each site's failure in any round, newest round first."""
         return tuple((r, task) for r in reversed(self.rounds) for task in r.tasks if task.failed)
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class DatasetItem:
     """A data set that a site offers: its shape, never its content."""
 
     name: str
@@ -223,7 +223,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonItem:
     """A data set over the sites of its federation.
 
     `faults` keep sites from training together, `notes` were matched by text, `absent` are the sites without the data
@@ -238,7 +238,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SiteItem:
     """One organisation's agent."""
 
     id: str
@@ -250,7 +250,7 @@ class Site:
     seen_at: datetime | None
     agent_version: str | None
     runner: str | None
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[DatasetItem, ...]
     recipes: tuple[str, ...]
     cpus: int | None
     memory_bytes: int | None
@@ -287,13 +287,13 @@ class Release:
 class NowPage:
     """The first page: is anything stuck?"""
 
-    jobs: tuple[Job, ...]
-    current: Mapping[str, Round]  # job id -> its round under way
-    sites: tuple[Site, ...]
+    jobs: tuple[JobItem, ...]
+    current: Mapping[str, RoundItem]  # job id -> its round under way
+    sites: tuple[SiteItem, ...]
     last_release: Release | None
     degraded: tuple[str, ...]
 
-    def late(self, now: datetime) -> tuple[Round, ...]:
+    def late(self, now: datetime) -> tuple[RoundItem, ...]:
         """Rounds that are open past their deadline."""
         return tuple(round_ for round_ in self.current.values() if round_.late(now))
 

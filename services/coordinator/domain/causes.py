@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
 from undersong.shared.ids import SiteId
 from undersong.shared.wire.manifest import RoundKind
 
@@ -125,14 +125,14 @@ def fault_sentence(code: str, message: str | None) -> str:
     return _line(message) or _FAULTS.get(code, "no detail was given")
 
 
-def causes_of(tasks: Iterable[Task]) -> tuple[Cause, ...]:
+def causes_of(tasks: Iterable[SiteTask]) -> tuple[Cause, ...]:
     """Group the faults of a round's tasks, the most frequent first; at most `MOST_CAUSES` of them."""
     found = Counter((task.code, _line(task.message)) for task in tasks if _failed(task))
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return tuple(Cause(code or "unknown", message, sites) for (code, message), sites in ranked[:MOST_CAUSES])
 
 
-def unable(tasks: Iterable[Task]) -> dict[SiteId, str]:
+def unable(tasks: Iterable[SiteTask]) -> dict[SiteId, str]:
     """Return the sites that would fail in the same way in another attempt at the same step, each with its code."""
     rejected = (task for task in tasks if task.state is TaskState.REJECTED and repeats(task.code))
     return {task.site_id: task.code or "" for task in rejected}
@@ -178,5 +178,5 @@ def _line(message: str | None) -> str:
     return " ".join(visible.split())[:MESSAGE_CHARS]
 
 
-def _failed(task: Task) -> bool:
+def _failed(task: SiteTask) -> bool:
     return task.state in (TaskState.REJECTED, TaskState.DEAD, TaskState.EXPIRED)

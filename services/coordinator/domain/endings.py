@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from undersong.services.coordinator.domain.jobs import Outcome
-from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, Task
+from undersong.services.coordinator.domain.jobs import RoundOutcome
+from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, SiteTask
 from undersong.shared.ids import SiteId
 
 
@@ -14,7 +14,7 @@ from undersong.shared.ids import SiteId
 class Published:
     """What a published round leaves behind: the outcome for the job, and the documents to keep."""
 
-    outcome: Outcome
+    outcome: RoundOutcome
     result: Mapping[str, Any]
 
 
@@ -35,7 +35,7 @@ class Verdicts:
     unusable: Mapping[SiteId, tuple[str, str | None]]
     faults: Sequence[SiteFault] = ()
 
-    def on(self, task: Task, now: datetime) -> Task:
+    def on(self, task: SiteTask, now: datetime) -> SiteTask:
         """The task at the end of its round."""
         for fault in self.faults:
             if fault.site_id == task.site_id and fault.code == DEALER_AT_FAULT:

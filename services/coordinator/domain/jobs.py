@@ -25,7 +25,7 @@ from undersong.services.coordinator.domain.progress import (
 )
 from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import session_of
-from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.domain.validation import Resolved
 from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
@@ -42,7 +42,7 @@ class JobOver(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RoundOutcome:
     """What the aggregator published for a round: a model version or sums, over `count` sites."""
 
     count: int
@@ -160,7 +160,7 @@ class Job:
         """The registry has a model for the job's results."""
         return replace(self, model_id=model_id)
 
-    def advanced(self, kind: RoundKind, number: int, outcome: Outcome, now: datetime) -> "Job":
+    def advanced(self, kind: RoundKind, number: int, outcome: RoundOutcome, now: datetime) -> "Job":
         """Take in what a round published."""
         done = self.progress.settle()
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
@@ -192,7 +192,7 @@ class Job:
         progress = replace(self.progress.settle(), asked=self.progress.asked + 1, statistics_done=done)
         return replace(self, context=context, results=results, progress=progress)
 
-    def setback(self, reason: str, now: datetime, tasks: Sequence[Task] = (), *, spent: bool = False) -> "Job":
+    def setback(self, reason: str, now: datetime, tasks: Sequence[SiteTask] = (), *, spent: bool = False) -> "Job":
         """Take in that a round ended without a result; `tasks` are its tasks as they ended.
 
         `spent` when its sites had begun to open the sum, and will not do it again: the step is then done under the

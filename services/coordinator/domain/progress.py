@@ -129,6 +129,8 @@ class Stalled:
 
 def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
     """The round to plan now, or the job's end or pause."""
+    # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
+    # sites answer a (kind, number, attempt) once.
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
         return Stalled(last_failure or "round-failed")
     attempt = progress.failures + 1
@@ -147,6 +149,8 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
 
 def next_question(progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
     """The next round of a statistics job, or its end or pause."""
+    # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
+    # sites answer a (kind, number, attempt) once.
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
         return Stalled(last_failure or "round-failed")
     if progress.statistics_done:

@@ -12,7 +12,7 @@ from undersong.services.coordinator.domain.protection import check_cohort, check
 from undersong.services.coordinator.domain.recipes import find_recipe
 from undersong.services.coordinator.domain.sites import SiteFacts, having, holders_of, profile_of, schema_of
 from undersong.services.coordinator.domain.spec import StatisticsSpec
-from undersong.services.coordinator.domain.validation import Resolved, Verdict, World
+from undersong.services.coordinator.domain.validation import Resolved, ValidJob, World
 from undersong.shared.documents import document_faults, pointer
 from undersong.shared.names import hint
 from undersong.shared.statistics.measures import MAX_SUMS, SALT, Asked
@@ -31,7 +31,7 @@ MAX_CENTRES: Final = 4096
 """Numbers of all k-means centres: they travel in each round's manifest."""
 
 
-def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
+def judge_statistics(document: Mapping[str, Any], world: World) -> ValidJob:
     """The verdict on a document of kind `statistics`; raises `JobInvalid` with every error that was found."""
     findings = Findings()
     queries = _queries(document["queries"], findings) if "queries" in document else {}
@@ -45,7 +45,7 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> Verdict:
     resolved = _resolve(parsed, queries, world, findings)
     if findings.errors or resolved is None:
         raise findings.refusal()
-    return Verdict(StatisticsSpec.model_validate(document), resolved, tuple(findings.warnings))
+    return ValidJob(StatisticsSpec.model_validate(document), resolved, tuple(findings.warnings))
 
 
 def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> QuerySession:

@@ -59,7 +59,7 @@ class TaskOver(Gone):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SiteTask:
     """One site's part in one round; `lease_token` fences holders of older leases."""
 
     id: TaskId
@@ -96,7 +96,7 @@ class Task:
         """Whether it can be handed to its site."""
         return self.state in (TaskState.OPEN, TaskState.EXPIRED) and self.attempt < MAX_ATTEMPTS
 
-    def lease(self, token: str, now: datetime, lease_for: timedelta) -> "Task":
+    def lease(self, token: str, now: datetime, lease_for: timedelta) -> "SiteTask":
         """Hand the task to its site; an expired one comes back this way."""
         if not self.leasable:
             raise TaskOver(f"Task {self.id} is {self.state}.")
@@ -113,23 +113,24 @@ class Task:
             finished_at=None,
         )
 
-    def heartbeat(self, token: str, progress: float, phase: str | None, expires_at: datetime) -> "Task":
+    def heartbeat(self, token: str, progress: float, phase: str | None, expires_at: datetime) -> "SiteTask":
         """Extend the lease; refuses a token that is not the present one."""
         if self.state is not TaskState.LEASED or self.lease_token != token:
             raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
         return replace(self, progress=progress, phase=phase, lease_expires_at=expires_at)
 
-    def revive(self, expires_at: datetime) -> "Task":
+    def revive(self, expires_at: datetime) -> "SiteTask":
         """The site that was given up for lost still works under its old lease."""
         if self.state is not TaskState.EXPIRED or self.lease_token is None:
             raise TaskOver(f"Task {self.id} is {self.state}.")
         return replace(self, state=TaskState.LEASED, lease_expires_at=expires_at, code=None, finished_at=None)
 
-    def complete(self, token: str, digest: Digest, now: datetime) -> "Task":
+    def complete(self, token: str, digest: Digest, now: datetime) -> "SiteTask":
         """Record that the site's update is at the aggregator; the same digest again changes nothing.
 
         A task that expired under this very lease may still be completed: its bytes were accepted elsewhere already.
         """
+        # One task is completed with one digest: a second one would mean two updates for one place in the sum.
         if self.state is TaskState.DONE and self.digest is not None:
             if self.digest != digest:
                 raise DigestDiffers(f"Task {self.id} was completed with {self.digest}.")
@@ -142,9 +143,10 @@ class Task:
 
     def fail(
         self, token: str, code: str, message: str, trace: Sequence[str], now: datetime, *, again: bool = False
-    ) -> "Task":
+    ) -> "SiteTask":
         """Record a failure that the agent reports: open again when it may help, else rejected (dead after too many)."""
         if self.state is not TaskState.LEASED or self.lease_token != token:
+            # The same report again, after its answer was lost.
             if self.state in (TaskState.REJECTED, TaskState.DEAD) and self.lease_token == token:
                 return self
             raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
@@ -153,7 +155,7 @@ class Task:
             return replace(told, state=TaskState.REJECTED, finished_at=now)
         return told.reopened(now)
 
-    def lapse(self, now: datetime, *, site_seen: bool) -> "Task":
+    def lapse(self, now: datetime, *, site_seen: bool) -> "SiteTask":
         """The lease ran out: open again if the site still shows itself, else expired; dead after too many attempts."""
         if self.state is not TaskState.LEASED:
             return self
@@ -161,36 +163,36 @@ class Task:
             return self.expire("site-lost", now)
         return replace(self, code="lease-expired", message="The agent stopped sending heartbeats.").reopened(now)
 
-    def expire(self, code: str, now: datetime) -> "Task":
+    def expire(self, code: str, now: datetime) -> "SiteTask":
         """Wait for this task no longer. Its token stays, so that a late report of success is still understood."""
         if not self.outstanding:
             return self
         return replace(self, state=TaskState.EXPIRED, code=code, finished_at=now)
 
-    def reject(self, code: str, message: str, now: datetime) -> "Task":
+    def reject(self, code: str, message: str, now: datetime) -> "SiteTask":
         """Take the task away from its site for good; no token opens it again."""
         if not self.outstanding:
             return self
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=now)
 
-    def counted(self, now: datetime) -> "Task":
+    def counted(self, now: datetime) -> "SiteTask":
         """The aggregator counted this site's update, whatever was heard here."""
         if self.state not in (TaskState.OPEN, TaskState.LEASED, TaskState.EXPIRED):
             return self
         return replace(self, state=TaskState.DONE, progress=1.0, code=None, message=None, finished_at=now)
 
-    def unusable(self, code: str, message: str | None, now: datetime) -> "Task":
+    def unusable(self, code: str, message: str | None, now: datetime) -> "SiteTask":
         """The aggregator took the site's update and could not use it."""
         if self.state is TaskState.REJECTED:
             return self
         return replace(self, state=TaskState.REJECTED, code=code, message=message, finished_at=now)
 
-    def at_fault(self, code: str, message: str, now: datetime) -> "Task":
+    def at_fault(self, code: str, message: str, now: datetime) -> "SiteTask":
         """The site broke the engine's protocol, whatever else became of its task; it is told so."""
         at = self.finished_at or now
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=at)
 
-    def asked_again(self, now: datetime) -> "Task":
+    def asked_again(self, now: datetime) -> "SiteTask":
         """The aggregator lost the site's update after it was done: open again for the same bytes, at most as often as
         any task."""
         if self.state is not TaskState.DONE:
@@ -198,7 +200,7 @@ class Task:
         told = replace(self, code=BODY_LOST, message="The stored update was damaged.", finished_at=None, digest=None)
         return told.reopened(now)
 
-    def requeue(self) -> "Task":
+    def requeue(self) -> "SiteTask":
         """A person wants the site to try again, with all its attempts; only of a task that was given up."""
         self._must_be_dead()
         return replace(
@@ -212,7 +214,7 @@ class Task:
             finished_at=None,
         )
 
-    def discard(self, now: datetime) -> "Task":
+    def discard(self, now: datetime) -> "SiteTask":
         """A person has seen that the task was given up; its last error stays."""
         self._must_be_dead()
         return replace(self, state=TaskState.REJECTED, lease_token=None, finished_at=now)
@@ -221,8 +223,9 @@ class Task:
         if self.state is not TaskState.DEAD:
             raise TaskNotDead(f"Task {self.id} is {self.state}.")
 
-    def reopened(self, now: datetime) -> "Task":
+    def reopened(self, now: datetime) -> "SiteTask":
         """Give it back to its site, or give it up after too many attempts."""
+        # Attempts count leases, so a site whose agent dies on the task is not asked without end.
         if self.attempt >= MAX_ATTEMPTS:
             return replace(self, state=TaskState.DEAD, finished_at=now)
         return replace(self, state=TaskState.OPEN, lease_token=None, lease_expires_at=None, progress=0.0, phase=None)

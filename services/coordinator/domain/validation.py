@@ -68,7 +68,7 @@ class Resolved(parts.Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ValidJob:
     """A job that can run, what was settled for it, and what its author should know."""
 
     spec: AnySpec
@@ -76,7 +76,7 @@ class Verdict:
     warnings: tuple[FieldError, ...]
 
 
-def judge(document: Mapping[str, Any], world: World) -> Verdict:
+def judge(document: Mapping[str, Any], world: World) -> ValidJob:
     """The verdict on a job document; raises `JobInvalid` with every error that was found."""
     findings = Findings()
     parsed = parse_fields(document, JobSpec, findings)
@@ -89,7 +89,7 @@ def judge(document: Mapping[str, Any], world: World) -> Verdict:
         _check_headroom(spec, resolved, world, findings)
     if findings.errors or spec is None or resolved is None:
         raise findings.refusal()
-    return Verdict(spec, resolved, tuple(findings.warnings))
+    return ValidJob(spec, resolved, tuple(findings.warnings))
 
 
 def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Resolved | None:

@@ -11,7 +11,7 @@ from undersong.shared.ids import Digest, RoundId, SiteId, VersionId
 from undersong.shared.wire.manifest import SignedManifest
 
 
-class RoundResult(Answer):
+class ResultAnswer(Answer):
     """What the aggregator published: a version, or the values of summed statistics."""
 
     version_id: VersionId | None = None
@@ -33,7 +33,7 @@ class Rejection(Answer):
     message: str | None = None
 
 
-class Fault(Answer):
+class FaultAnswer(Answer):
     """What a site did against the engine's protocol in a round."""
 
     site_id: SiteId
@@ -42,7 +42,7 @@ class Fault(Answer):
 
 
 class RoundReport(Answer):
-    """A round as the aggregator sees it: whose updates stand, and whose could not be used."""
+    """A round as the aggregator sees it: whose updates are accepted, and whose could not be used."""
 
     id: RoundId
     state: str
@@ -52,8 +52,8 @@ class RoundReport(Answer):
     got: int = 0
     accepted: list[SiteId] = Field(default_factory=list)
     rejections: list[Rejection] = Field(default_factory=list)
-    faults: list[Fault] = Field(default_factory=list)
-    result: RoundResult | None = None
+    faults: list[FaultAnswer] = Field(default_factory=list)
+    result: ResultAnswer | None = None
 
 
 class Aggregator(Peer):

@@ -67,7 +67,7 @@ class Keys(Peer):
         try:
             return Commitment.model_validate(answer)
         except ValidationError as error:
-            raise PartyAway("The commitment of keys is not understood.", retry_after_s=2) from error
+            raise PartyAway("The commitment of the keys service is not understood.", retry_after_s=2) from error
 
 
 class KeysDirectory(Peer):
@@ -86,7 +86,7 @@ class KeysDirectory(Peer):
         try:
             return LoggedRecord.model_validate(answer)
         except ValidationError as error:
-            raise PartyAway("The record that keys gave is not understood.", retry_after_s=2) from error
+            raise PartyAway("The record that the keys service gave is not understood.", retry_after_s=2) from error
 
     async def certificate(self, keyid: str) -> str:
         """One certificate as PEM; raises NotFound."""

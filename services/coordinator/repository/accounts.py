@@ -17,7 +17,7 @@ EVERYWHERE = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class StoredGrant:
     """A role in one federation, or everywhere (None)."""
 
     role: str
@@ -30,7 +30,7 @@ class User:
 
     id: UserId
     name: str
-    roles: tuple[Grant, ...]
+    roles: tuple[StoredGrant, ...]
     created_at: datetime
 
 
@@ -142,7 +142,7 @@ def _user(row: UserRow, grants: Sequence[GrantRow]) -> User:
     return User(
         id=UserId(row.id),
         name=row.name,
-        roles=tuple(Grant(role, None if where == EVERYWHERE else where) for role, where in roles),
+        roles=tuple(StoredGrant(role, None if where == EVERYWHERE else where) for role, where in roles),
         created_at=row.created_at,
     )
 

@@ -37,7 +37,7 @@ _OPEN_PHASES = tuple(str(phase) for phase in Phase if phase not in ENDED)
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRecord:
+class StoredRound:
     """A round with the documents that belong to it."""
 
     round: Round
@@ -86,7 +86,7 @@ class RoundRepository:
         rows = await self._session.execute(_ALL_LOCKED, {"rounds": list(round_ids)})
         return {RoundId(row.id): _round(row) for row in rows}
 
-    async def record(self, round_id: str) -> RoundRecord:
+    async def record(self, round_id: str) -> StoredRound:
         """Load with its documents; raises NotFound."""
         row = (await self._session.execute(select(_ROUNDS).where(_ROUNDS.c.id == round_id))).first()
         if row is None:
@@ -181,7 +181,7 @@ class RoundRepository:
         query = select(RoundRow.id).where(RoundRow.uncancelled.is_(True)).order_by(RoundRow.id).limit(100)
         return [RoundId(one) for one in await self._session.scalars(query)]
 
-    async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[RoundRecord]:
+    async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[StoredRound]:
         """A page of a job's rounds, oldest first."""
         query = select(RoundRow).where(RoundRow.job_id == job_id)
         return (await page(self._session, query, RoundRow.id, limit, after)).map(_record)
@@ -226,8 +226,8 @@ def _round(row: "RoundRow | Row[Any]") -> Round:
     )
 
 
-def _record(row: "RoundRow | Row[Any]") -> RoundRecord:
-    return RoundRecord(
+def _record(row: "RoundRow | Row[Any]") -> StoredRound:
+    return StoredRound(
         round=_round(row),
         manifest=SignedManifest.model_validate(row.manifest),
         engine_public=row.engine_public,

@@ -13,7 +13,7 @@ from typing import Any, cast
 from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, literal_column, or_, select, update
 
 from undersong.services.coordinator.domain.rounds import Phase
-from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, Task, TaskState
+from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, SiteTask, TaskState
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
 from undersong.shared.database import Page, Transaction, page
@@ -47,7 +47,7 @@ class Participation:
     tasks: Mapping[TaskState, int]
     receipts: int
     answered_at: datetime | None
-    told: Task | None
+    told: SiteTask | None
 
 
 class TaskRepository:
@@ -56,7 +56,7 @@ class TaskRepository:
     def __init__(self, tx: Transaction) -> None:
         self._tx, self._session = tx, tx.session
 
-    async def add_all(self, tasks: Sequence[Task]) -> None:
+    async def add_all(self, tasks: Sequence[SiteTask]) -> None:
         """Insert the tasks of a round."""
         now = await self._tx.now()
         rows = [
@@ -75,14 +75,14 @@ class TaskRepository:
         ]
         await self._session.execute(insert(_TASKS), rows)
 
-    async def get(self, task_id: str, *, lock: bool = False) -> Task:
+    async def get(self, task_id: str, *, lock: bool = False) -> SiteTask:
         """Load, with the row locked where asked; raises NotFound."""
         row = (await self._session.execute(_LOCKED if lock else _ONE, {"task": task_id})).first()
         if row is None:
             raise no_such("task", task_id)
         return _task(row)
 
-    async def get_all(self, task_ids: Sequence[str]) -> dict[TaskId, Task]:
+    async def get_all(self, task_ids: Sequence[str]) -> dict[TaskId, SiteTask]:
         """Load the existing ones of these, with their rows locked in one order."""
         rows = await self._session.execute(_ALL_LOCKED, {"tasks": task_ids})
         return {TaskId(row.id): _task(row) for row in rows}
@@ -99,7 +99,7 @@ class TaskRepository:
         rows = await self._session.execute(_PLACES, {"tasks": list(task_ids)})
         return {TaskId(row.id): (RoundId(row.round_id), SiteId(row.site_id)) for row in rows}
 
-    async def save(self, task: Task) -> None:
+    async def save(self, task: SiteTask) -> None:
         """Write a task back that was loaded at this version; raises `Overtaken`."""
         seen = {"task": task.id, "seen": task.version}
         written = {**_values(task), "version": task.version + 1, "updated_at": await self._tx.now()}
@@ -121,15 +121,15 @@ class TaskRepository:
         done = await self._session.execute(_EXTEND, {**who, **beat})
         return done.first() is not None
 
-    async def at_fault(self, job_id: str) -> Sequence[Task]:
+    async def at_fault(self, job_id: str) -> Sequence[SiteTask]:
         """The job's tasks whose sites dealt shares that others cannot use, oldest first."""
         return [_task(row) for row in await self._session.execute(_AT_FAULT, {"job": job_id})]
 
-    async def exclusions(self, site_id: str) -> Sequence[Task]:
+    async def exclusions(self, site_id: str) -> Sequence[SiteTask]:
         """The same of one site, over all jobs that have not ended."""
         return [_task(row) for row in await self._session.execute(_EXCLUSIONS, {"site": site_id})]
 
-    async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[Task]:
+    async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[SiteTask]:
         """A round's tasks by site."""
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
         return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
@@ -154,14 +154,14 @@ class TaskRepository:
             for site in sorted(counts)
         ]
 
-    async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
+    async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, SiteTask]:
         """The tasks that the sites hold leases of, live or run out."""
         rows = await self._session.execute(_LEASED_BY, {"sites": site_ids})
         return {SiteId(row.site_id): _task(row) for row in rows}
 
-    async def next_for(self, site_ids: Sequence[str]) -> dict[SiteId, Task]:
+    async def next_for(self, site_ids: Sequence[str]) -> dict[SiteId, SiteTask]:
         """The oldest task that each site could lease: open, or expired while its round still collects."""
-        found: dict[SiteId, Task] = {}
+        found: dict[SiteId, SiteTask] = {}
         for row in await self._session.execute(_NEXT_FOR, {"sites": site_ids}):
             found.setdefault(SiteId(row.site_id), _task(row))
         return found
@@ -171,12 +171,12 @@ class TaskRepository:
         query = select(TaskRow.site_id).where(TaskRow.state == TaskState.OPEN).distinct().limit(10_000)
         return [site for site in await self._session.scalars(query) if site in among]
 
-    async def lapsed(self, before: datetime) -> Sequence[Task]:
+    async def lapsed(self, before: datetime) -> Sequence[SiteTask]:
         """Leased tasks whose lease ran out before the moment."""
         query = select(_TASKS).where(_TASKS.c.state == TaskState.LEASED, _TASKS.c.lease_expires_at <= before)
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.id).limit(500))]
 
-    async def deserted(self, before: datetime) -> Sequence[Task]:
+    async def deserted(self, before: datetime) -> Sequence[SiteTask]:
         """Open tasks of sites that were not heard since the moment."""
         query = (
             select(_TASKS)
@@ -186,12 +186,12 @@ class TaskRepository:
         )
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.id).limit(500))]
 
-    async def outstanding_of_site(self, site_id: str) -> Sequence[Task]:
+    async def outstanding_of_site(self, site_id: str) -> Sequence[SiteTask]:
         """The tasks that rounds still wait for from this site."""
         query = select(_TASKS).where(_TASKS.c.site_id == site_id, _TASKS.c.state.in_(sorted(OUTSTANDING)))
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.round_id))]
 
-    async def dead_tasks(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Task]:
+    async def dead_tasks(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[SiteTask]:
         """A page of tasks that used up their attempts, of jobs in the federations `within` (None is all)."""
         query = select(TaskRow).where(TaskRow.state == TaskState.DEAD)
         if within is not None:
@@ -281,13 +281,13 @@ _EXTEND = (
 )
 
 
-def _values(task: Task) -> dict[str, Any]:
+def _values(task: SiteTask) -> dict[str, Any]:
     values = {name: getattr(task, name) for name in _FIELDS}
     return {**values, "state": str(task.state), "trace": list(task.trace)}
 
 
-def _task(row: TaskRow | Row[Any]) -> Task:
-    return Task(
+def _task(row: TaskRow | Row[Any]) -> SiteTask:
+    return SiteTask(
         id=TaskId(row.id),
         round_id=RoundId(row.round_id),
         job_id=JobId(row.job_id),

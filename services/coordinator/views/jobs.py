@@ -10,9 +10,9 @@ from undersong.services.coordinator.domain.causes import reason_sentence
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import rounds_of
-from undersong.services.coordinator.domain.tasks import Task
+from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.repository.jobs import JobEvent
-from undersong.services.coordinator.repository.rounds import RoundRecord
+from undersong.services.coordinator.repository.rounds import StoredRound
 from undersong.services.coordinator.views import View
 from undersong.services.coordinator.views.tasks import TaskView
 from undersong.shared.errors import FieldError
@@ -184,7 +184,7 @@ class EventView(View):
     created_at: datetime
 
 
-def exclusion_view(task: Task, site_name: str | None) -> ExclusionView:
+def exclusion_view(task: SiteTask, site_name: str | None) -> ExclusionView:
     """As told."""
     return ExclusionView(
         job_id=task.job_id,
@@ -270,7 +270,7 @@ def site_fault_view(event: JobEvent, names: Mapping[str, str]) -> SiteFaultView:
 
 
 def round_view(
-    record: RoundRecord, tasks: list[TaskView] | None = None, faults: list[SiteFaultView] | None = None
+    record: StoredRound, tasks: list[TaskView] | None = None, faults: list[SiteFaultView] | None = None
 ) -> RoundView:
     """As told."""
     round_, manifest = record.round, record.manifest.manifest

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
 from undersong.services.coordinator.leases import Lease
 from undersong.services.coordinator.views import View
 
@@ -77,7 +77,7 @@ class TaskOutcomeView(View):
     state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
 
 
-def task_view(task: Task, site_name: str | None) -> TaskView:
+def task_view(task: SiteTask, site_name: str | None) -> TaskView:
     """As told: without the lease's token."""
     return TaskView(
         id=task.id,
@@ -97,7 +97,7 @@ def task_view(task: Task, site_name: str | None) -> TaskView:
     )
 
 
-def dead_task_view(task: Task, site_name: str | None, collecting: bool) -> DeadTaskView:
+def dead_task_view(task: SiteTask, site_name: str | None, collecting: bool) -> DeadTaskView:
     """As told."""
     return DeadTaskView(
         id=task.id,

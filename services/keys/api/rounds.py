@@ -17,7 +17,7 @@ from undersong.services.keys.domain import (
 )
 from undersong.services.keys.log import Log
 from undersong.services.keys.rounds import RoundRecords
-from undersong.services.keys.witness import Question, Witness
+from undersong.services.keys.witness import Witness, WitnessQuestion
 from undersong.shared.errors import Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
 from undersong.shared.identity.authority import public_bytes
 from undersong.shared.identity.verify import CertificateRevoked, Party
@@ -137,7 +137,7 @@ async def commit_nonce(round_id: RoundPath, coordinator: Coordinator, witness: W
 async def ask_witness(round_id: RoundPath, aggregator: Aggregator, witness: WitnessUse, request: Request) -> Response:
     """Have the roster, then the survivors signed: each once; the same question gets the same answer."""
     async with receive_whole(request, MAX_BYTES) as body:
-        reply = await witness.answer(round_id, Question.read(body), aggregator)
+        reply = await witness.answer(round_id, WitnessQuestion.read(body), aggregator)
     return Response(reply, media_type="application/octet-stream")
 
 

@@ -18,11 +18,11 @@ class HelperMarks:
 
     async def mark(self, tx: Transaction) -> Mark:
         """How far the database has come."""
-        return Mark(*await HelperRepository(tx).standing())
+        return Mark(*await HelperRepository(tx).mark())
 
     async def put(self, tx: Transaction, epoch: int, counter: int) -> None:
         """Store epoch and counter."""
-        await HelperRepository(tx).put_standing(epoch, counter)
+        await HelperRepository(tx).put_mark(epoch, counter)
 
     async def restored(self, tx: Transaction, epoch: int) -> None:  # noqa: ARG002  (rounds have no epoch here: their keys go)
         """Erase the secrets of every round, and learn what was opened."""

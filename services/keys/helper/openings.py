@@ -13,7 +13,7 @@ from undersong.shared.highwater import DurableLines
 from undersong.shared.ids import RoundId
 
 
-class Opening(NamedTuple):
+class RecordedOpening(NamedTuple):
     """The one attempt at a round of a job that was opened."""
 
     job_id: str
@@ -27,15 +27,17 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         self._lines = DurableLines(path)
-        self._last: Opening | None = None
+        self._last: RecordedOpening | None = None
 
-    async def add(self, opening: Opening) -> None:
+    async def add(self, opening: RecordedOpening) -> None:
         """Note it, durably; again changes nothing."""
         if opening != self._last:
             await asyncio.to_thread(self._lines.add, *opening)
             self._last = opening
 
-    def read(self) -> list[Opening]:
+    def read(self) -> list[RecordedOpening]:
         """Return all openings. A line that a crash cut off was never answered: it is left out or names no attempt."""
-        whole = [line for line in self._lines.read() if len(line) == len(Opening._fields)]
-        return [Opening(job_id, kind, int(number), RoundId(round_id)) for job_id, kind, number, round_id in whole]
+        whole = [line for line in self._lines.read() if len(line) == len(RecordedOpening._fields)]
+        return [
+            RecordedOpening(job_id, kind, int(number), RoundId(round_id)) for job_id, kind, number, round_id in whole
+        ]

@@ -29,7 +29,7 @@ from undersong.services.keys.helper.domain import (
 from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.peers.parties import Parties
 from undersong.services.keys.helper.repository.rounds import HelperRepository, Kept, opening_of
-from undersong.services.keys.restores import RestoreWatch, Standing
+from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Invalid, Refusal
 from undersong.shared.faults import point
@@ -103,7 +103,7 @@ class HelperRounds:
         await self._parties.check_coordinator(signed)
         sealed = self._sealer.seal(HelperKeys.make(os.urandom).pack(), _KEYS[0], round_id, _KEYS[1])
 
-        async def work(tx: Transaction, standing: Standing) -> tuple[HelperRound, HelperKeys]:
+        async def work(tx: Transaction, pending: PendingMark) -> tuple[HelperRound, HelperKeys]:
             rows, now = HelperRepository(tx), await tx.now()
             new = await rows.add({
                 "id": round_id,
@@ -116,7 +116,7 @@ class HelperRounds:
                 "expires_at": now + timedelta(seconds=manifest.deadline_s) + self._keep,
             })  # fmt: skip
             if new:
-                standing.advance()
+                pending.advance()
             found = await rows.lock(round_id)
             if found.manifest_digest != digest:
                 raise RoundDiffers(f"the helper takes part under manifest {found.manifest_digest[:16]}…")
@@ -169,7 +169,7 @@ class HelperRounds:
         """Commit the verdict; the earlier one where there is one by now."""
         report, digest = question.report, digest_of(question.pack())
 
-        async def work(tx: Transaction, standing: Standing) -> ReportVerdict:
+        async def work(tx: Transaction, pending: PendingMark) -> ReportVerdict:
             rows, now = HelperRepository(tx), await tx.now()
             found = await rows.lock(round_id)
             found.check_open(now)
@@ -195,7 +195,7 @@ class HelperRounds:
             })  # fmt: skip
             if not new:
                 return refused(ReportRepeated("a report of this id was verified in this job before"))
-            standing.advance()
+            pending.advance()
             return said
 
         said = await self._watch.run("helper.verdict", work)
@@ -221,8 +221,8 @@ class HelperRounds:
             packed = await self._aggregate(found, sealed, members)
             answer = self._sign(found, agree, digest_of(packed))
 
-            async def work(tx: Transaction, standing: Standing) -> HelperRound:
-                return await self._agree(tx, standing, round_id, agree, answer)
+            async def work(tx: Transaction, pending: PendingMark) -> HelperRound:
+                return await self._agree(tx, pending, round_id, agree, answer)
 
             found = await self._watch.run("helper.agree", work)
             point("helper.set.agreed")
@@ -233,7 +233,7 @@ class HelperRounds:
         return Accepted.unpack(found.accepted or b"")
 
     async def _agree(
-        self, tx: Transaction, standing: Standing, round_id: RoundId, agree: Agree, answer: Accepted
+        self, tx: Transaction, pending: PendingMark, round_id: RoundId, agree: Agree, answer: Accepted
     ) -> HelperRound:
         rows, now = HelperRepository(tx), await tx.now()
         found = await rows.lock(round_id)
@@ -249,7 +249,7 @@ class HelperRounds:
         }
         if not await rows.agree(round_id, found.signed.manifest, values):
             raise RoundAnswered("this round of the job was opened in another attempt")
-        standing.advance()
+        pending.advance()
         return await rows.lock(round_id)
 
     def _sign(self, found: HelperRound, agree: Agree, share_digest: Digest) -> Accepted:

@@ -23,7 +23,7 @@ from undersong.shared.identity.sealing import Sealer
 from undersong.shared.queues import Sweeper, background
 from undersong.shared.web.app import create_app
 from undersong.shared.web.health import database_checks
-from undersong.shared.web.standing import Standing, standing
+from undersong.shared.web.trust import ServiceTrust, establish_trust
 from undersong.shared.wire.helper import HELPER
 
 PACKAGE = "keys.helper"
@@ -35,18 +35,18 @@ def open_database(settings: HelperSettings, clock: Clock | None = None) -> Datab
     return Database(settings.database, common, clock=clock)
 
 
-def assemble(settings: HelperSettings, database: Database, stand: Standing) -> HelperRounds:
+def assemble(settings: HelperSettings, database: Database, trust: ServiceTrust) -> HelperRounds:
     """Build the use cases."""
-    parties = Parties(stand.directory, stand.revocations)
+    parties = Parties(trust.directory, trust.revocations)
     sealer = Sealer.ensure(settings.seal_key)
     openings = Openings(settings.openings)
     watch = RestoreWatch(database, HighWater(settings.high_water), HelperMarks(openings))
-    return HelperRounds(database, watch, openings, sealer, stand.identity, parties, keep=settings.keep)
+    return HelperRounds(database, watch, openings, sealer, trust.identity, parties, keep=settings.keep)
 
 
-def install(app: FastAPI, rounds: HelperRounds, stand: Standing) -> None:
+def install(app: FastAPI, rounds: HelperRounds, trust: ServiceTrust) -> None:
     """Put the parts where the routes find them."""
-    app.state.rounds, app.state.verifier = rounds, stand.verifier
+    app.state.rounds, app.state.verifier = rounds, trust.verifier
 
 
 def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
@@ -80,10 +80,10 @@ async def void_rounds(settings: HelperSettings) -> int:
 def _lifespan(settings: HelperSettings, database: Database) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with standing(settings, HELPER, database) as stand:
-            rounds = assemble(settings, database, stand)
-            install(app, rounds, stand)
-            jobs = {"rounds_expired": rounds.sweep, "nonces": stand.nonces.prune}
+        async with establish_trust(settings, HELPER, database) as trust:
+            rounds = assemble(settings, database, trust)
+            install(app, rounds, trust)
+            jobs = {"rounds_expired": rounds.sweep, "nonces": trust.nonces.prune}
             async with background(Sweeper(settings.sweep_s, jobs, housekeeping=True).run()):
                 yield
         await database.close()

@@ -123,7 +123,7 @@ class KeysRepository:
             raise CertificateUnknown("no certificate with this key id was issued")
         return _issued(row)
 
-    async def check_standing(self, keyid: str) -> Issued:
+    async def check_in_force(self, keyid: str) -> Issued:
         """The certificate of a party that asks for something; raises CertificateRevoked or CertificateUnknown."""
         issued = await self.certificate(keyid)
         if issued.revoked_at is not None:

@@ -13,8 +13,8 @@ from undersong.services.registry.domain import (
     Content,
     ContentMissing,
     Evaluation,
-    Model,
     ModelUnknown,
+    RegisteredModel,
     Signature,
     Tombstone,
     Version,
@@ -52,7 +52,7 @@ class RegistryRepository:
 
     # models
 
-    async def add_model(self, model: Model) -> bool:
+    async def add_model(self, model: RegisteredModel) -> bool:
         """Store a model; False when the federation has one of this name."""
         values = {
             "id": model.id,
@@ -65,7 +65,7 @@ class RegistryRepository:
         added = self._tx.insert(ModelRow).values(values).on_conflict_do_nothing().returning(ModelRow.id)
         return (await self._session.execute(added)).first() is not None
 
-    async def model(self, model_id: str) -> Model:
+    async def model(self, model_id: str) -> RegisteredModel:
         """A model with its aliases; raises ModelUnknown."""
         row = await self._session.get(ModelRow, model_id)
         if row is None:
@@ -74,7 +74,7 @@ class RegistryRepository:
 
     async def models(
         self, federations: frozenset[str] | None, name: str | None, limit: int, after: str | None
-    ) -> Page[Model]:
+    ) -> Page[RegisteredModel]:
         """Models of these federations (None: all), with their aliases."""
         query = select(ModelRow)
         if federations is not None:
@@ -289,8 +289,8 @@ def _needed() -> Any:
     return living | exists().where(ClaimRow.digest == ContentRow.digest)
 
 
-def _model(row: ModelRow, aliases: Mapping[str, Mapping[str, VersionId]]) -> Model:
-    return Model(
+def _model(row: ModelRow, aliases: Mapping[str, Mapping[str, VersionId]]) -> RegisteredModel:
+    return RegisteredModel(
         id=ModelId(row.id),
         federation_id=FederationId(row.federation_id),
         name=row.name,

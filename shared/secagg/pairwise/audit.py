@@ -105,14 +105,15 @@ class _Checks:
 
     def _roster(self) -> str:
         members = len(self.frame.roster.members)
-        return f"Keys signed one roster of {many(members, 'site')}, each with round keys that the site had signed."
+        sites = many(members, "site")
+        return f"The keys service signed one roster of {sites}, each with round keys that the site had signed."
 
     def _survivors(self) -> str:
         key, frame = self._witnessed
         check_survivors(self._record, frame, key)
         check_complaints(self._record, frame)
         threshold, number = frame.topology.threshold, self._record.contributors
-        return f"Keys signed which {number} sites survived; opening their sum took {threshold} of them."
+        return f"The keys service signed which {number} sites survived; opening their sum took {threshold} of them."
 
     def _bodies(self) -> str:
         check_bodies(self._record, self.frame)
@@ -132,7 +133,7 @@ class _Checks:
 
 @refusing
 def check_roster(record: RoundRecord, witness_key: bytes) -> Frame:
-    """Keys signed the roster, and each of its sites its own keys; the frame that follows from it."""
+    """Check the keys service's signature of the roster, and each site's of its own keys; return the frame."""
     fixed = terms(record.manifest.manifest, witness_key)
     frozen = roster_of(record)
     frozen.check(fixed)
@@ -148,7 +149,7 @@ def check_roster(record: RoundRecord, witness_key: bytes) -> Frame:
 
 @refusing
 def check_survivors(record: RoundRecord, frame: Frame, witness_key: bytes) -> None:
-    """Keys signed the survivors; over them only one sum opens, and they are those whose bodies were summed."""
+    """Check the keys service's signature of the survivors, and that the one sum that opens is over their bodies."""
     survivors, frozen, n = survivors_of(record), frame.roster, len(frame.roster.members)
     sharers = transcript.members(bytes.fromhex(record.sharers or ""), n)
     alive = transcript.members(survivors.members, n)

@@ -13,5 +13,5 @@ def context_zero(manifest_digest: bytes, model_digest: bytes, attempt: int) -> b
 
 
 def context(ctx0: bytes, roster_root: bytes, keys_nonce: bytes) -> bytes:
-    """ctx: binds the frozen roster and the nonce that keys had committed to."""
+    """ctx: binds the frozen roster and the nonce that the keys service had committed to."""
     return tagged_hash("ctx", ctx0, roster_root, keys_nonce)

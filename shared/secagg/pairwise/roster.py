@@ -1,4 +1,4 @@
-"""The frozen roster of a round, what keys signs about it, and what follows from it for everyone."""
+"""The frozen roster of a round, what the keys service signs about it, and what follows from it for everyone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,12 +82,12 @@ def advertisement_statement(ctx0: bytes, site_id: str, c: bytes, s: bytes, b: by
 
 
 def roster_statement(ctx0: bytes, n: int, root: bytes, nonce: bytes) -> bytes:
-    """What keys signs once when it freezes the roster."""
+    """What the keys service signs once when it freezes the roster."""
     return transcript.tagged_hash("witness-roster", ctx0, n.to_bytes(8, "little"), root, nonce)
 
 
 def survivors_statement(ctx: bytes, attempt: int, members: bytes, root: bytes) -> bytes:
-    """What keys signs once, and every survivor signs too in quorum mode, when the survivors are fixed."""
+    """What the keys service signs once, and every survivor signs too in quorum mode, when the survivors are fixed."""
     return transcript.tagged_hash("R3", ctx, attempt.to_bytes(4, "little"), members, root)
 
 
@@ -97,7 +97,7 @@ def masked_statement(ctx: bytes, sharers: bytes, body_digest: bytes) -> bytes:
 
 
 def nonce_commitment(nonce: bytes) -> bytes:
-    """What keys commits to in the manifest, before the roster is known."""
+    """What the keys service commits to in the manifest, before the roster is known."""
     return transcript.tagged_hash("nonce", nonce)
 
 

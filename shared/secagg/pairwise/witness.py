@@ -1,4 +1,4 @@
-"""What keys checks before it signs a roster or a survivor set. Pure: signing once, durably, is the service's part."""
+"""What the keys service checks before it signs a roster or survivor set. Pure: signing once is the service's part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

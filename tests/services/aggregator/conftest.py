@@ -40,7 +40,7 @@ from undersong.shared.secagg.engines import engine_named
 from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload, weight_of
 from undersong.shared.secagg.quantise import plan_encoding, plan_sums
 from undersong.shared.web.access import Grant, Principal, Role
-from undersong.shared.web.standing import Standing
+from undersong.shared.web.trust import ServiceTrust
 from undersong.shared.wire.manifest import (
     DataRef,
     ModelRef,
@@ -212,7 +212,7 @@ class Stage:
         keeper = IdentityKeeper(self.aggregator, self.settings.identity_dir, self.http, "http://keys")
         feed = RevocationFeed(self.http, "http://keys")
         nonces, ca = SqlNonces(self.database), self.aggregator.ca_certificate
-        stand = Standing(
+        stand = ServiceTrust(
             identity=keeper,
             verifier=PartyVerifier(ca, "aggregator", nonces, feed),
             revocations=feed,

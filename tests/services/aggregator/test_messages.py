@@ -18,7 +18,7 @@ from undersong.services.aggregator.domain.refusals import (
     StepNotOpen,
     StepUnknown,
 )
-from undersong.services.aggregator.steps.messages import Message, take
+from undersong.services.aggregator.steps.messages import StepMessage, take
 from undersong.shared.database import Transaction
 from undersong.shared.identity.verify import Party
 from undersong.shared.ids import RoundId, digest_of
@@ -40,8 +40,8 @@ async def test_messages_that_come_together_are_judged_one_by_one(quick_stage: St
         (two, "nonsense", b"x"), *((site, "advertise", b"mine") for site in together.manifest.cohort[2:]),
     ]  # fmt: skip
 
-    def said(round_id: str, site: str, step: str, body: bytes) -> Message:
-        return Message(RoundId(round_id), step, party(quick_stage, site), digest_of(body), b"key", body)
+    def said(round_id: str, site: str, step: str, body: bytes) -> StepMessage:
+        return StepMessage(RoundId(round_id), step, party(quick_stage, site), digest_of(body), b"key", body)
 
     mixed = [said(round_id, *line) for line in script for round_id in (together.id, unknown)]
     batch = await quick_stage.database.run("test", lambda tx: take(tx, mixed))

@@ -25,7 +25,7 @@ from undersong.services.aggregator.contributions.bodies import local_file
 from undersong.services.aggregator.contributions.folding import Folding
 from undersong.services.aggregator.contributions.part_worker import PartWorker
 from undersong.services.aggregator.contributions.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
-from undersong.services.aggregator.contributions.parts import Holder, RoundParts, Shared, cut_into_parts
+from undersong.services.aggregator.contributions.parts import RoundHolder, RoundParts, Shared, cut_into_parts
 from undersong.services.aggregator.driver.maintenance import RoundMaintenance
 from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
 from undersong.services.aggregator.repository.parts import Part, PartRepository
@@ -117,7 +117,7 @@ class SharedRound:
         self.contributions = await self.database.read("c", lambda tx: ContributionRepository(tx).of(self.round_id))
         waiting = folding.missing(self.contributions)
         assert self.components.worth(stored, folding, waiting)
-        holder = Holder(stored.fence, folding, self.fold_body, self.renew)
+        holder = RoundHolder(stored.fence, folding, self.fold_body, self.renew)
         self.shared = await self.components.offer(stored, holder, waiting)
 
     async def fold_body(self, contribution: Contribution) -> None:

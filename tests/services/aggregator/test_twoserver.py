@@ -66,7 +66,7 @@ async def test_a_round_sums_exactly_and_its_record_says_so(servers: Servers) -> 
     assert (state["result"]["weight"], state["result"]["loss"]) == (3, None)
     assert np.array_equal(round_.model(state), round_.mean(integers))
     await servers.stage.driver._records.hand_in(round_.manifest.round_id)
-    record = servers.records[round_.manifest.round_id]  # checked as keys checks it
+    record = servers.records[round_.manifest.round_id]  # checked as the keys service checks it
     assert record.contributors == 3
     assert record.survivors is not None
 

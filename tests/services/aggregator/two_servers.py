@@ -39,7 +39,7 @@ from undersong.shared.transparency.documents import RoundRecord
 from undersong.shared.transparency.records import check_record
 from undersong.shared.vdaf.field64 import FIELD64
 from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
-from undersong.shared.web.standing import Standing
+from undersong.shared.web.trust import ServiceTrust
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.updates import write_header
 
@@ -107,7 +107,7 @@ class Servers:
         """As after a crash: a new process, the same database."""
         ca = self.identity.ca_certificate
         feed, nonces = RevocationFeed(self.stage.http, KEYS), SqlNonces(self.database)
-        stand = Standing(
+        stand = ServiceTrust(
             identity=IdentityKeeper(self.identity, self.settings.identity_dir, self.stage.http, KEYS),
             verifier=PartyVerifier(ca, "helper", nonces, feed),
             revocations=feed,

@@ -65,7 +65,7 @@ async def test_each_route_asks_for_its_role(world: World) -> None:
 
 
 async def test_a_token_is_shown_once_and_can_be_revoked(world: World) -> None:
-    """Listed without its secret, refused after its end or revocation; revoking twice is the same as once."""
+    """Listed without its secret, refused after its end or revocation; revoking is idempotent."""
     made = (await world.admin.post("/v1/tokens", json={"name": "laptop", "expires_in_s": 60})).json()
     client = world.client(authorization=f"Bearer {made['token']}")
     assert (await client.get("/v1/me")).json()["name"] == "admin"

@@ -65,7 +65,7 @@ async def test_a_stranger_hears_nothing(small_world: World) -> None:
 
 
 async def test_the_stream_ends_when_the_process_is_asked_to_end(small_world: World) -> None:
-    """A listener and a long poll are let go at once."""
+    """A listener and a long poll are released at once."""
     world = small_world
     federation = await world.federation()
     agents = await world.sites(federation, 3)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.services.coordinator.world import World
-from undersong.services.coordinator.dashboard.source import CoordinatorDesk, CoordinatorSource
+from undersong.services.coordinator.dashboard.source import CoordinatorSource, CoordinatorViewModel
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.shared.ids import JobId, RoundId
 from undersong.shared.web.access import Grant, Principal, Role
@@ -100,10 +100,10 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     person = Principal("usr_x", "Ada", (Grant(Role.ADMIN),))
     cases = world.use_cases
     source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, cases.operations, tuple)  # type: ignore[arg-type]
-    desk = CoordinatorDesk(source, person, "Ada")
-    shown = await desk.job(job["id"])
+    view = CoordinatorViewModel(source, person, "Ada")
+    shown = await view.job(job["id"])
     assert [part.faults for part in shown.parts] == [tuple(part["faults"].items()) for part in parts.values()]
-    faults = (await desk.round(round_id)).round.faults
+    faults = (await view.round(round_id)).round.faults
     assert [(fault.code, fault.disputed) for fault in faults] == [
         ("dealer-at-fault", False), ("wrong-share", False), ("shares-disputed", True),
     ]  # fmt: skip

@@ -107,7 +107,7 @@ async def test_a_lost_site_does_not_hold_up_the_round(world: World) -> None:
 
 
 async def test_no_site_is_lost_while_no_process_listens(world: World) -> None:
-    """After the API was away for minutes, no lease is taken back until it listened for a whole lease period."""
+    """After the API was away for minutes, no lease is reclaimed until it listened for a whole lease period."""
     federation = await world.federation()
     agents = await world.sites(federation)
     job = await world.job(federation)

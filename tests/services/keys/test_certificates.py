@@ -145,7 +145,7 @@ async def test_a_token_that_is_no_good_changes_nothing(http, identity, fresh_tok
 
 
 async def test_enrolling_again_outlives_lost_answers(http, identity, fresh_token, tmp_path: Path) -> None:
-    """Keys does it, the answer is lost, and the next attempt gets the same certificate."""
+    """The keys service does it, the answer is lost, and the next attempt gets the same certificate."""
     folder, file = tmp_path / "site", tmp_path / "token"
     file.write_text(await fresh_token())
 

@@ -1,4 +1,4 @@
-"""Evidence out of the real witness and log: what keys signs and logs passes the auditor's checks."""
+"""Evidence out of the real witness and log: what the keys service signs and logs passes the auditor's checks."""
 
 import httpx
 from fastapi import FastAPI

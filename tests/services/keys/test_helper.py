@@ -28,7 +28,7 @@ from undersong.services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from undersong.services.keys.helper.openings import Opening, Openings
+from undersong.services.keys.helper.openings import Openings, RecordedOpening
 from undersong.services.keys.helper.tables import Base, ReportRow, RoundRow
 from undersong.services.keys.helper.wiring import PACKAGE, void_rounds
 from undersong.shared.clock import utc_now
@@ -272,7 +272,7 @@ async def test_a_helper_without_its_high_water_file_voids_its_rounds(servers: Se
 
 async def test_openings_outlive_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> None:
     file = tmp_path / "openings"
-    one, two = (Opening("job_a", "train", number, RoundId(f"rnd_{number}")) for number in (1, 2))
+    one, two = (RecordedOpening("job_a", "train", number, RoundId(f"rnd_{number}")) for number in (1, 2))
     await Openings(file).add(one)
     with file.open("a") as torn:
         torn.write("\njob_a tra")

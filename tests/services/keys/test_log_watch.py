@@ -166,7 +166,7 @@ async def test_a_site_that_enrolled_anew_is_told_of_an_older_certificate_that_st
 
 @pytest.mark.parametrize("change", ["root", "longer", "signature"])
 async def test_a_manifests_head_of_another_log_is_an_alarm(site: Site, app: FastAPI, change: str) -> None:
-    """The coordinator was shown another log than this site, or none that keys signed for."""
+    """The coordinator was shown another log than this site, or none that the keys service signed for."""
     await site.watch.look()
     head = await head_of(site.federation.http)
     other = merkle.root([merkle.leaf_hash(bytes([index])) for index in range(head.size)])
@@ -183,7 +183,7 @@ async def test_a_manifests_head_of_another_log_is_an_alarm(site: Site, app: Fast
 
 @pytest.mark.parametrize("what", ["document", "missing", "order"])
 async def test_entries_that_are_not_those_under_the_root_are_an_alarm(site: Site, app: FastAPI, what: str) -> None:
-    """Keys shows this site a certificate that is not in its log, or hides one."""
+    """The keys service shows this site a certificate that is not in its log, or hides one."""
 
     class Bending(httpx.ASGITransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -269,7 +269,7 @@ async def test_a_log_that_was_put_back_and_went_on_otherwise_is_an_alarm_until_i
             await certify(components, again.http, f"site_else{number}")
         site.federation = again
         site.watch = site.make_watch()
-        assert (await head_of(again.http)).size == read - 2 + entries + 1, "keys says in its log that it was restored"
+        assert (await head_of(again.http)).size == read - 2 + entries + 1, "the log says that it was restored"
         for _ in range(2):
             await site.watch.look()
         assert site.alarms == [FORK]

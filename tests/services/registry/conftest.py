@@ -84,7 +84,7 @@ class Parties:
 
 @dataclasses.dataclass
 class Standing:
-    """What `undersong.shared.web.standing.Standing` offers, without a keys service."""
+    """What `undersong.shared.web.trust.Standing` offers, without a keys service."""
 
     parties: Parties
     verifier: PartyVerifier
@@ -189,10 +189,10 @@ async def world(registry_settings: RegistrySettings) -> AsyncIterator[World]:
     parties = Parties()
 
     @asynccontextmanager
-    async def stand(_settings: RegistrySettings, database: Database) -> AsyncIterator[Any]:
+    async def establish(_settings: RegistrySettings, database: Database) -> AsyncIterator[Any]:
         yield Standing(parties, PartyVerifier(parties.ca_certificate, "registry", SqlNonces(database), parties))
 
-    app = build_app(registry_settings, stand=stand, tokens=People())
+    app = build_app(registry_settings, establish=establish, tokens=People())
     async with app.router.lifespan_context(app):
         world = World(app, parties, registry_settings)
         async with world.http:

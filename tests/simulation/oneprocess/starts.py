@@ -29,7 +29,7 @@ from undersong.shared.identity.nonces import SqlNonces
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.verify import PartyVerifier, RevocationFeed
 from undersong.shared.queues import Notifier
-from undersong.shared.web.standing import Standing
+from undersong.shared.web.trust import ServiceTrust
 
 if TYPE_CHECKING:
     from tests.simulation.oneprocess.platform import InProcessPlatform
@@ -38,14 +38,14 @@ ROUND_S: Final = 60
 WORKER_LEASE_S: Final = 10.0
 
 
-class _TiredBell:
+class _StoppingNotifier:
     """Stop instead of waiting, as a worker does that is told to."""
 
     def notify_local(self, key: str) -> None:
         """Return without waiting."""
 
     @contextmanager
-    def listen(self, key: str) -> Iterator["_TiredBell"]:
+    def listen(self, key: str) -> Iterator["_StoppingNotifier"]:
         yield self
 
     async def wait(self, timeout_s: float) -> bool:
@@ -94,10 +94,10 @@ async def aggregator_worker(platform: "InProcessPlatform") -> None:
     platform.maintenance, platform.driver, _ = aggregator.build_worker(settings, parts, stand, notifier)
     platform.woken = []
     driver: Any = platform.driver
-    driver.wake, driver._notifier = lambda round_id: platform.woken.append(round_id) or True, _TiredBell()
+    driver.wake, driver._notifier = lambda round_id: platform.woken.append(round_id) or True, _StoppingNotifier()
 
 
-def _aggregator_stand(platform: "InProcessPlatform") -> tuple[AggregatorSettings, Standing, Notifier]:
+def _aggregator_stand(platform: "InProcessPlatform") -> tuple[AggregatorSettings, ServiceTrust, Notifier]:
     me, database = platform.founding.identities["aggregator"], platform.databases["aggregator"]
     settings = AggregatorSettings(
         database_url=url_of(platform.folder, "aggregator"),
@@ -110,7 +110,7 @@ def _aggregator_stand(platform: "InProcessPlatform") -> tuple[AggregatorSettings
         f"http://{to}": Wire(platform, f"{to}.api", lambda to=to: _app(platform, to)) for to in ("keys", "registry")
     })  # fmt: skip
     feed = RevocationFeed(http, "http://keys")
-    stand = Standing(
+    stand = ServiceTrust(
         identity=IdentityKeeper(me, settings.identity_dir, http, "http://keys"),
         verifier=PartyVerifier(me.ca_certificate, "aggregator", SqlNonces(database), NoRevocations()),
         revocations=feed,

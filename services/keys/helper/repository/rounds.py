@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from undersong.services.keys.helper.domain import HelperRound, RoundUnknown
-from undersong.services.keys.helper.openings import Opening
+from undersong.services.keys.helper.openings import RecordedOpening
 from undersong.services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
 from undersong.shared.database import Transaction
 from undersong.shared.ids import Digest, RoundId, SiteId
@@ -66,12 +66,12 @@ class HelperRepository:
         """Wait for our turn: what is given is counted in the order of commits."""
         await self._session.execute(select(StandingRow.id).with_for_update())
 
-    async def standing(self) -> tuple[int, int]:
+    async def mark(self) -> tuple[int, int]:
         """(epoch, counter)."""
         row = (await self._session.execute(select(StandingRow.epoch, StandingRow.counter))).one()
         return row.epoch, row.counter
 
-    async def put_standing(self, epoch: int, counter: int) -> None:
+    async def put_mark(self, epoch: int, counter: int) -> None:
         """Store epoch and counter."""
         await self._session.execute(update(StandingRow).values(epoch=epoch, counter=counter), execution_options=_BY_SQL)
 
@@ -103,7 +103,7 @@ class HelperRepository:
         await self._session.execute(_of(round_id).values(**values), execution_options=_BY_SQL)
         return True
 
-    async def opened(self, opening: Opening) -> bool:
+    async def opened(self, opening: RecordedOpening) -> bool:
         """Write down that this attempt is the one; False when another one is."""
         insert = self._tx.insert(OpeningRow).values(**opening._asdict()).on_conflict_do_nothing()
         return await self._session.scalar(insert.returning(OpeningRow.round_id)) is not None
@@ -132,9 +132,9 @@ class HelperRepository:
         await self._session.execute(shares, execution_options=_BY_SQL)
 
 
-def opening_of(manifest: RoundManifest, round_id: RoundId) -> Opening:
+def opening_of(manifest: RoundManifest, round_id: RoundId) -> RecordedOpening:
     """The round of a job that this round is an attempt at."""
-    return Opening(manifest.job_id, str(manifest.kind), manifest.number, round_id)
+    return RecordedOpening(manifest.job_id, str(manifest.kind), manifest.number, round_id)
 
 
 def _of(round_id: RoundId) -> Any:

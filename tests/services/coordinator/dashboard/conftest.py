@@ -12,23 +12,23 @@ from fastapi import FastAPI
 
 from tests.shared.statistics.hospitals import SITES, federate, hospital
 from undersong.services.coordinator.dashboard import Dashboard, router
-from undersong.services.coordinator.dashboard.audit_views import Audit, Check, Exposure, Key, KeysPage
+from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key, KeysPage
 from undersong.services.coordinator.dashboard.view_model import RoundPage
 from undersong.services.coordinator.dashboard.views import (
-    Comparison,
-    Dataset,
+    ComparisonItem,
+    DatasetItem,
     DeadTask,
-    Job,
+    FaultItem,
+    JobItem,
     JobPage,
     Measure,
     NowPage,
     OperationsPage,
-    Part,
+    PartItem,
     Release,
-    Round,
-    Site,
-    SiteFault,
-    Task,
+    RoundItem,
+    SiteItem,
+    TaskItem,
 )
 from undersong.shared.errors import NotFound, TooMany
 from undersong.shared.identity.sealing import Sealer
@@ -39,11 +39,11 @@ NAMES = ("Cleveland", "Hungary", "Switzerland", "Long Beach")
 SCORES = ((0.612, 0.70), (0.741, 0.81), (0.782, 0.86), (0.803, 0.88), (0.811, 0.89))
 
 
-def make_site(index: int, now: datetime) -> Site:
+def make_site(index: int, now: datetime) -> SiteItem:
     name = NAMES[index]
     seen = (timedelta(seconds=4), timedelta(seconds=9), timedelta(minutes=14), None)[index]
-    heart = Dataset("heart", "csv", (303, 294, 123, 200)[index], 13, "disease")
-    return Site(
+    heart = DatasetItem("heart", "csv", (303, 294, 123, 200)[index], 13, "disease")
+    return SiteItem(
         f"site_01k{index}", name, f"{name} hospital", "fed_01hearts", False, index < 2,
         None if seen is None else now - seen,
         None if seen is None else "0.1.0", "process", (heart,) if seen else (), ("tabular", "null"),
@@ -51,8 +51,8 @@ def make_site(index: int, now: datetime) -> Site:
     )  # fmt: skip
 
 
-def make_task(index: int, now: datetime, state: str = "done") -> Task:
-    task = Task(f"site_01k{index}", NAMES[index], state, "upload", 1.0, 1, now - timedelta(seconds=3))
+def make_task(index: int, now: datetime, state: str = "done") -> TaskItem:
+    task = TaskItem(f"site_01k{index}", NAMES[index], state, "upload", 1.0, 1, now - timedelta(seconds=3))
     if state == "leased":
         return replace(task, phase="train", progress=0.6)
     if state == "rejected":
@@ -64,18 +64,18 @@ def make_task(index: int, now: datetime, state: str = "done") -> Task:
 
 
 FAULTS = (
-    SiteFault("Cleveland", "wrong-share", "it sent other shares than it was dealt"),
-    SiteFault("Hungary", "dealer-at-fault", "it dealt shares that do not belong to its secrets"),
-    SiteFault("Long Beach", "shares-disputed", "1 of at most 2 tolerated: <site_01k1> cannot use the shares that it "
+    FaultItem("Cleveland", "wrong-share", "it sent other shares than it was dealt"),
+    FaultItem("Hungary", "dealer-at-fault", "it dealt shares that do not belong to its secrets"),
+    FaultItem("Long Beach", "shares-disputed", "1 of at most 2 tolerated: <site_01k1> cannot use the shares that it "
               "dealt, or say so. Which of them is wrong is not known, and no site is excluded", disputed=True),
 )  # fmt: skip
 
 
-def make_round(job: str, number: int, kind: str, began: datetime, state: str = "published") -> Round:
+def make_round(job: str, number: int, kind: str, began: datetime, state: str = "published") -> RoundItem:
     opened, last, ended = (began + timedelta(seconds=s) for s in (0.08, 1.2 + number * 0.13, 1.5 + number * 0.14))
     times = (("prepare", began), ("collect", opened), ("sum", last))
     open_ = state == "collecting"
-    return Round(
+    return RoundItem(
         id=f"rnd_{kind}{number}", job_id=job, number=number, attempt=1, kind=kind, state=state, reason=None,
         engine="sealed", got=2 if open_ else 4, min_cohort=3, target=4, created_at=began,
         deadline=began + timedelta(minutes=10), ended_at=None if open_ else ended,
@@ -89,8 +89,8 @@ def make_round(job: str, number: int, kind: str, began: datetime, state: str = "
 AUDITED = Audit(
     "rnd_train3", "ver_3", "5e" * 32,
     (
-        Check("authority", "passed", "The federation's authority is the one that was pinned."),
-        Check("protection", "caution", "Weak: the aggregator could see <every> single update."),
+        CheckItem("authority", "passed", "The federation's authority is the one that was pinned."),
+        CheckItem("protection", "caution", "Weak: the aggregator could see <every> single update."),
     ),
 )  # fmt: skip
 
@@ -107,29 +107,29 @@ OPERATING = OperationsPage(
 )  # fmt: skip
 
 
-def make_parts(now: datetime) -> tuple[Part, ...]:
+def make_parts(now: datetime) -> tuple[PartItem, ...]:
     """One site that did all, one that was away, one that refuses, one that others accuse."""
     return (
-        Part("Cleveland", 6, 6, 0, 0, 0, (("wrong-share", 1),), now - timedelta(seconds=4)),
-        Part("Hungary", 6, 5, 1, 0, 0, (), now - timedelta(seconds=9), "round-ended",
+        PartItem("Cleveland", 6, 6, 0, 0, 0, (("wrong-share", 1),), now - timedelta(seconds=4)),
+        PartItem("Hungary", 6, 5, 1, 0, 0, (), now - timedelta(seconds=9), "round-ended",
              "no answer before the round ended", "rnd_train2"),
-        Part("Switzerland", 6, 0, 0, 6, 0, (), None, "recipe-error", "The recipe failed on column <chol>.",
+        PartItem("Switzerland", 6, 0, 0, 6, 0, (), None, "recipe-error", "The recipe failed on column <chol>.",
              "rnd_train5"),
-        Part("Long Beach", 5, 4, 0, 0, 1, (("shares-disputed", 2),), now - timedelta(seconds=5)),
+        PartItem("Long Beach", 5, 4, 0, 0, 1, (("shares-disputed", 2),), now - timedelta(seconds=5)),
     )  # fmt: skip
 
 
 @dataclass
-class FakeDesk:
+class FakeViewModel:
     """What the pages show, as fields that a test may change."""
 
     now_: datetime
     name: str = "ada"
     may_steer: bool = True
-    all_jobs: list[Job] = field(default_factory=list)
-    all_rounds: list[Round] = field(default_factory=list)
-    all_sites: list[Site] = field(default_factory=list)
-    all_comparisons: list[Comparison] = field(default_factory=list)
+    all_jobs: list[JobItem] = field(default_factory=list)
+    all_rounds: list[RoundItem] = field(default_factory=list)
+    all_sites: list[SiteItem] = field(default_factory=list)
+    all_comparisons: list[ComparisonItem] = field(default_factory=list)
     all_releases: list[Release] = field(default_factory=list)
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
@@ -144,7 +144,7 @@ class FakeDesk:
         return NowPage(tuple(self.all_jobs), current, tuple(self.all_sites),
                        self.all_releases[0] if self.all_releases else None, self.degraded)  # fmt: skip
 
-    async def jobs(self, after: str | None) -> tuple[list[Job], str | None]:
+    async def jobs(self, after: str | None) -> tuple[list[JobItem], str | None]:
         return self.all_jobs, None
 
     async def job(self, job_id: str) -> JobPage:
@@ -173,10 +173,10 @@ class FakeDesk:
             raise NotFound(f"There is no round {round_id}.")
         return RoundPage(round_, next(j for j in self.all_jobs if j.id == round_.job_id))
 
-    async def comparisons(self) -> list[Comparison]:
+    async def comparisons(self) -> list[ComparisonItem]:
         return self.all_comparisons
 
-    async def sites(self) -> list[Site]:
+    async def sites(self) -> list[SiteItem]:
         return self.all_sites
 
     async def releases(self) -> list[Release]:
@@ -216,10 +216,10 @@ class FakeDesk:
 class FakeSource:
     """Opens one view for one token."""
 
-    only: FakeDesk
+    only: FakeViewModel
     token: str = TOKEN
 
-    async def view(self, token: str) -> FakeDesk | None:
+    async def view(self, token: str) -> FakeViewModel | None:
         return self.only if token == self.token else None
 
 
@@ -271,19 +271,20 @@ class FakeDoor:
 
 
 @pytest.fixture
-def view() -> FakeDesk:
+def view() -> FakeViewModel:
     """Four hospitals and three jobs: one that runs, one that failed, one that is done."""
     now = datetime.now(UTC)
     began = now - timedelta(minutes=2)
     jobs = [
-        Job("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
+        JobItem("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
             "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, "ver_5",
             spec={"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
-        Job("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1", "heart",
-            "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
-        Job("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first", "tabular 1",
-            "heart", "fedavg, equal", "sealed", 8, 8, now - timedelta(days=1), now - timedelta(hours=23), "ver_99"),
-        Job("job_04figures", "Figures <i>", "fed_01hearts", "succeeded", "completed", "", "mean, histogram",
+        JobItem("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1",
+            "heart", "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
+        JobItem("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first",
+            "tabular 1", "heart", "fedavg, equal", "sealed", 8, 8, now - timedelta(days=1), now - timedelta(hours=23),
+            "ver_99"),
+        JobItem("job_04figures", "Figures <i>", "fed_01hearts", "succeeded", "completed", "", "mean, histogram",
             "heart", "", "pairwise", 9, 9, now - timedelta(days=2), now - timedelta(days=2), kind="statistics"),
     ]  # fmt: skip
     rounds = [make_round("job_01running", 0, "statistics", began)]
@@ -297,7 +298,7 @@ def view() -> FakeDesk:
         Release("ver_4", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train4", 4, 4,
                 now - timedelta(seconds=29), {"accuracy": 0.803, "auc": 0.88}),
     ]  # fmt: skip
-    return FakeDesk(
+    return FakeViewModel(
         now,
         all_jobs=jobs,
         all_rounds=rounds,
@@ -308,7 +309,7 @@ def view() -> FakeDesk:
 
 
 @pytest.fixture
-def app(view: FakeDesk, tmp_path: Path) -> FastAPI:
+def app(view: FakeViewModel, tmp_path: Path) -> FastAPI:
     """The pages alone, without the rest of the coordinator."""
     made = FastAPI()
     made.include_router(router)

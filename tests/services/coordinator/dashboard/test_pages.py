@@ -14,9 +14,9 @@ import pytest
 from fastapi import FastAPI
 
 from undersong.services.coordinator.dashboard import assets
-from undersong.services.coordinator.dashboard.audit_views import Check
+from undersong.services.coordinator.dashboard.audit_views import CheckItem
 from undersong.services.coordinator.dashboard.pages import changes, curves
-from undersong.services.coordinator.dashboard.views import Cause, Comparison, Exclusion, Measure
+from undersong.services.coordinator.dashboard.views import CauseItem, ComparisonItem, ExclusionItem, Measure
 from undersong.services.coordinator.dashboard.wording import measured
 
 ROOT = "/dashboard"
@@ -335,7 +335,7 @@ async def test_the_auditors_page_says_what_was_checked(browser: httpx.AsyncClien
     assert "All 2 checks passed" in text
     assert "could see &lt;every&gt; single update" in text
     assert f"undersong verify rnd_train3 --evidence evidence.json --ca {'5e' * 32}" in text
-    lie = Check("roster", "failed", "The roster does not carry a valid signature.")
+    lie = CheckItem("roster", "failed", "The roster does not carry a valid signature.")
     view.audited = replace(view.audited, checks=(*view.audited.checks, lie))
     text = (await browser.get(f"{ROOT}/audit", params={"subject": "rnd_train3"})).text
     assert "1 of 3 checks failed" in text
@@ -353,7 +353,10 @@ async def test_what_cannot_be_audited_is_said_on_the_page(browser: httpx.AsyncCl
 @pytest.mark.parametrize(("state", "reason"), [("running", None), ("paused", "quorum"), ("failed", "quorum")])
 async def test_a_job_that_does_not_get_on_says_why(browser: httpx.AsyncClient, view, state, reason) -> None:
     """While attempts fail, or the platform paused or ended the job, no page says that nothing is stuck."""
-    causes = (Cause("recipe-error", "tabular has no parameter <lr>", 3), Cause("site-lost", "the site is away", 1))
+    causes = (
+        CauseItem("recipe-error", "tabular has no parameter <lr>", 3),
+        CauseItem("site-lost", "the site is away", 1),
+    )
     view.all_jobs = [
         replace(view.all_jobs[0], state=state, reason=reason, last_failure="The deadline passed.", causes=causes)
     ]
@@ -379,7 +382,7 @@ async def test_a_job_names_its_columns_and_the_sites_page_compares_data_sets(bro
     ):
         assert words in text
     view.all_comparisons = [
-        Comparison("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",),
+        ComparisonItem("heart", ("alpha", "beta"), ("the column 'age' is a number at alpha",), ("matched by <text>",),
                    (("gamma", "its agent has not <reported> yet"),))
     ]  # fmt: skip
     text = (await browser.get(f"{ROOT}/sites")).text
@@ -395,7 +398,7 @@ def test_a_metric_is_told_with_its_error_bound() -> None:
 
 
 async def test_a_job_shows_who_is_excluded_and_why(browser: httpx.AsyncClient, view) -> None:
-    gone = Exclusion("leeds <x>", "rnd_01", "dealer-at-fault", "it dealt useless shares")
+    gone = ExclusionItem("leeds <x>", "rnd_01", "dealer-at-fault", "it dealt useless shares")
     view.all_jobs = [replace(view.all_jobs[0], excluded=(gone,))]
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
     assert "Sites excluded from later rounds" in text

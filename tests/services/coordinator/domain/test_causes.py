@@ -1,14 +1,14 @@
 """What sites say of a failed round, as lines among lines of the platform."""
 
 from undersong.services.coordinator.domain.causes import MESSAGE_CHARS, Cause, causes_of, remedy
-from undersong.services.coordinator.domain.tasks import Task, TaskState
+from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
 from undersong.shared.ids import JobId, RoundId, SiteId, TaskId
 
 
-def rejected(site: str, message: str | None) -> Task:
+def rejected(site: str, message: str | None) -> SiteTask:
     """The task of a site that could not do it."""
     ids = TaskId(f"task_{site}"), RoundId("rnd_1"), JobId("job_1"), SiteId(site)
-    return Task(*ids, "train", state=TaskState.REJECTED, code="recipe-error", message=message)
+    return SiteTask(*ids, "train", state=TaskState.REJECTED, code="recipe-error", message=message)
 
 
 def test_a_cause_is_one_line_of_visible_characters() -> None:

@@ -16,7 +16,7 @@ from undersong.services.coordinator.domain.findings import JobInvalid, kind_of
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.sites import SiteFacts
 from undersong.services.coordinator.domain.statistics import judge_statistics
-from undersong.services.coordinator.domain.validation import Verdict, World, absence, judge
+from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.views.members import comparison_view
 from undersong.shared.ids import SiteId
 from undersong.shared.learning.strategies import strategy_named
@@ -84,7 +84,7 @@ ASK: dict[str, Any] = {
 FREE = [("name",), ("federation_id",), ("model", "name")]
 
 
-def verdict(document: dict[str, Any]) -> Verdict:
+def verdict(document: dict[str, Any]) -> ValidJob:
     return (judge_statistics if kind_of(document) == "statistics" else judge)(document, WORLD)
 
 
@@ -128,7 +128,7 @@ def with_twins(*twins: str) -> World:
     return replace(WORLD, sites=sites)
 
 
-def job_over(world: World, **data: Any) -> Verdict:
+def job_over(world: World, **data: Any) -> ValidJob:
     return judge(TRAIN | {"data": {"dataset": "klinik", **data}}, world)
 
 

@@ -17,8 +17,8 @@ from undersong.services.coordinator.domain.rounds import GRACE, Phase, Round
 from undersong.services.coordinator.domain.tasks import (
     MAX_ATTEMPTS,
     DigestDiffers,
+    SiteTask,
     StaleLease,
-    Task,
     TaskOver,
     TaskState,
 )
@@ -55,13 +55,13 @@ class World(RuleBasedStateMachine):
             deadline_at=START + DEADLINE,
             next_check_at=START,
         )
-        self.tasks: dict[SiteId, Task] = {}
+        self.tasks: dict[SiteId, SiteTask] = {}
         self.uploads: dict[SiteId, str] = {}
         self.aggregator = "collecting"
         self.ends: list[Phase] = []
         self.serial = 0
 
-    def put(self, site: SiteId, after: Task) -> None:
+    def put(self, site: SiteId, after: SiteTask) -> None:
         before = self.tasks[site]
         self.tasks[site] = after
         if self.round.ended:
@@ -83,7 +83,7 @@ class World(RuleBasedStateMachine):
         if self.round.phase is Phase.PLANNED:
             self.round = self.round.keyed().opened(self.now)
             self.tasks = {
-                site: Task(TaskId(f"task_{site}"), self.round.id, self.round.job_id, site, "train")
+                site: SiteTask(TaskId(f"task_{site}"), self.round.id, self.round.job_id, site, "train")
                 for site in self.sites
             }
 

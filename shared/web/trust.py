@@ -1,4 +1,4 @@
-"""How a service stands among the others: its certificate, a client that signs, the check of what others sign."""
+"""A service's trust relations: its certificate, a client that signs, the check of what others sign."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,8 +24,8 @@ _FEED_S: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a service needs to talk to the others and to believe them."""
+class ServiceTrust:
+    """What a service needs to sign its requests and to verify those of others."""
 
     identity: IdentityKeeper
     verifier: PartyVerifier
@@ -35,12 +35,12 @@ class Standing:
     http: httpx.AsyncClient
 
     def signing(self, audience: str) -> httpx.Auth:
-        """For ``auth=`` of a request to this service."""
+        """Return the ``auth=`` of a request to this service."""
         return SigningAuth(self.identity, audience)
 
 
 def traced_client(settings: ServiceSettings) -> httpx.AsyncClient:
-    """An httpx client that hands the present trace on and keeps connections open."""
+    """Return an httpx client that passes the present trace on and keeps connections open."""
     return httpx.AsyncClient(
         verify=settings.trust,
         timeout=httpx.Timeout(30.0, connect=5.0),
@@ -57,7 +57,7 @@ async def _hand_on_trace(request: httpx.Request) -> None:
 
 
 @asynccontextmanager
-async def standing(settings: ServiceSettings, service: str, database: Database) -> AsyncIterator[Standing]:
+async def establish_trust(settings: ServiceSettings, service: str, database: Database) -> AsyncIterator[ServiceTrust]:
     """Enrol (or load the certificate), then follow revocations and rotate in time, as long as the block lasts.
 
     Waits up to ten minutes for the keys service and for the enrolment token's file.
@@ -71,10 +71,10 @@ async def standing(settings: ServiceSettings, service: str, database: Database) 
         await feed.poll_softly()
         nonces = SqlNonces(database)
         async with background(follow(feed, keeper), keeper.run(), vitals(service, settings, database)):
-            yield _standing(identity, service, keeper, feed, nonces, http, settings.keys_url)
+            yield _trust(identity, service, keeper, feed, nonces, http, settings.keys_url)
 
 
-def _standing(
+def _trust(
     identity: Identity,
     service: str,
     keeper: IdentityKeeper,
@@ -82,8 +82,8 @@ def _standing(
     nonces: SqlNonces,
     http: httpx.AsyncClient,
     keys_url: str,
-) -> Standing:
-    return Standing(
+) -> ServiceTrust:
+    return ServiceTrust(
         identity=keeper,
         verifier=PartyVerifier(identity.ca_certificate, service, nonces, feed, report_skew=CLOCK_SKEW_SECONDS.observe),
         revocations=feed,
