@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OTHERS = ("shared", "services", "recipes")
-OWN = "somebody else's"
+OWN = "another project's"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "undersong", *OTHERS)
 BUILD = (
     "import sys, setuptools.build_meta as backend; "

@@ -29,7 +29,7 @@ class Theirs:
         return np.zeros(0)
 
     def train(self, model, data, params, context, seed, progress):
-        if shared.OWNER != "somebody else's":
+        if shared.OWNER != "another project's":
             raise own.RecipeError("this is another package of that name")
         return own.TrainResult({"weights": model["weights"] + np.float32(1)}, 10, 0.0)
 
