@@ -4,6 +4,7 @@ import secrets
 import socket
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +34,11 @@ structlog.configure(  # plain tracebacks: the default draws boxes around every l
 
 settings.register_profile("undersong", max_examples=examples(100))
 settings.load_profile("undersong")
+SERVICES = Path(__file__).parent / "services"
 HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
 
 
+@pytest.hookimpl(tryfirst=True)  # before items are chosen by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put files that start processes first, and give every test more of the clock than it needs on an idle machine.
 
@@ -48,6 +51,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("timeout")
         limit_s = float(marker.args[0]) if marker and marker.args else usual
         item.add_marker(pytest.mark.timeout(limit_s * HANG_FACTOR), append=False)
+        if _on_the_other_database(item):
+            item.add_marker(pytest.mark.exhaustive)
+
+
+def _on_the_other_database(item: pytest.Item) -> bool:
+    """Whether `make test` leaves this to `make test-all`: it takes each test of a service on one of its two databases.
+
+    Which one follows from the test's name, so that each service is tried on both. What tests the database's own layer
+    (`tests/shared`) runs on both at any time.
+    """
+    database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
+    if database is None or item.get_closest_marker("both_databases") or not item.path.is_relative_to(SERVICES):
+        return False
+    usual = ("sqlite", "postgres")[zlib.crc32(item.originalname.encode()) % 2]
+    return bool(database != usual)
 
 
 @pytest.fixture(scope="session")

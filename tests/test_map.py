@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MIRRORED = ("shared", "undersong", "recipes", "services/agent", "services/keys", "services/registry")
+MIRRORED = ("shared", "undersong", "recipes", "services")
 WHOLE = ("laws", "vectors")
 """Files of this name test their folder as a whole."""
 OTHERS = {
     "recipes/test_data_page.py": "docs/data.md",
     "services/agent/test_crashes.py": "an agent process that is killed at any point",
     "services/agent/test_protocol_page.py": "docs/agent-protocol.md",
+    "services/aggregator/test_twoserver.py": "rounds with a second server, through the aggregator's API",
     "services/keys/test_evidence.py": "undersong.shared.transparency on what the keys service really signs",
     "shared/test_wrong_lengths.py": "every reader of a byte string in shared",
 }

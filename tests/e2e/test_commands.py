@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 import yaml
 
 from tests.pace import Deadline
@@ -104,6 +103,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         for name in SITES:
             made.run("site", "enroll", name, "--datasets", "nothing.yaml")
             made.agent(name)
+        logs = [made.folder / f"{name}.log" for name in SITES]
+        until(lambda: all("profile.told" in log.read_text() for log in logs), "the agents tell what they have")
         until(lambda: made.run("site", "list").stdout.count("online") == len(SITES), "the agents come online")
         yield made
     finally:
@@ -285,6 +286,8 @@ def test_the_version_and_the_shells_completion(shell: Shell) -> None:
 
 def test_a_device_that_is_not_there_is_refused_at_the_start(shell: Shell) -> None:
     """By the agent, before it enrols, and by doctor, for the same reason."""
+    import torch  # not at the top: each worker collects this file
+
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     config = shell.folder / "without GPU" / "agent.yaml"

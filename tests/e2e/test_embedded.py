@@ -81,10 +81,10 @@ def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
 def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> None:
     """`make faults` kills the others too, at every step."""
     client = platform.client
-    job = client.submit_job(null_job(platform, f"kill-{victim.replace('.', '-')}", rounds=4))
+    job = client.submit_job(null_job(platform, f"kill-{victim.replace('.', '-')}"))
     job = follow(client, job, {2: lambda: platform.kill(victim)})
     assert (job.state, job.reason) == ("succeeded", job.reason)
-    assert train_rounds(client, job) == [1, 2, 3, 4]
+    assert train_rounds(client, job) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("victim", ["keys.helper", *also("aggregator.worker")])
@@ -113,11 +113,11 @@ def test_agents_read_the_whole_log_and_find_nothing_wrong(platform: Platform) ->
     client = platform.client
     job = client.wait(client.submit_job(null_job(platform, "watched", rounds=2)).id, timeout_s=60)
     assert job.version_id is not None
-    expected, deadline = client.log_head().size, time.monotonic() + 60
+    expected, deadline = client.log_head().size, Deadline(60)
     for name in SITES:
         settings = load(platform.home / "sites" / name / "agent.yaml")
         while _read(settings).size < expected:
-            assert time.monotonic() < deadline, f"{name} has not read the log"
+            assert not deadline.over(), f"{name} has not read the log"
             time.sleep(0.2)
         assert status_of(settings)["alarms"] == []
     assert client.evidence(job.version_id).logged.record.manifest.manifest.log_head is not None

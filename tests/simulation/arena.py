@@ -23,6 +23,7 @@ import psycopg
 import redis
 from psycopg import sql
 
+from tests.pace import Deadline
 from tests.simulation.proxy import FAIR, Proxy, Weather
 from undersong.client import calls
 from undersong.client import wire as http_calls
@@ -202,12 +203,12 @@ class Arena:
 
     def _patiently(self, call: Call[Job]) -> Job:
         """Ask until the coordinator answers, always under the same key, as a program does that must not ask twice."""
-        options, until = http_calls.request_options(self.platform.profile, call), time.monotonic() + 120
+        options, deadline = http_calls.request_options(self.platform.profile, call), Deadline(120)
         with httpx.Client(timeout=30) as http:
             while True:
                 with suppress(httpx.TransportError):
                     response = http.request(**options)
-                    if response.status_code not in (*http_calls.TRY_AGAIN, 409) or time.monotonic() > until:
+                    if response.status_code not in (*http_calls.TRY_AGAIN, 409) or deadline.over():
                         return http_calls.parse(call, response)
                 time.sleep(0.2)
 
@@ -220,13 +221,13 @@ class Arena:
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job, once it has ended; TimeoutError."""
-        until = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         while True:
             with suppress(UndersongError):  # the coordinator may be down just now
                 job = self.platform.client.job(job_id)
                 if job.finished:
                     return job
-            if time.monotonic() > until:
+            if deadline.over():
                 raise TimeoutError(f"job {job_id} has not ended within {timeout_s:.0f} s")
             time.sleep(0.1)
 
@@ -379,9 +380,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def eventually(condition: Callable[[], object], timeout_s: float) -> bool:
     """Whether the condition comes true in time."""
-    until = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     while not condition():
-        if time.monotonic() > until:
+        if deadline.over():
             return False
         time.sleep(0.02)
     return True

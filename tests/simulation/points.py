@@ -99,7 +99,7 @@ PARTS: Final[dict[str, Point]] = {
     "aggregator.part.added": Point(_W, "sum in memory only, part in the way", "folded again; cleared away"),
 }
 """Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
-`tests/services/aggregator` (`test_parts.py`, `test_processes.py`), where two workers share one round."""
+`tests/services/aggregator` (`contributions/test_parts.py`, `test_worker_processes.py`), where two workers share one."""
 
 SHARED: Final = (
     "coordinator.round.keyed",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tests.pace import Deadline
 from tests.simulation.leaks import EngineSecrets, Haystack, quantised
 from tests.simulation.two_servers import BothServers
 from tests.simulation.watching import watching
@@ -74,8 +75,8 @@ class Run:
             "recipe": {"name": "canary", "params": {"name": engine}}, "data": {"dataset": "nothing"},
             "rounds": ROUNDS, "evaluation": {"every": 0}, "deadlines": {"round_s": 60},
         })  # fmt: skip
-        deadline = time.monotonic() + 90
-        while not (job := client.job(job.id)).finished and time.monotonic() < deadline:
+        deadline = Deadline(90)
+        while not (job := client.job(job.id)).finished and not deadline.over():
             self.haystack.take()
             time.sleep(0.2)
         return job
@@ -94,12 +95,12 @@ class Run:
 
     def _evidence(self, round_id: str) -> Evidence:
         """The record is handed to keys after the round."""
-        deadline = time.monotonic() + 60
+        deadline = Deadline(60)
         while True:
             try:
                 return self.platform.client.evidence(round_id)
             except ApiError:
-                assert time.monotonic() < deadline, "the round was never logged"
+                assert not deadline.over(), "the round was never logged"
                 time.sleep(0.2)
 
     def manifests(self, engine: str) -> list[RoundManifest]:

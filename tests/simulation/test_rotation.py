@@ -10,6 +10,7 @@ from typing import TypeVar
 import httpx
 import pytest
 
+from tests.pace import Deadline
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.client.wire import client_options
@@ -65,10 +66,10 @@ def _published(client: Client, job: Job) -> list[int]:
 
 def _two_more(client: Client, job: Job) -> list[int]:
     """Wait until two more rounds are over: what was changed before is in use, what follows happens within a round."""
-    target, deadline = len(_published(client, job)) + 2, time.monotonic() + 250
+    target, deadline = len(_published(client, job)) + 2, Deadline(250)
     while len(_published(client, job)) < target:
         assert not client.job(job.id).finished, client.job(job.id).reason
-        assert time.monotonic() < deadline
+        assert not deadline.over(), "the rounds stopped"
         time.sleep(0.1)
     return _published(client, job)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.effort import also
 from undersong.services.agent.loop import Agent
 from undersong.services.agent.settings import load
 from undersong.shared.secagg.pairwise import messages, roster
@@ -116,7 +117,7 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
 
 
 @pytest.mark.parametrize(
-    ("step", "heard"), [("advertise", False), ("share", True), ("upload", False), ("unmask", True)]
+    ("step", "heard"), [("share", True), ("upload", False), *also(("advertise", False), ("unmask", True))]
 )
 def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent, refuse, step, heard) -> None:
     """Whether or not the aggregator had the message: after kill -9 the round goes on with the stored one."""

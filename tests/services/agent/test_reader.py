@@ -18,6 +18,7 @@ import pytest
 import yaml
 from pyarrow import parquet
 
+from tests.pace import Deadline
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
 from undersong.services.agent.domain import TaskFailure
@@ -77,9 +78,9 @@ def write_good(folder: Path) -> list[dict[str, Any]]:
 
 
 def wait_for(found: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 60
+    deadline = Deadline(60)
     while not (value := found()):
-        assert time.monotonic() < until
+        assert not deadline.over(), "nothing was found"
         time.sleep(0.05)
     return value
 

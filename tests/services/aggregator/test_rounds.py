@@ -198,6 +198,7 @@ async def test_receipts_are_signed(stage: Stage) -> None:
     stage.aggregator.private_key.public_key().verify(signature, document.statement())
 
 
+@pytest.mark.both_databases
 def test_the_migration_makes_the_tables_of_the_code(database_url: str) -> None:
     from undersong.shared.database.migrations import migrate
 

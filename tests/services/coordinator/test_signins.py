@@ -12,6 +12,7 @@ from undersong.shared.web.access import new_token
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 
 
+@pytest.mark.both_databases
 async def test_ten_failures_lock_one_address_for_a_while(world: World) -> None:
     """Counted in the database: tries at once, and at several processes, are all counted."""
     door = world.use_cases.signins

@@ -45,6 +45,7 @@ async def test_a_site_that_never_reported_its_profile_stops_no_other_site(
     assert [(await agent.poll()).status_code for agent in agents].count(200) == 4
 
 
+@pytest.mark.both_databases
 async def test_fifty_polls_of_one_site_get_one_task(world: World) -> None:
     """All answers name the same task and the same lease; in SQL it was leased once."""
     _, agents, _ = await started(world)
@@ -186,6 +187,7 @@ async def test_the_next_request_for_work_completes_the_last_task(world: World) -
     assert (await agents[0].poll(completed=[done | {"site_id": "other"}])).status_code == 422
 
 
+@pytest.mark.both_databases
 async def test_fifty_completions_count_once(world: World) -> None:
     """Parallel reports of one task: all heard, one counted."""
     _, agents, _ = await started(world)
@@ -196,6 +198,7 @@ async def test_fifty_completions_count_once(world: World) -> None:
     assert (found["got"], found["outstanding"]) == (1, 3)
 
 
+@pytest.mark.both_databases
 async def test_those_who_ask_together_are_answered_each_for_himself(world: World) -> None:
     """A suspended site is refused, a wrong digest and a stranger's task too; the others' leases and counts stand."""
     _, agents, _ = await started(world)
@@ -280,6 +283,7 @@ async def test_agents_are_known_by_their_certificates_only(small_world: World) -
     assert (await wrong_tag.post("/v1/tasks/leases", json={})).status_code == 401
 
 
+@pytest.mark.both_databases
 async def test_no_two_live_leases_of_one_site_fit_into_the_table(world: World) -> None:
     """The database itself refuses what no code should ever write."""
     _, agents, job = await started(world)

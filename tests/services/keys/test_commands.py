@@ -92,6 +92,7 @@ def test_a_new_seal_key_opens_the_same_authority_and_the_old_one_nothing(
         asyncio.run(open_with_old())
 
 
+@pytest.mark.both_databases
 def test_two_first_starts_at_once_make_one_authority(settings: KeysSettings) -> None:
     migrate(settings.database, "keys")
 
@@ -109,6 +110,7 @@ def test_two_first_starts_at_once_make_one_authority(settings: KeysSettings) -> 
     assert first.certificate_pem == second.certificate_pem
 
 
+@pytest.mark.both_databases
 def test_the_migrations_make_the_tables_of_the_code(settings: KeysSettings, database_url: str) -> None:
     migrate(database_url, "keys")
     assert drift(database_url, "keys", Base.metadata) == []

@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import httpx
+import pytest
 from cryptography import x509
 from sqlalchemy import text
 
@@ -46,6 +47,7 @@ async def test_another_key_cannot_use_a_used_token(site_token, party, stranger) 
     assert told.count("another key") == 1, "what an agent is told says it once"
 
 
+@pytest.mark.both_databases
 async def test_in_parallel_one_key_wins(http, site_token, party) -> None:
     others = [type(party)(http) for _ in range(12)]
     answers = await asyncio.gather(*(each.enrol(site_token) for each in others))

@@ -224,6 +224,7 @@ async def test_secrets_end_with_the_round_and_with_a_restore(servers: Servers, e
             await ask
 
 
+@pytest.mark.both_databases
 async def test_a_database_from_an_older_copy_voids_its_rounds(servers: Servers) -> None:
     """No second verdict, no second set, no second attempt at what was opened since the copy; the next round goes on."""
     leader = await Leader(servers, servers.manifest(sites=4, number=5, attempt=1)).begin()
@@ -281,6 +282,7 @@ async def test_openings_outlive_a_crash_in_the_middle_of_a_line(tmp_path: Path) 
     assert Openings(file).read() == [one, two, two]
 
 
+@pytest.mark.both_databases
 async def test_the_schema_is_the_tables(servers: Servers) -> None:
     assert drift(servers.settings.database, PACKAGE, Base.metadata) == []
 

@@ -86,6 +86,7 @@ async def test_every_certificate_is_in_the_log_and_provable(federation: Federati
     check_consistency(before, after, await consistency(http, 8, 9))
 
 
+@pytest.mark.both_databases
 async def test_appending_at_once_makes_one_line(federation: Federation, components: Components) -> None:
     async def join(number: int) -> None:
         subject = Subject("site", f"more_{number}", "fed_x")
@@ -209,6 +210,7 @@ async def test_a_record_is_for_parties_of_its_federation(
         await federation_log(federation).record(attempt.round_id, "fed_other")
 
 
+@pytest.mark.both_databases
 async def test_records_come_together_under_one_head(federation: Federation) -> None:
     """The published ones, each proved under the same head, and the consistency proof from the reader's last head."""
     logged = []

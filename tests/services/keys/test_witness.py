@@ -81,6 +81,7 @@ async def test_the_same_question_gets_the_same_answer_another_none(federation: F
         assert problem(await attempt.ask(other)) == "already-witnessed"
 
 
+@pytest.mark.both_databases
 async def test_fifty_different_questions_at_once_get_one_signature(federation: Federation) -> None:
     attempt = await federation.begin()
     await attempt.freeze()
@@ -219,6 +220,7 @@ async def test_garbage_is_a_named_refusal(federation: Federation, body: bytes) -
     assert response.status_code in (411, 422), response.text
 
 
+@pytest.mark.both_databases
 async def test_a_crash_between_commit_and_answer_answers_the_same(
     settings: KeysSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

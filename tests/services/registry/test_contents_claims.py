@@ -147,6 +147,7 @@ async def test_who_writes_in_several_federations_names_one(world: World, make_fi
     assert reason(await world.ask("ust_auditor", "PUT", f"{path}?federation_id=fed_a", content=data))[0] == 403
 
 
+@pytest.mark.both_databases
 def test_versions_from_before_claims_keep_their_content(database_url: str, tmp_path: Path) -> None:
     """An older database: a federation claims what its living versions hold, and nothing else."""
     config = _config("registry")

@@ -46,6 +46,7 @@ async def count(stage: Stage, table: Any, *where: Any) -> int:
     return await stage.database.read("count", work)
 
 
+@pytest.mark.both_databases
 async def test_fifty_at_once_count_once(stage: Stage) -> None:
     manifest, _, site, body = await opened_round(stage)
     answers = await asyncio.gather(*(stage.send(manifest.round_id, site, body) for _ in range(50)))
@@ -75,6 +76,7 @@ async def test_other_bytes_of_the_same_site_are_refused_and_noted(stage: Stage) 
     assert (await stage.state(manifest.round_id))["got"] == 1
 
 
+@pytest.mark.both_databases
 async def test_two_different_updates_at_once_count_once(stage: Stage) -> None:
     manifest, opened, site, body = await opened_round(stage)
     other = stage.sums(manifest, opened, site, np.zeros(4))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.services.aggregator.conftest import Stage, zeros
-from tests.services.aggregator.test_updates import reason
+from tests.services.aggregator.contributions.test_updates import reason
 from undersong.shared.ids import digest_of
 from undersong.shared.wire.manifest import RoundKind
 

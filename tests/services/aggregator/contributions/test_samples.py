@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.services.aggregator.conftest import Stage, committed, zeros
+from tests.services.aggregator.contributions.test_updates import count, reason
 from tests.services.aggregator.pairwise import LENGTH, Sites
-from tests.services.aggregator.test_updates import count, reason
 from undersong.services.aggregator.tables import RoundEventRow, SampleRow
 from undersong.shared.ids import SiteId
 from undersong.shared.transparency.records import RecordInvalid

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.services.aggregator.conftest import Stage, zeros
-from tests.services.aggregator.test_updates import reason
+from tests.services.aggregator.contributions.test_updates import reason
 from undersong.services.aggregator.domain.refusals import FormUndecided
 from undersong.services.aggregator.domain.rounds import Form, settled_form
 from undersong.shared.wire.manifest import RoundKind
