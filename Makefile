@@ -20,6 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Undersong needs Python 3.11 or newer: make PYTHON=python3.11 venv")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@find shared -name "*.nb[ic]" -delete # kernels that were compiled under another name
 	$(BIN)/python -m undersong.shared.kernels
 	@touch $@
 
