@@ -20,7 +20,7 @@ from typing import Final
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.files import open_lock
-from undersong.shared.highwater import DurableLines
+from undersong.shared.identity.highwater import DurableLines
 from undersong.shared.ids import Digest, JobId, RoundId
 from undersong.shared.secagg.facts import UPLOAD as UPLOAD
 from undersong.shared.wire.manifest import RoundManifest

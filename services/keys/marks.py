@@ -5,7 +5,7 @@ from undersong.services.keys.repository.certificates import KeysRepository
 from undersong.services.keys.repository.log import LogRepository
 from undersong.services.keys.repository.witness import WitnessRepository
 from undersong.shared.database import Transaction
-from undersong.shared.highwater import Mark
+from undersong.shared.identity.highwater import Mark
 
 
 class KeysMarks:

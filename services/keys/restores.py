@@ -13,7 +13,7 @@ import structlog
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Unavailable
 from undersong.shared.faults import point
-from undersong.shared.highwater import HighWater, Mark
+from undersong.shared.identity.highwater import HighWater, Mark
 
 T = TypeVar("T")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

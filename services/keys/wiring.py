@@ -26,7 +26,7 @@ from undersong.services.keys.worker import work
 from undersong.shared.clock import Clock, utc_now
 from undersong.shared.database import Database
 from undersong.shared.errors import Unavailable
-from undersong.shared.highwater import HighWater
+from undersong.shared.identity.highwater import HighWater
 from undersong.shared.identity.nonces import SqlNonces
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.verify import PartyVerifier

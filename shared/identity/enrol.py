@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from undersong.shared.clock import Clock, utc_now
 from undersong.shared.errors import Refusal, reason_of
 from undersong.shared.files import open_lock, read_text
-from undersong.shared.highwater import DurableLines
 from undersong.shared.identity.authority import (
     IDENTITY_FILE,
     CertificateUntrusted,
@@ -31,6 +30,7 @@ from undersong.shared.identity.authority import (
     public_bytes,
     write_private,
 )
+from undersong.shared.identity.highwater import DurableLines
 from undersong.shared.identity.requests import SigningAuth
 
 ENROL_CONTEXT: Final = b"undersong/enrol/1\0"

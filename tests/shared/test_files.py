@@ -31,9 +31,9 @@ from undersong.shared.files import (
     read_text,
     write_new,
 )
-from undersong.shared.highwater import DurableLines, HighWater
 from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.enrol import EnrolmentRefused, read_token
+from undersong.shared.identity.highwater import DurableLines, HighWater
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.transport import ServerTls, trust
 

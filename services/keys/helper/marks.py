@@ -3,7 +3,7 @@
 from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.repository.rounds import HelperRepository
 from undersong.shared.database import Transaction
-from undersong.shared.highwater import Mark
+from undersong.shared.identity.highwater import Mark
 
 
 class HelperMarks:

@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
-from undersong.shared.highwater import DurableLines
+from undersong.shared.identity.highwater import DurableLines
 from undersong.shared.ids import RoundId
 
 

@@ -18,7 +18,7 @@ from undersong.services.keys.helper.tables import common
 from undersong.services.keys.restores import RestoreWatch
 from undersong.shared.clock import Clock
 from undersong.shared.database import Database
-from undersong.shared.highwater import HighWater
+from undersong.shared.identity.highwater import HighWater
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.queues import Sweeper, background
 from undersong.shared.web.app import create_app

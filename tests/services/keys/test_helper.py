@@ -34,7 +34,7 @@ from undersong.services.keys.helper.wiring import PACKAGE, void_rounds
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Transaction
 from undersong.shared.database.migrations import drift
-from undersong.shared.highwater import HighWater
+from undersong.shared.identity.highwater import HighWater
 from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.ids import RoundId, SiteId, new_id
 from undersong.shared.secagg.engine import ServerRound

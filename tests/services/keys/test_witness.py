@@ -16,7 +16,7 @@ from tests.databases import prepare
 from tests.services.keys.parties import ROUND, SITES, URL, Attempt, Federation
 from undersong.services.keys.settings import KeysSettings
 from undersong.services.keys.wiring import Components, assemble, build_app, open_database
-from undersong.shared.highwater import HighWater, Mark
+from undersong.shared.identity.highwater import HighWater, Mark
 from undersong.shared.ids import new_id
 from undersong.shared.secagg import transcript
 from undersong.shared.secagg.pairwise import messages, roster
