@@ -247,7 +247,7 @@ class Conductor:
                 await self._registry.add_metrics(model.version_id, record.metrics, f"{round_id}/metrics")
             except (PartyRefused, NotFound) as refused:
                 log.warning("metrics.refused_by_registry", round_id=round_id, reason=refused.detail)
-        await self._rounds.set_flag(round_id, unreported=False)
+        await self._rounds.settle(round_id, "unreported")
 
     async def tell_cancelled(self, round_id: RoundId) -> None:
         """Tell the aggregator that a round is over here."""
@@ -255,7 +255,7 @@ class Conductor:
             await self._aggregator.cancel(round_id)
         except (PartyRefused, NotFound):
             log.info("round.cancel_refused", round_id=round_id)  # it never heard of it, or it is over there too
-        await self._rounds.set_flag(round_id, uncancelled=False)
+        await self._rounds.settle(round_id, "uncancelled")
 
     async def sweep_rounds(self) -> int:
         """Look at every round that is overdue for a look and return how many moved."""

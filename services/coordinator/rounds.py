@@ -18,7 +18,7 @@ from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
 from undersong.services.coordinator.planning import ACTOR, Planner, cause_facts, round_facts
 from undersong.services.coordinator.repository.jobs import FAULT, FAULT_EVENTS, JobRepository
-from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
+from undersong.services.coordinator.repository.rounds import Changes, Duty, RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.shared.database import Database, Transaction
@@ -82,7 +82,7 @@ class Rounds:
                 return signed
             present = await SiteRepository(tx).hear_epoch(epoch)
             signed = self._planner.sign(witnessed(signed.manifest, commitment, present))
-            await rounds.save(round_, manifest=signed.model_dump(mode="json"))
+            await rounds.save(round_, Changes(manifest=signed))
             return signed
 
         return await self._database.run("round.witness", work)
@@ -97,7 +97,7 @@ class Rounds:
                 return False
             now = await tx.now()
             opened = round_.keyed().opened(now)
-            await rounds.save(opened, engine_public=dict(engine_public))
+            await rounds.save(opened, Changes(engine_public=engine_public))
             # Phase, tasks and hints are one transaction, so a collecting round always has a task for each site.
             await TaskRepository(tx).add_all([_task(opened, site) for site in opened.cohort])
             jobs = JobRepository(tx)
@@ -142,12 +142,8 @@ class Rounds:
             now, outcome = await tx.now(), published.outcome
             over = round_.published(now, outcome.count)
             measured = bool(outcome.metrics)
-            await rounds.save(
-                over,
-                result=dict(published.result),
-                metrics=dict(outcome.metrics) if measured else None,
-                unreported=measured,
-            )
+            metrics = outcome.metrics if measured else None
+            await rounds.save(over, Changes(result=published.result, metrics=metrics, unreported=measured))
             # Locks go from round to tasks to job, here as everywhere (repository/__init__.py).
             await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
@@ -188,7 +184,7 @@ class Rounds:
             now = await tx.now()
             over = round_.failed(reason[:200], now)
             # The duty to tell the aggregator is a column, not a message: the sweeper repeats it until it is done.
-            await rounds.save(over, uncancelled=tell)
+            await rounds.save(over, Changes(uncancelled=tell))
             ended = await self._settle(tx, round_, verdict)
             job = await jobs.get(round_.job_id, lock=True)
             await jobs.record(job.id, "round.failed", ACTOR, round_facts(over) | cause_facts(causes_of(ended)))
@@ -211,13 +207,13 @@ class Rounds:
 
         return await self._database.run("round.fail", work)
 
-    async def set_flag(self, round_id: RoundId, **flags: bool) -> None:
-        """A duty towards another service is done."""
+    async def settle(self, round_id: RoundId, duty: Duty) -> None:
+        """Note that a duty towards another service is done."""
 
         async def work(tx: Transaction) -> None:
-            await RoundRepository(tx).set_flag(round_id, **flags)
+            await RoundRepository(tx).settle(round_id, duty)
 
-        await self._database.run("round.flag", work)
+        await self._database.run("round.settle", work)
 
     @staticmethod
     async def cancel(tx: Transaction, round_id: RoundId, reason: str) -> None:
@@ -228,7 +224,7 @@ class Rounds:
             return
         now = await tx.now()
         over = round_.cancelled(reason, now)
-        await rounds.save(over, uncancelled=True)
+        await rounds.save(over, Changes(uncancelled=True))
         tasks = TaskRepository(tx)
         for task in await tasks.of_round(round_id, lock=True):
             stopped = task.reject(reason, "The job was stopped.", now)

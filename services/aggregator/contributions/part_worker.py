@@ -15,7 +15,8 @@ from undersong.services.aggregator.contributions.partial_sum import new_key, sea
 from undersong.services.aggregator.domain.manifests import manifest_of
 from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
 from undersong.services.aggregator.repository.parts import PARTS, Part, PartRepository
-from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.shared.blobs import BlobStore
 from undersong.shared.clock import monotonic
 from undersong.shared.database import Database, Transaction

@@ -19,7 +19,7 @@ from undersong.services.aggregator.contributions.folding import Folding
 from undersong.services.aggregator.contributions.partial_sum import PartialSumBroken, unseal
 from undersong.services.aggregator.repository.contributions import Contribution
 from undersong.services.aggregator.repository.parts import HandedIn, Part, PartRepository
-from undersong.services.aggregator.repository.rounds import Stored
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.shared.blobs import BlobStore
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Refusal

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import structlog
 
 from undersong.services.aggregator.domain.refusals import SampleCountMissing, SampleCountUnproved
-from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.samples import SampleRepository, changed
 from undersong.shared.database import Database
 from undersong.shared.errors import Refusal

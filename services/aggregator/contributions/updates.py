@@ -19,13 +19,14 @@ from undersong.services.aggregator.domain.refusals import (
     WrongLength,
 )
 from undersong.services.aggregator.domain.rounds import Form, Known, admit, due, repeated
-from undersong.services.aggregator.repository.contributions import ContributionRepository
-from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.contributions import ContributionRepository, NewContribution
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.samples import SampleRepository
 from undersong.services.aggregator.repository.steps import StepRepository
 from undersong.services.aggregator.rounds.lifecycle import apply
 from undersong.services.aggregator.steps.messages import must_go_on
-from undersong.shared.blobs import BlobStore
+from undersong.shared.blobs import Blob, BlobStore
 from undersong.shared.clock import monotonic
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import BadRequest, Invalid, Refusal, TooLarge
@@ -69,7 +70,7 @@ class _New:
     """An update that is stored and not counted yet; `samples`: its commitment, where it is the site's first."""
 
     header: UpdateHeader
-    values: Mapping[str, Any]
+    blob: Blob
     samples: bytes | None
     signature: bytes | None
 
@@ -166,8 +167,7 @@ class Updates:
         fresh = await check_samples(self._database, stored, manifest_of(stored.manifest), site_id, header.samples)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
         point("aggregator.body.stored")
-        values = {"round_id": stored.round.id, "site_id": site_id, "digest": digest, "size": blob.size}
-        new = _New(header, values, fresh, signature)
+        new = _New(header, blob, fresh, signature)
         try:
             known = await self._database.run("update.accept", lambda tx: self._count(tx, stored, new))
         except (RoundClosed, WrongLength, ReportRepeated, SampleCountChanged) as refusal:
@@ -210,28 +210,29 @@ class Updates:
         signing.check(ServerRound(manifest, secret), site_id, bytes.fromhex(digest), signature)
 
     async def _count(self, tx: Transaction, seen: Stored, new: "_New") -> Receipt | Repeat:
-        header, values, fresh = new.header, new.values, new.samples
+        header, digest, size = new.header, new.blob.digest, new.blob.size
         rows, given, now = RoundRepository(tx), ContributionRepository(tx), await tx.now()
-        round_id, site_id = RoundId(values["round_id"]), SiteId(values["site_id"])
-        receipt: Receipt = self._receipt(ReceiptDoc(accepted_at=now.isoformat(), **values))
+        round_id, site_id = header.round_id, header.site_id
+        receipt: Receipt = self._receipt(
+            ReceiptDoc(round_id=round_id, site_id=site_id, digest=digest, size=size, accepted_at=now.isoformat())
+        )
         awaited = False
         if seen.round.tracks_steps:
             seen = await rows.lock(round_id)
             awaited = site_id not in await StepRepository(tx, round_id).lost()
         form = Form(header.length, header.metrics_layout)
-        facts = {"length": form.length, "layout": form.layout, "accepted_at": now, "receipt": receipt}
-        if not await given.add({**values, **facts, "signature": new.signature}):
+        if not await given.add(NewContribution(round_id, site_id, digest, size, now, receipt, form, new.signature)):
             known = await given.known(round_id, site_id)
             if known is None:
                 raise RuntimeError("a contribution is neither there nor new")
-            if not (known[0].lost(values["digest"]) and await given.find_again(round_id, site_id)):
+            if not (known[0].lost(digest) and await given.find_again(round_id, site_id)):
                 return known
             receipt = known[1]  # the same bytes, the same receipt
             await rows.note(round_id, "update.restored", site_id, {"digest": known[0].digest})
         else:
             await _take_id(given, seen, site_id, header)
-        if fresh is not None:
-            await SampleRepository(tx, seen.job_id).keep(site_id, round_id, fresh)
+        if new.samples is not None:
+            await SampleRepository(tx, seen.job_id).keep(site_id, round_id, new.samples)
         stored = await given.count(round_id, form, awaited=awaited)
         if stored is None:
             await self._explain(rows, seen, header)

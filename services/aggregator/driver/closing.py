@@ -21,7 +21,8 @@ from undersong.services.aggregator.peers.parties import Parties, Stage, refusal_
 from undersong.services.aggregator.peers.peer import AskRefused
 from undersong.services.aggregator.repository.contributions import ContributionRepository
 from undersong.services.aggregator.repository.faults import FaultRepository
-from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.steps import Frozen, Next, StepRepository
 from undersong.services.aggregator.steps.exchange import place
 from undersong.shared.blobs import BlobStore

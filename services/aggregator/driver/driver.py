@@ -34,7 +34,8 @@ from undersong.services.aggregator.driver.records import Records
 from undersong.services.aggregator.driver.verification import Verification
 from undersong.services.aggregator.peers.parties import Parties
 from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
-from undersong.services.aggregator.repository.rounds import RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.steps import StepRepository
 from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView
 from undersong.shared.blobs import BlobStore

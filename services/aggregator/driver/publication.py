@@ -19,7 +19,8 @@ from undersong.services.aggregator.driver.records import evidence_of, values_dig
 from undersong.services.aggregator.peers.registry import Registry, RegistryRefused
 from undersong.services.aggregator.repository.contributions import ContributionRepository
 from undersong.services.aggregator.repository.records import RecordRepository
-from undersong.services.aggregator.repository.rounds import Intent, RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import Intent, Made, Stored
 from undersong.services.aggregator.repository.samples import SampleRepository
 from undersong.services.aggregator.rounds.lifecycle import Rounds, apply
 from undersong.shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
@@ -148,11 +149,11 @@ class Publication:
                 await records.prepare(found.round.id, outcome.evidence)
                 if intent is None:
                     await records.complete(found.round.id, {"values_digest": values_digest(result["values"])})
-                    await apply(rows, found, Move(Phase.PUBLISHED), result=result)
+                    await apply(rows, found, Move(Phase.PUBLISHED), Made(result))
                 else:
                     await rows.intend(found.round.id, intent.model_id, intent.body)
-                    values = {"content_digest": content, "state_digest": state, "model_length": outcome.model_length}
-                    await apply(rows, found, Move(Phase.CHECKED), result=result, **values)
+                    made = Made(result, content, state, outcome.model_length)
+                    await apply(rows, found, Move(Phase.CHECKED), made)
             return await rows.lock(found.round.id)
 
         return await self._database.run("round.check", work)
@@ -192,14 +193,14 @@ class Publication:
             if found.round.phase is not Phase.CHECKED:
                 return []
             await rows.published_as(found.round.id, version_id)
-            made = {"version_id": version_id, "content_digest": found.content_digest}
-            await RecordRepository(tx).complete(found.round.id, made)
+            published = {"version_id": version_id, "content_digest": found.content_digest}
+            await RecordRepository(tx).complete(found.round.id, published)
             standing = [
                 each.site_id for each in await ContributionRepository(tx).of(found.round.id) if each.code is None
             ]
             await SampleRepository(tx, found.job_id).log_in(found.round.id, standing)
             result = {**(found.result or {}), "version_id": version_id}
-            await apply(rows, found, Move(Phase.PUBLISHED), result=result, version_id=version_id)
+            await apply(rows, found, Move(Phase.PUBLISHED), Made(result, version_id=version_id))
             return await rows.supersede(found.job_id, found.round.id)
 
         await self._rounds.forget(await self._database.run("round.finish", work))

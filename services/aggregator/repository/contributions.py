@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
 from sqlalchemy import BigInteger, String, Table, bindparam, or_, select, update
 
 from undersong.services.aggregator.domain.rounds import BODY_LOST, Form, Known, Phase
-from undersong.services.aggregator.repository.rounds import PROGRESS_TOPIC, Stored, stored_of
+from undersong.services.aggregator.repository.rounds import PROGRESS_TOPIC
+from undersong.services.aggregator.repository.rows import Stored, stored_of
 from undersong.services.aggregator.tables import ContributionRow, ReportIdRow, RoundRow
 from undersong.shared.database import Transaction, UtcDateTime, insert_for
 from undersong.shared.ids import Digest, RoundId, SiteId
@@ -29,6 +31,20 @@ class Contribution:
     signature: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NewContribution:
+    """An update whose bytes are stored; `signature`: the site's, where the engine has bodies signed."""
+
+    round_id: RoundId
+    site_id: SiteId
+    digest: Digest
+    size: int
+    accepted_at: datetime
+    receipt: Mapping[str, Any]
+    form: Form | None = None
+    signature: bytes | None = None
+
+
 class ContributionRepository:
     """The contributions of rounds, in one transaction."""
 
@@ -42,10 +58,10 @@ class ContributionRepository:
         row = (await self._session.execute(_KNOWN, values)).one_or_none()
         return None if row is None else (Known(Digest(row.digest), row.code), row.receipt)
 
-    async def add(self, values: Mapping[str, Any]) -> bool:
+    async def add(self, new: NewContribution) -> bool:
         """Insert a contribution; False when the site has one in this round."""
         query = _adding(self.tx.dialect)
-        return (await self._session.execute(query, dict(values))).first() is not None
+        return (await self._session.execute(query, _columns_of(new))).first() is not None
 
     async def take_report_id(self, stored: Stored, site_id: SiteId, report_id: str) -> bool:
         """Note a report's id, once in a job; False when it was seen."""
@@ -115,6 +131,21 @@ def contribution_of(row: ContributionRow) -> Contribution:
     """The row as a value."""
     form = None if row.length is None else Form(row.length, row.layout)
     return Contribution(row.id, SiteId(row.site_id), Digest(row.digest), row.code, row.message, form, row.signature)
+
+
+def _columns_of(new: NewContribution) -> dict[str, Any]:
+    """The row of a new contribution."""
+    return {
+        "round_id": new.round_id,
+        "site_id": new.site_id,
+        "digest": new.digest,
+        "size": new.size,
+        "length": None if new.form is None else new.form.length,
+        "layout": None if new.form is None else new.form.layout,
+        "signature": new.signature,
+        "accepted_at": new.accepted_at,
+        "receipt": dict(new.receipt),
+    }
 
 
 @cache

@@ -1,7 +1,6 @@
 """The SQL of rounds: their phases, who holds them, what they publish. Rows stay here; what leaves is frozen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -20,10 +19,18 @@ from sqlalchemy import (
     update,
 )
 
-from undersong.services.aggregator.domain.manifests import manifest_of
 from undersong.services.aggregator.domain.refusals import RoundUnknown
-from undersong.services.aggregator.domain.rounds import OPEN_PHASES, Form, Move, Phase, Round
+from undersong.services.aggregator.domain.rounds import OPEN_PHASES, Form, Move, Phase
 from undersong.services.aggregator.domain.steps import OPENED
+from undersong.services.aggregator.repository.rows import (
+    Intent,
+    Made,
+    NewRound,
+    Stored,
+    columns_made,
+    columns_of,
+    stored_of,
+)
 from undersong.services.aggregator.tables import (
     ContributionRow,
     PartRow,
@@ -36,7 +43,6 @@ from undersong.services.aggregator.tables import (
 from undersong.shared.database import Transaction
 from undersong.shared.errors import no_such
 from undersong.shared.ids import Digest, JobId, RoundId, VersionId
-from undersong.shared.wire.manifest import SignedManifest
 
 PROGRESS_TOPIC = "aggregator.rounds"
 """For the coordinator: something about a round changed."""
@@ -44,50 +50,6 @@ WORK_TOPIC = "aggregator.updates"
 """For the aggregator's own workers: there is something to do for a round."""
 STEPS_TOPIC = "aggregator.steps"
 """For the API's long polls: a step of a round was closed, or the round ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A round with everything that is known of it beside what the rules need."""
-
-    round: Round
-    federation_id: str
-    job_id: JobId
-    kind: str
-    reason: str | None
-    version: int
-    manifest_digest: Digest
-    manifest: str
-    manifest_keyid: str | None
-    manifest_signature: str | None
-    engine_public: Mapping[str, Any]
-    engine_secret: bytes | None
-    length: int | None
-    layout: str | None
-    fence: int
-    failures: int
-    opened_at: datetime
-    moved_at: datetime
-    version_id: VersionId | None
-    content_digest: Digest | None
-    state_digest: Digest | None
-    result: Mapping[str, Any] | None
-
-    def signed_manifest(self) -> SignedManifest | None:
-        """Return the manifest with the coordinator's signature, or None for rounds of an older version."""
-        if self.manifest_keyid is None or self.manifest_signature is None:
-            return None
-        manifest, keyid = manifest_of(self.manifest), Digest(self.manifest_keyid)
-        return SignedManifest(manifest=manifest, keyid=keyid, signature=self.manifest_signature)
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What the registry is asked to store, and the version when it has answered."""
-
-    model_id: str
-    body: Mapping[str, Any]
-    version_id: VersionId | None
 
 
 class RoundRepository:
@@ -116,13 +78,13 @@ class RoundRepository:
             raise no_such("round", round_id, RoundUnknown)
         return stored_of(row)
 
-    async def add(self, values: Mapping[str, Any]) -> bool:
+    async def add(self, new: NewRound) -> bool:
         """Insert a round; False when there is one of this id."""
-        query = self.tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing(index_elements=["id"])
+        query = self.tx.insert(RoundRow).values(columns_of(new)).on_conflict_do_nothing(index_elements=["id"])
         return await self._session.scalar(query.returning(RoundRow.id)) is not None
 
-    async def move(self, stored: Stored, move: Move, **values: Any) -> None:
-        """Make a transition of a locked round, and tell whom it concerns."""
+    async def move(self, stored: Stored, move: Move, made: Made | None = None) -> None:
+        """Make a transition of a locked round, with what it has brought, and tell whom it concerns."""
         now = await self.tx.now()
         ended: dict[str, Any] = {"engine_secret": None} if move.phase.over else {}
         reason = str(move.reason) if move.reason else None
@@ -130,7 +92,14 @@ class RoundRepository:
             update(RoundRow)
             .where(RoundRow.id == stored.round.id, RoundRow.phase == stored.round.phase)
             .where(RoundRow.version == stored.version)
-            .values(phase=str(move.phase), reason=reason, version=stored.version + 1, moved_at=now, **ended, **values)
+            .values(
+                phase=str(move.phase),
+                reason=reason,
+                version=stored.version + 1,
+                moved_at=now,
+                **ended,
+                **columns_made(made),
+            )
             .returning(RoundRow.id)
         )
         if (
@@ -323,63 +292,3 @@ _ROUNDS = cast("Table", RoundRow.__table__)
 _COLUMNS, _ID = _ROUNDS.c, bindparam("round", type_=String())
 _ROUND = select(_ROUNDS).where(_COLUMNS.id == _ID)
 _ROUND_LOCKED = _ROUND.with_for_update()
-ROUND_COLUMNS = (
-    "id",
-    "phase",
-    "got",
-    "rejected",
-    "cohort_size",
-    "min_cohort",
-    "target",
-    "deadline",
-    "finish_by",
-    "step",
-    "step_missing",
-    "step_deadline",
-)
-
-
-def round_of(row: Any) -> Round:
-    """What the rules need, out of a row that has `ROUND_COLUMNS`."""
-    return Round(
-        id=RoundId(row.id),
-        phase=Phase(row.phase),
-        got=row.got,
-        rejected=row.rejected,
-        cohort_size=row.cohort_size,
-        min_cohort=row.min_cohort,
-        target=row.target,
-        deadline=row.deadline,
-        finish_by=row.finish_by,
-        step=row.step,
-        step_missing=row.step_missing or 0,
-        step_deadline=row.step_deadline,
-    )
-
-
-def stored_of(row: Any) -> Stored:
-    """A whole row of a round, frozen."""
-    return Stored(
-        round=round_of(row),
-        federation_id=row.federation_id,
-        job_id=JobId(row.job_id),
-        kind=row.kind,
-        reason=row.reason,
-        version=row.version,
-        manifest_digest=Digest(row.manifest_digest),
-        manifest=row.manifest,
-        manifest_keyid=row.manifest_keyid,
-        manifest_signature=row.manifest_signature,
-        engine_public=row.engine_public,
-        engine_secret=row.engine_secret,
-        length=row.length,
-        layout=row.layout,
-        fence=row.fence,
-        failures=row.failures,
-        opened_at=row.opened_at,
-        moved_at=row.moved_at,
-        version_id=None if row.version_id is None else VersionId(row.version_id),
-        content_digest=None if row.content_digest is None else Digest(row.content_digest),
-        state_digest=None if row.state_digest is None else Digest(row.state_digest),
-        result=row.result,
-    )

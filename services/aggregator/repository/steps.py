@@ -9,7 +9,8 @@ from sqlalchemy import Integer, String, Table, bindparam, exists, func, insert, 
 
 from undersong.services.aggregator.domain.refusals import RoundUnknown
 from undersong.services.aggregator.domain.rounds import Round
-from undersong.services.aggregator.repository.rounds import ROUND_COLUMNS, STEPS_TOPIC, round_of
+from undersong.services.aggregator.repository.rounds import STEPS_TOPIC
+from undersong.services.aggregator.repository.rows import ROUND_COLUMNS, round_of
 from undersong.services.aggregator.tables import (
     Base,
     LostSiteRow,

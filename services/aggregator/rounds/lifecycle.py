@@ -20,7 +20,8 @@ from undersong.services.aggregator.peers.parties import Parties
 from undersong.services.aggregator.peers.peer import AskRefused
 from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
 from undersong.services.aggregator.repository.faults import FaultRepository
-from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
+from undersong.services.aggregator.repository.rows import Made, NewRound, Stored
 from undersong.services.aggregator.repository.samples import SampleRepository
 from undersong.services.aggregator.repository.steps import StepRepository
 from undersong.shared.blobs import BlobStore
@@ -94,8 +95,8 @@ class Rounds:
             # Parties are asked outside the transaction. They answer the same question again in the same way, and of two
             # requests that open one round at a time the first to commit wins.
             await _check_signature(signed, digest, coordinator, directory)
-            values = self._prepare(signed, digest, await self._begun(signed))
-            known = await self._database.run("round.open", lambda tx: self._open(tx, manifest, values))
+            engine = self._prepare(manifest, digest, await self._begun(signed))
+            known = await self._database.run("round.open", lambda tx: self._open(tx, signed, digest, engine))
             point("aggregator.round.opened")
         # One round id has one manifest, and so one key and one cohort.
         if known.manifest_digest != digest:
@@ -115,57 +116,42 @@ class Rounds:
         except AskRefused as refusal:
             raise HelperRefused(refusal.detail) from refusal
 
-    def _prepare(self, signed: SignedManifest, digest: Digest, opened: Opened) -> dict[str, Any]:
-        manifest = signed.manifest
+    def _prepare(self, manifest: RoundManifest, digest: Digest, opened: Opened) -> tuple[dict[str, Any], bytes]:
+        """What the engine makes known, signed, and what it keeps, sealed."""
         document = EnginePublic(
             round_id=manifest.round_id, manifest_digest=digest, engine=manifest.engine, public=opened.public
         )
         identity = self._identity()
         signature = identity.private_key.sign(document.statement()).hex()
         public = SignedEnginePublic(document=document, keyid=identity.keyid, signature=signature)
-        return {
-            "id": manifest.round_id,
-            "federation_id": manifest.federation_id,
-            "job_id": manifest.job_id,
-            "kind": str(manifest.kind),
-            "phase": str(Phase.COLLECTING),
-            "version": 1,
-            "manifest_digest": digest,
-            "manifest": manifest.model_dump_json(),
-            "manifest_keyid": signed.keyid,
-            "manifest_signature": signed.signature,
-            "engine_public": public.model_dump(mode="json"),
-            "engine_secret": self._sealer.seal(opened.secret, "rounds", manifest.round_id, "engine_secret"),
-            "cohort_size": len(manifest.cohort),
-            "min_cohort": manifest.min_cohort,
-            "target": manifest.target,
-            "got": 0,
-            "rejected": 0,
-            "fence": 0,
-            "failures": 0,
-            "keeps_blobs": True,
-        }
+        secret = self._sealer.seal(opened.secret, "rounds", manifest.round_id, "engine_secret")
+        return public.model_dump(mode="json"), secret
 
-    async def _open(self, tx: Transaction, manifest: RoundManifest, values: Mapping[str, Any]) -> Stored:
-        rows, now = RoundRepository(tx), await tx.now()
+    async def _open(
+        self, tx: Transaction, signed: SignedManifest, digest: Digest, engine: tuple[Mapping[str, Any], bytes]
+    ) -> Stored:
+        rows, now, manifest = RoundRepository(tx), await tx.now(), signed.manifest
         deadline = now + timedelta(seconds=manifest.deadline_s)
         made = await rows.model_length(manifest.model.digest) if manifest.model else None
-        moments: dict[str, Any] = {
-            "deadline": deadline,
-            "finish_by": deadline + self._finish,
-            "next_check_at": now,
-            "opened_at": now,
-            "moved_at": now,
-            "length": update_length(manifest, made),
-            "layout": manifest.metrics_layout,
-        }
         facts = engine_facts(manifest.engine)
-        order = facts.steps
+        step, until = None, None
         if facts.tracks_steps:
-            first = step_deadline(order, order[0], now, deadline, now, timedelta())
-            moments |= {"step": order[0], "step_missing": len(manifest.cohort), "step_deadline": first}
-        if await rows.add({**values, **moments}):
-            opened = {"manifest": values["manifest_digest"], "trace": current_trace()}
+            step = facts.steps[0]
+            until = step_deadline(facts.steps, step, now, deadline, now, timedelta())
+        new = NewRound(
+            signed=signed,
+            manifest_digest=digest,
+            engine_public=engine[0],
+            engine_secret=engine[1],
+            length=update_length(manifest, made),
+            opened_at=now,
+            deadline=deadline,
+            finish_by=deadline + self._finish,
+            step=step,
+            step_deadline=until,
+        )
+        if await rows.add(new):
+            opened = {"manifest": digest, "trace": current_trace()}
             await rows.note(manifest.round_id, "round.opened", "coordinator", opened)
             await tx.emit(WORK_TOPIC, "round.opened", manifest.round_id)
         return await rows.get(manifest.round_id)
@@ -253,9 +239,9 @@ class Rounds:
                 await self._blobs.delete(digest)
 
 
-async def apply(rows: RoundRepository, stored: Stored, move: Move, **values: Any) -> None:
+async def apply(rows: RoundRepository, stored: Stored, move: Move, made: Made | None = None) -> None:
     """Make a transition in the caller's transaction, and measure it once it is committed."""
-    await rows.move(stored, move, **values)
+    await rows.move(stored, move, made)
     phase, round_ = stored.round.phase, stored.round
     seconds = (await rows.tx.now() - stored.moved_at).total_seconds()
 

@@ -7,7 +7,8 @@ from functools import partial
 
 from undersong.services.aggregator.domain.manifests import manifest_of
 from undersong.services.aggregator.repository.contributions import ContributionRepository
-from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository, Stored
+from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
+from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.steps import StepRepository
 from undersong.services.aggregator.steps.messages import StepMessage, StepQuestion, look, take
 from undersong.shared.clock import monotonic

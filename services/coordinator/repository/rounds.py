@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, select, update
 
@@ -45,6 +45,37 @@ class StoredRound:
     engine_public: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
     metrics: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changes beside a round's state; None leaves a column as it is.
+
+    `unreported`, `uncancelled`: duties towards other services that outlive the round.
+    """
+
+    manifest: SignedManifest | None = None
+    engine_public: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float] | None = None
+    unreported: bool | None = None
+    uncancelled: bool | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that change, with their values."""
+        columns = {
+            "manifest": self.manifest and self.manifest.model_dump(mode="json"),
+            "engine_public": None if self.engine_public is None else dict(self.engine_public),
+            "result": None if self.result is None else dict(self.result),
+            "metrics": None if self.metrics is None else dict(self.metrics),
+            "unreported": self.unreported,
+            "uncancelled": self.uncancelled,
+        }
+        return {name: value for name, value in columns.items() if value is not None}
+
+
+NO_CHANGES: Final = Changes()
+Duty = Literal["unreported", "uncancelled"]
 
 
 class RoundRepository:
@@ -93,12 +124,12 @@ class RoundRepository:
             raise no_such("round", round_id)
         return _record(row)
 
-    async def save(self, round_: Round, **documents: Any) -> None:
-        """Write a round back that was loaded at this version, and documents by column; raises `Overtaken`."""
+    async def save(self, round_: Round, changes: Changes = NO_CHANGES) -> None:
+        """Write a round back that was loaded at this version, with the changes; raises `Overtaken`."""
         done = await self._session.execute(
             update(_ROUNDS)
             .where(_ROUNDS.c.id == round_.id, _ROUNDS.c.version == round_.version)
-            .values({**_values(round_), **documents, "version": round_.version + 1})
+            .values({**_values(round_), **changes.columns(), "version": round_.version + 1})
             .returning(_ROUNDS.c.id)
         )
         if done.first() is None:
@@ -121,11 +152,10 @@ class RoundRepository:
             raise no_such("round", round_id)
         return _round(row)
 
-    async def set_flag(self, round_id: str, **flags: bool) -> None:
-        """Set `unreported` or `uncancelled`: duties towards other services that outlive the round."""
-        await self._session.execute(
-            update(RoundRow).where(RoundRow.id == round_id).values(flags).execution_options(synchronize_session=False)
-        )
+    async def settle(self, round_id: str, duty: Duty) -> None:
+        """Note that a duty towards another service is done."""
+        done = update(RoundRow).where(RoundRow.id == round_id).values({duty: False})
+        await self._session.execute(done.execution_options(synchronize_session=False))
 
     async def due(self, now: datetime) -> Sequence[RoundId]:
         """Rounds that have not ended and should have been looked at by now, oldest first."""

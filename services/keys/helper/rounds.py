@@ -28,7 +28,13 @@ from undersong.services.keys.helper.domain import (
 )
 from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.peers.parties import Parties
-from undersong.services.keys.helper.repository.rounds import HelperRepository, Kept, opening_of
+from undersong.services.keys.helper.repository.rounds import (
+    HelperRepository,
+    Kept,
+    NewHelperRound,
+    NewVerdict,
+    opening_of,
+)
 from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Invalid, Refusal
@@ -105,17 +111,8 @@ class HelperRounds:
 
         async def work(tx: Transaction, pending: PendingMark) -> tuple[HelperRound, HelperKeys]:
             rows, now = HelperRepository(tx), await tx.now()
-            new = await rows.add({
-                "id": round_id,
-                "job_id": manifest.job_id,
-                "manifest": signed.model_dump_json(),
-                "manifest_digest": digest,
-                "keys": sealed,
-                "length": manifest.length,
-                "created_at": now,
-                "expires_at": now + timedelta(seconds=manifest.deadline_s) + self._keep,
-            })  # fmt: skip
-            if new:
+            expires_at = now + timedelta(seconds=manifest.deadline_s) + self._keep
+            if await rows.add(NewHelperRound(signed, digest, sealed, now, expires_at)):
                 pending.advance()
             found = await rows.lock(round_id)
             if found.manifest_digest != digest:
@@ -167,7 +164,7 @@ class HelperRounds:
 
     async def _write_down(self, round_id: RoundId, question: ReportQuestion, verdict: ReportVerdict) -> ReportVerdict:
         """Commit the verdict; the earlier one where there is one by now."""
-        report, digest = question.report, digest_of(question.pack())
+        report = question.report
 
         async def work(tx: Transaction, pending: PendingMark) -> ReportVerdict:
             rows, now = HelperRepository(tx), await tx.now()
@@ -178,25 +175,10 @@ class HelperRounds:
                 return _again(known.question, known.verdict, question)
             if found.accepted is not None:
                 raise SetAgreed("whose reports are in the sum was agreed; this one comes too late")
-            said = verdict
-            new = await rows.judge({
-                "round_id": round_id,
-                "site_id": report.site_id,
-                "job_id": found.signed.manifest.job_id,
-                "report_id": report.report_id.hex(),
-                "question": digest,
-                "body_digest": question.body_digest.hex(),
-                "length": report.length,
-                "helper_share": report.helper_share if said.message is not None else None,
-                "message": said.message,
-                "code": said.code,
-                "detail": said.detail,
-                "at": now,
-            })  # fmt: skip
-            if not new:
+            if not await rows.judge(NewVerdict(round_id, found.signed.manifest.job_id, question, verdict, now)):
                 return refused(ReportRepeated("a report of this id was verified in this job before"))
             pending.advance()
-            return said
+            return verdict
 
         said = await self._watch.run("helper.verdict", work)
         point("helper.report.judged")
@@ -240,14 +222,7 @@ class HelperRounds:
         found.check_open(now)
         if found.accepted is not None:
             return found
-        values = {
-            "members": agree.members,
-            "root": agree.root,
-            "share_digest": answer.share_digest,
-            "accepted": answer.pack(),
-            "agreed_at": now,
-        }
-        if not await rows.agree(round_id, found.signed.manifest, values):
+        if not await rows.agree(found, agree, answer, now):
             raise RoundAnswered("this round of the job was opened in another attempt")
         pending.advance()
         return await rows.lock(round_id)

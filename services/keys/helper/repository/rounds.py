@@ -1,6 +1,5 @@
 """All SQL of the helper. Rows stay here; what leaves is frozen."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,9 +10,9 @@ from undersong.services.keys.helper.domain import HelperRound, RoundUnknown
 from undersong.services.keys.helper.openings import RecordedOpening
 from undersong.services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
 from undersong.shared.database import Transaction
-from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.shared.ids import Digest, JobId, RoundId, SiteId, digest_of
 from undersong.shared.secagg.twoserver.helper import Taken
-from undersong.shared.secagg.twoserver.messages import ReportVerdict
+from undersong.shared.secagg.twoserver.messages import Accepted, Agree, ReportQuestion, ReportVerdict
 from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 _BY_SQL = {"synchronize_session": False}
@@ -34,6 +33,28 @@ class Kept:
 
     taken: Taken
     body_digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NewHelperRound:
+    """A round to take part in; `keys`: sealed, until `expires_at`."""
+
+    signed: SignedManifest
+    manifest_digest: Digest
+    keys: bytes
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewVerdict:
+    """The verdict on a question about a report of a round of a job."""
+
+    round_id: RoundId
+    job_id: JobId
+    question: ReportQuestion
+    verdict: ReportVerdict
+    at: datetime
 
 
 class HelperRepository:
@@ -75,14 +96,40 @@ class HelperRepository:
         """Store epoch and counter."""
         await self._session.execute(update(StandingRow).values(epoch=epoch, counter=counter), execution_options=_BY_SQL)
 
-    async def add(self, values: Mapping[str, Any]) -> bool:
+    async def add(self, new: NewHelperRound) -> bool:
         """Begin a round; False, with no change, when it was begun before."""
-        query = self._tx.insert(RoundRow).values(dict(values)).on_conflict_do_nothing().returning(RoundRow.id)
+        manifest = new.signed.manifest
+        values = {
+            "id": manifest.round_id,
+            "job_id": manifest.job_id,
+            "manifest": new.signed.model_dump_json(),
+            "manifest_digest": new.manifest_digest,
+            "keys": new.keys,
+            "length": manifest.length,
+            "created_at": new.created_at,
+            "expires_at": new.expires_at,
+        }
+        query = self._tx.insert(RoundRow).values(values).on_conflict_do_nothing().returning(RoundRow.id)
         return await self._session.scalar(query) is not None
 
-    async def judge(self, values: Mapping[str, Any]) -> bool:
-        """Write a verdict down; False when the site, or the report's id, has one."""
-        query = self._tx.insert(ReportRow).values(dict(values)).on_conflict_do_nothing().returning(ReportRow.site_id)
+    async def judge(self, new: NewVerdict) -> bool:
+        """Store a verdict; False when the site, or the report's id, has one."""
+        report, verdict = new.question.report, new.verdict
+        values = {
+            "round_id": new.round_id,
+            "site_id": report.site_id,
+            "job_id": new.job_id,
+            "report_id": report.report_id.hex(),
+            "question": digest_of(new.question.pack()),
+            "body_digest": new.question.body_digest.hex(),
+            "length": report.length,
+            "helper_share": report.helper_share if verdict.message is not None else None,
+            "message": verdict.message,
+            "code": verdict.code,
+            "detail": verdict.detail,
+            "at": new.at,
+        }
+        query = self._tx.insert(ReportRow).values(values).on_conflict_do_nothing().returning(ReportRow.site_id)
         return await self._session.scalar(query) is not None
 
     async def judged(self, round_id: RoundId) -> dict[SiteId, Judged]:
@@ -96,11 +143,18 @@ class HelperRepository:
         rows = await self._session.scalars(query.where(ReportRow.helper_share.is_not(None)))
         return {SiteId(row.site_id): _kept(row) for row in rows}
 
-    async def agree(self, round_id: RoundId, manifest: RoundManifest, values: Mapping[str, Any]) -> bool:
-        """Write the one set of a round down; False when the round of the job was opened in another attempt."""
-        if not await self.opened(opening_of(manifest, round_id)):
+    async def agree(self, found: HelperRound, agree: Agree, answer: Accepted, now: datetime) -> bool:
+        """Store the one set of a round; False when the round of the job was opened in another attempt."""
+        if not await self.opened(opening_of(found.signed.manifest, found.id)):
             return False
-        await self._session.execute(_of(round_id).values(**values), execution_options=_BY_SQL)
+        agreed = _of(found.id).values(
+            members=agree.members,
+            root=agree.root,
+            share_digest=answer.share_digest,
+            accepted=answer.pack(),
+            agreed_at=now,
+        )
+        await self._session.execute(agreed, execution_options=_BY_SQL)
         return True
 
     async def opened(self, opening: RecordedOpening) -> bool:

@@ -26,14 +26,16 @@ from undersong.services.aggregator.contributions.folding import Folding
 from undersong.services.aggregator.contributions.part_worker import PartWorker
 from undersong.services.aggregator.contributions.partial_sum import PartialSumBroken, new_key, seal, sealed_size, unseal
 from undersong.services.aggregator.contributions.parts import RoundHolder, RoundParts, Shared, cut_into_parts
+from undersong.services.aggregator.domain.rounds import Form
 from undersong.services.aggregator.driver.maintenance import RoundMaintenance
-from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository
+from undersong.services.aggregator.repository.contributions import Contribution, ContributionRepository, NewContribution
 from undersong.services.aggregator.repository.parts import Part, PartRepository
 from undersong.services.aggregator.repository.rounds import RoundRepository
+from undersong.services.aggregator.repository.rows import NewRound
 from undersong.services.aggregator.tables import PartRow, common
 from undersong.shared import faults
 from undersong.shared.blobs import BlobStore
-from undersong.shared.database import Database
+from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Refusal
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.ids import Digest, RoundId, SiteId
@@ -43,9 +45,10 @@ from undersong.shared.secagg.engines import engine_named
 from undersong.shared.secagg.fold import BLOCK
 from undersong.shared.secagg.payload import train_payload
 from undersong.shared.secagg.quantise import TAIL_LENGTH, unpack
-from undersong.shared.wire.manifest import ModelRef
+from undersong.shared.wire.manifest import ModelRef, SignedManifest
 
 LENGTH, SITES = 40, 24
+ANY = Digest("0" * 64)
 LEASE_S = 10.0
 WORKERS = 2
 
@@ -70,7 +73,7 @@ class SharedRound:
             )
             for at in range(WORKERS)
         ]
-        self.manifest = make_manifest(sites=SITES, model=ModelRef(version_id="ver_a", digest=Digest("0" * 64)))
+        self.manifest = make_manifest(sites=SITES, model=ModelRef(version_id="ver_a", digest=ANY))
         self.round_id = self.manifest.round_id
         self.good: set[SiteId] = set()
         self.expected = np.zeros(LENGTH + TAIL_LENGTH, np.uint32)
@@ -81,9 +84,10 @@ class SharedRound:
         engine = engine_named("sealed")
         opened = engine.server.open(self.manifest)
         secret = self.sealer.seal(opened.secret, "rounds", self.round_id, "engine_secret")
-        moments = dict.fromkeys(("deadline", "finish_by", "next_check_at", "opened_at", "moved_at"), self.now)
-        values = {**_round_values(self.manifest, secret), **moments, "length": self.expected.size}
-        await self.database.run("open", lambda tx: RoundRepository(tx).add(values))
+        form, signed = Form(self.expected.size, None), SignedManifest(manifest=self.manifest, keyid=ANY, signature="00")
+        until = self.now + timedelta(days=1)
+        new = NewRound(signed, self.manifest.digest(), {}, secret, form.length, self.now, until, until)
+        await self.database.run("open", lambda tx: RoundRepository(tx).add(new))
         rng = np.random.default_rng(1)
         for at, site in enumerate(self.manifest.cohort):
             delta = rng.normal(size=LENGTH).astype(np.float32)
@@ -97,9 +101,16 @@ class SharedRound:
                 self.good.add(site)
                 self.expected = self.expected + words
             blob = await self.blobs.put(bytes(body))
-            row = {"round_id": self.round_id, "site_id": site, "digest": blob.digest, "size": blob.size, "receipt": {}}
-            row["accepted_at"] = self.now
-            await self.database.run("add", lambda tx, row=row: ContributionRepository(tx).add(row))  # type: ignore[misc]
+            await self._accept(NewContribution(self.round_id, site, blob.digest, blob.size, self.now, {}, form))
+
+    async def _accept(self, new: NewContribution) -> None:
+        async def work(tx: Transaction) -> None:
+            given = ContributionRepository(tx)
+            assert await given.add(new)
+            assert new.form is not None
+            assert await given.count(new.round_id, new.form)
+
+        await self.database.run("add", work)
 
     async def hold(self) -> None:
         """A new holder claims the round, with nothing in memory, and offers parts of all that is accepted."""
@@ -179,29 +190,6 @@ class SharedRound:
         assert await self.database.read("n", lambda tx: tx.session.scalar(select(func.count(PartRow.id)))) == 0
         bodies = {c.digest for c in self.contributions}
         assert {blob.digest async for blob in self.blobs.list(timedelta(seconds=-1))} == bodies
-
-
-def _round_values(manifest: Any, secret: bytes) -> dict[str, Any]:
-    return {
-        "id": manifest.round_id,
-        "federation_id": manifest.federation_id,
-        "job_id": manifest.job_id,
-        "kind": str(manifest.kind),
-        "phase": "collecting",
-        "version": 1,
-        "manifest_digest": manifest.digest(),
-        "manifest": manifest.model_dump_json(),
-        "engine_public": {},
-        "engine_secret": secret,
-        "cohort_size": len(manifest.cohort),
-        "min_cohort": manifest.min_cohort,
-        "target": manifest.target,
-        "got": len(manifest.cohort),
-        "rejected": 0,
-        "fence": 0,
-        "failures": 0,
-        "keeps_blobs": True,
-    }
 
 
 @pytest.fixture(scope="module")
