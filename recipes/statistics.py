@@ -24,18 +24,19 @@ from undersong.recipes.protocol import (
 )
 from undersong.shared.errors import Refusal
 from undersong.shared.statistics.counting import Rows, count
-from undersong.shared.statistics.measures import SALT, asked_of
+from undersong.shared.statistics.measures import MEASURES, SALT, asked_of
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
 _HERE: Final = Path(__file__).parent
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["measures", "min_cell", "min_sites"],
+    "required": ["measures", "min_cell", "min_sites", "job_measures"],
     "properties": {
         "measures": {"type": "array", "minItems": 1, "items": {"type": "object"}},
         "min_cell": {"type": "integer", "minimum": 1},
         "min_sites": {"type": "integer", "minimum": 1},
+        "job_measures": {"type": "array", "items": {"enum": list(MEASURES)}},
         "salt_bits": {"type": "integer", "minimum": 16, "maximum": 40},
     },
 }

@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ _KINDS: Final = {
 _AT_ONCE: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 FileMark = tuple[int, int, int, int, int]
 """Device, inode, size, modification time and change time."""
+_ROOM: Final = 1 << 16  # bytes that `check_writable` needs: some small files
 LARGEST_INPUT: Final = 64 << 20
 """Bytes that `read_input` takes from a pipe or a file."""
 
@@ -84,6 +86,23 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
     """Return the text of a regular file; raises NotAFile, another OSError or UnicodeDecodeError."""
     return _lines(read_bytes(path).decode(encoding, errors))
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that will be written, and raise an OSError unless it can be written there now.
+
+    Called before a token is made, a site added or another lasting step taken whose only trace is that file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise NotAFile(path, _kind(path.stat().st_mode))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    try:
+        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:
+            file.write(bytes(_ROOM))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path.parent)) from error
 
 
 def write_new(path: Path, text: str) -> bool:

@@ -236,7 +236,7 @@ def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
     found: list[Reason] = []
     if hidden := sorted(asked.reads - set(manifest.data.features)):
         found.append(Reason("manifest-columns", f"columns read but not declared: {', '.join(hidden)}"))
-    refused = sorted({measure.measure for measure in asked.measures} - rule.measures)
+    refused = sorted(set(asked.job_measures) - rule.measures)
     if refused and EVERYTHING not in rule.measures:
         lines = ", ".join(f"`- {name}`" for name in refused)
         found.append(

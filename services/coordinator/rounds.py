@@ -235,20 +235,24 @@ class Rounds:
         tx.after_commit(lambda: ROUNDS.labels("cancelled", reason).inc())
 
     async def ask_again(self, round_id: RoundId, sites: Collection[str]) -> None:
-        """Dispatch again the tasks of sites whose stored updates rotted at the aggregator, while the round collects.
+        """Dispatch again the tasks of sites whose stored updates rotted at the aggregator, while the round has time.
 
-        Idempotent: an open task is left alone.
+        A round that was closing because all sites had answered no longer is. Idempotent: an open task is left alone.
         """
 
         async def work(tx: Transaction) -> None:
-            round_ = await RoundRepository(tx).get(round_id, lock=True)
-            # After closing no task of the round is leased any more.
-            if round_.phase is not Phase.COLLECTING or round_.closing:
+            rounds, now = RoundRepository(tx), await tx.now()
+            round_ = await rounds.get(round_id, lock=True)
+            if round_.phase is not Phase.COLLECTING or round_.late(now):
                 return
-            for task in await TaskRepository(tx).of_round(round_id, lock=True):
-                if task.site_id in sites and task.state is TaskState.DONE:
-                    await move(tx, task, task.asked_again(await tx.now()), round_, ACTOR, event="task.body-lost")
-                    await tx.emit(TASKS_TOPIC, "task.opened", task.site_id)
+            tasks = await TaskRepository(tx).of_round(round_id, lock=True)
+            lost = [task for task in tasks if task.site_id in sites and task.state is TaskState.DONE]
+            if lost and round_.closing:
+                round_ = round_.collect()
+                await rounds.save(round_)
+            for task in lost:
+                await move(tx, task, task.asked_again(now), round_, ACTOR, event="task.body-lost")
+                await tx.emit(TASKS_TOPIC, "task.opened", task.site_id)
 
         await self._database.run("round.ask_again", work)
 

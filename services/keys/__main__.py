@@ -35,6 +35,7 @@ HELPER_PROGRAM = Program(
     helper.build_app,
     commands={"restored": Command("void every round, after its database was restored", helper.restored, migrates=True)},
     package=helper.PACKAGE,
+    migrate="python -m undersong.services.keys helper-migrate",
 )
 HELPER_COMMANDS = {"helper": "api", "helper-migrate": "migrate", "helper-restored": "restored"}
 

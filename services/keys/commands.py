@@ -11,6 +11,7 @@ from undersong.services.keys.operators import OPERATOR_FILE, Bootstrap
 from undersong.services.keys.settings import KeysSettings
 from undersong.services.keys.wiring import Components, assemble, open_database
 from undersong.shared.database import Database
+from undersong.shared.files import check_writable
 from undersong.shared.identity.authority import write_private
 from undersong.shared.identity.sealing import Sealer, add_key, drop_old_keys
 
@@ -33,7 +34,7 @@ def new_operator_token(settings: KeysSettings, out: Path) -> None:
         async with _components(settings) as components:
             return await components.operators.create(revoke_others=True)
 
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / OPERATOR_FILE)  # first: the other tokens end with the new one's creation
     write_private(out / OPERATOR_FILE, asyncio.run(work()).encode() + b"\n")
     sys.stdout.write(f"wrote {out / OPERATOR_FILE}\n")
 

@@ -10,7 +10,7 @@ from undersong.services.keys.enrolments import Enrolments
 from undersong.services.keys.repository.certificates import KeysRepository
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database, Transaction
-from undersong.shared.files import read_text
+from undersong.shared.files import check_writable, read_text
 from undersong.shared.identity.authority import Subject, write_private
 from undersong.shared.ids import new_id
 from undersong.shared.web.access import Grant, Principal, Role, new_token, token_hash
@@ -55,14 +55,14 @@ class Bootstrap:
 
     async def run(self, out: Path) -> list[Path]:
         """Write the operator's token and one enrolment token a service (0600); gives the files that are new."""
-        out.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (one local call, before anything is served)
-        written = []
-        operator = out / OPERATOR_FILE
+        operator, written = out / OPERATOR_FILE, []
+        for path in (operator, *(_enrol_token(out, service) for service in SERVICES)):
+            check_writable(path)
         if await self._operator_in(operator) is None:
             write_private(operator, (await self.operators.create()).encode() + b"\n")
             written.append(operator)
         for service in SERVICES:
-            path = out / f"{service}-enrol-token"
+            path = _enrol_token(out, service)
             if not await self._still_good(path):
                 new = await self.enrolments.create_token(Subject("service", service), _SERVICE_TOKEN_LIFE)
                 write_private(path, new.token.encode() + b"\n")
@@ -85,6 +85,10 @@ class Bootstrap:
         except TokenUnknown:
             return False
         return found.used_by is not None or found.expires_at > utc_now()
+
+
+def _enrol_token(out: Path, service: str) -> Path:
+    return out / f"{service}-enrol-token"
 
 
 def _read(path: Path) -> str | None:

@@ -14,7 +14,7 @@ A value v enters as (v - centre) / scale: 64-bit fixed point is finest where val
 """
 
 from math import prod
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -205,24 +205,29 @@ class Clusters(Document):
 
 
 Measure = Moments | Ranges | HistogramCounts | Table | Products | Clusters
-MEASURES: Final = ("moments", "ranges", "histogram", "table", "products", "clusters")
+Kind = Literal["moments", "ranges", "histogram", "table", "products", "clusters"]
+MEASURES: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 class Asked(Document):
     """What one round of a statistics job asks: the parameters of the recipe `statistics`.
 
-    `min_cell` and `min_sites` are what the job promises about everything that will be shown of it.
+    `min_cell` and `min_sites` are what the job promises about everything that will be shown of it; `job_measures` are
+    the kinds of measures that any of its rounds can ask, so that a site answers about the whole job at its first round.
     """
 
     measures: tuple[Annotated[Measure, Field(discriminator="measure")], ...] = Field(min_length=1, max_length=200)
     min_cell: int = Field(ge=1, le=10**6)
     min_sites: int = Field(ge=1, le=10**6)
+    job_measures: tuple[Kind, ...] = Field(max_length=len(MEASURES))
     salt_bits: int = Field(default=40, ge=16, le=40)
 
     @model_validator(mode="after")
     def _is_a_statistic(self) -> Self:
         if self.length > MAX_SUMS:
             raise ValueError(f"{self.length} sums in one round, more than {MAX_SUMS}")
+        if hidden := {measure.measure for measure in self.measures} - set(self.job_measures):
+            raise ValueError(f"measures asked and not among the job's: {', '.join(sorted(hidden))}")
         return self
 
     @property

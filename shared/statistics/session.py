@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from undersong.shared.errors import Invalid
 from undersong.shared.statistics import models, queries, tallies
-from undersong.shared.statistics.measures import SALT, Asked, Measure
+from undersong.shared.statistics.measures import SALT, Asked, Kind, Measure
 from undersong.shared.statistics.queries import Query
 from undersong.shared.statistics.results import Result
 from undersong.shared.statistics.steps import Setting, Steps, Unusable, Withheld
@@ -23,6 +23,16 @@ _STEPS: Final[Mapping[type, Callable[[Any, Setting], Steps[Any]]]] = {
     queries.Regression: models.regression,
     queries.KMeans: models.k_means,
 }
+_KINDS: Final[Mapping[type, frozenset[Kind]]] = {
+    queries.Moment: frozenset({"moments"}),
+    queries.Histogram: frozenset({"histogram"}),
+    queries.Quantiles: frozenset({"histogram"}),
+    queries.Contingency: frozenset({"table"}),
+    queries.Correlation: frozenset({"moments", "products"}),
+    queries.Regression: frozenset({"moments", "products"}),
+    queries.KMeans: frozenset({"moments", "clusters"}),
+}
+"""The measures that a query's rounds ask, beside the range that it may have to find first."""
 _RESULT: Final[TypeAdapter[Result]] = TypeAdapter(Result)
 
 
@@ -37,6 +47,7 @@ class QuerySession:
         """Go through what was opened before; raises `SumsMisfit`."""
         self._setting = setting
         self._queries = tuple(asked)
+        self._kinds = tuple(sorted(frozenset[Kind]().union(*map(_kinds_of, asked))))
         self._runs = [_STEPS[type(query)](query, setting) for query in asked]
         self._answers: list[Result | None] = [None] * len(self._runs)
         self._wanted: list[Measure | None] = [None] * len(self._runs)
@@ -51,7 +62,12 @@ class QuerySession:
         unique = dict.fromkeys(measure for measure in self._wanted if measure is not None)
         if not unique:
             return None
-        return Asked(measures=tuple(unique), min_cell=self._setting.min_cell, min_sites=self._setting.min_sites)
+        return Asked(
+            measures=tuple(unique),
+            min_cell=self._setting.min_cell,
+            min_sites=self._setting.min_sites,
+            job_measures=self._kinds,
+        )
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -94,3 +110,12 @@ class QuerySession:
         return _RESULT.validate_python(
             {"name": query.title, "query": query.query, "status": status, "note": note, **known}
         )
+
+
+def _kinds_of(query: Query) -> frozenset[Kind]:
+    """Return the kinds of measures that any round of this query can ask."""
+    kinds = _KINDS[type(query)]
+    match query:
+        case queries.Histogram(range=None, edges=None) | queries.Quantiles(range=None):
+            return kinds | {"ranges"}
+    return kinds

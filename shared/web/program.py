@@ -11,13 +11,15 @@ from fastapi import FastAPI
 
 from undersong.shared.database.migrations import migrate
 from undersong.shared.faults import arm
+from undersong.shared.files import check_writable
 from undersong.shared.queues import worker_loop
 from undersong.shared.queues.running import Loop
 from undersong.shared.telemetry.logs import configure_logging
 from undersong.shared.telemetry.metrics import serve_metrics
 from undersong.shared.telemetry.traces import configure_tracing
+from undersong.shared.web.failures import explained
 from undersong.shared.web.rotation import new_seal_key, rotate_identity
-from undersong.shared.web.server import serve
+from undersong.shared.web.server import EXIT_BAD_USE, serve
 from undersong.shared.web.settings import S, load_settings
 
 Action = Callable[[S], None]
@@ -48,7 +50,8 @@ SHARED_COMMANDS: Final[Mapping[str, Command[Any]]] = {
 class Program(Generic[S]):
     """One deployable: its settings, its API, its worker where it has one, and its own commands by name.
 
-    `name` is the service in logs, traces and injected faults; `package` is its folder, where that has another name.
+    `name` is the service in logs, traces and injected faults; `package` is its folder, where that has another name;
+    `migrate` is the command that brings its schema up to date, where that is not ``… <name> migrate``.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Program(Generic[S]):
     run_worker: Callable[[S], Loop] | None = None
     commands: Mapping[str, Command[S]] = field(default_factory=dict)
     package: str = ""
+    migrate: str = ""
 
     def main(self, arguments: Sequence[str] | None = None, *, prog: str = "", epilog: str = "") -> None:
         """Read the command and the environment, and run the command; bad usage or settings end with status 2."""
@@ -65,11 +69,20 @@ class Program(Generic[S]):
         configure_logging(self.name, settings.log_level, json=settings.log_json)
         configure_tracing(self.name, settings.otel_endpoint)
         arm(self.package or f"{self.name}.{chosen.command}")
-        self.run(chosen.command, settings, getattr(chosen, "out", None))
+        try:
+            self.run(chosen.command, settings, getattr(chosen, "out", None))
+        except Exception as error:
+            said = explained(error, settings, self.migrate or f"python -m undersong.services.{self.name} migrate")
+            if said is None:
+                raise
+            sys.stderr.write(f"{said}\n")
+            raise SystemExit(EXIT_BAD_USE) from None
 
     def run(self, command: str, settings: S, out: Path | None = None) -> None:
         """Run one command with these settings."""
         own = self.commands.get(command)
+        if out is not None:
+            check_writable(out / "any-file")
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         if command == "migrate" or settings.migrate_on_start or (own is not None and own.migrates):
             revision = migrate(settings.database, self.package or self.name)

@@ -89,6 +89,15 @@ def main() -> None:
             "pip install 'undersong[embedded]' for a platform on this machine, 'undersong[agent]' for a site's agent"
         )
         common.complain(UndersongError(f"this needs {error.name}, which is not installed", remedy=remedy))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        said = f"{error.filename}: {error.strerror}"
+        common.complain(UndersongError(said, remedy="name a path that can be read and written, or correct its rights"))
+        sys.exit(UndersongError.exit_code)
+    except EOFError:
+        said = "standard input ended where an answer was needed"
+        common.complain(UndersongError(said, remedy="name a file with the token: --token-file"))
         sys.exit(UndersongError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from undersong.cli import common
 from undersong.cli.lookup import find_subject
+from undersong.shared.files import check_writable
 
 if TYPE_CHECKING:
     from undersong.verify import Verification
@@ -28,8 +29,9 @@ def evidence(
     """Write everything that anyone needs to check a round, and the version that came of it, without this platform."""
     with common.connect(profile) as client:
         subject = find_subject(client, subject)
+        target = out or Path(f"{subject}.evidence.json")
+        check_writable(target)
         data = client.evidence(subject).pack()
-    target = out or Path(f"{subject}.evidence.json")
     target.write_bytes(data)
     if as_json:
         common.print_json({"file": str(target), "bytes": len(data)})

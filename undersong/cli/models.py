@@ -10,6 +10,7 @@ from undersong.cli import common
 from undersong.cli.lookup import find_pulled, find_version
 from undersong.client.types import Model, Version
 from undersong.progress import headline
+from undersong.shared.files import check_writable
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or id.")]
@@ -100,6 +101,7 @@ def pull(
             common.complaints.print(said, markup=False)
             chosen = good
         target = out or Path(f"{model.name}-{chosen.number}.safetensors")
+        check_writable(target)
         digest = client.download(chosen.id, target)
     if as_json:
         common.print_json({"file": str(target), "version_id": chosen.id, "number": chosen.number, "digest": digest})

@@ -9,6 +9,7 @@ from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import Job, Site
 from undersong.local.sites import SiteFolder
+from undersong.shared.files import check_writable
 from undersong.shared.wire.profiles import ProfileFault
 
 app = typer.Typer(no_args_is_help=True, help="Members of a federation, and their agents.")
@@ -32,6 +33,7 @@ def enroll(
 ) -> None:
     """Add a site and write everything that its agent needs, with a single-use enrolment token."""
     folder = SiteFolder((out or Path(name)).resolve())
+    check_writable(folder.config)
     with common.connect(profile) as client:
         site = client.create_site(client.federation(federation).id, name, owner)
         token = client.create_enrolment_token("site", site.id, site.federation_id, expires_in_s).token
@@ -61,6 +63,7 @@ def re_enroll(
     with common.connect(profile) as client:
         site = common.find_site(client, name)
         folder = SiteFolder((out or Path(site.name)).resolve())
+        check_writable(folder.config)
         valid = [found for found in client.certificates(site.id) if found["revoked_at"] is None]
         for found in valid:
             client.revoke_certificate(found["keyid"], "enrolled again")

@@ -1,6 +1,7 @@
 """What a round may do next: pure rules over frozen values; the time is an argument.
 
-Phases: collecting -> frozen -> aggregating -> checked -> published, or failed(reason), or cancelled. Every phase that
+Phases: collecting -> frozen -> aggregating -> checked -> published, or failed(reason), or cancelled; from frozen back
+to collecting where a stored update turns out to be damaged before its sum is begun. Every phase that
 is not terminal ends by a deadline: `deadline` while collecting, `finish_by` afterwards.
 
 An engine of several steps has a step beside the phase: those up to the upload pass while the round is collecting,
@@ -169,6 +170,14 @@ def admit(round_: Round, now: datetime) -> None:
         raise RoundClosed("the round's deadline has passed")
     if round_.step not in (None, UPLOAD):
         raise StepNotOpen(f"the round is at step {round_.step}")
+
+
+def may_send_again(round_: Round, now: datetime) -> bool:
+    """Whether a site whose stored update was damaged can still send it: then a frozen round collects again.
+
+    Not once it was fixed for other parties which updates are summed; the caller looks at that.
+    """
+    return round_.phase in (Phase.COLLECTING, Phase.FROZEN) and now < round_.deadline
 
 
 def repeated(known: Known, digest: Digest, site_id: SiteId) -> None:

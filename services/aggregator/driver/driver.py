@@ -18,7 +18,16 @@ from undersong.services.aggregator.contributions.folding import Folding, code_of
 from undersong.services.aggregator.contributions.parts import RoundHolder, RoundParts
 from undersong.services.aggregator.domain.manifests import manifest_of, update_length
 from undersong.services.aggregator.domain.refusals import FormUndecided, WrongLength
-from undersong.services.aggregator.domain.rounds import BODY_LOST, Form, Phase, Reason, due, settled_form
+from undersong.services.aggregator.domain.rounds import (
+    BODY_LOST,
+    Form,
+    Move,
+    Phase,
+    Reason,
+    due,
+    may_send_again,
+    settled_form,
+)
 from undersong.services.aggregator.domain.steps import OPENED, step_due
 from undersong.services.aggregator.driver.closing import Closing, asked, log_faults
 from undersong.services.aggregator.driver.publication import (
@@ -37,7 +46,7 @@ from undersong.services.aggregator.repository.contributions import Contribution,
 from undersong.services.aggregator.repository.rounds import RoundRepository
 from undersong.services.aggregator.repository.rows import Stored
 from undersong.services.aggregator.repository.steps import StepRepository
-from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView
+from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView, apply
 from undersong.shared.blobs import BlobStore
 from undersong.shared.clock import monotonic
 from undersong.shared.database import Database, Transaction
@@ -271,8 +280,10 @@ class RoundDriver:
             if frozen is not None:
                 raise RoundFailed(Reason.UPDATE_LOST, f"the update of {contribution.site_id} cannot be used any more")
             given = ContributionRepository(tx)
-            if code == BODY_LOST and stored.round.phase is Phase.COLLECTING:  # not the site's fault: it may send again
+            if code == BODY_LOST and may_send_again(stored.round, await rows.tx.now()):  # not the site's fault
                 taken = await given.lose(hold.round_id, contribution.id, refusal.detail)
+                if taken and stored.round.phase is Phase.FROZEN:
+                    await apply(rows, stored, Move(Phase.COLLECTING))
             else:
                 taken = await given.reject(hold.round_id, contribution.id, code, refusal.detail)
             if taken:

@@ -111,6 +111,11 @@ class Round:
         self._must_be(Phase.COLLECTING)
         return replace(self, closing=True)
 
+    def collect(self) -> "Round":
+        """Sites are waited for again after all had answered."""
+        self._must_be(Phase.COLLECTING)
+        return replace(self, closing=False)
+
     @property
     def exhausted(self) -> bool:
         """Whether no site is waited for any more."""

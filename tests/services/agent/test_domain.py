@@ -298,6 +298,7 @@ ASKED = {
     "measures": [{"measure": "moments", "columns": [{"column": "age"}]}],
     "min_cell": 5,
     "min_sites": 3,
+    "job_measures": ["moments"],
 }
 
 
@@ -308,6 +309,8 @@ ASKED = {
         ({"min_cell": 4}, {}, {"policy-cell"}),
         ({"min_cell": 4}, {"min_cell": 4}, set()),
         ({}, {"measures": ["histogram"]}, {"policy-measures"}),
+        ({"job_measures": ["moments", "table"]}, {"measures": ["moments"]}, {"policy-measures"}),  # of a later round
+        ({"job_measures": ["table"]}, {}, {"statistics-unreadable"}),  # hides what it asks now
         ({"measures": [{"measure": "moments", "columns": [{"column": "sick"}]}]}, {}, {"manifest-columns"}),
         ({"measures": [{"measure": "rows", "columns": ["age"]}]}, {}, {"statistics-unreadable"}),
         ({"min_sites": 2}, {}, {"policy-cohort"}),

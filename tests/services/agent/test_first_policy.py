@@ -52,7 +52,9 @@ PLANNED = {"corrupt": 1 / 3, "dropout": 0.3, "quorum": True, "nonce_commitment":
 
 def asks(engine: str = "pairwise", kind: str = "train", recipe: str = "null", measure: str = "", **changes):
     """A manifest for this site; of a statistics job where it names a measure."""
-    params = {"measures": [MEASURES[measure]], "min_cell": 5, "min_sites": 3} if measure else {}
+    params = (
+        {"measures": [MEASURES[measure]], "min_cell": 5, "min_sites": 3, "job_measures": [measure]} if measure else {}
+    )
     encoding = {"encoding": plan_sums(summands=3)} if kind != "train" else {}
     fields = {
         "engine": engine,

@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from tests.services.coordinator.world import SiteAgent, World, profile
 from undersong.services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 
@@ -378,14 +380,20 @@ async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: Wor
     assert list(world.neighbours.rounds) == [rounds[1]["id"]]
 
 
-async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World) -> None:
-    """Once: its task is open, the round waits for it, and the same report changes nothing more."""
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World, closing: bool) -> None:
+    """Once: its task is open, the round waits for it, and the same report changes nothing more.
+
+    Also where nobody else was waited for, so that the round was closing.
+    """
     federation = await world.federation()
     agents = await world.sites(federation)
     job = await world.job(federation)
     await world.conductor.advance(job["id"])
     done = await work_once(world, agents[:3])
     round_id = done[0]["round_id"]
+    if closing:
+        await world.conductor._rounds.begin_closing(round_id)
     tasks = (await world.get_round(round_id))["tasks"]
     (unlucky, *_) = [task["site_id"] for task in tasks if task["state"] == "done"]
     found = world.neighbours.rounds[round_id]
@@ -396,4 +404,4 @@ async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World) ->
     states = {task["site_id"]: (task["state"], task["code"]) for task in told["tasks"]}
     assert states.pop(unlucky) == ("open", "body-lost")
     assert sorted(state for state, _ in states.values()) == ["done", "done", "open"]
-    assert (told["phase"], told["got"]) == ("collecting", 2)
+    assert (told["phase"], told["got"], told["closing"]) == ("collecting", 2, False)

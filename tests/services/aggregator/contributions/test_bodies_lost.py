@@ -77,6 +77,22 @@ async def test_the_same_bytes_again_count_again(quick_stage: Stage, how: str) ->
     assert (ended["state"], ended["got"], ended["result"]["values"]) == ("published", 4, [10.0] * 10)
 
 
+@pytest.mark.parametrize("how", ["payload", "gone"])
+async def test_a_loss_that_is_noticed_when_all_are_in_opens_the_round_again(quick_stage: Stage, how: str) -> None:
+    stage = quick_stage
+    manifest, bodies = await stages(stage)
+    unlucky = manifest.cohort[0]
+    for site in manifest.cohort[2:]:
+        assert (await stage.send(manifest.round_id, site, bodies[site])).status_code == 201
+    await stage.post(manifest.round_id, "close")
+    assert (await stage.state(manifest.round_id))["state"] == "frozen"
+    damage(stored(stage, bodies[unlucky]), how)
+    await until_lost(stage, manifest.round_id, unlucky)
+    assert (await stage.send(manifest.round_id, unlucky, bodies[unlucky])).is_success
+    ended = await stage.drive(manifest.round_id)
+    assert (ended["state"], ended["got"], ended["result"]["values"]) == ("published", 4, [10.0] * 10)
+
+
 async def test_without_them_the_round_goes_on_and_the_site_hears_why(quick_stage: Stage) -> None:
     stage = quick_stage
     manifest, bodies = await stages(stage)
