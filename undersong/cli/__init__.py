@@ -89,6 +89,7 @@ def main() -> None:
             "pip install 'undersong[embedded]' for a platform on this machine, 'undersong[agent]' for a site's agent"
         )
         common.complain(UndersongError(f"this needs {error.name}, which is not installed", remedy=remedy))
+        sys.exit(UndersongError.exit_code)
     except OSError as error:
         if error.filename is None:
             raise
