@@ -24,12 +24,16 @@ def taken(parameter: Any) -> bool:
     return "Path" in str(parameter.type_descriptor.annotation)
 
 
-STARTING = ("up", "demo")  # they would start a platform in a folder that can be used
+STARTING = (
+    "up",
+    "demo",
+    "agent",
+)  # they would start a platform in a folder that can be used; without a token, login asks
 TAKING = [
     (words, command, parameter)
     for words, command in commands(typer.main.get_command(cli.app))
     for parameter in command.params
-    if taken(parameter) and words[0] not in STARTING
+    if taken(parameter) and words[0] not in STARTING and parameter.name not in ("operator_token_file", "ca_file")
 ]
 
 
