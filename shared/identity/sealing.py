@@ -88,11 +88,20 @@ class Sealer:
 def _read(key_file: Path) -> tuple[dict[bytes, AESGCM], bytes, FileMark]:
     """Tag → key, the tag of the key that seals, and the file's mark."""
     written = mark_of(key_file.stat())
-    keys = [bytes.fromhex(line) for line in read_text(key_file, "ascii").split()]
-    if not keys or any(len(key) != _KEY_BYTES for key in keys):
-        raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
+    keys = _keys_in(key_file)
     tagged = {hashlib.sha256(key).digest()[:_TAG_BYTES]: AESGCM(key) for key in keys}
     return tagged, next(iter(tagged)), written
+
+
+def _keys_in(key_file: Path) -> list[bytes]:
+    """Return the keys, the one that seals first; the ValueError for other content names only the file."""
+    try:
+        keys = [bytes.fromhex(line) for line in read_text(key_file, "ascii").split()]
+    except ValueError:
+        keys = []
+    if not keys or any(len(key) != _KEY_BYTES for key in keys):
+        raise ValueError(f"{key_file}: expected one key of 64 hexadecimal digits a line")
+    return keys
 
 
 def take_uses() -> Counter[str]:
@@ -104,7 +113,7 @@ def take_uses() -> Counter[str]:
 
 def tag_of_current(key_file: Path) -> str:
     """The tag of the key that seals."""
-    return hashlib.sha256(bytes.fromhex(read_text(key_file, "ascii").split()[0])).digest()[:_TAG_BYTES].hex()
+    return hashlib.sha256(_keys_in(key_file)[0]).digest()[:_TAG_BYTES].hex()
 
 
 def add_key(key_file: Path) -> None:

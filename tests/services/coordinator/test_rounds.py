@@ -384,7 +384,7 @@ async def test_an_aggregator_that_forgot_the_round_gets_a_new_attempt(world: Wor
 async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World, closing: bool) -> None:
     """Once: its task is open, the round waits for it, and the same report changes nothing more.
 
-    Also where nobody else was waited for, so that the round was closing.
+    Also where no other site was waited for, so that the round was closing.
     """
     federation = await world.federation()
     agents = await world.sites(federation)

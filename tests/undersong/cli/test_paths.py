@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer.main
 from typer.core import TyperArgument
 
@@ -76,6 +77,10 @@ def test_a_path_that_cannot_be_used(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["undersong", *given])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
+    before = structlog.get_config()
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    finally:
+        structlog.configure(**before)  # doctor sets it for its own process
     assert stopped.value.code in (1, 2, 3, 4), capsys.readouterr()
