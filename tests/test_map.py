@@ -14,7 +14,9 @@ OTHERS = {
     "services/agent/test_protocol_page.py": "docs/agent-protocol.md",
     "services/aggregator/test_twoserver.py": "rounds with a second server, through the aggregator's API",
     "services/keys/test_evidence.py": "undersong.shared.transparency on what the keys service really signs",
+    "services/test_program_failures.py": "what every service's own commands say of paths and databases they cannot use",
     "shared/test_wrong_lengths.py": "every reader of a byte string in shared",
+    "undersong/cli/test_paths.py": "what every command says of a path that it cannot use",
 }
 
 
