@@ -132,7 +132,7 @@ def test_any_one_container_may_freeze_or_die_while_a_job_runs(compose: Compose, 
     job_id = json.loads(compose.cli("job", "submit", str(path), "--json"))["id"]
 
     def trained() -> int:
-        found = json.loads(compose.cli("job", "show", job_id, "--json"))
+        found = json.loads(compose.cli("job", "show", job_id, "--json"))["job"]
         assert found["state"] in {"queued", "running"}, found
         return int(found["progress"]["trained"])
 

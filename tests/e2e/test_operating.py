@@ -178,6 +178,8 @@ def test_a_stored_update_that_rots_is_sent_again(platform: Platform, engine: str
         recipe = {"name": "odd", "params": {"sleep_s": sleep_s}}
         running = submit(platform, f"rots-{engine}-{sleep_s}", rounds=1, recipe=recipe, engine=engine)
         eventually(lambda: collecting(platform, running))  # noqa: B023  (called at once)
+        # A site that was still in a round of another job would wait for the worker that is halted next.
+        eventually(lambda: {task_of(platform, running, site).get("phase") for site in SITES} == {"running"})  # noqa: B023
         round_id = collecting(platform, running)
         os.kill(last, signal.SIGSTOP)
         try:

@@ -25,6 +25,7 @@ HELPER: Final = "helper"  # a process of keys' trust domain with a store, a key 
 LOOPBACK: Final = ("127.0.0.1", "localhost")  # the names in the services' certificates
 IN_A_ROW: Final = ("coordinator", "aggregator", "keys", "registry", HELPER, "valkey")  # from 7001 on, as at the edge
 _PORTS: Final = range(15_000, 32_000)
+_SHARES: Final = 17
 ENROLLED: Final = ("coordinator", "aggregator", "registry", HELPER)  # the keys service issues its own certificate
 
 
@@ -157,8 +158,11 @@ def free_port() -> int:
     """A loopback port that nothing listens on now.
 
     It is outside the range from which systems take the ports of outgoing connections, so it is free at a restart, too.
+    Each process chooses from a share of that range by its id: platforms that start at the same moment seldom choose the
+    same port before either listens on it.
     """
-    while not is_free(port := secrets.choice(_PORTS)):
+    own = _PORTS[os.getpid() % _SHARES :: _SHARES]
+    while not is_free(port := secrets.choice(own)):
         pass
     return port
 

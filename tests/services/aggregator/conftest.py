@@ -339,7 +339,7 @@ def make_identity() -> Callable[[Subject], Identity]:
 async def staged(url: str, redis_url: str, folder: Path, make: Callable[[Subject], Identity]) -> AsyncIterator[Stage]:
     prepare(url, "aggregator")
     settings = AggregatorSettings(
-        database_url=url, redis_url=redis_url, data_dir=folder, registry_url="http://registry", worker_lease_s=3.0
+        database_url=url, redis_url=redis_url, data_dir=folder, registry_url="http://registry", worker_lease_s=60.0
     )
     database = open_database(settings)
     stage = Stage(settings, database, make)
