@@ -129,6 +129,7 @@ def test_any_one_container_may_freeze_or_die_while_a_job_runs(compose: Compose, 
     job = yaml.safe_load((ROOT / "examples" / "hospital" / "job.yaml").read_text())
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job | {"name": "one-at-a-time", "rounds": 1000}))
+    wait("the hospitals", lambda: online(compose), 180)
     job_id = json.loads(compose.cli("job", "submit", str(path), "--json"))["id"]
 
     def trained() -> int:
