@@ -14,6 +14,7 @@ from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, 
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.columns import Column, Unused
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
+from undersong.shared.wire.privacy import PrivacyTerms
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
@@ -121,6 +122,7 @@ class RoundManifest(Digestible):
     """One attempt at one round of a job.
 
     log_head: the transparency log as the coordinator saw it last, for sites to compare with what they see themselves.
+    privacy: what noise bounds, in a round whose sum is noisy; without it the sum is exact.
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
     model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
@@ -154,6 +156,7 @@ class RoundManifest(Digestible):
     log_head: LogHead | None = Field(default=None, exclude_if=is_empty)
     length: int | None = Field(default=None, ge=1, le=2**36, strict=True, exclude_if=is_empty)
     metrics_layout: Name | None = Field(default=None, exclude_if=is_empty)
+    privacy: PrivacyTerms | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -173,6 +176,8 @@ class RoundManifest(Digestible):
             raise ValueError("only a round that evaluates has a metrics_layout")
         if self.length is not None and self.kind not in (RoundKind.STATISTICS, RoundKind.EVALUATE):
             raise ValueError("the length of an update of a model follows from the model")
+        if self.privacy is not None and self.privacy.min_sites + self.privacy.colluding > self.min_cohort:
+            raise ValueError("noise is counted on of more sites than the minimum cohort")
         return self
 
     def seed_of(self, site_id: SiteId) -> int:

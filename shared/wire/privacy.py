@@ -1,0 +1,117 @@
+"""What one round of a job costs in privacy: the terms of its manifest, and the events that accountants compose.
+
+The neighbour relation is everywhere the same: one unit's contribution added or removed. A unit is a site (all that it
+sends) or a record (one row at one site); costs of different units never add up.
+"""
+
+import math
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from undersong.shared.wire.forms import Document
+
+NEIGHBOURS: Final = "add or remove one"
+"""The neighbour relation of every claim, for ledgers and datasheets."""
+MAX_EPSILON: Final = 1000.0
+MIN_NOISE: Final = 0.001
+MAX_NOISE: Final = 10_000.0
+
+
+class PrivacyUnit(StrEnum):
+    """Whose contribution is protected: all that one site sends, or one record of it."""
+
+    SITE = "site"
+    RECORD = "record"
+
+
+class PrivacyModel(StrEnum):
+    """Who adds the noise.
+
+    SERVER: each of two servers, so that one honest server suffices. DISTRIBUTED: every site a part of it, before its
+    update is masked. LOCAL: every site enough for itself. RECORD: the recipe at each step of training. NONE: nobody.
+    """
+
+    SERVER = "server"
+    DISTRIBUTED = "distributed"
+    LOCAL = "local"
+    RECORD = "record"
+    NONE = "none"
+
+
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Noise = Annotated[float, Field(ge=MIN_NOISE, le=MAX_NOISE)]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class GaussianEvent(Document):
+    """`count` Gaussian mechanisms whose noise has a standard deviation of `noise_multiplier` sensitivities."""
+
+    event: Literal["gaussian"] = "gaussian"
+    noise_multiplier: Noise
+    count: Count = 1
+
+
+class ZeroConcentratedEvent(Document):
+    """`count` mechanisms that are `rho`-zero-concentrated differentially private (Bun and Steinke 2016)."""
+
+    event: Literal["zcdp"] = "zcdp"
+    rho: float = Field(gt=0, le=10**6)
+    count: Count = 1
+
+
+class PoissonGaussianEvent(Document):
+    """`count` Gaussian mechanisms, each over a sample in which every record is with `probability`, independently.
+
+    Only for sampling that is enforced where the records are: by the recipe's own sampler.
+    """
+
+    event: Literal["poisson-gaussian"] = "poisson-gaussian"
+    noise_multiplier: Noise
+    probability: float = Field(gt=0, le=1)
+    count: Count = 1
+
+
+class NonPrivateEvent(Document):
+    """An exact answer: no noise, and so no bound."""
+
+    event: Literal["non-private"] = "non-private"
+
+
+PrivacyEvent = GaussianEvent | ZeroConcentratedEvent | PoissonGaussianEvent | NonPrivateEvent
+_EVENT: Final[TypeAdapter[PrivacyEvent]] = TypeAdapter(Annotated[PrivacyEvent, Field(discriminator="event")])
+
+
+def privacy_event(document: object) -> PrivacyEvent:
+    """Return a stored event's document as its kind; raises pydantic's ValidationError."""
+    return _EVENT.validate_python(document)
+
+
+class PrivacyTerms(Document):
+    """What a round promises the units whose data it uses.
+
+    noise_multiplier: standard deviation of the noise on the sum, as it is accounted for, in units of the sensitivity
+    (which follows from the round's encoding). min_sites: the fewest sites whose noise is counted on: the minimum
+    cohort less those assumed to collude; a larger cohort earns no credit. rounds: how many such rounds the whole job
+    has. epsilon: what they cost together at `delta`, as the coordinator computed it; a site computes it for itself.
+    """
+
+    model: PrivacyModel
+    unit: PrivacyUnit
+    noise_multiplier: Noise
+    delta: Delta
+    epsilon: float = Field(gt=0, le=MAX_EPSILON)
+    rounds: int = Field(ge=1, le=10**6, strict=True)
+    min_sites: int = Field(ge=1, strict=True)
+    colluding: int = Field(default=0, ge=0, strict=True)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.model is PrivacyModel.NONE:
+            raise ValueError("a round without noise has no privacy terms")
+        if (self.model is PrivacyModel.RECORD) != (self.unit is PrivacyUnit.RECORD):
+            raise ValueError("noise inside a recipe protects records, all other noise protects sites")
+        if not math.isfinite(self.epsilon):
+            raise ValueError("epsilon is not a finite number")
+        return self
