@@ -85,8 +85,9 @@ class EngineFacts:
     which the witness committed. sees_updates: the aggregator can see each update, and check each. second_server: a
     second server verifies each report together with the aggregator. proves_norm, proves_counts: a training update's
     L2 norm, and each of a statistic's counts, is proved to be within bounds. adds_noise: the servers can add noise to
-    a sum. weighted: sites weigh by their examples; otherwise all the same. tail_words: words that follow the
-    coordinates of a training update. single_use_ids: the field of an update's material that is accepted once in a job.
+    a sum. sums_site_noise: only the sum of updates is opened, so that a part of the noise on each suffices. weighted:
+    sites weigh by their examples; otherwise all the same. tail_words: words that follow the coordinates of a training
+    update. single_use_ids: the field of an update's material that is accepted once in a job.
     """
 
     name: str
@@ -104,6 +105,7 @@ class EngineFacts:
     proves_norm: bool = False
     proves_counts: bool = False
     adds_noise: bool = False
+    sums_site_noise: bool = False
     weighted: bool = True
     tail_words: int = TAIL_WORDS
     single_use_ids: str | None = None

@@ -14,7 +14,7 @@ from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, 
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.columns import Column, Unused
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
-from undersong.shared.wire.privacy import PrivacyTerms
+from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
@@ -176,9 +176,20 @@ class RoundManifest(Digestible):
             raise ValueError("only a round that evaluates has a metrics_layout")
         if self.length is not None and self.kind not in (RoundKind.STATISTICS, RoundKind.EVALUATE):
             raise ValueError("the length of an update of a model follows from the model")
-        if self.privacy is not None and self.privacy.min_sites + self.privacy.colluding > self.min_cohort:
-            raise ValueError("noise is counted on of more sites than the minimum cohort")
+        if self.privacy is not None:
+            self._check_privacy(self.privacy)
         return self
+
+    def _check_privacy(self, terms: PrivacyTerms) -> None:
+        """Raise ValueError for terms that this round cannot keep."""
+        if terms.min_sites + terms.colluding > self.min_cohort:
+            raise ValueError("noise is counted on of more sites than the minimum cohort")
+        if self.kind not in (RoundKind.TRAIN, RoundKind.STATISTICS):
+            raise ValueError("only a round that trains or asks for statistics has privacy terms")
+        if self.kind is RoundKind.TRAIN and (terms.model is PrivacyModel.RECORD) != (terms.unit is PrivacyUnit.RECORD):
+            raise ValueError("noise on a sum of updates protects sites, noise inside a recipe records")
+        if self.kind is RoundKind.STATISTICS and terms.unit is not PrivacyUnit.RECORD:
+            raise ValueError("noise on statistics protects records")
 
     def seed_of(self, site_id: SiteId) -> int:
         """Return the seed of 63 bits that a site's recipe gets.

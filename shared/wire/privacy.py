@@ -110,8 +110,8 @@ class PrivacyTerms(Document):
     def _agrees_with_itself(self) -> Self:
         if self.model is PrivacyModel.NONE:
             raise ValueError("a round without noise has no privacy terms")
-        if (self.model is PrivacyModel.RECORD) != (self.unit is PrivacyUnit.RECORD):
-            raise ValueError("noise inside a recipe protects records, all other noise protects sites")
+        if self.model is PrivacyModel.RECORD and self.unit is not PrivacyUnit.RECORD:
+            raise ValueError("noise inside a recipe protects records")
         if not math.isfinite(self.epsilon):
             raise ValueError("epsilon is not a finite number")
         return self

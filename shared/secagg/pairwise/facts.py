@@ -40,5 +40,6 @@ FACTS: Final = EngineFacts(
     parties=(PartyFacts(WITNESS),),
     vouched_by="keys",
     commits_nonce=True,
+    sums_site_noise=True,
     plan=plan,
 )
