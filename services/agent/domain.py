@@ -11,6 +11,7 @@ from datetime import datetime, time
 from enum import StrEnum
 from typing import Final
 
+from undersong.services.agent.budgets import PrivacyRule
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
 from undersong.shared.statistics.measures import MeasureInvalid, asked_of
@@ -114,6 +115,7 @@ class Policy:
     reports: Detail
     statistics: StatisticsRule
     engine_floors: EngineFloors
+    privacy: PrivacyRule = field(default_factory=PrivacyRule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_n
         *_protection(policy, manifest),
         *(Reason(each.code, each.detail) for each in policy.engine_floors.objections(manifest)),
         *(_statistics(policy.statistics, manifest) if manifest.recipe.name == STATISTICS else ()),
+        *(Reason("policy-privacy", detail) for detail in policy.privacy.objections(manifest)),
     ]
     if policy.hours and not any(window.holds(local_now.time()) for window in policy.hours):
         found.append(Reason("policy-hours", "outside the hours of this site"))

@@ -48,6 +48,14 @@ statistics:  # what jobs of kind statistics may add up, once kinds names them
   # - clusters  # k-means
 """
 
+PRIVACY: Final = """\
+privacy:  # what noise rounds need, and what they may cost this site; `undersong ledger show` has what they did cost
+  require: false  # true: rounds without noise are refused; otherwise their exact sums are charged as unbounded
+  budgets: {}
+  # budgets:  # instead of the line above: most epsilon within a period, for each data set
+  #   NAME: {unit: site, epsilon: 8, delta: 1.0e-6, period_days: 365}
+"""
+
 
 def default_policy(
     recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
@@ -64,6 +72,7 @@ def default_policy(
         reports=reports,
     )
     sections = {name: _section(name, value) for name, value in file.model_dump(mode="json").items()}
+    sections["privacy"] = PRIVACY
     for name in EngineFloors.model_fields:
         sections["statistics"] += sections.pop(name)
     return HEADER + "".join(sections.values())

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from undersong.services.agent.budgets import MECHANISMS, Budget, PrivacyRule
 from undersong.services.agent.domain import (
     EVERYTHING,
     OWN_FEDERATION,
@@ -25,6 +26,7 @@ from undersong.shared.files import read_text
 from undersong.shared.ids import Digest
 from undersong.shared.names import Hints, hint, near, one_edit
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
+from undersong.shared.wire.privacy import MAX_EPSILON, PrivacyModel, PrivacyUnit
 from undersong.shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
@@ -102,6 +104,66 @@ class StatisticsEntry(BaseModel):
     max_sums: int = Field(default=20_000, ge=1, description="Numbers that one round may open")
 
 
+class BudgetEntry(BaseModel):
+    """What rounds with noise may cost one data set within a period: all of them composed, at one delta."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    unit: PrivacyUnit = Field(
+        PrivacyUnit.SITE, description="Whose contribution the noise hides: all that the `site` sends, or one `record`"
+    )
+    epsilon: float = Field(gt=0, le=MAX_EPSILON, description="Most that may be spent within the period")
+    delta: float = Field(gt=0, lt=1, description="The delta at which epsilon is computed; far below 1 / units")
+    period_days: int = Field(
+        default=365, ge=1, le=36_500, description="Length of the period in days; it ends now, and moves with time"
+    )
+
+
+def _several(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+def _mechanism(name: str) -> str:
+    if name not in MECHANISMS:
+        raise ValueError(f"{name!r} is no model of noise{hint(name, MECHANISMS)}")
+    return name
+
+
+class PrivacyEntry(BaseModel):
+    """What rounds must promise and may cost; the ledger has what they did cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    require: bool = Field(
+        False,
+        description="Whether rounds without noise are refused. Otherwise their exact sums are charged to the ledger "
+        "as answers without any bound, beside the budgets",
+    )
+    mechanisms: list[Annotated[str, AfterValidator(_mechanism)]] = Field(
+        [str(model) for model in MECHANISMS], description="Models of noise that are allowed"
+    )
+    budgets: dict[str, Annotated[list[BudgetEntry], BeforeValidator(_several)]] = Field(
+        {},
+        description="Per data set one budget, or a list with one for each unit; a data set without one has no limit. "
+        "With one, rounds with noise for another unit are refused",
+    )
+    max_participations: int | None = Field(
+        default=None, ge=1, description="Most rounds of one job that this site takes part in; none: no limit"
+    )
+    min_separation: int | None = Field(
+        default=None,
+        ge=1,
+        description="After round n of a job, this site takes part in round n + min_separation at the earliest; none: "
+        "no limit",
+    )
+
+    @model_validator(mode="after")
+    def _one_for_a_unit(self) -> PrivacyEntry:
+        for name, budgets in self.budgets.items():
+            units = [budget.unit for budget in budgets]
+            if not units or len(set(units)) != len(units):
+                raise ValueError(f"budgets.{name}: there must be one budget, and at most one for each unit")
+        return self
+
+
 def _federation(name: str) -> str:
     if name not in (OWN_FEDERATION, EVERYTHING) and not name.startswith("fed_"):
         raise ValueError(f"{name!r} is no federation's id{hint(name, (OWN_FEDERATION, EVERYTHING))}")
@@ -137,6 +199,7 @@ class PolicyFile(EngineFloors, BaseModel):
     min_cohort: int = Field(default=3, ge=1, description="Fewest sites in a sum")
     require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
     statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
+    privacy: PrivacyEntry = Field(PrivacyEntry(), description="What noise rounds need, and what they may cost")
     hours: list[str] = Field([], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always")
     timezone: Annotated[str, AfterValidator(_timezone)] = Field("UTC", description="Time zone of `hours` (IANA name)")
     resources: ResourcesEntry = Field(ResourcesEntry(), description="Limits of a recipe's process")
@@ -198,6 +261,11 @@ def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: S
         unknown = sorted(columns - {EVERYTHING, *known}) if known else []
         hints = Hints(known)
         found += [f"datasets.{name}: there is no column {column}{hints(column)}" for column in unknown]
+    found += [
+        f"privacy.budgets: the policy allows no data set called {name}{hint(name, policy.datasets)}"
+        for name in policy.privacy.budgets
+        if name not in policy.datasets
+    ]
     named = (rule.name for rule in policy.recipes if rule.name is not None and rule.digest is None)
     return found + [
         f"recipes: no recipe is called {name}{hint(name, recipes)}" for name in named if name not in recipes
@@ -222,6 +290,19 @@ def to_policy(file: PolicyFile) -> Policy:
         reports=file.reports,
         statistics=_statistics(file.statistics, file.min_cohort),
         engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
+        privacy=_privacy(file.privacy),
+    )
+
+
+def _privacy(entry: PrivacyEntry) -> PrivacyRule:
+    return PrivacyRule(
+        require=entry.require,
+        mechanisms=frozenset(PrivacyModel(name) for name in entry.mechanisms),
+        budgets={
+            name: tuple(Budget(**budget.model_dump()) for budget in budgets) for name, budgets in entry.budgets.items()
+        },
+        max_participations=entry.max_participations,
+        min_separation=entry.min_separation,
     )
 
 

@@ -1,0 +1,70 @@
+"""What the owner's policy says about noise: which mechanisms, how much epsilon in which time, and how often. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.privacy import PrivacyModel, PrivacyUnit
+
+MECHANISMS = tuple(model for model in PrivacyModel if model is not PrivacyModel.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The epsilon at `delta` that rounds with noise may cost together within any `period_days` days."""
+
+    unit: PrivacyUnit
+    epsilon: float
+    delta: float
+    period_days: int
+
+    @property
+    def period_ms(self) -> int:
+        """Length of the period in milliseconds."""
+        return self.period_days * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyRule:
+    """The policy's part `privacy`.
+
+    require: rounds without noise are refused. max_participations: in so many rounds of one job this site takes part.
+    min_separation: after round n of a job it takes part in round n + min_separation at the earliest.
+    """
+
+    require: bool = False
+    mechanisms: frozenset[PrivacyModel] = frozenset(MECHANISMS)
+    budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)  # by data set
+    max_participations: int | None = None
+    min_separation: int | None = None
+
+    def budget(self, dataset: str, unit: PrivacyUnit) -> Budget | None:
+        """Return the budget of this data set for this unit, where there is one."""
+        return next((each for each in self.budgets.get(dataset, ()) if each.unit is unit), None)
+
+    def objections(self, manifest: RoundManifest) -> list[str]:
+        """Return why the policy refuses this round, whatever was spent before."""
+        terms, dataset = manifest.privacy, manifest.data.dataset
+        if manifest.kind is RoundKind.INITIALISE:
+            return []
+        if terms is None:
+            exact = (
+                "the round has no privacy terms, so its sum would be exact, and this site requires noise: "
+                "submit the job with a `privacy` section, or put `require: false` under `privacy` in policy.yaml"
+            )
+            return [exact] if self.require else []
+        found = []
+        if terms.model not in self.mechanisms:
+            found.append(
+                f"noise of model {terms.model} is not allowed here: to allow it, add the line `- {terms.model}` under "
+                "`mechanisms` of `privacy` in policy.yaml"
+            )
+        others = self.budgets.get(dataset)
+        if others and self.budget(dataset, terms.unit) is None:
+            found.append(
+                f"data set {dataset} has no budget for unit {terms.unit}, only for {others[0].unit}: to allow the "
+                "round, add one under `budgets` of `privacy` in policy.yaml"
+            )
+        return found
