@@ -22,7 +22,7 @@ EntryType = Literal["certificate-issued", "certificate-revoked", "round", "resto
 
 
 async def append(tx: Transaction, type: EntryType, subject: str, document: dict[str, JsonValue]) -> int:  # noqa: A002
-    """Append a leaf within the caller's transaction, which has its turn (`KeysRepository.in_turn`); its index."""
+    """Append a leaf within the caller's transaction, which has its turn (`AuthorityRepository.in_turn`); its index."""
     repository = LogRepository(tx)
     index = await repository.size()
     entry = LogEntry(index=index, type=type, subject=subject, document=document)

@@ -7,7 +7,7 @@ import secrets
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.authority import AuthorityRepository
 from undersong.services.keys.repository.witness import WitnessRepository
 from undersong.services.keys.tables import AuthorityRow
 from undersong.shared.database import Database, Transaction
@@ -29,7 +29,7 @@ class Authority:
         """Load the authority; create it at the first start. Several processes may do this at once."""
 
         async def work(tx: Transaction) -> tuple[str, bytes, bytes]:
-            repository = KeysRepository(tx)
+            repository = AuthorityRepository(tx)
             row = await repository.authority()
             if row is None:
                 await repository.add_authority(await _fresh(tx, sealer, name))
@@ -75,7 +75,7 @@ async def reseal(database: Database, sealer: Sealer) -> None:
     """Bring the sealed columns under the key file's first key."""
 
     async def work(tx: Transaction) -> None:
-        repository = KeysRepository(tx)
+        repository = AuthorityRepository(tx)
         await repository.in_turn()
         row = await repository.authority()
         if row is not None:

@@ -9,7 +9,8 @@ from undersong.services.keys.appending import log_revoked
 from undersong.services.keys.authority import Authority
 from undersong.services.keys.domain import Issued, Revocation, check_proof, parse_public_key, with_descendants
 from undersong.services.keys.issuing import TOPIC, issue
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.authority import AuthorityRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.identity.authority import IDENTITY_FILE, Identity, Subject, public_bytes
@@ -27,12 +28,12 @@ class Certificates:
 
     async def get(self, keyid: str) -> Issued:
         """One certificate; raises CertificateUnknown."""
-        return await self._database.read("certificate.get", lambda tx: KeysRepository(tx).certificate(keyid))
+        return await self._database.read("certificate.get", lambda tx: CertificateRepository(tx).certificate(keyid))
 
     async def list(self, name: str | None, limit: int, after: str | None) -> Page[Issued]:
         """A page of the directory."""
         return await self._database.read(
-            "certificate.list", lambda tx: KeysRepository(tx).certificates(name, limit, after)
+            "certificate.list", lambda tx: CertificateRepository(tx).certificates(name, limit, after)
         )
 
     async def rotate(self, party: Party, public_key: bytes, proof: bytes) -> tuple[Issued, bool]:
@@ -44,8 +45,8 @@ class Certificates:
         check_proof(public_key, proof, rotation_proof_data(party.keyid, public_key))
 
         async def work(tx: Transaction) -> tuple[Issued, bool]:
-            repository = KeysRepository(tx)
-            await repository.in_turn()
+            repository = CertificateRepository(tx)
+            await AuthorityRepository(tx).in_turn()
             old = await repository.certificate(party.keyid)
             if old.revoked_at is not None:
                 raise CertificateRevoked("this certificate was revoked; enrol again with a new token")
@@ -64,8 +65,8 @@ class Certificates:
         """
 
         async def work(tx: Transaction) -> Issued:
-            repository, now = KeysRepository(tx), await tx.now()
-            await repository.in_turn()
+            repository, now = CertificateRepository(tx), await tx.now()
+            await AuthorityRepository(tx).in_turn()
             first = await repository.certificate(keyid)
             for each in with_descendants(first.keyid, await repository.replaced_by(first.subject)):
                 if await repository.revoke(each, reason, now):
@@ -79,7 +80,7 @@ class Certificates:
     async def revocations(self, after: int, limit: int) -> Page[Revocation]:
         """What was revoked after this sequence number."""
         return await self._database.read(
-            "certificate.revocations", lambda tx: KeysRepository(tx).revocations(after, limit)
+            "certificate.revocations", lambda tx: CertificateRepository(tx).revocations(after, limit)
         )
 
     async def own_identity(self, directory: Path) -> Identity:
@@ -92,8 +93,8 @@ class Certificates:
         public_key = public_bytes(key.public_key())
 
         async def work(tx: Transaction) -> Issued:
-            repository = KeysRepository(tx)
-            await repository.in_turn()
+            repository = CertificateRepository(tx)
+            await AuthorityRepository(tx).in_turn()
             known = await repository.certificate_of_key(public_key)
             return known or await issue(tx, self._authority.ca, public_key, SELF, self._life)
 
@@ -107,7 +108,7 @@ class Certificates:
 class RevokedInRow:
     """The `Revocations` of this service itself: use cases that take signed requests look at the row.
 
-    See `KeysRepository.check_in_force`, which cannot be out of date.
+    See `CertificateRepository.check_in_force`, which cannot be out of date.
     """
 
     def revoked(self, keyid: str) -> bool:  # noqa: ARG002

@@ -15,7 +15,9 @@ from undersong.services.keys.domain import (
     parse_public_key,
 )
 from undersong.services.keys.issuing import issue
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.authority import AuthorityRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
+from undersong.services.keys.repository.enrolments import EnrolmentRepository
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Conflict
 from undersong.shared.identity.authority import Subject
@@ -59,7 +61,7 @@ class Enrolments:
         token = TOKEN_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
 
         async def work(tx: Transaction) -> NewToken:
-            repository, now = KeysRepository(tx), await tx.now()
+            repository, now = EnrolmentRepository(tx), await tx.now()
             fresh = EnrolmentToken(new_id("tok"), subject, now.replace(microsecond=0) + expires_in)
             if await repository.add_token(fresh, token_hash(token), now):
                 return NewToken(fresh.id, token, fresh.expires_at)
@@ -77,7 +79,7 @@ class Enrolments:
         async def work(tx: Transaction) -> Challenge:
             expires_at = await tx.now() + timedelta(seconds=self.challenge_s)
             fresh = Challenge(new_id("chl"), public_key, secrets.token_bytes(_CHALLENGE_BYTES), expires_at)
-            await KeysRepository(tx).add_challenge(fresh)
+            await EnrolmentRepository(tx).add_challenge(fresh)
             return fresh
 
         return await self._database.run("enrolment.challenge", work)
@@ -90,14 +92,14 @@ class Enrolments:
         """
 
         async def work(tx: Transaction) -> tuple[Issued, bool]:
-            repository, now = KeysRepository(tx), await tx.now()
-            await repository.in_turn()
+            repository, now = EnrolmentRepository(tx), await tx.now()
+            await AuthorityRepository(tx).in_turn()
             right = await repository.token(token_hash(token))
             right.check(public_key, now)
             challenge = await repository.take_challenge(challenge_id)
             challenge.check(public_key, now)
             check_proof(public_key, proof, enrolment_proof_data(challenge.challenge, token, public_key))
-            known = await repository.certificate_of_key(public_key)
+            known = await CertificateRepository(tx).certificate_of_key(public_key)
             if known is not None:
                 known.check_same_party(right.subject)
             if right.used_by is None:
@@ -112,7 +114,7 @@ class Enrolments:
         """Forget expired challenges; a job for the sweeper."""
 
         async def work(tx: Transaction) -> None:
-            await KeysRepository(tx).prune_challenges(await tx.now())
+            await EnrolmentRepository(tx).prune_challenges(await tx.now())
 
         await self._database.run("enrolment.prune", work)
         return 0  # housekeeping is no repair

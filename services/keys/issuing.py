@@ -5,7 +5,7 @@ from datetime import timedelta
 from undersong.services.keys.appending import log_issued
 from undersong.services.keys.authority import pem_of
 from undersong.services.keys.domain import Issued, end_of_life, parse_public_key
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.shared.database import Transaction
 from undersong.shared.identity.authority import CertificateAuthority, Subject, keyid_of
 from undersong.shared.ids import Digest
@@ -21,7 +21,7 @@ async def issue(
     life: timedelta,
     replaces: Digest | None = None,
 ) -> Issued:
-    """Issue and record within the caller's transaction, which has its turn (`KeysRepository.in_turn`)."""
+    """Issue and record within the caller's transaction, which has its turn (`AuthorityRepository.in_turn`)."""
     now = await tx.now()
     ends = end_of_life(now, life, ca.certificate.not_valid_after_utc)
     certificate = ca.issue(parse_public_key(public_key), subject, ends, now=now)
@@ -34,7 +34,7 @@ async def issue(
         not_after=certificate.not_valid_after_utc,
         replaces=replaces,
     )
-    await KeysRepository(tx).add_certificate(issued)
+    await CertificateRepository(tx).add_certificate(issued)
     await log_issued(tx, issued)
     await tx.emit(TOPIC, "certificate.issued", issued.keyid)
     return issued

@@ -6,7 +6,8 @@ from typing import Final
 
 from undersong.services.keys.appending import log_issued, log_revoked
 from undersong.services.keys.domain import EntryUnknown, RecordUnknown
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.authority import AuthorityRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.services.keys.repository.log import LogRepository
 from undersong.services.keys.restores import RestoreWatch
 from undersong.shared.database import Database, Transaction
@@ -32,11 +33,11 @@ async def backfill(database: Database) -> int:
     """Append what happened before there was a log; how many leaves that were."""
 
     async def work(tx: Transaction) -> int:
-        keys, repository = KeysRepository(tx), LogRepository(tx)
-        await keys.in_turn()
+        repository = LogRepository(tx)
+        await AuthorityRepository(tx).in_turn()
         certificates = await repository.unlogged_certificates()
         for keyid in certificates:
-            await log_issued(tx, await keys.certificate(keyid))
+            await log_issued(tx, await CertificateRepository(tx).certificate(keyid))
         revocations = await repository.unlogged_revocations()
         for keyid, at in revocations:
             await log_revoked(tx, keyid, at)

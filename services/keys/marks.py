@@ -1,7 +1,7 @@
 """The mark of the keys service: epoch and counter of its witness, and the size of its log."""
 
 from undersong.services.keys.appending import log_restored
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.authority import AuthorityRepository
 from undersong.services.keys.repository.log import LogRepository
 from undersong.services.keys.repository.witness import WitnessRepository
 from undersong.shared.database import Transaction
@@ -13,7 +13,7 @@ class KeysMarks:
 
     async def in_turn(self, tx: Transaction) -> None:
         """The turn in which certificates are issued, too."""
-        await KeysRepository(tx).in_turn()
+        await AuthorityRepository(tx).in_turn()
 
     async def mark(self, tx: Transaction) -> Mark:
         """How far the database has come."""

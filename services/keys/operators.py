@@ -7,7 +7,8 @@ from typing import Final
 
 from undersong.services.keys.domain import EnrolmentToken, TokenUnknown
 from undersong.services.keys.enrolments import Enrolments
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.enrolments import EnrolmentRepository
+from undersong.services.keys.repository.operators import OperatorRepository
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database, Transaction
 from undersong.shared.files import check_writable, read_text
@@ -28,7 +29,9 @@ class Operators:
 
     async def lookup(self, token: str) -> Principal | None:
         """The operator, or None."""
-        found = await self._database.read("operator.lookup", lambda tx: KeysRepository(tx).operator(token_hash(token)))
+        found = await self._database.read(
+            "operator.lookup", lambda tx: OperatorRepository(tx).operator(token_hash(token))
+        )
         return None if found is None else Principal(found, "operator", (Grant(Role.ADMIN),))
 
     async def create(self, *, revoke_others: bool = False) -> str:
@@ -36,7 +39,7 @@ class Operators:
         token = new_token()
 
         async def work(tx: Transaction) -> None:
-            repository, now = KeysRepository(tx), await tx.now()
+            repository, now = OperatorRepository(tx), await tx.now()
             if revoke_others:
                 await repository.revoke_operators(now)
             await repository.add_operator(new_id("tok"), token_hash(token), now)
@@ -80,7 +83,7 @@ class Bootstrap:
             return False
         try:
             found: EnrolmentToken = await self.database.run(
-                "bootstrap.token", lambda tx: KeysRepository(tx).token(token_hash(token))
+                "bootstrap.token", lambda tx: EnrolmentRepository(tx).token(token_hash(token))
             )
         except TokenUnknown:
             return False

@@ -3,7 +3,7 @@
 from undersong.services.keys.appending import append
 from undersong.services.keys.domain import RecordDiffers
 from undersong.services.keys.log import Log
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.services.keys.repository.log import LogRepository
 from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.services.keys.witness import coordinator_key
@@ -31,7 +31,7 @@ class RoundRecords:
         """
 
         async def work(tx: Transaction, pending: PendingMark) -> bool:  # noqa: ARG001
-            await KeysRepository(tx).check_in_force(party.keyid)
+            await CertificateRepository(tx).check_in_force(party.keyid)
             repository = LogRepository(tx)
             known = await repository.record_digest(record.round_id)
             if known is not None:
@@ -54,13 +54,13 @@ class RoundRecords:
         named = named_voucher(record)
         if named is not None:
             return await self._voucher_key(tx, *named)
-        earlier = await KeysRepository(tx).witness_key(record.round_id)
+        earlier = await CertificateRepository(tx).witness_key(record.round_id)
         return earlier or public_bytes(self._identity.private_key.public_key())
 
     @staticmethod
     async def _voucher_key(tx: Transaction, service: str, keyid: Digest) -> bytes:
         try:
-            issued = await KeysRepository(tx).check_in_force(keyid)
+            issued = await CertificateRepository(tx).check_in_force(keyid)
         except (NotFound, Unauthenticated) as error:
             raise RecordInvalid(f"the set of updates is not signed by a {service} with a valid certificate") from error
         if issued.subject != Subject("service", service):

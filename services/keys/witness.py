@@ -19,7 +19,7 @@ from undersong.services.keys.domain import (
     RoundVoided,
     parse_public_key,
 )
-from undersong.services.keys.repository.certificates import KeysRepository
+from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.services.keys.repository.witness import NONCE_PLACE, WitnessRepository
 from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.services.keys.tables import WitnessedRoundRow
@@ -99,7 +99,7 @@ class Witness:
         """
 
         async def work(tx: Transaction, pending: PendingMark) -> Commitment:
-            await KeysRepository(tx).check_in_force(party.keyid)
+            await CertificateRepository(tx).check_in_force(party.keyid)
             repository = WitnessRepository(tx)
             # The nonce, on which the graph depends, is fixed before there is a roster: neither can be fitted.
             row = await repository.find(round_id)
@@ -123,7 +123,7 @@ class Witness:
         """
 
         async def work(tx: Transaction, pending: PendingMark) -> bytes:
-            await KeysRepository(tx).check_in_force(party.keyid)
+            await CertificateRepository(tx).check_in_force(party.keyid)
             row = await WitnessRepository(tx).round(round_id)
             self._check_open(row, pending)
             await self._check_manifest(tx, round_id, question.signed, row)
@@ -145,7 +145,7 @@ class Witness:
         if other is not None:
             raise AlreadyWitnessed(f"a roster of this attempt was signed as {other}")
         identities = {member.site_id: member.identity for member in ask.roster.members}
-        certified = await KeysRepository(tx).certified_keys(manifest.federation_id, identities, await tx.now())
+        certified = await CertificateRepository(tx).certified_keys(manifest.federation_id, identities, await tx.now())
         nonce = self._nonce(row)
         frozen = await asyncio.to_thread(self._freeze, question.signed, ask, nonce, certified)
         row.job_id, row.number, row.attempt = manifest.job_id, manifest.number, manifest.attempt
@@ -215,7 +215,7 @@ class Witness:
 async def coordinator_key(tx: Transaction, signed: SignedManifest) -> bytes:
     """The key of the coordinator that signed, whose certificate is valid now; raises ManifestUntrusted."""
     try:
-        issued = await KeysRepository(tx).check_in_force(signed.keyid)
+        issued = await CertificateRepository(tx).check_in_force(signed.keyid)
     except Refusal as error:
         raise ManifestUntrusted("the manifest's signer has no valid certificate") from error
     if issued.subject != _COORDINATOR or not issued.not_before <= await tx.now() < issued.not_after:

@@ -1,30 +1,14 @@
-"""All SQL of the keys service; rows never leave."""
+"""SQL of certificates: the directory, and the feed of revocations."""
 
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, cast
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
-from undersong.services.keys.domain import (
-    CertificateUnknown,
-    Challenge,
-    ChallengeUnknown,
-    EnrolmentToken,
-    Issued,
-    Revocation,
-    TokenUnknown,
-)
-from undersong.services.keys.tables import (
-    AuthorityRow,
-    CertificateRow,
-    ChallengeRow,
-    EnrolmentTokenRow,
-    OperatorTokenRow,
-    RevocationRow,
-    WitnessedRoundRow,
-)
+from undersong.services.keys.domain import CertificateUnknown, Issued, Revocation
+from undersong.services.keys.repository.subjects import party_of, subject_of
+from undersong.services.keys.tables import CertificateRow, RevocationRow, WitnessedRoundRow
 from undersong.shared.database import Page, Transaction, page
 from undersong.shared.identity.authority import Subject
 from undersong.shared.identity.verify import CertificateRevoked
@@ -33,73 +17,11 @@ from undersong.shared.ids import Digest
 _CHUNK = 500  # keys a query: databases limit a statement's parameters
 
 
-class KeysRepository:
-    """The service's tables within one transaction."""
+class CertificateRepository:
+    """Certificates and revocations within one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
-        self._tx, self._session = tx, tx.session
-
-    async def authority(self) -> AuthorityRow | None:
-        """The authority's sealed row, for `undersong.services.keys.authority` alone."""
-        return await self._session.get(AuthorityRow, 1)
-
-    async def add_authority(self, row: AuthorityRow) -> None:
-        """Store a new authority unless another process has just done so."""
-        names = ("id", "certificate_pem", "private_key", "token_key", "created_at")
-        values = {name: getattr(row, name) for name in names}
-        await self._session.execute(self._tx.insert(AuthorityRow).values(values).on_conflict_do_nothing())
-
-    async def in_turn(self) -> None:
-        """Wait for our turn: issuing, rotating and revoking happen one after the other, in the order of commits."""
-        await self._session.execute(select(AuthorityRow.id).where(AuthorityRow.id == 1).with_for_update())
-
-    async def token(self, token_hash: str) -> EnrolmentToken:
-        """The enrolment token, locked; raises TokenUnknown."""
-        query = select(EnrolmentTokenRow).where(EnrolmentTokenRow.token_hash == token_hash).with_for_update()
-        row = (await self._session.scalars(query)).one_or_none()
-        if row is None:
-            raise TokenUnknown("this enrolment token is not known")
-        return EnrolmentToken(row.id, _subject(row), row.expires_at, row.used_by)
-
-    async def add_token(self, token: EnrolmentToken, token_hash: str, now: datetime) -> bool:
-        """Store a token; False when one with this hash is there already."""
-        values = {
-            "id": token.id,
-            "token_hash": token_hash,
-            "created_at": now,
-            "expires_at": token.expires_at,
-            **_party(token.subject),
-        }
-        statement = self._tx.insert(EnrolmentTokenRow).values(values).on_conflict_do_nothing()
-        return (await self._session.execute(statement.returning(EnrolmentTokenRow.id))).first() is not None
-
-    async def use_token(self, token: EnrolmentToken, public_key: bytes, now: datetime) -> None:
-        """Mark the token as used by this key."""
-        row = update(EnrolmentTokenRow).where(EnrolmentTokenRow.id == token.id)
-        await self._session.execute(row.values(used_at=now, used_by=public_key))
-
-    async def add_challenge(self, challenge: Challenge) -> None:
-        """Store a challenge."""
-        self._session.add(
-            ChallengeRow(
-                id=challenge.id,
-                public_key=challenge.public_key,
-                challenge=challenge.challenge,
-                expires_at=challenge.expires_at,
-            )
-        )
-
-    async def take_challenge(self, challenge_id: str) -> Challenge:
-        """The challenge, which cannot be taken again; raises ChallengeUnknown."""
-        row = await self._session.get(ChallengeRow, challenge_id)
-        if row is None:
-            raise ChallengeUnknown("this challenge is not known or has expired; ask for a new one")
-        await self._session.delete(row)
-        return Challenge(row.id, row.public_key, row.challenge, row.expires_at)
-
-    async def prune_challenges(self, now: datetime) -> None:
-        """Forget expired challenges."""
-        await self._session.execute(delete(ChallengeRow).where(ChallengeRow.expires_at < now))
+        self._session = tx.session
 
     async def add_certificate(self, issued: Issued) -> None:
         """Put a new certificate into the directory."""
@@ -111,7 +33,7 @@ class KeysRepository:
                 not_before=issued.not_before,
                 not_after=issued.not_after,
                 replaces=issued.replaces,
-                **_party(issued.subject),
+                **party_of(issued.subject),
             )
         )
         await self._session.flush()
@@ -194,38 +116,11 @@ class KeysRepository:
         found = await page(self._session, select(RevocationRow), RevocationRow.sequence, limit, str(after))
         return found.map(lambda row: Revocation(row.sequence, Digest(row.keyid), row.revoked_at, row.reason))
 
-    async def operator(self, token_hash: str) -> str | None:
-        """The id of a valid operator token."""
-        query = select(OperatorTokenRow.id).where(
-            OperatorTokenRow.token_hash == token_hash, OperatorTokenRow.revoked_at.is_(None)
-        )
-        return (await self._session.scalars(query)).one_or_none()
-
-    async def add_operator(self, token_id: str, token_hash: str, now: datetime) -> None:
-        """Store an operator token."""
-        self._session.add(OperatorTokenRow(id=token_id, token_hash=token_hash, created_at=now))
-
-    async def revoke_operators(self, now: datetime) -> None:
-        """Revoke every operator token."""
-        row = update(OperatorTokenRow).where(OperatorTokenRow.revoked_at.is_(None))
-        await self._session.execute(row.values(revoked_at=now))
-
-
-_Partied = CertificateRow | EnrolmentTokenRow
-
-
-def _subject(row: _Partied) -> Subject:
-    return Subject(cast("Literal['site', 'service']", row.kind), row.name, row.federation_id)
-
-
-def _party(subject: Subject) -> dict[str, str | None]:
-    return {"kind": subject.kind, "name": subject.name, "federation_id": subject.federation_id}
-
 
 def _issued(row: CertificateRow) -> Issued:
     return Issued(
         keyid=Digest(row.keyid),
-        subject=_subject(row),
+        subject=subject_of(row),
         public_key=row.public_key,
         certificate_pem=row.certificate_pem,
         not_before=row.not_before,

@@ -1,4 +1,4 @@
-"""All SQL of the witness; rows are touched only in this service's turn (`KeysRepository.in_turn`)."""
+"""All SQL of the witness; rows are touched only in this service's turn (`AuthorityRepository.in_turn`)."""
 
 from datetime import datetime
 
