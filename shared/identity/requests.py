@@ -9,13 +9,14 @@ Parameters: ``created``, ``nonce`` (128 random bits), ``keyid`` (certificate fin
 
 import base64
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Final
 
 import httpx
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
+from http_message_signatures import HTTPMessageSigner, algorithms
+from http_sf.compat import Item
 
 from undersong.shared.clock import utc_now
 from undersong.shared.identity.authority import Identity
@@ -44,6 +45,7 @@ class SigningAuth(httpx.Auth):
         self._source = identity if callable(identity) else lambda: identity
         self._tag = tag_of(audience)
         self._certificate: tuple[Identity, str, str] | None = None
+        self._signer = _Signer(signature_algorithm=algorithms.ED25519)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign and send."""
@@ -73,8 +75,7 @@ class SigningAuth(httpx.Auth):
             if "content-digest" not in request.headers:
                 request.headers["content-digest"] = content_digest(_content_of(request))
         covered += [name for name in COVERED_FIELDS if name in request.headers]
-        signer = HTTPMessageSigner(signature_algorithm=algorithms.ED25519, key_resolver=_OwnKey(identity))
-        signer.sign(
+        prepared = self._signer.prepare(
             request,
             key_id=keyid,
             created=utc_now(),
@@ -85,18 +86,22 @@ class SigningAuth(httpx.Auth):
             covered_component_ids=covered,
             use_existing_digest="content-digest" in request.headers,
         )
+        signature = base64.b64encode(identity.private_key.sign(prepared.signature_base)).decode()
+        request.headers["signature-input"] = f"{LABEL}={prepared.signature_params}"
+        request.headers["signature"] = f"{LABEL}=:{signature}:"
         request.headers[CERTIFICATE_HEADER] = certificate
 
 
-class _OwnKey(HTTPSignatureKeyResolver):
-    """Gives the signer the one key there is."""
+class _Signer(HTTPMessageSigner):
+    """Reads each list of components once: there are a few, and every request has one of them."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
+    def _parse_covered_component_ids(self, covered_component_ids: Sequence[str]) -> list[Item]:
+        return list(_components(tuple(covered_component_ids)))
 
-    def resolve_private_key(self, _key_id: str) -> Ed25519PrivateKey:
-        """The identity's key, whatever the id."""
-        return self._identity.private_key
+
+@lru_cache(maxsize=64)
+def _components(names: tuple[str, ...]) -> tuple[Item, ...]:
+    return tuple(Item(name) for name in names)
 
 
 def _has_body(request: httpx.Request) -> bool:

@@ -1,6 +1,6 @@
 """The base of every document on the wire, and the types of its fields."""
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -25,8 +25,19 @@ class Document(BaseModel):
 
 
 class Digestible(Document):
-    """A document that is known by its digest."""
+    """A document that is known by its digest, which is computed once: nothing in a document changes.
+
+    The digest is kept in a slot, which is no field: copies, other forms and comparisons know nothing of it.
+    """
+
+    __slots__ = ("_digest",)
+    _digest: ClassVar[Any]  # the slot's descriptor
 
     def digest(self) -> Digest:
         """SHA-256 of the canonical form."""
-        return digest_document(self.model_dump(mode="json"))
+        try:
+            kept: Digest = Digestible._digest.__get__(self)
+        except AttributeError:
+            kept = digest_document(self.model_dump(mode="json"))
+            Digestible._digest.__set__(self, kept)
+        return kept

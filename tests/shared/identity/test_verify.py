@@ -1,10 +1,12 @@
 """Signed requests: what is accepted, and every attack that is not; with real httpx requests."""
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 
 from undersong.shared.clock import utc_now
 from undersong.shared.errors import Refusal
@@ -268,3 +270,45 @@ async def test_a_second_signature_beside_ours_does_not_confuse(verifier: PartyVe
     for name in ("signature-input", "signature"):
         mine.headers[name] += ", " + other.headers[name].replace("undersong=", "second=", 1)
     assert (await check(verifier, mine)).keyid == identity.keyid
+
+
+COVERED = ("@method", "@path", "@query", "content-type", "content-digest", "idempotency-key")
+
+
+class OwnKey(HTTPSignatureKeyResolver):
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+
+    def resolve_private_key(self, _key_id: str) -> Ed25519PrivateKey:
+        return self.identity.private_key
+
+
+def signed_by_library(identity: Identity, covered: Sequence[str], created: datetime, nonce: str) -> httpx.Request:
+    """A request that the library alone signed, over these components."""
+    request = signed(identity, headers={"idempotency-key": "k1"})
+    signer = HTTPMessageSigner(signature_algorithm=algorithms.ED25519, key_resolver=OwnKey(identity))
+    more: dict[str, object] = {"created": created, "nonce": nonce, "tag": "undersong/coordinator", "label": "undersong"}
+    more["use_existing_digest"] = True
+    signer.sign(request, key_id=identity.keyid, include_alg=False, covered_component_ids=covered, **more)  # type: ignore[arg-type]
+    return request
+
+
+async def test_our_signature_is_the_one_that_the_library_makes(verifier: PartyVerifier, identity: Identity) -> None:
+    ours = signed(identity, headers={"idempotency-key": "k1"})
+    words = dict(part.split("=", 1) for part in ours.headers["signature-input"].split(";")[1:])
+    created = datetime.fromtimestamp(int(words["created"]), UTC)
+    theirs = signed_by_library(identity, COVERED, created, words["nonce"].strip('"'))
+    for name in ("signature-input", "signature"):
+        assert ours.headers[name] == theirs.headers[name]
+    assert (await check(verifier, theirs)).keyid == identity.keyid
+
+
+@pytest.mark.parametrize("left_out", COVERED)
+async def test_every_part_of_the_request_is_covered(verifier: PartyVerifier, identity: Identity, left_out: str) -> None:
+    """A signature that fits and leaves out a part, or covers only a form of it, is none."""
+    rest = [name for name in COVERED if name != left_out]
+    with pytest.raises(SignatureInvalid, match=left_out):
+        await check(verifier, signed_by_library(identity, rest, utc_now(), "n1"))
+    if not left_out.startswith("@"):
+        with pytest.raises(SignatureInvalid, match=left_out):
+            await check(verifier, signed_by_library(identity, [*rest, f'"{left_out}";bs'], utc_now(), "n2"))

@@ -1,5 +1,7 @@
 """The round manifest and the documents around it."""
 
+import copy
+
 import pytest
 from pydantic import ValidationError
 
@@ -40,6 +42,16 @@ def test_json_keeps_the_digest() -> None:
 )
 def test_every_fact_is_in_the_digest(changes) -> None:
     assert manifest(**changes).digest() != manifest().digest()
+
+
+def test_a_digest_that_is_kept_is_of_this_document_only() -> None:
+    made, fresh = manifest(), manifest()
+    digest = made.digest()
+    assert made.model_copy(update={"attempt": 2}).digest() == manifest(attempt=2).digest() != digest
+    assert copy.deepcopy(made).digest() == copy.copy(made).digest() == digest
+    assert made == fresh
+    assert made.model_dump() == fresh.model_dump()
+    assert repr(made) == repr(fresh)
 
 
 @pytest.mark.parametrize(
