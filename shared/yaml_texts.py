@@ -12,6 +12,7 @@ import yaml
 NOTHING = ("", "~", "null")
 """How YAML spells an empty value."""
 
+_MOST_PLACES = 100_000  # of a document whose lines are looked for: aliases can multiply what is short
 _BREAKS = frozenset("\x85\u2028\u2029")
 _WHOLE = "(?:0|[1-9][0-9]*)"
 _SCALARS = (
@@ -63,6 +64,36 @@ def load_texts(text: str) -> Any:
 def load_document(text: str) -> Any:
     """Return a document with the scalars of JSON; everything else is text. Raises `NotYaml`."""
     return _load(text, _Plain)
+
+
+def lines_of(text: str) -> dict[tuple[str | int, ...], int]:
+    """Return for each key and item of a document, by its path, the line (from 1) on which it is; raises `NotYaml`.
+
+    The document as a whole has the empty path. Where a node is used twice (an alias), each path has the node's line.
+    """
+    found: dict[tuple[str | int, ...], int] = {}
+    try:
+        node = yaml.compose(text, Loader=_Plain)
+        if node is not None:
+            _note_lines(node, (), node.start_mark.line + 1, found)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise NotYaml(" ".join(str(error).split())) from None
+    return found
+
+
+def _note_lines(
+    node: yaml.Node, path: tuple[str | int, ...], line: int, found: dict[tuple[str | int, ...], int]
+) -> None:
+    if len(found) > _MOST_PLACES:
+        return
+    found[path] = line
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                _note_lines(value, (*path, key.value), key.start_mark.line + 1, found)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _note_lines(item, (*path, number), item.start_mark.line + 1, found)
 
 
 def dump_document(document: Any, **style: Any) -> str:

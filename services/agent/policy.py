@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, time, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from undersong.services.agent.domain import (
     StatisticsRule,
 )
 from undersong.services.agent.settings import ConfigError, explain
-from undersong.shared.files import read_text
+from undersong.shared.files import read_bytes
 from undersong.shared.ids import Digest
 from undersong.shared.names import Hints, hint, near, one_edit
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
@@ -176,6 +177,11 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _window(text: str) -> str:
+    _hours(text)
+    return text
+
+
 def _engine(name: str) -> str:
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is unknown{hint(name, ENGINES)}")
@@ -200,7 +206,9 @@ class PolicyFile(EngineFloors, BaseModel):
     require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
     statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
     privacy: PrivacyEntry = Field(PrivacyEntry(), description="What noise rounds need, and what they may cost")
-    hours: list[str] = Field([], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always")
+    hours: list[Annotated[str, AfterValidator(_window)]] = Field(
+        [], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always"
+    )
     timezone: Annotated[str, AfterValidator(_timezone)] = Field("UTC", description="Time zone of `hours` (IANA name)")
     resources: ResourcesEntry = Field(ResourcesEntry(), description="Limits of a recipe's process")
     reports: Detail = Field(
@@ -212,27 +220,52 @@ class PolicyFile(EngineFloors, BaseModel):
 
 def load(path: Path) -> tuple[Policy, tzinfo]:
     """Read the policy and the time zone of its hours; PolicyError names what is wrong."""
+    file = parse(path, read(path))
+    return to_policy(file), ZoneInfo(file.timezone)
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of the policy file; PolicyError where it cannot be read."""
     try:
-        raw = load_document(read_text(path))
-        file = PolicyFile.model_validate(raw if raw is not None else {})
-        return to_policy(file), ZoneInfo(file.timezone)
+        return read_bytes(path)
     except FileNotFoundError:
         raise PolicyError(
             f"{path}: no policy: put it back, or write a first one with "
             "`python -m undersong.services.agent --config … init`"
         ) from None
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse(path: Path, data: bytes) -> PolicyFile:
+    """Return the policy that these bytes of the file at `path` are; PolicyError with one line per fault."""
+    try:
+        raw = load_document(data.decode())
+        return PolicyFile.model_validate(raw if raw is not None else {})
     except NotYaml as error:
         raise PolicyError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
         raise PolicyError(explain(path, error, PolicyFile)) from error
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise PolicyError(f"{path}: {error}") from error
 
 
-def misspelt_digests(policy: Policy, recipes: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each recipe that the policy pins to a misspelt digest, or by a misspelt name.
+@dataclass(frozen=True, slots=True)
+class NameFault:
+    """A name in the policy that refers to nothing at the site: in which section, which name, and what is wrong."""
+
+    section: str
+    name: str
+    message: str
+
+    @property
+    def sentence(self) -> str:
+        """The fault in one line."""
+        return f"{self.section}: {self.message}"
+
+
+def misspelt_digests(policy: Policy, recipes: Mapping[str, str]) -> list[NameFault]:
+    """Return a fault for each recipe that the policy pins to a misspelt digest, or by a misspelt name.
 
     `recipes` holds the digests of installed recipes by name. Another digest may be that of code that was replaced: it
     allows nothing, and is no fault.
@@ -241,35 +274,40 @@ def misspelt_digests(policy: Policy, recipes: Mapping[str, str]) -> list[str]:
     for rule in policy.recipes:
         close = [digest for digest in recipes.values() if one_edit(rule.digest or "", digest)]
         if rule.digest is not None and rule.digest not in recipes.values() and close:
-            found.append(f"recipes: no code has the digest {rule.digest}{hint(rule.digest, close)}")
+            said = f"no code has the digest {rule.digest}{hint(rule.digest, close)}"
+            found.append(NameFault("recipes", rule.digest, said))
         if rule.name is not None and rule.name not in recipes and rule.digest in recipes.values():
-            found.append(f"recipes: no recipe is called {rule.name}{hint(rule.name, recipes)}")
+            found.append(_no_recipe(rule.name, recipes))
     return found
 
 
-def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: Sequence[str]) -> list[str]:
-    """Return a sentence for each data set, column and recipe that the policy names and the site does not have.
+def _no_recipe(name: str, recipes: Iterable[str]) -> NameFault:
+    return NameFault("recipes", name, f"no recipe is called {name}{hint(name, recipes)}")
+
+
+def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: Sequence[str]) -> list[NameFault]:
+    """Return a fault for each data set, column and recipe that the policy names and the site does not have.
 
     `declared` holds the columns of each data set; none where its declaration has a fault that is told elsewhere.
     """
     found = []
     for name, columns in policy.datasets.items():
         if name not in declared:
-            found.append(f"datasets: no data set is called {name}{hint(name, declared)}")
+            found.append(NameFault("datasets", name, f"no data set is called {name}{hint(name, declared)}"))
             continue
         known = declared[name]
         unknown = sorted(columns - {EVERYTHING, *known}) if known else []
         hints = Hints(known)
-        found += [f"datasets.{name}: there is no column {column}{hints(column)}" for column in unknown]
+        found += [
+            NameFault(f"datasets.{name}", column, f"there is no column {column}{hints(column)}") for column in unknown
+        ]
     found += [
-        f"privacy.budgets: the policy allows no data set called {name}{hint(name, policy.datasets)}"
+        NameFault("privacy.budgets", name, f"the policy allows no data set called {name}{hint(name, policy.datasets)}")
         for name in policy.privacy.budgets
         if name not in policy.datasets
     ]
     named = (rule.name for rule in policy.recipes if rule.name is not None and rule.digest is None)
-    return found + [
-        f"recipes: no recipe is called {name}{hint(name, recipes)}" for name in named if name not in recipes
-    ]
+    return found + [_no_recipe(name, recipes) for name in named if name not in recipes]
 
 
 def to_policy(file: PolicyFile) -> Policy:
@@ -318,7 +356,7 @@ def _statistics(entry: StatisticsEntry, min_cohort: int) -> StatisticsRule:
 def _hours(text: str) -> Hours:
     start, dash, end = text.partition("-")
     if not dash:
-        raise ValueError(f"hours: {text!r} is not HH:MM-HH:MM")
+        raise ValueError(f"{text!r} is not HH:MM-HH:MM")
     return Hours(_time(start), _time(end))
 
 
@@ -326,4 +364,4 @@ def _time(text: str) -> time:
     try:
         return datetime.strptime(text.strip(), "%H:%M").time()  # noqa: DTZ007 a time of day has no zone
     except ValueError:
-        raise ValueError(f"hours: {text!r} is not HH:MM") from None
+        raise ValueError(f"{text!r} is not HH:MM") from None

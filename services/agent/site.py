@@ -147,6 +147,11 @@ async def look(settings: AgentSettings, policy: Policy | None) -> Description:
 
 def unresolved(policy: Policy, description: Description) -> list[str]:
     """Return a sentence for each name in the policy that refers to nothing here, with the names that are near."""
+    return [fault.sentence for fault in name_faults(policy, description)]
+
+
+def name_faults(policy: Policy, description: Description) -> list[policies.NameFault]:
+    """Return each name in the policy that refers to nothing here."""
     declared = {str(schema["name"]): _columns(schema) for schema in description.declared}
     known = {**dict.fromkeys(description.unread, ()), **declared}
     recipes = {str(spec["name"]): str(spec["digest"]) for spec in description.recipes}

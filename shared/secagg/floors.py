@@ -1,7 +1,7 @@
 """What the owner of a site's data demands of a round, whatever its manifest says."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +45,10 @@ class OwnerSection(BaseModel, ABC):
     @abstractmethod
     def floors(self) -> Floors:
         """Return what the engine's client demands once the participants are known."""
+
+    @abstractmethod
+    def leniency(self) -> Mapping[str, float]:
+        """Return for each field a number that is larger where the field's value allows more."""
 
     @abstractmethod
     def text(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from undersong.cli import app
 from undersong.recipes.catalogue import load_recipe
-from undersong.reference.pages import DOCUMENTS, PAGES, SETTINGS, TRAINING, page
+from undersong.reference.pages import DOCUMENTS, PAGES, SETTINGS, TRAINING, files, page
 from undersong.reference.schemas import Pages, anchor, undescribed
 from undersong.reference.tables import table
 from undersong.services.agent.__main__ import parser
@@ -29,7 +29,7 @@ def test_a_page_is_what_the_code_says(name: str) -> None:
 
 
 def test_there_are_no_other_pages() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(PAGES)
+    assert {path.name for path in FOLDER.iterdir()} == {name for name, _ in files()}
 
 
 @pytest.mark.parametrize("form", [*DOCUMENTS, *SETTINGS.values()], ids=lambda form: form.__name__)

@@ -18,6 +18,7 @@ from undersong.cli import (
     jobs,
     models,
     platform,
+    policies,
     sites,
     stats,
     tokens,
@@ -41,6 +42,7 @@ app.command("login")(tokens.login)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
+app.add_typer(policies.app, name="policy")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")

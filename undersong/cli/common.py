@@ -1,12 +1,14 @@
 """What every command shares: the console, the client, JSON or table, one-line errors."""
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import structlog
 import typer
 from pydantic import BaseModel
 from rich.console import Console
@@ -140,6 +142,14 @@ def show_excluded(job: Job, to: Console) -> None:
     for site in job.excluded:
         name = site.site_name or site.site_id
         to.print(f"  excluded: {name}: {site.code}: {site.message or 'no detail was given'}", markup=False)
+
+
+def quiet_logs() -> None:
+    """Keep log lines of the agent's code, which looks at the data, out of what is printed."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def complain(error: UndersongError) -> None:

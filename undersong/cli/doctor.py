@@ -1,13 +1,10 @@
 """`undersong doctor`: says what is wrong with a set-up and how to fix it."""
 
-import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 from rich.markup import escape
 
@@ -48,21 +45,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _only_findings() -> None:
-    """Keep log lines of the agent's code, which looks at the data, out of the printed findings."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def _examined(name: str | None, home: Path | None, agent: Path | None) -> "Iterator[Finding]":
     """What was asked for; without anything named, this machine and the platform that is known here."""
     # Not at the top: this imports the agent, for which the other commands would wait.
     from undersong.doctor import examine_agent, examine_home, examine_machine
 
     if agent is not None:
-        _only_findings()
+        common.quiet_logs()
         yield from examine_agent(agent)
     if home is not None:
         yield from examine_machine(home)

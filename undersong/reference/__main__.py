@@ -1,10 +1,10 @@
-"""Write docs/reference/<page>.md; with --check, fail when a file differs."""
+"""Write docs/reference/<page>.md and the schemas; with --check, fail when a file differs."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from undersong.reference.pages import PAGES, page
+from undersong.reference.pages import files
 
 
 def main() -> None:
@@ -14,8 +14,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     drifted = []
-    for name in PAGES:
-        path, fresh = arguments.folder / f"{name}.md", page(name)
+    for name, fresh in files():
+        path = arguments.folder / name
         if not arguments.check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fresh, "utf-8")

@@ -1,11 +1,11 @@
 """The pages of docs/reference, each from the code that it describes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from prometheus_client import Counter, Gauge, Histogram
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from undersong.recipes.catalogue import load_recipe
@@ -135,7 +135,9 @@ def policy() -> str:
             "# policy.yaml\n",
             (
                 "What a site's owner allows. The agent reads it before each task; what it does not allow, the agent "
-                "refuses. The agent writes a first one, see [the example](../../examples/hospital/policy.yaml).\n"
+                "refuses. The agent writes a first one, see [the example](../../examples/hospital/policy.yaml). "
+                "`undersong policy lint`, `explain` and `diff` check, explain and compare such files; "
+                "[policy.schema.json](policy.schema.json) lets an editor check them while they are written.\n"
             ),
             Pages(PolicyFile.model_json_schema()).sections("The file"),
         ]
@@ -261,3 +263,15 @@ def page(name: str) -> str:
     """Return one page, with a note from where it comes."""
     made, source = PAGES[name]
     return _NOTE.format(source=source) + "\n" + made().strip() + "\n"
+
+
+SCHEMAS: Final[Mapping[str, type[BaseModel]]] = {"policy": PolicyFile}
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Return every file of docs/reference with its text: the pages, and the JSON schemas that editors use."""
+    for name in PAGES:
+        yield f"{name}.md", page(name)
+    for name, form in SCHEMAS.items():
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **form.model_json_schema()}
+        yield f"{name}.schema.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

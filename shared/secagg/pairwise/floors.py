@@ -56,6 +56,15 @@ class PairwiseFloors(OwnerSection):
         """Return what the roster is judged by."""
         return Floors(min_threshold=self.min_threshold, quorum_up_to=self.quorum_up_to)
 
+    def leniency(self) -> dict[str, float]:
+        """Return for each field a number that is larger where the field's value allows more."""
+        return {
+            "min_corrupt": -self.min_corrupt,
+            "min_threshold": -self.min_threshold,
+            "quorum": -self.quorum_up_to,
+            "allow_no_colluders": float(self.allow_no_colluders),
+        }
+
     def text(self) -> str:
         """Return the section with a comment on each line."""
         value = self.model_dump(mode="json")

@@ -63,7 +63,7 @@ def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, said
 def test_a_budget_of_a_data_set_that_is_not_allowed_is_told_with_the_near_name(tmp_path: Path) -> None:
     rule(tmp_path, f"privacy: {{budgets: {{hart: {HEART}}}}}")
     found = policies.unresolved(policies.load(tmp_path / "policy.yaml")[0], {"heart": ["age"]}, [])
-    assert [fault for fault in found if "hart" in fault and "heart" in fault]
+    assert [fault for fault in found if "hart" in fault.message and "heart" in fault.message]
 
 
 def test_rounds_that_the_policy_refuses_whatever_was_spent(tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ def test_names_in_a_policy_that_refer_to_nothing_are_told_with_those_that_are_ne
         with pytest.raises(ConfigError, match=near):
             policies.load(file)
     file.write_text(yaml.safe_dump(whole))
-    found = policies.unresolved(policies.load(file)[0], {"heart": ["age", "y"], "bad": []}, ["tabular", "null"])
+    faults = policies.unresolved(policies.load(file)[0], {"heart": ["age", "y"], "bad": []}, ["tabular", "null"])
+    found = [fault.sentence for fault in faults]
     assert [line.split(";")[0] for line in found] == [
         "datasets: no data set is called hart", "datasets.heart: there is no column aeg",
         "recipes: no recipe is called tabuler",
