@@ -25,6 +25,7 @@ DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases not
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
 POLICY_UNREADABLE: Final = "policy-unreadable"
+POLICY_SIGNATURE: Final = "policy-signature"
 SITE_UNREADABLE: Final = "site-unreadable"  # its data sets and recipes, as a whole
 
 

@@ -15,6 +15,7 @@ from undersong.services.agent.budgets import MECHANISMS, Budget, PrivacyRule
 from undersong.services.agent.domain import (
     EVERYTHING,
     OWN_FEDERATION,
+    POLICY_UNREADABLE,
     Detail,
     Hours,
     Policy,
@@ -35,6 +36,8 @@ GIB = 2**30
 
 class PolicyError(ConfigError):
     """The policy cannot be used: the site does nothing until its owner corrects it."""
+
+    code = POLICY_UNREADABLE
 
 
 Kind = Literal["initialise", "standardise", "statistics", "train", "evaluate"]

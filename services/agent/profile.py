@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from undersong.services.agent.domain import EVERYTHING, POLICY_UNREADABLE, PROTOCOLS, SITE_UNREADABLE, Policy, SiteFacts
+from undersong.services.agent.domain import EVERYTHING, PROTOCOLS, SITE_UNREADABLE, Policy, SiteFacts
 from undersong.services.agent.policy import PolicyError
 from undersong.services.agent.runner.protocol import Description
 from undersong.services.agent.settings import ConfigError
@@ -61,7 +61,7 @@ def profile_of(description: Description, policy: Policy, runner: str) -> SitePro
 
 def unreadable_profile(error: ConfigError, runner: str) -> SiteProfile:
     """The profile of a site that a person must correct before its agent can start."""
-    code = POLICY_UNREADABLE if isinstance(error, PolicyError) else SITE_UNREADABLE
+    code = error.code if isinstance(error, PolicyError) else SITE_UNREADABLE
     return SiteProfile(
         agent_version=agent_version(),
         protocol=max(PROTOCOLS),

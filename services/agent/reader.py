@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from undersong.services.agent import policy as policies
-from undersong.services.agent.domain import POLICY_UNREADABLE, SITE_UNREADABLE, TaskFailure
+from undersong.services.agent.domain import SITE_UNREADABLE, TaskFailure
+from undersong.services.agent.owners import load_policy
 from undersong.services.agent.profile import profile_of
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.services.agent.settings import AgentSettings, ConfigError
@@ -104,7 +105,7 @@ class SiteReader:
             if first and isinstance(error, ConfigError):
                 raise
             log.warning("site.unreadable", reason=str(error), text=getattr(error, "text", None))
-            fault = POLICY_UNREADABLE if isinstance(error, policies.PolicyError) else SITE_UNREADABLE
+            fault = error.code if isinstance(error, policies.PolicyError) else SITE_UNREADABLE
         if fault is not None and self.fault is None:
             self._faulty_at = time.monotonic()
         self.fault = fault
@@ -133,7 +134,7 @@ class SiteReader:
 
     async def _read(self, who: tuple[str, str]) -> None:
         settings = self._settings
-        policy, zone = policies.load(settings.policy)
+        policy, zone = load_policy(settings, note=True)
         self._policy_read.touch()
         await self.close()
         runner = self._runner = make_runner(settings, policy)

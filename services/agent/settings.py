@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from undersong.services.agent.paths import path_fault
 from undersong.shared.documents import document_faults
 from undersong.shared.files import read_text
+from undersong.shared.identity.owner import OwnerKeyText
 from undersong.shared.names import environment_faults
 from undersong.shared.yaml_texts import NotYaml, load_document
 
@@ -51,6 +52,22 @@ class DockerSettings(BaseModel):
     tmp_bytes: int = Field(default=256 * 2**20, ge=2**20, description="Size of /tmp in bytes")
 
 
+class OwnerSettings(BaseModel):
+    """The owners of the site's data, by their keys (`undersong owner init`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    keys: list[OwnerKeyText] = Field(min_length=1, max_length=100, description="Public owner keys, in hexadecimal")
+    need: int = Field(default=1, ge=1, description="How many of them must sign a policy, or approve a request")
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> OwnerSettings:
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError("keys: the same key is there twice")
+        if self.need > len(self.keys):
+            raise ValueError(f"need: {self.need} of {len(self.keys)} keys can never sign")
+        return self
+
+
 class AgentSettings(BaseSettings):
     """`agent.yaml`; paths are relative to the folder of that file."""
 
@@ -77,6 +94,11 @@ class AgentSettings(BaseSettings):
     )
     datasets: Path = Field(Path("datasets.yaml"), description="File of the declared data sets")
     policy: Path = Field(Path("policy.yaml"), description="File of what the owner allows")
+    owners: OwnerSettings | None = Field(
+        default=None,
+        description="Who must sign the policy (`undersong policy sign`) and what waits for consent; none: the policy "
+        "holds as it is in its file",
+    )
     recipes: list[Path] = Field(default=[], description="This site's own recipes: .py files, or folders of them")
     runner: Literal["process", "docker"] = Field(
         "process", description="Where recipes run: in a confined process, or in a container for each"
@@ -113,6 +135,11 @@ class AgentSettings(BaseSettings):
     def high_water(self) -> Path:
         """The file that tells whether the state folder is older than what was sent."""
         return self.high_water_file or self.data_dir.with_name("high-water")
+
+    @property
+    def owner_mark(self) -> Path:
+        """The file beside it that knows what the owners signed last."""
+        return self.high_water.with_name(f"{self.high_water.name}.owner")
 
     @classmethod
     def settings_customise_sources(

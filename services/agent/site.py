@@ -24,6 +24,7 @@ from undersong.services.agent.runner.warm import WarmRunner
 from undersong.services.agent.settings import AgentSettings, ConfigError
 from undersong.services.agent.tasks import SiteSetup
 from undersong.shared.files import FileMark, file_mark, read_text, write_new
+from undersong.shared.identity.owner import signature_file
 from undersong.shared.names import MEANT
 from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
@@ -44,7 +45,8 @@ class Marks:
     def of(cls, settings: AgentSettings, data: Iterable[Path] = ()) -> Marks:
         """Look at the files now."""
         own = [file for path in settings.recipes for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-        return cls(tuple(map(_mark, (settings.policy, settings.datasets, *own))), tuple(map(_mark, data)))
+        files = (settings.policy, signature_file(settings.policy), settings.datasets, *own)
+        return cls(tuple(map(_mark, files)), tuple(map(_mark, data)))
 
 
 def _mark(path: Path) -> Mark:

@@ -68,6 +68,7 @@ class Alarm(Document):
 
 _FAULTS: Final = {
     "policy-unreadable": "its policy cannot be read",
+    "policy-signature": "its policy is not signed by its owners",
     "site-unreadable": "its agent cannot read what the site has",
     "datasets-unreadable": "its datasets.yaml declares nothing that can be read",
 }

@@ -17,6 +17,7 @@ from undersong.cli import (
     federations,
     jobs,
     models,
+    owners,
     platform,
     policies,
     sites,
@@ -43,6 +44,7 @@ app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
 app.add_typer(policies.app, name="policy")
+app.add_typer(owners.app, name="owner")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")

@@ -1,13 +1,14 @@
 """`undersong policy …`: what a site's owner allows: checked, explained, compared and signed."""
 
 import asyncio
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from undersong.cli import common
+from undersong.cli import common, owners
 from undersong.errors import UndersongError
 from undersong.shared.files import read_bytes
 
@@ -105,6 +106,27 @@ def diff(
 
 
 @app.command()
+def sign(
+    file: PolicyPath = Path("policy.yaml"),
+    key: owners.KeyPath = None,
+    passphrase_file: owners.PassphraseFile = None,
+) -> None:
+    """Sign a policy as the owner: the exact bytes of the file, in FILE.sig beside it. Read the file first."""
+    from undersong.shared.identity.owner import sign_policy
+
+    data = read_bytes(file)
+    _parsed(file, data)
+    unlocked = owners.unlock(key, passphrase_file)
+    signed = sign_policy(file, data, unlocked, int(time.time() * 1000))
+    count = len(signed.signatures)
+    common.console.print(
+        f"{file} is signed by {unlocked.public} ({count} signature{'s' * (count != 1)}, serial {signed.serial})",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of policy.yaml, for editors."""
     from undersong.services.agent.policy import PolicyFile
@@ -113,10 +135,14 @@ def schema() -> None:
 
 
 def _read(file: Path) -> "PolicyFile":
+    return _parsed(file, read_bytes(file))
+
+
+def _parsed(file: Path, data: bytes) -> "PolicyFile":
     from undersong.services.agent import policy
 
     try:
-        return policy.parse(file, policy.read(file))
+        return policy.parse(file, data)
     except policy.PolicyError as error:
         first, *more = str(error).splitlines()
         failure = UndersongError(first, remedy=f"undersong policy lint {common.quoted(file)}")

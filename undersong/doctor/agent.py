@@ -16,10 +16,10 @@ from cryptography import x509
 
 from undersong.doctor.findings import Finding, another, disk, life, one_line, open_database, private, skew, unreachable
 from undersong.doctor.machine import kernels, packages
-from undersong.services.agent import policy as policies
 from undersong.services.agent.alarms import REMEDY
 from undersong.services.agent.device import DEVICE_REMEDY, lacking
 from undersong.services.agent.domain import Policy, TaskFailure
+from undersong.services.agent.owners import load_policy
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
 from undersong.services.agent.site import look, unresolved
 from undersong.services.agent.store import SCHEMA_VERSION
@@ -70,7 +70,7 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
     policy: Policy | None = None
     if settings.policy.exists():
         try:
-            policy, _ = policies.load(settings.policy)
+            policy, _ = load_policy(settings)
             yield Finding("ok", "policy", str(settings.policy))
         except ConfigError as error:
             yield Finding("fault", "policy", one_line(error), "fix it; the agent does nothing until then")

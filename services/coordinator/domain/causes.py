@@ -28,7 +28,7 @@ _REPEATING: Final = frozenset(
         "statistics-unreadable",
     }
 )
-_PASSING: Final = frozenset({"policy-hours", "manifest-round"})
+_PASSING: Final = frozenset({"policy-hours", "policy-signature", "manifest-round"})
 """Codes of a repeating family that time alone may resolve."""
 
 _OPINIONS: Final = 2
@@ -47,6 +47,7 @@ _FAULTS: Final = {
     "no-examples": "the site has no training rows for this job",
     "out-of-memory": "training needs more memory than the site allows",
     "policy-unreadable": "the site's policy cannot be read",
+    "policy-signature": "the site's policy is not signed by its owners",
     "site-unreadable": "the site's agent cannot read what the site has",
     "policy-hours": "the site's policy allows no work at this hour",
     "recipe-error": "the recipe failed; the site's log says more",
@@ -80,6 +81,7 @@ _REMEDIES: Final = (
         ),
     ),
     (("policy-unreadable",), "The site's owner corrects policy.yaml (undersong doctor --agent); then resume the job."),
+    (("policy-signature",), "The site's owners read and sign policy.yaml (undersong policy sign)."),
     (("policy-hours",), "Resume the job within the hours that the sites' policies allow."),
     (("policy-",), "The sites' owners may allow it in policy.yaml; then resume the job, or submit another."),
     (
