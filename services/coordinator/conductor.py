@@ -191,7 +191,7 @@ class Conductor:
         await self.report_dropouts(record)
         if round_.late(now) or round_.exhausted or round_.closing:
             await self._rounds.begin_closing(round_.id)
-            await self._close(round_.id)
+            await self._close(round_.id, report.moves)
         await self._rounds.postpone(round_.id)
         return None
 
@@ -207,9 +207,9 @@ class Conductor:
             await self._aggregator.lose(round_id, lost)
             self._told[round_id] = lost
 
-    async def _close(self, round_id: RoundId) -> None:
+    async def _close(self, round_id: RoundId, moves: int) -> None:
         try:
-            await self._aggregator.close(round_id)
+            await self._aggregator.close(round_id, moves)
         except (PartyRefused, NotFound) as refused:
             log.info("round.close_refused", reason=refused.detail)  # it ended meanwhile; the next look will tell
 

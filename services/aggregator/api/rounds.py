@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from undersong.services.aggregator.contributions.updates import Body, DigestNeeded, Updates, UpdateUnsigned
@@ -129,6 +129,7 @@ class RoundState(BaseModel):
     federation_id: str
     kind: RoundKind
     state: Phase
+    moves: int = Field(description="how often the state has changed, or the round began to wait for a site again")
     step: str | None = Field(default=None, description="the present step of an engine of several steps")
     opening: bool = Field(default=False, description="sites may have answered what opens the sum: never ask them again")
     reason: str | None
@@ -162,6 +163,7 @@ async def _updates(request: Request) -> Updates:
 
 
 RoundsNeeded = Annotated[Rounds, Depends(_rounds)]
+MovesQuery = Annotated[int | None, Query(ge=0, description="the round's `moves` when the caller decided this")]
 UpdatesNeeded = Annotated[Updates, Depends(_updates)]
 
 
@@ -240,9 +242,14 @@ async def submit_update(
 
 
 @router.post("/rounds/{round_id}/close", responses=problems(Unauthenticated, Forbidden, RoundUnknown))
-async def close_round(round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded) -> RoundState:
-    """Stop waiting for more updates: go on with the accepted ones, or fail for want of a quorum. Idempotent."""
-    await rounds.close(round_id)
+async def close_round(
+    round_id: RoundPath, _: Coordinator, rounds: RoundsNeeded, moves: MovesQuery = None
+) -> RoundState:
+    """Stop waiting for more updates: go on with the accepted ones, or fail for want of a quorum. Idempotent.
+
+    With `moves`, nothing happens where the round has moved since the caller saw it.
+    """
+    await rounds.close(round_id, moves)
     return round_state(await rounds.view(round_id))
 
 
@@ -282,6 +289,7 @@ def round_state(view: RoundView) -> RoundState:
         federation_id=stored.federation_id,
         kind=RoundKind(stored.kind),
         state=rules.phase,
+        moves=stored.version,
         step=rules.step,
         opening=_opening(view),
         reason=stored.reason,

@@ -282,7 +282,7 @@ class RoundDriver:
             given = ContributionRepository(tx)
             if code == BODY_LOST and may_send_again(stored.round, await rows.tx.now()):  # not the site's fault
                 taken = await given.lose(hold.round_id, contribution.id, refusal.detail)
-                if taken and stored.round.phase is Phase.FROZEN:
+                if taken:  # a move also where it collects already: a `close` that is on its way does not count any more
                     await apply(rows, stored, Move(Phase.COLLECTING))
             else:
                 taken = await given.reject(hold.round_id, contribution.id, code, refusal.detail)

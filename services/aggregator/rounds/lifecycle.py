@@ -156,18 +156,24 @@ class Rounds:
             await tx.emit(WORK_TOPIC, "round.opened", manifest.round_id)
         return await rows.get(manifest.round_id)
 
-    async def close(self, round_id: RoundId) -> Stored:
-        """Stop waiting for more updates: freeze with the accepted ones, or fail for want of a quorum. Idempotent."""
-        return await self.evaluate(round_id, closing=True)
+    async def close(self, round_id: RoundId, moves: int | None = None) -> Stored:
+        """Stop waiting for more updates: freeze with the accepted ones, or fail for want of a quorum. Idempotent.
 
-    async def evaluate(self, round_id: RoundId, *, closing: bool = False) -> Stored:
+        `moves`: the round's number of moves when this was decided; only the guards decide where it has moved since.
+        """
+        return await self.evaluate(round_id, closing=True, moves=moves)
+
+    async def evaluate(self, round_id: RoundId, *, closing: bool = False, moves: int | None = None) -> Stored:
         """Make the transition that the guards demand, if any."""
 
         async def work(tx: Transaction) -> Stored:
             rows = RoundRepository(tx)
             stored = await rows.lock(round_id)
+            # A round that collects again after a damaged update waits for its site: what was decided before that, and
+            # arrives late, says nothing about it.
+            still = moves in (None, stored.version)
             # Guards are read under the row's lock and by the database's clock: processes' clocks decide nothing.
-            move = due(stored.round, await tx.now(), closing=closing)
+            move = due(stored.round, await tx.now(), closing=closing and still)
             if move is None:
                 return stored
             await apply(rows, stored, _named(stored, move))

@@ -46,6 +46,7 @@ class RoundReport(Answer):
 
     id: RoundId
     state: str
+    moves: int
     reason: str | None = None
     opening: bool = False
     step: str | None = None
@@ -85,9 +86,13 @@ class Aggregator(Peer):
         except ValidationError as error:
             raise PartyAway("The aggregator's report is not understood.", retry_after_s=2) from error
 
-    async def close(self, round_id: RoundId) -> None:
-        """Nothing more is expected: sum what came, or fail for want of a quorum."""
-        await self._call(Call("POST", f"/v1/rounds/{round_id}/close", key=f"{round_id}/close"))
+    async def close(self, round_id: RoundId, moves: int) -> None:
+        """Nothing more is expected: sum what came, or fail for want of a quorum; nothing where the round has moved.
+
+        `moves`: those of the report from which this follows.
+        """
+        params = {"moves": str(moves)}
+        await self._call(Call("POST", f"/v1/rounds/{round_id}/close", key=f"{round_id}/close/{moves}", params=params))
 
     async def cancel(self, round_id: RoundId) -> None:
         """Drop the round."""

@@ -140,6 +140,7 @@ class Neighbours:
                 "id": request.path_params["id"],
                 "kind": manifest["kind"],
                 "state": found["state"],
+                "moves": found.get("moves", 0),
                 "reason": found.get("reason"),
                 "opening": found.get("opening", False),
                 "step": found.get("step"),
@@ -156,7 +157,7 @@ class Neighbours:
     async def close(self, request: Request) -> JSONResponse:
         self.calls.append("close")
         found = self.rounds[request.path_params["id"]]
-        if found["state"] == "collecting":
+        if found["state"] == "collecting" and int(request.query_params["moves"]) == found.get("moves", 0):
             if found["got"] >= found["manifest"]["manifest"]["min_cohort"]:
                 self.publish(request.path_params["id"], found["got"])
             else:

@@ -93,6 +93,28 @@ async def test_a_loss_that_is_noticed_when_all_are_in_opens_the_round_again(quic
     assert (ended["state"], ended["got"], ended["result"]["values"]) == ("published", 4, [10.0] * 10)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_a_close_that_was_decided_before_the_loss_is_not_heeded(quick_stage: Stage, frozen: bool) -> None:
+    """It arrives when the round waits for the unlucky site again, and must not end that."""
+    stage = quick_stage
+    manifest, bodies = await stages(stage)
+    unlucky = manifest.cohort[0]
+    sent = manifest.cohort[2:] if frozen else manifest.cohort[2:3]
+    for site in sent:
+        assert (await stage.send(manifest.round_id, site, bodies[site])).status_code == 201
+    decided = f"close?moves={(await stage.state(manifest.round_id))['moves']}"
+    if frozen:
+        assert (await stage.post(manifest.round_id, decided)).json()["state"] == "frozen"
+        decided = f"close?moves={(await stage.state(manifest.round_id))['moves']}"
+    damage(stored(stage, bodies[unlucky]), "payload")
+    await until_lost(stage, manifest.round_id, unlucky)
+    assert (await stage.post(manifest.round_id, decided)).json()["state"] == "collecting"
+    assert (await stage.send(manifest.round_id, unlucky, bodies[unlucky])).is_success
+    now = await stage.state(manifest.round_id)
+    assert (await stage.post(manifest.round_id, f"close?moves={now['moves']}")).json()["state"] == "frozen"
+    assert (await stage.drive(manifest.round_id))["got"] == len(sent) + 2
+
+
 async def test_without_them_the_round_goes_on_and_the_site_hears_why(quick_stage: Stage) -> None:
     stage = quick_stage
     manifest, bodies = await stages(stage)
