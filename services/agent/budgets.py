@@ -30,8 +30,9 @@ class Budget:
 class PrivacyRule:
     """The policy's part `privacy`.
 
-    require: rounds without noise are refused. max_participations: in so many rounds of one job this site takes part.
-    min_separation: after round n of a job it takes part in round n + min_separation at the earliest.
+    require: rounds without noise are refused. max_participations: in so many rounds of one kind of a job this site
+    takes part. min_separation: after a round with number n it takes part in number n + min_separation at the earliest;
+    manifests number all rounds of a job, of whichever kind.
     """
 
     require: bool = False

@@ -329,6 +329,8 @@ class FailureReport:
     trace: tuple[str, ...]
 
 
+OWNERS_ALONE: Final = frozenset({"budget-exceeded", "ledger-damaged"})
+"""Codes whose text is for the owner alone: it tells what this site's data cost in other jobs."""
 TRACE_LINES = 8
 MESSAGE_CHARS = 2000
 
@@ -339,6 +341,8 @@ def report(failure: TaskFailure, detail: Detail) -> FailureReport:
     An exception's text can quote data ("could not convert 'Smith'"), so by default only the type and
     the places in the code leave; the whole text is in the site's own log.
     """
+    if failure.code in OWNERS_ALONE:
+        return FailureReport(failure.code, "", ())
     ours = not failure.where and not failure.text
     if detail is Detail.CODE:
         return FailureReport(failure.code, "", ())

@@ -141,6 +141,12 @@ class SentMessages:
             if mark.place == place and any(stored.get(step) != sent.digest for step, sent in mark.steps.items()):
                 raise restored()
 
+    def uploaded(self, place: Place) -> bool:
+        """Whether an update of this place, the newest of its job, has left or was about to."""
+        with self._lock:
+            mark = self._marks.get(place.job_id)
+            return mark is not None and mark.place == place and UPLOAD in mark.steps
+
     def reach(self, sent: Sent) -> None:
         """Note a message before it leaves; the same one again changes nothing.
 

@@ -20,6 +20,8 @@ from undersong.services.agent.coordinator import Coordinator, Lease
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.highwater import SentMessages
 from undersong.services.agent.keys import Signatures
+from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.link import Away, Link, RequestRefused, make_client
 from undersong.services.agent.log_watch import LogWatch
 from undersong.services.agent.models import ModelCache
@@ -102,10 +104,18 @@ class Agent:
             lambda: own_keys(folder),
             every_s=settings.watch_log_s,
         )
-        receipts = Receipts(state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet)
+        ledger = Ledger(state.store, LedgerMark(settings.high_water), sent)
+        await asyncio.to_thread(ledger.begin, self._reader.site.policy.privacy)
+
+        async def settle() -> None:
+            await asyncio.to_thread(ledger.settle, self._reader.site.policy.privacy)
+
+        receipts = Receipts(
+            state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet, settle
+        )
         beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch)]
         try:
-            performing = partial(self._tasks, platform, state, sent, room, receipts.wake.set, watch.meet)
+            performing = partial(self._tasks, platform, state, sent, room, ledger, receipts.wake.set, watch.meet)
             await self._work(platform, state, who, performing, room)
         finally:
             for task in beside:
@@ -118,11 +128,12 @@ class Agent:
         state: AgentState,
         sent: SentMessages,
         room: Room,
+        ledger: Ledger,
         answered: Callable[[], None],
         met: Callable[[LogHead | None], None],
     ) -> Tasks:
         reader = self._reader
-        return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, answered, met)
+        return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, ledger, answered, met)
 
     async def _work(
         self,
@@ -184,6 +195,7 @@ class Agent:
             lease = await coordinator.lease()
             if not isinstance(lease, Lease):
                 performing().forget_hopeless()
+                await performing().settle()
                 if lease.next_poll_s > 0:
                     await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
                 return False

@@ -150,13 +150,13 @@ class PrivacyEntry(BaseModel):
         "With one, rounds with noise for another unit are refused",
     )
     max_participations: int | None = Field(
-        default=None, ge=1, description="Most rounds of one job that this site takes part in; none: no limit"
+        default=None, ge=1, description="Most rounds of one kind of a job that this site takes part in; none: no limit"
     )
     min_separation: int | None = Field(
         default=None,
         ge=1,
-        description="After round n of a job, this site takes part in round n + min_separation at the earliest; none: "
-        "no limit",
+        description="After number n of a job, this site takes part in number n + min_separation at the earliest; a "
+        "job's rounds of all kinds are numbered together. None: no limit",
     )
 
     @model_validator(mode="after")

@@ -127,7 +127,10 @@ class Receipts:
         signatures: Signatures,
         site_id: SiteId,
         met: Callable[[LogHead | None], None] = lambda _: None,
+        verified: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`verified` is called after receipts were verified."""
+        self._verified = verified
         self._state, self._link, self._signatures, self._site_id, self._met = state, link, signatures, site_id, met
         self.book = ReceiptBook(state)
         self.wake = asyncio.Event()
@@ -168,6 +171,8 @@ class Receipts:
             document = logged[expected.round_id]
             reason = refused or await self._refused(partial(self._check, expected, document))
             await self._settle(expected.round_id, reason, document)
+        if self._verified is not None:
+            await self._verified()
 
     async def _refused(self, check: Callable[[], Awaitable[None]]) -> str | None:
         """Why the check did not hold; None when it did."""

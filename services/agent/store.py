@@ -15,7 +15,7 @@ from pathlib import Path
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.files import open_regular
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _FIRST = """
 CREATE TABLE contributions (
     round_id TEXT PRIMARY KEY,
@@ -107,7 +107,36 @@ CREATE TABLE alarms (
     PRIMARY KEY (kind, detail)
 ) STRICT;
 """
-_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_FIFTH = """
+CREATE TABLE charges (
+    seq INTEGER PRIMARY KEY,
+    prev_hash TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('held', 'final', 'void', 'adopted')),
+    charge INTEGER NOT NULL,
+    federation_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    round_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    dataset TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    neighbours TEXT NOT NULL,
+    event TEXT NOT NULL,
+    delta REAL NOT NULL,
+    manifest_digest TEXT NOT NULL,
+    due_ms INTEGER NOT NULL,
+    release_digest TEXT,
+    reason TEXT NOT NULL,
+    epsilon_after REAL,
+    hash TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER charges_stay BEFORE UPDATE ON charges BEGIN SELECT RAISE(ABORT, 'lines of the ledger stay'); END;
+CREATE TRIGGER charges_last BEFORE DELETE ON charges BEGIN SELECT RAISE(ABORT, 'lines of the ledger stay'); END;
+"""
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 
 
 class Store:

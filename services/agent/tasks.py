@@ -31,6 +31,7 @@ from undersong.services.agent.domain import (
 from undersong.services.agent.exchange import Exchange, Exchanges
 from undersong.services.agent.highwater import Place, SentMessages
 from undersong.services.agent.keys import Signatures
+from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.link import Away, RequestRefused
 from undersong.services.agent.registry import Registry
 from undersong.services.agent.room import Room, is_full
@@ -86,12 +87,13 @@ class Tasks:
         site: Callable[[], SiteSetup],
         sent: SentMessages,
         room: Room,
+        ledger: Ledger,
         answered: Callable[[], None] = lambda: None,
         met: Callable[[LogHead | None], None] = lambda _: None,
     ) -> None:
         self._met = met
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
-        self._sent, self._room = sent, room
+        self._sent, self._room, self._ledger = sent, room, ledger
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
         self._exchanges = Exchanges(
             platform.aggregator,
@@ -129,6 +131,7 @@ class Tasks:
                     self._room.note_full()
                 if failure.code not in TAKEN_UP_AGAIN:
                     await self._give_up(lease.round_id, failure.code)
+                    await self.settle(gave_up=lease.round_id)
                 await self._report(lease, failure)
             except asyncio.CancelledError:
                 if not watch.kept:
@@ -180,7 +183,26 @@ class Tasks:
             log.info("contribution.found", state=earlier.state.value)
             return earlier
         self._check_restored(manifest)
+        await self._charge(manifest, digest)
         return await self._make(lease, manifest, digest, watch)
+
+    async def _charge(self, manifest: RoundManifest, digest: Digest) -> None:
+        """Hold what the round costs in the owner's ledger, durably; TaskFailure where it must not be spent."""
+        model = await self._model(manifest) if manifest.privacy is not None else None
+        rule = self._site().policy.privacy
+
+        def hold() -> None:
+            from undersong.services.agent.costs import cost_of  # numpy: only once there is a round
+
+            event = cost_of(manifest, model)
+            if event is not None:
+                self._ledger.charge(manifest, digest, event, rule)
+
+        await asyncio.to_thread(hold)
+
+    async def settle(self, gave_up: RoundId | None = None) -> None:
+        """Write into the ledger what became of the rounds that this site was charged for."""
+        await asyncio.to_thread(self._ledger.settle, self._site().policy.privacy, gave_up)
 
     def _check_restored(self, manifest: RoundManifest) -> None:
         """Refuse, before any work, a round in which more was sent than the database knows."""
@@ -248,17 +270,10 @@ class Tasks:
 
     async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[RunOutcome, Path | None]:
         """Fetch the model and run the recipe on it."""
-        site = self._site()
-        model: Path | None = None
+        site, model = self._site(), None
         if manifest.model is not None:
             watch.phase = "fetching"
-            limit = site.policy.resources.model_bytes
-            try:
-                model = await self._platform.registry.fetch(
-                    manifest.model.version_id, manifest.model.digest, limit_bytes=limit
-                )
-            except RequestRefused as problem:
-                raise TaskFailure("model-refused", str(problem)) from problem
+            model = await self._model(manifest)
         folder = self._folder()
         await asyncio.to_thread(fresh, folder, 0o777)  # a container's own user writes here; above, only the agent
         watch.phase = "running"
@@ -272,6 +287,18 @@ class Tasks:
             _order(manifest, site.facts.site_id, model, folder), progressed, limit_s=limit_s
         )
         return outcome, model
+
+    async def _model(self, manifest: RoundManifest) -> Path | None:
+        """Fetch the model that the round starts from, unless it is here; TaskFailure where the registry refuses it."""
+        if manifest.model is None:
+            return None
+        limit = self._site().policy.resources.model_bytes
+        try:
+            return await self._platform.registry.fetch(
+                manifest.model.version_id, manifest.model.digest, limit_bytes=limit
+            )
+        except RequestRefused as problem:
+            raise TaskFailure("model-refused", str(problem)) from problem
 
     def _folder(self) -> Path:
         return self._site().work_dir / "task"

@@ -83,7 +83,7 @@ def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, c
         return payload
     if outcome.tensors is None:
         raise TaskFailure("bad-result", "the recipe gave no model")
-    after = _mapped(outcome.tensors)
+    after = mapped(outcome.tensors)
     if manifest.kind is RoundKind.INITIALISE:
         tensors.load(after)  # an unreadable model must not become version 0
         return model_payload(after)
@@ -104,7 +104,7 @@ def _change(
 ) -> Payload:
     if model is None:
         raise TaskFailure("manifest-model", "a training round without a model")
-    delta = _difference(_mapped(model), after)
+    delta = _difference(mapped(model), after)
     key = os.urandom(32)
     return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
 
@@ -116,7 +116,7 @@ def _difference(before: memoryview, after: memoryview) -> tensors.Vector:
     return tensors.difference(old.schema, new.tensors, old.tensors)
 
 
-def _mapped(path: Path) -> memoryview:
+def mapped(path: Path) -> memoryview:
     """Return a file's bytes without a copy; the mapping ends with the last view of it."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:

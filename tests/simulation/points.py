@@ -57,6 +57,8 @@ POINTS: Final[dict[str, Point]] = {
     "keys.given.noted": Point((f"{_K}.api",), "given, no answer", "asked again: the same", times=(1, 2, 3, 4)),
     "registry.content.stored": Point((f"{_R}.api",), "content without a version", "sent again: the same"),
     "registry.version.committed": Point((f"{_R}.api",), "version, no answer", "asked again: the same"),
+    "agent.charge.held": Point((_N,), "charge held, mark behind", "the same charge, marked; trained"),
+    "agent.charge.noted": Point((_N,), "charge held, nothing trained", "the same charge; trained"),
     "agent.training": Point((_N,), "leased task", "trained again under the same lease"),
     "agent.message.kept": Point((_N,), "message on disk, not sent", "sent byte for byte", times=(1, 2, 3, 4, 5)),
     "agent.message.noted": Point((_N,), "message and mark on disk, not sent", "sent byte for byte", times=(1, 5)),
@@ -100,6 +102,11 @@ PARTS: Final[dict[str, Point]] = {
 }
 """Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
 `tests/services/aggregator` (`contributions/test_parts.py`, `test_worker_processes.py`), where two workers share one."""
+
+BESIDE: Final[dict[str, Point]] = {
+    "agent.charge.settled": Point((_N,), "end of a charge written, mark behind", "marked at the start; others settled"),
+}
+"""Steps beside a round, some seconds after it: they are tried in `tests/services/agent/test_ledger_crashes.py`."""
 
 SHARED: Final = (
     "coordinator.round.keyed",

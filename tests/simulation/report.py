@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.simulation.cases import Case
-from tests.simulation.points import PARTS, POINTS, TWO_SERVERS
+from tests.simulation.points import BESIDE, PARTS, POINTS, TWO_SERVERS
 from tests.simulation.trial import Outcome
 
 _HEAD: Final = """# Fault matrix
@@ -132,6 +132,6 @@ def _legend() -> list[str]:
     lines += ["| step | process | left | recovery |", "| --- | --- | --- | --- |"]
     lines += [
         f"| `{n}` | {', '.join(p.processes)} | {p.left} | {p.mended_by} |"
-        for n, p in (POINTS | TWO_SERVERS | PARTS).items()
+        for n, p in (POINTS | TWO_SERVERS | PARTS | BESIDE).items()
     ]
     return lines

@@ -1,0 +1,252 @@
+"""The ledger in the agent's database: a round is charged here, durably, before it trains.
+
+A charge is one transaction, its mark outside the database (`mark`) comes next, and only then may the round go on. Safe
+to call from several threads; every method may block on the disk, and the first round with noise loads the accountant.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from undersong.services.agent.budgets import PrivacyRule
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.highwater import UNWRITTEN, Place, SentMessages
+from undersong.services.agent.ledger import rules
+from undersong.services.agent.ledger.entries import FIELDS, Chain, Charge, Head, Line, State
+from undersong.services.agent.ledger.mark import LedgerMark, MarkUnreadable, behind
+from undersong.services.agent.store import Store
+from undersong.shared.clock import utc_now
+from undersong.shared.faults import point
+from undersong.shared.ids import Digest, JobId, RoundId
+from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.privacy import PrivacyEvent, PrivacyUnit
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+COLUMNS: Final = ", ".join(FIELDS)
+_PLACES: Final = ", ".join("?" for _ in range(len(FIELDS) + 1))
+
+
+class Ledger:
+    """The lines of `charges`, and what follows from them."""
+
+    def __init__(self, store: Store, mark: LedgerMark, sent: SentMessages | None = None) -> None:
+        """`sent`: what left this site, by which a charge may be void; without it no charge is settled."""
+        self.store, self.mark, self._sent = store, mark, sent
+        self._lock = threading.Lock()
+        self._chain: Chain | None = None
+        self._version = -1
+        self._told: str | None = None
+
+    def look(self) -> tuple[Chain, str | None]:
+        """Return the chain, and why it cannot be relied on; None where it can. Logs a new fault once."""
+        with self._lock:
+            return self._looked()
+
+    def begin(self, rule: PrivacyRule) -> None:
+        """Bring mark and charges up to date after a start, before the first task."""
+        with self._lock:
+            chain, fault = self._looked()
+            self._note(chain, fault)
+        self.settle(rule)
+
+    def charge(self, manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule) -> None:
+        """Hold the cost of a round; on return it is durable. Idempotent for each manifest.
+
+        Raises TaskFailure `ledger-damaged`, `privacy-mismatch`, `policy-privacy` or `budget-exceeded`, with nothing
+        held, and `mark-unwritten` where the mark cannot follow. A damaged ledger refuses rounds with noise, and takes
+        the lines of others: it stays damaged.
+        """
+        with self._lock:
+            chain, fault = self._looked()
+            if fault is not None and manifest.privacy is not None:
+                raise TaskFailure(rules.LEDGER_DAMAGED, _damaged(fault))
+            if fault is not None:
+                self._add_anyway(_held(manifest, digest, event, rule, chain, self._now(chain)))
+                return
+            if chain.open(digest) is None:
+                now_ms = self._now(chain)
+                _refuse(manifest, event, rule, chain, now_ms)
+                self._append(chain, _held(manifest, digest, event, rule, chain, now_ms))
+                point("agent.charge.held")
+            self._note(chain, fault)
+            point("agent.charge.noted")
+
+    def settle(self, rule: PrivacyRule, gave_up: RoundId | None = None) -> int:
+        """Write what became of held charges, and return of how many. Idempotent; a damaged ledger settles none.
+
+        `gave_up`: a round that this site has left.
+        """
+        with self._lock:
+            chain, fault = self._looked()
+            held = [charge for charge in chain.charges.values() if charge.state is State.HELD]
+            if not held or fault is not None or self._sent is None:
+                return 0
+            count = 0
+            for charge in held:
+                heard, release = self._heard(charge, self._sent)
+                left = charge.held.round_id == gave_up
+                become = rules.becomes(charge, heard, gave_up=left, now_ms=self._now(chain))
+                if become is not None:
+                    self._append(chain, self._settled(chain, charge, become, release, rule))
+                    point("agent.charge.settled")
+                    count += 1
+            if count:
+                self._note(chain, None)
+            return count
+
+    def _looked(self) -> tuple[Chain, str | None]:
+        """Read the chain again where another connection has changed the database, or a fault was found before."""
+        with self.store.reading() as db:
+            version = int(db.execute("PRAGMA data_version").fetchone()[0])
+            if self._chain is None or version != self._version or self._chain.fault is not None:
+                rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
+                self._chain, self._version = Chain().read((row[:-1], row[-1]) for row in rows), version
+        chain = self._chain
+        try:
+            fault = chain.fault or behind(chain, self.mark.read())
+        except MarkUnreadable as error:
+            fault = str(error)
+        if fault is not None and fault != self._told:
+            log.error("ledger.damaged", reason=fault, remedy="undersong ledger verify, then undersong ledger adopt")
+        self._told = fault
+        return chain, fault
+
+    def _now(self, chain: Chain) -> int:
+        """The latest time that was ever seen here, in Unix milliseconds: a clock that goes back opens no new period."""
+        return latest(chain, known(self.mark))
+
+    def _append(self, chain: Chain, line: Line) -> None:
+        with self.store.writing() as db:
+            insert(db, line)
+        chain.add(line)
+
+    def _add_anyway(self, line: Line) -> None:
+        """Add a charge after the last line of a damaged ledger, where its manifest has none."""
+        with self.store.writing() as db:
+            there = "SELECT 1 FROM charges WHERE manifest_digest = ? AND state = 'held'"
+            if db.execute(there, (line.manifest_digest,)).fetchone() is None:
+                last = db.execute("SELECT seq, hash FROM charges ORDER BY seq DESC LIMIT 1").fetchone()
+                seq, digest = (int(last[0]), str(last[1])) if last is not None else (0, Head().hash)
+                insert(db, replace(line, seq=seq + 1, charge=seq + 1, prev_hash=digest))
+        self._chain = None
+
+    def _note(self, chain: Chain, fault: str | None) -> None:
+        """Write how far the ledger has come outside the database; a damaged one leaves the mark as it was."""
+        if fault is not None or chain.head == Head() or self.mark.read() == chain.head:
+            return
+        try:
+            self.mark.write(chain.head)
+        except OSError as error:
+            raise TaskFailure(UNWRITTEN, f"the ledger's mark cannot be written: {error.strerror}") from error
+
+    def _heard(self, charge: Charge, sent: SentMessages) -> tuple[rules.Heard, str | None]:
+        """Return what is known of a charge's round, and the digest of what it released."""
+        held = charge.held
+        with self.store.reading() as db:
+            receipt = db.execute(
+                "SELECT document FROM receipts WHERE round_id = ? AND manifest_digest = ? AND state = 'verified'",
+                (held.round_id, held.manifest_digest),
+            ).fetchone()
+            kept = db.execute("SELECT 1 FROM contributions WHERE round_id = ?", (held.round_id,)).fetchone()
+        if receipt is not None:
+            return rules.Heard.OPENED, _release(receipt[0])
+        if kept is not None:
+            return rules.Heard.READY, None
+        place = Place(JobId(held.job_id), held.number, held.attempt, RoundId(held.round_id))
+        return (rules.Heard.FORGOTTEN if sent.uploaded(place) else rules.Heard.NOTHING), None
+
+    def _settled(
+        self, chain: Chain, charge: Charge, become: tuple[State, str], release: str | None, rule: PrivacyRule
+    ) -> Line:
+        (state, reason), held, now_ms = become, charge.held, self._now(chain)
+        unit = PrivacyUnit(held.unit)
+        budget = rule.budget(held.dataset, unit)
+        delta = budget.delta if budget is not None else held.delta
+        line = replace(
+            held, seq=chain.head.seq + 1, prev_hash=chain.head.hash, at_ms=now_ms, state=state, charge=held.seq,
+            release_digest=release, reason=reason, delta=delta,
+        )  # fmt: skip
+        charges = {**chain.charges, held.seq: replace(charge, state=state)}
+        return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
+
+
+def latest(chain: Chain, mark: Head | None) -> int:
+    """Return the latest of the clock and all times that were seen, in Unix milliseconds."""
+    return max(int(utc_now().timestamp() * 1000), chain.head.at_ms, mark.at_ms if mark is not None else 0)
+
+
+def known(mark: LedgerMark) -> Head | None:
+    """Return what the mark says, None where it says nothing."""
+    try:
+        return mark.read()
+    except MarkUnreadable:
+        return None
+
+
+def insert(db: sqlite3.Connection, line: Line) -> None:
+    """Store a line with its hash, within the caller's transaction."""
+    values = [*line.document().values(), line.hash()]
+    db.execute(f"INSERT INTO charges ({COLUMNS}, hash) VALUES ({_PLACES})", values)  # noqa: S608
+
+
+def _refuse(manifest: RoundManifest, event: PrivacyEvent, rule: PrivacyRule, chain: Chain, now_ms: int) -> None:
+    refusal = rules.mismatch(manifest, event, chain) or rules.participation(manifest, rule, chain)
+    if refusal is not None:
+        raise TaskFailure(refusal.code, refusal.detail)
+    over = rules.overdraw(manifest, event, rule, chain, now_ms)
+    if over is not None:
+        raise TaskFailure(rules.BUDGET_EXCEEDED, over.sentence)
+
+
+def _held(
+    manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule, chain: Chain, now_ms: int
+) -> Line:
+    unit, dataset = rules.unit_of(manifest), manifest.data.dataset
+    budget = rule.budget(dataset, unit)
+    seq = chain.head.seq + 1
+    line = Line(
+        seq=seq,
+        prev_hash=chain.head.hash,
+        at_ms=now_ms,
+        state=State.HELD,
+        charge=seq,
+        federation_id=manifest.federation_id,
+        job_id=manifest.job_id,
+        round_id=manifest.round_id,
+        kind=str(manifest.kind),
+        number=manifest.number,
+        attempt=manifest.attempt,
+        engine=manifest.engine,
+        dataset=dataset,
+        unit=str(unit),
+        event=event.model_dump_json(),
+        delta=rules.delta_of(manifest, budget),
+        manifest_digest=digest,
+        due_ms=now_ms + int(manifest.deadline_s * 1000) + rules.FINAL_AFTER_MS,
+    )
+    charges = {**chain.charges, seq: Charge(line, State.HELD)}
+    return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
+
+
+def _release(document: bytes | None) -> str | None:
+    """Return the digest of what a logged record says was released: a model's content, or opened values."""
+    if document is None:
+        return None
+    result: Mapping[str, Any] = json.loads(zlib.decompress(document))["record"]["result"]
+    return result.get("content_digest") or result.get("values_digest")
+
+
+def _damaged(fault: str) -> str:
+    return (
+        f"this site's ledger cannot be relied on ({fault}), so no round with noise is charged: its owner runs "
+        "`undersong ledger verify`, and `undersong ledger adopt` once it is explained"
+    )
