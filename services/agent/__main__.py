@@ -19,8 +19,12 @@ import yaml
 
 from undersong.services.agent import policy as policies
 from undersong.services.agent.alarms import Alarms
+from undersong.services.agent.budgets import PrivacyRule
 from undersong.services.agent.device import check_device
 from undersong.services.agent.domain import Detail, TaskFailure
+from undersong.services.agent.ledger.accounts import accounts
+from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.loop import EXCLUDED, Agent, http_client
 from undersong.services.agent.receipts import ReceiptBook
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
@@ -170,10 +174,21 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
             found["alarms"] = [dated(entry) for entry in Alarms(state).listed()]
             found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
             found["unread"] = state.fact("unread") or {}
+            found["ledger"] = _ledger(settings, state)
     told = [f"{entry['kind']}: {entry['detail']}; {entry['remedy']}" for entry in found["alarms"]]
+    if damage := found.get("ledger", {}).get("fault"):
+        told.append(f"the ledger cannot be relied on: {damage}; see `undersong ledger verify`")
     told += warnings(settings, len(found["mismatches"]), found.get("closed", {}))
     told += [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]
     return {**found, "warnings": [*told, *(_exclusion(entry) for entry in found["excluded"])]}
+
+
+def _ledger(settings: AgentSettings, state: AgentState) -> dict[str, Any]:
+    """Return what is spent of each budget, and why the ledger cannot be relied on, if so."""
+    rule = policies.load(settings.policy)[0].privacy if settings.policy.exists() else PrivacyRule()
+    ledger = Ledger(state.store, LedgerMark(settings.high_water))
+    chain, fault = ledger.look()
+    return {"fault": fault, "budgets": [each.document() for each in accounts(chain, rule, ledger.now())]}
 
 
 def _exclusion(entry: dict[str, Any]) -> str:

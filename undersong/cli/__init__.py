@@ -16,6 +16,7 @@ from undersong.cli import (
     evidence,
     federations,
     jobs,
+    ledgers,
     models,
     owners,
     platform,
@@ -45,6 +46,7 @@ app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
 app.add_typer(policies.app, name="policy")
 app.add_typer(owners.app, name="owner")
+app.add_typer(ledgers.app, name="ledger")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")

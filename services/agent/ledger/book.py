@@ -20,7 +20,7 @@ from undersong.services.agent.budgets import PrivacyRule
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.highwater import UNWRITTEN, Place, SentMessages
 from undersong.services.agent.ledger import rules
-from undersong.services.agent.ledger.entries import FIELDS, Chain, Charge, Head, Line, State
+from undersong.services.agent.ledger.entries import FIELDS, Chain, Charge, Head, Line, State, line_of
 from undersong.services.agent.ledger.mark import LedgerMark, MarkUnreadable, behind
 from undersong.services.agent.store import Store
 from undersong.shared.clock import utc_now
@@ -50,6 +50,17 @@ class Ledger:
         """Return the chain, and why it cannot be relied on; None where it can. Logs a new fault once."""
         with self._lock:
             return self._looked()
+
+    def now(self) -> int:
+        """Return the latest time that was ever seen here, in Unix milliseconds."""
+        chain, _ = self.look()
+        return latest(chain, known(self.mark))
+
+    def lines(self) -> list[tuple[Line, str]]:
+        """Return the stored lines that can be read, each with its stored hash, whether they hold or not."""
+        with self.store.reading() as db:
+            rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
+        return [(line_of(row[:-1]), str(row[-1])) for row in rows]
 
     def begin(self, rule: PrivacyRule) -> None:
         """Bring mark and charges up to date after a start, before the first task."""

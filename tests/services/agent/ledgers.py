@@ -9,11 +9,10 @@ from undersong.services.agent.highwater import SentMessages
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.state import AgentState
-from undersong.shared.secagg.quantise import plan_encoding
-from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.manifest import Encoding, RoundManifest
 from undersong.shared.wire.privacy import GaussianEvent, PrivacyEvent, PrivacyUnit
 
-ENCODING = plan_encoding(summands=3, max_weight=1, clip_norm=5.0, bound_value=None, modulus_bits=32)
+ENCODING = Encoding(modulus_bits=32, max_summands=3, bound=2**16, scale=2**16 / 5, max_weight=1, clip_norm=5.0)
 DELTA = 1e-6
 
 

@@ -1,0 +1,119 @@
+"""The ledger as an owner reads it: what was spent of each budget, and all lines as one document. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from undersong.services.agent.budgets import Budget, PrivacyRule
+from undersong.services.agent.ledger import rules
+from undersong.services.agent.ledger.entries import FIELDS, Chain, Line, State, noisy
+from undersong.shared.privacy.accounting import ACCOUNTANT, epsilon_of
+from undersong.shared.wire.privacy import NEIGHBOURS, NonPrivateEvent, PrivacyUnit
+
+FORM: Final = "undersong/ledger/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What one data set's rounds cost one unit: within the budget's period, or ever where there is no budget.
+
+    epsilon: of the rounds with noise, at `delta`. exact: answers without noise, which no epsilon bounds.
+    """
+
+    dataset: str
+    unit: PrivacyUnit
+    budget: Budget | None
+    epsilon: float
+    delta: float
+    held: int
+    final: int
+    void: int
+    exact: int
+
+    @property
+    def left(self) -> float | None:
+        """What is left of the budget; None where there is none."""
+        return None if self.budget is None else max(0.0, self.budget.epsilon - self.epsilon)
+
+    def document(self) -> dict[str, Any]:
+        """Return the account for JSON."""
+        budget = self.budget
+        return {
+            "dataset": self.dataset,
+            "unit": str(self.unit),
+            "period_days": budget.period_days if budget is not None else None,
+            "budget": budget.epsilon if budget is not None else None,
+            "delta": self.delta,
+            "epsilon": self.epsilon,
+            "left": self.left,
+            "held": self.held,
+            "final": self.final,
+            "void": self.void,
+            "exact": self.exact,
+        }
+
+
+def accounts(chain: Chain, rule: PrivacyRule, now_ms: int) -> list[Account]:
+    """Return one account for each data set and unit that has a budget or a charge, by name."""
+    named = {(name, budget.unit) for name, budgets in rule.budgets.items() for budget in budgets}
+    named |= {(charge.held.dataset, PrivacyUnit(charge.held.unit)) for charge in chain.charges.values()}
+    return [_account(chain, dataset, unit, rule.budget(dataset, unit), now_ms) for dataset, unit in sorted(named)]
+
+
+def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | None, now_ms: int) -> Account:
+    begin = None if budget is None else now_ms - budget.period_ms
+    delta = budget.delta if budget is not None else rules.EXACT_DELTA
+    spent = chain.spent(dataset, unit, begin)
+    mine = [
+        charge.state
+        for charge in chain.charges.values()
+        if (charge.held.dataset, charge.held.unit) == (dataset, unit) and (begin is None or charge.held.at_ms > begin)
+    ]
+    return Account(
+        dataset=dataset,
+        unit=unit,
+        budget=budget,
+        epsilon=epsilon_of(noisy(spent), delta),
+        delta=delta,
+        held=mine.count(State.HELD),
+        final=mine.count(State.FINAL),
+        void=mine.count(State.VOID),
+        exact=sum(isinstance(event, NonPrivateEvent) for event in spent),
+    )
+
+
+def exported(chain_lines: Sequence[tuple[Line, str]], fault: str | None, found: Sequence[Account]) -> dict[str, Any]:
+    """Return the whole ledger as a document that `checked` reads again: each line with its hash."""
+    return {
+        "form": FORM,
+        "neighbours": NEIGHBOURS,
+        "accountant": f"{ACCOUNTANT} {_version()}",
+        "fault": fault,
+        "accounts": [account.document() for account in found],
+        "lines": [{**line.document(), "state": str(line.state), "hash": digest} for line, digest in chain_lines],
+    }
+
+
+def checked(document: Any) -> Chain:
+    """Return the chain of an exported ledger; its `fault` says where it does not hold. ValueError for another file."""
+    if not isinstance(document, dict) or document.get("form") != FORM or not isinstance(document.get("lines"), list):
+        raise ValueError(f"this is no exported ledger ({FORM})")
+    rows = [line if isinstance(line, dict) else {} for line in document["lines"]]
+    return Chain().read(([row.get(name) for name in FIELDS], row.get("hash", "")) for row in rows)
+
+
+def bar(part: float, width: int = 20) -> str:
+    """Return a bar that is filled to this part of it; more than all of it is filled to the end."""
+    filled = width if not math.isfinite(part) else min(width, max(0, round(part * width)))
+    return "█" * filled + "░" * (width - filled)
+
+
+def _version() -> str:
+    try:
+        return version(ACCOUNTANT)
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,110 @@
+"""`undersong ledger …`: an owner reads, checks, exports and adopts the ledger of a site's folder."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
+from undersong.cli import main
+from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.wire.privacy import NonPrivateEvent
+
+POLICY = {
+    "federations": ["own"],
+    "recipes": [],
+    "datasets": {"heart": {"columns": "*"}, "lungs": {"columns": "*"}},
+    "engines": [],
+    "privacy": {"budgets": {"heart": {"unit": "site", "epsilon": 2, "delta": DELTA}}},
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A stopped site with one charge of budget `heart` and an exact answer of data set `lungs`."""
+    urls = {f"{name}_url": "http://127.0.0.1:9" for name in ("coordinator", "aggregator", "keys", "registry")}
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(urls))
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+    made = Site(tmp_path)
+    first, second = private(1), private(1, job_id="job_2", data={"dataset": "lungs", "features": [], "label": None})
+    made.ledger.charge(first, first.digest(), gaussian(), budget(2))
+    exact = second.model_copy(update={"privacy": None})
+    made.ledger.charge(exact, exact.digest(), NonPrivateEvent(), budget(2))
+    made.stop()
+    return made
+
+
+@pytest.fixture
+def undersong(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in the site's folder: exit code, output, errors."""
+    monkeypatch.chdir(site.folder)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["undersong", "ledger", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def cut(site: Site) -> None:
+    with closing(sqlite3.connect(site.folder / "state" / "agent.sqlite")) as db, db:
+        db.execute("DROP TRIGGER charges_last")
+        db.execute("DELETE FROM charges WHERE seq = 2")
+
+
+def test_show_has_bars_for_budgets_and_infinity_for_exact_answers(undersong: Any) -> None:
+    code, out, _ = undersong("show")
+    assert code == 0
+    heart, lungs = (next(line for line in out.splitlines() if line.startswith(name)) for name in ("heart", "lungs"))
+    assert "████░░░░░░░░░░░░░░░░" in heart
+    assert f"{epsilon_of([gaussian()], DELTA):.4g}" in heart
+    assert "no budget" in lungs
+    assert "∞" in lungs
+    document = json.loads(undersong("show", "--json")[1])
+    assert [each["left"] for each in document["accounts"]] == [
+        pytest.approx(2 - epsilon_of([gaussian()], DELTA)),
+        None,
+    ]
+
+
+def test_an_exported_ledger_is_checked_without_the_site(undersong: Any, site: Site, tmp_path: Path) -> None:
+    assert undersong("export", "--out", "ledger.json")[0] == 0
+    assert undersong("verify", "--file", "ledger.json")[0] == 0
+    assert undersong("verify")[0] == 0
+    document = json.loads((tmp_path / "ledger.json").read_text())
+    document["lines"][0]["dataset"] = "lungs"
+    (tmp_path / "ledger.json").write_text(json.dumps(document))
+    code, _, err = undersong("verify", "--file", "ledger.json")
+    assert (code, "line 1 does not hold" in err) == (1, True)
+    for text in ("{}", "[]", "not JSON", '{"form": "undersong/ledger/1", "lines": [1]}'):
+        (tmp_path / "ledger.json").write_text(text)
+        assert undersong("verify", "--file", "ledger.json")[0] == 1
+
+
+def test_a_ledger_that_was_cut_is_told_and_adopted(undersong: Any, site: Site) -> None:
+    cut(site)
+    code, _, err = undersong("verify")
+    assert (code, "it has 1 lines and had 2" in err, "undersong ledger adopt" in err) == (1, True, True)
+    assert "cannot be relied on" in undersong("show")[2]
+    assert "1 lines are lost" in undersong("adopt", "--reason", "a disk was exchanged")[1]
+    assert undersong("verify")[0] == 0
+    assert "a disk was exchanged" in undersong("show")[1]
+    assert "nothing to adopt" in undersong("adopt", "--reason", "again")[1]
+
+
+def test_a_running_agent_keeps_its_ledger(undersong: Any, site: Site) -> None:
+    from undersong.services.agent.loop import alone
+    from undersong.services.agent.settings import load
+
+    cut(site)
+    with alone(load(site.folder / "agent.yaml")):
+        code, _, err = undersong("adopt", "--reason", "because")
+        assert (code, "another agent" in err) == (1, True)
+        assert "cannot be relied on" in undersong("show")[2]

@@ -1,0 +1,229 @@
+"""`undersong ledger …`: what rounds cost a site's data in privacy, beside its agent."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from undersong.cli import common
+from undersong.errors import UndersongError
+from undersong.shared.files import read_bytes
+
+if TYPE_CHECKING:
+    from undersong.services.agent.budgets import PrivacyRule
+    from undersong.services.agent.ledger.accounts import Account
+    from undersong.services.agent.ledger.book import Ledger
+    from undersong.services.agent.ledger.entries import Line
+    from undersong.services.agent.settings import AgentSettings
+
+app = typer.Typer(no_args_is_help=True, help="A site's privacy ledger: what each round cost, and what is left.")
+Config = Annotated[
+    Path, typer.Option("--config", exists=True, dir_okay=False, help="The site's agent.yaml, as for `agent run`.")
+]
+AGENT_YAML = Path("agent.yaml")
+ADVICE = "if it is explained: stop the agent, undersong ledger adopt --reason WHY"
+
+
+@app.command()
+def show(
+    config: Config = AGENT_YAML,
+    lines: Annotated[int, typer.Option("--lines", min=0, help="So many of the newest lines.")] = 20,
+    as_json: common.AsJson = False,
+) -> None:
+    """Show what is spent and left of each budget, and the newest lines."""
+    from undersong.services.agent.ledger.accounts import accounts
+
+    with _opened(config) as (ledger, rule, _):
+        chain, fault = ledger.look()
+        found = accounts(chain, rule, ledger.now())
+        newest = ledger.lines()[-lines:] if lines else []
+    if as_json:
+        shown = [{**line.document(), "hash": digest} for line, digest in newest]
+        common.print_json({"fault": fault, "accounts": [each.document() for each in found], "lines": shown})
+        return
+    if fault is not None:
+        common.complaints.print(f"the ledger cannot be relied on: {fault}; {ADVICE}", markup=False)
+    if not found:
+        common.console.print("nothing was charged yet, and the policy has no budgets", style="dim")
+        return
+    common.console.print(_account_table(found))
+    if newest:
+        common.console.print()
+        common.console.print(_line_table([line for line, _ in newest]))
+
+
+@app.command()
+def export(
+    config: Config = AGENT_YAML,
+    out: Annotated[
+        Path | None, typer.Option("--out", dir_okay=False, help="Write it to this file; standard output by default.")
+    ] = None,
+) -> None:
+    """Print the whole ledger as JSON, with every line's hash, for an auditor; `verify --file` checks it."""
+    from undersong.services.agent.ledger.accounts import accounts, exported
+
+    with _opened(config) as (ledger, rule, _):
+        chain, fault = ledger.look()
+        document = exported(ledger.lines(), fault, accounts(chain, rule, ledger.now()))
+    if out is None:
+        common.print_json(document)
+        return
+    out.write_text(json.dumps(document, indent=2) + "\n")
+    common.console.print(f"{len(document['lines'])} lines written to {out}", markup=False)
+
+
+@app.command()
+def verify(
+    config: Config = AGENT_YAML,
+    file: Annotated[
+        Path | None, typer.Option("--file", exists=True, dir_okay=False, help="An exported ledger instead.")
+    ] = None,
+) -> None:
+    """Check that no line was changed, taken out or cut off; exits with 1 where one was.
+
+    An exported ledger is checked by itself: that lines at its end are missing, only the site can tell.
+    """
+    if file is not None:
+        chain, fault = _from_file(file)
+    else:
+        with _opened(config) as (ledger, _, _):
+            chain, fault = ledger.look()
+    if fault is not None:
+        raise UndersongError(f"the ledger does not hold: {fault}", remedy=ADVICE)
+    common.console.print(f"{chain.head.seq} lines hold; the last one is {chain.head.hash}", markup=False)
+
+
+@app.command()
+def adopt(
+    reason: Annotated[str, typer.Option("--reason", help="What happened, for the ledger and its auditors.")],
+    config: Config = AGENT_YAML,
+    as_json: common.AsJson = False,
+) -> None:
+    """Take a damaged ledger into use again, once it is known what happened; the agent must be stopped.
+
+    A line says what is missing and why. Lines that do not hold are kept in a file, and what they charged is charged
+    again; whatever was held is final.
+    """
+    from undersong.services.agent.ledger.adoption import adopt as go_on
+
+    with _opened(config, alone=True) as (ledger, _, settings):
+        aside = settings.data_dir / f"ledger-aside-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+        added = go_on(ledger, reason.strip(), aside)
+    if as_json:
+        common.print_json([line.document() for line in added])
+    elif not added:
+        common.console.print("the ledger holds: there is nothing to adopt")
+    else:
+        common.console.print(f"adopted: {added[0].reason}", markup=False, soft_wrap=True)
+        if aside.exists():
+            common.console.print(f"the lines that did not hold are in {aside}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "PrivacyRule", "AgentSettings"]]:
+    """Open the ledger of a site's folder; UndersongError where it has none, or its agent runs and must not."""
+    from undersong.services.agent.budgets import PrivacyRule
+    from undersong.services.agent.ledger.book import Ledger
+    from undersong.services.agent.ledger.mark import LedgerMark
+    from undersong.services.agent.loop import alone as held
+    from undersong.services.agent.policy import PolicyError
+    from undersong.services.agent.policy import load as load_policy
+    from undersong.services.agent.settings import ConfigError, load
+    from undersong.services.agent.state import AgentState
+
+    common.quiet_logs()
+    with ExitStack() as stack:
+        try:
+            settings = load(config)
+            if alone:
+                stack.enter_context(held(settings))
+            there = (settings.data_dir / "agent.sqlite").exists()
+            state = AgentState(settings.data_dir) if there else None
+        except ConfigError as error:
+            remedy = "stop the agent first, or name the site's agent.yaml with --config"
+            raise UndersongError(str(error), remedy=remedy) from None
+        if state is None:
+            raise UndersongError(f"{settings.data_dir} has no state", remedy="run the agent once: undersong agent run")
+        stack.callback(state.close)
+        try:
+            rule = load_policy(settings.policy)[0].privacy
+        except PolicyError as error:
+            common.complaints.print(f"shown without budgets: {error}", markup=False)
+            rule = PrivacyRule()
+        yield Ledger(state.store, LedgerMark(settings.high_water)), rule, settings
+
+
+def _from_file(file: Path) -> tuple[Any, str | None]:
+    from undersong.services.agent.ledger.accounts import checked
+
+    try:
+        chain = checked(json.loads(read_bytes(file)))
+    except (ValueError, RecursionError) as error:
+        raise UndersongError(f"{file}: {error}", remedy="name a file of `undersong ledger export`") from None
+    return chain, chain.fault
+
+
+def _account_table(found: "list[Account]") -> Table:
+    from undersong.services.agent.ledger.accounts import bar
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("data set", "unit", "period", "epsilon", "", "of", "delta", "held", "final", "void", "exact answers"):
+        table.add_column(title, overflow="fold")
+    for each in found:
+        budget = each.budget
+        table.add_row(
+            each.dataset,
+            str(each.unit),
+            f"{budget.period_days} days" if budget is not None else "ever",
+            f"{each.epsilon:.4g}",
+            bar(each.epsilon / budget.epsilon) if budget is not None else "",
+            f"{budget.epsilon:g}" if budget is not None else "no budget",
+            f"{each.delta:g}",
+            str(each.held),
+            str(each.final),
+            str(each.void),
+            f"{each.exact}, without bound: ∞" if each.exact else "none",
+        )
+    return table
+
+
+def _line_table(lines: "list[Line]") -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in (
+        "line",
+        "time",
+        "state",
+        "charge",
+        "data set",
+        "unit",
+        "cost",
+        "epsilon after",
+        "job",
+        "round",
+        "why",
+    ):
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        at = datetime.fromtimestamp(line.at_ms / 1000, UTC)
+        after = "∞" if line.epsilon_after is None else f"{line.epsilon_after:.4g}"
+        place = f"{line.kind} {line.number}/{line.attempt}"
+        about = (line.dataset, line.unit, _cost(line), after, line.job_id, place) if line.event else ("",) * 6
+        table.add_row(str(line.seq), f"{at:%Y-%m-%d %H:%M}", str(line.state), str(line.charge), *about, line.reason)
+    return table
+
+
+def _cost(line: "Line") -> str:
+    try:
+        event = dict(json.loads(line.event))
+    except ValueError:
+        return line.event
+    name = str(event.pop("event", "?"))
+    if event.get("count") == 1:
+        del event["count"]
+    known = {"noise_multiplier": "z"}
+    return " ".join([name, *(f"{known.get(key, key)}={value:.4g}" for key, value in event.items())])
