@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import undersong
 from undersong import recipes, services, shared
 from undersong.services.agent.runner import landlock, limits, seccomp
 
-PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 CAPABILITIES_V3 = 0x20080522
 CAP_DAC_READ_SEARCH = 2  # an agent of root reads data sets of other users; which ones, Landlock says
 LAST_CAPABILITY = 63
@@ -51,6 +52,7 @@ def confine(setup: Mapping[str, Any]) -> dict[str, str]:
         return {}
     if sys.platform == "linux":
         _give_up_privileges()
+        _end_with_the_agent()
     version = landlock.restrict(_rules(setup), network=not isolated)
     calls = seccomp.refuse(network=not isolated, gpu=gpu or _has_gpu(setup["device"]))
     return {
@@ -126,6 +128,14 @@ def _give_up_privileges() -> None:
     kept = sets[0].permitted & (1 << CAP_DAC_READ_SEARCH)
     sets[0], sets[1] = _Sets(kept, kept, 0), _Sets(0, 0, 0)
     libc.capset(ctypes.byref(header), sets)
+
+
+def _end_with_the_agent() -> None:
+    """Let the kernel kill this process when the agent's thread that started it ends, whatever ended it.
+
+    A child that works sees the end of its input; one that was stopped while another works sees nothing.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +286,40 @@ async def test_the_next_agent_ends_all_children_of_a_killed_one(tmp_path, recipe
     assert all(map(gone, started))
     assert list((tmp_path / "children").iterdir()) == []
     await bench.runner.close()
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from tests.services.agent.runner.test_process import TwoRecipes
+
+async def main():
+    bench = TwoRecipes(Path(sys.argv[1]), Path(sys.argv[2]).read_text())
+    await bench.give("odd")
+    await bench.give("other")
+    print("started", *bench.printed("training in"), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_agents_stopped_child_ends_without_another_agent(tmp_path, recipe_text) -> None:
+    (text := tmp_path / "text").write_text(recipe_text)
+    command = (sys.executable, "-c", KILLED, str(tmp_path / "bench"), str(text))
+    agent = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert agent.stdout is not None
+        while not (line := await agent.stdout.readline()).startswith(b"started"):
+            assert line, "the agent ended"
+        stopped, working = map(int, line.split()[1:])
+        assert psutil.Process(stopped).status() == psutil.STATUS_STOPPED
+    finally:
+        agent.kill()
+        await agent.wait()
+    async with asyncio.timeout(30):
+        while not (gone(stopped) and gone(working)):  # noqa: ASYNC110 (other processes end)
+            await asyncio.sleep(0.05)
 
 
 async def test_libraries_start_as_many_threads_as_this_agents_share(tmp_path, recipe_text, monkeypatch) -> None:
