@@ -25,6 +25,8 @@ DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases not
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
 STATISTICS = "statistics"  # the recipe of statistics jobs
 POLICY_UNREADABLE: Final = "policy-unreadable"
+CONSENT_WAITING: Final = "consent-waiting"
+CONSENT_DENIED: Final = "consent-denied"
 POLICY_SIGNATURE: Final = "policy-signature"
 SITE_UNREADABLE: Final = "site-unreadable"  # its data sets and recipes, as a whole
 
@@ -101,6 +103,17 @@ class StatisticsRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsentRule:
+    """Whether jobs that the policy allows need an owner's approval beside it.
+
+    `ceilings`: by the digest of a recipe's code the epsilon up to which its jobs need none.
+    """
+
+    asked: bool = False
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the data owner allows. What is not named is refused."""
 
@@ -117,6 +130,7 @@ class Policy:
     statistics: StatisticsRule
     engine_floors: EngineFloors
     privacy: PrivacyRule = field(default_factory=PrivacyRule)
+    consent: ConsentRule = field(default_factory=ConsentRule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ import structlog
 
 from undersong.services.agent.aggregator import Aggregator
 from undersong.services.agent.alarms import Alarms
+from undersong.services.agent.consent.inbox import Inbox
 from undersong.services.agent.coordinator import Coordinator, Lease
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain import Policy, TaskFailure
 from undersong.services.agent.highwater import SentMessages
 from undersong.services.agent.keys import Signatures
 from undersong.services.agent.ledger.book import Ledger
@@ -25,6 +26,7 @@ from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.link import Away, Link, RequestRefused, make_client
 from undersong.services.agent.log_watch import LogWatch
 from undersong.services.agent.models import ModelCache
+from undersong.services.agent.owners import OwnerMark
 from undersong.services.agent.profile import unreadable_profile
 from undersong.services.agent.reader import LOOK_S, SiteReader
 from undersong.services.agent.receipts import Receipts
@@ -38,7 +40,8 @@ from undersong.shared.files import open_lock
 from undersong.shared.identity.directory import CertificateDirectory
 from undersong.shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys
 from undersong.shared.ids import Digest, SiteId, digest_of
-from undersong.shared.wire.manifest import LogHead
+from undersong.shared.wire.manifest import LogHead, RoundManifest
+from undersong.shared.wire.profiles import ConsentNote
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -56,6 +59,8 @@ class Agent:
         self._settings = settings
         self._reader = SiteReader(settings)
         self._told: Digest | None = None  # the profile that the coordinator has
+        self._consents: tuple[ConsentNote, ...] = ()  # as told
+        self._mark = OwnerMark(settings.owner_mark)
         self._unsure = _EXCLUSION_LOOKS
 
     async def run(self) -> None:
@@ -133,7 +138,23 @@ class Agent:
         met: Callable[[LogHead | None], None],
     ) -> Tasks:
         reader = self._reader
-        return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, ledger, answered, met)
+
+        async def consent(policy: Policy, manifest: RoundManifest) -> None:
+            try:
+                await asyncio.to_thread(self._inbox(state).check, policy, manifest)
+            except TaskFailure:
+                with suppress(Away, RequestRefused):  # first, so that no attempt is planned with this site
+                    await self._tell(platform.coordinator, state, within_s=LAST_WORD_S)
+                raise
+
+        return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, ledger, answered, met, consent)
+
+    def _inbox(self, state: AgentState) -> Inbox:
+        return Inbox(state.store, self._settings.owners, self._mark)
+
+    async def _notes(self, state: AgentState) -> tuple[ConsentNote, ...]:
+        """Return for which jobs this site's owner has not consented, as the coordinator is told."""
+        return await asyncio.to_thread(self._inbox(state).notes, self._reader.site.policy)
 
     async def _work(
         self,
@@ -226,8 +247,10 @@ class Agent:
         self, coordinator: Coordinator, state: AgentState, who: tuple[str, str], over: asyncio.Event
     ) -> None:
         while not over.is_set():
-            if self._reader.changed():
+            changed = self._reader.changed()
+            if changed:
                 await self._reader.refresh(who)
+            if changed or await self._notes(state) != self._consents:
                 with suppress(Away, RequestRefused):  # it is told at the next turn at the latest
                     await self._tell(coordinator, state, within_s=LAST_WORD_S)
             with suppress(TimeoutError):
@@ -253,13 +276,14 @@ class Agent:
     async def _tell(self, coordinator: Coordinator, state: AgentState, *, within_s: float | None = None) -> None:
         """PUT the profile if the coordinator does not have it yet."""
         reader = self._reader
-        profile = reader.profile.model_copy(update={"alarms": await asyncio.to_thread(Alarms(state).told)})
+        alarms, consents = await asyncio.to_thread(Alarms(state).told), await self._notes(state)
+        profile = reader.profile.model_copy(update={"alarms": alarms, "consents": consents})
         if state.fact("unread") != reader.unread:
             await asyncio.to_thread(state.remember, "unread", dict(reader.unread))
         digest = digest_of(profile.model_dump_json().encode())
         if digest != self._told:
             await coordinator.put_profile(profile, within_s=within_s)
-            self._told = digest
+            self._told, self._consents = digest, consents
             await asyncio.to_thread(state.remember, "profile_told_at", time.time())
             await asyncio.to_thread(state.remember, "closed", dict(reader.runner.closed))
             faults = [fault.sentence for fault in profile.faults]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
@@ -12,13 +13,14 @@ from undersong.services.agent import policy as policies
 from undersong.services.agent.domain import POLICY_SIGNATURE, Policy
 from undersong.services.agent.policy import PolicyError
 from undersong.services.agent.settings import AgentSettings, OwnerSettings
-from undersong.shared.files import open_lock
+from undersong.shared.files import FileMark, file_mark, open_lock
 from undersong.shared.identity.highwater import DurableLines
-from undersong.shared.identity.owner import PolicySignature, read_signature, signature_file
-from undersong.shared.ids import Digest, digest_of
+from undersong.shared.identity.owner import read_signature, signature_file
+from undersong.shared.ids import digest_of
 
-_POLICY: Final = "policy"
-_WORDS: Final = 3
+POLICY: Final = "policy"
+NO_NAME: Final = "-"
+_WORDS: Final = 4  # of a line: kind, name, number, what
 
 
 class PolicyUnsigned(PolicyError):
@@ -27,27 +29,54 @@ class PolicyUnsigned(PolicyError):
     code = POLICY_SIGNATURE
 
 
-class PolicyMark:
-    """The newest policy that was accepted, in a file outside the state folder that is never restored."""
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far something has come: a number that only rises, and what was there when it was reached."""
+
+    number: int = 0
+    what: str = ""
+
+
+class OwnerMark:
+    """What owners decided last, in a file outside the state folder that is never restored.
+
+    Which policy was used (its serial), which consent is over (the number of the decision), how many runs of it were
+    used: an earlier copy of the state folder, or of the policy, takes none of it back. Several processes may write.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lines = path, DurableLines(path)
+        self._seen: tuple[FileMark | None, dict[tuple[str, str], Reached]] = (None, {})
 
-    def read(self) -> tuple[int, Digest | None]:
-        """Return the serial and digest of the newest signed policy, (0, None) where there was none; OSError."""
-        newest: tuple[int, Digest | None] = (0, None)
-        for words in self._lines.read():
-            if len(words) == _WORDS and words[0] == _POLICY and words[1].isdigit() and int(words[1]) > newest[0]:
-                newest = int(words[1]), Digest(words[2])
-        return newest
+    def read(self, kind: str, name: str = NO_NAME) -> Reached:
+        """Return how far one thing has come; OSError where the file cannot be read."""
+        return self._all().get((kind, name), Reached())
 
-    def reach(self, signature: PolicySignature) -> None:
-        """Note a policy that is used from now on, durably; OSError where that fails."""
+    def reach(self, kind: str, number: int, what: str, name: str = NO_NAME) -> None:
+        """Note that one thing has come so far, durably, unless it has come further; OSError where that fails."""
+        if number <= self.read(kind, name).number:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open_lock(self._path.with_name(self._path.name + ".lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if signature.serial > self.read()[0]:
-                self._lines.replace([(_POLICY, signature.serial, signature.digest)])
+            known = self._all()
+            if number > known.get((kind, name), Reached()).number:
+                known[kind, name] = Reached(number, what)
+                self._lines.replace([(*key, value.number, value.what or NO_NAME) for key, value in known.items()])
+
+    def _all(self) -> dict[tuple[str, str], Reached]:
+        before, known = self._seen
+        now = file_mark(self._path)
+        if now is not None and now == before:
+            return dict(known)
+        found: dict[tuple[str, str], Reached] = {}
+        for words in self._lines.read():
+            if len(words) == _WORDS and words[2].isdigit():
+                key, number = (words[0], words[1]), int(words[2])
+                if number > found.get(key, Reached()).number:
+                    found[key] = Reached(number, words[3])
+        self._seen = (now, dict(found))
+        return found
 
 
 def load_policy(settings: AgentSettings, *, note: bool = False) -> tuple[Policy, tzinfo]:
@@ -59,6 +88,11 @@ def load_policy(settings: AgentSettings, *, note: bool = False) -> tuple[Policy,
     if settings.owners is not None:
         _check(settings, settings.owners, data, note=note)
     file = policies.parse(settings.policy, data)
+    if file.consent != "none" and settings.owners is None:
+        raise PolicyError(
+            f"{settings.policy}: consent: {file.consent} needs owners who can approve: make a key "
+            "(undersong owner init) and name it under `owners` in agent.yaml"
+        )
     return policies.to_policy(file), ZoneInfo(file.timezone)
 
 
@@ -67,8 +101,8 @@ def _check(settings: AgentSettings, owners: OwnerSettings, data: bytes, *, note:
     again = f"an owner reads {path} and signs it: undersong policy sign {path}"
     try:
         found = read_signature(beside)
-        mark = PolicyMark(settings.owner_mark)
-        newest, digest = mark.read()
+        mark = OwnerMark(settings.owner_mark)
+        newest = mark.read(POLICY)
     except (OSError, ValueError) as error:
         raise PolicyUnsigned(f"{path}: its signature cannot be read: {error}; {again}") from error
     if found is None:
@@ -79,14 +113,14 @@ def _check(settings: AgentSettings, owners: OwnerSettings, data: bytes, *, note:
     if len(known) < owners.need:
         said = f"{len(known)} of {owners.need} signatures that agent.yaml needs (owners.need) are there"
         raise PolicyUnsigned(f"{path}: {said}; {again}")
-    if found.serial < newest or (found.serial == newest and found.digest != digest):
+    if found.serial < newest.number or (found.serial == newest.number and found.digest != newest.what):
         raise PolicyUnsigned(
-            f"{path}: signed {_date(found.serial)}, and one that was signed {_date(newest)} has been used already: "
-            f"an older policy is not taken back; {again}"
+            f"{path}: signed {_date(found.serial)}, and one that was signed {_date(newest.number)} has been used "
+            f"already: an older policy is not taken back; {again}"
         )
     if note:
         try:
-            mark.reach(found)
+            mark.reach(POLICY, found.serial, found.digest)
         except OSError as error:
             raise PolicyUnsigned(f"{settings.owner_mark} cannot be written: {error.strerror}") from error
 

@@ -16,6 +16,7 @@ from undersong.services.agent.domain import (
     EVERYTHING,
     OWN_FEDERATION,
     POLICY_UNREADABLE,
+    ConsentRule,
     Detail,
     Hours,
     Policy,
@@ -168,6 +169,16 @@ class PrivacyEntry(BaseModel):
         return self
 
 
+class AutomaticApproval(BaseModel):
+    """Jobs that need no owner's approval: those of one recipe's code, as long as they cost little."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the recipe's code")
+    epsilon: float = Field(
+        gt=0, le=MAX_EPSILON, description="Most epsilon of a whole job; one with an exact sum always waits"
+    )
+
+
 def _federation(name: str) -> str:
     if name not in (OWN_FEDERATION, EVERYTHING) and not name.startswith("fed_"):
         raise ValueError(f"{name!r} is no federation's id{hint(name, (OWN_FEDERATION, EVERYTHING))}")
@@ -209,6 +220,14 @@ class PolicyFile(EngineFloors, BaseModel):
     require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
     statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
     privacy: PrivacyEntry = Field(PrivacyEntry(), description="What noise rounds need, and what they may cost")
+    consent: Literal["none", "new"] = Field(
+        "none",
+        description="`new`: a job that this policy allows waits until an owner approves it (`undersong consent`); "
+        "agent.yaml must name the `owners`. `none`: it runs",
+    )
+    auto_approve: list[AutomaticApproval] = Field(
+        [], description="With `consent: new`, jobs that need no approval: by the recipe's code, under a ceiling"
+    )
     hours: list[Annotated[str, AfterValidator(_window)]] = Field(
         [], description="Times of day in which tasks are begun, as HH:MM-HH:MM; none: always"
     )
@@ -219,6 +238,15 @@ class PolicyFile(EngineFloors, BaseModel):
         description="How much of a recipe's failure the platform is told: the `code`, also the `location` in the code, "
         "or the `full` text",
     )
+
+    @model_validator(mode="after")
+    def _consent_is_asked(self) -> PolicyFile:
+        digests = [each.digest for each in self.auto_approve]
+        if digests and self.consent == "none":
+            raise ValueError("auto_approve means something only with `consent: new`")
+        if len(set(digests)) != len(digests):
+            raise ValueError("auto_approve: one digest is there twice")
+        return self
 
 
 def load(path: Path) -> tuple[Policy, tzinfo]:
@@ -332,6 +360,7 @@ def to_policy(file: PolicyFile) -> Policy:
         statistics=_statistics(file.statistics, file.min_cohort),
         engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
         privacy=_privacy(file.privacy),
+        consent=ConsentRule(file.consent == "new", {each.digest: each.epsilon for each in file.auto_approve}),
     )
 
 

@@ -88,6 +88,7 @@ def rules(file: PolicyFile) -> dict[str, Rule]:
     found["require_clip"] = Limit((-int(file.require_clip),), clip)
     found |= _statistics(file)
     found |= _privacy(file)
+    found |= _consent(file)
     for section in EngineFloors.model_fields:
         found |= _floors(file, section)
     for name in ResourcesEntry.model_fields:
@@ -126,7 +127,7 @@ def diff(old: PolicyFile, new: PolicyFile) -> tuple[list[str], list[str]]:
             more += [said] if any(map(gt, now.leniency, was.leniency)) else []
             less += [said] if any(map(lt, now.leniency, was.leniency)) else []
         elif isinstance(was, Choices) and isinstance(now, Choices):
-            covers = _recipe_covered if place == "recipes" else _covered
+            covers = _COVERS.get(place, _covered)
             more += [_sentence(phrase) for phrase in now.beyond(was, covers)]
             less += [_sentence(phrase) for phrase in was.beyond(now, covers)]
     gained, lost = _hours_changes(old, new)
@@ -171,6 +172,16 @@ def _recipe_covered(key: str, other: Choices) -> bool:
     """Whether another policy allows all that a rule allows: the same, the digest under any name, or any version."""
     name, digest = key.split(" ")
     return key in other.allowed or (bool(digest) and (f" {digest}" in other.allowed or f"{name} " in other.allowed))
+
+
+def _ceiling_covered(key: str, other: Choices) -> bool:
+    """Whether another policy approves as much, or more, of the same recipe by itself."""
+    digest, epsilon = key.split(" ")
+    ceilings = (each.split(" ") for each in other.allowed)
+    return any(digest == its and float(most) >= float(epsilon) for its, most in ceilings)
+
+
+_COVERS: Final = {"recipes": _recipe_covered, "auto_approve": _ceiling_covered}
 
 
 def _engine(name: str) -> str:
@@ -218,6 +229,19 @@ def _privacy(file: PolicyFile) -> dict[str, Rule]:
     for name in dict.fromkeys([*file.datasets, *entry.budgets]):
         for unit in PrivacyUnit:
             found[f"privacy.budgets.{name}.{unit}"] = _budget(name, unit, entry.budgets.get(name))
+    return found
+
+
+def _consent(file: PolicyFile) -> dict[str, Rule]:
+    asked = file.consent != "none"
+    said = "a job that is allowed waits for an owner's approval" if asked else "a job that is allowed needs no approval"
+    found: dict[str, Rule] = {"consent": Limit((-int(asked),), said)}
+    approvals = {each.digest: each.epsilon for each in file.auto_approve} if asked else {}
+    phrases = {
+        f"{digest} {epsilon!r}": f"jobs of the recipe with the code {digest} need no approval up to epsilon {epsilon:g}"
+        for digest, epsilon in approvals.items()
+    }
+    found["auto_approve"] = Choices(phrases)
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.files import open_regular
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _FIRST = """
 CREATE TABLE contributions (
     round_id TEXT PRIMARY KEY,
@@ -136,7 +136,31 @@ CREATE TABLE charges (
 CREATE TRIGGER charges_stay BEFORE UPDATE ON charges BEGIN SELECT RAISE(ABORT, 'lines of the ledger stay'); END;
 CREATE TRIGGER charges_last BEFORE DELETE ON charges BEGIN SELECT RAISE(ABORT, 'lines of the ledger stay'); END;
 """
-_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_SIXTH = """
+CREATE TABLE consent_requests (
+    digest TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    document TEXT NOT NULL,
+    asked_at REAL NOT NULL,
+    automatic INTEGER NOT NULL
+) STRICT;
+CREATE INDEX consent_requests_asked ON consent_requests (asked_at);
+CREATE TABLE consent_decisions (
+    request TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (request, number, key)
+) STRICT;
+CREATE TABLE consent_runs (
+    request TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (request, kind, number)
+) STRICT;
+"""
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 
 
 class Store:

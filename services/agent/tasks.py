@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,8 +90,9 @@ class Tasks:
         ledger: Ledger,
         answered: Callable[[], None] = lambda: None,
         met: Callable[[LogHead | None], None] = lambda _: None,
+        consent: Callable[[Policy, RoundManifest], Awaitable[None]] | None = None,
     ) -> None:
-        self._met = met
+        self._met, self._consent = met, consent
         self._platform, self._runner, self._state, self._site = platform, runner, state, site
         self._sent, self._room, self._ledger = sent, room, ledger
         self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
@@ -223,6 +224,8 @@ class Tasks:
         found = objections(site.policy, manifest, site.facts, site.local_now())
         if found:
             raise TaskFailure(found[0].code, "; ".join(reason.detail for reason in found))
+        if self._consent is not None:
+            await self._consent(site.policy, manifest)
         return manifest, manifest.digest()
 
     async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from undersong.services.coordinator.domain.findings import kind_of
 from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, Job
 from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.sites import consent_of
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
@@ -112,13 +113,14 @@ class Jobs:
         heard_since = await tx.now() - self._lease
         found = []
         for site in sorted(await SiteRepository(tx).of_federation(job.federation_id), key=lambda site: site.name):
-            reason = absence(site.facts(), job.spec, job.resolved)
+            reason = absence(site.facts(), job.spec, job.resolved, job.id)
             if reason is None and site.id in job.progress.unable:
                 reason = f"it cannot do this step: {job.progress.unable[site.id]}"
             if reason is None and (site.last_seen_at is None or site.last_seen_at < heard_since):
                 reason = "its agent is offline"
             if reason is not None and site.id not in excluded:
-                found.append(AbsenceView(site_id=site.id, site_name=site.name, reason=reason))
+                consent = consent_of(site.facts(), job.id)
+                found.append(AbsenceView(site_id=site.id, site_name=site.name, reason=reason, consent=consent))
         return found
 
     async def results(self, person: Principal, job_id: str) -> ResultsView:

@@ -11,6 +11,7 @@ from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
 from undersong.services.coordinator.domain.progress import Finished, JobState, Stalled, Step
 from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Round
+from undersong.services.coordinator.domain.sites import consent_of
 from undersong.services.coordinator.domain.validation import absence
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import ROUNDS_TOPIC
@@ -113,7 +114,8 @@ class Planner:
         now = await tx.now()
         waiting = job.waiting(now)
         since = waiting.waiting_since or now
-        if (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s):
+        over = (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s)
+        if over and len(await self._candidates(tx, job, waiting=True)) < job.spec.cohort.min:
             await self.stall(tx, job, "too-few-sites")
             return
         jobs = JobRepository(tx)
@@ -121,12 +123,15 @@ class Planner:
         if job.waiting_since is None:
             await jobs.record(job.id, "job.waiting", ACTOR, {"needed": job.spec.cohort.min})
 
-    async def _candidates(self, tx: Transaction, job: Job) -> list[SiteId]:
+    async def _candidates(self, tx: Transaction, job: Job, *, waiting: bool = False) -> list[SiteId]:
+        """Return the sites that can take part now; `waiting`: also those whose owners have not consented yet."""
         since = await tx.now() - self._timing.lease
         sites = await SiteRepository(tx).present(job.federation_id, since)
         out = set(job.progress.unable) | {task.site_id for task in await TaskRepository(tx).at_fault(job.id)}
         able = [site for site in sites if site.id not in out]
-        return [site.id for site in able if absence(site, job.spec, job.resolved) is None]
+        fit = [site for site in able if absence(site, job.spec, job.resolved) is None]
+        wanted = {None, "waiting"} if waiting else {None}
+        return [site.id for site in fit if consent_of(site, job.id) in wanted]
 
 
 def _new_round(manifest: RoundManifest, number: int, now: datetime) -> Round:

@@ -13,7 +13,7 @@ from undersong.services.coordinator.domain.endings import Published, SiteFault, 
 from undersong.services.coordinator.domain.manifests import draft, witnessed
 from undersong.services.coordinator.domain.progress import Finished, JobState
 from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Phase, Round
-from undersong.services.coordinator.domain.tasks import SiteTask, TaskState
+from undersong.services.coordinator.domain.tasks import CONSENT_WAITING, SiteTask, TaskState
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import ROUNDS_TOPIC, TASKS_TOPIC, measure, move
 from undersong.services.coordinator.planning import ACTOR, Planner, cause_facts, round_facts
@@ -195,7 +195,7 @@ class Rounds:
             if job.round_id != round_id:
                 return None
             failure = over.reason or "round-failed"
-            job = job.setback(failure, now, ended, spent=spent)
+            job = job.setback(failure, now, ended, spent=spent, waits=any(t.code == CONSENT_WAITING for t in ended))
             end = await self._planner.end_of(tx, job, round_)
             if repeats or end is JobState.FAILED:
                 await self._planner.finish(tx, job, Finished(JobState.FAILED, failure))

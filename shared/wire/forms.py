@@ -1,5 +1,6 @@
 """The base of every document on the wire, and the types of its fields."""
 
+import unicodedata
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -11,6 +12,14 @@ Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", max_length
 DigestText = Annotated[Digest, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+def controls(text: str) -> bool:
+    """Whether a text for people holds characters that can hide or reorder what is shown: controls, formats, surrogates.
+
+    Line feeds are allowed.
+    """
+    return any(unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and char != "\n" for char in text)
 
 
 def is_empty(value: object) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, StrictFloat, model_validator
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.columns import Column, Unused
-from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, is_empty
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, controls, is_empty
 from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
 
 PROTOCOL: Final = 1
@@ -22,6 +22,8 @@ ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
 SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
+MOST_REASON: Final = 2000
+"""Characters of a job's reason."""
 
 
 class RoundKind(StrEnum):
@@ -118,11 +120,45 @@ def head_statement(size: int, root: bytes, timestamp_ms: int) -> bytes:
     return HEAD_CONTEXT + size.to_bytes(8, "big") + root + timestamp_ms.to_bytes(8, "big")
 
 
+class PlannedRounds(Document):
+    """The rounds of one kind that a job has: how many at most, and what limits and hides each site's part in them.
+
+    clip_norm: the limit of an update's norm in every one of them; None where it is not the same in all.
+    """
+
+    kind: RoundKind
+    rounds: int = Field(ge=1, le=10**6, strict=True)
+    clip_norm: float | None = Field(default=None, gt=0)
+    privacy: PrivacyTerms | None = None
+
+
+class JobRequest(Document):
+    """What sites' owners are asked to consent to: the job as its requester and the coordinator describe it.
+
+    It is the same in every round of a job. columns: all that any round may read, the label among them.
+    """
+
+    name: Name
+    requester: Name
+    reason: str = Field(default="", max_length=MOST_REASON)
+    planned: tuple[PlannedRounds, ...] = Field(max_length=len(RoundKind))
+    columns: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        if any(map(controls, (self.reason, self.name, self.requester))):
+            raise ValueError("name, requester or reason has a control character")
+        if len({each.kind for each in self.planned}) != len(self.planned):
+            raise ValueError("rounds of one kind are planned twice")
+        return self
+
+
 class RoundManifest(Digestible):
     """One attempt at one round of a job.
 
     log_head: the transparency log as the coordinator saw it last, for sites to compare with what they see themselves.
     privacy: what noise bounds, in a round whose sum is noisy; without it the sum is exact.
+    request: what the sites' owners are asked to consent to.
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
     model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
@@ -157,6 +193,7 @@ class RoundManifest(Digestible):
     length: int | None = Field(default=None, ge=1, le=2**36, strict=True, exclude_if=is_empty)
     metrics_layout: Name | None = Field(default=None, exclude_if=is_empty)
     privacy: PrivacyTerms | None = Field(default=None, exclude_if=is_empty)
+    request: JobRequest | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

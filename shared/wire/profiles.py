@@ -1,7 +1,7 @@
 """What a site tells about itself: its recipes, the shape of its data sets and its machine, never a value."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, JsonValue
 
@@ -11,6 +11,9 @@ from undersong.shared.wire.forms import Digestible, DigestText, Document, Name
 from undersong.shared.wire.manifest import DataRef
 
 __all__ = ["Column", "DatasetSchema", "Hardware", "ProfileFault", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
+
+
+MOST_CONSENTS: Final = 200
 
 
 class Task(StrEnum):
@@ -88,6 +91,13 @@ class ProfileFault(Document):
         return _FAULTS.get(self.code, self.code)
 
 
+class ConsentNote(Document):
+    """That a job waits for the consent of the site's owner, or was denied it. Who is asked, and why, stays there."""
+
+    job_id: Name
+    state: Literal["waiting", "denied"]
+
+
 class SiteProfile(Document):
     """A site's public profile, sent when its agent starts and when it changes."""
 
@@ -99,6 +109,7 @@ class SiteProfile(Document):
     runner: Name = "process"
     alarms: tuple[Alarm, ...] = Field(default=(), max_length=50)
     faults: tuple[ProfileFault, ...] = Field(default=(), max_length=50)
+    consents: tuple[ConsentNote, ...] = Field(default=(), max_length=MOST_CONSENTS)
 
 
 def schema_fault(own: DatasetSchema, asked: DataRef) -> str | None:

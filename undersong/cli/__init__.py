@@ -10,6 +10,7 @@ from undersong.cli import (
     agents,
     backups,
     common,
+    consents,
     data,
     demo,
     doctor,
@@ -47,6 +48,7 @@ app.add_typer(agents.app, name="agent")
 app.add_typer(policies.app, name="policy")
 app.add_typer(owners.app, name="owner")
 app.add_typer(ledgers.app, name="ledger")
+app.add_typer(consents.app, name="consent")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")

@@ -124,6 +124,10 @@ def waits(job: Job) -> str | None:
     """Return what a job waits for, since when, and why each absent site cannot take part; None where it does not."""
     if job.waiting_since is None or job.finished:
         return None
+    asked = [site.site_name for site in job.absent if site.consent == "waiting"]
+    if asked:
+        others = "".join(f"; {site.site_name}: {site.reason}" for site in job.absent if site.site_name not in asked)
+        return f"for consent of {', '.join(asked)}, since {ago(job.waiting_since)}{others}"
     needed = (job.spec.get("cohort") or {}).get("min")
     enough = "enough sites" if needed is None else f"{needed} sites"
     why = "".join(f"; {site.site_name}: {site.reason}" for site in job.absent)

@@ -99,6 +99,7 @@ class Absence(Answer):
     site_id: str
     site_name: str
     reason: str
+    consent: str | None = None
 
 
 class Job(Answer):

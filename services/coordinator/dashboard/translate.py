@@ -60,6 +60,7 @@ def job(found: JobView) -> JobItem:
         ended_at=found.finished_at,
         version_id=found.version_id,
         waiting_since=found.waiting_since,
+        awaits=tuple(site.site_name for site in found.absent if site.consent == "waiting"),
         spec=spec.model_dump(mode="json"),
         last_failure=found.last_failure,
         excluded=tuple(

@@ -151,6 +151,7 @@ class JobItem:
     explanation: str | None = None  # the reason as a sentence, and what to do
     version_id: str | None = None
     waiting_since: datetime | None = None  # since when too few sites are there for a round
+    awaits: tuple[str, ...] = ()  # the sites whose owners have not consented yet
     kind: str = "train"
     spec: Mapping[str, object] = field(default_factory=dict)
     last_failure: str | None = None  # why the last attempt at the present step failed, as a sentence

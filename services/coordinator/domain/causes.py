@@ -16,6 +16,7 @@ _REPEATING_FAMILIES: Final = ("policy-", "manifest-", "recipe-", "data-", "datas
 _REPEATING: Final = frozenset(
     {
         "bad-result",
+        "consent-denied",
         "dealer-at-fault",
         "disk-limit",
         "model-mismatch",
@@ -28,7 +29,7 @@ _REPEATING: Final = frozenset(
         "statistics-unreadable",
     }
 )
-_PASSING: Final = frozenset({"policy-hours", "policy-signature", "manifest-round"})
+_PASSING: Final = frozenset({"policy-hours", "policy-signature", "manifest-round", "consent-waiting"})
 """Codes of a repeating family that time alone may resolve."""
 
 _OPINIONS: Final = 2
@@ -39,6 +40,8 @@ _FAULTS: Final = {
     "bad-result": "the recipe's result is not usable",
     "body-lost": "the stored update was damaged, and the site was asked for it again",
     "dealer-at-fault": "other sites could not use the shares that the site dealt",
+    "consent-denied": "the site's owner does not consent to this job",
+    "consent-waiting": "the job waits for the consent of the site's owner",
     "child-died": "the training process ended unexpectedly",
     "disk-full": "the site's disk is full",
     "disk-limit": "the recipe wrote more files than the site's policy allows",
@@ -81,6 +84,11 @@ _REMEDIES: Final = (
         ),
     ),
     (("policy-unreadable",), "The site's owner corrects policy.yaml (undersong doctor --agent); then resume the job."),
+    (
+        ("consent-denied",),
+        "Ask the sites' owners, who may approve it still; then resume the job, or submit another without these sites.",
+    ),
+    (("consent-waiting",), "The sites' owners approve it (undersong consent); the job goes on then by itself."),
     (("policy-signature",), "The site's owners read and sign policy.yaml (undersong policy sign)."),
     (("policy-hours",), "Resume the job within the hours that the sites' policies allow."),
     (("policy-",), "The sites' owners may allow it in policy.yaml; then resume the job, or submit another."),

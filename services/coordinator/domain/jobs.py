@@ -35,6 +35,8 @@ from undersong.shared.wire.manifest import RoundKind
 
 LOOK_AGAIN: Final = timedelta(seconds=3)
 """How long a lost hint can delay a job that has no round out."""
+MOST_EXCUSED: Final = 50
+"""Attempts at one step that may end for want of consent before they count as failures."""
 
 
 class JobOver(Conflict):
@@ -192,15 +194,19 @@ class Job:
         progress = replace(self.progress.settle(), asked=self.progress.asked + 1, statistics_done=done)
         return replace(self, context=context, results=results, progress=progress)
 
-    def setback(self, reason: str, now: datetime, tasks: Sequence[SiteTask] = (), *, spent: bool = False) -> "Job":
+    def setback(
+        self, reason: str, now: datetime, tasks: Sequence[SiteTask] = (), *, spent: bool = False, waits: bool = False
+    ) -> "Job":
         """Take in that a round ended without a result; `tasks` are its tasks as they ended.
 
+        `waits` when a site's owner has not consented yet: the attempt does not count towards the pause of the job.
         `spent` when its sites had begun to open the sum, and will not do it again: the step is then done under the
         next number, as a step that no site has answered yet.
         """
         progress = replace(
             self.progress,
             failures=self.progress.failures + 1,
+            excused=self.progress.excused + int(waits and self.progress.failures < MOST_EXCUSED),
             settled=self.progress.settled + int(spent),
             causes=causes_of(tasks),
             unable={**self.progress.unable, **unable(tasks)},

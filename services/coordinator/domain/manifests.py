@@ -7,6 +7,7 @@ from typing import Any, Final
 from undersong.services.coordinator.domain.cohort import CohortRule, choose, derive_seed
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.progress import Step
+from undersong.services.coordinator.domain.requests import job_request
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import count_bits
 from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
@@ -106,6 +107,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
         log_head=settled.log_head,
+        request=job_request(job, train_encoding(size, spec).clip_norm),
         **_evaluated(job, step.kind),
     )
 
@@ -152,6 +154,7 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         deadline_s=settled.deadline_s,
         epoch=settled.epoch,
         log_head=settled.log_head,
+        request=job_request(job, None),
         length=asked.length if counted(encoding) else sums_length(asked.length),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.shared.ids import SiteId
@@ -73,6 +74,19 @@ def alike_columns(name: str, without: Sequence[SiteFacts], sights: Mapping[SiteI
 def disability(profile: SiteProfile) -> str | None:
     """Return why the site can do no work at all, as it told; None where it can."""
     return next((f"it cannot take work: {fault.sentence}" for fault in profile.faults if fault.dataset is None), None)
+
+
+CONSENTS: Final = {
+    "waiting": "it waits for the consent of its owner",
+    "denied": "its owner does not consent to this job",
+}
+"""Why a site takes no part, by the state of its owner's consent."""
+
+
+def consent_of(site: SiteFacts, job_id: str) -> Literal["waiting", "denied"] | None:
+    """Return `waiting` or `denied` where the site told that its owner has not consented to the job."""
+    notes = site.profile.consents if site.profile is not None else ()
+    return next((note.state for note in notes if note.job_id == job_id), None)
 
 
 def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from undersong.shared.ids import FederationId, VersionId
 from undersong.shared.learning.strategies import STRATEGIES
 from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
+from undersong.shared.wire.forms import controls
+from undersong.shared.wire.manifest import MOST_REASON
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
@@ -17,6 +19,12 @@ MIN_COHORT: Final = 3
 """With two sites, each could subtract itself from the sum."""
 MIN_CELL: Final = 5
 """Counts below this are not shown."""
+
+
+def _visible(text: str) -> str:
+    if controls(text):
+        raise ValueError("control characters and invisible ones are not allowed, line feeds are")
+    return text
 
 
 class Part(BaseModel):
@@ -180,6 +188,15 @@ class DeadlinePart(Part):
 
 
 _Name = Annotated[Name, Field(description="The job's name, for people; several jobs may share one")]
+_Reason = Annotated[
+    str,
+    StringConstraints(max_length=MOST_REASON),
+    AfterValidator(_visible),
+    Field(
+        description="What the result is for, in a few sentences: sites' owners read it before they consent; up to 2000 "
+        "characters"
+    ),
+]
 _Federation = Annotated[
     FederationId,
     Field(description="The federation's id; command line and client fill it in, and take `federation: NAME` instead"),
@@ -229,6 +246,7 @@ class JobSpec(Part):
     update: UpdatePart = Field(default_factory=UpdatePart, description="How an update becomes integers")
     evaluation: EvaluationPart = Field(default_factory=EvaluationPart, description="When the model is evaluated")
     deadlines: _Deadlines = Field(default_factory=DeadlinePart)
+    reason: _Reason = ""
 
 
 class StatisticsData(Part):
@@ -280,6 +298,7 @@ class StatisticsSpec(Part):
         description="Counts below it, and answers from fewer rows, are not shown",
     )
     deadlines: _Deadlines = Field(default_factory=DeadlinePart)
+    reason: _Reason = ""
 
 
 AnySpec = JobSpec | StatisticsSpec

@@ -16,6 +16,8 @@ from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 
 DEALER_AT_FAULT: Final = "dealer-at-fault"
 """The code of a site whose secret shares others cannot use: it takes part in no later round of the job."""
+CONSENT_WAITING: Final = "consent-waiting"
+"""The code of a site whose owner has not consented to the job yet: it takes part once it tells that it may."""
 MAX_ATTEMPTS: Final = 5
 """A task that took its agent down this often is not the network's fault."""
 

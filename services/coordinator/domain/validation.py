@@ -14,7 +14,9 @@ from undersong.services.coordinator.domain.findings import Findings, parse_field
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from undersong.services.coordinator.domain.recipes import check_params, find_recipe
 from undersong.services.coordinator.domain.sites import (
+    CONSENTS,
     SiteFacts,
+    consent_of,
     dataset_of,
     disability,
     holders_of,
@@ -167,8 +169,16 @@ def _weight_unit(update: parts.UpdatePart, data: parts.DataPart, eligible: Seque
     return max(1, -(-rows // update.max_weight))
 
 
-def absence(site: SiteFacts, spec: AnySpec, resolved: Resolved) -> str | None:
-    """Return why the site, as it is now, cannot do this job's rounds; None where it can."""
+def absence(site: SiteFacts, spec: AnySpec, resolved: Resolved, job_id: str | None = None) -> str | None:
+    """Return why the site, as it is now, cannot do this job's rounds; None where it can.
+
+    With `job_id` also where its owner has not consented to the job.
+    """
+    reason = _inability(site, spec, resolved)
+    return reason if reason is not None or job_id is None else CONSENTS.get(consent_of(site, job_id) or "")
+
+
+def _inability(site: SiteFacts, spec: AnySpec, resolved: Resolved) -> str | None:
     if not site.active or site.profile is None:
         return lacks_dataset(site, spec.data.dataset)
     if (cannot := disability(site.profile)) is not None:

@@ -54,6 +54,9 @@ class AbsenceView(View):
     site_id: str
     site_name: str
     reason: str = Field(examples=["it cannot take work: its policy cannot be read"])
+    consent: Literal["waiting", "denied"] | None = Field(
+        default=None, description="Whether it waits for the consent of its owner, or was denied it."
+    )
 
 
 class JobProgressView(View):

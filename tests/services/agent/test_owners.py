@@ -19,7 +19,8 @@ from tests.services.agent.fake_platform import FakePlatform
 from tests.services.agent.test_policy import ended, put, wait_for
 from tests.services.agent.test_policy_references import POLICY
 from undersong.cli import app
-from undersong.services.agent.owners import PolicyMark, PolicyUnsigned, load_policy
+from undersong.services.agent.owners import POLICY as OWNED
+from undersong.services.agent.owners import OwnerMark, PolicyUnsigned, load_policy
 from undersong.services.agent.settings import AgentSettings, ConfigError, OwnerSettings
 from undersong.services.agent.settings import load as load_settings
 from undersong.shared.identity.owner import BadOwnerKey, OwnerKey, sign_policy
@@ -86,7 +87,7 @@ def test_an_older_policy_is_not_taken_back(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml.sig").unlink()
     signed(tmp_path, TEXT + b"\n", ALICE, now_ms=1001)
     refused(setup, "an older policy is not taken back")
-    assert PolicyMark(setup.owner_mark).read()[0] == 1001
+    assert OwnerMark(setup.owner_mark).read(OWNED).number == 1001
 
 
 FUZZ = settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

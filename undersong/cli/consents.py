@@ -1,0 +1,237 @@
+"""`undersong consent …`: what waits for the approval of the owner of a site's data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from undersong.cli import common, owners
+from undersong.errors import UndersongError
+from undersong.shared.terminal import shown
+
+if TYPE_CHECKING:
+    from undersong.services.agent.consent.inbox import Inbox, InboxEntry
+    from undersong.services.agent.domain import Policy
+    from undersong.services.agent.settings import AgentSettings
+
+app = typer.Typer(no_args_is_help=True, help="The owner's inbox: jobs that wait for consent, beside the agent.")
+ConfigPath = Annotated[Path, typer.Option("--config", dir_okay=False, help="The agent's agent.yaml.")]
+RequestName = Annotated[
+    str, typer.Argument(metavar="REQUEST", help="A request: its job's name or id, or the first letters of its digest.")
+]
+Note = Annotated[str | None, typer.Option("--note", help="A few words for those who read it later; stays here.")]
+_LEAST_DIGEST = 6
+
+
+@contextmanager
+def _inbox(config: Path) -> "Iterator[tuple[Inbox, AgentSettings]]":
+    from undersong.services.agent.consent.inbox import NotDecided, opened_inbox
+    from undersong.services.agent.settings import ConfigError, load
+
+    common.quiet_logs()
+    try:
+        settings = load(config)
+        with opened_inbox(settings) as inbox:
+            yield inbox, settings
+    except ConfigError as error:
+        raise UndersongError(str(error), remedy=f"name the agent's settings: --config, now {config}") from None
+    except NotDecided as error:
+        raise UndersongError(str(error), remedy="undersong consent show REQUEST says what holds now") from None
+
+
+def _find(inbox: "Inbox", name: str) -> "InboxEntry":
+    """Return the newest request of this name; UndersongError where there is none."""
+    entries = inbox.entries()
+    by_digest = [e for e in entries if len(name) >= _LEAST_DIGEST and e.digest.startswith(name)]
+    found = by_digest or [e for e in entries if name in (e.request.job.name, e.request.job_id)]
+    if not found:
+        raise UndersongError(f"there is no request {name}", remedy="undersong consent list")
+    return found[0]
+
+
+@app.command("list")
+def list_requests(config: ConfigPath = Path("agent.yaml"), as_json: common.AsJson = False) -> None:
+    """List the requests, the newest first."""
+    with _inbox(config) as (inbox, _):
+        entries = inbox.entries()
+    if as_json:
+        common.print_json([_document(entry) for entry in entries])
+        return
+    if not entries:
+        common.console.print("nothing was asked yet: with `consent: new` in policy.yaml, jobs wait here", style="dim")
+        return
+    for entry in entries:
+        line = f"{entry.digest[:12]}  {_state(entry):<22}  {entry.request.job.name}  by {entry.request.job.requester}"
+        common.console.print(shown(line), markup=False, soft_wrap=True)
+
+
+@app.command()
+def show(
+    request: RequestName,
+    source: Annotated[bool, typer.Option("--source", help="Print the recipe's source as well.")] = False,
+    config: ConfigPath = Path("agent.yaml"),
+    as_json: common.AsJson = False,
+) -> None:
+    """Show a request; fields that differ from the one that was approved last are marked with *."""
+    from undersong.services.agent.consent.requests import changes, fields_of
+    from undersong.services.agent.consent.sources import recipe_source
+
+    with _inbox(config) as (inbox, settings):
+        entry = _find(inbox, request)
+        before = inbox.last_approved(entry)
+    old = None if before is None else fields_of(before.request)
+    new = fields_of(entry.request)
+    changed = set(changes(old, new))
+    policy = _policy(settings)
+    if as_json:
+        common.print_json({**_document(entry), "changed": sorted(changed)})
+        return
+    lines = [("state", _state(entry)), *new.items(), *_costs(entry, policy)]
+    for name, value in lines:
+        common.console.print(
+            shown(f"{'*' if name in changed else ' '} {name:<22} {common.text(value)}"), markup=False, soft_wrap=True
+        )
+        if name in changed and old is not None:
+            said = f"  {'':<22} approved before: {common.text(old.get(name))}"
+            common.console.print(shown(said), markup=False, soft_wrap=True)
+    for each in entry.decisions:
+        said = f"  {each.decision} by {each.key[:16]} at {_date(each.at_ms)}{f': {each.note}' if each.note else ''}"
+        common.console.print(shown(said), markup=False, soft_wrap=True)
+    found = recipe_source(settings, entry.request.recipe, entry.request.recipe_digest) if source else None
+    if source:
+        told = f"{found[0]}:\n{found[1]}" if found is not None else "the recipe's code is not here, or was replaced"
+        typer.echo(shown(told))
+
+
+@app.command()
+def approve(
+    request: RequestName,
+    runs: Annotated[
+        int | None, typer.Option("--runs", min=1, help="Rounds that may be run; by default all that are planned.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--until", help="Until when, as 2027-01-31 or 2027-01-31T18:00:00 (UTC).")
+    ] = None,
+    job_name: Annotated[
+        str | None, typer.Option("--job-name", help="The job's name, which a costly request asks for.")
+    ] = None,
+    note: Note = None,
+    key: owners.KeyPath = None,
+    passphrase_file: owners.PassphraseFile = None,
+    config: ConfigPath = Path("agent.yaml"),
+) -> None:
+    """Approve a request with the owner's key: its rounds are run from now on."""
+    with _inbox(config) as (inbox, settings):
+        entry = _find(inbox, request)
+        _confirm(entry, _policy(settings), job_name)
+        until_ms = None if until is None else round(until.replace(tzinfo=UTC).timestamp() * 1000)
+        unlocked = owners.unlock(key, passphrase_file)
+        decided = inbox.decide(entry.digest, unlocked, "approve", runs=runs, until_ms=until_ms, note=note)
+    _print(decided)
+
+
+@app.command()
+def deny(
+    request: RequestName,
+    note: Note = None,
+    key: owners.KeyPath = None,
+    passphrase_file: owners.PassphraseFile = None,
+    config: ConfigPath = Path("agent.yaml"),
+) -> None:
+    """Deny a request: its rounds are refused, until owners approve it after all."""
+    _refuse("deny", request, note, key, passphrase_file, config)
+
+
+@app.command()
+def revoke(
+    request: RequestName,
+    note: Note = None,
+    key: owners.KeyPath = None,
+    passphrase_file: owners.PassphraseFile = None,
+    config: ConfigPath = Path("agent.yaml"),
+) -> None:
+    """Take an approval back: from the next round on, the job's rounds are refused."""
+    _refuse("revoke", request, note, key, passphrase_file, config)
+
+
+def _refuse(
+    decision: str, request: str, note: str | None, key: Path | None, passphrase_file: Path | None, config: Path
+) -> None:
+    with _inbox(config) as (inbox, _):
+        entry = _find(inbox, request)
+        decided = inbox.decide(entry.digest, owners.unlock(key, passphrase_file), decision, note=note)
+    _print(decided)
+
+
+def _confirm(entry: "InboxEntry", policy: "Policy | None", typed: str | None) -> None:
+    """Ask for the job's name where it may cost much of a budget; UndersongError unless it is right."""
+    from undersong.services.agent.consent.requests import LARGE_SHARE
+
+    if policy is None or not entry.request.large(policy.privacy):
+        return
+    name = entry.request.job.name
+    said = f"The job may cost more than {LARGE_SHARE:.0%} of the budget. Type its name to approve it"
+    if (typed or typer.prompt(said, err=True)) != name:
+        raise UndersongError("that is not the job's name: nothing is approved", remedy="undersong consent show REQUEST")
+
+
+def _policy(settings: "AgentSettings") -> "Policy | None":
+    from undersong.services.agent.owners import load_policy
+    from undersong.services.agent.policy import PolicyError
+
+    try:
+        return load_policy(settings)[0]
+    except PolicyError as error:
+        common.complaints.print(f"budgets are not known: {error}", markup=False)
+        return None
+
+
+def _costs(entry: "InboxEntry", policy: "Policy | None") -> Iterator[tuple[str, str]]:
+    if policy is None:
+        return
+    budgets = policy.privacy.budgets.get(entry.request.dataset, ())
+    if not budgets:
+        yield "budget", "none: policy.yaml limits no epsilon of this data set"
+    for budget in budgets:
+        cost = entry.request.epsilon(budget.unit)
+        yield (
+            f"budget ({budget.unit})",
+            f"epsilon {cost:g} of {budget.epsilon:g} in {budget.period_days} days",
+        )
+
+
+def _state(entry: "InboxEntry") -> str:
+    now = entry.standing
+    if now.state == "asked" and now.need > 1:
+        return f"asked, {now.approvals} of {now.need}"
+    if now.runs is not None:
+        until = f", until {_date(now.until_ms)}" if now.until_ms is not None else ""
+        return f"{now.state}, {now.runs_left} of {now.runs} runs left{until}"
+    return str(now.state)
+
+
+def _date(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _print(entry: "InboxEntry") -> None:
+    line = f"{entry.digest[:12]} {entry.request.job.name}: {_state(entry)}"
+    common.console.print(shown(line), markup=False, soft_wrap=True)
+
+
+def _document(entry: "InboxEntry") -> dict[str, Any]:
+    return {
+        "digest": entry.digest,
+        "state": str(entry.standing.state),
+        "approvals": entry.standing.approvals,
+        "need": entry.standing.need,
+        "used": entry.standing.used,
+        "runs": entry.standing.runs,
+        "until_ms": entry.standing.until_ms,
+        "automatic": entry.automatic,
+        "request": entry.request.model_dump(mode="json"),
+        "decisions": [each.model_dump(mode="json") for each in entry.decisions],
+    }
