@@ -8,7 +8,7 @@ import typer
 from undersong.cli import common
 from undersong.errors import UndersongError
 from undersong.profile import config_folder
-from undersong.shared.files import read_text
+from undersong.shared.files import check_writable, read_text
 
 if TYPE_CHECKING:
     from undersong.shared.identity.owner import OwnerKey
@@ -66,6 +66,7 @@ def init(
     path = key or default_key()
     if path.exists() or path.is_symlink():
         raise UndersongError(f"{path} is there already", remedy="keep it, or name another place: --key FILE")
+    check_writable(path)
     passphrase = b""
     if not no_passphrase:
         passphrase = (
