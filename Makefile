@@ -8,6 +8,8 @@ ONLY ?=
 ARGS ?=
 JOBS ?= 3
 
+unexport PYTHONDONTWRITEBYTECODE # some machines set it; every process of the tests would compile all its modules anew
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e pythons lock licences sbom audit clean
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -33,16 +34,15 @@ PARAMS = {"learning_rate": 0.05, "epochs": 2, "channels": [8, 16]}
 CTX = b"round"
 
 
+@cache
 def module(name: str) -> ModuleType:
+    """Return a script of the example; it brings scikit-learn, which takes a second to import."""
     spec = importlib.util.spec_from_file_location(f"poisoning_{name}", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
-
-
-CHEAT, RUN = module("cheat"), module("run")
 
 
 class Masked(pairwise.Parties):
@@ -68,11 +68,11 @@ class Federation:
     """Five sites; the last has turned its labels round, and boosts its update."""
 
     def __init__(self, folder: Path) -> None:
-        self.digits = RUN.Digits(folder)
+        self.digits = module("run").Digits(folder)
         self.recipe = load_recipe("image")
         self.data: dict[SiteId, Dataset] = {}
-        for site, name in zip(SITES, RUN.SITES, strict=True):
-            (document,) = self.digits.write(name, flipped=name == RUN.POISONER)["datasets"]
+        for site, name in zip(SITES, module("run").SITES, strict=True):
+            (document,) = self.digits.write(name, flipped=name == module("run").POISONER)["datasets"]
             self.data[site] = load_dataset(DatasetEntry.model_validate(document))
         self.first: Model = self.recipe.initial(self.data[SITES[0]].shape, PARAMS, {}, 0)
 
@@ -84,7 +84,7 @@ class Federation:
         return {site: difference(self.first.schema, after, model) for site, after in made.items()}
 
     def boosted(self, asked: RoundManifest, delta: np.ndarray):
-        return CHEAT.boosted(asked, delta, self.first.schema.parameters, loss=0.5)
+        return module("cheat").boosted(asked, delta, self.first.schema.parameters, loss=0.5)
 
     def moved(self, model: Tensors, mean: np.ndarray) -> Tensors:
         schema = self.first.schema
@@ -128,7 +128,7 @@ def test_under_twoserver_it_is_refused_and_the_model_learns(
     asked = manifest(engine="twoserver", encoding=plan_norm(summands=5, clip_norm=CLIP), cohort=SITES, target=5)
     model, length = federation.first.tensors, federation.first.schema.length
     servers = scheme_for(asked, length)
-    monkeypatch.setattr(schemes, "_pine", CHEAT._liar)
+    monkeypatch.setattr(schemes, "_pine", module("cheat")._liar)
     liar = scheme_for(asked, length)
     monkeypatch.undo()
     for number in range(ROUNDS):
@@ -162,8 +162,8 @@ def test_the_docs_picture_and_numbers_are_those_of_one_run() -> None:
     folder = EXAMPLE.parents[1] / "docs" / "pictures"
     measured = json.loads((folder / "poisoning.json").read_text())
     curves = measured["accuracy"]
-    assert (folder / "poisoning.svg").read_text() == RUN.picture(curves)
-    honest, ruined, kept = curves[RUN.HONEST], curves[RUN.PAIRWISE], curves[RUN.TWOSERVER]
+    assert (folder / "poisoning.svg").read_text() == module("run").picture(curves)
+    honest, ruined, kept = curves[module("run").HONEST], curves[module("run").PAIRWISE], curves[module("run").TWOSERVER]
     assert honest[0] == ruined[0] == kept[0], "one first version"
     assert max(ruined[1:]) < 0.3
     assert abs(kept[-1] - honest[-1]) < 0.05

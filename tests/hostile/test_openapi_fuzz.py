@@ -4,16 +4,22 @@ No 5xx, no status that the OpenAPI file does not name, every refusal a problem d
 cases are the same at every run. `make fuzz` sends many more and prints how many.
 """
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+from schemathesis.generation.feedback import FeedbackSources
+from schemathesis.pytest._test_builder import build_operation_test
+from schemathesis.python._constants.orchestrator import make_constants_value_source
 
-from tests.hostile.fuzzing import EXAMPLES, SENT, fuzz, load
-from tests.hostile.stage import Stage, staged
+from tests.hostile.fuzzing import EXAMPLES, OPENAPI, SENT, fuzz, load
+from tests.hostile.stage import SERVICES, Stage, staged
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+METHODS: Final = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
 cases = settings(
     derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck)
 )
@@ -26,31 +32,35 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     print("requests fuzzed:", dict(SENT))
 
 
-@load("coordinator").parametrize()
-@cases
-def test_coordinator(case: Any, stage: Stage) -> None:
-    fuzz(stage, "coordinator", case)
+def operations(service: str) -> list[str]:
+    """Return "METHOD path" of each operation, from the published document."""
+    paths = json.loads((OPENAPI / f"{service}.json").read_text())["paths"]
+    return [f"{method.upper()} {path}" for path, found in paths.items() for method in found if method in METHODS]
 
 
-@load("aggregator").parametrize()
-@cases
-def test_aggregator(case: Any, stage: Stage) -> None:
-    fuzz(stage, "aggregator", case)
+@cache
+def described(service: str) -> tuple[Any, dict[str, Any], FeedbackSources]:
+    """Return the schema, its operations by "METHOD path", and what cases of one operation teach those of another."""
+    schema = load(service)
+    found = {made.label: made for made in (result.ok() for result in schema.get_all_operations())}
+    return schema, found, FeedbackSources(constants_value_source=make_constants_value_source(schema))
 
 
-@load("keys").parametrize()
-@cases
-def test_keys(case: Any, stage: Stage) -> None:
-    fuzz(stage, "keys", case)
+@pytest.mark.parametrize(
+    ("service", "operation"), [(service, label) for service in SERVICES for label in operations(service)]
+)
+def test_every_operation(service: str, operation: str, stage: Stage) -> None:
+    """The requests are made up here: `schema.parametrize()` makes them at collection, six seconds for each worker."""
+    schema, found, feedback = described(service)
 
+    def one(case: Any) -> None:
+        fuzz(stage, service, case)
 
-@load("registry").parametrize()
-@cases
-def test_registry(case: Any, stage: Stage) -> None:
-    fuzz(stage, "registry", case)
-
-
-@load("helper").parametrize()
-@cases
-def test_helper(case: Any, stage: Stage) -> None:
-    fuzz(stage, "helper", case)
+    build_operation_test(
+        config=schema.config,
+        operation=found[operation],
+        test_func=one,
+        given_kwargs={},
+        feedback=feedback,
+        explicit_settings=cases,
+    )()

@@ -106,7 +106,7 @@ class Platform:
         self._report(f"starting in {self.home}")
         if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
             self._forks = Forks(self.home, self._layout.log("nursery"))
-        self._start("valkey", self._layout.valkey_command(), base_environment())
+        self._start("valkey", self._layout.valkey_command(), base_environment(), forked=False)
         with ThreadPoolExecutor(len(BOOTSTRAPPED)) as pool:
             list(pool.map(self._bootstrap, BOOTSTRAPPED))
         self._report("keys and first tokens are there")
@@ -280,24 +280,21 @@ class Platform:
         extra = self._settings.get(service)
         return self._running().environment(service, log_level=self._log_level, extra=extra)
 
-    def _start(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
-        process = Supervised(name, command, env=env, cwd=self.home, log=self._running().log(name))
+    def _start(self, name: str, command: list[str], env: Mapping[str, str], *, forked: bool = True) -> None:
+        """Start and supervise a process; where it is `forked`, `command` is `python -m MODULE ARGUMENTS`."""
+        log = self._running().log(name)
+
+        def fork() -> Running | None:
+            forks, (module, *arguments) = self._forks, command[2:]
+            return forks.spawn(module, arguments, env=env, cwd=self.home, log=log) if forks else None
+
+        process = Supervised(name, command, env=env, cwd=self.home, log=log, fork=fork if forked else None)
         self.processes[name] = process
         process.start()
 
     def _start_service(self, service: str, role: str, environment: str | None = None) -> None:
-        name, env = f"{service}.{role}", self._environment(environment or service)
-        log = self._running().log(name)
-
-        def fork() -> Running | None:
-            forks = self._forks
-            return (
-                forks.spawn(f"undersong.services.{service}", [role], env=env, cwd=self.home, log=log) if forks else None
-            )
-
-        process = Supervised(name, service_command(service, role), env=env, cwd=self.home, log=log, fork=fork)
-        self.processes[name] = process
-        process.start()
+        env = self._environment(environment or service)
+        self._start(f"{service}.{role}", service_command(service, role), env)
 
     def _start_agent(self, folder: SiteFolder) -> None:
         self._start(f"agent.{folder.name}", folder.command(), {**base_environment(), "OMP_NUM_THREADS": "1"})

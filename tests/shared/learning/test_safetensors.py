@@ -112,8 +112,13 @@ BAD = {
     "infinity": built({"a": tensor()}, np.float32("-inf").tobytes()),
     "half infinity": built({"a": tensor("F16", offsets=[0, 2])}, np.float16("inf").tobytes()),
     "neither true nor false": built({"a": tensor("BOOL", offsets=[0, 1])}, b"\2"),
-    "200,000 empty tensors": built({str(i): tensor(shape=[0], offsets=[0, 0]) for i in range(200_000)}),
 }
+
+
+def test_200_000_empty_tensors_are_refused() -> None:
+    body = built({str(i): tensor(shape=[0], offsets=[0, 0]) for i in range(200_000)})
+    with pytest.raises(BadModelFile):
+        read(body)
 
 
 @pytest.mark.parametrize("name", BAD)
