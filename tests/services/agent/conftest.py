@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -15,16 +16,22 @@ import pytest
 import yaml
 
 from tests.services.agent.fake_platform import SITE, Answer, FakePlatform, problem
+from undersong.local.forks import Forks
+from undersong.local.process import Running
 from undersong.recipes.protocol import source_digest
+from undersong.services.agent.__main__ import dated, opened
+from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.settings import load
 
 RECIPE = (Path(__file__).parent / "odd_recipe.py").read_text()
 
 
 class AgentProcess:
-    """A site's folder and the real agent that runs on it."""
+    """A site's folder and the real agent that runs on it: forked, or as a site starts it (`alone`)."""
 
-    def __init__(self, folder: Path, url: str, *, site: str = "", **settings: Any) -> None:
-        self.folder, self.process = folder, None
+    def __init__(self, folder: Path, url: str, forks: Forks, *, site: str = "", **settings: Any) -> None:
+        self.folder, self._forks = folder, forks
+        self.process: Running | None = None
         folder.mkdir()
         recipe = folder / "odd.py"
         recipe.write_text(RECIPE)
@@ -55,15 +62,21 @@ class AgentProcess:
             *arguments,
         ]
 
-    def start(self) -> "AgentProcess":
-        with (self.folder / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+    def start(self, *, alone: bool = False) -> "AgentProcess":
+        (module, *arguments), log = self.command()[2:], self.folder / "agent.log"
+        if alone:
+            with log.open("ab") as output:
+                self.process = subprocess.Popen(self.command(), stdout=output, stderr=output)
+        else:
+            self.process = self._forks.spawn(module, arguments, env=os.environ, cwd=Path.cwd(), log=log)
+        assert self.process is not None
         return self
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(15)
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        return self.process.wait(60)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """(round, state, body digest) of every contribution."""
@@ -71,6 +84,11 @@ class AgentProcess:
             found = db.execute("SELECT round_id, state, body_digest FROM contributions ORDER BY created_at").fetchall()
         db.close()
         return found
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """What `receipts --json` lists; nothing before there is a state."""
+        with opened(load(self.folder / "agent.yaml")) as state:
+            return [dated(entry) for entry in ReceiptBook(state).listed()] if state is not None else []
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()
@@ -93,12 +111,21 @@ def platform() -> Iterator[FakePlatform]:
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported what agents need: each test's agent starts at once, and is a process of its own."""
+    folder = tmp_path_factory.mktemp("forks")
+    made = Forks(folder, folder / "nursery.log")
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def make_agent(platform: FakePlatform, tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
+def make_agent(platform: FakePlatform, tmp_path: Path, forks: Forks) -> Iterator[Callable[..., AgentProcess]]:
     made: list[AgentProcess] = []
 
     def make(**settings: Any) -> AgentProcess:
-        made.append(AgentProcess(tmp_path / f"site{len(made)}", platform.url, **settings))
+        made.append(AgentProcess(tmp_path / f"site{len(made)}", platform.url, forks, **settings))
         return made[-1]
 
     yield make

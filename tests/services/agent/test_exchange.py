@@ -41,11 +41,6 @@ def secrets_left(agent) -> int:
     return sum(counts)
 
 
-def receipts(agent) -> list[dict]:
-    done = subprocess.run(agent.command("receipts", "--json"), capture_output=True, text=True, check=False)
-    return json.loads(done.stdout)["items"]
-
-
 def said(party, step, site=SITE) -> set[bytes]:
     return {message for at, who, message in party.heard if (at, who) == (step, site)}
 
@@ -74,7 +69,7 @@ def test_four_agents_in_one_process_open_the_sum_and_hold_its_receipts(platform,
             np.testing.assert_allclose(party.total.mean, 0.5, atol=1e-4)
         platform.wait(lambda: sum(path == RECORDS for _, path in platform.requests) >= 4)
         for agent in agents:
-            platform.wait(lambda: [item["state"] for item in receipts(agent)] == ["verified"] * 2)  # noqa: B023
+            platform.wait(lambda: [item["state"] for item in agent.receipts()] == ["verified"] * 2)  # noqa: B023
             assert secrets_left(agent) == 0
     finally:
         for future in running:
@@ -112,7 +107,9 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
     np.testing.assert_allclose(party.total.mean, np.mean([0.5, 0.25, 0.5, 0.75, 1.0]), atol=1e-4)
     assert said(party, "unmask") == set()
     platform.wait(lambda: any(path == RECORDS for _, path in platform.requests))
-    platform.wait(lambda: [item["state"] for item in receipts(agent)] == ["verified"])
+    platform.wait(lambda: [item["state"] for item in agent.receipts()] == ["verified"])
+    shown = subprocess.run(agent.command("receipts", "--json"), capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown)["items"] == agent.receipts()
     assert secrets_left(agent) == 0
 
 

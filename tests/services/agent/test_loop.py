@@ -11,7 +11,7 @@ def test_a_training_round_ends_with_the_sealed_change_of_the_model(platform, age
     version = platform.add_model([1.0, 2.0, 3.0, 4.0])
     manifest = platform.manifest(agent.recipe, model_ref=version, params={"add": 0.5})
     task = platform.offer(manifest)
-    agent.start()
+    agent.start(alone=True)  # as a site does
     platform.wait(lambda: platform.ended)
     opened = platform.opened(manifest.round_id)
     np.testing.assert_allclose(opened.mean, 0.5, atol=1e-5)

@@ -261,7 +261,7 @@ async def test_a_long_poll_wakes_at_once(quick_stage: Stage) -> None:
     sites = await Sites.open(stage)
     streams = Streams(stage.settings.redis)
     async with background(Relay(stage.database, streams, notifier=stage.notifier).run(), stage.notifier.run()):
-        waiting = [asyncio.create_task(sites.get(site, "advertise", 20)) for site in sites.manifest.cohort]
+        waiting = [asyncio.create_task(sites.get(site, "advertise", 30)) for site in sites.manifest.cohort]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in waiting)
         for site in sites.manifest.cohort:
@@ -270,7 +270,7 @@ async def test_a_long_poll_wakes_at_once(quick_stage: Stage) -> None:
         began = time.monotonic()
         answers = await asyncio.gather(*waiting)
         assert [answer.status_code for answer in answers] == [200] * 5
-        assert time.monotonic() - began < 10  # and not at the end of the poll
+        assert time.monotonic() - began < 25  # and not at the end of the poll
         driving.cancel()
         await asyncio.gather(driving, return_exceptions=True)
     await streams.close()

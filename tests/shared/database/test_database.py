@@ -190,7 +190,7 @@ async def test_sqlite_waits_for_another_process_without_blocking_the_loop(sqlite
     assert not writing.done()
     assert await value_of(database, "a") is None  # reading goes on
     other.execute("COMMIT")
-    await asyncio.wait_for(writing, 2)
+    await asyncio.wait_for(writing, 30)
     other.close()
     assert await value_of(database, "a") == 0
     await database.close()
@@ -210,7 +210,7 @@ async def test_a_cancelled_writer_frees_the_way(database: Database) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(database.run("add", lambda tx: add(tx, "a")), 5)
+    await asyncio.wait_for(database.run("add", lambda tx: add(tx, "a")), 30)  # the other would hold it for a minute
     assert await value_of(database, "slow") is None
 
 

@@ -38,7 +38,7 @@ def event(subject: str, trace: str | None = None) -> Event:
     return Event(new_id("evt"), "topic", "thing.done", subject, trace)
 
 
-async def until(holds: Callable[[], Any], within_s: float = 5.0) -> None:
+async def until(holds: Callable[[], Any], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while True:
             found = holds()

@@ -43,7 +43,7 @@ def test_a_worker_finishes_and_exits_0_when_told_to_stop(number: signal.Signals)
 
 @pytest.mark.process
 def test_a_worker_whose_loop_breaks_says_so() -> None:
-    run = subprocess.run([sys.executable, "-c", WORKER, "broken"], capture_output=True, text=True, timeout=20)
+    run = subprocess.run([sys.executable, "-c", WORKER, "broken"], capture_output=True, text=True, timeout=100)
     assert run.returncode == 1
     assert "loop broke" in run.stderr
     assert run.stdout == "up\ndown\n"

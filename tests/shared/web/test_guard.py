@@ -262,6 +262,6 @@ async def call(
     }
     if server is not None:
         server.scope = scope
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await app(scope, receive, send)  # type: ignore[arg-type]
     return int(str(sent[0]["status"])), json.loads(b"".join(bytes(m.get("body", b"")) for m in sent[1:]))  # type: ignore[call-overload]

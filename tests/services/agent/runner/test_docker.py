@@ -158,7 +158,7 @@ async def test_abort_removes_the_container(bench) -> None:
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40  # and not after the minute that the recipe sleeps
     assert bench.containers() == []
 
 

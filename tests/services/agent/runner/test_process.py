@@ -124,7 +124,7 @@ async def test_abort_kills_what_the_recipe_started(bench) -> None:
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 40  # and not after the minute that the recipe sleeps
     assert all(gone(pid) for pid in bench.printed("left"))
 
 

@@ -75,7 +75,7 @@ async def test_the_stream_ends_when_the_process_is_asked_to_end(small_world: Wor
     polling = asyncio.create_task(agents[0].poll(wait_s=30))
     await asyncio.sleep(0.3)
     world.app.state.stopping.set()
-    answer = await asyncio.wait_for(polling, 10)
+    answer = await asyncio.wait_for(polling, 25)
     assert (answer.status_code, answer.headers["next-poll-s"]) == (204, "1")
-    await asyncio.wait_for(listening, 10)
+    await asyncio.wait_for(listening, 25)
     await releasing

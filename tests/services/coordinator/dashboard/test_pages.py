@@ -304,7 +304,7 @@ async def test_the_stream_says_only_what_is_new(view) -> None:
     assert await anext(stream) == "retry: 2000\n\n"
     assert "event: hello" in await anext(stream)
     view.beat = 8
-    event = await asyncio.wait_for(anext(stream), 2)
+    event = await asyncio.wait_for(anext(stream), 60)
     assert event.startswith("id: 8\nevent: changed\n")
 
 
