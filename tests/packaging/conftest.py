@@ -81,14 +81,28 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     made = Installed(wheel, environment, folder / "elsewhere")
     made.folder.mkdir()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(environment / "bin" / "python")]
-    install = [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    install = [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)]
     subprocess.run(install, check=True, timeout=100)
+    lend_kernels(made.site_packages / "undersong" / "shared")
     # What it needs comes from this environment, whose own link to the checkout is not followed from there.
     (made.site_packages / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for name in OTHERS:
         (made.site_packages / name).mkdir()
         (made.site_packages / name / "__init__.py").write_text(f"OWNER = {OWN!r}\n")
     return made
+
+
+def lend_kernels(shared: Path) -> None:
+    """Copy numba's compiled kernels of this checkout: compiling them again takes ten seconds of a processor.
+
+    Numba takes one only where its source has the same name, size and time.
+    """
+    for compiled in (ROOT / "shared").rglob("*.nb[ic]"):
+        source = compiled.parent.parent / f"{compiled.name.partition('.')[0]}.py"
+        target = shared / compiled.relative_to(ROOT / "shared")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(compiled, target)
+        shutil.copystat(source, target.parent.parent / source.name)
 
 
 def contents(wheel: Path) -> set[str]:
