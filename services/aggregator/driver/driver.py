@@ -6,7 +6,6 @@ nothing but committed steps; the worker that claims the round next begins where 
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -16,26 +15,24 @@ import structlog
 from undersong.services.aggregator.contributions.bodies import local_file
 from undersong.services.aggregator.contributions.folding import Folding, code_of
 from undersong.services.aggregator.contributions.parts import RoundHolder, RoundParts
-from undersong.services.aggregator.domain.manifests import manifest_of, update_length
-from undersong.services.aggregator.domain.refusals import FormUndecided, WrongLength
+from undersong.services.aggregator.domain.manifests import manifest_of
+from undersong.services.aggregator.domain.refusals import WrongLength
 from undersong.services.aggregator.domain.rounds import (
     BODY_LOST,
-    Form,
     Move,
     Phase,
     Reason,
     due,
     may_send_again,
-    settled_form,
 )
 from undersong.services.aggregator.domain.steps import OPENED, step_due
 from undersong.services.aggregator.driver.closing import Closing, asked, log_faults
+from undersong.services.aggregator.driver.hold import Hold, form_of
 from undersong.services.aggregator.driver.publication import (
     ComputedRound,
     Publication,
     RoundFailed,
     RoundLost,
-    StartingModel,
     conclude,
     set_aside,
 )
@@ -59,7 +56,6 @@ from undersong.shared.secagg.engine import UPLOAD
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.telemetry.metrics import SECAGG_FAILURES, UPDATES
 from undersong.shared.telemetry.traces import continue_trace
-from undersong.shared.wire.manifest import RoundKind
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MAX_FAILURES: Final = 10
@@ -67,18 +63,6 @@ _REST_S: Final = 1.0  # after a failure, times its number: a sick round does not
 _CLOCKS_APART_S: Final = 0.2
 _PUBLISH_PAUSE_S: Final = 0.5
 _LONGEST_PUBLISH_PAUSE_S: Final = 10.0
-
-
-@dataclass(slots=True)
-class Hold:
-    """A worker's hold on a round, with what it has computed so far."""
-
-    round_id: RoundId
-    fence: int
-    folding: Folding
-    renew_at: float
-    base: StartingModel | None = None
-    verified: set[int] = field(default_factory=set)
 
 
 class RoundDriver:
@@ -347,7 +331,7 @@ class RoundDriver:
         stored, manifest = view.stored, hold.folding.manifest
         if manifest.encoding is None:
             return False
-        form = await self._form(hold, view)
+        form = await form_of(hold, view, self._publication)
         if form is None:
             return False
         if stored.length is None:
@@ -358,32 +342,6 @@ class RoundDriver:
             detail = f"the update has another length or layout than this round's, {form.length} words"
             await self._reject(hold, contribution, WrongLength(detail))
         return bool(misfits) or stored.length is None
-
-    async def _form(self, hold: Hold, view: RoundView) -> Form | None:
-        stored, manifest = view.stored, hold.folding.manifest
-        if manifest.kind is RoundKind.TRAIN:
-            await self._know_base(hold, stored)
-            length = update_length(manifest, hold.base.model.schema.length if hold.base else None)
-            return None if length is None else Form(length)
-        if stored.length is not None:
-            return Form(stored.length, stored.layout)
-        forms = [c.form for c in view.contributions if c.code is None and c.form is not None]
-        complete = stored.round.phase is not Phase.COLLECTING
-        try:
-            return settled_form(forms, stored.round.cohort_size, complete=complete)
-        except FormUndecided as refusal:
-            raise RoundFailed(Reason.UNDECIDED, refusal.detail) from refusal
-
-    async def _know_base(self, hold: Hold, stored: Stored) -> None:
-        """Fetch the model that the round starts from, early, so that its length is the updates' and not the reverse."""
-        if hold.base is not None:
-            return
-        try:
-            hold.base = await self._publication.base(stored)
-        except Unavailable as error:
-            log.warning("round.model_waits", reason=error.detail)
-            if stored.round.phase is not Phase.COLLECTING:
-                raise
 
     async def _renew(self, hold: Hold) -> None:
         if monotonic() < hold.renew_at:

@@ -1,11 +1,14 @@
 """A view of plain values, and the pages over it: what a small federation looks like in the middle of its work."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
@@ -35,6 +38,7 @@ from undersong.shared.identity.sealing import Sealer
 from undersong.shared.statistics.results import Result
 
 TOKEN = "ust_test-token"
+ROOT = "/dashboard"
 NAMES = ("Cleveland", "Hungary", "Switzerland", "Long Beach")
 SCORES = ((0.612, 0.70), (0.741, 0.81), (0.782, 0.86), (0.803, 0.88), (0.811, 0.89))
 
@@ -318,3 +322,25 @@ def app(view: FakeViewModel, tmp_path: Path) -> FastAPI:
         FakeSource(view), FakeDoor(), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
     )
     return made
+
+
+@pytest.fixture
+async def stranger(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser that is not signed in."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def browser(stranger: httpx.AsyncClient) -> httpx.AsyncClient:
+    """A browser that is signed in."""
+    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token", "next": f"{ROOT}/sites"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{ROOT}/sites")
+    return stranger
+
+
+async def csrf(browser: httpx.AsyncClient) -> str:
+    """Return the mark that a form of this session carries."""
+    found = re.search(r'name="csrf" value="([^"]+)"', (await browser.get(ROOT)).text)
+    assert found
+    return found[1]

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -11,15 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
+from tests.services.coordinator.dashboard.conftest import ROOT, csrf
 from undersong.services.coordinator.dashboard import assets
 from undersong.services.coordinator.dashboard.audit_views import CheckItem
 from undersong.services.coordinator.dashboard.pages import changes, curves
 from undersong.services.coordinator.dashboard.views import CauseItem, ComparisonItem, ExclusionItem, Measure
 from undersong.services.coordinator.dashboard.wording import measured
 
-ROOT = "/dashboard"
 PAGES = (
     "",
     "/jobs",
@@ -36,27 +34,6 @@ PAGES = (
 )
 
 
-@pytest.fixture
-async def stranger(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A browser that is not signed in."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        yield client
-
-
-@pytest.fixture
-async def browser(stranger: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A browser that is signed in."""
-    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token", "next": f"{ROOT}/sites"})
-    assert (answer.status_code, answer.headers["location"]) == (303, f"{ROOT}/sites")
-    return stranger
-
-
-async def _csrf(browser: httpx.AsyncClient) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', (await browser.get(ROOT)).text)
-    assert found
-    return found[1]
-
-
 @pytest.mark.parametrize("path", [*PAGES, "/stream", "/jobs/job_01running/metrics"])
 async def test_nothing_is_shown_to_a_stranger(stranger: httpx.AsyncClient, path: str) -> None:
     answer = await stranger.get(ROOT + path)
@@ -69,104 +46,10 @@ async def test_a_part_that_renews_itself_after_the_session_reloads_the_page(stra
     assert (answer.status_code, answer.headers["hx-refresh"]) == (401, "true")
 
 
-async def test_a_wrong_token_is_refused_with_one_line(stranger: httpx.AsyncClient) -> None:
-    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_wrong"})
-    assert answer.status_code == 401
-    assert "not known" in answer.text
-    assert "set-cookie" not in answer.headers
-
-
-async def test_the_cookie_is_sealed_and_kept_to_our_pages(stranger: httpx.AsyncClient) -> None:
-    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token"})
-    cookie = answer.headers["set-cookie"]
-    assert "ust_" not in cookie
-    assert {"HttpOnly", "SameSite=strict", f"Path={ROOT}"} <= set(cookie.split("; "))
-
-
-@pytest.mark.parametrize(
-    "wanted", ["https://evil.example", "//evil.example", "/dashboard//evil", "/v1/jobs", "/dashboard\\e"]
-)
-async def test_signing_in_never_leads_elsewhere(stranger: httpx.AsyncClient, wanted: str) -> None:
-    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token", "next": wanted})
-    assert answer.headers["location"] == ROOT
-
-
-async def test_a_changed_cookie_is_no_session(browser: httpx.AsyncClient) -> None:
-    value = browser.cookies["undersong_session"]
-    browser.cookies.clear()
-    browser.cookies.set("undersong_session", value[:-8] + "AAAAAAA=", path=ROOT)
-    assert (await browser.get(ROOT)).status_code == 303
-
-
-async def test_over_https_no_other_host_or_path_can_set_the_cookie(app: FastAPI) -> None:
-    app.state.dashboard = replace(app.state.dashboard, secure=True)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="https://test") as browser:
-        cookie = (await browser.post(f"{ROOT}/login", data={"token": "ust_test-token"})).headers["set-cookie"]
-        assert cookie.startswith("__Host-undersong_session=")
-        assert {"Secure", "HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
-        assert "Domain" not in cookie
-        assert (await browser.get(ROOT)).status_code == 200
-        browser.cookies.set("undersong_session", browser.cookies.pop("__Host-undersong_session"), path="/")
-        assert (await browser.get(ROOT)).status_code == 303, "a name without the prefix is no session over https"
-
-
-async def test_signing_in_begins_a_new_session_and_ends_the_one_that_was_brought(browser: httpx.AsyncClient) -> None:
-    """Session fixation: a planted or stolen earlier cookie is worth nothing."""
-    planted = browser.cookies["undersong_session"]
-    await browser.post(f"{ROOT}/login", data={"token": "ust_test-token"})
-    assert browser.cookies["undersong_session"] != planted
-    assert (await browser.get(ROOT)).status_code == 200
-    assert (await _with(browser, planted)).status_code == 303
-
-
-async def _with(browser: httpx.AsyncClient, cookie: str) -> httpx.Response:
-    browser.cookies.clear()
-    return await browser.get(ROOT, headers={"Cookie": f"undersong_session={cookie}"})
-
-
-async def test_a_stolen_cookie_ends_with_the_sign_out(browser: httpx.AsyncClient) -> None:
-    stolen = browser.cookies["undersong_session"]
-    await browser.post(f"{ROOT}/logout", data={"csrf": await _csrf(browser)})
-    assert (await _with(browser, stolen)).status_code == 303
-
-
-async def test_after_ten_wrong_tokens_even_the_right_one_waits(stranger: httpx.AsyncClient) -> None:
-    for _ in range(10):
-        assert (await stranger.post(f"{ROOT}/login", data={"token": "ust_guess"})).status_code == 401
-    answer = await stranger.post(f"{ROOT}/login", data={"token": "ust_test-token"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "900")
-    assert "Wait 15 minutes" in answer.text
-    assert "set-cookie" not in answer.headers
-
-
-@pytest.mark.parametrize("path", ["/login", "/logout", "/jobs/job_01running/cancel"])
-@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-async def test_no_form_is_taken_from_elsewhere(
-    browser: httpx.AsyncClient, view, path: str, header: dict[str, str]
-) -> None:
-    """Signing in too: else another site could sign the browser in as another user."""
-    form = {"token": "ust_test-token", "csrf": await _csrf(browser)}
-    assert (await browser.post(ROOT + path, data=form, headers=header)).status_code == 403
-    assert view.steered == []
-    assert (await browser.get(ROOT)).status_code == 200
-
-
 async def test_every_form_that_posts_carries_the_mark(browser: httpx.AsyncClient) -> None:
     for path in PAGES:
         for form in re.findall(r'<form[^>]*method="post".*?</form>', (await browser.get(ROOT + path)).text, re.DOTALL):
             assert re.search(r'name="csrf" value="[\w-]{32}"', form), path
-
-
-async def test_a_revoked_token_ends_the_session(browser: httpx.AsyncClient, app: FastAPI) -> None:
-    app.state.dashboard.source.token = "ust_another"
-    assert (await browser.get(ROOT)).status_code == 303
-
-
-async def test_a_session_ends_after_a_working_day(browser: httpx.AsyncClient, app: FastAPI) -> None:
-    later = datetime.now(UTC) + timedelta(hours=13)
-    app.state.dashboard = replace(app.state.dashboard, clock=lambda: later)
-    assert (await browser.get(ROOT)).status_code == 303
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -251,7 +134,7 @@ async def test_what_is_not_there_is_a_page_of_its_own(browser: httpx.AsyncClient
 async def test_a_job_is_paused_from_our_page_only(browser: httpx.AsyncClient, view) -> None:
     path = f"{ROOT}/jobs/job_01running/pause"
     assert (await browser.post(path, data={"csrf": "forged"})).status_code == 403
-    own = {"csrf": await _csrf(browser)}
+    own = {"csrf": await csrf(browser)}
     assert (await browser.post(path, data=own, headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
     assert view.steered == []
     assert (await browser.post(path, data=own)).status_code == 303
@@ -269,7 +152,7 @@ async def test_a_large_form_is_refused(browser: httpx.AsyncClient) -> None:
 
 
 async def test_signing_out_forgets_the_session(browser: httpx.AsyncClient) -> None:
-    answer = await browser.post(f"{ROOT}/logout", data={"csrf": await _csrf(browser)})
+    answer = await browser.post(f"{ROOT}/logout", data={"csrf": await csrf(browser)})
     assert answer.status_code == 303
     assert (await browser.get(ROOT)).status_code == 303
 
