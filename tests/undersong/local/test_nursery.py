@@ -32,17 +32,29 @@ def ended(pid: int) -> bool:
         return True
 
 
-@pytest.fixture
-def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forks]:
-    (tmp_path / "probe.py").write_text(
-        "import os, sys, time\n"
-        "print(__name__, sys.argv[1:], os.environ['COLOUR'], 'PATH' in os.environ, os.getcwd(),"
-        " os.getsid(0) == os.getpid(), flush=True)\n"
-        "if sys.argv[1] == 'stay': time.sleep(60)\n"
-        "sys.exit(int(sys.argv[1]))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    made = Forks(tmp_path, tmp_path / "nursery.log")
+PROBE = (
+    "import os, sys, time\n"
+    "print(__name__, sys.argv[1:], os.environ['COLOUR'], 'PATH' in os.environ, os.getcwd(),"
+    " os.getsid(0) == os.getpid(), flush=True)\n"
+    "if sys.argv[1] == 'stay': time.sleep(60)\n"
+    "sys.exit(int(sys.argv[1]))\n"
+)
+
+
+@pytest.fixture(scope="module")
+def new_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Forks]]:
+    """Start a nursery that can import `probe`."""
+    folder = tmp_path_factory.mktemp("probe")
+    (folder / "probe.py").write_text(PROBE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield lambda: Forks(folder, folder / "nursery.log")
+
+
+@pytest.fixture(scope="module")
+def forks(new_forks: Callable[[], Forks]) -> Iterator[Forks]:
+    """One nursery for all tests that do not close it: its imports take three seconds of a processor."""
+    made = new_forks()
     yield made
     made.close()
 
@@ -76,8 +88,11 @@ def stay(forks: Forks, folder: Path) -> Forked:
     return child
 
 
-def test_children_outlive_a_killed_nursery_and_another_takes_its_place(forks: Forks, tmp_path: Path) -> None:
+def test_children_outlive_a_killed_nursery_and_another_takes_its_place(
+    new_forks: Callable[[], Forks], tmp_path: Path
+) -> None:
     """Nothing that runs is touched; its end is known all the same; the next one is forked by a new nursery."""
+    forks = new_forks()
     children, first = [stay(forks, tmp_path) for _ in range(3)], forks.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: not forks._nursery.alive)
