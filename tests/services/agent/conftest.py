@@ -64,12 +64,11 @@ class AgentProcess:
 
     def start(self, *, alone: bool = False) -> "AgentProcess":
         (module, *arguments), log = self.command()[2:], self.folder / "agent.log"
-        if alone:
-            with log.open("ab") as output:
+        with log.open("ab") as output:
+            if not alone:
+                self.process = self._forks.spawn(module, arguments, env=os.environ, cwd=Path.cwd(), log=log)
+            if alone or self.process is None:
                 self.process = subprocess.Popen(self.command(), stdout=output, stderr=output)
-        else:
-            self.process = self._forks.spawn(module, arguments, env=os.environ, cwd=Path.cwd(), log=log)
-        assert self.process is not None
         return self
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
