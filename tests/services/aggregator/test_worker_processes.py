@@ -5,10 +5,8 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,8 @@ import uvicorn
 from sqlalchemy import select
 
 from tests.services.aggregator.conftest import FakeRegistry, make_manifest, make_update, zeros
+from undersong.local.forks import Forks
+from undersong.local.process import Running
 from undersong.services.aggregator.settings import AggregatorSettings
 from undersong.services.aggregator.tables import PartRow
 from undersong.services.aggregator.wiring import open_database
@@ -41,15 +41,26 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def process(command: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    started = subprocess.Popen([sys.executable, "-m", "undersong.services.aggregator", command], env=environment)
-    try:
-        yield started
-    finally:
-        if started.poll() is None:
+Start = Callable[[str, dict[str, str]], AbstractContextManager[Running]]
+
+
+@pytest.fixture
+def process(forks: Forks, tmp_path: Path) -> Start:
+    """Start a process of the aggregator; it ends with the block."""
+
+    @contextmanager
+    def start(command: str, environment: dict[str, str]) -> Iterator[Running]:
+        log = tmp_path / "processes.log"
+        started = forks.spawn("undersong.services.aggregator", [command], env=environment, cwd=tmp_path, log=log)
+        assert started is not None
+        try:
+            yield started
+        finally:
             started.terminate()
-            started.wait(15)
+            started.wait(60)
+            print(log.read_text())  # shown where the test failed
+
+    return start
 
 
 @pytest.fixture
@@ -138,7 +149,7 @@ def enrolled(
 
 
 @pytest.mark.timeout(300)
-async def test_workers_killed_in_the_middle(sqlite_url: str, enrolled: Enrolled) -> None:
+async def test_workers_killed_in_the_middle(sqlite_url: str, enrolled: Enrolled, process: Start) -> None:
     """kill -9 of the worker between updates: each acknowledged update is in the model exactly once."""
     fake, environment, outside = enrolled(sqlite_url)
     with process("api", environment):
@@ -155,7 +166,7 @@ async def test_workers_killed_in_the_middle(sqlite_url: str, enrolled: Enrolled)
                     await outside.send(manifest.round_id, site, body)
                 if start < 4:
                     await asyncio.sleep(1.0)
-                    worker.send_signal(signal.SIGKILL)
+                    os.kill(worker.pid, signal.SIGKILL)
                     worker.wait(10)
                     continue
                 found = await outside.ended(manifest.round_id)
@@ -168,7 +179,9 @@ async def test_workers_killed_in_the_middle(sqlite_url: str, enrolled: Enrolled)
 
 
 @pytest.mark.timeout(300)
-async def test_two_workers_give_the_sum_that_one_gives(postgres_url: str, enrolled: Enrolled, tmp_path: Path) -> None:
+async def test_two_workers_give_the_sum_that_one_gives(
+    postgres_url: str, enrolled: Enrolled, process: Start, tmp_path: Path
+) -> None:
     """Two workers on one database and Redis, two rounds at once; who has folded three updates first is killed there.
 
     Then one round of forty whose updates wait for a worker: a second one folds a part of them, hands it in, and is
@@ -198,7 +211,7 @@ async def test_two_workers_give_the_sum_that_one_gives(postgres_url: str, enroll
         public, rng = await outside.open(manifests[-1]), np.random.default_rng(3)
         vectors = rng.uniform(-1, 1, (40, 500)).astype(np.float32)
         await asyncio.gather(*(give(outside, manifests[-1], public, at, v, sums) for at, v in enumerate(vectors)))
-        found.append(await shared(outside, manifests[-1], {**armed, "AGGREGATOR_SHARE_BYTES": "0"}, tmp_path))
+        found.append(await shared(process, outside, manifests[-1], {**armed, "AGGREGATOR_SHARE_BYTES": "0"}, tmp_path))
     for manifest, result in zip(manifests, found, strict=True):
         assert (result["state"], result["result"]["count"]) == ("published", len(manifest.cohort)), result
         assert manifest.encoding is not None
@@ -225,7 +238,7 @@ async def give(
 
 
 async def shared(
-    outside: Outside, manifest: RoundManifest, environment: dict[str, str], folder: Path
+    process: Start, outside: Outside, manifest: RoundManifest, environment: dict[str, str], folder: Path
 ) -> dict[str, Any]:
     """Hold the first worker with its parts on offer; the second folds one of them, and dies with half another.
 
@@ -241,7 +254,7 @@ async def shared(
             await until(offered.exists)
             with process("worker", environment) as second:
                 await until(lambda: second.poll() is not None)
-            assert second.returncode == -signal.SIGKILL
+            assert second.poll() == -signal.SIGKILL
             rows = await database.read("parts", lambda tx: parts_of(tx, manifest.round_id))
             assert [len(row.folded or ()) for row in rows] == [8, 0, 0, 0, 0], "the second worker folded a part"
             assert len({row.worker_id for row in rows[:2]}) == 1
