@@ -113,7 +113,7 @@ class Agent:
         await asyncio.to_thread(ledger.begin, self._reader.site.policy.privacy)
 
         async def settle() -> None:
-            await asyncio.to_thread(ledger.settle, self._reader.site.policy.privacy)
+            await asyncio.to_thread(ledger.try_settle, self._reader.site.policy.privacy)
 
         receipts = Receipts(
             state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet, settle

@@ -142,7 +142,10 @@ class Tasks:
                 duration_ms = round((time.monotonic() - started) * 1000)
                 if watch.aborted:
                     await self._give_up(lease.round_id, "aborted")
+                    await self.settle(gave_up=lease.round_id)
                 log.info("task.aborted" if reason else "task.done", reason=reason, duration_ms=duration_ms)
+            finally:
+                self._ledger.rest()
 
     async def refuse(self, lease: Lease, failure: TaskFailure) -> None:
         """Report a task as failed before anything is done for it."""
@@ -203,7 +206,7 @@ class Tasks:
 
     async def settle(self, gave_up: RoundId | None = None) -> None:
         """Write into the ledger what became of the rounds that this site was charged for."""
-        await asyncio.to_thread(self._ledger.settle, self._site().policy.privacy, gave_up)
+        await asyncio.to_thread(self._ledger.try_settle, self._site().policy.privacy, gave_up)
 
     def _check_restored(self, manifest: RoundManifest) -> None:
         """Refuse, before any work, a round in which more was sent than the database knows."""

@@ -45,6 +45,7 @@ class Ledger:
         self._chain: Chain | None = None
         self._version = -1
         self._told: str | None = None
+        self._active: Digest | None = None  # the manifest of the task that this process is at
 
     def look(self) -> tuple[Chain, str | None]:
         """Return the chain, and why it cannot be relied on; None where it can. Logs a new fault once."""
@@ -78,6 +79,7 @@ class Ledger:
         """
         with self._lock:
             chain, fault = self._looked()
+            self._active = digest
             if fault is not None and manifest.privacy is not None:
                 raise TaskFailure(rules.LEDGER_DAMAGED, _damaged(fault))
             if fault is not None:
@@ -90,6 +92,11 @@ class Ledger:
                 point("agent.charge.held")
             self._note(chain, fault)
             point("agent.charge.noted")
+
+    def rest(self) -> None:
+        """The task that was charged last is over in this process: bytes of it are durable by now, or never will be."""
+        with self._lock:
+            self._active = None
 
     def settle(self, rule: PrivacyRule, gave_up: RoundId | None = None) -> int:
         """Write what became of held charges, and return of how many. Idempotent; a damaged ledger settles none.
@@ -105,6 +112,8 @@ class Ledger:
             for charge in held:
                 heard, release = self._heard(charge, self._sent)
                 left = charge.held.round_id == gave_up
+                if heard is rules.Heard.NOTHING and charge.held.manifest_digest == self._active and not left:
+                    continue  # it may be ready at any moment, whatever a clock says
                 become = rules.becomes(charge, heard, gave_up=left, now_ms=self._now(chain))
                 if become is not None:
                     self._append(chain, self._settled(chain, charge, become, release, rule))
@@ -113,6 +122,13 @@ class Ledger:
             if count:
                 self._note(chain, None)
             return count
+
+    def try_settle(self, rule: PrivacyRule, gave_up: RoundId | None = None) -> None:
+        """Settle; where the disk does not let it, log that: it is done the next time."""
+        try:
+            self.settle(rule, gave_up)
+        except (sqlite3.Error, TaskFailure) as error:
+            log.warning("ledger.unwritten", reason=str(error))
 
     def _looked(self) -> tuple[Chain, str | None]:
         """Read the chain again where another connection has changed the database, or a fault was found before."""
