@@ -67,7 +67,7 @@ def refused(inbox: Inbox, manifest: RoundManifest, code: str) -> None:
 def test_a_round_waits_until_enough_owners_approve_and_ends_with_its_runs(folder: Path) -> None:
     inbox = inbox_of(folder, need=2)
     inbox.check(POLICY, ROUND)
-    assert inbox.entries() == [], "a policy without consent asks nobody"
+    assert inbox.entries() == [], "a policy without consent asks no owner"
     refused(inbox, ROUND, "consent-waiting")
     (entry,) = inbox.entries()
     assert [note.state for note in inbox.notes(ASKED)] == ["waiting"]
