@@ -103,7 +103,10 @@ class Excess:
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """One task for the recipe: everything it may know. Paths are absolute and the same on both sides."""
+    """One task for the recipe: everything it may know. Paths are absolute and the same on both sides.
+
+    `rows` (a file of `undersong.services.agent.runner.rehearsal.save_rows`) and `rounds` are an auditor's alone.
+    """
 
     kind: str
     recipe: str
@@ -114,11 +117,14 @@ class RunOrder:
     seed: int
     folder: Path
     model: Path | None = None
+    rows: Path | None = None
+    rounds: int = 1
 
     def frame(self) -> Frame:
         """The order as a frame."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        plain |= {"folder": str(self.folder), "model": str(self.model) if self.model else None}
+        paths = ("folder", "model", "rows")
+        plain |= {name: str(plain[name]) if plain[name] is not None else None for name in paths}
         return {"type": "run", **plain, "data": self.data.model_dump(mode="json"), "params": dict(self.params)}
 
 

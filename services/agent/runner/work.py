@@ -18,6 +18,7 @@ from undersong.recipes.agreed import image_fault, in_agreed_form
 from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
+from undersong.services.agent.runner import rehearsal
 from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
 from undersong.shared.errors import Refusal
 from undersong.shared.files import file_mark
@@ -83,6 +84,8 @@ class Workshop:
         """Do one order; the frame's facts beside the result's file."""
         recipe = self._recipe(order)
         data = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
+        if order["rows"] is not None:
+            data = rehearsal.chosen_rows(data, Path(order["rows"]))
         folder = Path(order["folder"])
         params, context, seed = order["params"], order["context"], int(order["seed"])
         if order["kind"] == "initialise":
@@ -91,12 +94,18 @@ class Workshop:
         if order["kind"] == "statistics":
             _write_sums(folder, recipe.statistics(data, params, seed))
             return {"examples": int(data.train.size)}
+        if order["kind"] == rehearsal.COURSE:
+            _write_model(folder, rehearsal.run_course(recipe, data, order, progress))
+            return {"examples": int(data.train.size)}
         model = _read_model(Path(order["model"]))
         if order["kind"] == "evaluate":
             sums, layout = recipe.evaluate(model.tensors, data, params, context), evaluation_layout(recipe.spec, params)
             check_sums(layout, np.asarray(sums))
             _write_sums(folder, sums)
             return {"examples": int(data.test.size), "metrics_layout": layout}
+        if order["kind"] == rehearsal.LOSSES:
+            _write_sums(folder, rehearsal.losses(recipe, model.tensors, data, params, progress))
+            return {"examples": int(data.test.size)}
         if order["kind"] != "train":
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
         made = recipe.train(model.tensors, data, params, context, seed, progress)
