@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undersong.services.coordinator.peers.keys import CertificateFacts, KeysDirectory
-from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.peers.registry import PrivacyAudit, Registry
 from undersong.shared.errors import NotFound
 from undersong.shared.identity.authority import Identity, keyid_of
 from undersong.shared.ids import Digest
@@ -26,12 +26,16 @@ class NoEvidence(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What the checks found. `pinned`: the fingerprint of the authority with which the coordinator enrolled."""
+    """What the checks found. `pinned`: the fingerprint of the authority with which the coordinator enrolled.
+
+    `privacy` are the privacy audits of the version, as the registry tells them.
+    """
 
     round_id: str
     version_id: str | None
     pinned: Digest
     findings: tuple[CheckResult, ...]
+    privacy: tuple[PrivacyAudit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +89,6 @@ class Auditing:
         evidence = await self.evidence(person, subject)
         findings = await asyncio.to_thread(audit, evidence, pinned, subject)
         record = evidence.logged.record
-        return AuditResult(record.round_id, record.result.version_id, pinned, tuple(findings))
+        version_id = record.result.version_id
+        privacy = () if version_id is None else (await self._registry.version(version_id)).audits
+        return AuditResult(record.round_id, version_id, pinned, tuple(findings), privacy)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from undersong.services.coordinator.domain.findings import kind_of
-from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, Job
+from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, ClaimNotBroken, Job
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.sites import consent_of
 from undersong.services.coordinator.domain.spec import StatisticsSpec
@@ -208,6 +208,23 @@ class Jobs:
             return await _change(tx, job, job.pause(), person)
 
         return await self._database.run("job.pause", once(work))
+
+    async def stop_for_claim(self, person: Principal, job_id: str, version_id: str, once: Once) -> JobView:
+        """Pause a job of which the registry knows that an audit refuted a version's privacy claim.
+
+        Raises ClaimNotBroken where it does not.
+        """
+        job = await self._job(person, job_id)
+        person.check(Role.SCIENTIST, Role.OWNER, Role.AUDITOR, federation_id=job.federation_id)
+        found = await self._registry.version(version_id)
+        if not found.claim_broken or found.lineage.get("job_id") != job_id:
+            raise ClaimNotBroken(f"No audit refuted a privacy claim of version {version_id} of this job.")
+
+        async def work(tx: Transaction) -> JobView:
+            job = await JobRepository(tx).get(job_id, lock=True)
+            return await _change(tx, job, job.pause("claim-broken"), person)
+
+        return await self._database.run("job.stop_for_claim", once(work))
 
     async def resume(self, person: Principal, job_id: str, once: Once) -> JobView:
         """Plan rounds again."""

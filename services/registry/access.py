@@ -41,6 +41,13 @@ def check_writer(asker: Asker, federation_id: str) -> None:
         _check_service(asker)
 
 
+def check_auditor(asker: Asker, federation_id: str) -> None:
+    """Scientists, owners and auditors of the federation may add audits: people, who answer for them by name."""
+    if not isinstance(asker, Principal):
+        raise Forbidden("Only a scientist, an owner or an auditor may do this.")
+    asker.check(Role.SCIENTIST, Role.OWNER, Role.AUDITOR, federation_id=federation_id)
+
+
 def claimant(asker: Asker, federation_id: str | None) -> FederationId:
     """Return the federation that content is uploaded for: the one named, or the only one in which the asker writes.
 

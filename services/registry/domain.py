@@ -116,6 +116,27 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """A privacy audit after publication; records are only ever added.
+
+    `document` is exactly what was sent; `signature` (hex) is the registry's, over it and who sent it when
+    (`undersong.shared.wire.manifest.audit_statement`).
+    """
+
+    document: Mapping[str, Any]
+    recorded_at: datetime
+    recorded_by: str
+    keyid: str
+    signature: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether it found a lower bound on epsilon above what was claimed."""
+        bound, claim = self.document.get("epsilon_lower_bound"), self.document.get("claim")
+        return bound is not None and claim is not None and bound > claim["epsilon"]
+
+
+@dataclass(frozen=True, slots=True)
 class Tombstone:
     """What remains to be said of a deleted version."""
 
@@ -139,6 +160,12 @@ class Version:
     created_by: str
     tombstone: Tombstone | None = None
     evaluations: Sequence[Evaluation] = ()
+    audits: Sequence[Audit] = ()
+
+    @property
+    def claim_broken(self) -> bool:
+        """Whether any audit refuted its privacy claim."""
+        return any(audit.broken for audit in self.audits)
 
     def alive(self) -> "Version":
         """The version itself; raises VersionDeleted."""

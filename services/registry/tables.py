@@ -108,6 +108,20 @@ class EvaluationRow(Base):
     recorded_by: Mapped[str] = mapped_column(String(160))
 
 
+class AuditRow(Base):
+    """Privacy audits after publication; rows are only ever added."""
+
+    __tablename__ = "audits"
+
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), index=True)
+    document: Mapped[str] = mapped_column(Text)  # as signed; JSONB would rewrite its numbers
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    recorded_by: Mapped[str] = mapped_column(String(160))
+    keyid: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[str] = mapped_column(String(128))
+
+
 class ActionRow(Base):
     """Who did what: rows are only ever added."""
 

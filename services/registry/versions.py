@@ -4,9 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from undersong.services.registry.access import Asker, check_reader, check_writer, name_of, no_model, no_version
+from undersong.services.registry.access import (
+    Asker,
+    check_auditor,
+    check_reader,
+    check_writer,
+    name_of,
+    no_model,
+    no_version,
+)
 from undersong.services.registry.contents import Contents
 from undersong.services.registry.domain import (
+    Audit,
     Content,
     ContentDamaged,
     Evaluation,
@@ -22,14 +31,14 @@ from undersong.services.registry.domain import (
 )
 from undersong.services.registry.publishers import Publishers
 from undersong.services.registry.repository.models import NaturalKeyTaken, RegistryRepository
-from undersong.services.registry.views import MetricsRequest, VersionRequest, VersionSummary, VersionView
+from undersong.services.registry.views import AuditRequest, MetricsRequest, VersionRequest, VersionSummary, VersionView
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import FieldError
 from undersong.shared.faults import point
 from undersong.shared.identity.authority import Identity
 from undersong.shared.ids import ModelId, VersionId, new_id
 from undersong.shared.web.idempotency import Once
-from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.shared.wire.manifest import AUDIT_CONTEXT, VERSION_CONTEXT, audit_statement, version_statement
 
 
 class Versions:
@@ -158,6 +167,28 @@ class Versions:
             return VersionView.of(replace(version, evaluations=[*version.evaluations, evaluation]))
 
         return await self._database.run("version.evaluate", once(work))
+
+    async def audit(self, asker: Asker, version_id: str, request: AuditRequest, once: Once) -> VersionView:
+        """Append a privacy audit, countersigned; a bound above its claim marks the version."""
+
+        async def work(tx: Transaction) -> VersionView:
+            repository = RegistryRepository(tx)
+            version = await repository.version(version_id, lock=True)
+            check_reader(asker, version.federation_id, no_version(version_id))
+            check_auditor(asker, version.federation_id)
+            made = self._signed(version.alive().id, request, await tx.now(), name_of(asker))
+            await repository.add_audit(version.id, made)
+            detail = {"kind": request.kind, "broken": made.broken}
+            await repository.record(made.recorded_by, "version.audited", version.id, **detail)
+            return VersionView.of(replace(version, audits=[*version.audits, made]))
+
+        return await self._database.run("version.audit", once(work))
+
+    def _signed(self, version_id: VersionId, request: AuditRequest, now: datetime, by: str) -> Audit:
+        identity, document = self._signer(), request.model_dump(mode="json", exclude_unset=True)
+        statement = audit_statement(version_id, document, by, now.isoformat())
+        signature = identity.sign(AUDIT_CONTEXT, statement[len(AUDIT_CONTEXT) :])
+        return Audit(document, now, by, identity.keyid, signature.hex())
 
     async def delete(self, asker: Asker, version_id: str, reason: str) -> None:
         """Put a tombstone on a version; its content goes a day later. A second time does nothing. VersionInUse."""

@@ -1,11 +1,11 @@
 """What the registry answers, and what it is asked, as documents."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints
 
-from undersong.services.registry.domain import NAME_PATTERN, Evaluation, RegisteredModel, Version
+from undersong.services.registry.domain import NAME_PATTERN, Audit, Evaluation, RegisteredModel, Version
 from undersong.shared.ids import Digest
 from undersong.shared.wire.forms import DigestText
 
@@ -91,6 +91,39 @@ class MetricsRequest(Body):
     metrics: Metrics = Field(min_length=1)
 
 
+class AuditClaim(Body):
+    """The epsilon that an audit's lower bound is compared with."""
+
+    epsilon: float = Field(gt=0, le=1000)
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["site", "record"] | None = None
+
+
+class AuditRequest(Body):
+    """What a privacy audit of a version found: counts and rates, never rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "one-run-mechanism",
+                    "sentence": "98 of 100 guesses about 1000 canary sites were right.",
+                    "figures": {"canaries": 1000, "guesses": 100, "right": 98},
+                    "confidence": 0.95,
+                    "epsilon_lower_bound": 2.69,
+                    "claim": {"epsilon": 2.0, "delta": 1e-6, "unit": "site"},
+                }
+            ]
+        }
+    )
+    kind: Literal["loss-threshold", "lira-offline", "one-run-training", "one-run-mechanism", "gradient-inversion"]
+    sentence: str = Field("", max_length=1000, description="The result for people")
+    figures: dict[Annotated[str, Field(max_length=80)], JsonValue] = Field(default_factory=dict, max_length=100)
+    confidence: float = Field(gt=0, lt=1, description="Of the bound and of each interval in `figures`")
+    epsilon_lower_bound: float | None = Field(None, ge=0, le=1000, description="The epsilon that the audit refutes")
+    claim: AuditClaim | None = Field(None, description="What the bound speaks about; above it the claim is broken")
+
+
 class AliasRequest(Body):
     """Where an alias shall point."""
 
@@ -155,6 +188,32 @@ class EvaluationView(BaseModel):
         )
 
 
+class AuditView(BaseModel):
+    """A privacy audit after publication, with the registry's signature over it."""
+
+    document: dict[str, JsonValue] = Field(description="As it was sent: kind, sentence, figures, bound and claim")
+    broken: bool = Field(description="Its lower bound on epsilon is above the claim")
+    recorded_at: datetime
+    recorded_by: str
+    keyid: str
+    signature: str = Field(
+        description='Ed25519 over "undersong/audit/1\\0" || SHA-256 of canonical {version_id, audit, recorded_by, '
+        "recorded_at}"
+    )
+
+    @classmethod
+    def of(cls, audit: Audit) -> "AuditView":
+        """The audit as a document."""
+        return cls(
+            document=dict(audit.document),
+            broken=audit.broken,
+            recorded_at=audit.recorded_at,
+            recorded_by=audit.recorded_by,
+            keyid=audit.keyid,
+            signature=audit.signature,
+        )
+
+
 class VersionSummary(BaseModel):
     """One immutable version of a model."""
 
@@ -170,6 +229,7 @@ class VersionSummary(BaseModel):
     signatures: list[SignatureView]
     created_at: datetime
     created_by: str
+    claim_broken: bool = Field(False, description="A privacy audit found a lower bound on epsilon above the claim")
     deleted_at: datetime | None = None
     deletion_reason: str | None = None
 
@@ -194,6 +254,7 @@ class VersionSummary(BaseModel):
             ],
             "created_at": version.created_at,
             "created_by": version.created_by,
+            "claim_broken": version.claim_broken,
             "deleted_at": version.tombstone.deleted_at if version.tombstone else None,
             "deletion_reason": version.tombstone.reason if version.tombstone else None,
         }
@@ -205,10 +266,11 @@ class VersionSummary(BaseModel):
 
 
 class VersionView(VersionSummary):
-    """One immutable version of a model, with its tensors and evaluations."""
+    """One immutable version of a model, with its tensors, evaluations and audits."""
 
     tensors: list[dict[str, JsonValue]] = Field(serialization_alias="schema", description="name, shape, dtype, role")
     evaluations: list[EvaluationView]
+    audits: list[AuditView] = Field(default_factory=list)
 
     @classmethod
     def of(cls, version: Version) -> "VersionView":
@@ -217,4 +279,5 @@ class VersionView(VersionSummary):
             **cls.fields_of(version),
             tensors=[dict(tensor) for tensor in version.content.tensors],
             evaluations=[EvaluationView.of(evaluation) for evaluation in version.evaluations],
+            audits=[AuditView.of(audit) for audit in version.audits],
         )

@@ -21,6 +21,7 @@ MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
 ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
 SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
+AUDIT_CONTEXT: Final = b"undersong/audit/1\0"
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
 MOST_REASON: Final = 2000
 """Characters of a job's reason."""
@@ -279,3 +280,9 @@ def version_statement(model_id: ModelId, content_digest: Digest, lineage: dict[s
     return VERSION_CONTEXT + bytes.fromhex(
         digest_document({"model_id": model_id, "content_digest": content_digest, "lineage": lineage})
     )
+
+
+def audit_statement(version_id: VersionId, audit: dict[str, JsonValue], recorded_by: str, recorded_at: str) -> bytes:
+    """The bytes that the registry signs for a privacy audit of a version: who told it, when (RFC 3339), and what."""
+    told = {"version_id": version_id, "audit": audit, "recorded_by": recorded_by, "recorded_at": recorded_at}
+    return AUDIT_CONTEXT + bytes.fromhex(digest_document(told))

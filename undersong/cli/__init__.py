@@ -8,6 +8,7 @@ import typer
 from undersong import __version__
 from undersong.cli import (
     agents,
+    audits,
     backups,
     common,
     consents,
@@ -41,6 +42,7 @@ app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
 app.command("evidence")(evidence.evidence)
 app.command("verify")(evidence.verify)
+app.command("audit")(audits.audit)
 app.command("login")(tokens.login)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")

@@ -55,6 +55,7 @@ def show_(name: ModelName, profile: common.ProfileName = None, as_json: common.A
             "kind": lambda v: v.lineage.get("kind"),
             "contributors": lambda v: v.lineage.get("contributors"),
             "made": lambda v: v.created_at,
+            "privacy": lambda v: "claim-broken" if v.claim_broken else None,
             "digest": lambda v: v.content_digest[:16],
             "id": lambda v: v.id,
         }
@@ -62,7 +63,20 @@ def show_(name: ModelName, profile: common.ProfileName = None, as_json: common.A
         common.show(versions, columns, as_json=as_json, empty="no version yet: undersong job watch JOB")
         trained = [version for version in versions if version.lineage.get("kind") in ("initialise", "train")]
         if trained and not as_json:
-            _print_data(max(trained, key=lambda version: version.number).lineage.get("data") or {})
+            newest = max(trained, key=lambda version: version.number)
+            _print_data(newest.lineage.get("data") or {})
+            told = {version.id: version for version in versions if version.claim_broken} | {newest.id: newest}
+            for version_id in told:
+                _print_audits(client.version(version_id))
+
+
+def _print_audits(version: Version) -> None:
+    """Print what audits of a version found, and who told it."""
+    for audit in version.audits:
+        head = f"version {version.number}, {audit.document.get('kind')} by {audit.recorded_by}"
+        broken = "claim-broken: " if audit.broken else ""
+        said = f"{head}: {broken}{audit.document.get('sentence')}"
+        common.console.print(said, style="bold red" if audit.broken else None, markup=False, soft_wrap=True)
 
 
 def _print_data(data: Mapping[str, Any]) -> None:

@@ -364,6 +364,14 @@ class AsyncClient:
         """Return one version with its lineage and metrics."""
         return await self.send(calls.version(version_id))
 
+    async def add_audit(self, version_id: str, document: Mapping[str, Any]) -> t.Version:
+        """Add what a privacy audit found to a version, and return it (scientist, owner or auditor)."""
+        return await self.send(calls.add_audit(version_id, document))
+
+    async def stop_for_claim(self, job_id: str, version_id: str) -> t.Job:
+        """Pause a job of which an audit refuted this version's privacy claim (scientist, owner or auditor)."""
+        return await self.send(calls.stop_for_claim(job_id, version_id))
+
     async def set_alias(self, model_id: str, alias: str, version_id: str) -> None:
         """Point a model's alias at a version. Idempotent."""
         await self.send(calls.set_alias(model_id, alias, version_id))

@@ -248,6 +248,16 @@ def version(version_id: str) -> Call[t.Version]:
     return _get("registry", f"/versions/{_id(version_id)}", t.Version)
 
 
+def add_audit(version_id: str, document: Mapping[str, Any]) -> Call[t.Version]:
+    """Add what a privacy audit found to a version."""
+    return _post("registry", f"/versions/{_id(version_id)}/audits", t.Version, document)
+
+
+def stop_for_claim(job_id: str, version_id: str) -> Call[t.Job]:
+    """Pause a job of which an audit refuted a version's privacy claim."""
+    return _post("coordinator", f"/jobs/{_id(job_id)}/broken-claim", t.Job, {"version_id": version_id})
+
+
 def set_alias(model_id: str, alias: str, version_id: str) -> Call[dict[str, Any]]:
     """Point a model's alias (champion, candidate, …) at a version."""
     path = f"/models/{_id(model_id)}/aliases/{_id(alias)}"

@@ -359,6 +359,14 @@ class Client:
         """Return one version with its lineage and metrics."""
         return self.send(calls.version(version_id))
 
+    def add_audit(self, version_id: str, document: Mapping[str, Any]) -> t.Version:
+        """Add what a privacy audit found to a version, and return it (scientist, owner or auditor)."""
+        return self.send(calls.add_audit(version_id, document))
+
+    def stop_for_claim(self, job_id: str, version_id: str) -> t.Job:
+        """Pause a job of which an audit refuted this version's privacy claim (scientist, owner or auditor)."""
+        return self.send(calls.stop_for_claim(job_id, version_id))
+
     def set_alias(self, model_id: str, alias: str, version_id: str) -> None:
         """Point a model's alias at a version. Idempotent."""
         self.send(calls.set_alias(model_id, alias, version_id))

@@ -265,8 +265,17 @@ class Model(Answer):
     created_at: datetime | None = None
 
 
+class Audit(Answer):
+    """A privacy audit of a version; `broken` when its lower bound on epsilon is above the claim."""
+
+    document: dict[str, Any]
+    broken: bool = False
+    recorded_at: datetime | None = None
+    recorded_by: str = ""
+
+
 class Version(Answer):
-    """One immutable version of a model."""
+    """One immutable version of a model; `audits` are told only of one version."""
 
     id: str
     model_id: str
@@ -275,6 +284,8 @@ class Version(Answer):
     size: int | None = None
     lineage: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
+    claim_broken: bool = False
+    audits: list[Audit] = Field(default_factory=list)
     created_at: datetime | None = None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undersong.recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.shared.learning import safetensors
 from undersong.shared.learning.tensors import Model
 
 COURSE: Final = "course"
@@ -25,26 +26,23 @@ LOSSES: Final = "losses"
 
 def save_rows(path: Path, *, train: Any = (), test: Any = (), label: Any = None) -> None:
     """Write which rows an order is about: their indices, and every row's label where it is another one."""
-    arrays = {"train": np.asarray(train, np.int64), "test": np.asarray(test, np.int64)}
+    arrays: dict[str, npt.NDArray[Any]] = {"train": np.asarray(train, np.int64), "test": np.asarray(test, np.int64)}
     if label is not None:
         arrays["label"] = np.asarray(label, np.float64)
-    np.savez(path, **arrays)
+    path.write_bytes(safetensors.write(arrays))
 
 
 def chosen_rows(data: Dataset, path: Path) -> Dataset:
     """Return the data set with the rows and labels of a file of `save_rows`; raises `RecipeError`."""
-    with np.load(path, allow_pickle=False) as found:
-        train, test = found["train"], found["test"]
-        label = found.get("label", data.label)
+    found = safetensors.read(path.read_bytes())
+    train, test, label = found["train"], found["test"], found.get("label", data.label)
     rows = np.concatenate([train, test])
     if label.shape != data.label.shape or (rows.size and not 0 <= rows.min() <= rows.max() < len(data.label)):
         raise RecipeError("the data set changed while it was audited")
     return replace(data, train=train, test=test, label=label)
 
 
-def run_course(
-    recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress: Callable[[float], None]
-) -> Model:
+def run_course(recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress: Callable[[float], None]) -> Model:
     """Return a model trained on this data set alone, as long as the audited one was."""
     params, seed, rounds = order["params"], int(order["seed"]), int(order["rounds"])
     context = {"statistics": list(recipe.statistics(data, params, seed))} if recipe.spec.statistics else {}

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import GetJsonSchemaHandler, RootModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, RootModel, TypeAdapter
 from pydantic_core import CoreSchema
 
 from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
 from undersong.services.coordinator.domain.findings import JobInvalid
-from undersong.services.coordinator.domain.jobs import JobOver
+from undersong.services.coordinator.domain.jobs import ClaimNotBroken, JobOver
 from undersong.services.coordinator.domain.spec import AnySpec
 from undersong.services.coordinator.peers.peer import PartyAway
 from undersong.services.coordinator.repository import Overtaken
@@ -103,6 +103,24 @@ async def list_participation(job_id: Id, person: Reader, use: Use) -> Listing[Pa
 async def pause_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
     """Plan no further round (scientist); the one in flight goes on."""
     return await use.jobs.pause(person, job_id, once)
+
+
+class BrokenClaim(BaseModel):
+    """The version whose privacy claim an audit refuted."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version_id": "ver_01k5"}]})
+    version_id: str = Field(max_length=64, pattern=r"^ver_[!-~]+$")
+
+
+@router.post(
+    "/jobs/{job_id}/broken-claim", tags=["jobs"], responses={**_STEERING, **problems(ClaimNotBroken, PartyAway)}
+)
+async def stop_for_claim(job_id: Id, body: BrokenClaim, person: Reader, use: Use, once: IdempotentOnce) -> JobView:
+    """Pause a job with the reason claim-broken (scientist, owner or auditor).
+
+    The registry must hold an audit that refutes the privacy claim of this version of the job.
+    """
+    return await use.jobs.stop_for_claim(person, job_id, body.version_id, once)
 
 
 @router.post("/jobs/{job_id}/resume", tags=["jobs"], responses=_STEERING)

@@ -60,13 +60,33 @@ class CheckItem:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyAuditItem:
+    """What a privacy audit of the version found; `broken` when it refutes the claim."""
+
+    kind: str
+    sentence: str
+    broken: bool
+    recorded_by: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """The checks over the evidence about a round; `pinned` is the fingerprint of the authority they build on."""
+    """The checks over the evidence about a round; `pinned` is the fingerprint of the authority they build on.
+
+    `privacy` are the privacy audits of its version.
+    """
 
     round_id: str
     version_id: str | None
     pinned: str
     checks: tuple[CheckItem, ...]
+    privacy: tuple[PrivacyAuditItem, ...] = ()
+
+    @property
+    def claim_broken(self) -> bool:
+        """Whether a privacy audit refuted the version's claim."""
+        return any(item.broken for item in self.privacy)
 
     @property
     def failed(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from undersong.services.coordinator.auditing import AuditResult
-from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key
+from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key, PrivacyAuditItem
 from undersong.services.coordinator.dashboard.views import (
     CauseItem,
     ComparisonItem,
@@ -231,7 +231,11 @@ def audit(found: AuditResult) -> Audit:
         CheckItem(item.check, "failed" if not item.passed else "caution" if item.caution else "passed", item.sentence)
         for item in found.findings
     )
-    return Audit(found.round_id, found.version_id, found.pinned, checks)
+    privacy = tuple(
+        PrivacyAuditItem(item.document.kind, item.document.sentence, item.broken, item.recorded_by, item.recorded_at)
+        for item in found.privacy
+    )
+    return Audit(found.round_id, found.version_id, found.pinned, checks, privacy)
 
 
 def operations(depth: Depth, record: Record, dead: Sequence[DeadTaskView], *, may_act: bool) -> OperationsPage:

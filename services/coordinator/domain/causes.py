@@ -71,6 +71,7 @@ _REASONS: Final = {
     "cancelled": "A person cancelled it.",
     "job-cancelled": "A person cancelled the job.",
     "too-few-sites": "Fewer sites than the minimum cohort are online and can take part.",
+    "claim-broken": "A privacy audit of a version found a lower bound on epsilon above what the job claims.",
     "too-few-able": "Too few sites are left that can do this step: the others failed in a way that repeats.",
 }
 
@@ -106,6 +107,13 @@ _REMEDIES: Final = (
         "Look for what is away or slow (undersong doctor); then resume the job.",
     ),
     (("disk-full",), "Free space on the site's disk; then resume the job."),
+    (
+        ("claim-broken",),
+        (
+            "Look at the version's audits (undersong model show MODEL) and find out why the noise is too small. Resume "
+            "the job only when the audit was in error: at its confidence of 95 %, one in twenty can be."
+        ),
+    ),
     (
         ("too-few-sites", "site-lost", "lease-expired", "interrupted"),
         "Start the sites' agents (undersong site list shows which are away); then resume the job.",

@@ -43,6 +43,10 @@ class JobOver(Conflict):
     """The job is over."""
 
 
+class ClaimNotBroken(Conflict):
+    """No privacy audit refuted the claim of this version of the job."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
     """What the aggregator published for a round: a model version or sums, over `count` sites."""

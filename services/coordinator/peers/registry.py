@@ -24,6 +24,20 @@ class _Models(Answer):
     next: str | None = None
 
 
+class _AuditDocument(Answer):
+    kind: str = Field(max_length=40)
+    sentence: str = Field("", max_length=1000)
+
+
+class PrivacyAudit(Answer):
+    """A privacy audit of a version, as the registry signed it."""
+
+    document: _AuditDocument
+    broken: bool
+    recorded_at: datetime
+    recorded_by: str
+
+
 class VersionFacts(Answer):
     """A model version in the registry."""
 
@@ -32,6 +46,8 @@ class VersionFacts(Answer):
     content_digest: Digest
     deleted_at: datetime | None = None
     lineage: dict[str, Any] = Field(default_factory=dict)
+    claim_broken: bool = False
+    audits: tuple[PrivacyAudit, ...] = ()
 
     @property
     def trained(self) -> DataRef | None:

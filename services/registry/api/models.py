@@ -28,6 +28,7 @@ from undersong.services.registry.models import Models
 from undersong.services.registry.versions import Versions
 from undersong.services.registry.views import (
     AliasRequest,
+    AuditRequest,
     ContentView,
     MetricsRequest,
     ModelRequest,
@@ -193,6 +194,17 @@ async def add_metrics(
 ) -> VersionView:
     """Append metrics measured after publication."""
     return await versions.evaluate(actor, version_id, body, once)
+
+
+@router.post("/versions/{version_id}/audits", status_code=201, responses=problems(VersionUnknown, VersionDeleted))
+async def add_audit(
+    version_id: VersionPath, body: AuditRequest, actor: Actor, once: IdempotentOnce, versions: VersionsDep
+) -> VersionView:
+    """Append what a privacy audit found (scientist, owner or auditor).
+
+    A lower bound on epsilon above its claim marks the version: `claim_broken`.
+    """
+    return await versions.audit(actor, version_id, body, once)
 
 
 @router.delete("/versions/{version_id}", status_code=204, responses=problems(VersionUnknown, VersionInUse))

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from undersong.services.registry.domain import (
     AliasUnknown,
+    Audit,
     Content,
     ContentMissing,
     Evaluation,
@@ -23,6 +24,7 @@ from undersong.services.registry.domain import (
 from undersong.services.registry.tables import (
     ActionRow,
     AliasRow,
+    AuditRow,
     ClaimRow,
     ContentRow,
     EvaluationRow,
@@ -176,8 +178,9 @@ class RegistryRepository:
         """A model's versions in order, deleted ones too; `after` is a number."""
         query = select(VersionRow).where(VersionRow.model_id == model_id)
         rows = await page(self._session, query, VersionRow.number, limit, after)
-        evaluations = await self._evaluations([row.id for row in rows.items])
-        return rows.map(lambda row: _version(row, evaluations.get(row.id, [])))
+        ids = [row.id for row in rows.items]
+        evaluations, audits = await self._evaluations(ids), await self._audits(ids)
+        return rows.map(lambda row: _version(row, evaluations.get(row.id, []), audits.get(row.id, [])))
 
     async def bury(self, version_id: str, tombstone: Tombstone) -> None:
         """Put the tombstone on a version."""
@@ -199,10 +202,34 @@ class RegistryRepository:
         self._session.add(row)
         await self._session.flush()
 
+    async def add_audit(self, version_id: str, audit: Audit) -> None:
+        """Append a privacy audit."""
+        row = AuditRow(
+            version_id=version_id,
+            document=json.dumps(audit.document, allow_nan=False),
+            recorded_at=audit.recorded_at,
+            recorded_by=audit.recorded_by,
+            keyid=audit.keyid,
+            signature=audit.signature,
+        )
+        self._session.add(row)
+        await self._session.flush()
+
     async def _versions(self, query: Select[VersionRow]) -> list[Version]:
         rows = (await self._session.scalars(query)).all()
-        evaluations = await self._evaluations([row.id for row in rows])
-        return [_version(row, evaluations.get(row.id, [])) for row in rows]
+        ids = [row.id for row in rows]
+        evaluations, audits = await self._evaluations(ids), await self._audits(ids)
+        return [_version(row, evaluations.get(row.id, []), audits.get(row.id, [])) for row in rows]
+
+    async def _audits(self, version_ids: Sequence[str]) -> dict[str, list[Audit]]:
+        found: dict[str, list[Audit]] = {}
+        if version_ids:
+            query = select(AuditRow).where(AuditRow.version_id.in_(version_ids)).order_by(AuditRow.id)
+            for row in await self._session.scalars(query):
+                document = json.loads(row.document)
+                audit = Audit(document, row.recorded_at, row.recorded_by, row.keyid, row.signature)
+                found.setdefault(row.version_id, []).append(audit)
+        return found
 
     async def _evaluations(self, version_ids: Sequence[str]) -> dict[str, list[Evaluation]]:
         found: dict[str, list[Evaluation]] = {}
@@ -301,7 +328,7 @@ def _model(row: ModelRow, aliases: Mapping[str, Mapping[str, VersionId]]) -> Reg
     )
 
 
-def _version(row: VersionRow, evaluations: Sequence[Evaluation]) -> Version:
+def _version(row: VersionRow, evaluations: Sequence[Evaluation], audits: Sequence[Audit]) -> Version:
     tombstone = None
     if row.deleted_at is not None:
         tombstone = Tombstone(row.deleted_at, row.deleted_by or "", row.deletion_reason or "")
@@ -317,4 +344,5 @@ def _version(row: VersionRow, evaluations: Sequence[Evaluation]) -> Version:
         created_by=row.created_by,
         tombstone=tombstone,
         evaluations=evaluations,
+        audits=audits,
     )

@@ -405,3 +405,34 @@ async def test_a_site_whose_stored_update_rotted_is_asked_again(world: World, cl
     assert states.pop(unlucky) == ("open", "body-lost")
     assert sorted(state for state, _ in states.values()) == ["done", "done", "open"]
     assert (told["phase"], told["got"], told["closing"]) == ("collecting", 2, False)
+
+
+async def test_a_broken_claim_stops_the_job_whoever_of_the_federation_found_it(world: World) -> None:
+    """The registry has to know of it; a stranger, another version's audit or a person's word stops nothing."""
+    federation, other = await world.federation(), await world.federation("other")
+    await world.sites(federation)
+    job = await world.job(federation)
+    path = f"/v1/jobs/{job['id']}"
+    kept = {"federation_id": federation, "content_digest": "ab" * 32, "claim_broken": True}
+    world.neighbours.versions |= {
+        "ver_broken": {"id": "ver_broken", "lineage": {"job_id": job["id"]}, **kept},
+        "ver_fine": {"id": "ver_fine", "lineage": {"job_id": job["id"]}, **kept, "claim_broken": False},
+        "ver_other": {"id": "ver_other", "lineage": {"job_id": "job_other"}, **kept},
+    }
+    auditor, owner = (
+        await world.person("auditor", ("auditor", federation)),
+        await world.person("o", ("owner", federation)),
+    )
+    stranger = await world.person("stranger", ("scientist", other))
+    for version_id, status in (("ver_fine", 409), ("ver_other", 409), ("ver_none", 404), ("rnd_1", 422)):
+        answer = await auditor.post(f"{path}/broken-claim", json={"version_id": version_id})
+        assert answer.status_code == status, version_id
+    body = {"version_id": "ver_broken"}
+    assert (await stranger.post(f"{path}/broken-claim", json=body)).status_code == 404
+    assert (await auditor.get(path)).json()["state"] == "running"
+    for person in (owner, auditor):  # idempotent
+        stopped = (await person.post(f"{path}/broken-claim", json=body)).json()
+        assert (stopped["state"], stopped["reason"]) == ("paused", "claim-broken")
+    assert "above what the job claims" in stopped["explanation"]
+    await world.conductor.advance(job["id"])
+    assert (await auditor.get(path)).json()["round_id"] is None

@@ -1,7 +1,7 @@
 import asyncio
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from undersong.shared.database import Transaction
 from undersong.shared.identity.authority import verify_signature
 from undersong.shared.ids import Digest, digest_of
 from undersong.shared.learning import safetensors
-from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
+from undersong.shared.wire.manifest import VERSION_CONTEXT, audit_statement, version_statement
 
 File = Callable[..., bytes]
 World = Any
@@ -231,6 +231,60 @@ async def test_evaluations_are_added_once_each(world: World, make_file: File) ->
     assert listed["items"][0]["metrics"] == {"auc": 0.95, "loss": 1}
     empty = await world.ask(world.parties.coordinator, "POST", path, json={"metrics": {}})
     assert empty.status_code == 422
+
+
+def audit(bound: float | None, epsilon: float | None = 2.0) -> dict[str, object]:
+    claim = None if epsilon is None else {"epsilon": epsilon, "delta": 1e-6, "unit": "site"}
+    document = {"kind": "one-run-mechanism", "figures": {"right": 98}, "confidence": 0.95, "claim": claim}
+    return document | ({} if bound is None else {"epsilon_lower_bound": bound})
+
+
+async def test_audits_are_added_signed_and_a_bound_above_its_claim_marks_the_version(
+    world: World, make_file: File
+) -> None:
+    version = await world.publish(await world.model(), make_file())
+    path = f"/versions/{version['id']}"
+    assert (version["audits"], version["claim_broken"]) == ([], False)
+    for body in (audit(2.0), audit(None), audit(50.0, epsilon=None)):
+        answer = await world.ask("ust_scientist", "POST", f"{path}/audits", json=body)
+        assert (answer.status_code, answer.json()["claim_broken"]) == (201, False)
+    for _ in range(2):
+        headers = {"idempotency-key": "k2"}
+        answer = await world.ask("ust_auditor", "POST", f"{path}/audits", json=audit(2.01), headers=headers)
+    found = (await world.ask("ust_auditor", "GET", path)).json()
+    assert [one["broken"] for one in found["audits"]] == [False, False, False, True]
+    assert found["claim_broken"]
+    listed = (await world.ask("ust_auditor", "GET", f"/models/{version['model_id']}/versions")).json()
+    assert listed["items"][0]["claim_broken"]
+    last = found["audits"][-1]
+    assert last["document"] == audit(2.01)
+    when = datetime.fromisoformat(last["recorded_at"]).isoformat()
+    statement = audit_statement(version["id"], last["document"], last["recorded_by"], when)
+    key = world.parties.registry.certificate.public_key()
+    key.verify(bytes.fromhex(last["signature"]), statement)
+    assert {one["recorded_by"] for one in found["audits"][:3]} != {last["recorded_by"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "seance"},
+        {"confidence": 1.0},
+        {"epsilon_lower_bound": -0.1},
+        {"claim": {"epsilon": 0, "delta": 1e-6}},
+        {"claim": {"epsilon": 1, "delta": 1}},
+        {"verdict": "fine"},
+        {"sentence": "x" * 1001},
+    ],
+)
+async def test_an_audit_that_says_nothing_is_refused(world: World, make_file: File, change: dict[str, object]) -> None:
+    version = await world.publish(await world.model(), make_file())
+    path = f"/versions/{version['id']}/audits"
+    assert (await world.ask("ust_scientist", "POST", path, json=audit(1.0) | change)).status_code == 422
+    for asker in (world.parties.coordinator, world.parties.site):
+        assert (await world.ask(asker, "POST", path, json=audit(1.0))).status_code == 403
+    assert (await world.ask("ust_stranger", "POST", path, json=audit(1.0))).status_code == 404
+    assert (await world.ask("ust_auditor", "GET", f"/versions/{version['id']}")).json()["audits"] == []
 
 
 async def test_a_deleted_version_leaves_a_tombstone(world: World, make_file: File) -> None:

@@ -1,0 +1,114 @@
+"""All audits of one version, one after the other."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from undersong.audit.canaries import NoisyRounds, audit_training
+from undersong.audit.findings import Claim, Finding, Kind
+from undersong.audit.inversion import audit_inversion
+from undersong.audit.mechanism import audit_mechanism
+from undersong.audit.membership import Membership
+from undersong.audit.trainer import Trainer, declared, rows_of
+from undersong.client.types import Version
+from undersong.errors import UndersongError
+from undersong.recipes.protocol import Dataset
+from undersong.services.agent.runner.protocol import Progress
+from undersong.shared.learning.tensors import Model
+from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.privacy import PrivacyModel
+
+FEWEST_SHADOWS: Final = 4
+MOST_SHADOWS: Final = 1024
+Bars = Callable[[str], Progress]
+"""Makes a progress bar of this title."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The version that is audited, the round that made it, and what is claimed of it."""
+
+    version: Version
+    manifest: RoundManifest
+    target: Model
+    claim: Claim | None
+
+    @classmethod
+    def of(cls, version: Version, evidence: Evidence, target: Model, given: Claim | None) -> "Subject":
+        """Return the subject; a given claim takes the place of the round's own. UndersongError."""
+        manifest = evidence.logged.record.manifest.manifest
+        if manifest.kind is not RoundKind.TRAIN:
+            raise UndersongError(
+                f"version {version.number} was not trained on rows: its round was {manifest.kind}",
+                remedy="audit a later version",
+            )
+        terms = manifest.privacy
+        return cls(version, manifest, target, given or (Claim.of(terms) if terms is not None else None))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """Which audits to run, on which rows, with how much effort; a `seed` repeats the draws of coins and rows."""
+
+    declarations: Path
+    dataset: str | None = None
+    shadows: int = 16
+    only: Sequence[Kind] = tuple(Kind)
+    own: Sequence[Path] = ()
+    device: str = "auto"
+    seed: int | None = None
+
+
+async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars) -> list[Finding]:
+    """Run the audits that the plan names, as far as they apply; UndersongError."""
+    manifest = subject.manifest
+    wanted = manifest.data if plan.dataset is None else manifest.data.model_copy(update={"dataset": plan.dataset})
+    entry = declared(plan.declarations, wanted.dataset)
+    data = rows_of(entry, wanted)
+    files = () if entry.path is None else (entry.path,)
+    found: list[Finding | None] = []
+    if Kind.ONE_RUN_MECHANISM in plan.only:
+        found.append(audit_mechanism(manifest, subject.target.schema.length, bars(Kind.ONE_RUN_MECHANISM)))
+    async with Trainer(folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device) as trainer:
+        found += await _with_recipe(subject, plan, trainer, data, bars)
+    return [finding for finding in found if finding is not None]
+
+
+async def _with_recipe(
+    subject: Subject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars
+) -> list[Finding | None]:
+    random = np.random.default_rng(secrets.randbits(128) if plan.seed is None else plan.seed)
+    manifest, rounds = subject.manifest, max(1, subject.manifest.number)
+    regression = _is_regression(subject.version, manifest)
+    found: list[Finding | None] = []
+    if Kind.ONE_RUN_TRAINING in plan.only:
+        noisy = NoisyRounds.of(manifest, subject.target.schema.length)
+        claim = subject.claim if noisy is not None or _speaks_of_training(subject.claim) else None
+        bar = bars(Kind.ONE_RUN_TRAINING)
+        found.append(
+            await audit_training(trainer, data, rounds, claim, noisy, bar, regression=regression, random=random)
+        )
+    if {Kind.LOSS_THRESHOLD, Kind.LIRA_OFFLINE} & set(plan.only):
+        attack = Membership(trainer, data, regression=regression, random=random)
+        found.append(await attack.loss_threshold(subject.target, bars(Kind.LOSS_THRESHOLD)))
+        if Kind.LIRA_OFFLINE in plan.only:
+            found.append(await attack.lira(plan.shadows, rounds, bars(Kind.LIRA_OFFLINE)))
+    if Kind.GRADIENT_INVERSION in plan.only:
+        bar = bars(Kind.GRADIENT_INVERSION)
+        found.append(await audit_inversion(trainer, manifest, subject.target, data, bar, random))
+    return found
+
+
+def _speaks_of_training(claim: Claim | None) -> bool:
+    """Whether a claim is about the recipe's training itself, so that no noise has to be added to it."""
+    return claim is not None and (claim.given or claim.model is PrivacyModel.RECORD)
+
+
+def _is_regression(version: Version, manifest: RoundManifest) -> bool:
+    task = manifest.recipe.params.get("task")
+    return task == "regression" or (task is None and "rmse" in version.metrics)

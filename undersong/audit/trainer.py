@@ -1,0 +1,172 @@
+"""A recipe over chosen rows of one data set, in the recipe's real, confined child process, at the auditor's machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from undersong.errors import UndersongError
+from undersong.recipes.agreed import in_agreed_form
+from undersong.recipes.catalogue import BUILT_IN
+from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset, read_declarations
+from undersong.recipes.protocol import Dataset
+from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner.process import ProcessLauncher
+from undersong.services.agent.runner.protocol import Progress, RunOrder, RunOutcome, Setup
+from undersong.services.agent.runner.rehearsal import COURSE, LOSSES, save_rows
+from undersong.services.agent.runner.warm import WarmRunner
+from undersong.shared.learning.tensors import Model, load, save
+from undersong.shared.names import hint
+from undersong.shared.wire.manifest import DataRef, RecipeRef
+from undersong.shared.wire.profiles import schema_fault
+
+LIMIT_S: Final = 3600.0
+Rows = npt.NDArray[np.int64]
+
+
+def declared(file: Path, name: str) -> DatasetEntry:
+    """Return a data set's entry in a ``datasets.yaml``; UndersongError."""
+    try:
+        found = read_declarations(file)
+    except BadDataset as refusal:
+        raise UndersongError(refusal.explain(), remedy="undersong data init FILE writes an entry") from None
+    if name in found.faults:
+        raise UndersongError(f"data set {name}: {found.reasons()[name]}", remedy=f"correct {file}")
+    if name not in found.entries:
+        near = hint(name, found.entries)
+        raise UndersongError(f"{file} declares no data set {name}{near}", remedy="name one of its own: --dataset NAME")
+    return found.entries[name]
+
+
+def rows_of(entry: DatasetEntry, wanted: DataRef) -> Dataset:
+    """Return the rows in the form that the version's sites agreed on; UndersongError."""
+    own = entry.schema_document()
+    if (fault := schema_fault(own, wanted)) is not None:
+        raise UndersongError(f"data set {entry.name}: {fault}", remedy="audit with data of the job's own form")
+    try:
+        return in_agreed_form(load_dataset(entry, wanted.features, wanted.label), own.columns, wanted.columns)
+    except BadDataset as refusal:
+        raise UndersongError(refusal.explain(), remedy="correct the file or its declaration") from None
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Runs one recipe, one order at a time; `async with` ends its child.
+
+    `folder` is empty and the trainer's own; `own` are the files of recipes that do not come with the platform.
+    """
+
+    folder: Path
+    declarations: Path
+    files: Sequence[Path]
+    recipe: RecipeRef
+    data: DataRef
+    own: Sequence[Path] = ()
+    device: str = "auto"
+    _runner: WarmRunner = field(init=False)
+    _orders: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Prepare the folders that a child may read and write."""
+        for name in ("work", "models"):
+            (self.folder / name).mkdir(parents=True)
+        digests = () if self.recipe.name in BUILT_IN else (self.recipe.digest,)
+        setup = Setup(
+            datasets=str(self.declarations.resolve()),
+            recipes=tuple(str(path.resolve()) for path in self.own),
+            allowed_digests=digests,
+            device=self.device,
+            reads=(str(self.folder / "models"),),
+            writes=(str(self.folder / "work"),),
+        )
+        files = {self.data.dataset: [path.resolve() for path in self.files]}
+        self._runner = WarmRunner(ProcessLauncher(self.folder), setup, taken=self.folder / "taken", data=files)
+
+    async def __aenter__(self) -> Self:
+        """Return the trainer; its child starts with the first order."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the child."""
+        await self._runner.close()
+
+    async def course(
+        self, rows: Rows, rounds: int, seed: int, progress: Progress, *, label: npt.NDArray[np.float64] | None = None
+    ) -> Model:
+        """Return a model trained on these rows from nothing; with 0 rounds it is version 0. UndersongError."""
+        made = await self._run(COURSE, progress, train=rows, label=label, seed=seed, rounds=rounds)
+        return _model(made)
+
+    async def train(
+        self, model: Model, rows: Rows, seed: int, *, label: npt.NDArray[np.float64] | None = None
+    ) -> Model:
+        """Return the model after what one site does with these rows in one round; UndersongError."""
+        return _model(await self._run("train", _ignored, train=rows, label=label, seed=seed, model=model))
+
+    async def losses(
+        self, model: Model, rows: Rows, progress: Progress, *, label: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return the loss of each of these rows, float64[n]; UndersongError."""
+        made = await self._run(LOSSES, progress, test=rows, label=label, model=model)
+        if made.sums is None:
+            raise UndersongError("the recipe's process returned no losses")
+        return np.fromfile(made.sums, "<f8")
+
+    async def _run(
+        self,
+        kind: str,
+        progress: Progress,
+        *,
+        train: Any = (),
+        test: Any = (),
+        label: Any = None,
+        model: Model | None = None,
+        seed: int = 0,
+        rounds: int = 1,
+    ) -> RunOutcome:
+        folder = self.folder / "work" / "order"
+        folder.mkdir(exist_ok=True)
+        save_rows(folder / "rows.safetensors", train=train, test=test, label=label)
+        path = None if model is None else self.folder / "models" / f"{self._orders}.safetensors"
+        self._orders += 1
+        if path is not None and model is not None:
+            path.write_bytes(save(model))
+        order = RunOrder(
+            kind, self.recipe.name, self.recipe.digest, self.recipe.params, self.data, {}, seed, folder, path,
+            folder / "rows.safetensors", rounds,
+        )  # fmt: skip
+        try:
+            made = await self._runner.run(order, progress, limit_s=LIMIT_S)
+        except TaskFailure as failure:
+            raise UndersongError(
+                f"recipe {self.recipe.name}: {failure}", remedy=_remedy(failure.code, self.folder / "recipes.log")
+            ) from None
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
+        progress(1.0)  # a child tells not too often
+        return made
+
+
+def _remedy(code: str, log: Path) -> str:
+    if code in ("recipe-digest", "policy-recipe"):
+        return "install the release that made the version, or name its source: --recipe FILE"
+    if code == "recipe-unknown":
+        return "name the recipe's source: --recipe FILE"
+    return f"look into {log}, kept with --keep"
+
+
+def _model(made: RunOutcome) -> Model:
+    if made.tensors is None:
+        raise UndersongError("the recipe's process returned no model")
+    return load(made.tensors.read_bytes())
+
+
+def _ignored(_: float) -> None:
+    """Ignore the progress of one round."""
