@@ -73,6 +73,8 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         },
         "PUT /v1/models/{model_id}/aliases/{alias}": {"version_id": ids["version_id"]},
         "POST /v1/versions/{version_id}/metrics": {"metrics": {"auc": 0.5}},
+        "POST /v1/versions/{version_id}/audits": {"kind": "loss-threshold", "confidence": 0.95},
+        "POST /v1/jobs/{job_id}/broken-claim": {"version_id": ids["version_id"]},
     }  # fmt: skip
     if operation in bodies:
         return {"json": bodies[operation]}

@@ -44,7 +44,7 @@ from undersong.shared.ids import Digest
 from undersong.shared.learning.safetensors import BadModelFile
 from undersong.shared.web.access import Actor, TokenRefused
 from undersong.shared.web.body import announced_digest, receive
-from undersong.shared.web.idempotency import IdempotentOnce
+from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from undersong.shared.web.paging import After, AfterNumber, Limit, Listing
 from undersong.shared.web.problems import problem_response, problems, request_id_of
 
@@ -196,7 +196,11 @@ async def add_metrics(
     return await versions.evaluate(actor, version_id, body, once)
 
 
-@router.post("/versions/{version_id}/audits", status_code=201, responses=problems(VersionUnknown, VersionDeleted))
+@router.post(
+    "/versions/{version_id}/audits",
+    status_code=201,
+    responses=problems(VersionUnknown, VersionDeleted, IdempotencyMismatch),
+)
 async def add_audit(
     version_id: VersionPath, body: AuditRequest, actor: Actor, once: IdempotentOnce, versions: VersionsDep
 ) -> VersionView:
