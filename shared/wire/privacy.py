@@ -30,7 +30,7 @@ class PrivacyModel(StrEnum):
     """Who adds the noise.
 
     SERVER: each of two servers, so that one honest server suffices. DISTRIBUTED: every site a part of it, before its
-    update is masked. LOCAL: every site enough for itself. RECORD: the recipe at each step of training. NONE: nobody.
+    update is masked. LOCAL: every site enough for itself. RECORD: the recipe at each step of training. NONE: no party.
     """
 
     SERVER = "server"
