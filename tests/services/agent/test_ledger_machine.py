@@ -156,6 +156,17 @@ class Ledgers(RuleBasedStateMachine):
         self.site.ledger.begin(RULE)
 
     @precondition(lambda self: not self.damaged)
+    @rule(job=st.sampled_from(["job_1", "job_2"]))
+    def send_and_forget(self, job: str) -> None:
+        """The folder is put back to what it was just before the update was stored; hours later it is looked at."""
+        self.attempts[job] += 1
+        self.accept(job, None)
+        self.copy()
+        self.send(job)
+        self.put_back()
+        self.turn_the_clock(2)
+
+    @precondition(lambda self: not self.damaged)
     @rule()
     def copy(self) -> None:
         """Keep a copy of the state folder."""
