@@ -36,7 +36,9 @@ IN_ORDER: Final = ("coordinator", "aggregator", HELPER, "registry", "keys")
 SITES: Final = "sites"
 _SECRET_FOLDERS: Final = frozenset({"secrets", "identity", "tls"})
 _SECRET_FILES: Final = frozenset({"seal.key", "enrol-token"})
-_LEFT_OUT: Final = frozenset({"high-water", "openings", "incoming", "work", "task", "models", "lock"})
+_LEFT_OUT: Final = frozenset(
+    {"high-water", "high-water.ledger", "openings", "incoming", "work", "task", "models", "lock"}
+)
 _LEFT_OUT_ENDINGS: Final = ("-wal", "-shm", "-journal", ".lock", ".partial", ".sock")
 
 

@@ -1,6 +1,6 @@
 """What a round may still cost, whether it costs what it claims, and what becomes of a charge. Pure.
 
-Sources: composition by `undersong.shared.privacy.accounting`; the states of a charge are those of decision 24.
+Sources: composition by `undersong.shared.privacy.accounting`; the states of a charge are those of decision 26.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def publish(site: Site, asked: RoundManifest) -> None:
 
 
 def edit(site: Site, sql: str) -> None:
-    """What an owner's hand, or a program of somebody else, does to the file."""
+    """What an owner's hand, or another program, does to the file."""
     with closing(sqlite3.connect(site.folder / "state" / "agent.sqlite")) as db, db:
         for name in ("charges_stay", "charges_last"):
             db.execute(f"DROP TRIGGER {name}")
