@@ -14,6 +14,7 @@ from tests.pace import Deadline
 from undersong.backup import MANIFEST, BackupError, back_up, restore
 from undersong.client import Client
 from undersong.local import Platform
+from undersong.local.forks import Forks
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
@@ -60,11 +61,11 @@ def job_spec(platform: Platform) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Path) -> None:
+def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Path, forks: Forks) -> None:
     """The agents live on: they know of rounds that the restored platform has never heard of."""
     first, second = tmp_path / "first", tmp_path / "second"
     data, keys = tmp_path / "backup" / "data", tmp_path / "elsewhere" / "keys"
-    with Platform(first) as platform:
+    with Platform(first, forks=forks) as platform:
         for name in SITES:
             platform.add_site(name, datasets={"datasets": [{"name": "nothing", "kind": "none", "columns": []}]})
         platform.wait_sites_online(len(SITES))
@@ -81,7 +82,7 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
     before = {name: answered(first, name) for name in SITES}
     restore(data, keys, second, sites=False)
     shutil.copytree(first / "sites", second / "sites", dirs_exist_ok=True)
-    with Platform(second) as platform:
+    with Platform(second, forks=forks) as platform:
         platform.wait_sites_online(len(SITES))
         client = platform.client
         begun = published(client, job.id)

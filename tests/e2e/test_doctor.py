@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from undersong.client import Client
 from undersong.doctor import Finding, examine_agent, examine_home, examine_platform
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.local.layout import LOOPBACK, Layout, service_command
 from undersong.local.sites import SiteFolder
 from undersong.shared.clock import utc_now
@@ -38,8 +39,8 @@ Break = Callable[[Platform], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(tmp_path_factory.mktemp("home"), tls=True) as running:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home"), tls=True, forks=forks) as running:
         running.add_site("north", datasets=NOTHING)
         running.wait_sites_online(1, timeout_s=120)
         yield running

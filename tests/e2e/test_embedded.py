@@ -15,6 +15,7 @@ from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.profile import local_profiles, save_local_profile
 from undersong.services.agent.__main__ import status_of
 from undersong.services.agent.log_watch import Seen
@@ -30,8 +31,8 @@ NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(tmp_path_factory.mktemp("home")) as running:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home"), forks=forks) as running:
         for name in SITES:
             running.add_site(name, datasets=NOTHING, agent={"watch_log_s": 1})
         running.wait_sites_online(len(SITES))
@@ -178,7 +179,7 @@ def test_a_second_platform_in_the_same_folder_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_a_platform_goes_on_where_it_was(platform: Platform) -> None:
+def test_a_platform_goes_on_where_it_was(platform: Platform, forks: Forks) -> None:
     """Stopped in the middle of a job and started again from its folder, it finishes the job.
 
     Last in this file: what starts again is another platform, in the folder of the one that the tests above use.
@@ -190,6 +191,6 @@ def test_a_platform_goes_on_where_it_was(platform: Platform) -> None:
         time.sleep(0.1)
     assert not platform.client.job(job.id).finished
     platform.stop()
-    with Platform(platform.home) as again:
+    with Platform(platform.home, forks=forks) as again:
         assert again.client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
         assert train_rounds(again.client, job) == list(range(1, 9))

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pace import Deadline
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.local.layout import SERVICES, free_port
 from undersong.shared.telemetry import metrics
 
@@ -43,12 +44,14 @@ def ports() -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory, spans_folder: Path, ports: dict[str, int]) -> Iterator[Platform]:
+def platform(
+    tmp_path_factory: pytest.TempPathFactory, spans_folder: Path, ports: dict[str, int], forks: Forks
+) -> Iterator[Platform]:
     endpoint = f"file:{spans_folder}"
     settings = {
         service: {"otel_endpoint": endpoint, "worker_metrics_port": str(port)} for service, port in ports.items()
     }
-    with Platform(tmp_path_factory.mktemp("home"), settings=settings) as running:
+    with Platform(tmp_path_factory.mktemp("home"), settings=settings, forks=forks) as running:
         for name in SITES:
             datasets = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
             running.add_site(name, datasets=datasets, agent={"otel_endpoint": endpoint})

@@ -65,7 +65,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def job(platform: Platform) -> Iterator[Job]:
     """One that runs all the while; at its end, nothing may be missing of it."""
-    running = submit(platform, "all-the-while", rounds=10_000)
+    pace = {"name": "odd", "params": {"sleep_s": 0.5}}  # rounds that follow each other at once take a whole processor
+    running = submit(platform, "all-the-while", rounds=10_000, recipe=pace)
     one_more(platform, running)
     yield running
     platform.client.cancel_job(running.id)

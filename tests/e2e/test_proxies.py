@@ -17,6 +17,7 @@ import yaml
 
 from tests.pace import Deadline
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.local.layout import HELPER, SERVICES
 from undersong.shared.clock import utc_now
 from undersong.shared.identity.authority import write_private
@@ -104,10 +105,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Site]:
     """A platform whose certificates are for a name that only the proxy can reach."""
     folder = tmp_path_factory.mktemp("company")
-    with ConnectProxy() as proxy, Platform(folder / "home", tls=True) as platform:
+    with ConnectProxy() as proxy, Platform(folder / "home", tls=True, forks=forks) as platform:
         authority = TransportAuthority.load(folder / "home" / "tls")
         for service in (*SERVICES, HELPER):
             names = (HOST, "127.0.0.1", "localhost")

@@ -13,6 +13,7 @@ import yaml
 from tests.effort import also
 from undersong.client import ApiError
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.runner import landlock
 from undersong.shared.learning.tensors import load
@@ -112,8 +113,8 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(tmp_path_factory.mktemp("home")) as running:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home"), forks=forks) as running:
         for place, name in enumerate(HOSPITALS):
             make_site(running, tmp_path_factory.mktemp(name), place)
         running.wait_sites_online(len(HOSPITALS), timeout_s=180)

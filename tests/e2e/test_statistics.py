@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.shared.statistics.results import ContingencyResult, KMeansResult, MomentResult
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -20,8 +21,8 @@ HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(tmp_path_factory.mktemp("home")) as running:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home"), forks=forks) as running:
         for name in HOSPITALS:
             running.add_site(name, datasets=EXAMPLE / "datasets" / f"{name}.yaml", policy=EXAMPLE / "policy.yaml")
         running.wait_sites_online(len(HOSPITALS), timeout_s=180)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.pace import Deadline
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.recipes.catalogue import load_recipe
 from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.enrol import enrol
@@ -87,10 +88,10 @@ class Stage:
 
 
 @contextmanager
-def staged(home: Path, **settings: dict[str, str]) -> Iterator[Stage]:
+def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Stage]:
     """Start the platform, give every caller its credential, and put one of everything into the first federation."""
     chosen = {name: {**FREE, **settings.get(name, {})} for name in SERVICES}
-    with Platform(home, log_level="WARNING", settings=chosen) as platform:
+    with Platform(home, log_level="WARNING", settings=chosen, forks=forks) as platform:
         stage = Stage({**platform.urls, "helper": platform._running().url("helper")}, home)
         try:
             stage.tokens = {

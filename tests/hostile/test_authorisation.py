@@ -14,6 +14,7 @@ from tests.hostile.fuzzing import OPENAPI, check_problem
 from tests.hostile.matrix import render
 from tests.hostile.policy import ANYONE, POLICY, allowed
 from tests.hostile.stage import BINARY, SERVICES, Stage, job, profile, staged
+from undersong.local.forks import Forks
 from undersong.shared.identity.digests import content_digest
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
@@ -36,8 +37,8 @@ def operations(service: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("platform")) as made:
+def stage(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("platform"), forks) as made:
         yield made
 
 

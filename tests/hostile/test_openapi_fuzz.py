@@ -17,6 +17,7 @@ from schemathesis.python._constants.orchestrator import make_constants_value_sou
 
 from tests.hostile.fuzzing import EXAMPLES, OPENAPI, SENT, fuzz, load
 from tests.hostile.stage import SERVICES, Stage, staged
+from undersong.local.forks import Forks
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 METHODS: Final = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
@@ -26,8 +27,8 @@ cases = settings(
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("platform")) as made:
+def stage(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("platform"), forks) as made:
         yield made
     print("requests fuzzed:", dict(SENT))
 

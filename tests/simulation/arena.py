@@ -370,7 +370,7 @@ class _Platform(Platform):
             super()._start_service(service, role, environment)
         else:
             env = {**self._environment(environment or service), "PYTHONPATH": str(Path.cwd())}
-            self._start(f"{service}.{role}", command, env)
+            self._start(f"{service}.{role}", command, env, forked=False)
 
 
 def _copy(source: Path, target: Path) -> None:

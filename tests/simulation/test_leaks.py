@@ -17,6 +17,7 @@ from tests.simulation.watching import watching
 from undersong.client import ApiError
 from undersong.client.types import Job
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.local.sites import SiteFolder
 from undersong.recipes.protocol import source_digest
 from undersong.shared.secagg.payload import train_payload, weight_of
@@ -121,8 +122,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
-    with Platform(tmp_path_factory.mktemp("home"), log_level="DEBUG") as platform:
+def run(tmp_path_factory: pytest.TempPathFactory, forks: Forks):
+    with Platform(tmp_path_factory.mktemp("home"), log_level="DEBUG", forks=forks) as platform:
         made = Run(platform)
         yield made
         made.haystack.close()

@@ -15,6 +15,7 @@ from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.client.wire import client_options
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.services.agent import __main__ as agent
 from undersong.services.agent.settings import load
 from undersong.services.aggregator.settings import AggregatorSettings
@@ -34,8 +35,8 @@ NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(tmp_path_factory.mktemp("home"), tls=True) as running:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("home"), tls=True, forks=forks) as running:
         for name in SITES:
             running.add_site(name, datasets=NOTHING)
         running.wait_sites_online(len(SITES))

@@ -45,7 +45,8 @@ class Platform:
     extra settings per service ({"coordinator": {"heartbeat_s": "1"}}). With `tls` every service speaks HTTPS only, with
     certificates by an authority of this folder. With `write_profile` other commands find it, by the name in
     `profile_name`. `port` is the coordinator's, and the others follow it; `move` chooses another for each that is
-    taken. `report` is told, in a few words, what has started. A process that dies is started again.
+    taken. `report` is told, in a few words, what has started. `forks`, whose owner closes it, forks the processes of
+    several platforms. A process that dies is started again.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Platform:
         port: int | None = None,
         move: bool = False,
         report: Callable[[str], None] = lambda _: None,
+        forks: Forks | None = None,
     ) -> None:
         self._temporary = home is None
         self.home = (home or Path(tempfile.mkdtemp(prefix="undersong-"))).resolve()
@@ -69,7 +71,7 @@ class Platform:
         self._tls, self._port, self._move, self._report = tls, port, move, report
         self.profile_name = ""
         self._lock: IO[str] | None = None
-        self._forks: Forks | None = None
+        self._forks, self._own_forks = forks, forks is None
         self._layout: Layout | None = None
         self._client: Client | None = None
         self._federation: Federation | None = None
@@ -104,7 +106,7 @@ class Platform:
         wait_s = DYING_S if _ended_badly(self._lock) else 0.0
         self._layout = Layout.prepare(self.home, tls=self._tls, port=self._port, move=self._move, wait_s=wait_s)
         self._report(f"starting in {self.home}")
-        if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
+        if self._own_forks and sys.platform == "linux":  # elsewhere system libraries do not survive a fork
             self._forks = Forks(self.home, self._layout.log("nursery"))
         self._start("valkey", self._layout.valkey_command(), base_environment(), forked=False)
         with ThreadPoolExecutor(len(BOOTSTRAPPED)) as pool:
@@ -138,7 +140,7 @@ class Platform:
             for process in running:
                 process.stop()
         self.processes.clear()
-        if self._forks is not None:
+        if self._own_forks and self._forks is not None:
             self._forks.close()
             self._forks = None
         if self._client is not None:
