@@ -31,6 +31,7 @@ from undersong.client.calls import Call
 from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.local.layout import HELPER, SERVICES, Layout
 from undersong.recipes.protocol import source_digest
 from undersong.shared.faults import REACHED, VARIABLE
@@ -75,6 +76,7 @@ class Arena:
         postgres: "PostgresServer | None" = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
         commands: Mapping[str, list[str]] | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self._temporary = home is None
         self.home = (home or Path(tempfile.mkdtemp(prefix="undersong-faults-"))).resolve()
@@ -82,7 +84,7 @@ class Arena:
         self.proxies: dict[Wire, Proxy] = {}
         self.places: dict[str, int] = {}  # site id → its place in the one-hot vector
         self.version_id: str | None = None
-        self._postgres, self._extra, self._commands = postgres, settings or {}, commands or {}
+        self._postgres, self._extra, self._commands, self._forks = postgres, settings or {}, commands or {}, forks
         self._databases: dict[str, str] = {}
         self._stack = ExitStack()
 
@@ -113,7 +115,8 @@ class Arena:
         self._prepare_databases()
         settings = {service: self._settings(service, layout) for service in STORES}
         self._stack.enter_context(_environment(VARIABLE, str(self.faults)))
-        self.platform = _Platform(platform_home, settings=settings, log_level="INFO", commands=self._commands)
+        options: dict[str, Any] = {"settings": settings, "log_level": "INFO", "forks": self._forks}
+        self.platform = _Platform(platform_home, commands=self._commands, **options)
         self._stack.enter_context(self.platform)
         for place, name in enumerate(SITES):
             self._add_site(name, place)

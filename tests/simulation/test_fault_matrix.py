@@ -22,6 +22,7 @@ from tests.simulation.ledger import Entry, Ledger
 from tests.simulation.proxy import FAIR, Proxy, Weather
 from tests.simulation.trial import Outcome, collect, run, settled
 from tests.simulation.verdicts import Verdicts
+from undersong.local.forks import Forks
 from undersong.shared.database.migrations import migrate
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
@@ -40,8 +41,8 @@ SLICE = (
 
 
 @pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
-    with Arena() as made:
+def arena(forks: Forks) -> Iterator[Arena]:
+    with Arena(forks=forks) as made:
         made.warm_up()
         yield made
 
