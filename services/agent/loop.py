@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import httpx
 import structlog
@@ -42,6 +43,9 @@ from undersong.shared.identity.enrol import IdentityKeeper, ensure_identity, own
 from undersong.shared.ids import Digest, SiteId, digest_of
 from undersong.shared.wire.manifest import LogHead, RoundManifest
 from undersong.shared.wire.profiles import ConsentNote
+
+if TYPE_CHECKING:
+    from undersong.services.agent.consent.page import PageServer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -119,10 +123,13 @@ class Agent:
             state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet, settle
         )
         beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch)]
+        page = await self._open_page(state)
         try:
             performing = partial(self._tasks, platform, state, sent, room, ledger, receipts.wake.set, watch.meet)
             await self._work(platform, state, who, performing, room)
         finally:
+            if page is not None:
+                await asyncio.to_thread(page.close)
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -148,6 +155,16 @@ class Agent:
                 raise
 
         return Tasks(platform, reader.runner, state, lambda: reader.site, sent, room, ledger, answered, met, consent)
+
+    async def _open_page(self, state: AgentState) -> PageServer | None:
+        """Serve the owner's inbox where agent.yaml asks for it; ConfigError where its port cannot be used."""
+        settings, reader = self._settings, self._reader
+        if settings.consent_page is None:
+            return None
+        from undersong.services.agent.consent.page import ConsentPage, PageServer  # only where it is used
+
+        page = ConsentPage(settings, settings.consent_page, state.store, self._inbox(state), lambda: reader.site.policy)
+        return await asyncio.to_thread(PageServer, page, settings.consent_page.port, settings.data_dir)
 
     def _inbox(self, state: AgentState) -> Inbox:
         return Inbox(state.store, self._settings.owners, self._mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -68,6 +69,20 @@ class OwnerSettings(BaseModel):
         return self
 
 
+class ConsentPageSettings(BaseModel):
+    """The owner's inbox as a page for a browser on this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    port: int = Field(
+        default=0, ge=0, le=65_535, description="Port on 127.0.0.1; 0: any free one, at each start another"
+    )
+    keys: list[Path] = Field(
+        default=[],
+        description="Owners' key files that the page may use, each opened with the passphrase that is typed there; "
+        "none: the page only shows",
+    )
+
+
 class AgentSettings(BaseSettings):
     """`agent.yaml`; paths are relative to the folder of that file."""
 
@@ -98,6 +113,9 @@ class AgentSettings(BaseSettings):
         default=None,
         description="Who must sign the policy (`undersong policy sign`) and what waits for consent; none: the policy "
         "holds as it is in its file",
+    )
+    consent_page: ConsentPageSettings | None = Field(
+        default=None, description="Serve the owner's inbox to browsers on this machine; none: no port is opened"
     )
     recipes: list[Path] = Field(default=[], description="This site's own recipes: .py files, or folders of them")
     runner: Literal["process", "docker"] = Field(
@@ -230,6 +248,11 @@ def _resolved(settings: AgentSettings, base: Path) -> AgentSettings:
             "policy": at(settings.policy),
             "recipes": [at(path) for path in settings.recipes],
             "recipe_reads": [at(path) for path in settings.recipe_reads],
+            "consent_page": _page(settings.consent_page, at),
             "docker": settings.docker.model_copy(update={"mounts": mounts}),
         }
     )
+
+
+def _page(page: ConsentPageSettings | None, at: Callable[[Path], Path | None]) -> ConsentPageSettings | None:
+    return page and page.model_copy(update={"keys": [at(path) for path in page.keys]})

@@ -10,6 +10,7 @@ import typer
 
 from undersong.cli import common, owners
 from undersong.errors import UndersongError
+from undersong.shared.files import read_text
 from undersong.shared.terminal import shown
 
 if TYPE_CHECKING:
@@ -76,20 +77,22 @@ def show(
     as_json: common.AsJson = False,
 ) -> None:
     """Show a request; fields that differ from the one that was approved last are marked with *."""
+    from undersong.services.agent.consent.costs import costs, ledger_of
     from undersong.services.agent.consent.requests import changes, fields_of
     from undersong.services.agent.consent.sources import recipe_source
 
     with _inbox(config) as (inbox, settings):
         entry = _find(inbox, request)
         before = inbox.last_approved(entry)
+        policy = _policy(settings)
+        spent = [] if policy is None else list(costs(entry.request, ledger_of(settings, inbox.store), policy.privacy))
     old = None if before is None else fields_of(before.request)
     new = fields_of(entry.request)
     changed = set(changes(old, new))
-    policy = _policy(settings)
     if as_json:
         common.print_json({**_document(entry), "changed": sorted(changed)})
         return
-    lines = [("state", _state(entry)), *new.items(), *_costs(entry, policy)]
+    lines = [("state", _state(entry)), *new.items(), *spent]
     for name, value in lines:
         common.console.print(
             shown(f"{'*' if name in changed else ' '} {name:<22} {common.text(value)}"), markup=False, soft_wrap=True
@@ -157,6 +160,24 @@ def revoke(
     _refuse("revoke", request, note, key, passphrase_file, config)
 
 
+@app.command()
+def page(config: ConfigPath = Path("agent.yaml")) -> None:
+    """Print the address of the running agent's page, which serves this inbox to a browser on this machine.
+
+    The address holds a token: who has it, and an owner's passphrase, can decide.
+    """
+    from undersong.services.agent.settings import ConfigError, load
+
+    try:
+        file = load(config).data_dir / "consent-page"
+    except ConfigError as error:
+        raise UndersongError(str(error), remedy=f"name the agent's settings: --config, now {config}") from None
+    if not file.exists():
+        remedy = "put `consent_page: {port: 0, keys: [FILE]}` into agent.yaml, and start the agent"
+        raise UndersongError("the agent serves no page", remedy=remedy)
+    typer.echo(read_text(file).strip())
+
+
 def _refuse(
     decision: str, request: str, note: str | None, key: Path | None, passphrase_file: Path | None, config: Path
 ) -> None:
@@ -187,20 +208,6 @@ def _policy(settings: "AgentSettings") -> "Policy | None":
     except PolicyError as error:
         common.complaints.print(f"budgets are not known: {error}", markup=False)
         return None
-
-
-def _costs(entry: "InboxEntry", policy: "Policy | None") -> Iterator[tuple[str, str]]:
-    if policy is None:
-        return
-    budgets = policy.privacy.budgets.get(entry.request.dataset, ())
-    if not budgets:
-        yield "budget", "none: policy.yaml limits no epsilon of this data set"
-    for budget in budgets:
-        cost = entry.request.epsilon(budget.unit)
-        yield (
-            f"budget ({budget.unit})",
-            f"epsilon {cost:g} of {budget.epsilon:g} in {budget.period_days} days",
-        )
 
 
 def _state(entry: "InboxEntry") -> str:

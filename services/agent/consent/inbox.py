@@ -65,7 +65,7 @@ class Inbox:
     """
 
     def __init__(self, store: Store, owners: OwnerSettings | None, mark: OwnerMark) -> None:
-        self._store, self._owners, self._mark = store, owners, mark
+        self.store, self._owners, self._mark = store, owners, mark
 
     def check(self, policy: Policy, manifest: RoundManifest) -> None:
         """Note that this round is run now; TaskFailure where no approval covers it, and then the request is kept.
@@ -105,7 +105,7 @@ class Inbox:
 
     def entries(self, limit: int = _MOST_SHOWN) -> list[InboxEntry]:
         """Return the requests, the one that was asked last first."""
-        with self._store.reading() as db:
+        with self.store.reading() as db:
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM consent_requests ORDER BY asked_at DESC, digest LIMIT ?",  # noqa: S608
                 (limit,),
@@ -114,7 +114,7 @@ class Inbox:
 
     def entry(self, digest: str) -> InboxEntry:
         """Return one request; KeyError where there is none."""
-        with self._store.reading() as db:
+        with self.store.reading() as db:
             row = db.execute(
                 f"SELECT {_COLUMNS} FROM consent_requests WHERE digest = ?",  # noqa: S608
                 (digest,),
@@ -183,7 +183,7 @@ class Inbox:
 
     def keep(self, signed: SignedDecision) -> None:
         """Store a decision as it is: whether it counts is judged whenever it is used."""
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             db.execute(
                 "INSERT INTO consent_decisions VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (signed.document.request, signed.document.number, signed.document.key, signed.model_dump_json()),
@@ -203,7 +203,7 @@ class Inbox:
         )
 
     def _ask(self, digest: str, request: ConsentRequest, *, automatic: bool) -> None:
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             db.execute(
                 "INSERT INTO consent_requests VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET asked_at = excluded.asked_at, automatic = excluded.automatic",
@@ -217,7 +217,7 @@ class Inbox:
             )
 
     def _decisions(self, digest: str) -> list[SignedDecision]:
-        with self._store.reading() as db:
+        with self.store.reading() as db:
             rows = db.execute("SELECT document FROM consent_decisions WHERE request = ?", (digest,)).fetchall()
         found = []
         for (document,) in rows:
@@ -255,13 +255,13 @@ class Inbox:
         return found
 
     def _used(self, digest: str) -> int:
-        with self._store.reading() as db:
+        with self.store.reading() as db:
             row = db.execute("SELECT max(run) FROM consent_runs WHERE request = ?", (digest,)).fetchone()
         return max(int(row[0] or 0), self._mark.read(RUNS, digest).number)
 
     def _ran(self, digest: str, place: tuple[str, int]) -> int | None:
         """Return as which run of the request this round was counted; None where it was not."""
-        with self._store.reading() as db:
+        with self.store.reading() as db:
             row = db.execute(
                 "SELECT run FROM consent_runs WHERE request = ? AND kind = ? AND number = ?", (digest, *place)
             ).fetchone()
@@ -272,7 +272,7 @@ class Inbox:
         run = self._ran(digest, place)
         if run is None:
             run = self._used(digest) + 1
-            with self._store.writing() as db:
+            with self.store.writing() as db:
                 db.execute("INSERT INTO consent_runs VALUES (?, ?, ?, ?)", (digest, *place, run))
         try:
             self._mark.reach(RUNS, run, "", digest)
