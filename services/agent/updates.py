@@ -25,6 +25,8 @@ from undersong.shared.ids import Digest, SiteId
 from undersong.shared.learning import tensors
 from undersong.shared.secagg.engine import Payload
 from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload
+from undersong.shared.statistics.measures import asked_of
+from undersong.shared.statistics.sensitivity import to_multiples
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 
 Body = tuple[Digest, int]
@@ -78,7 +80,10 @@ def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, c
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         if outcome.sums is None:
             raise TaskFailure("bad-result", "the recipe gave no sums")
-        payload = sums_payload(manifest, np.fromfile(outcome.sums, "<f8"), outcome.metrics_layout)
+        sums = np.fromfile(outcome.sums, "<f8")
+        if manifest.privacy is not None:
+            sums = to_multiples(asked_of(manifest.recipe.params), sums)
+        payload = sums_payload(manifest, sums, outcome.metrics_layout, key=os.urandom(32))
         _check_form(manifest, payload)
         return payload
     if outcome.tensors is None:

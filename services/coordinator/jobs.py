@@ -1,5 +1,6 @@
 """Jobs: judged whole, submitted, looked at, paused, resumed, cancelled."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any, Final
 from undersong.services.coordinator.domain.findings import kind_of
 from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, ClaimNotBroken, Job
 from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.privacy_plan import PrivacyPlan, plan_of
 from undersong.services.coordinator.domain.sites import consent_of
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
@@ -74,8 +76,14 @@ class Jobs:
             recipe_digest=verdict.resolved.recipe.digest,
             weight_unit=verdict.resolved.weight_unit,
             sites=list(verdict.resolved.eligible),
+            privacy=verdict.resolved.privacy,
             warnings=findings(verdict.warnings),
         )
+
+    async def privacy_plan(self, person: Principal, document: Mapping[str, Any]) -> PrivacyPlan:
+        """What the job's noise costs, and what other noise would; raises `JobInvalid` with every error."""
+        verdict, _ = await self._judge(person, document)
+        return await asyncio.to_thread(plan_of, verdict)
 
     async def submit(self, person: Principal, document: Mapping[str, Any], once: Once) -> JobView:
         """Start a job; raises `JobInvalid` with every error."""
@@ -271,7 +279,8 @@ class Jobs:
 
         world = await self._database.read("job.judge", work)
         statistics = kind_of(document) == "statistics"
-        return (judge_statistics if statistics else judge)(document, world), start
+        # in a thread: where there is noise, a library computes what it costs
+        return await asyncio.to_thread(judge_statistics if statistics else judge, document, world), start
 
     async def _starting_version(
         self, document: Mapping[str, Any], federation_id: str | None

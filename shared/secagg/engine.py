@@ -321,9 +321,6 @@ class ServerEngine(Protocol):
     def evidence(self, server_round: ServerRound) -> RoundEvidence:
         """What the round leaves behind for its record, once every step is closed."""
 
-    def slack(self, manifest: RoundManifest, length: int) -> int:
-        """By how much noise can move a coordinate of a training sum beyond what its summands allow."""
-
     def modulus(self, manifest: RoundManifest) -> int | None:
         """The prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
 

@@ -62,7 +62,6 @@ class PlanRequest:
 
     kind: RoundKind
     sites: int
-    noise_multiplier: float | None = None
     norm_equality_proofs: int | None = None
 
 

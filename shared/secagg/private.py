@@ -14,7 +14,7 @@ from undersong.shared.errors import Invalid
 from undersong.shared.privacy.distributed import site_sigma, sum_rho
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.facts import EngineFacts
-from undersong.shared.secagg.quantise import MIN_BOUND, NORM_BOUND, NoHeadroom, squared_norm_bound
+from undersong.shared.secagg.quantise import MAX_MULTIPLE, MIN_BOUND, NORM_BOUND, NoHeadroom, squared_norm_bound
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     GaussianEvent,
@@ -105,6 +105,24 @@ def plan_noisy(*, summands: int, clip_norm: float, modulus_bits: ModulusBits, te
         max_weight=1,
         clip_norm=clip_norm,
     )
+
+
+def plan_multiples(*, summands: int, length: int, terms: PrivacyTerms) -> Encoding:
+    """Return the encoding of private statistics: `length` multiples of what one unit can change, in 64-bit words.
+
+    Raises `NoHeadroom`, and `NoiseTooFine` for less noise than a site can add.
+    """
+    parts = terms.min_sites if terms.model is PrivacyModel.DISTRIBUTED else 1
+    spread = terms.noise_multiplier / math.sqrt(parts)
+    scale = math.floor(min(NORM_BOUND, MAX_SIGMA / spread - math.sqrt(length) - 1))
+    if scale < max(MIN_BOUND, math.sqrt(length)):
+        raise NoHeadroom("so much noise on so many numbers cannot be drawn: allow more epsilon, or ask for less")
+    sigma_of_site(terms, scale)
+    reach = math.ceil(WIDEST * 2 * spread * (scale + math.sqrt(length) + 1))
+    bound = min(MAX_MULTIPLE, ((1 << 63) - 1) // summands - reach)
+    if bound < scale * MIN_BOUND:
+        raise NoHeadroom(f"{summands} sites with noise leave no room in 64 bits: allow more epsilon")
+    return Encoding(modulus_bits=64, max_summands=summands, bound=bound, scale=float(scale), max_weight=1)
 
 
 def noise_of_site(manifest: RoundManifest, length: int) -> float:

@@ -28,6 +28,7 @@ LIMBS: Final = TAIL_LENGTH // len(TAIL)  # 48 bits hold max_weight * 2**31
 MIN_BOUND: Final = 2**7
 MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
 NORM_BOUND: Final = 2**20  # of proved vectors; rounding costs sqrt(d) / 2 of it, noise can be 16 times it
+MAX_MULTIPLE: Final = 2**52
 SUMS_SCALE: Final = 2.0**24
 COUNTS_SCALE: Final = 1.0
 _LOSS_OFFSET: Final = 2**30
@@ -151,8 +152,12 @@ def squared_norm_bound(encoding: Encoding, length: int) -> int:
     return int(min(spread, (radius + math.sqrt(length)) ** 2))
 
 
-def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss: float = 0.0) -> Quantised:
+def encode(
+    vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss: float = 0.0, bare: bool = False
+) -> Quantised:
     """Clip, scale, round and weigh a float32[d]; `key` is 32 fresh random bytes.
+
+    bare: the tail says the weight alone, neither the loss nor whether the vector was clipped.
 
     Raises `NonFinite` for NaN and infinities (never encoded as 0) and `OutOfRange` for a weight outside 1..max_weight.
     """
@@ -170,18 +175,24 @@ def encode(vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss:
     for draw in range(_MAX_REDRAWS):
         uniforms = _Uniforms(key, draw)
         if _round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:
-            ring[vector.size :] = _tail(weight, clipped, loss)
+            ring[vector.size :] = _tail(weight, clipped and not bare, 0.0 if bare else loss)
             return Quantised(ring, clipped)
     raise OutOfRange("rounding kept leaving the norm bound")  # pragma: no cover  (probability below 2**-1280)
 
 
-def decode(total: ModVector, encoding: Encoding, count: int) -> Decoded:
-    """The weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be."""
+def decode(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0, bare: bool = False) -> Decoded:
+    """The weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be.
+
+    slack: how much more than its summands a coordinate may be, for the sake of noise. bare: the tails say no more than
+    weights (see `encode`).
+    """
     length = total.size - TAIL_LENGTH
     weight, clipped, loss = _read_tail(total[length:], encoding.modulus_bits)
     if not count <= weight <= count * encoding.max_weight or clipped > count or count > encoding.max_summands:
         raise OutOfRange("the sum of weights or of clipped vectors does not fit the number of summands")
-    mean = _mean(total[:length], encoding, weight, weight * encoding.bound)
+    mean = _mean(total[:length], encoding, weight, weight * encoding.bound + slack)
+    if bare:
+        return Decoded(mean, weight, None, None)
     return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
 
 
@@ -205,6 +216,28 @@ def _mean(total: ModVector, encoding: Encoding, weight: int, limit: int) -> Floa
             raise OutOfRange("a coordinate of the sum is larger than its summands allow")
         np.multiply(block, step, out=mean[start : start + block.size], casting="unsafe")
     return mean
+
+
+def encode_multiples(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
+    """Multiples of what a unit can change, float64[m] to uint64[m]; raises `NonFinite`, `OutOfRange`.
+
+    Numbers beyond 2**52 steps are refused: a float64 would round them to more than a step.
+    """
+    values = np.asarray(values, np.float64) * encoding.scale
+    if not np.isfinite(values).all():
+        raise NonFinite("a sum is not a finite number")
+    if values.size and float(np.abs(values).max()) > min(encoding.bound, MAX_MULTIPLE):
+        raise OutOfRange("a sum is larger than what its noise was planned for")
+    return np.rint(values).astype(np.int64).view(np.uint64)
+
+
+def decode_multiples(total: npt.NDArray[np.uint64], encoding: Encoding, *, slack: int) -> npt.NDArray[np.float64]:
+    """The summed multiples, uint64[m] to float64[m]; raises `OutOfRange` beyond the summands and `slack` of noise."""
+    steps = total.view(np.int64)
+    limit = encoding.max_summands * encoding.bound + slack
+    if steps.size and max(int(steps.max()), -int(steps.min())) > limit:
+        raise OutOfRange("a sum is larger than its summands allow")
+    return steps / encoding.scale
 
 
 def encode_sums(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:

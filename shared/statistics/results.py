@@ -19,6 +19,7 @@ class _Result(Found):
     name: str
     status: Literal["ok", "withheld", "unusable"] = "ok"
     note: str = ""
+    noise: float | None = Field(default=None, description="Standard deviation of the noise on each count, if there is.")
 
 
 class ColumnMoments(Found):
@@ -34,6 +35,10 @@ class ColumnMoments(Found):
     deviation: float | None = None
     withheld: bool = False
     note: str = ""
+    noise: float | None = Field(default=None, description="Standard deviation of the noise on each count, if there is.")
+    sum_noise: float | None = None
+    mean_noise: float | None = None
+    variance_noise: float | None = None
 
 
 class MomentResult(_Result):

@@ -12,6 +12,7 @@ from undersong.shared.statistics import models, queries, tallies
 from undersong.shared.statistics.measures import SALT, Asked, Kind, Measure
 from undersong.shared.statistics.queries import Query
 from undersong.shared.statistics.results import Result
+from undersong.shared.statistics.sensitivity import unit_of, with_noise
 from undersong.shared.statistics.steps import Setting, Steps, Unusable, Withheld
 
 _STEPS: Final[Mapping[type, Callable[[Any, Setting], Steps[Any]]]] = {
@@ -74,8 +75,11 @@ class QuerySession:
         """The answers so far, in the queries' order."""
         return tuple(answer for answer in self._answers if answer is not None)
 
-    def take(self, sums: Sequence[float]) -> None:
-        """Take in what a round opened; raises `SumsMisfit`."""
+    def take(self, sums: Sequence[float], noise: float | None = None) -> None:
+        """Take in what a round opened; raises `SumsMisfit`.
+
+        noise: standard deviation of the noise on each sum, in its unit (see `undersong.shared.statistics.sensitivity`).
+        """
         asked = self.asked
         vector = np.asarray(sums, np.float64)
         if asked is None or vector.shape != (asked.length,):
@@ -89,6 +93,10 @@ class QuerySession:
         for place, measure_of in enumerate(tuple(self._wanted)):
             if measure_of is not None:
                 self._send(place, found[measure_of])
+                answer = self._answers[place]
+                if noise is not None and answer is not None and answer.status == "ok":
+                    deviation = noise * unit_of(measure_of, asked.measures)
+                    self._answers[place] = with_noise(answer, measure_of, found[measure_of], deviation)
 
     def _send(self, place: int, sums: npt.NDArray[np.float64] | None) -> None:
         """Move one query on. Sums that no honest sites give make its answer unusable, and never the job stuck."""

@@ -36,11 +36,18 @@ class Setting:
     """What holds for all queries of a job: the columns as all sites agree on them, and what may be shown.
 
     `min_cell`: the least number of rows behind a number; `min_sites`: the least number of sites that hold such rows.
+    `noisy`: the sums have noise, which protects small counts better than hiding them does.
     """
 
     columns: Mapping[str, Column]
     min_cell: int
     min_sites: int
+    noisy: bool = False
+
+    @property
+    def least(self) -> int:
+        """Counts below it are hidden."""
+        return 0 if self.noisy else self.min_cell
 
     def check(self, sites: float, rows: float, what: str = "this answer") -> None:
         """Raise `Withheld` for too few."""
@@ -51,7 +58,7 @@ class Setting:
 
     def shown(self, count: float) -> float | None:
         """A count, or nothing where it is small."""
-        return float(round(count)) if count == 0 or count >= self.min_cell else None
+        return float(round(count)) if self.noisy or count == 0 or count >= self.min_cell else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ def moment(query: queries.Moment, setting: Setting) -> Steps[MomentResult]:
     """Count, sum, mean or variance; a second, centred round where a variance needs it."""
     asked = measures.Moments(columns=tuple(scaled(name, query.ranges.get(name)) for name in query.columns))
     found = read(asked, (yield asked))
-    again = [tally for tally in found if query.query == "variance" and tally.blurred and not _objection(tally, setting)]
+    fine = query.query == "variance" and not setting.noisy
+    again = [tally for tally in found if fine and tally.blurred and not _objection(tally, setting)]
     if again:
         finer = measures.Moments(columns=tuple(_centred(tally) for tally in again))
         better = {tally.scaled.column: tally for tally in read(finer, (yield finer))}
@@ -78,7 +79,7 @@ def histogram(query: queries.Histogram, setting: Setting) -> Steps[HistogramResu
     sums = yield asked
     setting.check(float(sums[0]), float(sums[2]), query.column)
     cells = np.concatenate([sums[3:4], sums[5:], sums[4:5]])
-    below, *counts, above = _shown(cells, hidden_counts(cells, setting.min_cell))
+    below, *counts, above = _shown(cells, hidden_counts(cells, setting.least))
     return HistogramResult(
         name=query.title,
         column=query.column,
@@ -96,8 +97,9 @@ def quantiles(query: queries.Quantiles, setting: Setting) -> Steps[QuantilesResu
     low, high = yield from range_for(query.column, query.range, setting)
     sums = yield measures.HistogramCounts(column=query.column, low=low, high=high, bins=2**query.depth)
     setting.check(float(sums[0]), float(sums[2]), query.column)
-    levels = dyadic.tree_of(sums[5:])
-    below, above = float(sums[3]), float(sums[4])
+    counts = np.maximum(sums[3:], 0.0)  # noise can make one negative
+    levels = dyadic.tree_of(counts[2:])
+    below, above = float(counts[0]), float(counts[1])
     found = [dyadic.quantile(levels, low, high, share, setting.min_cell, below, above) for share in query.probabilities]
     values = [
         QuantileValue(probability=share)
@@ -120,7 +122,7 @@ def contingency(query: queries.Contingency, setting: Setting) -> Steps[Contingen
     if not cells[-1].any():
         cells, labels[0] = cells[:-1], labels[0][:-1]
     if len(axes) == 1:
-        counts = _shown(cells[:, 0], hidden_counts(cells[:, 0], setting.min_cell))
+        counts = _shown(cells[:, 0], hidden_counts(cells[:, 0], setting.least))
         return ContingencyResult(
             name=query.title,
             axes=axes,
@@ -131,7 +133,7 @@ def contingency(query: queries.Contingency, setting: Setting) -> Steps[Contingen
         )
     if not cells[:, -1].any():
         cells, labels[1] = cells[:, :-1], labels[1][:-1]
-    hidden, whole = hidden_cells(cells, setting.min_cell), with_totals(cells)
+    hidden, whole = hidden_cells(cells, setting.least), with_totals(cells)
     lines = [_shown(row, mask) for row, mask in zip(whole, hidden, strict=True)]
     return ContingencyResult(
         name=query.title,

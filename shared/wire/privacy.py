@@ -5,8 +5,9 @@ sends) or a record (one row at one site); costs of different units never add up.
 """
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -115,3 +116,23 @@ class PrivacyTerms(Document):
         if not math.isfinite(self.epsilon):
             raise ValueError("epsilon is not a finite number")
         return self
+
+
+_WHO: Final = {
+    PrivacyModel.SERVER: "each of two servers adds it",
+    PrivacyModel.DISTRIBUTED: "every site adds a part, counted on of at least {min_sites}",
+    PrivacyModel.LOCAL: "every site adds enough for itself",
+    PrivacyModel.RECORD: "the recipe adds it as it trains",
+}
+
+
+def terms_sentence(terms: Mapping[str, Any]) -> str:
+    """Return what a job's noise promises, for people; `terms` is the document of `PrivacyTerms`."""
+    rounds = int(terms["rounds"])
+    span = "in its one round" if rounds == 1 else f"over all {rounds} rounds"
+    who = _WHO[PrivacyModel(terms["model"])].format(min_sites=terms["min_sites"])
+    colluding = f", {terms['colluding']} assumed to collude" if terms.get("colluding") else ""
+    return (
+        f"epsilon {terms['epsilon']:.4g} at delta {terms['delta']:g} for each {terms['unit']} {span}: "
+        f"noise of {terms['noise_multiplier']:.4g} sensitivities, {who}{colluding}"
+    )

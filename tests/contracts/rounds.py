@@ -110,7 +110,8 @@ class Round:
         self.bodies: dict[SiteId, bytes] = {}
         self.signatures: dict[SiteId, bytes] = {}
         self.vouched: list[Replies] = []
-        self.length = VALUES * 2 if manifest.kind is not RoundKind.TRAIN else MODEL + self.facts.tail_words
+        words = VALUES * (2 if manifest.privacy is None else 1)
+        self.length = words if manifest.kind is not RoundKind.TRAIN else MODEL + self.facts.tail_words
         opened = self.server.open(manifest)
         self.asked_to_begin = bool(opened.asks)
         if opened.asks:
@@ -165,11 +166,11 @@ class Round:
         self.close(step, said)
 
     def payload(self, site: SiteId) -> Payload:
-        rng = np.random.default_rng(SITES.index(site))
+        rng, key = np.random.default_rng(SITES.index(site)), hashlib.sha256(site.encode()).digest()
         if self.manifest.kind is RoundKind.TRAIN:
-            delta, key = rng.normal(0, 0.1, MODEL).astype(np.float32), hashlib.sha256(site.encode()).digest()
+            delta = rng.normal(0, 0.1, MODEL).astype(np.float32)
             return train_payload(self.manifest, delta, examples=2 + SITES.index(site), loss=0.5, key=key)
-        return sums_payload(self.manifest, rng.normal(0, 100, VALUES))
+        return sums_payload(self.manifest, rng.normal(0, 100, VALUES), key=key)
 
     def expected(self, sites: Mapping[SiteId, bytes]) -> np.ndarray:
         words = [unpack(self.payload(site).data, self.payload(site).modulus_bits)[: self.length] for site in sites]

@@ -186,9 +186,6 @@ class ThresholdServer:
     def evidence(self, server_round: ServerRound) -> RoundEvidence:
         return RoundEvidence(survivors=server_round.secret)
 
-    def slack(self, manifest: RoundManifest, length: int) -> int:
-        return 0
-
     def modulus(self, manifest: RoundManifest) -> int | None:
         return P
 

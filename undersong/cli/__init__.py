@@ -23,6 +23,7 @@ from undersong.cli import (
     owners,
     platform,
     policies,
+    privacy,
     sites,
     stats,
     tokens,
@@ -55,6 +56,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(stats.app, name="stats")
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(tokens.app, name="token")
 app.add_typer(tokens.users, name="user")
 

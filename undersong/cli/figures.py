@@ -10,6 +10,7 @@ from undersong.shared.statistics import results as r
 
 WIDTH: Final = 40
 HIDDEN: Final = "hidden"
+_NOISE: Final = {"known": "noise", "missing": "noise", "outside": "noise"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _SHADES: Final = (("bold red", -0.5), ("red", -0.2), ("dim", 0.2), ("green", 0.5), ("bold green", 2.0))
 
@@ -21,6 +22,10 @@ def show(result: r.Result, console: Console) -> None:
         console.print(f"  {result.status}: {result.note}", markup=False)
         return
     _FIGURES[type(result)](result, console)
+    if result.noise is not None:
+        console.print(
+            f"  ± {result.noise:.3g} on each count: the noise's standard deviation", style="dim", markup=False
+        )
     if result.note:
         console.print(f"  {result.note}", style="dim", markup=False)
 
@@ -55,12 +60,17 @@ def _moments(result: r.MomentResult, console: Console) -> None:
     table = _table("column", *asked, "missing", "outside")
     notes = []
     for column in result.columns:
-        cells = [number(getattr(column, name)) for name in (*asked, "missing", "outside")]
+        cells = [_with_noise(column, name) for name in (*asked, "missing", "outside")]
         table.add_row(column.column, *cells)
         notes += [column.note] if column.note else []
     console.print(table)
     for note in notes:
         console.print(f"  {note}", style="dim", markup=False)
+
+
+def _with_noise(column: r.ColumnMoments, name: str) -> str:
+    value, noise = number(getattr(column, name)), getattr(column, _NOISE.get(name, f"{name}_noise"), None)
+    return value if noise is None or value == HIDDEN else f"{value} ± {noise:.3g}"
 
 
 def _bars(labels: Sequence[str], counts: Sequence[float | None], console: Console) -> None:

@@ -53,6 +53,8 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
     if job.unused:
         yield "not used", "; ".join(f"{column['name']} ({column['reason']})" for column in job.unused)
     yield "engine", f"{spec.get('engine', '?')}, sums of at least {(spec.get('cohort') or {}).get('min', '?')} sites"
+    if job.privacy is not None:
+        yield "privacy", job.privacy.sentence
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:
         yield "metrics", measured[-1]

@@ -170,6 +170,8 @@ def _check(result: Validation, *, as_json: bool) -> None:
         common.console.print(f"  label: {result.label}", markup=False, soft_wrap=True)
     for column in result.unused:
         common.console.print(f"  not used: {column['name']} ({column['reason']})", markup=False, soft_wrap=True)
+    if result.privacy is not None:
+        common.console.print(f"  privacy: {result.privacy.sentence}", markup=False, soft_wrap=True)
     _warn(result.warnings)
 
 

@@ -148,6 +148,13 @@ class AsyncClient:
         """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
         return await self.send(calls.validate_job(await self._placed(spec, federation)))
 
+    async def privacy_plan(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.PrivacyPlan:
+        """Return what a job's noise costs and what other noise would, without starting it; ApiError lists every fault.
+
+        `federation`: as in `submit_job`.
+        """
+        return await self.send(calls.privacy_plan(await self._placed(spec, federation)))
+
     async def submit_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Job:
         """Start a job and return it; ApiError lists every fault of the job document at once.
 

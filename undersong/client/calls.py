@@ -96,6 +96,11 @@ def validate_job(spec: Mapping[str, Any]) -> Call[t.Validation]:
     return _post("coordinator", "/jobs/validations", t.Validation, spec)
 
 
+def privacy_plan(spec: Mapping[str, Any]) -> Call[t.PrivacyPlan]:
+    """Say what a job's noise costs, without starting it; every fault at once."""
+    return _post("coordinator", "/jobs/privacy-plan", t.PrivacyPlan, spec)
+
+
 def submit_job(spec: Mapping[str, Any]) -> Call[t.Job]:
     """Start a job."""
     return _post("coordinator", "/jobs", t.Job, spec)

@@ -147,6 +147,13 @@ class Client:
         """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
         return self.send(calls.validate_job(self._placed(spec, federation)))
 
+    def privacy_plan(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.PrivacyPlan:
+        """Return what a job's noise costs and what other noise would, without starting it; ApiError lists every fault.
+
+        `federation`: as in `submit_job`.
+        """
+        return self.send(calls.privacy_plan(self._placed(spec, federation)))
+
     def submit_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Job:
         """Start a job and return it; ApiError lists every fault of the job document at once.
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from undersong.shared.statistics.results import Result
+from undersong.shared.wire.privacy import terms_sentence
 
 T = TypeVar("T")
 
@@ -102,6 +103,64 @@ class Absence(Answer):
     consent: str | None = None
 
 
+class JobPrivacy(Answer):
+    """What the noise of a job's rounds promises each site, or each record."""
+
+    model: str
+    unit: str
+    noise_multiplier: float
+    delta: float
+    epsilon: float
+    rounds: int
+    min_sites: int
+    colluding: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The terms in words."""
+        return terms_sentence(self.model_dump())
+
+
+class NoisePoint(Answer):
+    """The least noise for an epsilon; None where none is enough."""
+
+    epsilon: float
+    noise_multiplier: float | None = None
+
+
+class RoundsPoint(Answer):
+    """What a number of rounds costs with the plan's noise; None where it bounds nothing."""
+
+    rounds: int
+    epsilon: float | None = None
+
+
+class ParticipationPlan(Answer):
+    """How often a site takes part, and by which factor noise that is correlated over rounds would be smaller."""
+
+    sites: int
+    eligible: int
+    separation: int
+    participations: int
+    saving: float
+    advice: str
+
+
+class PrivacyPlan(Answer):
+    """What noise a job has and what it costs; of an exact job, what noise would cost."""
+
+    terms: JobPrivacy | None = None
+    model: str
+    delta: float
+    rounds: int
+    min_sites: int
+    over_noise: list[NoisePoint] = Field(default_factory=list)
+    over_rounds: list[RoundsPoint] = Field(default_factory=list)
+    deviation: float | None = None
+    mean_noise: float | None = None
+    participation: ParticipationPlan | None = None
+
+
 class Job(Answer):
     """A training job; `absent` is told only of one job, and only while it waits."""
 
@@ -120,6 +179,7 @@ class Job(Answer):
     version_id: str | None = None
     warnings: list[dict[str, Any]] = Field(default_factory=list)
     progress: dict[str, Any] = Field(default_factory=dict)
+    privacy: JobPrivacy | None = None
     cautions: list[str] = Field(default_factory=list)
     features: list[str] = Field(default_factory=list)
     label: str | None = None
@@ -209,6 +269,7 @@ class Validation(Answer):
     columns: list[dict[str, Any]] = Field(default_factory=list)
     unused: list[dict[str, str]] = Field(default_factory=list)
     sites: list[str] = Field(default_factory=list)
+    privacy: JobPrivacy | None = None
     warnings: list[dict[str, Any]] = Field(default_factory=list)
 
 

@@ -20,6 +20,7 @@ from undersong.shared.learning.tensors import Model, load
 from undersong.shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
 from undersong.shared.secagg.engines import engine_named
 from undersong.shared.secagg.fold import FileSource, RunningSum, read_body_header
+from undersong.shared.secagg.private import noise_reach
 from undersong.shared.secagg.quantise import LIMBS, TAIL_LENGTH, ModVector, OutOfRange, signed, unpack
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.updates import UpdateHeader
@@ -101,7 +102,9 @@ class Folding:
         def blocks() -> Iterator[memoryview]:
             plain = self._blocks(header, path, offset)
             encoding = self.manifest.encoding
-            return plain if self._hidden or encoding is None else checked(plain, header, encoding)
+            if self._hidden or encoding is None:
+                return plain
+            return checked(plain, header, encoding, slack=noise_reach(self.manifest, coordinates_of(header), 1))
 
         self.total.fold(blocks)
 
@@ -148,12 +151,20 @@ def _check_intact(path: Path, digest: Digest) -> None:
         raise BodyLost("the stored body is damaged")
 
 
-def checked(blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding) -> Iterator[memoryview]:
+def coordinates_of(header: UpdateHeader) -> int:
+    """Return how many words of an update are no tail."""
+    return header.length - (TAIL_LENGTH if header.kind is RoundKind.TRAIN else 0)
+
+
+def checked(
+    blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding, *, slack: int = 0
+) -> Iterator[memoryview]:
     """The same blocks; raises OutOfRange after the last where no honest site could have sent them.
 
-    Without this check one site could make the whole sum unusable without being found.
+    Without this check one site could make the whole sum unusable without being found. `slack`: what noise of the
+    site's own can add.
     """
-    coordinates = header.length - (TAIL_LENGTH if header.kind is RoundKind.TRAIN else 0)
+    coordinates = coordinates_of(header)
     highest = lowest = at = 0
     tail: list[int] = []
     for block in blocks:
@@ -165,7 +176,8 @@ def checked(blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encodi
         at += words.size
         yield block
     weight = _weight(tail, encoding) if header.kind is RoundKind.TRAIN else 1
-    if highest > weight * encoding.bound or lowest < -weight * encoding.bound:
+    limit = weight * encoding.bound + slack
+    if highest > limit or lowest < -limit:
         raise OutOfRange("a coordinate is larger than its encoding allows")
 
 

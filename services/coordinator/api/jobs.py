@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema
 from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
 from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.jobs import ClaimNotBroken, JobOver
+from undersong.services.coordinator.domain.privacy_plan import PrivacyPlan
 from undersong.services.coordinator.domain.spec import AnySpec
 from undersong.services.coordinator.peers.peer import PartyAway
 from undersong.services.coordinator.repository import Overtaken
@@ -49,6 +50,12 @@ async def validate_job(body: JobDocument, person: Scientist, use: Use) -> JobVer
     return await use.jobs.validate(person, body.root)
 
 
+@router.post("/jobs/privacy-plan", tags=["jobs"], responses=_SUBMITTING)
+async def plan_privacy(body: JobDocument, person: Scientist, use: Use) -> PrivacyPlan:
+    """Say what a job's noise costs and what other noise would, without starting it (scientist)."""
+    return await use.jobs.privacy_plan(person, body.root)
+
+
 @router.post("/jobs", status_code=201, tags=["jobs"], responses=_SUBMITTING)
 async def submit_job(body: JobDocument, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
     """Start a job (scientist)."""
@@ -70,6 +77,7 @@ async def list_jobs(
 
 
 router.add_api_route("/jobs/validations", not_allowed, methods=["GET"], include_in_schema=False)
+router.add_api_route("/jobs/privacy-plan", not_allowed, methods=["GET"], include_in_schema=False)
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"], responses=_PEOPLE)

@@ -30,6 +30,7 @@ from undersong.services.coordinator.views.members import ComparisonView, SiteVie
 from undersong.services.coordinator.views.participation import ParticipationView
 from undersong.services.coordinator.views.tasks import DeadTaskView, TaskView
 from undersong.shared.secagg.engine import SHARES_DISPUTED
+from undersong.shared.wire.privacy import terms_sentence
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
@@ -72,6 +73,7 @@ def job(found: JobView) -> JobItem:
         label=found.label,
         cautions=tuple(found.cautions),
         unused=tuple((column.name, column.reason) for column in found.unused),
+        privacy=terms_sentence(found.privacy.model_dump()) if found.privacy is not None else "",
     )
 
 

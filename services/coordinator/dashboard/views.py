@@ -161,6 +161,7 @@ class JobItem:
     label: str | None = None
     cautions: tuple[str, ...] = ()  # why the newest metrics may say little
     unused: tuple[tuple[str, str], ...] = ()  # columns that are not read, with the reason
+    privacy: str = ""  # what its noise promises; nothing where sums are exact
 
     @property
     def open(self) -> bool:

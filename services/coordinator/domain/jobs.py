@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
+
 from undersong.services.coordinator.domain.causes import causes_of, reason_sentence, remedy, unable
+from undersong.services.coordinator.domain.privacy import deviation_of
 from undersong.services.coordinator.domain.progress import (
     JOB_ENDED,
     MAX_ATTEMPTS_PER_STEP,
@@ -30,6 +33,7 @@ from undersong.services.coordinator.domain.validation import Resolved
 from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
 from undersong.shared.learning.metrics import evaluation_layout
+from undersong.shared.statistics.sensitivity import from_multiples
 from undersong.shared.statistics.session import QuerySession
 from undersong.shared.wire.manifest import RoundKind
 
@@ -142,7 +146,17 @@ class Job:
     def fits(self, sums: Sequence[float]) -> None:
         """Raise `SumsMisfit` where these cannot be what a round of a statistics job opened."""
         if isinstance(self.spec, StatisticsSpec):
-            self.session().take(sums)
+            session = self.session()
+            session.take(self._in_units(session, sums))
+
+    def _in_units(self, session: QuerySession, opened: Sequence[float]) -> Sequence[float]:
+        """Return what a round opened as sums: those of a private round come as multiples of what one row changes."""
+        if self.resolved.privacy is None or session.asked is None:
+            return opened
+        try:
+            return [float(value) for value in from_multiples(session.asked, np.asarray(opened, np.float64))]
+        except ValueError:
+            return opened  # of another length: the session refuses it
 
     @property
     def lacks_model(self) -> bool:
@@ -171,7 +185,7 @@ class Job:
         done = self.progress.settle()
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
         if isinstance(self.spec, StatisticsSpec):
-            return job.answered(outcome.values)
+            return job.answered(outcome.values, outcome.count)
         if kind is RoundKind.STATISTICS:
             context = {**self.context, "statistics": list(outcome.values)}
             return replace(job, context=context, progress=replace(done, statistics_done=True))
@@ -188,10 +202,11 @@ class Job:
             progress=replace(done, has_model=True, trained=trained),
         )
 
-    def answered(self, sums: tuple[float, ...]) -> "Job":
-        """Take in what a round of a statistics job opened; raises `SumsMisfit`."""
-        session = self.session()
-        session.take(sums)
+    def answered(self, opened: tuple[float, ...], sites: int) -> "Job":
+        """Take in what a round of a statistics job opened over these sites' sums; raises `SumsMisfit`."""
+        session, terms = self.session(), self.resolved.privacy
+        sums = self._in_units(session, opened)
+        session.take(sums, deviation_of(terms, sites) if terms is not None else None)
         done = session.asked is None
         context = {} if done else {**self.context, str(self.progress.asked): list(sums)}
         results = tuple(result.model_dump(mode="json") for result in session.results)

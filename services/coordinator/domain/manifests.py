@@ -14,6 +14,7 @@ from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, 
 from undersong.shared.learning.metrics import layout_length
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, engine_facts
 from undersong.shared.secagg.facts import PlanRequest
+from undersong.shared.secagg.private import plan_multiples, plan_noisy
 from undersong.shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
 from undersong.shared.wire.manifest import (
     DataRef,
@@ -25,6 +26,7 @@ from undersong.shared.wire.manifest import (
     RoundManifest,
     StrategyRef,
 )
+from undersong.shared.wire.privacy import PrivacyTerms
 
 MOST_UNUSED: Final = 500
 """Columns that are not read, of which a manifest and a version's lineage name no more; the job names all of them."""
@@ -49,14 +51,17 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
     return choose(candidates, CohortRule(asked.min, asked.max, asked.fraction, asked.seed), step.draw)
 
 
-def train_encoding(summands: int, spec: JobSpec) -> Encoding:
+def train_encoding(summands: int, spec: JobSpec, terms: PrivacyTerms | None = None) -> Encoding:
     """How updates of a training round become integers; raises a Refusal where there is no headroom.
 
     Where the norm is proved, it is what limits an update: `bound` is used where no `clip_norm` is given, and
     every site weighs the same.
     """
-    update = spec.update
-    if engine_facts(spec.engine).proves_norm:
+    update, proved = spec.update, engine_facts(spec.engine).proves_norm
+    if terms is not None and update.clip_norm is not None:
+        bits = 64 if proved else update.modulus_bits
+        return plan_noisy(summands=summands, clip_norm=update.clip_norm, modulus_bits=bits, terms=terms)
+    if proved:
         return plan_norm(summands=summands, clip_norm=update.clip_norm or update.bound)
     return plan_encoding(
         summands=summands,
@@ -97,7 +102,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
         context=dict(job.context),
-        encoding=_encoding(step.kind, size, spec),
+        encoding=_encoding(step.kind, size, spec, job.resolved.privacy),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
         target=size,
@@ -107,7 +112,8 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
         log_head=settled.log_head,
-        request=job_request(job, train_encoding(size, spec).clip_norm),
+        request=job_request(job, train_encoding(size, spec, job.resolved.privacy).clip_norm),
+        privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
         **_evaluated(job, step.kind),
     )
 
@@ -124,9 +130,11 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
     asked, size = job.session().asked, len(settled.cohort)
     if asked is None:
         raise ValueError("every query of the job is answered")
-    recipe, encoding = job.resolved.recipe, plan_sums(summands=size)
+    recipe, terms, encoding = job.resolved.recipe, job.resolved.privacy, plan_sums(summands=size)
     bits = count_bits(asked, job.resolved) if engine_facts(spec.engine).proves_counts else None
-    if bits is not None:
+    if terms is not None:
+        encoding = plan_multiples(summands=size, length=asked.length, terms=terms)
+    elif bits is not None:
         asked = asked.model_copy(update={"salt_bits": bits})
         encoding = plan_counts(summands=size, most=2**bits - 1)
     return RoundManifest(
@@ -155,14 +163,14 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
         epoch=settled.epoch,
         log_head=settled.log_head,
         request=job_request(job, None),
-        length=asked.length if counted(encoding) else sums_length(asked.length),
+        length=asked.length if counted(encoding) or terms is not None else sums_length(asked.length),
+        privacy=terms,
     )
 
 
 def _plan_request(kind: RoundKind, size: int, spec: JobSpec) -> PlanRequest:
     """Return what the job asks of the engine of a round of this kind."""
-    update = spec.update
-    return PlanRequest(kind, size, update.noise_multiplier, update.norm_equality_proofs)
+    return PlanRequest(kind, size, spec.update.norm_equality_proofs)
 
 
 def draft(manifest: RoundManifest) -> bool:
@@ -182,7 +190,7 @@ def _model(job: Job) -> ModelRef:
     return ModelRef(version_id=VersionId(job.version_id), digest=job.version_digest)
 
 
-def _encoding(kind: RoundKind, summands: int, spec: JobSpec) -> Encoding | None:
+def _encoding(kind: RoundKind, summands: int, spec: JobSpec, terms: PrivacyTerms | None) -> Encoding | None:
     if kind is RoundKind.INITIALISE:
         return None
-    return train_encoding(summands, spec) if kind is RoundKind.TRAIN else plan_sums(summands=summands)
+    return train_encoding(summands, spec, terms) if kind is RoundKind.TRAIN else plan_sums(summands=summands)

@@ -1,7 +1,6 @@
 """Whether cohort and engine protect the sites that take part in a job."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
@@ -54,12 +53,10 @@ def check_proved(
     engines: Mapping[str, EngineFacts],
     findings: Findings,
 ) -> None:
-    """Whether noise, proofs and weights are what the engine offers; what an author should know of one that proves."""
+    """Whether proofs and weights are what the engine offers; what an author should know of one that proves."""
     if engine is None or engine not in engines:
         return
-    facts, noisy, proving = engines[engine], _such(engines, "adds_noise"), _such(engines, "proves_norm")
-    if update is not None and update.noise_multiplier is not None and not facts.adds_noise:
-        findings.error("/update/noise_multiplier", f"with {engine} no server adds noise; it is added with {noisy}")
+    facts, proving = engines[engine], names_of(each for each in engines.values() if each.proves_norm)
     if update is not None and update.norm_equality_proofs is not None and not facts.proves_norm:
         findings.error("/update/norm_equality_proofs", f"with {engine} no norm is proved; it is proved with {proving}")
     if strategy is not None and strategy.weighting != "equal" and not facts.weighted:
@@ -68,11 +65,6 @@ def check_proved(
         findings.warn(
             "/update/clip_norm", f"{engine} proves an L2 norm: without clip_norm it is update.bound, {update.bound:g}"
         )
-
-
-def _such(engines: Mapping[str, EngineFacts], fact: Literal["adds_noise", "proves_norm"]) -> str:
-    """Return the names of the engines of which a fact is true."""
-    return names_of(facts for facts in engines.values() if getattr(facts, fact))
 
 
 def _for_fewer(sites: int, engines: Mapping[str, EngineFacts]) -> str:

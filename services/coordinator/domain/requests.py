@@ -27,11 +27,11 @@ def job_request(job: Job, clip_norm: float | None) -> JobRequest:
 def _planned(job: Job, clip_norm: float | None) -> Iterator[PlannedRounds]:
     spec = job.spec
     if isinstance(spec, StatisticsSpec):
-        yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=rounds_of(spec))
+        yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=rounds_of(spec), privacy=job.resolved.privacy)
         return
     if job.resolved.recipe.statistics:
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=1)
-    yield PlannedRounds(kind=RoundKind.TRAIN, rounds=spec.rounds, clip_norm=clip_norm)
+    yield PlannedRounds(kind=RoundKind.TRAIN, rounds=spec.rounds, clip_norm=clip_norm, privacy=job.resolved.privacy)
     if evaluations := _evaluations(spec):
         yield PlannedRounds(kind=RoundKind.EVALUATE, rounds=evaluations)
 

@@ -11,6 +11,7 @@ from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
 from undersong.shared.wire.forms import controls
 from undersong.shared.wire.manifest import MOST_REASON
+from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MIN_NOISE
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
@@ -134,14 +135,6 @@ class UpdatePart(Part):
     modulus_bits: Literal[16, 24, 32, 64] = Field(
         default=32, description="Bits of each summed integer: more are more exact, and more to upload"
     )
-    noise_multiplier: float | None = Field(
-        default=None,
-        ge=0.001,
-        le=15,
-        strict=True,
-        description="With an engine that has two servers: each adds Gaussian noise with a standard deviation of this "
-        "many clip norms to a round's sum",
-    )
     norm_equality_proofs: int | None = Field(
         default=None,
         ge=1,
@@ -187,6 +180,46 @@ class DeadlinePart(Part):
     )
 
 
+class PrivacyPart(Part):
+    """What noise bounds of each site, or of each record: differential privacy. Counts of all rounds together."""
+
+    model: Literal["server", "distributed", "local", "record", "none"] = Field(
+        default="none",
+        description="Who adds the noise. `server`: each of two servers, enough alone; `distributed`: every site a part "
+        "of it; `local`: every site enough for itself; `record`: the recipe at each step; `none`: sums are exact",
+    )
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_EPSILON,
+        description="What the whole job may cost; the noise follows. Give it or `noise_multiplier`",
+    )
+    noise_multiplier: float | None = Field(
+        default=None,
+        ge=MIN_NOISE,
+        le=MAX_NOISE,
+        description="Standard deviation of the noise on each sum, in units of what one site (or one record) can change",
+    )
+    delta: float = Field(
+        default=1e-6, gt=0, lt=1, description="The probability that epsilon leaves out; less than 1 / units protected"
+    )
+    unit: Literal["site", "record"] | None = Field(
+        default=None, description="Whose contribution is protected: a site's when training, a record's in statistics"
+    )
+    colluding: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        strict=True,
+        description="Sites assumed to tell others their own noise: theirs is not counted on",
+    )
+
+    @property
+    def noisy(self) -> bool:
+        """Whether sums get noise."""
+        return self.model != "none"
+
+
 _Name = Annotated[Name, Field(description="The job's name, for people; several jobs may share one")]
 _Reason = Annotated[
     str,
@@ -210,6 +243,7 @@ _Engine = Annotated[
     ),
 ]
 _Deadlines = Annotated[DeadlinePart, Field(description="How long a round may take")]
+_Privacy = Annotated[PrivacyPart, Field(description="The noise that bounds what results say of a site or a record")]
 
 
 class JobSpec(Part):
@@ -247,6 +281,7 @@ class JobSpec(Part):
     evaluation: EvaluationPart = Field(default_factory=EvaluationPart, description="When the model is evaluated")
     deadlines: _Deadlines = Field(default_factory=DeadlinePart)
     reason: _Reason = ""
+    privacy: _Privacy = Field(default_factory=PrivacyPart)
 
 
 class StatisticsData(Part):
@@ -299,6 +334,7 @@ class StatisticsSpec(Part):
     )
     deadlines: _Deadlines = Field(default_factory=DeadlinePart)
     reason: _Reason = ""
+    privacy: _Privacy = Field(default_factory=PrivacyPart)
 
 
 AnySpec = JobSpec | StatisticsSpec

@@ -8,18 +8,34 @@ from pydantic import ValidationError
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import agreed_column, check_listed, declared_columns
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.privacy import Protected, settle_terms
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection
 from undersong.services.coordinator.domain.recipes import find_recipe
 from undersong.services.coordinator.domain.sites import SiteFacts, having, holders_of, profile_of, schema_of
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.validation import Resolved, ValidJob, World
 from undersong.shared.documents import document_faults, pointer
+from undersong.shared.errors import Refusal
 from undersong.shared.names import hint
+from undersong.shared.secagg.private import plan_multiples
 from undersong.shared.statistics.measures import MAX_SUMS, SALT, Asked
-from undersong.shared.statistics.queries import QUERIES, KMeans, Query, Regression, most_rounds, most_sums, terms_of
+from undersong.shared.statistics.queries import (
+    QUERIES,
+    Correlation,
+    Histogram,
+    KMeans,
+    Moment,
+    Quantiles,
+    Query,
+    Regression,
+    most_rounds,
+    most_sums,
+    terms_of,
+)
 from undersong.shared.statistics.session import QuerySession
 from undersong.shared.statistics.steps import Setting
 from undersong.shared.wire.columns import agree
+from undersong.shared.wire.privacy import PrivacyTerms, PrivacyUnit
 from undersong.shared.wire.profiles import Column
 
 RECIPE: Final = "statistics"
@@ -43,19 +59,26 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> ValidJob:
     if parsed.get("min_cell") == 1:
         findings.warn("/min_cell", "a count of one is shown as it is: it may be one person")
     resolved = _resolve(parsed, queries, world, findings)
+    terms = _settle_privacy(parsed, queries, resolved, world, findings)
     if findings.errors or resolved is None:
         raise findings.refusal()
-    return ValidJob(StatisticsSpec.model_validate(document), resolved, tuple(findings.warnings))
+    resolved = resolved.model_copy(update={"privacy": terms})
+    spec = StatisticsSpec.model_validate(document)
+    _check_noise_fits(spec, resolved, findings)
+    return ValidJob(spec, resolved, tuple(findings.warnings))
 
 
 def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> QuerySession:
     """The job's queries after these rounds; raises `SumsMisfit`."""
     columns = {column.name: column for column in resolved.columns}
-    return QuerySession(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min), history)
+    noisy = resolved.privacy is not None
+    return QuerySession(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min, noisy), history)
 
 
 def rounds_of(spec: StatisticsSpec) -> int:
     """How many rounds the job takes at most."""
+    if spec.privacy.noisy:
+        return 1  # what would need a second one is refused
     return max(most_rounds(query) for query in spec.queries)
 
 
@@ -76,6 +99,57 @@ def _queries(given: object, findings: Findings) -> dict[int, Query]:
         except ValidationError as error:
             findings.errors += document_faults(error, QUERIES[kind], ["queries", place])
     return found
+
+
+def _settle_privacy(
+    parsed: Mapping[str, Any],
+    queries: Mapping[int, Query],
+    resolved: Resolved | None,
+    world: World,
+    findings: Findings,
+) -> PrivacyTerms | None:
+    """Calibrate the job's noise, where it asks for some: all queries are then answered in one round."""
+    asked: parts.PrivacyPart | None = parsed.get("privacy")
+    if asked is None or not asked.noisy:
+        if asked is not None:
+            settle_terms(asked, None, None, Protected(PrivacyUnit.RECORD, None, 1), findings)
+        return None
+    for at, query in queries.items():
+        if (why := _unbounded(query)) is not None:
+            findings.error(pointer(["queries", at]), why)
+    rows = resolved.rows if resolved is not None else None
+    facts = world.engines.get(parsed.get("engine", ""))
+    if facts is not None and facts.proves_counts:
+        findings.warn("/privacy", f"with noise {facts.name} proves no range of a site's counts: one site could lie")
+    return settle_terms(asked, parsed.get("cohort"), facts, Protected(PrivacyUnit.RECORD, rows, 1), findings)
+
+
+def _check_noise_fits(spec: StatisticsSpec, resolved: Resolved, findings: Findings) -> None:
+    """Raise `JobInvalid` where the job's one round has no room for its noise."""
+    asked, largest = session_of(spec, resolved).asked, len(resolved.eligible)
+    if resolved.privacy is None or asked is None:
+        return
+    try:
+        summands = min(largest, spec.cohort.max or largest)
+        plan_multiples(summands=summands, length=asked.length, terms=resolved.privacy)
+    except Refusal as refusal:
+        findings.error("/privacy", refusal.detail)
+        raise findings.refusal() from refusal
+
+
+def _unbounded(query: Query) -> str | None:
+    """Return why noise cannot hide one row in this query's answer, and the remedy; None where it can."""
+    match query:
+        case Moment():
+            open_ended = [name for name in query.columns if name not in query.ranges]
+            if open_ended:
+                named = ", ".join(open_ended)
+                return f"nothing bounds what one row can add to {named}: give ranges, lowest and highest value of each"
+        case Histogram(range=None, edges=None) | Quantiles(range=None):
+            return f"a range that is looked for is exact: give the range of {query.column}"
+        case Correlation() | Regression() | KMeans():
+            return f"there is no {query.query} with noise: ask for counts, means, variances, histograms or tables"
+    return None
 
 
 def _resolve(
@@ -99,6 +173,7 @@ def _resolve(
         name: agreed_column(path, name, data.dataset, asked, listed.get(name), findings) for name, path in paths.items()
     }
     check_cohort(parsed.get("cohort"), eligible, findings)
+    counts = _rows(data.dataset, eligible)
     known = {name: column for name, column in columns.items() if column is not None}
     _check_queries(queries, known, findings)
     return Resolved(
@@ -109,7 +184,8 @@ def _resolve(
         eligible=tuple(sorted(site.id for site in eligible)),
         columns=tuple(known[name] for name in sorted(known)),
         listed=tuple(sorted(set(listed) & set(known))),
-        most_rows=_most_rows(data.dataset, eligible),
+        most_rows=max(counts, default=None),
+        rows=sum(counts) if counts else None,
     )
 
 
@@ -127,9 +203,10 @@ def _together(
     return tuple(dict.fromkeys(text for column in declared.values() for text in column.categories or ()))
 
 
-def _most_rows(dataset: str, sites: Sequence[SiteFacts]) -> int | None:
+def _rows(dataset: str, sites: Sequence[SiteFacts]) -> list[int]:
+    """Return each site's number of rows; none of them where a site does not say how many it has."""
     rows = [schema_of(site, dataset).rows for site in sites]
-    return max((count for count in rows if count is not None), default=None) if None not in rows else None
+    return [] if None in rows else [count for count in rows if count is not None]
 
 
 def count_bits(asked: Asked, resolved: Resolved) -> int | None:

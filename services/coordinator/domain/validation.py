@@ -11,6 +11,7 @@ from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import choose_columns, declared_columns
 from undersong.services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from undersong.services.coordinator.domain.recipes import check_params, find_recipe
 from undersong.services.coordinator.domain.sites import (
@@ -31,6 +32,7 @@ from undersong.shared.names import twins
 from undersong.shared.secagg.facts import EngineFacts
 from undersong.shared.wire.columns import Column, Unused, misfit
 from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.privacy import PrivacyTerms, PrivacyUnit
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
 
@@ -45,7 +47,7 @@ class World:
     sites: Sequence[SiteFacts]
     engines: Mapping[str, EngineFacts]
     check_strategy: Callable[[str, Mapping[str, Any]], object]
-    check_encoding: Callable[[int, JobSpec], object]
+    check_encoding: Callable[[int, JobSpec, PrivacyTerms | None], object]
     version_problem: str | None = None
     trained: DataRef | None = None
 
@@ -55,7 +57,8 @@ class Resolved(parts.Part):
 
     `columns` are what is read (features and label, or a statistics job's columns), as all sites agreed on them;
     `listed` names those of which a site may have fewer categories; `unused` are the data set's other columns.
-    `most_rows` is the largest site's, where every site says how many it has.
+    `most_rows` is the largest site's, `rows` those of all together, where every site says how many it has. `privacy`:
+    what its noisy rounds promise.
     """
 
     recipe: RecipeSpec
@@ -67,6 +70,8 @@ class Resolved(parts.Part):
     listed: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
     most_rows: int | None = None
+    rows: int | None = None
+    privacy: PrivacyTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,10 @@ def judge(document: Mapping[str, Any], world: World) -> ValidJob:
         findings.error("/federation_id", "there is no such federation")
     resolved = _resolve(parsed, world, findings)
     _check_rules(parsed, world, findings)
+    terms = _settle_privacy(parsed, resolved, world, findings)
     spec = JobSpec.model_validate(document) if not findings.errors else None
     if spec is not None and resolved is not None:
+        resolved = resolved.model_copy(update={"privacy": terms})
         _check_headroom(spec, resolved, world, findings)
     if findings.errors or spec is None or resolved is None:
         raise findings.refusal()
@@ -153,10 +160,24 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) ->
         findings.error("/evaluation/every", "an early stop needs evaluations")
 
 
+def _settle_privacy(
+    parsed: Mapping[str, Any], resolved: Resolved | None, world: World, findings: Findings
+) -> PrivacyTerms | None:
+    asked: parts.PrivacyPart | None = parsed.get("privacy")
+    if asked is None or "rounds" not in parsed:
+        return None
+    check_training(asked, parsed.get("strategy"), parsed.get("update"), parsed.get("evaluation"), findings)
+    if resolved is not None:
+        warn_standardising(asked, resolved.recipe.name, resolved.recipe.statistics, findings)
+    protected = Protected(PrivacyUnit.SITE, len(resolved.eligible) if resolved is not None else None, parsed["rounds"])
+    facts = world.engines.get(parsed.get("engine", ""))
+    return settle_terms(asked, parsed.get("cohort"), facts, protected, findings)
+
+
 def _check_headroom(spec: JobSpec, resolved: Resolved, world: World, findings: Findings) -> None:
     largest = min(len(resolved.eligible), spec.cohort.max or len(resolved.eligible))
     try:
-        world.check_encoding(largest, spec)
+        world.check_encoding(largest, spec, resolved.privacy)
     except Refusal as refusal:
         findings.error("/update/modulus_bits", refusal.detail)
 

@@ -19,6 +19,7 @@ from undersong.shared.errors import FieldError
 from undersong.shared.learning.metrics import cautions_of
 from undersong.shared.statistics.results import Result
 from undersong.shared.wire.columns import Column, Unused
+from undersong.shared.wire.privacy import PrivacyTerms
 
 
 class FieldFinding(View):
@@ -106,6 +107,7 @@ class JobView(View):
     created_by: str
     created_at: datetime
     finished_at: datetime | None
+    privacy: PrivacyTerms | None = Field(default=None, description="What noise bounds; without it sums are exact.")
     cautions: list[str] = Field(default=[], description="Why the newest metrics may say little.")
     warnings: list[FieldFinding] = Field(default=[], description="Told once, when the job is submitted.")
 
@@ -132,6 +134,7 @@ class JobVerdict(View):
     recipe_digest: str
     weight_unit: int
     sites: list[str]
+    privacy: PrivacyTerms | None = Field(default=None, description="What noise bounds; without it sums are exact.")
     warnings: list[FieldFinding]
 
 
@@ -242,6 +245,7 @@ def job_view(
         created_by=job.created_by,
         created_at=job.created_at,
         finished_at=job.finished_at,
+        privacy=job.resolved.privacy,
         cautions=cautions_of(done.scores[-1]) if done.scores else [],
         warnings=findings(warnings),
     )

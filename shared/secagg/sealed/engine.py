@@ -113,10 +113,6 @@ class SealedServer:
         """The payloads were plain already."""
         return total
 
-    def slack(self, manifest: RoundManifest, length: int) -> int:  # noqa: ARG002
-        """Nothing is added to a sum."""
-        return 0
-
     def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
         """Words of the round's encoding."""
         return None

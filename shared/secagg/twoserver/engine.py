@@ -42,7 +42,7 @@ from undersong.shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unp
 from undersong.shared.secagg.twoserver.facts import FACTS, NAME
 from undersong.shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
 from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begun, SetEvidence
-from undersong.shared.secagg.twoserver.noise import draw, slack
+from undersong.shared.secagg.twoserver.noise import draw
 from undersong.shared.secagg.twoserver.report import (
     SEALING_BYTES,
     Report,
@@ -142,18 +142,14 @@ class TwoServerLeader:
         else:
             add_field(total, words, out=total)
             centred(total)
-            noise = draw(server_round.manifest, total.size, state.noise_key)
-            if noise is not None:
-                total += noise.view(np.uint64)
+        noise = draw(server_round.manifest, total.size, state.noise_key)
+        if noise is not None:
+            total += noise.view(np.uint64)
         return total
 
     def evidence(self, server_round: ServerRound) -> RoundEvidence:
         """The accepted set with the helper's signature."""
         return RoundEvidence(survivors=LeaderState.unpack(server_round.secret).evidence)
-
-    def slack(self, manifest: RoundManifest, length: int) -> int:
-        """What both servers' noise can come to."""
-        return slack(manifest, length)
 
     @staticmethod
     def modulus(manifest: RoundManifest) -> int | None:

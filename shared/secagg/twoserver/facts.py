@@ -9,19 +9,16 @@ from undersong.shared.wire.helper import HELPER, NORM_PROOFS
 from undersong.shared.wire.manifest import RoundKind
 
 NAME: Final = "twoserver"
-NOISE: Final = "noise_multiplier"
 REPORT_ID: Final = "report_id"
 CONSORTIUM: Final = 16
 """Below this many sites, where each report counts for much, a report carries two proofs of norm equality."""
 
 
 def plan(request: PlanRequest) -> dict[str, JsonValue]:
-    """Return what two servers must know of a training round: its noise, and the number of proofs in each report."""
+    """Return what two servers must know of a training round: the number of proofs in each report."""
     if request.kind is not RoundKind.TRAIN:
         return {}
-    proofs = request.norm_equality_proofs or (2 if request.sites < CONSORTIUM else 1)
-    noise = request.noise_multiplier
-    return {NORM_PROOFS: proofs} | ({NOISE: noise} if noise is not None else {})
+    return {NORM_PROOFS: request.norm_equality_proofs or (2 if request.sites < CONSORTIUM else 1)}
 
 
 FACTS: Final = EngineFacts(

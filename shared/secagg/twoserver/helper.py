@@ -79,7 +79,7 @@ def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken])
     Deterministic: call it for the one agreed set only. Blocking.
     """
     total: Words | None = None
-    ctx = context(manifest)
+    ctx, modulus = context(manifest), scheme_for(manifest, 1).modulus
     for report in taken:
         scheme = scheme_for(manifest, report.length)
         info = share_info(manifest, report.site_id, report.report_id, HELPER)
@@ -87,12 +87,14 @@ def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken])
         words = scheme.out_share(ctx, HELPER, report.report_id, share)
         if total is None:
             total = np.zeros(report.length, np.uint64)
-        operation = np.add if scheme.modulus is None else add_field
+        operation = np.add if modulus is None else add_field
         operation(total, words, out=total)
     if total is None:
         raise ValueError("there is no report to add")
     noise = draw(manifest, total.size, keys.noise_key)
-    if noise is not None:
+    if noise is not None and modulus is None:
+        total += noise.view(np.uint64)
+    elif noise is not None:
         add_field(total, canonical(noise), out=total)
     return total
 

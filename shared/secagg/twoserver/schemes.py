@@ -216,7 +216,7 @@ def scheme_for(manifest: RoundManifest, length: int) -> SplitScheme:
     encoding = manifest.encoding
     if encoding is None or encoding.modulus_bits != 64:
         raise UpdateRefused("a round of two servers sums words of 64 bits")
-    if manifest.kind is RoundKind.STATISTICS and counted(encoding):
+    if manifest.kind is RoundKind.STATISTICS and counted(encoding) and manifest.privacy is None:
         return Ranged(encoding.bound, length)
     if manifest.kind is not RoundKind.TRAIN:
         return Additive(length)

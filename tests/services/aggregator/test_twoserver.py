@@ -24,6 +24,7 @@ from undersong.shared.secagg.twoserver.helper import HelperKeys, aggregate, pack
 from undersong.shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
 from undersong.shared.secagg.twoserver.roles import LEADER
 from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
 
 POINTS = (
     "aggregator.update.committed",
@@ -87,7 +88,16 @@ async def test_verified_reports_are_shared_among_workers(
 
 async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
     """Drawn once: the sum computed again after a crash is the same, so nothing is averaged away."""
-    round_ = await servers.begin(servers.manifest(engine_params={"noise_multiplier": 0.5}))
+    terms = PrivacyTerms(
+        model=PrivacyModel.SERVER,
+        unit=PrivacyUnit.SITE,
+        noise_multiplier=0.5,
+        delta=1e-6,
+        epsilon=10,
+        rounds=1,
+        min_sites=2,
+    )
+    round_ = await servers.begin(servers.manifest(privacy=terms))
     integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(3))]
     state = await round_.drive()
     assert state["state"] == "published", state

@@ -1,0 +1,177 @@
+"""A job's noise: from its section `privacy` to the terms of each private round, calibrated once at submission.
+
+The job's whole plan is charged: all its rounds, with the noise of the minimum cohort less the sites assumed to collude,
+and no credit for sampling, which nobody enforces. What a site is asked for, it computes again for itself.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain.findings import Findings
+from undersong.shared.errors import Invalid, Refusal
+from undersong.shared.privacy.accounting import epsilon_of, noise_for, noise_until
+from undersong.shared.secagg.engines import ENGINES, names_of
+from undersong.shared.secagg.facts import EngineFacts
+from undersong.shared.secagg.private import misplaced
+from undersong.shared.wire.privacy import (
+    MAX_EPSILON,
+    GaussianEvent,
+    PrivacyEvent,
+    PrivacyModel,
+    PrivacyTerms,
+    PrivacyUnit,
+    ZeroConcentratedEvent,
+)
+
+_SECTION: Final = "/privacy"
+_EXACT: Final = "exact sums, of which no epsilon says anything; a site whose policy requires noise refuses them"
+
+
+class TooLittleNoise(Invalid):
+    """The noise given bounds nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds."""
+
+    unit: PrivacyUnit
+    count: int | None
+    rounds: int
+
+
+def settle_terms(
+    asked: parts.PrivacyPart,
+    cohort: parts.CohortPart | None,
+    facts: EngineFacts | None,
+    protected: Protected,
+    findings: Findings,
+) -> PrivacyTerms | None:
+    """Return the terms of the job's private rounds; None for exact ones, and where the findings say what is wrong."""
+    model, before = PrivacyModel(asked.model), len(findings.errors)
+    if model is PrivacyModel.NONE:
+        if asked.epsilon is not None or asked.noise_multiplier is not None:
+            findings.error(f"{_SECTION}/model", "with none sums are exact: name who adds noise, such as distributed")
+        return None
+    _check_section(asked, protected, findings)
+    _check_place(model, facts, findings)
+    if cohort is not None and asked.colluding >= cohort.min:
+        findings.error(
+            f"{_SECTION}/colluding", f"of {cohort.min} sites, at least one must be honest: fewer than cohort.min"
+        )
+    if len(findings.errors) > before or cohort is None:
+        return None
+    try:
+        return _terms(asked, model, cohort.min - asked.colluding, protected)
+    except Refusal as refusal:
+        findings.error(f"{_SECTION}/{'noise_multiplier' if asked.epsilon is None else 'epsilon'}", refusal.detail)
+        return None
+
+
+def check_training(
+    asked: parts.PrivacyPart | None,
+    strategy: parts.StrategyPart | None,
+    update: parts.UpdatePart | None,
+    evaluation: parts.EvaluationPart | None,
+    findings: Findings,
+) -> None:
+    """Whether a private training job's other parts are as its noise needs them; what of the job stays exact."""
+    if asked is None or not asked.noisy:
+        return
+    if strategy is not None and strategy.weighting != "equal":
+        findings.error(
+            "/strategy/weighting", "with noise every site weighs the same, or its weight would tell: set it to equal"
+        )
+    if update is not None and update.clip_norm is None:
+        findings.error("/update/clip_norm", "noise is measured by it: give the limit of an update's L2 norm, say 1.0")
+    if evaluation is not None and evaluation.every > 0:
+        findings.warn("/evaluation/every", f"evaluations are {_EXACT}: set it to 0 to do without")
+
+
+def warn_standardising(asked: parts.PrivacyPart | None, recipe: str, standardises: bool, findings: Findings) -> None:
+    """Say that a private job's recipe adds exact sums before it trains."""
+    if standardises and asked is not None and asked.noisy:
+        findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}")
+
+
+def cost_of(model: PrivacyModel, noise_multiplier: float, rounds: int) -> PrivacyEvent:
+    """Return what rounds of this noise cost, as their manifests will say (`undersong.shared.secagg.private.event_of`).
+
+    What vectors' rounding and length add to distributed noise is below any digit, as long as its grid is not refused.
+    """
+    if model is PrivacyModel.DISTRIBUTED:
+        return ZeroConcentratedEvent(rho=0.5 / noise_multiplier**2, count=rounds)
+    return GaussianEvent(noise_multiplier=noise_multiplier, count=rounds)
+
+
+def calibrated(model: PrivacyModel, epsilon: float, delta: float, rounds: int) -> float:
+    """Return the least noise multiplier with which the rounds cost no more; raises `Unaffordable`."""
+    if model is PrivacyModel.DISTRIBUTED:
+        return noise_until(epsilon, lambda noise: epsilon_of([cost_of(model, noise, rounds)], delta))
+    return noise_for(epsilon, delta, rounds)
+
+
+def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protected: Protected) -> PrivacyTerms:
+    """Calibrate; raises `Unaffordable`."""
+    noise = asked.noise_multiplier
+    if noise is None:
+        noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds)
+    epsilon = epsilon_of([cost_of(model, noise, protected.rounds)], asked.delta)
+    if epsilon > MAX_EPSILON:
+        raise TooLittleNoise(
+            f"{protected.rounds} rounds with this noise cost epsilon {epsilon:.4g}, which bounds nothing "
+            f"(at most {MAX_EPSILON:g}): give more noise or fewer rounds"
+        )
+    return PrivacyTerms(
+        model=model,
+        unit=protected.unit,
+        noise_multiplier=noise,
+        delta=asked.delta,
+        epsilon=epsilon,
+        rounds=protected.rounds,
+        min_sites=min_sites,
+        colluding=asked.colluding,
+    )
+
+
+def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Findings) -> None:
+    if (asked.epsilon is None) == (asked.noise_multiplier is None):
+        findings.error(_SECTION, "give epsilon or noise_multiplier, one of them: the other follows")
+    if asked.unit is not None and asked.unit != protected.unit:
+        findings.error(f"{_SECTION}/unit", f"here the noise protects a {protected.unit}: set it so, or leave it out")
+    if protected.count is not None and asked.delta >= 1 / max(1, protected.count):
+        findings.error(
+            f"{_SECTION}/delta",
+            f"must be less than 1/{protected.count}: with {protected.count} {protected.unit}s, one could be told "
+            "whole and the claim still hold",
+        )
+
+
+def _check_place(model: PrivacyModel, facts: EngineFacts | None, findings: Findings) -> None:
+    if model is PrivacyModel.RECORD:
+        findings.error(
+            f"{_SECTION}/model", "no recipe here adds noise as it trains; server, distributed and local protect a site"
+        )
+    elif facts is not None and (why := misplaced(model, facts)) is not None:
+        findings.error(f"{_SECTION}/model", f"{why}; {_elsewhere(model)}")
+
+
+def _elsewhere(model: PrivacyModel) -> str:
+    """Return the engines with which it can be done."""
+    fit = [facts for facts in ENGINES.values() if misplaced(model, facts) is None]
+    return f"it is possible with {names_of(fit)}"
+
+
+def deviation_of(terms: PrivacyTerms, sites: int) -> float:
+    """Return the standard deviation of the noise on a sum over this many sites, in sensitivities.
+
+    Two servers, or more sites than are counted on, add more than what is accounted for.
+    """
+    draws = {
+        PrivacyModel.SERVER: 2.0,
+        PrivacyModel.DISTRIBUTED: sites / terms.min_sites,
+        PrivacyModel.LOCAL: float(sites),
+    }
+    return terms.noise_multiplier * math.sqrt(draws.get(terms.model, 1.0))

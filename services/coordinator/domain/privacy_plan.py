@@ -1,0 +1,182 @@
+"""What a job's noise costs before anything runs, what other noise would, and whether another mechanism would help."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from pydantic import Field
+
+from undersong.services.coordinator.domain.privacy import calibrated, cost_of, deviation_of
+from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
+from undersong.services.coordinator.domain.validation import ValidJob
+from undersong.shared.errors import Refusal
+from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.wire.privacy import MAX_EPSILON, PrivacyModel, PrivacyTerms
+
+EPSILONS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
+MOST_SIMULATED: Final = 1024
+"""Rounds of which the matrix mechanism's error is computed; more have the same trend."""
+
+
+class NoisePoint(Part):
+    """The least noise for an epsilon; null where none that can be drawn is enough."""
+
+    epsilon: float
+    noise_multiplier: float | None
+
+
+class RoundsPoint(Part):
+    """What a number of rounds costs with the plan's noise; null where it bounds nothing."""
+
+    rounds: int
+    epsilon: float | None
+
+
+class ParticipationPlan(Part):
+    """How often a site takes part, and what noise that is correlated over rounds would save.
+
+    separation: rounds between two of the same site, if sites took strict turns. saving: by which factor the noise of
+    prefix sums would fall (a banded square-root matrix), 1.0 where nothing is won.
+    """
+
+    sites: int
+    eligible: int
+    separation: int
+    participations: int
+    saving: float
+    advice: str
+
+
+class PrivacyPlan(Part):
+    """What noise a job has and what it costs; of an exact job what noise would cost.
+
+    deviation: standard deviation of the noise on a sum over the minimum cohort, in units of what one site (or record)
+    can change. mean_noise: the same on each coordinate of the mean, for training in clip norms.
+    """
+
+    terms: PrivacyTerms | None = Field(description="What the job's noise promises; null where its sums are exact.")
+    model: PrivacyModel
+    delta: float
+    rounds: int
+    min_sites: int
+    over_noise: tuple[NoisePoint, ...]
+    over_rounds: tuple[RoundsPoint, ...]
+    deviation: float | None
+    mean_noise: float | None
+    participation: ParticipationPlan | None
+
+
+def plan_of(job: ValidJob) -> PrivacyPlan:
+    """Compute the plan; takes seconds."""
+    terms, asked = job.resolved.privacy, job.spec.privacy
+    statistics = isinstance(job.spec, StatisticsSpec)
+    model = terms.model if terms is not None else _likely(job.spec.engine)
+    rounds = 1 if isinstance(job.spec, StatisticsSpec) else job.spec.rounds
+    deviation = deviation_of(terms, job.spec.cohort.min) if terms is not None else None
+    return PrivacyPlan(
+        terms=terms,
+        model=model,
+        delta=asked.delta,
+        rounds=rounds,
+        min_sites=job.spec.cohort.min - asked.colluding,
+        over_noise=_over_noise(model, asked.delta, rounds, terms),
+        over_rounds=_over_rounds(terms) if terms is not None and not statistics else (),
+        deviation=deviation,
+        mean_noise=None if deviation is None or statistics else deviation / job.spec.cohort.min,
+        participation=None if statistics else _participation(job),
+    )
+
+
+def _likely(engine: str) -> PrivacyModel:
+    """Return the model that an exact job could ask for with its engine."""
+    facts = engine_facts(engine)
+    if facts.adds_noise:
+        return PrivacyModel.SERVER
+    return PrivacyModel.DISTRIBUTED if facts.sums_site_noise else PrivacyModel.LOCAL
+
+
+def _over_noise(model: PrivacyModel, delta: float, rounds: int, terms: PrivacyTerms | None) -> tuple[NoisePoint, ...]:
+    found = {epsilon: _noise(model, epsilon, delta, rounds) for epsilon in EPSILONS}
+    if terms is not None:
+        found[terms.epsilon] = terms.noise_multiplier
+    return tuple(NoisePoint(epsilon=epsilon, noise_multiplier=found[epsilon]) for epsilon in sorted(found))
+
+
+def _noise(model: PrivacyModel, epsilon: float, delta: float, rounds: int) -> float | None:
+    try:
+        return calibrated(model, epsilon, delta, rounds)
+    except Refusal:
+        return None
+
+
+def _over_rounds(terms: PrivacyTerms) -> tuple[RoundsPoint, ...]:
+    counts = sorted({max(1, round(share * terms.rounds)) for share in SHARES})
+    costs = [epsilon_of([cost_of(terms.model, terms.noise_multiplier, count)], terms.delta) for count in counts]
+    return tuple(
+        RoundsPoint(rounds=count, epsilon=cost if cost <= MAX_EPSILON else None)
+        for count, cost in zip(counts, costs, strict=True)
+    )
+
+
+def _participation(job: ValidJob) -> ParticipationPlan | None:
+    if isinstance(job.spec, StatisticsSpec):
+        return None
+    asked, eligible = job.spec.cohort, len(job.resolved.eligible)
+    sites = min(eligible, max(asked.min, math.ceil(asked.fraction * eligible)), asked.max or eligible)
+    separation = max(1, eligible // sites)
+    participations = math.ceil(job.spec.rounds / separation)
+    saving = saving_of(job.spec.rounds, separation)
+    if separation == 1:
+        advice = "every site takes part in every round: noise correlated over rounds (matrix mechanism) saves nothing"
+    elif saving <= 1.05:
+        advice = "sites could take turns, but in so few rounds noise correlated over rounds saves nothing"
+    else:
+        advice = (
+            f"if sites took strict turns, {separation} rounds apart, noise correlated over rounds (matrix mechanism) "
+            f"would be {saving:.1f} times smaller in what rounds add up to; sites are chosen at random here, for which "
+            "it is not offered, and no credit is given for the sampling"
+        )
+    return ParticipationPlan(
+        sites=sites,
+        eligible=eligible,
+        separation=separation,
+        participations=participations,
+        saving=saving,
+        advice=advice,
+    )
+
+
+def saving_of(rounds: int, separation: int) -> float:
+    """Return by which factor a banded square-root matrix lowers the error of prefix sums, at least 1.
+
+    Both with the sensitivity of one site that takes part every `separation` rounds: bands of that width do not overlap.
+    Source: Choquette-Choo et al., (Amplified) Banded Matrix Factorization (NeurIPS 2023), section 4.
+    """
+    count = min(rounds, MOST_SIMULATED)
+    band = min(separation, count)
+    times = math.ceil(count / separation)
+    columns = _square_root(band)
+    inverse = np.zeros(count)
+    for place in range(count):
+        reach = min(place, band - 1)
+        past = sum(columns[step] * inverse[place - step] for step in range(1, reach + 1))
+        inverse[place] = float(place == 0) - past
+    plain = math.sqrt(times * (count + 1) / 2)
+    banded = math.sqrt(times * sum(value**2 for value in columns) * _mean_square(np.cumsum(inverse).tolist()))
+    return max(1.0, plain / banded)
+
+
+def _square_root(length: int) -> list[float]:
+    """Return the coefficients of 1 / sqrt(1 - x)."""
+    found = [1.0]
+    for place in range(1, length):
+        found.append(found[-1] * (2 * place - 1) / (2 * place))
+    return found
+
+
+def _mean_square(rows: Sequence[float]) -> float:
+    """Return the mean over t of the squared norm of row t of a lower triangular Toeplitz matrix."""
+    return float(np.mean(np.cumsum(np.square(rows))))

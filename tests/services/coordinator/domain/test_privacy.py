@@ -1,0 +1,165 @@
+"""A job's section `privacy`: calibrated at submission, with every fault at once, and planned before anything runs."""
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.services.coordinator.domain.test_validation_names import ASK, TRAIN, WORLD
+from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.privacy_plan import plan_of, saving_of
+from undersong.services.coordinator.domain.statistics import judge_statistics
+from undersong.services.coordinator.domain.validation import ValidJob, judge
+from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.wire.privacy import GaussianEvent, PrivacyTerms, PrivacyUnit, ZeroConcentratedEvent
+
+EVALUATION = {"every": 0}
+BOUNDED = [
+    {"query": "mean", "columns": ["age"], "ranges": {"age": [0, 100]}},
+    {"query": "contingency", "columns": ["sex", "disease"]},
+    {"query": "histogram", "column": "age", "range": [0, 100], "bins": 4},
+]
+
+
+def training(privacy: dict[str, Any], **changes: Any) -> ValidJob:
+    """The verdict on a training job with this section."""
+    return judge({**TRAIN, "evaluation": EVALUATION, "privacy": privacy, **changes}, WORLD)
+
+
+def terms_of(job: ValidJob) -> PrivacyTerms:
+    """The terms that were settled."""
+    assert job.resolved.privacy is not None
+    return job.resolved.privacy
+
+
+def faults(found: pytest.ExceptionInfo[JobInvalid]) -> dict[str, str]:
+    """What is wrong, by path."""
+    return {error.path: error.message for error in found.value.errors}
+
+
+def test_distributed_noise_is_calibrated_for_the_whole_job() -> None:
+    terms = terms_of(training({"model": "distributed", "epsilon": 4.0, "delta": 1e-5}, rounds=10))
+    assert (terms.unit, terms.rounds, terms.min_sites) == (PrivacyUnit.SITE, 10, 3)
+    assert 3.99 < terms.epsilon <= 4.0
+    cost = ZeroConcentratedEvent(rho=0.5 / terms.noise_multiplier**2, count=10)
+    assert epsilon_of([cost], 1e-5) == terms.epsilon
+
+
+def test_servers_noise_is_calibrated_in_closed_form_and_colluding_sites_do_not_count() -> None:
+    terms = terms_of(training({"model": "server", "epsilon": 4.0, "colluding": 1}, engine="twoserver"))
+    assert terms.epsilon == pytest.approx(4.0, rel=1e-6)
+    assert terms.epsilon <= 4.0
+    assert (terms.min_sites, terms.colluding) == (2, 1)
+    given = terms_of(training({"model": "server", "noise_multiplier": terms.noise_multiplier}, engine="twoserver"))
+    assert given.epsilon == terms.epsilon
+    assert epsilon_of([GaussianEvent(noise_multiplier=terms.noise_multiplier, count=2)], 1e-6) == terms.epsilon
+
+
+def test_an_exact_job_has_no_terms() -> None:
+    assert training({}).resolved.privacy is None
+    assert training({"model": "none"}).resolved.privacy is None
+
+
+@pytest.mark.parametrize(
+    ("privacy", "changes", "paths"),
+    [
+        ({"model": "server", "epsilon": 1}, {}, {"/privacy/model": "no server adds noise"}),
+        ({"model": "distributed", "epsilon": 1}, {"engine": "sealed"}, {"/privacy/model": "pairwise"}),
+        ({"model": "local", "epsilon": 1}, {"engine": "twoserver"}, {"/privacy/model": "proves an update's norm"}),
+        ({"model": "record", "epsilon": 1}, {}, {"/privacy/model": "no recipe"}),
+        ({"model": "distributed", "epsilon": 0}, {}, {"/privacy/epsilon": "greater than 0"}),
+        ({"model": "distributed", "epsilon": -1}, {}, {"/privacy/epsilon": "greater than 0"}),
+        ({"model": "distributed", "epsilon": math.inf}, {}, {"/privacy/epsilon": ""}),
+        ({"model": "distributed", "epsilon": 1, "noise_multiplier": 1}, {}, {"/privacy": "one of them"}),
+        ({"model": "distributed"}, {}, {"/privacy": "one of them"}),
+        ({"epsilon": 1}, {}, {"/privacy/model": "exact"}),
+        ({"model": "distributed", "epsilon": 1, "delta": 0.4}, {}, {"/privacy/delta": "less than 1/3"}),
+        ({"model": "distributed", "epsilon": 1, "unit": "record"}, {}, {"/privacy/unit": "a site"}),
+        ({"model": "distributed", "epsilon": 1, "colluding": 3}, {}, {"/privacy/colluding": "honest"}),
+        ({"model": "distributed", "epsilon": 1e-5}, {}, {"/privacy/epsilon": "larger epsilon or fewer rounds"}),
+        ({"model": "distributed", "noise_multiplier": 0.001}, {}, {"/privacy/noise_multiplier": "bounds nothing"}),
+        ({"model": "distributed", "epsilon": 1, "clip": 2}, {}, {"/privacy/clip": "no such field"}),
+        (
+            {"model": "distributed", "epsilon": 1, "delta": 0.9},
+            {"update": {}, "strategy": {"name": "fedavg"}, "engine": "sealed"},
+            {
+                "/privacy/delta": "1/3",
+                "/privacy/model": "not hidden",
+                "/update/clip_norm": "L2 norm",
+                "/strategy/weighting": "equal",
+            },
+        ),
+        (
+            {"model": "distributed", "epsilon": 1},
+            {"update": {"clip_norm": 1.0, "modulus_bits": 16}, "rounds": 1000},
+            {"/update/modulus_bits": "raise modulus_bits"},
+        ),
+    ],
+)
+def test_what_no_noise_can_be_planned_for_is_refused_with_all_faults(
+    privacy: dict[str, Any], changes: dict[str, Any], paths: dict[str, str]
+) -> None:
+    with pytest.raises(JobInvalid) as found:
+        training(privacy, **changes)
+    said = faults(found)
+    assert said.keys() == paths.keys()
+    for path, words in paths.items():
+        assert words in said[path]
+
+
+def test_what_of_a_private_job_stays_exact_is_told() -> None:
+    job = judge({**TRAIN, "privacy": {"model": "distributed", "epsilon": 4.0}}, WORLD)
+    told = {warning.path: warning.message for warning in job.warnings}
+    assert "set it to 0" in told["/evaluation/every"]
+    assert "exact sums" in told["/recipe"]
+
+
+def test_private_statistics_are_of_records_and_bounded() -> None:
+    job = judge_statistics({**ASK, "queries": BOUNDED, "privacy": {"model": "distributed", "epsilon": 1.0}}, WORLD)
+    terms = terms_of(job)
+    assert (terms.unit, terms.rounds) == (PrivacyUnit.RECORD, 1)
+    assert terms.epsilon <= 1.0
+
+
+def test_any_noise_fits_any_number_of_statistics() -> None:
+    """Whatever can be asked for can be drawn: refusals belong to the section's own fields."""
+    many = [{"query": "histogram", "column": "age", "range": [0, 100 + at], "bins": 1000} for at in range(40)]
+    for noise in (0.5, 1e4):
+        asked = {**ASK, "queries": many, "privacy": {"model": "local", "noise_multiplier": noise}}
+        assert terms_of(judge_statistics(asked, WORLD)).noise_multiplier == noise
+
+
+def test_statistics_that_nothing_bounds_are_refused_with_the_remedy() -> None:
+    with pytest.raises(JobInvalid) as found:
+        judge_statistics({**ASK, "privacy": {"model": "distributed", "epsilon": 1.0, "delta": 0.01}}, WORLD)
+    said = faults(found)
+    assert "give ranges" in said["/queries/0"]
+    assert "no regression with noise" in said["/queries/2"]
+    assert "give the range of age" in said["/queries/3"]
+    assert "/queries/1" not in said, "a table of categories is bounded"
+    assert "less than 1/900" in said["/privacy/delta"], "of the rows of all sites"
+
+
+def test_a_plan_says_what_noise_costs_and_which_other_would() -> None:
+    plan = plan_of(training({"model": "distributed", "epsilon": 4.0}, rounds=20))
+    assert plan.terms is not None
+    noises = [point.noise_multiplier for point in plan.over_noise]
+    assert noises == sorted((noise for noise in noises if noise is not None), reverse=True), "less noise costs more"
+    costs = [point.epsilon for point in plan.over_rounds]
+    assert costs == sorted(cost for cost in costs if cost is not None)
+    assert plan.participation is not None
+    assert "saves nothing" in plan.participation.advice
+    assert plan.deviation == pytest.approx(plan.terms.noise_multiplier)
+    exact = plan_of(training({}))
+    assert exact.terms is None
+    assert exact.over_noise
+
+
+@pytest.mark.parametrize(
+    ("rounds", "separation", "plain", "banded"), [(100, 100, 7.1, 2.4), (100, 20, 15.9, 5.8), (400, 40, 44.8, 11.1)]
+)
+def test_the_matrix_mechanism_saves_what_was_measured(
+    rounds: int, separation: int, plain: float, banded: float
+) -> None:
+    assert saving_of(rounds, separation) == pytest.approx(plain / banded, rel=0.03)
+    assert saving_of(rounds, 1) == 1.0
