@@ -1,12 +1,15 @@
-"""Recipe `image`: a small convolutional network with batch normalisation.
+"""Recipe `image`: a small convolutional network with batch or group normalisation.
 
-The running mean and variance are buffers: the federation averages them, and no server optimiser moves them.
+With batches, the running mean and variance are buffers: the federation averages them, and no server optimiser moves
+them. Where noise protects records, each image is normalised alone, in groups of filters (Wu and He, Group
+Normalization, ECCV 2018).
 """
 
 # ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -53,8 +56,14 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "default": [16, 32],
         "description": "Filters of each 3x3 convolution; each is followed by normalisation and 2x2 pooling.",
     },
+    "normalisation": {
+        "enum": ["batch", "group"],
+        "default": "batch",
+        "description": "Over which filters are normalised: the images of a step, or each image alone, in groups.",
+    },
 }
 _DEFAULTS: Final = training.defaults(_PARAMETERS)
+_GROUPS: Final = 8  # of filters, or fewer
 _SCHEMA: Final[dict[str, Any]] = {"type": "object", "additionalProperties": False, "properties": _PARAMETERS}
 
 
@@ -62,7 +71,7 @@ class Image:
     """See the module."""
 
     def __init__(self) -> None:
-        files = [_HERE / name for name in ("image.py", "training.py", "protocol.py", *SOURCES)]
+        files = [_HERE / name for name in ("image.py", "training.py", "noisy_steps.py", "protocol.py", *SOURCES)]
         self.spec: RecipeSpec = RecipeSpec(
             name="image",
             version="1",
@@ -71,8 +80,9 @@ class Image:
             params_schema=_SCHEMA,
             statistics=False,
             inputs=("image",),
-            description="Small CNN with batch normalisation for images of one size.",
+            description="Small CNN with normalisation for images of one size.",
             classes=_DEFAULTS["classes"],
+            record_params={"properties": {"normalisation": {"const": "group"}}},
         )
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
@@ -100,8 +110,8 @@ class Image:
         from torch.nn import functional
 
         with training.seeded(seed):
-            loss = training.fit(module, x, y, functional.cross_entropy, settings, seed, progress)
-        return TrainResult(training.state_of(module), len(y), loss)
+            fitted = training.fit(module, x, y, functional.cross_entropy, settings, context, seed, progress)
+        return TrainResult(training.state_of(module), len(y), fitted.loss, fitted.events)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Sums over the test rows."""
@@ -131,12 +141,20 @@ def _module(sample: tuple[int, ...], settings: Mapping[str, Any]) -> torch.nn.Mo
     depth, height, width = sample
     layers: list[nn.Module] = []
     for filters in settings["channels"]:
-        layers += [nn.Conv2d(depth, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
+        layers += [nn.Conv2d(depth, filters, 3, padding=1, bias=False), _normalisation(filters, settings), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
         depth, height, width = filters, height // 2, width // 2
     if not height or not width:
         raise RecipeError(f"images of {sample[1]}x{sample[2]} are too small for {len(settings['channels'])} layers")
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(depth * height * width, settings["classes"]))
+
+
+def _normalisation(filters: int, settings: Mapping[str, Any]) -> torch.nn.Module:
+    from torch import nn
+
+    if settings["normalisation"] == "batch":
+        return nn.BatchNorm2d(filters)
+    return nn.GroupNorm(math.gcd(filters, _GROUPS), filters)
 
 
 def _loaded(model: Tensors, sample: tuple[int, ...], settings: Mapping[str, Any]) -> torch.nn.Module:

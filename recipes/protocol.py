@@ -1,12 +1,13 @@
 """What a training recipe is.
 
 A recipe turns a site's rows into sums and model changes; the platform sees only what it returns. Recipes are pure in
-this sense: same model, data, parameters and seed give the same result. Heavy imports (torch) belong inside functions.
+this sense: same model, data, parameters and seed give the same result, but for noise that protects records, which is
+fresh each time. Heavy imports (torch) belong inside functions.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from undersong.shared.errors import Invalid
 from undersong.shared.ids import Digest
 from undersong.shared.learning.tensors import Model
+from undersong.shared.wire.privacy import RECORD_NOISE, PoissonGaussianEvent, RecordNoise
 from undersong.shared.wire.profiles import Column, RecipeSpec
 
 __all__ = [
@@ -30,8 +32,10 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RecipeSpec",
+    "RecordNoise",
     "Tensors",
     "TrainResult",
+    "record_noise",
     "source_digest",
 ]
 
@@ -80,11 +84,21 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The model after local training, how many rows it saw, and the mean loss over them."""
+    """The model after local training, how many rows it saw, and the mean loss over them.
+
+    events: the noisy steps that were taken, where the context asks for noise. Without them nothing is sent.
+    """
 
     tensors: Tensors
     examples: int
     loss: float
+    events: tuple[PoissonGaussianEvent, ...] = field(default=())
+
+
+def record_noise(context: Context) -> RecordNoise | None:
+    """Return the noise that training must add to protect records; None where it is to train exactly."""
+    given = context.get(RECORD_NOISE)
+    return None if given is None else RecordNoise(*given)
 
 
 @runtime_checkable
@@ -108,7 +122,11 @@ class Recipe(Protocol):
     def train(
         self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
     ) -> TrainResult:
-        """Train on the training rows, from `model`; call `progress` with 0..1 now and then."""
+        """Train on the training rows, from `model`; call `progress` with 0..1 now and then.
+
+        A recipe whose spec has `record_params` adds the noise that `record_noise` finds in `context`, and returns what
+        it did as events.
+        """
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Return sums over the test rows, in the layout that `undersong.shared.learning.metrics.evaluation_layout`

@@ -77,7 +77,10 @@ class Tabular:
     """See the module."""
 
     def __init__(self) -> None:
-        files = [_HERE / name for name in ("tabular.py", "table.py", "training.py", "protocol.py", *SOURCES)]
+        files = [
+            _HERE / name
+            for name in ("tabular.py", "table.py", "training.py", "noisy_steps.py", "protocol.py", *SOURCES)
+        ]
         self.spec: RecipeSpec = RecipeSpec(
             name="tabular",
             version="1",
@@ -87,6 +90,7 @@ class Tabular:
             classes=_DEFAULTS["classes"],
             statistics=True,
             inputs=("number", "category"),
+            record_params={},
             description="Logistic regression or MLP on numbers and categories; missing values get a flag.",
         )
 
@@ -122,9 +126,9 @@ class Tabular:
         module = _module(x.shape[1], settings)
         training.load_state(module, model)
         with training.seeded(seed):
-            loss = training.fit(module, x, y, _loss(settings), settings, seed, progress)
+            fitted = training.fit(module, x, y, _loss(settings), settings, context, seed, progress)
         fixed = {name: model[name] for name in (*table.FIXED, _LABEL_MEAN, _LABEL_SCALE) if name in model}
-        return TrainResult(fixed | training.state_of(module), len(y), loss)
+        return TrainResult(fixed | training.state_of(module), len(y), fitted.loss, fitted.events)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Sums over the test rows."""

@@ -1,5 +1,7 @@
 """The training loop that the torch recipes share: mini-batch SGD, repeatable by seed, with FedProx's proximal term.
 
+Where a round protects records, each step's gradient is a noisy one (`undersong.recipes.noisy_steps`).
+
 Source of the term mu/2 |w - w_t|^2: Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020).
 """
 
@@ -9,11 +11,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from undersong.recipes.protocol import Array, Params, Progress, RecipeError, Tensors
+from undersong.recipes.noisy_steps import set_noisy_gradients
+from undersong.recipes.protocol import Array, Context, Params, Progress, RecipeError, Tensors, record_noise
+from undersong.shared.wire.privacy import PoissonGaussianEvent
 
 if TYPE_CHECKING:
     import torch
@@ -124,10 +129,25 @@ def load_state(module: torch.nn.Module, tensors: Tensors) -> None:
         raise RecipeError(f"the model's tensors do not fit this recipe's parameters: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The mean loss over all rows that were seen (0.0 where records are protected), and the noisy steps taken."""
+
+    loss: float
+    events: tuple[PoissonGaussianEvent, ...] = ()
+
+
 def fit(
-    module: torch.nn.Module, features: Array, labels: Array, loss: Loss, params: Params, seed: int, progress: Progress
-) -> float:
-    """Train the module in place; the mean loss over all rows that were seen comes back. Raises `RecipeError`."""
+    module: torch.nn.Module,
+    features: Array,
+    labels: Array,
+    loss: Loss,
+    params: Params,
+    context: Context,
+    seed: int,
+    progress: Progress,
+) -> Fitted:
+    """Train the module in place, with the noise that the context asks for. Raises `RecipeError`."""
     import torch
 
     place = device()
@@ -137,19 +157,27 @@ def fit(
     optimiser = torch.optim.SGD(
         module.parameters(), params["learning_rate"], params["momentum"], weight_decay=params["weight_decay"]
     )
-    total, seen = 0.0, 0
-    batches = list(_batches(len(labels), params, seed))
+    total, seen, noise = 0.0, 0, record_noise(context)
+    batches = list(_batches(len(labels), params, seed)) if noise is None else []
+    steps = len(batches) if noise is None else int(noise.steps)
     with fitting_threads(features):
-        for done, rows in enumerate(batches):
+        for done in range(steps):
             optimiser.zero_grad()
-            value = loss(module(x[rows]), y[rows])
-            torch.autograd.backward(value + _proximal(module, anchor, params["proximal_mu"]))
+            value: torch.Tensor | float = 0.0
+            if noise is not None:
+                set_noisy_gradients(module, loss, x, y, noise)
+            else:
+                rows = batches[done]
+                value = loss(module(x[rows]), y[rows])
+                total, seen = total + value.item() * len(rows), seen + len(rows)
+            value = value + _proximal(module, anchor, params["proximal_mu"])
+            if isinstance(value, torch.Tensor):
+                torch.autograd.backward(value)
             optimiser.step()
-            total, seen = total + value.item() * len(rows), seen + len(rows)
-            progress((done + 1) / len(batches))
+            progress((done + 1) / steps)
     if not math.isfinite(total):
         raise RecipeError("training diverged: the loss is not a finite number; lower the learning rate")
-    return total / max(seen, 1)
+    return Fitted(total / max(seen, 1), () if noise is None else (noise.event,))
 
 
 def outputs(module: torch.nn.Module, features: Array, batch: int = 4096) -> Array:

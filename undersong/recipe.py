@@ -15,8 +15,10 @@ from undersong.recipes.protocol import (
     Recipe,
     RecipeError,
     RecipeSpec,
+    RecordNoise,
     Tensors,
     TrainResult,
+    record_noise,
     source_digest,
 )
 from undersong.shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
@@ -35,6 +37,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RecipeSpec",
+    "RecordNoise",
     "Schema",
     "Task",
     "Tensors",
@@ -42,6 +45,7 @@ __all__ = [
     "binary_sums",
     "evaluation_layout",
     "multiclass_sums",
+    "record_noise",
     "regression_sums",
     "source_digest",
 ]

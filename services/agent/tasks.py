@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +44,7 @@ from undersong.shared.identity.authority import Identity
 from undersong.shared.ids import Digest, RoundId, SiteId
 from undersong.shared.telemetry.traces import continue_trace
 from undersong.shared.wire.manifest import LogHead, RoundManifest
+from undersong.shared.wire.privacy import RECORD_NOISE
 
 if TYPE_CHECKING:
     from undersong.shared.secagg.engine import Payload
@@ -410,6 +411,12 @@ class Tasks:
         return self._site().policy.reports
 
 
+def _context(manifest: RoundManifest) -> Mapping[str, list[float]]:
+    """Return what the recipe is told beside its parameters: in a round that protects records, by which noise."""
+    noise = manifest.privacy.record_noise if manifest.privacy is not None else None
+    return manifest.context if noise is None else {**manifest.context, RECORD_NOISE: list(noise)}
+
+
 def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder: Path) -> RunOrder:
     return RunOrder(
         kind=manifest.kind.value,
@@ -417,7 +424,7 @@ def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder:
         recipe_digest=manifest.recipe.digest,
         params=manifest.recipe.params,
         data=manifest.data,
-        context=manifest.context,
+        context=_context(manifest),
         seed=manifest.seed_of(site_id),
         folder=folder,
         model=model,

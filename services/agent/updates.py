@@ -17,12 +17,14 @@ import numpy as np
 
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.exchange import Exchange
+from undersong.services.agent.ledger.rules import PRIVACY_MISMATCH
 from undersong.services.agent.runner.protocol import RunOutcome
 from undersong.services.agent.samples import Samples
 from undersong.services.agent.state import sync_folder
 from undersong.shared.errors import Refusal
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.learning import tensors
+from undersong.shared.privacy.accounting import within
 from undersong.shared.secagg.engine import Payload
 from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload
 from undersong.shared.statistics.measures import asked_of
@@ -49,6 +51,7 @@ def make_payload(
     The payload of a first model is the mapped file: it may be deleted, and must not be written to.
     """
     try:
+        _check_noise(manifest, outcome)
         return _payload(manifest, outcome, model, _committed(manifest, site_id, outcome, samples))
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
@@ -66,6 +69,17 @@ def write_body(exchange: Exchange, answer: bytes | None, payload: Payload, outbo
         return Written(body, state, exchange.sign_body(state, body[0]))
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
+
+
+def _check_noise(manifest: RoundManifest, outcome: RunOutcome) -> None:
+    """Raise TaskFailure `privacy-mismatch` unless the recipe added all the noise that the round's terms promise."""
+    noise = manifest.privacy.record_noise if manifest.privacy is not None else None
+    if noise is None or within(outcome.events, noise.event):
+        return
+    ran = "; ".join(f"{event.model_dump(mode='json')}" for event in outcome.events) or "no noise"
+    raise TaskFailure(
+        PRIVACY_MISMATCH, f"the recipe reports {ran}, and the round promises {noise.event.model_dump(mode='json')}"
+    )
 
 
 def _committed(manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, samples: Samples) -> bytes | None:

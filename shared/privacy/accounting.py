@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import dp_accounting
 
 ACCOUNTANT: Final = "dp-accounting"
+_ORDERS: Final = (*range(2, 64), 80, 96, 128, 192, 256, 512, 1024)
+_MOST_BY_DISTRIBUTION: Final = 100.0
+"""The largest epsilon worth a privacy loss distribution, whose memory grows with it; above, Rényi's bound stands."""
 _CLOSE: Final = 1e-4  # relative: how near calibrated noise comes to the least noise
 
 
@@ -49,22 +52,28 @@ def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float) -> float:
         from dp_accounting import get_epsilon_gaussian
 
         return float(get_epsilon_gaussian(_alone(merged[0]), delta))
-    accountant = _accountant(merged)
-    for event in merged:
-        accountant.compose(_library_event(event))
-    return float(accountant.get_epsilon(delta))
+    from dp_accounting.pld import PLDAccountant
+
+    planned = _composed(_renyi_accountant(merged), merged, delta)
+    if any(isinstance(event, ZeroConcentratedEvent) for event in merged) or planned > _MOST_BY_DISTRIBUTION:
+        return planned
+    return min(planned, _composed(PLDAccountant(), merged, delta))
 
 
 def merge(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
     """Return fewer events of the same cost: all Gaussians as one, zero-concentrated ones as one, equal samples as one.
 
-    The others come in the order of their first appearance.
+    A sample of all is no sample. The others come in the order of their first appearance.
     """
-    precision = sum(event.count / event.noise_multiplier**2 for event in events if isinstance(event, GaussianEvent))
+    precision = sum(
+        event.count / event.noise_multiplier**2
+        for event in events
+        if isinstance(event, GaussianEvent) or (isinstance(event, PoissonGaussianEvent) and event.probability == 1)
+    )
     rho = sum(event.rho * event.count for event in events if isinstance(event, ZeroConcentratedEvent))
     sampled: dict[tuple[float, float], int] = {}
     for event in events:
-        if isinstance(event, PoissonGaussianEvent):
+        if isinstance(event, PoissonGaussianEvent) and event.probability < 1:
             key = event.noise_multiplier, event.probability
             sampled[key] = sampled.get(key, 0) + event.count
     merged: list[PrivacyEvent] = []
@@ -78,6 +87,20 @@ def merge(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
         PoissonGaussianEvent.model_construct(noise_multiplier=noise, probability=probability, count=count)
         for (noise, probability), count in sampled.items()
     ]
+
+
+def within(events: Sequence[PrivacyEvent], allowed: PoissonGaussianEvent) -> bool:
+    """Whether there are noisy steps, no more than `allowed`, each with as much noise and as small a sample.
+
+    That is enough for them to cost no more, and needs no accountant.
+    """
+    steps = [event for event in events if isinstance(event, PoissonGaussianEvent)]
+    return (
+        0 < sum(event.count for event in steps) <= allowed.count
+        and len(steps) == len(events)
+        and all(event.noise_multiplier >= allowed.noise_multiplier for event in steps)
+        and all(event.probability <= allowed.probability for event in steps)
+    )
 
 
 def noise_for(epsilon: float, delta: float, rounds: int) -> float:
@@ -96,17 +119,31 @@ def noise_for(epsilon: float, delta: float, rounds: int) -> float:
 def noise_until(epsilon: float, spent: Callable[[float], float]) -> float:
     """Return a noise multiplier for which `spent`, which falls as noise grows, is at most `epsilon`.
 
-    At most one ten-thousandth more than the least. Raises `Unaffordable`.
+    At most one ten-thousandth more than the least. Raises `Unaffordable`. `spent` can take seconds, and is called
+    about ten times.
     """
-    low, high = MIN_NOISE, 1.0
-    while spent(high) > epsilon:
-        if high == MAX_NOISE:
-            raise _unaffordable(epsilon)
-        low, high = high, min(2 * high, MAX_NOISE)
-    while high > low * (1 + _CLOSE):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if spent(middle) <= epsilon else (middle, high)
-    return high
+    from scipy.optimize import brentq
+
+    def excess(log_noise: float) -> float:  # nearly linear
+        return math.log(min(max(spent(math.exp(log_noise)), 1e-12), 1e12) / epsilon)
+
+    high = 1.0
+    if spent(high) > epsilon:
+        while spent(high) > epsilon:
+            if high == MAX_NOISE:
+                raise _unaffordable(epsilon)
+            high = min(2 * high, MAX_NOISE)
+        low = high / 2
+    else:
+        low = high / 2
+        while spent(low) <= epsilon:
+            if low <= MIN_NOISE:
+                return MIN_NOISE
+            high, low = low, low / 2
+    found = math.exp(brentq(excess, math.log(low), math.log(high), xtol=_CLOSE / 4))
+    while spent(found) > epsilon:
+        found *= 1 + _CLOSE / 4
+    return min(found, high)
 
 
 def _unaffordable(epsilon: float) -> Unaffordable:
@@ -121,15 +158,17 @@ def _alone(event: GaussianEvent) -> float:
     return event.noise_multiplier / math.sqrt(event.count)
 
 
-def _accountant(events: Sequence[PrivacyEvent]) -> Any:
-    """Return the tightest accountant that knows all of the events."""
-    if any(isinstance(event, ZeroConcentratedEvent) for event in events):
-        from dp_accounting.rdp import RdpAccountant
+def _composed(accountant: Any, events: Sequence[PrivacyEvent], delta: float) -> float:
+    for event in events:
+        accountant.compose(_library_event(event))
+    return float(accountant.get_epsilon(delta))
 
-        return RdpAccountant()
-    from dp_accounting.pld import PLDAccountant
 
-    return PLDAccountant()
+def _renyi_accountant(events: Sequence[PrivacyEvent]) -> Any:
+    """Return the accountant that knows all events; of samples it computes whole orders alone, which always succeeds."""
+    from dp_accounting.rdp import RdpAccountant
+
+    return RdpAccountant(_ORDERS) if any(isinstance(e, PoissonGaussianEvent) for e in events) else RdpAccountant()
 
 
 def _library_event(event: PrivacyEvent) -> "dp_accounting.DpEvent":

@@ -47,8 +47,8 @@ def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
     terms = manifest.privacy
     if terms is None:
         return None if manifest.kind is RoundKind.INITIALISE else NonPrivateEvent()
-    if terms.model is PrivacyModel.RECORD:
-        return NonPrivateEvent()  # no recipe says yet that it adds noise
+    if terms.record_noise is not None:
+        return terms.record_noise.event
     if fault := misplaced(terms.model, engine_facts(manifest.engine)):
         raise NoiseMisplanned(fault)
     bound = sensitivity(_encoding(manifest), manifest.kind, length)

@@ -7,11 +7,11 @@ sends) or a record (one row at one site); costs of different units never add up.
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from undersong.shared.wire.forms import Document
+from undersong.shared.wire.forms import Document, is_empty
 
 NEIGHBOURS: Final = "add or remove one"
 """The neighbour relation of every claim, for ledgers and datasheets."""
@@ -89,6 +89,39 @@ def privacy_event(document: object) -> PrivacyEvent:
     return _EVENT.validate_python(document)
 
 
+class NoisySteps(Document):
+    """The steps of training that each site's recipe takes in a round whose noise protects records.
+
+    In each of `count` steps every record is in the sample with `probability`, independently; its gradient is clipped to
+    an L2 norm of `clip_norm`; their sum gets noise of the terms' `noise_multiplier` clip norms. All sites take equally
+    many steps with the same probability, whatever their numbers of records, so that all of them promise the same.
+    """
+
+    count: Count
+    probability: float = Field(gt=0, le=1)
+    clip_norm: float = Field(gt=0, le=1e9)
+
+
+RECORD_NOISE: Final = "record_noise"
+"""The name under which a recipe's context holds the noise that it must add to protect records."""
+
+
+class RecordNoise(NamedTuple):
+    """What a recipe has to know of a round's terms: `NoisySteps` and the noise multiplier, as numbers."""
+
+    noise_multiplier: float
+    clip_norm: float
+    probability: float
+    steps: float
+
+    @property
+    def event(self) -> PoissonGaussianEvent:
+        """What steps of this kind cost."""
+        return PoissonGaussianEvent(
+            noise_multiplier=self.noise_multiplier, probability=self.probability, count=int(self.steps)
+        )
+
+
 class PrivacyTerms(Document):
     """What a round promises the units whose data it uses.
 
@@ -96,6 +129,7 @@ class PrivacyTerms(Document):
     (which follows from the round's encoding). min_sites: the fewest sites whose noise is counted on: the minimum
     cohort less those assumed to collude; a larger cohort earns no credit. rounds: how many such rounds the whole job
     has. epsilon: what they cost together at `delta`, as the coordinator computed it; a site computes it for itself.
+    steps: what a recipe does that adds noise as it trains; `noise_multiplier` is then about each step.
     """
 
     model: PrivacyModel
@@ -106,6 +140,7 @@ class PrivacyTerms(Document):
     rounds: int = Field(ge=1, le=10**6, strict=True)
     min_sites: int = Field(ge=1, strict=True)
     colluding: int = Field(default=0, ge=0, strict=True)
+    steps: NoisySteps | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -113,10 +148,19 @@ class PrivacyTerms(Document):
             raise ValueError("a round without noise has no privacy terms")
         if self.model is PrivacyModel.RECORD and self.unit is not PrivacyUnit.RECORD:
             raise ValueError("noise inside a recipe protects records")
+        if (self.model is PrivacyModel.RECORD) != (self.steps is not None):
+            raise ValueError("steps belong to noise inside a recipe, and to no other")
         if not math.isfinite(self.epsilon):
             raise ValueError("epsilon is not a finite number")
         return self
 
+    @property
+    def record_noise(self) -> RecordNoise | None:
+        """What a recipe is told that adds noise as it trains; None where another party adds it."""
+        if self.steps is None:
+            return None
+        steps = self.steps
+        return RecordNoise(self.noise_multiplier, steps.clip_norm, steps.probability, float(steps.count))
 
 _WHO: Final = {
     PrivacyModel.SERVER: "each of two servers adds it",

@@ -29,7 +29,9 @@ class RecipeSpec(Document):
     """What a recipe is and takes; `params_schema` is a JSON schema.
 
     `inputs`: the types of columns that it takes as features. Without it a job may name columns of any type; one that
-    names none gets the numbers, or the image.
+    names none gets the numbers, or the image. `record_params`: with it the recipe can protect records by noise at each
+    step (see `undersong.shared.wire.privacy.NoisySteps`), if its parameters, with their defaults, fit this JSON schema
+    as well. How many steps that is follows from the parameters `epochs` and `batch_size`.
     """
 
     name: Name
@@ -41,6 +43,7 @@ class RecipeSpec(Document):
     description: str = Field(default="", max_length=2000)
     classes: int | None = Field(default=None, ge=2, le=1000, strict=True)
     inputs: tuple[ColumnType, ...] | None = None
+    record_params: dict[str, JsonValue] | None = None
 
 
 class DatasetSchema(Digestible):

@@ -7,14 +7,18 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.runner import folders
 from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
+from undersong.shared.wire.privacy import PrivacyEvent, privacy_event
 
 CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 DETAIL_CHARS, PLACES, PLACE_CHARS, TEXT_CHARS = 500, 8, 200, 8192
 MOST_EXAMPLES: Final = 2**53
 SUMS_BYTES: Final = 64 * 2**20
+MOST_EVENTS: Final = 64
 
 
 def progress_of(frame: Frame) -> float:
@@ -41,6 +45,7 @@ def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> RunOu
     """
     try:
         examples, loss = int(_number(frame, "examples")), _number(frame, "loss")
+        events = _events(frame)
     except FrameError as error:
         raise TaskFailure("bad-result", str(error)) from error
     layout = frame.get("metrics_layout")
@@ -55,6 +60,7 @@ def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> RunOu
             examples=examples,
             loss=loss,
             metrics_layout=layout,
+            events=events,
         )
     except folders.ResultFileRefused as error:
         raise TaskFailure("bad-result", str(error)) from error
@@ -65,6 +71,16 @@ def _file(folder: Path, name: str, taken: Path | None, limit: int) -> Path | Non
     if taken is not None:
         return folders.take(path, taken / name, limit)
     return path if path.is_file() and not path.is_symlink() else None
+
+
+def _events(frame: Frame) -> tuple[PrivacyEvent, ...]:
+    listed = frame.get("events") or []
+    if not isinstance(listed, list) or len(listed) > MOST_EVENTS:
+        raise FrameError("events are no list, or too many")
+    try:
+        return tuple(privacy_event(event) for event in listed)
+    except ValidationError as error:
+        raise FrameError("the recipe's noise is described by no event") from error
 
 
 def _number(frame: Frame, name: str) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.privacy import PrivacyEvent
 
 MAX_FRAME: Final = 16 * 2**20
 PREFIX: Final = struct.Struct("<I")
@@ -130,13 +131,17 @@ class RunOrder:
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a recipe made: tensors of a model in a file, or float64 sums in a file."""
+    """What a recipe made: tensors of a model in a file, or float64 sums in a file.
+
+    events: the noise that it says to have added as it trained.
+    """
 
     tensors: Path | None = None
     sums: Path | None = None
     examples: int = 0
     loss: float = 0.0
     metrics_layout: str | None = None
+    events: tuple[PrivacyEvent, ...] = ()
 
     def forget(self) -> None:
         """Erase the files, which show one site's update."""

@@ -110,7 +110,8 @@ class Workshop:
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
         made = recipe.train(model.tensors, data, params, context, seed, progress)
         _write_model(folder, tensors.Model(model.schema.result(made.tensors), made.tensors))
-        return {"examples": int(made.examples), "loss": float(made.loss)}
+        events = [event.model_dump(mode="json") for event in made.events]
+        return {"examples": int(made.examples), "loss": float(made.loss), "events": events}
 
     def _recipe(self, order: Mapping[str, Any]) -> Recipe:
         name = order["recipe"]

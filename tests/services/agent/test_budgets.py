@@ -71,6 +71,7 @@ def test_rounds_that_the_policy_refuses_whatever_was_spent(tmp_path: Path) -> No
     assert strict.objections(private()) == []
     assert "`require: false`" in strict.objections(manifest())[0]
     assert "`- distributed`" in strict.objections(private(model="distributed"))[0]
-    assert "no budget for unit record" in strict.objections(private(model="record", unit="record"))[1]
+    inside = private(model="record", unit="record", steps={"count": 10, "probability": 0.1, "clip_norm": 1.0})
+    assert "no budget for unit record" in strict.objections(inside)[1]
     assert strict.objections(manifest(kind="initialise", encoding=None, model=None)) == []
     assert PrivacyRule().objections(manifest()) == []

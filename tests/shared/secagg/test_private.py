@@ -26,6 +26,7 @@ from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     GaussianEvent,
     NonPrivateEvent,
+    PoissonGaussianEvent,
     PrivacyModel,
     PrivacyTerms,
     PrivacyUnit,
@@ -46,6 +47,8 @@ def private(model: str, noise: float = 2.0, engine: str = "pairwise", **changes:
         "rounds": 1,
         "min_sites": 2,
     }
+    if model == "record":
+        terms["steps"] = {"count": 40, "probability": 0.1, "clip_norm": 1.0}
     return manifest(engine=engine, privacy=terms, **{"encoding": CLIPPED, **changes})
 
 
@@ -146,7 +149,9 @@ def test_a_round_that_cannot_keep_its_terms_has_no_cost(made: RoundManifest, say
 
 
 def test_a_recipe_that_promises_noise_is_not_taken_at_its_word() -> None:
-    assert event_of(private("record"), LENGTH) == NonPrivateEvent()
+    steps = PoissonGaussianEvent(noise_multiplier=2.0, probability=0.1, count=40)
+    assert event_of(private("record"), LENGTH) == steps
+    assert noise_of_sum(private("record"), LENGTH, 3) == 0.0, "the recipe has added it"
 
 
 @pytest.mark.parametrize("kind", [RoundKind.EVALUATE, RoundKind.INITIALISE])

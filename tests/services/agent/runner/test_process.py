@@ -1,6 +1,7 @@
 """The runner with real child processes that crash, hang, eat memory and leave children behind."""
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -11,14 +12,20 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.shared.wire.manifests import manifest
 from undersong.recipes.catalogue import load_recipe
-from undersong.recipes.protocol import source_digest
+from undersong.recipes.protocol import Column, DataShape, source_digest
 from undersong.services.agent.domain import TaskFailure
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
 from undersong.services.agent.runner.warm import WarmRunner
-from undersong.shared.learning.tensors import Model, Schema, load, save
+from undersong.services.agent.samples import Samples
+from undersong.services.agent.updates import make_payload
+from undersong.shared.ids import SiteId
+from undersong.shared.learning.tensors import Model, Schema, flatten, load, save
+from undersong.shared.secagg.quantise import plan_encoding
 from undersong.shared.wire.manifest import DataRef
+from undersong.shared.wire.privacy import RECORD_NOISE, PoissonGaussianEvent
 
 pytestmark = pytest.mark.process
 MIB = 2**20
@@ -336,3 +343,61 @@ async def test_libraries_start_as_many_threads_as_this_agents_share(tmp_path, re
         await bench.run()
         assert bench.printed("threads") == [wanted]
         await bench.runner.close()
+
+
+async def test_a_round_that_protects_records_adds_its_noise_in_the_child(tmp_path) -> None:
+    """The update's noise has the size that is accounted for; what reports less noise, or none, is not sent."""
+    (tmp_path / "rows.csv").write_text("x,y\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(1000)))
+    columns = "[{name: x, type: number}, {name: y, type: number}]"
+    (tmp_path / "datasets.yaml").write_text(
+        f"datasets: [{{name: rows, kind: csv, path: rows.csv, label: y, columns: {columns}, test_fraction: 0}}]"
+    )
+    tabular, params = load_recipe("tabular"), {"model": "mlp", "hidden": [2000], "learning_rate": 1e-3}
+    data = DataRef(dataset="rows", features=("x",), label="y")
+    shape = DataShape((Column(name="x", type="number"),), "y")
+    first = tabular.initial(shape, params, {}, 0)
+    (tmp_path / "model").write_bytes(save(first))
+    private = manifest(
+        encoding=plan_encoding(summands=3, max_weight=1, clip_norm=None, bound_value=16.0, modulus_bits=32),
+        privacy={
+            "model": "record", "unit": "record", "noise_multiplier": 40.0, "delta": 1e-5, "epsilon": 1.0, "rounds": 3,
+            "min_sites": 1, "steps": {"count": 5, "probability": 0.02, "clip_norm": 0.5},
+        }
+    )  # fmt: skip
+    noise = private.privacy.record_noise
+    made = Setup(
+        str(tmp_path / "datasets.yaml"), device="cpu", reads=(str(tmp_path / "model"),),
+        writes=(str(tmp_path / "work"),),
+    )  # fmt: skip
+    (tmp_path / "work" / "task").mkdir(parents=True)
+    rows = {"rows": [tmp_path / "rows.csv"]}
+    runner = WarmRunner(ProcessLauncher(tmp_path), made, taken=tmp_path / "taken", data=rows)
+    order = RunOrder(
+        "train", "tabular", tabular.spec.digest, params, data, {RECORD_NOISE: list(noise)}, 1,
+        tmp_path / "work" / "task", tmp_path / "model",
+    )  # fmt: skip
+    try:
+        outcome = await runner.run(order, lambda _: None, limit_s=120)
+    finally:
+        await runner.close()
+    assert outcome.events == (PoissonGaussianEvent(noise_multiplier=40.0, probability=0.02, count=5),)
+    after = load(outcome.tensors.read_bytes())
+    change = flatten(after.schema, after.tensors) - flatten(first.schema, first.tensors)
+    expected = 1e-3 * math.sqrt(5) * 40.0 * 0.5 / (0.02 * 1000)
+    assert change.std() == pytest.approx(expected, rel=0.08)  # some 8000 draws, ten standard errors
+
+    def payload(*events):
+        unused = object.__new__(Samples)  # this round takes no commitments
+        return make_payload(private, SiteId("site_a"), replace(outcome, events=events), tmp_path / "model", unused)
+
+    assert payload(*outcome.events).length > 6000
+    done = outcome.events[0]
+    for events in (
+        (),
+        (done, done),
+        (done.model_copy(update={"noise_multiplier": 39.0}),),
+        (done.model_copy(update={"probability": 0.03}),),
+    ):
+        with pytest.raises(TaskFailure) as refused:
+            payload(*events)
+        assert refused.value.code == "privacy-mismatch"
