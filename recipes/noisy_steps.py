@@ -104,7 +104,8 @@ def set_noisy_gradients(
         flat = torch.cat([found[name].flatten(1) for name in weights], dim=1)
         total += clipped(flat, noise.clip_norm, grid).sum(dim=0).cpu().numpy()
     add_discrete_gaussian(total, noise.noise_multiplier * grid, os.urandom(32))
-    _set(module, total * (noise.clip_norm / (grid * noise.probability * len(y))))
+    step = noise.clip_norm / (grid * noise.probability * len(y))
+    _set(module, np.asarray(total * step, np.float64))
 
 
 def _set(module: torch.nn.Module, mean: npt.NDArray[np.float64]) -> None:

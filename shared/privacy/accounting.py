@@ -30,6 +30,8 @@ ACCOUNTANT: Final = "dp-accounting"
 _ORDERS: Final = (*range(2, 64), 80, 96, 128, 192, 256, 512, 1024)
 _MOST_BY_DISTRIBUTION: Final = 100.0
 """The largest epsilon worth a privacy loss distribution, whose memory grows with it; above, Rényi's bound stands."""
+_INTERVAL: Final = 1e-4  # of the privacy loss: the library's own choice
+_QUICK_INTERVAL: Final = 1e-3
 _CLOSE: Final = 1e-4  # relative: how near calibrated noise comes to the least noise
 
 
@@ -37,13 +39,16 @@ class Unaffordable(Invalid):
     """No noise in the range that can be drawn gives this epsilon."""
 
 
-def epsilon_of(events: Sequence[PrivacyEvent], delta: float) -> float:
-    """Return the epsilon at `delta` (0 < delta < 1) of all events: 0 of none, infinite with an exact answer."""
-    return _epsilon(tuple(merge(events)), delta)
+def epsilon_of(events: Sequence[PrivacyEvent], delta: float, *, quick: bool = False) -> float:
+    """Return the epsilon at `delta` (0 < delta < 1) of all events: 0 of none, infinite with an exact answer.
+
+    quick: ten times faster for samples, and up to half a percent larger, to search with.
+    """
+    return _epsilon(tuple(merge(events)), delta, quick)
 
 
 @lru_cache(maxsize=1024)
-def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float) -> float:
+def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float, quick: bool) -> float:
     if NonPrivateEvent() in merged:
         return math.inf
     if not merged:
@@ -57,7 +62,8 @@ def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float) -> float:
     planned = _composed(_renyi_accountant(merged), merged, delta)
     if any(isinstance(event, ZeroConcentratedEvent) for event in merged) or planned > _MOST_BY_DISTRIBUTION:
         return planned
-    return min(planned, _composed(PLDAccountant(), merged, delta))
+    interval = _QUICK_INTERVAL if quick else _INTERVAL
+    return min(planned, _composed(PLDAccountant(value_discretization_interval=interval), merged, delta))
 
 
 def merge(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:

@@ -162,11 +162,12 @@ class PrivacyTerms(Document):
         steps = self.steps
         return RecordNoise(self.noise_multiplier, steps.clip_norm, steps.probability, float(steps.count))
 
+
 _WHO: Final = {
     PrivacyModel.SERVER: "each of two servers adds it",
     PrivacyModel.DISTRIBUTED: "every site adds a part, counted on of at least {min_sites}",
     PrivacyModel.LOCAL: "every site adds enough for itself",
-    PrivacyModel.RECORD: "the recipe adds it as it trains",
+    PrivacyModel.RECORD: "the recipe adds it in {count} steps a round, over samples of {probability:.3g} of all",
 }
 
 
@@ -174,7 +175,7 @@ def terms_sentence(terms: Mapping[str, Any]) -> str:
     """Return what a job's noise promises, for people; `terms` is the document of `PrivacyTerms`."""
     rounds = int(terms["rounds"])
     span = "in its one round" if rounds == 1 else f"over all {rounds} rounds"
-    who = _WHO[PrivacyModel(terms["model"])].format(min_sites=terms["min_sites"])
+    who = _WHO[PrivacyModel(terms["model"])].format(**{**terms, **(terms.get("steps") or {})})
     colluding = f", {terms['colluding']} assumed to collude" if terms.get("colluding") else ""
     return (
         f"epsilon {terms['epsilon']:.4g} at delta {terms['delta']:g} for each {terms['unit']} {span}: "

@@ -58,7 +58,7 @@ def train_encoding(summands: int, spec: JobSpec, terms: PrivacyTerms | None = No
     every site weighs the same.
     """
     update, proved = spec.update, engine_facts(spec.engine).proves_norm
-    if terms is not None and update.clip_norm is not None:
+    if terms is not None and terms.steps is None and update.clip_norm is not None:
         bits = 64 if proved else update.modulus_bits
         return plan_noisy(summands=summands, clip_norm=update.clip_norm, modulus_bits=bits, terms=terms)
     if proved:

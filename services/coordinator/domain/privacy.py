@@ -18,6 +18,8 @@ from undersong.shared.secagg.private import misplaced
 from undersong.shared.wire.privacy import (
     MAX_EPSILON,
     GaussianEvent,
+    NoisySteps,
+    PoissonGaussianEvent,
     PrivacyEvent,
     PrivacyModel,
     PrivacyTerms,
@@ -35,11 +37,15 @@ class TooLittleNoise(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds."""
+    """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds.
+
+    steps: what the recipe does in each round, where it adds the noise.
+    """
 
     unit: PrivacyUnit
     count: int | None
     rounds: int
+    steps: NoisySteps | None = None
 
 
 def settle_terms(
@@ -61,7 +67,7 @@ def settle_terms(
         findings.error(
             f"{_SECTION}/colluding", f"of {cohort.min} sites, at least one must be honest: fewer than cohort.min"
         )
-    if len(findings.errors) > before or cohort is None:
+    if len(findings.errors) > before or cohort is None or (model is PrivacyModel.RECORD and protected.steps is None):
         return None
     try:
         return _terms(asked, model, cohort.min - asked.colluding, protected)
@@ -84,7 +90,7 @@ def check_training(
         findings.error(
             "/strategy/weighting", "with noise every site weighs the same, or its weight would tell: set it to equal"
         )
-    if update is not None and update.clip_norm is None:
+    if update is not None and update.clip_norm is None and asked.model != "record":
         findings.error("/update/clip_norm", "noise is measured by it: give the limit of an update's L2 norm, say 1.0")
     if evaluation is not None and evaluation.every > 0:
         findings.warn("/evaluation/every", f"evaluations are {_EXACT}: set it to 0 to do without")
@@ -96,20 +102,26 @@ def warn_standardising(asked: parts.PrivacyPart | None, recipe: str, standardise
         findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}")
 
 
-def cost_of(model: PrivacyModel, noise_multiplier: float, rounds: int) -> PrivacyEvent:
+def cost_of(model: PrivacyModel, noise_multiplier: float, rounds: int, steps: NoisySteps | None = None) -> PrivacyEvent:
     """Return what rounds of this noise cost, as their manifests will say (`undersong.shared.secagg.private.event_of`).
 
     What vectors' rounding and length add to distributed noise is below any digit, as long as its grid is not refused.
     """
+    if steps is not None:
+        return PoissonGaussianEvent(
+            noise_multiplier=noise_multiplier, probability=steps.probability, count=steps.count * rounds
+        )
     if model is PrivacyModel.DISTRIBUTED:
         return ZeroConcentratedEvent(rho=0.5 / noise_multiplier**2, count=rounds)
     return GaussianEvent(noise_multiplier=noise_multiplier, count=rounds)
 
 
-def calibrated(model: PrivacyModel, epsilon: float, delta: float, rounds: int) -> float:
+def calibrated(
+    model: PrivacyModel, epsilon: float, delta: float, rounds: int, steps: NoisySteps | None = None
+) -> float:
     """Return the least noise multiplier with which the rounds cost no more; raises `Unaffordable`."""
-    if model is PrivacyModel.DISTRIBUTED:
-        return noise_until(epsilon, lambda noise: epsilon_of([cost_of(model, noise, rounds)], delta))
+    if steps is not None or model is PrivacyModel.DISTRIBUTED:
+        return noise_until(epsilon, lambda noise: epsilon_of([cost_of(model, noise, rounds, steps)], delta, quick=True))
     return noise_for(epsilon, delta, rounds)
 
 
@@ -117,8 +129,8 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
     """Calibrate; raises `Unaffordable`."""
     noise = asked.noise_multiplier
     if noise is None:
-        noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds)
-    epsilon = epsilon_of([cost_of(model, noise, protected.rounds)], asked.delta)
+        noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds, protected.steps)
+    epsilon = epsilon_of([cost_of(model, noise, protected.rounds, protected.steps)], asked.delta)
     if epsilon > MAX_EPSILON:
         raise TooLittleNoise(
             f"{protected.rounds} rounds with this noise cost epsilon {epsilon:.4g}, which bounds nothing "
@@ -133,10 +145,15 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
         rounds=protected.rounds,
         min_sites=min_sites,
         colluding=asked.colluding,
+        steps=protected.steps,
     )
 
 
 def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Findings) -> None:
+    if asked.clip_norm is not None and asked.model != "record":
+        findings.error(
+            f"{_SECTION}/clip_norm", "limits a record's gradient with model record; for updates give update.clip_norm"
+        )
     if (asked.epsilon is None) == (asked.noise_multiplier is None):
         findings.error(_SECTION, "give epsilon or noise_multiplier, one of them: the other follows")
     if asked.unit is not None and asked.unit != protected.unit:
@@ -150,11 +167,7 @@ def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Fin
 
 
 def _check_place(model: PrivacyModel, facts: EngineFacts | None, findings: Findings) -> None:
-    if model is PrivacyModel.RECORD:
-        findings.error(
-            f"{_SECTION}/model", "no recipe here adds noise as it trains; server, distributed and local protect a site"
-        )
-    elif facts is not None and (why := misplaced(model, facts)) is not None:
+    if facts is not None and (why := misplaced(model, facts)) is not None:
         findings.error(f"{_SECTION}/model", f"{why}; {_elsewhere(model)}")
 
 

@@ -13,7 +13,7 @@ from undersong.services.coordinator.domain.validation import ValidJob
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.secagg.engines import engine_facts
-from undersong.shared.wire.privacy import MAX_EPSILON, PrivacyModel, PrivacyTerms
+from undersong.shared.wire.privacy import MAX_EPSILON, NoisySteps, PrivacyModel, PrivacyTerms
 
 EPSILONS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
@@ -54,7 +54,8 @@ class PrivacyPlan(Part):
     """What noise a job has and what it costs; of an exact job what noise would cost.
 
     deviation: standard deviation of the noise on a sum over the minimum cohort, in units of what one site (or record)
-    can change. mean_noise: the same on each coordinate of the mean, for training in clip norms.
+    can change; null where the recipe adds it. mean_noise: the same on each coordinate of the mean, for training in clip
+    norms.
     """
 
     terms: PrivacyTerms | None = Field(description="What the job's noise promises; null where its sums are exact.")
@@ -75,7 +76,8 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
     statistics = isinstance(job.spec, StatisticsSpec)
     model = terms.model if terms is not None else _likely(job.spec.engine)
     rounds = 1 if isinstance(job.spec, StatisticsSpec) else job.spec.rounds
-    deviation = deviation_of(terms, job.spec.cohort.min) if terms is not None else None
+    inside = terms is not None and terms.steps is not None
+    deviation = deviation_of(terms, job.spec.cohort.min) if terms is not None and not inside else None
     return PrivacyPlan(
         terms=terms,
         model=model,
@@ -86,7 +88,7 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
         over_rounds=_over_rounds(terms) if terms is not None and not statistics else (),
         deviation=deviation,
         mean_noise=None if deviation is None or statistics else deviation / job.spec.cohort.min,
-        participation=None if statistics else _participation(job),
+        participation=None if statistics or inside else _participation(job),
     )
 
 
@@ -99,22 +101,26 @@ def _likely(engine: str) -> PrivacyModel:
 
 
 def _over_noise(model: PrivacyModel, delta: float, rounds: int, terms: PrivacyTerms | None) -> tuple[NoisePoint, ...]:
-    found = {epsilon: _noise(model, epsilon, delta, rounds) for epsilon in EPSILONS}
+    steps = terms.steps if terms is not None else None
+    found = {epsilon: _noise(model, epsilon, delta, rounds, steps) for epsilon in EPSILONS}
     if terms is not None:
         found[terms.epsilon] = terms.noise_multiplier
     return tuple(NoisePoint(epsilon=epsilon, noise_multiplier=found[epsilon]) for epsilon in sorted(found))
 
 
-def _noise(model: PrivacyModel, epsilon: float, delta: float, rounds: int) -> float | None:
+def _noise(model: PrivacyModel, epsilon: float, delta: float, rounds: int, steps: NoisySteps | None) -> float | None:
     try:
-        return calibrated(model, epsilon, delta, rounds)
+        return calibrated(model, epsilon, delta, rounds, steps)
     except Refusal:
         return None
 
 
 def _over_rounds(terms: PrivacyTerms) -> tuple[RoundsPoint, ...]:
     counts = sorted({max(1, round(share * terms.rounds)) for share in SHARES})
-    costs = [epsilon_of([cost_of(terms.model, terms.noise_multiplier, count)], terms.delta) for count in counts]
+    costs = [
+        epsilon_of([cost_of(terms.model, terms.noise_multiplier, count, terms.steps)], terms.delta, quick=True)
+        for count in counts
+    ]
     return tuple(
         RoundsPoint(rounds=count, epsilon=cost if cost <= MAX_EPSILON else None)
         for count, cost in zip(counts, costs, strict=True)

@@ -34,16 +34,25 @@ def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Find
 
 def check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
     """Check the parameters against the recipe's schema; whether they fit."""
+    return _check(recipe.params_schema, params, findings)
+
+
+def check_record_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
+    """Check the parameters, with their defaults, against what the recipe needs to protect records; whether they fit."""
+    return _check(recipe.record_params or {}, params, findings, "to protect records, ")
+
+
+def _check(schema: Mapping[str, Any], params: Mapping[str, Any], findings: Findings, why: str = "") -> bool:
     # An empty registry keeps a site's schema from making us fetch what it refers to.
-    validator = Draft202012Validator(recipe.params_schema, registry=Registry())
+    validator = Draft202012Validator(schema, registry=Registry())
     try:
-        Draft202012Validator.check_schema(recipe.params_schema)
+        Draft202012Validator.check_schema(schema)
         found: list[ParamsError] = list(validator.iter_errors(dict(params)))
     except (SchemaError, Unresolvable) as error:
         findings.error("/recipe/name", f"the recipe's own parameter schema cannot be used: {type(error).__name__}")
         return False
     for problem in sorted(found, key=lambda error: [str(part) for part in error.path])[:MAX_ERRORS]:
-        findings.error(pointer(["recipe", "params", *problem.absolute_path]), _message(problem))
+        findings.error(pointer(["recipe", "params", *problem.absolute_path]), why + _message(problem))
     return not found
 
 

@@ -204,7 +204,9 @@ class PrivacyPart(Part):
         default=1e-6, gt=0, lt=1, description="The probability that epsilon leaves out; less than 1 / units protected"
     )
     unit: Literal["site", "record"] | None = Field(
-        default=None, description="Whose contribution is protected: a site's when training, a record's in statistics"
+        default=None,
+        description="Whose contribution is protected, as follows from the rest: a record's in statistics and with "
+        "`record`, else a site's",
     )
     colluding: int = Field(
         default=0,
@@ -212,6 +214,13 @@ class PrivacyPart(Part):
         le=100_000,
         strict=True,
         description="Sites assumed to tell others their own noise: theirs is not counted on",
+    )
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        description="With `record`: limit of the L2 norm of each record's gradient; without it 1.0. That of a site's "
+        "update is `update.clip_norm`",
     )
 
     @property

@@ -117,6 +117,8 @@ def _settle_privacy(
     for at, query in queries.items():
         if (why := _unbounded(query)) is not None:
             findings.error(pointer(["queries", at]), why)
+    if asked.model == "record":
+        findings.error("/privacy/model", "a recipe adds that noise as it trains; for statistics name distributed")
     rows = resolved.rows if resolved is not None else None
     facts = world.engines.get(parsed.get("engine", ""))
     if facts is not None and facts.proves_counts:

@@ -11,6 +11,7 @@ from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import choose_columns, declared_columns
 from undersong.services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
 from undersong.services.coordinator.domain.recipes import check_params, find_recipe
@@ -169,9 +170,25 @@ def _settle_privacy(
     check_training(asked, parsed.get("strategy"), parsed.get("update"), parsed.get("evaluation"), findings)
     if resolved is not None:
         warn_standardising(asked, resolved.recipe.name, resolved.recipe.statistics, findings)
-    protected = Protected(PrivacyUnit.SITE, len(resolved.eligible) if resolved is not None else None, parsed["rounds"])
+    protected = _protected(parsed, asked, resolved, world, findings)
     facts = world.engines.get(parsed.get("engine", ""))
     return settle_terms(asked, parsed.get("cohort"), facts, protected, findings)
+
+
+def _protected(
+    parsed: Mapping[str, Any], asked: parts.PrivacyPart, resolved: Resolved | None, world: World, findings: Findings
+) -> Protected:
+    """Return what the job's noise protects, as far as it is known: sites, or records where the recipe adds it."""
+    rounds: int = parsed["rounds"]
+    if asked.model != "record":
+        return Protected(PrivacyUnit.SITE, len(resolved.eligible) if resolved is not None else None, rounds)
+    data: parts.DataPart | None = parsed.get("data")
+    recipe: parts.RecipePart | None = parsed.get("recipe")
+    if resolved is None or data is None or recipe is None:
+        return Protected(PrivacyUnit.RECORD, None, rounds)
+    rows = [schema_of(site, data.dataset).rows for site in world.sites if site.id in resolved.eligible]
+    steps = settle_steps(asked, resolved.recipe, recipe.params, rows, findings)
+    return Protected(PrivacyUnit.RECORD, sum(count or 0 for count in rows) or None, rounds, steps)
 
 
 def _check_headroom(spec: JobSpec, resolved: Resolved, world: World, findings: Findings) -> None:

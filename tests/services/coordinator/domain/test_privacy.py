@@ -1,17 +1,33 @@
 """A job's section `privacy`: calibrated at submission, with every fault at once, and planned before anything runs."""
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from tests.services.coordinator.domain.test_validation_names import ASK, TRAIN, WORLD
-from undersong.services.coordinator.domain.findings import JobInvalid
+from tests.services.coordinator.domain.test_validation_names import ASK, DATASETS, PROFILE, TRAIN, WORLD
+from undersong.recipes.catalogue import load_recipe
+from undersong.services.coordinator.domain.findings import Findings, JobInvalid
+from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.noisy_steps import settle_steps
+from undersong.services.coordinator.domain.privacy import cost_of
 from undersong.services.coordinator.domain.privacy_plan import plan_of, saving_of
+from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, judge
 from undersong.shared.privacy.accounting import epsilon_of
-from undersong.shared.wire.privacy import GaussianEvent, PrivacyTerms, PrivacyUnit, ZeroConcentratedEvent
+from undersong.shared.wire.privacy import (
+    GaussianEvent,
+    NoisySteps,
+    PoissonGaussianEvent,
+    PrivacyModel,
+    PrivacyTerms,
+    PrivacyUnit,
+    ZeroConcentratedEvent,
+    terms_sentence,
+)
+from undersong.shared.wire.profiles import RecipeSpec
 
 EVALUATION = {"every": 0}
 BOUNDED = [
@@ -66,7 +82,17 @@ def test_an_exact_job_has_no_terms() -> None:
         ({"model": "server", "epsilon": 1}, {}, {"/privacy/model": "no server adds noise"}),
         ({"model": "distributed", "epsilon": 1}, {"engine": "sealed"}, {"/privacy/model": "pairwise"}),
         ({"model": "local", "epsilon": 1}, {"engine": "twoserver"}, {"/privacy/model": "proves an update's norm"}),
-        ({"model": "record", "epsilon": 1}, {}, {"/privacy/model": "no recipe"}),
+        ({"model": "record", "epsilon": 0, "unit": "site"}, {}, {"/privacy/epsilon": "greater than 0"}),
+        ({"model": "record", "epsilon": 1, "unit": "site"}, {}, {"/privacy/unit": "a record"}),
+        ({"model": "record", "epsilon": 1, "delta": 1 / 900}, {}, {"/privacy/delta": "less than 1/900"}),
+        ({"model": "record", "noise_multiplier": 0.001}, {}, {"/privacy/noise_multiplier": "bounds nothing"}),
+        (
+            {"model": "record", "epsilon": 1, "delta": 0.1},
+            {"strategy": {"weighting": "examples"}},
+            {"/privacy/delta": "less than", "/strategy/weighting": "equal"},
+        ),
+        ({"model": "record", "epsilon": 1, "clip_norm": 0}, {}, {"/privacy/clip_norm": "greater than 0"}),
+        ({"model": "distributed", "epsilon": 1, "clip_norm": 1}, {}, {"/privacy/clip_norm": "update.clip_norm"}),
         ({"model": "distributed", "epsilon": 0}, {}, {"/privacy/epsilon": "greater than 0"}),
         ({"model": "distributed", "epsilon": -1}, {}, {"/privacy/epsilon": "greater than 0"}),
         ({"model": "distributed", "epsilon": math.inf}, {}, {"/privacy/epsilon": ""}),
@@ -163,3 +189,61 @@ def test_the_matrix_mechanism_saves_what_was_measured(
 ) -> None:
     assert saving_of(rounds, separation) == pytest.approx(plain / banded, rel=0.03)
     assert saving_of(rounds, 1) == 1.0
+
+
+def test_noise_inside_a_recipe_is_calibrated_from_the_smallest_sites_rows() -> None:
+    """All sites promise the same: epochs 2 in batches of 30 of 300 rows are 20 steps with a probability of 0.1."""
+    params = {**TRAIN["recipe"]["params"], "batch_size": 30}
+    job = training(
+        {"model": "record", "epsilon": 2.0, "delta": 1e-5, "clip_norm": 0.5},
+        rounds=10, recipe={"name": "tabular", "params": params}, update={}, engine="sealed",
+    )  # fmt: skip
+    terms = terms_of(job)
+    assert terms.steps == NoisySteps(count=20, probability=0.1, clip_norm=0.5)
+    assert terms.unit is PrivacyUnit.RECORD
+    assert 1.98 < terms.epsilon <= 2.0
+    cost = PoissonGaussianEvent(noise_multiplier=terms.noise_multiplier, probability=0.1, count=200)
+    assert epsilon_of([cost], 1e-5) == terms.epsilon
+    assert train_encoding(3, cast("JobSpec", job.spec), terms) == train_encoding(3, cast("JobSpec", job.spec))
+    plan = plan_of(job)
+    assert plan.deviation is None
+    assert plan.participation is None
+    assert [point.epsilon for point in plan.over_rounds] == sorted(point.epsilon or 0 for point in plan.over_rounds)
+    assert "20 steps a round" in terms_sentence(terms.model_dump(mode="json"))
+
+
+def test_the_published_pair_of_noise_inside_a_recipe() -> None:
+    """A batch of 256 of 60,000 rows, sixty epochs in a round: the pair of the library's own tutorial."""
+    steps = NoisySteps(count=14_063, probability=256 / 60_000, clip_norm=1.0)
+    assert f"{epsilon_of([cost_of(PrivacyModel.RECORD, 1.1, 1, steps)], 1e-5):.3f}" == "2.382"
+
+
+def test_small_batches_of_a_small_site_are_all_its_rows() -> None:
+    profile = PROFILE.model_copy(update={"datasets": (DATASETS[0].model_copy(update={"rows": 20}),)})
+    small = replace(WORLD, sites=[replace(WORLD.sites[0], profile=profile), *WORLD.sites[1:]])
+    document = {**TRAIN, "evaluation": EVALUATION, "privacy": {"model": "record", "epsilon": 2.0}}
+    steps = terms_of(judge(document, small)).steps
+    assert steps == NoisySteps(count=2, probability=1.0, clip_norm=1.0)
+
+
+def test_what_cannot_protect_records_is_refused() -> None:
+    recipe = load_recipe("null").spec
+    named = recipe.model_copy(update={"params_schema": {"properties": {"epochs": {"default": 1}}}, "record_params": {}})
+    grouped = load_recipe("image").spec
+    cases: list[tuple[RecipeSpec, list[int | None], dict[str, str]]] = [
+        (recipe, [10, 20], {"/privacy/model": "adds no noise as it trains"}),
+        (named, [10, 20], {"/privacy/model": "epochs and batch_size"}),
+        (named, [10, None], {"/privacy/model": "how many rows"}),
+        (named, [], {"/privacy/model": "how many rows"}),
+        (grouped, [10], {"/recipe/params/normalisation": "to protect records, 'group'"}),
+    ]
+    for spec, rows, wanted in cases:
+        findings = Findings()
+        asked = PrivacyPart(model="record", epsilon=1.0)
+        assert settle_steps(asked, spec, {}, rows, findings) is None
+        assert [error.path for error in findings.errors] == list(wanted)
+        assert all(text in error.message for error, text in zip(findings.errors, wanted.values(), strict=True))
+    assert settle_steps(asked, grouped, {"normalisation": "group"}, [10], Findings()) is not None
+    with pytest.raises(JobInvalid) as found:
+        judge_statistics({**ASK, "queries": BOUNDED, "privacy": {"model": "record", "epsilon": 1.0}}, WORLD)
+    assert "as it trains" in faults(found)["/privacy/model"]
