@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis.strategies import floats, integers
 from sklearn.datasets import load_digits
@@ -34,6 +33,8 @@ def context(noise: RecordNoise) -> dict[str, list[float]]:
 @settings(max_examples=examples(30), deadline=None)
 @given(integers(1, 400), floats(1e-3, 1e3), floats(1e-6, 1e6), integers(0, 2**32))
 def test_no_record_moves_the_sum_by_more_than_the_grid(length: int, clip_norm: float, scale: float, seed: int) -> None:
+    import torch  # not at the top: each worker collects this file
+
     gradients = torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (5, length)).astype(np.float32))
     gradients[1] = 0
     gradients[2, 0], gradients[3, 0] = math.nan, math.inf
@@ -56,6 +57,8 @@ def test_a_sample_is_poisson_and_fresh_each_time() -> None:
 
 
 def test_without_noise_worth_mention_it_is_the_gradient_of_the_mean() -> None:
+    import torch  # not at the top: each worker collects this file
+
     random = np.random.default_rng(1)
     x = torch.from_numpy(random.normal(0, 1, (300, 4)).astype(np.float32))
     y = torch.from_numpy(random.normal(0, 1, 300).astype(np.float32))
@@ -72,6 +75,8 @@ def test_without_noise_worth_mention_it_is_the_gradient_of_the_mean() -> None:
 
 
 def test_noise_of_a_step_has_the_size_that_is_accounted_for() -> None:
+    import torch  # not at the top: each worker collects this file
+
     module = torch.nn.Linear(2000, 2, bias=False)
     x, y = torch.zeros(50, 2000), torch.zeros(50)
     set_noisy_gradients(
