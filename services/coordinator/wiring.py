@@ -11,6 +11,7 @@ from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.conductor import Conductor
 from undersong.services.coordinator.dashboard import Dashboard
 from undersong.services.coordinator.dashboard.source import CoordinatorSource
+from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.gauges import Gauges
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.log_heads import LogHeads
@@ -76,7 +77,8 @@ def _lifespan(
             app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
             app.state.auditing = Auditing(keys, registry, identity)
-            app.state.dashboard = _dashboard(settings, use_cases, sealer, app.state.auditing)
+            app.state.datasheets = Datasheets(database, registry, keys, identity)
+            app.state.dashboard = _dashboard(settings, use_cases, sealer, app.state.auditing, app.state.datasheets)
             loops = (
                 notifier.run(),
                 Relay(database, streams, notifier=notifier).run(),
@@ -132,13 +134,16 @@ def _timing(settings: CoordinatorSettings) -> Timing:
     return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
 
 
-def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, auditing: Auditing) -> Dashboard:
+def _dashboard(
+    settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, auditing: Auditing, datasheets: Datasheets
+) -> Dashboard:
     origin = settings.public_url or settings.coordinator_url
     source = CoordinatorSource(
         use_cases.jobs,
         use_cases.sites,
         use_cases.accounts,
         auditing,
+        datasheets,
         use_cases.operations,
         lambda: () if use_cases.notifier.answering else ("redis",),
     )

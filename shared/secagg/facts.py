@@ -48,12 +48,13 @@ class Wording:
     """What a person should know of an engine.
 
     description: one sentence about who sees what. protection: how each update is hidden, for the dashboard. seen_by:
-    who can see a single update, for a site's policy file.
+    who can see a single update, for a site's policy file. collusion: who must not work together, for datasheets.
     """
 
     description: str
     protection: str
     seen_by: str
+    collusion: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from undersong.shared.secagg.audit import Check, many
 from undersong.shared.secagg.engines import ENGINES, engine_audit, engine_facts
 from undersong.shared.secagg.transcript import Transcript
 from undersong.shared.transparency import steps
-from undersong.shared.transparency.certificates import read_authority, read_certificate, read_holder
+from undersong.shared.transparency.certificates import plain_fingerprint, read_authority, read_certificate, read_holder
 from undersong.shared.transparency.documents import RoundRecord
 from undersong.shared.transparency.evidence import Evidence, VersionEvidence, VersionSignature
 from undersong.shared.transparency.records import check_head, check_inclusion, named_voucher
@@ -149,7 +149,7 @@ class _Audit:
                 f"no trusted authority was given; this one's fingerprint is {fingerprint}, "
                 "compare it with what the federation published"
             )
-        if _plain(self.ca_fingerprint) != fingerprint:
+        if plain_fingerprint(self.ca_fingerprint) != fingerprint:
             raise EvidenceInvalid(f"the authority's fingerprint is {fingerprint}, not the one that was pinned")
         return f"The federation's authority is the one that was pinned: {fingerprint}."
 
@@ -356,6 +356,7 @@ def _expected(record: RoundRecord) -> dict[str, object]:
         "dataset_schema_digest": digest_document(plan.data.model_dump(mode="json")),
         "strategy": plan.strategy.name,
         "contributors": record.contributors,
+        "privacy": None if plan.privacy is None else plan.privacy.model_dump(mode="json"),
     }
 
 
@@ -368,7 +369,3 @@ def _parents(version: VersionEvidence) -> list[str]:
 
 def _service(name: str) -> str:
     return f"undersong://service/{name}"
-
-
-def _plain(fingerprint: str) -> str:
-    return fingerprint.strip().lower().removeprefix("sha256:").replace(":", "")

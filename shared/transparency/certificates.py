@@ -52,3 +52,8 @@ def read_holder(der: str, ca_certificate: x509.Certificate) -> Holder:
         return check_certificate(read_certificate(der), ca_certificate)
     except _BAD as error:
         raise CertificateUntrusted("the certificate was not issued by this federation's authority") from error
+
+
+def plain_fingerprint(fingerprint: str) -> str:
+    """Return a fingerprint as people write it as lower-case hexadecimal digits alone."""
+    return fingerprint.strip().lower().removeprefix("sha256:").replace(":", "")

@@ -63,7 +63,12 @@ FACTS = EngineFacts(
     name="threshold",
     steps=(UPLOAD,),
     smallest=2,
-    wording=Wording("Custodians hold shares.", "Two of three custodians open the sum of pads.", "no service alone"),
+    wording=Wording(
+        "Custodians hold shares.",
+        "Two of three custodians open the sum of pads.",
+        "no service alone",
+        "No two custodians may collude.",
+    ),
     code="tests.contracts.threshold:THRESHOLD",
     audit="tests.contracts.threshold:AUDIT",
     parties=(PartyFacts(WITNESS), PartyFacts(CUSTODIAN, CUSTODIANS, NEED, opens_sum=True)),

@@ -24,6 +24,7 @@ from undersong.cli import (
     platform,
     policies,
     privacy,
+    privacy_documents,
     sites,
     stats,
     tokens,
@@ -44,6 +45,8 @@ app.command("restore")(backups.restore)
 app.command("evidence")(evidence.evidence)
 app.command("verify")(evidence.verify)
 app.command("audit")(audits.audit)
+app.command("datasheet")(privacy_documents.datasheet)
+app.command("datamap")(privacy_documents.datamap)
 app.command("login")(tokens.login)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")

@@ -11,8 +11,10 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from undersong.client import types as t
+from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.wire.manifest import SignedManifest
 
 T = TypeVar("T")
 
@@ -144,6 +146,16 @@ def round_(round_id: str) -> Call[t.Round]:
 def evidence(subject: str) -> Call[Evidence]:
     """Everything that is needed to check a round or a version offline."""
     return _get("coordinator", f"/evidence/{_id(subject)}", Evidence)
+
+
+def datasheet(version_id: str) -> Call[SignedDatasheet]:
+    """The privacy datasheet of a version, as the coordinator signed it."""
+    return _get("coordinator", f"/versions/{_id(version_id)}/datasheet", SignedDatasheet)
+
+
+def manifest(round_id: str) -> Call[SignedManifest]:
+    """A round's manifest, as the coordinator signed it."""
+    return _get("coordinator", f"/rounds/{_id(round_id)}/manifest", SignedManifest)
 
 
 # coordinator: people

@@ -20,8 +20,10 @@ from undersong.client.calls import Call
 from undersong.client.sync_download import download
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
+from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.wire.manifest import SignedManifest
 
 T = TypeVar("T")
 
@@ -327,6 +329,19 @@ class Client:
     def evidence(self, subject: str) -> Evidence:
         """Return everything that is needed to check a round or a model version offline."""
         return self.send(calls.evidence(subject))
+
+    def datasheet(self, version_id: str, *, ca: str | None = None) -> SignedDatasheet:
+        """Return a version's privacy datasheet, after a check that the federation's coordinator signed it.
+
+        ca: SHA-256 fingerprint of the federation's authority, from elsewhere; without it, the authority that the keys
+        service names is trusted. Raises UndersongError for a signature that does not hold.
+        """
+        signed = self.send(calls.datasheet(version_id))
+        return wire.checked_datasheet(signed, version_id, ca or self.authority().fingerprint)
+
+    def manifest(self, round_id: str) -> SignedManifest:
+        """Return a round's manifest with the coordinator's signature, which is not checked here."""
+        return self.send(calls.manifest(round_id))
 
     def log_head(self) -> LogHead:
         """Return the transparency log's present size and root, signed."""

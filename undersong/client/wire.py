@@ -22,6 +22,7 @@ from undersong.errors import ApiError, ProfileError, UndersongError, Unreachable
 from undersong.profile import Profile
 from undersong.shared.identity.transport import around_proxies, trust
 from undersong.shared.ids import new_id
+from undersong.shared.transparency.datasheet import DatasheetInvalid, SignedDatasheet, check_datasheet
 
 T = TypeVar("T")
 
@@ -219,6 +220,20 @@ def unreachable(call_url: str, error: Exception) -> UnreachableError:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         remedy = "name the platform's ca.pem: `undersong login --ca-file …` or UNDERSONG_CA_FILE"
     return UnreachableError(f"{call_url} does not answer ({type(error).__name__}: {error})", remedy=remedy)
+
+
+def checked_datasheet(signed: SignedDatasheet, version_id: str, ca_fingerprint: str) -> SignedDatasheet:
+    """Return a datasheet that this federation's coordinator signed for this version; raises UndersongError."""
+    try:
+        sheet = check_datasheet(signed, ca_fingerprint)
+    except DatasheetInvalid as error:
+        remedy = "compare the fingerprint of the authority with the one that your federation published"
+        raise UndersongError(
+            f"the datasheet of {version_id} cannot be trusted: {error.detail}", remedy=remedy
+        ) from error
+    if sheet.subject.version_id != version_id:
+        raise UndersongError(f"the datasheet is about {sheet.subject.version_id}, not about {version_id}")
+    return signed
 
 
 @dataclass

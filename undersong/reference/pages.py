@@ -24,6 +24,8 @@ from undersong.services.registry.settings import RegistrySettings
 from undersong.shared.learning.strategies import PARAMETERS, STRATEGIES
 from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.telemetry import metrics as telemetry
+from undersong.shared.transparency.datamap import DataMap
+from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.web.settings import ServiceSettings
 
 DOCUMENTS: Final = (JobSpec, StatisticsSpec, DatasetEntry, PolicyFile, AgentSettings)
@@ -265,7 +267,11 @@ def page(name: str) -> str:
     return _NOTE.format(source=source) + "\n" + made().strip() + "\n"
 
 
-SCHEMAS: Final[Mapping[str, type[BaseModel]]] = {"policy": PolicyFile}
+SCHEMAS: Final[Mapping[str, type[BaseModel]]] = {
+    "policy": PolicyFile,
+    "datasheet": SignedDatasheet,
+    "datamap": DataMap,
+}
 
 
 def files() -> Iterator[tuple[str, str]]:

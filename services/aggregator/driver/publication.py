@@ -327,7 +327,8 @@ def _result(stored: Stored, **facts: Any) -> dict[str, Any]:
 
 
 def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Where a model version comes from; signed with it."""
+    """Where a model version comes from, and what its round's noise promises if it has some; signed with it."""
+    terms = {} if manifest.privacy is None else {"privacy": manifest.privacy.model_dump(mode="json")}
     return {
         "job_id": manifest.job_id,
         "round_id": manifest.round_id,
@@ -339,4 +340,5 @@ def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[s
         "metrics": dict(metrics),
         "strategy": manifest.strategy.name,
         "contributors": contributors,
+        **terms,
     }

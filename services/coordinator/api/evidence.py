@@ -1,4 +1,4 @@
-"""Evidence, for checking a round or a model version without trusting any service."""
+"""Evidence, for checking a round or version without trusting any service, and privacy datasheets of versions."""
 
 from typing import Annotated
 
@@ -6,9 +6,11 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from undersong.services.coordinator.api.access import Reader
 from undersong.services.coordinator.auditing import Auditing, NoEvidence
+from undersong.services.coordinator.datasheets import Datasheets, NoDatasheet
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.shared.errors import Forbidden, Unauthenticated, Unavailable
 from undersong.shared.transparency.collecting import PartsUnusable
+from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.evidence import Evidence
 from undersong.shared.web.problems import problems
 
@@ -26,7 +28,19 @@ async def auditing(request: Request) -> Auditing:
     return found
 
 
+async def datasheets(request: Request) -> Datasheets:
+    """The running service's use cases for datasheets."""
+    found = getattr(request.app.state, "datasheets", None)
+    if not isinstance(found, Datasheets):
+        raise Unavailable("the service is starting", retry_after_s=1)
+    return found
+
+
 Use = Annotated[Auditing, Depends(auditing)]
+Sheets = Annotated[Datasheets, Depends(datasheets)]
+Version = Annotated[
+    str, Path(pattern=r"^ver_[0-9A-Za-z_]{1,60}$", description="A model version.", examples=["ver_01k5"])
+]
 
 
 @router.get(
@@ -42,3 +56,13 @@ async def get_evidence(subject: Subject, person: Reader, use: Use) -> Response:
     """Everything that is needed to check a round, and the version that came of it, offline."""
     evidence = await use.evidence(person, subject)
     return Response(evidence.pack(), media_type="application/json")
+
+
+@router.get(
+    "/versions/{version_id}/datasheet",
+    tags=["evidence"],
+    responses=problems(Unauthenticated, Forbidden, NoDatasheet, PartyRefused, PartyAway),
+)
+async def get_datasheet(version_id: Version, person: Reader, sheets: Sheets) -> SignedDatasheet:
+    """The version's privacy datasheet, made now and signed by the coordinator."""
+    return await sheets.datasheet(person, version_id)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from undersong.shared.sections import Section
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -39,8 +41,38 @@ class KeysPage:
 
 
 @dataclass(frozen=True, slots=True)
+class SpentItem:
+    """What noisy releases cost one unit together; epsilon is None where there is no bound."""
+
+    unit: str
+    releases: int
+    epsilon: float | None
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobExposure:
+    """What one job released: the noisy sums' costs, and how many exact sums it opened."""
+
+    job_id: str
+    name: str
+    spent: tuple[SpentItem, ...]
+    exact: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasheetPage:
+    """A version's datasheet in sections; `keyid` is the fingerprint of the certificate that it is signed with."""
+
+    version_id: str
+    title: str
+    sections: tuple[Section, ...]
+    keyid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exposure:
-    """What was released from one data set, over all jobs that are shown."""
+    """What was released from one data set, over all jobs that are shown; `spent` composes all of them."""
 
     federation_id: str
     dataset: str
@@ -48,6 +80,9 @@ class Exposure:
     releases: int
     smallest: int | None  # the fewest sites that stand in any one release
     engines: tuple[str, ...]
+    exact: int = 0
+    spent: tuple[SpentItem, ...] = ()
+    by_job: tuple[JobExposure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,12 @@ async def privacy_page(visitor: Visitor) -> Response:
     return visitor.show("privacy.html", "Privacy", exposures=await visitor.view.privacy())
 
 
+@router.get("/versions/{version_id}/datasheet")
+async def datasheet_page(version_id: str, visitor: Visitor) -> Response:
+    """The privacy datasheet of a version."""
+    return visitor.show("datasheet.html", "Models", page=await visitor.view.datasheet(version_id))
+
+
 @router.get("/stream")
 async def stream(request: Request, visitor: Visitor) -> Response:
     """Server-sent events that only say that something changed; `Last-Event-ID` resumes."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.dashboard import translate
-from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -23,6 +23,7 @@ from undersong.services.coordinator.dashboard.views import (
     Release,
     SiteItem,
 )
+from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.operations import Act, Operations
@@ -49,6 +50,7 @@ class CoordinatorSource:
     sites: Sites
     accounts: Accounts
     auditing: Auditing
+    datasheets: Datasheets
     operations: Operations
     degraded: Callable[[], tuple[str, ...]]
 
@@ -176,7 +178,12 @@ class CoordinatorViewModel:
             after = page.next
             if after is None:
                 break
-        return translate.exposures([(job, await self._rounds(job.id)) for job in found])
+        accounts = [(job, await self.source.datasheets.account(self.person, job.id)) for job in found]
+        return await asyncio.to_thread(translate.exposures, accounts)
+
+    async def datasheet(self, version_id: str) -> DatasheetPage:
+        """A version's privacy datasheet."""
+        return translate.datasheet(await self.source.datasheets.datasheet(self.person, version_id))
 
     async def pulse(self) -> str:
         """Changes with each event of a recent job, and when a site comes or goes."""

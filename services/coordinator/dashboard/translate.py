@@ -1,10 +1,19 @@
 """The coordinator's answers as what the pages show. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from undersong.services.coordinator.auditing import AuditResult
-from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key, PrivacyAuditItem
+from undersong.services.coordinator.dashboard.audit_views import (
+    Audit,
+    CheckItem,
+    DatasheetPage,
+    Exposure,
+    JobExposure,
+    Key,
+    PrivacyAuditItem,
+    SpentItem,
+)
 from undersong.services.coordinator.dashboard.views import (
     CauseItem,
     ComparisonItem,
@@ -21,6 +30,7 @@ from undersong.services.coordinator.dashboard.views import (
     SiteItem,
     TaskItem,
 )
+from undersong.services.coordinator.datasheets import JobAccount
 from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
 from undersong.services.coordinator.operations import Depth, Record
 from undersong.services.coordinator.peers.keys import CertificateFacts
@@ -29,7 +39,11 @@ from undersong.services.coordinator.views.jobs import JobView, RoundView
 from undersong.services.coordinator.views.members import ComparisonView, SiteView
 from undersong.services.coordinator.views.participation import ParticipationView
 from undersong.services.coordinator.views.tasks import DeadTaskView, TaskView
+from undersong.shared.ids import digest_of
 from undersong.shared.secagg.engine import SHARES_DISPUTED
+from undersong.shared.transparency.datasheet import SignedDatasheet
+from undersong.shared.transparency.datasheet_words import sections, title_of
+from undersong.shared.transparency.releases import UnitCost, together
 from undersong.shared.wire.privacy import terms_sentence
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
@@ -301,23 +315,43 @@ def keys(found: Sequence[CertificateFacts], sites: Mapping[str, str]) -> tuple[K
     return tuple(sorted(made, key=lambda key: (key.kind != "service", key.party)))
 
 
-def exposures(jobs: Sequence[tuple[JobView, Sequence[RoundView]]]) -> list[Exposure]:
-    """What was released from each data set: every published round opens one sum."""
-    found: dict[tuple[str, str], list[tuple[JobView, list[RoundView]]]] = {}
-    for of_job, rounds in jobs:
-        released = [item for item in rounds if item.phase == "published" and item.kind != "initialise"]
-        found.setdefault((of_job.federation_id, of_job.spec.data.dataset), []).append((of_job, released))
+def exposures(jobs: Sequence[tuple[JobView, JobAccount]]) -> list[Exposure]:
+    """What was released from each data set, and what it costs each unit together, over all its jobs.
+
+    Computes: up to a second the first time.
+    """
+    found: dict[tuple[str, str], list[tuple[JobView, JobAccount]]] = {}
+    for of_job, account in jobs:
+        found.setdefault((of_job.federation_id, of_job.spec.data.dataset), []).append((of_job, account))
     return [
         Exposure(
             federation_id=federation_id,
             dataset=dataset,
             jobs=len(items),
-            releases=sum(len(released) for _, released in items),
-            smallest=min((item.got for _, released in items for item in released), default=None),
-            engines=tuple(sorted({item.engine for _, released in items for item in released})),
+            releases=sum(account.opened for _, account in items),
+            smallest=min((account.smallest for _, account in items if account.smallest is not None), default=None),
+            engines=tuple(sorted({engine for _, account in items for engine in account.engines})),
+            exact=sum(account.exact for _, account in items),
+            spent=_spent(cost for _, account in items for cost in account.costs),
+            by_job=tuple(
+                JobExposure(of_job.id, of_job.name, _spent(account.costs), account.exact)
+                for of_job, account in items
+                if account.opened
+            ),
         )
         for (federation_id, dataset), items in sorted(found.items())
     ]
+
+
+def _spent(costs: Iterable[UnitCost]) -> tuple[SpentItem, ...]:
+    return tuple(SpentItem(str(cost.unit), cost.releases, cost.epsilon, cost.delta) for cost in together(costs))
+
+
+def datasheet(signed: SignedDatasheet) -> DatasheetPage:
+    """A datasheet as its sections."""
+    sheet = signed.datasheet
+    keyid = digest_of(bytes.fromhex(signed.certificate))
+    return DatasheetPage(sheet.subject.version_id, title_of(sheet), sections(sheet), keyid)
 
 
 def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from fastapi import Request
 
-from undersong.services.coordinator.dashboard.audit_views import Audit, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
     JobItem,
@@ -80,6 +80,9 @@ class ViewModel(Protocol):
 
     async def privacy(self) -> Sequence[Exposure]:
         """What was released from each data set."""
+
+    async def datasheet(self, version_id: str) -> DatasheetPage:
+        """A version's privacy datasheet."""
 
     async def pulse(self) -> str:
         """A mark that changes whenever something on a page may have changed."""

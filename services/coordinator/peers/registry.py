@@ -88,6 +88,10 @@ class Registry(Peer):
         """A version with lineage and signatures, as the registry tells it; raises NotFound."""
         return await self._call(Call("GET", f"/v1/versions/{quote(version_id, safe='')}"))
 
+    async def model_name(self, model_id: str) -> str:
+        """A model's name; raises NotFound."""
+        return _Model.model_validate(await self._call(Call("GET", f"/v1/models/{quote(model_id, safe='')}"))).name
+
     async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:
         """Append an evaluation to a version."""
         await self._call(Call("POST", f"/v1/versions/{version_id}/metrics", key=key, json={"metrics": dict(metrics)}))

@@ -211,6 +211,11 @@ class RoundRepository:
         query = select(RoundRow.id).where(RoundRow.uncancelled.is_(True)).order_by(RoundRow.id).limit(100)
         return [RoundId(one) for one in await self._session.scalars(query)]
 
+    async def ended_of(self, job_id: str) -> Sequence[StoredRound]:
+        """A job's rounds that have ended, oldest first."""
+        query = select(RoundRow).where(RoundRow.job_id == job_id, RoundRow.phase.in_([str(phase) for phase in ENDED]))
+        return [_record(row) for row in await self._session.scalars(query.order_by(RoundRow.id))]
+
     async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[StoredRound]:
         """A page of a job's rounds, oldest first."""
         query = select(RoundRow).where(RoundRow.job_id == job_id)

@@ -33,6 +33,8 @@ FACTS: Final = EngineFacts(
         protection="Each site masks its update with keys it shares with the other sites. The masks cancel in the sum, "
         "and only that sum is opened: no service sees a single update, the aggregator included.",
         seen_by="no service",
+        collusion="a single update is hidden unless the aggregator and a large part of the sites work together: a "
+        "round is planned for a third of them",
     ),
     code="undersong.shared.secagg.pairwise.engine:PAIRWISE",
     audit="undersong.shared.secagg.pairwise.audit:AUDIT",

@@ -30,6 +30,7 @@ FACTS: Final = EngineFacts(
         protection="Each site splits its update between two servers and proves in zero knowledge that its norm is "
         "within the bound. Neither server sees the update, only the sum is opened; it takes both together to see more.",
         seen_by="no service, unless the operators of aggregator and keys put their halves together",
+        collusion="a single update is hidden unless the operators of the aggregator and of the helper work together",
     ),
     code="undersong.shared.secagg.twoserver.engine:TWOSERVER",
     audit="undersong.shared.secagg.twoserver.audit:AUDIT",

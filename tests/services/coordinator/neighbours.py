@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from undersong.shared.ids import new_id
 from undersong.shared.learning import score_bins
 
 
@@ -143,7 +144,7 @@ class Neighbours:
         kind = found["manifest"]["manifest"]["kind"]
         result: dict[str, Any] = {"count": count, "vector_length": 5, "weight": 7.0, "loss": 0.5, "clipped": 0}
         if kind in ("train", "initialise"):
-            version = f"ver_{secrets.token_hex(13)}"
+            version = new_id("ver")
             result |= {"version_id": version, "digest": hashlib.sha256(version.encode()).hexdigest()}
         else:
             sums = [20.0, 10.0, 8.0, 2.0, 9.0, 1.0, *self.scored]

@@ -14,8 +14,18 @@ import pytest
 from fastapi import FastAPI
 
 from tests.shared.statistics.hospitals import SITES, federate, hospital
+from tests.shared.transparency.sheets import exact, noisy, sheet
 from undersong.services.coordinator.dashboard import Dashboard, router
-from undersong.services.coordinator.dashboard.audit_views import Audit, CheckItem, Exposure, Key, KeysPage
+from undersong.services.coordinator.dashboard.audit_views import (
+    Audit,
+    CheckItem,
+    DatasheetPage,
+    Exposure,
+    JobExposure,
+    Key,
+    KeysPage,
+    SpentItem,
+)
 from undersong.services.coordinator.dashboard.view_model import RoundPage
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -36,6 +46,8 @@ from undersong.services.coordinator.dashboard.views import (
 from undersong.shared.errors import NotFound, TooMany
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.statistics.results import Result
+from undersong.shared.transparency.datasheet_words import sections, title_of
+from undersong.shared.wire.manifest import RoundKind
 
 TOKEN = "ust_test-token"
 ROOT = "/dashboard"
@@ -207,7 +219,19 @@ class FakeViewModel:
         )  # fmt: skip
 
     async def privacy(self) -> list[Exposure]:
-        return [Exposure("fed_01hearts", "heart <script>", 3, 27, 3, ("pairwise", "sealed"))]
+        noisy = (SpentItem("site", 20, 3.21, 1e-6), SpentItem("record", 2, None, 1e-5))
+        jobs = (
+            JobExposure("job_01running", "Heart <script>", noisy[:1], 2),
+            JobExposure("job_04figures", "Figures <i>", noisy[1:], 3),
+        )
+        released = Exposure("fed_01hearts", "heart <script>", 3, 27, 3, ("pairwise", "sealed"), 5, noisy, jobs)
+        return [released, Exposure("fed_01hearts", "lungs", 1, 4, 4, ("sealed",), 4)]
+
+    async def datasheet(self, version_id: str) -> DatasheetPage:
+        if version_id != "ver_5":
+            raise NotFound(f"There is no version {version_id}, or not for you.")
+        made = sheet(noisy(), noisy(), exact(RoundKind.EVALUATE))
+        return DatasheetPage(version_id, title_of(made), sections(made), "5e" * 32)
 
     async def pulse(self) -> str:
         return str(self.beat)
@@ -281,13 +305,13 @@ def view() -> FakeViewModel:
     began = now - timedelta(minutes=2)
     jobs = [
         JobItem("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
-            "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, "ver_5",
+            "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, None, "ver_5",
             spec={"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
         JobItem("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1",
             "heart", "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),
         JobItem("job_03done", "First try <b>", "fed_01hearts", "succeeded", "completed", "heart-first",
             "tabular 1", "heart", "fedavg, equal", "sealed", 8, 8, now - timedelta(days=1), now - timedelta(hours=23),
-            "ver_99"),
+            None, "ver_99"),
         JobItem("job_04figures", "Figures <i>", "fed_01hearts", "succeeded", "completed", "", "mean, histogram",
             "heart", "", "pairwise", 9, 9, now - timedelta(days=2), now - timedelta(days=2), kind="statistics"),
     ]  # fmt: skip

@@ -27,6 +27,7 @@ PAGES = (
     "/sites",
     "/models",
     "/privacy",
+    "/versions/ver_5/datasheet",
     "/keys",
     "/operations",
     "/audit",
@@ -318,3 +319,26 @@ def table_rows(text: str, section: str) -> list[str]:
     """The rows of the table in a section of a page."""
     part = text.split(f'id="{section}"')[1].split("</section>")[0].split("<tbody>")[1]
     return [row.strip() for row in part.split("<tr>")[1:]]
+
+
+async def test_the_privacy_page_tells_what_noise_bounds_and_what_nothing_bounds(browser: httpx.AsyncClient) -> None:
+    """For each data set and unit, all jobs together and job by job; exact sums never look like a small epsilon."""
+    text = " ".join(re.sub(r"<[^>]+>", " ", (await browser.get(f"{ROOT}/privacy")).text).split())
+    assert "ε 3.21 at δ 1e-06 for each site 20 noisy sums" in text
+    assert "no bound for each record 2 noisy sums" in text
+    assert "lungs 1 4 – 4 no bound" in text
+    assert "job by job" in text
+    assert "keeps no such budget" not in text
+
+
+async def test_a_datasheet_is_a_page_that_models_and_jobs_lead_to(browser: httpx.AsyncClient) -> None:
+    address = f"{ROOT}/versions/ver_5/datasheet"
+    for path in ("/models", "/jobs/job_01running"):
+        assert f'href="{address}"' in (await browser.get(ROOT + path)).text
+    page = (await browser.get(address)).text
+    assert "heart &lt;b&gt; version 2" in page
+    for title in ("Claim for each site", "No guarantee", "Audits", "Utility", "Map to NIST SP 800-226"):
+        assert f"<h2>{title}</h2>" in page
+    assert "undersong datasheet ver_5 --html datasheet.html" in page
+    missing = await browser.get(f"{ROOT}/versions/ver_6/datasheet")
+    assert (missing.status_code, "ver_6" in missing.text) == (404, True)

@@ -24,7 +24,7 @@ pytestmark = [
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "figures": "/jobs/job_04figures",
          "round": "/rounds/rnd_train3", "sites": "/sites", "models": "/models", "privacy": "/privacy",
-         "keys": "/keys", "operations": "/operations"}  # fmt: skip
+         "datasheet": "/versions/ver_5/datasheet", "keys": "/keys", "operations": "/operations"}  # fmt: skip
 
 
 @pytest.fixture

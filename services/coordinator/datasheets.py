@@ -1,0 +1,265 @@
+"""Privacy datasheets of model versions, and what jobs released: from rounds, the registry and the keys service.
+
+A datasheet is made when it is asked for and signed with the coordinator's key; nothing of it is stored.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.rounds import Phase
+from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.peers.keys import KeysDirectory
+from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
+from undersong.shared.clock import utc_now
+from undersong.shared.database import Database, Transaction
+from undersong.shared.errors import NotFound, no_such
+from undersong.shared.identity.authority import Identity
+from undersong.shared.transparency.datasheet import (
+    SheetAudit,
+    SheetRecipe,
+    SheetSubject,
+    SheetUtility,
+    SignedDatasheet,
+    sign_datasheet,
+)
+from undersong.shared.transparency.datasheet_making import Account, make_datasheet
+from undersong.shared.transparency.releases import Release, UnitCost, costs_of, exact_of
+from undersong.shared.web.access import Principal, Role
+from undersong.shared.wire.manifest import RoundKind
+
+MOST_ANCESTORS: Final = 1000
+"""Jobs that a version's line is followed back through."""
+MOST_KEPT: Final = 5000
+"""Accounts of ended jobs that a process remembers."""
+
+
+class NoDatasheet(NotFound):
+    """There is no such version, or not for you."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The round that made a version, and the version."""
+
+    round_id: str
+    version_id: str
+
+    def covers(self, record: StoredRound) -> bool:
+        """Whether a round of the same job led to the version, or evaluated it."""
+        if record.round.id <= self.round_id:
+            return True
+        model = record.manifest.manifest.model if record.round.kind is RoundKind.EVALUATE else None
+        return model is not None and model.version_id == self.version_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A version's own job and all releases that led to it; `unknown`: versions whose rounds are not known here."""
+
+    job: Job | None
+    releases: tuple[Release, ...]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccount:
+    """What a job released: how many sums were opened, of how many sites at least, and what the noisy ones cost.
+
+    exact: those without noise. engines: those that summed.
+    """
+
+    opened: int
+    exact: int
+    smallest: int | None
+    engines: tuple[str, ...]
+    costs: tuple[UnitCost, ...]
+
+
+class Datasheets:
+    """The use cases."""
+
+    def __init__(
+        self, database: Database, registry: Registry, keys: KeysDirectory, identity: Callable[[], Identity]
+    ) -> None:
+        self._database, self._registry, self._keys, self._identity = database, registry, keys, identity
+        self._ended: dict[str, JobAccount] = {}
+
+    async def datasheet(self, person: Principal, version_id: str) -> SignedDatasheet:
+        """The signed datasheet of a version; raises NoDatasheet or PartyAway."""
+        hidden = NoDatasheet(f"There is no version {version_id}, or not for you.")
+        try:
+            found = await self._registry.version_document(version_id)
+        except NotFound as error:
+            raise hidden from error
+        person.check(*Role, federation_id=str(found.get("federation_id")), hidden=hidden)
+        line = await self._line(version_id, found)
+        try:
+            account = await self._account(found, line)
+        except (ValidationError, KeyError, TypeError, ValueError) as error:
+            raise PartyAway("What the registry tells of the version is not understood.", retry_after_s=2) from error
+        datasheet = await asyncio.to_thread(make_datasheet, account, utc_now())
+        return sign_datasheet(datasheet, self._identity())
+
+    async def account(self, person: Principal, job_id: str) -> JobAccount:
+        """What the rounds of a job released; of a job that has ended it is read once."""
+
+        async def work(tx: Transaction) -> JobAccount:
+            job = await JobRepository(tx).get(job_id)
+            person.check(*Role, federation_id=job.federation_id, hidden=no_such("job", job_id))
+            found = self._ended.get(job_id)
+            if found is None:
+                found = _job_account(await _releases(tx, job, None))
+            if job.ended and len(self._ended) < MOST_KEPT:
+                self._ended[job_id] = found
+            return found
+
+        return await self._database.read("job.account", work)
+
+    async def _line(self, version_id: str, found: dict[str, Any]) -> _Line:
+        """Follow a version back through the jobs that it, and each version that one started from, came of."""
+        own: Job | None = None
+        releases: list[Release] = []
+        waiting: tuple[str, dict[str, Any]] | None = (version_id, found)
+        for _ in range(MOST_ANCESTORS):
+            if waiting is None:
+                return _Line(own, tuple(releases), ())
+            at, document = waiting
+            job, released = await self._made(document)
+            if job is None:
+                return _Line(own, tuple(releases), (at,))
+            releases, own = [*released, *releases], own or job
+            waiting = await self._start(job)
+        return _Line(own, tuple(releases), (waiting[0],) if waiting else ())
+
+    async def _made(self, document: dict[str, Any]) -> tuple[Job | None, Sequence[Release]]:
+        """The job that made a version, and what it had released by then; no job where none is known here."""
+        lineage = document.get("lineage") or {}
+        job_id, round_id = lineage.get("job_id"), lineage.get("round_id")
+
+        async def work(tx: Transaction) -> tuple[Job | None, Sequence[Release]]:
+            try:
+                job = await JobRepository(tx).get(str(job_id))
+            except NotFound:
+                return None, ()
+            if job.federation_id != document.get("federation_id"):  # an import may say anything of itself
+                return None, ()
+            return job, await _releases(tx, job, _Made(str(round_id), str(document.get("id"))))
+
+        if lineage.get("kind") == "import" or job_id is None or round_id is None:
+            return None, ()
+        return await self._database.read("version.releases", work)
+
+    async def _start(self, job: Job) -> tuple[str, dict[str, Any]] | None:
+        """The version that a job started from; None for a job that began with a new model."""
+        start = None if isinstance(job.spec, StatisticsSpec) else job.spec.model.version_id
+        if start is None:
+            return None
+        try:
+            return start, await self._registry.version_document(start)
+        except NotFound:
+            return start, {}
+
+    async def _account(self, found: dict[str, Any], line: _Line) -> Account:
+        lineage: dict[str, Any] = dict(found["lineage"])
+        recipe = lineage.get("recipe")
+        made = line.job is not None
+        round_id = lineage.get("round_id") if made else None
+        subject = SheetSubject(
+            version_id=found["id"],
+            model_id=found["model_id"],
+            model=await self._registry.model_name(found["model_id"]),
+            number=found.get("number", 0),
+            federation_id=found["federation_id"],
+            content_digest=found["content_digest"],
+            parents=tuple(lineage.get("parents") or ()),
+            job_id=line.job.id if line.job else None,
+            job=line.job.spec.name if line.job else None,
+            round_id=round_id,
+            recipe=SheetRecipe(name=recipe["name"], digest=recipe["digest"]) if made and recipe else None,
+            log_entry=await self._log_entry(round_id),
+        )
+        audits = tuple(_audit(audit) for audit in found.get("audits") or ())
+        return Account(
+            subject=subject,
+            releases=line.releases,
+            planned=line.job.resolved.privacy if line.job else None,
+            unknown=line.unknown,
+            audits=audits,
+            claim_broken=any(audit.broken for audit in audits),
+            utility=SheetUtility(metrics=dict(found.get("metrics") or {})),
+        )
+
+    async def _log_entry(self, round_id: str | None) -> int | None:
+        """The place of a round's record in the log; None where it is not there yet, or the keys service is away."""
+        if round_id is None:
+            return None
+        try:
+            return (await self._keys.logged(round_id)).index
+        except (NotFound, PartyAway, PartyRefused):
+            return None
+
+
+def _job_account(releases: Sequence[Release]) -> JobAccount:
+    return JobAccount(
+        opened=len(releases),
+        exact=len(exact_of(releases)),
+        smallest=min((release.contributors for release in releases if release.contributors is not None), default=None),
+        engines=tuple(sorted({release.manifest.engine for release in releases})),
+        costs=tuple(costs_of(releases)),
+    )
+
+
+def _audit(told: dict[str, Any]) -> SheetAudit:
+    """An audit as the registry tells it; raises ValidationError or KeyError."""
+    document = dict(told["document"])
+    kept = {name: document[name] for name in ("kind", "sentence", "figures", "confidence", "epsilon_lower_bound")
+            if name in document}  # fmt: skip
+    return SheetAudit.model_validate(
+        {**kept, "broken": told["broken"], "recorded_by": told["recorded_by"], "recorded_at": told["recorded_at"]}
+    )
+
+
+async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Release]:
+    """What a job's rounds released, of a version up to it and in its evaluations (all: None), oldest first."""
+    records = await RoundRepository(tx).ended_of(job.id)
+    last = {record.manifest.manifest.number: record.round.id for record in records}
+    published = {record.manifest.manifest.number for record in records if record.round.phase is Phase.PUBLISHED}
+    return [
+        _release(record)
+        for record in records
+        if record.round.kind is not RoundKind.INITIALISE
+        and (made is None or made.covers(record))
+        and (
+            record.round.phase is Phase.PUBLISHED
+            or (
+                record.manifest.manifest.number not in published
+                and last[record.manifest.manifest.number] == record.round.id
+                and _may_be_open(record, job)
+            )
+        )
+    ]
+
+
+def _may_be_open(record: StoredRound, job: Job) -> bool:
+    """Whether a round that ended without a result may have shown its sum to somebody.
+
+    After one whose sites had begun to open it the job goes on with the next number; of one that was cancelled, only
+    how many updates there were is known.
+    """
+    if record.round.phase is Phase.FAILED:
+        return record.manifest.manifest.number < job.progress.settled
+    return record.round.got >= record.round.min_cohort
+
+
+def _release(record: StoredRound) -> Release:
+    length = (record.result or {}).get("vector_length")
+    contributors = record.round.got if record.round.phase is Phase.PUBLISHED else None
+    return Release(record.manifest.manifest, contributors, length if isinstance(length, int) else None)

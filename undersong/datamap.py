@@ -1,0 +1,70 @@
+"""The data map of a job, from what the coordinator tells about it."""
+
+from typing import Any
+
+from undersong.client import Client
+from undersong.client.types import Job, Round
+from undersong.shared.ids import JobId, SiteId
+from undersong.shared.transparency.datamap import DataMap, MappedJob, MappedSite, make_datamap
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.privacy import PrivacyTerms
+
+
+def datamap_of(client: Client, job: Job) -> DataMap:
+    """Return the data map of a job; ApiError or UndersongError where the platform does not answer."""
+    rounds = client.rounds(job.id)
+    manifest = _newest(client, rounds)
+    spec = job.spec
+    asks = spec.get("kind") == "statistics"
+    return make_datamap(
+        MappedJob(
+            job_id=JobId(job.id),
+            name=job.name,
+            engine=str(spec.get("engine")),
+            sites=_sites(client, job, manifest),
+            recipe=str((spec.get("recipe") or {}).get("name", "")),
+            model=None if asks else str((spec.get("model") or {}).get("name", "")),
+            queries=tuple(dict.fromkeys(str(query.get("query")) for query in spec.get("queries") or ())),
+            standardises=not asks and any(each.kind == RoundKind.STATISTICS for each in rounds),
+            evaluates=not asks and bool((spec.get("evaluation") or {}).get("every")),
+            terms=_terms(job, manifest),
+        )
+    )
+
+
+def _newest(client: Client, rounds: list[Round]) -> RoundManifest | None:
+    """The manifest of the newest round that trains or asks; None before there is one."""
+    for wanted in (RoundKind.TRAIN, RoundKind.STATISTICS):
+        found = [each for each in rounds if each.kind == wanted]
+        if found:
+            return client.manifest(found[-1].id).manifest
+    return None
+
+
+def _terms(job: Job, manifest: RoundManifest | None) -> PrivacyTerms | None:
+    """What the job's noisy rounds promise: from its newest manifest, before the first round as it was settled."""
+    if manifest is not None:
+        return manifest.privacy
+    return None if job.privacy is None else PrivacyTerms.model_validate(job.privacy.model_dump(exclude_none=True))
+
+
+def _sites(client: Client, job: Job, manifest: RoundManifest | None) -> tuple[MappedSite, ...]:
+    """The sites that the job asks, with the columns that it reads of each."""
+    answered = {part.site_id: part.done for part in client.participation(job.id)}
+    members = {site.id: site for site in client.sites(job.federation_id)}
+    eligible: Any = (job.model_extra or {}).get("sites") or ()
+    asked = sorted({*answered, *map(str, eligible)} & set(members), key=lambda site_id: members[site_id].name)
+    columns = (*job.features, *([job.label] if job.label else []))
+    if not columns and manifest is not None:
+        columns = manifest.data.features
+    return tuple(
+        MappedSite(
+            site_id=SiteId(site_id),
+            name=members[site_id].name,
+            organisation=members[site_id].owner or members[site_id].name,
+            dataset=str((job.spec.get("data") or {}).get("dataset", "")),
+            columns=columns,
+            answered=answered.get(site_id, 0),
+        )
+        for site_id in asked
+    )
