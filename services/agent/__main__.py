@@ -20,12 +20,14 @@ import yaml
 from undersong.services.agent import policy as policies
 from undersong.services.agent.alarms import Alarms
 from undersong.services.agent.budgets import PrivacyRule
+from undersong.services.agent.consent.inbox import Inbox
 from undersong.services.agent.device import check_device
 from undersong.services.agent.domain import Detail, TaskFailure
 from undersong.services.agent.ledger.accounts import accounts
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.loop import EXCLUDED, Agent, http_client
+from undersong.services.agent.owners import OwnerMark
 from undersong.services.agent.receipts import ReceiptBook
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
 from undersong.services.agent.site import ensure_policy
@@ -175,9 +177,11 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
             found |= {**known, "mismatches": mismatches, "epoch": state.highest_epoch(), "closed": closed}
             found["unread"] = state.fact("unread") or {}
             found["ledger"] = _ledger(settings, state)
+            found["consents"] = Inbox(state.store, settings.owners, OwnerMark(settings.owner_mark)).waiting()
     told = [f"{entry['kind']}: {entry['detail']}; {entry['remedy']}" for entry in found["alarms"]]
     if damage := found.get("ledger", {}).get("fault"):
         told.append(f"the ledger cannot be relied on: {damage}; see `undersong ledger verify`")
+    told += [f"job {name} waits for consent: see `undersong consent show`" for name in found.get("consents", [])]
     told += warnings(settings, len(found["mismatches"]), found.get("closed", {}))
     told += [f"data set {name}: {why}" for name, why in found.get("unread", {}).items()]
     return {**found, "warnings": [*told, *(_exclusion(entry) for entry in found["excluded"])]}

@@ -171,7 +171,8 @@ class Agent:
 
     async def _notes(self, state: AgentState) -> tuple[ConsentNote, ...]:
         """Return for which jobs this site's owner has not consented, as the coordinator is told."""
-        return await asyncio.to_thread(self._inbox(state).notes, self._reader.site.policy)
+        policy = self._reader.site.policy
+        return await asyncio.to_thread(self._inbox(state).notes, policy) if policy.consent.asked else ()
 
     async def _work(
         self,

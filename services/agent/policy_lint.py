@@ -13,7 +13,6 @@ from undersong.services.agent import policy as policies
 from undersong.services.agent.domain import EVERYTHING
 from undersong.services.agent.policy import NameFault, PolicyFile
 from undersong.services.agent.runner.protocol import Description
-from undersong.services.agent.site import name_faults
 from undersong.shared.documents import document_faults
 from undersong.shared.names import MEANT
 from undersong.shared.secagg.engines import ENGINES
@@ -55,6 +54,8 @@ def lint(data: bytes, description: Description | None = None) -> list[Finding]:
         return sorted(_faults(error, lines), key=_order)
     findings = [*_weak(file, lines)]
     if description is not None:
+        from undersong.services.agent.site import name_faults  # brings what runs recipes, which a reader may not have
+
         findings += [_unresolved(fault, raw, lines) for fault in name_faults(policies.to_policy(file), description)]
     return sorted(findings, key=_order)
 

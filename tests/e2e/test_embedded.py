@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from tests.effort import also
 from tests.pace import Deadline
+from undersong.cli import app
+from undersong.cli.common import waits
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -21,6 +24,7 @@ from undersong.services.agent.__main__ import status_of
 from undersong.services.agent.log_watch import Seen
 from undersong.services.agent.settings import AgentSettings, load
 from undersong.services.agent.state import AgentState
+from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -141,6 +145,43 @@ def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:
         assert client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
     finally:
         platform.resume("agent.west")
+
+
+def test_a_job_waits_for_the_consent_of_one_site_and_goes_on_by_itself(platform: Platform, tmp_path: Path) -> None:
+    """Approved for two rounds, then for the third; the others run without being asked."""
+    client, folder, key = platform.client, platform.home / "sites" / "north", OwnerKey.generate()
+    key.save(tmp_path / "owner.pem", None)
+    before = {name: (folder / name).read_bytes() for name in ("agent.yaml", "policy.yaml")}
+    platform.halt("agent.north")
+    owners = f"owners: {{keys: [{key.public}]}}\n".encode()
+    asking = before["policy.yaml"].replace(b"consent: none", b"consent: new")
+    for name, data in {"agent.yaml": before["agent.yaml"] + owners, "policy.yaml": asking}.items():
+        (folder / name).write_bytes(data)
+    sign_policy(folder / "policy.yaml", asking, key, 1)
+    platform.resume("agent.north")
+    try:
+        job = client.submit_job(null_job(platform, "asked", cohort={"min": len(SITES)}, reason="Does it work?"))
+        for rounds, trained in (("2", 2), ("1", 3)):
+            until(lambda: waits(client.job(job.id)) is not None)
+            assert str(waits(client.job(job.id))).startswith("for consent of north, since")
+            assert client.job(job.id).state == "running"
+            config = ["--config", str(folder / "agent.yaml"), "--key", str(tmp_path / "owner.pem")]
+            told = CliRunner().invoke(app, ["consent", "approve", "asked", "--runs", rounds, *config])
+            assert told.exit_code == 0, (told.output, told.exception)
+            until(lambda trained=trained: len(train_rounds(client, job)) == trained)
+        assert client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
+    finally:
+        platform.halt("agent.north")
+        for name, data in before.items():
+            (folder / name).write_bytes(data)
+        platform.resume("agent.north")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = Deadline(60)
+    while not holds():
+        assert not deadline.over()
+        time.sleep(0.1)
 
 
 def test_a_job_can_be_paused_resumed_and_cancelled(platform: Platform) -> None:

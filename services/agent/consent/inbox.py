@@ -103,6 +103,11 @@ class Inbox:
             if state not in GIVEN
         )
 
+    def waiting(self) -> list[str]:
+        """Return the names of the jobs that wait for an owner, the one that was asked last first."""
+        found = (entry for entry in self.entries(MOST_CONSENTS) if entry.standing.state not in GIVEN | REFUSED)
+        return list(dict.fromkeys(entry.request.job.name for entry in found))
+
     def entries(self, limit: int = _MOST_SHOWN) -> list[InboxEntry]:
         """Return the requests, the one that was asked last first."""
         with self.store.reading() as db:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -344,6 +345,8 @@ def test_an_agent_runs_what_its_owners_approved(
     assert notes() == ["waiting"], "told before the task was given back"
     listed = json.loads(run(app, ["consent", "list", "--json", *config]).stdout)
     assert [(each["state"], each["need"]) for each in listed] == [("asked", 2)]
+    status = subprocess.run(agent.command("status"), capture_output=True, text=True, check=True, timeout=60)
+    assert "job heart waits for consent: see `undersong consent show`" in json.loads(status.stdout)["warnings"]
     decide("approve", "heart", "--runs", "2", "--key", str(keys[0]))
     assert offer() == "consent-waiting"
     decide("approve", "job_consent", "--key", str(keys[1]))

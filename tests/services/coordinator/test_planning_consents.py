@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from tests.services.coordinator.test_jobs_statistics import asking, hospitals, play_round
 from tests.services.coordinator.test_rounds import work_once
 from tests.services.coordinator.world import SiteAgent, World, document, profile
+from undersong.services.agent.consent.requests import request_of
 from undersong.services.coordinator.domain.jobs import MOST_EXCUSED
 from undersong.services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP, Stalled
 from undersong.services.coordinator.repository.jobs import JobRepository
@@ -65,6 +67,58 @@ async def test_a_job_waits_for_consent_and_goes_on_by_itself(small_world: World)
     found = await world.get_job(job["id"])
     assert found["round_id"] is not None
     assert len(await work_once(world, agents)) == 3
+
+
+NOISY = {
+    "privacy": {"model": "distributed", "epsilon": 8.0, "delta": 1e-6},
+    "strategy": {"weighting": "equal"},
+    "update": {"clip_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, NOISY, {"engine": "twoserver", "update": {"clip_norm": 2.0}}])
+async def test_every_round_of_a_job_is_one_request_to_an_agent(small_world: World, changes: dict[str, Any]) -> None:
+    """What owners are asked about once is what each manifest says, as the agent reads it."""
+    federation = await small_world.federation()
+    agents = await small_world.sites(federation)
+    job = await small_world.job(federation, **changes)
+    await check_requests(small_world, agents, job, ["statistics", "initialise", "train", "train", "evaluate"])
+
+
+async def test_every_round_of_a_statistics_job_is_one_request(small_world: World) -> None:
+    """Although each asks for other sums over other columns."""
+    federation, agents = await hospitals(small_world)
+    body = asking(
+        federation,
+        {"query": "mean", "columns": ["age", "chol"]},
+        {"query": "histogram", "column": "thalach", "bins": 4},
+    )
+    job = (await small_world.admin.post("/v1/jobs", json=body)).json()
+    await small_world.conductor.advance(job["id"])
+    manifests = []
+    while (await small_world.get_job(job["id"]))["state"] == "running":
+        manifests.append(RoundManifest.model_validate(await play_round(small_world, agents, job)))
+    assert len({manifest.data.features for manifest in manifests}) > 1
+    requests = [request_of(manifest) for manifest in manifests]
+    assert len({request.digest() for request in requests if request is not None}) == 1
+    assert requests[0] is not None
+    assert requests[0].rounds >= len(manifests)
+
+
+async def check_requests(world: World, agents: list[SiteAgent], job: dict[str, Any], expected: list[str]) -> None:
+    await world.conductor.advance(job["id"])
+    kinds, requests = [], set()
+    while done := await work_once(world, agents):
+        manifest = RoundManifest.model_validate(done[0]["signed_manifest"]["manifest"])
+        kinds.append(str(manifest.kind))
+        request = request_of(manifest)
+        assert (request is None) == (manifest.kind == "initialise")
+        if request is not None:
+            requests.add(request.digest())
+            assert request.planned(manifest.kind).rounds >= kinds.count(str(manifest.kind))
+        await world.conductor.drive(done[0]["round_id"])
+    assert kinds[: len(expected)] == expected
+    assert len(requests) == 1
 
 
 async def test_enough_other_sites_do_not_wait(small_world: World) -> None:
