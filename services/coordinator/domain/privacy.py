@@ -1,7 +1,7 @@
 """A job's noise: from its section `privacy` to the terms of each private round, calibrated once at submission.
 
 The job's whole plan is charged: all its rounds, with the noise of the minimum cohort less the sites assumed to collude,
-and no credit for sampling, which nobody enforces. What a site is asked for, it computes again for itself.
+and no credit for sampling, which no party enforces. What a site is asked for, it computes again for itself.
 """
 
 import math
