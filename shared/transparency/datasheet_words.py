@@ -22,7 +22,7 @@ _NOISE = {
     PrivacyModel.DISTRIBUTED: "by every site a part, before its update is masked",
     PrivacyModel.LOCAL: "by every site, enough for itself",
     PrivacyModel.RECORD: "by the recipe at each step of training",
-    PrivacyModel.NONE: "by nobody",
+    PrivacyModel.NONE: "by no party",
 }
 
 
