@@ -249,7 +249,7 @@ async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Relea
 
 
 def _may_be_open(record: StoredRound, job: Job) -> bool:
-    """Whether a round that ended without a result may have shown its sum to somebody.
+    """Whether a round that ended without a result may have shown its sum to a person.
 
     After one whose sites had begun to open it the job goes on with the next number; of one that was cancelled, only
     how many updates there were is known.

@@ -14,7 +14,7 @@ FACTS: Final = EngineFacts(
         protection="Each update is sealed to the aggregator's key for this round. No one on the way, on disk or at the "
         "coordinator can read it; the aggregator itself sees every single update.",
         seen_by="the aggregator sees each update",
-        collusion="nobody has to collude: the aggregator alone sees each update",
+        collusion="no two parties have to collude: the aggregator alone sees each update",
     ),
     code="undersong.shared.secagg.sealed.engine:SEALED",
     audit="undersong.shared.secagg.sealed.audit:AUDIT",
