@@ -1,6 +1,8 @@
 """Every recipe, task and number of classes from submission to its metrics: real agents, all walls around recipes up."""
 
+import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ import pytest
 import yaml
 
 from tests.effort import also
+from undersong import cli
 from undersong.client import ApiError
 from undersong.local import Platform
 from undersong.local.forks import Forks
+from undersong.profile import save_profile
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.runner import landlock
 from undersong.shared.learning.tensors import load
+from undersong.shared.privacy import noise
 
 pytestmark = [
     pytest.mark.process,
@@ -255,3 +260,50 @@ def test_sites_that_list_categories_in_other_orders_make_the_same_model(platform
     for name, values in straight.items():
         assert np.asarray(values, np.float64) == pytest.approx(np.asarray(turned[name], np.float64), abs=1e-4), name
     assert client.compare_data(platform.federation().id, "turned").matches is False  # price is not everywhere
+
+
+def test_an_audit_finds_halved_noise_and_stops_the_job(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job promises an epsilon: its real noise is not refuted, half of it is, which marks the version and the job."""
+    monkeypatch.setenv("UNDERSONG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(cli.common.console, "width", 200)
+    save_profile(platform.profile)
+    client = platform.client
+    spec = document(platform, "binary") | {
+        "name": "private",
+        "model": {"name": "private"},
+        "rounds": 60,
+        "evaluation": {"every": 0},
+        "privacy": {"model": "distributed", "epsilon": 4.0, "delta": 1e-6},
+        "strategy": {"name": "fedavg", "weighting": "equal"},
+        "update": {"clip_norm": 1.0, "modulus_bits": 32},
+    }
+    job = client.submit_job(spec)
+    for event in client.follow(job.id):
+        if event.type == "round.published" and client.job(job.id).progress.get("trained"):
+            break
+
+    def audit(*words: str) -> tuple[int, dict[str, Any]]:
+        data = str(tmp_path / "datasets.yaml")
+        monkeypatch.setattr(sys, "argv", ["undersong", "audit", "private", "--data", data, "--json", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), json.loads(capsys.readouterr().out)
+
+    table(0).to_csv(tmp_path / "made.csv", index=False)
+    entry = {"name": "made", "kind": "csv", "path": "made.csv", "columns": COLUMNS}
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
+    code, found = audit("--only", "one-run-mechanism", "--only", "one-run-training", "--only", "gradient-inversion")
+    assert (code, found["verdict"], len(found["audits"])) == (0, "not-refuted", 3), found
+    assert found["claim"] == {"epsilon": pytest.approx(4.0, rel=1e-3), "delta": 1e-6, "unit": "site"}
+    assert client.job(job.id).state == "running"
+    real = noise.add_discrete_gaussian
+    monkeypatch.setattr(noise, "add_discrete_gaussian", lambda out, sigma, key: real(out, sigma / 2, key))
+    code, found = audit("--only", "one-run-mechanism")
+    assert (code, found["verdict"]) == (1, "claim-broken"), found
+    version = client.version(found["version_id"])
+    assert (version.claim_broken, version.audits[-1].broken) == (True, True)
+    stopped = client.job(job.id)
+    assert (stopped.state, stopped.reason) == ("paused", "claim-broken")
+    client.cancel_job(job.id)

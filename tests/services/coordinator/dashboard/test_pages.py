@@ -13,7 +13,7 @@ import pytest
 
 from tests.services.coordinator.dashboard.conftest import ROOT, csrf
 from undersong.services.coordinator.dashboard import assets
-from undersong.services.coordinator.dashboard.audit_views import CheckItem
+from undersong.services.coordinator.dashboard.audit_views import CheckItem, PrivacyAuditItem
 from undersong.services.coordinator.dashboard.pages import changes, curves
 from undersong.services.coordinator.dashboard.views import CauseItem, ComparisonItem, ExclusionItem, Measure
 from undersong.services.coordinator.dashboard.wording import measured
@@ -224,6 +224,21 @@ async def test_the_auditors_page_says_what_was_checked(browser: httpx.AsyncClien
     text = (await browser.get(f"{ROOT}/audit", params={"subject": "rnd_train3"})).text
     assert "1 of 3 checks failed" in text
     assert lie.sentence in text
+
+
+async def test_the_auditors_page_shows_privacy_audits_and_a_broken_claim(browser: httpx.AsyncClient, view) -> None:
+    address = {"url": f"{ROOT}/audit", "params": {"subject": "rnd_train3"}}
+    text = (await browser.get(**address)).text
+    assert "undersong audit ver_3" in text
+    assert "The privacy claim is broken" not in text
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    fine = PrivacyAuditItem("loss-threshold", "AUC <b>0.5</b>", False, "usr_1", made)
+    view.audited = replace(view.audited, privacy=(fine,))
+    text = (await browser.get(**address)).text
+    assert "AUC &lt;b&gt;0.5&lt;/b&gt;" in text
+    assert "The privacy claim is broken" not in text
+    view.audited = replace(view.audited, privacy=(fine, replace(fine, broken=True)))
+    assert "The privacy claim is broken" in (await browser.get(**address)).text
 
 
 @pytest.mark.parametrize("subject", ["rnd_unknown", "job_01running", "../x", "<b>", "ver_" + "0" * 99])
