@@ -38,7 +38,9 @@ def declared(file: Path, name: str) -> DatasetEntry:
         raise UndersongError(f"data set {name}: {found.reasons()[name]}", remedy=f"correct {file}")
     if name not in found.entries:
         near = hint(name, found.entries)
-        raise UndersongError(f"{file} declares no data set {name}{near}", remedy="name one of its own: --dataset NAME")
+        raise UndersongError(
+            f"{file} declares no data set {name}{near}", remedy=f"name one that it declares, or add it to {file}"
+        )
     return found.entries[name]
 
 
@@ -108,6 +110,13 @@ class Trainer:
     ) -> Model:
         """Return the model after what one site does with these rows in one round; UndersongError."""
         return _model(await self._run("train", _ignored, train=rows, label=label, seed=seed, model=model))
+
+    async def evaluate(self, model: Model, rows: Rows, progress: Progress) -> tuple[str, npt.NDArray[np.float64]]:
+        """Return the layout and the evaluation's sums over these rows; UndersongError."""
+        made = await self._run("evaluate", progress, test=rows, model=model)
+        if made.sums is None or made.metrics_layout is None:
+            raise UndersongError("the recipe's process returned no evaluation")
+        return made.metrics_layout, np.fromfile(made.sums, "<f8")
 
     async def losses(
         self, model: Model, rows: Rows, progress: Progress, *, label: npt.NDArray[np.float64] | None = None

@@ -1,22 +1,18 @@
 """`undersong audit`."""
 
 import asyncio
-import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from undersong.cli import common
+from undersong.cli.bars import bars
 from undersong.cli.lookup import find_version
 from undersong.client import Client
 from undersong.client.types import Version
@@ -25,7 +21,7 @@ from undersong.shared.terminal import shown_json
 
 if TYPE_CHECKING:
     from undersong.audit.findings import Claim, Finding, Kind
-    from undersong.audit.running import AuditPlan, Bars, Subject
+    from undersong.audit.running import AuditPlan, Subject
 
 KINDS = ("loss-threshold", "lira-offline", "one-run-training", "one-run-mechanism", "gradient-inversion")
 
@@ -61,10 +57,7 @@ def audit(
     from undersong.audit.findings import Verdict, verdict_of  # brings numpy, which other commands need not wait for
     from undersong.audit.running import AuditPlan
 
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    common.quiet_logs()
     plan = AuditPlan(data, dataset, shadows - shadows % 2, _kinds(only), recipe or ())
     with common.connect(profile) as client:
         model, version = find_version(client, name)
@@ -104,37 +97,8 @@ def _run(
         file = folder / "version.safetensors"
         client.download(version.id, file)
         subject = Subject.of(version, evidence, load(file.read_bytes()), given)
-        with _bars() as bars:
-            return subject, asyncio.run(run_audits(subject, plan, folder / "trainer", bars))
-
-
-@contextmanager
-def _bars() -> Iterator["Bars"]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    hidden = not common.complaints.is_terminal
-    with Progress(*columns, console=common.complaints, disable=hidden, transient=True) as shown:
-
-        def bar(title: str) -> "_Bar":
-            return _Bar(shown, title)
-
-        yield bar
-
-
-class _Bar:
-    """One line of progress, from 0 to 1."""
-
-    def __init__(self, shown: Progress, title: str) -> None:
-        self._shown, self._task = shown, shown.add_task(title, total=1.0)
-
-    def __call__(self, value: float) -> None:
-        """Show this share as done."""
-        self._shown.update(self._task, completed=value)
+        with bars() as bar_of:
+            return subject, asyncio.run(run_audits(subject, plan, folder / "trainer", bar_of))
 
 
 def _kinds(only: Sequence[str] | None) -> "tuple[Kind, ...]":

@@ -10,10 +10,12 @@ from undersong.cli import common
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
 from undersong.shared.files import read_text
-from undersong.shared.yaml_texts import dump_document
+from undersong.shared.wire.columns import Column
+from undersong.shared.yaml_texts import dump_document, load_document
 
 if TYPE_CHECKING:
     from undersong.recipes.datasets import DatasetEntry
+    from undersong.recipes.mock import MockDescription
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
@@ -85,6 +87,65 @@ def _add(into: Path, before: str, added: str) -> "DatasetEntry":
         return next(entry for name, entry in new.entries.items() if name not in known)
     finally:
         part.unlink(missing_ok=True)
+
+
+@app.command()
+def mock(
+    dataset: Annotated[str, typer.Argument(help="The data set's name.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", dir_okay=False, exists=True, help="Its datasets.yaml, for the owner.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=10, max=10**6, help="How many rows the twin has.")] = 500,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print what would be drawn, to be changed by hand.")
+    ] = False,
+    description: Annotated[
+        Path | None, typer.Option("--from", dir_okay=False, exists=True, help="Draw what this file describes.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder (default: mock-NAME).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same rows.")] = 0,
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+) -> None:
+    """Make a twin of a data set without real rows, to try jobs with: undersong job try.
+
+    Each column is drawn by itself, from declared types, categories and ranges alone. Without --data the sites' common
+    schema is used as the platform knows it, which has no ranges.
+    """
+    from undersong.recipes import mock as twins  # brings numpy, which no other command needs
+    from undersong.recipes.datasets import BadDataset
+
+    try:
+        made = _described(dataset, data, description, rows, federation, profile)
+        if describe:
+            typer.echo(dump_document(twins.description_document(made)), nl=False)
+            return
+        written = twins.write_mock(made, out or Path(f"mock-{dataset}"), seed)
+    except BadDataset as refusal:
+        raise UndersongError(refusal.explain(), remedy="see undersong data mock --help") from None
+    common.console.print(f"{written.parent}: {made.rows} rows that were drawn, none is real", markup=False)
+    common.next_step(f"undersong job try job.yaml --data {common.quoted(written)}")
+
+
+def _described(
+    dataset: str, data: Path | None, description: Path | None, rows: int, federation: str | None, profile: str | None
+) -> "MockDescription":
+    """Return what to draw: as a file says, as the owner declares, or as the platform knows the sites' schema."""
+    from undersong.recipes import mock as twins
+
+    if description is not None:
+        return twins.read_description(load_document(read_text(description)))
+    if data is not None:
+        from undersong.audit.trainer import declared
+
+        return twins.describe_entry(declared(data, dataset), rows)
+    with common.connect(profile) as client:
+        found = client.compare_data(client.federation(federation).id, dataset)
+    columns = [Column.model_validate(column.agreed) for column in found.columns if column.agreed is not None]
+    labels = {label for label in found.labels.values() if label is not None}
+    label = labels.pop() if len(labels) == 1 else None
+    known = label if any(column.name == label for column in columns) else None
+    return twins.describe(dataset, columns, known, {}, rows)
 
 
 @app.command()

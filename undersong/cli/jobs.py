@@ -1,19 +1,23 @@
 """`undersong job …`."""
 
+import asyncio
 import json
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from undersong.cli import common, job_page
+from undersong.cli.bars import bars
 from undersong.cli.following import follow_job
 from undersong.cli.lookup import find_job
 from undersong.client import Client
 from undersong.client.types import Job, Validation
 from undersong.errors import UndersongError
-from undersong.progress import JobProgress
+from undersong.progress import JobProgress, headline
 from undersong.shared.errors import Refusal
 from undersong.shared.files import read_input
 from undersong.shared.web.jsons import check_json
@@ -49,6 +53,33 @@ def submit(
             follow(client, job.id, quiet=as_json)
         elif not as_json:
             common.next_step(f"undersong job watch {job.id}")
+
+
+@app.command("try")
+def try_(
+    file: SpecFile,
+    data: Annotated[
+        Path, typer.Option("--data", dir_okay=False, exists=True, help="The datasets.yaml with rows to try it on.")
+    ] = Path("datasets.yaml"),
+    recipe: Annotated[
+        list[Path] | None, typer.Option("--recipe", exists=True, help="Source of a recipe of your own.")
+    ] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Run a training job on this machine's rows, mock data for example: no platform is asked, no budget is spent."""
+    from undersong.audit.trial import try_job  # brings numpy and the agent's runner, which no other command needs
+
+    spec = read_spec(file)
+    common.quiet_logs()
+    with tempfile.TemporaryDirectory(prefix="undersong-try-") as folder, bars() as bar_of:
+        work = try_job(spec, data, recipe or (), Path(folder).resolve() / "trainer", bar_of("training"))
+        made = asyncio.run(work)
+    if as_json:
+        common.print_json(asdict(made))
+        return
+    said = f"{made.rounds} rounds on {made.training_rows} rows, {made.parameters} parameters: {headline(made.metrics)}"
+    common.console.print(said, markup=False, soft_wrap=True)
+    common.next_step(f"undersong job submit {common.quoted(file)} --dry-run")
 
 
 @app.command()
