@@ -94,8 +94,8 @@ class MetricsRequest(Body):
 class AuditClaim(Body):
     """The epsilon that an audit's lower bound is compared with."""
 
-    epsilon: float = Field(gt=0, le=1000)
-    delta: float = Field(gt=0, lt=1)
+    epsilon: float = Field(gt=0, le=1000, strict=True)
+    delta: float = Field(gt=0, lt=1, strict=True)
     unit: Literal["site", "record"] | None = None
 
 
@@ -119,8 +119,10 @@ class AuditRequest(Body):
     kind: Literal["loss-threshold", "lira-offline", "one-run-training", "one-run-mechanism", "gradient-inversion"]
     sentence: str = Field("", max_length=1000, description="The result for people")
     figures: dict[Annotated[str, Field(max_length=80)], JsonValue] = Field(default_factory=dict, max_length=100)
-    confidence: float = Field(gt=0, lt=1, description="Of the bound and of each interval in `figures`")
-    epsilon_lower_bound: float | None = Field(None, ge=0, le=1000, description="The epsilon that the audit refutes")
+    confidence: float = Field(gt=0, lt=1, strict=True, description="Of the bound and of each interval in `figures`")
+    epsilon_lower_bound: float | None = Field(
+        None, ge=0, le=1000, strict=True, description="The epsilon that the audit refutes"
+    )
     claim: AuditClaim | None = Field(None, description="What the bound speaks about; above it the claim is broken")
 
 

@@ -129,7 +129,7 @@ class PlannedRounds(Document):
 
     kind: RoundKind
     rounds: int = Field(ge=1, le=10**6, strict=True)
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0, strict=True)
     privacy: PrivacyTerms | None = None
 
 

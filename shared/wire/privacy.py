@@ -42,8 +42,8 @@ class PrivacyModel(StrEnum):
 
 
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
-Noise = Annotated[float, Field(ge=MIN_NOISE, le=MAX_NOISE)]
-Delta = Annotated[float, Field(gt=0, lt=1)]
+Noise = Annotated[float, Field(ge=MIN_NOISE, le=MAX_NOISE, strict=True)]
+Delta = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
 class GaussianEvent(Document):
@@ -58,7 +58,7 @@ class ZeroConcentratedEvent(Document):
     """`count` mechanisms that are `rho`-zero-concentrated differentially private (Bun and Steinke 2016)."""
 
     event: Literal["zcdp"] = "zcdp"
-    rho: float = Field(gt=0, le=10**6)
+    rho: float = Field(gt=0, le=10**6, strict=True)
     count: Count = 1
 
 
@@ -70,7 +70,7 @@ class PoissonGaussianEvent(Document):
 
     event: Literal["poisson-gaussian"] = "poisson-gaussian"
     noise_multiplier: Noise
-    probability: float = Field(gt=0, le=1)
+    probability: float = Field(gt=0, le=1, strict=True)
     count: Count = 1
 
 
@@ -98,8 +98,8 @@ class NoisySteps(Document):
     """
 
     count: Count
-    probability: float = Field(gt=0, le=1)
-    clip_norm: float = Field(gt=0, le=1e9)
+    probability: float = Field(gt=0, le=1, strict=True)
+    clip_norm: float = Field(gt=0, le=1e9, strict=True)
 
 
 RECORD_NOISE: Final = "record_noise"
@@ -136,7 +136,7 @@ class PrivacyTerms(Document):
     unit: PrivacyUnit
     noise_multiplier: Noise
     delta: Delta
-    epsilon: float = Field(gt=0, le=MAX_EPSILON)
+    epsilon: float = Field(gt=0, le=MAX_EPSILON, strict=True)
     rounds: int = Field(ge=1, le=10**6, strict=True)
     min_sites: int = Field(ge=1, strict=True)
     colluding: int = Field(default=0, ge=0, strict=True)

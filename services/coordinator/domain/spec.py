@@ -192,16 +192,22 @@ class PrivacyPart(Part):
         default=None,
         gt=0,
         le=MAX_EPSILON,
+        strict=True,
         description="What the whole job may cost; the noise follows. Give it or `noise_multiplier`",
     )
     noise_multiplier: float | None = Field(
         default=None,
         ge=MIN_NOISE,
         le=MAX_NOISE,
+        strict=True,
         description="Standard deviation of the noise on each sum, in units of what one site (or one record) can change",
     )
     delta: float = Field(
-        default=1e-6, gt=0, lt=1, description="The probability that epsilon leaves out; less than 1 / units protected"
+        default=1e-6,
+        gt=0,
+        lt=1,
+        strict=True,
+        description="The probability that epsilon leaves out; less than 1 / units protected",
     )
     unit: Literal["site", "record"] | None = Field(
         default=None,
@@ -219,6 +225,7 @@ class PrivacyPart(Part):
         default=None,
         gt=0,
         le=1e9,
+        strict=True,
         description="With `record`: limit of the L2 norm of each record's gradient; without it 1.0. That of a site's "
         "update is `update.clip_norm`",
     )
