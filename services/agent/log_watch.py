@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from undersong.services.agent.link import Away, Call, Link, RequestRefused
 from undersong.services.agent.state import AgentState
 from undersong.shared.ids import Digest
 from undersong.shared.wire.manifest import LogHead
+from undersong.shared.wire.records import ROUND
 
 if TYPE_CHECKING:
     from undersong.shared.merkle.proofs import Frontier
@@ -79,7 +80,11 @@ class LogWatch:
         own_keys: Callable[[], frozenset[str]],
         *,
         every_s: float = 300.0,
+        rounds: Callable[[Sequence[dict[str, Any]]], Awaitable[None]] | None = None,
     ) -> None:
+        """`rounds` is given the documents of the rounds that the first look after a start read."""
+        self._rounds = rounds
+        self._begun: list[dict[str, Any]] = []
         self._every_s = every_s
         self._state, self._link, self._signatures = state, link, signatures
         self._party, self._own_keys = party, own_keys
@@ -138,6 +143,7 @@ class LogWatch:
                     f"this site is shown {head.size} entries, the coordinator was shown {one.size} before"
                 )
         before, frontier = seen.size, Frontier(seen.size, seen.nodes)
+        self._begun = []
         expected: dict[int, set[Digest]] = {head.size: {head.root}}
         for one in met:
             expected.setdefault(one.size, set()).add(one.root)
@@ -148,6 +154,9 @@ class LogWatch:
         for one in met:
             if 0 < one.size < before:
                 await self._prove(one, head)
+        if self._rounds is not None:
+            await self._rounds(self._begun)
+            self._rounds = None
         await asyncio.to_thread(self._settle, seen, head, met)
 
     async def _heads_met(self) -> list[LogHead]:
@@ -194,6 +203,8 @@ class LogWatch:
     def _read(self, entry: LogEntry, seen: Seen, own: frozenset[str]) -> None:
         """Note who is certified in this site's name. Only what is under the root counts, so not the entry's subject."""
         document = entry.document
+        if document.get("type") == ROUND and self._rounds is not None:
+            self._begun.append(document)
         if document.get("type") == "certificate-issued" and document.get("party") == self._party:
             if document.get("public_key") in own:
                 seen.enrolled = True

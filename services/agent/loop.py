@@ -23,6 +23,7 @@ from undersong.services.agent.domain import Policy, TaskFailure
 from undersong.services.agent.highwater import SentMessages
 from undersong.services.agent.keys import Signatures
 from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.lost import LostRounds
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.link import Away, Link, RequestRefused, make_client
 from undersong.services.agent.log_watch import LogWatch
@@ -105,6 +106,8 @@ class Agent:
         room = Room(settings.data_dir, cache.evict)
         platform = self._platform(http, keeper, cache)
         state.sweep_outbox()
+        ledger = Ledger(state.store, LedgerMark(settings.high_water), sent)
+        lost = LostRounds(ledger, platform.signatures.link, SiteId(subject.name))
         watch = LogWatch(
             state,
             platform.signatures.link,
@@ -112,8 +115,8 @@ class Agent:
             subject.uri,
             lambda: own_keys(folder),
             every_s=settings.watch_log_s,
+            rounds=lost.check,
         )
-        ledger = Ledger(state.store, LedgerMark(settings.high_water), sent)
         await asyncio.to_thread(ledger.begin, self._reader.site.policy.privacy)
 
         async def settle() -> None:

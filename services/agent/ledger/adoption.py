@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from undersong.services.agent.ledger.book import COLUMNS, Ledger, insert, known, latest
+from undersong.services.agent.ledger.book import COLUMNS, LOST, Ledger, insert, known, latest
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Line, State
 from undersong.shared.identity.authority import write_private
 
@@ -33,6 +33,7 @@ def adopt(ledger: Ledger, reason: str, aside: Path) -> list[Line]:
         lost = max(0, (mark.seq if mark is not None else 0) - chain.head.seq - len(broken))
         gap = f"{fault}; {lost} lines are lost, {len(broken)} did not hold"
         made = list(_added(chain, f"{gap}; {reason}" if reason else gap, broken, latest(chain, mark)))
+        db.execute("DELETE FROM facts WHERE name = ?", (LOST,))
         for name in TRIGGERS:
             db.execute(f"DROP TRIGGER IF EXISTS {name}")
         db.execute("DELETE FROM charges WHERE seq > ?", (made[0].seq - 1,))

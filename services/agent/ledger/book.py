@@ -10,10 +10,11 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgpack
 import structlog
 
 from undersong.services.agent.budgets import PrivacyRule
@@ -31,6 +32,8 @@ from undersong.shared.wire.privacy import PrivacyEvent, PrivacyUnit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+LOST: Final = "ledger_lost"
+"""The fact that holds rounds in the log with this site's updates that its state does not know."""
 COLUMNS: Final = ", ".join(FIELDS)
 _PLACES: Final = ", ".join("?" for _ in range(len(FIELDS) + 1))
 
@@ -69,6 +72,19 @@ class Ledger:
             chain, fault = self._looked()
             self._note(chain, fault)
         self.settle(rule)
+
+    def unknown(self, rounds: Sequence[str]) -> list[str]:
+        """Return those of these rounds that this site neither answered nor was charged for, in their order."""
+        with self.store.reading() as db:
+            found = "SELECT 1 FROM contributions WHERE round_id = ? UNION ALL SELECT 1 FROM charges WHERE round_id = ?"
+            return [each for each in rounds if db.execute(found, (each, each)).fetchone() is None]
+
+    def miss(self, rounds: Sequence[str]) -> None:
+        """Note that the log has rounds with this site's updates that its state lost: the ledger is damaged by that."""
+        with self._lock:
+            with self.store.writing() as db:
+                remember(db, LOST, sorted({*_lost(db), *rounds}))
+            self._looked()
 
     def charge(self, manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule) -> None:
         """Hold the cost of a round; on return it is durable. Idempotent for each manifest.
@@ -137,9 +153,10 @@ class Ledger:
             if self._chain is None or version != self._version or self._chain.fault is not None:
                 rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
                 self._chain, self._version = Chain().read((row[:-1], row[-1]) for row in rows), version
+            lost = _lost(db)
         chain = self._chain
         try:
-            fault = chain.fault or behind(chain, self.mark.read())
+            fault = chain.fault or behind(chain, self.mark.read()) or _missing(lost)
         except MarkUnreadable as error:
             fault = str(error)
         if fault is not None and fault != self._told:
@@ -204,6 +221,24 @@ class Ledger:
         )  # fmt: skip
         charges = {**chain.charges, held.seq: replace(charge, state=state)}
         return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
+
+
+def remember(db: sqlite3.Connection, name: str, value: object) -> None:
+    """Store a fact, within the caller's transaction."""
+    there = "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    db.execute(there, (name, bytes(msgpack.packb(value))))
+
+
+def _lost(db: sqlite3.Connection) -> list[str]:
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (LOST,)).fetchone()
+    return [] if row is None else [str(each) for each in msgpack.unpackb(row[0])]
+
+
+def _missing(lost: Sequence[str]) -> str | None:
+    if not lost:
+        return None
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return f"the transparency log has round {lost[0]}{more} with this site's update, which it does not know"
 
 
 def latest(chain: Chain, mark: Head | None) -> int:

@@ -1,6 +1,8 @@
 """A real agent that is killed around its ledger: each round is charged once, before it trains, and nothing is lost."""
 
 import json
+import shutil
+import signal
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -110,3 +112,25 @@ def test_the_round_beyond_the_budget_does_not_train_and_the_platform_hears_a_cod
     status = json.loads(subprocess.run(agent.command("status"), capture_output=True, check=True).stdout)
     (line,) = status["ledger"]["budgets"]
     assert (line["dataset"], line["left"]) == ("bench", pytest.approx(0, abs=1e-9))
+
+
+def test_a_snapshot_of_the_whole_machine_is_found_out_by_the_log(platform, agent) -> None:
+    """State and marks are an older copy and agree, but the log has a round with this site's update."""
+    agent.start()
+    platform.wait(lambda: platform.profiles)
+    agent.kill(signal.SIGTERM)
+    copy = shutil.copytree(agent.folder, agent.folder.with_name("snapshot"), ignore=shutil.ignore_patterns("work"))
+    platform.end_polls()
+    model = platform.add_model([1.0, 2.0, 3.0, 4.0])
+    party = platform.begin_pairwise(agent.recipe, ["site_test"], peers=3, model_ref=model, params={"add": 0.5})
+    agent.start()
+    platform.wait(lambda: party.logged is not None, 60)
+    platform.wait(lambda: states(agent) == ["final"], 60)
+    agent.kill(signal.SIGTERM)
+    shutil.rmtree(agent.folder)
+    shutil.copytree(copy, agent.folder)
+    agent.start()
+    platform.wait(lambda: agent.events("ledger.damaged"))
+    assert party.manifest.round_id in agent.events("ledger.damaged")[0]["reason"]
+    offer(platform, agent)
+    platform.wait(lambda: any(told.get("code") == "ledger-damaged" for _, told in platform.ended))
