@@ -21,10 +21,14 @@ from undersong.local import Platform
 from undersong.local.forks import Forks
 from undersong.profile import local_profiles, save_local_profile
 from undersong.services.agent.__main__ import status_of
+from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.entries import Charge, State
+from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.log_watch import Seen
 from undersong.services.agent.settings import AgentSettings, load
 from undersong.services.agent.state import AgentState
 from undersong.shared.identity.owner import OwnerKey, sign_policy
+from undersong.shared.privacy.accounting import epsilon_of
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -80,6 +84,52 @@ def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     assert client.download(newest.id, target) == hashlib.sha256(target.read_bytes()).hexdigest()
     assert newest.lineage["job_id"] == job.id
+
+
+def test_a_budget_for_two_rounds_ends_a_job_of_three(platform: Platform) -> None:
+    """The third round is refused before it trains, by name; ledger and coordinator agree on what two rounds cost."""
+    private = {
+        "engine": "pairwise",
+        "strategy": {"name": "fedavg", "weighting": "equal"},
+        "update": {"clip_norm": 1.0},
+        "privacy": {"model": "distributed", "noise_multiplier": 12.0, "delta": 1e-6},
+    }
+    client = platform.client
+    two = client.privacy_plan(null_job(platform, "budgeted", rounds=2, **private)).terms
+    assert two is not None
+    budget = f"{{nothing: {{unit: site, epsilon: {two.epsilon * 1.0001!r}, delta: 1.0e-6}}}}"
+    policies = [platform.home / "sites" / name / "policy.yaml" for name in SITES]
+    before = [path.read_text() for path in policies]
+    for path, text in zip(policies, before, strict=True):
+        path.write_text(text.replace("  budgets: {}\n", f"  budgets: {budget}\n"))
+    try:
+        job = client.wait(client.submit_job(null_job(platform, "budgeted", **private)).id, timeout_s=HANGS_S)
+    finally:
+        for path, text in zip(policies, before, strict=True):
+            path.write_text(text)
+    assert job.state in ("failed", "paused")
+    assert [(cause.code, cause.sites) for cause in job.causes] == [("budget-exceeded", len(SITES))]
+    assert train_rounds(client, job) == [1, 2]
+    for name in SITES:
+        charges = charges_of(platform, name, job.id)
+        assert [charge.release_digest is not None for charge in charges] == [True, True]
+        assert epsilon_of([charge.event for charge in charges], 1e-6) == pytest.approx(two.epsilon, rel=1e-6)
+
+
+def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:
+    """A site's charges of a job's training rounds, once all of them are final."""
+    settings = load(platform.home / "sites" / name / "agent.yaml")
+    deadline = Deadline(HANGS_S)
+    while True:
+        state = AgentState(settings.data_dir)
+        chain, fault = Ledger(state.store, LedgerMark(settings.high_water)).look()
+        state.close()
+        found = chain.of_job(job_id, "train")
+        assert fault is None
+        if found and all(charge.state is State.FINAL for charge in found):
+            return found
+        assert not deadline.over(), found
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("victim", ["aggregator.worker", "agent.east", *also("coordinator.worker", "valkey")])

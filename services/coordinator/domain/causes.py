@@ -19,10 +19,12 @@ _REPEATING: Final = frozenset(
         "consent-denied",
         "dealer-at-fault",
         "disk-limit",
+        "ledger-damaged",
         "model-mismatch",
         "model-too-large",
         "no-examples",
         "not-contained",
+        "privacy-mismatch",
         "protocol-unknown",
         "sample-count-changed",
         "sample-limits-changed",
@@ -42,10 +44,12 @@ _FAULTS: Final = {
     "dealer-at-fault": "other sites could not use the shares that the site dealt",
     "consent-denied": "the site's owner does not consent to this job",
     "consent-waiting": "the job waits for the consent of the site's owner",
+    "budget-exceeded": "the round would cost more than the site's privacy budget for its data allows",
     "child-died": "the training process ended unexpectedly",
     "disk-full": "the site's disk is full",
     "disk-limit": "the recipe wrote more files than the site's policy allows",
     "interrupted": "the agent was stopped",
+    "ledger-damaged": "the site's privacy ledger cannot be relied on, so it takes no rounds with noise",
     "lease-expired": "the agent stopped sending heartbeats",
     "no-examples": "the site has no training rows for this job",
     "out-of-memory": "training needs more memory than the site allows",
@@ -53,6 +57,7 @@ _FAULTS: Final = {
     "policy-signature": "the site's policy is not signed by its owners",
     "site-unreadable": "the site's agent cannot read what the site has",
     "policy-hours": "the site's policy allows no work at this hour",
+    "privacy-mismatch": "the rounds cost more epsilon than they claim, as the site computes it",
     "recipe-error": "the recipe failed; the site's log says more",
     "recipe-unknown": "the recipe is not installed at the site",
     "recipe-digest": "the recipe's code at the site differs from the job's",
@@ -91,6 +96,17 @@ _REMEDIES: Final = (
     ),
     (("consent-waiting",), "The sites' owners approve it (undersong consent); the job goes on then by itself."),
     (("policy-signature",), "The site's owners read and sign policy.yaml (undersong policy sign)."),
+    (
+        ("budget-exceeded",),
+        (
+            "Submit it with more noise or fewer rounds (undersong privacy plan), or ask the owners, who see what "
+            "is left with undersong ledger show, and who alone can raise a budget; then resume the job."
+        ),
+    ),
+    (
+        ("ledger-damaged",),
+        "The site's owner finds out what happened (undersong ledger verify, then adopt); then resume the job.",
+    ),
     (("policy-hours",), "Resume the job within the hours that the sites' policies allow."),
     (("policy-",), "The sites' owners may allow it in policy.yaml; then resume the job, or submit another."),
     (
