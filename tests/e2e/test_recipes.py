@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
     "five classes": ("tabular", made("kind", task="multiclass", classes=5, model="mlp", **FAST), "accuracy", 0.6),
     "fifty classes": ("tabular", made("fifty", task="multiclass", classes=50), "accuracy", 0.0),
     "more classes than there are": ("tabular", made("ill", task="multiclass", classes=9, **FAST), "accuracy", 0.9),
+    "noise for each record": ("tabular", made("ill", epochs=10, batch_size=30, learning_rate=0.5), "auc", 0.9),
     "regression": ("tabular", made("price", task="regression", epochs=10, learning_rate=0.05), "r2", 0.95),
     "two kinds of pictures": ("image", shown("two", 2), "accuracy", 0.6),
     "seven kinds of pictures": ("image", shown("seven", 7), "accuracy", 0.2),
@@ -153,8 +156,9 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
 }
 
 
-FEW = ("five classes", "regression", "seven kinds of pictures", "own, four classes")
-"""Each kind of task, and of recipe."""
+FEW = ("five classes", "noise for each record", "regression", "seven kinds of pictures", "own, four classes")
+"""Each kind of task, of recipe, and of training."""
+PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
 REST = tuple(name for name in CASES if name not in FEW)
 
 
@@ -170,6 +174,7 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
         "evaluation": {"every": 2},
         "update": {"bound": 4e6 if "own, r" in name else 16.0},
         "deadlines": {"round_s": 120},
+        **(PRIVATE if name == "noise for each record" else {}),
     }
 
 
@@ -192,6 +197,19 @@ def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(
         if job.state != "succeeded" or not scores or not scores[-1].get(metric, -1.0) >= least:
             faults[name] = (job.state, job.reason, scores)
     assert not faults
+    if "noise for each record" in jobs:
+        lines = [ledger_of(platform, site) for site in HOSPITALS]
+        wanted = {"event": "poisson-gaussian", "probability": 30 / ROWS, "count": 50}
+        assert all(wanted.items() <= event.items() for site in lines for event in site)
+        assert [len(site) for site in lines] == [2, 2, 2], "one charge for each round"
+
+
+def ledger_of(platform: Platform, site: str) -> list[dict[str, Any]]:
+    """The events of records' charges in a site's ledger."""
+    database = next((platform.home / "sites" / site).rglob("agent.sqlite"))
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        rows = db.execute("SELECT event FROM charges WHERE unit = 'record' AND state = 'held'").fetchall()
+    return [json.loads(row[0]) for row in rows]
 
 
 def test_the_documented_own_recipe_runs_as_its_page_says(platform: Platform) -> None:

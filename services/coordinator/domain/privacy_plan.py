@@ -1,16 +1,15 @@
 """What a job's noise costs before anything runs, what other noise would, and whether another mechanism would help."""
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from pydantic import Field
 
 from undersong.services.coordinator.domain.privacy import calibrated, cost_of, deviation_of
 from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
 from undersong.services.coordinator.domain.validation import ValidJob
 from undersong.shared.errors import Refusal
+from undersong.shared.privacy import matrix
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.wire.privacy import MAX_EPSILON, NoisySteps, PrivacyModel, PrivacyTerms
@@ -159,30 +158,12 @@ def saving_of(rounds: int, separation: int) -> float:
     """Return by which factor a banded square-root matrix lowers the error of prefix sums, at least 1.
 
     Both with the sensitivity of one site that takes part every `separation` rounds: bands of that width do not overlap.
-    Source: Choquette-Choo et al., (Amplified) Banded Matrix Factorization (NeurIPS 2023), section 4.
     """
     count = min(rounds, MOST_SIMULATED)
-    band = min(separation, count)
     times = math.ceil(count / separation)
-    columns = _square_root(band)
-    inverse = np.zeros(count)
-    for place in range(count):
-        reach = min(place, band - 1)
-        past = sum(columns[step] * inverse[place - step] for step in range(1, reach + 1))
-        inverse[place] = float(place == 0) - past
-    plain = math.sqrt(times * (count + 1) / 2)
-    banded = math.sqrt(times * sum(value**2 for value in columns) * _mean_square(np.cumsum(inverse).tolist()))
-    return max(1.0, plain / banded)
 
+    def noise(band: int) -> float:
+        first = matrix.coefficients(band)
+        return matrix.error(first, count) * matrix.sensitivity(first, count, separation, times)
 
-def _square_root(length: int) -> list[float]:
-    """Return the coefficients of 1 / sqrt(1 - x)."""
-    found = [1.0]
-    for place in range(1, length):
-        found.append(found[-1] * (2 * place - 1) / (2 * place))
-    return found
-
-
-def _mean_square(rows: Sequence[float]) -> float:
-    """Return the mean over t of the squared norm of row t of a lower triangular Toeplitz matrix."""
-    return float(np.mean(np.cumsum(np.square(rows))))
+    return max(1.0, noise(1) / noise(min(separation, count)))
