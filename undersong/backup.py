@@ -36,9 +36,8 @@ IN_ORDER: Final = ("coordinator", "aggregator", HELPER, "registry", "keys")
 SITES: Final = "sites"
 _SECRET_FOLDERS: Final = frozenset({"secrets", "identity", "tls"})
 _SECRET_FILES: Final = frozenset({"seal.key", "enrol-token"})
-_LEFT_OUT: Final = frozenset(
-    {"high-water", "high-water.ledger", "openings", "incoming", "work", "task", "models", "lock"}
-)
+_LEFT_OUT: Final = frozenset({"openings", "incoming", "work", "task", "models", "lock", "consent-page"})
+_MARKS: Final = "high-water"  # and what lies beside it: by these a restore is noticed
 _LEFT_OUT_ENDINGS: Final = ("-wal", "-shm", "-journal", ".lock", ".partial", ".sock")
 
 
@@ -134,7 +133,8 @@ def _files(home: Path) -> Iterator[Path]:
 
 
 def _left_out(place: Path) -> bool:
-    return bool(_LEFT_OUT & set(place.parts)) or place.name.endswith(_LEFT_OUT_ENDINGS)
+    left_out = bool(_LEFT_OUT & set(place.parts)) or place.name.endswith(_LEFT_OUT_ENDINGS)
+    return left_out or place.name.startswith(_MARKS)
 
 
 def _secret(place: Path) -> bool:

@@ -57,6 +57,12 @@ privacy:  # what noise rounds need, and what they may cost this site; `undersong
 """
 
 
+CONSENT: Final = """\
+consent: none  # new: each job that is allowed waits until an owner approves it; agent.yaml must name the owners
+auto_approve: []
+"""
+
+
 def default_policy(
     recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
 ) -> str:
@@ -73,6 +79,8 @@ def default_policy(
     )
     sections = {name: _section(name, value) for name, value in file.model_dump(mode="json").items()}
     sections["privacy"] = PRIVACY
+    sections["consent"] = CONSENT
+    del sections["auto_approve"]
     for name in EngineFloors.model_fields:
         sections["statistics"] += sections.pop(name)
     return HEADER + "".join(sections.values())

@@ -110,16 +110,16 @@ class Planner:
         await jobs.record(job.id, "job.paused", ACTOR, data | cause_facts(job.progress.causes))
 
     async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
-        """Too few sites are there. Waiting has the deadline of a round."""
+        """Too few sites are there. Waiting has the deadline of a round, which begins again while consent is awaited."""
         now = await tx.now()
-        waiting = job.waiting(now)
-        since = waiting.waiting_since or now
+        since = job.waiting_since or now
         over = (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s)
-        if over and len(await self._candidates(tx, job, waiting=True)) < job.spec.cohort.min:
+        asked = over and len(await self._candidates(tx, job, waiting=True)) >= job.spec.cohort.min
+        if over and not asked:
             await self.stall(tx, job, "too-few-sites")
             return
         jobs = JobRepository(tx)
-        await jobs.save(waiting)
+        await jobs.save(job.waiting(now, afresh=asked))
         if job.waiting_since is None:
             await jobs.record(job.id, "job.waiting", ACTOR, {"needed": job.spec.cohort.min})
 

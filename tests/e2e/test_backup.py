@@ -106,11 +106,14 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
         assert any(epoch > newest for _, _, epoch in after), "nothing was trained in the new epoch"
 
 
+LEFT_OUT = ("keys/high-water", "sites/a/high-water.owner", "sites/a/high-water.ledger", "sites/a/state/consent-page")
+
+
 @pytest.fixture
 def small_home(tmp_path: Path) -> Path:
     """The files of a platform, without one."""
     home = tmp_path / "home"
-    for place in ("secrets/seal", "keys/identity/identity.pem", "tls/ca.key", "sites/a/enrol-token", "keys/high-water"):
+    for place in ("secrets/seal", "keys/identity/identity.pem", "tls/ca.key", "sites/a/enrol-token", *LEFT_OUT):
         (home / place).parent.mkdir(parents=True, exist_ok=True)
         (home / place).write_text("secret")
     for place in ("aggregator/blobs/ab/abcd", "aggregator/blobs/incoming/half", "sites/a/datasets.yaml"):
@@ -132,6 +135,7 @@ def test_keys_and_data_are_kept_apart(small_home: Path, tmp_path: Path) -> None:
     assert "aggregator/blobs/ab/abcd" in data
     assert {"keys/keys.sqlite", "helper/helper.sqlite"} <= data
     assert not any("high-water" in name or "incoming" in name for name in data | keys)
+    assert not set(LEFT_OUT) & (data | keys)
     modes = {oct(p.stat().st_mode & 0o077) for p in (tmp_path / "keys").rglob("*")}
     assert modes == {"0o0"}
     assert (small_home / "keys" / "last-backup").exists()

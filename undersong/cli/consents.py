@@ -11,6 +11,7 @@ import typer
 from undersong.cli import common, owners
 from undersong.errors import UndersongError
 from undersong.shared.files import read_text
+from undersong.shared.names import hint
 from undersong.shared.terminal import shown
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def _find(inbox: "Inbox", name: str) -> "InboxEntry":
     by_digest = [e for e in entries if len(name) >= _LEAST_DIGEST and e.digest.startswith(name)]
     found = by_digest or [e for e in entries if name in (e.request.job.name, e.request.job_id)]
     if not found:
-        raise UndersongError(f"there is no request {name}", remedy="undersong consent list")
+        known = {entry.request.job.name for entry in entries}
+        raise UndersongError(f"there is no request {name}{hint(name, known)}", remedy="undersong consent list")
     return found[0]
 
 

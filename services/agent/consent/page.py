@@ -91,7 +91,7 @@ class ConsentPage:
         policy: Callable[[], Policy],
     ) -> None:
         self._settings, self._page, self._inbox, self._policy = settings, page, inbox, policy
-        self._ledger = ledger_of(settings, store)
+        self._store = store
         self.token = secrets.token_urlsafe(32)
         self._trying = threading.Lock()
 
@@ -109,8 +109,9 @@ class ConsentPage:
         before, policy = self._inbox.last_approved(entry), self._policy()
         old = None if before is None else fields_of(before.request)
         new = fields_of(entry.request)
+        ledger = ledger_of(self._settings, self._store)  # read anew: the agent adds lines through the same connection
         changed = set(changes(old, new))
-        lines = [*new.items(), *costs(entry.request, self._ledger, policy.privacy)]
+        lines = [*new.items(), *costs(entry.request, ledger, policy.privacy)]
         source = recipe_source(self._settings, entry.request.recipe, entry.request.recipe_digest)
         return {
             **_summary(entry),
@@ -280,6 +281,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answer what is no request of the page's, in the form of all other answers."""
+        self._send_json(int(code), {"detail": "The page has no such request."})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library names it)
         """Keep requests out of the log."""

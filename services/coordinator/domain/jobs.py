@@ -172,9 +172,10 @@ class Job:
         """A round is planned."""
         return replace(self, round_id=round_id, waiting_since=None, next_check_at=now + LOOK_AGAIN)
 
-    def waiting(self, now: datetime) -> "Job":
-        """Too few sites are there; look again later."""
-        return replace(self, waiting_since=self.waiting_since or now, next_check_at=now + LOOK_AGAIN)
+    def waiting(self, now: datetime, *, afresh: bool = False) -> "Job":
+        """Too few sites are there; look again later. `afresh`: the time of waiting begins now."""
+        since = now if afresh else self.waiting_since or now
+        return replace(self, waiting_since=since, next_check_at=now + LOOK_AGAIN)
 
     def with_model(self, model_id: ModelId) -> "Job":
         """The registry has a model for the job's results."""

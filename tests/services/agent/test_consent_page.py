@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ BROWSER = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
 ]
 BUDGET = PrivacyRule(budgets={"heart": (Budget(PrivacyUnit.SITE, 4.0, 1e-6, 365),)})
+expect.set_options(timeout=30_000)  # a machine that is busy with other tests opens keys slowly
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 
@@ -129,6 +131,16 @@ def test_only_who_has_the_token_and_comes_from_the_page_itself_is_answered(serve
         if status != 200:
             assert "secret words" not in str(told)
     assert served.ask("/api/requests", None, Host=served.host)[0] == 200
+    for line in (
+        b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00\xff\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    ):
+        with socket.create_connection(served.host.split(":"), timeout=10) as raw:
+            raw.sendall(line)
+            answer = raw.makefile("rb").read()
+        assert b"The page has no such request" in answer
+        assert b"<" not in answer
 
 
 def test_a_port_in_use_is_told_by_name(served: Served, tmp_path: Path) -> None:
@@ -258,6 +270,7 @@ async def test_two_owners_decide_in_the_middle_of_a_job(
         platform.wait(lambda: platform.profiles[-1]["consents"] == [], 20)
         assert offer() == "completions"
         await browser.close()
+    assert not agent.events("ledger.damaged"), "the page reads the ledger that the agent writes"
     agent.kill()
 
 

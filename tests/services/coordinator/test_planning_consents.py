@@ -62,6 +62,9 @@ async def test_a_job_waits_for_consent_and_goes_on_by_itself(small_world: World)
     assert (found["state"], found["round_id"], found["reason"]) == ("running", None, None)
     assert ("consent-waiting", 1) in [(each["code"], each["sites"]) for each in found["causes"]]
     await say(agents[0], job, None)
+    await world.watch_for(40)  # the others are away just now: they have a round's time to come back
+    await world.conductor.sweep_jobs()
+    assert (await world.get_job(job["id"]))["state"] == "running"
     await world.watch_for(5, agents)
     await world.conductor.sweep_jobs()
     found = await world.get_job(job["id"])
