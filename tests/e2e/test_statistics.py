@@ -1,23 +1,52 @@
 """The example's figures over real processes: one hospital's agent is killed in the middle, and the sums are right."""
 
+import json
+import os
+import re
+import shlex
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
 import yaml
 
+from tests.pages import sh_commands
 from undersong.local import Platform
 from undersong.local.forks import Forks
+from undersong.profile import Profile
 from undersong.shared.statistics.results import ContingencyResult, KMeansResult, MomentResult
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"
+UNDERSONG = str(Path(sys.executable).with_name("undersong"))
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A reader's shell: a folder, and the profile that its commands speak to."""
+
+    folder: Path
+    profile: Profile
+
+    def run(self, *words: str, code: int = 0) -> str:
+        told = {f"UNDERSONG_{name.upper()}": str(value) for name, value in asdict(self.profile).items() if value}
+        env = {**os.environ, **told, "UNDERSONG_HOME": str(self.folder.parent / "config")}
+        done = subprocess.run(
+            [UNDERSONG, *words], cwd=self.folder, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +121,61 @@ def test_two_servers_count_what_each_site_proved(platform: Platform) -> None:
     wanted = pd.crosstab(records.cp, records.target)
     for row, (_, counts) in zip(pain.cells, wanted.iterrows(), strict=True):
         assert all(cell in (None, float(count)) for cell, count in zip(row, counts, strict=True))
+
+
+PAGES = ("choose-a-unit", "choose-epsilon", "plan-run-audit-publish", "data-map", "hazards-and-tests")
+
+
+@pytest.fixture(scope="module")
+def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A reader's shell in a copy of the example's folder, after a job with noise that protects sites."""
+    folder = tmp_path_factory.mktemp("reader") / "hospital"
+    shutil.copytree(EXAMPLE, folder)
+    spec: dict[str, Any] = yaml.safe_load((EXAMPLE / "private-sites.yaml").read_text())
+    platform.wait_sites_online(len(HOSPITALS), timeout_s=180)
+    job = platform.client.wait(platform.client.submit_job(spec).id, timeout_s=240)
+    assert job.state == "succeeded", job.reason
+    return Shell(folder, platform.client.profile)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_pages_on_privacy_engineering_run(shell: Shell, page: str) -> None:
+    """Every command as it stands on the page, in the order of the pages."""
+    text = (EXAMPLE.parents[1] / "docs" / "privacy-engineering" / f"{page}.md").read_text()
+    for line in sh_commands(text):
+        command, _, refused = line.partition(" # exit code ")
+        assert command.startswith("undersong ")
+        shell.run(*shlex.split(command)[1:], code=int(refused or 0))
+
+
+def test_a_datasheet_and_a_data_map_tell_what_the_platform_did(platform: Platform, shell: Shell) -> None:
+    """Noise for records, noise of all sites together, and figures with noise: by the command, the API and the page."""
+    client = platform.client
+    rows = json.loads(shell.run("datasheet", "heart-private", "--json"))["datasheet"]
+    (claim,) = rows["claims"]
+    assert (claim["unit"], claim["released"]) == ("record", 3)
+    assert claim["epsilon"] == pytest.approx(4.0, rel=0.01)
+    assert claim["sampling"].startswith("Poisson")
+    assert {gap["what"] for gap in rows["gaps"]} >= {"evaluations", "statistics without noise"}
+    assert [audit["kind"] for audit in rows["audits"]] == ["loss-threshold"]
+    page = (shell.folder / "datasheet.html").read_text()
+    assert "Claim for each record" in page
+    assert "<script" not in page
+    model = next(model for model in client.models() if model.name == "heart-private-sites")
+    newest = client.versions(model.id)[-1]
+    sheet = client.datasheet(newest.id).datasheet
+    (of_sites,) = sheet.claims
+    assert (of_sites.unit, of_sites.released, of_sites.mechanisms[0].model) == ("site", 2, "distributed")
+    assert of_sites.epsilon == pytest.approx(8.0, rel=0.01)
+    assert of_sites.planned_epsilon == pytest.approx(of_sites.epsilon)
+    assert newest.lineage["privacy"]["model"] == "distributed"
+    found = json.loads(shell.run("datamap", "heart-private", "--format", "json"))
+    assert {site["name"] for site in found["sites"]} == set(HOSPITALS)
+    assert found["sites"][0]["columns"][0] == "age"
+    assert any("with noise that the recipe adds" in flow["form"] for flow in found["flows"])
+    with httpx.Client(base_url=client.profile.coordinator_url, verify=client.profile.ca_file or True) as browser:
+        browser.post("/dashboard/login", data={"token": client.profile.token})
+        text = " ".join(re.sub(r"<[^>]+>", " ", browser.get("/dashboard/privacy").text).split())
+        assert re.search(r"ε 8 for each site at δ 0.0001, 2 noisy sums", text), text
+        assert re.search(r"heart-private-figures ε 1 for each record at δ 0.0001, 1 noisy sum none", text), text
+        assert "Claim for each site" in browser.get(f"/dashboard/versions/{newest.id}/datasheet").text

@@ -339,9 +339,9 @@ def table_rows(text: str, section: str) -> list[str]:
 async def test_the_privacy_page_tells_what_noise_bounds_and_what_nothing_bounds(browser: httpx.AsyncClient) -> None:
     """For each data set and unit, all jobs together and job by job; exact sums never look like a small epsilon."""
     text = " ".join(re.sub(r"<[^>]+>", " ", (await browser.get(f"{ROOT}/privacy")).text).split())
-    assert "ε 3.21 at δ 1e-06 for each site 20 noisy sums" in text
-    assert "no bound for each record 2 noisy sums" in text
-    assert "lungs 1 4 – 4 no bound" in text
+    assert "ε 3.21 for each site at δ 1e-06, 20 noisy sums" in text
+    assert "no bound for each record at δ 1e-05, 2 noisy sums" in text
+    assert "lungs 1 4 – 4 no bound 4 sealed weak" in text
     assert "job by job" in text
     assert "keeps no such budget" not in text
 
