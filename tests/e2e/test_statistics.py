@@ -140,7 +140,7 @@ def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Shell
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_pages_on_privacy_engineering_run(shell: Shell, page: str) -> None:
-    """Every command as it stands on the page, in the order of the pages."""
+    """Every command as the page has it, in the order of the pages."""
     text = (EXAMPLE.parents[1] / "docs" / "privacy-engineering" / f"{page}.md").read_text()
     for line in sh_commands(text):
         command, _, refused = line.partition(" # exit code ")

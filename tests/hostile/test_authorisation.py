@@ -51,6 +51,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/federations/{federation_id}/sites": {"name": "one more", "owner": "x"},
         "PUT /v1/sites/self/profile": profile(),
         "POST /v1/jobs/validations": job(ids["federation_id"], "fine"),
+        "POST /v1/jobs/privacy-plan": job(ids["federation_id"], "fine"),
         "POST /v1/jobs": job(ids["federation_id"], "one more"),
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
         "POST /v1/tokens": {"name": "mine"},
@@ -194,7 +195,7 @@ def naming_others(stage: Stage, operation: str) -> Iterator[dict[str, Any]]:
     if operation == "POST /v1/models/{model_id}/versions":
         yield {"json": {"content_digest": ids["digest"], "lineage": {"kind": "import"}}}
         yield {"json": {"content_digest": "0" * 64, "lineage": {"kind": "train", "parents": [ids["version_id"]]}}}
-    if operation in ("POST /v1/jobs", "POST /v1/jobs/validations"):
+    if operation in ("POST /v1/jobs", "POST /v1/jobs/validations", "POST /v1/jobs/privacy-plan"):
         continued = job(ids["federation_id"], "continued")
         yield {"json": {**continued, "model": {"name": "continued", "version_id": ids["version_id"]}}}
     if operation == "PUT /v1/blobs/{digest}":

@@ -170,3 +170,33 @@ async def test_private_statistics_cost_records(small_world: World, sheets: Datas
     (cost,) = account.costs
     assert (cost.unit, cost.releases, cost.delta) == ("record", 1, 1e-6)
     assert cost.epsilon == pytest.approx(1.0, rel=1e-3)
+
+
+async def test_a_round_that_failed_while_it_was_opened_is_counted(small_world: World, sheets: Datasheets) -> None:
+    """As the sites' ledgers count it; a round that failed before is not."""
+    federation = await small_world.federation()
+    agents = await small_world.sites(federation)
+    noise = {"model": "distributed", "noise_multiplier": 3.0, "delta": 1e-6}
+    changes = {"rounds": 1, "evaluation": {"every": 0}, "strategy": {"weighting": "equal"}, "privacy": noise}
+    job = await small_world.job(federation, update={"clip_norm": 1.0}, **changes)
+    await small_world.conductor.advance(job["id"])
+    failures = [{"opening": False}, {"opening": True}]
+    for _ in range(40):
+        done = await work_once(small_world, agents)
+        if done and done[0]["kind"] == "train" and failures:
+            report = {"state": "failed", "reason": "quorum", "result": None, **failures.pop(0)}
+            small_world.neighbours.rounds[done[0]["round_id"]].update(report)
+        if done:
+            await small_world.conductor.drive(done[0]["round_id"])
+        else:
+            await small_world.watch_for(5, agents)
+            await small_world.conductor.sweep_jobs()
+        if (await small_world.get_job(job["id"]))["state"] != "running":
+            break
+    job = await small_world.get_job(job["id"])
+    assert (job["state"], failures) == ("succeeded", [])
+    *_, last = await publish(small_world, job)
+    sheet = await told(small_world, last)
+    assert sheet.claims[0].released == 2
+    counted = {gap.what: gap.releases for gap in sheet.gaps if gap.releases}
+    assert counted["rounds that failed while their sum was being opened"] == 1
