@@ -201,13 +201,13 @@ def overdraw(
     )
 
     def with_rounds(count: int) -> float:
-        return epsilon_of([*others, several(event, count)] if count else others, budget.delta)
+        return epsilon_of([*others, several(event, count)] if count else others, budget.delta, quick=True)
 
     def with_noise(noise: float) -> float:
         return with_others([several(at_noise(event, terms.noise_multiplier, noise), terms.rounds)])
 
     def with_others(events: Sequence[PrivacyEvent]) -> float:
-        return epsilon_of([*others, *events], budget.delta)
+        return epsilon_of([*others, *events], budget.delta, quick=True)
 
     return Overdraw(
         dataset=dataset,

@@ -16,6 +16,7 @@ from tests.shared.wire.manifests import manifest
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.protocol import Column, DataShape, source_digest
 from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.runner.answers import outcome
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
 from undersong.services.agent.runner.warm import WarmRunner
@@ -401,3 +402,33 @@ async def test_a_round_that_protects_records_adds_its_noise_in_the_child(tmp_pat
         with pytest.raises(TaskFailure) as refused:
             payload(*events)
         assert refused.value.code == "privacy-mismatch"
+
+
+GOOD = {"event": "poisson-gaussian", "noise_multiplier": 1.0, "probability": 0.5, "count": 3}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        "many",
+        {"event": "gaussian"},
+        [None],
+        [3],
+        ["poisson-gaussian"],
+        [{**GOOD, "event": "free"}],
+        [{**GOOD, "count": 0}],
+        [{**GOOD, "count": True}],
+        [{**GOOD, "count": 2.5}],
+        [{**GOOD, "noise_multiplier": float("nan")}],
+        [{**GOOD, "noise_multiplier": float("inf")}],
+        [{**GOOD, "probability": -0.1}],
+        [{**GOOD, "more": 1}],
+        [GOOD] * 65,
+    ],
+)
+def test_what_a_child_says_of_its_noise_is_read_as_a_strangers_word(tmp_path: Path, events: object) -> None:
+    frame = {"type": "result", "examples": 10, "loss": 0.0}
+    assert outcome({**frame, "events": [GOOD]}, tmp_path, None, 0).events[0].count == 3
+    with pytest.raises(TaskFailure) as refused:
+        outcome({**frame, "events": events}, tmp_path, None, 0)
+    assert refused.value.code == "bad-result"
