@@ -103,14 +103,22 @@ class StatisticsRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a job may cost without an approval: epsilon, at a delta that is no larger than this one."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentRule:
     """Whether jobs that the policy allows need an owner's approval beside it.
 
-    `ceilings`: by the digest of a recipe's code the epsilon up to which its jobs need none.
+    `ceilings`: by the digest of a recipe's code what its jobs may cost without one.
     """
 
     asked: bool = False
-    ceilings: Mapping[str, float] = field(default_factory=dict)
+    ceilings: Mapping[str, Ceiling] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from undersong.services.agent.domain import (
     EVERYTHING,
     OWN_FEDERATION,
     POLICY_UNREADABLE,
+    Ceiling,
     ConsentRule,
     Detail,
     Hours,
@@ -176,6 +177,9 @@ class AutomaticApproval(BaseModel):
     digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the recipe's code")
     epsilon: float = Field(
         gt=0, le=MAX_EPSILON, description="Most epsilon of a whole job; one with an exact sum always waits"
+    )
+    delta: float = Field(
+        default=1e-6, gt=0, lt=1, description="The largest delta at which the job may claim that epsilon"
     )
 
 
@@ -360,7 +364,9 @@ def to_policy(file: PolicyFile) -> Policy:
         statistics=_statistics(file.statistics, file.min_cohort),
         engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
         privacy=_privacy(file.privacy),
-        consent=ConsentRule(file.consent == "new", {each.digest: each.epsilon for each in file.auto_approve}),
+        consent=ConsentRule(
+            file.consent == "new", {each.digest: Ceiling(each.epsilon, each.delta) for each in file.auto_approve}
+        ),
     )
 
 

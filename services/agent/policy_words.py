@@ -176,9 +176,12 @@ def _recipe_covered(key: str, other: Choices) -> bool:
 
 def _ceiling_covered(key: str, other: Choices) -> bool:
     """Whether another policy approves as much, or more, of the same recipe by itself."""
-    digest, epsilon = key.split(" ")
+    digest, epsilon, delta = key.split(" ")
     ceilings = (each.split(" ") for each in other.allowed)
-    return any(digest == its and float(most) >= float(epsilon) for its, most in ceilings)
+    return any(
+        digest == its and float(most) >= float(epsilon) and float(largest) >= float(delta)
+        for its, most, largest in ceilings
+    )
 
 
 _COVERS: Final = {"recipes": _recipe_covered, "auto_approve": _ceiling_covered}
@@ -236,10 +239,10 @@ def _consent(file: PolicyFile) -> dict[str, Rule]:
     asked = file.consent != "none"
     said = "a job that is allowed waits for an owner's approval" if asked else "a job that is allowed needs no approval"
     found: dict[str, Rule] = {"consent": Limit((-int(asked),), said)}
-    approvals = {each.digest: each.epsilon for each in file.auto_approve} if asked else {}
     phrases = {
-        f"{digest} {epsilon!r}": f"jobs of the recipe with the code {digest} need no approval up to epsilon {epsilon:g}"
-        for digest, epsilon in approvals.items()
+        f"{each.digest} {each.epsilon!r} {each.delta!r}": f"jobs of the recipe with the code {each.digest} need no "
+        f"approval up to epsilon {each.epsilon:g} at delta {each.delta:g}"
+        for each in file.auto_approve
     }
     found["auto_approve"] = Choices(phrases)
     return found

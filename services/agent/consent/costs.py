@@ -30,7 +30,7 @@ def costs(request: ConsentRequest, ledger: Ledger, rule: PrivacyRule) -> Iterato
     for each in found:
         if each.budget is None:
             continue
-        planned = request.epsilon(each.unit)
+        planned = request.epsilon(each.unit, each.budget.delta)
         said = "without a bound" if math.isinf(planned) else f"epsilon {planned:g}"
         yield (
             f"budget for each {each.unit}",

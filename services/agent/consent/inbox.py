@@ -115,7 +115,7 @@ class Inbox:
                 f"SELECT {_COLUMNS} FROM consent_requests ORDER BY asked_at DESC, digest LIMIT ?",  # noqa: S608
                 (limit,),
             ).fetchall()
-        return [self._entry(*row) for row in rows]
+        return [entry for row in rows if (entry := self._entry(*row)) is not None]
 
     def entry(self, digest: str) -> InboxEntry:
         """Return one request; KeyError where there is none."""
@@ -124,9 +124,10 @@ class Inbox:
                 f"SELECT {_COLUMNS} FROM consent_requests WHERE digest = ?",  # noqa: S608
                 (digest,),
             ).fetchone()
-        if row is None:
+        entry = self._entry(*row) if row is not None else None
+        if entry is None:
             raise KeyError(digest)
-        return self._entry(*row)
+        return entry
 
     def last_approved(self, entry: InboxEntry) -> InboxEntry | None:
         """Return the request to compare with: the last approved one of the same job, else of its name or recipe."""
@@ -166,18 +167,22 @@ class Inbox:
             raise NotDecided("the time until when it holds has passed already")
         if decision == "revoke" and entry.standing.state not in GIVEN and not entry.standing.approvals:
             raise NotDecided(f"nothing is approved: the request is {entry.standing.state}; deny it instead")
-        document = Decision.model_validate(
-            {
-                "decision": decision,
-                "request": digest,
-                "number": max(entry.standing.number, self._mark.read(ENDED, digest).number) + 1,
-                "runs": None if runs is None else entry.standing.used + runs,
-                "until_ms": until_ms,
-                "at_ms": now_ms,
-                "key": key.public,
-                "note": note,
-            }
-        )
+        try:
+            document = Decision.model_validate(
+                {
+                    "decision": decision,
+                    "request": digest,
+                    "number": max(entry.standing.number, self._mark.read(ENDED, digest).number) + 1,
+                    "runs": None if runs is None else entry.standing.used + runs,
+                    "until_ms": until_ms,
+                    "at_ms": now_ms,
+                    "key": key.public,
+                    "note": note or None,
+                }
+            )
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise NotDecided(said) from None
         signed = SignedDecision.by(key, document)
         if decision != "approve":
             state = ConsentState.DENIED if decision == "deny" else ConsentState.REVOKED
@@ -190,12 +195,19 @@ class Inbox:
         """Store a decision as it is: whether it counts is judged whenever it is used."""
         with self.store.writing() as db:
             db.execute(
-                "INSERT INTO consent_decisions VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT OR REPLACE INTO consent_decisions VALUES (?, ?, ?, ?)",
                 (signed.document.request, signed.document.number, signed.document.key, signed.model_dump_json()),
             )
 
-    def _entry(self, digest: str, document: str, asked_at: float, automatic: int) -> InboxEntry:
-        request = ConsentRequest.model_validate_json(document)
+    def _entry(self, digest: str, document: str, asked_at: float, automatic: int) -> InboxEntry | None:
+        """Return a row as it is shown; None for one that is not what its digest says, which owners would sign."""
+        try:
+            request = ConsentRequest.model_validate_json(document)
+        except ValidationError:
+            request = None
+        if request is None or request.digest() != digest:
+            log.warning("consent.request_damaged", request=digest)
+            return None
         decisions = self._decisions(digest)
         keys = self._owners.keys if self._owners is not None else []
         return InboxEntry(

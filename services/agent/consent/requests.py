@@ -48,12 +48,15 @@ class ConsentRequest(Digestible):
         """Return the rounds of this kind."""
         return next((each for each in self.job.planned if each.kind is kind), None)
 
-    def epsilon(self, unit: PrivacyUnit) -> float:
-        """Return what all rounds may cost each unit, infinite where a sum is exact: the sum over kinds of rounds."""
+    def epsilon(self, unit: PrivacyUnit, delta: float) -> float:
+        """Return what all rounds may cost each unit at a delta, as they claim: the sum over kinds of rounds.
+
+        Infinite where a sum is exact, protects another unit, or is only claimed at a larger delta.
+        """
         found = 0.0
         for each in self.job.planned:
             terms = each.privacy
-            if terms is None or terms.unit is not unit or each.rounds > terms.rounds:
+            if terms is None or terms.unit is not unit or terms.delta > delta or each.rounds > terms.rounds:
                 return math.inf
             found += terms.epsilon
         return found
@@ -61,7 +64,7 @@ class ConsentRequest(Digestible):
     def shares(self, rule: PrivacyRule) -> dict[PrivacyUnit, float]:
         """Return by unit the share of the data set's budget that the job may cost; nothing where there is no budget."""
         budgets = rule.budgets.get(self.dataset, ())
-        return {budget.unit: self.epsilon(budget.unit) / budget.epsilon for budget in budgets}
+        return {budget.unit: self.epsilon(budget.unit, budget.delta) / budget.epsilon for budget in budgets}
 
     def large(self, rule: PrivacyRule) -> bool:
         """Whether the job may cost more of a budget than `LARGE_SHARE`."""
@@ -112,7 +115,7 @@ def request_of(manifest: RoundManifest) -> ConsentRequest | None:
 def approves(rule: ConsentRule, request: ConsentRequest) -> bool:
     """Whether the policy itself approves a request: its recipe's code, below the epsilon that the owner allows it."""
     ceiling = rule.ceilings.get(request.recipe_digest)
-    return ceiling is not None and min(map(request.epsilon, PrivacyUnit)) <= ceiling
+    return ceiling is not None and any(request.epsilon(unit, ceiling.delta) <= ceiling.epsilon for unit in PrivacyUnit)
 
 
 def _misfit(detail: str) -> TaskFailure:

@@ -23,7 +23,7 @@ from undersong.cli import app
 from undersong.services.agent.consent.inbox import Inbox, NotDecided
 from undersong.services.agent.consent.requests import approves, changes, fields_of, request_of
 from undersong.services.agent.consent.rules import ConsentState, Decision, Ended, SignedDecision, standing
-from undersong.services.agent.domain import ConsentRule, TaskFailure
+from undersong.services.agent.domain import Ceiling, ConsentRule, TaskFailure
 from undersong.services.agent.owners import OwnerMark
 from undersong.services.agent.settings import OwnerSettings
 from undersong.services.agent.store import Store
@@ -243,20 +243,39 @@ def replaced_clip() -> dict[str, Any]:
     return {**MANIFEST.encoding.model_dump(), "clip_norm": None}  # type: ignore[union-attr]
 
 
+def ceiling(epsilon: float, *, delta: float = 1e-6, digest: str = CODE) -> ConsentRule:
+    return ConsentRule(asked=True, ceilings={digest: Ceiling(epsilon, delta)})
+
+
+def test_a_stored_request_that_is_not_what_its_digest_says_is_not_shown(folder: Path) -> None:
+    """An owner who read it would sign something else."""
+    inbox = inbox_of(folder)
+    refused(inbox, ROUND, "consent-waiting")
+    (entry,) = inbox.entries()
+    other = entry.request.model_copy(update={"recipe": "harmless"})
+    with inbox.store.writing() as db:
+        db.execute("UPDATE consent_requests SET document = ?", (other.model_dump_json(),))
+    assert inbox.entries() == []
+    with pytest.raises(KeyError):
+        inbox.decide(entry.digest, ALICE, "approve")
+
+
 def test_cheap_jobs_of_a_recipe_can_approve_themselves(folder: Path) -> None:
     noisy = {**JOB, "planned": [{"kind": "train", "rounds": 3, "clip_norm": 1.0, "privacy": TERMS}]}
     cheap = numbered(1, request=noisy, privacy=TERMS)
     request = request_of(cheap)
     assert request is not None
-    assert request.epsilon(PrivacyUnit.SITE) == 5.0
-    assert math.isinf(request.epsilon(PrivacyUnit.RECORD))
-    assert approves(ConsentRule(asked=True, ceilings={CODE: 5.0}), request)
-    assert not approves(ConsentRule(asked=True, ceilings={CODE: 4.9}), request)
-    assert not approves(ConsentRule(asked=True, ceilings={"b" * 64: 9.0}), request)
+    assert request.epsilon(PrivacyUnit.SITE, 1e-6) == 5.0
+    assert math.isinf(request.epsilon(PrivacyUnit.RECORD, 1e-6))
+    assert math.isinf(request.epsilon(PrivacyUnit.SITE, 1e-7)), "claimed at a larger delta"
+    assert approves(ceiling(5.0), request)
+    assert not approves(ceiling(4.9), request)
+    assert not approves(ceiling(9.0, delta=1e-7), request)
+    assert not approves(ceiling(9.0, digest="b" * 64), request)
     exact = request_of(ROUND)
     assert exact is not None
-    assert not approves(ConsentRule(asked=True, ceilings={CODE: 1000.0}), exact)
-    inbox, policy = inbox_of(folder), replace(POLICY, consent=ConsentRule(asked=True, ceilings={CODE: 5.0}))
+    assert not approves(ceiling(1000.0), exact)
+    inbox, policy = inbox_of(folder), replace(POLICY, consent=ceiling(5.0))
     for number in (1, 2, 3):
         inbox.check(policy, numbered(number, request=noisy, privacy=TERMS))
     with pytest.raises(TaskFailure, match="used up"):

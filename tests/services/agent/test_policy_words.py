@@ -33,6 +33,7 @@ SOME = {
         {"budgets": {"heart": {"epsilon": 2, "delta": 1e-6}}},
         {"budgets": {"heart": {"unit": "record", "epsilon": 4, "delta": 1e-7}}, "min_separation": 2},
     ],
+    "consent": ["none", "new"],
     "hours": [[], ["08:00-18:00"], ["22:00-06:00"], ["10:00-11:00", "12:00-13:00"]],
     "pairwise": [{}, {"min_corrupt": 0, "allow_no_colluders": True}, {"min_threshold": 2, "quorum": "always"}],
 }
