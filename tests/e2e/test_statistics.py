@@ -11,20 +11,22 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from tests.pages import sh_commands
+from undersong import cli
 from undersong.local import Platform
 from undersong.local.forks import Forks
 from undersong.profile import Profile
-from undersong.shared.statistics.results import ContingencyResult, KMeansResult, MomentResult
+from undersong.shared.statistics.results import ContingencyResult, HistogramResult, KMeansResult, MomentResult
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"
@@ -179,3 +181,70 @@ def test_a_datasheet_and_a_data_map_tell_what_the_platform_did(platform: Platfor
         assert re.search(r"ε 8 for each site at δ 0.0001, 2 noisy sums", text), text
         assert re.search(r"heart-private-figures ε 1 for each record at δ 0.0001, 1 noisy sum none", text), text
         assert "Claim for each site" in browser.get(f"/dashboard/versions/{newest.id}/datasheet").text
+
+
+def test_noise_from_the_job_file_to_the_answers(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every hospital adds its part: a model is trained, and figures come with the noise that is in them."""
+    platform.wait_sites_online(len(HOSPITALS), timeout_s=180)
+    for field in fields(platform.profile):
+        if value := getattr(platform.profile, field.name):
+            monkeypatch.setenv(f"UNDERSONG_{field.name.upper()}", value)
+
+    def said(*words: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["undersong", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        assert int(end.value.code or 0) == code, printed
+        return printed.out + printed.err
+
+    noise = {"model": "distributed", "epsilon": 4.0, "delta": 1e-5}
+    train: dict[str, Any] = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
+    train |= {
+        "name": "private model", "rounds": 2, "privacy": noise, "update": {"clip_norm": 1.0},
+        "strategy": {"weighting": "equal"}, "evaluation": {"every": 0}, "deadlines": {"round_s": 120},
+    }  # fmt: skip
+    count: dict[str, Any] = {
+        "kind": "statistics", "name": "private figures", "data": {"dataset": "heart"}, "privacy": noise,
+        "deadlines": {"round_s": 120},
+        "queries": [
+            {"query": "mean", "columns": ["age"], "ranges": {"age": [20, 90]}},
+            {"query": "histogram", "column": "age", "edges": [20, 40, 50, 60, 90]},
+        ],
+    }  # fmt: skip
+    for name, spec in (("train.yaml", train), ("count.yaml", count)):
+        (tmp_path / name).write_text(yaml.safe_dump(spec))
+    planned = said("privacy", "plan", str(tmp_path / "train.yaml"), "--parameters", "14")
+    assert "for each site over all 2 rounds" in planned
+    assert "14 parameters" in planned
+    assert "every site takes part in every round" in planned
+    assert "█" in said("privacy", "curve", str(tmp_path / "train.yaml"))
+    assert "privacy: epsilon" in said("job", "submit", "--dry-run", str(tmp_path / "train.yaml"))
+    train["update"] = {}
+    (tmp_path / "open.yaml").write_text(yaml.safe_dump(train))
+    assert "/update/clip_norm" in said("job", "submit", "--dry-run", str(tmp_path / "open.yaml"), code=1)
+
+    said("job", "submit", "--watch", str(tmp_path / "train.yaml"))
+    page = said("job", "show", "private model")
+    assert "each site over all 2 rounds" in page
+    job = next(job for job in platform.client.jobs() if job.name == "private model")
+    trained = [round_.result or {} for round_ in platform.client.rounds(job.id) if round_.kind == "train"]
+    assert [(result["loss"], result["clipped"]) for result in trained] == [(None, None)] * 2
+
+    said("job", "submit", "--watch", str(tmp_path / "count.yaml"))
+    figures = next(job for job in platform.client.jobs() if job.name == "private figures")
+    shown = said("stats", "show", figures.id)
+    assert "±" in shown
+    means, histogram = platform.client.results(figures.id).results
+    assert isinstance(means, MomentResult)
+    assert isinstance(histogram, HistogramResult)
+    records = pd.read_csv(EXAMPLE / "heart_disease.csv")
+    age, mean_noise = means.columns[0].mean, means.columns[0].mean_noise
+    assert age is not None
+    assert mean_noise is not None
+    assert 0 < abs(age - records.age.mean()) < 6 * mean_noise
+    assert histogram.noise is not None
+    wanted, _ = np.histogram(records.age, bins=[20, 40, 50, 60, 90])
+    assert np.abs(np.array(histogram.counts, float) - wanted).max() < 6 * histogram.noise

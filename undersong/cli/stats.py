@@ -81,6 +81,8 @@ def submit(
         if dry_run:
             found = client.validate_job(spec, federation=federation)
             common.console.print(f"the job is valid: {len(found.features)} columns at {len(found.sites)} sites")
+            if found.privacy is not None:
+                common.console.print(f"  privacy: {found.privacy.sentence}", markup=False, soft_wrap=True)
             return
         job = client.submit_job(spec, federation=federation)
         _warn(job)
@@ -161,10 +163,11 @@ def _show(client: Client, job_id: str, *, as_json: bool) -> None:
         common.console.print(f"nothing yet: the job is {found.state}", style="dim")
     for result in found.results:
         figures.show(result, common.console)
-    common.console.print(
-        f"at least {found.min_cohort} sites and {found.min_cell} rows stand behind every number shown; job {job_id}",
-        style="dim",
-    )
+    if any(result.noise is not None for result in found.results):
+        protects = "noise protects every row, small counts are shown"
+    else:
+        protects = f"at least {found.min_cohort} sites and {found.min_cell} rows stand behind every number shown"
+    common.console.print(f"{protects}; job {job_id}", style="dim")
 
 
 def _warn(job: Job) -> None:

@@ -316,7 +316,8 @@ def _uncounted(refusal: Refusal) -> str:
 def _check_length(stored: Stored, manifest: RoundManifest, header: UpdateHeader) -> None:
     if manifest.encoding is None:
         return  # an initialise round: each site's model file has its own length
-    if manifest.kind is RoundKind.STATISTICS and not counted(manifest.encoding) and header.length % 2:
+    in_pairs = manifest.kind is RoundKind.STATISTICS and not counted(manifest.encoding) and manifest.privacy is None
+    if in_pairs and header.length % 2:
         raise WrongLength("statistics have two words a value, so their number is even")
     if manifest.kind is RoundKind.TRAIN and header.length <= tail_length(manifest):
         raise WrongLength(f"an update of a model has more than {tail_length(manifest)} words")

@@ -19,6 +19,7 @@ from undersong.shared import faults
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Transaction
 from undersong.shared.ids import SiteId, digest_of
+from undersong.shared.secagg.private import plan_multiples
 from undersong.shared.secagg.quantise import plan_sums
 from undersong.shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
 from undersong.shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
@@ -51,6 +52,12 @@ async def servers(quick_stage: Stage, tmp_path: Path) -> AsyncIterator[Servers]:
     yield made
     faults.watch(None)
     await made.close()
+
+
+def terms(unit: PrivacyUnit) -> PrivacyTerms:
+    return PrivacyTerms(
+        model=PrivacyModel.SERVER, unit=unit, noise_multiplier=0.5, delta=1e-6, epsilon=10, rounds=1, min_sites=2
+    )
 
 
 def vectors(count: int) -> list[Any]:
@@ -88,16 +95,7 @@ async def test_verified_reports_are_shared_among_workers(
 
 async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
     """Drawn once: the sum computed again after a crash is the same, so nothing is averaged away."""
-    terms = PrivacyTerms(
-        model=PrivacyModel.SERVER,
-        unit=PrivacyUnit.SITE,
-        noise_multiplier=0.5,
-        delta=1e-6,
-        epsilon=10,
-        rounds=1,
-        min_sites=2,
-    )
-    round_ = await servers.begin(servers.manifest(privacy=terms))
+    round_ = await servers.begin(servers.manifest(privacy=terms(PrivacyUnit.SITE)))
     integers = [await round_.honest(f"site_{i:02d}", v) for i, v in enumerate(vectors(3))]
     state = await round_.drive()
     assert state["state"] == "published", state
@@ -123,6 +121,20 @@ async def test_sums_without_a_bound_are_split_without_a_proof(servers: Servers) 
     state = await round_.drive()
     assert state["state"] == "published", state
     assert state["result"]["values"] == pytest.approx(wanted.tolist(), abs=1e-6)
+
+
+async def test_statistics_get_noise_of_each_server(servers: Servers) -> None:
+    """Multiples of what one row can change, one word each, so that their number may be odd."""
+    asked, length = terms(PrivacyUnit.RECORD), 301
+    encoding = plan_multiples(summands=3, length=length, terms=asked)
+    manifest = servers.manifest(RoundKind.STATISTICS, encoding=encoding, privacy=asked, length=length)
+    round_ = await servers.begin(manifest)
+    for i in range(3):
+        await round_.honest(f"site_{i:02d}", np.full(length, 100.0 * i))
+    state = await round_.drive()
+    assert state["state"] == "published", state
+    noise = np.array(state["result"]["values"]) - 300.0
+    assert np.std(noise) == pytest.approx(0.5 * np.sqrt(2), rel=0.2), "two servers' worth"
 
 
 async def test_whoever_cheats_is_named_and_the_others_sum_is_exact(servers: Servers) -> None:
