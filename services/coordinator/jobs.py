@@ -354,7 +354,7 @@ async def _steered(tx: Transaction, person: Principal, job_id: str, *, lock: boo
 
 
 async def _change(tx: Transaction, before: Job, after: Job, person: Principal, type_: str | None = None) -> JobView:
-    if after is not before and after.state is not before.state:
+    if (after.state, after.reason) != (before.state, before.reason):
         jobs = JobRepository(tx)
         await jobs.save(after)
         data = {"state": str(after.state), "reason": after.reason}

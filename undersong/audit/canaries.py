@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.audit.findings import CONFIDENCE, Claim, Finding, Kind
+from undersong.audit.findings import CONFIDENCE, AuditFinding, AuditKind, Claim
 from undersong.audit.mechanism import Noise, add_noise, noise_of
 from undersong.audit.trainer import Trainer
 from undersong.errors import UndersongError
@@ -65,7 +65,7 @@ async def audit_training(
     *,
     regression: bool,
     random: np.random.Generator,
-) -> Finding:
+) -> AuditFinding:
     """Train once with canaries, and return what the guesses about the coins refute. UndersongError."""
     rows = random.permutation(np.concatenate([data.train, data.test]))
     count = min(MOST_CANARIES, rows.size // 2)
@@ -101,7 +101,7 @@ async def audit_training(
         f"{made.right} of {made.guesses} guesses about {made.canaries} rows with random labels were right, so one "
         f"row's epsilon is at least {bound:.2f} at delta {delta:g}"
     )
-    return Finding(Kind.ONE_RUN_TRAINING, sentence, figures, bound, claim, CONFIDENCE)
+    return AuditFinding(AuditKind.ONE_RUN_TRAINING, sentence, figures, bound, claim, CONFIDENCE)
 
 
 async def _noisy_course(

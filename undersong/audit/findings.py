@@ -10,7 +10,7 @@ from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUni
 CONFIDENCE: Final = 0.95
 
 
-class Kind(StrEnum):
+class AuditKind(StrEnum):
     """The audits there are."""
 
     LOSS_THRESHOLD = "loss-threshold"
@@ -50,13 +50,13 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """What one audit found. `epsilon_lower_bound`: the epsilon that it refutes; None for an audit that bounds none.
 
     `claim`: what the bound speaks about, where it does. `sentence` says it in words.
     """
 
-    kind: Kind
+    kind: AuditKind
     sentence: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     epsilon_lower_bound: float | None = None
@@ -81,7 +81,7 @@ class Finding:
         }
 
 
-def verdict_of(findings: Sequence[Finding]) -> Verdict:
+def verdict_of(findings: Sequence[AuditFinding]) -> Verdict:
     """Return what all audits together say."""
     if any(finding.broken for finding in findings):
         return Verdict.CLAIM_BROKEN

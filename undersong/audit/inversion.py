@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.audit.findings import Finding, Kind
+from undersong.audit.findings import AuditFinding, AuditKind
 from undersong.audit.trainer import Trainer
 from undersong.recipes import table
 from undersong.recipes.protocol import Dataset, RecipeError
@@ -35,7 +35,7 @@ async def audit_inversion(
     data: Dataset,
     progress: Progress,
     random: np.random.Generator,
-) -> Finding | None:
+) -> AuditFinding | None:
     """Return how many of `ROWS` rows are found; None for a model without inputs of known form and a first layer."""
     inputs = _inputs(target, data)
     layer = None if inputs is None else _first_layer(target.schema, inputs.shape[1])
@@ -60,7 +60,7 @@ async def audit_inversion(
         f"from the masked one {shown[1]['value']:.0%} (chance {1 / len(inputs):.2%})"
         + ("; with this job's engine the aggregator sees each update in clear" if seen else "")
     )
-    return Finding(Kind.GRADIENT_INVERSION, sentence, figures)
+    return AuditFinding(AuditKind.GRADIENT_INVERSION, sentence, figures)
 
 
 def _inputs(target: Model, data: Dataset) -> Values | None:

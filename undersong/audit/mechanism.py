@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.audit.findings import CONFIDENCE, Claim, Finding, Kind
+from undersong.audit.findings import CONFIDENCE, AuditFinding, AuditKind, Claim
 from undersong.services.agent.runner.protocol import Progress
 from undersong.shared.privacy import noise
 from undersong.shared.privacy.accounting import epsilon_of
@@ -61,7 +61,7 @@ def add_noise(into: npt.NDArray[np.int64], wanted: Noise) -> None:
 
 def audit_mechanism(
     manifest: RoundManifest, length: int, progress: Progress, *, confidence: float = CONFIDENCE
-) -> Finding | None:
+) -> AuditFinding | None:
     """Return what the noise of a job's training rounds refutes; None where no site or server adds noise.
 
     `length`: coordinates of the real model, on which the sensitivity depends.
@@ -100,7 +100,7 @@ def audit_mechanism(
         f"least {bound:.2f} at delta {terms.delta:g}; the claim is {claim.epsilon:.3g}"
         + ("; a claim as large as this could not be refuted even with half the noise" if blind else "")
     )
-    return Finding(Kind.ONE_RUN_MECHANISM, sentence, figures, bound, claim, confidence)
+    return AuditFinding(AuditKind.ONE_RUN_MECHANISM, sentence, figures, bound, claim, confidence)
 
 
 def _longest(encoding: Encoding) -> int:

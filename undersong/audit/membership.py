@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.audit.findings import CONFIDENCE, Finding, Kind
+from undersong.audit.findings import CONFIDENCE, AuditFinding, AuditKind
 from undersong.audit.trainer import Trainer
 from undersong.recipes.protocol import Dataset
 from undersong.services.agent.runner.protocol import Progress
@@ -34,13 +34,13 @@ class Membership:
         self._inside = np.arange(self._rows.size) < members.size
         self._losses: Values = np.zeros(0)
 
-    async def loss_threshold(self, target: Model, progress: Progress) -> Finding:
+    async def loss_threshold(self, target: Model, progress: Progress) -> AuditFinding:
         """Take the rows with the smallest losses for members."""
         self._losses = await self._trainer.losses(target, self._rows, progress)
         found = membership_figures(-self._losses, self._inside, CONFIDENCE)
-        return Finding(Kind.LOSS_THRESHOLD, _sentence("the loss alone", found), figures_of(found))
+        return AuditFinding(AuditKind.LOSS_THRESHOLD, _sentence("the loss alone", found), figures_of(found))
 
-    async def lira(self, shadows: int, rounds: int, progress: Progress) -> Finding:
+    async def lira(self, shadows: int, rounds: int, progress: Progress) -> AuditFinding:
         """Compare each row's loss with its losses under shadow models that did not see it; after `loss_threshold`."""
         taught = halves(shadows, self._rows.size, self._random)
         seen = np.empty((shadows, self._rows.size))
@@ -52,7 +52,7 @@ class Membership:
         scores = offline_scores(self._scores(self._losses), self._scores(seen), taught)
         found = membership_figures(scores, self._inside, CONFIDENCE)
         figures = figures_of(found) | {"shadow_models": shadows}
-        return Finding(Kind.LIRA_OFFLINE, _sentence(f"LiRA with {shadows} shadow models", found), figures)
+        return AuditFinding(AuditKind.LIRA_OFFLINE, _sentence(f"LiRA with {shadows} shadow models", found), figures)
 
     def _scores(self, losses: Values) -> Values:
         return -losses if self._regression else confidences(losses)

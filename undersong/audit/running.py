@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from undersong.audit.canaries import NoisyRounds, audit_training
-from undersong.audit.findings import Claim, Finding, Kind
+from undersong.audit.findings import AuditFinding, AuditKind, Claim
 from undersong.audit.inversion import audit_inversion
 from undersong.audit.mechanism import audit_mechanism
 from undersong.audit.membership import Membership
@@ -19,6 +19,7 @@ from undersong.errors import UndersongError
 from undersong.recipes.protocol import Dataset
 from undersong.services.agent.runner.protocol import Progress
 from undersong.shared.learning.tensors import Model
+from undersong.shared.transparency.audit import audit, fingerprint_of
 from undersong.shared.transparency.evidence import Evidence
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import PrivacyModel
@@ -40,7 +41,16 @@ class Subject:
 
     @classmethod
     def of(cls, version: Version, evidence: Evidence, target: Model, given: Claim | None) -> "Subject":
-        """Return the subject; a given claim takes the place of the round's own. UndersongError."""
+        """Return the subject; a given claim takes the place of the round's own.
+
+        UndersongError where a check of the evidence fails, or the version was not trained.
+        """
+        for check in audit(evidence, fingerprint_of(evidence), version.id):
+            if not check.passed:
+                raise UndersongError(
+                    f"the evidence about version {version.number} does not hold: {check.check}: {check.sentence}",
+                    remedy=f"undersong verify {version.id}",
+                )
         manifest = evidence.logged.record.manifest.manifest
         if manifest.kind is not RoundKind.TRAIN:
             raise UndersongError(
@@ -58,22 +68,22 @@ class AuditPlan:
     declarations: Path
     dataset: str | None = None
     shadows: int = 16
-    only: Sequence[Kind] = tuple(Kind)
+    only: Sequence[AuditKind] = tuple(AuditKind)
     own: Sequence[Path] = ()
     device: str = "auto"
     seed: int | None = None
 
 
-async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars) -> list[Finding]:
+async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars) -> list[AuditFinding]:
     """Run the audits that the plan names, as far as they apply; UndersongError."""
     manifest = subject.manifest
     wanted = manifest.data if plan.dataset is None else manifest.data.model_copy(update={"dataset": plan.dataset})
     entry = declared(plan.declarations, wanted.dataset)
     data = rows_of(entry, wanted)
     files = () if entry.path is None else (entry.path,)
-    found: list[Finding | None] = []
-    if Kind.ONE_RUN_MECHANISM in plan.only:
-        found.append(audit_mechanism(manifest, subject.target.schema.length, bars(Kind.ONE_RUN_MECHANISM)))
+    found: list[AuditFinding | None] = []
+    if AuditKind.ONE_RUN_MECHANISM in plan.only:
+        found.append(audit_mechanism(manifest, subject.target.schema.length, bars(AuditKind.ONE_RUN_MECHANISM)))
     async with Trainer(folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device) as trainer:
         found += await _with_recipe(subject, plan, trainer, data, bars)
     return [finding for finding in found if finding is not None]
@@ -81,25 +91,25 @@ async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars
 
 async def _with_recipe(
     subject: Subject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars
-) -> list[Finding | None]:
+) -> list[AuditFinding | None]:
     random = np.random.default_rng(secrets.randbits(128) if plan.seed is None else plan.seed)
     manifest, rounds = subject.manifest, max(1, subject.manifest.number)
     regression = _is_regression(subject.version, manifest)
-    found: list[Finding | None] = []
-    if Kind.ONE_RUN_TRAINING in plan.only:
+    found: list[AuditFinding | None] = []
+    if AuditKind.ONE_RUN_TRAINING in plan.only:
         noisy = NoisyRounds.of(manifest, subject.target.schema.length)
         claim = subject.claim if noisy is not None or _speaks_of_training(subject.claim) else None
-        bar = bars(Kind.ONE_RUN_TRAINING)
+        bar = bars(AuditKind.ONE_RUN_TRAINING)
         found.append(
             await audit_training(trainer, data, rounds, claim, noisy, bar, regression=regression, random=random)
         )
-    if {Kind.LOSS_THRESHOLD, Kind.LIRA_OFFLINE} & set(plan.only):
+    if {AuditKind.LOSS_THRESHOLD, AuditKind.LIRA_OFFLINE} & set(plan.only):
         attack = Membership(trainer, data, regression=regression, random=random)
-        found.append(await attack.loss_threshold(subject.target, bars(Kind.LOSS_THRESHOLD)))
-        if Kind.LIRA_OFFLINE in plan.only:
-            found.append(await attack.lira(plan.shadows, rounds, bars(Kind.LIRA_OFFLINE)))
-    if Kind.GRADIENT_INVERSION in plan.only:
-        bar = bars(Kind.GRADIENT_INVERSION)
+        found.append(await attack.loss_threshold(subject.target, bars(AuditKind.LOSS_THRESHOLD)))
+        if AuditKind.LIRA_OFFLINE in plan.only:
+            found.append(await attack.lira(plan.shadows, rounds, bars(AuditKind.LIRA_OFFLINE)))
+    if AuditKind.GRADIENT_INVERSION in plan.only:
+        bar = bars(AuditKind.GRADIENT_INVERSION)
         found.append(await audit_inversion(trainer, manifest, subject.target, data, bar, random))
     return found
 

@@ -17,10 +17,11 @@ from undersong.cli.lookup import find_version
 from undersong.client import Client
 from undersong.client.types import Version
 from undersong.errors import ApiError, UndersongError
+from undersong.shared.files import check_writable
 from undersong.shared.terminal import shown_json
 
 if TYPE_CHECKING:
-    from undersong.audit.findings import Claim, Finding, Kind
+    from undersong.audit.findings import AuditFinding, AuditKind, Claim
     from undersong.audit.running import AuditPlan, Subject
 
 KINDS = ("loss-threshold", "lira-offline", "one-run-training", "one-run-mechanism", "gradient-inversion")
@@ -58,6 +59,8 @@ def audit(
     from undersong.audit.running import AuditPlan
 
     common.quiet_logs()
+    if out is not None:
+        check_writable(out)
     plan = AuditPlan(data, dataset, shadows - shadows % 2, _kinds(only), recipe or ())
     with common.connect(profile) as client:
         model, version = find_version(client, name)
@@ -87,7 +90,7 @@ def audit(
 
 def _run(
     client: Client, version: Version, plan: "AuditPlan", given: "Claim | None"
-) -> tuple["Subject", list["Finding"]]:
+) -> tuple["Subject", list["AuditFinding"]]:
     from undersong.audit.running import Subject, run_audits
     from undersong.shared.learning.tensors import load
 
@@ -101,14 +104,14 @@ def _run(
             return subject, asyncio.run(run_audits(subject, plan, folder / "trainer", bar_of))
 
 
-def _kinds(only: Sequence[str] | None) -> "tuple[Kind, ...]":
-    from undersong.audit.findings import Kind
+def _kinds(only: Sequence[str] | None) -> "tuple[AuditKind, ...]":
+    from undersong.audit.findings import AuditKind
     from undersong.shared.names import hint
 
     for name in only or ():
         if name not in KINDS:
             raise UndersongError(f"no audit is called {name!r}{hint(name, KINDS)}", remedy="undersong audit --help")
-    return tuple(Kind(name) for name in only or KINDS)
+    return tuple(AuditKind(name) for name in only or KINDS)
 
 
 def _claim(text: str | None) -> "Claim | None":
@@ -125,7 +128,7 @@ def _claim(text: str | None) -> "Claim | None":
     return Claim(epsilon, delta, given=True)
 
 
-def _show(title: str, found: Sequence["Finding"], verdict: str) -> None:
+def _show(title: str, found: Sequence["AuditFinding"], verdict: str) -> None:
     common.console.print(Text(title, "bold"))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("audit", "epsilon ≥", "claim", "result"):
@@ -147,7 +150,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _publish(client: Client, subject: "Subject", found: Sequence["Finding"], *, broken: bool) -> None:
+def _publish(client: Client, subject: "Subject", found: Sequence["AuditFinding"], *, broken: bool) -> None:
     for finding in found:
         client.add_audit(subject.version.id, finding.document())
     if not broken or subject.manifest.job_id is None:

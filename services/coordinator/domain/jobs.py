@@ -241,9 +241,13 @@ class Job:
         return replace(self, state=state, reason=reason, finished_at=now, context=context)
 
     def pause(self, reason: str | None = None) -> "Job":
-        """Plan no further round; `reason` where the platform, and not a person, pauses it. Idempotent."""
+        """Plan no further round; `reason` where the platform, and not a person, pauses it. Idempotent.
+
+        A reason takes the place of an earlier one.
+        """
         self._must_go_on()
-        return self if self.state is JobState.PAUSED else replace(self, state=JobState.PAUSED, reason=reason)
+        known = self.state is JobState.PAUSED and reason in (None, self.reason)
+        return self if known else replace(self, state=JobState.PAUSED, reason=reason)
 
     def resume(self, now: datetime) -> "Job":
         """Plan rounds again, with all attempts, from the last good version. Idempotent."""

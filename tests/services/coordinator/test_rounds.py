@@ -430,7 +430,8 @@ async def test_a_broken_claim_stops_the_job_whoever_of_the_federation_found_it(w
     body = {"version_id": "ver_broken"}
     assert (await stranger.post(f"{path}/broken-claim", json=body)).status_code == 404
     assert (await auditor.get(path)).json()["state"] == "running"
-    for person in (owner, auditor):  # idempotent
+    assert (await world.admin.post(f"{path}/pause")).json()["reason"] is None
+    for person in (owner, auditor):  # idempotent; a person who paused the job before learns of it
         stopped = (await person.post(f"{path}/broken-claim", json=body)).json()
         assert (stopped["state"], stopped["reason"]) == ("paused", "claim-broken")
     assert "above what the job claims" in stopped["explanation"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.undersong.audit.conftest import MEMORISES
 from undersong.audit import inversion
-from undersong.audit.findings import Claim, Kind, Verdict, verdict_of
+from undersong.audit.findings import AuditKind, Claim, Verdict, verdict_of
 from undersong.audit.running import AuditPlan, Subject, run_audits
 from undersong.errors import UndersongError
 from undersong.shared.secagg.private import plan_noisy
@@ -38,27 +38,27 @@ async def test_a_model_that_remembers_its_rows_is_found_out(
     found = {
         one.kind: one for one in await run_audits(subject, AuditPlan(declarations, shadows=6), tmp_path / "t", bars)
     }
-    assert set(found) == set(Kind) - {Kind.ONE_RUN_MECHANISM}
+    assert set(found) == set(AuditKind) - {AuditKind.ONE_RUN_MECHANISM}
     assert verdict_of(list(found.values())) is Verdict.NO_CLAIM
-    loss, lira = (found[kind].figures for kind in (Kind.LOSS_THRESHOLD, Kind.LIRA_OFFLINE))
+    loss, lira = (found[kind].figures for kind in (AuditKind.LOSS_THRESHOLD, AuditKind.LIRA_OFFLINE))
     assert loss["members"] + loss["others"] == 200
     assert loss["auc"]["low"] > 0.55
     assert lira["auc"]["low"] > 0.55
     assert lira["shadow_models"] == 6
-    assert found[Kind.ONE_RUN_TRAINING].epsilon_lower_bound > 0.1
-    inverted = found[Kind.GRADIENT_INVERSION].figures
+    assert found[AuditKind.ONE_RUN_TRAINING].epsilon_lower_bound > 0.1
+    inverted = found[AuditKind.GRADIENT_INVERSION].figures
     assert inverted["in_clear"]["found"]["value"] > 0.9
     assert inverted["masked"]["found"]["high"] < 0.35
     assert inverted["in_clear"]["similarity"] > 0.95
     for kind, told in bars.told.items():
-        assert kind == Kind.ONE_RUN_MECHANISM or (told == sorted(told) and told[-1] == 1.0), kind
+        assert kind == AuditKind.ONE_RUN_MECHANISM or (told == sorted(told) and told[-1] == 1.0), kind
 
 
 async def test_a_given_claim_that_training_exceeds_is_broken(
     tmp_path: Path, declarations: Path, round_of: Round, subject_of: Subjects
 ) -> None:
     subject = subject_of(round_of(MEMORISES), claim=Claim(0.05, 1e-6, given=True))
-    plan = AuditPlan(declarations, only=(Kind.ONE_RUN_TRAINING,), seed=1)
+    plan = AuditPlan(declarations, only=(AuditKind.ONE_RUN_TRAINING,), seed=1)
     (found,) = await run_audits(subject, plan, tmp_path / "t", Bars())
     assert found.broken
 
@@ -74,9 +74,9 @@ async def test_noise_of_the_round_keeps_the_claim_in_training_too(
     encoding = plan_noisy(summands=3, clip_norm=1.0, modulus_bits=32, terms=terms)
     asked = round_of({"epochs": 3}, number=3, privacy=terms, encoding=encoding)
     subject = subject_of(asked, 3, claim=Claim.of(terms))
-    plan = AuditPlan(declarations, only=(Kind.ONE_RUN_TRAINING, Kind.ONE_RUN_MECHANISM), seed=1)
+    plan = AuditPlan(declarations, only=(AuditKind.ONE_RUN_TRAINING, AuditKind.ONE_RUN_MECHANISM), seed=1)
     mechanism, training = await run_audits(subject, plan, tmp_path / "t", Bars())
-    assert (mechanism.kind, training.kind) == (Kind.ONE_RUN_MECHANISM, Kind.ONE_RUN_TRAINING)
+    assert (mechanism.kind, training.kind) == (AuditKind.ONE_RUN_MECHANISM, AuditKind.ONE_RUN_TRAINING)
     assert training.figures["with_noise"]
     assert training.figures["rounds"] == 3
     assert training.claim == Claim.of(terms)
@@ -102,7 +102,7 @@ async def test_what_cannot_be_audited_is_said_with_the_remedy(
 ) -> None:
     subject = subject_of(round_of({}))
     subject = Subject(subject.version, subject.manifest.model_copy(update=_recipe(changes)), subject.target, None)
-    only = (Kind.LOSS_THRESHOLD,)
+    only = (AuditKind.LOSS_THRESHOLD,)
     with pytest.raises(UndersongError) as refused:
         await run_audits(subject, AuditPlan(declarations, only=only, **plan), tmp_path / "t", Bars())
     assert said in refused.value.message
