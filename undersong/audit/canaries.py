@@ -95,7 +95,7 @@ async def audit_training(
         "right": made.right,
         "rounds": rounds,
         "delta": delta,
-        "with_noise": noisy is not None,
+        "with_noise": noisy is not None or trainer.noise is not None,
     }
     sentence = (
         f"{made.right} of {made.guesses} guesses about {made.canaries} rows with random labels were right, so one "

@@ -84,7 +84,10 @@ async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars
     found: list[AuditFinding | None] = []
     if AuditKind.ONE_RUN_MECHANISM in plan.only:
         found.append(audit_mechanism(manifest, subject.target.schema.length, bars(AuditKind.ONE_RUN_MECHANISM)))
-    async with Trainer(folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device) as trainer:
+    noise = None if manifest.privacy is None else manifest.privacy.record_noise
+    async with Trainer(
+        folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device, noise
+    ) as trainer:
         found += await _with_recipe(subject, plan, trainer, data, bars)
     return [finding for finding in found if finding is not None]
 

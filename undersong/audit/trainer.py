@@ -22,6 +22,7 @@ from undersong.services.agent.runner.warm import WarmRunner
 from undersong.shared.learning.tensors import Model, load, save
 from undersong.shared.names import hint
 from undersong.shared.wire.manifest import DataRef, RecipeRef
+from undersong.shared.wire.privacy import RECORD_NOISE, RecordNoise
 from undersong.shared.wire.profiles import schema_fault
 
 LIMIT_S: Final = 3600.0
@@ -59,7 +60,8 @@ def rows_of(entry: DatasetEntry, wanted: DataRef) -> Dataset:
 class Trainer:
     """Runs one recipe, one order at a time; `async with` ends its child.
 
-    `folder` is empty and the trainer's own; `own` are the files of recipes that do not come with the platform.
+    `folder` is empty and the trainer's own; `own` are the files of recipes that do not come with the platform. With
+    `noise` the recipe adds it as it trains, as at a site in a round that protects records.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class Trainer:
     data: DataRef
     own: Sequence[Path] = ()
     device: str = "auto"
+    noise: RecordNoise | None = None
     _runner: WarmRunner = field(init=False)
     _orders: int = field(init=False, default=0)
 
@@ -146,8 +149,9 @@ class Trainer:
         self._orders += 1
         if path is not None and model is not None:
             path.write_bytes(save(model))
+        context = {} if self.noise is None else {RECORD_NOISE: list(self.noise)}
         order = RunOrder(
-            kind, self.recipe.name, self.recipe.digest, self.recipe.params, self.data, {}, seed, folder, path,
+            kind, self.recipe.name, self.recipe.digest, self.recipe.params, self.data, context, seed, folder, path,
             folder / "rows.safetensors", rounds,
         )  # fmt: skip
         try:

@@ -45,7 +45,9 @@ def chosen_rows(data: Dataset, path: Path) -> Dataset:
 def run_course(recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress: Callable[[float], None]) -> Model:
     """Return a model trained on this data set alone, as long as the audited one was."""
     params, seed, rounds = order["params"], int(order["seed"]), int(order["rounds"])
-    context = {"statistics": list(recipe.statistics(data, params, seed))} if recipe.spec.statistics else {}
+    context = dict(order["context"])
+    if recipe.spec.statistics:
+        context["statistics"] = list(recipe.statistics(data, params, seed))
     model = recipe.initial(data.shape, params, context, seed)
     tensors = model.tensors
     for number in range(rounds):

@@ -113,3 +113,20 @@ def _recipe(changes: dict[str, Any]) -> dict[str, Any]:
     from undersong.shared.wire.manifest import RecipeRef
 
     return {"recipe": RecipeRef.model_validate(changes["recipe"])} if changes else {}
+
+
+async def test_noise_of_the_recipe_itself_is_part_of_what_is_audited(
+    tmp_path: Path, declarations: Path, round_of: Round, subject_of: Subjects
+) -> None:
+    """A job that protects records trains with its noise in the audit too, or every such claim would seem broken."""
+    steps = {"clip_norm": 1.0, "probability": 0.1, "count": 100}
+    terms = PrivacyTerms.model_validate(
+        {"model": "record", "unit": "record", "noise_multiplier": 50.0, "delta": 1e-5, "epsilon": 0.1,
+         "rounds": 1, "min_sites": 2, "steps": steps}
+    )  # fmt: skip
+    subject = subject_of(round_of(MEMORISES, privacy=terms), claim=Claim.of(terms))
+    plan = AuditPlan(declarations, only=(AuditKind.ONE_RUN_TRAINING, AuditKind.ONE_RUN_MECHANISM), seed=1)
+    (found,) = await run_audits(subject, plan, tmp_path / "t", Bars())
+    assert (found.kind, found.claim) == (AuditKind.ONE_RUN_TRAINING, Claim.of(terms))
+    assert found.figures["with_noise"]
+    assert found.epsilon_lower_bound < 0.5
