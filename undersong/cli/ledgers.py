@@ -131,8 +131,8 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
     from undersong.services.agent.ledger.book import Ledger
     from undersong.services.agent.ledger.mark import LedgerMark
     from undersong.services.agent.loop import alone as held
+    from undersong.services.agent.owners import load_policy
     from undersong.services.agent.policy import PolicyError
-    from undersong.services.agent.policy import load as load_policy
     from undersong.services.agent.settings import ConfigError, load
     from undersong.services.agent.state import AgentState
 
@@ -151,7 +151,7 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
             raise UndersongError(f"{settings.data_dir} has no state", remedy="run the agent once: undersong agent run")
         stack.callback(state.close)
         try:
-            rule = load_policy(settings.policy)[0].privacy
+            rule = load_policy(settings)[0].privacy
         except PolicyError as error:
             common.complaints.print(f"shown without budgets: {error}", markup=False)
             rule = PrivacyRule()

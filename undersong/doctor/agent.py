@@ -19,6 +19,8 @@ from undersong.doctor.machine import kernels, packages
 from undersong.services.agent.alarms import REMEDY
 from undersong.services.agent.device import DEVICE_REMEDY, lacking
 from undersong.services.agent.domain import Policy, TaskFailure
+from undersong.services.agent.ledger.book import fault_in
+from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.owners import load_policy
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
 from undersong.services.agent.site import look, unresolved
@@ -84,7 +86,7 @@ def _files(settings: AgentSettings) -> Iterator[Finding]:
         )
     else:
         yield from _datasets(settings, policy)
-    yield from _state(settings.data_dir / "agent.sqlite")
+    yield from _state(settings)
     yield from private("key files", _key_files(settings))
 
 
@@ -113,7 +115,8 @@ def _datasets(settings: AgentSettings, policy: Policy | None) -> Iterator[Findin
             yield Finding("ok", f"data set {name}", f"{schema['rows']} rows, {len(schema['columns'])} columns")
 
 
-def _state(file: Path) -> Iterator[Finding]:
+def _state(settings: AgentSettings) -> Iterator[Finding]:
+    file = settings.data_dir / "agent.sqlite"
     if not file.exists():
         return
     try:
@@ -124,9 +127,22 @@ def _state(file: Path) -> Iterator[Finding]:
         yield Finding("fault", "state", f"{file} is damaged: {error}", remedy)
         return
     yield from _alarms(file)
+    yield from _ledger(file, LedgerMark(settings.high_water))
     if version > SCHEMA_VERSION:
         detail = f"{file} was written by a newer agent (version {version}, this one knows {SCHEMA_VERSION})"
         yield Finding("fault", "state", detail, "install the newer release again")
+
+
+def _ledger(file: Path, mark: LedgerMark) -> Iterator[Finding]:
+    """Whether the ledger holds, by which rounds with noise are charged."""
+    try:
+        with open_database(file) as db:
+            fault = fault_in(db, mark)
+    except sqlite3.DatabaseError:  # a state from before there was a ledger; damage is told above
+        return
+    if fault is not None:
+        detail = f"it cannot be relied on, so rounds with noise are refused: {one_line(fault)}"
+        yield Finding("fault", "ledger", detail, "find out what happened (undersong ledger verify), then: adopt")
 
 
 def _alarms(file: Path) -> Iterator[Finding]:

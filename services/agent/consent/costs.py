@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 from undersong.services.agent.budgets import PrivacyRule
@@ -26,7 +25,7 @@ def costs(request: ConsentRequest, ledger: Ledger, rule: PrivacyRule) -> Iterato
     chain, fault = ledger.look()
     if fault is not None:
         yield "ledger", f"cannot be relied on: {fault}"
-    found = [each for each in accounts(chain, rule, int(time.time() * 1000)) if each.dataset == request.dataset]
+    found = [each for each in accounts(chain, rule, ledger.now()) if each.dataset == request.dataset]
     for each in found:
         if each.budget is None:
             continue

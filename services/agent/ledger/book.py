@@ -151,14 +151,9 @@ class Ledger:
         with self.store.reading() as db:
             version = int(db.execute("PRAGMA data_version").fetchone()[0])
             if self._chain is None or version != self._version or self._chain.fault is not None:
-                rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
-                self._chain, self._version = Chain().read((row[:-1], row[-1]) for row in rows), version
-            lost = _lost(db)
-        chain = self._chain
-        try:
-            fault = chain.fault or behind(chain, self.mark.read()) or _missing(lost)
-        except MarkUnreadable as error:
-            fault = str(error)
+                self._chain, self._version = read_chain(db), version
+            chain, lost = self._chain, _lost(db)
+        fault = _fault(chain, self.mark, lost)
         if fault is not None and fault != self._told:
             log.error("ledger.damaged", reason=fault, remedy="undersong ledger verify, then undersong ledger adopt")
         self._told = fault
@@ -239,6 +234,24 @@ def _missing(lost: Sequence[str]) -> str | None:
         return None
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
     return f"the transparency log has round {lost[0]}{more} with this site's update, which it does not know"
+
+
+def read_chain(db: sqlite3.Connection) -> Chain:
+    """Return the chain of a state's database."""
+    rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
+    return Chain().read((row[:-1], row[-1]) for row in rows)
+
+
+def fault_in(db: sqlite3.Connection, mark: LedgerMark) -> str | None:
+    """Return why the ledger of a database that is only read cannot be relied on; None where it can."""
+    return _fault(read_chain(db), mark, _lost(db))
+
+
+def _fault(chain: Chain, mark: LedgerMark, lost: Sequence[str]) -> str | None:
+    try:
+        return chain.fault or behind(chain, mark.read()) or _missing(lost)
+    except MarkUnreadable as error:
+        return str(error)
 
 
 def latest(chain: Chain, mark: Head | None) -> int:

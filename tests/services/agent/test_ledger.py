@@ -208,6 +208,17 @@ def test_exact_answers_are_charged_without_bound_beside_the_budget(site: Site) -
     assert spent == [NonPrivateEvent()]  # it bounds records no better than sites
 
 
+def test_statistics_that_ask_the_same_again_are_charged_again(site: Site) -> None:
+    """A second job with the same questions is a second answer, exact or with noise."""
+    for job in ("job_1", "job_2"):
+        exact = manifest(kind="statistics", round_id=f"rnd_{job}", job_id=job, model=None)
+        charge(site, exact, event=NonPrivateEvent())
+        noisy = exact.model_copy(update={"round_id": f"rnd_{job}_noisy"})
+        charge(site, noisy, event=gaussian())
+    spent = site.ledger.look()[0].spent("heart", "site")
+    assert (spent.count(NonPrivateEvent()), spent.count(gaussian())) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

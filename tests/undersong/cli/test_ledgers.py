@@ -2,15 +2,18 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import yaml
 
 from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
 from undersong.cli import main
+from undersong.doctor.agent import examine_agent
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.privacy import NonPrivateEvent
 
@@ -39,9 +42,10 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def undersong(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def undersong(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
     """Run a command in the site's folder: exit code, output, errors."""
     monkeypatch.chdir(site.folder)
+    logging = structlog.get_config()  # commands that look at a site quiet its code's log lines
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["undersong", "ledger", *words])
@@ -50,7 +54,8 @@ def undersong(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
-    return run
+    yield run
+    structlog.configure(**logging)
 
 
 def cut(site: Site) -> None:
@@ -93,6 +98,8 @@ def test_a_ledger_that_was_cut_is_told_and_adopted(undersong: Any, site: Site) -
     code, _, err = undersong("verify")
     assert (code, "it has 1 lines and had 2" in err, "undersong ledger adopt" in err) == (1, True, True)
     assert "cannot be relied on" in undersong("show")[2]
+    found = {each.subject: each for each in examine_agent(site.folder / "agent.yaml")}
+    assert (found["ledger"].state, "adopt" in str(found["ledger"].remedy)) == ("fault", True)
     assert "1 lines are lost" in undersong("adopt", "--reason", "a disk was exchanged")[1]
     assert undersong("verify")[0] == 0
     assert "a disk was exchanged" in undersong("show")[1]
