@@ -105,6 +105,14 @@ def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) ->
     _, page, _ = run("job", "show", "job_1")
     assert "for 3 sites that can take part, since" in page
     assert "north: it cannot take work: its policy cannot be read" in page
+    asked = {"site_id": "site_2", "site_name": "east", "reason": "it waits", "consent": "waiting"}
+    server.answers["GET /v1/jobs/job_1"] = []
+    server.say("GET /v1/jobs/job_1", {**waiting, "absent": [*absent, asked]})
+    server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
+    server.say("GET /v1/jobs/job_1/participation", {"items": [], "next": None})
+    _, page, _ = run("job", "show", "job_1")
+    assert "for consent of east, since" in page
+    assert "north: it cannot take work: its policy cannot be read" in page
 
 
 def test_a_watch_says_that_the_platform_is_away_and_how_to_watch_again(

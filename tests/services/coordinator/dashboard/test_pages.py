@@ -96,6 +96,14 @@ async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncCli
     assert "column &#39;chol&#39; holds text" in text
 
 
+async def test_a_job_that_waits_for_consent_says_of_whom(browser: httpx.AsyncClient, view) -> None:
+    waiting = replace(view.all_jobs[0], waiting_since=datetime.now(UTC), awaits=("north", "<b>east"))
+    view.all_jobs[0], view.all_rounds = waiting, []
+    text = (await browser.get(f"{ROOT}/jobs/{waiting.id}")).text
+    assert "Waiting for consent of north, &lt;b&gt;east" in text
+    assert "Too few sites" not in text
+
+
 async def test_a_late_round_is_loud(browser: httpx.AsyncClient, view) -> None:
     late = replace(view.all_rounds[-1], deadline=datetime.now(UTC) - timedelta(minutes=3))
     view.all_rounds[-1] = late
