@@ -9,7 +9,7 @@ _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1b1f24;"
     "background:#fff}h1{line-height:1.2}h2{margin-top:2rem;border-bottom:1px solid #ccc}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;"
-    "border-bottom:1px solid #ddd;overflow-wrap:anywhere}@media print{body{margin:0;max-width:none}"
+    "border-bottom:1px solid #ddd;overflow-wrap:break-word}@media print{body{margin:0;max-width:none}"
     "tr,h2{break-inside:avoid}h2{break-after:avoid}}"
 )
 

@@ -23,9 +23,9 @@ from undersong.shared.transparency.datasheet import (
 )
 from undersong.shared.transparency.datasheet_making import Account, make_datasheet
 from undersong.shared.transparency.datasheet_words import headline, sections, title_of
-from undersong.shared.transparency.releases import Release, costs_of, together
+from undersong.shared.transparency.releases import Release, UnitCost, costs_of, together
 from undersong.shared.wire.manifest import RoundKind
-from undersong.shared.wire.privacy import GaussianEvent
+from undersong.shared.wire.privacy import GaussianEvent, PoissonGaussianEvent, PrivacyUnit
 
 
 def gaps(made: Datasheet) -> dict[str, int | None]:
@@ -109,6 +109,13 @@ def test_units_are_never_added_up() -> None:
     costs = costs_of([record, site, site])
     assert {(str(cost.unit), cost.releases) for cost in costs} == {("site", 2), ("record", 1)}
     assert {cost.unit: cost.epsilon for cost in together(costs)} == {cost.unit: cost.epsilon for cost in costs}
+
+
+def test_many_different_costs_are_told_quickly_and_never_too_small() -> None:
+    events = tuple(PoissonGaussianEvent(noise_multiplier=1 + at / 9, probability=0.1, count=9) for at in range(5))
+    tight, told = epsilon_of(events, 1e-5), UnitCost(PrivacyUnit.RECORD, 5, events, 1e-5).epsilon
+    assert told is not None
+    assert tight <= told <= 1.01 * tight
 
 
 def test_a_round_that_failed_while_it_was_opened_counts() -> None:
