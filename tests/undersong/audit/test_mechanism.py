@@ -85,7 +85,9 @@ def test_a_claim_too_large_to_be_refuted_is_said_so(monkeypatch: pytest.MonkeyPa
 def test_rounds_without_noise_of_sites_or_servers_have_nothing_to_audit() -> None:
     exact = manifest()
     record = private("server", "twoserver", 2.0)
-    own = PrivacyTerms.model_validate(record.privacy.model_dump() | {"model": "record", "unit": "record"})
+    steps = {"count": 5, "probability": 0.1, "clip_norm": 1.0}
+    inside = {"model": "record", "unit": "record", "steps": steps}
+    own = PrivacyTerms.model_validate(record.privacy.model_dump() | inside)
     for asked in (
         exact,
         exact.model_copy(update={"kind": RoundKind.EVALUATE}),
