@@ -62,9 +62,10 @@ def audit(
     if out is not None:
         check_writable(out)
     plan = AuditPlan(data, dataset, shadows - shadows % 2, _kinds(only), recipe or ())
+    given = _claim(claim)
     with common.connect(profile) as client:
         model, version = find_version(client, name)
-        subject, found = _run(client, version, plan, _claim(claim))
+        subject, found = _run(client, version, plan, given)
         verdict = verdict_of(found)
         document = {
             "version_id": version.id,

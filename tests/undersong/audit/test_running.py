@@ -4,13 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.shared.transparency.bundles import Federation
 from tests.undersong.audit.conftest import MEMORISES
 from undersong.audit import inversion
 from undersong.audit.findings import AuditKind, Claim, Verdict, verdict_of
 from undersong.audit.running import AuditPlan, Subject, run_audits
+from undersong.client.types import Version
 from undersong.errors import UndersongError
+from undersong.shared.learning.tensors import Model, Schema
 from undersong.shared.secagg.private import plan_noisy
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import PrivacyTerms
@@ -130,3 +134,20 @@ async def test_noise_of_the_recipe_itself_is_part_of_what_is_audited(
     assert (found.kind, found.claim) == (AuditKind.ONE_RUN_TRAINING, Claim.of(terms))
     assert found.figures["with_noise"]
     assert found.epsilon_lower_bound < 0.5
+
+
+def test_evidence_is_checked_before_anything_is_audited() -> None:
+    """The manifest says which noise is claimed: one that was changed, or of a round without training, is refused."""
+    tensors = {"weight": np.zeros(2, np.float32)}
+    target, federation = Model(Schema.of(tensors), tensors), Federation()
+    trained = federation.bundle("train", "pairwise")
+    version = Version(id=trained.subject, model_id="mdl_1", number=4, content_digest="ab" * 32)
+    assert Subject.of(version, trained, target, None).claim is None
+    assert Subject.of(version, trained, target, Claim(1.0, 1e-6, given=True)).claim == Claim(1.0, 1e-6, given=True)
+    head = trained.logged.head.model_copy(update={"size": trained.logged.head.size + 1})
+    changed = trained.model_copy(update={"logged": trained.logged.model_copy(update={"head": head})})
+    with pytest.raises(UndersongError, match="does not hold: log-head"):
+        Subject.of(version, changed, target, None)
+    first = federation.bundle("initialise", "sealed")
+    with pytest.raises(UndersongError, match="its round was initialise"):
+        Subject.of(version.model_copy(update={"id": first.subject}), first, target, None)
