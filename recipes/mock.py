@@ -23,6 +23,7 @@ MOST_ROWS: Final = 10**6
 ROWS_FILE: Final = "rows.csv"
 DECLARATIONS_FILE: Final = "datasets.yaml"
 _DIGITS: Final = 6
+_MOST_CODE: Final = 9  # where whole numbers are told to be small and no range is known
 
 
 class _Form(BaseModel):
@@ -87,7 +88,10 @@ def describe(
     ranges: Mapping[str, tuple[float | None, float | None]],
     rows: int = ROWS,
 ) -> MockDescription:
-    """Return what follows from a schema: numbers without a range are from 0 to 1, a label of numbers is 0 or 1."""
+    """Return what follows from a schema.
+
+    Numbers without a range are from 0 to 1; whole ones where the column is the label or its `numbers` say so.
+    """
     if images := [column.name for column in columns if column.type == "image"]:
         raise BadDataset(f"data set {name}: no twin is made of images ({', '.join(images)}): write one by hand")
     made = {}
@@ -97,8 +101,9 @@ def describe(
         elif column.type == "number":
             low, high = ranges.get(column.name, (None, None))
             low = (0.0 if high is None else min(0.0, high - 1)) if low is None else low
-            whole = column.name == label and high is None
-            made[column.name] = MockColumn(low=low, high=low + 1 if high is None else high, whole=whole)
+            span = _MOST_CODE if column.numbers == "whole" else 1
+            whole = high is None and (column.name == label or column.numbers in ("binary", "whole"))
+            made[column.name] = MockColumn(low=low, high=low + span if high is None else high, whole=whole)
     return MockDescription(name=name, label=label, rows=rows, columns=made)
 
 

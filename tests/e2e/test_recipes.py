@@ -325,3 +325,17 @@ def test_an_audit_finds_halved_noise_and_stops_the_job(
     stopped = client.job(job.id)
     assert (stopped.state, stopped.reason) == ("paused", "claim-broken")
     client.cancel_job(job.id)
+    monkeypatch.undo()
+    monkeypatch.setenv("UNDERSONG_HOME", str(tmp_path / "config"))
+    twin, file = tmp_path / "twin", tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(spec | {"rounds": 1}))
+    for words in (
+        ["data", "mock", "made", "--out", str(twin)],
+        ["job", "try", str(file), "--data", str(twin / "datasets.yaml"), "--json"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["undersong", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+    assert json.loads(printed.out)["training_rows"] > 300  # of rows that the sites' schema alone describes

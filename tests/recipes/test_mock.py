@@ -13,11 +13,13 @@ from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset, r
 from undersong.recipes.mock import (
     MockColumn,
     MockDescription,
+    describe,
     describe_entry,
     description_document,
     read_description,
     write_mock,
 )
+from undersong.shared.wire.columns import Column
 
 ENTRY: dict[str, Any] = {
     "name": "heart",
@@ -91,6 +93,16 @@ def test_a_description_that_cannot_be_drawn_is_refused(changes: dict[str, Any], 
     document = description_document(describe_entry(entry()))
     with pytest.raises(BadDataset, match=said):
         read_description(document | changes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "drawn"),
+    [(None, (0, 1, False)), ("real", (0, 1, False)), ("binary", (0, 1, True)), ("whole", (0, 9, True))],
+)
+def test_numbers_are_of_the_kind_that_sites_tell(numbers: str | None, drawn: tuple[float, float, bool]) -> None:
+    column = Column.model_validate({"name": "a", "type": "number", "numbers": numbers})
+    made = describe("d", [column], None, {}).columns["a"]
+    assert (made.low, made.high, made.whole) == drawn
 
 
 def test_images_have_no_twin() -> None:

@@ -127,6 +127,12 @@ def mock(
     common.next_step(f"undersong job try job.yaml --data {common.quoted(written)}")
 
 
+def _numbers(column: ColumnComparison) -> str | None:
+    """Return the least special kind of numbers that a site tells of; None where no site tells."""
+    told = {own.get("numbers") for own in column.declared.values()}
+    return next((kind for kind in ("real", "whole", "binary") if kind in told), None)
+
+
 def _described(
     dataset: str, data: Path | None, description: Path | None, rows: int, federation: str | None, profile: str | None
 ) -> "MockDescription":
@@ -141,7 +147,11 @@ def _described(
         return twins.describe_entry(declared(data, dataset), rows)
     with common.connect(profile) as client:
         found = client.compare_data(client.federation(federation).id, dataset)
-    columns = [Column.model_validate(column.agreed) for column in found.columns if column.agreed is not None]
+    columns = [
+        Column.model_validate({**column.agreed, "numbers": _numbers(column)})
+        for column in found.columns
+        if column.agreed is not None
+    ]
     labels = {label for label in found.labels.values() if label is not None}
     label = labels.pop() if len(labels) == 1 else None
     known = label if any(column.name == label for column in columns) else None
