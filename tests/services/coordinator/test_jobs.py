@@ -95,6 +95,24 @@ async def test_an_encoding_without_headroom_is_refused(small_world: World) -> No
     assert "/update/modulus_bits" in errors_of(answer)
 
 
+async def test_a_privacy_plan_is_judged_as_a_submission_and_starts_nothing(small_world: World) -> None:
+    """The same checks, the same errors; what is promised is the same in plan, verdict and job."""
+    world, path = small_world, "/v1/jobs/privacy-plan"
+    federation = await world.federation()
+    await world.sites(federation)
+    noise = {"model": "distributed", "epsilon": 4, "delta": 1e-5}
+    bare = document(federation, privacy=noise, update={"modulus_bits": 32})
+    found = errors_of(await world.admin.post(path, json=bare))
+    assert found.keys() >= {"/update/clip_norm", "/strategy/weighting"}
+    assert errors_of(await world.admin.post("/v1/jobs", json=bare)) == found
+    wanted = {**bare, "update": {"clip_norm": 1.0}, "strategy": {"weighting": "equal"}}
+    plan = (await world.admin.post(path, json=wanted)).json()
+    assert plan["terms"]["epsilon"] <= 4
+    assert plan["terms"] == (await world.admin.post("/v1/jobs/validations", json=wanted)).json()["privacy"]
+    assert (await world.admin.get("/v1/jobs")).json()["items"] == []
+    assert plan["terms"] == (await world.admin.post("/v1/jobs", json=wanted)).json()["privacy"]
+
+
 async def test_a_site_without_a_column_is_left_out_loudly(small_world: World) -> None:
     """The others go on; the answer warns; where too few are left, it is an error that names the site."""
     world = small_world
