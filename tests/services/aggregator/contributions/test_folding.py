@@ -1,6 +1,7 @@
 """The running sum is the sum of the accepted updates, whatever the order and whatever was refused in between."""
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,13 +14,15 @@ from tests.effort import examples
 from undersong.services.aggregator.contributions.folding import BodyLost, Folding
 from undersong.services.aggregator.repository.contributions import Contribution
 from undersong.shared.errors import Refusal
-from undersong.shared.ids import Digest, SiteId
+from undersong.shared.ids import Digest, SiteId, digest_of
 from undersong.shared.learning.tensors import Model, Schema, save
 from undersong.shared.secagg.engine import ClientRound
 from undersong.shared.secagg.engines import engine_named
 from undersong.shared.secagg.payload import model_payload, train_payload
-from undersong.shared.secagg.quantise import DTYPES, plan_encoding
+from undersong.shared.secagg.private import noise_reach, plan_noisy
+from undersong.shared.secagg.quantise import DTYPES, OutOfRange, plan_encoding
 from undersong.shared.wire.manifest import DataRef, ModelRef, RecipeRef, RoundKind, RoundManifest, StrategyRef
+from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
 
 SITES = tuple(SiteId(f"site_{number}") for number in range(6))
 
@@ -82,6 +85,44 @@ def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) ->
     assert folding.folded == good
     if good:
         np.testing.assert_array_equal(folding.opened(), expected)
+
+
+def test_noise_of_the_sites_own_is_no_fault_and_what_noise_cannot_be_is(tmp_path: Path) -> None:
+    """The aggregator sees each update: it is refused only beyond what a draw can add to the bound."""
+    terms = PrivacyTerms(
+        model=PrivacyModel.LOCAL,
+        unit=PrivacyUnit.SITE,
+        noise_multiplier=5.0,
+        delta=1e-5,
+        epsilon=10,
+        rounds=1,
+        min_sites=2,
+    )
+    encoding = plan_noisy(summands=6, clip_norm=1.0, modulus_bits=32, terms=terms)
+    manifest = manifest_of(32).model_copy(update={"encoding": encoding, "privacy": terms})
+    engine = engine_named("sealed")
+    opened = engine.server.open(manifest)
+    folding = Folding(manifest, opened.secret)
+    reach = encoding.bound + noise_reach(manifest, 1000, 1)
+    for at, largest in enumerate((None, reach, reach + 1)):
+        delta = np.zeros(1000, np.float32)
+        payload = train_payload(manifest, delta, examples=2, loss=1.0, key=secrets.token_bytes(32))
+        words = np.frombuffer(bytes(payload.data), np.uint32).copy()
+        assert np.abs(words[:1000].view(np.int32)).max() > encoding.bound, "more than an exact update can be"
+        if largest is not None:
+            words[0] = largest
+        sent = replace(payload, data=memoryview(words.view(np.uint8)))
+        client_round = ClientRound(manifest, SITES[at], opened.public)
+        path = tmp_path / str(at)
+        body = b"".join(bytes(p) for p in engine.client.upload(client_round, b"", None, sent)[1])
+        path.write_bytes(body)
+        contribution = Contribution(at, SITES[at], digest_of(body), None, None)
+        if largest == reach + 1:
+            with pytest.raises(OutOfRange):
+                folding.add(contribution, path)
+        else:
+            folding.add(contribution, path)
+    assert folding.folded == {0, 1}
 
 
 def test_a_body_that_is_gone() -> None:
