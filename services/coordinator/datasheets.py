@@ -22,6 +22,7 @@ from undersong.shared.clock import utc_now
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound, no_such
 from undersong.shared.identity.authority import Identity
+from undersong.shared.ids import VersionId
 from undersong.shared.transparency.datasheet import (
     SheetAudit,
     SheetRecipe,
@@ -66,7 +67,7 @@ class _Line:
 
     job: Job | None
     releases: tuple[Release, ...]
-    unknown: tuple[str, ...]
+    unknown: tuple[VersionId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,10 @@ class Datasheets:
             at, document = waiting
             job, released = await self._made(document)
             if job is None:
-                return _Line(own, tuple(releases), (at,))
+                return _Line(own, tuple(releases), (VersionId(at),))
             releases, own = [*released, *releases], own or job
             waiting = await self._start(job)
-        return _Line(own, tuple(releases), (waiting[0],) if waiting else ())
+        return _Line(own, tuple(releases), (VersionId(waiting[0]),) if waiting else ())
 
     async def _made(self, document: dict[str, Any]) -> tuple[Job | None, Sequence[Release]]:
         """The job that made a version, and what it had released by then; no job where none is known here."""
@@ -149,7 +150,7 @@ class Datasheets:
                 job = await JobRepository(tx).get(str(job_id))
             except NotFound:
                 return None, ()
-            if job.federation_id != document.get("federation_id"):  # an import may say anything of itself
+            if job.federation_id != document.get("federation_id") or not await _made_by(tx, job, document):
                 return None, ()
             return job, await _releases(tx, job, _Made(str(round_id), str(document.get("id"))))
 
@@ -215,6 +216,16 @@ def _job_account(releases: Sequence[Release]) -> JobAccount:
         engines=tuple(sorted({release.manifest.engine for release in releases})),
         costs=tuple(costs_of(releases)),
     )
+
+
+async def _made_by(tx: Transaction, job: Job, document: dict[str, Any]) -> bool:
+    """Whether a round of this job made the version; what was brought in from outside may say anything of itself."""
+    try:
+        record = await RoundRepository(tx).record(str(document["lineage"]["round_id"]))
+    except NotFound:
+        return False
+    made = (record.result or {}).get("version_id")
+    return record.round.job_id == job.id and made is not None and made == document.get("id")
 
 
 def _audit(told: dict[str, Any]) -> SheetAudit:

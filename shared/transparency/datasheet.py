@@ -162,7 +162,11 @@ class SheetMapping(Document):
 
 
 class Datasheet(Digestible):
-    """The sheet. `expires_at`: rely on it no longer than to then without a new one, for there may be new audits."""
+    """The sheet.
+
+    unknown: versions that it descends from, or itself, whose rounds the coordinator does not know. expires_at: rely on
+    it no longer than to then without a new one, for there may be new audits.
+    """
 
     format: Literal["undersong-datasheet/1"] = FORMAT
     made_at: AwareDatetime
@@ -174,6 +178,7 @@ class Datasheet(Digestible):
     gaps: tuple[SheetGap, ...] = ()
     audits: tuple[SheetAudit, ...] = ()
     claim_broken: bool = False
+    unknown: tuple[VersionId, ...] = ()
     utility: SheetUtility = SheetUtility()
     nist: tuple[SheetMapping, ...] = ()
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from undersong.shared.ids import JobId
+from undersong.shared.ids import JobId, VersionId
 from undersong.shared.privacy.accounting import ACCOUNTANT, epsilon_of
 from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.transparency.datasheet import (
@@ -62,7 +62,7 @@ class Account:
     subject: SheetSubject
     releases: tuple[Release, ...]
     planned: PrivacyTerms | None = None
-    unknown: tuple[str, ...] = ()
+    unknown: tuple[VersionId, ...] = ()
     audits: tuple[SheetAudit, ...] = ()
     claim_broken: bool = False
     utility: SheetUtility = field(default_factory=SheetUtility)
@@ -82,6 +82,7 @@ def make_datasheet(account: Account, now: datetime) -> Datasheet:
         gaps=gaps,
         audits=account.audits,
         claim_broken=account.claim_broken,
+        unknown=account.unknown,
         utility=account.utility,
         nist=tuple(_nist(account, claims, engines)),
     )
@@ -221,7 +222,7 @@ def _gaps(account: Account) -> Iterator[SheetGap]:
         )
     for version_id in account.unknown:
         yield SheetGap(
-            what=f"the ancestor {version_id}",
+            what=f"the origin of {version_id}",
             why="it was brought in from outside, or its rounds are not known here: what it gives away is not counted",
         )
     if _models(account.releases) & {PrivacyModel.DISTRIBUTED, PrivacyModel.LOCAL}:

@@ -36,6 +36,9 @@ def headline(datasheet: Datasheet) -> str:
     """Return what the sheet says in one or two sentences."""
     if datasheet.claim_broken:
         return "An audit refuted the privacy claim of this version: do not rely on it."
+    if datasheet.unknown:
+        named = ", ".join(datasheet.unknown)
+        return f"No epsilon holds for all that this version depends on: the origin of {named} is not known here."
     bounded = [claim for claim in datasheet.claims if claim.epsilon is not None and claim.released]
     exact = sum(gap.releases or 0 for gap in datasheet.gaps if gap.what == "training without noise")
     if exact or not bounded:

@@ -12,7 +12,9 @@ from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.peers.keys import KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.shared.identity.authority import Subject, keyid_of
+from undersong.shared.ids import new_id
 from undersong.shared.transparency.datasheet import Datasheet, SignedDatasheet, check_datasheet
+from undersong.shared.transparency.datasheet_words import headline
 from undersong.shared.web.access import Grant, Principal, Role
 
 
@@ -93,8 +95,21 @@ async def test_a_version_that_goes_on_from_another_counts_both_jobs(small_world:
     assert counted["training without noise"] == 2
     small_world.neighbours.versions[start]["lineage"] = {"kind": "import", "job_id": before["id"]}
     unknown = await told(small_world, last)
-    assert f"the ancestor {start}" in {gap.what for gap in unknown.gaps}
+    assert f"the origin of {start}" in {gap.what for gap in unknown.gaps}
     assert {gap.what: gap.releases for gap in unknown.gaps if gap.releases}["training without noise"] == 1
+
+
+async def test_a_version_that_names_anothers_round_is_of_unknown_origin(small_world: World, sheets: Datasheets) -> None:
+    """Its lineage is what the person who brought it in wrote."""
+    federation = await small_world.federation()
+    job = await run(small_world, federation, await small_world.sites(federation), rounds=1, evaluation={"every": 0})
+    *_, last = await publish(small_world, job)
+    forged = new_id("ver")
+    small_world.neighbours.versions[forged] = small_world.neighbours.versions[last] | {"id": forged}
+    sheet = await told(small_world, forged)
+    assert (sheet.unknown, sheet.claims, sheet.data) == ((forged,), (), ())
+    assert "is not known here" in headline(sheet)
+    assert sheet.subject.job_id is None
 
 
 async def test_a_sheet_is_for_its_federation(small_world: World, sheets: Datasheets) -> None:

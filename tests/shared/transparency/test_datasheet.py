@@ -130,7 +130,8 @@ def test_an_unknown_ancestor_and_audits_are_told() -> None:
                        epsilon_lower_bound=2.69, broken=True, recorded_by="ada", recorded_at=NOW)  # fmt: skip
     made = sheet(noisy(), unknown=("ver_0",), audits=(audit,), claim_broken=True,
                  utility=SheetUtility(metrics={"auc": 0.8}))  # fmt: skip
-    assert "the ancestor ver_0" in gaps(made)
+    assert "the origin of ver_0" in gaps(made)
+    assert made.unknown == ("ver_0",)
     assert headline(made).startswith("An audit refuted")
     text = markdown_page(title_of(made), sections(made))
     assert "2.69 at 95% confidence" in text
