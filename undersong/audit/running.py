@@ -31,7 +31,7 @@ Bars = Callable[[str], Progress]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class AuditSubject:
     """The version that is audited, the round that made it, and what is claimed of it."""
 
     version: Version
@@ -40,7 +40,7 @@ class Subject:
     claim: Claim | None
 
     @classmethod
-    def of(cls, version: Version, evidence: Evidence, target: Model, given: Claim | None) -> "Subject":
+    def of(cls, version: Version, evidence: Evidence, target: Model, given: Claim | None) -> "AuditSubject":
         """Return the subject; a given claim takes the place of the round's own.
 
         UndersongError where a check of the evidence fails, or the version was not trained.
@@ -74,7 +74,7 @@ class AuditPlan:
     seed: int | None = None
 
 
-async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars) -> list[AuditFinding]:
+async def run_audits(subject: AuditSubject, plan: AuditPlan, folder: Path, bars: Bars) -> list[AuditFinding]:
     """Run the audits that the plan names, as far as they apply; UndersongError."""
     manifest = subject.manifest
     wanted = manifest.data if plan.dataset is None else manifest.data.model_copy(update={"dataset": plan.dataset})
@@ -93,7 +93,7 @@ async def run_audits(subject: Subject, plan: AuditPlan, folder: Path, bars: Bars
 
 
 async def _with_recipe(
-    subject: Subject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars
+    subject: AuditSubject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars
 ) -> list[AuditFinding | None]:
     random = np.random.default_rng(secrets.randbits(128) if plan.seed is None else plan.seed)
     manifest, rounds = subject.manifest, max(1, subject.manifest.number)

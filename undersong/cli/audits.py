@@ -22,7 +22,7 @@ from undersong.shared.terminal import shown_json
 
 if TYPE_CHECKING:
     from undersong.audit.findings import AuditFinding, AuditKind, Claim
-    from undersong.audit.running import AuditPlan, Subject
+    from undersong.audit.running import AuditPlan, AuditSubject
 
 KINDS = ("loss-threshold", "lira-offline", "one-run-training", "one-run-mechanism", "gradient-inversion")
 
@@ -91,8 +91,8 @@ def audit(
 
 def _run(
     client: Client, version: Version, plan: "AuditPlan", given: "Claim | None"
-) -> tuple["Subject", list["AuditFinding"]]:
-    from undersong.audit.running import Subject, run_audits
+) -> tuple["AuditSubject", list["AuditFinding"]]:
+    from undersong.audit.running import AuditSubject, run_audits
     from undersong.shared.learning.tensors import load
 
     evidence = client.evidence(version.id)
@@ -100,7 +100,7 @@ def _run(
         folder = Path(made).resolve()
         file = folder / "version.safetensors"
         client.download(version.id, file)
-        subject = Subject.of(version, evidence, load(file.read_bytes()), given)
+        subject = AuditSubject.of(version, evidence, load(file.read_bytes()), given)
         with bars() as bar_of:
             return subject, asyncio.run(run_audits(subject, plan, folder / "trainer", bar_of))
 
@@ -151,7 +151,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _publish(client: Client, subject: "Subject", found: Sequence["AuditFinding"], *, broken: bool) -> None:
+def _publish(client: Client, subject: "AuditSubject", found: Sequence["AuditFinding"], *, broken: bool) -> None:
     for finding in found:
         client.add_audit(subject.version.id, finding.document())
     if not broken or subject.manifest.job_id is None:

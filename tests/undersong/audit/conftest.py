@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.shared.wire.manifests import manifest
-from undersong.audit.running import Subject
+from undersong.audit.running import AuditSubject
 from undersong.audit.trainer import rows_of
 from undersong.client.types import Version
 from undersong.recipes.catalogue import load_recipe
@@ -64,10 +64,10 @@ def round_of(declarations: Path) -> Callable[..., RoundManifest]:
 
 
 @pytest.fixture
-def subject_of(declarations: Path) -> Callable[..., Subject]:
+def subject_of(declarations: Path) -> Callable[..., AuditSubject]:
     """Makes the subject of an audit: a model that the recipe itself trained in this process."""
 
-    def make(asked: RoundManifest, rounds: int = 1, **changes: Any) -> Subject:
+    def make(asked: RoundManifest, rounds: int = 1, **changes: Any) -> AuditSubject:
         data = rows_of(read_datasets(declarations)["ward"], asked.data)
         recipe, params = load_recipe("tabular"), asked.recipe.params
         tensors = train_in_one_place(recipe, data, params, rounds=rounds, seed=1)
@@ -75,6 +75,6 @@ def subject_of(declarations: Path) -> Callable[..., Subject]:
         schema = recipe.initial(data.shape, params, context, 1).schema
         file = save(Model(schema.result(tensors), tensors))
         version = Version(id="ver_1", model_id="mdl_1", number=1, content_digest=digest_of(file))
-        return Subject(version, asked, load(file), changes.get("claim"))
+        return AuditSubject(version, asked, load(file), changes.get("claim"))
 
     return make

@@ -18,7 +18,7 @@ from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import PrivacyTerms
 
 LENGTH = 30
-MODELS = [("server", "twoserver"), ("distributed", "pairwise"), ("local", "pairwise")]
+MODELS = [("server", "twoserver"), ("distributed", "pairwise"), *also(("local", "pairwise"))]
 
 
 def private(model: str, engine: str, noise: float, rounds: int = 1, **changes: Any) -> RoundManifest:

@@ -11,7 +11,7 @@ from tests.shared.transparency.bundles import Federation
 from tests.undersong.audit.conftest import MEMORISES
 from undersong.audit import inversion
 from undersong.audit.findings import AuditKind, Claim, Verdict, verdict_of
-from undersong.audit.running import AuditPlan, Subject, run_audits
+from undersong.audit.running import AuditPlan, AuditSubject, run_audits
 from undersong.client.types import Version
 from undersong.errors import UndersongError
 from undersong.shared.learning.tensors import Model, Schema
@@ -21,7 +21,7 @@ from undersong.shared.wire.privacy import PrivacyTerms
 
 pytestmark = pytest.mark.process
 Round = Callable[..., RoundManifest]
-Subjects = Callable[..., Subject]
+Subjects = Callable[..., AuditSubject]
 
 
 class Bars:
@@ -58,6 +58,7 @@ async def test_a_model_that_remembers_its_rows_is_found_out(
         assert kind == AuditKind.ONE_RUN_MECHANISM or (told == sorted(told) and told[-1] == 1.0), kind
 
 
+@pytest.mark.exhaustive
 async def test_a_given_claim_that_training_exceeds_is_broken(
     tmp_path: Path, declarations: Path, round_of: Round, subject_of: Subjects
 ) -> None:
@@ -105,7 +106,7 @@ async def test_what_cannot_be_audited_is_said_with_the_remedy(
     said: str,
 ) -> None:
     subject = subject_of(round_of({}))
-    subject = Subject(subject.version, subject.manifest.model_copy(update=_recipe(changes)), subject.target, None)
+    subject = AuditSubject(subject.version, subject.manifest.model_copy(update=_recipe(changes)), subject.target, None)
     only = (AuditKind.LOSS_THRESHOLD,)
     with pytest.raises(UndersongError) as refused:
         await run_audits(subject, AuditPlan(declarations, only=only, **plan), tmp_path / "t", Bars())
@@ -142,12 +143,12 @@ def test_evidence_is_checked_before_anything_is_audited() -> None:
     target, federation = Model(Schema.of(tensors), tensors), Federation()
     trained = federation.bundle("train", "pairwise")
     version = Version(id=trained.subject, model_id="mdl_1", number=4, content_digest="ab" * 32)
-    assert Subject.of(version, trained, target, None).claim is None
-    assert Subject.of(version, trained, target, Claim(1.0, 1e-6, given=True)).claim == Claim(1.0, 1e-6, given=True)
+    assert AuditSubject.of(version, trained, target, None).claim is None
+    assert AuditSubject.of(version, trained, target, Claim(1.0, 1e-6, given=True)).claim == Claim(1.0, 1e-6, given=True)
     head = trained.logged.head.model_copy(update={"size": trained.logged.head.size + 1})
     changed = trained.model_copy(update={"logged": trained.logged.model_copy(update={"head": head})})
     with pytest.raises(UndersongError, match="does not hold: log-head"):
-        Subject.of(version, changed, target, None)
+        AuditSubject.of(version, changed, target, None)
     first = federation.bundle("initialise", "sealed")
     with pytest.raises(UndersongError, match="its round was initialise"):
-        Subject.of(version.model_copy(update={"id": first.subject}), first, target, None)
+        AuditSubject.of(version.model_copy(update={"id": first.subject}), first, target, None)
