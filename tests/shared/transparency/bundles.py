@@ -90,12 +90,12 @@ class Federation:
         signature = signer.private_key.sign(manifest.statement()).hex()
         return SignedManifest(manifest=manifest, keyid=signer.keyid, signature=signature)
 
-    def version(self, number: int, plan: RoundManifest, contributors: int) -> VersionEvidence:
+    def version(self, number: int, plan: RoundManifest, contributors: int, **more: Any) -> VersionEvidence:
         lineage = {
             "job_id": plan.job_id, "round_id": plan.round_id, "kind": str(plan.kind),
             "parents": [plan.model.version_id] if plan.model else [], "recipe": RECIPE,
             "dataset_schema_digest": digest_document(plan.data.model_dump(mode="json")),
-            "metrics": {"loss": 0.25}, "strategy": plan.strategy.name, "contributors": contributors,
+            "metrics": {"loss": 0.25}, "strategy": plan.strategy.name, "contributors": contributors, **more,
         }  # fmt: skip
         content = Digest(hashlib.sha256(b"content %d" % number).hexdigest())
         statement = version_statement(plan.model_id, content, lineage)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from tests.shared.transparency.bundles import Federation
+from tests.shared.transparency.sheets import terms
 from undersong.shared.identity.authority import CertificateUntrusted
 from undersong.shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds
 from undersong.shared.transparency.certificates import read_certificate
@@ -227,6 +228,16 @@ def test_what_each_lie_is_found_by() -> None:
 def _forged(bundle: Evidence, stranger: Federation) -> Evidence:
     record = stranger.bundle().logged.record
     return bundle.model_copy(update={"logged": FEDERATION.logged(record)})
+
+
+def test_a_version_promises_no_noise_that_its_round_did_not_have() -> None:
+    """Signed by publisher and registry, and still refused: the manifest says what the round promised."""
+    bundle = BUNDLES["train", "pairwise"]
+    plan, promised = bundle.logged.record.manifest.manifest, terms().model_dump(mode="json")
+    boast = FEDERATION.version(2, plan, 4, privacy=promised)
+    assert boast.id == bundle.versions[0].id
+    changed = bundle.model_copy(update={"versions": (boast, *bundle.versions[1:])})
+    assert failed(audit(changed, FEDERATION.fingerprint)) == ["result"]
 
 
 def test_a_line_of_parents_has_no_holes_and_nothing_extra() -> None:
