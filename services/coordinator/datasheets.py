@@ -31,7 +31,7 @@ from undersong.shared.transparency.datasheet import (
     SignedDatasheet,
     sign_datasheet,
 )
-from undersong.shared.transparency.datasheet_making import Account, make_datasheet
+from undersong.shared.transparency.datasheet_making import SheetFacts, make_datasheet
 from undersong.shared.transparency.releases import Release, UnitCost, costs_of, exact_of
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.wire.manifest import RoundKind
@@ -168,7 +168,7 @@ class Datasheets:
         except NotFound:
             return start, {}
 
-    async def _account(self, found: dict[str, Any], line: _Line) -> Account:
+    async def _account(self, found: dict[str, Any], line: _Line) -> SheetFacts:
         lineage: dict[str, Any] = dict(found["lineage"])
         recipe = lineage.get("recipe")
         made = line.job is not None
@@ -188,7 +188,7 @@ class Datasheets:
             log_entry=await self._log_entry(round_id),
         )
         audits = tuple(_audit(audit) for audit in found.get("audits") or ())
-        return Account(
+        return SheetFacts(
             subject=subject,
             releases=line.releases,
             planned=line.job.resolved.privacy if line.job else None,

@@ -52,7 +52,7 @@ _KINDS: Final[dict[RoundKind, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class SheetFacts:
     """What a version rests on.
 
     releases: the rounds of its job up to it, and those of the jobs that led to the version it started from. planned:
@@ -68,7 +68,7 @@ class Account:
     utility: SheetUtility = field(default_factory=SheetUtility)
 
 
-def make_datasheet(account: Account, now: datetime) -> Datasheet:
+def make_datasheet(account: SheetFacts, now: datetime) -> Datasheet:
     """Return the datasheet; computing what events cost together takes up to a second."""
     claims, gaps = tuple(_claims(account)), tuple(_gaps(account))
     engines = tuple(_engines(account.releases))
@@ -122,7 +122,7 @@ def _engines(releases: Sequence[Release]) -> Iterator[SheetEngine]:
         )
 
 
-def _claims(account: Account) -> Iterator[SheetClaim]:
+def _claims(account: SheetFacts) -> Iterator[SheetClaim]:
     costs = {cost.unit: cost for cost in costs_of(account.releases)}
     for unit in PrivacyUnit:
         planned = account.planned if account.planned is not None and account.planned.unit is unit else None
@@ -155,7 +155,7 @@ def _planned_epsilon(
     return finite(epsilon_of([*events, *ahead], delta))
 
 
-def _ahead(account: Account, planned: PrivacyTerms | None, noisy: Sequence[Release]) -> list[PrivacyEvent]:
+def _ahead(account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Release]) -> list[PrivacyEvent]:
     """Return what the version's own job may still release, as one event."""
     own = [release for release in noisy if release.manifest.job_id == account.subject.job_id]
     left = planned.rounds - len(own) if planned is not None else 0
@@ -176,7 +176,9 @@ def _expected(terms: PrivacyTerms) -> PrivacyEvent:
     return GaussianEvent(noise_multiplier=terms.noise_multiplier)
 
 
-def _mechanisms(account: Account, planned: PrivacyTerms | None, noisy: Sequence[Release]) -> Iterator[SheetMechanism]:
+def _mechanisms(
+    account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Release]
+) -> Iterator[SheetMechanism]:
     found: Counter[tuple[JobId, PrivacyTerms, float | None]] = Counter()
     for release in noisy:
         manifest = release.manifest
@@ -208,7 +210,7 @@ def _version_of(package: str) -> str:
         return "not known"
 
 
-def _gaps(account: Account) -> Iterator[SheetGap]:
+def _gaps(account: SheetFacts) -> Iterator[SheetGap]:
     """Say what no guarantee is given for: what can be counted first, then what is never bounded."""
     exact = exact_of(account.releases)
     for kind, (what, why) in _KINDS.items():
@@ -258,7 +260,7 @@ def _models(releases: Iterable[Release]) -> set[PrivacyModel]:
     }
 
 
-def _nist(account: Account, claims: Sequence[SheetClaim], engines: Sequence[SheetEngine]) -> Iterator[SheetMapping]:
+def _nist(account: SheetFacts, claims: Sequence[SheetClaim], engines: Sequence[SheetEngine]) -> Iterator[SheetMapping]:
     """Map the topics of NIST SP 800-226 to what this sheet says."""
     bounded = [claim for claim in claims if claim.epsilon is not None]
     said = "; ".join(f"epsilon {claim.epsilon:.4g} at delta {claim.delta:g} for each {claim.unit}" for claim in bounded)

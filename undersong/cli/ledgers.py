@@ -16,7 +16,7 @@ from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
     from undersong.services.agent.budgets import PrivacyRule
-    from undersong.services.agent.ledger.accounts import Account
+    from undersong.services.agent.ledger.accounts import Spending
     from undersong.services.agent.ledger.book import Ledger
     from undersong.services.agent.ledger.entries import Line
     from undersong.services.agent.settings import AgentSettings
@@ -168,7 +168,7 @@ def _from_file(file: Path) -> tuple[Any, str | None]:
     return chain, chain.fault
 
 
-def _account_table(found: "list[Account]") -> Table:
+def _account_table(found: "list[Spending]") -> Table:
     from undersong.services.agent.ledger.accounts import bar
 
     table = Table(box=None, header_style="bold", pad_edge=False)

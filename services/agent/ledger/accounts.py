@@ -18,7 +18,7 @@ FORM: Final = "undersong/ledger/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Spending:
     """What one data set's rounds cost one unit: within the budget's period, or ever where there is no budget.
 
     epsilon: of the rounds with noise, at `delta`. exact: answers without noise, which no epsilon bounds.
@@ -40,7 +40,7 @@ class Account:
         return None if self.budget is None else max(0.0, self.budget.epsilon - self.epsilon)
 
     def document(self) -> dict[str, Any]:
-        """Return the account for JSON."""
+        """Return it for JSON."""
         budget = self.budget
         return {
             "dataset": self.dataset,
@@ -57,14 +57,14 @@ class Account:
         }
 
 
-def accounts(chain: Chain, rule: PrivacyRule, now_ms: int) -> list[Account]:
+def accounts(chain: Chain, rule: PrivacyRule, now_ms: int) -> list[Spending]:
     """Return one account for each data set and unit that has a budget or a charge, by name."""
     named = {(name, budget.unit) for name, budgets in rule.budgets.items() for budget in budgets}
     named |= {(charge.held.dataset, PrivacyUnit(charge.held.unit)) for charge in chain.charges.values()}
     return [_account(chain, dataset, unit, rule.budget(dataset, unit), now_ms) for dataset, unit in sorted(named)]
 
 
-def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | None, now_ms: int) -> Account:
+def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | None, now_ms: int) -> Spending:
     begin = None if budget is None else now_ms - budget.period_ms
     delta = budget.delta if budget is not None else rules.EXACT_DELTA
     spent = chain.spent(dataset, unit, begin)
@@ -73,7 +73,7 @@ def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | Non
         for charge in chain.charges.values()
         if (charge.held.dataset, charge.held.unit) == (dataset, unit) and (begin is None or charge.held.at_ms > begin)
     ]
-    return Account(
+    return Spending(
         dataset=dataset,
         unit=unit,
         budget=budget,
@@ -86,7 +86,7 @@ def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | Non
     )
 
 
-def exported(chain_lines: Sequence[tuple[Line, str]], fault: str | None, found: Sequence[Account]) -> dict[str, Any]:
+def exported(chain_lines: Sequence[tuple[Line, str]], fault: str | None, found: Sequence[Spending]) -> dict[str, Any]:
     """Return the whole ledger as a document that `checked` reads again: each line with its hash."""
     return {
         "form": FORM,

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from undersong.services.agent.budgets import Budget, PrivacyRule
+from undersong.services.agent.domain import Reason
 from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, noisy
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
 from undersong.shared.wire.manifest import RoundManifest
@@ -32,15 +33,6 @@ FINAL_AFTER_MS: Final = 7 * DAY_MS
 """After its deadline, a round of which nothing was heard counts as opened."""
 GONE_AFTER_MS: Final = 3_600_000
 """After its deadline, a round for which nothing was made ready to be sent here is over for this site."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a round is not charged, and so not run: the code goes to the coordinator."""
-
-    code: str
-    detail: str
-
 
 BUDGET_EXCEEDED: Final = "budget-exceeded"
 POLICY_PRIVACY: Final = "policy-privacy"
@@ -72,7 +64,7 @@ def epsilon_after(charges: Mapping[int, Charge], line: Line, budget: Budget | No
     return found if math.isfinite(found) else None
 
 
-def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Refusal | None:
+def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Reason | None:
     """Compare what the round's terms claim with what this site computes; None where the claim holds.
 
     All rounds that are promised must cost at most the claimed epsilon together, as must this one with the job's rounds
@@ -85,13 +77,13 @@ def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Refu
     others = _other_rounds(manifest, chain, terms.delta)
     if len(others) >= terms.rounds:
         said = f"this site took part in {len(others)} rounds of a job whose terms are about {terms.rounds}"
-        return Refusal(PRIVACY_MISMATCH, said)
+        return Reason(PRIVACY_MISMATCH, said)
     together = epsilon_of([several(event, terms.rounds)], terms.delta)
     if exceeds(together, terms.epsilon):
-        return Refusal(PRIVACY_MISMATCH, f"{terms.rounds} rounds {_claims(together, terms)}")
+        return Reason(PRIVACY_MISMATCH, f"{terms.rounds} rounds {_claims(together, terms)}")
     spent = epsilon_of([*others, event], terms.delta)
     if exceeds(spent, terms.epsilon):
-        return Refusal(PRIVACY_MISMATCH, f"the {len(others) + 1} rounds up to this one {_claims(spent, terms)}")
+        return Reason(PRIVACY_MISMATCH, f"the {len(others) + 1} rounds up to this one {_claims(spent, terms)}")
     return None
 
 
@@ -120,15 +112,15 @@ def exceeds(found: float, limit: float) -> bool:
     return found > limit * (1 + SLACK)
 
 
-def participation(manifest: RoundManifest, rule: PrivacyRule, chain: Chain) -> Refusal | None:
+def participation(manifest: RoundManifest, rule: PrivacyRule, chain: Chain) -> Reason | None:
     """Refuse a round in which this site would take part too often, or too soon after another of the job."""
     numbers = {charge.held.number for charge in chain.of_job(manifest.job_id, manifest.kind)} - {manifest.number}
     most, apart = rule.max_participations, rule.min_separation
     if most is not None and len(numbers) >= most:
-        return Refusal(POLICY_PRIVACY, f"this site takes part in {most} rounds of a job (`max_participations`)")
+        return Reason(POLICY_PRIVACY, f"this site takes part in {most} rounds of a job (`max_participations`)")
     near = [number for number in numbers if apart is not None and abs(manifest.number - number) < apart]
     if near:
-        return Refusal(
+        return Reason(
             POLICY_PRIVACY,
             f"this site took part in round {max(near)} of the job, and its policy asks for {apart} rounds from one to "
             "the next (`min_separation`)",

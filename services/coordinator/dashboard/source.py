@@ -20,7 +20,7 @@ from undersong.services.coordinator.dashboard.views import (
     Measure,
     NowPage,
     OperationsPage,
-    Release,
+    PublishedVersion,
     SiteItem,
 )
 from undersong.services.coordinator.datasheets import Datasheets
@@ -140,7 +140,7 @@ class CoordinatorViewModel:
         found = await self.source.sites.comparisons(self.person)
         return [translate.comparison(item) for item in found if len(item.sites) + len(item.absent) > 1]
 
-    async def releases(self) -> Sequence[Release]:
+    async def releases(self) -> Sequence[PublishedVersion]:
         """The model versions that recent jobs published, newest first."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, None)
         return await self._releases([job for job in page.items if job.version_id])
@@ -233,6 +233,6 @@ class CoordinatorViewModel:
                 break
         return found
 
-    async def _releases(self, jobs: Sequence[JobView]) -> list[Release]:
+    async def _releases(self, jobs: Sequence[JobView]) -> list[PublishedVersion]:
         found = [release for job in jobs for release in translate.releases(job, await self._rounds(job.id))]
         return sorted(found, key=lambda release: release.published_at, reverse=True)

@@ -25,7 +25,7 @@ from undersong.services.coordinator.dashboard.views import (
     Measure,
     OperationsPage,
     PartItem,
-    Release,
+    PublishedVersion,
     RoundItem,
     SiteItem,
     TaskItem,
@@ -214,7 +214,7 @@ def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
     return tuple(Measure(item.number, item.metrics) for item in rounds if item.metrics)
 
 
-def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
+def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[PublishedVersion]:
     """The versions that the job's rounds published, with the metrics that were measured for each."""
     if isinstance(of_job.spec, StatisticsSpec):
         return []
@@ -226,7 +226,7 @@ def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[Release]:
             continue
         metrics = measured.get(item.number, {}) if item.kind == "train" else {}
         found.append(
-            Release(
+            PublishedVersion(
                 version_id=version_id,
                 model_name=of_job.spec.model.name,
                 job_id=of_job.id,

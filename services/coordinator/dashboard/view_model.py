@@ -18,7 +18,7 @@ from undersong.services.coordinator.dashboard.views import (
     Measure,
     NowPage,
     OperationsPage,
-    Release,
+    PublishedVersion,
     RoundItem,
     SiteItem,
 )
@@ -63,7 +63,7 @@ class ViewModel(Protocol):
     async def comparisons(self) -> Sequence[ComparisonItem]:
         """Every data set that several sites of a federation have."""
 
-    async def releases(self) -> Sequence[Release]:
+    async def releases(self) -> Sequence[PublishedVersion]:
         """The model versions that rounds published, newest first."""
 
     async def audit(self, subject: str) -> Audit:

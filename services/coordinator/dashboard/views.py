@@ -271,7 +271,7 @@ class SiteItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class PublishedVersion:
     """A model version that a round of this coordinator published."""
 
     version_id: str
@@ -292,7 +292,7 @@ class NowPage:
     jobs: tuple[JobItem, ...]
     current: Mapping[str, RoundItem]  # job id -> its round under way
     sites: tuple[SiteItem, ...]
-    last_release: Release | None
+    last_release: PublishedVersion | None
     degraded: tuple[str, ...]
 
     def late(self, now: datetime) -> tuple[RoundItem, ...]:

@@ -6,7 +6,7 @@ from tests.shared.transparency.bundles import NOW
 from tests.shared.wire.manifests import DIGEST, manifest
 from undersong.shared.secagg.private import plan_noisy
 from undersong.shared.transparency.datasheet import Datasheet, SheetSubject
-from undersong.shared.transparency.datasheet_making import Account, make_datasheet
+from undersong.shared.transparency.datasheet_making import SheetFacts, make_datasheet
 from undersong.shared.transparency.releases import Release
 from undersong.shared.wire.manifest import RoundKind
 from undersong.shared.wire.privacy import PrivacyTerms
@@ -35,4 +35,4 @@ def exact(kind: RoundKind, contributors: int | None = 3) -> Release:
 
 def sheet(*releases: Release, **changes: Any) -> Datasheet:
     promised = next((each.manifest.privacy for each in releases if each.manifest.privacy is not None), None)
-    return make_datasheet(Account(SUBJECT, releases, promised, **changes), NOW)
+    return make_datasheet(SheetFacts(SUBJECT, releases, promised, **changes), NOW)

@@ -21,7 +21,7 @@ from undersong.shared.transparency.datasheet import (
     check_datasheet,
     sign_datasheet,
 )
-from undersong.shared.transparency.datasheet_making import Account, make_datasheet
+from undersong.shared.transparency.datasheet_making import SheetFacts, make_datasheet
 from undersong.shared.transparency.datasheet_words import headline, sections, title_of
 from undersong.shared.transparency.releases import Release, UnitCost, costs_of, together
 from undersong.shared.wire.manifest import RoundKind
@@ -82,7 +82,7 @@ def test_a_version_that_depends_on_no_data_tells_nothing() -> None:
 
 
 def test_before_the_first_noisy_round_only_the_plan_is_told() -> None:
-    made = make_datasheet(Account(SUBJECT, (), terms()), NOW)
+    made = make_datasheet(SheetFacts(SUBJECT, (), terms()), NOW)
     (claim,) = made.claims
     assert (claim.epsilon, claim.released, claim.planned_epsilon) == (0.0, 0, 4.0)
     assert claim.mechanisms[0].planned == 10
@@ -92,7 +92,7 @@ def test_ancestors_are_composed_and_another_strength_gets_a_line_of_its_own() ->
     """The strictest delta of all holds for the claim; the ancestor's plan is not counted, its releases are."""
     before = [noisy(job="job_0", noise_multiplier=3.0, delta=1e-8) for _ in range(2)]
     after = [noisy() for _ in range(2)]
-    made = make_datasheet(Account(SUBJECT, (*before, *after), terms()), NOW)
+    made = make_datasheet(SheetFacts(SUBJECT, (*before, *after), terms()), NOW)
     (claim,) = made.claims
     events = [release.event for release in (*before, *after)]
     assert claim.delta == 1e-8

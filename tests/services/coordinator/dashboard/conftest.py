@@ -38,7 +38,7 @@ from undersong.services.coordinator.dashboard.views import (
     NowPage,
     OperationsPage,
     PartItem,
-    Release,
+    PublishedVersion,
     RoundItem,
     SiteItem,
     TaskItem,
@@ -146,7 +146,7 @@ class FakeViewModel:
     all_rounds: list[RoundItem] = field(default_factory=list)
     all_sites: list[SiteItem] = field(default_factory=list)
     all_comparisons: list[ComparisonItem] = field(default_factory=list)
-    all_releases: list[Release] = field(default_factory=list)
+    all_releases: list[PublishedVersion] = field(default_factory=list)
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
@@ -195,7 +195,7 @@ class FakeViewModel:
     async def sites(self) -> list[SiteItem]:
         return self.all_sites
 
-    async def releases(self) -> list[Release]:
+    async def releases(self) -> list[PublishedVersion]:
         return self.all_releases
 
     async def audit(self, subject: str) -> Audit:
@@ -321,9 +321,9 @@ def view() -> FakeViewModel:
     rounds[3] = replace(rounds[3], got=3, tasks=(*rounds[3].tasks[:2], bad, rounds[3].tasks[3]))
     rounds += [make_round("job_01running", 6, "train", now - timedelta(seconds=2), "collecting")]
     releases = [
-        Release("ver_5", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train5", 5, 4,
+        PublishedVersion("ver_5", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train5", 5, 4,
                 now - timedelta(seconds=20), {"accuracy": 0.811, "auc": 0.89}),
-        Release("ver_4", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train4", 4, 4,
+        PublishedVersion("ver_4", "heart-risk", "job_01running", "Heart disease, four hospitals", "rnd_train4", 4, 4,
                 now - timedelta(seconds=29), {"accuracy": 0.803, "auc": 0.88}),
     ]  # fmt: skip
     return FakeViewModel(
