@@ -15,7 +15,7 @@ NAMES = ("coordinator", "aggregator", "keys", "registry", "agent", "torch-cuda",
 
 
 def looked_up() -> list[dict[str, Any]]:
-    """What pip-audit tells of each package, without installing any."""
+    """Return what pip-audit tells of each package, without installing any."""
     command = ["pip-audit", "--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
     command += [word for name in NAMES for word in ("--requirement", str(LOCKS / f"{name}.txt"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (our own arguments)

@@ -23,7 +23,7 @@ FEDERATION = "hospitals"
 
 
 def example() -> ModuleType:
-    """The module examples/hospital/compare.py, which knows the hospitals and their rows."""
+    """Return the module examples/hospital/compare.py, which knows the hospitals and their rows."""
     spec = importlib.util.spec_from_file_location("hospital_example", EXAMPLE / "compare.py")
     if spec is None or spec.loader is None:
         raise FileNotFoundError(EXAMPLE / "compare.py")
@@ -34,7 +34,7 @@ def example() -> ModuleType:
 
 
 def profile() -> Profile:
-    """The services' addresses from the environment, the tokens from their files."""
+    """Return the services' addresses from the environment, the tokens from their files."""
     addresses = load_profile()
     return replace(addresses, token=ADMIN_TOKEN.read_text().strip(), operator_token=OPERATOR_TOKEN.read_text().strip())
 

@@ -53,7 +53,7 @@ def closure(extra: str) -> dict[str, Distribution]:
 
 
 def normal(name: str) -> str:
-    """A package's name as indexes compare it."""
+    """Return a package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -65,7 +65,7 @@ def _needs(package: Distribution, extras: frozenset[str]) -> Iterator[Requiremen
 
 
 def licence(package: Distribution) -> str:
-    """An SPDX expression: what the package says, brought into that form; empty when it says nothing known."""
+    """Return an SPDX expression: what the package says, brought into that form; empty when it says nothing known."""
     told = package.metadata
     if told["License-Expression"]:
         return str(told["License-Expression"])
@@ -79,13 +79,13 @@ def licence(package: Distribution) -> str:
 
 
 def allowed(expression: str) -> bool:
-    """Whether every part that must hold is in the list (of alternatives, one)."""
+    """Return whether every part that must hold is in the list (of alternatives, one)."""
     parts = re.split(r" AND ", expression.replace("(", "").replace(")", ""))
     return all(any(choice.strip() in ALLOWED for choice in part.split(" OR ")) for part in parts)
 
 
 def document(packages: Iterable[tuple[str, Distribution]]) -> str:
-    """The page."""
+    """Return the page."""
     lines = [
         "# Licences",
         "",

@@ -27,7 +27,7 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def compiled(source: Path, *options: str) -> dict[str, str]:
-    """What the resolver makes of a project or a list of requirements."""
+    """Return what the resolver makes of a project or a list of requirements."""
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         kept = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
@@ -43,13 +43,13 @@ def compiled(source: Path, *options: str) -> dict[str, str]:
 
 
 def write(name: str, parts: Iterable[str]) -> None:
-    """One lock file."""
+    """Write one lock file."""
     LOCKS.mkdir(exist_ok=True)
     (LOCKS / f"{name}.txt").write_text(NOTE + "".join(parts))
 
 
 def requirement(line: str, *options: str) -> dict[str, str]:
-    """The lock of one requirement alone."""
+    """Return the lock of one requirement alone."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text(line + "\n")

@@ -42,7 +42,7 @@ def write(path: Path, text: str | bytes, owner: int, mode: int) -> None:
 
 
 def for_service(service: str, database: str, redis: str) -> None:
-    """The files that the service's settings read from /run/secrets, readable by its user only."""
+    """Write the files that the service's settings read from /run/secrets, readable by its user only."""
     folder = ROOT / service
     files = {
         f"{service}_database_url": f"postgresql+psycopg://{service}:{database}@postgres:5432/{service}"
@@ -68,7 +68,7 @@ def for_redis(passwords: dict[str, str]) -> None:
 
 
 def for_postgres(passwords: dict[str, str]) -> None:
-    """The superuser's password, and the statements that make one role and one database a service."""
+    """Write the superuser's password, and the statements that make one role and one database a service."""
     statements = [STATEMENTS.format(name=name, password=password) for name, password in passwords.items()]
     if not (ROOT / "postgres" / "password").exists():
         write(ROOT / "postgres" / "password", secrets.token_hex(24), 0, 0o444)
@@ -76,7 +76,7 @@ def for_postgres(passwords: dict[str, str]) -> None:
 
 
 def certify(*, anew: bool = False, new_authority: bool = False) -> None:
-    """A certificate for every server that has none which lasts, and the authority's own for everyone."""
+    """Write a certificate for every server that has none which lasts, and the authority's own for everyone."""
     now = datetime.now(UTC)
     folder = ROOT / "transport-ca"
     authority = TransportAuthority.replace(folder, now) if new_authority else TransportAuthority.ensure(folder, now)
@@ -100,7 +100,7 @@ def certify(*, anew: bool = False, new_authority: bool = False) -> None:
 
 
 def passwords() -> None:
-    """New ones for every service, at PostgreSQL and Redis; `databases` and Redis take them up at their next start."""
+    """Make new ones for every service, at PostgreSQL and Redis; `databases` and Redis take them up when they start."""
     database = {service: secrets.token_hex(24) for service in SERVICES}
     redis = {service: secrets.token_hex(24) for service in SERVICES}
     for service in SERVICES:

@@ -20,7 +20,7 @@ BUILT_IN: Final = ("tabular", "image", "null", "statistics")
 
 
 def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:
-    """The recipe of this name; raises `RecipeError`."""
+    """Return the recipe of this name; raises `RecipeError`."""
     if name in BUILT_IN:
         return _built_in(name)
     for recipe in own_recipes(paths):
@@ -31,7 +31,7 @@ def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:
 
 
 def recipe_specs(paths: Sequence[Path] = ()) -> list[RecipeSpec]:
-    """What a site advertises."""
+    """Return what a site advertises."""
     return [recipe.spec for recipe in (*map(_built_in, BUILT_IN), *own_recipes(paths))]
 
 
@@ -47,7 +47,7 @@ def own_recipes(paths: Iterable[Path]) -> list[Recipe]:
 
 @cache
 def load_file(path: Path) -> Recipe:
-    """The recipe of one Python file; raises `RecipeError`."""
+    """Return the recipe of one Python file; raises `RecipeError`."""
     module_name = f"undersong_recipe_{path.stem}"
     plan = importlib.util.spec_from_file_location(module_name, path)
     if plan is None or plan.loader is None:

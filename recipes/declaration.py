@@ -170,7 +170,7 @@ class DatasetEntry(_Form):
     )
 
     def schema_document(self, rows: int | None = None) -> DatasetSchema:
-        """What may leave the site, as far as it is declared."""
+        """Return what may leave the site, as far as it is declared."""
         columns = tuple(self.wire(column) for column in self.columns)
         return DatasetSchema(name=self.name, kind=self.kind, columns=columns, label=self.label, rows=rows)
 
@@ -180,11 +180,11 @@ class DatasetEntry(_Form):
         return Column.model_validate(column.model_dump(exclude_none=True) | {"scale": scale})
 
     def column(self, name: str) -> ColumnEntry | None:
-        """The declared column of this name, if there is one."""
+        """Return the declared column of this name, if there is one."""
         return next((column for column in self.columns if column.name == name), None)
 
     def missing_of(self, name: str) -> tuple[str, ...]:
-        """The texts that stand for "not known" in a column, besides an empty cell."""
+        """Return the texts that stand for "not known" in a column, besides an empty cell."""
         return (*self.missing.get(name, ()), *self.missing.get(ANY_COLUMN, ()))
 
 
@@ -196,7 +196,7 @@ class Declarations:
     faults: dict[str, list[FieldError]] = field(default_factory=dict)
 
     def reasons(self) -> dict[str, str]:
-        """One line for each data set that cannot be used, by its name."""
+        """Return one line for each data set that cannot be used, by its name."""
         return {
             name: "; ".join(f"{fault.path} {fault.message}".strip() for fault in found)
             for name, found in self.faults.items()
@@ -256,7 +256,7 @@ Fault = tuple[tuple[str | int, ...], str]
 
 
 def _faults(entry: DatasetEntry) -> Iterator[Fault]:
-    """What is wrong with an entry beyond its form: files, columns, and every name that refers to one."""
+    """Yield what is wrong with an entry beyond its form: files, columns, and every name that refers to one."""
     if (entry.kind == "none") != (entry.path is None):
         yield ("path",), "a data set of kind none has no path" if entry.path else "names no file: path is missing"
     if entry.kind != "csv" and entry.csv != CsvOptions():
@@ -353,7 +353,7 @@ def _missing_faults(entry: DatasetEntry) -> Iterator[Fault]:
 
 
 def _value_faults(entry: DatasetEntry) -> Iterator[Fault]:
-    """Replacements and filters that are no category of their column, or no number."""
+    """Return replacements and filters that are no category of their column, or no number."""
     for name, exchanged in entry.values.items():
         column = entry.column(name)
         for text, made in exchanged.items():

@@ -56,7 +56,7 @@ class FilePart:
     unit: str
 
     def where(self, row: int) -> str:
-        """Where a row of this part is in the file."""
+        """Return where a row of this part is in the file."""
         return f"{self.unit} {self.places[row]}"
 
 

@@ -86,7 +86,7 @@ class Image:
         )
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
-        """This recipe needs none."""
+        """Return nothing: this recipe needs none."""
         raise RecipeError("image has no statistics round")
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
@@ -114,7 +114,7 @@ class Image:
         return TrainResult(training.state_of(module), len(y), fitted.loss, fitted.events)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Sums over the test rows."""
+        """Return sums over the test rows."""
         settings = _settings(params)
         y = _classes(data.label[data.test], settings)
         return multiclass_sums(y, _probabilities(model, data.features[data.test], settings))

@@ -45,7 +45,7 @@ class Null:
         )
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
-        """The number of rows."""
+        """Return the number of rows."""
         return np.array([float(data.train.size)])
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
@@ -67,7 +67,7 @@ class Null:
         return TrainResult(dict(model), max(1, data.train.size), 0.0)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Counts the rows, and nothing else."""
+        """Return counts the rows, and nothing else."""
         sums = np.zeros(layout_length(Task.BINARY))
         sums[0] = data.test.size
         return sums

@@ -114,7 +114,7 @@ class Recipe(Protocol):
         """Name, version, digest, task and the JSON schema of the parameters."""
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
-        """Sums over the training rows, float64[m]; m must be the same at every site. Only if ``spec.statistics``."""
+        """Return sums over the training rows, float64[m], m the same at every site. Only if ``spec.statistics``."""
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """Version 0. `context["statistics"]` holds the federation's sums, if there was a statistics round."""

@@ -14,7 +14,7 @@ Scores = dict[str, float]
 
 
 def pool(sites: Sequence[Dataset]) -> Dataset:
-    """All sites' rows as one data set, each row in the split that it has at its site; raises `RecipeError`."""
+    """Return all sites' rows as one data set, each row in the split that it has at its site; raises `RecipeError`."""
     first = sites[0]
     if any(site.columns != first.columns for site in sites):
         raise RecipeError("the sites' columns differ")
@@ -31,7 +31,9 @@ def pool(sites: Sequence[Dataset]) -> Dataset:
 
 
 def train_in_one_place(recipe: Recipe, data: Dataset, params: Params, *, rounds: int, seed: int = 0) -> Tensors:
-    """The recipe's own course without a federation: statistics, version 0, then `rounds` times local training."""
+    """Return the recipe's own course without a federation: statistics, version 0, then `rounds` times local
+    training.
+    """
     context = {"statistics": list(recipe.statistics(data, params, seed))} if recipe.spec.statistics else {}
     model = recipe.initial(data.shape, params, context, seed).tensors
     for number in range(rounds):

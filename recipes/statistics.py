@@ -58,7 +58,7 @@ class Statistics:
         )
 
     def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
-        """The sums over all rows of what `params` asks, behind random numbers (see `measures.SALT`)."""
+        """Return the sums over all rows of what `params` asks, behind random numbers (see `measures.SALT`)."""
         try:
             asked = asked_of(params)
             rows = Rows(data.columns, data.features)

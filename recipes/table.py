@@ -27,7 +27,7 @@ FIXED: Final = (MEAN, SCALE, COLUMNS)
 
 
 def input_names(columns: tuple[Column, ...]) -> list[str]:
-    """The inputs' names in order."""
+    """Return the inputs' names in order."""
     names: list[str] = []
     for column in columns:
         names += [f"{column.name}={text}" for text in column.categories or ()] or [column.name]
@@ -49,7 +49,7 @@ def raw_inputs(columns: tuple[Column, ...], features: Matrix) -> Matrix:
 
 
 def statistics(columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.float64]:
-    """The sums that scaling needs, float64[3 inputs]: counts of known values, sums, sums of squares."""
+    """Return the sums that scaling needs, float64[3 inputs]: counts of known values, sums, sums of squares."""
     return moments.sums_of(raw_inputs(columns, features)).ravel()
 
 
@@ -68,7 +68,7 @@ def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | N
 
 
 def columns_of(model: Tensors) -> tuple[Column, ...]:
-    """The columns that the model was made for."""
+    """Return the columns that the model was made for."""
     document = json.loads(model[COLUMNS].tobytes())
     return tuple(Column.model_validate(item) for item in document)
 
@@ -82,7 +82,7 @@ def inputs(model: Tensors, columns: tuple[Column, ...], features: Matrix) -> npt
 
 
 def inputs_of_rows(model: Tensors, rows: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The same from raw columns (name to values); a column that is left out counts as missing."""
+    """Return the same from raw columns (name to values); a column that is left out counts as missing."""
     columns = columns_of(model)
     length = max((len(values) for values in rows.values()), default=0)
     known = [column.name for column in columns]

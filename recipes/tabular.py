@@ -131,7 +131,7 @@ class Tabular:
         return TrainResult(fixed | training.state_of(module), len(y), fitted.loss, fitted.events)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Sums over the test rows."""
+        """Return sums over the test rows."""
         settings = _settings(params)
         x, y = self._rows(model, data, params, data.test)
         said = _predictions(model, x, settings)

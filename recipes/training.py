@@ -79,7 +79,7 @@ def defaults(schema: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def device() -> torch.device:
-    """What UNDERSONG_DEVICE says (auto, cpu, cuda, mps); auto takes the fastest there is."""
+    """Return what UNDERSONG_DEVICE says (auto, cpu, cuda, mps); auto takes the fastest there is."""
     import torch
 
     wanted = os.environ.get("UNDERSONG_DEVICE", "auto")
@@ -102,7 +102,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def fitting_threads(features: Array) -> Iterator[None]:
-    """One thread for small data, where a second one costs more than it brings (and disturbs other agents)."""
+    """Use one thread for small data, where a second one costs more than it brings (and disturbs other agents)."""
     import torch
 
     before = torch.get_num_threads()
@@ -114,7 +114,7 @@ def fitting_threads(features: Array) -> Iterator[None]:
 
 
 def state_of(module: torch.nn.Module) -> Tensors:
-    """The module's tensors as numpy arrays."""
+    """Return the module's tensors as numpy arrays."""
     return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
 
 
@@ -181,7 +181,7 @@ def fit(
 
 
 def outputs(module: torch.nn.Module, features: Array, batch: int = 4096) -> Array:
-    """The module's outputs in evaluation mode, float32[n, ...]."""
+    """Return the module's outputs in evaluation mode, float32[n, ...]."""
     import torch
 
     place = device()

@@ -50,7 +50,7 @@ class Misfit:
     why: Unfit
 
     def told(self, column: str, where: str) -> str:
-        """What the owner of the data is told."""
+        """Return what the owner of the data is told."""
         shown = self.cell if len(self.cell) <= SHOWN else self.cell[:SHOWN] + "…"
         return f"{where}, column {column}: {shown!r} {self.why.public}{self.why.help}"
 

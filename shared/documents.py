@@ -31,12 +31,14 @@ def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] =
 
 
 def _is_place(part: str | int) -> bool:
-    """Whether a part of pydantic's location is in the document; a branch of a union (``list[str]``) does not."""
+    """Return whether a part of pydantic's location is in the document; a branch of a union (``list[str]``) does not."""
     return not (isinstance(part, str) and _BRANCH.match(part))
 
 
 def _other_branch(place: tuple[str | int, ...], places: Sequence[tuple[str | int, ...]]) -> bool:
-    """Whether a fault is that of a union's branch as a whole, where another branch was meant and has a fault inside."""
+    """Return whether a fault is that of a union's branch as a whole, where another branch was meant and has a fault
+    inside.
+    """
     if not place or _is_place(place[-1]):
         return False
     outer, depth = place[:-1], len(place)

@@ -61,13 +61,13 @@ class Refusal(Exception):
     @classmethod
     @cache
     def slug(cls) -> str:
-        """The kebab-case name that ends the problem's type, for example ``round-closed``."""
+        """Return the kebab-case name that ends the problem's type, for example ``round-closed``."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
 
     @classmethod
     @cache
     def title(cls) -> str:
-        """The docstring's first line."""
+        """Return the docstring's first line."""
         return (cls.__doc__ or Refusal.__doc__ or "").strip().splitlines()[0]
 
     @property

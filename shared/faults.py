@@ -32,7 +32,7 @@ _reach: Callable[[str], None] | None = None
 
 
 def point(name: str) -> None:
-    """This step is done, the next one is not begun. Nothing happens unless the process was armed."""
+    """Mark that this step is done and the next one not begun. Nothing happens unless the process was armed."""
     if _reach is not None:
         _reach(name)
 

@@ -35,7 +35,7 @@ class NotAFile(OSError):
         super().__init__(errno.EINVAL, f"it is {kind}, and a file is expected", str(path))
 
     def __str__(self) -> str:
-        """What it is, without the number."""
+        """Return what it is, without the number."""
         return f"{self.filename}: {self.strerror}"
 
 

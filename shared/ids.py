@@ -30,7 +30,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id, for example ``new_id("job")``; raises ValueError for a prefix that is not in `PREFIXES`."""
+    """Return a fresh id, for example ``new_id("job")``; raises ValueError for a prefix that is not in `PREFIXES`."""
     if prefix not in PREFIXES:
         raise ValueError(f"unknown id prefix {prefix!r}")
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(secrets.token_bytes(10), "big")
@@ -38,13 +38,13 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether `text` is a well-formed id of this kind."""
+    """Return whether `text` is a well-formed id of this kind."""
     match = _ID.fullmatch(text)
     return match is not None and match["prefix"] == prefix
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is a lowercase hexadecimal SHA-256."""
+    """Return whether `text` is a lowercase hexadecimal SHA-256."""
     return _DIGEST.fullmatch(text) is not None
 
 

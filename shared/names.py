@@ -125,7 +125,7 @@ def environment_faults(environment: Iterable[str], prefix: str, settings: Iterab
 
 
 def looks_same(one: str, other: str) -> bool:
-    """Whether two different texts cannot be told apart by sight.
+    """Return whether two different texts cannot be told apart by sight.
 
     They differ in how accents are composed, in kinds of spaces, in invisible characters, or in letters, dashes and
     quotes of other scripts that look the same. False for texts of more than `LONGEST_NAME` characters.
@@ -197,7 +197,9 @@ def _points(text: str) -> str:
 
 
 def one_edit(one: str, other: str) -> bool:
-    """Whether one character inserted, deleted, replaced, or swapped with its neighbour, turns one into the other."""
+    """Return whether one character inserted, deleted, replaced, or swapped with its neighbour, turns one into the
+    other.
+    """
     if abs(len(one) - len(other)) > 1:
         return False
     start = 0

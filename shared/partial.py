@@ -38,7 +38,7 @@ class PartialFile:
             return 0
 
     def headers(self) -> dict[str, str]:
-        """The headers that ask for the rest."""
+        """Return the headers that ask for the rest."""
         have = self.size
         return {"range": f"bytes={have}-", "if-range": f'"{self._digest}"'} if have else {}
 
@@ -63,7 +63,7 @@ class PartialFile:
                 file.write(block)
 
     def is_whole(self) -> bool:
-        """Whether the bytes have the digest."""
+        """Return whether the bytes have the digest."""
         try:
             with os.fdopen(open_regular(self.path), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self._digest

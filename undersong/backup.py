@@ -56,7 +56,7 @@ class Made:
 
 @contextmanager
 def _private() -> Iterator[None]:
-    """What is made meanwhile is its owner's alone."""
+    """Make files meanwhile that are their owner's alone."""
     before = os.umask(0o077)
     try:
         yield
@@ -125,7 +125,7 @@ def restore(data: Path, keys: Path, home: Path, *, sites: bool = True) -> dateti
 
 
 def _files(home: Path) -> Iterator[Path]:
-    """What belongs into a backup, in the order in which it must be copied."""
+    """Yield what belongs into a backup, in the order in which it must be copied."""
     for folder in (*IN_ORDER, SITES, "secrets", "tls"):
         found = [path for path in sorted((home / folder).rglob("*")) if path.is_file() and not path.is_symlink()]
         kept = [path for path in found if not _left_out(path.relative_to(home))]
@@ -156,7 +156,7 @@ def _copied(source: Path, target: Path) -> bool:
 
 
 def _snapshot(source: Path, target: Path) -> None:
-    """One moment of a database that others go on writing."""
+    """Copy one moment of a database that others go on writing."""
     try:
         with closing(sqlite3.connect(source, timeout=30)) as live, closing(sqlite3.connect(target)) as copy:
             live.backup(copy)

@@ -8,7 +8,7 @@ PROBE_S = 30.0
 
 
 def open_to_recipes() -> list[str]:
-    """What stays open with `runner: process`: files, network, calls; raises `OSError` if it cannot be told."""
+    """Return what stays open with `runner: process`: files, network, calls; raises `OSError` if it cannot be told."""
     try:
         answer = subprocess.run(
             [sys.executable, "-m", "undersong.services.agent.runner.confine"],

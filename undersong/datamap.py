@@ -33,7 +33,7 @@ def datamap_of(client: Client, job: Job) -> DataMap:
 
 
 def _newest(client: Client, rounds: list[Round]) -> RoundManifest | None:
-    """The manifest of the newest round that trains or asks; None before there is one."""
+    """Return the manifest of the newest round that trains or asks; None before there is one."""
     for wanted in (RoundKind.TRAIN, RoundKind.STATISTICS):
         found = [each for each in rounds if each.kind == wanted]
         if found:
@@ -42,14 +42,16 @@ def _newest(client: Client, rounds: list[Round]) -> RoundManifest | None:
 
 
 def _terms(job: Job, manifest: RoundManifest | None) -> PrivacyTerms | None:
-    """What the job's noisy rounds promise: from its newest manifest, before the first round as it was settled."""
+    """Return what the job's noisy rounds promise: from its newest manifest, before the first round as it was
+    settled.
+    """
     if manifest is not None:
         return manifest.privacy
     return None if job.privacy is None else PrivacyTerms.model_validate(job.privacy.model_dump(exclude_none=True))
 
 
 def _sites(client: Client, job: Job, manifest: RoundManifest | None) -> tuple[MappedSite, ...]:
-    """The sites that the job asks, with the columns that it reads of each."""
+    """Return the sites that the job asks, with the columns that it reads of each."""
     answered = {part.site_id: part.done for part in client.participation(job.id)}
     members = {site.id: site for site in client.sites(job.federation_id)}
     eligible: Any = (job.model_extra or {}).get("sites") or ()

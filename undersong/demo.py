@@ -195,7 +195,7 @@ class RoundBars:
 
 
 def load_example() -> ModuleType:
-    """The module examples/hospital/compare.py; UndersongError where there is no checkout."""
+    """Return the module examples/hospital/compare.py; UndersongError where there is no checkout."""
     path = EXAMPLE / "compare.py"
     spec = importlib.util.spec_from_file_location("undersong_example_hospital", path) if path.exists() else None
     if spec is None or spec.loader is None:

@@ -14,7 +14,7 @@ class UndersongError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """The message and, when there is one, its remedy."""
+        """Return the message and, when there is one, its remedy."""
         return f"{self.message} → {self.remedy}" if self.remedy else self.message
 
 
@@ -48,7 +48,7 @@ class ApiError(UndersongError):
         self.errors = tuple(errors)
 
     def __str__(self) -> str:
-        """The message with every fault that the service found, and its remedy."""
+        """Return the message with every fault that the service found, and its remedy."""
         return "; ".join([super().__str__(), *(f"{path or '/'}: {message}" for path, message in self.errors)])
 
 

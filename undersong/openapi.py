@@ -13,7 +13,7 @@ from undersong.local.layout import HELPER, SERVICES
 
 
 def document(service: str) -> str:
-    """The service's OpenAPI document as sorted, indented JSON; nothing is connected to, nothing is kept."""
+    """Return the service's OpenAPI document as sorted, indented JSON; nothing is connected to, nothing is kept."""
     with tempfile.TemporaryDirectory() as scratch:
         described = application(service, Path(scratch)).openapi()
     return json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

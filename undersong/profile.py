@@ -61,18 +61,18 @@ class Profile:
 
 
 def config_folder() -> Path:
-    """The folder of everything that is stored for this user."""
+    """Return the folder of everything that is stored for this user."""
     home = os.environ.get("UNDERSONG_HOME")
     return Path(home) if home else Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "undersong"
 
 
 def profiles_path() -> Path:
-    """The file that holds the stored profiles."""
+    """Return the file that holds the stored profiles."""
     return config_folder() / "profiles.toml"
 
 
 def load_profile(name: str | None = None) -> Profile:
-    """The profile that a command speaks to, with the environment's overrides; ProfileError when there is none.
+    """Return the profile that a command speaks to, with the environment's overrides; ProfileError when there is none.
 
     Raises UnreachableError for a local platform that is starting or stopping.
     """
@@ -110,7 +110,7 @@ def choose_profile(name: str | None = None) -> tuple[str, Profile]:
 
 
 def read_profiles() -> dict[str, Profile]:
-    """Every stored profile by name; an absent file holds none."""
+    """Return every stored profile by name; an absent file holds none."""
     return {name: _profile(entry) for name, entry in _read(profiles_path()).items() if isinstance(entry, dict)}
 
 
@@ -129,7 +129,7 @@ def save_profile(profile: Profile, name: str = DEFAULT_NAME) -> Path:
 
 
 def local_profiles() -> dict[str, Profile]:
-    """The platforms that run on this machine, by name; what a killed one left behind is no platform."""
+    """Return the platforms that run on this machine, by name; what a killed one left behind is no platform."""
     found = {}
     for path in sorted(_local_folder().glob("*.toml")):
         with suppress(ProfileError):  # it may end, or be written, at this very moment
@@ -168,7 +168,7 @@ def remove_local_profile(home: str) -> None:
 
 
 def is_running(home: Path) -> bool:
-    """Whether a platform runs in this folder; nothing is made where there is none."""
+    """Return whether a platform runs in this folder; nothing is made where there is none."""
     try:
         with os.fdopen(open_regular(home / LOCK_FILE)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -234,7 +234,7 @@ def _value(value: object) -> str:
 
 
 def _text(value: str) -> str:
-    """A basic string of TOML: JSON's, but no surrogates (TOML has none) and no bare DEL."""
+    """Return a basic string of TOML: JSON's, but no surrogates (TOML has none) and no bare DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -102,7 +102,7 @@ class JobProgress:
         return notes[-1] if notes else ""
 
     def _round(self, data: dict[str, Any]) -> RoundProgress:
-        """A round's own events carry all of it."""
+        """Return a round's own events carry all of it."""
         id_ = str(data["round_id"])
         found = self.rounds.setdefault(id_, RoundProgress(id_, str(data["kind"]), int(data["number"])))
         found.attempt, found.phase = int(data.get("attempt", 1)), str(data["phase"])

@@ -79,7 +79,7 @@ def verify_now(subject: str, client: Client, ca_fingerprint: str | None) -> Veri
 
 
 def title_of(evidence: Evidence) -> str:
-    """The round in a few words."""
+    """Return the round in a few words."""
     plan = evidence.logged.record.manifest.manifest
     return f"{plan.kind} round {plan.number} of {plan.job_id}, engine {plan.engine}"
 
@@ -92,7 +92,7 @@ def _doubted(finding: CheckResult) -> CheckResult:
 
 
 def _log_now(client: Client, evidence: Evidence) -> CheckResult:
-    """Whether the log's present head is a continuation of the head in the evidence."""
+    """Return whether the log's present head is a continuation of the head in the evidence."""
     old, new = evidence.logged.head, client.log_head()
     try:
         check_head(new, service_key(evidence, new.keyid, "keys"))

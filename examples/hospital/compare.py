@@ -46,14 +46,14 @@ def write_site(hospital: str, folder: Path) -> dict[str, Any]:
 
 
 def site_data() -> dict[str, Dataset]:
-    """Every hospital's rows as the job names them, split as its agent splits them."""
+    """Return every hospital's rows as the job names them, split as its agent splits them."""
     data = job()["data"]
     found = {name: read_datasets(HERE / "datasets" / f"{name}.yaml") for name in HOSPITALS}
     return {name: load_dataset(found[name][data["dataset"]], data["features"], data["label"]) for name in HOSPITALS}
 
 
 def job() -> dict[str, Any]:
-    """The job document."""
+    """Return the job document."""
     document = yaml.safe_load((HERE / "job.yaml").read_text())
     if not isinstance(document, dict):
         raise TypeError("job.yaml holds no mapping")
@@ -61,7 +61,7 @@ def job() -> dict[str, Any]:
 
 
 def compare(federated: Path | None = None) -> list[Row]:
-    """The table's rows: the federated model of this file (if given), the pooled one, each hospital's own."""
+    """Return the table's rows: the federated model of this file (if given), the pooled one, each hospital's own."""
     spec = job()
     recipe, params, rounds = load_recipe(spec["recipe"]["name"]), spec["recipe"]["params"], int(spec["rounds"])
     tensors: Tensors | None = load(federated.read_bytes()).tensors if federated else None

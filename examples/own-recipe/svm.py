@@ -93,7 +93,7 @@ class Svm:
         return TrainResult({**model, **trained}, len(y), loss)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
-        """Counts over the test rows."""
+        """Return counts over the test rows."""
         return binary_sums(data.label[data.test], _scores(model, data.features[data.test]))
 
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:

@@ -45,7 +45,7 @@ class Liar(Pine64HmacSha256Aes128):
 def boosted(
     manifest: RoundManifest, delta: tensors.Vector, parameters: int, *, loss: float, samples: bytes | None = None
 ) -> Payload:
-    """The update's parameters times 100, without a clip, behind the tail of an honest update.
+    """Return the update's parameters times 100, without a clip, behind the tail of an honest update.
 
     Each coordinate stays within what the encoding carries for one site, or the sum would be refused as out of range.
     The buffers (running means and variances) stay as they are: a negative variance would show at once.

@@ -55,7 +55,7 @@ class Digits:
         self.parts = dict(zip(SITES, np.array_split(np.arange(HELD_OUT, len(order)), len(SITES)), strict=True))
 
     def write(self, site: str, *, flipped: bool = False) -> dict[str, Any]:
-        """The site's file, and its datasets.yaml; `flipped`: each digit is called nine less itself."""
+        """Return the site's file, and its datasets.yaml; `flipped`: each digit is called nine less itself."""
         rows, path = self.parts[site], self.folder / f"{site}.npz"
         labels = 9 - self.labels[rows] if flipped else self.labels[rows]
         np.savez(path, pixels=self.images[rows], digit=labels)
@@ -64,7 +64,7 @@ class Digits:
         return {"datasets": [entry | {"test_fraction": 0.0}]}
 
     def accuracy(self, model: Path, params: Params = PARAMS) -> float:
-        """A model's share of right answers on the images that no site has."""
+        """Return a model's share of right answers on the images that no site has."""
         images, rows = self.images[:HELD_OUT, None], np.arange(HELD_OUT)
         data = Dataset("held out", (), images, self.labels[:HELD_OUT], rows[:0], rows, "digit")
         return score(load_recipe("image"), load(model.read_bytes()).tensors, data, params)["accuracy"]
@@ -74,7 +74,7 @@ class Attacked(Platform):
     """The embedded platform, of which one agent can be exchanged for one that cheats."""
 
     def corrupt(self, name: str) -> None:
-        """The site's own agent stops, and `cheat.py` goes on with its key."""
+        """Stop the site's own agent; `cheat.py` goes on with its key."""
         self.halt(f"agent.{name}")
         config = SiteFolder(self.home / "sites" / name).config
         command = [sys.executable, str(HERE / "cheat.py"), "--config", str(config)]
@@ -91,7 +91,7 @@ class Experiment:
         self.refusals: list[str | None] = []  # what became of the poisoner's reports under twoserver
 
     def run(self) -> None:
-        """All honest; then the poisoner under either engine."""
+        """Run all honest; then the poisoner under either engine."""
         for name in SITES:
             self.platform.add_site(name, datasets=self.digits.write(name), policy=POLICY)
         self.platform.wait_sites_online(len(SITES), timeout_s=180)
@@ -148,7 +148,7 @@ class Experiment:
 
 
 def picture(curves: Curves) -> str:
-    """The curves as an SVG document: accuracy in percent over rounds."""
+    """Return the curves as an SVG document: accuracy in percent over rounds."""
     left, top, width, height = 56, 20, 560, 260
     last = max(len(curve) for curve in curves.values()) - 1
 

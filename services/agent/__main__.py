@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     made = argparse.ArgumentParser(prog="python -m undersong.services.agent", description="One site's agent.")
     made.add_argument("--config", type=Path, default=Path("agent.yaml"), help="the agent's settings")
     commands = made.add_subparsers(dest="command")
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write_config(options: argparse.Namespace) -> None:
-    """A first agent.yaml from the options, if there is none."""
+    """Write a first agent.yaml from the options, if there is none."""
     if options.config.exists():
         return
     names = ("coordinator_url", "aggregator_url", "keys_url", "registry_url", "enrol_token_file", "datasets")
@@ -201,7 +201,7 @@ def _exclusion(entry: dict[str, Any]) -> str:
 
 
 def warnings(settings: AgentSettings, mismatches: int, closed: dict[str, str]) -> list[str]:
-    """What a person should know, in plain words."""
+    """Return what a person should know, in plain words."""
     found = []
     if mismatches:
         found.append(f"{mismatches} receipts do not match what this site sent: see `receipts`")
@@ -237,13 +237,13 @@ def receipts(settings: AgentSettings, options: argparse.Namespace) -> int:
 
 
 def dated(entry: dict[str, Any]) -> dict[str, Any]:
-    """A row with its time readable."""
+    """Return a row with its time readable."""
     return {**entry, "updated_at": datetime.fromtimestamp(float(entry["updated_at"]), UTC).isoformat()}
 
 
 @contextmanager
 def opened(settings: AgentSettings) -> Iterator[AgentState | None]:
-    """The state, if there is one; ConfigError where it cannot be read."""
+    """Open the state, if there is one; ConfigError where it cannot be read."""
     if not (settings.data_dir / "agent.sqlite").exists():
         yield None
         return

@@ -35,7 +35,7 @@ class Receipt(BaseModel):
     signature: Hex
 
     def document(self) -> ReceiptDoc:
-        """What the signature covers."""
+        """Return what the signature covers."""
         return ReceiptDoc.model_validate(self.model_dump(exclude={"keyid", "signature"}))
 
 

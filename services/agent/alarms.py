@@ -48,11 +48,11 @@ class Alarms:
         return [{**dict(zip(names, row, strict=True)), "remedy": REMEDY[row[0]]} for row in rows]
 
     def told(self) -> tuple[Alarm, ...]:
-        """What the coordinator is told, for the site's row on the dashboard."""
+        """Return what the coordinator is told, for the site's row on the dashboard."""
         return tuple(Alarm(kind=one["kind"], detail=one["detail"][:1000]) for one in self.listed()[:50])
 
     def clear(self) -> int:
-        """A person has looked: forget them, and what was seen of the log; how many there were."""
+        """Forget them, and what was seen of the log, once a person has looked; return how many there were."""
         with self._store.writing() as db:
             count = db.execute("DELETE FROM alarms").rowcount
             db.execute("DELETE FROM heads_met")

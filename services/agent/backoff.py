@@ -18,7 +18,7 @@ def full_jitter(failures: int, *, uniform: Callable[[float, float], float] = ran
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """The seconds of a Retry-After header; dates are not used by the platform and are ignored."""
+    """Return the seconds of a Retry-After header; dates are not used by the platform and are ignored."""
     if value is None or not value.strip().isdigit():
         return None
     return min(float(value), RETRY_AFTER_CAP_S)
@@ -34,12 +34,12 @@ class CircuitBreaker:
     _open_until: float = field(default=0.0)
 
     def succeeded(self) -> None:
-        """The service answered."""
+        """Note that the service answered."""
         self.failures = 0
         self._open_until = 0.0
 
     def failed(self, retry_after_s: float | None = None) -> float:
-        """The service did not answer; returns the seconds to wait before the next try."""
+        """Note that the service did not answer; return the seconds to wait before the next try."""
         self.failures += 1
         pause = full_jitter(self.failures, uniform=self.uniform)
         if retry_after_s is not None:

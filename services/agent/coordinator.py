@@ -83,7 +83,7 @@ class Coordinator:
         await self.link.ask(call, within_s=within_s)
 
     def complete(self, task_id: TaskId, lease_token: str, digest: Digest) -> None:
-        """The aggregator holds the task's bytes: the next request for work says so, or `tell`."""
+        """Note that the aggregator holds the task's bytes: the next request for work says so, or `tell`."""
         self._done[task_id] = {"task_id": task_id, "lease_token": lease_token, "digest": digest}
 
     async def lease(self) -> Lease | NothingToDo:
@@ -98,7 +98,7 @@ class Coordinator:
         return Lease.model_validate_json(answer.content)
 
     async def exclusions(self) -> tuple[Exclusion, ...]:
-        """The running jobs that go on without this site; asked once."""
+        """Return the running jobs that go on without this site; asked once."""
         answer = await self.link.once(Call("GET", "/v1/sites/self/exclusions"))
         return _Exclusions.model_validate_json(answer.content).items
 

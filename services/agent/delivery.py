@@ -72,7 +72,7 @@ class ContributionDelivery:
         self._answered()
 
     async def _follow_up(self, exchange: Exchange, contribution: Contribution, watch: Watch) -> None:
-        """The steps after the upload; the same bytes are sent again as often as the aggregator lost them."""
+        """Take the steps after the upload; the same bytes are sent again as often as the aggregator lost them."""
         while True:
             try:
                 await exchange.follow_up(contribution.body_digest, watch.enter)
@@ -123,7 +123,7 @@ class ContributionDelivery:
 
 
 def _intact(body: Path, digest: Digest, size: int) -> bool:
-    """Whether the durable bytes are still those that were recorded."""
+    """Return whether the durable bytes are still those that were recorded."""
     try:
         with body.open("rb") as file:
             return body.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == digest

@@ -58,7 +58,7 @@ class RecipeRule:
     digest: Digest | None
 
     def allows(self, name: str, digest: str, *, own: bool) -> bool:
-        """Whether this rule covers the recipe; a site's own code is only ever covered by its digest."""
+        """Return whether this rule covers the recipe; a site's own code is only ever covered by its digest."""
         if self.digest is not None:
             return self.digest == digest and self.name in (None, name)
         return self.name == name and not own
@@ -72,7 +72,7 @@ class Hours:
     end: time
 
     def holds(self, at: time) -> bool:
-        """Whether the time of day lies in the window (start included, end excluded)."""
+        """Return whether the time of day lies in the window (start included, end excluded)."""
         if self.start <= self.end:
             return self.start <= at < self.end
         return at >= self.start or at < self.end
@@ -161,7 +161,7 @@ class Reason:
 
 
 def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_now: datetime) -> tuple[Reason, ...]:
-    """Every reason why this site must not run the task; empty when it may."""
+    """Return every reason why this site must not run the task; empty when it may."""
     found = [
         *_identity(policy, manifest, site),
         *_recipe(policy, manifest, site),
@@ -235,14 +235,14 @@ def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
 
 
 def _allowing(manifest: RoundManifest) -> frozenset[str]:
-    """The kinds of a policy that allow this round; `standardise` is the statistics round of a training job."""
+    """Return the kinds of a policy that allow this round; `standardise` is the statistics round of a training job."""
     kind = str(manifest.kind.value)
     training = kind == RoundKind.STATISTICS and manifest.recipe.name != STATISTICS
     return frozenset({kind, STANDARDISE} if training else {kind})
 
 
 def _line(setting: str, value: str) -> str:
-    """Which line would allow what is refused; a generated policy has it as a comment."""
+    """Return which line would allow what is refused; a generated policy has it as a comment."""
     return f": to allow it, uncomment or add the line `- {value}` under `{setting}` in policy.yaml"
 
 
@@ -254,7 +254,7 @@ def _too_small(size: int, wanted: int) -> str:
 
 
 def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
-    """What speaks against a round of a statistics job, beside what speaks against any round."""
+    """Return what speaks against a round of a statistics job, beside what speaks against any round."""
     try:
         asked = asked_of(manifest.recipe.params)
     except MeasureInvalid as invalid:

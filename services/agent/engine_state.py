@@ -34,7 +34,7 @@ class EngineState:
         self._store = store
 
     def find(self, round_id: RoundId) -> EngineRow | None:
-        """The round, if this site has begun it."""
+        """Return the round, if this site has begun it."""
         with self._store.reading() as db:
             row = db.execute(
                 "SELECT engine, manifest_digest, ended, expires_at FROM engine_rounds WHERE round_id = ?", (round_id,)
@@ -62,7 +62,7 @@ class EngineState:
         return bytes(row[0]), bytes(row[1])
 
     def message(self, round_id: RoundId, step: str) -> bytes | None:
-        """What was said in a step, byte for byte."""
+        """Return what was said in a step, byte for byte."""
         with self._store.reading() as db:
             row = db.execute(
                 "SELECT message FROM engine_messages WHERE round_id = ? AND step = ?", (round_id, step)
@@ -70,7 +70,7 @@ class EngineState:
         return bytes(row[0]) if row is not None else None
 
     def digests(self, round_id: RoundId) -> dict[str, Digest]:
-        """The digest of each message of the round that is stored, by step."""
+        """Return the digest of each message of the round that is stored, by step."""
         with self._store.reading() as db:
             rows = db.execute("SELECT step, message FROM engine_messages WHERE round_id = ?", (round_id,)).fetchall()
         return {str(step): digest_of(bytes(message)) for step, message in rows}
@@ -97,7 +97,7 @@ class EngineState:
             db.execute("INSERT INTO engine_messages VALUES (?, ?, ?)", (round_id, step, message))
 
     def opened(self, manifest: RoundManifest) -> RoundId | None:
-        """The round in which this (job, kind, number) was opened."""
+        """Return the round in which this (job, kind, number) was opened."""
         with self._store.reading() as db:
             row = db.execute(
                 "SELECT round_id FROM openings WHERE job_id = ? AND kind = ? AND number = ?",

@@ -67,7 +67,7 @@ class Exchange:
         return bool(self.before or self.after)
 
     async def lead_up(self) -> bytes | None:
-        """The steps before the upload; the answer to the last of them."""
+        """Return the steps before the upload; the answer to the last of them."""
         answer: bytes | None = None
         for place, step in enumerate(self.before):
             if any(self._said(other) for other in self.before[place + 1 :]):
@@ -154,7 +154,7 @@ class Exchange:
         return message
 
     def _opens(self, step: str) -> bool:
-        """Whether this step opens the sum: the last one after the upload."""
+        """Return whether this step opens the sum: the last one after the upload."""
         return bool(self.after) and step == self.after[-1]
 
     async def _answer(self, step: str) -> bytes:
@@ -198,7 +198,7 @@ class Exchanges:
     async def join(
         self, manifest: RoundManifest, digest: Digest, site_id: SiteId, public: Mapping[str, JsonValue]
     ) -> Exchange:
-        """This site's place in the round: as it was left, or a new one."""
+        """Return this site's place in the round: as it was left, or a new one."""
         engine = await asyncio.to_thread(load_engine, manifest.engine)
         if engine.steps == (UPLOAD,):
             return await self._upload_only(engine, Start(manifest, site_id, public, b"", b""))
@@ -218,7 +218,7 @@ class Exchanges:
         return exchange
 
     async def _begun(self, engine: Engine, client_round: ClientRound) -> bytes:
-        """The engine's state once it has checked the public material; TaskFailure where that cannot be used."""
+        """Return the engine's state once it has checked the public material; TaskFailure where that cannot be used."""
         from undersong.shared.secagg.engine import PublicUnsigned
 
         verifier = BlockingSignatures(self._signatures, asyncio.get_running_loop())
@@ -230,7 +230,7 @@ class Exchanges:
             raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
     async def resume(self, round_id: RoundId) -> Exchange | None:
-        """A round that was begun and is not over here; None where no step is left."""
+        """Return a round that was begun and is not over here; None where no step is left."""
         earlier = self._stored.find(round_id)
         if earlier is None or earlier.ended == DONE:
             return None
@@ -244,7 +244,7 @@ class Exchanges:
         return self._exchange(engine, place, earlier.expires_at)
 
     async def _upload_only(self, engine: Engine, place: Start) -> Exchange:
-        """One message and no state; some engines have it signed."""
+        """Return one message and no state; some engines have it signed."""
         from undersong.shared.secagg.engine import ClientRound
 
         identity = self._identity()
@@ -295,14 +295,14 @@ class Start:
 
     @classmethod
     def unpack(cls, data: bytes) -> Start:
-        """The inverse of `pack`."""
+        """Return the inverse of `pack`."""
         found = msgpack.unpackb(data)
         manifest = RoundManifest.model_validate_json(found.pop("manifest"))
         return cls(manifest=manifest, **found)
 
 
 def load_engine(name: str) -> Engine:
-    """The engine, its code loaded and its kernels ready: seconds, the first time. In a thread."""
+    """Return the engine, its code loaded and its kernels ready: seconds, the first time. In a thread."""
     from undersong.shared.secagg.engines import engine_named
 
     try:
@@ -312,7 +312,7 @@ def load_engine(name: str) -> Engine:
 
 
 def refused(problem: RequestRefused) -> TaskFailure:
-    """What the aggregator's refusal of a step means for the task."""
+    """Return what the aggregator's refusal of a step means for the task."""
     if problem.slug == "unknown":
         return TaskFailure("round-closed" if problem.status in GONE else "step-refused", str(problem))
     return TaskFailure(problem.slug, problem.detail)

@@ -66,7 +66,7 @@ auto_approve: []
 def default_policy(
     recipes: Mapping[str, str], datasets: Mapping[str, Sequence[str]], *, min_cohort: int, reports: Detail
 ) -> str:
-    """The text of a first policy: explicit about every recipe and column that is there today."""
+    """Return the text of a first policy: explicit about every recipe and column that is there today."""
     file = PolicyFile(
         federations=[OWN_FEDERATION],
         recipes=[RecipeEntry(name=name, digest=digest) for name, digest in sorted(recipes.items())],
@@ -103,7 +103,7 @@ def _engines() -> str:
 
 
 def _section(name: str, value: Any) -> str:
-    """One setting: as YAML writes it, or with the choices that the owner has."""
+    """Return one setting: as YAML writes it, or with the choices that the owner has."""
     if name == "engines":
         return _engines()
     if name == "kinds":

@@ -43,11 +43,11 @@ class Place:
 
     @classmethod
     def of(cls, manifest: RoundManifest) -> Place:
-        """The place of a manifest's round."""
+        """Return the place of a manifest's round."""
         return cls(manifest.job_id, manifest.number, manifest.attempt, manifest.round_id)
 
     def before(self, other: Place) -> bool:
-        """Whether the coordinator planned this attempt before the other one, of the same job."""
+        """Return whether the coordinator planned this attempt before the other one, of the same job."""
         return (self.number, self.attempt) < (other.number, other.attempt)
 
 
@@ -61,13 +61,13 @@ class Sent:
     opens: bool = False
 
     def line(self) -> tuple[object, ...]:
-        """The words of its line."""
+        """Return the words of its line."""
         place = self.place
         return place.job_id, place.number, place.attempt, place.round_id, self.step, self.digest, int(self.opens)
 
     @classmethod
     def read(cls, words: list[str]) -> Sent | None:
-        """The inverse of `line`; None for a line that a crash cut off."""
+        """Return the inverse of `line`; None for a line that a crash cut off."""
         if len(words) != _WORDS or not (words[1].isdigit() and words[2].isdigit()):
             return None
         job_id, number, attempt, round_id, step, digest, opens = words
@@ -92,7 +92,7 @@ class _Mark:
             self.opening = sent
 
     def known(self, sent: Sent) -> Sent | None:
-        """What was sent in the same step of the same round."""
+        """Return what was sent in the same step of the same round."""
         return self.steps.get(sent.step) if self.place == sent.place else None
 
     def objection(self, place: Place) -> str | None:
@@ -142,7 +142,7 @@ class SentMessages:
                 raise restored()
 
     def uploaded(self, place: Place) -> bool:
-        """Whether an update of this place, the newest of its job, has left or was about to."""
+        """Return whether an update of this place, the newest of its job, has left or was about to."""
         with self._lock:
             mark = self._marks.get(place.job_id)
             return mark is not None and mark.place == place and UPLOAD in mark.steps
@@ -214,7 +214,7 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
 
 
 def restored() -> TaskFailure:
-    """The refusal of an agent whose database is older than what it sent."""
+    """Return the refusal of an agent whose database is older than what it sent."""
     return TaskFailure(
         RESTORED,
         "this site sent something in this round that its database does not know: the state folder is an earlier copy. "

@@ -57,7 +57,7 @@ class Signatures:
             raise TaskFailure("signature-wrong", f"the {service}'s signature does not fit") from error
 
     async def key_of(self, service: str, keyid: str) -> bytes:
-        """The raw public key of a service's certified, unrevoked certificate; TaskFailure `signature-…`."""
+        """Return the raw public key of a service's certified, unrevoked certificate; TaskFailure `signature-…`."""
         holder = await self._holder(keyid)
         await self._refresh()
         if keyid in self._revoked:
@@ -67,7 +67,7 @@ class Signatures:
         return public_bytes(holder.public_key)
 
     async def witness(self) -> bytes:
-        """The raw public key that the keys service witnesses rounds with now, certified; asks until heard."""
+        """Return the raw public key that the keys service witnesses rounds with now, certified; asks until heard."""
         key, asked_at = self._witness
         if self._monotonic() - asked_at >= WITNESS_EVERY_S:
             asked_at = self._monotonic()

@@ -53,14 +53,14 @@ class Call:
 
     @classmethod
     def json(cls, method: str, path: str, document: Mapping[str, Any], **more: Any) -> Call:
-        """A request with a JSON body."""
+        """Return a request with a JSON body."""
         body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
         headers = {"content-type": "application/json", **(more.pop("headers", None) or {})}
         return cls(method, path, body=body, headers=headers, **more)
 
 
 def make_client(ca_file: Path | None, urls: Iterable[str], ca_trust: CaTrust = "only") -> httpx.AsyncClient:
-    """The agent's only HTTP client, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
+    """Return the agent's only HTTP client, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
 
     A TLS context is made only where an address needs it: it costs 10 MiB.
     """
@@ -168,7 +168,7 @@ def pause_of(away: Away) -> float:
 
 
 async def _limited(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
-    """The body of an answer, at most `limit` bytes."""
+    """Return the body of an answer, at most `limit` bytes."""
     parts, size = [], 0
     async for part in response.aiter_raw():
         size += len(part)

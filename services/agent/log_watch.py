@@ -82,7 +82,7 @@ class LogWatch:
         every_s: float = 300.0,
         rounds: Callable[[Sequence[dict[str, Any]]], Awaitable[None]] | None = None,
     ) -> None:
-        """`rounds` is given the documents of the rounds that the first look after a start read."""
+        """Remember that `rounds` is given the documents of the rounds that the first look after a start read."""
         self._rounds = rounds
         self._begun: list[dict[str, Any]] = []
         self._every_s = every_s
@@ -93,7 +93,7 @@ class LogWatch:
         self.wake = asyncio.Event()
 
     def meet(self, head: LogHead | None) -> None:
-        """A head that a manifest or a receipt carried: it is compared at the next look, after a restart too."""
+        """Take a head that a manifest or a receipt carried: it is compared at the next look, after a restart too."""
         if head is None or (head.root in self._known):
             return
         if len(self._known) > PAGE:
@@ -160,7 +160,7 @@ class LogWatch:
         await asyncio.to_thread(self._settle, seen, head, met)
 
     async def _heads_met(self) -> list[LogHead]:
-        """The heads to compare, each signed by keys; one that is not is an alarm of its own."""
+        """Return the heads to compare, each signed by keys; one that is not is an alarm of its own."""
         found = []
         for text in await asyncio.to_thread(self._state.heads_met):
             head = LogHead.model_validate_json(text)
@@ -239,7 +239,7 @@ class LogWatch:
             raise LogForkedError(f"two logs: the one of {old.size} entries is no beginning of this one") from error
 
     def _settle(self, seen: Seen, head: LogHead, met: list[LogHead]) -> None:
-        """The head is good: remember it, and alarm about older certificates in this site's name that still hold."""
+        """Remember a good head, and alarm about older certificates in this site's name that still hold."""
         if seen.enrolled:
             for keyid, index in seen.foreign.items():
                 self._foreign(keyid, {"keyid": keyid, "index": index})

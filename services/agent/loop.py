@@ -338,7 +338,7 @@ class Agent:
 
 @asynccontextmanager
 async def http_client(settings: AgentSettings) -> AsyncIterator[httpx.AsyncClient]:
-    """The client that every service of this agent shares."""
+    """Open the client that every service of this agent shares."""
     urls = (settings.coordinator_url, settings.aggregator_url, settings.keys_url, settings.registry_url)
     async with make_client(settings.ca_file, urls, settings.ca_trust) as http:
         yield http

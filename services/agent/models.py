@@ -19,7 +19,7 @@ class ModelCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, digest: Digest) -> Path | None:
-        """The model's file, marked as used now."""
+        """Return the model's file, marked as used now."""
         path = self._path(digest)
         try:
             os.utime(path)
@@ -28,7 +28,7 @@ class ModelCache:
         return path
 
     def part(self, digest: Digest) -> PartialFile:
-        """What has come of a model that is not here yet, also before a restart of the agent."""
+        """Return what has come of a model that is not here yet, also before a restart of the agent."""
         return PartialFile(self._path(digest).with_suffix(PART), digest)
 
     def adopt(self, digest: Digest) -> Path | None:

@@ -18,5 +18,5 @@ def path_fault(path: Path) -> str | None:
 
 
 def _letters(name: str) -> str:
-    """A name without its numbers: `policy-1.yaml` is no misspelling of `policy-2.yaml`."""
+    """Return a name without its numbers: `policy-1.yaml` is no misspelling of `policy-2.yaml`."""
     return re.sub(r"[0-9]", "", name)

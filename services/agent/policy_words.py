@@ -169,13 +169,15 @@ def _recipe(rule: RecipeEntry) -> str:
 
 
 def _recipe_covered(key: str, other: Choices) -> bool:
-    """Whether another policy allows all that a rule allows: the same, the digest under any name, or any version."""
+    """Return whether another policy allows all that a rule allows: the same, the digest under any name, or any
+    version.
+    """
     name, digest = key.split(" ")
     return key in other.allowed or (bool(digest) and (f" {digest}" in other.allowed or f"{name} " in other.allowed))
 
 
 def _ceiling_covered(key: str, other: Choices) -> bool:
-    """Whether another policy approves as much, or more, of the same recipe by itself."""
+    """Return whether another policy approves as much, or more, of the same recipe by itself."""
     digest, epsilon, delta = key.split(" ")
     ceilings = (each.split(" ") for each in other.allowed)
     return any(

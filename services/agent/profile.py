@@ -18,7 +18,7 @@ NAME_CHARS = 200
 
 
 def agent_version() -> str:
-    """The installed version."""
+    """Return the installed version."""
     try:
         return version("undersong")
     except PackageNotFoundError:
@@ -26,7 +26,7 @@ def agent_version() -> str:
 
 
 def facts_of(description: Description, site_id: str, federation_id: str) -> SiteFacts:
-    """What the policy is judged against."""
+    """Return what the policy is judged against."""
     specs = [RecipeSpec.model_validate(spec) for spec in description.recipes]
     return SiteFacts(
         site_id=SiteId(site_id),
@@ -38,7 +38,7 @@ def facts_of(description: Description, site_id: str, federation_id: str) -> Site
 
 
 def profile_of(description: Description, policy: Policy, runner: str) -> SiteProfile:
-    """The public profile: only allowed recipes, data sets and columns are named."""
+    """Return the public profile: only allowed recipes, data sets and columns are named."""
     specs = [RecipeSpec.model_validate(spec) for spec in description.recipes]
     schemas = [DatasetSchema.model_validate(schema) for schema in description.datasets]
     own = frozenset(description.own_recipes)
@@ -60,7 +60,7 @@ def profile_of(description: Description, policy: Policy, runner: str) -> SitePro
 
 
 def unreadable_profile(error: ConfigError, runner: str) -> SiteProfile:
-    """The profile of a site that a person must correct before its agent can start."""
+    """Return the profile of a site that a person must correct before its agent can start."""
     code = error.code if isinstance(error, PolicyError) else SITE_UNREADABLE
     return SiteProfile(
         agent_version=agent_version(),
@@ -72,7 +72,9 @@ def unreadable_profile(error: ConfigError, runner: str) -> SiteProfile:
 
 
 def _faults(description: Description, policy: Policy) -> Iterator[ProfileFault]:
-    """What cannot be read here, without the reasons, which can quote data; of data sets those that the policy names."""
+    """Yield what cannot be read here, without the reasons, which can quote data; of data sets those that the policy
+    names.
+    """
     named = [name for name in description.unread if name in policy.datasets]
     if policy.datasets and not named and not description.declared:
         yield ProfileFault(code="datasets-unreadable")

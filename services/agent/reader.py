@@ -113,7 +113,9 @@ class SiteReader:
         self._data, self._read_at = files, time.monotonic()
 
     def changed(self) -> bool:
-        """Whether a file that describes the site changed; data files, which may grow all day, count once in a while."""
+        """Return whether a file that describes the site changed; data files, which may grow all day, count once in a
+        while.
+        """
         marks, age_s = Marks.of(self._settings, self._data), time.monotonic() - self._read_at
         if self._marks is None or marks.times != self._marks.times:
             return True

@@ -60,7 +60,7 @@ class ReceiptBook:
         self._store = state.store
 
     def due(self, limit: int = 16) -> list[Expected]:
-        """What to ask for now, the longest due first."""
+        """Return what to ask for now, the longest due first."""
         with self._store.reading() as db:
             rows = db.execute(
                 "SELECT round_id, manifest_digest, body_digest, tries, created_at FROM receipts"
@@ -95,7 +95,7 @@ class ReceiptBook:
             )
 
     def listed(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """The newest receipts, for people."""
+        """Return the newest receipts, for people."""
         names = ("round_id", "job_id", "kind", "engine", "body_digest", "state", "reason", "updated_at")
         with self._store.reading() as db:
             rows = db.execute(
@@ -105,13 +105,13 @@ class ReceiptBook:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def document(self, round_id: RoundId) -> bytes | None:
-        """The logged record as it was fetched, JSON."""
+        """Return the logged record as it was fetched, JSON."""
         with self._store.reading() as db:
             row = db.execute("SELECT document FROM receipts WHERE round_id = ?", (round_id,)).fetchone()
         return zlib.decompress(row[0]) if row is not None and row[0] is not None else None
 
     def counts(self) -> dict[str, int]:
-        """How many receipts stand in which state."""
+        """Return how many receipts stand in which state."""
         with self._store.reading() as db:
             rows = db.execute("SELECT state, count(*) FROM receipts GROUP BY state").fetchall()
         return {str(state): int(count) for state, count in rows}
@@ -129,7 +129,7 @@ class Receipts:
         met: Callable[[LogHead | None], None] = lambda _: None,
         verified: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`verified` is called after receipts were verified."""
+        """Remember `verified`, which is called after receipts were verified."""
         self._verified = verified
         self._state, self._link, self._signatures, self._site_id, self._met = state, link, signatures, site_id, met
         self.book = ReceiptBook(state)
@@ -225,7 +225,7 @@ class Receipts:
         records.check_inclusion(record, logged.proof, logged.head)
 
     async def _check_log(self, found: LoggedRecords) -> None:
-        """All records stand under one signed head, and the log goes on from where this site last saw it."""
+        """Check that all records are under one signed head, and the log goes on from where this site last saw it."""
         from undersong.shared.transparency import records
 
         head = found.items[0].head
@@ -239,12 +239,12 @@ class Receipts:
         await asyncio.to_thread(self._state.remember, HEAD, head.model_dump_json())
 
     def _seen(self) -> LogHead | None:
-        """The head that this site saw last."""
+        """Return the head that this site saw last."""
         seen = self._state.fact(HEAD)
         return None if seen is None else LogHead.model_validate_json(str(seen))
 
     def _witness(self, round_id: RoundId) -> bytes:
-        """The witness's key as this site knew it in the round."""
+        """Return the witness's key as this site knew it in the round."""
         contribution = self._state.contribution(round_id)
         found = contribution.lease.get("witness") if contribution is not None else None
         return found if isinstance(found, bytes) else b""

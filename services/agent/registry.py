@@ -23,7 +23,7 @@ class Registry:
         self.link, self._cache = link, cache
 
     async def fetch(self, version_id: VersionId, digest: Digest, *, limit_bytes: int) -> Path:
-        """The model's file, from the cache or downloaded and checked; asks until heard.
+        """Return the model's file, from the cache or downloaded and checked; asks until heard.
 
         A cut download goes on where it was, also after a restart. Where parts do not make the model together, all of it
         is asked for once more. Raises RequestRefused or TaskFailure (`model-digest`, `model-too-large`), keeping none.

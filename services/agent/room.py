@@ -75,7 +75,7 @@ class Room:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether this, or what it came from, is a write that found no space."""
+    """Return whether this, or what it came from, is a write that found no space."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

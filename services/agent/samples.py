@@ -20,7 +20,7 @@ class Samples:
         self._store = store
 
     def message(self, manifest: RoundManifest, site_id: SiteId, examples: int) -> bytes | None:
-        """What the update carries; None where a round takes no commitments.
+        """Return what the update carries; None where a round takes no commitments.
 
         Raises TaskFailure when the data set's count, or the job's limits, are others than in the job's first round.
         """

@@ -54,7 +54,7 @@ def _mark(path: Path) -> Mark:
 
 
 def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
-    """The runner that the settings name, under the policy's limits."""
+    """Return the runner that the settings name, under the policy's limits."""
     resources, inside = policy.resources, settings.runner == "process"
     for name in ("work", "models"):  # a rule of the kernel is about a folder that is there
         (settings.data_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -169,7 +169,7 @@ async def read_site(
     *,
     strict: bool = False,
 ) -> tuple[SiteSetup, Description]:
-    """The site's facts, from a child that reads recipes and data; `who` is (site id, federation id).
+    """Return the site's facts, from a child that reads recipes and data; `who` is (site id, federation id).
 
     `strict`, at the agent's start: raise ConfigError for names in the policy that are misspelt. A site that is at work
     goes on, and its log tells them.
@@ -201,7 +201,7 @@ def _columns(schema: dict[str, object]) -> list[str]:
 
 
 def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
-    """The files of each data set that `datasets.yaml` names; what is wrong with it, a child will say."""
+    """Return the files of each data set that `datasets.yaml` names; what is wrong with it, a child will say."""
     if not settings.datasets.exists():
         return {}
     base = settings.datasets.resolve().parent

@@ -92,7 +92,7 @@ class AgentState:
         return had is not None
 
     def body(self, digest: Digest) -> Path:
-        """Where a contribution's bytes lie."""
+        """Return where a contribution's bytes lie."""
         return self.outbox / f"{digest}.body"
 
     def keep(
@@ -136,7 +136,7 @@ class AgentState:
         )  # fmt: skip
 
     def contribution(self, round_id: RoundId) -> Contribution | None:
-        """This site's answer to the round, if there is one."""
+        """Return this site's answer to the round, if there is one."""
         with self.store.reading() as db:
             row = db.execute(
                 f"SELECT {_COLUMNS} FROM contributions WHERE round_id = ?",  # noqa: S608 (a constant)
@@ -145,7 +145,7 @@ class AgentState:
         return _contribution(row) if row is not None else None
 
     def same_place(self, manifest: RoundManifest) -> EarlierAnswer | None:
-        """An answer to the same (job, kind, number, attempt) under another round id."""
+        """Return an answer to the same (job, kind, number, attempt) under another round id."""
         with self.store.reading() as db:
             row = db.execute(
                 "SELECT state, manifest_digest, epoch FROM contributions"
@@ -164,7 +164,7 @@ class AgentState:
         return [_contribution(row) for row in rows]
 
     def answered(self) -> list[Sent]:
-        """The body of every round that was answered, oldest first: what a new high-water file begins with."""
+        """Return the body of every round that was answered, oldest first: what a new high-water file begins with."""
         with self.store.reading() as db:
             rows = db.execute(f"SELECT {_COLUMNS} FROM contributions ORDER BY created_at").fetchall()  # noqa: S608
         return [_contribution(row).sent for row in rows]
@@ -235,7 +235,7 @@ class AgentState:
         return len(stray)
 
     def highest_epoch(self) -> int:
-        """The highest epoch seen in a verified manifest."""
+        """Return the highest epoch seen in a verified manifest."""
         return int(str(self.fact("epoch") or 0))
 
     def saw_epoch(self, epoch: int) -> None:
@@ -249,18 +249,18 @@ class AgentState:
             db.execute("INSERT INTO heads_met VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (size, root, document))
 
     def heads_met(self) -> list[str]:
-        """The heads that are to be compared, as JSON, smallest first."""
+        """Return the heads that are to be compared, as JSON, smallest first."""
         with self.store.reading() as db:
             rows = db.execute("SELECT document FROM heads_met ORDER BY size").fetchall()
         return [str(row[0]) for row in rows]
 
     def forget_heads(self, heads: Iterable[tuple[int, str]]) -> None:
-        """These (size, root) were compared."""
+        """Note that these (size, root) were compared."""
         with self.store.writing() as db:
             db.executemany("DELETE FROM heads_met WHERE size = ? AND root = ?", list(heads))
 
     def fact(self, name: str) -> object | None:
-        """A remembered value (msgpack types)."""
+        """Return a remembered value (msgpack types)."""
         with self.store.reading() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return msgpack.unpackb(row[0]) if row is not None else None
@@ -274,19 +274,19 @@ class AgentState:
             )
 
     def committed_samples(self, job_id: str) -> str | None:
-        """This site's committed sample count in the job, a point in hexadecimal (`samples`)."""
+        """Return this site's committed sample count in the job, a point in hexadecimal (`samples`)."""
         with self.store.reading() as db:
             row = db.execute("SELECT substr(message, 1, 32) FROM samples WHERE job_id = ?", (job_id,)).fetchone()
         return bytes(row[0]).hex() if row is not None else None
 
     def counts(self) -> dict[str, int]:
-        """How many contributions stand in which state."""
+        """Return how many contributions stand in which state."""
         with self.store.reading() as db:
             rows = db.execute("SELECT state, count(*) FROM contributions GROUP BY state").fetchall()
         return {str(state): int(count) for state, count in rows}
 
     def recent(self, limit: int) -> list[dict[str, object]]:
-        """The newest contributions, for `status`."""
+        """Return the newest contributions, for `status`."""
         names = ("round_id", "job_id", "kind", "number", "engine", "state", "body_size", "updated_at")
         with self.store.reading() as db:
             rows = db.execute(

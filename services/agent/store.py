@@ -194,13 +194,13 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, alone."""
+        """Lend the connection, alone."""
         with self._lock:
             yield self._db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """The connection in one transaction, durable when the block ends without an exception."""
+        """Lend the connection in one transaction, durable when the block ends without an exception."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -170,7 +170,7 @@ class Tasks:
             raise TaskFailure("agent-error", type(error).__name__) from error
 
     async def _contribution(self, lease: Lease, watch: Watch) -> Contribution:
-        """This site's one answer to the round: the one that is there, or a new one."""
+        """Return this site's one answer to the round: the one that is there, or a new one."""
         manifest, digest = await self._verified(lease)
         earlier = self._state.contribution(manifest.round_id)
         answer = EarlierAnswer(earlier.state, earlier.manifest_digest, earlier.epoch) if earlier is not None else None
@@ -217,7 +217,7 @@ class Tasks:
             self._sent.check(Place.of(manifest), self._state.engines.digests(manifest.round_id))
 
     async def _verified(self, lease: Lease) -> tuple[RoundManifest, Digest]:
-        """The manifest, once the coordinator signed it and the site's policy allows it."""
+        """Return the manifest, once the coordinator signed it and the site's policy allows it."""
         signed = lease.signed_manifest
         manifest = signed.manifest
         await self._platform.signatures.check("coordinator", signed.keyid, signed.signature, manifest.statement())

@@ -61,7 +61,7 @@ class Components:
 
 
 def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> Database:
-    """The service's database."""
+    """Return the service's database."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.database, common, clock=clock)
 
@@ -96,7 +96,7 @@ class WorkerComponents(NamedTuple):
 def build_worker(
     settings: AggregatorSettings, components: Components, trust: ServiceTrust, notifier: Notifier
 ) -> WorkerComponents:
-    """The worker's components."""
+    """Return the worker's components."""
     registry = Registry(trust.http, trust.signing("registry"), settings.registry_url, components.blobs)
     publication = Publication(components.database, components.blobs, registry, trust.identity, components.rounds)
     records, worker_id = Records(components.database, components.keys), new_worker_id()
@@ -154,7 +154,7 @@ def install(app: FastAPI, components: Components, trust: ServiceTrust, tokens: T
 
 
 def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastAPI:
-    """The API."""
+    """Return the API."""
     database, streams = open_database(settings, clock), Streams(settings.redis)
 
     async def blobs() -> None:
@@ -205,7 +205,7 @@ async def preloading() -> AsyncIterator[None]:
 
 
 async def run_worker(settings: AggregatorSettings) -> None:
-    """The worker's whole life."""
+    """Live the worker's whole life."""
     database, streams = open_database(settings), Streams(settings.redis)
     notifier = Notifier(streams, [WORK_TOPIC, PARTS_TOPIC])
     try:

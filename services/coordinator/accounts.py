@@ -42,7 +42,7 @@ class Accounts:
         self._database, self._sealer = database, sealer
 
     async def lookup(self, token: str) -> Principal | None:
-        """The person whose valid token this is."""
+        """Return the person whose valid token this is."""
 
         async def work(tx: Transaction) -> User | None:
             return await AccountRepository(tx).holder(token_hash(token), await tx.now())
@@ -53,7 +53,7 @@ class Accounts:
         return Principal(user.id, user.name, tuple(Grant(Role(g.role), g.federation_id) for g in user.roles))
 
     async def introspect(self, token: str) -> IntrospectionView:
-        """What another service may know of a token."""
+        """Return what another service may know of a token."""
         person = await self.lookup(token)
         if person is None:
             return IntrospectionView(active=False)
@@ -61,11 +61,11 @@ class Accounts:
         return IntrospectionView(active=True, user_id=person.user_id, name=person.name, roles=roles)
 
     async def me(self, person: Principal) -> UserView:
-        """The caller's own account."""
+        """Return the caller's own account."""
         return await self._database.read("user.me", lambda tx: _view(tx, person.user_id))
 
     async def create_user(self, person: Principal, name: str, roles: Sequence[RoleView], once: Once) -> UserView:
-        """A new user; who administers one federation gives roles in that one only."""
+        """Return a new user; who administers one federation gives roles in that one only."""
         for role in roles:
             _may_grant(person, role.federation_id)
 
@@ -79,7 +79,7 @@ class Accounts:
         return await self._database.run("user.create", once(work))
 
     async def users(self, person: Principal, limit: int, after: str | None) -> Page[UserView]:
-        """All users; for admins."""
+        """Return all users; for admins."""
         _may_grant(person, None)
 
         async def work(tx: Transaction) -> Page[UserView]:
@@ -90,7 +90,7 @@ class Accounts:
     async def create_token(
         self, person: Principal, name: str, user_id: str | None, expires_in_s: int | None, once: Once
     ) -> NewTokenView:
-        """A token for oneself, or, by an admin, for another.
+        """Return a token for oneself, or, by an admin, for another.
 
         With an Idempotency-Key the token is kept sealed in the stored answer, so that a repeated request shows it.
         """

@@ -47,7 +47,7 @@ class Attendance:
         self._wake = asyncio.Event()
 
     def mark(self, site_id: SiteId) -> None:
-        """The site spoke just now; one that was silent for a while is written down at once."""
+        """Note that the site spoke just now; one that was silent for a while is written down at once."""
         self._heard.add(site_id)
         self._measure(site_id)
         if site_id not in self._written:
@@ -63,7 +63,7 @@ class Attendance:
 
     @contextmanager
     def present(self, site_id: SiteId) -> Iterator[None]:
-        """The site waits here, and is heard all the while."""
+        """Keep the site, which waits here, as heard all the while."""
         self.mark(site_id)
         self._present[site_id] += 1
         try:

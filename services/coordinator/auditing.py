@@ -73,18 +73,18 @@ class Auditing:
         self._keys, self._registry, self._identity = keys, registry, identity
 
     async def certificates(self, most: int) -> list[CertificateFacts]:
-        """What the directory of keys knows, as far as `most` go; the caller shows each person theirs."""
+        """Return what the directory of keys knows, as far as `most` go; the caller shows each person theirs."""
         return await self._keys.directory(most)
 
     async def evidence(self, person: Principal, subject: str) -> Evidence:
-        """The bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""
+        """Return the bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""
         try:
             return await collect(subject, _Sources(self._keys, self._registry, person))
         except NotFound as error:  # which part is missing would tell whether the thing exists
             raise NoEvidence(f"There is no evidence about {subject}, or not for you.") from error
 
     async def verdict(self, person: Principal, subject: str) -> AuditResult:
-        """The same, audited against the authority that this service itself enrolled with."""
+        """Return the same, audited against the authority that this service itself enrolled with."""
         pinned = keyid_of(self._identity().ca_certificate)
         evidence = await self.evidence(person, subject)
         findings = await asyncio.to_thread(audit, evidence, pinned, subject)

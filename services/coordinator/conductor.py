@@ -58,7 +58,7 @@ class Conductor:
         self._again: set[RoundId] = set()
 
     async def on_job(self, event: Event) -> None:
-        """A job was created or resumed."""
+        """Take up a job that was created or resumed."""
         if event.type in {"job.created", "job.resumed"}:
             await self.advance(JobId(event.subject))
 
@@ -78,7 +78,7 @@ class Conductor:
             await self.drive(round_id)
 
     async def on_aggregator(self, event: Event) -> None:
-        """The aggregator has news of a round; each upload's progress is known here by the tasks."""
+        """Take the aggregator's news of a round; each upload's progress is known here by the tasks."""
         if event.type in {"round.published", "round.failed", "round.body-lost"}:
             await self.drive(RoundId(event.subject))
 
@@ -95,7 +95,7 @@ class Conductor:
                 await self.drive(planned)
 
     async def _model_of(self, job: Job) -> ModelId | None:
-        """The registry's model for the job's results, made when there is none; a statistics job has none."""
+        """Return the registry's model for the job's results, made when there is none; a statistics job has none."""
         if job.model_id is not None or isinstance(job.spec, StatisticsSpec):
             return job.model_id
         return await self._registry.ensure_model(job.federation_id, job.spec.model.name, f"{job.id}/model")
@@ -132,7 +132,7 @@ class Conductor:
             self._driving.discard(round_id)
 
     async def _step(self, round_id: RoundId) -> RoundId | None:
-        """One look and one move; the id of a round that was planned by it."""
+        """Take one look and one move; return the id of a round that was planned by it."""
         record, now = await self._rounds.look(round_id)
         round_ = record.round
         if round_.ended:
@@ -306,7 +306,7 @@ class Conductor:
 
 
 def tracks_steps(record: StoredRound) -> bool:
-    """Whether sites or another party have a say before the sum is opened."""
+    """Return whether sites or another party have a say before the sum is opened."""
     return engine_facts(record.manifest.manifest.engine).tracks_steps
 
 

@@ -54,7 +54,7 @@ class _Made:
     version_id: str
 
     def covers(self, record: StoredRound) -> bool:
-        """Whether a round of the same job led to the version, or evaluated it."""
+        """Return whether a round of the same job led to the version, or evaluated it."""
         if record.round.id <= self.round_id:
             return True
         model = record.manifest.manifest.model if record.round.kind is RoundKind.EVALUATE else None
@@ -94,7 +94,7 @@ class Datasheets:
         self._ended: dict[str, JobAccount] = {}
 
     async def datasheet(self, person: Principal, version_id: str) -> SignedDatasheet:
-        """The signed datasheet of a version; raises NoDatasheet or PartyAway."""
+        """Return the signed datasheet of a version; raises NoDatasheet or PartyAway."""
         hidden = NoDatasheet(f"There is no version {version_id}, or not for you.")
         try:
             found = await self._registry.version_document(version_id)
@@ -110,7 +110,7 @@ class Datasheets:
         return sign_datasheet(datasheet, self._identity())
 
     async def account(self, person: Principal, job_id: str) -> JobAccount:
-        """What the rounds of a job released; of a job that has ended it is read once."""
+        """Return what the rounds of a job released; of a job that has ended it is read once."""
 
         async def work(tx: Transaction) -> JobAccount:
             job = await JobRepository(tx).get(job_id)
@@ -141,7 +141,7 @@ class Datasheets:
         return _Line(own, tuple(releases), (VersionId(waiting[0]),) if waiting else ())
 
     async def _made(self, document: dict[str, Any]) -> tuple[Job | None, Sequence[Release]]:
-        """The job that made a version, and what it had released by then; no job where none is known here."""
+        """Return the job that made a version, and what it had released by then; no job where none is known here."""
         lineage = document.get("lineage") or {}
         job_id, round_id = lineage.get("job_id"), lineage.get("round_id")
 
@@ -159,7 +159,7 @@ class Datasheets:
         return await self._database.read("version.releases", work)
 
     async def _start(self, job: Job) -> tuple[str, dict[str, Any]] | None:
-        """The version that a job started from; None for a job that began with a new model."""
+        """Return the version that a job started from; None for a job that began with a new model."""
         start = None if isinstance(job.spec, StatisticsSpec) else job.spec.model.version_id
         if start is None:
             return None
@@ -199,7 +199,9 @@ class Datasheets:
         )
 
     async def _log_entry(self, round_id: str | None) -> int | None:
-        """The place of a round's record in the log; None where it is not there yet, or the keys service is away."""
+        """Return the place of a round's record in the log; None where it is not there yet, or the keys service is
+        away.
+        """
         if round_id is None:
             return None
         try:
@@ -219,7 +221,9 @@ def _job_account(releases: Sequence[Release]) -> JobAccount:
 
 
 async def _made_by(tx: Transaction, job: Job, document: dict[str, Any]) -> bool:
-    """Whether a round of this job made the version; what was brought in from outside may say anything of itself."""
+    """Return whether a round of this job made the version; what was brought in from outside may say anything of
+    itself.
+    """
     try:
         record = await RoundRepository(tx).record(str(document["lineage"]["round_id"]))
     except NotFound:
@@ -229,7 +233,7 @@ async def _made_by(tx: Transaction, job: Job, document: dict[str, Any]) -> bool:
 
 
 def _audit(told: dict[str, Any]) -> SheetAudit:
-    """An audit as the registry tells it; raises ValidationError or KeyError."""
+    """Return an audit as the registry tells it; raises ValidationError or KeyError."""
     document = dict(told["document"])
     kept = {name: document[name] for name in ("kind", "sentence", "figures", "confidence", "epsilon_lower_bound")
             if name in document}  # fmt: skip
@@ -239,7 +243,7 @@ def _audit(told: dict[str, Any]) -> SheetAudit:
 
 
 async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Release]:
-    """What a job's rounds released, of a version up to it and in its evaluations (all: None), oldest first."""
+    """Return what a job's rounds released, of a version up to it and in its evaluations (all: None), oldest first."""
     records = await RoundRepository(tx).ended_of(job.id)
     last = {record.manifest.manifest.number: record.round.id for record in records}
     published = {record.manifest.manifest.number for record in records if record.round.phase is Phase.PUBLISHED}
@@ -260,7 +264,7 @@ async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Relea
 
 
 def _may_be_open(record: StoredRound, job: Job) -> bool:
-    """Whether a round that ended without a result may have shown its sum to a person.
+    """Return whether a round that ended without a result may have shown its sum to a person.
 
     After one whose sites had begun to open it the job goes on with the next number; of one that was cancelled, only
     how many updates there were is known.

@@ -15,7 +15,7 @@ class Federations:
         self._database = database
 
     async def create(self, person: Principal, name: str, once: Once) -> FederationView:
-        """A new federation; only who administers all of them may make one."""
+        """Return a new federation; only who administers all of them may make one."""
         _everywhere(person)
 
         async def work(tx: Transaction) -> FederationView:
@@ -26,7 +26,7 @@ class Federations:
         return await self._database.run("federation.create", once(work))
 
     async def get(self, person: Principal, federation_id: str) -> FederationView:
-        """A federation in which the person has a role."""
+        """Return a federation in which the person has a role."""
         person.check(*Role, federation_id=federation_id)
 
         async def work(tx: Transaction) -> FederationView:
@@ -35,7 +35,7 @@ class Federations:
         return await self._database.read("federation.get", work)
 
     async def list(self, person: Principal, limit: int, after: str | None) -> Page[FederationView]:
-        """The federations in which the person has a role."""
+        """Return the federations in which the person has a role."""
 
         async def work(tx: Transaction) -> Page[FederationView]:
             found = await SiteRepository(tx).federations(person.federations(), limit, after)

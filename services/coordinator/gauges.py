@@ -47,7 +47,7 @@ class Gauges:
         return 0
 
     async def sites(self) -> int:
-        """Who is there, and how thin the last rounds were."""
+        """Return who is there, and how thin the last rounds were."""
 
         async def work(tx: Transaction) -> None:
             sites, now = SiteRepository(tx), await tx.now()

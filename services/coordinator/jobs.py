@@ -66,7 +66,7 @@ class Jobs:
         self._database, self._registry, self._lease = database, registry, lease
 
     async def validate(self, person: Principal, document: Mapping[str, Any]) -> JobVerdict:
-        """What the job would do; raises `JobInvalid` with every error."""
+        """Return what the job would do; raises `JobInvalid` with every error."""
         verdict, _ = await self._judge(person, document)
         return JobVerdict(
             features=list(verdict.resolved.features),
@@ -81,7 +81,7 @@ class Jobs:
         )
 
     async def privacy_plan(self, person: Principal, document: Mapping[str, Any]) -> PrivacyPlan:
-        """What the job's noise costs, and what other noise would; raises `JobInvalid` with every error."""
+        """Return what the job's noise costs, and what other noise would; raises `JobInvalid` with every error."""
         verdict, _ = await self._judge(person, document)
         return await asyncio.to_thread(plan_of, verdict)
 
@@ -102,7 +102,7 @@ class Jobs:
         return view
 
     async def get(self, person: Principal, job_id: str) -> JobView:
-        """A job of the person's federations."""
+        """Return a job of the person's federations."""
 
         async def work(tx: Transaction) -> JobView:
             job = await _seen(tx, person, job_id)
@@ -132,7 +132,7 @@ class Jobs:
         return found
 
     async def results(self, person: Principal, job_id: str) -> ResultsView:
-        """What a statistics job has found."""
+        """Return what a statistics job has found."""
         job = await self._job(person, job_id)
         if not isinstance(job.spec, StatisticsSpec):
             raise NotFound(f"Job {job_id} trains a model, and has no results but its versions.")
@@ -141,7 +141,7 @@ class Jobs:
     async def list(
         self, person: Principal, federation_id: str | None, state: str | None, limit: int, after: str | None
     ) -> Page[JobView]:
-        """The jobs of the person's federations, newest first."""
+        """Return the jobs of the person's federations, newest first."""
 
         async def work(tx: Transaction) -> Page[JobView]:
             found = await JobRepository(tx).list(person.federations(), federation_id, state, limit, after)
@@ -150,7 +150,7 @@ class Jobs:
         return await self._database.read("jobs.list", work)
 
     async def rounds(self, person: Principal, job_id: str, limit: int, after: str | None) -> Page[RoundView]:
-        """A job's rounds, oldest first."""
+        """Return a job's rounds, oldest first."""
         await self._job(person, job_id)
 
         async def work(tx: Transaction) -> Page[RoundView]:
@@ -159,7 +159,7 @@ class Jobs:
         return await self._database.read("rounds.list", work)
 
     async def participation(self, person: Principal, job_id: str) -> Sequence[ParticipationView]:
-        """Each site's part in a job."""
+        """Return each site's part in a job."""
 
         async def work(tx: Transaction) -> Sequence[ParticipationView]:
             await _seen(tx, person, job_id)
@@ -173,7 +173,7 @@ class Jobs:
         return await self._database.read("job.participation", work)
 
     async def round(self, person: Principal, round_id: str) -> RoundView:
-        """One round with its tasks."""
+        """Return one round with its tasks."""
 
         async def work(tx: Transaction) -> RoundView:
             record = await _seen_round(tx, person, round_id)
@@ -186,7 +186,7 @@ class Jobs:
         return await self._database.read("round.get", work)
 
     async def manifest(self, person: Principal | None, round_id: str) -> SignedManifest:
-        """A round's signed manifest; parties may read it too (no person)."""
+        """Return a round's signed manifest; parties may read it too (no person)."""
 
         async def work(tx: Transaction) -> SignedManifest:
             if person is None:
@@ -196,12 +196,12 @@ class Jobs:
         return await self._database.read("round.manifest", work)
 
     async def events(self, person: Principal, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
-        """What happened to a job beyond event number `after`."""
+        """Return what happened to a job beyond event number `after`."""
         await self._job(person, job_id)
         return await self.more_events(job_id, after, limit)
 
     async def more_events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
-        """The same for a reader who was authorised before."""
+        """Return the same for a reader who was authorised before."""
 
         async def work(tx: Transaction) -> Sequence[JobEvent]:
             return await JobRepository(tx).events(job_id, after, limit)
@@ -285,7 +285,7 @@ class Jobs:
     async def _starting_version(
         self, document: Mapping[str, Any], federation_id: str | None
     ) -> tuple[StartingVersion | None, str | None]:
-        """The version that the job wants to start from, or what is wrong with it."""
+        """Return the version that the job wants to start from, or what is wrong with it."""
         model = document.get("model")
         version_id = model.get("version_id") if isinstance(model, Mapping) else None
         if not isinstance(version_id, str):

@@ -85,7 +85,7 @@ class Leases:
         self._documents: dict[RoundId, tuple[dict[str, Any], dict[str, Any], str | None]] = {}
 
     async def lease(self, site_id: SiteId, federation_id: str | None, wait_s: float) -> Lease | None:
-        """The site's next task, waiting for one up to `wait_s`; its live lease again when it has one."""
+        """Return the site's next task, waiting for one up to `wait_s`; its live lease again when it has one."""
         asker = Asker(site_id, federation_id, current_trace())
         until = monotonic() + wait_s * random.uniform(_SHORTEST_WAIT, 1.0)  # noqa: S311  (no secret)
         with self._notifier.listen(site_id) as subscription, self._attendance.present(site_id):
@@ -114,7 +114,7 @@ class Leases:
         return [refusal(asker, admissions.get(asker.site_id)) or asker.site_id in busy for asker in askers]
 
     async def _take(self, askers: Sequence[Asker]) -> list[Lease | Exception | None]:
-        """Each one's lease. The sites' locks make leases of one site follow each other."""
+        """Return each one's lease. The sites' locks make leases of one site follow each other."""
 
         async def work(tx: Transaction) -> list[Lease | Exception | None]:
             admissions = await SiteRepository(tx).admissions(sorted({asker.site_id for asker in askers}), lock=True)
@@ -129,7 +129,7 @@ class Leases:
 
     @staticmethod
     async def _lock_rounds(tx: Transaction, sites: Sequence[SiteId]) -> None:
-        """All at once and in one order: rounds of leases that are held and of new ones must not cross."""
+        """Lock all at once and in one order: rounds of leases that are held and of new ones must not cross."""
         tasks = TaskRepository(tx)
         found = [*(await tasks.leased_by(sites)).values(), *(await tasks.next_for(sites)).values()]
         await RoundRepository(tx).lock_all({task.round_id for task in found})
@@ -171,7 +171,7 @@ class Leases:
         return {task.site_id: await self._with_documents(tx, task) for task in given}
 
     async def _with_documents(self, tx: Transaction, task: SiteTask) -> Lease:
-        """The documents of an open round never change, so each process reads them once."""
+        """Return the documents of an open round never change, so each process reads them once."""
         known = self._documents.get(task.round_id)
         if known is None:
             record = await RoundRepository(tx).record(task.round_id)

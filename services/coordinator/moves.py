@@ -38,7 +38,7 @@ class Move:
 async def move(
     tx: Transaction, before: SiteTask, after: SiteTask, round_: Round, actor: str, event: str | None = None
 ) -> None:
-    """One task's transition in the present trace; nothing where there is no change.
+    """Record one task's transition in the present trace; nothing where there is no change.
 
     The caller holds the locks on round and task.
     """
@@ -92,7 +92,7 @@ def measure(before: SiteTask, after: SiteTask) -> None:
 
 
 async def locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tuple[SiteTask, Round]:
-    """The task and its round, both locked, the round first; a task of another site is not found."""
+    """Return the task and its round, both locked, the round first; a task of another site is not found."""
     tasks = TaskRepository(tx)
     # The round's lock comes first, so its id is read without one; a task never changes its round or site.
     round_id, owner = await tasks.place(task_id)
@@ -103,7 +103,7 @@ async def locked(tx: Transaction, site_id: SiteId | None, task_id: TaskId) -> tu
 
 
 def no_task(task_id: TaskId) -> NotFound:
-    """The refusal of a task that is not there, or not the site's."""
+    """Return the refusal of a task that is not there, or not the site's."""
     return no_such("task", task_id)
 
 

@@ -72,7 +72,9 @@ class Operations:
         self._database, self._notifier = database, notifier
 
     async def depth(self, person: Principal) -> Depth:
-        """What waits, over all federations; for administrators of the platform and auditors of any federation."""
+        """Return what waits, over all federations; for administrators of the platform and auditors of any
+        federation.
+        """
         person.check(Role.AUDITOR, Role.SCIENTIST, Role.OWNER)
 
         async def work(tx: Transaction) -> Depth:
@@ -101,7 +103,7 @@ class Operations:
         return replace(depth, database_bytes=size)
 
     async def record(self, person: Principal) -> Record:
-        """How the last day went, over all federations."""
+        """Return how the last day went, over all federations."""
         person.check(Role.AUDITOR, Role.SCIENTIST, Role.OWNER)
 
         async def work(tx: Transaction) -> Record:

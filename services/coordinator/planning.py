@@ -77,7 +77,7 @@ class Planner:
 
     @staticmethod
     async def end_of(tx: Transaction, job: Job, round_: Round) -> JobState | None:
-        """Whether what the sites reported leaves the step to be tried again (None), the job paused, or failed.
+        """Return whether what the sites reported leaves the step to be tried again (None), the job paused, or failed.
 
         Too few may be left because sites were excluded (final), or because sites say that they cannot do it: where
         only few say so the job pauses, since a site may lie or its owner may change what it says.
@@ -154,7 +154,7 @@ def _new_round(manifest: RoundManifest, number: int, now: datetime) -> Round:
 
 
 def round_facts(round_: Round) -> dict[str, Any]:
-    """What an event says of a round."""
+    """Return what an event says of a round."""
     return {
         "round_id": round_.id,
         "kind": str(round_.kind),
@@ -169,6 +169,6 @@ def round_facts(round_: Round) -> dict[str, Any]:
 
 
 def cause_facts(causes: Sequence[Cause]) -> dict[str, Any]:
-    """What an event says of why a round failed; nothing where no site said anything."""
+    """Return what an event says of why a round failed; nothing where no site said anything."""
     told = [{"code": cause.code, "sentence": cause.sentence, "sites": cause.sites} for cause in causes]
     return {"causes": told} if told else {}

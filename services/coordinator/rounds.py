@@ -48,11 +48,11 @@ class Rounds:
         self._planner.log_head = head
 
     async def read(self, round_id: RoundId) -> StoredRound:
-        """A round with its documents."""
+        """Return a round with its documents."""
         return await self._database.read("round.read", lambda tx: RoundRepository(tx).record(round_id))
 
     async def look(self, round_id: RoundId) -> tuple[StoredRound, datetime]:
-        """A round with its documents, and the database's time."""
+        """Return a round with its documents, and the database's time."""
 
         async def work(tx: Transaction) -> tuple[StoredRound, datetime]:
             return await RoundRepository(tx).record(round_id), await tx.now()
@@ -88,7 +88,7 @@ class Rounds:
         return await self._database.run("round.witness", work)
 
     async def open(self, round_id: RoundId, engine_public: Mapping[str, Any]) -> bool:
-        """The aggregator made the key: put the tasks out. Whether that was still to be done."""
+        """Return the aggregator made the key: put the tasks out. Whether that was still to be done."""
 
         async def work(tx: Transaction) -> bool:
             rounds = RoundRepository(tx)

@@ -24,7 +24,7 @@ class SignIns:
         self._database = database
 
     async def admit(self, address: str) -> None:
-        """Raises TooManySignIns while the address is locked out: even the right token is not looked at."""
+        """Check it; raises TooManySignIns while the address is locked out: even the right token is not looked at."""
 
         async def work(tx: Transaction) -> float | None:
             now = await tx.now()
@@ -54,7 +54,7 @@ class SignIns:
         await self._database.run("session.end", lambda tx: SignInRepository(tx).end(session_id, until))
 
     async def ended(self, session_id: str) -> bool:
-        """Whether it was ended."""
+        """Return whether it was ended."""
         return await self._database.read("session.ended", lambda tx: SignInRepository(tx).ended(session_id))
 
     async def prune(self) -> int:

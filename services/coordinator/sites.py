@@ -55,7 +55,7 @@ class Sites:
         return await self._database.run("site.create", once(work))
 
     async def get(self, person: Principal, site_id: str) -> SiteView:
-        """A site of the person's federations."""
+        """Return a site of the person's federations."""
 
         async def work(tx: Transaction) -> SiteView:
             site = await SiteRepository(tx).get(site_id)
@@ -65,7 +65,7 @@ class Sites:
         return await self._database.read("site.get", work)
 
     async def list(self, person: Principal, federation_id: str | None, limit: int, after: str | None) -> Page[SiteView]:
-        """The sites of the person's federations."""
+        """Return the sites of the person's federations."""
 
         async def work(tx: Transaction) -> Page[SiteView]:
             heard_since = await tx.now() - self._lease
@@ -127,7 +127,7 @@ class Sites:
         return await self._database.run("site.profile", work)
 
     async def exclusions(self, site_id: SiteId) -> Sequence[ExclusionView]:
-        """The running jobs in whose later rounds this site has no part, and why."""
+        """Return the running jobs in whose later rounds this site has no part, and why."""
 
         async def work(tx: Transaction) -> Sequence[ExclusionView]:
             names = await SiteRepository(tx).names([site_id])

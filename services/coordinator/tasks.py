@@ -79,7 +79,7 @@ class Tasks:
         return Order(go_on=False, reason=before.code or f"task-{before.state}")
 
     async def complete(self, site_id: SiteId, task_id: TaskId, token: str, digest: Digest) -> SiteTask:
-        """The site's update is at the aggregator. Raises NotFound, `StaleLease`, `DigestDiffers`."""
+        """Note that the site's update is at the aggregator. Raises NotFound, `StaleLease`, `DigestDiffers`."""
         self._attendance.mark(site_id)
         task = await self._completions.ask(Completion(site_id, task_id, token, digest, current_trace()))
         point("coordinator.task.completed")
@@ -117,7 +117,7 @@ class Tasks:
         return await self._database.run("task.complete", work)
 
     async def fail(self, site_id: SiteId, task_id: TaskId, token: str, failure: "Failure") -> SiteTask:
-        """The site could not do it."""
+        """Return the site could not do it."""
 
         async def work(tx: Transaction) -> SiteTask:
             before, round_ = await locked(tx, site_id, task_id)
@@ -181,7 +181,7 @@ class TaskSweeper:
 
 
 def reclaim(task: SiteTask, now: datetime, *, site_seen: bool) -> SiteTask:
-    """The task after a look at its lease and its site: a lapsed lease, a deserted task, or no change."""
+    """Return the task after a look at its lease and its site: a lapsed lease, a deserted task, or no change."""
     if task.state is TaskState.LEASED and not task.live(now):
         return task.lapse(now, site_seen=site_seen)
     if task.state is TaskState.OPEN and not site_seen:

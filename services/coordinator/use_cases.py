@@ -38,7 +38,7 @@ class UseCases:
 def build_use_cases(
     database: Database, notifier: Notifier, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
 ) -> UseCases:
-    """The use cases over one database; `stopping` ends long polls."""
+    """Return the use cases over one database; `stopping` ends long polls."""
     attendance = Attendance(database, notifier, timing.lease_s)
     return UseCases(
         federations=Federations(database),

@@ -50,13 +50,13 @@ class _LateIdentity:
 
 
 def open_database(settings: CoordinatorSettings) -> Database:
-    """The service's database."""
+    """Return the service's database."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.database, common)
 
 
 def build_app(settings: CoordinatorSettings) -> FastAPI:
-    """The API."""
+    """Return the API."""
     database, streams = open_database(settings), Streams(settings.redis)
     return application(database, streams, _lifespan(settings, database, streams))
 

@@ -55,7 +55,7 @@ class Authority:
 
 
 def pem_of(certificate: x509.Certificate) -> str:
-    """A certificate as PEM text."""
+    """Return a certificate as PEM text."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 

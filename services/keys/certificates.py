@@ -27,17 +27,17 @@ class Certificates:
         self._database, self._authority, self._life = database, authority, life
 
     async def get(self, keyid: str) -> Issued:
-        """One certificate; raises CertificateUnknown."""
+        """Return one certificate; raises CertificateUnknown."""
         return await self._database.read("certificate.get", lambda tx: CertificateRepository(tx).certificate(keyid))
 
     async def list(self, name: str | None, limit: int, after: str | None) -> Page[Issued]:
-        """A page of the directory."""
+        """Return a page of the directory."""
         return await self._database.read(
             "certificate.list", lambda tx: CertificateRepository(tx).certificates(name, limit, after)
         )
 
     async def rotate(self, party: Party, public_key: bytes, proof: bytes) -> tuple[Issued, bool]:
-        """A certificate for the party's next key, and whether it is new; the old one stays valid until its end.
+        """Return a certificate for the party's next key, and whether it is new; the old one stays valid until its end.
 
         Raises PublicKeyInvalid, ProofInvalid, CertificateUnknown, CertificateRevoked or KeyInUse.
         """
@@ -78,13 +78,13 @@ class Certificates:
         return await self._database.run("certificate.revoke", work)
 
     async def revocations(self, after: int, limit: int) -> Page[Revocation]:
-        """What was revoked after this sequence number."""
+        """Return what was revoked after this sequence number."""
         return await self._database.read(
             "certificate.revocations", lambda tx: CertificateRepository(tx).revocations(after, limit)
         )
 
     async def own_identity(self, directory: Path) -> Identity:
-        """This service's own certificate: loaded, or issued when there is none or it ends soon."""
+        """Return this service's own certificate: loaded, or issued when there is none or it ends soon."""
         if (directory / IDENTITY_FILE).exists():
             identity = Identity.load(directory)
             if identity.ca_certificate == self._authority.ca.certificate and not due(identity, utc_now()):

@@ -105,7 +105,7 @@ class Challenge:
     expires_at: datetime
 
     def check(self, public_key: bytes, now: datetime) -> None:
-        """Raises ChallengeUnknown."""
+        """Check it; raises ChallengeUnknown."""
         if self.public_key != public_key or now >= self.expires_at:
             raise ChallengeUnknown("this challenge has expired or was made for another key; ask for a new one")
 
@@ -125,7 +125,7 @@ class Issued:
     reason: str | None = None
 
     def check_same_party(self, subject: Subject) -> None:
-        """Raises KeyInUse unless asking again for this certificate is the same request."""
+        """Check it; raises KeyInUse unless asking again for this certificate is the same request."""
         if self.subject != subject or self.revoked_at is not None:
             raise KeyInUse("this key already has a certificate for another party, or a revoked one; make a new key")
 
@@ -141,7 +141,7 @@ class Revocation:
 
 
 def parse_public_key(raw: bytes) -> Ed25519PublicKey:
-    """The key of 32 raw bytes; raises PublicKeyInvalid."""
+    """Return the key of 32 raw bytes; raises PublicKeyInvalid."""
     try:
         return Ed25519PublicKey.from_public_bytes(raw)
     except ValueError as error:
@@ -149,7 +149,7 @@ def parse_public_key(raw: bytes) -> Ed25519PublicKey:
 
 
 def check_proof(public_key: bytes, proof: bytes, data: bytes) -> None:
-    """Raises ProofInvalid unless `proof` is the key's signature of `data`."""
+    """Check it; raises ProofInvalid unless `proof` is the key's signature of `data`."""
     try:
         parse_public_key(public_key).verify(proof, data)
     except InvalidSignature as error:
@@ -157,12 +157,12 @@ def check_proof(public_key: bytes, proof: bytes, data: bytes) -> None:
 
 
 def end_of_life(now: datetime, life: timedelta, authority_ends: datetime) -> datetime:
-    """When a new certificate ends: after its life, and never after its authority."""
+    """Return when a new certificate ends: after its life, and never after its authority."""
     return min(now.replace(microsecond=0) + life, authority_ends)
 
 
 def with_descendants(keyid: Digest, replaced_by: Mapping[Digest, Iterable[Digest]]) -> list[Digest]:
-    """The certificate and all that were rotated from it: who stole a key may have rotated it already."""
+    """Return the certificate and all that were rotated from it: who stole a key may have rotated it already."""
     found: list[Digest] = [keyid]
     for known in found:
         found.extend(child for child in replaced_by.get(known, ()) if child not in found)

@@ -52,7 +52,7 @@ class Enrolments:
     async def create_token(
         self, subject: Subject, expires_in: timedelta, *, principal: str = "", key: str | None = None
     ) -> NewToken:
-        """A single-use token for this subject.
+        """Return a single-use token for this subject.
 
         With an idempotency key the token is derived from it, so that asking again gives the same token although only
         its hash is stored. Raises TokenRequestDiffers.
@@ -85,7 +85,7 @@ class Enrolments:
         return await self._database.run("enrolment.challenge", work)
 
     async def enrol(self, token: str, challenge_id: str, public_key: bytes, proof: bytes) -> tuple[Issued, bool]:
-        """The certificate, and whether it is new.
+        """Return the certificate, and whether it is new.
 
         The same token and key give the same certificate however often they are sent.
         Raises TokenUnknown, TokenUsed, TokenExpired, ChallengeUnknown, ProofInvalid or KeyInUse.

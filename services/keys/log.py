@@ -54,16 +54,16 @@ class Log:
         self._read: OrderedDict[str, tuple[RoundRecord, int]] = OrderedDict()
 
     async def head(self) -> LogHead:
-        """The log's present size and root, signed."""
+        """Return the log's present size and root, signed."""
 
         return await self._watch.read("log.head", self._head)
 
     async def entries(self, start: int, end: int) -> list[LogEntry]:
-        """The leaves [start, end), as far as there are any."""
+        """Return the leaves [start, end), as far as there are any."""
         return await self._database.read("log.entries", lambda tx: LogRepository(tx).entries(start, end))
 
     async def inclusion(self, index: int, size: int) -> InclusionProof:
-        """The audit path of a leaf in the tree of the first `size` leaves; raises EntryUnknown."""
+        """Return the audit path of a leaf in the tree of the first `size` leaves; raises EntryUnknown."""
 
         async def work(tx: Transaction) -> InclusionProof:
             await _check_size(tx, size)
@@ -74,7 +74,7 @@ class Log:
         return await self._database.read("log.inclusion", work)
 
     async def consistency(self, first: int, second: int) -> ConsistencyProof:
-        """That the first tree is a prefix of the second; raises EntryUnknown."""
+        """Return the proof that the first tree is a prefix of the second; raises EntryUnknown."""
 
         async def work(tx: Transaction) -> ConsistencyProof:
             await _check_size(tx, second)
@@ -85,7 +85,7 @@ class Log:
         return await self._database.read("log.consistency", work)
 
     async def record(self, round_id: str, federation_id: str | None = None) -> LoggedRecord:
-        """A round's record with its proof against the present head; raises RecordUnknown.
+        """Return a round's record with its proof against the present head; raises RecordUnknown.
 
         `federation_id`: the only federation whose records the reader may see.
         """
@@ -118,7 +118,7 @@ class Log:
         return await self._watch.read("log.records", work)
 
     async def _known(self, tx: Transaction, round_id: str) -> tuple[RoundRecord, int] | None:
-        """A round's record, which never changes, and its place; every site of a round asks for the same one."""
+        """Return a round's record, which never changes, and its place; every site of a round asks for the same one."""
         found = self._read.get(round_id) or await LogRepository(tx).record(round_id)
         if found is not None:
             self._read[round_id] = found
@@ -148,7 +148,7 @@ async def _check_size(tx: Transaction, size: int) -> None:
 
 
 async def _inclusions(tx: Transaction, indices: Sequence[int], size: int) -> list[InclusionProof]:
-    """The audit paths of these leaves, all from one query."""
+    """Return the audit paths of these leaves, all from one query."""
     paths: list[list[tuple[int, int]]] = []
     for index in indices:
         ranges = tree.RangeRecorder()
@@ -168,6 +168,6 @@ async def _consistency(tx: Transaction, first: int, second: int) -> ConsistencyP
 
 
 async def _hashes(tx: Transaction, wanted: Sequence[tuple[int, int]]) -> tuple[Digest, ...]:
-    """The hashes over these ranges of leaves, in their order."""
+    """Return the hashes over these ranges of leaves, in their order."""
     known = await LogRepository(tx).nodes(tree.nodes_of(wanted))
     return tuple(Digest(tree.hash_of(start, end, known).hex()) for start, end in wanted)

@@ -12,11 +12,11 @@ class KeysMarks:
     """Rounds of earlier epochs are void by their number; the log says that there was a restore."""
 
     async def in_turn(self, tx: Transaction) -> None:
-        """The turn in which certificates are issued, too."""
+        """Wait for the turn in which certificates are issued, too."""
         await AuthorityRepository(tx).in_turn()
 
     async def mark(self, tx: Transaction) -> Mark:
-        """How far the database has come."""
+        """Return how far the database has come."""
         epoch, counter = await WitnessRepository(tx).state()
         return Mark(epoch, counter, await LogRepository(tx).size())
 

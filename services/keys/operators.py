@@ -28,14 +28,14 @@ class Operators:
         self._database = database
 
     async def lookup(self, token: str) -> Principal | None:
-        """The operator, or None."""
+        """Return the operator, or None."""
         found = await self._database.read(
             "operator.lookup", lambda tx: OperatorRepository(tx).operator(token_hash(token))
         )
         return None if found is None else Principal(found, "operator", (Grant(Role.ADMIN),))
 
     async def create(self, *, revoke_others: bool = False) -> str:
-        """A new operator token, in clear; the others stay valid unless they are to be revoked."""
+        """Return a new operator token, in clear; the others stay valid unless they are to be revoked."""
         token = new_token()
 
         async def work(tx: Transaction) -> None:
@@ -77,7 +77,7 @@ class Bootstrap:
         return None if token is None else await self.operators.lookup(token)
 
     async def _still_good(self, path: Path) -> bool:
-        """Whether the file's token was used (then the service has its certificate) or can still be used."""
+        """Return whether the file's token was used (then the service has its certificate) or can still be used."""
         token = _read(path)
         if token is None:
             return False

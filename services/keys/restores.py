@@ -26,13 +26,13 @@ class Marks(Protocol):
         """Wait for this transaction's turn: marks rise one after the other, in the order of commits."""
 
     async def mark(self, tx: Transaction) -> Mark:
-        """How far the database has come."""
+        """Return how far the database has come."""
 
     async def put(self, tx: Transaction, epoch: int, counter: int) -> None:
         """Store epoch and counter."""
 
     async def restored(self, tx: Transaction, epoch: int) -> None:
-        """A new epoch begins: void what must be void, and say so."""
+        """Begin a new epoch: void what must be void, and say so."""
 
 
 class _RestoreNoticedError(Exception):

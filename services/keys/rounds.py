@@ -47,7 +47,7 @@ class RoundRecords:
         return await self._log.record(record.round_id), new
 
     async def _witness_key(self, tx: Transaction, record: RoundRecord) -> bytes:
-        """The key that witnessed the round: this one's, or that of an earlier certificate of this service.
+        """Return the key that witnessed the round: this one's, or that of an earlier certificate of this service.
 
         Where the record names another service's certificate, the key of that.
         """

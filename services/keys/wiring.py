@@ -53,7 +53,7 @@ class Components:
 
 
 def open_database(settings: KeysSettings, clock: Clock | None = None) -> Database:
-    """The service's database."""
+    """Return the service's database."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.database, Base.common, clock=clock)
 
@@ -80,7 +80,7 @@ async def _assemble_patiently(settings: KeysSettings, database: Database) -> Com
 
 
 def build_app(settings: KeysSettings, clock: Clock | None = None) -> FastAPI:
-    """The API."""
+    """Return the API."""
     database = open_database(settings, clock)
     streams = Streams(settings.redis)
     return create_app(

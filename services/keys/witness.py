@@ -85,7 +85,7 @@ class Witness:
         self._watch, self._sealer, self.identity = watch, sealer, identity
 
     async def epoch(self) -> int:
-        """The present epoch; rounds of earlier ones are void."""
+        """Return the present epoch; rounds of earlier ones are void."""
 
         async def work(tx: Transaction) -> int:
             return (await WitnessRepository(tx).state())[0]
@@ -213,7 +213,7 @@ class Witness:
 
 
 async def coordinator_key(tx: Transaction, signed: SignedManifest) -> bytes:
-    """The key of the coordinator that signed, whose certificate is valid now; raises ManifestUntrusted."""
+    """Return the key of the coordinator that signed, whose certificate is valid now; raises ManifestUntrusted."""
     try:
         issued = await CertificateRepository(tx).check_in_force(signed.keyid)
     except Refusal as error:
@@ -239,7 +239,7 @@ def _witnessed(engine: str) -> bool:
 
 
 def _again(asked: str | None, question: WitnessQuestion, reply: bytes) -> bytes:
-    """The answer to a question that was answered; raises AlreadyWitnessed where it was another question."""
+    """Return the answer to a question that was answered; raises AlreadyWitnessed where it was another question."""
     if asked != question.digest:
         raise AlreadyWitnessed("this witness signed something else for this attempt at the round")
     return reply

@@ -11,7 +11,7 @@ _WRITERS = frozenset({"coordinator", "aggregator"})
 
 
 def name_of(asker: Asker) -> str:
-    """How the records name the asker."""
+    """Return how the records name the asker."""
     return asker.subject.uri if isinstance(asker, Party) else asker.user_id
 
 
@@ -24,12 +24,12 @@ def check_reader(asker: Asker, federation_id: str, hidden: NotFound) -> None:
 
 
 def no_model(model_id: str) -> NotFound:
-    """The answer about a model that does not exist, or not for the asker."""
+    """Return the answer about a model that does not exist, or not for the asker."""
     return no_such("model", model_id, ModelUnknown)
 
 
 def no_version(version_id: str) -> NotFound:
-    """The answer about a version that does not exist, or not for the asker."""
+    """Return the answer about a version that does not exist, or not for the asker."""
     return no_such("model version", version_id, VersionUnknown)
 
 
@@ -75,7 +75,7 @@ def _check_service(asker: Party) -> None:
 
 
 def readable(asker: Asker) -> frozenset[str] | None:
-    """The federations whose models the asker may see; None for all."""
+    """Return the federations whose models the asker may see; None for all."""
     if isinstance(asker, Principal):
         return asker.federations()
     return None if asker.federation_id is None else frozenset({asker.federation_id})

@@ -204,7 +204,7 @@ def _damaged(digest: Digest) -> ContentDamaged:
 
 
 def _inspect(digest: Digest, path: Path, size: int) -> Content:
-    """Runs in a thread. The file is mapped, not loaded, and unmapped when the last view of it goes."""
+    """Check it in a thread. The file is mapped, not loaded, and unmapped when the last view of it goes."""
     if size == 0:
         raise safetensors.BadModelFile("the file is empty")
     with path.open("rb") as file:

@@ -168,19 +168,21 @@ class Version:
         return any(audit.broken for audit in self.audits)
 
     def alive(self) -> "Version":
-        """The version itself; raises VersionDeleted."""
+        """Return the version itself; raises VersionDeleted."""
         if self.tombstone is not None:
             raise VersionDeleted(f"The version was deleted: {self.tombstone.reason}")
         return self
 
 
 def natural_key(job_id: str | None, round_id: str | None, content_digest: Digest) -> str:
-    """What a version is published once for: a round of a job, or, when it is brought in from outside, its content."""
+    """Return what a version is published once for: a round of a job, or, when it is brought in from outside, its
+    content.
+    """
     return f"{job_id}/{round_id}" if job_id and round_id else f"import/{content_digest}"
 
 
 def check_same(present: Version, content_digest: Digest, lineage: Mapping[str, Any]) -> Version:
-    """The published version, when it is asked for again; raises VersionDiffers when something else is."""
+    """Return the published version, when it is asked for again; raises VersionDiffers when something else is."""
     if present.content.digest != content_digest or dict(present.lineage) != dict(lineage):
         raise VersionDiffers("This round has already published a version with other content or lineage.")
     return present
@@ -197,7 +199,7 @@ def _shapes(content: Content) -> list[tuple[Any, ...]]:
 
 
 def asked_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The half-open byte range that a Range header asks for; None for everything.
+    """Return the half-open byte range that a Range header asks for; None for everything.
 
     A header in another unit, with several ranges or malformed is ignored, as RFC 9110 allows. Raises
     RangeNotSatisfiable.

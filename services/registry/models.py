@@ -24,7 +24,7 @@ class Models:
         self._database = database
 
     async def create(self, asker: Asker, request: ModelRequest, once: Once) -> ModelView:
-        """A new model; raises ModelNameTaken."""
+        """Return a new model; raises ModelNameTaken."""
         check_writer(asker, request.federation_id)
 
         async def work(tx: Transaction) -> ModelView:
@@ -46,7 +46,7 @@ class Models:
         return await self._database.run("model.create", once(work))
 
     async def get(self, asker: Asker, model_id: str) -> ModelView:
-        """A model with its aliases; raises ModelUnknown."""
+        """Return a model with its aliases; raises ModelUnknown."""
 
         async def work(tx: Transaction) -> ModelView:
             model = await RegistryRepository(tx).model(model_id)
@@ -58,7 +58,7 @@ class Models:
     async def page(
         self, asker: Asker, federation_id: str | None, name: str | None, limit: int, after: str | None
     ) -> Page[ModelView]:
-        """The models that the asker may see."""
+        """Return the models that the asker may see."""
         federations = readable(asker)
         if federation_id is not None:
             wanted = frozenset({federation_id})
@@ -102,7 +102,7 @@ class Models:
         await self._database.run("alias.remove", work)
 
     async def resolve(self, asker: Asker, model_id: str, alias: str) -> VersionId:
-        """The version that an alias points at; raises AliasUnknown."""
+        """Return the version that an alias points at; raises AliasUnknown."""
 
         async def work(tx: Transaction) -> VersionId:
             repository = RegistryRepository(tx)

@@ -17,7 +17,7 @@ class Directory(Protocol):
     """Certificates by key id."""
 
     async def get(self, keyid: str) -> Holder:
-        """Raises NotFound, CertificateUntrusted or Unavailable."""
+        """Return the key's holder; raises NotFound, CertificateUntrusted or Unavailable."""
 
 
 class Publishers:
@@ -28,7 +28,10 @@ class Publishers:
         self._revoked = revoked
 
     async def check(self, asker: Asker, model_id: ModelId, request: VersionRequest) -> list[Signature]:
-        """The publisher's signature, proven; none when a person brings in an unsigned model. PublisherUnproven."""
+        """Return the publisher's signature, proven; none when a person brings in an unsigned model.
+
+        Raises PublisherUnproven.
+        """
         keyid, signature = request.publisher_keyid, request.publisher_signature
         if keyid is None or signature is None:
             if isinstance(asker, Party) or keyid is not None or signature is not None:

@@ -53,7 +53,7 @@ class Versions:
         self._signer = signer
 
     async def publish(self, asker: Asker, model_id: str, request: VersionRequest) -> tuple[VersionView, bool]:
-        """A new version, and True; or the one that this round has published already, and False.
+        """Return a new version, and True; or the one that this round has published already, and False.
 
         Everything that takes time (reading the file, signatures) happens before the one short transaction.
         """
@@ -103,7 +103,7 @@ class Versions:
         return Signature("registry", identity.keyid, signature.hex())
 
     async def load(self, asker: Asker, version_id: str) -> Version:
-        """A version that the asker may see, deleted or not; raises VersionUnknown."""
+        """Return a version that the asker may see, deleted or not; raises VersionUnknown."""
 
         async def work(tx: Transaction) -> Version:
             version = await RegistryRepository(tx).version(version_id)
@@ -113,7 +113,7 @@ class Versions:
         return await self._database.read("version.get", work)
 
     async def readable_content(self, asker: Asker, version_id: str, *, last_good: bool) -> Version:
-        """The living version, whose file was found to be the right one; raises ContentDamaged.
+        """Return the living version, whose file was found to be the right one; raises ContentDamaged.
 
         With `last_good`, where it is not: the latest earlier version of the model whose file is.
         """
@@ -142,11 +142,11 @@ class Versions:
         return await self._database.read("version.before", work)
 
     async def get(self, asker: Asker, version_id: str) -> VersionView:
-        """The whole version."""
+        """Return the whole version."""
         return VersionView.of(await self.load(asker, version_id))
 
     async def page(self, asker: Asker, model_id: str, limit: int, after: int | None) -> Page[VersionSummary]:
-        """A model's versions in order."""
+        """Return a model's versions in order."""
 
         async def work(tx: Transaction) -> Page[VersionSummary]:
             repository = RegistryRepository(tx)
@@ -239,7 +239,7 @@ async def _store(tx: Transaction, asker: Asker, model: RegisteredModel, draft: V
 
 
 async def _parents(repository: RegistryRepository, model: RegisteredModel, ids: list[str]) -> list[Version]:
-    """The parents in the order named; they live, and belong to the model's federation."""
+    """Return the parents in the order named; they live, and belong to the model's federation."""
     found = {version.id: version for version in await repository.known_versions(ids)}
     errors = []
     for index, parent_id in enumerate(ids):

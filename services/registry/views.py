@@ -55,7 +55,7 @@ class Lineage(BaseModel):
     contributors: int | None = Field(None, ge=0, strict=True)
 
     def as_signed(self) -> dict[str, Any]:
-        """The document as it was sent."""
+        """Return the document as it was sent."""
         return self.model_dump(mode="python", exclude_unset=True)
 
 
@@ -146,7 +146,7 @@ class ModelView(BaseModel):
 
     @classmethod
     def of(cls, model: RegisteredModel) -> "ModelView":
-        """The model as a document."""
+        """Return the model as a document."""
         return cls(
             id=model.id,
             federation_id=model.federation_id,
@@ -182,7 +182,7 @@ class EvaluationView(BaseModel):
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> "EvaluationView":
-        """The evaluation as a document."""
+        """Return the evaluation as a document."""
         return cls(
             metrics=dict(evaluation.metrics),
             recorded_at=evaluation.recorded_at,
@@ -205,7 +205,7 @@ class AuditView(BaseModel):
 
     @classmethod
     def of(cls, audit: Audit) -> "AuditView":
-        """The audit as a document."""
+        """Return the audit as a document."""
         return cls(
             document=dict(audit.document),
             broken=audit.broken,
@@ -237,7 +237,7 @@ class VersionSummary(BaseModel):
 
     @classmethod
     def fields_of(cls, version: Version) -> dict[str, Any]:
-        """The fields that summary and full view share."""
+        """Return the fields that summary and full view share."""
         metrics = dict(version.lineage.get("metrics") or {})
         for evaluation in version.evaluations:
             metrics.update(evaluation.metrics)
@@ -263,7 +263,7 @@ class VersionSummary(BaseModel):
 
     @classmethod
     def of(cls, version: Version) -> "VersionSummary":
-        """The version without its tensors."""
+        """Return the version without its tensors."""
         return cls(**cls.fields_of(version))
 
 
@@ -276,7 +276,7 @@ class VersionView(VersionSummary):
 
     @classmethod
     def of(cls, version: Version) -> "VersionView":
-        """The whole version."""
+        """Return the whole version."""
         return cls(
             **cls.fields_of(version),
             tensors=[dict(tensor) for tensor in version.content.tensors],

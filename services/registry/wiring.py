@@ -25,13 +25,13 @@ EstablishTrust = Callable[[RegistrySettings, Database], AbstractAsyncContextMana
 
 
 def open_database(settings: RegistrySettings, clock: Clock | None = None) -> Database:
-    """The service's database."""
+    """Return the service's database."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.database, Base.common, clock=clock)
 
 
 def open_contents(settings: RegistrySettings, database: Database) -> Contents:
-    """The service's model files."""
+    """Return the service's model files."""
     return Contents(database, BlobStore.open(settings.blobs), limit=settings.max_content_bytes)
 
 
@@ -43,7 +43,10 @@ def enrolled(settings: RegistrySettings, database: Database) -> AbstractAsyncCon
 def build_app(
     settings: RegistrySettings, *, establish: EstablishTrust = enrolled, tokens: TokenDirectory | None = None
 ) -> FastAPI:
-    """The API. `establish` and `tokens` are replaced in tests, where there is no keys service and no coordinator."""
+    """Return the API.
+
+    `establish` and `tokens` are replaced in tests, where there is no keys service and no coordinator.
+    """
     database = open_database(settings)
     store = BlobStore.open(settings.blobs)
     return create_app(

@@ -82,7 +82,7 @@ class Intake:
         return blob
 
     def finish(self) -> Blob:
-        """The finished blob; DigestMismatch when it is not what was declared."""
+        """Return the finished blob; DigestMismatch when it is not what was declared."""
         if self._expect_size is not None and self.size != self._expect_size:
             raise DigestMismatch(f"The content has {self.size} bytes; {self._expect_size} were declared.")
         digest = Digest(self._hash.hexdigest())

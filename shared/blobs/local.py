@@ -82,13 +82,13 @@ class LocalBlobs:
         return blob
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob is, or would be."""
+        """Return where the blob is, or would be."""
         if not is_digest(digest):
             raise BlobMissing(f"There is no content {digest!r}.")
         return self.root / digest[:2] / digest
 
     async def get(self, digest: Digest) -> bytes:
-        """All bytes."""
+        """Return all bytes."""
         try:
             return await asyncio.to_thread(self.path(digest).read_bytes)
         except FileNotFoundError as error:
@@ -97,7 +97,7 @@ class LocalBlobs:
     async def stream(
         self, digest: Digest, start: int, end: int | None, same: Identity | None = None
     ) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`, in chunks of a megabyte.
+        """Yield the bytes from `start` up to `end`, in chunks of a megabyte.
 
         With `same`, only while the file that is open is the one with this identity: BlobChanged before any chunk that
         may come from another one, or from after a change. That another upload of the content took its place meanwhile
@@ -122,7 +122,7 @@ class LocalBlobs:
             file.close()
 
     async def identity(self, digest: Digest) -> Identity:
-        """What tells this file from any other."""
+        """Return what tells this file from any other."""
         try:
             return mark_of(self.path(digest).stat())
         except FileNotFoundError as error:
@@ -136,7 +136,7 @@ class LocalBlobs:
             self.path(digest).rename(folder / f"{digest}{SET_ASIDE}")
 
     async def quarantined(self) -> int:
-        """How many were moved aside and are not there again."""
+        """Return how many were moved aside and are not there again."""
         aside = [path.name.removesuffix(SET_ASIDE) for path in (self.root / QUARANTINE).glob(f"*{SET_ASIDE}")]
         return sum(not self.path(Digest(name)).exists() for name in aside if is_digest(name))
 
@@ -190,7 +190,9 @@ def _take(file: BinaryIO, chunks: list[bytes], intake: Intake) -> None:
 
 
 def _is_same(found: os.stat_result, identity: Identity) -> bool:
-    """Whether an open file is the one with this identity; one without a name changed its ctime when it lost it."""
+    """Return whether an open file is the one with this identity; one without a name changed its ctime when it
+    lost it.
+    """
     known = mark_of(found)
     return known == identity or (found.st_nlink == 0 and known[:-1] == identity[:-1])
 

@@ -42,7 +42,7 @@ class RemoteBlobs:
         return blob
 
     async def get(self, digest: Digest) -> bytes:
-        """All bytes."""
+        """Return all bytes."""
         try:
             answer = await obstore.get_async(self._store, _key(digest))
         except FileNotFoundError as error:
@@ -52,7 +52,7 @@ class RemoteBlobs:
     async def stream(
         self, digest: Digest, start: int, end: int | None, same: Identity | None = None
     ) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`; with `same`, of the object with this identity, else BlobChanged.
+        """Yield the bytes from `start` up to `end`; with `same`, of the object with this identity, else BlobChanged.
 
         The store itself compares the tag (If-Match), and sends the object that it compared.
         """
@@ -71,7 +71,7 @@ class RemoteBlobs:
             yield bytes(chunk)
 
     async def identity(self, digest: Digest) -> Identity:
-        """What tells this object from any other."""
+        """Return what tells this object from any other."""
         try:
             found = await obstore.head_async(self._store, _key(digest))
         except FileNotFoundError as error:
@@ -87,7 +87,7 @@ class RemoteBlobs:
         await self._forget(_key(digest))
 
     async def quarantined(self) -> int:
-        """How many were moved aside and are not there again."""
+        """Return how many were moved aside and are not there again."""
         count = 0
         async for batch in obstore.list(self._store, QUARANTINE):
             for entry in batch:

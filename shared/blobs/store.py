@@ -30,7 +30,9 @@ class BlobStore:
 
     @classmethod
     def open(cls, url: str) -> "BlobStore":
-        """A folder (`file:///var/lib/x`) or a bucket (`s3://bucket/prefix`, credentials from the environment)."""
+        """Return a folder (`file:///var/lib/x`) or a bucket (`s3://bucket/prefix`, credentials from the
+        environment).
+        """
         parts = urlsplit(url)
         if parts.scheme == "file":
             return cls(LocalBlobs(Path(unquote(parts.path))))
@@ -65,14 +67,17 @@ class BlobStore:
         return await self.put_stream(once(), limit=len(data), expect_size=len(data))
 
     async def get(self, digest: Digest) -> bytes:
-        """All bytes, checked against the digest; BlobMissing, BlobCorrupt."""
+        """Return all bytes, checked against the digest; BlobMissing, BlobCorrupt."""
         data = await self._backend.get(digest)
         if digest_of(data) != digest:
             raise BlobCorrupt(digest)
         return data
 
     def stream(self, digest: Digest, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to (not with) `end`, in chunks; BlobMissing at the first one. Ask `size` before."""
+        """Return the bytes from `start` up to (not with) `end`, in chunks; BlobMissing at the first one.
+
+        Ask `size` before.
+        """
         return self._backend.stream(digest, start, end)
 
     async def verify(self, digest: Digest) -> int:
@@ -137,7 +142,7 @@ class BlobStore:
         await self._backend.quarantine(digest)
 
     async def quarantined(self) -> int:
-        """How many damaged blobs lie set aside, for which no right one was stored since."""
+        """Return how many damaged blobs lie set aside, for which no right one was stored since."""
         return await self._backend.quarantined()
 
     async def size(self, digest: Digest) -> int:
@@ -153,7 +158,7 @@ class BlobStore:
         return self._backend.list(older_than)
 
     def path(self, digest: Digest) -> Path | None:
-        """The local file of a stored blob, for mmap or readinto; None where blobs are not files."""
+        """Return the local file of a stored blob, for mmap or readinto; None where blobs are not files."""
         return self._backend.path(digest) if isinstance(self._backend, LocalBlobs) else None
 
     async def discard_incoming(self, older_than: timedelta) -> int:

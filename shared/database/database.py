@@ -81,7 +81,7 @@ class Database:
             return await connection.run_sync(_current_revision)
 
     async def size_bytes(self) -> int:
-        """How much room the database takes."""
+        """Return how much room the database takes."""
         if self.is_sqlite:
             file = Path(self.engine.url.database or "")
             parts = [file.with_name(file.name + suffix) for suffix in ("", "-wal")]
@@ -155,7 +155,7 @@ class Database:
 
 
 def _read_only(engine: AsyncEngine) -> AsyncEngine:
-    """The same pool, with transactions that cannot write and see one snapshot."""
+    """Return the same pool, with transactions that cannot write and see one snapshot."""
     if engine.dialect.name == "sqlite":
         return engine.execution_options(**{READ_ONLY: True})
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

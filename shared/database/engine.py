@@ -12,7 +12,7 @@ _CONNECT_TIMEOUT_S = 3
 
 
 def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
-    """An engine for `postgresql+psycopg://` or `sqlite+aiosqlite:///`; ValueError for any other URL.
+    """Return an engine for `postgresql+psycopg://` or `sqlite+aiosqlite:///`; ValueError for any other URL.
 
     No connection is pinged before use: a lost one fails the statement, and the transaction is run again anyway.
     """

@@ -27,7 +27,7 @@ def passing_fault(error: BaseException) -> str | None:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether the database says that nothing more can be written."""
+    """Return whether the database says that nothing more can be written."""
     if not isinstance(error, DBAPIError):
         return False
     cause = error.orig

@@ -34,14 +34,14 @@ class FreshEvents:
         self._signal.set()
 
     def take(self) -> list[EmittedEvent]:
-        """All events since the last call, oldest first."""
+        """Return all events since the last call, oldest first."""
         events = list(self._events)
         self._events.clear()
         self._signal.clear()
         return events
 
     def is_set(self) -> bool:
-        """Whether there are events to take."""
+        """Return whether there are events to take."""
         return self._signal.is_set()
 
     async def wait(self) -> None:

@@ -31,7 +31,7 @@ class Gathering(Generic[Q, A]):
         self._worker: asyncio.Task[None] | None = None
 
     async def ask(self, question: Q) -> A:
-        """The answer; raises Unavailable where the process ends before there is one."""
+        """Return the answer; raises Unavailable where the process ends before there is one."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[A] = loop.create_future()
         self._waiting.append((question, answer))

@@ -64,7 +64,7 @@ def _upgrade(connection: sa.Connection, config: Config, service: str) -> None:
 
 
 def head_revision(service: str) -> str:
-    """The newest revision that this code knows of."""
+    """Return the newest revision that this code knows of."""
     head = ScriptDirectory.from_config(_config(service)).get_current_head()
     if head is None:
         raise LookupError(f"{service} has no migrations")
@@ -82,7 +82,7 @@ def compare_revision(present: str | None, service: str) -> Literal["none", "olde
 
 
 def run_env(metadata: sa.MetaData) -> None:
-    """All that a service's `migrations/env.py` does: run on the connection that `migrate` holds."""
+    """Do all that a service's `migrations/env.py` does: run on the connection that `migrate` holds."""
     connection = context.config.attributes["connection"]
     context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
     with context.begin_transaction():
@@ -148,7 +148,7 @@ def _config(service: str) -> Config:
 
 @contextmanager
 def _locked_connection(url: str, service: str) -> Iterator[sa.Connection]:
-    """A connection in a transaction that holds the service's migration lock until its end."""
+    """Lend a connection in a transaction that holds the service's migration lock until its end."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         parsed = parsed.set(drivername="sqlite")

@@ -20,7 +20,7 @@ class Page(Generic[T]):
     next: str | None
 
     def map(self, convert: Callable[[T], U]) -> "Page[U]":
-        """The same page of converted items."""
+        """Return the same page of converted items."""
         return Page([convert(item) for item in self.items], self.next)
 
 
@@ -33,7 +33,7 @@ async def page(
     *,
     descending: bool = False,
 ) -> Page[T]:
-    """One page of at most `limit` rows of `query`, ordered by the unique column `key`, beyond the key `after`.
+    """Return one page of at most `limit` rows of `query`, ordered by the unique column `key`, beyond the key `after`.
 
     `after` is a page's `next`; for an integer key it is that number in decimal (ValueError when it is not one).
     """

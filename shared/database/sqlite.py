@@ -87,7 +87,7 @@ class InlineConnection(aiosqlite.Connection):
 
 
 def connect(database: str, **_options: object) -> InlineConnection:
-    """What SQLAlchemy calls for a new connection to the file `database`."""
+    """Return what SQLAlchemy calls for a new connection to the file `database`."""
 
     def open_file() -> sqlite3.Connection:
         return sqlite3.connect(

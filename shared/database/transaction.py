@@ -36,13 +36,15 @@ class Transaction:
         self._now: datetime | None = None
 
     async def now(self) -> datetime:
-        """The database's clock (aware UTC), read once per transaction; SQLite shares the clock of this machine."""
+        """Return the database's clock (aware UTC), read once per transaction; SQLite shares the clock of this
+        machine.
+        """
         if self._now is None:
             self._now = await self._read_clock()
         return self._now
 
     def insert(self, table: Any) -> Any:
-        """An insert that can skip or settle conflicts (`on_conflict_…`), in the database's own dialect."""
+        """Return an insert that can skip or settle conflicts (`on_conflict_…`), in the database's own dialect."""
         return insert_for(self.dialect, table)
 
     @property

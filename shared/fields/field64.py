@@ -23,7 +23,7 @@ Field = npt.NDArray[np.uint64]
 
 @intrinsic
 def _wide(typingctx: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba's calling convention
-    """The 128-bit product of two uint64 as (high, low)."""
+    """Return the 128-bit product of two uint64 as (high, low)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = ir.IntType(128)
@@ -37,7 +37,7 @@ def _wide(typingctx: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 - numba's call
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def add(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The sum a + b mod p."""
+    """Return the sum a + b mod p."""
     total = a + b
     if total < a:  # wrapped: 2**64 = epsilon
         total += _EPSILON
@@ -46,7 +46,7 @@ def add(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def multiply(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The product a * b mod p."""
+    """Return the product a * b mod p."""
     high, low = _wide(a, b)  # type: ignore[call-arg, var-annotated]
     top, middle = high >> _32, high & _EPSILON
     reduced = low - top

@@ -12,13 +12,13 @@ _HALF = np.uint64(P // 2)
 
 @vectorize(["uint64(uint64, uint64)"], cache=True)  # type: ignore[no-untyped-call]
 def add_field(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The sum modulo p of canonical elements; a ufunc, so `out` may be an argument."""
+    """Return the sum modulo p of canonical elements; a ufunc, so `out` may be an argument."""
     return add(a, b)
 
 
 @vectorize(["uint64(uint64, uint64)"], cache=True)  # type: ignore[no-untyped-call]
 def subtract_field(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The difference modulo p of canonical elements."""
+    """Return the difference modulo p of canonical elements."""
     return a - b if a >= b else a + (_P - b)
 
 

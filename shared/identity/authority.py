@@ -65,7 +65,7 @@ class Subject:
 
     @classmethod
     def from_uri(cls, uri: str) -> Self:
-        """The inverse of `uri`; raises ValueError."""
+        """Return the inverse of `uri`; raises ValueError."""
         match = _URI.fullmatch(uri)
         if match is None:
             raise ValueError("not the URI of a site or service")
@@ -86,7 +86,7 @@ class Holder:
 
 
 def keyid_of(certificate: x509.Certificate) -> Digest:
-    """The certificate's fingerprint."""
+    """Return the certificate's fingerprint."""
     return digest_of(certificate.public_bytes(serialization.Encoding.DER))
 
 
@@ -113,7 +113,7 @@ def check_certificate(certificate: x509.Certificate, ca_certificate: x509.Certif
 
 
 def check_time(holder: Holder, now: datetime) -> None:
-    """Raises CertificateExpired unless the certificate is valid now."""
+    """Check it; raises CertificateExpired unless the certificate is valid now."""
     if not holder.not_before <= now < holder.not_after:
         raise CertificateExpired(
             f"the certificate is valid until {holder.not_after.isoformat()}; rotate or enrol again"
@@ -121,17 +121,17 @@ def check_time(holder: Holder, now: datetime) -> None:
 
 
 def _framed(context: bytes, data: bytes) -> bytes:
-    """The context separates documents of different kinds; it ends with one NUL, which no context contains."""
+    """Return the context separates documents of different kinds; it ends with one NUL, which no context contains."""
     return context.rstrip(b"\0") + b"\0" + data
 
 
 def public_bytes(public_key: Ed25519PublicKey) -> bytes:
-    """The 32 raw bytes of a public key."""
+    """Return the 32 raw bytes of a public key."""
     return public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 def verify_signature(public_key: Ed25519PublicKey, context: bytes, data: bytes, signature: bytes) -> None:
-    """The inverse of `Identity.sign`; raises SignatureMismatch."""
+    """Check what `Identity.sign` made; raises SignatureMismatch."""
     try:
         public_key.verify(signature, _framed(context, data))
     except InvalidSignature as error:
@@ -216,7 +216,7 @@ class CertificateAuthority:
 
     @classmethod
     def create(cls, now: datetime, name: str = "Undersong federation", life: timedelta = timedelta(days=3650)) -> Self:
-        """A new authority with its own self-signed certificate."""
+        """Return a new authority with its own self-signed certificate."""
         key = Ed25519PrivateKey.generate()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = certificate_builder(subject, subject, key.public_key(), now, now + life)
@@ -234,13 +234,13 @@ class CertificateAuthority:
         return cls(key, certificate)
 
     def private_bytes(self) -> bytes:
-        """The 32 raw private bytes, to be sealed by the caller."""
+        """Return the 32 raw private bytes, to be sealed by the caller."""
         return self._private_key.private_bytes_raw()
 
     def issue(
         self, public_key: Ed25519PublicKey, subject: Subject, not_after: datetime, *, now: datetime
     ) -> x509.Certificate:
-        """A certificate for the holder of `public_key`, who has proved that he holds the private key."""
+        """Return a certificate for the holder of `public_key`, who has proved that he holds the private key."""
         common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject.name)])
         builder = certificate_builder(common_name, self.certificate.subject, public_key, now, not_after)
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
@@ -279,7 +279,7 @@ def certificate_builder(
 
 
 def key_usage(*, authority: bool) -> x509.KeyUsage:
-    """An authority signs only certificates; every other key signs anything but certificates."""
+    """Return an authority signs only certificates; every other key signs anything but certificates."""
     return x509.KeyUsage(
         digital_signature=not authority,
         key_cert_sign=authority,

@@ -20,7 +20,10 @@ class CertificateDirectory:
         self._holders: OrderedDict[str, Holder] = OrderedDict()
 
     async def get(self, keyid: str) -> Holder:
-        """The certificate's holder; raises NotFound, CertificateUntrusted or Unavailable. Revocation is not checked."""
+        """Return the certificate's holder; raises NotFound, CertificateUntrusted or Unavailable.
+
+        Revocation is not checked.
+        """
         if keyid in self._holders:
             return self._holders[keyid]
         try:

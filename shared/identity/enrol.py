@@ -47,12 +47,12 @@ class EnrolmentRefused(Refusal):
 
 
 def enrolment_proof_data(challenge: bytes, token: str, public_key: bytes) -> bytes:
-    """What a new party signs: context || challenge || SHA-256(token) || public key."""
+    """Return what a new party signs: context || challenge || SHA-256(token) || public key."""
     return ENROL_CONTEXT + challenge + hashlib.sha256(token.encode()).digest() + public_key
 
 
 def rotation_proof_data(old_keyid: str, public_key: bytes) -> bytes:
-    """What the new key signs when it takes over: context || old key id (32 bytes) || public key."""
+    """Return what the new key signs when it takes over: context || old key id (32 bytes) || public key."""
     return ROTATE_CONTEXT + bytes.fromhex(old_keyid) + public_key
 
 
@@ -74,7 +74,9 @@ async def enrol(http: httpx.AsyncClient, keys_url: str, token: str, private_key:
 
 
 async def rotate(http: httpx.AsyncClient, keys_url: str, identity: Identity, directory: Path) -> Identity:
-    """A new key and certificate for the same party, saved in `directory`; the old one stays valid until its end."""
+    """Return a new key and certificate for the same party, saved in `directory`; the old one stays valid until
+    its end.
+    """
     private_key = pending_key(directory)
     public_key = public_bytes(private_key.public_key())
     proof = private_key.sign(rotation_proof_data(identity.keyid, public_key))
@@ -97,7 +99,7 @@ async def rotate_now(http: httpx.AsyncClient, keys_url: str, directory: Path) ->
 
 
 def pending_key(directory: Path, party: Path | None = None) -> Ed25519PrivateKey:
-    """The key that waits for its certificate; made and made durable when there is none.
+    """Return the key that waits for its certificate; made and made durable when there is none.
 
     It is noted among the keys of the party whose folder is `party` (by default this one).
     """
@@ -112,7 +114,9 @@ def pending_key(directory: Path, party: Path | None = None) -> Ed25519PrivateKey
 
 
 def own_keys(directory: Path) -> frozenset[str]:
-    """Every public key (hexadecimal) that this party ever asked a certificate for, the present one among them."""
+    """Return every public key (hexadecimal) that this party ever asked a certificate for, the present one among
+    them.
+    """
     made = {words[0] for words in DurableLines(directory / OWN_KEYS_FILE).read()}
     with suppress(FileNotFoundError):
         made.add(public_bytes(Identity.load(directory).private_key.public_key()).hex())
@@ -128,7 +132,7 @@ def adopt(identity: Identity, directory: Path) -> None:
 async def ensure_identity(
     http: httpx.AsyncClient, keys_url: str, directory: Path, token_file: Path | None, *, patience_s: float = 600.0
 ) -> Identity:
-    """The saved identity, or a new one enrolled with the token in `token_file`.
+    """Return the saved identity, or a new one enrolled with the token in `token_file`.
 
     Where there is an identity and the file holds another token than it was enrolled with, the party enrols again: see
     `enrol_again`. Waits up to `patience_s` for the keys service and for the token file, with growing, jittered pauses.
@@ -143,7 +147,7 @@ async def ensure_identity(
 async def enrol_again(
     http: httpx.AsyncClient, keys_url: str, directory: Path, token_file: Path | None, identity: Identity
 ) -> Identity:
-    """The party's next identity where `token_file` holds a new token, else the present one. The caller is alone.
+    """Return the party's next identity where `token_file` holds a new token, else the present one. The caller is alone.
 
     The next one is for the same party, by the same authority, with a fresh key. A token that is refused is logged and
     not tried again; a keys service that is away is asked again at the next call.
@@ -171,14 +175,14 @@ async def enrol_again(
 
 
 def _check_same_party(fresh: Identity, present: Identity) -> None:
-    """Raises EnrolmentRefused or CertificateUntrusted."""
+    """Check it; raises EnrolmentRefused or CertificateUntrusted."""
     check_certificate(fresh.certificate, present.ca_certificate)
     if fresh.subject != present.subject:
         raise EnrolmentRefused(f"the token is for {fresh.subject.uri}, and this is {present.subject.uri}")
 
 
 def _new_token(directory: Path, token_file: Path | None) -> str | None:
-    """The token in the file, unless it is the one that was tried last."""
+    """Return the token in the file, unless it is the one that was tried last."""
     try:
         token = read_token(token_file)
     except (EnrolmentRefused, OSError, UnicodeDecodeError):
@@ -197,7 +201,7 @@ def _digest(token: str) -> str:
 
 @asynccontextmanager
 async def _alone(directory: Path) -> AsyncIterator[None]:
-    """One process at a time: a service's api and worker share one identity."""
+    """Let in one process at a time: a service's api and worker share one identity."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (a few local system calls, at start-up)
     with open_lock(directory / ".lock") as file:
         while True:
@@ -233,7 +237,7 @@ async def _enrol_patiently(
 
 
 def read_token(token_file: Path | None) -> str:
-    """The enrolment token in the file; raises FileNotFoundError while it is not there or still empty.
+    """Return the enrolment token in the file; raises FileNotFoundError while it is not there or still empty.
 
     Raises EnrolmentRefused where there is none to wait for.
     """
@@ -276,7 +280,7 @@ class IdentityKeeper:
         self._clock, self._period_s, self._changed = clock, period_s, changed
 
     def __call__(self) -> Identity:
-        """The present identity."""
+        """Return the present identity."""
         return self._identity
 
     async def check(self) -> bool:
@@ -311,7 +315,7 @@ class IdentityKeeper:
 
 
 def due(identity: Identity, now: datetime) -> bool:
-    """Whether less than a third of the certificate's life is left."""
+    """Return whether less than a third of the certificate's life is left."""
     holder = identity.holder
     return (holder.not_after - now) * 3 < holder.not_after - holder.not_before
 

@@ -26,7 +26,9 @@ class Mark:
     log_size: int = 0
 
     def behind(self, seen: "Mark | None") -> bool:
-        """Whether the database's mark is older than the file's; without a file, whatever was given may be more."""
+        """Return whether the database's mark is older than the file's; without a file, whatever was given may be
+        more.
+        """
         if seen is None:
             return self != Mark(log_size=self.log_size)
         if self.epoch != seen.epoch:
@@ -34,7 +36,7 @@ class Mark:
         return self.counter < seen.counter or self.log_size < seen.log_size
 
     def over(self, other: "Mark") -> "Mark":
-        """The higher of both."""
+        """Return the higher of both."""
         if self.epoch != other.epoch:
             return max(self, other, key=lambda mark: mark.epoch)
         return Mark(self.epoch, max(self.counter, other.counter), max(self.log_size, other.log_size))
@@ -47,7 +49,7 @@ class HighWater:
         self._path, self._reached = path, Mark(epoch=-1)
 
     def read(self) -> Mark | None:
-        """The mark, or None where there is no file; raises ValueError for a broken one."""
+        """Return the mark, or None where there is no file; raises ValueError for a broken one."""
         try:
             return Mark(**json.loads(read_text(self._path, "ascii")))
         except FileNotFoundError:
@@ -92,7 +94,10 @@ class DurableLines:
             _sync_folder(self._path.parent)
 
     def read(self) -> list[list[str]]:
-        """All lines, in order, as lists of words; none where there is no file. A crash can leave a line cut off."""
+        """Return all lines, in order, as lists of words; none where there is no file.
+
+        A crash can leave a line cut off.
+        """
         try:
             lines = read_text(self._path, "ascii", "replace").splitlines()
         except FileNotFoundError:

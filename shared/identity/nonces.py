@@ -23,7 +23,7 @@ class SqlNonces:
         self._add = new.returning(nonces.c.principal, nonces.c.nonce)
 
     async def add(self, principal: str, nonce: str, expires_at: datetime) -> bool:
-        """Whether the nonce is new; raises Unavailable when that cannot be known."""
+        """Return whether the nonce is new; raises Unavailable when that cannot be known."""
         return await self._batches.ask((principal, nonce, expires_at))
 
     async def prune(self) -> int:
@@ -38,7 +38,7 @@ class SqlNonces:
         return 0  # housekeeping is no repair
 
     async def _record(self, batch: Sequence[_Entry]) -> list[bool | Exception]:
-        """Which are new; of the same nonce twice in one batch, only the first is."""
+        """Return which are new; of the same nonce twice in one batch, only the first is."""
         new, sure = await self._insert({(principal, nonce): until for principal, nonce, until in batch})
         answers: list[bool | Exception] = []
         seen: set[tuple[str, str]] = set()
@@ -54,7 +54,7 @@ class SqlNonces:
         return answers
 
     async def _insert(self, entries: dict[tuple[str, str], datetime]) -> tuple[set[tuple[str, str]], bool]:
-        """The entries that were not there before, and whether the others surely were: it took one attempt."""
+        """Return the entries that were not there before, and whether the others surely were: it took one attempt."""
         attempts = 0
 
         async def work(tx: Transaction) -> set[tuple[str, str]]:

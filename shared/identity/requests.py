@@ -30,7 +30,7 @@ IdentitySource = Identity | Callable[[], Identity]
 
 
 def tag_of(audience: str) -> str:
-    """The signature's tag for requests to one service."""
+    """Return the signature's tag for requests to one service."""
     return f"undersong/{audience}"
 
 

@@ -58,7 +58,7 @@ class Sealer:
         return _VERSION + self._current + nonce + sealed
 
     def open(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
-        """The plaintext; raises SealBrokenError."""
+        """Return the plaintext; raises SealBrokenError."""
         tag, rest = sealed[1 : 1 + _TAG_BYTES], sealed[1 + _TAG_BYTES :]
         if tag not in self._keys:
             self._follow()
@@ -70,12 +70,12 @@ class Sealer:
             raise SealBrokenError(f"{table}.{column}: the sealed bytes do not belong here") from error
 
     def is_current(self, sealed: bytes) -> bool:
-        """Whether the value is sealed under the key file's first key."""
+        """Return whether the value is sealed under the key file's first key."""
         self._follow()
         return sealed[1 : 1 + _TAG_BYTES] == self._current
 
     def reseal(self, sealed: bytes, table: str, row: str, column: str) -> bytes:
-        """The same plaintext under the key file's first key."""
+        """Return the same plaintext under the key file's first key."""
         return self.seal(self.open(sealed, table, row, column), table, row, column)
 
     def _follow(self) -> None:
@@ -105,14 +105,14 @@ def _keys_in(key_file: Path) -> list[bytes]:
 
 
 def take_uses() -> Counter[str]:
-    """How often this process sealed since the last call, by the key's tag."""
+    """Return how often this process sealed since the last call, by the key's tag."""
     taken = Counter(_made)
     _made.subtract(taken)
     return taken
 
 
 def tag_of_current(key_file: Path) -> str:
-    """The tag of the key that seals."""
+    """Return the tag of the key that seals."""
     return hashlib.sha256(_keys_in(key_file)[0]).digest()[:_TAG_BYTES].hex()
 
 

@@ -45,7 +45,7 @@ class TransportAuthority:
 
     @classmethod
     def create(cls, now: datetime, name: str = "Undersong transport") -> Self:
-        """A new authority with its own self-signed certificate."""
+        """Return a new authority with its own self-signed certificate."""
         key = ec.generate_private_key(_CURVE())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {now:%Y-%m-%d}")])
         builder = certificate_builder(subject, subject, key.public_key(), now, now + AUTHORITY_LIFE)
@@ -55,7 +55,7 @@ class TransportAuthority:
 
     @classmethod
     def ensure(cls, folder: Path, now: datetime) -> Self:
-        """The authority of this folder, made where there is none: `ca.key` (0600) and `ca.pem`."""
+        """Return the authority of this folder, made where there is none: `ca.key` (0600) and `ca.pem`."""
         if not (folder / CA_KEY_FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
             cls.create(now).save(folder)
@@ -82,7 +82,7 @@ class TransportAuthority:
         return self.certificate.public_bytes(_PEM)
 
     def issue(self, names: Sequence[str], now: datetime, life: timedelta = LIFE) -> bytes:
-        """A fresh key and its certificate for these host names and addresses, as one PEM text."""
+        """Return a fresh key and its certificate for these host names and addresses, as one PEM text."""
         key = ec.generate_private_key(_CURVE())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         ends = min(now + life, self.certificate.not_valid_after_utc)
@@ -99,7 +99,7 @@ class TransportAuthority:
         return _key_pem(key) + builder.sign(self._private_key, hashes.SHA256()).public_bytes(_PEM)
 
     def renewed(self, present: bytes | None, names: Sequence[str], now: datetime) -> bytes | None:
-        """A new PEM text where `present` is missing, ends soon, is for other names or by another authority."""
+        """Return a new PEM text where `present` is missing, ends soon, is for other names or by another authority."""
         return None if present is not None and self._is_good(present, names, now) else self.issue(names, now)
 
     def _is_good(self, present: bytes, names: Sequence[str], now: datetime) -> bool:
@@ -126,7 +126,8 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 def trust(ca_file: Path | None, urls: Iterable[str], ca_trust: CaTrust = "only") -> ssl.SSLContext | bool:
-    """What an HTTP client believes: this file's authorities, else the system's; no context where no url needs one.
+    """Return what an HTTP client believes: this file's authorities, else the system's; no context where no url needs
+    one.
 
     With `ca_trust` "added" both count: where a company's proxy opens TLS, its authority is one of the system's.
     Raises OSError for a file that holds no certificate.
@@ -149,7 +150,7 @@ def around_proxies() -> dict[str, None]:
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy through which the environment leads to this address, without its password; None for none."""
+    """Return the proxy through which the environment leads to this address, without its password; None for none."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host in ("127.0.0.1", "localhost", "::1") or proxy_bypass(parts.netloc.rpartition("@")[2]):
@@ -173,7 +174,9 @@ class ServerTls:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Whether there was something new; raises OSError or ssl.SSLError for a bad file, and the old one stays."""
+        """Return whether there was something new; raises OSError or ssl.SSLError for a bad file, and the old one
+        stays.
+        """
         changed = mark_of(self._file.stat())
         if changed == self._read:
             return False

@@ -77,14 +77,14 @@ class NonceStore(Protocol):
     """Remembers nonces until their signatures are too old to count."""
 
     async def add(self, principal: str, nonce: str, expires_at: datetime) -> bool:
-        """Whether the nonce is new."""
+        """Return whether the nonce is new."""
 
 
 class Revocations(Protocol):
     """Knows which certificates were revoked."""
 
     def revoked(self, keyid: str) -> bool:
-        """Whether this certificate was revoked."""
+        """Return whether this certificate was revoked."""
 
 
 class MemoryNonces:
@@ -94,7 +94,7 @@ class MemoryNonces:
         self._seen: set[tuple[str, str]] = set()
 
     async def add(self, principal: str, nonce: str, expires_at: datetime) -> bool:  # noqa: ARG002
-        """Whether the nonce is new."""
+        """Return whether the nonce is new."""
         known = (principal, nonce) in self._seen
         self._seen.add((principal, nonce))
         return not known
@@ -116,7 +116,7 @@ class RevocationFeed:
         self._read_at = monotonic()
 
     def revoked(self, keyid: str) -> bool:
-        """Whether this certificate was revoked, as far as is known."""
+        """Return whether this certificate was revoked, as far as is known."""
         return keyid in self._revoked
 
     async def poll(self) -> None:
@@ -162,7 +162,7 @@ class PartyVerifier:
         self._holders: OrderedDict[str, Holder] = OrderedDict()
 
     async def verify(self, method: str, path: str, query: str, headers: Mapping[str, str], *, has_body: bool) -> Party:
-        """Who signed this request; raises a kind of Unauthenticated.
+        """Return who signed this request; raises a kind of Unauthenticated.
 
         `path` and `query` as they were on the wire; `headers` gives each name once, lower case, lines joined by ", ".
         """
@@ -240,7 +240,7 @@ class _HolderKey(HTTPSignatureKeyResolver):
         self._holder = holder
 
     def resolve_public_key(self, key_id: str) -> Ed25519PublicKey | None:
-        """The certificate's key, when the signature names this certificate."""
+        """Return the certificate's key, when the signature names this certificate."""
         return self._holder.public_key if key_id == self._holder.keyid else None
 
 
@@ -263,6 +263,6 @@ def _certificate(value: str) -> x509.Certificate:
 
 
 def _reason(error: Exception) -> str:
-    """The library's one-line reason; it names components, never values of ours."""
+    """Return the library's one-line reason; it names components, never values of ours."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else "the signature does not fit the request"

@@ -81,7 +81,7 @@ def _setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
 
 
 def layout_length(layout: str) -> int:
-    """How many sums the layout has; raises `LayoutUnknown`."""
+    """Return how many sums the layout has; raises `LayoutUnknown`."""
     if layout == Task.BINARY:
         return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:

@@ -128,7 +128,7 @@ def read(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def read_metadata(data: bytes | memoryview) -> dict[str, str]:
-    """The file's metadata."""
+    """Return the file's metadata."""
     return read_header(data).metadata
 
 
@@ -171,7 +171,9 @@ def _stored(tensors: Mapping[str, Array], bfloat16: Iterable[str]) -> dict[str, 
 
 
 def _little(name: str, array: Array) -> Array:
-    """The array in little-endian C order, itself where it is that already; raises `BadModelFile` for other types."""
+    """Return the array in little-endian C order, itself where it is that already; raises `BadModelFile` for other
+    types.
+    """
     dtype = array.dtype.newbyteorder("<")
     if dtype not in _NAMES:
         raise BadModelFile(f"tensor {name} has type {array.dtype}, which a model file cannot hold")

@@ -83,7 +83,7 @@ class Strategy:
 
 
 def strategy_named(name: str) -> Strategy:
-    """The strategy of this name; raises `StrategyUnknown`."""
+    """Return the strategy of this name; raises `StrategyUnknown`."""
     try:
         return STRATEGIES[name]
     except KeyError:
@@ -98,7 +98,9 @@ def step_model(
     params: Mapping[str, object],
     parameters: int,
 ) -> tuple[Master, State]:
-    """A step for a whole vector: the optimiser moves the first `parameters` coordinates, buffers take the mean."""
+    """Return a step for a whole vector: the optimiser moves the first `parameters` coordinates, buffers take the
+    mean.
+    """
     moved, after = strategy.step(previous[:parameters], mean_delta[:parameters], state, params)
     return np.concatenate([moved, previous[parameters:] + mean_delta[parameters:]]), after
 

@@ -136,7 +136,7 @@ class Schema:
         return sum(t.size for t in self.tensors if t.role is TensorRole.PARAMETER)
 
     def roles(self) -> str:
-        """The value of ``undersong.roles``."""
+        """Return the value of ``undersong.roles``."""
         named = {
             role: [t.name for t in self.tensors if t.role is role] for role in (TensorRole.BUFFER, TensorRole.FIXED)
         }
@@ -223,13 +223,13 @@ def difference(schema: Schema, after: Mapping[str, Array], before: Mapping[str, 
 
 
 def save(model: Model) -> bytes:
-    """The model file: tensors, and their roles in the metadata."""
+    """Return the model file: tensors, and their roles in the metadata."""
     model.schema.check(model.tensors)
     return safetensors.write(model.tensors, {ROLES_KEY: model.schema.roles()}, bfloat16=model.schema.bfloat16)
 
 
 def load(data: bytes | memoryview) -> Model:
-    """A model from its file; raises `BadModelFile` or `ModelMismatch`."""
+    """Return a model from its file; raises `BadModelFile` or `ModelMismatch`."""
     header = safetensors.read_header(data)
     tensors = safetensors.read(data)
     buffers, fixed = _roles(header.metadata.get(ROLES_KEY))

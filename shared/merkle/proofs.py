@@ -21,22 +21,22 @@ class MerkleProofInvalid(ValueError):
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    """The hash of one entry: 32 bytes."""
+    """Return the hash of one entry: 32 bytes."""
     return hashlib.sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """The hash over two subtrees: 32 bytes."""
+    """Return the hash over two subtrees: 32 bytes."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 def _split(n: int) -> int:
-    """The largest power of two below n (n >= 2)."""
+    """Return the largest power of two below n (n >= 2)."""
     return 1 << ((n - 1).bit_length() - 1)
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
-    """The root over leaf hashes, in order."""
+    """Return the root over leaf hashes, in order."""
     if not leaves:
         return EMPTY_ROOT
     level = list(leaves)
@@ -47,7 +47,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 
 def stored(leaves: Sequence[bytes]) -> Subtree:
-    """The subtree function of leaves held in memory."""
+    """Return the subtree function of leaves held in memory."""
     return lambda start, end: root(leaves[start:end])
 
 
@@ -71,7 +71,7 @@ class Frontier:
         self.size += 1
 
     def root(self) -> bytes:
-        """The root over all leaves so far."""
+        """Return the root over all leaves so far."""
         if not self.nodes:
             return EMPTY_ROOT
         value = self.nodes[-1]
@@ -81,7 +81,7 @@ class Frontier:
 
 
 def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
-    """The audit path of leaf `index` in the tree of `size` leaves, from the leaf up."""
+    """Return the audit path of leaf `index` in the tree of `size` leaves, from the leaf up."""
     if not 0 <= index < size:
         raise ValueError("the leaf is outside the tree")
     path: list[bytes] = []

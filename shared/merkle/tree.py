@@ -12,7 +12,9 @@ Node = tuple[int, int]
 
 
 def grown(index: int, leaf: bytes, known: Mapping[Node, bytes]) -> Iterator[tuple[Node, bytes]]:
-    """The nodes that become complete with leaf `index`, from the leaf up; `known` holds `left_siblings(index)`."""
+    """Yield the nodes that become complete with leaf `index`, from the leaf up; `known` holds
+    `left_siblings(index)`.
+    """
     level, position, value = 0, index, leaf
     yield (0, index), leaf
     while position & 1:
@@ -22,7 +24,7 @@ def grown(index: int, leaf: bytes, known: Mapping[Node, bytes]) -> Iterator[tupl
 
 
 def left_siblings(index: int) -> list[Node]:
-    """The stored nodes that `grown` needs for leaf `index`."""
+    """Return the stored nodes that `grown` needs for leaf `index`."""
     found: list[Node] = []
     level, position = 0, index
     while position & 1:
@@ -32,7 +34,7 @@ def left_siblings(index: int) -> list[Node]:
 
 
 def cover(start: int, end: int) -> list[Node]:
-    """The complete nodes that make up the leaves [start, end), left to right."""
+    """Return the complete nodes that make up the leaves [start, end), left to right."""
     found: list[Node] = []
     while start < end:
         level = (end - start).bit_length() - 1
@@ -44,7 +46,9 @@ def cover(start: int, end: int) -> list[Node]:
 
 
 def hash_of(start: int, end: int, known: Mapping[Node, bytes]) -> bytes:
-    """The hash over the leaves [start, end), a range as the split of RFC 9162 makes it, out of the nodes `cover`."""
+    """Return the hash over the leaves [start, end), a range as the split of RFC 9162 makes it, out of the nodes
+    `cover`.
+    """
     if start == end:
         return merkle.EMPTY_ROOT
     *before, last = cover(start, end)
@@ -55,7 +59,7 @@ def hash_of(start: int, end: int, known: Mapping[Node, bytes]) -> bytes:
 
 
 def nodes_of(ranges: Iterable[tuple[int, int]]) -> list[Node]:
-    """All nodes that these ranges need, each once."""
+    """Return all nodes that these ranges need, each once."""
     return sorted({node for start, end in ranges for node in cover(start, end)})
 
 

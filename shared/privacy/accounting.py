@@ -96,7 +96,7 @@ def merge(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:
 
 
 def within(events: Sequence[PrivacyEvent], allowed: PoissonGaussianEvent) -> bool:
-    """Whether there are noisy steps, no more than `allowed`, each with as much noise and as small a sample.
+    """Return whether there are noisy steps, no more than `allowed`, each with as much noise and as small a sample.
 
     That is enough for them to cost no more, and needs no accountant.
     """

@@ -55,7 +55,7 @@ class NoisePlan:
 
 
 def plan(sigma: float) -> NoisePlan:
-    """The cheapest way to draw; raises `SigmaOutOfRange`."""
+    """Return the cheapest way to draw; raises `SigmaOutOfRange`."""
     if not MIN_SIGMA <= sigma <= MAX_SIGMA:
         raise SigmaOutOfRange(f"sigma {sigma} is outside {MIN_SIGMA:g}..{MAX_SIGMA:g} steps of the grid")
     if sigma <= ONE_TABLE:
@@ -102,7 +102,7 @@ def _add(out, words, cells, factor):  # type: ignore[no-untyped-def] # noqa: ANN
 
 @lru_cache(maxsize=8)
 def table(sigma: float) -> Table:
-    """The alias table of |x|: cell i is itself with probability threshold / 2**64, otherwise its alias."""
+    """Return the alias table of |x|: cell i is itself with probability threshold / 2**64, otherwise its alias."""
     masses = magnitudes(sigma)
     size = 1 << (len(masses) - 1).bit_length()
     unit = 1 << _THRESHOLD_BITS
@@ -125,7 +125,7 @@ def table(sigma: float) -> Table:
 
 
 def magnitudes(sigma: float) -> list[int]:
-    """The masses of |x| = 0 … ceil(12 sigma), up to a common factor, each right to far more than 64 bits.
+    """Return the masses of |x| = 0 … ceil(12 sigma), up to a common factor, each right to far more than 64 bits.
 
     By recurrence in fixed point: with r = exp(-1 / (2 sigma**2)), P[x + 1] = P[x] r**(2 x + 1).
     """

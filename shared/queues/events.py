@@ -8,7 +8,7 @@ Event = EmittedEvent
 
 
 def to_fields(event: Event) -> dict[str, str]:
-    """An event as the fields of a stream entry."""
+    """Return an event as the fields of a stream entry."""
     fields = {"id": event.id, "topic": event.topic, "type": event.type, "subject": event.subject}
     return fields if event.trace is None else {**fields, "trace": event.trace}
 

@@ -45,7 +45,7 @@ def heed_cancellation() -> None:
 
 
 def connect(url: str) -> "Redis":
-    """A client that never repeats a command by itself: a repeated XADD is a repeated event."""
+    """Return a client that never repeats a command by itself: a repeated XADD is a repeated event."""
     client: Redis = Redis.from_url(
         url,
         decode_responses=True,
@@ -90,11 +90,11 @@ class Streams:
                 await self._failure.wait()
 
     def key(self, topic: str) -> str:
-        """The stream of a topic."""
+        """Return the stream of a topic."""
         return f"{self.prefix}:{topic}"
 
     def channel(self, topic: str) -> str:
-        """The channel on which a topic's events are also announced."""
+        """Return the channel on which a topic's events are also announced."""
         return f"{self.prefix}:notify:{topic}"
 
     async def notify(self, event: Event) -> None:

@@ -84,7 +84,7 @@ class BodySource(Protocol):
     """The payload of a stored body, read once from its beginning."""
 
     def take(self, size: int) -> memoryview:
-        """The next `size` bytes, fewer only at the end; valid until the next call."""
+        """Return the next `size` bytes, fewer only at the end; valid until the next call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ class ServerEngine(Protocol):
         """Exact number of payload bytes that a body with this header has; raises `UpdateRefused`."""
 
     def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
-        """The payload's packed words, block by block, each valid until the next; masked ones stay masked.
+        """Return the payload's packed words, block by block, each valid until the next; masked ones stay masked.
 
         Every block but the last is a multiple of 24 bytes. Raises `UpdateRefused` where the body was tampered with.
         """
@@ -319,10 +319,10 @@ class ServerEngine(Protocol):
         """
 
     def evidence(self, server_round: ServerRound) -> RoundEvidence:
-        """What the round leaves behind for its record, once every step is closed."""
+        """Return what the round leaves behind for its record, once every step is closed."""
 
     def modulus(self, manifest: RoundManifest) -> int | None:
-        """The prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
+        """Return the prime that unveiled words are added modulo; None for ``2**modulus_bits``."""
 
 
 class Verifier(Protocol):
@@ -336,7 +336,7 @@ class ClientEngine(Protocol):
     """The agent's side of an engine. The agent stores the state before the message that goes with it leaves."""
 
     def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:
-        """The client's private state at the round's beginning, once the public material was checked.
+        """Return the client's private state at the round's beginning, once the public material was checked.
 
         `verifier` checks what parties other than the aggregator signed in it. Raises `UpdateRefused` for unusable
         material, `PublicUnsigned` where a signature is missing, and whatever the verifier raises.
@@ -355,7 +355,7 @@ class BodySigning(Protocol):
     """How a site signs the digest of its body, apart from the body, for engines that record who uploaded what."""
 
     def sign(self, client_round: ClientRound, state: bytes, body_digest: bytes) -> bytes:
-        """The signature that is stored and sent with the body; `state` is that after the upload."""
+        """Return the signature that is stored and sent with the body; `state` is that after the upload."""
 
     def check(self, server_round: ServerRound, site_id: SiteId, body_digest: bytes, signature: bytes) -> None:
         """Raise `UpdateRefused` unless the site signed this body for this round."""
@@ -384,7 +384,7 @@ class Engine:
 def header_for(
     client_round: ClientRound, engine: str, payload: Payload, material: Mapping[str, bytes | int]
 ) -> UpdateHeader:
-    """The header of this client's body."""
+    """Return the header of this client's body."""
     return UpdateHeader(
         round_id=client_round.manifest.round_id,
         manifest_digest=client_round.manifest.digest(),

@@ -53,7 +53,7 @@ class EngineFloors(BaseModel):
 
 
 def engine_facts(name: str) -> EngineFacts:
-    """The facts of the engine of this name; raises `EngineUnknown`."""
+    """Return the facts of the engine of this name; raises `EngineUnknown`."""
     try:
         return ENGINES[name]
     except KeyError:
@@ -61,14 +61,14 @@ def engine_facts(name: str) -> EngineFacts:
 
 
 def names_of(facts: Iterable[EngineFacts]) -> str:
-    """The engines' names for a sentence: ``one, another and a third``."""
+    """Return the engines' names for a sentence: ``one, another and a third``."""
     *most, last = [each.name for each in facts]
     return f"{', '.join(most)} and {last}" if most else last
 
 
 @cache
 def engine_named(name: str) -> "Engine":
-    """The engine of this name, imported when it is asked for the first time; raises `EngineUnknown`."""
+    """Return the engine of this name, imported when it is asked for the first time; raises `EngineUnknown`."""
     from undersong.shared.secagg.engine import Engine
 
     facts = engine_facts(name)
@@ -80,7 +80,7 @@ def engine_named(name: str) -> "Engine":
 
 @cache
 def engine_audit(name: str) -> "EngineAudit":
-    """The checks over records of the engine of this name, imported at the first call; raises `EngineUnknown`."""
+    """Return the checks over records of the engine of this name, imported at the first call; raises `EngineUnknown`."""
     audit: EngineAudit = _loaded(engine_facts(name).audit)
     return audit
 

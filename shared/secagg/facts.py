@@ -127,5 +127,5 @@ class EngineFacts:
         return any(party.opens_sum for party in self.parties)
 
     def asks(self, party: str) -> bool:
-        """Whether the server asks this party."""
+        """Return whether the server asks this party."""
         return any(each.name == party for each in self.parties)

@@ -28,7 +28,7 @@ class BytesSource:
         self._data = memoryview(data)[offset:]
 
     def take(self, size: int) -> memoryview:
-        """The next `size` bytes, fewer only at the end."""
+        """Return the next `size` bytes, fewer only at the end."""
         part, self._data = self._data[:size], self._data[size:]
         return part
 
@@ -44,7 +44,7 @@ class FileSource:
         self._window: memoryview | None = None
 
     def take(self, size: int) -> memoryview:
-        """The next `size` bytes, fewer only at the end; valid until the next call."""
+        """Return the next `size` bytes, fewer only at the end; valid until the next call."""
         size = min(size, self._size - self._at)
         if size <= 0:
             return memoryview(b"")
@@ -141,7 +141,7 @@ def _operations(modulus: int | None) -> tuple[Operation, Operation]:
 
 
 def read_body_header(path: Path) -> tuple[UpdateHeader, int]:
-    """A stored body's header and the offset of its payload; raises `MalformedUpdate`."""
+    """Return a stored body's header and the offset of its payload; raises `MalformedUpdate`."""
     with path.open("rb") as file:
         prefix = file.read(PREFIX_SIZE)
         return read_header(prefix + file.read(header_span(prefix) - PREFIX_SIZE))
@@ -160,7 +160,7 @@ def fold_file(total: RunningSum, engine: ServerEngine, server_round: ServerRound
 
 
 def raw_blocks(source: BodySource, size: int) -> Iterator[memoryview]:
-    """A payload that is not encrypted: its next `size` bytes as they lie in the file."""
+    """Yield a payload that is not encrypted: its next `size` bytes as they lie in the file."""
     while size > 0:
         block = source.take(min(BLOCK, size))
         if not block:

@@ -32,14 +32,17 @@ KEY_BYTES: Final = 32
 
 
 def weight_of(examples: int, manifest: RoundManifest) -> int:
-    """The site's weight: examples in units of `weight_unit`, within 1..max_weight (max_weight 1: all the same)."""
+    """Return the site's weight: examples in units of `weight_unit`, within 1..max_weight (max_weight 1: all the
+    same).
+    """
     return max(1, min(_encoding(manifest).max_weight, round(examples / manifest.weight_unit)))
 
 
 def train_payload(
     manifest: RoundManifest, delta: Floats, *, examples: int, loss: float, key: bytes, samples: bytes | None = None
 ) -> Payload:
-    """A float32[d] change of the model, quantised, weighed, and with the site's noise where the round asks for it.
+    """Return a float32[d] change of the model, quantised, weighed, and with the site's noise where the round asks for
+    it.
 
     `key` is 32 fresh random bytes: rounding and noise follow from it, so that it is used once and not kept.
     `samples`: the site's committed sample count, where the round takes one (`undersong.shared.zk.samples`).
@@ -54,7 +57,7 @@ def train_payload(
 def sums_payload(
     manifest: RoundManifest, sums: npt.NDArray[np.float64], layout: str | None = None, *, key: bytes | None = None
 ) -> Payload:
-    """A float64[m] of statistics or (with the name of its layout) of evaluation sums.
+    """Return a float64[m] of statistics or (with the name of its layout) of evaluation sums.
 
     Of a private round: multiples of what one unit can change of all of them together, and `key` as for `train_payload`.
     """
@@ -69,13 +72,13 @@ def sums_payload(
 
 
 def model_payload(model: bytes | memoryview) -> Payload:
-    """A safetensors file for an initialise round."""
+    """Return a safetensors file for an initialise round."""
     data = memoryview(model)
     return Payload(RoundKind.INITIALISE, data.nbytes, MODEL_BITS, data)
 
 
 def opened_train(manifest: RoundManifest, total: ModVector, count: int) -> Decoded:
-    """The weighted mean of `count` changes of the model; raises `OutOfRange`."""
+    """Return the weighted mean of `count` changes of the model; raises `OutOfRange`."""
     tail = engine_facts(manifest.engine).tail_words
     slack = noise_reach(manifest, total.size - tail, count)
     if not tail:
@@ -84,7 +87,9 @@ def opened_train(manifest: RoundManifest, total: ModVector, count: int) -> Decod
 
 
 def opened_sums(manifest: RoundManifest, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """The summed statistics or evaluation values, float64[m]; of a private round as the multiples that were sent."""
+    """Return the summed statistics or evaluation values, float64[m]; of a private round as the multiples that were
+    sent.
+    """
     if manifest.privacy is not None:
         slack = noise_reach(manifest, total.size, len(manifest.cohort))
         return decode_multiples(total, _encoding(manifest), slack=slack)

@@ -76,7 +76,7 @@ class Decoded:
 def plan_encoding(
     *, summands: int, max_weight: int, clip_norm: float | None, bound_value: float | None, modulus_bits: int
 ) -> Encoding:
-    """The finest encoding with headroom for `summands` sites; raises `NoHeadroom`.
+    """Return the finest encoding with headroom for `summands` sites; raises `NoHeadroom`.
 
     `clip_norm` bounds a vector's L2 norm, `bound_value` each coordinate's size; at least one must be given.
     """
@@ -100,7 +100,7 @@ def plan_encoding(
 
 
 def plan_norm(*, summands: int, clip_norm: float) -> Encoding:
-    """The encoding of vectors whose L2 norm is proved to be within `clip_norm`: equal weights, 64-bit words."""
+    """Return the encoding of vectors whose L2 norm is proved to be within `clip_norm`: equal weights, 64-bit words."""
     return Encoding(
         modulus_bits=64,
         max_summands=summands,
@@ -112,24 +112,26 @@ def plan_norm(*, summands: int, clip_norm: float) -> Encoding:
 
 
 def plan_sums(*, summands: int) -> Encoding:
-    """The encoding of statistics and evaluation sums: 64-bit words (see `encode_sums`)."""
+    """Return the encoding of statistics and evaluation sums: 64-bit words (see `encode_sums`)."""
     return Encoding(
         modulus_bits=64, max_summands=summands, bound=(2**63 - 1) // summands, scale=SUMS_SCALE, max_weight=1
     )
 
 
 def plan_counts(*, summands: int, most: int) -> Encoding:
-    """The encoding of statistics that are counts from 0 to `most` at each site: as they are, for a proof of range."""
+    """Return the encoding of statistics that are counts from 0 to `most` at each site: as they are, for a proof of
+    range.
+    """
     return Encoding(modulus_bits=64, max_summands=summands, bound=most, scale=COUNTS_SCALE, max_weight=1)
 
 
 def counted(encoding: Encoding) -> bool:
-    """Whether sums are encoded as plain counts (`plan_counts`), and not in two words (`plan_sums`)."""
+    """Return whether sums are encoded as plain counts (`plan_counts`), and not in two words (`plan_sums`)."""
     return encoding.scale == COUNTS_SCALE and encoding.clip_norm is None
 
 
 def encode_counts(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
-    """Counts, float64[m] to uint64[m]; raises `OutOfRange` for what is no count from 0 to `bound`."""
+    """Return counts, float64[m] to uint64[m]; raises `OutOfRange` for what is no count from 0 to `bound`."""
     values = np.asarray(values, np.float64)
     if not ((values >= 0) & (values <= encoding.bound) & (values == np.rint(values))).all():
         raise OutOfRange(f"a number is no count from 0 to {encoding.bound}")
@@ -137,14 +139,14 @@ def encode_counts(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.ND
 
 
 def decode_counts(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDArray[np.float64]:
-    """The summed counts, uint64[m] to float64[m]; raises `OutOfRange` where no counts in range give them."""
+    """Return the summed counts, uint64[m] to float64[m]; raises `OutOfRange` where no counts in range give them."""
     if total.size and int(total.max()) > encoding.max_summands * encoding.bound:
         raise OutOfRange("a sum is larger than its summands allow")
     return total.astype(np.float64)
 
 
 def squared_norm_bound(encoding: Encoding, length: int) -> int:
-    """What the squared L2 norm of every encoded integer vector stays below (before its weight)."""
+    """Return what the squared L2 norm of every encoded integer vector stays below (before its weight)."""
     if encoding.clip_norm is None:
         return length * encoding.bound**2
     radius = encoding.clip_norm * encoding.scale
@@ -181,7 +183,7 @@ def encode(
 
 
 def decode(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0, bare: bool = False) -> Decoded:
-    """The weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be.
+    """Return the weighted mean from the sum of `count` ring vectors; raises `OutOfRange` where no honest sum could be.
 
     slack: how much more than its summands a coordinate may be, for the sake of noise. bare: the tails say no more than
     weights (see `encode`).
@@ -197,7 +199,7 @@ def decode(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0, 
 
 
 def decode_plain(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0) -> Decoded:
-    """The mean from the sum of `count` vectors of weight 1 without tails; raises `OutOfRange`.
+    """Return the mean from the sum of `count` vectors of weight 1 without tails; raises `OutOfRange`.
 
     `slack`: how much more than its summands a coordinate may be, for the sake of noise.
     """
@@ -232,7 +234,9 @@ def encode_multiples(values: npt.NDArray[np.float64], encoding: Encoding) -> npt
 
 
 def decode_multiples(total: npt.NDArray[np.uint64], encoding: Encoding, *, slack: int) -> npt.NDArray[np.float64]:
-    """The summed multiples, uint64[m] to float64[m]; raises `OutOfRange` beyond the summands and `slack` of noise."""
+    """Return the summed multiples, uint64[m] to float64[m]; raises `OutOfRange` beyond the summands and `slack` of
+    noise.
+    """
     steps = total.view(np.int64)
     limit = encoding.max_summands * encoding.bound + slack
     if steps.size and max(int(steps.max()), -int(steps.min())) > limit:
@@ -260,13 +264,13 @@ def encode_sums(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDAr
 
 
 def decode_sums(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDArray[np.float64]:
-    """The summed values, uint64[2 m] to float64[m]."""
+    """Return the summed values, uint64[2 m] to float64[m]."""
     coarse, fine = np.split(total.view(np.int64), 2)
     return coarse * encoding.scale + fine / encoding.scale
 
 
 def sums_length(values: int) -> int:
-    """How many ring words carry this many sums."""
+    """Return how many ring words carry this many sums."""
     return 2 * values
 
 

@@ -57,7 +57,7 @@ def bitmap(members: frozenset[int], n: int) -> bytes:
 
 
 def members(data: bytes, n: int) -> frozenset[int]:
-    """The inverse of `bitmap`; bits beyond n are refused."""
+    """Return the inverse of `bitmap`; bits beyond n are refused."""
     value = int.from_bytes(data, "little")
     if len(data) != (n + 7) // 8 or value >> n:
         raise ValueError("a bitmap of another roster")
@@ -65,10 +65,10 @@ def members(data: bytes, n: int) -> frozenset[int]:
 
 
 def body_leaf(position: int, digest: bytes) -> bytes:
-    """The leaf of one update: the SHA-256 of its body, bound to its site's position."""
+    """Return the leaf of one update: the SHA-256 of its body, bound to its site's position."""
     return merkle.leaf_hash(tagged_hash("y", position.to_bytes(4, "little"), digest))
 
 
 def body_root(digests: Mapping[int, bytes]) -> bytes:
-    """The Merkle root over the updates' SHA-256, in the order of their positions."""
+    """Return the Merkle root over the updates' SHA-256, in the order of their positions."""
     return merkle.root([body_leaf(i, digests[i]) for i in sorted(digests)])

@@ -29,7 +29,7 @@ class ClusterSums:
 
 
 def step_of(values: Floats, centres: Floats) -> ClusterSums:
-    """What rows without a missing value add up to."""
+    """Return what rows without a missing value add up to."""
     distance = (values**2).sum(axis=1)[:, None] - 2 * values @ centres.T + (centres**2).sum(axis=1)
     nearest = distance.argmin(axis=1)
     clusters = len(centres)
@@ -47,18 +47,18 @@ def pack(step: ClusterSums) -> Floats:
 
 
 def unpack(sums: Floats, clusters: int, columns: int) -> ClusterSums:
-    """The step from its summed numbers."""
+    """Return the step from its summed numbers."""
     sizes, rest = sums[:clusters], sums[clusters:]
     return ClusterSums(sizes, rest[:-clusters].reshape(clusters, columns), rest[-clusters:])
 
 
 def first_centres(clusters: int, columns: int, seed: int, start: int) -> Floats:
-    """Where a start begins: standard normal draws, which depend on no data."""
+    """Return where a start begins: standard normal draws, which depend on no data."""
     return np.random.default_rng([seed, start]).normal(size=(clusters, columns))
 
 
 def moved(step: ClusterSums, centres: Floats, least: int, seed: int, turn: int) -> Floats:
-    """The next centres."""
+    """Return the next centres."""
     large = step.sizes >= max(least, 1)
     after = np.where(large[:, None], step.sums / np.maximum(step.sizes, 1)[:, None], centres)
     if large.any() and not large.all():

@@ -35,7 +35,7 @@ class Rows:
     values: Floats
 
     def column(self, name: str) -> Column:
-        """The column's declaration; raises `MeasureInvalid`."""
+        """Return the column's declaration; raises `MeasureInvalid`."""
         found = next((column for column in self.columns if column.name == name), None)
         if found is None:
             raise MeasureInvalid(f"the column {name} was not asked for")
@@ -67,7 +67,7 @@ class Rows:
 
 
 def count(measure: Measure, rows: Rows) -> Floats:
-    """The site's sums, float64[measure.length]; raises `MeasureInvalid`."""
+    """Return the site's sums, float64[measure.length]; raises `MeasureInvalid`."""
     return _COUNTERS[type(measure)](measure, rows)
 
 

@@ -24,7 +24,7 @@ class Quantile:
 
 
 def tree_of(leaves: Floats) -> list[Floats]:
-    """The levels of the tree, the root first; `leaves` is float64[2**depth]."""
+    """Return the levels of the tree, the root first; `leaves` is float64[2**depth]."""
     levels = [leaves]
     while levels[0].size > 1:
         levels.insert(0, levels[0].reshape(-1, 2).sum(axis=1))
@@ -40,7 +40,7 @@ def quantile(
     below: float = 0.0,
     above: float = 0.0,
 ) -> Quantile | None:
-    """The interval of the ceil(n p)-th smallest of n values; nothing where it lies outside [low, high]."""
+    """Return the interval of the ceil(n p)-th smallest of n values; nothing where it lies outside [low, high]."""
     total = below + float(levels[0][0]) + above
     rank = max(1.0, np.ceil(round(total * probability, 9))) - below
     if not 1 <= rank <= levels[0][0]:

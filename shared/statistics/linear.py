@@ -43,7 +43,7 @@ def centred(count: float, sums: Floats, products: Floats) -> Floats:
 
 
 def square_of(upper: Floats, terms: int) -> Floats:
-    """The symmetric float64[m, m] of its upper triangle, row by row."""
+    """Return the symmetric float64[m, m] of its upper triangle, row by row."""
     made = np.zeros((terms, terms))
     made[np.triu_indices(terms)] = upper
     return made + np.triu(made, 1).T
@@ -100,7 +100,7 @@ def _check_independent(x: Floats, ridge: float) -> None:
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5 % point of Student's t, within 1e-3 from 3 degrees of freedom on.
+    """Return the 97.5 % point of Student's t, within 1e-3 from 3 degrees of freedom on.
 
     Source: Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5.
     """

@@ -250,7 +250,7 @@ _ASKED: Final = TypeAdapter(Asked)
 
 
 def asked_of(params: object) -> Asked:
-    """What a manifest's parameters ask; raises `MeasureInvalid`."""
+    """Return what a manifest's parameters ask; raises `MeasureInvalid`."""
     try:
         return _ASKED.validate_python(params)
     except ValidationError as error:

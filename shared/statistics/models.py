@@ -13,7 +13,7 @@ SETTLED = 1e-4  # of a deviation: a centre that moves less has come to rest
 
 
 def correlation(query: queries.Correlation, setting: Setting) -> Steps[CorrelationResult]:
-    """Two rounds: scale, then products of scaled columns."""
+    """Yield two rounds: scale, then products of scaled columns."""
     scales = yield from standardised(query.columns, setting)
     asked = measures.Products(terms=tuple(_term(one) for one in scales))
     sites, count, sums, products = _read(asked, (yield asked))
@@ -26,7 +26,7 @@ def correlation(query: queries.Correlation, setting: Setting) -> Steps[Correlati
 
 
 def regression(query: queries.Regression, setting: Setting) -> Steps[RegressionResult]:
-    """Two rounds: scale, then the normal equations."""
+    """Yield two rounds: scale, then the normal equations."""
     groups = {name: setting.columns[name].categories or () for name in query.features}
     plain = (*(name for name in query.features if not groups[name]), query.target)
     scales = {one.column: one for one in (yield from standardised(plain, setting))}
@@ -65,7 +65,7 @@ def _terms(name: str, texts: Sequence[str], scales: dict[str, measures.Scaled]) 
 def _check_groups(
     terms: list[measures.Term], groups: dict[str, tuple[str, ...]], sums: Floats, count: float, setting: Setting
 ) -> list[int]:
-    """The places of terms that can be estimated; raises `Withheld` where a category has few rows."""
+    """Return the places of terms that can be estimated; raises `Withheld` where a category has few rows."""
     kept = []
     for place, term in enumerate(terms):
         if term.text is not None and round(sums[place]) == 0:
@@ -94,7 +94,7 @@ def _coefficients(fit: linear.Fit, names: list[str]) -> tuple[Coefficient, ...]:
 
 
 def k_means(query: queries.KMeans, setting: Setting) -> Steps[KMeansResult]:
-    """A round for the scale, then one for each step of all starts; the best start is the answer."""
+    """Yield a round for the scale, then one for each step of all starts; the best start is the answer."""
     scales = tuple((yield from standardised(query.columns, setting)))
     width = len(scales)
     starts = [clusters.first_centres(query.clusters, width, query.seed, start) for start in range(query.starts)]

@@ -29,14 +29,14 @@ class Summary:
 
 
 def sums_of(values: Floats) -> Floats:
-    """Counts of known values, sums, sums of squares: float64[3, m]."""
+    """Return counts of known values, sums, sums of squares: float64[3, m]."""
     known = np.isfinite(values)
     plain = np.where(known, values, 0.0)
     return np.stack([known.sum(axis=0).astype(np.float64), plain.sum(axis=0), (plain * plain).sum(axis=0)])
 
 
 def summary_of(sums: Floats) -> Summary:
-    """The summary of summed float64[3, m]; a column without a known value has mean and deviation 0."""
+    """Return the summary of summed float64[3, m]; a column without a known value has mean and deviation 0."""
     count, total, squares = sums
     seen = np.maximum(count, 1)
     mean = total / seen
@@ -44,5 +44,5 @@ def summary_of(sums: Floats) -> Summary:
 
 
 def sample_variance(count: float, total: float, squares: float) -> float | None:
-    """The unbiased variance, or nothing for fewer than two values."""
+    """Return the unbiased variance, or nothing for fewer than two values."""
     return None if count < 2 else max(0.0, (squares - total * total / count) / (count - 1))

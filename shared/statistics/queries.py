@@ -233,12 +233,12 @@ QUERIES: Final[Mapping[str, type[Any]]] = {
 
 
 def reads(query: Query) -> tuple[str, ...]:
-    """The columns that a query reads."""
+    """Return the columns that a query reads."""
     return (*query.numbers, *query.either)
 
 
 def most_rounds(query: Query) -> int:
-    """How many rounds it takes at most."""
+    """Return how many rounds it takes at most."""
     if isinstance(query, KMeans):
         return 1 + query.iterations
     if isinstance(query, Histogram):
@@ -251,7 +251,7 @@ def most_rounds(query: Query) -> int:
 
 
 def most_sums(query: Query, places: Mapping[str, int]) -> int:
-    """How many sums its largest round has; `places` counts a column's categories, 1 for a number."""
+    """Return how many sums its largest round has; `places` counts a column's categories, 1 for a number."""
     if isinstance(query, Moment | Histogram | Quantiles):
         if isinstance(query, Moment):
             return 1 + 5 * len(query.columns)
@@ -267,7 +267,7 @@ def most_sums(query: Query, places: Mapping[str, int]) -> int:
 
 
 def terms_of(query: Correlation | Regression, places: Mapping[str, int]) -> int:
-    """How many terms a linear model has, the target among them."""
+    """Return how many terms a linear model has, the target among them."""
     if isinstance(query, Correlation):
         return len(query.columns)
     return 1 + sum(max(1, places[name] - 1) for name in query.features)

@@ -29,14 +29,14 @@ EDGES: Final = _edges()
 
 
 def counts_by_size(values: Floats) -> Floats:
-    """Counts float64[MAGNITUDES] of known values, from the most negative step over zero to the most positive."""
+    """Return counts float64[MAGNITUDES] of known values, from the most negative step over zero to the most positive."""
     step = np.clip(np.searchsorted(EDGES, np.abs(values), side="right"), 0, HALF)
     place = HALF + np.where(values < 0, -step, step)
     return np.bincount(place, minlength=MAGNITUDES).astype(np.float64)
 
 
 def range_of(counts: Floats, least: int) -> tuple[float, float] | None:
-    """A range that holds all but fewer than `least` values at each end; nothing where there are fewer in all."""
+    """Return a range that holds all but fewer than `least` values at each end; nothing where there are fewer in all."""
     if counts.sum() < 2 * least:
         return None
     low = int(np.searchsorted(np.cumsum(counts), least))

@@ -57,7 +57,7 @@ class Setting:
             raise Withheld(f"fewer than {self.min_sites} sites hold rows for {what}")
 
     def shown(self, count: float) -> float | None:
-        """A count, or nothing where it is small."""
+        """Return a count, or nothing where it is small."""
         return float(round(count)) if self.noisy or count == 0 or count >= self.min_cell else None
 
 
@@ -113,13 +113,13 @@ class Tally:
 
 
 def tallies(asked: Moments, sums: Floats) -> list[Tally]:
-    """The moments by column."""
+    """Return the moments by column."""
     parts = sums[1:].reshape(-1, PER_COLUMN)
     return [Tally(c, float(sums[0]), *map(float, part)) for c, part in zip(asked.columns, parts, strict=True)]
 
 
 def scaled(column: str, bounds: tuple[float, float] | None) -> Scaled:
-    """A column within bounds, scaled so that they are -1 and 1; or as it is."""
+    """Return a column within bounds, scaled so that they are -1 and 1; or as it is."""
     if bounds is None:
         return Scaled(column=column)
     low, high = bounds
@@ -127,7 +127,7 @@ def scaled(column: str, bounds: tuple[float, float] | None) -> Scaled:
 
 
 def standardised(columns: tuple[str, ...], setting: Setting) -> Steps[list[Scaled]]:
-    """A round for mean and deviation of each column, which later rounds are scaled by; raises `Withheld`."""
+    """Yield a round for mean and deviation of each column, which later rounds are scaled by; raises `Withheld`."""
     asked = Moments(columns=tuple(Scaled(column=name) for name in columns))
     sums = yield asked
     made = []
@@ -140,7 +140,7 @@ def standardised(columns: tuple[str, ...], setting: Setting) -> Steps[list[Scale
 
 
 def range_for(column: str, given: tuple[float, float] | None, setting: Setting) -> Steps[tuple[float, float]]:
-    """The given range, or one that the data give in a round of its own; raises `Withheld`."""
+    """Yield the given range, or one that the data give in a round of its own; raises `Withheld`."""
     if given is not None:
         return given
     sums = yield Ranges(columns=(column,))

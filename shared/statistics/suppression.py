@@ -23,7 +23,7 @@ _NEVER: Final = 1e15
 
 
 def hidden_counts(counts: Floats, least: int) -> Mask:
-    """Which counts of a list with a known total are not shown."""
+    """Return which counts of a list with a known total are not shown."""
     hidden = (counts > 0) & (counts < least)
     order = sorted(range(counts.size), key=lambda place: (counts[place] == 0, counts[place]))
     for place in order:
@@ -34,7 +34,9 @@ def hidden_counts(counts: Floats, least: int) -> Mask:
 
 
 def hidden_cells(cells: Floats, least: int) -> Mask:
-    """Which cells of a table with totals are not shown: bool[r + 1, c + 1], totals last; the grand total always is."""
+    """Return which cells of a table with totals are not shown: bool[r + 1, c + 1], totals last; the grand total always
+    is.
+    """
     whole = with_totals(cells)
     hidden = (whole > 0) & (whole < least)
     hidden[-1, -1] = False
@@ -47,7 +49,7 @@ def hidden_cells(cells: Floats, least: int) -> Mask:
 
 
 def with_totals(cells: Floats) -> Floats:
-    """The table with a last column and a last row of totals."""
+    """Return the table with a last column and a last row of totals."""
     wide = np.concatenate([cells, cells.sum(axis=1, keepdims=True)], axis=1)
     return np.concatenate([wide, wide.sum(axis=0, keepdims=True)], axis=0)
 
@@ -80,7 +82,7 @@ def _fill(hidden: Mask, whole: Floats, cost: Floats, least: int) -> bool:
 
 
 def _path(free: Floats, row: int, column: int) -> list[tuple[int, int]]:
-    """The cheapest way from a row to a column over cells (Dijkstra); its cells."""
+    """Return the cheapest way from a row to a column over cells (Dijkstra); its cells."""
     rows = len(free)
     best: dict[int, float] = {row: 0.0}
     came: dict[int, int] = {}

@@ -66,7 +66,7 @@ def _column(kind: str, tally: Tally, setting: Setting) -> ColumnMoments:
 
 
 def histogram(query: queries.Histogram, setting: Setting) -> Steps[HistogramResult]:
-    """Counts of bins, small ones hidden."""
+    """Return counts of bins, small ones hidden."""
     if query.edges is not None:
         edges = query.edges
         asked = measures.HistogramCounts(
@@ -113,7 +113,7 @@ def quantiles(query: queries.Quantiles, setting: Setting) -> Steps[QuantilesResu
 
 
 def contingency(query: queries.Contingency, setting: Setting) -> Steps[ContingencyResult]:
-    """Counts by one or two columns, small ones hidden with as many others as their totals demand."""
+    """Return counts by one or two columns, small ones hidden with as many others as their totals demand."""
     axes = tuple(_axis(name, query, setting) for name in query.columns)
     sums = yield measures.Table(axes=axes)
     setting.check(float(sums[0]), float(sums[1]))

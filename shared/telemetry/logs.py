@@ -54,19 +54,19 @@ def configure_logging(service: str, level: str = "INFO", *, json: bool = True, s
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: nothing secret and no payload leaves in a log line."""
+    """Return a structlog processor: nothing secret and no payload leaves in a log line."""
     for name, value in event.items():
         event[name] = REDACTED if _SECRET_NAMES.search(name) and value is not None else _harmless(value)
     return event
 
 
 def scrub(text: str) -> str:
-    """The text without our tokens, private keys and passwords in URLs."""
+    """Return the text without our tokens, private keys and passwords in URLs."""
     return _URL_PASSWORD.sub(rf"\1:{REDACTED}", _TOKENS.sub(REDACTED, text))
 
 
 def _harmless(value: object, depth: int = 0) -> object:
-    """The value in a form that may be logged: sizes in place of payloads, scrubbed text, plain containers."""
+    """Return the value in a form that may be logged: sizes in place of payloads, scrubbed text, plain containers."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):

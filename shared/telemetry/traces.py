@@ -23,7 +23,7 @@ _tracers: "dict[str, Tracer]" = {}
 
 
 def current_trace() -> str | None:
-    """The present trace parent, or None outside of any trace."""
+    """Return the present trace parent, or None outside of any trace."""
     return _current.get()
 
 

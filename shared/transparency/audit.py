@@ -48,12 +48,12 @@ class CheckResult:
 
 
 def holds(findings: list[CheckResult]) -> bool:
-    """Whether every check passed."""
+    """Return whether every check passed."""
     return bool(findings) and all(finding.passed for finding in findings)
 
 
 def audit_file(data: bytes, ca_fingerprint: str | None, subject: str | None = None) -> list[CheckResult]:
-    """All checks over a file; a file that cannot be read fails the check "file", and there are no others."""
+    """Return all checks over a file; a file that cannot be read fails the check "file", and there are no others."""
     try:
         evidence = Evidence.unpack(data)
     except Refusal as refusal:
@@ -65,7 +65,7 @@ def audit_file(data: bytes, ca_fingerprint: str | None, subject: str | None = No
 
 
 def audit(evidence: Evidence, ca_fingerprint: str | None, subject: str | None = None) -> list[CheckResult]:
-    """All checks, in the order in which they build on each other; none is left out when another fails.
+    """Return all checks, in the order in which they build on each other; none is left out when another fails.
 
     ca_fingerprint: SHA-256 of the authority's certificate, known from elsewhere; without it nothing is proved.
     subject: the round or version that the evidence shall be about, if it is not taken as it says.
@@ -74,7 +74,7 @@ def audit(evidence: Evidence, ca_fingerprint: str | None, subject: str | None = 
 
 
 def fingerprint_of(evidence: Evidence) -> str | None:
-    """The fingerprint that the evidence itself claims; None when its authority is no certificate."""
+    """Return the fingerprint that the evidence itself claims; None when its authority is no certificate."""
     try:
         return keyid_of(read_certificate(evidence.authority))
     except CertificateUntrusted:
@@ -82,7 +82,7 @@ def fingerprint_of(evidence: Evidence) -> str | None:
 
 
 def service_key(evidence: Evidence, keyid: Digest, name: str) -> bytes:
-    """The public key of a service whose certificate is in the evidence; raises EvidenceInvalid."""
+    """Return the public key of a service whose certificate is in the evidence; raises EvidenceInvalid."""
     return public_bytes(_Audit(evidence, None, None).service(keyid, name))
 
 
@@ -182,7 +182,7 @@ class _Audit:
                 raise EvidenceInvalid(f"{site_id} has no certificate for the key in the roster")
 
     def service(self, keyid: Digest, name: str) -> Ed25519PublicKey:
-        """The key of a service's certificate; raises EvidenceInvalid."""
+        """Return the key of a service's certificate; raises EvidenceInvalid."""
         holder = self.holders.get(keyid)
         if holder is None or holder.subject.uri != _service(name):
             raise EvidenceInvalid(f"the certificate {keyid[:SHORT]}… of {name} is missing")
@@ -207,7 +207,7 @@ class _Audit:
         return CheckResult("protection", True, sentence, caution=facts.sees_updates)
 
     def _engine_checks(self) -> Sequence[Check]:
-        """What the engine adds; nothing for an engine that is unknown here, of which "protection" tells."""
+        """Return what the engine adds; nothing for an engine that is unknown here, of which "protection" tells."""
         if self.record.engine not in ENGINES:
             return ()
         return engine_audit(self.record.engine).checks(self.record, self._vouchers)
@@ -344,7 +344,7 @@ def _failed(check: str, refusal: Refusal) -> CheckResult:
 
 
 def _expected(record: RoundRecord) -> dict[str, object]:
-    """What the lineage of the round's version must say."""
+    """Return what the lineage of the round's version must say."""
     plan = record.manifest.manifest
     return {
         "job_id": plan.job_id,

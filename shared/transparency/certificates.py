@@ -22,7 +22,7 @@ _SIGNATURE: Final = b"\x03\x41\x00"
 
 
 def read_certificate(der: str) -> x509.Certificate:
-    """A certificate from DER in hexadecimal, in its one form; raises CertificateUntrusted."""
+    """Return a certificate from DER in hexadecimal, in its one form; raises CertificateUntrusted."""
     try:
         octets = bytes.fromhex(der)
         found = x509.load_der_x509_certificate(octets)
@@ -34,7 +34,7 @@ def read_certificate(der: str) -> x509.Certificate:
 
 
 def read_authority(der: str) -> x509.Certificate:
-    """An authority's certificate, signed by itself; raises CertificateUntrusted."""
+    """Return an authority's certificate, signed by itself; raises CertificateUntrusted."""
     found = read_certificate(der)
     try:
         found.verify_directly_issued_by(found)

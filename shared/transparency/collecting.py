@@ -31,23 +31,23 @@ class Sources(Protocol):
     """Where the parts come from. Calls raise NotFound, or whatever else the service answered."""
 
     async def authority(self) -> str:
-        """The authority's certificate as PEM."""
+        """Return the authority's certificate as PEM."""
 
     async def logged(self, round_id: str) -> LoggedRecord:
-        """The round's record with its proof and the log's present head."""
+        """Return the round's record with its proof and the log's present head."""
 
     async def version(self, version_id: str) -> dict[str, Any]:
-        """The registry's answer about a version."""
+        """Return the registry's answer about a version."""
 
     async def certificate(self, keyid: str) -> str:
-        """One certificate as PEM."""
+        """Return one certificate as PEM."""
 
     async def certificates(self, name: str) -> list[str]:
-        """Every certificate that a site (by id) or service ever had, as PEM."""
+        """Return every certificate that a site (by id) or service ever had, as PEM."""
 
 
 async def collect(subject: str, sources: Sources) -> Evidence:
-    """The bundle about a round or a version; raises NoRecord or PartsUnusable, and what `sources` raises."""
+    """Return the bundle about a round or a version; raises NoRecord or PartsUnusable, and what `sources` raises."""
     try:
         round_id = await _round_of(subject, sources)
         logged = await sources.logged(round_id)
@@ -75,7 +75,7 @@ async def _round_of(subject: str, sources: Sources) -> str:
 
 
 async def _versions(record: RoundRecord, sources: Sources) -> list[VersionEvidence]:
-    """What the round made or started from, and every ancestor, the newest first."""
+    """Return what the round made or started from, and every ancestor, the newest first."""
     plan = record.manifest.manifest
     first = record.result.version_id or (plan.model.version_id if plan.model else None)
     waiting, found = [str(first)] if first else [], dict[str, VersionEvidence]()
@@ -89,7 +89,7 @@ async def _versions(record: RoundRecord, sources: Sources) -> list[VersionEviden
 
 
 def version_of(answer: dict[str, Any]) -> VersionEvidence:
-    """The registry's answer, as evidence; raises KeyError or ValidationError."""
+    """Return the registry's answer, as evidence; raises KeyError or ValidationError."""
     signed = {item["role"]: {key: item[key] for key in ("role", "keyid", "signature")} for item in answer["signatures"]}
     kept = {key: answer[key] for key in ("id", "model_id", "content_digest", "lineage")}
     return VersionEvidence.model_validate({**kept, "signatures": [signed[role] for role in sorted(signed)]})

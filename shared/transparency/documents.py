@@ -35,7 +35,7 @@ class LogEntry(Document):
     document: dict[str, JsonValue]
 
     def leaf(self) -> Digest:
-        """The leaf's hash."""
+        """Return the leaf's hash."""
         return Digest(leaf_of(self.document).hex())
 
 
@@ -72,5 +72,5 @@ class LoggedRecords(Document):
 
 
 def leaf_of(document: dict[str, JsonValue]) -> bytes:
-    """The leaf hash of a log document: 32 bytes."""
+    """Return the leaf hash of a log document: 32 bytes."""
     return merkle.leaf_hash(canonical(document))

@@ -56,7 +56,7 @@ class Evidence(Document):
     versions: tuple[VersionEvidence, ...] = Field(default=(), max_length=MAX_VERSIONS)
 
     def pack(self) -> bytes:
-        """The file."""
+        """Return the file."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
         return text.encode() + b"\n"
 

@@ -70,7 +70,7 @@ def check_record(record: RoundRecord, witness_key: bytes, coordinator_key: bytes
 
 
 def named_voucher(record: RoundRecord) -> tuple[str, Digest] | None:
-    """The service that vouches for who is in the sum and its certificate, where the record names that.
+    """Return the service that vouches for who is in the sum and its certificate, where the record names that.
 
     Raises RecordInvalid or EngineUnknown.
     """
@@ -79,7 +79,7 @@ def named_voucher(record: RoundRecord) -> tuple[str, Digest] | None:
 
 
 def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]) -> Signers:
-    """The keys that the authority vouches for: the coordinator's by key id, and that of who vouches for the sum.
+    """Return the keys that the authority vouches for: the coordinator's by key id, and that of who vouches for the sum.
 
     Where the record does not name that one's certificate, it is known by its signature. `certificates`: the
     coordinator's, those of the service that vouches, any others. Raises RecordInvalid or CertificateUntrusted.
@@ -97,7 +97,7 @@ def signers(record: RoundRecord, ca_certificate: x509.Certificate, certificates:
 def check_certified(
     record: RoundRecord, ca_certificate: x509.Certificate, certificates: Iterable[x509.Certificate]
 ) -> None:
-    """Every site whose key the record relies on holds a certificate of this federation for it.
+    """Check that every site whose key the record relies on holds a certificate of this federation for it.
 
     Raises RecordInvalid or CertificateUntrusted. Engines whose records rely on no site's key pass.
     """
@@ -119,7 +119,7 @@ def check_own_body(record: RoundRecord, site_id: SiteId, body: Digest) -> None:
 
 
 def check_head(head: LogHead, key: bytes) -> None:
-    """The head is signed by this key of keys (32 raw bytes); raises LogInvalid."""
+    """Check that the head is signed by this key of keys (32 raw bytes); raises LogInvalid."""
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(bytes.fromhex(head.signature), head.statement())
     except (InvalidSignature, ValueError) as error:
@@ -142,7 +142,7 @@ def check_inclusion(leaf: LogEntry | RoundRecord, proof: InclusionProof, head: L
 
 
 def check_consistency(old: LogHead, new: LogHead, proof: ConsistencyProof | None) -> None:
-    """The log behind `new` begins with the log behind `old`; raises LogInvalid.
+    """Check that the log behind `new` begins with the log behind `old`; raises LogInvalid.
 
     `proof` may be None where nothing needs one: equal sizes, or an old log that was empty.
     """
@@ -178,7 +178,7 @@ def _facts(record: RoundRecord, heads: list[bytes], threshold: int | None) -> Ro
 
 
 def _vouched(record: RoundRecord, key: bytes) -> bool:
-    """Whether the record carries this key's signature; nothing else is checked here."""
+    """Return whether the record carries this key's signature; nothing else is checked here."""
     try:
         engine_audit(record.engine).check_voucher(record, key)
     except (Refusal, ValueError):

@@ -8,7 +8,7 @@ from undersong.shared.wire.manifest import RoundKind
 
 
 def takes_samples(record: RoundRecord) -> bool:
-    """Whether the round's sites had to commit: `undersong.shared.zk.samples.takes_commitments`, without loading
+    """Return whether the round's sites had to commit: `undersong.shared.zk.samples.takes_commitments`, without loading
     libsodium.
     """
     plan = record.manifest.manifest
@@ -16,7 +16,10 @@ def takes_samples(record: RoundRecord) -> bool:
 
 
 def check_samples(record: RoundRecord) -> int:
-    """Every site in the sum has a commitment, and each proof here holds; how many there are. Raises RecordInvalid."""
+    """Return every site in the sum has a commitment, and each proof here holds; how many there are.
+
+    Raises RecordInvalid.
+    """
     from undersong.shared.zk import samples  # libsodium: only where there is something to check
 
     if set(record.samples) != set(record.bodies):
@@ -36,6 +39,6 @@ def check_samples(record: RoundRecord) -> int:
 
 
 def check_own_samples(record: RoundRecord, site_id: SiteId, commitment: str | None) -> None:
-    """The record names this site's own commitment (hexadecimal), if it made one; raises RecordInvalid."""
+    """Check that the record names this site's own commitment (hexadecimal), if it made one; raises RecordInvalid."""
     if takes_samples(record) and record.samples.get(site_id) != commitment:
         raise RecordInvalid("the record names another sample count than this site committed to, or none")

@@ -13,7 +13,7 @@ from undersong.shared.wire.records import RoundRecord
 
 @refusing
 def check_manifest(record: RoundRecord, coordinator_key: bytes) -> None:
-    """The manifest is signed by the coordinator."""
+    """Check that the manifest is signed by the coordinator."""
     signed = record.manifest
     check_signature(coordinator_key, bytes.fromhex(signed.signature), signed.manifest.statement(), "the manifest")
 
@@ -34,7 +34,7 @@ def check_cohort(record: RoundRecord) -> None:
 
 @refusing
 def check_transcript(record: RoundRecord) -> list[bytes]:
-    """The transcript that the record names is that of its steps; its heads."""
+    """Return the transcript that the record names is that of its steps; its heads."""
     heads = transcript_of(record)
     if heads[-1].hex() != record.transcript:
         raise RecordInvalid("the transcript is not the one of these steps")

@@ -92,7 +92,7 @@ def _missing(field: Field, length: int, n: int) -> list[Vector]:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is not below n."""
+    """Return the smallest power of two that is not below n."""
     return 1 << (n - 1).bit_length()
 
 

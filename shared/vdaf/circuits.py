@@ -29,15 +29,15 @@ class Circuit(ABC):
 
     @abstractmethod
     def encode(self, measurement: Any) -> Vector:
-        """The encoded measurement; raises `InputOutOfRange`."""
+        """Return the encoded measurement; raises `InputOutOfRange`."""
 
     @abstractmethod
     def truncate(self, encoded: Vector) -> Vector:
-        """The part that is aggregated: [output_length]."""
+        """Return the part that is aggregated: [output_length]."""
 
     @abstractmethod
     def decode(self, aggregate: Vector) -> Any:
-        """The aggregate result."""
+        """Return the aggregate result."""
 
     @abstractmethod
     def inputs(self, wires: Vector, encoded: Any, joint_rand: Vector, shares: int) -> None:
@@ -45,7 +45,7 @@ class Circuit(ABC):
 
     @abstractmethod
     def judge(self, encoded: Any, joint_rand: Vector, results: Vector, shares: int) -> list[int]:
-        """The circuit's outputs from the gadget's `results` [calls]."""
+        """Return the circuit's outputs from the gadget's `results` [calls]."""
 
 
 class Count(Circuit):
@@ -128,7 +128,7 @@ class Bits(Circuit):
         return [self.field.total(results)]
 
     def decode(self, aggregate: Vector) -> list[int]:
-        """The sum for each element."""
+        """Return the sum for each element."""
         return self.field.integers(aggregate)
 
 
@@ -214,7 +214,7 @@ def range_weights(field: Field, maximum: int) -> list[int]:
 
 
 def range_bits(value: int, maximum: int) -> list[int]:
-    """The bits of `value` for `range_weights`."""
+    """Return the bits of `value` for `range_weights`."""
     if not 0 <= value <= maximum:
         raise InputOutOfRange(f"{value} is outside 0..{maximum}")
     lower = maximum.bit_length() - 1

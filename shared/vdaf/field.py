@@ -29,7 +29,7 @@ class Field(ABC):
 
     @cache  # noqa: B019  (a handful of fields live as long as the process)
     def root(self, n: int) -> int:
-        """A primitive n-th root of unity; n is a power of two."""
+        """Return a primitive n-th root of unity; n is a power of two."""
         log = n.bit_length() - 1
         if n != 1 << log or log > self._log_order:
             raise ValueError(f"{self.name} has no root of unity of order {n}")
@@ -40,7 +40,7 @@ class Field(ABC):
         return pow(value, -1, self.modulus)
 
     def rows(self, vector: Vector, width: int) -> Vector:
-        """The vector cut into rows of `width` elements, the last filled with zeros."""
+        """Return the vector cut into rows of `width` elements, the last filled with zeros."""
         count = -(-vector.shape[0] // width)
         whole = self.zeros(count * width)
         whole[: vector.shape[0]] = vector
@@ -52,31 +52,31 @@ class Field(ABC):
 
     @abstractmethod
     def vector(self, values: Iterable[int]) -> Vector:
-        """A vector of integers of any size and sign, reduced."""
+        """Return a vector of integers of any size and sign, reduced."""
 
     def squared_norm(self, values: npt.NDArray[np.int64]) -> int:
-        """The sum of squares of int64[n] over the integers; where it is 2**63 or more, roughly."""
+        """Return the sum of squares of int64[n] over the integers; where it is 2**63 or more, roughly."""
         return sum(value * value for value in values.tolist())
 
     @abstractmethod
     def signed(self, values: npt.NDArray[np.int64]) -> Vector:
-        """A vector from int64[n]."""
+        """Return a vector from int64[n]."""
 
     @abstractmethod
     def integers(self, vector: Vector) -> list[int]:
-        """The elements as Python integers in [0, modulus)."""
+        """Return the elements as Python integers in [0, modulus)."""
 
     @abstractmethod
     def encode(self, vector: Vector) -> bytes:
         """Little-endian, `size` bytes an element."""
 
     def octets(self, vector: Vector) -> Octets:
-        """What `encode` gives, without a copy where that can be."""
+        """Return what `encode` gives, without a copy where that can be."""
         return self.encode(vector)
 
     @abstractmethod
     def decode(self, data: Octets) -> Vector:
-        """The vector that `data` encodes, possibly a view of it; raises `VdafMalformed`."""
+        """Return the vector that `data` encodes, possibly a view of it; raises `VdafMalformed`."""
 
     @abstractmethod
     def sieve(self, data: Octets) -> Vector:
@@ -108,11 +108,11 @@ class Field(ABC):
 
     @abstractmethod
     def dot(self, a: Vector, b: Vector) -> int:
-        """The sum of a * b."""
+        """Return the sum of a * b."""
 
     @abstractmethod
     def total(self, a: Vector) -> int:
-        """The sum of a."""
+        """Return the sum of a."""
 
     @abstractmethod
     def powers(self, base: int, n: int) -> Vector:
@@ -120,7 +120,9 @@ class Field(ABC):
 
     @abstractmethod
     def transform(self, rows: Vector, *, inverse: bool = False) -> Vector:
-        """The number-theoretic transform of each column of [n, m]: coefficients to values at powers of `root(n)`."""
+        """Return the number-theoretic transform of each column of [n, m]: coefficients to values at powers of
+        `root(n)`.
+        """
 
     def between(self, rows: Vector) -> Vector:
         """From values at the powers of `root(n)` to those at odd powers of `root(2 n)`, for each column of [n, m]."""
@@ -138,13 +140,15 @@ class Field(ABC):
 
     @abstractmethod
     def project(self, vector: Vector, bits: npt.NDArray[np.uint8]) -> Vector:
-        """Sums with coefficients -1, 0, 1 out of uint8[checks, ceil(d / 4)]: [d] to [checks].
+        """Return sums with coefficients -1, 0, 1 out of uint8[checks, ceil(d / 4)]: [d] to [checks].
 
         Two bits give one coefficient, low bits first: 00 is -1, 11 is 1, the others are 0.
         """
 
     def evaluation_weights(self, t: int, n: int) -> Vector:
-        """What turns values at the powers of `root(n)` into the value at t, which is none of them (barycentric)."""
+        """Return what turns values at the powers of `root(n)` into the value at t, which is none of them
+        (barycentric).
+        """
         p, nodes = self.modulus, self.integers(self.powers(self.root(n), n))
         prefix = [1]
         for node in nodes:

@@ -141,7 +141,7 @@ class Field64(Field):
 
 @cache
 def _order(n: int) -> npt.NDArray[np.int64]:
-    """The permutation of 0 .. n - 1 that reverses the bits of an index."""
+    """Return the permutation of 0 .. n - 1 that reverses the bits of an index."""
     order = np.zeros(1, np.int64)
     while order.size < n:
         order = np.concatenate([2 * order, 2 * order + 1])

@@ -54,21 +54,21 @@ class Flp:
         out[-1:] = field.vector([self.basis.at(field, polynomial, point)])
 
     def decide(self, verifier: Vector) -> bool:
-        """Whether the sum of all verifier shares accepts."""
+        """Return whether the sum of all verifier shares accepts."""
         gadget, field = self.circuit.gadget, self.field
         wires = verifier[1:-1].reshape(1, *verifier[1:-1].shape)
         result, claimed = field.integers(gadget.evaluate(field, wires))[0], field.integers(verifier[-1:])[0]
         return field.integers(verifier[:1])[0] == 0 and result == claimed
 
     def _wires(self, encoded: Any, seeds: Vector, joint_rand: Vector, shares: int) -> Vector:
-        """The values of all wires at the p-th roots of unity: [p, arity]; seeds, calls, zeros."""
+        """Return the values of all wires at the p-th roots of unity: [p, arity]; seeds, calls, zeros."""
         wires = self.field.zeros(self._p, self.circuit.gadget.arity)
         wires[0] = seeds
         self.circuit.inputs(wires[1 : 1 + self.circuit.calls], encoded, joint_rand, shares)
         return wires
 
     def _gadget_values(self, wires: Vector) -> Vector:
-        """The gadget of the wire polynomials, at the n powers of the n-th root of unity: [n]."""
+        """Return the gadget of the wire polynomials, at the n powers of the n-th root of unity: [n]."""
         field, gadget, p = self.field, self.circuit.gadget, self._p
         n, arity = power_of_two(self._poly_length), wires.shape[1]
         values = field.zeros(n)

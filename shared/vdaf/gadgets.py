@@ -23,7 +23,7 @@ class Gadget(Protocol):
     def degree(self) -> int: ...
 
     def evaluate(self, field: Field, rows: Vector) -> Vector:
-        """One value for each row of inputs; of a sum, any even number of inputs may be given."""
+        """Return one value for each row of inputs; of a sum, any even number of inputs may be given."""
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ _INTS = types.Array(types.int64, 1, "C", readonly=True)
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def subtract(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The difference a - b mod p."""
+    """Return the difference a - b mod p."""
     difference = a - b
     return difference + _P if a < b else difference
 
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def multiply_lanes(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The product of any two words, below p: from halves of 32 bits, which vector units multiply four at a time."""
+    """Return the product of any two words, below p: from halves of 32 bits, which vector units multiply by fours."""
     a_low, a_high, b_low, b_high = a & _LOW, a >> _32, b & _LOW, b >> _32
     lowest = a_low * b_low
     middle = a_low * b_high + (lowest >> _32)
@@ -86,7 +86,7 @@ def from_signed(out, values):  # type: ignore[no-untyped-def] # noqa: ANN001, AN
 
 @njit([types.boolean(_IN)], cache=True, nogil=True)
 def canonical(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Whether every word is below p."""
+    """Return whether every word is below p."""
     top = np.uint64(0)
     for i in range(a.shape[0]):
         top = max(top, a[i])
@@ -95,13 +95,13 @@ def canonical(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def join_halves(low, high):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The element low + 2**32 high: sums of up to 2**32 halves need no reduction on the way."""
+    """Return the element low + 2**32 high: sums of up to 2**32 halves need no reduction on the way."""
     return add(low % _P, multiply(high % _P, np.uint64(2**32)))
 
 
 @njit([types.uint64(_IN)], cache=True, nogil=True)
 def total(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The sum of a vector."""
+    """Return the sum of a vector."""
     low, high = _0, _0
     for i in range(a.shape[0]):
         low += a[i] & _LOW
@@ -111,7 +111,7 @@ def total(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 @njit([types.uint64(_IN, _IN)], cache=True, nogil=True)
 def dot(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The sum of products of two vectors."""
+    """Return the sum of products of two vectors."""
     low, high = _0, _0
     for i in range(a.shape[0]):
         product = multiply_lanes(a[i], b[i])
@@ -122,7 +122,7 @@ def dot(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 @njit(["Tuple((float64, uint64))(Array(int64, 1, 'C', readonly=True))"], cache=True, nogil=True)
 def squared_norm(values):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """The sum of squares, roughly and modulo 2**64."""
+    """Return the sum of squares, roughly and modulo 2**64."""
     rough, exact = 0.0, _0
     for i in range(values.shape[0]):
         rough += float(values[i]) * float(values[i])

@@ -129,12 +129,12 @@ class Pine(Scheme):
         return squared
 
     def _norm_bits(self, squared: int) -> list[int]:
-        """The bits of S and of B**2 - S."""
+        """Return the bits of S and of B**2 - S."""
         bits, bound = self.parameters.norm_bits, self.parameters.squared_bound
         return _bits(squared, bits) + _bits(bound - squared, bits)
 
     def _seeds(self, rand: bytes) -> tuple[list[_Seeds], bytes, bytes, bytes]:
-        """Each helper's seeds; the leader's blinds; the prover's seed."""
+        """Return each helper's seeds; the leader's blinds; the prover's seed."""
         seeds = split_seeds(rand, self.xof.SEED_SIZE)
         mine = 4 * (self.SHARES - 1)
         helpers = [_Seeds(*seeds[at : at + 4]) for at in range(0, mine, 4)]
@@ -183,7 +183,7 @@ class Pine(Scheme):
         public_share: bytes,
         input_share: Octets,
     ) -> tuple[VerifyState, bytes]:
-        """An aggregator's state and verifier share; the leader's out share may be a view of `input_share`.
+        """Return an aggregator's state and verifier share; the leader's out share may be a view of `input_share`.
 
         Raises `VdafMalformed` for bytes that no client sends.
         """
@@ -256,18 +256,18 @@ class Pine(Scheme):
         return self.field.size * (self.parameters.measurement_length + self._proofs_length) + 2 * self.xof.SEED_SIZE
 
     def out_share(self, ctx: bytes, agg_id: int, input_share: Octets) -> Vector:
-        """The output share of a report that was accepted: what `verify_next` gave then, made again."""
+        """Return the output share of a report that was accepted: what `verify_next` gave then, made again."""
         return self._open(ctx, agg_id, input_share)[0][: self.parameters.dimension]
 
     # Collector
 
     def unshard(self, agg_param: None, agg_shares: Sequence[Vector], num_measurements: int) -> npt.NDArray[np.float64]:
-        """The sum of all measurements, float64[d]."""
+        """Return the sum of all measurements, float64[d]."""
         scale = 2.0**-self.parameters.num_frac_bits
         return np.array(self.unshard_integers(agg_shares), np.float64) * scale
 
     def unshard_integers(self, agg_shares: Sequence[Vector]) -> Integers:
-        """The sum of all integer vectors, int64[d]; sums of more than p / (2 B) vectors could wrap."""
+        """Return the sum of all integer vectors, int64[d]; sums of more than p / (2 B) vectors could wrap."""
         total, p = self.merge(None, agg_shares), self.field.modulus
         return np.array([value - p if value > p // 2 else value for value in self.field.integers(total)], np.int64)
 
@@ -286,7 +286,7 @@ class Pine(Scheme):
         return sum(flp.verifier_length for flp in self._flps)
 
     def _project(self, ctx: bytes, wr_parts: bytes, gradient: Vector) -> Vector:
-        """The wraparound checks' results: [num_wr_checks]."""
+        """Return the wraparound checks' results: [num_wr_checks]."""
         size = self.xof.SEED_SIZE
         seed = self._joint_seed(ctx, Usage.WR_JOINT_RAND_SEED, split_seeds(wr_parts, size))
         stream = self.xof(seed, self._tag(ctx, Usage.WR_JOINT_RANDOMNESS))
@@ -296,7 +296,7 @@ class Pine(Scheme):
     def _parts(
         self, ctx: bytes, usage: Usage, blinds: Sequence[bytes], nonce: bytes, shares: Sequence[Vector]
     ) -> list[bytes]:
-        """Every aggregator's joint randomness part; of each share only as much counts as the leader's has."""
+        """Return every aggregator's joint randomness part; of each share only as much counts as the leader's has."""
         length = shares[0].shape[0]
         return [
             self._part(ctx, usage, agg_id, blind, nonce, share[:length])
@@ -373,7 +373,7 @@ class Pine64HmacSha256Aes128(_Published):
     def for_norm(
         cls, norm: float, dimension: int, *, num_frac_bits: int = 20, num_proofs_norm_equality: int = 1
     ) -> Self:
-        """The platform's parameters for vectors of L2 norm <= `norm` (real units): decision 0009."""
+        """Return the platform's parameters for vectors of L2 norm <= `norm` (real units): decision 0009."""
         nodes = power_of_two(math.isqrt(dimension - 1) + 1 if dimension > 1 else 2)
         return cls(
             l2_norm_bound=math.floor(norm * 2.0**num_frac_bits),

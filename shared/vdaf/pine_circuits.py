@@ -170,7 +170,7 @@ class RangeChecks(_PineCircuit):
         return [result % field.modulus]
 
     def _checks(self, encoded: Encoded) -> tuple[Vector, Vector]:
-        """The claimed check results + W - 1, and the success bits: both [r]."""
+        """Return the claimed check results + W - 1, and the success bits: both [r]."""
         parameters = self.parameters
         bits = self.field.rows(encoded.bits[2 * parameters.norm_bits :], parameters.wr_bits + 1)
         weights = self.field.powers(2, parameters.wr_bits)

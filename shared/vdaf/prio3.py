@@ -42,7 +42,7 @@ class Prio3(Scheme):
         return self.field.size * numbers + (self.xof.SEED_SIZE if self._joint else 0)
 
     def shard(self, ctx: bytes, measurement: Any, nonce: bytes, rand: bytes) -> tuple[bytes, list[bytes]]:
-        """The public share and one input share for each aggregator; raises `InputOutOfRange`."""
+        """Return the public share and one input share for each aggregator; raises `InputOutOfRange`."""
         check_size("nonce", nonce, self.NONCE_SIZE)
         check_size("randomness", rand, self.RAND_SIZE)
         encoded = self.circuit.encode(measurement)
@@ -63,7 +63,7 @@ class Prio3(Scheme):
         return b"".join(parts), [first, *(b"".join(seeds) for seeds in helpers)]
 
     def _seeds(self, rand: bytes) -> tuple[list[list[bytes]], list[bytes]]:
-        """Each helper's seeds; then the leader's blind, if any, and the prover's seed."""
+        """Return each helper's seeds; then the leader's blind, if any, and the prover's seed."""
         seeds, each = split_seeds(rand, self.xof.SEED_SIZE), 2 if self._joint else 1
         mine = (self.SHARES - 1) * each
         return [seeds[at : at + each] for at in range(0, mine, each)], seeds[mine:]
@@ -92,7 +92,7 @@ class Prio3(Scheme):
         public_share: bytes,
         input_share: Octets,
     ) -> tuple[VerifyState, bytes]:
-        """An aggregator's state and verifier share; raises `VdafMalformed` for bytes that no client sends."""
+        """Return an aggregator's state and verifier share; raises `VdafMalformed` for bytes that no client sends."""
         size = self.xof.SEED_SIZE
         self._check_init(verify_key, agg_id, nonce)
         check_size("public share", public_share, size * self.SHARES if self._joint else 0)
@@ -130,7 +130,7 @@ class Prio3(Scheme):
         return numbers[:length], numbers[length:], blind
 
     def out_share(self, ctx: bytes, agg_id: int, input_share: Octets) -> Vector:
-        """The output share of a report that was accepted, made again from its input share."""
+        """Return the output share of a report that was accepted, made again from its input share."""
         return self.circuit.truncate(self._open(ctx, agg_id, input_share)[0])
 
     def verifier_shares_to_message(self, ctx: bytes, agg_param: None, shares: Sequence[bytes]) -> bytes:
@@ -170,7 +170,7 @@ class Prio3(Scheme):
         return bytes([_VERSION, 0]) + self.ID.to_bytes(4, "big") + usage.to_bytes(2, "big") + ctx
 
     def unshard(self, agg_param: None, agg_shares: Sequence[Vector], num_measurements: int) -> Any:
-        """The aggregate result from all aggregators' shares."""
+        """Return the aggregate result from all aggregators' shares."""
         return self.circuit.decode(self.merge(agg_param, agg_shares))
 
 
@@ -226,5 +226,5 @@ class Prio3MultihotCountVec(Prio3):
 
 
 def part(vector: Vector, number: int, length: int) -> Vector:
-    """The number-th stretch of `length` elements."""
+    """Return the number-th stretch of `length` elements."""
     return vector[number * length : (number + 1) * length]

@@ -29,7 +29,7 @@ _OUT = types.int16[::1]
 
 @njit([types.int32(_SHORTS, _SHORTS)], cache=True, nogil=True)
 def _dot(signs, digits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The sum of products: below 2**31 for up to 2**16 of them."""
+    """Return the sum of products: below 2**31 for up to 2**16 of them."""
     result = np.int32(0)
     for i in range(signs.shape[0]):
         result = np.int32(result + np.int32(np.int32(signs[i]) * np.int32(digits[i])))

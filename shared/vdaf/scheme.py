@@ -43,14 +43,14 @@ class Scheme:
         self._output_length = output_length
 
     def verify_next(self, ctx: bytes, state: VerifyState, message: bytes) -> Vector:
-        """The output share of an accepted report; raises `VdafRejected`."""
+        """Return the output share of an accepted report; raises `VdafRejected`."""
         check_size("verifier message", message, self._seeds_size)
         if not hmac.compare_digest(message, state.seeds):
             raise VdafRejected("the joint randomness is not the one that the client proved with")
         return state.out_share
 
     def agg_init(self, agg_param: None) -> Vector:
-        """An empty aggregate share."""
+        """Return an empty aggregate share."""
         return self.field.zeros(self._output_length)
 
     def agg_update(self, agg_share: Vector, out_share: Vector) -> None:
@@ -58,7 +58,7 @@ class Scheme:
         self.field.add_into(agg_share, out_share)
 
     def merge(self, agg_param: None, agg_shares: Sequence[Vector]) -> Vector:
-        """The sum of aggregate shares."""
+        """Return the sum of aggregate shares."""
         total = self.agg_init(agg_param)
         for share in agg_shares:
             self.field.add_into(total, share)
@@ -69,18 +69,18 @@ class Scheme:
         return self.field.encode(agg_share)
 
     def decode_agg_share(self, data: Octets) -> Vector:
-        """Raises `VdafMalformed`."""
+        """Check it; raises `VdafMalformed`."""
         check_size("aggregate share", data, self.field.size * self._output_length)
         return self.field.decode(data)
 
     encode_out_share, decode_out_share = encode_agg_share, decode_agg_share
 
     def encode_state(self, state: VerifyState) -> bytes:
-        """The state as bytes, for a server that keeps it between its steps."""
+        """Return the state as bytes, for a server that keeps it between its steps."""
         return state.seeds + self.field.encode(state.out_share)
 
     def decode_state(self, data: Octets) -> VerifyState:
-        """Raises `VdafMalformed`."""
+        """Check it; raises `VdafMalformed`."""
         check_size("verification state", data, self._seeds_size + self.field.size * self._output_length)
         return VerifyState(self.decode_out_share(data[self._seeds_size :]), bytes(data[: self._seeds_size]))
 
@@ -96,7 +96,9 @@ class Scheme:
             raise VdafMalformed(f"there is no aggregator {agg_id}")
 
     def _sum_verifiers(self, shares: Sequence[bytes], length: int, parts: int) -> tuple[Vector, list[list[bytes]]]:
-        """The sum of verifier shares [length], and for each kind the joint randomness parts in aggregators' order."""
+        """Return the sum of verifier shares [length], and for each kind the joint randomness parts in aggregators'
+        order.
+        """
         if len(shares) != self.SHARES:
             raise VdafMalformed(f"there are {len(shares)} verifier shares for {self.SHARES} aggregators")
         total, tails = self.field.zeros(length), []

@@ -35,7 +35,7 @@ class Vdaf(Protocol):
     field: Field
 
     def shard(self, ctx: bytes, measurement: Any, nonce: bytes, rand: bytes) -> tuple[bytes, list[bytes]]:
-        """The public share, and one input share for each aggregator (the leader's first)."""
+        """Return the public share, and one input share for each aggregator (the leader's first)."""
 
     def verify_init(
         self,
@@ -47,25 +47,25 @@ class Vdaf(Protocol):
         public_share: bytes,
         input_share: Octets,
     ) -> tuple[VerifyState, bytes]:
-        """An aggregator's state and its verifier share."""
+        """Return an aggregator's state and its verifier share."""
 
     def verifier_shares_to_message(self, ctx: bytes, agg_param: None, shares: Sequence[bytes]) -> bytes:
         """Decide from all aggregators' verifier shares; raises `VdafRejected`."""
 
     def verify_next(self, ctx: bytes, state: VerifyState, message: bytes) -> Vector:
-        """The output share of an accepted report; raises `VdafRejected`."""
+        """Return the output share of an accepted report; raises `VdafRejected`."""
 
     def agg_init(self, agg_param: None) -> Vector:
-        """An empty aggregate share."""
+        """Return an empty aggregate share."""
 
     def agg_update(self, agg_share: Vector, out_share: Vector) -> None:
         """Add an output share to an aggregate share, in place."""
 
     def merge(self, agg_param: None, agg_shares: Sequence[Vector]) -> Vector:
-        """The sum of aggregate shares."""
+        """Return the sum of aggregate shares."""
 
     def unshard(self, agg_param: None, agg_shares: Sequence[Vector], num_measurements: int) -> Any:
-        """The aggregate result from all aggregators' shares."""
+        """Return the aggregate result from all aggregators' shares."""
 
 
 def check_size(name: str, data: Octets, size: int) -> None:

@@ -28,23 +28,23 @@ class Xof(ABC):
 
     @abstractmethod
     def __init__(self, seed: bytes, dst: bytes, *binder: Octets) -> None:
-        """A stream for `seed`, the domain separation tag `dst` and the binder (given in parts)."""
+        """Return a stream for `seed`, the domain separation tag `dst` and the binder (given in parts)."""
 
     @abstractmethod
     def next(self, length: int) -> bytes:
-        """The next `length` bytes."""
+        """Return the next `length` bytes."""
 
     def fill(self, length: int) -> npt.NDArray[np.uint8]:
-        """The next `length` bytes as a fresh array."""
+        """Return the next `length` bytes as a fresh array."""
         return np.frombuffer(bytearray(self.next(length)), np.uint8)
 
     @classmethod
     def derive_seed(cls, seed: bytes, dst: bytes, *binder: Octets) -> bytes:
-        """A new seed."""
+        """Return a new seed."""
         return cls(seed, dst, *binder).next(cls.SEED_SIZE)
 
     def next_vec(self, field: Field, length: int) -> Vector:
-        """The next `length` field elements, by rejection."""
+        """Return the next `length` field elements, by rejection."""
         vector = field.sieve(self.fill(length * field.size).data)
         while (missing := length - vector.shape[0]) > 0:
             vector = np.concatenate([vector, field.sieve(self.fill(missing * field.size).data)])

@@ -56,7 +56,7 @@ class Principal:
     grants: tuple[Grant, ...]
 
     def may(self, *roles: Role, federation_id: str | None = None) -> bool:
-        """Whether one of the roles, or admin, is granted: in this federation, or anywhere when none is named."""
+        """Return whether one of the roles, or admin, is granted: in this federation, or anywhere when none is named."""
         wanted = {*roles, Role.ADMIN}
         return any(
             grant.role in wanted and (federation_id is None or grant.federation_id in (None, federation_id))
@@ -75,7 +75,9 @@ class Principal:
         raise Forbidden(f"this needs the role {' or '.join(sorted(role.value for role in roles or (Role.ADMIN,)))}")
 
     def federations(self, *roles: Role) -> frozenset[str] | None:
-        """The federations in which one of the roles (any, when none is named) is granted; None for all of them."""
+        """Return the federations in which one of the roles (any, when none is named) is granted; None for all of
+        them.
+        """
         wanted = {*(roles or Role), Role.ADMIN}
         found = [grant.federation_id for grant in self.grants if grant.role in wanted]
         return None if None in found else frozenset(name for name in found if name is not None)
@@ -85,16 +87,19 @@ class TokenDirectory(Protocol):
     """Knows people's tokens; the service puts one into ``app.state.tokens``."""
 
     async def lookup(self, token: str) -> Principal | None:
-        """The person, or None when the token is unknown, revoked or expired."""
+        """Return the person, or None when the token is unknown, revoked or expired."""
 
 
 def new_token() -> str:
-    """A fresh bearer token of 256 random bits."""
+    """Return a fresh bearer token of 256 random bits."""
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """What is stored in place of a token: SHA-256 in hexadecimal. Tokens are random, so no salt or slow hash is due."""
+    """Return what is stored in place of a token: SHA-256 in hexadecimal.
+
+    Tokens are random, so no salt or slow hash is due.
+    """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -110,7 +115,7 @@ _Signature = Annotated[str | None, Depends(_signature)]
 
 
 async def caller(request: Request, credentials: _Bearer) -> Principal:
-    """The person whose bearer token came with the request; raises Unauthenticated or TokenRefused."""
+    """Return the person whose bearer token came with the request; raises Unauthenticated or TokenRefused."""
     if credentials is None:
         raise Unauthenticated("a bearer token is needed")
     token = credentials.credentials
@@ -128,7 +133,7 @@ Caller = Annotated[Principal, Depends(caller)]
 
 
 def require(*roles: Role | str) -> Callable[[Principal], Coroutine[Any, Any, Principal]]:
-    """A dependency: the caller, who has one of the roles (or admin) in at least one federation.
+    """Return a dependency: the caller, who has one of the roles (or admin) in at least one federation.
 
     Which federation it must be is for the use case to check with `Principal.check`.
     """
@@ -142,7 +147,7 @@ def require(*roles: Role | str) -> Callable[[Principal], Coroutine[Any, Any, Pri
 
 
 async def party(request: Request, _documented: _Signature = None) -> Party:
-    """The site or service that signed the request."""
+    """Return the site or service that signed the request."""
     found: Party | None = getattr(request.state, "party", None)
     if found is None:
         raise Unauthenticated("a signed request is needed")
@@ -151,7 +156,7 @@ async def party(request: Request, _documented: _Signature = None) -> Party:
 
 
 async def site_party(signer: Annotated[Party, Depends(party)]) -> Party:
-    """The site that signed the request."""
+    """Return the site that signed the request."""
     if signer.subject.kind != "site":
         raise Forbidden("only a site may do this")
     return signer
@@ -162,7 +167,7 @@ SiteParty = Annotated[Party, Depends(site_party)]
 
 
 def service_party(*names: str) -> Callable[[Party], Coroutine[Any, Any, Party]]:
-    """A dependency: the request is signed by one of these services."""
+    """Return a dependency: the request is signed by one of these services."""
 
     async def named(signer: AnyParty) -> Party:
         if signer.subject.kind != "service" or signer.subject.name not in names:
@@ -173,7 +178,7 @@ def service_party(*names: str) -> Callable[[Party], Coroutine[Any, Any, Party]]:
 
 
 async def actor(request: Request, credentials: _Bearer, _documented: _Signature = None) -> Principal | Party:
-    """A party if the request is signed, otherwise the person whose token it bears."""
+    """Return a party if the request is signed, otherwise the person whose token it bears."""
     if getattr(request.state, "party", None) is not None:
         return await party(request)
     return await caller(request, credentials)
@@ -193,7 +198,7 @@ class IntrospectionClient:
         self._known: dict[str, tuple[float, asyncio.Future[Principal | None]]] = {}
 
     async def lookup(self, token: str) -> Principal | None:
-        """The person, or None; raises Unavailable when the coordinator cannot be asked."""
+        """Return the person, or None; raises Unavailable when the coordinator cannot be asked."""
         key, now = token_hash(token), monotonic()
         entry = self._known.get(key)
         if entry is None or now - entry[0] > _CACHE_S:

@@ -11,5 +11,5 @@ class Answered(Exception):
         self.status, self.body = status, body
 
     def response(self) -> Response:
-        """The stored answer, marked as such."""
+        """Return the stored answer, marked as such."""
         return Response(self.body, self.status, {"idempotency-replayed": "true"}, "application/json")

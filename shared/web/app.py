@@ -30,7 +30,7 @@ def create_app(
     json_limit: int = JSON_LIMIT,
     description: str = "",
 ) -> FastAPI:
-    """A service's application.
+    """Return a service's application.
 
     While the lifespan runs, the service may set ``app.state.verifier`` (a PartyVerifier: signed requests) and
     ``app.state.tokens`` (a TokenDirectory: people's tokens). `checks` make the service unready, `degradable` ones only
@@ -69,7 +69,7 @@ async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """The function's name: short, and stable when a path changes."""
+    """Return the function's name: short, and stable when a path changes."""
     return route.name
 
 

@@ -53,12 +53,12 @@ class Asking:
             self.limiter.known(self.credential)
 
     def signed_by(self, party: Party) -> None:
-        """The signature holds; sites are limited, services are not. Raises RateLimited."""
+        """Note that the signature holds; sites are limited, services are not. Raises RateLimited."""
         if self.limiter is not None and party.subject.kind == "site":
             self.limiter.known(party.subject.uri)
 
     def judged(self, *, good: bool) -> None:
-        """Whether the credential was what it claimed to be."""
+        """Note whether the credential was what it claimed to be."""
         if self.limiter is not None and self.credential is not None and not (good and self.credential == _FORM):
             self.limiter.judged(self.address, self.credential, good=good)
 

@@ -112,7 +112,7 @@ class BodyMeter:
             ) from None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What comes, to its announced end; raises TooLarge, BodyStalled or BodyIncomplete."""
+        """Yield what comes, to its announced end; raises TooLarge, BodyStalled or BodyIncomplete."""
         while not self.ended:
             message = await self.next()
             if message["type"] == "http.disconnect":
@@ -135,7 +135,7 @@ def attach(scope_state: dict[str, object], meter: BodyMeter) -> None:
 
 
 def attached(scope_state: Mapping[str, object]) -> BodyMeter | None:
-    """The request's meter."""
+    """Return the request's meter."""
     meter = scope_state.get(_STATE)
     return meter if isinstance(meter, BodyMeter) else None
 
@@ -147,7 +147,7 @@ async def arrived_digest(request: Request) -> Digest | None:
 
 
 def announced_digest(request: Request) -> Digest | None:
-    """The SHA-256 that the Content-Digest header announces."""
+    """Return the SHA-256 that the Content-Digest header announces."""
     raw = parse_content_digest(", ".join(request.headers.getlist("content-digest")))
     return None if raw is None else Digest(raw.hex())
 
@@ -172,7 +172,7 @@ async def receive(request: Request, limit: int, *, check_digest: bool = True) ->
 
 @asynccontextmanager
 async def receive_whole(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """A binary body in one piece, which counts as in memory until the block ends: hold on to it no longer.
+    """Lend a binary body in one piece, which counts as in memory until the block ends: hold on to it no longer.
 
     Raises what `receive` raises, or Overloaded while too many of them are in memory.
     """
@@ -181,7 +181,7 @@ async def receive_whole(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 def length_of(request: Request, limit: int) -> int:
-    """What the body may take of memory."""
+    """Return what the body may take of memory."""
     meter = attached(request.scope.get("state", {}))
     return min(limit, meter.length) if meter is not None and meter.length is not None else limit
 

@@ -39,7 +39,7 @@ class CarefulProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(SILENT_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Note that it is over."""
         self._disarm()
         super().connection_lost(exc)
 
@@ -51,14 +51,14 @@ class CarefulProtocol(HttpToolsProtocol):
             self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Note that a head begins."""
         super().on_message_begin()
         self._reading, self._head = True, 0
         self._disarm()
         self._deadline = self.loop.call_later(HEAD_S, self._refuse, _TOO_SLOW)
 
     def on_headers_complete(self) -> None:
-        """A head is whole; raises to have it refused."""
+        """Check a head that is whole; raises to have it refused."""
         self._reading = False
         self._disarm()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
@@ -67,19 +67,19 @@ class CarefulProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """Note that a request is whole."""
         self._disarm()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is complete; the rest of an unread body may not go on without a limit."""
+        """Note that an answer is complete; the rest of an unread body may not go on without a limit."""
         more = self.cycle.more_body
         super().on_response_complete()
         if more and self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
 
     def shutdown(self) -> None:
-        """The process ends: an idle connection goes at once; in TLS, `close` would wait for the peer's farewell."""
+        """End with the process: an idle connection goes at once; in TLS, `close` would wait for the peer's farewell."""
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self.transport.get_write_buffer_size() == 0:
             self.transport.abort()
@@ -87,7 +87,7 @@ class CarefulProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser does not take is refused with a problem document."""
+        """Refuse what the parser does not take with a problem document."""
         self._refuse(self._status, msg)
 
     def _refuse(self, status: int, detail: str = "") -> None:

@@ -155,7 +155,7 @@ def _announced(headers: Mapping[str, str]) -> _Announced:
 
 
 def _digest(value: str) -> bytes | None:
-    """The announced SHA-256; raises DigestUnreadable where one is announced that would not be compared."""
+    """Return the announced SHA-256; raises DigestUnreadable where one is announced that would not be compared."""
     digest = parse_content_digest(value)
     if digest is None and "sha-256" in value.lower():
         raise DigestUnreadable("Content-Digest must announce one SHA-256, as sha-256=:BASE64:")
@@ -189,7 +189,7 @@ async def _verified(scope: Scope, headers: Mapping[str, str], asking: Asking, *,
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A receive channel that gives the body again, and then what really comes next."""
+    """Return a receive channel that gives the body again, and then what really comes next."""
     given = False
 
     async def replay() -> Message:

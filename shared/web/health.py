@@ -47,7 +47,7 @@ class SchemaDiffersError(Exception):
 
 
 def schema_check(database: Database, service: str) -> Check:
-    """Checks that all migrations have run."""
+    """Check that all migrations have run."""
     head = head_revision(service)
 
     async def check() -> None:
@@ -59,7 +59,7 @@ def schema_check(database: Database, service: str) -> Check:
 
 
 def database_checks(database: Database, service: str) -> dict[str, Check]:
-    """The checks that no service is ready without."""
+    """Return the checks that no service is ready without."""
     return {"database": database.ping, "schema": schema_check(database, service)}
 
 
@@ -69,12 +69,12 @@ def health_router(checks: Mapping[str, Check], degradable: Mapping[str, Check]) 
 
     @router.get("/health/live")
     async def live() -> dict[str, str]:
-        """The process runs."""
+        """Return the process runs."""
         return {"status": "live"}
 
     @router.get("/health/ready", response_model=Readiness, responses={503: {"model": Readiness}})
     async def ready() -> Response:
-        """The service can do its work; what it can do without for a while is listed as degraded."""
+        """Return the service can do its work; what it can do without for a while is listed as degraded."""
         failing, degraded = await asyncio.gather(_failing(checks), _failing(degradable))
         state = Readiness(
             status="unready" if failing else "ready",
@@ -93,7 +93,7 @@ def health_router(checks: Mapping[str, Check], degradable: Mapping[str, Check]) 
 
 
 async def _failing(checks: Mapping[str, Check]) -> dict[str, str]:
-    """The names of checks that fail, with the reason of each."""
+    """Return the names of checks that fail, with the reason of each."""
     names = list(checks)
     results = await asyncio.gather(*(_fault(name, checks[name]) for name in names))
     return {name: reason for name, reason in zip(names, results, strict=True) if reason is not None}
@@ -111,7 +111,7 @@ async def _fault(name: str, check: Check) -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One word for a failed check, fit to be shown to anybody: no address, no name, no text of a driver."""
+    """Return one word for a failed check, fit to be shown to anybody: no address, no name, no text of a driver."""
     own = getattr(error, "reason", None)
     if isinstance(own, str) and own in _OWN:
         return own

@@ -43,7 +43,7 @@ class Once:
     status: int = _CREATED
 
     def __call__(self, work: Callable[[Transaction], Awaitable[T]]) -> Callable[[Transaction], Awaitable[T]]:
-        """The work, behind the check; its result (a pydantic model or plain JSON values) becomes the stored answer.
+        """Do the work, behind the check; its result (a pydantic model or plain JSON values) becomes the stored answer.
 
         Raises Answered, which the edge turns into the stored answer, or IdempotencyMismatch.
         """
@@ -94,7 +94,7 @@ async def once(
         Header(pattern=_KEY, description="Made by the caller and kept through its own retries; printable ASCII."),
     ] = None,
 ) -> Once:
-    """The dependency; it must come after the one that names the caller, whose id it reads."""
+    """Return the dependency; it must come after the one that names the caller, whose id it reads."""
     if idempotency_key is None:
         return Once(None)
     return Once(
@@ -110,7 +110,7 @@ IdempotentOnce = Annotated[Once, Depends(once)]
 
 
 def principal_of(request: Request) -> str:
-    """Who asks: the signer's name, or the hash of the bearer token."""
+    """Return who asks: the signer's name, or the hash of the bearer token."""
     signer = getattr(request.state, "party", None)
     if signer is not None:
         return str(signer.subject.uri)

@@ -106,7 +106,7 @@ class Limiter:
             raise RateLimited("too many refused credentials from this address", retry_after_s=wait_s)
 
     def judged(self, address: str, credential: str, *, good: bool) -> None:
-        """What came of it."""
+        """Note what came of it."""
         if not good:
             self._good.pop(credential, None)
             self._failures.spend(address)

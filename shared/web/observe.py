@@ -103,7 +103,7 @@ def _request_id(given: str) -> str:
 
 
 def route_template(scope: Scope) -> str:
-    """The path with its parameters' names, for example ``/v1/rounds/{round_id}``; never the path itself."""
+    """Return the path with its parameters' names, for example ``/v1/rounds/{round_id}``; never the path itself."""
     context = scope.get("fastapi", {}).get("effective_route_context")
     path: Any = getattr(context, "path", None) or getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) and path else "unmatched"

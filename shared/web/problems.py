@@ -66,12 +66,12 @@ class Problem(BaseModel):
 
 
 def problem_type(refusal: type[Refusal]) -> str:
-    """The stable URN of a reason."""
+    """Return the stable URN of a reason."""
     return f"urn:undersong:problem:{refusal.slug()}"
 
 
 def problem_response(refusal: Refusal, request_id: str | None = None) -> Response:
-    """The refusal as a response."""
+    """Return the refusal as a response."""
     document: dict[str, Any] = {
         "type": problem_type(type(refusal)),
         "title": refusal.title(),
@@ -90,7 +90,7 @@ def problem_response(refusal: Refusal, request_id: str | None = None) -> Respons
 
 
 def bare_error_response(request_id: str | None) -> Response:
-    """What a bug of ours looks like from outside: nothing but an id to look for in the logs."""
+    """Return what a bug of ours looks like from outside: nothing but an id to look for in the logs."""
     document = {"type": "about:blank", "title": "Internal error", "status": _SERVER_ERROR, "request_id": request_id}
     return Response(json.dumps(document).encode(), _SERVER_ERROR, media_type=MEDIA_TYPE)
 
@@ -126,7 +126,7 @@ def _described(reasons: Sequence[type[Refusal]]) -> dict[str, Any]:
 
 
 def default_problems() -> dict[int | str, dict[str, Any]]:
-    """What any route may answer beside its own refusals."""
+    """Return what any route may answer beside its own refusals."""
     other: dict[str, Any] = {
         "description": "A problem document.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -136,7 +136,7 @@ def default_problems() -> dict[int | str, dict[str, Any]]:
 
 
 def request_id_of(request: Request) -> str | None:
-    """The id that the edge gave this request."""
+    """Return the id that the edge gave this request."""
     request_id: str | None = request.scope.get("state", {}).get("request_id")
     return request_id
 
@@ -210,12 +210,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def not_allowed() -> None:
-    """A route that is none: for a method of a fixed address that would else be taken for an instance of a pattern."""
+    """Add a route for a method of a fixed address that would else be taken for an instance of a pattern."""
     raise HTTPException(MethodNotAllowed.kind.value)
 
 
 def _methods_here(request: Request) -> list[str]:
-    """What this address knows, by the API's description: the framework names the methods of one route only.
+    """Return what this address knows, by the API's description: the framework names the methods of one route only.
 
     Where a fixed address is also an instance of a pattern (``/things/new`` and ``/things/{id}``), the fixed one counts.
     """

@@ -23,7 +23,7 @@ S = TypeVar("S", bound="ServiceSettings")
 
 
 def settings_config(service: str) -> SettingsConfigDict:
-    """Settings of this service come from ``<SERVICE>_…``; `load_settings` refuses near matches of their names."""
+    """Return the settings' form, read from ``<SERVICE>_…``; `load_settings` refuses near matches of their names."""
     return SettingsConfigDict(
         env_prefix=f"{service.upper()}_",
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,

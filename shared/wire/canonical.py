@@ -22,7 +22,7 @@ class NotCanonical(Invalid):
 
 
 def canonical(document: Mapping[str, object]) -> bytes:
-    """The document's only byte string; raises `NotCanonical`."""
+    """Return the document's only byte string; raises `NotCanonical`."""
     packed = msgpack.packb(_plain(document, 0), use_bin_type=True)
     assert isinstance(packed, bytes)  # noqa: S101  (packb is untyped)
     return packed

@@ -197,7 +197,7 @@ def _unlike_categories(name: str, declared: Mapping[str, Column]) -> str | None:
 
 
 def _apart(texts: Set[str], usual: Set[str]) -> str:
-    """ "lists 'nein' beside and lacks 'no' of" them."""
+    """Return  "lists 'nein' beside and lacks 'no' of" them."""
     more, fewer = sorted(texts - usual), sorted(usual - texts)
     found = [f"lists {_texts(more)} beside"] if more else []
     return " and ".join([*found, *([f"lacks {_texts(fewer)} of"] if fewer else [])])
@@ -209,7 +209,7 @@ def _alike(texts: Set[str], usual: Set[str]) -> str:
 
 
 def _order(listed: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    """The order that most list; of equally many the first in alphabetical order."""
+    """Return the order that most list; of equally many the first in alphabetical order."""
     counted = Counter(texts for texts in listed if texts is not None)
     return min(counted, key=lambda texts: (-counted[texts], texts)) if counted else None
 
@@ -235,7 +235,7 @@ def _notes(declared: Mapping[str, Column], agreed: Column) -> list[str]:
 
 
 def _by_site(said: Mapping[str, str]) -> str:
-    """ "a number at alpha and beta, and a category at gamma": what most say first."""
+    """Return  "a number at alpha and beta, and a category at gamma": what most say first."""
     sites: dict[str, list[str]] = {}
     for site, text in said.items():
         sites.setdefault(text, []).append(site)

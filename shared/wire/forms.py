@@ -15,7 +15,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 def controls(text: str) -> bool:
-    """Whether a text for people holds characters that can hide or reorder what is shown: controls, formats, surrogates.
+    """Return whether a text for people holds characters that can hide or reorder what is shown: controls, formats,
+    surrogates.
 
     Line feeds are allowed.
     """
@@ -23,7 +24,9 @@ def controls(text: str) -> bool:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a field was left out: fields of later releases are omitted then, so that older digests still hold."""
+    """Return whether a field was left out: fields of later releases are omitted then, so that older digests still
+    hold.
+    """
     return not value
 
 

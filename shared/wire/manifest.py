@@ -112,12 +112,14 @@ class LogHead(Document):
     signature: SignatureHex
 
     def statement(self) -> bytes:
-        """The bytes that the key of the keys service signs."""
+        """Return the bytes that the key of the keys service signs."""
         return head_statement(self.size, bytes.fromhex(self.root), self.timestamp_ms)
 
 
 def head_statement(size: int, root: bytes, timestamp_ms: int) -> bytes:
-    """The bytes that are signed for a head: context, size and time as 64-bit big-endian numbers around the root."""
+    """Return the bytes that are signed for a head: context, size and time as 64-bit big-endian numbers around the
+    root.
+    """
     return HEAD_CONTEXT + size.to_bytes(8, "big") + root + timestamp_ms.to_bytes(8, "big")
 
 
@@ -242,7 +244,7 @@ class RoundManifest(Digestible):
         return int.from_bytes(drawn[:8], "big") >> 1
 
     def statement(self) -> bytes:
-        """The bytes that the coordinator's key signs."""
+        """Return the bytes that the coordinator's key signs."""
         return MANIFEST_CONTEXT + bytes.fromhex(self.digest())
 
 
@@ -263,7 +265,7 @@ class EnginePublic(Digestible):
     public: dict[str, JsonValue]
 
     def statement(self) -> bytes:
-        """The bytes that the aggregator's key signs."""
+        """Return the bytes that the aggregator's key signs."""
         return ENGINE_CONTEXT + bytes.fromhex(self.digest())
 
 
@@ -276,13 +278,15 @@ class SignedEnginePublic(Document):
 
 
 def version_statement(model_id: ModelId, content_digest: Digest, lineage: dict[str, JsonValue]) -> bytes:
-    """The bytes that a model version's publisher and the registry sign."""
+    """Return the bytes that a model version's publisher and the registry sign."""
     return VERSION_CONTEXT + bytes.fromhex(
         digest_document({"model_id": model_id, "content_digest": content_digest, "lineage": lineage})
     )
 
 
 def audit_statement(version_id: VersionId, audit: dict[str, JsonValue], recorded_by: str, recorded_at: str) -> bytes:
-    """The bytes that the registry signs for a privacy audit of a version: who told it, when (RFC 3339), and what."""
+    """Return the bytes that the registry signs for a privacy audit of a version: who told it, when (RFC 3339), and
+    what.
+    """
     told = {"version_id": version_id, "audit": audit, "recorded_by": recorded_by, "recorded_at": recorded_at}
     return AUDIT_CONTEXT + bytes.fromhex(digest_document(told))

@@ -72,7 +72,7 @@ class RoundRecord(Digestible):
         return self.manifest.manifest.round_id
 
     def leaf_document(self) -> dict[str, JsonValue]:
-        """What the log says about this record."""
+        """Return what the log says about this record."""
         return {
             "type": ROUND,
             "round_id": self.round_id,

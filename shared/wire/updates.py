@@ -63,7 +63,7 @@ class UpdateHeader:
 
 
 def write_header(header: UpdateHeader) -> bytes:
-    """The body's bytes up to the payload."""
+    """Return the body's bytes up to the payload."""
     packed = msgpack.packb(_document(header), use_bin_type=True)
     if len(packed) > MAX_HEADER:
         raise MalformedUpdate("the header is larger than 64 KiB")
@@ -89,7 +89,7 @@ def read_header(body: bytes | memoryview) -> tuple[UpdateHeader, int]:
 
 
 def parse_header(packed: bytes) -> UpdateHeader:
-    """The header from its msgpack bytes; raises `MalformedUpdate`."""
+    """Return the header from its msgpack bytes; raises `MalformedUpdate`."""
     document = _unpack(packed)
     if set(document) - {_SAMPLES} != _KEYS:
         raise MalformedUpdate("the header's keys are not the documented ones")
@@ -193,5 +193,5 @@ class ReceiptDoc(Document):
     accepted_at: str
 
     def statement(self) -> bytes:
-        """The bytes that the aggregator's key signs."""
+        """Return the bytes that the aggregator's key signs."""
         return RECEIPT_CONTEXT + bytes.fromhex(digest_document(self.model_dump(mode="json")))

@@ -55,7 +55,7 @@ def framed(data: bytes) -> bytes:
 
 
 def _weights(b: Point, c: Sequence[Point], d: Sequence[Point], context: bytes) -> list[Scalar]:
-    """What ComputeComposites gives each pair."""
+    """Return what ComputeComposites gives each pair."""
     if len(c) != len(d) or not 0 < len(c) < 1 << 16:
         raise NothingToProve(f"{len(c)} and {len(d)} points are no pairs to prove something of")
     seed = hashlib.sha512(framed(b.encoded) + framed(b"Seed-" + context)).digest()

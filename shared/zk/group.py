@@ -44,14 +44,14 @@ class Scalar:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """A canonical scalar; raises `ScalarInvalid`."""
+        """Return a canonical scalar; raises `ScalarInvalid`."""
         if len(data) != SIZE or int.from_bytes(data, "little") >= ORDER:
             raise ScalarInvalid("a scalar is 32 bytes, little-endian, below the group's order")
         return cls(bytes(data))
 
     @classmethod
     def of(cls, value: int) -> Self:
-        """An integer, reduced."""
+        """Return an integer, reduced."""
         return cls((value % ORDER).to_bytes(SIZE, "little"))
 
     @classmethod
@@ -108,7 +108,9 @@ class Point:
 
     @classmethod
     def element(cls, data: bytes) -> Self:
-        """A point that is not the identity (RFC 9497 DeserializeElement); raises `PointInvalid`, `IdentityRefused`."""
+        """Return a point that is not the identity (RFC 9497 DeserializeElement); raises `PointInvalid`,
+        `IdentityRefused`.
+        """
         found = cls.decode(data)
         if found.is_identity:
             raise IdentityRefused("the identity is no key and hides nothing")
@@ -137,7 +139,7 @@ IDENTITY: Final = Point(bytes(SIZE))
 
 
 def base(scalar: Scalar) -> Point:
-    """The scalar times the generator."""
+    """Return the scalar times the generator."""
     return Point(rbcl.crypto_scalarmult_ristretto255_base_allow_scalar_zero(scalar.encoded))
 
 

@@ -54,7 +54,7 @@ class Oprf:
         return b"OPRFV1-" + bytes([self.mode]) + b"-" + IDENTIFIER
 
     def derive_key_pair(self, seed: bytes, key_info: bytes) -> tuple[Scalar, Point]:
-        """The key (skS, pkS) that follows from 32 secret bytes; raises `DeriveKeyPairFailed`."""
+        """Return the key (skS, pkS) that follows from 32 secret bytes; raises `DeriveKeyPairFailed`."""
         derived = seed + dleq.framed(key_info)
         for counter in range(256):
             secret = hash_to_scalar(derived + bytes([counter]), b"DeriveKeyPair" + self.context)
@@ -63,7 +63,7 @@ class Oprf:
         raise DeriveKeyPairFailed("no counter below 256 gives a key")  # pragma: no cover  (probability 2**-64512)
 
     def blind(self, value: bytes, blind: Scalar) -> Point:
-        """What a client sends; `blind` is a secret random scalar. Raises `InvalidInput`, `NotInvertible`."""
+        """Return what a client sends; `blind` is a secret random scalar. Raises `InvalidInput`, `NotInvertible`."""
         if blind.is_zero:
             raise NotInvertible("a blind of zero cannot be taken off again")
         return blind * self._input_element(value)
@@ -71,7 +71,7 @@ class Oprf:
     def blind_evaluate(
         self, secret: Scalar, blinded: Sequence[Point], info: bytes = b"", *, nonce: Scalar | None = None
     ) -> BlindEvaluation:
-        """The server's part for a batch; `nonce` is the proof's r, fresh unless a vector gives it."""
+        """Return the server's part for a batch; `nonce` is the proof's r, fresh unless a vector gives it."""
         points = [Point.element(each.encoded) for each in blinded]
         if self.mode is Mode.POPRF:
             key = self._tweaked(secret, info)
@@ -86,7 +86,7 @@ class Oprf:
         return BlindEvaluation(tuple(evaluated), proof)
 
     def verify(self, public: Point, blinded: Sequence[Point], evaluation: BlindEvaluation, info: bytes = b"") -> None:
-        """The server used the key behind `public`; raises `ProofInvalid`, `IdentityRefused`. OPRF proves nothing."""
+        """Check that the server used the key behind `public`; raises `ProofInvalid`, `IdentityRefused`."""
         if self.mode is Mode.OPRF:
             return
         if self.mode is Mode.POPRF:
@@ -104,7 +104,7 @@ class Oprf:
         public: Point | None = None,
         info: bytes = b"",
     ) -> list[bytes]:
-        """The client's outputs, 64 bytes each, once the proof holds; `public` is needed in the verifiable modes.
+        """Return the client's outputs, 64 bytes each, once the proof holds; `public` is needed in the verifiable modes.
 
         Raises `ProofInvalid`, `PointInvalid`, `IdentityRefused`, and `InvalidInput` where the batch has other lengths.
         """
@@ -121,7 +121,7 @@ class Oprf:
         return [self._output(value, point, info) for value, point in zip(values, opened, strict=True)]
 
     def evaluate(self, secret: Scalar, value: bytes, info: bytes = b"") -> bytes:
-        """The function itself, for who holds the key."""
+        """Return the function itself, for who holds the key."""
         key = self._tweaked(secret, info).inverse() if self.mode is Mode.POPRF else secret
         return self._output(value, key * self._input_element(value), info)
 

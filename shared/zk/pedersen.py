@@ -28,7 +28,7 @@ class Opening:
 
     @classmethod
     def fresh(cls, value: int, *, uniform: bytes | None = None) -> Self:
-        """A value under a new blinding; `uniform`: 64 bytes, fresh unless a test repeats a run."""
+        """Return a value under a new blinding; `uniform`: 64 bytes, fresh unless a test repeats a run."""
         return cls(Scalar.of(value), Scalar.reduce(os.urandom(64) if uniform is None else uniform))
 
     @property
@@ -38,12 +38,12 @@ class Opening:
 
 
 def commit(value: Scalar, blinding: Scalar) -> Point:
-    """The commitment v G + r H."""
+    """Return the commitment v G + r H."""
     return base(value) + blinding * second_generator()
 
 
 def check_opening(commitment: Point, opening: Opening) -> None:
-    """The opened commitment is this one; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    """Check that the opened commitment is this one; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
     Point.decode(commitment.encoded)
     for part in (opening.value, opening.blinding):
         Scalar.decode(part.encoded)
@@ -83,7 +83,7 @@ def prove_equal(one: Opening, other: Opening, context: bytes, *, entropy: bytes 
 
 
 def verify_equal(one: Point, other: Point, context: bytes, proof: bytes) -> None:
-    """Raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    """Check it; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
     Point.decode(one.encoded)
     Point.decode(other.encoded)
     challenge, value, first, second = scalars(proof, 4)

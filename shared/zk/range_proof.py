@@ -42,7 +42,7 @@ def prove_range(opening: Opening, low: int, high: int, context: bytes, *, entrop
 
 
 def verify_range(commitment: Point, low: int, high: int, context: bytes, proof: bytes) -> None:
-    """Raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    """Check it; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
     bits, sides = _bits(low, high)
     Point.decode(commitment.encoded)
     if len(proof) != 128 * bits * sides:
@@ -54,7 +54,7 @@ def verify_range(commitment: Point, low: int, high: int, context: bytes, proof: 
 
 
 def _prove_bits(value: int, blinding: Scalar, bits: int, statement: Statement, entropy: bytes | None) -> bytes:
-    """The commitment to `value` under `blinding` holds a number of so many bits."""
+    """Return the commitment to `value` under `blinding` holds a number of so many bits."""
     secret = statement.nonces(Scalar.of(value), blinding, entropy=entropy)
     digits = [value >> place & 1 for place in range(bits)]
     blindings = _summing_to(blinding, bits, secret)
@@ -105,7 +105,7 @@ def _summing_to(blinding: Scalar, bits: int, secret: Iterator[Scalar]) -> list[S
 
 
 def _weighted(higher: Sequence[Point]) -> Point:
-    """The sum of 2**j C_j over j >= 1."""
+    """Return the sum of 2**j C_j over j >= 1."""
     total = Point(bytes(32))
     for point in reversed(higher):
         total = total + point
@@ -114,7 +114,7 @@ def _weighted(higher: Sequence[Point]) -> Point:
 
 
 def _holding(point: Point, digit: int) -> Point:
-    """The multiple of H that the bit's commitment is if it holds this digit."""
+    """Return the multiple of H that the bit's commitment is if it holds this digit."""
     return point - GENERATOR if digit else point
 
 

@@ -46,12 +46,12 @@ class Committed:
 
 
 def takes_commitments(manifest: RoundManifest) -> bool:
-    """Whether sites commit in this round: where they train, and a sample count has a weight."""
+    """Return whether sites commit in this round: where they train, and a sample count has a weight."""
     return manifest.kind is RoundKind.TRAIN and _limit(manifest) > 1
 
 
 def verify(manifest: RoundManifest, site_id: SiteId, message: bytes) -> None:
-    """The message is this site's, and proves its range; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
+    """Check that it is this site's and proves its range; raises `ProofInvalid`, `PointInvalid` or `ScalarInvalid`."""
     size = COMMITMENT_SIZE + proof_size(1, _limit(manifest))
     if len(message) != size:
         raise ProofInvalid(f"the committed sample count has {len(message)} bytes, this job's have {size}")
@@ -60,12 +60,12 @@ def verify(manifest: RoundManifest, site_id: SiteId, message: bytes) -> None:
 
 
 def read_commitment(message: bytes) -> Point:
-    """The commitment alone; raises `PointInvalid` or `IdentityRefused`."""
+    """Return the commitment alone; raises `PointInvalid` or `IdentityRefused`."""
     return Point.element(message[:COMMITMENT_SIZE])
 
 
 def context_of(manifest: RoundManifest, site_id: SiteId) -> bytes:
-    """What the proof is bound to; the same in all rounds of a job."""
+    """Return what the proof is bound to; the same in all rounds of a job."""
     return canonical(
         {
             "label": LABEL,

@@ -37,14 +37,14 @@ def prove(secret: Scalar, context: bytes, challenge: bytes, *, entropy: bytes | 
 
 
 def verify(key: Point, context: bytes, challenge: bytes, proof: bytes) -> None:
-    """Raises `ProofInvalid`, `PointInvalid`, `ScalarInvalid` or `IdentityRefused`."""
+    """Check it; raises `ProofInvalid`, `PointInvalid`, `ScalarInvalid` or `IdentityRefused`."""
     first, response = _parts(key, proof)
     if base(response) != first + _statement(key, context, challenge).challenge(first) * key:
         raise ProofInvalid("the prover does not hold the key")
 
 
 def verify_batch(proofs: Sequence[Possession]) -> None:
-    """All at once under random weights: `ProofInvalid` does not say which one fails."""
+    """Check all at once under random weights: `ProofInvalid` does not say which one fails."""
     left, right = Scalar.of(0), IDENTITY
     for each in proofs:
         first, response = _parts(each.key, each.proof)

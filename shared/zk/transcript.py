@@ -35,7 +35,7 @@ class Statement:
         return cls(label, context, tuple(v.encoded if isinstance(v, Point) else v for v in values))
 
     def challenge(self, *commitments: Point) -> Scalar:
-        """The verifier's challenge, after the prover's first message."""
+        """Return the verifier's challenge, after the prover's first message."""
         fields = (b"challenge", *self._fields(), *(point.encoded for point in commitments))
         return Scalar.reduce(_hash(fields))
 
@@ -55,7 +55,7 @@ class Statement:
 
 
 def scalars(proof: bytes, count: int) -> list[Scalar]:
-    """A proof's scalars; raises `ProofInvalid` for another length and `ScalarInvalid`."""
+    """Return a proof's scalars; raises `ProofInvalid` for another length and `ScalarInvalid`."""
     if len(proof) != 32 * count:
         raise ProofInvalid(f"the proof has {len(proof)} bytes, not {32 * count}")
     return [Scalar.decode(proof[at : at + 32]) for at in range(0, len(proof), 32)]

@@ -70,7 +70,7 @@ class AuditFinding:
         return self.claim is not None and bound is not None and bound > self.claim.epsilon
 
     def document(self) -> dict[str, Any]:
-        """What the registry takes."""
+        """Return what the registry takes."""
         return {
             "kind": str(self.kind),
             "sentence": self.sentence,

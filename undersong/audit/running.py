@@ -118,7 +118,7 @@ async def _with_recipe(
 
 
 def _speaks_of_training(claim: Claim | None) -> bool:
-    """Whether a claim is about the recipe's training itself, so that no noise has to be added to it."""
+    """Return whether a claim is about the recipe's training itself, so that no noise has to be added to it."""
     return claim is not None and (claim.given or claim.model is PrivacyModel.RECORD)
 
 

@@ -36,7 +36,8 @@ FederationName = Annotated[
 
 
 def connect(profile: str | None) -> Client:
-    """A client for the named profile, else for the one that `undersong.profile` chooses, which is told where in doubt.
+    """Return a client for the named profile, else for the one that `undersong.profile` chooses, which is told where in
+    doubt.
 
     ProfileError says how to make one.
     """
@@ -81,7 +82,7 @@ def print_json(document: object) -> None:
 
 
 def text(value: object) -> str:
-    """One cell: times relative to now, nothing as a dash."""
+    """Return one cell: times relative to now, nothing as a dash."""
     if value is None or value == "":
         return "–"
     if isinstance(value, datetime):
@@ -92,7 +93,7 @@ def text(value: object) -> str:
 
 
 def ago(moment: datetime) -> str:
-    """How long ago, in one unit."""
+    """Return how long ago, in one unit."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
@@ -174,7 +175,7 @@ def escaped(line: str) -> str:
 
 
 def quoted(word: object) -> str:
-    """A path or name as a shell takes it, for commands that a person copies."""
+    """Return a path or name as a shell takes it, for commands that a person copies."""
     return shlex.quote(str(word))
 
 

@@ -211,7 +211,7 @@ def _missing(column: ColumnComparison) -> list[str]:
 
 
 def _form(agreed: dict[str, Any] | None) -> str:
-    """What a column holds, where there is something to say beyond its type."""
+    """Return what a column holds, where there is something to say beyond its type."""
     known = agreed or {}
     texts = known.get("categories") or known.get("channels") or []
     shape = "x".join(map(str, known.get("shape") or []))

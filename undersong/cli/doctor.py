@@ -46,7 +46,7 @@ def doctor(
 
 
 def _examined(name: str | None, home: Path | None, agent: Path | None) -> "Iterator[Finding]":
-    """What was asked for; without anything named, this machine and the platform that is known here."""
+    """Yield what was asked for; without anything named, this machine and the platform that is known here."""
     # Not at the top: this imports the agent, for which the other commands would wait.
     from undersong.doctor import examine_agent, examine_home, examine_machine
 

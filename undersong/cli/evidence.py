@@ -71,7 +71,7 @@ def verify(
 
 
 def show(found: "Verification") -> None:
-    """One screen of plain words."""
+    """Show one screen of plain words."""
     common.console.print(Text(f"{found.subject}: {found.title}" if found.title else found.subject, "bold"))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

@@ -31,14 +31,14 @@ def show(result: r.Result, console: Console) -> None:
 
 
 def number(value: float | None) -> str:
-    """A number with six digits; a hidden one says so."""
+    """Return a number with six digits; a hidden one says so."""
     if value is None:
         return HIDDEN
     return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
 def bar(share: float, width: int = WIDTH) -> str:
-    """A bar of blocks, in steps of an eighth."""
+    """Return a bar of blocks, in steps of an eighth."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 

@@ -149,7 +149,7 @@ def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
 
 
 def read_spec(file: Path) -> dict[str, Any]:
-    """A job's specification from YAML or JSON; "-" is standard input."""
+    """Return a job's specification from YAML or JSON; "-" is standard input."""
     try:
         text = sys.stdin.read() if str(file) == "-" else read_input(file).decode()
         if file.suffix == ".json":
@@ -180,7 +180,7 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
 
 
 def note(seen: JobProgress) -> str:
-    """What happens now, and the newest metrics."""
+    """Return what happens now, and the newest metrics."""
     newest = seen.newest
     now = seen.state if newest is None or seen.state != "running" else f"{newest.title}: {newest.phase}"
     return f"{now}  {seen.measured}"

@@ -14,7 +14,7 @@ from undersong.shared.names import hint
 
 
 def find_job(client: Client, name: str) -> Job:
-    """The job with this id or name; of several with the name, the one that has not ended."""
+    """Return the job with this id or name; of several with the name, the one that has not ended."""
     if name.startswith("job_"):
         return client.job(name)
     jobs = client.jobs()
@@ -31,18 +31,18 @@ def find_job(client: Client, name: str) -> Job:
 
 
 def find_user(client: Client, name: str) -> User:
-    """The user with this id or name."""
+    """Return the user with this id or name."""
     return one_named(client.users(), name, "user", "undersong user list")
 
 
 def find_token(tokens: Sequence[Token], name: str) -> Token:
-    """The token with this id, or the only one in force with this name."""
+    """Return the token with this id, or the only one in force with this name."""
     in_force = [token for token in tokens if token.id == name or token.revoked_at is None]
     return one_named(in_force, name, "token in force", "undersong token list; for another user's, add --user NAME")
 
 
 def find_version(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
-    """A model's version: "ver_…" alone, or the model by name or id with a number, an alias or a version's id.
+    """Return a model's version: "ver_…" alone, or the model by name or id with a number, an alias or a version's id.
 
     The version is given as `version` or behind a colon ("heart:3", "heart:champion"); without one it is the newest.
     """
@@ -65,7 +65,8 @@ def find_version(client: Client, name: str, version: str = "") -> tuple[Model, V
 
 
 def find_pulled(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
-    """The version that `find_version` finds, or a job's last one: by its id, or its name where no model has that.
+    """Return the version that `find_version` finds, or a job's last one: by its id, or its name where no model has
+    that.
 
     A version is published only when its round is over, so a job that paused or failed has its last good one.
     """
@@ -80,12 +81,12 @@ def find_pulled(client: Client, name: str, version: str = "") -> tuple[Model, Ve
 
 
 def _only_a_job(client: Client, name: str) -> bool:
-    """Whether a job is called so, and no model."""
+    """Return whether a job is called so, and no model."""
     model_name = name.partition(":")[0]
     known = any(model_name in (model.id, model.name) for model in client.models())
     return not known and any(job.name == name for job in client.jobs())
 
 
 def find_subject(client: Client, name: str) -> str:
-    """The id of a round or a model version; a version may be named as `find_version` does."""
+    """Return the id of a round or a model version; a version may be named as `find_version` does."""
     return name if name.startswith(("rnd_", "ver_")) else find_version(client, name)[1].id

@@ -160,13 +160,13 @@ def suspend(
 
 
 def _begun(client: Client, site: Site) -> list[Job]:
-    """The jobs that are not over, in which the site has committed to its number of samples."""
+    """Return the jobs that are not over, in which the site has committed to its number of samples."""
     open_ = [job for job in client.jobs(site.federation_id) if not job.finished and _counts_samples(job)]
     return [job for job in open_ if any(part.site_id == site.id and part.done for part in client.participation(job.id))]
 
 
 def _counts_samples(job: Job) -> bool:
-    """Whether sites commit to their numbers of samples: where the job trains, and a number has a weight."""
+    """Return whether sites commit to their numbers of samples: where the job trains, and a number has a weight."""
     weight = (job.spec.get("update") or {}).get("max_weight", 1)
     equal = (job.spec.get("strategy") or {}).get("weighting") == "equal"
     return job.spec.get("kind", "train") == "train" and isinstance(weight, int) and weight > 1 and not equal
@@ -210,7 +210,7 @@ def _liveness(site: Site) -> str:
 
 
 def _faults(site: Site) -> list[dict[str, Any]]:
-    """What the site's agent told that it cannot read; reasons are in its own log."""
+    """Return what the site's agent told that it cannot read; reasons are in its own log."""
     return [fault for fault in (site.profile or {}).get("faults") or [] if isinstance(fault, dict)]
 
 

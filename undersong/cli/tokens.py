@@ -154,7 +154,7 @@ def login(
 
 
 def _secret(file: Path) -> str:
-    """A token in a file or pipe."""
+    """Return a token in a file or pipe."""
     try:
         return read_input(file).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -162,6 +162,6 @@ def _secret(file: Path) -> str:
 
 
 def _beside(coordinator_url: str, port: int) -> str:
-    """Where another service is, told by where the coordinator is."""
+    """Return where another service is, told by where the coordinator is."""
     base = coordinator_url.rstrip("/")
     return f"{base.removesuffix(':7001')}:{port}" if base.endswith(":7001") else base

@@ -31,7 +31,7 @@ class Call(Generic[T]):
     query: Mapping[str, str | int] = field(default_factory=dict)
 
     def parse(self, document: object) -> T:
-        """The answer's JSON as its type; raises ValidationError for an answer of another shape."""
+        """Return the answer's JSON as its type; raises ValidationError for an answer of another shape."""
         return TypeAdapter(self.answer).validate_python(document)
 
 
@@ -56,7 +56,7 @@ def create_federation(name: str) -> Call[t.Federation]:
 
 
 def federations(after: str | None = None) -> Call[t.Page[t.Federation]]:
-    """The federations that the caller may see."""
+    """Return the federations that the caller may see."""
     return _get("coordinator", "/federations", t.Page[t.Federation], after=after)
 
 
@@ -71,12 +71,12 @@ def sites(federation_id: str | None = None, after: str | None = None) -> Call[t.
 
 
 def site(site_id: str) -> Call[t.Site]:
-    """One site with its profile."""
+    """Return one site with its profile."""
     return _get("coordinator", f"/sites/{_id(site_id)}", t.Site)
 
 
 def compare_data(federation_id: str, dataset: str) -> Call[t.Comparison]:
-    """How the federation's sites declare a data set."""
+    """Return how the federation's sites declare a data set."""
     return _get("coordinator", f"/federations/{_id(federation_id)}/comparison", t.Comparison, dataset=dataset)
 
 
@@ -114,22 +114,22 @@ def jobs(federation_id: str | None = None, after: str | None = None) -> Call[t.P
 
 
 def job(job_id: str) -> Call[t.Job]:
-    """One job."""
+    """Return one job."""
     return _get("coordinator", f"/jobs/{_id(job_id)}", t.Job)
 
 
 def results(job_id: str) -> Call[t.StatisticsResults]:
-    """What a statistics job has found."""
+    """Return what a statistics job has found."""
     return _get("coordinator", f"/jobs/{_id(job_id)}/results", t.StatisticsResults)
 
 
 def job_rounds(job_id: str, after: str | None = None) -> Call[t.Page[t.Round]]:
-    """The rounds of a job, oldest first."""
+    """Return the rounds of a job, oldest first."""
     return _get("coordinator", f"/jobs/{_id(job_id)}/rounds", t.Page[t.Round], after=after)
 
 
 def participation(job_id: str) -> Call[t.Page[t.Participation]]:
-    """Each site's part in a job."""
+    """Return each site's part in a job."""
     return _get("coordinator", f"/jobs/{_id(job_id)}/participation", t.Page[t.Participation])
 
 
@@ -139,7 +139,7 @@ def job_action(job_id: str, action: str) -> Call[t.Job]:
 
 
 def round_(round_id: str) -> Call[t.Round]:
-    """One round with its tasks."""
+    """Return one round with its tasks."""
     return _get("coordinator", f"/rounds/{_id(round_id)}", t.Round)
 
 
@@ -149,12 +149,12 @@ def evidence(subject: str) -> Call[Evidence]:
 
 
 def datasheet(version_id: str) -> Call[SignedDatasheet]:
-    """The privacy datasheet of a version, as the coordinator signed it."""
+    """Return the privacy datasheet of a version, as the coordinator signed it."""
     return _get("coordinator", f"/versions/{_id(version_id)}/datasheet", SignedDatasheet)
 
 
 def manifest(round_id: str) -> Call[SignedManifest]:
-    """A round's manifest, as the coordinator signed it."""
+    """Return a round's manifest, as the coordinator signed it."""
     return _get("coordinator", f"/rounds/{_id(round_id)}/manifest", SignedManifest)
 
 
@@ -167,12 +167,12 @@ def create_user(name: str, roles: list[Mapping[str, Any]]) -> Call[t.User]:
 
 
 def users(after: str | None = None) -> Call[t.Page[t.User]]:
-    """Every user (administrator of all federations)."""
+    """Return every user (administrator of all federations)."""
     return _get("coordinator", "/users", t.Page[t.User], after=after)
 
 
 def tokens(user_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Token]]:
-    """The caller's tokens, or as an administrator another user's."""
+    """Return the caller's tokens, or as an administrator another user's."""
     return _get("coordinator", "/tokens", t.Page[t.Token], user_id=user_id, after=after)
 
 
@@ -187,7 +187,7 @@ def create_token(body: Mapping[str, Any]) -> Call[t.Token]:
 
 
 def me() -> Call[t.Me]:
-    """Who the token belongs to."""
+    """Return who the token belongs to."""
     return _get("coordinator", "/me", t.Me)
 
 
@@ -195,7 +195,7 @@ def me() -> Call[t.Me]:
 
 
 def authority() -> Call[t.Authority]:
-    """The federation's certificate authority."""
+    """Return the federation's certificate authority."""
     return _get("keys", "/authority", t.Authority)
 
 
@@ -212,18 +212,18 @@ def revoke_certificate(keyid: str, reason: str) -> Call[dict[str, Any]]:
 def create_enrolment_token(
     kind: str, name: str, federation_id: str | None, expires_in_s: int
 ) -> Call[t.EnrolmentToken]:
-    """A single-use token with which a site's agent or a service enrols (operator)."""
+    """Return a single-use token with which a site's agent or a service enrols (operator)."""
     body = {"kind": kind, "name": name, "federation_id": federation_id, "expires_in_s": expires_in_s}
     return _post("keys", "/enrolment-tokens", t.EnrolmentToken, {k: v for k, v in body.items() if v is not None})
 
 
 def log_head() -> Call[LogHead]:
-    """The transparency log's size and root now, signed."""
+    """Return the transparency log's size and root now, signed."""
     return _get("keys", "/log/head", LogHead)
 
 
 def log_entries(start: int, end: int) -> Call[dict[str, list[LogEntry]]]:
-    """The log's entries from `start` up to, not including, `end`, as {"items": […]} (operator)."""
+    """Return the log's entries from `start` up to, not including, `end`, as {"items": […]} (operator)."""
     return _get("keys", "/log/entries", dict[str, list[LogEntry]], start=start, end=end)
 
 
@@ -233,12 +233,12 @@ def inclusion_proof(index: int, size: int) -> Call[InclusionProof]:
 
 
 def consistency_proof(first: int, second: int) -> Call[ConsistencyProof]:
-    """That the log of `first` entries is the beginning of the one of `second`."""
+    """Return the proof that the log of `first` entries is the beginning of the one of `second`."""
     return _get("keys", "/log/proofs/consistency", ConsistencyProof, first=first, second=second)
 
 
 def round_record(round_id: str) -> Call[LoggedRecord]:
-    """A round's record with its place in the log (operator)."""
+    """Return a round's record with its place in the log (operator)."""
     return _get("keys", f"/rounds/{_id(round_id)}/record", LoggedRecord)
 
 
@@ -251,17 +251,17 @@ def models(federation_id: str | None = None, after: str | None = None) -> Call[t
 
 
 def model(model_id: str) -> Call[t.Model]:
-    """One model with its aliases."""
+    """Return one model with its aliases."""
     return _get("registry", f"/models/{_id(model_id)}", t.Model)
 
 
 def versions(model_id: str, after: str | None = None) -> Call[t.Page[t.Version]]:
-    """The versions of a model, oldest first."""
+    """Return the versions of a model, oldest first."""
     return _get("registry", f"/models/{_id(model_id)}/versions", t.Page[t.Version], after=after)
 
 
 def version(version_id: str) -> Call[t.Version]:
-    """One version with lineage and signatures."""
+    """Return one version with lineage and signatures."""
     return _get("registry", f"/versions/{_id(version_id)}", t.Version)
 
 

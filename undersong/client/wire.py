@@ -62,7 +62,7 @@ def _trust(profile: Profile) -> ssl.SSLContext | bool:
 
 
 def base_url(profile: Profile, service: str) -> str:
-    """The service's base url; ProfileError when the profile does not name it."""
+    """Return the service's base url; ProfileError when the profile does not name it."""
     url = profile.urls().get(service)
     if url is None:
         raise ProfileError(
@@ -72,7 +72,7 @@ def base_url(profile: Profile, service: str) -> str:
 
 
 def request_options(profile: Profile, call: Call[Any]) -> dict[str, Any]:
-    """Method, url, headers and body; made once per call so that repeats carry the same idempotency key."""
+    """Return method, url, headers and body; made once per call so that repeats carry the same idempotency key."""
     token = profile.operator_token if call.service == "keys" else profile.token
     headers = {"accept": "application/json"}
     if token:
@@ -99,12 +99,14 @@ def event_stream(profile: Profile, job_id: str, last_id: str) -> tuple[str, dict
 
 
 def distrusts(error: Exception) -> bool:
-    """Whether it was for the other side's certificate; trying again would only meet the same."""
+    """Return whether it was for the other side's certificate; trying again would only meet the same."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def delay_s(attempt: int, response: httpx.Response | None) -> float:
-    """How long to wait before attempt `attempt` + 1: what the service asks for, else 0.1 s doubling, with jitter."""
+    """Return how long to wait before attempt `attempt` + 1: what the service asks for, else 0.1 s doubling, with
+    jitter.
+    """
     asked = 0.0
     if response is not None:
         with contextlib.suppress(ValueError):
@@ -139,7 +141,7 @@ def further(call: Call[Any], cursor: str, seen: set[str]) -> str:
 
 
 def parse(call: Call[T], response: httpx.Response) -> T:
-    """The typed answer; ApiError for a refusal."""
+    """Return the typed answer; ApiError for a refusal."""
     raise_for_problem(response)
     try:
         return call.parse(response.json() if response.content else _EMPTY)
@@ -175,7 +177,7 @@ def raise_for_problem(response: httpx.Response) -> None:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether it may go away by itself: nothing answers, or the service is at fault; a refusal stays one."""
+    """Return whether it may go away by itself: nothing answers, or the service is at fault; a refusal stays one."""
     return not isinstance(error, ApiError) or error.status in TRY_AGAIN or error.status >= 500
 
 
@@ -205,7 +207,9 @@ class Outage:
         self.heard, self.told = time.monotonic(), False
 
     def begins(self, error: Exception) -> bool:
-        """Whether this failure is the first; raises it where it is a refusal, or after `PATIENCE_S`; see `check`."""
+        """Return whether this failure is the first; raises it where it is a refusal, or after `PATIENCE_S`; see
+        `check`.
+        """
         if is_passing(error):
             self.check()
         if not is_passing(error) or time.monotonic() > self.heard + PATIENCE_S:
@@ -215,7 +219,7 @@ class Outage:
 
 
 def unreachable(call_url: str, error: Exception) -> UnreachableError:
-    """The one-line failure for a service that does not answer."""
+    """Return the one-line failure for a service that does not answer."""
     remedy = "is the platform up? `undersong doctor` looks"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         remedy = "name the platform's ca.pem: `undersong login --ca-file …` or UNDERSONG_CA_FILE"

@@ -40,7 +40,7 @@ _PAGES: Final = 1000
 
 
 def examine_agent(config: Path) -> Iterator[Finding]:
-    """All that can be seen from `agent.yaml` on."""
+    """Yield all that can be seen from `agent.yaml` on."""
     remedy = "fix it, or have it written: undersong site enroll NAME"
     try:
         settings = load(config)
@@ -134,7 +134,7 @@ def _state(settings: AgentSettings) -> Iterator[Finding]:
 
 
 def _ledger(file: Path, mark: LedgerMark) -> Iterator[Finding]:
-    """Whether the ledger holds, by which rounds with noise are charged."""
+    """Yield whether the ledger holds, by which rounds with noise are charged."""
     try:
         with open_database(file) as db:
             fault = fault_in(db, mark)
@@ -146,7 +146,7 @@ def _ledger(file: Path, mark: LedgerMark) -> Iterator[Finding]:
 
 
 def _alarms(file: Path) -> Iterator[Finding]:
-    """What the agent found in the transparency log."""
+    """Yield what the agent found in the transparency log."""
     try:
         with open_database(file) as db:
             rows = db.execute("SELECT kind, detail FROM alarms ORDER BY created_at").fetchall()
@@ -165,7 +165,7 @@ def _key_files(settings: AgentSettings) -> Iterator[Path]:
 
 
 def _ways(settings: AgentSettings) -> Generator[Finding, None, dict[str, dict[str, Any]]]:
-    """Each service, as this agent would reach it; those that answer, with the options that reach them."""
+    """Yield each service, as this agent would reach it; those that answer, with the options that reach them."""
     reached: dict[str, dict[str, Any]] = {}
     for service in SERVICES:
         url = str(getattr(settings, f"{service}_url")).rstrip("/")
@@ -215,7 +215,7 @@ def _identity(settings: AgentSettings, keys: dict[str, Any] | None) -> Iterator[
 
 
 def _again(settings: AgentSettings) -> str:
-    """How a site whose certificate is of no use any more gets another."""
+    """Return how a site whose certificate is of no use any more gets another."""
     file = settings.enrol_token_file or "a file that enrol_token_file in agent.yaml names"
     return f"undersong site re-enroll NAME, put its enrol-token into {file}, and the agent enrols again"
 
@@ -229,7 +229,7 @@ def _not_enrolled(settings: AgentSettings) -> Finding:
 
 
 def _standing(identity: Identity, keys: dict[str, Any], settings: AgentSettings) -> Iterator[Finding]:
-    """What the keys service says of this certificate: by its own authority, and not revoked."""
+    """Yield what the keys service says of this certificate: by its own authority, and not revoked."""
     url, again = keys.pop("url"), _again(settings)
     try:
         authority = httpx.get(f"{url}/v1/authority", **keys).raise_for_status().json()

@@ -50,12 +50,12 @@ def open_database(file: Path) -> closing[sqlite3.Connection]:
 
 
 def one_line(error: object) -> str:
-    """What went wrong, without line breaks."""
+    """Return what went wrong, without line breaks."""
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def guarded(subject: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What is found, or that it could not be looked at."""
+    """Yield what is found, or that it could not be looked at."""
     try:
         yield from examine()
     except UndersongError as error:
@@ -92,7 +92,7 @@ def _another_port(url: str) -> str:
 
 
 def _distrusted(said: str) -> tuple[str, str]:
-    """What is wrong with a certificate, and what to do about it."""
+    """Return what is wrong with a certificate, and what to do about it."""
     if "expired" in said:
         return "has expired", f"renew it: {RENEWAL}; embedded: restart `undersong up`"
     if "not yet valid" in said:
@@ -104,7 +104,7 @@ def _distrusted(said: str) -> tuple[str, str]:
 
 
 def skew(subject: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
-    """Whether the clock behind an address is far from ours; nothing when it cannot be told."""
+    """Yield whether the clock behind an address is far from ours; nothing when it cannot be told."""
     try:
         before = datetime.now(UTC)
         answer = httpx.get(f"{url}/health/live", **options)
@@ -118,7 +118,7 @@ def skew(subject: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
 
 
 def disk(folder: Path, subject: str = "disk", *, then: str = "uploads are refused (507)") -> Finding:
-    """How much room there is where a folder is, or will be; `then`: what comes of none."""
+    """Return how much room there is where a folder is, or will be; `then`: what comes of none."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -131,7 +131,7 @@ def disk(folder: Path, subject: str = "disk", *, then: str = "uploads are refuse
 
 
 def life(subject: str, certificate: x509.Certificate, remedy: str, soon: timedelta = EXPIRES_SOON) -> Finding:
-    """Whether a certificate is in its time, and for how long."""
+    """Return whether a certificate is in its time, and for how long."""
     now, ends = datetime.now(UTC), certificate.not_valid_after_utc
     if now >= ends:
         return Finding("fault", subject, f"expired {_days(now - ends)} ago", remedy)
@@ -147,7 +147,7 @@ def _days(span: timedelta) -> str:
 
 
 def private(subject: str, files: Iterator[Path], remedy_for: str = "chmod 600") -> Iterator[Finding]:
-    """One fault for each file that others than its owner can read, and for each that we cannot."""
+    """Yield one fault for each file that others than its owner can read, and for each that we cannot."""
     count = 0
     for file in files:
         count += 1

@@ -27,7 +27,7 @@ def examine_machine(folder: Path) -> Iterator[Finding]:
 
 
 def walls() -> Finding:
-    """What this machine's kernel can close to recipes that run in a process."""
+    """Return what this machine's kernel can close to recipes that run in a process."""
     try:
         left = open_to_recipes()
     except OSError as error:
@@ -39,7 +39,7 @@ def walls() -> Finding:
 
 
 def packages(names: tuple[str, ...], remedy: str) -> Finding:
-    """Whether these are installed."""
+    """Return whether these are installed."""
     missing = [name for name in names if version_of(name) is None]
     if missing:
         return Finding("warning", "packages", f"not installed: {', '.join(missing)}", remedy)
@@ -47,7 +47,7 @@ def packages(names: tuple[str, ...], remedy: str) -> Finding:
 
 
 def kernels() -> Finding:
-    """Whether the compiled parts of the engines are there, and compiled."""
+    """Return whether the compiled parts of the engines are there, and compiled."""
     if version_of("numba") is None:
         detail = f"numba is not installed: {_engines()} cannot run here"
         return Finding("warning", "kernels", detail, "pip install 'undersong[verified]'")
@@ -73,7 +73,7 @@ def _compiled(module: str) -> bool:
 
 
 def version_of(name: str) -> str | None:
-    """The installed version of a distribution."""
+    """Return the installed version of a distribution."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

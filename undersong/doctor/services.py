@@ -49,7 +49,7 @@ _CAUSES: Final = {
 
 
 def examine_platform(client: Client) -> Iterator[Finding]:
-    """Every service, then what only a running platform can tell: token, certificates, sites."""
+    """Yield every service, then what only a running platform can tell: token, certificates, sites."""
     profile = client.profile
     addresses = profile.urls() | ({HELPER: profile.helper_url} if profile.helper_url else {})
     with ThreadPoolExecutor(5) as pool:
@@ -108,7 +108,7 @@ def _explain(service: str, check: str, reason: str) -> tuple[str, str]:
 
 
 def _tls(service: str, url: str, options: dict[str, Any]) -> Iterator[Finding]:
-    """How long the certificate lasts that the address shows; nothing for a plain one."""
+    """Yield how long the certificate lasts that the address shows; nothing for a plain one."""
     parts, context = urlsplit(url), options["verify"]
     if parts.scheme != "https":
         return
@@ -133,7 +133,7 @@ def _authority(client: Client) -> Iterator[Finding]:
 
 
 def _certificates(client: Client) -> Iterator[Finding]:
-    """The newest certificate of each site and service, by keys' directory."""
+    """Yield the newest certificate of each site and service, by keys' directory."""
     newest: dict[str, dict[str, Any]] = {}
     for found in client.all(lambda after: calls.certificates(after=after)):
         name = f"{found['kind']} {found['name']}"
@@ -154,7 +154,7 @@ def _certificates(client: Client) -> Iterator[Finding]:
 
 
 def _again(kind: str, name: str) -> str:
-    """How a party whose certificate is of no use any more gets another."""
+    """Return how a party whose certificate is of no use any more gets another."""
     if kind == "site":
         return f"enrol it again: undersong site re-enroll {name}; docs/operations.md, Secrets"
     return "enrol it again with a fresh token of keys' operator; docs/operations.md, Secrets"

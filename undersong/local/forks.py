@@ -39,13 +39,13 @@ class Forked:
         self._told = threading.Event()
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs; negative for a signal."""
+        """Return its exit code, None while it runs; negative for a signal."""
         if self._code is None and self._over(0.0):
             self._settle()
         return self._code
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, once it has ended; TimeoutExpired."""
+        """Return its exit code, once it has ended; TimeoutExpired."""
         if self._code is None:
             if not self._over(timeout):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
@@ -59,7 +59,7 @@ class Forked:
                 os.kill(self.pid, signal.SIGTERM)
 
     def born(self, pid: int) -> None:
-        """It runs under this id."""
+        """Return it runs under this id."""
         self.pid = pid
         with suppress(ProcessLookupError):  # ended and reaped already: its code is on the way
             self._pidfd = os.pidfd_open(pid)
@@ -67,7 +67,7 @@ class Forked:
         self._born.set()
 
     def orphaned(self) -> None:
-        """The nursery is gone: who waits for a birth or a code that it will never tell waits no longer."""
+        """Note that the nursery is gone: no call waits any longer for a birth or a code that it will never tell."""
         self._born.set()
         self._told.set()
 
@@ -82,7 +82,7 @@ class Forked:
         return self._born.wait(timeout_s)
 
     def _over(self, timeout_s: float | None) -> bool:
-        """Whether the kernel says that it has ended, within the time."""
+        """Return whether the kernel says that it has ended, within the time."""
         if self._pidfd is None:  # its code, or GONE
             return self._told.wait(timeout_s)
         waiting = select.poll()
@@ -90,7 +90,7 @@ class Forked:
         return bool(waiting.poll(None if timeout_s is None else timeout_s * 1000))
 
     def _settle(self) -> None:
-        """It has ended: take the code that the nursery tells, or do without."""
+        """Return it has ended: take the code that the nursery tells, or do without."""
         self._told.wait(CODE_S)
         self.told(GONE)
 

@@ -54,7 +54,7 @@ class Layout:
         return layout
 
     def seal_key(self, service: str) -> Path:
-        """The key file under which this service seals its secrets at rest."""
+        """Return the key file under which this service seals its secrets at rest."""
         return self.home / "secrets" / f"{service}-seal-key"
 
     @property
@@ -63,7 +63,7 @@ class Layout:
         return self.home / "tls" / CA_FILE if self.tls else None
 
     def tls_file(self, service: str) -> Path:
-        """A service's key and certificate for TLS."""
+        """Return a service's key and certificate for TLS."""
         return self.home / "tls" / f"{service}.pem"
 
     def certify(self, *, anew: bool = False) -> None:
@@ -83,11 +83,11 @@ class Layout:
         return self.home / "secrets"
 
     def log(self, process: str) -> Path:
-        """A process's log file."""
+        """Return a process's log file."""
         return self.home / "logs" / f"{process}.log"
 
     def url(self, service: str) -> str:
-        """A service's base url."""
+        """Return a service's base url."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.ports[service]}"
 
     def urls(self) -> dict[str, str]:
@@ -95,18 +95,18 @@ class Layout:
         return {service: self.url(service) for service in SERVICES}
 
     def redis_url(self) -> str:
-        """The URL of Redis, with its password."""
+        """Return the URL of Redis, with its password."""
         password = read_text(self.home / "secrets" / "valkey-password").strip()
         return f"redis://:{password}@127.0.0.1:{self.ports['valkey']}/0"
 
     def valkey_command(self) -> list[str]:
-        """The command that runs the Redis-protocol server."""
+        """Return the command that runs the Redis-protocol server."""
         return [_valkey_binary(), str(self.home / "valkey" / "valkey.conf")]
 
     def environment(
         self, service: str, *, log_level: str = "INFO", extra: Mapping[str, str] | None = None
     ) -> dict[str, str]:
-        """The environment of one service's processes."""
+        """Return the environment of one service's processes."""
         data = self.home / service
         settings = {
             "database_url": f"sqlite+aiosqlite:///{data / f'{service}.sqlite'}",
@@ -143,19 +143,21 @@ class Layout:
 
 
 def base_environment() -> dict[str, str]:
-    """What every child inherits: this process's environment without any platform settings of the caller's shell."""
+    """Return what every child inherits: this process's environment without any platform settings of the caller's
+    shell.
+    """
     prefixes = tuple(f"{name.upper()}_" for name in (*SERVICES, HELPER, "agent"))
     kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
 def service_command(service: str, role: str) -> list[str]:
-    """How a service's process is started."""
+    """Return how a service's process is started."""
     return [sys.executable, "-m", f"undersong.services.{service}", role]
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now.
+    """Return a loopback port that nothing listens on now.
 
     It is outside the range from which systems take the ports of outgoing connections, so it is free at a restart, too.
     Each process chooses from a share of that range by its id: platforms that start at the same moment seldom choose the
@@ -168,7 +170,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nothing listens on this loopback port."""
+    """Return whether nothing listens on this loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: TIME_WAIT is not in use
         try:
@@ -179,7 +181,8 @@ def is_free(port: int) -> bool:
 
 
 def choose_ports(stored: Path, first: int | None = None, *, move: bool = False, wait_s: float = 0.0) -> dict[str, int]:
-    """The port of each process by its name, written to `stored`: those of the last run, or a row from `first` on.
+    """Return the port of each process by its name, written to `stored`: those of the last run, or a row from `first`
+    on.
 
     `wait_s`: how long to wait for ports in use, where the last run was killed and its processes are still stopping.
     Raises StartError for a port that another program holds, unless `move` allows another in its place.
@@ -227,7 +230,7 @@ def _last_ports(stored: Path) -> dict[str, int]:
 
 
 def _secret_file(path: Path) -> str:
-    """The hexadecimal secret in this file, made (0600) when it is not there."""
+    """Return the hexadecimal secret in this file, made (0600) when it is not there."""
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

@@ -99,7 +99,7 @@ class Nursery:
         return [json.loads(line) for line in lines]
 
     def _fork(self, order: dict[str, Any]) -> bool:
-        """True in the parent."""
+        """Return True in the parent."""
         pid = os.fork()
         if pid == 0:
             return False

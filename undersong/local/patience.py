@@ -37,7 +37,7 @@ class Patience:
         self._last = self._used(self._pids())
 
     def over(self) -> bool:
-        """Whether they have stood still, or worked in vain, for too long."""
+        """Return whether they have stood still, or worked in vain, for too long."""
         now = self._clock()
         if now - self._looked >= STEP_S:
             pids = list(self._pids())
@@ -51,7 +51,7 @@ class Patience:
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """The processor time of these processes and their children so far; those that are gone count nothing."""
+    """Return the processor time of these processes and their children so far; those that are gone count nothing."""
     import psutil
 
     total = 0.0

@@ -193,11 +193,11 @@ class Platform:
         )
 
     def renew_certificates(self) -> None:
-        """New keys and certificates for TLS; the services take them up by themselves."""
+        """Make new keys and certificates for TLS; the services take them up by themselves."""
         self._running().certify(anew=True)
 
     def federation(self, name: str = "federation") -> Federation:
-        """The platform's federation; made under this name when there is none yet."""
+        """Return the platform's federation; made under this name when there is none yet."""
         if self._federation is None:
             found = self.client.federations()
             self._federation = found[0] if found else self.client.create_federation(name)
@@ -372,7 +372,7 @@ def _hold(home: Path) -> IO[str]:
 
 
 def _ended_badly(lock: IO[str]) -> bool:
-    """Whether the last run was killed, so that its processes may still be stopping; notes the present run."""
+    """Return whether the last run was killed, so that its processes may still be stopping; notes the present run."""
     lock.seek(0)
     before = lock.read().strip()
     lock.truncate(0)

@@ -31,10 +31,10 @@ class Running(Protocol):
         """The process's id."""
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
+        """Return its exit code, None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, once it has ended; TimeoutExpired."""
+        """Return its exit code, once it has ended; TimeoutExpired."""
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -112,7 +112,7 @@ class Supervised:
             thread.join(grace_s)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as file:

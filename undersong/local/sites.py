@@ -21,7 +21,7 @@ class SiteFolder:
         self.config = path / "agent.yaml"
 
     def command(self) -> list[str]:
-        """How the agent is started."""
+        """Return how the agent is started."""
         return [sys.executable, "-m", "undersong.services.agent", "--config", str(self.config)]
 
     def write(
@@ -71,7 +71,7 @@ class SiteFolder:
 
 
 def existing_sites(home: Path) -> list[SiteFolder]:
-    """The sites of an earlier run in this home."""
+    """Return the sites of an earlier run in this home."""
     return [SiteFolder(path.parent) for path in sorted((home / "sites").glob("*/agent.yaml"))]
 
 

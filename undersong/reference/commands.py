@@ -25,7 +25,7 @@ def commands() -> str:
 
 
 def _sections(name: str, command: Any, level: int) -> Iterator[str]:
-    """A command's own section, unless it is the first of all, and those of the commands in it."""
+    """Yield a command's own section, unless it is the first of all, and those of the commands in it."""
     inner = getattr(command, "commands", {})
     if level > 1:
         yield f"{'#' * level} `{name}`\n\n{plain(command.help or '')}\n"
@@ -105,6 +105,6 @@ def service_commands() -> str:
 
 
 def _helper_commands() -> Iterator[tuple[str, str]]:
-    """The helper's commands by the names that the keys service's command line gives them."""
+    """Yield the helper's commands by the names that the keys service's command line gives them."""
     about = {name: text for name, text, _ in HELPER_PROGRAM.listed()}
     yield from ((name, f"The helper: {about[own]}") for name, own in HELPER_COMMANDS.items())

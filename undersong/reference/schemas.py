@@ -36,7 +36,7 @@ class Pages:
         return self._section(title, self.schema, prefix, self.level)
 
     def _section(self, heading: str, schema: Schema, path: str, level: int) -> str:
-        """One part's heading, description and table, and after it those of the parts in it."""
+        """Return one part's heading, description and table, and after it those of the parts in it."""
         inner: list[tuple[str, str]] = []
         rows = []
         required = set(schema.get("required", ()))
@@ -53,7 +53,7 @@ class Pages:
         return "\n".join(part for part in parts if part)
 
     def _parts(self, entry: Schema, place: str) -> Iterator[tuple[str, str]]:
-        """Every part that is described for the first time, with its path."""
+        """Yield every part that is described for the first time, with its path."""
         reference = entry.get("$ref")
         if reference is not None:
             if "properties" in self._resolved(reference) and reference not in self.found:

@@ -307,7 +307,7 @@ def _now_ms() -> int:
 
 @contextmanager
 def opened_inbox(settings: AgentSettings) -> Iterator[Inbox]:
-    """The inbox of an agent that may be running; ConfigError where there is none yet, or it cannot be used."""
+    """Open the inbox of an agent that may be running; ConfigError where there is none yet, or it cannot be used."""
     if not (settings.data_dir / "agent.sqlite").exists():
         raise ConfigError(f"{settings.data_dir} holds no agent's state yet: start the agent first")
     try:

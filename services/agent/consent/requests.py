@@ -67,7 +67,7 @@ class ConsentRequest(Digestible):
         return {budget.unit: self.epsilon(budget.unit, budget.delta) / budget.epsilon for budget in budgets}
 
     def large(self, rule: PrivacyRule) -> bool:
-        """Whether the job may cost more of a budget than `LARGE_SHARE`."""
+        """Return whether the job may cost more of a budget than `LARGE_SHARE`."""
         return any(share > LARGE_SHARE for share in self.shares(rule).values())
 
 
@@ -113,7 +113,9 @@ def request_of(manifest: RoundManifest) -> ConsentRequest | None:
 
 
 def approves(rule: ConsentRule, request: ConsentRequest) -> bool:
-    """Whether the policy itself approves a request: its recipe's code, below the epsilon that the owner allows it."""
+    """Return whether the policy itself approves a request: its recipe's code, below the epsilon that the owner allows
+    it.
+    """
     ceiling = rule.ceilings.get(request.recipe_digest)
     return ceiling is not None and any(request.epsilon(unit, ceiling.delta) <= ceiling.epsilon for unit in PrivacyUnit)
 

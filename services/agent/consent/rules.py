@@ -65,7 +65,7 @@ class SignedDecision(Document):
         return cls(document=decision, signature=key.sign(CONSENT_CONTEXT, decision.digest()))
 
     def holds(self, request: str, keys: Collection[str]) -> bool:
-        """Whether one of these keys decided this on this request."""
+        """Return whether one of these keys decided this on this request."""
         return (
             self.document.request == request
             and self.document.key == self.signature.key

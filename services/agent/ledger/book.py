@@ -110,7 +110,7 @@ class Ledger:
             point("agent.charge.noted")
 
     def rest(self) -> None:
-        """The task that was charged last is over in this process: bytes of it are durable by now, or never will be."""
+        """Note that the task charged last is over in this process: bytes of it are durable by now, or never will be."""
         with self._lock:
             self._active = None
 
@@ -160,7 +160,9 @@ class Ledger:
         return chain, fault
 
     def _now(self, chain: Chain) -> int:
-        """The latest time that was ever seen here, in Unix milliseconds: a clock that goes back opens no new period."""
+        """Return the latest time that was ever seen here, in Unix milliseconds: a clock that goes back opens no new
+        period.
+        """
         return latest(chain, known(self.mark))
 
     def _append(self, chain: Chain, line: Line) -> None:

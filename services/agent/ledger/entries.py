@@ -119,7 +119,9 @@ class Charge:
         return self.state is not State.VOID
 
     def touches(self, dataset: str, unit: str) -> bool:
-        """Whether it is spent of this data set's unit: an exact answer bounds no unit, so it is spent of each."""
+        """Return whether it is spent of this data set's unit: an exact answer bounds no unit, so it is spent of
+        each.
+        """
         exact = isinstance(self.event, NonPrivateEvent)
         return self.counts and self.held.dataset == dataset and (exact or self.held.unit == unit)
 

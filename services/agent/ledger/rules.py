@@ -108,7 +108,7 @@ def _other_rounds(manifest: RoundManifest, chain: Chain, delta: float) -> list[P
 
 
 def exceeds(found: float, limit: float) -> bool:
-    """Whether an epsilon is more than a limit by more than two computations of it may differ."""
+    """Return whether an epsilon is more than a limit by more than two computations of it may differ."""
     return found > limit * (1 + SLACK)
 
 

@@ -22,12 +22,12 @@ MOST_EVENTS: Final = 64
 
 
 def progress_of(frame: Frame) -> float:
-    """How far it is, 0..1; FrameError."""
+    """Return how far it is, 0..1; FrameError."""
     return min(1.0, max(0.0, _number(frame, "value")))
 
 
 def failure(frame: Frame) -> TaskFailure:
-    """What a recipe's failure says; a code that is none becomes `recipe-error`."""
+    """Return what a recipe's failure says; a code that is none becomes `recipe-error`."""
     code, where = frame.get("code"), frame.get("where")
     places = where if isinstance(where, list) else []
     return TaskFailure(
@@ -39,7 +39,7 @@ def failure(frame: Frame) -> TaskFailure:
 
 
 def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> RunOutcome:
-    """The result of an order. With `taken` its files are copied there, out of the recipe's reach.
+    """Return the result of an order. With `taken` its files are copied there, out of the recipe's reach.
 
     Files of at most `limit` bytes (0: no limit). TaskFailure for a result that is not one.
     """

@@ -29,7 +29,7 @@ class Pipes:
         self._lock = threading.Lock()
 
     def receive(self) -> Frame | None:
-        """The next frame; None at the end."""
+        """Return the next frame; None at the end."""
         prefix = self._reader.read(PREFIX.size)
         if len(prefix) < PREFIX.size:
             return None

@@ -100,7 +100,7 @@ def _has_gpu(device: str) -> bool:
 
 
 def _reachable(name: str) -> bool:
-    """Whether this process can still look into a place that is not for it: tried, not inferred."""
+    """Return whether this process can still look into a place that is not for it: tried, not inferred."""
     try:
         os.close(os.open(name, os.O_RDONLY))
     except OSError:

@@ -66,7 +66,7 @@ class DockerLauncher:
             await asyncio.to_thread(self._clean)
 
     def options(self, setup: Setup) -> dict[str, Any]:
-        """What the container is created with."""
+        """Return what the container is created with."""
         import docker
 
         resources, settings = self._resources, self._settings
@@ -139,7 +139,7 @@ class DockerLauncher:
 
 
 def _docker() -> Any:
-    """The SDK, imported only where it is used: it costs memory that a process runner does not need."""
+    """Return the SDK, imported only where it is used: it costs memory that a process runner does not need."""
     import docker
 
     return docker
@@ -167,7 +167,7 @@ class DockerChannel:
         return unpack(await self._take(size))
 
     def excess(self) -> Excess | None:
-        """Whether the shared folder holds too much; processes and memory are the engine's to limit."""
+        """Return whether the shared folder holds too much; processes and memory are the engine's to limit."""
         folder, limit = self._disk
         return folders.excess([folder], limit)
 

@@ -21,7 +21,7 @@ class ResultFileRefused(Exception):
 
 
 def fresh(folder: Path, mode: int = 0o700) -> None:
-    """An empty folder in its place."""
+    """Put an empty folder in its place."""
     erase(folder)
     folder.mkdir(parents=True, mode=mode)
     folder.chmod(mode)
@@ -59,7 +59,7 @@ def used(folders: Iterable[Path]) -> tuple[int, int]:
 
 
 def excess(folders: Iterable[Path], limit: int) -> Excess | None:
-    """Whether the folders hold more than `limit` bytes (0: no limit) or too many entries."""
+    """Return whether the folders hold more than `limit` bytes (0: no limit) or too many entries."""
     size, count = used(folders)
     if limit and size > limit:
         return Excess("disk-limit", f"{size} bytes in files, the policy allows {limit}")
@@ -67,7 +67,7 @@ def excess(folders: Iterable[Path], limit: int) -> Excess | None:
 
 
 def take(source: Path, target: Path, limit: int) -> Path | None:
-    """A copy that the recipe cannot change under the reader's hands; None where there is no file.
+    """Return a copy that the recipe cannot change under the reader's hands; None where there is no file.
 
     Raises `ResultFileRefused` for anything but a plain file of at most `limit` bytes (0: no limit): a link could point
     to a site's own files.

@@ -34,7 +34,7 @@ class Family:
 
     @classmethod
     def of(cls, leader: int, marker: str) -> Family:
-        """A family of this boot of the machine."""
+        """Return a family of this boot of the machine."""
         return cls(leader, marker, _boot())
 
     def line(self) -> str:
@@ -56,7 +56,7 @@ def _boot() -> str:
 
 
 def usage(group: int, memory_limit: int) -> tuple[int, int]:
-    """How many processes and threads a group has, and its memory in bytes.
+    """Return how many processes and threads a group has, and its memory in bytes.
 
     Memory is what is resident; beyond the limit it is counted again exactly, without pages of files and with pages
     that several processes share counted once.
@@ -123,7 +123,7 @@ def kill(family: Family, *, ours: bool) -> int:
 
 
 def _belongs(process: psutil.Process, family: Family, *, ours: bool) -> bool:
-    """Whether a live process came from the child: by the session that it cannot leave, or by the inherited word.
+    """Return whether a live process came from the child: by the session that it cannot leave, or by the inherited word.
 
     A recipe can overwrite its own environment. It cannot join another session, nor take back `no_new_privs`, which
     keeps an innocent program apart that got the same number later.

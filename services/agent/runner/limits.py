@@ -37,7 +37,7 @@ def _lower(which: int, value: int) -> None:
 
 
 def _tasks_of(user: int) -> int:
-    """How many processes and threads a user has on this machine."""
+    """Return how many processes and threads a user has on this machine."""
     count = 0
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -39,7 +39,7 @@ class Channel(Protocol):
         """Say something; ChildGone."""
 
     async def receive(self) -> Frame:
-        """The next frame; ChildGone or FrameError."""
+        """Return the next frame; ChildGone or FrameError."""
 
     def excess(self) -> Excess | None:
         """Return whether the child uses more than it was given; asked in a thread."""
@@ -60,7 +60,7 @@ class Launcher(Protocol):
     name: str
 
     async def start(self, setup: Setup) -> Channel:
-        """A new child, before it has got its setup."""
+        """Return a new child, before it has got its setup."""
 
     async def clean(self) -> None:
         """Kill what an earlier agent process left behind."""
@@ -262,7 +262,7 @@ async def _killed(child: Child) -> str:
 
 
 def _identities(paths: Iterable[str]) -> tuple[object, ...]:
-    """Which files these names stand for now."""
+    """Return which files these names stand for now."""
     found: list[object] = []
     for path in paths:
         try:

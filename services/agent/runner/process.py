@@ -54,7 +54,7 @@ def _sources() -> Iterator[Path]:
 
 
 def _uncompiled(source: Path) -> bool:
-    """Whether a module is compiled at each start, and need not be."""
+    """Return whether a module is compiled at each start, and need not be."""
     compiled = Path(importlib.util.cache_from_source(str(source)))
     return not compiled.exists() and source.exists() and os.access(source.parent, os.W_OK)
 
@@ -174,7 +174,7 @@ class ProcessChannel:
             raise ChildGone("its pipe ended") from error
 
     def excess(self) -> Excess | None:
-        """Whether the child uses more than its policy gives: processes, memory of all of them, disk."""
+        """Return whether the child uses more than its policy gives: processes, memory of all of them, disk."""
         setup = self._setup
         tasks, memory = group.usage(self._process.pid, setup.memory_bytes)
         if setup.pids and tasks > setup.pids:
@@ -221,7 +221,7 @@ class ProcessChannel:
 
 
 def _tail(path: Path) -> str:
-    """The last lines of the recipes' log, for the site's own log only."""
+    """Return the last lines of the recipes' log, for the site's own log only."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL))

@@ -30,7 +30,7 @@ class FrameError(Exception):
 
 
 def pack(frame: Mapping[str, Any]) -> bytes:
-    """One frame's bytes."""
+    """Return one frame's bytes."""
     body = bytes(msgpack.packb(dict(frame)))
     if len(body) > MAX_FRAME:
         raise FrameError(f"a frame of {len(body)} bytes")
@@ -38,7 +38,7 @@ def pack(frame: Mapping[str, Any]) -> bytes:
 
 
 def unpack(body: bytes) -> Frame:
-    """A frame from the bytes after its length."""
+    """Return a frame from the bytes after its length."""
     try:
         frame = msgpack.unpackb(body, strict_map_key=True)
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
@@ -49,7 +49,7 @@ def unpack(body: bytes) -> Frame:
 
 
 def frame_length(prefix: bytes) -> int:
-    """The length that a prefix announces; FrameError beyond the limit."""
+    """Return the length that a prefix announces; FrameError beyond the limit."""
     size = int(PREFIX.unpack(prefix)[0])
     if size > MAX_FRAME:
         raise FrameError(f"a frame of {size} bytes")
@@ -78,7 +78,7 @@ class Setup:
     data: tuple[str, ...] = ()  # files of data sets, for this child alone
 
     def frame(self) -> Frame:
-        """The setup as the first frame."""
+        """Return the setup as the first frame."""
         return {
             "type": "setup",
             **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()},
@@ -90,7 +90,7 @@ class Setup:
         return (self.datasets, *self.recipes, *self.reads, *self.data)
 
     def own(self, digest: str) -> bool:
-        """Whether this is the site's own code, which is trusted less than what comes with the agent."""
+        """Return whether this is the site's own code, which is trusted less than what comes with the agent."""
         return digest in self.allowed_digests
 
 
@@ -122,7 +122,7 @@ class RunOrder:
     rounds: int = 1
 
     def frame(self) -> Frame:
-        """The order as a frame."""
+        """Return the order as a frame."""
         plain = {name: getattr(self, name) for name in self.__slots__}
         paths = ("folder", "model", "rows")
         plain |= {name: str(plain[name]) if plain[name] is not None else None for name in paths}

@@ -67,7 +67,7 @@ def refuse(*, network: bool, gpu: bool) -> bool:
 
 
 def _program(machine: str, refused: dict[str, tuple[int | None, int | None]]) -> list[bytes]:
-    """The filter's instructions."""
+    """Return the filter's instructions."""
     architecture, column = ARCHITECTURES[machine]
     numbers = [found for row in refused.values() if (found := row[column]) is not None]
     no, absent = _step(RETURN, REFUSE | errno.EPERM), _step(RETURN, REFUSE | errno.ENOSYS)
@@ -86,5 +86,5 @@ def _program(machine: str, refused: dict[str, tuple[int | None, int | None]]) ->
 
 
 def _step(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
-    """One instruction; `yes` and `no` are how many to leap over."""
+    """Return one instruction; `yes` and `no` are how many to leap over."""
     return struct.pack("=HBBI", code, yes, no, value)

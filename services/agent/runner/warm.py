@@ -131,7 +131,9 @@ class WarmRunner:
             await self._pool.drop(setup)
 
     async def _own_specs(self) -> tuple[list[RecipeSpec], list[str]]:
-        """What the site's own recipes say of themselves, as far as it can be used, and what is wrong with them."""
+        """Return what the site's own recipes say of themselves, as far as it can be used, and what is wrong with
+        them.
+        """
         try:
             frame = await self._ask_own(self._compartment(self._setup.allowed_digests, ()))
             said = [RecipeSpec.model_validate(spec) for spec in frame["recipes"]]

@@ -122,7 +122,7 @@ class Workshop:
         return recipe
 
     def _own(self, faults: list[str]) -> dict[str, Recipe]:
-        """The site's own recipes by name. A file whose digest the policy does not name is not even imported."""
+        """Return the site's own recipes by name. A file whose digest the policy does not name is not even imported."""
         found: dict[str, Recipe] = {}
         for path in _files(self._own_paths):
             try:
@@ -220,7 +220,7 @@ def _files(paths: list[Path]) -> list[Path]:
 
 
 def _gpus() -> list[str]:
-    """The names that the driver gives; no library is loaded for it."""
+    """Return the names that the driver gives; no library is loaded for it."""
     found = []
     for folder in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = dict(line.split(":", 1) for line in folder.read_text().splitlines() if ":" in line)

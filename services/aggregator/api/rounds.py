@@ -280,7 +280,7 @@ def _opening(view: RoundView) -> bool:
 
 
 def round_state(view: RoundView) -> RoundState:
-    """The document of a round."""
+    """Return the document of a round."""
     stored, rules = view.stored, view.stored.round
     ended = rules.phase is Phase.PUBLISHED
     return RoundState(

@@ -115,7 +115,7 @@ async def hear(
     request: Request,
     wait_s: WaitQuery = 0,
 ) -> Response:
-    """The answer to a step, as soon as the step is closed; waits for that up to `wait_s` seconds."""
+    """Return the answer to a step, as soon as the step is closed; waits for that up to `wait_s` seconds."""
     stopping = getattr(request.app.state, "stopping", None)
     found = await steps.answer(round_id, site, step, wait_s, stopping)
     if found is None:

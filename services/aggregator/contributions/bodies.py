@@ -16,7 +16,7 @@ from undersong.shared.wire.updates import UpdateHeader
 
 @asynccontextmanager
 async def local_file(blobs: BlobStore, digest: Digest) -> AsyncIterator[Path]:
-    """The blob as a local file; fetched for the moment where the store is not a folder. Raises BodyLost."""
+    """Lend the blob as a local file; fetched for the moment where the store is not a folder. Raises BodyLost."""
     path = blobs.path(digest)
     if path is not None:
         yield path

@@ -54,7 +54,7 @@ class Folding:
         return [c for c in contributions if c.code is None and c.id not in self.folded]
 
     def misfits(self, contributions: Sequence[Contribution]) -> bool:
-        """Whether the sum holds what no longer counts, and so must be made again."""
+        """Return whether the sum holds what no longer counts, and so must be made again."""
         return not self.folded <= {c.id for c in contributions if c.code is None}
 
     def add(self, contribution: Contribution, path: Path) -> None:
@@ -84,7 +84,7 @@ class Folding:
         self.folded.update(ids)
 
     def opened(self) -> ModVector:
-        """The plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
+        """Return the plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
         if self.total is None:
             raise ValueError("nothing was folded")
         total = self.total.total.copy() if self._hidden else self.total.total
@@ -159,7 +159,7 @@ def coordinates_of(header: UpdateHeader) -> int:
 def checked(
     blocks: Iterator[memoryview], header: UpdateHeader, encoding: Encoding, *, slack: int = 0
 ) -> Iterator[memoryview]:
-    """The same blocks; raises OutOfRange after the last where no honest site could have sent them.
+    """Yield the same blocks; raises OutOfRange after the last where no honest site could have sent them.
 
     Without this check one site could make the whole sum unusable without being found. `slack`: what noise of the
     site's own can add.
@@ -191,7 +191,7 @@ def _weight(tail: list[int], encoding: Encoding) -> int:
 
 
 def code_of(refusal: Refusal) -> str:
-    """The code under which a body is rejected; a second server's verdict has its own."""
+    """Return the code under which a body is rejected; a second server's verdict has its own."""
     if isinstance(code := getattr(refusal, "code", None), str):
         return code
     return "update-unusable" if type(refusal) is UpdateRefused else refusal.slug()

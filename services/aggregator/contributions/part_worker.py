@@ -78,7 +78,7 @@ class PartWorker:
         return True
 
     async def claim(self) -> Part | None:
-        """A part that is free."""
+        """Return a part that is free."""
         if not await self._database.read("parts.free", lambda tx: PartRepository(tx).any_free(self._worker_id)):
             return None
         part = await self._database.run("part.claim", lambda tx: PartRepository(tx).claim(self._worker_id, self._lease))
@@ -87,7 +87,10 @@ class PartWorker:
         return part
 
     async def fold(self, part: Part) -> Folding | None:
-        """The sum of the part; None when the claim is lost. An update that cannot be used is left to the holder."""
+        """Return the sum of the part; None when the claim is lost.
+
+        An update that cannot be used is left to the holder.
+        """
 
         async def look(tx: Transaction) -> tuple[Stored, list[Contribution]]:
             stored = await RoundRepository(tx).get(part.round_id)

@@ -30,7 +30,7 @@ class PartialSumBroken(Refusal):
 
 
 def new_key() -> bytes:
-    """A key for one partial sum."""
+    """Return a key for one partial sum."""
     return AESGCM.generate_key(_KEY_BITS)
 
 
@@ -40,7 +40,7 @@ def sealed_size(total: ModVector) -> int:
 
 
 async def seal(total: ModVector, key: bytes, claim: str) -> AsyncIterator[bytes]:
-    """The blob, block by block; `key` was never used before."""
+    """Yield the blob, block by block; `key` was never used before."""
     words = np.ascontiguousarray(total, total.dtype.newbyteorder("<"))
     plain, cipher = words.view(np.uint8).data, AESGCM(key)
     for number, start in enumerate(range(0, len(plain), BLOCK)):
@@ -49,7 +49,7 @@ async def seal(total: ModVector, key: bytes, claim: str) -> AsyncIterator[bytes]
 
 
 def unseal(path: Path, key: bytes, claim: str, modulus_bits: int, length: int) -> ModVector:
-    """The sum, uint[length]; raises PartialSumBroken. Blocking."""
+    """Return the sum, uint[length]; raises PartialSumBroken. Blocking."""
     words = np.empty(length, np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
     plain, cipher = words.view(np.uint8).data, AESGCM(key)
     try:

@@ -87,7 +87,7 @@ class RoundParts:
         self._min_updates, self._min_bytes = min_updates, min_bytes
 
     def worth(self, stored: Stored, folding: Folding, waiting: Sequence[Contribution]) -> bool:
-        """Whether so much waits that sharing it may save time. A first model is no sum, and is not shared."""
+        """Return whether so much waits that sharing it may save time. A first model is no sum, and is not shared."""
         encoding = folding.manifest.encoding
         if len(waiting) < self._min_updates or encoding is None or stored.length is None:
             return False

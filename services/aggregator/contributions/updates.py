@@ -83,7 +83,7 @@ class Body:
         self._head = bytearray()
 
     async def header(self) -> tuple[UpdateHeader, int]:
-        """The update's header and its size in bytes; raises MalformedUpdate."""
+        """Return the update's header and its size in bytes; raises MalformedUpdate."""
         span = header_span(await self._ahead(PREFIX_SIZE))
         return read_header(await self._ahead(span))
 
@@ -142,7 +142,9 @@ class Updates:
         return stored, await self._again(stored, site_id, digest, known)
 
     def limit(self, stored: Stored) -> int:
-        """The most bytes that an update of this round may have, as far as can be said before its header is read."""
+        """Return the most bytes that an update of this round may have, as far as can be said before its header is
+        read.
+        """
         encoding = manifest_of(stored.manifest).encoding
         if encoding is None or stored.length is None:
             return self._max_bytes
@@ -289,7 +291,7 @@ def _admit_again(stored: Stored, now: datetime, known: Repeat | None) -> None:
 
 
 async def _check_turn(tx: Transaction, stored: Stored, site_id: SiteId) -> None:
-    """Where there are steps before the upload, only who took part in them may upload; SiteFellOut, DealerAtFault."""
+    """Check that the site took part in the steps before the upload; SiteFellOut, DealerAtFault."""
     if stored.round.tracks_steps:
         order = engine_facts(manifest_of(stored.manifest).engine).steps
         await must_go_on(tx, stored.round.id, order, UPLOAD, site_id)

@@ -19,7 +19,7 @@ from undersong.shared.wire.manifest import (
 
 @lru_cache(maxsize=64)
 def manifest_of(text: str) -> RoundManifest:
-    """The manifest as it was stored."""
+    """Return the manifest as it was stored."""
     return RoundManifest.model_validate_json(text)
 
 
@@ -46,5 +46,5 @@ def tail_length(manifest: RoundManifest) -> int:
 
 
 def evaluation_length(layout: str) -> int:
-    """How many words an evaluation of this layout has; raises LayoutUnknown."""
+    """Return how many words an evaluation of this layout has; raises LayoutUnknown."""
     return sums_length(layout_length(layout))

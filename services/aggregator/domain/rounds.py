@@ -136,7 +136,9 @@ class Known:
     rejected_for: str | None
 
     def lost(self, digest: Digest) -> bool:
-        """Whether this site may send the same bytes again, because ours were damaged after its receipt was given."""
+        """Return whether this site may send the same bytes again, because ours were damaged after its receipt was
+        given.
+        """
         return self.rejected_for == BODY_LOST and self.digest == digest
 
 
@@ -173,7 +175,7 @@ def admit(round_: Round, now: datetime) -> None:
 
 
 def may_send_again(round_: Round, now: datetime) -> bool:
-    """Whether a site whose stored update was damaged can still send it: then a frozen round collects again.
+    """Return whether a site whose stored update was damaged can still send it: then a frozen round collects again.
 
     Not once it was fixed for other parties which updates are summed; the caller looks at that.
     """

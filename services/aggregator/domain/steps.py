@@ -13,7 +13,10 @@ OPENED: Final = "opened"
 
 
 def step_due(round_: Round, now: datetime) -> bool:
-    """Whether the present step must be closed now. The upload's end is the phase's, so that one is due once frozen."""
+    """Return whether the present step must be closed now.
+
+    The upload's end is the phase's, so that one is due once frozen.
+    """
     if round_.step in (None, OPENED) or round_.phase.over:
         return False
     if round_.step == UPLOAD:
@@ -38,14 +41,14 @@ def admit_step(round_: Round, steps: Sequence[str], step: str, now: datetime, *,
 
 
 def step_after(steps: Sequence[str], step: str) -> str:
-    """The step that follows."""
+    """Return the step that follows."""
     return [*steps, OPENED][list(steps).index(step) + 1]
 
 
 def step_deadline(
     steps: Sequence[str], step: str, opened_at: datetime, deadline: datetime, now: datetime, patience: timedelta
 ) -> datetime:
-    """When a step ends at the latest.
+    """Return when a step ends at the latest.
 
     Steps before the upload pass while the sites train, so they share the first half of the round's time; those after
     it need an answer at once, which `patience` is for.
@@ -57,7 +60,7 @@ def step_deadline(
 
 
 def opening(steps: Sequence[str], step: str | None) -> bool:
-    """Whether sites may have given away what opens the sum: from then on the same round is never answered again.
+    """Return whether sites may have given away what opens the sum: from then on the same round is never answered again.
 
     Where another party opens it, that is so from the moment it is asked (`RoundView.frozen`).
     """

@@ -164,7 +164,7 @@ def log_faults(faults: Iterable[Fault], **where: str) -> None:
 
 
 async def asked(parties: Parties, stage: Stage, stored: Stored, asks: Asks) -> Replies:
-    """The other parties' answers; RoundFailed where they refuse, Unavailable: ask again."""
+    """Return the other parties' answers; RoundFailed where they refuse, Unavailable: ask again."""
     signed, reason = stored.signed_manifest(), refusal_reason(asks)
     if signed is None:
         raise RoundFailed(reason, "the manifest's signature was not stored")

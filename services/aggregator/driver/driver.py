@@ -294,7 +294,7 @@ class RoundDriver:
             await self._publish(hold, stored)
 
     async def outcome(self, hold: Hold, stored: Stored) -> ComputedRound:
-        """The round's outcome; computed in a thread."""
+        """Return the round's outcome; computed in a thread."""
         if hold.base is None:
             hold.base = await self._publication.base(stored)
         asks = hold.folding.engine.server.sum_asks(hold.folding.server_round)

@@ -28,7 +28,7 @@ _AUDITED: Final = timedelta(days=1)
 
 
 def new_worker_id() -> str:
-    """A name for this start of a worker; a restarted one never passes for its dead predecessor."""
+    """Return a name for this start of a worker; a restarted one never passes for its dead predecessor."""
     return f"worker-{secrets.token_hex(8)}"
 
 
@@ -49,7 +49,7 @@ class RoundMaintenance:
         self._tidy_at = monotonic()  # at the start too: a worker that is killed often must not put it off
 
     async def hear(self, event: Event) -> None:
-        """An event of our own topic: there is something to do for a round."""
+        """Take an event of our own topic: there is something to do for a round."""
         round_id = RoundId(event.subject)
         if event.type in ("round.failed", "round.cancelled"):
             await self._rounds.scrub(round_id)

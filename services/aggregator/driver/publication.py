@@ -97,7 +97,7 @@ class Publication:
         return await self._database.run("round.begin", work)
 
     async def base(self, stored: Stored) -> StartingModel | None:
-        """What a train round starts from, from our own store or the registry; None for other rounds."""
+        """Return what a train round starts from, from our own store or the registry; None for other rounds."""
         manifest = manifest_of(stored.manifest)
         if manifest.kind is not RoundKind.TRAIN or manifest.model is None:
             return None
@@ -116,7 +116,7 @@ class Publication:
             raise RoundFailed(Reason.UNFIT_MODEL, error.detail) from error
 
     async def _content(self, version_id: VersionId, digest: Digest, federation_id: str) -> bytes:
-        """A model: our own copy, with which a damaged one of the registry is healed, or the registry's."""
+        """Return a model: our own copy, with which a damaged one of the registry is healed, or the registry's."""
         try:
             content = await self._blobs.get(digest)
         except BlobMissing:
@@ -131,7 +131,7 @@ class Publication:
         return await self._blobs.get(digest)
 
     async def check(self, stored: Stored, fence: int, outcome: ComputedRound) -> Stored:
-        """aggregating -> checked, with the model durable and the intent to publish it written down.
+        """Move the round from aggregating to checked, with the model durable and the intent to publish it written down.
 
         A result without a model is published at once: the registry need not be asked.
         """
@@ -185,7 +185,7 @@ class Publication:
             raise RoundFailed(Reason.REGISTRY_REFUSED, error.detail) from error
 
     async def finish(self, stored: Stored, fence: int, version_id: VersionId) -> None:
-        """checked -> published; what only earlier rounds of the job needed may go."""
+        """Move the round from checked to published; what only earlier rounds of the job needed may go."""
 
         async def work(tx: Transaction) -> list[Digest]:
             rows = RoundRepository(tx)
@@ -212,7 +212,7 @@ class Publication:
         await self._blobs.put(outcome.content)
 
     async def has_content(self, stored: Stored) -> bool:
-        """Whether a checked round's model is still stored, and undamaged."""
+        """Return whether a checked round's model is still stored, and undamaged."""
         if stored.content_digest is None:
             return False
         try:
@@ -232,7 +232,7 @@ async def set_aside(blobs: BlobStore, digest: Digest) -> None:
 
 
 async def held(rows: RoundRepository, round_id: RoundId, fence: int) -> Stored:
-    """The locked round; raises RoundLost when another worker holds it or it has ended."""
+    """Return the locked round; raises RoundLost when another worker holds it or it has ended."""
     stored = await rows.lock(round_id)
     if stored.fence != fence or stored.round.phase.over:
         raise RoundLost(f"round {round_id} is {stored.round.phase}, held with fence {stored.fence}, not {fence}")
@@ -240,7 +240,7 @@ async def held(rows: RoundRepository, round_id: RoundId, fence: int) -> Stored:
 
 
 def conclude(stored: Stored, folding: Folding, base: StartingModel | None) -> ComputedRound:
-    """The round's outcome from its complete sum; pure, blocking. Raises RoundFailed."""
+    """Return the round's outcome from its complete sum; pure, blocking. Raises RoundFailed."""
     check_sum(stored.round)
     kind = folding.manifest.kind
     try:
@@ -327,7 +327,7 @@ def _result(stored: Stored, **facts: Any) -> dict[str, Any]:
 
 
 def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Where a model version comes from, and what its round's noise promises if it has some; signed with it."""
+    """Return where a model version comes from, and what its round's noise promises if it has some; signed with it."""
     terms = {} if manifest.privacy is None else {"privacy": manifest.privacy.model_dump(mode="json")}
     return {
         "job_id": manifest.job_id,

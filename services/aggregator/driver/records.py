@@ -30,7 +30,7 @@ _UNKNOWN: Final = Digest("0" * 64)
 
 
 def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
-    """The facts of a record that only the worker which opened the sum knows."""
+    """Return the facts of a record that only the worker which opened the sum knows."""
     found = folding.engine.server.evidence(folding.server_round)
     return {
         "roster": None if found.roster is None else found.roster.hex(),
@@ -45,12 +45,12 @@ def evidence_of(folding: Folding, sum_digest: str) -> dict[str, Any]:
 
 
 def values_digest(values: list[float]) -> Digest:
-    """The digest under which opened sums stand in a record; the sums themselves are the coordinator's."""
+    """Return the digest under which opened sums stand in a record; the sums themselves are the coordinator's."""
     return digest_document({"values": values})
 
 
 async def _samples(rows: SampleRepository, manifest: RoundManifest, sites: Iterable[SiteId]) -> dict[str, Any]:
-    """The sites' committed sample counts, and those proofs that no earlier record of the job carries."""
+    """Return the sites' committed sample counts, and those proofs that no earlier record of the job carries."""
     if not takes_commitments(manifest):
         return {}
     found = await rows.commitments(sites), await rows.logged_in(manifest.round_id, sites)

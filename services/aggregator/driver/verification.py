@@ -66,7 +66,7 @@ class Verification:
     async def verify(
         self, folding: Folding, contributions: Sequence[Contribution], file: File, renew: Renew
     ) -> AsyncGenerator[Verified, None]:
-        """Each of the contributions with why it is refused, or None; Unavailable while the helper is away."""
+        """Yield each of the contributions with why it is refused, or None; Unavailable while the helper is away."""
         await self._helper.wake()
         asked: asyncio.Task[list[Verified]] | None = None
         try:

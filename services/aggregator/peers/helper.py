@@ -46,7 +46,7 @@ class Helper(Peer):
         self._directory = directory
 
     async def begin(self, signed: SignedManifest, leader_key: bytes) -> bytes:
-        """Its keys for the round (`Begun`), its signature checked; Unavailable or AskRefused."""
+        """Return its keys for the round (`Begun`), its signature checked; Unavailable or AskRefused."""
         manifest = signed.manifest
         body = Begin(signed.model_dump_json().encode(), leader_key).pack()
         reply = (await self._ask("PUT", f"/rounds/{manifest.round_id}", content=body, headers=_BINARY)).content
@@ -56,7 +56,7 @@ class Helper(Peer):
         return reply
 
     async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
-        """What it says at this stage: `begin`, `agree` or `share`; Unavailable or AskRefused."""
+        """Return what it says at this stage: `begin`, `agree` or `share`; Unavailable or AskRefused."""
         match stage:
             case "begin":
                 return await self.begin(signed, ask.body)
@@ -66,11 +66,11 @@ class Helper(Peer):
                 return await self.share(signed.manifest.round_id, ask.body, ask.answer_bytes)
 
     async def wake(self) -> None:
-        """Whether it can be reached at all, before anybody computes for it; Unavailable."""
+        """Check that it can be reached at all, before anything is computed for it; Unavailable."""
         await self._ask("GET", "/alive")
 
     async def verify(self, round_id: RoundId, questions: Sequence[ReportQuestion]) -> list[ReportVerdict]:
-        """Its verdict on each report; Unavailable or AskRefused."""
+        """Return its verdict on each report; Unavailable or AskRefused."""
         path = f"/rounds/{round_id}/reports"
         more: dict[str, Any] = {"headers": _BINARY, "timeout": _PATIENCE, "answer_bytes": MAX_BYTES}
         answer = await self._ask("POST", path, content=pack_batch(questions), **more)
@@ -80,7 +80,7 @@ class Helper(Peer):
             raise AskRefused(error.detail) from error
 
     async def agree(self, signed: SignedManifest, ask: bytes) -> bytes:
-        """Its signature over the accepted set (`Accepted`), checked; Unavailable or AskRefused."""
+        """Return its signature over the accepted set (`Accepted`), checked; Unavailable or AskRefused."""
         manifest, agree = signed.manifest, Agree.unpack(ask)
         path = f"/rounds/{manifest.round_id}/set"
         reply = (await self._ask("POST", path, content=ask, headers=_BINARY, timeout=_PATIENCE)).content
@@ -90,7 +90,7 @@ class Helper(Peer):
         return reply
 
     async def share(self, round_id: RoundId, leader_key: bytes, answer_bytes: int) -> bytes:
-        """Its share of the sum, sealed to the leader's key of the round; Unavailable or AskRefused."""
+        """Return its share of the sum, sealed to the leader's key of the round; Unavailable or AskRefused."""
         more: dict[str, Any] = {"headers": _BINARY, "timeout": _PATIENCE, "answer_bytes": answer_bytes}
         return (await self._ask("POST", f"/rounds/{round_id}/share", content=leader_key, **more)).content
 

@@ -18,14 +18,14 @@ class Keys(Peer):
         super().__init__(http, auth, keys_url, "keys service")
 
     async def ask(self, signed: SignedManifest, ask: bytes) -> bytes:
-        """What the witness says; the same question again gets the same answer. Unavailable or AskRefused."""
+        """Return what the witness says; the same question again gets the same answer. Unavailable or AskRefused."""
         content = msgpack.packb({"manifest": signed.model_dump_json().encode(), "ask": ask}, use_bin_type=True)
         path = f"/rounds/{signed.manifest.round_id}/witness"
         headers = {"content-type": "application/octet-stream"}
         return (await self._ask("POST", path, content=content, headers=headers)).content
 
     async def answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
-        """What the witness says to close a step; it is asked nothing else. Unavailable or AskRefused."""
+        """Return what the witness says to close a step; it is asked nothing else. Unavailable or AskRefused."""
         if stage != "close":
             raise AskRefused("a witness is asked only to close a step")
         return await self.ask(signed, ask.body)

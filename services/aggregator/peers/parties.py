@@ -89,7 +89,7 @@ class _Asking:
     enough: bool = False
 
     def possible(self, more: int) -> bool:
-        """Whether `more` further answers could suffice."""
+        """Return whether `more` further answers could suffice."""
         return len(self.answers) + more >= self.asks.need
 
     def take(self, ask: Ask, task: asyncio.Task[bytes]) -> None:

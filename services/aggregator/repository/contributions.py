@@ -53,7 +53,7 @@ class ContributionRepository:
         self._session = tx.session
 
     async def known(self, round_id: RoundId, site_id: SiteId) -> tuple[Known, Mapping[str, Any]] | None:
-        """What the site has given before, with its receipt."""
+        """Return what the site has given before, with its receipt."""
         values = {"round": round_id, "site": site_id}
         row = (await self._session.execute(_KNOWN, values)).one_or_none()
         return None if row is None else (Known(Digest(row.digest), row.code), row.receipt)
@@ -81,7 +81,7 @@ class ContributionRepository:
         return None if row is None else stored_of(row)
 
     async def of(self, round_id: RoundId) -> list[Contribution]:
-        """All of a round, in the order of their arrival."""
+        """Return all of a round, in the order of their arrival."""
         query = select(ContributionRow).where(ContributionRow.round_id == round_id).order_by(ContributionRow.id)
         rows = await self._session.scalars(query)
         return [contribution_of(row) for row in rows]
@@ -100,7 +100,7 @@ class ContributionRepository:
         return True
 
     async def find_again(self, round_id: RoundId, site_id: SiteId) -> bool:
-        """The lost bytes of a contribution are here again; False when they were not lost."""
+        """Note that the lost bytes of a contribution are here again; return False when they were not lost."""
         query = update(ContributionRow).where(ContributionRow.round_id == round_id, ContributionRow.site_id == site_id)
         found = query.where(ContributionRow.code == BODY_LOST).values(code=None, message=None)
         return await self._session.scalar(found.returning(ContributionRow.id), execution_options=_BY_SQL) is not None
@@ -128,13 +128,13 @@ _KNOWN = select(ContributionRow.digest, ContributionRow.code, ContributionRow.re
 
 
 def contribution_of(row: ContributionRow) -> Contribution:
-    """The row as a value."""
+    """Return the row as a value."""
     form = None if row.length is None else Form(row.length, row.layout)
     return Contribution(row.id, SiteId(row.site_id), Digest(row.digest), row.code, row.message, form, row.signature)
 
 
 def _columns_of(new: NewContribution) -> dict[str, Any]:
-    """The row of a new contribution."""
+    """Return the row of a new contribution."""
     return {
         "round_id": new.round_id,
         "site_id": new.site_id,
@@ -150,7 +150,7 @@ def _columns_of(new: NewContribution) -> dict[str, Any]:
 
 @cache
 def _counting(*, by_layout: bool, awaited: bool) -> Any:
-    """One more update of an open round, of the length and layout that the round has, where they are known."""
+    """Count one more update of an open round, of the length and layout that the round has, where they are known."""
     at, length = bindparam("at", type_=UtcDateTime()), bindparam("with_length", type_=BigInteger())
     layout = bindparam("with_layout", type_=String())
     query = update(_ROUNDS).where(_COLUMNS.id == _ID, _COLUMNS.phase == str(Phase.COLLECTING), _COLUMNS.deadline > at)
@@ -164,7 +164,7 @@ def _counting(*, by_layout: bool, awaited: bool) -> Any:
 
 @cache
 def _adding(dialect: str) -> Any:
-    """One site's update, unless it has one in the round."""
+    """Add one site's update, unless it has one in the round."""
     table = cast("Table", ContributionRow.__table__)
     return (
         insert_for(dialect, table).on_conflict_do_nothing(index_elements=["round_id", "site_id"]).returning(table.c.id)

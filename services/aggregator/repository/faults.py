@@ -27,11 +27,11 @@ class FaultRepository:
             await self._session.execute(self._tx.insert(FaultRow).on_conflict_do_nothing(), rows)
 
     async def of(self, round_id: RoundId) -> tuple[Fault, ...]:
-        """All faults of a round."""
+        """Return all faults of a round."""
         query = select(FaultRow).where(FaultRow.round_id == round_id).order_by(FaultRow.site_id, FaultRow.code)
         return tuple(Fault(SiteId(r.site_id), r.code, r.detail) for r in await self._session.scalars(query))
 
     async def find(self, round_id: RoundId, site_id: SiteId, code: str) -> Fault | None:
-        """One site's fault of this kind in a round."""
+        """Return one site's fault of this kind in a round."""
         row = await self._session.get(FaultRow, (round_id, site_id, code))
         return None if row is None else Fault(SiteId(row.site_id), row.code, row.detail)

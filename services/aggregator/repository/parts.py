@@ -71,17 +71,17 @@ class PartRepository:
         await self._tx.emit(PARTS_TOPIC, "parts.offered", PARTS)
 
     async def take_own(self, round_id: RoundId, fence: int, worker_id: str) -> Part | None:
-        """The holder's next part; its claim has no end, because its hold on the round has one."""
+        """Return the holder's next part; its claim has no end, because its hold on the round has one."""
         mine = (PartRow.round_id == round_id, PartRow.fence == fence)
         return await self._claim([*mine, _free(await self._tx.now())], worker_id, None)
 
     async def claim(self, worker_id: str, lease: timedelta) -> Part | None:
-        """A part of a round that another, living worker holds."""
+        """Return a part of a round that another, living worker holds."""
         now = await self._tx.now()
         return await self._claim([_free(now), _wanted(now, worker_id)], worker_id, now + lease)
 
     async def any_free(self, worker_id: str) -> bool:
-        """Whether `claim` would find one."""
+        """Return whether `claim` would find one."""
         now = await self._tx.now()
         found = select(PartRow.id).where(_free(now), _wanted(now, worker_id)).limit(1)
         return await self._session.scalar(found) is not None
@@ -106,7 +106,7 @@ class PartRepository:
             await self._tx.emit(WORK_TOPIC, "part.given_back", part.round_id)
 
     async def hand_in(self, part: Part, folded: Sequence[int], digest: Digest | None, key: bytes | None) -> bool:
-        """The part is folded; False, and nothing changes, when it is no longer this claim's."""
+        """Note that the part is folded; return False, and change nothing, when it is no longer this claim's."""
         if not await self._change(part, handed_in=True, folded=list(folded), digest=digest, key=key):
             return False
         await self._tx.emit(WORK_TOPIC, "part.handed_in", part.round_id)
@@ -134,7 +134,7 @@ class PartRepository:
         ]
 
     async def under_way(self, round_id: RoundId, fence: int) -> datetime | None:
-        """When the first claim of another worker on a part of this fence runs out; None where there is none."""
+        """Return when the first claim of another worker on a part of this fence runs out; None where there is none."""
         query = select(PartRow.until).where(PartRow.round_id == round_id, PartRow.fence == fence)
         query = query.where(PartRow.until.is_not(None), PartRow.handed_in.is_(False))
         return await self._session.scalar(query.order_by(PartRow.until).limit(1))
@@ -148,7 +148,7 @@ class PartRepository:
         return [Stale(r.id, RoundId(r.round_id), r.fence, None if r.digest is None else Digest(r.digest)) for r in rows]
 
     async def drop(self, ids: Sequence[int]) -> None:
-        """These parts are done with, and their blobs are gone."""
+        """Forget parts that are done with, whose blobs are gone."""
         if ids:
             await self._session.execute(delete(PartRow).where(PartRow.id.in_(ids)), execution_options=_BY_SQL)
 
@@ -165,7 +165,7 @@ def _free(now: datetime) -> ColumnElement[bool]:
 
 
 def _wanted(now: datetime, worker_id: str) -> ColumnElement[bool]:
-    """Its round is held under the same fence, by another worker that lives."""
+    """Return its round is held under the same fence, by another worker that lives."""
     return exists().where(
         RoundRow.id == PartRow.round_id,
         RoundRow.fence == PartRow.fence,

@@ -43,7 +43,7 @@ class RecordRepository:
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RecordRow.next_try_at).limit(limit))]
 
     async def posted(self, round_id: RoundId) -> None:
-        """The keys service has it."""
+        """Note that the keys service has it."""
         await self._set(round_id, posted_at=await self._tx.now(), next_try_at=None)
 
     async def refused(self, round_id: RoundId, why: str) -> None:

@@ -72,7 +72,7 @@ class RoundRepository:
         return found
 
     async def lock(self, round_id: RoundId) -> Stored:
-        """The round, held by this transaction; raises RoundUnknown."""
+        """Return the round, held by this transaction; raises RoundUnknown."""
         row = (await self._session.execute(_ROUND_LOCKED, {"round": round_id})).one_or_none()
         if row is None:
             raise no_such("round", round_id, RoundUnknown)
@@ -123,7 +123,7 @@ class RoundRepository:
         await self._session.execute(insert(RoundEventRow).values(row))
 
     async def trace(self, round_id: RoundId) -> str | None:
-        """The trace in which the round was opened."""
+        """Return the trace in which the round was opened."""
         query = select(RoundEventRow.detail).where(RoundEventRow.round_id == round_id)
         detail = await self._session.scalar(query.where(RoundEventRow.type == "round.opened").limit(1))
         return None if detail is None else detail.get("trace")
@@ -181,7 +181,7 @@ class RoundRepository:
         return await self._ids(guard, limit=limit)
 
     async def unscrubbed(self, limit: int = 100) -> list[RoundId]:
-        """Ended rounds whose bodies are still stored."""
+        """Return ended rounds whose bodies are still stored."""
         return await self._ids(RoundRow.phase.not_in(OPEN_PHASES), RoundRow.scrubbed_at.is_(None), limit=limit)
 
     async def _ids(self, *where: ColumnElement[bool], limit: int) -> list[RoundId]:
@@ -189,13 +189,15 @@ class RoundRepository:
         return [RoundId(found) for found in await self._session.scalars(query)]
 
     async def oldest(self) -> dict[str, datetime]:
-        """When the oldest round of each open phase was opened."""
+        """Return when the oldest round of each open phase was opened."""
         query = select(RoundRow.phase, func.min(RoundRow.opened_at)).where(RoundRow.phase.in_(OPEN_PHASES))
         rows = await self._session.execute(query.group_by(RoundRow.phase))
         return {row[0]: row[1] for row in rows}
 
     async def earliest_deadline(self) -> datetime | None:
-        """The moment that passes first: a deadline of a round that collects, a time to finish of one that does not."""
+        """Return the moment that passes first: a deadline of a round that collects, a time to finish of one that does
+        not.
+        """
         until = case((RoundRow.phase == str(Phase.COLLECTING), RoundRow.deadline), else_=RoundRow.finish_by)
         found: datetime | None = await self._session.scalar(
             select(func.min(until)).where(RoundRow.phase.in_(OPEN_PHASES))
@@ -221,12 +223,12 @@ class RoundRepository:
         await self._session.execute(query.values(length=form.length, layout=form.layout), execution_options=_BY_SQL)
 
     async def model_length(self, digest: Digest) -> int | None:
-        """The vector length of a model that a round here made."""
+        """Return the vector length of a model that a round here made."""
         query = select(RoundRow.model_length).where(RoundRow.content_digest == digest).limit(1)
         return await self._session.scalar(query.where(RoundRow.model_length.is_not(None)))
 
     async def state_of(self, job_id: JobId, version_id: VersionId) -> Digest | None:
-        """The strategy's state after the round of this job that made this version."""
+        """Return the strategy's state after the round of this job that made this version."""
         query = select(RoundRow.state_digest).where(RoundRow.job_id == job_id, RoundRow.version_id == version_id)
         found = await self._session.scalar(query.limit(1))
         return None if found is None else Digest(found)
@@ -237,7 +239,7 @@ class RoundRepository:
         await self._session.execute(self.tx.insert(PublicationRow).values(row).on_conflict_do_nothing())
 
     async def intent(self, round_id: RoundId) -> Intent | None:
-        """What the registry is asked for this round."""
+        """Return what the registry is asked for this round."""
         row = await self._session.get(PublicationRow, round_id)
         if row is None:
             return None
@@ -259,7 +261,7 @@ class RoundRepository:
         return sorted({Digest(digest) for row in rows for digest in row if digest is not None})
 
     async def in_use(self, digest: Digest) -> bool:
-        """Whether a round still needs this blob."""
+        """Return whether a round still needs this blob."""
         body = exists().where(
             ContributionRow.digest == digest,
             ContributionRow.round_id == RoundRow.id,
@@ -272,13 +274,13 @@ class RoundRepository:
         return bool(await self._session.scalar(select(or_(body, made, part))))
 
     async def scrubbed(self, round_ids: Sequence[RoundId]) -> None:
-        """The bodies of these rounds are gone."""
+        """Note that the bodies of these rounds are gone."""
         query = update(RoundRow).where(RoundRow.id.in_(round_ids)).values(scrubbed_at=await self.tx.now())
         await self._session.execute(query, execution_options=_BY_SQL)
 
 
 async def erase_steps(tx: Transaction, round_id: RoundId) -> None:
-    """The round is over: nothing of what its sites said stays, only the digests of their messages."""
+    """Forget what the sites of a round that is over said; what stays is only the digests of their messages."""
     said = update(StepMessageRow).where(StepMessageRow.round_id == round_id).values(body=None)
     await tx.session.execute(said, execution_options=_BY_SQL)
     await tx.session.execute(delete(StepBodyRow).where(StepBodyRow.round_id == round_id), execution_options=_BY_SQL)

@@ -103,7 +103,7 @@ ROUND_COLUMNS = (
 
 
 def round_of(row: Any) -> Round:
-    """What the rules need, out of a row that has `ROUND_COLUMNS`."""
+    """Return what the rules need, out of a row that has `ROUND_COLUMNS`."""
     return Round(
         id=RoundId(row.id),
         phase=Phase(row.phase),
@@ -121,7 +121,7 @@ def round_of(row: Any) -> Round:
 
 
 def stored_of(row: Any) -> Stored:
-    """A whole row of a round, frozen."""
+    """Return a whole row of a round, frozen."""
     return Stored(
         round=round_of(row),
         federation_id=row.federation_id,
@@ -149,7 +149,7 @@ def stored_of(row: Any) -> Stored:
 
 
 def columns_of(new: NewRound) -> dict[str, Any]:
-    """The row of a round that begins."""
+    """Return the row of a round that begins."""
     manifest = new.signed.manifest
     return {
         "id": manifest.round_id,

@@ -20,7 +20,7 @@ class SampleRepository:
         self._tx, self._session, self._job_id = tx, tx.session, job_id
 
     async def find(self, site_id: SiteId) -> bytes | None:
-        """What the site committed to: commitment and proof."""
+        """Return what the site committed to: commitment and proof."""
         row = await self._session.get(SampleRow, (self._job_id, site_id))
         return None if row is None else row.message
 
@@ -38,16 +38,16 @@ class SampleRepository:
             raise changed(site_id)
 
     async def commitments(self, sites: Iterable[SiteId]) -> dict[SiteId, str]:
-        """The commitments of these sites, in hexadecimal."""
+        """Return the commitments of these sites, in hexadecimal."""
         return {SiteId(row.site_id): row.message[:COMMITMENT_SIZE].hex() for row in await self._rows(sites)}
 
     async def logged_in(self, round_id: RoundId, sites: Iterable[SiteId]) -> dict[SiteId, str]:
-        """The proofs that stand in this round's record, in hexadecimal."""
+        """Return the proofs that stand in this round's record, in hexadecimal."""
         rows = [row for row in await self._rows(sites) if row.logged_in == round_id]
         return {SiteId(row.site_id): row.message[COMMITMENT_SIZE:].hex() for row in rows}
 
     async def log_in(self, round_id: RoundId, sites: Iterable[SiteId]) -> None:
-        """The round is published: its record carries the proofs that no earlier one does."""
+        """Note that the round is published: its record carries the proofs that no earlier one does."""
         query = update(SampleRow).where(SampleRow.job_id == self._job_id, SampleRow.logged_in.is_(None))
         query = query.where(SampleRow.site_id.in_(list(sites))).values(logged_in=round_id)
         await self._session.execute(query, execution_options=_BY_SQL)
@@ -58,7 +58,7 @@ class SampleRepository:
 
 
 def changed(site_id: SiteId) -> SampleCountChanged:
-    """The refusal, by the site's name."""
+    """Return the refusal, by the site's name."""
     return SampleCountChanged(
         f"{site_id} committed otherwise to its sample count in an earlier round of this job: its data changed, or its "
         "agent's state was lost or put back; a new job takes it in"

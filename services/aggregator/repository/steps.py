@@ -95,7 +95,7 @@ class StepRepository:
         return Seen(None if row.digest is None else Digest(row.digest), row.frozen, behind, row.lost)
 
     async def digest(self, step: str, site_id: SiteId) -> Digest | None:
-        """The digest of what the site said in this step."""
+        """Return the digest of what the site said in this step."""
         return (await self.seen(step, None, site_id)).digest
 
     async def say(self, messages: Iterable[tuple[str, Said, Digest]]) -> None:
@@ -112,7 +112,7 @@ class StepRepository:
         await self._session.execute(_SAY, rows)
 
     async def messages(self, step: str) -> list[Said]:
-        """What was said in this step."""
+        """Return what was said in this step."""
         query = select(StepMessageRow).where(*self._of(StepMessageRow, step)).order_by(StepMessageRow.site_id)
         rows = await self._session.scalars(query)
         return [Said(SiteId(r.site_id), bytes.fromhex(r.public_key), r.body) for r in rows]
@@ -159,18 +159,18 @@ class StepRepository:
         await self._session.execute(insert(StepAnswerRow), who)
 
     async def answered(self, step: str, site_id: SiteId) -> bool:
-        """Whether the site goes on after this step."""
+        """Return whether the site goes on after this step."""
         query = select(func.count()).select_from(StepAnswerRow)
         query = query.where(*self._of(StepAnswerRow, step), StepAnswerRow.site_id == site_id)
         return bool(await self._session.scalar(query))
 
     async def answers(self, step: str, sites: Sequence[SiteId]) -> dict[SiteId, bytes]:
-        """The answers to this step that these sites are to have, as long as the round lasts."""
+        """Return the answers to this step that these sites are to have, as long as the round lasts."""
         rows = await self._session.execute(_ANSWERS_TO, {"round": self._round_id, "sites": sites, "step": step})
         return {SiteId(row.site_id): row.body for row in rows}
 
     async def keys(self, first_step: str) -> dict[SiteId, bytes]:
-        """The identity keys under which the sites entered the round."""
+        """Return the identity keys under which the sites entered the round."""
         query = select(StepMessageRow.site_id, StepMessageRow.public_key)
         rows = await self._session.execute(query.where(*self._of(StepMessageRow, first_step)))
         return {SiteId(row.site_id): bytes.fromhex(row.public_key) for row in rows}
@@ -187,7 +187,7 @@ class StepRepository:
         return await self._session.scalar(query) is not None
 
     async def miss_fewer(self, count: int) -> int:
-        """The step waits for this many sites fewer; for how many it still does."""
+        """Let the step wait for this many sites fewer; return for how many it still does."""
         return int(await self._session.scalar(_MISS_FEWER, {"round": self._round_id, "fewer": count}) or 0)
 
     def _of(self, table: Any, step: str) -> tuple[Any, Any]:

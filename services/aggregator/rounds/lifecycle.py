@@ -104,7 +104,7 @@ class Rounds:
         return known
 
     async def _begun(self, signed: SignedManifest) -> Opened:
-        """The engine's beginning, with what other parties say where it asks them."""
+        """Return the engine's beginning, with what other parties say where it asks them."""
         manifest, server = signed.manifest, engine_named(signed.manifest.engine).server
         opened = server.open(manifest)
         if not opened.asks:
@@ -117,7 +117,7 @@ class Rounds:
             raise HelperRefused(refusal.detail) from refusal
 
     def _prepare(self, manifest: RoundManifest, digest: Digest, opened: Opened) -> tuple[dict[str, Any], bytes]:
-        """What the engine makes known, signed, and what it keeps, sealed."""
+        """Return what the engine makes known, signed, and what it keeps, sealed."""
         document = EnginePublic(
             round_id=manifest.round_id, manifest_digest=digest, engine=manifest.engine, public=opened.public
         )
@@ -210,7 +210,7 @@ class Rounds:
         await self._database.run("round.fail", work)
 
     async def view(self, round_id: RoundId) -> RoundView:
-        """The round with its contributions; raises RoundUnknown."""
+        """Return the round with its contributions; raises RoundUnknown."""
 
         async def work(tx: Transaction) -> RoundView:
             rows = RoundRepository(tx)
@@ -268,7 +268,7 @@ def _measure_participation(round_: Round) -> None:
 
 
 def _named(stored: Stored, move: Move) -> Move:
-    """The transition with the reason that a person can do something about."""
+    """Return the transition with the reason that a person can do something about."""
     waits = move.reason is Reason.TIME_OUT and stored.round.step == UPLOAD
     if waits and engine_facts(manifest_of(stored.manifest).engine).second_server:
         return Move(move.phase, Reason.HELPER_AWAY)

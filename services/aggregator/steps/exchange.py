@@ -60,7 +60,7 @@ class Steps:
             return await _patiently(subscription, asking, wait_s, stopping, look_first=not fresh)
 
     async def _take(self, round_id: RoundId, site: Party, step: str, body: bytes) -> bool:
-        """Whether the message is new."""
+        """Return whether the message is new."""
         sealed = self._sealer.seal(body, "step_messages", place(round_id, step, SiteId(site.name)), "body")
         message = StepMessage(round_id, step, site, digest_of(body), public_bytes(site.public_key), sealed)
         fresh = await self._messages.ask(message)
@@ -73,7 +73,7 @@ class Steps:
     async def answer(
         self, round_id: RoundId, site: Party, step: str, wait_s: float, stopping: asyncio.Event | None = None
     ) -> bytes | None:
-        """The answer to a step, waiting for it up to `wait_s`; None when the step is still open.
+        """Return the answer to a step, waiting for it up to `wait_s`; None when the step is still open.
 
         Raises RoundUnknown, NotInCohort, StepUnknown, SiteFellOut, RoundClosed.
         """
@@ -108,7 +108,7 @@ class Steps:
 
     @staticmethod
     async def _awaited(given: ContributionRepository, steps: StepRepository, stored: Stored, site_id: SiteId) -> bool:
-        """Whether the present step waits for this site."""
+        """Return whether the present step waits for this site."""
         order, step = engine_facts(manifest_of(stored.manifest).engine).steps, stored.round.step
         if step not in order:
             return False
@@ -121,7 +121,7 @@ class Steps:
 
 
 def place(round_id: RoundId, step: str, site_id: SiteId) -> str:
-    """The row that a message's sealing is bound to."""
+    """Return the row that a message's sealing is bound to."""
     return f"{round_id}/{step}/{site_id}"
 
 

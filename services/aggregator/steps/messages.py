@@ -61,8 +61,9 @@ A = TypeVar("A")
 
 
 async def take(tx: Transaction, messages: Sequence[StepMessage]) -> list[bool | Exception]:
-    """Whether each message is new, or why it is refused: RoundUnknown, NotInCohort, StepUnknown, StepDiffers,
-    StepNotOpen, StepClosed, SiteFellOut, RoundClosed."""
+    """Return whether each message is new, or why it is refused: RoundUnknown, NotInCohort, StepUnknown, StepDiffers,
+    StepNotOpen, StepClosed, SiteFellOut, RoundClosed.
+    """
     return await _by_round(messages, lambda round_id, some: _take_in(tx, round_id, some))
 
 
@@ -116,8 +117,9 @@ async def _admit(
 
 
 async def look(tx: Transaction, questions: Sequence[StepQuestion]) -> list[bytes | Exception | None]:
-    """The answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
-    StepUnknown, SiteFellOut, DealerAtFault, RoundClosed."""
+    """Return the answer to each, None while its step is open, or why there will be none: RoundUnknown, NotInCohort,
+    StepUnknown, SiteFellOut, DealerAtFault, RoundClosed.
+    """
     return await _by_round(questions, lambda round_id, some: _look_in(tx, round_id, some))
 
 
@@ -191,7 +193,7 @@ async def _at_fault(tx: Transaction, round_id: RoundId, site_id: SiteId) -> Refu
 
 
 def order_of(round_id: RoundId, manifest_text: str, site: Party) -> Sequence[str]:
-    """The steps of a round that the site is in; raises RoundUnknown or NotInCohort."""
+    """Return the steps of a round that the site is in; raises RoundUnknown or NotInCohort."""
     manifest = manifest_of(manifest_text)
     check_member(round_id, manifest, site)
     return engine_facts(manifest.engine).steps

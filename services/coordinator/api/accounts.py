@@ -52,7 +52,7 @@ class TokenQuestion(BaseModel):
 
 @router.get("/me", responses=problems(Unauthenticated))
 async def me(person: Caller, use: Use) -> UserView:
-    """Who the caller is."""
+    """Return who the caller is."""
     return await use.accounts.me(person)
 
 
@@ -68,7 +68,7 @@ async def create_user(body: NewUser, person: Admin, use: Use, once: IdempotentOn
 
 @router.get("/users", responses=problems(Unauthenticated, Forbidden))
 async def list_users(person: Admin, use: Use, limit: Limit = 100, after: After = None) -> Listing[UserView]:
-    """All users (admin of all federations)."""
+    """Return all users (admin of all federations)."""
     page = await use.accounts.users(person, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
@@ -87,7 +87,7 @@ async def list_tokens(
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[TokenView]:
-    """The caller's tokens; an admin may ask for another user's."""
+    """Return the caller's tokens; an admin may ask for another user's."""
     page = await use.accounts.tokens(person, user_id, limit, after)
     return Listing(items=list(page.items), next=page.next)
 

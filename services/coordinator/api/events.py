@@ -70,7 +70,7 @@ class _Stream:
         self._use, self._job_id, self._token, self._stopping = use, job_id, token, stopping
 
     async def run(self, events: list[JobEvent], after: int, *, ended: bool) -> AsyncIterator[str]:
-        """The events as text. Ends with the job, with the process, and when the token is not valid any more."""
+        """Yield the events as text. Ends with the job, with the process, and when the token is not valid any more."""
         spoke_at = checked_at = monotonic()
         yield ": open\n\n"
         with self._use.notifier.listen(self._job_id) as subscription:

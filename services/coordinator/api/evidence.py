@@ -21,7 +21,7 @@ Subject = Annotated[
 
 
 async def auditing(request: Request) -> Auditing:
-    """The running service's use cases for auditors."""
+    """Return the running service's use cases for auditors."""
     found = getattr(request.app.state, "auditing", None)
     if not isinstance(found, Auditing):
         raise Unavailable("the service is starting", retry_after_s=1)
@@ -29,7 +29,7 @@ async def auditing(request: Request) -> Auditing:
 
 
 async def datasheets(request: Request) -> Datasheets:
-    """The running service's use cases for datasheets."""
+    """Return the running service's use cases for datasheets."""
     found = getattr(request.app.state, "datasheets", None)
     if not isinstance(found, Datasheets):
         raise Unavailable("the service is starting", retry_after_s=1)
@@ -64,5 +64,5 @@ async def get_evidence(subject: Subject, person: Reader, use: Use) -> Response:
     responses=problems(Unauthenticated, Forbidden, NoDatasheet, PartyRefused, PartyAway),
 )
 async def get_datasheet(version_id: Version, person: Reader, sheets: Sheets) -> SignedDatasheet:
-    """The version's privacy datasheet, made now and signed by the coordinator."""
+    """Return the version's privacy datasheet, made now and signed by the coordinator."""
     return await sheets.datasheet(person, version_id)

@@ -63,14 +63,14 @@ async def create_federation(body: NewFederation, person: Admin, use: Use, once: 
 async def list_federations(
     person: Reader, use: Use, limit: Limit = 100, after: After = None
 ) -> Listing[FederationView]:
-    """The federations in which the caller has a role."""
+    """Return the federations in which the caller has a role."""
     page = await use.federations.list(person, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
 
 @router.get("/federations/{federation_id}", tags=["federations"], responses=_PEOPLE)
 async def get_federation(federation_id: Id, person: Reader, use: Use) -> FederationView:
-    """One federation."""
+    """Return one federation."""
     return await use.federations.get(person, federation_id)
 
 
@@ -101,26 +101,26 @@ async def list_sites(
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[SiteView]:
-    """The sites of the caller's federations."""
+    """Return the sites of the caller's federations."""
     page = await use.sites.list(person, federation_id, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
 
 @router.get("/sites/{site_id}", tags=["sites"], responses=_PEOPLE)
 async def get_site(site_id: Id, person: Reader, use: Use) -> SiteView:
-    """One site."""
+    """Return one site."""
     return await use.sites.get(person, site_id)
 
 
 @router.put("/sites/self/profile", tags=["agents"], responses=problems(Unauthenticated, Forbidden, SiteUnknown))
 async def put_profile(body: SiteProfile, site: SiteParty, use: Use) -> SiteView:
-    """An agent tells its recipes, the shape of its data sets and its machine (signed by the site)."""
+    """Return an agent tells its recipes, the shape of its data sets and its machine (signed by the site)."""
     return await use.sites.tell_profile(SiteId(site.name), site.federation_id, body)
 
 
 @router.get("/sites/self/exclusions", tags=["agents"], responses=problems(Unauthenticated, Forbidden))
 async def get_exclusions(site: SiteParty, use: Use) -> Exclusions:
-    """The running jobs in whose later rounds the site has no part, and why (signed by the site)."""
+    """Return the running jobs in whose later rounds the site has no part, and why (signed by the site)."""
     return Exclusions(items=list(await use.sites.exclusions(SiteId(site.name))))
 
 

@@ -71,7 +71,7 @@ async def list_jobs(
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[JobView]:
-    """The jobs of the caller's federations, newest first."""
+    """Return the jobs of the caller's federations, newest first."""
     page = await use.jobs.list(person, federation_id, state, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
@@ -82,13 +82,13 @@ router.add_api_route("/jobs/privacy-plan", not_allowed, methods=["GET"], include
 
 @router.get("/jobs/{job_id}", tags=["jobs"], responses=_PEOPLE)
 async def get_job(job_id: Id, person: Reader, use: Use) -> JobView:
-    """One job."""
+    """Return one job."""
     return await use.jobs.get(person, job_id)
 
 
 @router.get("/jobs/{job_id}/results", tags=["jobs"], responses=_PEOPLE)
 async def get_results(job_id: Id, person: Reader, use: Use) -> ResultsView:
-    """What a statistics job has found so far; hidden numbers are null."""
+    """Return what a statistics job has found so far; hidden numbers are null."""
     return await use.jobs.results(person, job_id)
 
 
@@ -96,14 +96,14 @@ async def get_results(job_id: Id, person: Reader, use: Use) -> ResultsView:
 async def list_rounds(
     job_id: Id, person: Reader, use: Use, limit: Limit = 100, after: After = None
 ) -> Listing[RoundView]:
-    """A job's rounds, oldest first, every attempt; without their tasks."""
+    """Return a job's rounds, oldest first, every attempt; without their tasks."""
     page = await use.jobs.rounds(person, job_id, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
 
 @router.get("/jobs/{job_id}/participation", tags=["jobs"], responses=_PEOPLE)
 async def list_participation(job_id: Id, person: Reader, use: Use) -> Listing[ParticipationView]:
-    """Each site's part in a job: its tasks by outcome, and its receipts; never what it sent."""
+    """Return each site's part in a job: its tasks by outcome, and its receipts; never what it sent."""
     return Listing(items=list(await use.jobs.participation(person, job_id)), next=None)
 
 
@@ -145,13 +145,13 @@ async def cancel_job(job_id: Id, person: Scientist, use: Use, once: IdempotentOn
 
 @router.get("/rounds/{round_id}", tags=["rounds"], responses=_PEOPLE)
 async def get_round(round_id: Id, person: Reader, use: Use) -> RoundView:
-    """One round with its tasks: each site's state, and the error it reported."""
+    """Return one round with its tasks: each site's state, and the error it reported."""
     return await use.jobs.round(person, round_id)
 
 
 @router.get("/rounds/{round_id}/manifest", tags=["rounds"], responses=_PEOPLE)
 async def get_manifest(round_id: Id, who: Actor, use: Use) -> SignedManifest:
-    """What everybody in the round agreed on, signed by the coordinator; for people, services and the sites."""
+    """Return what everybody in the round agreed on, signed by the coordinator; for people, services and the sites."""
     if isinstance(who, Party):
         signed = await use.jobs.manifest(None, round_id)
         if who.federation_id not in (None, signed.manifest.federation_id):

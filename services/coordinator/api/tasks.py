@@ -86,7 +86,8 @@ class FailureReport(_Body):
     },
 )
 async def lease_task(body: LeaseRequest, request: Request, site: SiteParty, use: Use) -> Response:
-    """The site's next task, waiting for one up to `wait_s`. A site that holds a live lease gets the same one again.
+    """Return the site's next task, waiting for one up to `wait_s`. A site that holds a live lease gets the same one
+    again.
 
     First the tasks in `completed` are completed, as each would be by a request of its own.
     """
@@ -112,14 +113,14 @@ async def heartbeat(task_id: Id, body: Heartbeat, site: SiteParty, use: Use) -> 
 
 @router.post("/{task_id}/completions", responses=_REPORTS)
 async def complete_task(task_id: Id, body: CompletionBody, site: SiteParty, use: Use) -> TaskOutcomeView:
-    """The update is at the aggregator. The same digest again gets the same answer."""
+    """Take note that the update is at the aggregator. The same digest again gets the same answer."""
     task = await use.tasks.complete(SiteId(site.name), TaskId(task_id), body.lease_token, Digest(body.digest))
     return TaskOutcomeView(task_id=task.id, state=task.state.value)
 
 
 @router.post("/{task_id}/failures", responses=_REPORTS)
 async def fail_task(task_id: Id, body: FailureReport, site: SiteParty, use: Use) -> TaskOutcomeView:
-    """The site could not do it. Where trying again may help, the task opens again, at most five times."""
+    """Return the site could not do it. Where trying again may help, the task opens again, at most five times."""
     failure = Failure(body.code, body.message, tuple(body.trace), body.retryable)
     task = await use.tasks.fail(SiteId(site.name), TaskId(task_id), body.lease_token, failure)
     return TaskOutcomeView(task_id=task.id, state=task.state.value)

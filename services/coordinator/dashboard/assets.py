@@ -46,7 +46,7 @@ def address(root: str, name: str) -> str:
 
 
 def answer(request: Request, name: str) -> Response:
-    """One static file; raises NotFound."""
+    """Return one static file; raises NotFound."""
     asset = ASSETS.get(name)
     if asset is None:
         raise NotFound(f"There is no file {name!r}.")

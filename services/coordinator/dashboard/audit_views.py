@@ -24,7 +24,7 @@ class Key:
         return self.until - (self.until - self.since) / 3
 
     def state(self, now: datetime) -> str:
-        """One of revoked, ended, due (it should have been renewed an hour ago), valid."""
+        """Return one of revoked, ended, due (it should have been renewed an hour ago), valid."""
         if self.revoked_at is not None:
             return "revoked"
         if now >= self.until:

@@ -36,7 +36,7 @@ class PageRoute(APIRoute):
     """Answers refusals as pages: these routes are for people."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler with refusals rendered."""
+        """Return the route's handler with refusals rendered."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -72,7 +72,7 @@ class Visit:
 
 
 async def visit(request: Request, board: Board) -> Visit:
-    """The signed-in person; raises SignedOut."""
+    """Return the signed-in person; raises SignedOut."""
     now = board.clock()
     found = _jar(board).read(request, now)
     if found is None or await board.limiter.ended(found.id):
@@ -107,13 +107,13 @@ def _own_path(path: str) -> str:
 
 @router.get("/static/{name:path}")
 async def static(request: Request, name: str) -> Response:
-    """One file of the dashboard itself."""
+    """Return one file of the dashboard itself."""
     return assets.answer(request, name)
 
 
 @router.get("/login")
 async def sign_in_page(next: str = session.PATH) -> Response:  # noqa: A002  (the query's name)
-    """The sign-in form."""
+    """Return the sign-in form."""
     return page("login.html", 200, {"next": _own_path(next), "error": None})
 
 
@@ -159,20 +159,20 @@ async def now_page(visitor: Visitor) -> Response:
 
 @router.get("/jobs")
 async def jobs_page(visitor: Visitor, after: str | None = None) -> Response:
-    """All jobs, newest first."""
+    """Return all jobs, newest first."""
     jobs, following = await visitor.view.jobs(after)
     return visitor.show("jobs.html", "Jobs", jobs=jobs, next=following)
 
 
 @router.get("/jobs/{job_id}")
 async def job_page(job_id: str, visitor: Visitor) -> Response:
-    """One job."""
+    """Return one job."""
     return visitor.show("job.html", "Jobs", page=await visitor.view.job(job_id))
 
 
 @router.get("/jobs/{job_id}/metrics")
 async def job_metrics(job_id: str, visitor: Visitor) -> Response:
-    """The metric curves: `rounds` and, for each metric, a value or null for each round."""
+    """Return the metric curves: `rounds` and, for each metric, a value or null for each round."""
     return JSONResponse(curves(await visitor.view.measures(job_id)), headers=HEADERS)
 
 
@@ -188,26 +188,26 @@ async def steer_job(
 
 @router.get("/rounds/{round_id}")
 async def round_page(round_id: str, visitor: Visitor) -> Response:
-    """One round."""
+    """Return one round."""
     return visitor.show("round.html", "Jobs", page=await visitor.view.round(round_id))
 
 
 @router.get("/sites")
 async def sites_page(visitor: Visitor) -> Response:
-    """The sites and how they are."""
+    """Return the sites and how they are."""
     sites, comparisons = await visitor.view.sites(), await visitor.view.comparisons()
     return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons)
 
 
 @router.get("/models")
 async def models_page(visitor: Visitor) -> Response:
-    """The model versions and where each came from."""
+    """Return the model versions and where each came from."""
     return visitor.show("models.html", "Models", releases=await visitor.view.releases())
 
 
 @router.get("/audit")
 async def audit_page(visitor: Visitor, subject: str = "") -> Response:
-    """What the evidence about a round or version proves."""
+    """Return what the evidence about a round or version proves."""
     subject = subject.strip()
     if not subject:
         return visitor.show("audit.html", "Audit", subject="", page=None, fault=None)
@@ -223,7 +223,7 @@ async def audit_page(visitor: Visitor, subject: str = "") -> Response:
 
 @router.get("/operations")
 async def operations_page(visitor: Visitor) -> Response:
-    """What waits, what was given up, how the last day went."""
+    """Return what waits, what was given up, how the last day went."""
     return visitor.show("operations.html", "Operations", page=await visitor.view.operations())
 
 
@@ -239,19 +239,19 @@ async def decide_on_dead_task(
 
 @router.get("/keys")
 async def keys_page(visitor: Visitor) -> Response:
-    """The inventory of keys."""
+    """Return the inventory of keys."""
     return visitor.show("keys.html", "Keys", page=await visitor.view.keys())
 
 
 @router.get("/privacy")
 async def privacy_page(visitor: Visitor) -> Response:
-    """What was released from which data, and what protects it."""
+    """Return what was released from which data, and what protects it."""
     return visitor.show("privacy.html", "Privacy", exposures=await visitor.view.privacy())
 
 
 @router.get("/versions/{version_id}/datasheet")
 async def datasheet_page(version_id: str, visitor: Visitor) -> Response:
-    """The privacy datasheet of a version."""
+    """Return the privacy datasheet of a version."""
     return visitor.show("datasheet.html", "Models", page=await visitor.view.datasheet(version_id))
 
 

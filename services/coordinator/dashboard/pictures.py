@@ -42,7 +42,7 @@ class Gauge:
 
 
 def timeline(rounds: tuple[RoundItem, ...], now: datetime) -> tuple[Bar, ...]:
-    """One bar a round, all on one scale: the longest round fills the width."""
+    """Return one bar a round, all on one scale: the longest round fills the width."""
     longest = max((round_.seconds(now) for round_ in rounds), default=0.0) or 1.0
     return tuple(_bar(round_, now, WIDTH / longest) for round_ in rounds)
 
@@ -63,7 +63,7 @@ def _bar(round_: RoundItem, now: datetime, per_second: float) -> Bar:
 
 
 def gauge(round_: RoundItem) -> Gauge:
-    """The quorum of one round."""
+    """Return the quorum of one round."""
     whole = max(round_.target, round_.got, 1)
     return Gauge(
         got=round_.got,

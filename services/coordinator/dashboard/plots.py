@@ -69,14 +69,14 @@ class Line:
 
 
 def number(value: float | None) -> str:
-    """A number for people; a hidden one says so."""
+    """Return a number for people; a hidden one says so."""
     if value is None:
         return "hidden"
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.5g}"
 
 
 def bars(result: HistogramResult) -> Bars:
-    """A histogram: widths by the edges, heights by the share of the tallest density."""
+    """Return a histogram: widths by the edges, heights by the share of the tallest density."""
     low, high = result.edges[0], result.edges[-1]
     per_unit = WIDTH / (high - low)
     spans = list(zip(result.edges, result.edges[1:], result.counts, strict=False))
@@ -94,7 +94,7 @@ def bars(result: HistogramResult) -> Bars:
 
 
 def quantile_line(result: QuantilesResult) -> Line:
-    """The quantiles over the range."""
+    """Return the quantiles over the range."""
     if result.range is None:
         return Line((), ())
     low, high = result.range
@@ -143,18 +143,18 @@ def shade(value: float | None) -> str:
 
 
 def share(count: float | None, counts: Sequence[Sequence[float | None]]) -> float:
-    """A cell's bar, 0..100, against the largest cell that is shown."""
+    """Return a cell's bar, 0..100, against the largest cell that is shown."""
     most = max((cell for row in counts for cell in row if cell is not None), default=0.0)
     return round(100 * count / most, 1) if count is not None and most > 0 else 0.0
 
 
 def cells(result: ContingencyResult) -> list[list[float | None]]:
-    """The counts as lists."""
+    """Return the counts as lists."""
     return [list(row) for row in result.cells]
 
 
 def sizes(result: KMeansResult) -> list[list[float | None]]:
-    """The groups' sizes, as one row."""
+    """Return the groups' sizes, as one row."""
     return [[cluster.size for cluster in result.clusters]]
 
 

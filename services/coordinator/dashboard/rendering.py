@@ -55,6 +55,6 @@ _TEMPLATES: Final = _environment()
 
 
 def page(template: str, status: int, values: Mapping[str, object]) -> Response:
-    """An HTML answer."""
+    """Return an HTML answer."""
     body = _TEMPLATES.get_template(template).render(values)
     return Response(body, status, dict(HEADERS), media_type="text/html")

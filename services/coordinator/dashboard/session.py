@@ -42,7 +42,7 @@ class Session:
 
     @classmethod
     def begin(cls, token: str, now: datetime) -> Self:
-        """A fresh session for a token that was just checked."""
+        """Return a fresh session for a token that was just checked."""
         return cls(token, secrets.token_urlsafe(24), now + LASTS, secrets.token_urlsafe(24))
 
     def check(self, form: Mapping[str, str]) -> None:
@@ -76,7 +76,7 @@ class Jar:
         response.set_cookie(self.name, value, max_age=int(LASTS.total_seconds()), **self._where)
 
     def read(self, request: Request, now: datetime) -> Session | None:
-        """The session of a request; None when there is none, it was changed, or it is over."""
+        """Return the session of a request; None when there is none, it was changed, or it is over."""
         try:
             plain = self.sealer.open(base64.urlsafe_b64decode(request.cookies.get(self.name, "")), *_PLACE)
             token, csrf, until, session_id = json.loads(plain)
@@ -91,7 +91,7 @@ class Jar:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a small form; raises ForeignPost when a browser says that another site sent it."""
+    """Return the fields of a small form; raises ForeignPost when a browser says that another site sent it."""
     origin = request.headers.get("origin")  # browsers without Sec-Fetch-Site have at least this
     foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:

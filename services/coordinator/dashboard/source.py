@@ -55,7 +55,7 @@ class CoordinatorSource:
     degraded: Callable[[], tuple[str, ...]]
 
     async def view(self, token: str) -> ViewModel | None:
-        """The view of the person whose API token this is; None when the token is not valid."""
+        """Return the view of the person whose API token this is; None when the token is not valid."""
         person = await self.accounts.lookup(token) if token.isascii() else None
         return None if person is None else CoordinatorViewModel(self, person, person.name)
 
@@ -70,7 +70,7 @@ class CoordinatorViewModel:
     _heard: dict[str, int] = field(default_factory=dict)  # job id -> number of its newest event
 
     async def now(self) -> NowPage:
-        """The state of everything, newest jobs first."""
+        """Return the state of everything, newest jobs first."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, None)
         rounds = [await self._round(job.round_id) for job in page.items if job.round_id]
         releases = await self._releases([job for job in page.items if job.version_id][:3])
@@ -83,12 +83,12 @@ class CoordinatorViewModel:
         )
 
     async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
-        """A page of jobs, and where the next one begins."""
+        """Return a page of jobs, and where the next one begins."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, after)
         return [translate.job(job) for job in page.items], page.next
 
     async def job(self, job_id: str) -> JobPage:
-        """One job with its rounds and metrics."""
+        """Return one job with its rounds and metrics."""
         job = await self.source.jobs.get(self.person, job_id)
         found = await self._rounds(job_id)
         wanting = [item.id for item in found if item.got < len(item.cohort)][-_WITH_TASKS:]
@@ -107,7 +107,7 @@ class CoordinatorViewModel:
         )
 
     async def measures(self, job_id: str) -> Sequence[Measure]:
-        """The metrics of a job's evaluation rounds."""
+        """Return the metrics of a job's evaluation rounds."""
         return translate.measures(await self._rounds(job_id))
 
     async def steer(self, job_id: str, action: str) -> None:
@@ -120,13 +120,13 @@ class CoordinatorViewModel:
         await steps[action](self.person, job_id, Once(None))
 
     async def round(self, round_id: str) -> RoundPage:
-        """One round."""
+        """Return one round."""
         found = await self.source.jobs.round(self.person, round_id)
         job = await self.source.jobs.get(self.person, found.job_id)
         return RoundPage(translate.round_(found), translate.job(job))
 
     async def sites(self) -> Sequence[SiteItem]:
-        """Every site of the person's federations."""
+        """Return every site of the person's federations."""
         found, after = [], None
         while True:
             page = await self.source.sites.list(self.person, None, _BATCH, after)
@@ -136,21 +136,21 @@ class CoordinatorViewModel:
                 return found
 
     async def comparisons(self) -> Sequence[ComparisonItem]:
-        """Every data set of the federations that have several sites."""
+        """Return every data set of the federations that have several sites."""
         found = await self.source.sites.comparisons(self.person)
         return [translate.comparison(item) for item in found if len(item.sites) + len(item.absent) > 1]
 
     async def releases(self) -> Sequence[PublishedVersion]:
-        """The model versions that recent jobs published, newest first."""
+        """Return the model versions that recent jobs published, newest first."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, None)
         return await self._releases([job for job in page.items if job.version_id])
 
     async def audit(self, subject: str) -> Audit:
-        """What the checks over the evidence about a round or version found."""
+        """Return what the checks over the evidence about a round or version found."""
         return translate.audit(await self.source.auditing.verdict(self.person, subject))
 
     async def operations(self) -> OperationsPage:
-        """What waits, what was given up, and how the last day went."""
+        """Return what waits, what was given up, and how the last day went."""
         operations = self.source.operations
         depth, record = await operations.depth(self.person), await operations.record(self.person)
         dead = await operations.dead(self.person, _BATCH, None)
@@ -161,7 +161,7 @@ class CoordinatorViewModel:
         await self.source.operations.act(self.person, task_id, act, Once(None))
 
     async def keys(self) -> KeysPage:
-        """The keys of the services and of the person's sites."""
+        """Return the keys of the services and of the person's sites."""
         try:
             found = await self.source.auditing.certificates(MOST_KEYS)
         except (PartyAway, PartyRefused, ValidationError) as error:
@@ -169,7 +169,7 @@ class CoordinatorViewModel:
         return KeysPage(translate.keys(found, {site.id: site.name for site in await self.sites()}))
 
     async def privacy(self) -> Sequence[Exposure]:
-        """What was released from each data set."""
+        """Return what was released from each data set."""
         found: list[JobView] = []
         after = None
         while len(found) < MOST_ROUNDS:
@@ -182,11 +182,11 @@ class CoordinatorViewModel:
         return await asyncio.to_thread(translate.exposures, accounts)
 
     async def datasheet(self, version_id: str) -> DatasheetPage:
-        """A version's privacy datasheet."""
+        """Return a version's privacy datasheet."""
         return translate.datasheet(await self.source.datasheets.datasheet(self.person, version_id))
 
     async def pulse(self) -> str:
-        """Changes with each event of a recent job, and when a site comes or goes."""
+        """Return what changes with each event of a recent job, and when a site comes or goes."""
         page = await self.source.jobs.list(self.person, None, None, RECENT, None)
         marks = []
         for job in page.items:

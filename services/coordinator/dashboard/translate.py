@@ -51,7 +51,7 @@ ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 
 
 def job(found: JobView) -> JobItem:
-    """A job."""
+    """Return a job."""
     spec = found.spec
     asks = isinstance(spec, StatisticsSpec)
     model_name, recipe, strategy = _words(spec)
@@ -92,7 +92,7 @@ def job(found: JobView) -> JobItem:
 
 
 def _words(spec: AnySpec) -> tuple[str, str, str]:
-    """The names of model, recipe and strategy; for a statistics job what it asks, in place of the recipe."""
+    """Return the names of model, recipe and strategy; for a statistics job what it asks, in place of the recipe."""
     if isinstance(spec, StatisticsSpec):
         return "", ", ".join(dict.fromkeys(query.query for query in spec.queries)), ""
     weighted = "equally" if spec.strategy.weighting == "equal" else "by examples"
@@ -100,7 +100,7 @@ def _words(spec: AnySpec) -> tuple[str, str, str]:
 
 
 def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
-    """A round; `last_answer` is when the last site had answered, where the tasks do not come with the round."""
+    """Return a round; `last_answer` is when the last site had answered, where the tasks do not come with the round."""
     began = found.created_at or found.deadline_at
     tasks = tuple(task(item) for item in found.tasks or ())
     answers = [item.finished_at for item in found.tasks or () if item.finished_at is not None]
@@ -141,7 +141,7 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
 
 
 def part(found: ParticipationView) -> PartItem:
-    """One site's part in a job."""
+    """Return one site's part in a job."""
     return PartItem(
         site_name=found.site_name or found.site_id,
         asked=found.asked,
@@ -158,7 +158,7 @@ def part(found: ParticipationView) -> PartItem:
 
 
 def task(found: TaskView) -> TaskItem:
-    """One site's part."""
+    """Return one site's part."""
     return TaskItem(
         site_id=found.site_id,
         site_name=found.site_name or found.site_id,
@@ -174,7 +174,7 @@ def task(found: TaskView) -> TaskItem:
 
 
 def comparison(found: ComparisonView) -> ComparisonItem:
-    """A data set over its sites."""
+    """Return a data set over its sites."""
     faults = [fault for column in found.columns for fault in column.faults]
     faults += [f"the column {c.name!r} is missing at {', '.join(c.missing)}" for c in found.columns if c.missing]
     if len(set(found.labels.values())) > 1:
@@ -185,7 +185,7 @@ def comparison(found: ComparisonView) -> ComparisonItem:
 
 
 def site(found: SiteView) -> SiteItem:
-    """A site with the profile that its agent told."""
+    """Return a site with the profile that its agent told."""
     profile = found.profile
     hardware = profile.hardware if profile else None
     sets = profile.datasets if profile else ()
@@ -210,12 +210,12 @@ def site(found: SiteView) -> SiteItem:
 
 
 def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
-    """The metrics of the evaluation rounds, in order."""
+    """Return the metrics of the evaluation rounds, in order."""
     return tuple(Measure(item.number, item.metrics) for item in rounds if item.metrics)
 
 
 def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[PublishedVersion]:
-    """The versions that the job's rounds published, with the metrics that were measured for each."""
+    """Return the versions that the job's rounds published, with the metrics that were measured for each."""
     if isinstance(of_job.spec, StatisticsSpec):
         return []
     measured = {item.number: item.metrics for item in rounds if item.metrics}
@@ -242,7 +242,7 @@ def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[PublishedVers
 
 
 def audit(found: AuditResult) -> Audit:
-    """The findings of an audit."""
+    """Return the findings of an audit."""
     checks = tuple(
         CheckItem(item.check, "failed" if not item.passed else "caution" if item.caution else "passed", item.sentence)
         for item in found.findings
@@ -255,7 +255,7 @@ def audit(found: AuditResult) -> Audit:
 
 
 def operations(depth: Depth, record: Record, dead: Sequence[DeadTaskView], *, may_act: bool) -> OperationsPage:
-    """The operators' page."""
+    """Return the operators' page."""
     return OperationsPage(
         outbox=depth.outbox,
         outbox_age_s=depth.outbox_age_s,
@@ -294,7 +294,7 @@ def operations(depth: Depth, record: Record, dead: Sequence[DeadTaskView], *, ma
 
 
 def keys(found: Sequence[CertificateFacts], sites: Mapping[str, str]) -> tuple[Key, ...]:
-    """The newest certificate of each service and of each of these sites, services first."""
+    """Return the newest certificate of each service and of each of these sites, services first."""
     parties: dict[tuple[str, str], list[CertificateFacts]] = {}
     for item in found:
         if item.kind == "service" or item.name in sites:
@@ -316,7 +316,7 @@ def keys(found: Sequence[CertificateFacts], sites: Mapping[str, str]) -> tuple[K
 
 
 def exposures(jobs: Sequence[tuple[JobView, JobAccount]]) -> list[Exposure]:
-    """What was released from each data set, and what it costs each unit together, over all its jobs.
+    """Return what was released from each data set, and what it costs each unit together, over all its jobs.
 
     Computes: up to a second the first time.
     """
@@ -348,7 +348,7 @@ def _spent(costs: Iterable[UnitCost]) -> tuple[SpentItem, ...]:
 
 
 def datasheet(signed: SignedDatasheet) -> DatasheetPage:
-    """A datasheet as its sections."""
+    """Return a datasheet as its sections."""
     sheet = signed.datasheet
     keyid = digest_of(bytes.fromhex(signed.certificate))
     return DatasheetPage(sheet.subject.version_id, title_of(sheet), sections(sheet), keyid)

@@ -40,52 +40,52 @@ class ViewModel(Protocol):
     name: str
 
     async def now(self) -> NowPage:
-        """The state of everything, newest jobs first."""
+        """Return the state of everything, newest jobs first."""
 
     async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
-        """A page of jobs, and where the next one begins."""
+        """Return a page of jobs, and where the next one begins."""
 
     async def job(self, job_id: str) -> JobPage:
-        """One job with its rounds and metrics."""
+        """Return one job with its rounds and metrics."""
 
     async def measures(self, job_id: str) -> Sequence[Measure]:
-        """The metrics of a job's evaluation rounds."""
+        """Return the metrics of a job's evaluation rounds."""
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""
 
     async def round(self, round_id: str) -> RoundPage:
-        """One round."""
+        """Return one round."""
 
     async def sites(self) -> Sequence[SiteItem]:
-        """Every site of the person's federations."""
+        """Return every site of the person's federations."""
 
     async def comparisons(self) -> Sequence[ComparisonItem]:
-        """Every data set that several sites of a federation have."""
+        """Return every data set that several sites of a federation have."""
 
     async def releases(self) -> Sequence[PublishedVersion]:
-        """The model versions that rounds published, newest first."""
+        """Return the model versions that rounds published, newest first."""
 
     async def audit(self, subject: str) -> Audit:
-        """What the checks over the evidence about a round or version found."""
+        """Return what the checks over the evidence about a round or version found."""
 
     async def operations(self) -> OperationsPage:
-        """What waits, what was given up, and how the last day went."""
+        """Return what waits, what was given up, and how the last day went."""
 
     async def decide(self, task_id: str, act: Literal["requeue", "discard"]) -> None:
         """Give a dead task another try, or put it away."""
 
     async def keys(self) -> KeysPage:
-        """The keys of the services and of the person's sites."""
+        """Return the keys of the services and of the person's sites."""
 
     async def privacy(self) -> Sequence[Exposure]:
-        """What was released from each data set."""
+        """Return what was released from each data set."""
 
     async def datasheet(self, version_id: str) -> DatasheetPage:
-        """A version's privacy datasheet."""
+        """Return a version's privacy datasheet."""
 
     async def pulse(self) -> str:
-        """A mark that changes whenever something on a page may have changed."""
+        """Return a mark that changes whenever something on a page may have changed."""
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something may have changed, at the latest after `timeout_s`."""
@@ -95,7 +95,7 @@ class Source(Protocol):
     """Opens view models."""
 
     async def view(self, token: str) -> ViewModel | None:
-        """The view of the person whose API token this is; None when the token is not valid."""
+        """Return the view of the person whose API token this is; None when the token is not valid."""
 
 
 class SignInLimiter(Protocol):
@@ -105,7 +105,7 @@ class SignInLimiter(Protocol):
         """Raise TooMany while this address must wait."""
 
     async def failed(self, address: str) -> None:
-        """A token from this address was wrong."""
+        """Note that a token from this address was wrong."""
 
     async def succeeded(self, address: str) -> None:
         """Forget failed attempts from this address, from which a user signed in."""
@@ -114,7 +114,7 @@ class SignInLimiter(Protocol):
         """Believe this session no more; by itself it would have ended then."""
 
     async def ended(self, session_id: str) -> bool:
-        """Whether it was ended."""
+        """Return whether it was ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Dashboard:
 
 
 def dashboard_of(request: Request) -> Dashboard:
-    """The dashboard that the service was started with."""
+    """Return the dashboard that the service was started with."""
     found = request.app.state.dashboard
     if not isinstance(found, Dashboard):
         raise TypeError("app.state.dashboard is not a Dashboard")

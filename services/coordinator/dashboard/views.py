@@ -86,11 +86,11 @@ class RoundItem:
         return self.state not in TERMINAL_ROUND_STATES
 
     def late(self, now: datetime) -> bool:
-        """Whether the round is open past its deadline."""
+        """Return whether the round is open past its deadline."""
         return self.open and self.deadline is not None and now > self.deadline
 
     def spans(self, now: datetime) -> tuple[Span, ...]:
-        """The phases as stacked pieces, up to the round's end or to `now`."""
+        """Return the phases as stacked pieces, up to the round's end or to `now`."""
         times = [*self.phase_times, ("end", self.ended_at or now)]
         pieces = []
         for (phase, begins), (_, ends) in pairwise(times):
@@ -99,7 +99,7 @@ class RoundItem:
         return tuple(pieces)
 
     def seconds(self, now: datetime) -> float:
-        """How long the round took, or has taken so far."""
+        """Return how long the round took, or has taken so far."""
         return max(0.0, ((self.ended_at or now) - self.created_at).total_seconds())
 
 
@@ -296,7 +296,7 @@ class NowPage:
     degraded: tuple[str, ...]
 
     def late(self, now: datetime) -> tuple[RoundItem, ...]:
-        """Rounds that are open past their deadline."""
+        """Return rounds that are open past their deadline."""
         return tuple(round_ for round_ in self.current.values() if round_.late(now))
 
     @property

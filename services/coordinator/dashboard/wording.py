@@ -38,12 +38,12 @@ _STEPS = ((60.0, "s", 1.0), (3600.0, "min", 60.0), (86400.0, "h", 3600.0), (floa
 
 
 def mark(state: str) -> tuple[str, str]:
-    """The tone and the sign that stand for a state; an unknown state is calm."""
+    """Return the tone and the sign that stand for a state; an unknown state is calm."""
     return MARKS.get(state, ("calm", "○"))
 
 
 def engine(name: str) -> tuple[str, str]:
-    """How strong an engine is, in one word, and what it protects against, in one sentence."""
+    """Return how strong an engine is, in one word, and what it protects against, in one sentence."""
     facts = ENGINES.get(name)
     if facts is None:
         return "unknown", "This dashboard does not know this engine."
@@ -51,7 +51,7 @@ def engine(name: str) -> tuple[str, str]:
 
 
 def seconds(length_s: float) -> str:
-    """A duration in the unit that a person would use: `0.42 s`, `3.1 min`, `2.0 days`."""
+    """Return a duration in the unit that a person would use: `0.42 s`, `3.1 min`, `2.0 days`."""
     if length_s < 1:
         return f"{length_s:.2f} s"
     limit, unit, size = next(step for step in _STEPS if length_s < step[0])
@@ -71,12 +71,12 @@ def ago(then: datetime | None, now: datetime) -> str:
 
 
 def utc(then: datetime | None) -> str:
-    """The full moment, as a tooltip: `2026-11-22 22:40:03 UTC`."""
+    """Return the full moment, as a tooltip: `2026-11-22 22:40:03 UTC`."""
     return "" if then is None else then.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(then: datetime | None) -> str:
-    """The moment for `<time datetime>`."""
+    """Return the moment for `<time datetime>`."""
     return "" if then is None else then.astimezone(UTC).isoformat()
 
 
@@ -93,12 +93,14 @@ def size(count: int | None) -> str:
 
 
 def number(value: float) -> str:
-    """A metric or a count, short: `0.843`, `1,204`."""
+    """Return a metric or a count, short: `0.843`, `1,204`."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.3f}"
 
 
 def measured(metrics: Mapping[str, float]) -> str:
-    """Every metric with its value, and with its error bound where it has one: `auc 0.843 ±0.001 · loss 0.400`."""
+    """Return every metric with its value, and with its error bound where it has one: `auc 0.843 ±0.001 · loss
+    0.400`.
+    """
     parts = [
         f"{name} {number(value)}" + (f" ±{metrics[bound]:.1g}" if (bound := f"{name}_error") in metrics else "")
         for name, value in metrics.items()
@@ -108,7 +110,7 @@ def measured(metrics: Mapping[str, float]) -> str:
 
 
 def short(identifier: str | None, keep: int = 12) -> str:
-    """The beginning of a digest or id, with a mark that it goes on."""
+    """Return the beginning of a digest or id, with a mark that it goes on."""
     if not identifier:
         return "–"
     return identifier if len(identifier) <= keep + 1 else identifier[:keep] + "…"

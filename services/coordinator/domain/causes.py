@@ -173,14 +173,14 @@ def unable(tasks: Iterable[SiteTask]) -> dict[SiteId, str]:
 
 
 def repeats(code: str | None) -> bool:
-    """Whether a site that failed with this code fails again with the same data, parameters and policy."""
+    """Return whether a site that failed with this code fails again with the same data, parameters and policy."""
     if code is None or code in _PASSING:
         return False
     return code in _REPEATING or code.startswith(_REPEATING_FAMILIES)
 
 
 def owed_to_job(kind: RoundKind, unable: Mapping[SiteId, str]) -> bool:
-    """Whether the job itself is at fault: a round that reads no data met a recipe's error at several sites."""
+    """Return whether the job itself is at fault: a round that reads no data met a recipe's error at several sites."""
     return kind is RoundKind.INITIALISE and list(unable.values()).count("recipe-error") >= _OPINIONS
 
 

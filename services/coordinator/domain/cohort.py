@@ -19,7 +19,7 @@ class CohortRule:
 
 
 def choose(candidates: Iterable[SiteId], rule: CohortRule, draw: str) -> tuple[SiteId, ...]:
-    """The chosen sites in sorted order, or nothing when there are fewer than the rule's minimum.
+    """Return the chosen sites in sorted order, or nothing when there are fewer than the rule's minimum.
 
     `draw` names the round ("train/3/1"); the same seed, draw and candidates choose the same sites, and every
     candidate is as likely as any other.
@@ -34,7 +34,7 @@ def choose(candidates: Iterable[SiteId], rule: CohortRule, draw: str) -> tuple[S
 
 
 def derive_seed(seed: int, draw: str) -> int:
-    """A seed of 63 bits for one round of one job."""
+    """Return a seed of 63 bits for one round of one job."""
     return int.from_bytes(hashlib.sha256(f"seed/{seed}/{draw}".encode()).digest()[:8], "big") >> 1
 
 

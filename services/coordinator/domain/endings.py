@@ -36,7 +36,7 @@ class Verdicts:
     faults: Sequence[SiteFault] = ()
 
     def on(self, task: SiteTask, now: datetime) -> SiteTask:
-        """The task at the end of its round."""
+        """Return the task at the end of its round."""
         for fault in self.faults:
             if fault.site_id == task.site_id and fault.code == DEALER_AT_FAULT:
                 return task.at_fault(fault.code, fault.message, now)

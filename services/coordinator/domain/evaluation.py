@@ -114,7 +114,7 @@ def check_early_stop(
 
 
 def _misfit(layout: str, column: Column) -> str | None:
-    """What is wrong with a label column for this layout, and the remedy; None where it fits."""
+    """Return what is wrong with a label column for this layout, and the remedy; None where it fits."""
     if column.type not in ("number", "category"):
         return f"the label {column.name!r} is of type {column.type}; a label is a number or a category"
     count = len(column.categories or ())

@@ -35,7 +35,7 @@ class Findings:
         self.warnings.append(FieldError(path, message))
 
     def refusal(self) -> JobInvalid:
-        """All errors as one refusal."""
+        """Return all errors as one refusal."""
         count = len(self.errors)
         return JobInvalid(
             f"The job has {count} error{'s' if count != 1 else ''}.",
@@ -76,7 +76,7 @@ def parse_fields(document: Mapping[str, Any], form: type[BaseModel], findings: F
 
 
 def _annotation(info: FieldInfo) -> Any:
-    """The field's type with its constraints."""
+    """Return the field's type with its constraints."""
     annotation: Any = info.annotation
     for constraint in info.metadata:
         annotation = Annotated[annotation, constraint]

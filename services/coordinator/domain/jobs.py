@@ -125,12 +125,12 @@ class Job:
         )
 
     def resting(self, now: datetime) -> bool:
-        """Whether the job waits a while after a failed attempt before it makes another."""
+        """Return whether the job waits a while after a failed attempt before it makes another."""
         failing = self.last_failure is not None and self.waiting_since is None
         return failing and 0 < self.progress.tries < MAX_ATTEMPTS_PER_STEP and now < self.next_check_at
 
     def next(self) -> Step | Finished | Stalled | None:
-        """What to plan now: nothing while a round is in flight, or the job is paused or over."""
+        """Return what to plan now: nothing while a round is in flight, or the job is paused or over."""
         if self.state is not JobState.RUNNING or self.round_id is not None:
             return None
         if isinstance(self.spec, StatisticsSpec):
@@ -138,7 +138,7 @@ class Job:
         return next_step(self.plan, self.progress, self.last_failure)
 
     def session(self) -> QuerySession:
-        """A statistics job's queries, after what was opened so far."""
+        """Return a statistics job's queries, after what was opened so far."""
         if not isinstance(self.spec, StatisticsSpec):
             raise TypeError("only a statistics job asks queries")
         return session_of(self.spec, self.resolved, [self.context[str(at)] for at in range(self.progress.asked)])
@@ -169,7 +169,7 @@ class Job:
         return replace(self, version_id=version_id, version_digest=digest, progress=progress)
 
     def started(self, round_id: RoundId, now: datetime) -> "Job":
-        """A round is planned."""
+        """Return the job with a round planned."""
         return replace(self, round_id=round_id, waiting_since=None, next_check_at=now + LOOK_AGAIN)
 
     def waiting(self, now: datetime, *, afresh: bool = False) -> "Job":
@@ -178,7 +178,7 @@ class Job:
         return replace(self, waiting_since=since, next_check_at=now + LOOK_AGAIN)
 
     def with_model(self, model_id: ModelId) -> "Job":
-        """The registry has a model for the job's results."""
+        """Return the job with the registry's model for its results."""
         return replace(self, model_id=model_id)
 
     def advanced(self, kind: RoundKind, number: int, outcome: RoundOutcome, now: datetime) -> "Job":
@@ -234,7 +234,7 @@ class Job:
         return replace(self, round_id=None, progress=progress, last_failure=reason, next_check_at=now + progress.rest)
 
     def finish(self, state: JobState, reason: str, now: datetime) -> "Job":
-        """The job is over."""
+        """Return the job as over."""
         if self.ended:
             raise JobOver(f"Job {self.id} is {self.state}.")
         context = {} if isinstance(self.spec, StatisticsSpec) else self.context

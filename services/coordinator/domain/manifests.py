@@ -44,7 +44,10 @@ class Settled:
 
 
 def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[SiteId, ...]:
-    """The round's sites, or nothing when too few are there. One site makes the first model: it depends on no data."""
+    """Return the round's sites, or nothing when too few are there.
+
+    One site makes the first model: it depends on no data.
+    """
     asked = job.spec.cohort
     if step.kind is RoundKind.INITIALISE:
         return choose(candidates, CohortRule(min=1, max=1, fraction=1.0, seed=asked.seed), step.draw)
@@ -52,7 +55,7 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
 
 
 def train_encoding(summands: int, spec: JobSpec, terms: PrivacyTerms | None = None) -> Encoding:
-    """How updates of a training round become integers; raises a Refusal where there is no headroom.
+    """Return how updates of a training round become integers; raises a Refusal where there is no headroom.
 
     Where the norm is proved, it is what limits an update: `bound` is used where no `clip_norm` is given, and
     every site weighs the same.
@@ -73,7 +76,7 @@ def train_encoding(summands: int, spec: JobSpec, terms: PrivacyTerms | None = No
 
 
 def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
-    """The manifest of the job's next round."""
+    """Return the manifest of the job's next round."""
     if isinstance(job.spec, StatisticsSpec):
         return _asking(job, job.spec, step, settled)
     if job.model_id is None:
@@ -126,7 +129,9 @@ def _evaluated(job: Job, kind: RoundKind) -> dict[str, Any]:
 
 
 def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> RoundManifest:
-    """The manifest of a statistics job's next round: the recipe is told what to add up, and nothing that was opened."""
+    """Return the manifest of a statistics job's next round: the recipe is told what to add up, and nothing that was
+    opened.
+    """
     asked, size = job.session().asked, len(settled.cohort)
     if asked is None:
         raise ValueError("every query of the job is answered")
@@ -174,12 +179,12 @@ def _plan_request(kind: RoundKind, size: int, spec: JobSpec) -> PlanRequest:
 
 
 def draft(manifest: RoundManifest) -> bool:
-    """Whether the manifest still lacks the witness's commitment, without which no party acts on it."""
+    """Return whether the manifest still lacks the witness's commitment, without which no party acts on it."""
     return engine_facts(manifest.engine).commits_nonce and "nonce_commitment" not in manifest.engine_params
 
 
 def witnessed(manifest: RoundManifest, commitment: str, epoch: int) -> RoundManifest:
-    """The draft with the witness's commitment and epoch."""
+    """Return the draft with the witness's commitment and epoch."""
     params = {**manifest.engine_params, "nonce_commitment": commitment}
     return manifest.model_copy(update={"engine_params": params, "epoch": epoch})
 

@@ -83,7 +83,7 @@ def check_training(
     evaluation: parts.EvaluationPart | None,
     findings: Findings,
 ) -> None:
-    """Whether a private training job's other parts are as its noise needs them; what of the job stays exact."""
+    """Check that a private training job's other parts are as its noise needs them; what of the job stays exact."""
     if asked is None or not asked.noisy:
         return
     if strategy is not None and strategy.weighting != "equal":

@@ -128,7 +128,7 @@ class Stalled:
 
 
 def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
-    """The round to plan now, or the job's end or pause."""
+    """Return the round to plan now, or the job's end or pause."""
     # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
     # sites answer a (kind, number, attempt) once.
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
@@ -148,7 +148,7 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
 
 
 def next_question(progress: Progress, last_failure: str | None = None) -> Step | Finished | Stalled:
-    """The next round of a statistics job, or its end or pause."""
+    """Return the next round of a statistics job, or its end or pause."""
     # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
     # sites answer a (kind, number, attempt) once.
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
@@ -159,7 +159,9 @@ def next_question(progress: Progress, last_failure: str | None = None) -> Step |
 
 
 def should_stop(rule: EarlyStop, scores: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the best score is at least `patience` evaluations old; evaluations without the metric do not count."""
+    """Return whether the best score is at least `patience` evaluations old; evaluations without the metric do not
+    count.
+    """
     values = [score[rule.metric] for score in scores if rule.metric in score]
     if len(values) <= rule.patience:
         return False

@@ -11,7 +11,7 @@ from undersong.shared.secagg.facts import EngineFacts
 
 
 def check_cohort(cohort: parts.CohortPart | None, eligible: Sequence[SiteFacts], findings: Findings) -> None:
-    """Whether enough sites can take part."""
+    """Check that enough sites can take part."""
     if cohort is None:
         return
     if len(eligible) < cohort.min:
@@ -26,7 +26,7 @@ def check_cohort(cohort: parts.CohortPart | None, eligible: Sequence[SiteFacts],
 def check_protection(
     cohort: parts.CohortPart | None, engine: str | None, engines: Mapping[str, EngineFacts], findings: Findings
 ) -> None:
-    """Whether cohort and engine protect the sites that take part."""
+    """Check that cohort and engine protect the sites that take part."""
     if cohort is not None:
         if cohort.max is not None and cohort.max < cohort.min:
             findings.error("/cohort/max", f"must not be less than min, which is {cohort.min}")
@@ -53,7 +53,7 @@ def check_proved(
     engines: Mapping[str, EngineFacts],
     findings: Findings,
 ) -> None:
-    """Whether proofs and weights are what the engine offers; what an author should know of one that proves."""
+    """Check that proofs and weights are what the engine offers; say what an author should know of one that proves."""
     if engine is None or engine not in engines:
         return
     facts, proving = engines[engine], names_of(each for each in engines.values() if each.proves_norm)

@@ -18,7 +18,7 @@ from undersong.shared.wire.profiles import RecipeSpec
 
 
 def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Findings) -> RecipeSpec | None:
-    """The form of the recipe that most sites have; the same name may stand for other code elsewhere."""
+    """Return the form of the recipe that most sites have; the same name may stand for other code elsewhere."""
     found = [spec for site in sites for spec in profile_of(site).recipes if spec.name == name]
     if not found:
         known = {spec.name for site in sites for spec in profile_of(site).recipes}

@@ -70,20 +70,20 @@ class Round:
         return self.phase in ENDED
 
     def overdue(self, now: datetime) -> bool:
-        """Whether even the grace after the deadline is over."""
+        """Return whether even the grace after the deadline is over."""
         return not self.ended and now >= self.deadline_at + GRACE
 
     def late(self, now: datetime) -> bool:
-        """Whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return not self.ended and now >= self.deadline_at
 
     def keyed(self) -> "Round":
-        """The aggregator made the round's key."""
+        """Return the aggregator made the round's key."""
         self._must_be(Phase.PLANNED)
         return replace(self, phase=Phase.KEYED)
 
     def opened(self, now: datetime) -> "Round":
-        """The tasks are out; the deadline counts from here."""
+        """Return the round with its tasks out; the deadline counts from here."""
         self._must_be(Phase.KEYED)
         return replace(
             self,
@@ -103,7 +103,7 @@ class Round:
         return replace(self, outstanding=max(0, min(len(self.cohort), self.outstanding + change)))
 
     def gained(self) -> "Round":
-        """One more site has reported success; never more than the cohort."""
+        """Return the round with one more site that has reported success; never more than the cohort."""
         return replace(self, got=min(len(self.cohort), self.got + 1))
 
     def close(self) -> "Round":
@@ -122,14 +122,14 @@ class Round:
         return self.phase is Phase.COLLECTING and self.outstanding == 0
 
     def published(self, now: datetime, counted: int) -> "Round":
-        """The aggregator published the sum over `counted` sites."""
+        """Return the aggregator published the sum over `counted` sites."""
         if self.ended:
             raise WrongPhase(f"Round {self.id} is {self.phase}.")
         got = min(counted, len(self.cohort)) if counted > 0 else self.got
         return replace(self, phase=Phase.PUBLISHED, got=got, finished_at=now)
 
     def failed(self, reason: str, now: datetime) -> "Round":
-        """The round ends without a result."""
+        """Return the round as ended without a result."""
         if self.ended:
             raise WrongPhase(f"Round {self.id} is {self.phase}.")
         return replace(self, phase=Phase.FAILED, reason=reason, finished_at=now)

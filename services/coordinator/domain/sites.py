@@ -21,7 +21,7 @@ class SiteFacts:
 
 
 def profile_of(site: SiteFacts) -> SiteProfile:
-    """What the site told about itself; it must have."""
+    """Return what the site told about itself; it must have."""
     if site.profile is None:
         raise ValueError("a site without a profile is not eligible")
     return site.profile
@@ -33,7 +33,7 @@ def dataset_of(site: SiteFacts, name: str) -> DatasetSchema | None:
 
 
 def schema_of(site: SiteFacts, name: str) -> DatasetSchema:
-    """The site's data set; it must have it."""
+    """Return the site's data set; it must have it."""
     found = dataset_of(site, name)
     if found is None:
         raise ValueError("a site without the data set is not eligible")
@@ -56,7 +56,7 @@ def lacks_dataset(site: SiteFacts, name: str) -> str | None:
 
 
 def columns_of(site: SiteFacts, dataset: str) -> set[str]:
-    """The names of the data set's columns at the site."""
+    """Return the names of the data set's columns at the site."""
     return {column.name for column in schema_of(site, dataset).columns}
 
 
@@ -90,7 +90,9 @@ def consent_of(site: SiteFacts, job_id: str) -> Literal["waiting", "denied"] | N
 
 
 def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> list[SiteFacts]:
-    """The sites that have the data set; an error where there is none, a warning for each that cannot read its own."""
+    """Return the sites that have the data set; an error where there is none, a warning for each that cannot read its
+    own.
+    """
     for site in sites:
         told = [fault.sentence for fault in profile_of(site).faults if fault.dataset in (None, dataset)]
         for sentence in told:
@@ -112,7 +114,7 @@ def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> 
 def having(
     wanted: Sequence[tuple[str, str]], dataset: str, sites: Sequence[SiteFacts], findings: Findings
 ) -> list[SiteFacts]:
-    """The sites that have all columns, of which each is asked for at a path of the document."""
+    """Return the sites that have all columns, of which each is asked for at a path of the document."""
     columns, sights = {site.id: columns_of(site, dataset) for site in sites}, sights_of(dataset, sites)
     lacking = {place: [site for site in sites if place[1] not in columns[site.id]] for place in wanted}
     hints = Hints(set[str]().union(*columns.values()))

@@ -357,6 +357,6 @@ AnySpec = JobSpec | StatisticsSpec
 
 
 def spec_of(document: Mapping[str, Any]) -> AnySpec:
-    """A stored job document as its kind."""
+    """Return a stored job document as its kind."""
     form = StatisticsSpec if document.get("kind") == "statistics" else JobSpec
     return form.model_validate(document)

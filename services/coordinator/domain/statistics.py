@@ -48,7 +48,7 @@ MAX_CENTRES: Final = 4096
 
 
 def judge_statistics(document: Mapping[str, Any], world: World) -> ValidJob:
-    """The verdict on a document of kind `statistics`; raises `JobInvalid` with every error that was found."""
+    """Return the verdict on a document of kind `statistics`; raises `JobInvalid` with every error that was found."""
     findings = Findings()
     queries = _queries(document["queries"], findings) if "queries" in document else {}
     plain = {**document, "queries": [{"query": "mean", "columns": ["_"]}]} if "queries" in document else document
@@ -69,21 +69,21 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> ValidJob:
 
 
 def session_of(spec: StatisticsSpec, resolved: Resolved, history: Sequence[Sequence[float]] = ()) -> QuerySession:
-    """The job's queries after these rounds; raises `SumsMisfit`."""
+    """Return the job's queries after these rounds; raises `SumsMisfit`."""
     columns = {column.name: column for column in resolved.columns}
     noisy = resolved.privacy is not None
     return QuerySession(spec.queries, Setting(columns, spec.min_cell, spec.cohort.min, noisy), history)
 
 
 def rounds_of(spec: StatisticsSpec) -> int:
-    """How many rounds the job takes at most."""
+    """Return how many rounds the job takes at most."""
     if spec.privacy.noisy:
         return 1  # what would need a second one is refused
     return max(most_rounds(query) for query in spec.queries)
 
 
 def _queries(given: object, findings: Findings) -> dict[int, Query]:
-    """The queries that are well formed, by their place; the others' errors go to the findings."""
+    """Return the queries that are well formed, by their place; the others' errors go to the findings."""
     if not isinstance(given, Sequence) or isinstance(given, str) or not 1 <= len(given) <= 50:
         findings.error("/queries", "a list of 1 to 50 queries is needed")
         return {}
@@ -212,7 +212,9 @@ def _rows(dataset: str, sites: Sequence[SiteFacts]) -> list[int]:
 
 
 def count_bits(asked: Asked, resolved: Resolved) -> int | None:
-    """How many bits hold each site's numbers, if they are counts that a proof can bound at a reasonable price."""
+    """Return how many bits hold each site's numbers, if they are counts that a proof can bound at a reasonable
+    price.
+    """
     if not asked.counts_only or resolved.most_rows is None:
         return None
     bits = max(LEAST_BITS, resolved.most_rows.bit_length())
@@ -220,7 +222,7 @@ def count_bits(asked: Asked, resolved: Resolved) -> int | None:
 
 
 def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:
-    """Where in the document each column is named."""
+    """Yield where in the document each column is named."""
     for field in ("column", "target"):
         if hasattr(query, field):
             yield pointer(["queries", at, field]), getattr(query, field)
@@ -230,7 +232,7 @@ def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:
 
 
 def _check_queries(queries: Mapping[int, Query], columns: Mapping[str, Column], findings: Findings) -> None:
-    """Whether each query fits its columns' types, and all fit into a round."""
+    """Check that each query fits its columns' types, and that all fit into a round."""
     whole = SALT
     for at, query in queries.items():
         fits = True
@@ -249,7 +251,7 @@ def _check_queries(queries: Mapping[int, Query], columns: Mapping[str, Column], 
 
 
 def _misfit(query: Query, column: Column) -> str | None:
-    """What is wrong with this column in this query."""
+    """Return what is wrong with this column in this query."""
     name = column.name
     if name in query.numbers:
         if column.type == "number":

@@ -122,7 +122,7 @@ class SiteTask:
         return replace(self, progress=progress, phase=phase, lease_expires_at=expires_at)
 
     def revive(self, expires_at: datetime) -> "SiteTask":
-        """The site that was given up for lost still works under its old lease."""
+        """Return the task of a site that was given up for lost, and still works under its old lease."""
         if self.state is not TaskState.EXPIRED or self.lease_token is None:
             raise TaskOver(f"Task {self.id} is {self.state}.")
         return replace(self, state=TaskState.LEASED, lease_expires_at=expires_at, code=None, finished_at=None)
@@ -158,7 +158,10 @@ class SiteTask:
         return told.reopened(now)
 
     def lapse(self, now: datetime, *, site_seen: bool) -> "SiteTask":
-        """The lease ran out: open again if the site still shows itself, else expired; dead after too many attempts."""
+        """Return the task whose lease ran out: open again if the site still shows itself, else expired.
+
+        After too many attempts it is dead.
+        """
         if self.state is not TaskState.LEASED:
             return self
         if not site_seen:
@@ -178,32 +181,33 @@ class SiteTask:
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=now)
 
     def counted(self, now: datetime) -> "SiteTask":
-        """The aggregator counted this site's update, whatever was heard here."""
+        """Return the aggregator counted this site's update, whatever was heard here."""
         if self.state not in (TaskState.OPEN, TaskState.LEASED, TaskState.EXPIRED):
             return self
         return replace(self, state=TaskState.DONE, progress=1.0, code=None, message=None, finished_at=now)
 
     def unusable(self, code: str, message: str | None, now: datetime) -> "SiteTask":
-        """The aggregator took the site's update and could not use it."""
+        """Return the task whose update the aggregator took and could not use."""
         if self.state is TaskState.REJECTED:
             return self
         return replace(self, state=TaskState.REJECTED, code=code, message=message, finished_at=now)
 
     def at_fault(self, code: str, message: str, now: datetime) -> "SiteTask":
-        """The site broke the engine's protocol, whatever else became of its task; it is told so."""
+        """Return the site broke the engine's protocol, whatever else became of its task; it is told so."""
         at = self.finished_at or now
         return replace(self, state=TaskState.REJECTED, code=code, message=message, lease_token=None, finished_at=at)
 
     def asked_again(self, now: datetime) -> "SiteTask":
-        """The aggregator lost the site's update after it was done: open again for the same bytes, at most as often as
-        any task."""
+        """Return the task open again for the same bytes, which the aggregator lost after it was done, at most as
+        often as any task.
+        """
         if self.state is not TaskState.DONE:
             return self
         told = replace(self, code=BODY_LOST, message="The stored update was damaged.", finished_at=None, digest=None)
         return told.reopened(now)
 
     def requeue(self) -> "SiteTask":
-        """A person wants the site to try again, with all its attempts; only of a task that was given up."""
+        """Return a person wants the site to try again, with all its attempts; only of a task that was given up."""
         self._must_be_dead()
         return replace(
             self,
@@ -217,7 +221,7 @@ class SiteTask:
         )
 
     def discard(self, now: datetime) -> "SiteTask":
-        """A person has seen that the task was given up; its last error stays."""
+        """Return the task, of which a person has seen that it was given up; its last error stays."""
         self._must_be_dead()
         return replace(self, state=TaskState.REJECTED, lease_token=None, finished_at=now)
 

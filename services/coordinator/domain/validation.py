@@ -85,7 +85,7 @@ class ValidJob:
 
 
 def judge(document: Mapping[str, Any], world: World) -> ValidJob:
-    """The verdict on a job document; raises `JobInvalid` with every error that was found."""
+    """Return the verdict on a job document; raises `JobInvalid` with every error that was found."""
     findings = Findings()
     parsed = parse_fields(document, JobSpec, findings)
     if not world.federation_known and "federation_id" in parsed:

@@ -99,5 +99,5 @@ class Aggregator(Peer):
         await self._call(Call("POST", f"/v1/rounds/{round_id}/cancel", key=f"{round_id}/cancel"))
 
     async def lose(self, round_id: RoundId, sites: Collection[SiteId]) -> None:
-        """These sites are not waited for any more; safe to repeat."""
+        """Wait for these sites no more; safe to repeat."""
         await self._call(Call("POST", f"/v1/rounds/{round_id}/lost", json={"sites": sorted(sites)}))

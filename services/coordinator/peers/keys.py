@@ -53,14 +53,14 @@ class Keys(Peer):
         super().__init__(http, "keys service")
 
     async def head(self) -> LogHead:
-        """The transparency log's head now."""
+        """Return the transparency log's head now."""
         try:
             return LogHead.model_validate(await self._call(Call("GET", "/v1/log/head")))
         except ValidationError as error:
             raise PartyAway("The log's head is not understood.", retry_after_s=2) from error
 
     async def commit(self, round_id: RoundId) -> Commitment:
-        """The witness's commitment for a round; asking again gives the same."""
+        """Return the witness's commitment for a round; asking again gives the same."""
         answer = await self._call(
             Call("POST", f"/v1/rounds/{round_id}/nonce-commitments", key=f"{round_id}/nonce", json={})
         )
@@ -77,11 +77,11 @@ class KeysDirectory(Peer):
         super().__init__(http, "keys service")
 
     async def authority(self) -> str:
-        """The authority's certificate as PEM."""
+        """Return the authority's certificate as PEM."""
         return str((await self._call(Call("GET", "/v1/authority"))).get("certificate_pem", ""))
 
     async def logged(self, round_id: str) -> LoggedRecord:
-        """The round's record with its proof; raises NotFound."""
+        """Return the round's record with its proof; raises NotFound."""
         answer = await self._call(Call("GET", f"/v1/rounds/{quote(round_id, safe='')}/record"))
         try:
             return LoggedRecord.model_validate(answer)
@@ -89,12 +89,12 @@ class KeysDirectory(Peer):
             raise PartyAway("The record that the keys service gave is not understood.", retry_after_s=2) from error
 
     async def certificate(self, keyid: str) -> str:
-        """One certificate as PEM; raises NotFound."""
+        """Return one certificate as PEM; raises NotFound."""
         answer = await self._call(Call("GET", f"/v1/certificates/{quote(keyid, safe='')}"))
         return str(answer.get("certificate_pem", ""))
 
     async def directory(self, most: int) -> list[CertificateFacts]:
-        """What the directory knows of every certificate, as far as `most` go."""
+        """Return what the directory knows of every certificate, as far as `most` go."""
         found: list[CertificateFacts] = []
         after = ""
         while len(found) < most:
@@ -107,7 +107,7 @@ class KeysDirectory(Peer):
         return found
 
     async def certificates(self, name: str) -> list[str]:
-        """Every certificate that a site (by id) or service ever had, as PEM."""
+        """Return every certificate that a site (by id) or service ever had, as PEM."""
         found, after = [], ""
         while True:
             params = {"name": name, "limit": "100"} | ({"after": after} if after else {})

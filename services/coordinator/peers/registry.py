@@ -65,7 +65,7 @@ class Registry(Peer):
         super().__init__(http, "registry")
 
     async def ensure_model(self, federation_id: FederationId, name: str, key: str) -> ModelId:
-        """The federation's model of this name, made when there is none."""
+        """Return the federation's model of this name, made when there is none."""
         known = await self._find_model(federation_id, name)
         if known is not None:
             return known
@@ -81,15 +81,15 @@ class Registry(Peer):
         return _Model.model_validate(answer).id
 
     async def version(self, version_id: str) -> VersionFacts:
-        """A version; raises NotFound."""
+        """Return a version; raises NotFound."""
         return VersionFacts.model_validate(await self._call(Call("GET", f"/v1/versions/{version_id}")))
 
     async def version_document(self, version_id: str) -> dict[str, Any]:
-        """A version with lineage and signatures, as the registry tells it; raises NotFound."""
+        """Return a version with lineage and signatures, as the registry tells it; raises NotFound."""
         return await self._call(Call("GET", f"/v1/versions/{quote(version_id, safe='')}"))
 
     async def model_name(self, model_id: str) -> str:
-        """A model's name; raises NotFound."""
+        """Return a model's name; raises NotFound."""
         return _Model.model_validate(await self._call(Call("GET", f"/v1/models/{quote(model_id, safe='')}"))).name
 
     async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:

@@ -81,7 +81,7 @@ class AccountRepository:
         return (await self._with_roles([row]))[0] if row else None
 
     async def users(self, limit: int, after: str | None) -> Page[User]:
-        """A page of users."""
+        """Return a page of users."""
         found = await page(self._session, select(UserRow), UserRow.id, limit, after)
         return Page(await self._with_roles(found.items), found.next)
 
@@ -106,7 +106,7 @@ class AccountRepository:
         return _token(row)
 
     async def tokens(self, user_id: str | None, limit: int, after: str | None) -> Page[Token]:
-        """A page of tokens, of one user or of all."""
+        """Return a page of tokens, of one user or of all."""
         query = select(TokenRow)
         if user_id is not None:
             query = query.where(TokenRow.user_id == user_id)

@@ -113,7 +113,7 @@ class JobRepository:
         limit: int,
         after: str | None,
     ) -> Page[Job]:
-        """A page of jobs in the federations `within` (None is all), newest first."""
+        """Return a page of jobs in the federations `within` (None is all), newest first."""
         query: Select[JobRow] = select(JobRow)
         if within is not None:
             query = query.where(JobRow.federation_id.in_(within))
@@ -124,7 +124,7 @@ class JobRepository:
         return (await page(self._session, query, JobRow.id, limit, after, descending=True)).map(_job)
 
     async def due(self, now: datetime) -> Sequence[JobId]:
-        """Running jobs without a round that should have been looked at by now."""
+        """Return running jobs without a round that should have been looked at by now."""
         query = select(JobRow.id).where(
             JobRow.state == JobState.RUNNING, JobRow.round_id.is_(None), JobRow.next_check_at <= now
         )
@@ -166,13 +166,13 @@ class JobRepository:
             await self.save(replace(job, progress=replace(job.progress, settled=job.progress.settled + count)))
 
     async def trace(self, job_id: str) -> str | None:
-        """The trace in which the job was submitted; all that follows goes on in it."""
+        """Return the trace in which the job was submitted; all that follows goes on in it."""
         query = select(_EVENTS.c.trace).where(_EVENTS.c.job_id == job_id, _EVENTS.c.number == 1)
         found: str | None = await self._session.scalar(query)
         return found
 
     async def events(self, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
-        """The job's events beyond number `after`, in order."""
+        """Return the job's events beyond number `after`, in order."""
         query = (
             select(JobEventRow)
             .where(JobEventRow.job_id == job_id, JobEventRow.number > after)
@@ -182,7 +182,7 @@ class JobRepository:
         return [_event(row) for row in await self._session.scalars(query)]
 
     async def faults(self, job_id: str) -> Sequence[JobEvent]:
-        """The events that name sites which broke the engine's protocol in a round, or of which others say so."""
+        """Return the events that name sites which broke the engine's protocol in a round, or of which others say so."""
         named = JobEventRow.type.in_([FAULT, EXCLUDED, DISPUTED])
         query = select(JobEventRow).where(JobEventRow.job_id == job_id, named).order_by(JobEventRow.number)
         return [_event(row) for row in await self._session.scalars(query)]

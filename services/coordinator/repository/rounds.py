@@ -158,12 +158,12 @@ class RoundRepository:
         await self._session.execute(done.execution_options(synchronize_session=False))
 
     async def due(self, now: datetime) -> Sequence[RoundId]:
-        """Rounds that have not ended and should have been looked at by now, oldest first."""
+        """Return rounds that have not ended and should have been looked at by now, oldest first."""
         query = select(RoundRow.id).where(RoundRow.phase.in_(_OPEN_PHASES), RoundRow.next_check_at <= now)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(200))]
 
     async def answered(self) -> Sequence[RoundId]:
-        """Rounds in collection that wait for no site any more, oldest first."""
+        """Return rounds in collection that wait for no site any more, oldest first."""
         query = select(RoundRow.id).where(RoundRow.phase == Phase.COLLECTING, RoundRow.outstanding == 0)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(20))]
 
@@ -174,18 +174,18 @@ class RoundRepository:
         return {Phase(phase): moment for phase, moment in rows}
 
     async def open_count(self) -> int:
-        """How many rounds have not ended."""
+        """Return how many rounds have not ended."""
         query = select(func.count()).select_from(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES))
         return await self._session.scalar(query) or 0
 
     async def ended(self, since: datetime) -> Sequence[tuple[Phase, float]]:
-        """Rounds that ended since then: how, and how many seconds after they were planned."""
+        """Return rounds that ended since then: how, and how many seconds after they were planned."""
         query = select(RoundRow.phase, RoundRow.created_at, RoundRow.finished_at).where(RoundRow.finished_at >= since)
         rows = await self._session.execute(query.order_by(RoundRow.id.desc()).limit(10_000))
         return [(Phase(row.phase), (row.finished_at - row.created_at).total_seconds()) for row in rows]
 
     async def earliest_deadline(self) -> datetime | None:
-        """The deadline that passes first among rounds that have not ended."""
+        """Return the deadline that passes first among rounds that have not ended."""
         return await self._session.scalar(
             select(func.min(RoundRow.deadline_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
         )
@@ -202,22 +202,22 @@ class RoundRepository:
         return [(row.got, row.min_cohort, len(row.cohort)) for row in await self._session.execute(query)]
 
     async def unreported(self) -> Sequence[RoundId]:
-        """Rounds whose metrics the registry has not got yet."""
+        """Return rounds whose metrics the registry has not got yet."""
         query = select(RoundRow.id).where(RoundRow.unreported.is_(True)).order_by(RoundRow.id).limit(100)
         return [RoundId(one) for one in await self._session.scalars(query)]
 
     async def uncancelled(self) -> Sequence[RoundId]:
-        """Ended rounds of whose end the aggregator has not been told yet."""
+        """Return ended rounds of whose end the aggregator has not been told yet."""
         query = select(RoundRow.id).where(RoundRow.uncancelled.is_(True)).order_by(RoundRow.id).limit(100)
         return [RoundId(one) for one in await self._session.scalars(query)]
 
     async def ended_of(self, job_id: str) -> Sequence[StoredRound]:
-        """A job's rounds that have ended, oldest first."""
+        """Return a job's rounds that have ended, oldest first."""
         query = select(RoundRow).where(RoundRow.job_id == job_id, RoundRow.phase.in_([str(phase) for phase in ENDED]))
         return [_record(row) for row in await self._session.scalars(query.order_by(RoundRow.id))]
 
     async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[StoredRound]:
-        """A page of a job's rounds, oldest first."""
+        """Return a page of a job's rounds, oldest first."""
         query = select(RoundRow).where(RoundRow.job_id == job_id)
         return (await page(self._session, query, RoundRow.id, limit, after)).map(_record)
 

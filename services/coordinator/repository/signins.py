@@ -18,12 +18,12 @@ class SignInRepository:
         self._insert = sqlite.insert if bind.dialect.name == "sqlite" else postgresql.insert
 
     async def failures(self, address: str, now: datetime) -> tuple[int, datetime] | None:
-        """How many in a row, and until when they count; None when none count any more."""
+        """Return how many in a row, and until when they count; None when none count any more."""
         row = await self._session.get(SignInFailureRow, address)
         return None if row is None or row.until <= now else (row.failures, row.until)
 
     async def add_failure(self, address: str, now: datetime, until: datetime) -> None:
-        """One more; what no longer counted begins at one again. Counted in the database, so that none is lost."""
+        """Count one more; what no longer counted begins at one again. Counted in the database, so that none is lost."""
         fresh = self._insert(SignInFailureRow).values(address=address, failures=1, until=until)
         failures = case((SignInFailureRow.until > now, SignInFailureRow.failures + 1), else_=1)
         await self._session.execute(
@@ -41,7 +41,7 @@ class SignInRepository:
         )
 
     async def ended(self, session_id: str) -> bool:
-        """Whether it was ended."""
+        """Return whether it was ended."""
         found = await self._session.scalar(select(EndedSessionRow.id).where(EndedSessionRow.id == session_id))
         return found is not None
 

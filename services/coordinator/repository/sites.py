@@ -44,7 +44,7 @@ class Site:
     created_at: datetime
 
     def facts(self) -> SiteFacts:
-        """What a job is judged by."""
+        """Return what a job is judged by."""
         return SiteFacts(self.id, self.name, not self.suspended, self.profile)
 
 
@@ -101,7 +101,7 @@ class SiteRepository:
         return _federation(row)
 
     async def federations(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Federation]:
-        """A page of those in `within` (None is all)."""
+        """Return a page of those in `within` (None is all)."""
         query = select(FederationRow)
         if within is not None:
             query = query.where(FederationRow.id.in_(within))
@@ -127,7 +127,7 @@ class SiteRepository:
         return _site(row)
 
     async def admission(self, site_id: str) -> Admission:
-        """What decides about a site's requests, without its profile; raises NotFound."""
+        """Return what decides about a site's requests, without its profile; raises NotFound."""
         found = (await self.admissions([site_id])).get(SiteId(site_id))
         if found is None:
             raise no_such("site", site_id)
@@ -141,7 +141,7 @@ class SiteRepository:
     async def list(
         self, within: Collection[str] | None, federation_id: str | None, limit: int, after: str | None
     ) -> Page[Site]:
-        """A page of sites in the federations `within` (None is all)."""
+        """Return a page of sites in the federations `within` (None is all)."""
         query = select(SiteRow)
         if within is not None:
             query = query.where(SiteRow.federation_id.in_(within))
@@ -150,12 +150,12 @@ class SiteRepository:
         return (await page(self._session, query, SiteRow.id, limit, after)).map(_site)
 
     async def of_federation(self, federation_id: str) -> Sequence[Site]:
-        """All sites of a federation."""
+        """Return all sites of a federation."""
         rows = await self._session.scalars(select(SiteRow).where(SiteRow.federation_id == federation_id))
         return [_site(row) for row in rows]
 
     async def present(self, federation_id: str, since: datetime) -> Sequence[SiteFacts]:
-        """The sites that are not suspended and were heard after `since`.
+        """Return the sites that are not suspended and were heard after `since`.
 
         Every round's plan asks for them, and profiles are long and seldom change: only what is new is read.
         """
@@ -193,29 +193,29 @@ class SiteRepository:
             )
 
     async def online(self, since: datetime) -> int:
-        """How many sites were heard after `since`."""
+        """Return how many sites were heard after `since`."""
         query = select(func.count()).select_from(SiteRow).where(SiteRow.last_seen_at >= since)
         return await self._session.scalar(query) or 0
 
     async def heard(self, since: datetime) -> int:
-        """How many sites that are not suspended were heard after `since`."""
+        """Return how many sites that are not suspended were heard after `since`."""
         query = select(func.count()).select_from(SiteRow)
         query = query.where(SiteRow.last_seen_at >= since, SiteRow.suspended.is_(False))
         return await self._session.scalar(query) or 0
 
     async def versions(self, since: datetime) -> Mapping[str, int]:
-        """How many sites were heard after `since`, by the version that their agent told."""
+        """Return how many sites were heard after `since`, by the version that their agent told."""
         version = type_coerce(SiteRow.profile, JSON)["agent_version"].as_string().label("version")
         query = select(version, func.count()).where(SiteRow.last_seen_at >= since).group_by(version)
         return {name or "unknown": count for name, count in await self._session.execute(query)}
 
     async def watch(self) -> Watch:
-        """The platform's row."""
+        """Return the platform's row."""
         row = await self._session.get(PlatformRow, 1)
         return Watch(row.epoch, row.watching_since, row.watched_at) if row else Watch(0, None, None)
 
     async def mark_watched(self, now: datetime, longest_gap: timedelta) -> None:
-        """An API process is there; a gap since the last time begins the watch anew."""
+        """Note that an API process is there; a gap since the last time begins the watch anew."""
         watch = await self.watch()
         if watch.last is None or now - watch.last > longest_gap:
             await self._session.execute(update(PlatformRow).values(watching_since=now, watched_at=now))
@@ -223,7 +223,9 @@ class SiteRepository:
             await self._session.execute(update(PlatformRow).values(watched_at=now))
 
     async def hear_epoch(self, epoch: int) -> int:
-        """The witness's epoch: ours is never behind it, so that agents see one order of epochs; ours after that."""
+        """Return the witness's epoch: ours is never behind it, so that agents see one order of epochs; ours after
+        that.
+        """
         raised = update(PlatformRow).where(PlatformRow.epoch < epoch).values(epoch=epoch)
         await self._session.execute(raised.execution_options(synchronize_session=False))
         return max(epoch, await self._session.scalar(select(PlatformRow.epoch)) or 0)

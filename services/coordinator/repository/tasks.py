@@ -88,7 +88,7 @@ class TaskRepository:
         return {TaskId(row.id): _task(row) for row in rows}
 
     async def place(self, task_id: str) -> tuple[RoundId, SiteId]:
-        """Which round the task is of, and whose it is; raises NotFound."""
+        """Return which round the task is of, and whose it is; raises NotFound."""
         place = (await self.places([task_id])).get(TaskId(task_id))
         if place is None:
             raise no_such("task", task_id)
@@ -122,20 +122,20 @@ class TaskRepository:
         return done.first() is not None
 
     async def at_fault(self, job_id: str) -> Sequence[SiteTask]:
-        """The job's tasks whose sites dealt shares that others cannot use, oldest first."""
+        """Return the job's tasks whose sites dealt shares that others cannot use, oldest first."""
         return [_task(row) for row in await self._session.execute(_AT_FAULT, {"job": job_id})]
 
     async def exclusions(self, site_id: str) -> Sequence[SiteTask]:
-        """The same of one site, over all jobs that have not ended."""
+        """Return the same of one site, over all jobs that have not ended."""
         return [_task(row) for row in await self._session.execute(_EXCLUSIONS, {"site": site_id})]
 
     async def of_round(self, round_id: str, *, lock: bool = False) -> Sequence[SiteTask]:
-        """A round's tasks by site."""
+        """Return a round's tasks by site."""
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
         return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
 
     async def participation(self, job_id: str) -> Sequence[Participation]:
-        """How each site's tasks of a job stand, by site."""
+        """Return how each site's tasks of a job stand, by site."""
         counts: dict[SiteId, dict[TaskState, int]] = {}
         receipts: Counter[SiteId] = Counter()
         answered: dict[SiteId, datetime] = {}
@@ -155,19 +155,19 @@ class TaskRepository:
         ]
 
     async def leased_by(self, site_ids: Sequence[str]) -> dict[SiteId, SiteTask]:
-        """The tasks that the sites hold leases of, live or run out."""
+        """Return the tasks that the sites hold leases of, live or run out."""
         rows = await self._session.execute(_LEASED_BY, {"sites": site_ids})
         return {SiteId(row.site_id): _task(row) for row in rows}
 
     async def next_for(self, site_ids: Sequence[str]) -> dict[SiteId, SiteTask]:
-        """The oldest task that each site could lease: open, or expired while its round still collects."""
+        """Return the oldest task that each site could lease: open, or expired while its round still collects."""
         found: dict[SiteId, SiteTask] = {}
         for row in await self._session.execute(_NEXT_FOR, {"sites": site_ids}):
             found.setdefault(SiteId(row.site_id), _task(row))
         return found
 
     async def waiting_sites(self, among: Collection[str]) -> Sequence[str]:
-        """Which of these sites have an open task."""
+        """Return which of these sites have an open task."""
         query = select(TaskRow.site_id).where(TaskRow.state == TaskState.OPEN).distinct().limit(10_000)
         return [site for site in await self._session.scalars(query) if site in among]
 
@@ -187,29 +187,29 @@ class TaskRepository:
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.id).limit(500))]
 
     async def outstanding_of_site(self, site_id: str) -> Sequence[SiteTask]:
-        """The tasks that rounds still wait for from this site."""
+        """Return the tasks that rounds still wait for from this site."""
         query = select(_TASKS).where(_TASKS.c.site_id == site_id, _TASKS.c.state.in_(sorted(OUTSTANDING)))
         return [_task(row) for row in await self._session.execute(query.order_by(_TASKS.c.round_id))]
 
     async def dead_tasks(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[SiteTask]:
-        """A page of tasks that used up their attempts, of jobs in the federations `within` (None is all)."""
+        """Return a page of tasks that used up their attempts, of jobs in the federations `within` (None is all)."""
         query = select(TaskRow).where(TaskRow.state == TaskState.DEAD)
         if within is not None:
             query = query.join(JobRow, JobRow.id == TaskRow.job_id).where(JobRow.federation_id.in_(within))
         return (await page(self._session, query, TaskRow.id, limit, after)).map(_task)
 
     async def outstanding(self) -> dict[str, int]:
-        """How many tasks are open, and how many leased."""
+        """Return how many tasks are open, and how many leased."""
         query = select(_TASKS.c.state, func.count()).where(_TASKS.c.state.in_(sorted(OUTSTANDING)))
         return {str(state): count for state, count in await self._session.execute(query.group_by(_TASKS.c.state))}
 
     async def ended(self, since: datetime) -> dict[str, int]:
-        """How many tasks ended since then, by state."""
+        """Return how many tasks ended since then, by state."""
         query = select(_TASKS.c.state, func.count()).where(_TASKS.c.finished_at >= since).group_by(_TASKS.c.state)
         return {str(state): count for state, count in await self._session.execute(query)}
 
     async def dead(self) -> int:
-        """How many tasks used up their attempts."""
+        """Return how many tasks used up their attempts."""
         query = select(func.count()).select_from(TaskRow).where(TaskRow.state == TaskState.DEAD)
         return await self._session.scalar(query) or 0
 

@@ -143,7 +143,7 @@ class CertificateView(BaseModel):
 
     @classmethod
     def of(cls, issued: Issued) -> "CertificateView":
-        """The directory's entry."""
+        """Return the directory's entry."""
         return cls(
             keyid=issued.keyid,
             kind=issued.subject.kind,
@@ -197,7 +197,7 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/authority", tags=["authority"])
 async def get_authority(authority: AuthorityUse) -> AuthorityView:
-    """The certificate that every party of the federation trusts."""
+    """Return the certificate that every party of the federation trusts."""
     return AuthorityView(certificate_pem=authority.certificate_pem, fingerprint=keyid_of(authority.ca.certificate))
 
 
@@ -273,7 +273,7 @@ async def list_certificates(
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[CertificateView]:
-    """The directory, by key id, for operators and for parties of the federation."""
+    """Return the directory, by key id, for operators and for parties of the federation."""
     page = await certificates.list(name, limit, after)
     return Listing(items=[CertificateView.of(issued) for issued in page.items], next=page.next)
 
@@ -306,7 +306,7 @@ async def list_revocations(
     limit: Limit = 500,
     after: Annotated[int, Query(ge=0, lt=2**63, description="The last sequence number already known.")] = 0,
 ) -> Listing[RevocationView]:
-    """The revocation feed: public, in order, for every party to follow."""
+    """Return the revocation feed: public, in order, for every party to follow."""
     page = await certificates.revocations(after, limit)
     items = [
         RevocationView(sequence=item.sequence, keyid=item.keyid, revoked_at=item.revoked_at, reason=item.reason)

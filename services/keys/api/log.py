@@ -37,13 +37,13 @@ class LogEntries(BaseModel):
 
 @router.get("/head")
 async def get_head(log: LogUse) -> LogHead:
-    """The log's size and root now, signed."""
+    """Return the log's size and root now, signed."""
     return await log.head()
 
 
 @router.get("/entries", responses=problems(Unauthenticated, Forbidden, RangeInvalid))
 async def get_entries(_actor: Actor, log: LogUse, start: Index, end: Index) -> LogEntries:
-    """The entries from `start` up to, not including, `end`, for operators and for parties of the federation."""
+    """Return the entries from `start` up to, not including, `end`, for operators and for parties of the federation."""
     if not start <= end <= start + _MOST:
         raise RangeInvalid(f"start <= end <= start + {_MOST} must hold")
     return LogEntries(items=await log.entries(start, end))
@@ -68,5 +68,5 @@ async def get_inclusion_proof(log: LogUse, index: Index, size: Size) -> Inclusio
 
 @router.get("/proofs/consistency", responses=problems(EntryUnknown))
 async def get_consistency_proof(log: LogUse, first: Size, second: Size) -> ConsistencyProof:
-    """That the tree of the first `first` entries is a prefix of the one of `second`."""
+    """Return the proof that the tree of the first `first` entries is a prefix of the one of `second`."""
     return await log.consistency(first, second)

@@ -165,6 +165,6 @@ async def add_record(
     "/rounds/{round_id}/record", tags=["records"], responses=problems(Unauthenticated, Forbidden, RecordUnknown)
 )
 async def get_record(round_id: RoundPath, actor: Actor, log: LogUse) -> LoggedRecord:
-    """The round's record with its proof; sites see those of their own federation."""
+    """Return the round's record with its proof; sites see those of their own federation."""
     only = actor.subject.federation_id if isinstance(actor, Party) else None
     return await log.record(round_id, only)

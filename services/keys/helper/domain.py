@@ -64,7 +64,7 @@ class HelperRound:
     accepted: bytes | None
 
     def check_open(self, now: datetime) -> bytes:
-        """The sealed keys; raises RoundVoided."""
+        """Return the sealed keys; raises RoundVoided."""
         if self.keys is None or now >= self.expires_at:
             raise RoundVoided("the round is over, or began before the helper's database was restored")
         return self.keys

@@ -17,7 +17,7 @@ class HelperMarks:
         await HelperRepository(tx).in_turn()
 
     async def mark(self, tx: Transaction) -> Mark:
-        """How far the database has come."""
+        """Return how far the database has come."""
         return Mark(*await HelperRepository(tx).mark())
 
     async def put(self, tx: Transaction, epoch: int, counter: int) -> None:

@@ -131,7 +131,7 @@ class HelperRounds:
         )
 
     async def verify(self, round_id: RoundId, questions: list[ReportQuestion]) -> list[ReportVerdict]:
-        """A verdict on each report, in order. Raises RoundUnknown, RoundVoided or SetAgreed."""
+        """Return a verdict on each report, in order. Raises RoundUnknown, RoundVoided or SetAgreed."""
 
         async def look(tx: Transaction) -> tuple[HelperRound, bytes, dict[SiteId, Any]]:
             rows = HelperRepository(tx)
@@ -233,7 +233,7 @@ class HelperRounds:
         return Accepted(digest, bytes.fromhex(identity.keyid), identity.private_key.sign(statement))
 
     async def share(self, round_id: RoundId, leader_key: bytes) -> bytes:
-        """The share of the sum over the agreed set, sealed to the leader. Raises SetMissing or RoundVoided.
+        """Return the share of the sum over the agreed set, sealed to the leader. Raises SetMissing or RoundVoided.
 
         Which attempt is opened is durable outside the database before the share leaves.
         """
@@ -284,14 +284,14 @@ class HelperRounds:
 
 
 def _again(asked: Digest, verdict: ReportVerdict, question: ReportQuestion) -> ReportVerdict:
-    """The verdict on the same question; a refusal of any other about the same site."""
+    """Return the verdict on the same question; a refusal of any other about the same site."""
     if asked != digest_of(question.pack()):
         return refused(ReportRepeated("another report of this site was verified in this round"))
     return verdict
 
 
 def _members(manifest: RoundManifest, agree: Agree, kept: dict[SiteId, Kept]) -> list[Kept]:
-    """The accepted reports that the leader names; raises SetUnfit."""
+    """Return the accepted reports that the leader names; raises SetUnfit."""
     found = _named(manifest, agree.members, kept)
     if len(found) < manifest.min_cohort:
         raise SetUnfit(f"{len(found)} accepted reports are fewer than the minimum cohort of {manifest.min_cohort}")

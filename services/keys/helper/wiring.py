@@ -30,7 +30,7 @@ PACKAGE = "keys.helper"
 
 
 def open_database(settings: HelperSettings, clock: Clock | None = None) -> Database:
-    """The helper's own database."""
+    """Return the helper's own database."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return Database(settings.database, common, clock=clock)
 
@@ -50,7 +50,7 @@ def install(app: FastAPI, rounds: HelperRounds, trust: ServiceTrust) -> None:
 
 
 def build_app(settings: HelperSettings, clock: Clock | None = None) -> FastAPI:
-    """The API and its background work."""
+    """Return the API and its background work."""
     database = open_database(settings, clock)
     return create_app(
         title="Undersong helper",

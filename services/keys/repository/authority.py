@@ -13,7 +13,7 @@ class AuthorityRepository:
         self._tx, self._session = tx, tx.session
 
     async def authority(self) -> AuthorityRow | None:
-        """The authority's sealed row, for `undersong.services.keys.authority` alone."""
+        """Return the authority's sealed row, for `undersong.services.keys.authority` alone."""
         return await self._session.get(AuthorityRow, 1)
 
     async def add_authority(self, row: AuthorityRow) -> None:

@@ -39,14 +39,16 @@ class CertificateRepository:
         await self._session.flush()
 
     async def certificate(self, keyid: str) -> Issued:
-        """One certificate; raises CertificateUnknown."""
+        """Return one certificate; raises CertificateUnknown."""
         row = await self._session.get(CertificateRow, keyid)
         if row is None:
             raise CertificateUnknown("no certificate with this key id was issued")
         return _issued(row)
 
     async def check_in_force(self, keyid: str) -> Issued:
-        """The certificate of a party that asks for something; raises CertificateRevoked or CertificateUnknown."""
+        """Return the certificate of a party that asks for something; raises CertificateRevoked or
+        CertificateUnknown.
+        """
         issued = await self.certificate(keyid)
         if issued.revoked_at is not None:
             raise CertificateRevoked("this certificate was revoked; enrol again with a new token")
@@ -72,27 +74,27 @@ class CertificateRepository:
         return certified
 
     async def witness_key(self, round_id: str) -> bytes | None:
-        """The public key with which this service witnessed the round."""
+        """Return the public key with which this service witnessed the round."""
         query = select(CertificateRow.public_key).join(
             WitnessedRoundRow, WitnessedRoundRow.keyid == CertificateRow.keyid
         )
         return await self._session.scalar(query.where(WitnessedRoundRow.round_id == round_id))
 
     async def certificate_of_key(self, public_key: bytes) -> Issued | None:
-        """The certificate of a public key, if it has one."""
+        """Return the certificate of a public key, if it has one."""
         query = select(CertificateRow).where(CertificateRow.public_key == public_key)
         row = (await self._session.scalars(query)).one_or_none()
         return None if row is None else _issued(row)
 
     async def certificates(self, name: str | None, limit: int, after: str | None) -> Page[Issued]:
-        """A page of the directory, by key id."""
+        """Return a page of the directory, by key id."""
         query = select(CertificateRow)
         if name is not None:
             query = query.where(CertificateRow.name == name)
         return (await page(self._session, query, CertificateRow.keyid, limit, after)).map(_issued)
 
     async def replaced_by(self, subject: Subject) -> dict[Digest, list[Digest]]:
-        """Which certificates of a party were rotated from which."""
+        """Return which certificates of a party were rotated from which."""
         columns = (CertificateRow.keyid, CertificateRow.replaces)
         query = select(*columns).where(CertificateRow.kind == subject.kind, CertificateRow.name == subject.name)
         children: dict[Digest, list[Digest]] = defaultdict(list)
@@ -112,7 +114,7 @@ class CertificateRepository:
         return True
 
     async def revocations(self, after: int, limit: int) -> Page[Revocation]:
-        """A page of the feed, by sequence."""
+        """Return a page of the feed, by sequence."""
         found = await page(self._session, select(RevocationRow), RevocationRow.sequence, limit, str(after))
         return found.map(lambda row: Revocation(row.sequence, Digest(row.keyid), row.revoked_at, row.reason))
 

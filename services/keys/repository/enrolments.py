@@ -17,7 +17,7 @@ class EnrolmentRepository:
         self._tx, self._session = tx, tx.session
 
     async def token(self, token_hash: str) -> EnrolmentToken:
-        """The enrolment token, locked; raises TokenUnknown."""
+        """Return the enrolment token, locked; raises TokenUnknown."""
         query = select(EnrolmentTokenRow).where(EnrolmentTokenRow.token_hash == token_hash).with_for_update()
         row = (await self._session.scalars(query)).one_or_none()
         if row is None:
@@ -53,7 +53,7 @@ class EnrolmentRepository:
         )
 
     async def take_challenge(self, challenge_id: str) -> Challenge:
-        """The challenge, which cannot be taken again; raises ChallengeUnknown."""
+        """Return the challenge, which cannot be taken again; raises ChallengeUnknown."""
         row = await self._session.get(ChallengeRow, challenge_id)
         if row is None:
             raise ChallengeUnknown("this challenge is not known or has expired; ask for a new one")

@@ -22,12 +22,12 @@ class LogRepository:
         self._session = tx.session
 
     async def size(self) -> int:
-        """The number of leaves."""
+        """Return the number of leaves."""
         last = await self._session.scalar(select(func.max(LogEntryRow.index)))
         return 0 if last is None else last + 1
 
     async def nodes(self, wanted: Iterable[Node]) -> dict[Node, bytes]:
-        """The hashes of these complete subtrees."""
+        """Return the hashes of these complete subtrees."""
         found: dict[Node, bytes] = {}
         nodes = list(wanted)
         for start in range(0, len(nodes), _CHUNK):
@@ -49,7 +49,7 @@ class LogRepository:
         await self._session.flush()
 
     async def entries(self, start: int, end: int) -> list[LogEntry]:
-        """The leaves [start, end), as far as there are any."""
+        """Return the leaves [start, end), as far as there are any."""
         query = select(LogEntryRow).where(LogEntryRow.index >= start, LogEntryRow.index < end)
         rows = await self._session.scalars(query.order_by(LogEntryRow.index))
         return [
@@ -85,14 +85,14 @@ class LogRepository:
         return [(keyid, at) for keyid, at in await self._session.execute(query)]
 
     async def record(self, round_id: str) -> tuple[RoundRecord, int] | None:
-        """A round's record and its place in the log, if it is there."""
+        """Return a round's record and its place in the log, if it is there."""
         row = await self._session.get(RoundRecordRow, round_id)
         if row is None:
             return None
         return RoundRecord.model_validate_json(row.record), row.index
 
     async def record_digest(self, round_id: str) -> str | None:
-        """The digest of the round's record, if there is one."""
+        """Return the digest of the round's record, if there is one."""
         return await self._session.scalar(select(RoundRecordRow.digest).where(RoundRecordRow.round_id == round_id))
 
     async def add_record(self, record: RoundRecord, index: int, now: datetime) -> None:

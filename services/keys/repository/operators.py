@@ -15,7 +15,7 @@ class OperatorRepository:
         self._session = tx.session
 
     async def operator(self, token_hash: str) -> str | None:
-        """The id of a valid operator token."""
+        """Return the id of a valid operator token."""
         query = select(OperatorTokenRow.id).where(
             OperatorTokenRow.token_hash == token_hash, OperatorTokenRow.revoked_at.is_(None)
         )

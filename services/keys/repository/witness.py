@@ -30,11 +30,11 @@ class WitnessRepository:
         await self._session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
 
     async def find(self, round_id: str) -> WitnessedRoundRow | None:
-        """The round's row, whose columns the use case fills in."""
+        """Return the round's row, whose columns the use case fills in."""
         return await self._session.get(WitnessedRoundRow, round_id)
 
     async def round(self, round_id: str) -> WitnessedRoundRow:
-        """The same; raises NonceUnknown."""
+        """Return the same; raises NonceUnknown."""
         row = await self.find(round_id)
         if row is None:
             raise NonceUnknown("this witness committed to no nonce for the round")
@@ -50,7 +50,7 @@ class WitnessRepository:
         await self._session.flush()
 
     async def other_round(self, job_id: str, number: int, attempt: int) -> str | None:
-        """The id under which a roster of this attempt was signed already."""
+        """Return the id under which a roster of this attempt was signed already."""
         query = select(WitnessedRoundRow.round_id).where(
             WitnessedRoundRow.job_id == job_id,
             WitnessedRoundRow.number == number,

@@ -56,19 +56,19 @@ router = APIRouter(
 
 
 async def models_of(request: Request) -> Models:
-    """The use cases that the lifespan made."""
+    """Return the use cases that the lifespan made."""
     found: Models = request.app.state.models
     return found
 
 
 async def versions_of(request: Request) -> Versions:
-    """The use cases that the lifespan made."""
+    """Return the use cases that the lifespan made."""
     found: Versions = request.app.state.versions
     return found
 
 
 async def contents_of(request: Request) -> Contents:
-    """The use cases that the lifespan made."""
+    """Return the use cases that the lifespan made."""
     found: Contents = request.app.state.contents
     return found
 
@@ -97,14 +97,14 @@ async def list_models(
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[ModelView]:
-    """The models of the caller's federations."""
+    """Return the models of the caller's federations."""
     page = await models.page(actor, federation_id, name, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
 
 @router.get("/models/{model_id}")
 async def get_model(model_id: ModelPath, actor: Actor, models: ModelsDep) -> ModelView:
-    """One model with its aliases."""
+    """Return one model with its aliases."""
     return await models.get(actor, model_id)
 
 
@@ -112,7 +112,7 @@ async def get_model(model_id: ModelPath, actor: Actor, models: ModelsDep) -> Mod
 async def list_versions(
     model_id: ModelPath, actor: Actor, versions: VersionsDep, limit: Limit = 100, after: AfterNumber = None
 ) -> Listing[VersionSummary]:
-    """A model's versions, oldest first; deleted ones keep their record."""
+    """Return a model's versions, oldest first; deleted ones keep their record."""
     page = await versions.page(actor, model_id, limit, after)
     return Listing(items=list(page.items), next=page.next)
 
@@ -129,7 +129,7 @@ async def set_alias(
 async def get_alias(
     model_id: ModelPath, alias: AliasPath, actor: Actor, models: ModelsDep, versions: VersionsDep
 ) -> VersionView:
-    """The version that an alias points at."""
+    """Return the version that an alias points at."""
     return await versions.get(actor, await models.resolve(actor, model_id, alias))
 
 
@@ -184,7 +184,7 @@ async def publish_version(
 
 @router.get("/versions/{version_id}", responses=problems(VersionUnknown))
 async def get_version(version_id: VersionPath, actor: Actor, versions: VersionsDep) -> VersionView:
-    """One version with lineage, signatures, tensors and evaluations."""
+    """Return one version with lineage, signatures, tensors and evaluations."""
     return await versions.get(actor, version_id)
 
 

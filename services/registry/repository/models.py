@@ -68,7 +68,7 @@ class RegistryRepository:
         return (await self._session.execute(added)).first() is not None
 
     async def model(self, model_id: str) -> RegisteredModel:
-        """A model with its aliases; raises ModelUnknown."""
+        """Return a model with its aliases; raises ModelUnknown."""
         row = await self._session.get(ModelRow, model_id)
         if row is None:
             raise no_such("model", model_id, ModelUnknown)
@@ -95,7 +95,7 @@ class RegistryRepository:
         return found
 
     async def next_number(self, model_id: ModelId) -> int:
-        """The number of the model's next version, from 0; holds the model's row until the transaction ends."""
+        """Return the number of the model's next version, from 0; holds the model's row until the transaction ends."""
         counted = update(ModelRow).where(ModelRow.id == model_id).values(versions=ModelRow.versions + 1)
         return (await self._session.execute(counted.returning(ModelRow.versions))).scalar_one() - 1
 
@@ -108,7 +108,7 @@ class RegistryRepository:
         await self._session.execute(insert.on_conflict_do_update(index_elements=["model_id", "name"], set_=values))
 
     async def alias(self, model_id: str, name: str) -> VersionId:
-        """Where the alias points; raises AliasUnknown."""
+        """Return where the alias points; raises AliasUnknown."""
         row = await self._session.get(AliasRow, (model_id, name))
         if row is None:
             raise AliasUnknown(f"The model has no alias {name}.")
@@ -150,7 +150,7 @@ class RegistryRepository:
             raise NaturalKeyTaken(key) from error
 
     async def version(self, version_id: str, *, lock: bool = False) -> Version:
-        """A version with its evaluations, deleted or not; raises VersionUnknown."""
+        """Return a version with its evaluations, deleted or not; raises VersionUnknown."""
         query = select(VersionRow).where(VersionRow.id == version_id)
         found = await self._versions(query.with_for_update() if lock else query)
         if not found:
@@ -158,24 +158,24 @@ class RegistryRepository:
         return found[0]
 
     async def version_by_key(self, model_id: str, key: str) -> Version | None:
-        """What was published under this natural key."""
+        """Return what was published under this natural key."""
         query = select(VersionRow).where(VersionRow.model_id == model_id, VersionRow.natural_key == key)
         found = await self._versions(query)
         return found[0] if found else None
 
     async def version_before(self, model_id: str, number: int) -> Version | None:
-        """The latest living version of the model before this number."""
+        """Return the latest living version of the model before this number."""
         query = select(VersionRow).where(VersionRow.model_id == model_id, VersionRow.number < number)
         living = query.where(VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc()).limit(1)
         found = await self._versions(living)
         return found[0] if found else None
 
     async def known_versions(self, ids: Iterable[str]) -> list[Version]:
-        """Those of the versions that exist."""
+        """Return those of the versions that exist."""
         return await self._versions(select(VersionRow).where(VersionRow.id.in_(list(ids))))
 
     async def versions(self, model_id: str, limit: int, after: str | None) -> Page[Version]:
-        """A model's versions in order, deleted ones too; `after` is a number."""
+        """Return a model's versions in order, deleted ones too; `after` is a number."""
         query = select(VersionRow).where(VersionRow.model_id == model_id)
         rows = await page(self._session, query, VersionRow.number, limit, after)
         ids = [row.id for row in rows.items]
@@ -301,7 +301,7 @@ class RegistryRepository:
         ).first() is not None
 
     async def known_contents(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of the digests that have a row."""
+        """Return those of the digests that have a row."""
         query = select(ContentRow.digest).where(ContentRow.digest.in_(list(digests)))
         return {Digest(digest) for digest in await self._session.scalars(query)}
 

@@ -31,7 +31,7 @@ class PairwiseAudit:
         return "Masks hid each update from every service; only their sum was opened."
 
     def named_voucher(self, record: RoundRecord) -> Digest | None:  # noqa: ARG002
-        """The record does not say with which of its certificates the witness signed."""
+        """Return the record does not say with which of its certificates the witness signed."""
         return None
 
     def check_voucher(self, record: RoundRecord, voucher: bytes) -> None:
@@ -172,7 +172,7 @@ def check_complaints(record: RoundRecord, frame: Frame) -> None:
 
 @refusing
 def check_bodies(record: RoundRecord, frame: Frame) -> None:
-    """The bodies lead to the root that was signed with the survivors."""
+    """Check that the bodies lead to the root that was signed with the survivors."""
     digests = {frame.roster.position(site): bytes.fromhex(digest) for site, digest in record.bodies.items()}
     if transcript.body_root(digests) != survivors_of(record).root:
         raise RecordInvalid("the bodies do not lead to the root that was signed")
@@ -180,7 +180,7 @@ def check_bodies(record: RoundRecord, frame: Frame) -> None:
 
 @refusing
 def check_uploads(record: RoundRecord, frame: Frame) -> None:
-    """Each site in the sum signed its own body, for this round and these sharers."""
+    """Check that each site in the sum signed its own body, for this round and these sharers."""
     if missing := sorted(record.bodies.keys() - record.upload_signatures.keys()):
         raise RecordInvalid(f"{', '.join(missing)} did not sign the update that is recorded as theirs")
     if stray := sorted(record.upload_signatures.keys() - record.bodies.keys()):
@@ -207,14 +207,14 @@ def check_commitments(record: RoundRecord, frame: Frame) -> None:
 
 
 def roster_of(record: RoundRecord) -> Roster:
-    """The record's roster; raises RecordInvalid or MalformedStep."""
+    """Return the record's roster; raises RecordInvalid or MalformedStep."""
     if record.roster is None or record.sharers is None:
         raise RecordInvalid("the record of a pairwise round needs its roster and sharers")
     return Roster.unpack(bytes.fromhex(record.roster))
 
 
 def survivors_of(record: RoundRecord) -> Survivors:
-    """The record's survivors; raises RecordInvalid or MalformedStep."""
+    """Return the record's survivors; raises RecordInvalid or MalformedStep."""
     if record.survivors is None:
         raise RecordInvalid("the record of a pairwise round needs its survivors")
     return Survivors.unpack(bytes.fromhex(record.survivors))

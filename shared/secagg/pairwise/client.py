@@ -40,7 +40,7 @@ Sign = Callable[[bytes], bytes]
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """The X25519 secret of two clients, 32 bytes. A key of low order raises RoundAborted."""
+    """Return the X25519 secret of two clients, 32 bytes. A key of low order raises RoundAborted."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
@@ -54,7 +54,7 @@ def derive(secret: bytes, ctx: bytes, label: bytes, i: int, j: int) -> bytes:
 
 
 def pair_seed(private: X25519PrivateKey, public: bytes, ctx: bytes, i: int, j: int) -> bytes:
-    """The seed of the mask that i and j share."""
+    """Return the seed of the mask that i and j share."""
     return derive(agree(private, public), ctx, b"pair", min(i, j), max(i, j))
 
 
@@ -251,7 +251,7 @@ class ClientState:
         return self.frame, self.frame.roster.position(self.site_id)
 
     def _agreed(self, other: int) -> bytes:
-        """The secret of this client and another's envelope keys, which serves both directions."""
+        """Return the secret of this client and another's envelope keys, which serves both directions."""
         if other not in self._agreements:
             frame, _ = self._in_round()
             self._agreements[other] = agree(self._c_key, frame.roster.members[other].advertisement.c)
@@ -263,7 +263,7 @@ class ClientState:
         return AESGCM(key).encrypt(bytes(12), shares, _envelope_data(frame.ctx, me, to))
 
     def _open(self, me: int, sender: int, envelope: bytes, promise: bytes | None) -> tuple[bytes, bytes] | str:
-        """The shares in an envelope, or what is wrong with them."""
+        """Return the shares in an envelope, or what is wrong with them."""
         frame, _ = self._in_round()
         key = derive(self._agreed(sender), frame.ctx, b"env", sender, me)
         try:
@@ -278,7 +278,7 @@ class ClientState:
         return shares
 
     def dump(self) -> bytes:
-        """The state as bytes, secrets included: for the client's own durable store, erased with the round."""
+        """Return the state as bytes, secrets included: for the client's own durable store, erased with the round."""
         frozen = None if self.frame is None else self.frame.roster.pack()
         own = None if self.own_shares is None else list(self.own_shares)
         received = [[j, *pair] for j, pair in self.received.items()]
@@ -289,7 +289,7 @@ class ClientState:
 
     @classmethod
     def load(cls, terms: Terms, site_id: str, data: bytes) -> Self:
-        """The inverse of `dump`."""
+        """Return the inverse of `dump`."""
         c, s, b, frozen, own, sharers, received, committed, failed, settled = msgpack.unpackb(data, raw=False)
         frame = None if frozen is None else Frame.of(Roster.unpack(frozen), terms)
         shares = None if own is None else (own[0], own[1])

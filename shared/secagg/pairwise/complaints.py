@@ -42,17 +42,17 @@ class Complaint:
 
 
 def complaint_statement(ctx: bytes, dealer: int, what: str) -> bytes:
-    """What a client's identity key signs about a dealer in R2."""
+    """Return what a client's identity key signs about a dealer in R2."""
     return transcript.tagged_hash("complaint", ctx, dealer.to_bytes(4, "little"), what.encode())
 
 
 def pack_complaints(complaints: Sequence[Complaint]) -> bytes:
-    """One client's complaints as bytes."""
+    """Return one client's complaints as bytes."""
     return bytes(msgpack.packb([[c.dealer, c.what, c.signature] for c in complaints], use_bin_type=True))
 
 
 def unpack_complaints(data: bytes) -> tuple[Complaint, ...]:
-    """The inverse of `pack_complaints`, strictly: in ascending order of dealers, none twice."""
+    """Return the inverse of `pack_complaints`, strictly: in ascending order of dealers, none twice."""
     found = unpacked(data)
     if not isinstance(found, list):
         raise MalformedStep("complaints are a list")
@@ -82,18 +82,20 @@ def check_complaints(frame: Frame, position: int, complaints: Sequence[Complaint
 
 
 def tolerated(n: int, corrupt: float) -> int:
-    """How many complaints a dealer may have: floor(gamma n), and never none, so that no client alone removes one."""
+    """Return how many complaints a dealer may have: floor(gamma n), and never none, so that no client alone removes
+    one.
+    """
     return max(1, planned(corrupt, n))
 
 
 def refused_dealers(complaints: Mapping[int, Sequence[Complaint]], limit: int) -> dict[int, int]:
-    """The dealers with more than `limit` complaints, each with their number."""
+    """Return the dealers with more than `limit` complaints, each with their number."""
     count = Counter(complaint.dealer for said in complaints.values() for complaint in said)
     return {dealer: number for dealer, number in sorted(count.items()) if number > limit}
 
 
 def disputed(complaints: Mapping[SiteId, Sequence[SiteId]], refused: Set[str], limit: int) -> tuple[Fault, ...]:
-    """The dealers that stay in the round although sites complain about them, from each complainer's dealers.
+    """Return the dealers that stay in the round although sites complain about them, from each complainer's dealers.
 
     Only the two can tell which of them is wrong: the contents of an envelope are for its reader alone.
     """

@@ -55,7 +55,7 @@ def decode(shares: Mapping[int, bytes], threshold: int) -> DecodedSecret:
 
 
 def _rows(shares: Mapping[int, bytes]) -> tuple[npt.NDArray[np.int64], Field]:
-    """The points, ascending, and the values of the shares that are shares."""
+    """Return the points, ascending, and the values of the shares that are shares."""
     points = [point for point in sorted(shares) if len(shares[point]) == SHARE_BYTES]
     rows = np.frombuffer(b"".join(shares[point] for point in points), "<u8").reshape(-1, SHARE_BYTES // 8)
     within = (rows < _P).all(axis=1)
@@ -70,13 +70,13 @@ def _extension(points: tuple[int, ...], threshold: int) -> Field:
 
 @njit("uint64(uint64, uint64)", cache=True, nogil=True, inline="always")
 def _subtract(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The difference a - b mod p."""
+    """Return the difference a - b mod p."""
     return a - b if a >= b else a + (_P - b)
 
 
 @njit("uint64(uint64)", cache=True, nogil=True)
 def _invert(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The inverse by Fermat: a to the power of p - 2."""
+    """Return the inverse by Fermat: a to the power of p - 2."""
     result, square, exponent = np.uint64(1), a, _P - np.uint64(2)
     while exponent:
         if exponent & np.uint64(1):
@@ -88,7 +88,7 @@ def _invert(a):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
 
 @njit("uint64[::1](int64)", cache=True, nogil=True)
 def _inverses(most):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The inverses of 1 to `most` at their own places."""
+    """Write the inverses of 1 to `most` at their own places."""
     table = np.ones(most + 1, np.uint64)
     for i in range(2, most + 1):
         step = np.uint64(i)
@@ -98,7 +98,7 @@ def _inverses(most):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
 
 @njit("uint64(uint64[::1], int64)", cache=True, nogil=True, inline="always")
 def _inverse_of(table, difference):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The inverse of a small signed difference, from the table."""
+    """Return the inverse of a small signed difference, from the table."""
     if difference >= 0:
         return table[difference]
     return _subtract(np.uint64(0), table[-difference])
@@ -106,7 +106,7 @@ def _inverse_of(table, difference):  # type: ignore[no-untyped-def] # noqa: ANN0
 
 @njit("uint64(int64)", cache=True, nogil=True, inline="always")
 def _element(number):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """A small signed number as an element of the field."""
+    """Return a small signed number as an element of the field."""
     return np.uint64(number) if number >= 0 else _subtract(np.uint64(0), np.uint64(-number))
 
 
@@ -132,7 +132,7 @@ def extension(points, t):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 @njit("uint64[:,::1](uint64[:,::1], uint64[:,::1])", cache=True, nogil=True)
 def _product(matrix, rows):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The matrix product mod p."""
+    """Return the matrix product mod p."""
     result = np.zeros((matrix.shape[0], rows.shape[1]), np.uint64)
     for i in range(matrix.shape[0]):
         for k in range(matrix.shape[1]):
@@ -143,7 +143,7 @@ def _product(matrix, rows):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
 
 @njit("int64(uint64[::1], int64)", cache=True, nogil=True)
 def _degree(polynomial, most):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The degree, -1 for zero; coefficients above `most` are zero."""
+    """Return the degree, -1 for zero; coefficients above `most` are zero."""
     while most >= 0 and polynomial[most] == 0:
         most -= 1
     return most
@@ -159,7 +159,7 @@ def _times_root(polynomial, root):  # type: ignore[no-untyped-def] # noqa: ANN00
 
 @njit("uint64[::1](int64[::1], uint64[::1], uint64[::1])", cache=True, nogil=True)
 def _interpolate(points, values, table):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """The polynomial of degree below m through m values, by Newton's divided differences; m + 1 coefficients."""
+    """Return the polynomial of degree below m through m values, by Newton's divided differences; m + 1 coefficients."""
     m = points.shape[0]
     differences = values.copy()
     for k in range(1, m):

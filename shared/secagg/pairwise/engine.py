@@ -68,7 +68,7 @@ class PairwiseServer:
         return header.plain_size
 
     def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:  # noqa: ARG002
-        """The masked words as they came."""
+        """Yield the masked words as they came."""
         left = header.plain_size
         while left:
             part = source.take(min(_BLOCK, left))

@@ -101,5 +101,5 @@ def _floor(value: str) -> str:
 
 
 def _share(value: object) -> float:
-    """A share of clients as a manifest names it; 0 for what is none, which the engine refuses by name."""
+    """Return a share of clients as a manifest names it; 0 for what is none, which the engine refuses by name."""
     return float(value) if isinstance(value, int | float) and 0 <= value < 1 else 0.0

@@ -160,7 +160,7 @@ class Neighbours(Sequence[tuple[int, ...]]):
     @overload
     def __getitem__(self, position: slice) -> list[tuple[int, ...]]: ...
     def __getitem__(self, position: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
-        """The neighbours of one client, or of several."""
+        """Return the neighbours of one client, or of several."""
         n = self._topology.n
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(n))]

@@ -34,7 +34,7 @@ class Message:
     """A map of byte strings."""
 
     def pack(self) -> bytes:
-        """The message as bytes."""
+        """Return the message as bytes."""
         return bytes(msgpack.packb({f.name: getattr(self, f.name) for f in fields(self)}, use_bin_type=True))
 
     @classmethod
@@ -52,7 +52,7 @@ class Message:
 
 
 def unpacked(data: bytes) -> Any:
-    """The msgpack value in a message, within bounds; raises MalformedStep."""
+    """Return the msgpack value in a message, within bounds; raises MalformedStep."""
     if len(data) > MAX_BYTES:
         raise MalformedStep("the message is too large")
     try:
@@ -101,12 +101,12 @@ class OpeningShares(Message):
 
 
 def pack_list(items: list[bytes]) -> bytes:
-    """A list of byte strings."""
+    """Return a list of byte strings."""
     return bytes(msgpack.packb(items, use_bin_type=True))
 
 
 def unpack_list(data: bytes) -> list[bytes]:
-    """The inverse of `pack_list`, strictly."""
+    """Return the inverse of `pack_list`, strictly."""
     found = unpacked(data)
     if not isinstance(found, list) or not all(isinstance(item, bytes) for item in found):
         raise MalformedStep("a list of byte strings was expected")
@@ -121,7 +121,7 @@ def slices(data: bytes, size: int, count: int) -> list[bytes]:
 
 
 def unpack_pair(data: bytes) -> tuple[bytes, bytes]:
-    """Two byte strings; raises MalformedStep."""
+    """Return two byte strings; raises MalformedStep."""
     match unpack_list(data):
         case [first, second]:
             return first, second

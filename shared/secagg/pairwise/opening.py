@@ -26,7 +26,7 @@ def share_commitment(ctx: bytes, kind: str, dealer: int, holder: int, share: byt
 
 
 def share_commitments(ctx: bytes, dealer: int, holder: int, shares: Sequence[bytes]) -> bytes:
-    """The commitments to a holder's shares of b and s: 64 bytes."""
+    """Return the commitments to a holder's shares of b and s: 64 bytes."""
     return b"".join(
         share_commitment(ctx, kind, dealer, holder, share) for kind, share in zip("bs", shares, strict=True)
     )
@@ -54,7 +54,8 @@ class Opener:
     def open(
         self, kind: str, dealer: int, places: Sequence[int], shares: Mapping[int, bytes], check: Check
     ) -> bytes | None:
-        """The secret from shares by sender, None where it cannot be opened: then its dealer is in lost or unopened.
+        """Return the secret from shares by sender, None where it cannot be opened: then its dealer is in lost or
+        unopened.
 
         places: the secret's holders, ascending, whose points are 1, 2, ... check: whether the secret is the committed
         one.
@@ -95,7 +96,7 @@ class Opener:
         return found if check(found.secret) else None
 
     def _dealt(self, kind: str, dealer: int, sender: int, share: bytes) -> bool | None:
-        """Whether its dealer dealt this share; None where that cannot be told."""
+        """Return whether its dealer dealt this share; None where that cannot be told."""
         if not well_formed(share):
             return False  # a holder of such a share complained, and is not among the senders
         committed = None if dealer == sender else self.committed(kind, dealer, sender)

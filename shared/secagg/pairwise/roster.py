@@ -61,7 +61,7 @@ class Member:
     advertisement: Advertisement
 
     def leaf(self) -> bytes:
-        """The member as a leaf of the roster's tree."""
+        """Return the member as a leaf of the roster's tree."""
         a = self.advertisement
         return merkle.leaf_hash(transcript.tagged_hash("member", self.site_id.encode(), self.identity, a.c, a.s, a.b))
 
@@ -77,27 +77,31 @@ def refuse_low_order(*public_keys: bytes) -> None:
 
 
 def advertisement_statement(ctx0: bytes, site_id: str, c: bytes, s: bytes, b: bytes) -> bytes:
-    """What a client's identity key signs in R0."""
+    """Return what a client's identity key signs in R0."""
     return transcript.tagged_hash("R0", ctx0, site_id.encode(), c, s, b)
 
 
 def roster_statement(ctx0: bytes, n: int, root: bytes, nonce: bytes) -> bytes:
-    """What the keys service signs once when it freezes the roster."""
+    """Return what the keys service signs once when it freezes the roster."""
     return transcript.tagged_hash("witness-roster", ctx0, n.to_bytes(8, "little"), root, nonce)
 
 
 def survivors_statement(ctx: bytes, attempt: int, members: bytes, root: bytes) -> bytes:
-    """What the keys service signs once, and every survivor signs too in quorum mode, when the survivors are fixed."""
+    """Return what the keys service signs once, and every survivor signs too in quorum mode, when the survivors are
+    fixed.
+    """
     return transcript.tagged_hash("R3", ctx, attempt.to_bytes(4, "little"), members, root)
 
 
 def masked_statement(ctx: bytes, sharers: bytes, body_digest: bytes) -> bytes:
-    """What a client signs about its masked update in R2: the SHA-256 of its body, under ctx and the sharers (U2)."""
+    """Return what a client signs about its masked update in R2: the SHA-256 of its body, under ctx and the sharers
+    (U2).
+    """
     return transcript.tagged_hash("mask", ctx, sharers, body_digest)
 
 
 def nonce_commitment(nonce: bytes) -> bytes:
-    """What the keys service commits to in the manifest, before the roster is known."""
+    """Return what the keys service commits to in the manifest, before the roster is known."""
     return transcript.tagged_hash("nonce", nonce)
 
 
@@ -138,7 +142,7 @@ class Roster:
         verify(terms.witness_key, self.signature, statement, "the roster")
 
     def pack(self) -> bytes:
-        """The roster as bytes."""
+        """Return the roster as bytes."""
         entries = [[m.site_id, m.identity, m.advertisement.pack()] for m in self.members]
         return bytes(msgpack.packb([entries, self.nonce, self.signature], use_bin_type=True))
 
@@ -169,7 +173,7 @@ class Frame:
 
     @classmethod
     def of(cls, roster: Roster, terms: Terms) -> Self:
-        """The frame of one attempt at one round."""
+        """Return the frame of one attempt at one round."""
         ctx = contexts.context(terms.ctx0, roster.root, roster.nonce)
         topology = plan(len(roster.members), terms.corrupt, terms.dropout, trusted_witness=not terms.quorum)
         return cls(roster, ctx, topology, neighbours(topology, ctx))
@@ -180,5 +184,5 @@ class Frame:
 
 
 def holders(position: int, around: Sequence[int]) -> tuple[int, ...]:
-    """Who holds shares of a client's secrets: its neighbours and itself, ascending; points are 1, 2, ..."""
+    """Return who holds shares of a client's secrets: its neighbours and itself, ascending; points are 1, 2, ..."""
     return tuple(sorted({position, *around}))

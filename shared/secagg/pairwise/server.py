@@ -129,7 +129,7 @@ class ServerState:
         return Unmasking(tuple(corrections), frozenset(opener.senders), frozenset(opener.dealers))
 
     def faults(self, senders: Iterable[int], dealers: Iterable[int]) -> tuple[Fault, ...]:
-        """Who sent and who dealt wrong shares, as the services record it."""
+        """Return who sent and who dealt wrong shares, as the services record it."""
         sent, dealt = "it sent other shares than it was dealt", "it dealt shares that do not belong to its secrets"
         named = ((DEALER_AT_FAULT, dealers, dealt), (WRONG_SHARE, senders, sent))
         return tuple(

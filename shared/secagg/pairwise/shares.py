@@ -57,7 +57,7 @@ def split(secrets: Sequence[bytes], shares: int, threshold: int, random: Random)
 
 
 def well_formed(share: bytes) -> bool:
-    """Whether these are five values of the field."""
+    """Return whether these are five values of the field."""
     return len(share) == SHARE_BYTES and max(_VALUES.unpack(share)) < P
 
 

@@ -24,7 +24,7 @@ class PairwiseClient:
         return ClientState.begin(_terms(client_round), client_round.site_id, client_round.entropy).dump()
 
     def message(self, client_round: ClientRound, state: bytes, step: str, answer: bytes | None) -> tuple[bytes, bytes]:
-        """The message of a step other than the upload."""
+        """Return the message of a step other than the upload."""
         client = ClientState.load(_terms(client_round), client_round.site_id, state)
         sign = _signer(client_round)
         if step == ADVERTISE:
@@ -50,7 +50,7 @@ class PairwiseClient:
     def upload(
         self, client_round: ClientRound, state: bytes, answer: bytes | None, payload: Payload
     ) -> tuple[bytes, Pieces]:
-        """The state that knows the other clients' shares, and the masked body."""
+        """Return the state that knows the other clients' shares, and the masked body."""
         client = ClientState.load(_terms(client_round), client_round.site_id, state)
         client.settle(_needed(answer))
         bits = payload.modulus_bits

@@ -74,11 +74,11 @@ class StepsState:
 
     @classmethod
     def unpack(cls, data: bytes) -> "StepsState":
-        """The inverse of `pack`."""
+        """Return the inverse of `pack`."""
         return cls(msgpack.unpackb(data, raw=False, strict_map_key=False))
 
     def server(self, server_round: ServerRound) -> ServerState:
-        """The round over the frozen roster."""
+        """Return the round over the frozen roster."""
         return ServerState(terms(server_round.manifest, b""), Roster.unpack(self.roster))
 
 
@@ -114,7 +114,9 @@ def _check_signature_form(reply: bytes) -> None:
 
 
 def _advertised(server_round: ServerRound, said: Mapping[SiteId, bytes]) -> tuple[Member, ...]:
-    """Those whose advertisement is well formed, signed and usable; one bad key must not cost everybody the round."""
+    """Return those whose advertisement is well formed, signed and usable; one bad key must not cost everybody the
+    round.
+    """
     ctx0, members = terms(server_round.manifest, b"").ctx0, []
     for site in sorted(said):
         try:
@@ -192,7 +194,7 @@ def close_check(server_round: ServerRound, state: StepsState, said: Mapping[Site
 def _complaints(
     server: ServerState, said: Mapping[SiteId, bytes], shared: frozenset[int]
 ) -> dict[int, tuple[Complaint, ...]]:
-    """What each site complains about, as far as it signed that; what is malformed counts as no answer."""
+    """Return what each site complains about, as far as it signed that; what is malformed counts as no answer."""
     found = {}
     for site, message in said.items():
         position = server.roster.position(site)

@@ -7,7 +7,7 @@ from undersong.shared.wire.manifest import RoundManifest
 
 
 def terms(manifest: RoundManifest, witness: bytes) -> Terms:
-    """What the manifest fixes for the engine; raises Invalid where a parameter is missing or out of range."""
+    """Return what the manifest fixes for the engine; raises Invalid where a parameter is missing or out of range."""
     params = manifest.engine_params
     corrupt, dropout, quorum = params.get("corrupt"), params.get("dropout"), params.get("quorum")
     commitment = params.get("nonce_commitment")

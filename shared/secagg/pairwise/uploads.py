@@ -52,7 +52,9 @@ class _Expected:
 
 @lru_cache(maxsize=8)
 def _expected(secret: bytes, ctx0: bytes) -> _Expected:
-    """What all uploads of one round are checked against; a roster of a thousand is not parsed for each of them."""
+    """Return what all uploads of one round are checked against; a roster of a thousand is not parsed for each of
+    them.
+    """
     state = msgpack.unpackb(secret, raw=False, strict_map_key=False)
     frozen, sharers = Roster.unpack(state["roster"]), state["sharers"]
     present = transcript.members(sharers, len(frozen.members))

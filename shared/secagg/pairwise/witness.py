@@ -43,7 +43,7 @@ class SurvivorsAsk:
     complaints: Mapping[int, bytes] = field(default_factory=dict)
 
     def pack(self) -> bytes:
-        """The question as bytes; the inverse of `read_ask`."""
+        """Return the question as bytes; the inverse of `read_ask`."""
         asked: dict[str, object] = {"what": "survivors", "members": self.members, "root": self.root}
         asked |= {"sharers": self.sharers, "uploads": list(self.uploads)}
         if self.complaints:
@@ -52,7 +52,7 @@ class SurvivorsAsk:
 
 
 def read_ask(data: bytes) -> RosterAsk | SurvivorsAsk:
-    """The aggregator's question, strictly read."""
+    """Return the aggregator's question, strictly read."""
     try:
         found: Any = msgpack.unpackb(data, raw=False)
     except (ValueError, msgpack.UnpackException) as error:
@@ -97,7 +97,7 @@ def _is_upload(value: object) -> bool:
 def roster_statement(
     ask: RosterAsk, terms: Terms, nonce: bytes, cohort: frozenset[str], certified: Mapping[str, bytes]
 ) -> tuple[Roster, bytes]:
-    """The roster with its nonce, and what to sign; raises WitnessRefused.
+    """Return the roster with its nonce, and what to sign; raises WitnessRefused.
 
     certified: the identity keys of the sites whose certificates are valid now.
     """
@@ -125,7 +125,7 @@ def roster_statement(
 
 
 def survivors_statement(ask: SurvivorsAsk, terms: Terms, frozen: Roster) -> bytes:
-    """What to sign about the survivors of a roster that this witness froze; raises WitnessRefused."""
+    """Return what to sign about the survivors of a roster that this witness froze; raises WitnessRefused."""
     frame, n = Frame.of(frozen, terms), len(frozen.members)
     try:
         alive, sharers = transcript.members(ask.members, n), transcript.members(ask.sharers, n)
@@ -143,7 +143,7 @@ def survivors_statement(ask: SurvivorsAsk, terms: Terms, frozen: Roster) -> byte
 
 
 def _check_uploads(ask: SurvivorsAsk, frame: Frame, survivors: list[int]) -> None:
-    """Every survivor signed its body under the same sharers, and the root is over exactly these bodies."""
+    """Check that every survivor signed its body under the same sharers, and the root is over exactly these bodies."""
     if len(ask.uploads) != len(survivors):
         raise WitnessRefused(f"{len(ask.uploads)} uploads are shown for {len(survivors)} survivors")
     digests = {i: upload[:DIGEST_BYTES] for i, upload in zip(survivors, ask.uploads, strict=True)}

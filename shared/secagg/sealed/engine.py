@@ -48,7 +48,7 @@ _WRAPPED: Final = 32 + 32 + _TAG
 
 
 def seal_info(manifest_digest: Digest, site_id: SiteId) -> bytes:
-    """What a wrapped content key is bound to."""
+    """Return what a wrapped content key is bound to."""
     return _INFO + bytes.fromhex(manifest_digest) + site_id.encode()
 
 
@@ -56,7 +56,7 @@ class SealedServer:
     """Holds the round's X25519 private key and opens each update on its own."""
 
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
-        """A fresh key pair; the public half as ``hpke_public_key`` in hexadecimal."""
+        """Return a fresh key pair; the public half as ``hpke_public_key`` in hexadecimal."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())
 
@@ -110,7 +110,7 @@ class SealedServer:
         return NO_ASKS
 
     def unmask_sum(self, server_round: ServerRound, total: ModVector) -> ModVector:  # noqa: ARG002
-        """The payloads were plain already."""
+        """Return the payloads were plain already."""
         return total
 
     def modulus(self, manifest: RoundManifest) -> int | None:  # noqa: ARG002
@@ -126,7 +126,7 @@ class SealedClient:
     """Seals one payload to the aggregator's key."""
 
     def begin(self, client_round: ClientRound, verifier: Verifier) -> bytes:  # noqa: ARG002
-        """Checks the public key; there is no state."""
+        """Check the public key; there is no state."""
         _public_key(client_round)
         return b""
 
@@ -141,7 +141,7 @@ class SealedClient:
         answer: bytes | None,  # noqa: ARG002
         payload: Payload,
     ) -> tuple[bytes, Pieces]:
-        """The header, then sealed chunks from one reused buffer."""
+        """Return the header, then sealed chunks from one reused buffer."""
         return b"", self._body(client_round, payload)
 
     def _body(self, client_round: ClientRound, payload: Payload) -> Pieces:

@@ -48,7 +48,7 @@ class TwoServerAudit:
         self.check(record, voucher)
 
     def identities(self, record: RoundRecord) -> Mapping[SiteId, bytes]:  # noqa: ARG002
-        """The sites' signatures are checked by both servers, and are not in the record."""
+        """Return the sites' signatures are checked by both servers, and are not in the record."""
         return {}
 
     def check(self, record: RoundRecord, voucher: bytes) -> None:
@@ -63,7 +63,7 @@ class TwoServerAudit:
                 raise RecordInvalid("the certificate of the helper that signed the accepted set is missing")
             check_helper(record, keys[0])
             return (
-                f"The helper signed that it accepted exactly these {many(record.contributors, 'report')}, "
+                f"Check that the helper signed that it accepted exactly these {many(record.contributors, 'report')}, "
                 "and its one share of their sum."
             )
 
@@ -81,7 +81,7 @@ class TwoServerAudit:
 
 @refusing
 def check_helper(record: RoundRecord, helper_key: bytes) -> None:
-    """The helper signed that it accepted exactly these bodies' reports, and its one share of their sum."""
+    """Check that the helper signed that it accepted exactly these bodies' reports, and its one share of their sum."""
     if record.roster or record.sharers or said_by_sites(record):
         raise RecordInvalid(f"engine {record.engine} has no roster, sharers, signatures or complaints")
     said, manifest = accepted_of(record), record.manifest.manifest
@@ -95,7 +95,7 @@ def check_helper(record: RoundRecord, helper_key: bytes) -> None:
 
 
 def accepted_of(record: RoundRecord) -> SetEvidence:
-    """What the helper signed; raises RecordInvalid or MessageMalformed."""
+    """Return what the helper signed; raises RecordInvalid or MessageMalformed."""
     if record.survivors is None:
         raise RecordInvalid("the record of a twoserver round needs what the helper signed")
     return SetEvidence.unpack(bytes.fromhex(record.survivors))

@@ -71,7 +71,7 @@ class TwoServerLeader:
     """The aggregator's side."""
 
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
-        """A fresh HPKE key; the helper is asked for its own, and for the verification key."""
+        """Return a fresh HPKE key; the helper is asked for its own, and for the verification key."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         state = LeaderState(key.private_bytes_raw(), entropy(32))
         public = key.public_key().public_bytes_raw()
@@ -79,7 +79,7 @@ class TwoServerLeader:
         return Opened({"leader_key": public.hex()}, state.pack(), asks)
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
-        """The round's beginning with the helper's answer, whose signature the caller has checked."""
+        """Return the round's beginning with the helper's answer, whose signature the caller has checked."""
         state = LeaderState.unpack(opened.secret)
         answer, verify_key = _begun(server_round.manifest, state, replies[0])
         public = {
@@ -91,12 +91,12 @@ class TwoServerLeader:
         return Opened(public, replace(state, verify_key=verify_key).pack())
 
     def body_size(self, manifest: RoundManifest, header: UpdateHeader) -> int:
-        """The leader's sealed share: the vector, and for training its proof."""
+        """Return the leader's sealed share: the vector, and for training its proof."""
         Report.of(header)
         return sealed_size(scheme_for(manifest, header.length))
 
     def open_payload(self, server_round: ServerRound, header: UpdateHeader, source: BodySource) -> Iterator[memoryview]:
-        """The leader's part of the sum, of a report that was verified."""
+        """Yield the leader's part of the sum, of a report that was verified."""
         report, scheme = Report.of(header), scheme_for(server_round.manifest, header.length)
         share = leader_share(server_round, report, scheme, source)
         words = scheme.out_share(context(server_round.manifest), LEADER, report.report_id, share)
@@ -148,12 +148,12 @@ class TwoServerLeader:
         return total
 
     def evidence(self, server_round: ServerRound) -> RoundEvidence:
-        """The accepted set with the helper's signature."""
+        """Return the accepted set with the helper's signature."""
         return RoundEvidence(survivors=LeaderState.unpack(server_round.secret).evidence)
 
     @staticmethod
     def modulus(manifest: RoundManifest) -> int | None:
-        """The prime that shares are added modulo; None for 2**64."""
+        """Return the prime that shares are added modulo; None for 2**64."""
         return scheme_for(manifest, 1).modulus
 
 
@@ -182,7 +182,7 @@ class TwoServerSite:
         answer: bytes | None,  # noqa: ARG002
         payload: Payload,
     ) -> tuple[bytes, Pieces]:
-        """The header with the helper's sealed share, then the leader's sealed share."""
+        """Return the header with the helper's sealed share, then the leader's sealed share."""
         vector = vector_of(client_round.manifest, payload)
         report, sealed = make_report(client_round, vector)
         header = header_for(client_round, NAME, replace(payload, length=vector.size), report.material())
@@ -198,7 +198,7 @@ def vector_of(manifest: RoundManifest, payload: Payload) -> Integers:
 
 
 def make_report(client_round: ClientRound, vector: Integers) -> tuple[Report, bytes]:
-    """The site's signed report over a vector int64[d], and the leader's sealed share."""
+    """Return the site's signed report over a vector int64[d], and the leader's sealed share."""
     if client_round.sign is None or client_round.keyid is None:
         raise UpdateRefused(f"engine {NAME} needs the site's identity key")
     manifest, site_id = client_round.manifest, client_round.site_id
@@ -212,7 +212,7 @@ def make_report(client_round: ClientRound, vector: Integers) -> tuple[Report, by
 def sign_report(
     client_round: ClientRound, length: int, report_id: bytes, public: bytes, helper_share: bytes, leader_share: bytes
 ) -> Report:
-    """A report over these sealed shares, under the site's signature."""
+    """Return a report over these sealed shares, under the site's signature."""
     if client_round.sign is None or client_round.keyid is None:
         raise UpdateRefused(f"engine {NAME} needs the site's identity key")
     digest = hashlib.sha256(leader_share).digest()

@@ -46,7 +46,7 @@ class HelperKeys:
 
     @classmethod
     def unpack(cls, data: bytes) -> "HelperKeys":
-        """The inverse of `pack`."""
+        """Return the inverse of `pack`."""
         return cls(data[:32], data[32:64], data[64:96])
 
 
@@ -69,12 +69,12 @@ def judge(manifest: RoundManifest, keys: HelperKeys, question: ReportQuestion) -
 
 
 def refused(refusal: Refusal) -> ReportVerdict:
-    """The verdict that says no."""
+    """Return the verdict that says no."""
     return ReportVerdict(None, refusal.slug()[:64], refusal.detail[:500])
 
 
 def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken]) -> Words:
-    """The helper's share of the sum over these reports, with its noise where the round asks for it: uint64[d].
+    """Return the helper's share of the sum over these reports, with its noise where the round asks for it: uint64[d].
 
     Deterministic: call it for the one agreed set only. Blocking.
     """
@@ -100,15 +100,15 @@ def aggregate(manifest: RoundManifest, keys: HelperKeys, taken: Iterable[Taken])
 
 
 def pack_share(total: Words) -> bytes:
-    """An aggregate share as bytes: little-endian words."""
+    """Return an aggregate share as bytes: little-endian words."""
     return total.astype(f"<u{WORD_BYTES}", copy=False).tobytes()
 
 
 def seal_share(manifest: RoundManifest, leader_key: bytes, packed: bytes) -> bytes:
-    """The aggregate share, for the leader alone."""
+    """Return the aggregate share, for the leader alone."""
     return seal(packed, leader_key, aggregate_info(manifest, b"aggregate-share"))
 
 
 def seal_verify_key(manifest: RoundManifest, leader_key: bytes, keys: HelperKeys) -> bytes:
-    """The verification key, for the leader alone; sites never know it."""
+    """Return the verification key, for the leader alone; sites never know it."""
     return seal(keys.verify_key, leader_key, aggregate_info(manifest, b"verify-key"))

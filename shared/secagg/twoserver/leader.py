@@ -36,16 +36,16 @@ class LeaderState:
 
     @classmethod
     def unpack(cls, data: bytes) -> "LeaderState":
-        """The inverse of `pack`."""
+        """Return the inverse of `pack`."""
         return cls(*msgpack.unpackb(data))
 
     def agreed(self, evidence: SetEvidence) -> "LeaderState":
-        """The helper has signed the accepted set."""
+        """Return the helper has signed the accepted set."""
         return replace(self, evidence=evidence.pack())
 
 
 def leader_key(secret: bytes) -> bytes:
-    """The public half of the leader's HPKE key, from its stored state."""
+    """Return the public half of the leader's HPKE key, from its stored state."""
     private = X25519PrivateKey.from_private_bytes(LeaderState.unpack(secret).private_key)
     return private.public_key().public_bytes_raw()
 
@@ -80,7 +80,7 @@ def accept(manifest: RoundManifest, pending: Pending, message: bytes) -> None:
 
 
 def leader_share(server_round: ServerRound, report: Report, scheme: SplitScheme, source: BodySource) -> bytes:
-    """The leader's share, opened; raises ReportMalformed, ReportSealedElsewhere or UpdateRefused."""
+    """Return the leader's share, opened; raises ReportMalformed, ReportSealedElsewhere or UpdateRefused."""
     size = sealed_size(scheme)
     sealed = source.take(size)
     if len(sealed) != size:

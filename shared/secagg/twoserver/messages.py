@@ -154,7 +154,7 @@ class SetEvidence:
 
 
 def pack_batch(questions: Sequence[ReportQuestion]) -> bytes:
-    """A batch of questions."""
+    """Return a batch of questions."""
     return _pack([question.document() for question in questions])
 
 
@@ -167,7 +167,7 @@ def unpack_batch(data: bytes) -> list[ReportQuestion]:
 
 
 def pack_verdicts(verdicts: Sequence[ReportVerdict]) -> bytes:
-    """The answer to a batch."""
+    """Return the answer to a batch."""
     return _pack([[verdict.message, verdict.code, verdict.detail] for verdict in verdicts])
 
 

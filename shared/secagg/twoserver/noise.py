@@ -13,7 +13,7 @@ from undersong.shared.wire.manifest import RoundManifest
 
 
 def draw(manifest: RoundManifest, length: int, key: bytes) -> npt.NDArray[np.int64] | None:
-    """One server's noise, int64[length]; None where the round asks for none. `key` is for this round alone."""
+    """Return one server's noise, int64[length]; None where the round asks for none. `key` is for this round alone."""
     sigma = noise_of_server(manifest, length)
     if not sigma:
         return None

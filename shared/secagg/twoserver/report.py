@@ -79,7 +79,7 @@ class Report:
         return cls(site_id=site_id, length=length, **{**parts, "keyid": Digest(parts["keyid"].hex())})  # type: ignore[arg-type]
 
     def material(self) -> dict[str, bytes | int]:
-        """The parts, as they stand in the header."""
+        """Return the parts, as they stand in the header."""
         return {
             "report_id": self.report_id,
             "public_share": self.public_share,
@@ -90,14 +90,14 @@ class Report:
         }
 
     def statement(self, manifest_digest: Digest) -> bytes:
-        """What the site signs: this report, in this round, with exactly these shares."""
+        """Return what the site signs: this report, in this round, with exactly these shares."""
         return report_statement(
             manifest_digest, self.site_id, self.length, self.report_id, self.public_share, self.helper_share,
             self.leader_digest,
         )  # fmt: skip
 
     def check_signature(self, manifest_digest: Digest, key: Ed25519PublicKey) -> None:
-        """Raises ReportUnsigned."""
+        """Check it; raises ReportUnsigned."""
         try:
             key.verify(self.signature, self.statement(manifest_digest))
         except InvalidSignature:
@@ -113,7 +113,7 @@ def report_statement(
     helper_share: bytes,
     leader_digest: bytes,
 ) -> bytes:
-    """The bytes under a report's signature."""
+    """Return the bytes under a report's signature."""
     parts = (
         bytes.fromhex(manifest_digest),
         site_id.encode(),
@@ -127,22 +127,22 @@ def report_statement(
 
 
 def context(manifest: RoundManifest) -> bytes:
-    """The application context of the round: suite, task, round, model and manifest."""
+    """Return the application context of the round: suite, task, round, model and manifest."""
     return fields(*_round(manifest))
 
 
 def share_info(manifest: RoundManifest, site_id: SiteId, report_id: bytes, role: int) -> bytes:
-    """The HPKE info of one server's share of one report."""
+    """Return the HPKE info of one server's share of one report."""
     return fields(*_round(manifest), site_id.encode(), report_id, ROLES[role])
 
 
 def aggregate_info(manifest: RoundManifest, what: bytes) -> bytes:
-    """The HPKE info of what the helper gives the leader: ``verify-key`` or ``aggregate-share``."""
+    """Return the HPKE info of what the helper gives the leader: ``verify-key`` or ``aggregate-share``."""
     return fields(*_round(manifest), what)
 
 
 def fields(*parts: bytes) -> bytes:
-    """Each part behind its length (4 bytes, big-endian)."""
+    """Return each part behind its length (4 bytes, big-endian)."""
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
@@ -152,7 +152,7 @@ def seal(plain: bytes, public_key: bytes, info: bytes) -> bytes:
 
 
 def unseal(sealed: Share, private_key: bytes, info: bytes) -> bytes:
-    """The inverse; raises ReportSealedElsewhere."""
+    """Return the inverse; raises ReportSealedElsewhere."""
     try:
         return SUITE.decrypt(sealed, X25519PrivateKey.from_private_bytes(private_key), info)
     except (InvalidTag, ValueError):

@@ -52,13 +52,13 @@ class SplitScheme(Protocol):
         """(state, verifier share): what this server holds, and what it says to the other about the report."""
 
     def message(self, ctx: bytes, verifier_shares: list[bytes]) -> bytes:
-        """What follows from both verifier shares."""
+        """Return what follows from both verifier shares."""
 
     def finish(self, ctx: bytes, state: Any, message: bytes) -> None:
         """Take the report, or refuse it."""
 
     def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:
-        """The part of the sum that a report which was accepted brings to this server: uint64[d]."""
+        """Return the part of the sum that a report which was accepted brings to this server: uint64[d]."""
 
 
 class Additive:
@@ -71,7 +71,7 @@ class Additive:
         self.leader_size = WORD_BYTES * length
 
     def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
-        """The pad under a fresh seed, and the vector less the pad."""
+        """Return the pad under a fresh seed, and the vector less the pad."""
         seed = entropy(SEED_BYTES)
         return b"", (vector.view(np.uint64) - self._pad(ctx, nonce, seed)).astype("<u8").tobytes(), seed
 
@@ -99,7 +99,7 @@ class Additive:
         """Nothing was proved."""
 
     def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:
-        """The leader's words, or the pad."""
+        """Return the leader's words, or the pad."""
         if role == HELPER:
             return self._pad(ctx, nonce, bytes(share))
         return np.frombuffer(share, "<u8").astype(np.uint64, copy=False)
@@ -122,7 +122,7 @@ class Proved:
         self.leader_size = self._pine.leader_share_size
 
     def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
-        """The published `shard`; tried again where the randomness carries no proof (less often than 2**-100)."""
+        """Return the published `shard`; tried again where the randomness carries no proof (less often than 2**-100)."""
         while True:
             try:
                 public, (leader, helper) = self._pine.shard_integers(ctx, vector, nonce, entropy(self._pine.RAND_SIZE))
@@ -133,19 +133,19 @@ class Proved:
     def begin(
         self, verify_key: bytes, ctx: bytes, role: int, nonce: bytes, public: bytes, share: Share
     ) -> tuple[Any, bytes]:
-        """The published `verify_init`."""
+        """Return the published `verify_init`."""
         return self._pine.verify_init(verify_key, ctx, role, None, nonce, public, share)
 
     def message(self, ctx: bytes, verifier_shares: list[bytes]) -> bytes:
-        """The published `verifier_shares_to_message`."""
+        """Return the published `verifier_shares_to_message`."""
         return self._pine.verifier_shares_to_message(ctx, None, verifier_shares)
 
     def finish(self, ctx: bytes, state: Any, message: bytes) -> None:
-        """The published `verify_next`; its out share is made again where it is added."""
+        """Run the published `verify_next`; its out share is made again where it is added."""
         self._pine.verify_next(ctx, state, message)
 
     def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:  # noqa: ARG002
-        """The first d elements of the share, expanded from the seed for the helper."""
+        """Return the first d elements of the share, expanded from the seed for the helper."""
         return self._pine.out_share(ctx, role, share)
 
 
@@ -159,26 +159,26 @@ class Ranged:
         self.leader_size = self._prio3.leader_share_size
 
     def shard(self, ctx: bytes, vector: Integers, nonce: bytes, entropy: Entropy) -> tuple[bytes, bytes, bytes]:
-        """The published `shard`."""
+        """Return the published `shard`."""
         public, (leader, helper) = self._prio3.shard(ctx, vector.tolist(), nonce, entropy(self._prio3.RAND_SIZE))
         return public, leader, helper
 
     def begin(
         self, verify_key: bytes, ctx: bytes, role: int, nonce: bytes, public: bytes, share: Share
     ) -> tuple[Any, bytes]:
-        """The published `verify_init`."""
+        """Return the published `verify_init`."""
         return self._prio3.verify_init(verify_key, ctx, role, None, nonce, public, share)
 
     def message(self, ctx: bytes, verifier_shares: list[bytes]) -> bytes:
-        """The published `verifier_shares_to_message`."""
+        """Return the published `verifier_shares_to_message`."""
         return self._prio3.verifier_shares_to_message(ctx, None, verifier_shares)
 
     def finish(self, ctx: bytes, state: Any, message: bytes) -> None:
-        """The published `verify_next`; its out share is made again where it is added."""
+        """Run the published `verify_next`; its out share is made again where it is added."""
         self._prio3.verify_next(ctx, state, message)
 
     def out_share(self, ctx: bytes, role: int, nonce: bytes, share: Share) -> Words:  # noqa: ARG002
-        """Each number's share, of its bits' shares."""
+        """Return each number's share, of its bits' shares."""
         return self._prio3.out_share(ctx, role, share)
 
 
@@ -191,12 +191,12 @@ def _prio3(most: int, length: int) -> Prio3SumVecWithMultiproof:
 
 @lru_cache(maxsize=8)
 def _pine(bound: int, length: int, norm_proofs: int) -> Pine:
-    """Its tables are worth keeping for the reports of a round."""
+    """Return its tables are worth keeping for the reports of a round."""
     return Pine.for_norm(float(bound), length, num_frac_bits=0, num_proofs_norm_equality=norm_proofs)
 
 
 def norm_proofs_of(manifest: RoundManifest) -> int:
-    """How many proofs of norm equality a report of this round carries; one where the manifest names no number.
+    """Return how many proofs of norm equality a report of this round carries; one where the manifest names no number.
 
     Raises UpdateRefused for another number than 1 or 2.
     """
@@ -207,12 +207,12 @@ def norm_proofs_of(manifest: RoundManifest) -> int:
 
 
 def norm_bound(encoding: Encoding, length: int) -> int:
-    """The bound B that is proved: the smallest integer whose square is not below what the quantiser keeps."""
+    """Return the bound B that is proved: the smallest integer whose square is not below what the quantiser keeps."""
     return math.isqrt(squared_norm_bound(encoding, length) - 1) + 1
 
 
 def scheme_for(manifest: RoundManifest, length: int) -> SplitScheme:
-    """The scheme of this round for vectors of this length; raises UpdateRefused where the manifest has none."""
+    """Return the scheme of this round for vectors of this length; raises UpdateRefused where the manifest has none."""
     encoding = manifest.encoding
     if encoding is None or encoding.modulus_bits != 64:
         raise UpdateRefused("a round of two servers sums words of 64 bits")

@@ -57,7 +57,7 @@ RoundsUse = Annotated[HelperRounds, Depends(_rounds)]
 
 @router.get("/alive", status_code=204, response_class=Response, responses=problems(Unauthenticated, Forbidden))
 async def alive(_: Leader, __: RoundsUse) -> Response:
-    """Whether the helper would answer now."""
+    """Return whether the helper would answer now."""
     return Response(status_code=204)
 
 
@@ -114,7 +114,7 @@ async def agree_on_set(round_id: RoundPath, _: Leader, rounds: RoundsUse, reques
     },
 )
 async def give_share(round_id: RoundPath, _: Leader, rounds: RoundsUse, request: Request) -> Response:
-    """The helper's share of the sum over the set that it signed."""
+    """Return the helper's share of the sum over the set that it signed."""
     key = await _read(request)
     if len(key) != _KEY_BYTES:
         raise MessageMalformed("the leader's key has 32 bytes")

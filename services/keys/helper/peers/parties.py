@@ -22,7 +22,7 @@ class Parties:
         self._directory, self._revocations, self._clock = directory, revocations, clock
 
     async def check_coordinator(self, signed: SignedManifest) -> None:
-        """The coordinator signed the manifest; raises ManifestUntrusted."""
+        """Check that the coordinator signed the manifest; raises ManifestUntrusted."""
         try:
             holder = await self._valid(signed.keyid)
             if holder.subject != COORDINATOR:
@@ -34,7 +34,7 @@ class Parties:
             raise ManifestUntrusted("the manifest's signature does not fit it") from error
 
     async def check_report(self, manifest: RoundManifest, report: Report) -> None:
-        """A site of the cohort signed the report; raises ReportUnsigned."""
+        """Check that a site of the cohort signed the report; raises ReportUnsigned."""
         if report.site_id not in manifest.cohort:
             raise ReportUnsigned(f"{report.site_id} is not in the cohort")
         try:

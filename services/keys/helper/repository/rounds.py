@@ -76,7 +76,7 @@ class HelperRepository:
         return found
 
     async def lock(self, round_id: RoundId) -> HelperRound:
-        """The round, held by this transaction; raises RoundUnknown."""
+        """Return the round, held by this transaction; raises RoundUnknown."""
         query = select(RoundRow).where(RoundRow.id == round_id).with_for_update()
         row = await self._session.scalar(query, execution_options={"populate_existing": True})
         if row is None:
@@ -133,12 +133,12 @@ class HelperRepository:
         return await self._session.scalar(query) is not None
 
     async def judged(self, round_id: RoundId) -> dict[SiteId, Judged]:
-        """Every report of the round that was verified, by site."""
+        """Return every report of the round that was verified, by site."""
         rows = await self._session.scalars(select(ReportRow).where(ReportRow.round_id == round_id))
         return {SiteId(row.site_id): _judged(row) for row in rows}
 
     async def kept(self, round_id: RoundId) -> dict[SiteId, Kept]:
-        """The accepted reports of a round whose secrets are not erased."""
+        """Return the accepted reports of a round whose secrets are not erased."""
         query = select(ReportRow).where(ReportRow.round_id == round_id, ReportRow.message.is_not(None))
         rows = await self._session.scalars(query.where(ReportRow.helper_share.is_not(None)))
         return {SiteId(row.site_id): _kept(row) for row in rows}
@@ -170,12 +170,12 @@ class HelperRepository:
         return len(unended)
 
     async def unended(self) -> list[RoundId]:
-        """Rounds whose secrets are not erased."""
+        """Return rounds whose secrets are not erased."""
         query = select(RoundRow.id).where(RoundRow.keys.is_not(None))
         return [RoundId(found) for found in await self._session.scalars(query)]
 
     async def expired(self, now: datetime) -> list[RoundId]:
-        """Rounds whose secrets are to be erased."""
+        """Return rounds whose secrets are to be erased."""
         query = select(RoundRow.id).where(RoundRow.expires_at <= now, RoundRow.keys.is_not(None))
         return [RoundId(found) for found in await self._session.scalars(query)]
 
@@ -187,7 +187,7 @@ class HelperRepository:
 
 
 def opening_of(manifest: RoundManifest, round_id: RoundId) -> RecordedOpening:
-    """The round of a job that this round is an attempt at."""
+    """Return the round of a job that this round is an attempt at."""
     return RecordedOpening(manifest.job_id, str(manifest.kind), manifest.number, round_id)
 
 
