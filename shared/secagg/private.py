@@ -18,7 +18,9 @@ from undersong.shared.secagg.quantise import MAX_MULTIPLE, MIN_BOUND, NORM_BOUND
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     GaussianEvent,
+    NoisySteps,
     NonPrivateEvent,
+    PoissonGaussianEvent,
     PrivacyEvent,
     PrivacyModel,
     PrivacyTerms,
@@ -56,6 +58,22 @@ def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
     if terms.model is PrivacyModel.DISTRIBUTED:
         return ZeroConcentratedEvent(rho=sum_rho(sigma, bound, length, terms.min_sites))
     return GaussianEvent(noise_multiplier=terms.noise_multiplier)
+
+
+def expected_event(
+    model: PrivacyModel, noise_multiplier: float, rounds: int = 1, steps: NoisySteps | None = None
+) -> PrivacyEvent:
+    """Return what rounds of this noise cost before they are planned, to all digits that are shown (`event_of`).
+
+    What vectors' rounding and length add to distributed noise is below any digit, as long as its grid is not refused.
+    """
+    if steps is not None:
+        return PoissonGaussianEvent(
+            noise_multiplier=noise_multiplier, probability=steps.probability, count=steps.count * rounds
+        )
+    if model is PrivacyModel.DISTRIBUTED:
+        return ZeroConcentratedEvent(rho=0.5 / noise_multiplier**2, count=rounds)
+    return GaussianEvent(noise_multiplier=noise_multiplier, count=rounds)
 
 
 def misplaced(model: PrivacyModel, facts: EngineFacts) -> str | None:

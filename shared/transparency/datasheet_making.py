@@ -14,6 +14,7 @@ from typing import Final
 from undersong.shared.ids import JobId, VersionId
 from undersong.shared.privacy.accounting import ACCOUNTANT, epsilon_of
 from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.secagg.private import expected_event
 from undersong.shared.transparency.datasheet import (
     Datasheet,
     SheetAudit,
@@ -161,19 +162,10 @@ def _ahead(account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Re
     left = planned.rounds - len(own) if planned is not None else 0
     if planned is None or left <= 0:
         return []
-    event = own[-1].event if own else _expected(planned)
+    event = own[-1].event if own else expected_event(planned.model, planned.noise_multiplier, steps=planned.steps)
     if isinstance(event, GaussianEvent | ZeroConcentratedEvent | PoissonGaussianEvent):
         return [event.model_copy(update={"count": event.count * left})]
     return [event]
-
-
-def _expected(terms: PrivacyTerms) -> PrivacyEvent:
-    """Return what one round of these terms costs before its encoding is known, to all digits that are shown."""
-    if terms.record_noise is not None:
-        return terms.record_noise.event
-    if terms.model is PrivacyModel.DISTRIBUTED:
-        return ZeroConcentratedEvent(rho=0.5 / terms.noise_multiplier**2)
-    return GaussianEvent(noise_multiplier=terms.noise_multiplier)
 
 
 def _mechanisms(

@@ -57,7 +57,7 @@ def _added(chain: Chain, reason: str, broken: list[dict[str, Any]], now_ms: int)
         if line is not None:
             chain.add(line)
             yield line
-    for charge in [each for each in chain.charges.values() if each.state is State.HELD]:
+    for charge in chain.held():
         reason = "final at adoption: it is unknown what was sent"
         seq, last = chain.head.seq + 1, chain.head.hash
         line = replace(charge.held, seq=seq, prev_hash=last, at_ms=now_ms, state=State.FINAL, reason=reason)

@@ -10,6 +10,7 @@ import json
 import sqlite3
 import threading
 import zlib
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -121,7 +122,7 @@ class Ledger:
         """
         with self._lock:
             chain, fault = self._looked()
-            held = [charge for charge in chain.charges.values() if charge.state is State.HELD]
+            held = chain.held()
             if not held or fault is not None or self._sent is None:
                 return 0
             count = 0
@@ -216,7 +217,7 @@ class Ledger:
             held, seq=chain.head.seq + 1, prev_hash=chain.head.hash, at_ms=now_ms, state=state, charge=held.seq,
             release_digest=release, reason=reason, delta=delta,
         )  # fmt: skip
-        charges = {**chain.charges, held.seq: replace(charge, state=state)}
+        charges = ChainMap({held.seq: replace(charge, state=state)}, chain.charges)
         return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
 
 
@@ -310,7 +311,7 @@ def _held(
         manifest_digest=digest,
         due_ms=now_ms + int(manifest.deadline_s * 1000) + rules.FINAL_AFTER_MS,
     )
-    charges = {**chain.charges, seq: Charge(line, State.HELD)}
+    charges = ChainMap({seq: Charge(line, State.HELD)}, chain.charges)
     return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
 
 

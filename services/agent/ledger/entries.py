@@ -7,6 +7,7 @@ at the end leave a chain that holds; the mark outside the database shows them (`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -150,6 +151,9 @@ class Chain:
         self.charges: dict[int, Charge] = {}
         self.hashes: list[str] = [START]
         self.fault: str | None = None
+        self._held: set[int] = set()
+        self._of_manifest: defaultdict[str, list[int]] = defaultdict(list)
+        self._of_job: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
 
     def read(self, rows: Iterable[tuple[Sequence[object], object]]) -> Chain:
         """Take in stored rows, each the values of `FIELDS` and the hash; stop at the first that does not hold."""
@@ -184,6 +188,9 @@ class Chain:
             PrivacyUnit(line.unit)
             event_in(line)
             self.charges[line.seq] = Charge(line, State.HELD)
+            self._held.add(line.seq)
+            self._of_manifest[line.manifest_digest].append(line.seq)
+            self._of_job[line.job_id, line.kind].append(line.seq)
             return
         charge = self.charges.get(line.charge)
         if charge is None or charge.state is not State.HELD:
@@ -191,6 +198,11 @@ class Chain:
         self.charges[line.charge] = replace(
             charge, state=line.state, release_digest=line.release_digest, reason=line.reason
         )
+        self._held.discard(line.charge)
+
+    def held(self) -> list[Charge]:
+        """Return the charges of which it is not known yet what becomes of them, oldest first."""
+        return [self.charges[seq] for seq in sorted(self._held)]
 
     def spent(self, dataset: str, unit: str, since_ms: int | None = None) -> list[PrivacyEvent]:
         """Return the events that are spent of a data set's unit, of charges held after `since_ms`."""
@@ -202,16 +214,13 @@ class Chain:
 
     def open(self, manifest_digest: str) -> Charge | None:
         """Return the charge of a manifest that is held or final."""
-        found = [each for each in self.charges.values() if each.held.manifest_digest == manifest_digest and each.counts]
-        return found[-1] if found else None
+        charges = (self.charges[seq] for seq in reversed(self._of_manifest.get(manifest_digest, [])))
+        return next((charge for charge in charges if charge.counts), None)
 
     def of_job(self, job_id: str, kind: str) -> list[Charge]:
         """Return what counts of a job's rounds of one kind."""
-        return [
-            each
-            for each in self.charges.values()
-            if each.counts and (each.held.job_id, each.held.kind) == (job_id, kind)
-        ]
+        charges = (self.charges[seq] for seq in self._of_job.get((job_id, kind), []))
+        return [charge for charge in charges if charge.counts]
 
 
 def noisy(events: Iterable[PrivacyEvent]) -> list[PrivacyEvent]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from undersong.services.agent.budgets import Budget, PrivacyRule
 from undersong.services.agent.domain import Reason
-from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, noisy
+from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, event_in, noisy
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import (
@@ -54,6 +54,8 @@ def delta_of(manifest: RoundManifest, budget: Budget | None) -> float:
 
 def epsilon_after(charges: Mapping[int, Charge], line: Line, budget: Budget | None) -> float | None:
     """Return what all charges of a line's data set and unit cost at its delta; None where it has no bound."""
+    if isinstance(event_in(line), NonPrivateEvent) and line.state is not State.VOID:
+        return None
     begin = None if budget is None else line.at_ms - budget.period_ms
     spent = [
         charge.event

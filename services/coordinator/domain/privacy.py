@@ -14,17 +14,13 @@ from undersong.shared.errors import Invalid, Refusal
 from undersong.shared.privacy.accounting import epsilon_of, noise_for, noise_until
 from undersong.shared.secagg.engines import ENGINES, names_of
 from undersong.shared.secagg.facts import EngineFacts
-from undersong.shared.secagg.private import misplaced
+from undersong.shared.secagg.private import expected_event, misplaced
 from undersong.shared.wire.privacy import (
     MAX_EPSILON,
-    GaussianEvent,
     NoisySteps,
-    PoissonGaussianEvent,
-    PrivacyEvent,
     PrivacyModel,
     PrivacyTerms,
     PrivacyUnit,
-    ZeroConcentratedEvent,
 )
 
 _SECTION: Final = "/privacy"
@@ -102,26 +98,14 @@ def warn_standardising(asked: parts.PrivacyPart | None, recipe: str, standardise
         findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}")
 
 
-def cost_of(model: PrivacyModel, noise_multiplier: float, rounds: int, steps: NoisySteps | None = None) -> PrivacyEvent:
-    """Return what rounds of this noise cost, as their manifests will say (`undersong.shared.secagg.private.event_of`).
-
-    What vectors' rounding and length add to distributed noise is below any digit, as long as its grid is not refused.
-    """
-    if steps is not None:
-        return PoissonGaussianEvent(
-            noise_multiplier=noise_multiplier, probability=steps.probability, count=steps.count * rounds
-        )
-    if model is PrivacyModel.DISTRIBUTED:
-        return ZeroConcentratedEvent(rho=0.5 / noise_multiplier**2, count=rounds)
-    return GaussianEvent(noise_multiplier=noise_multiplier, count=rounds)
-
-
 def calibrated(
     model: PrivacyModel, epsilon: float, delta: float, rounds: int, steps: NoisySteps | None = None
 ) -> float:
     """Return the least noise multiplier with which the rounds cost no more; raises `Unaffordable`."""
     if steps is not None or model is PrivacyModel.DISTRIBUTED:
-        return noise_until(epsilon, lambda noise: epsilon_of([cost_of(model, noise, rounds, steps)], delta, quick=True))
+        return noise_until(
+            epsilon, lambda noise: epsilon_of([expected_event(model, noise, rounds, steps)], delta, quick=True)
+        )
     return noise_for(epsilon, delta, rounds)
 
 
@@ -130,7 +114,7 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
     noise = asked.noise_multiplier
     if noise is None:
         noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds, protected.steps)
-    epsilon = epsilon_of([cost_of(model, noise, protected.rounds, protected.steps)], asked.delta)
+    epsilon = epsilon_of([expected_event(model, noise, protected.rounds, protected.steps)], asked.delta)
     if epsilon > MAX_EPSILON:
         raise TooLittleNoise(
             f"{protected.rounds} rounds with this noise cost epsilon {epsilon:.4g}, which bounds nothing "

@@ -5,13 +5,14 @@ from typing import Final
 
 from pydantic import Field
 
-from undersong.services.coordinator.domain.privacy import calibrated, cost_of, deviation_of
+from undersong.services.coordinator.domain.privacy import calibrated, deviation_of
 from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
 from undersong.services.coordinator.domain.validation import ValidJob
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy import matrix
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.secagg.engines import engine_facts
+from undersong.shared.secagg.private import expected_event
 from undersong.shared.wire.privacy import MAX_EPSILON, NoisySteps, PrivacyModel, PrivacyTerms
 
 EPSILONS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -117,7 +118,7 @@ def _noise(model: PrivacyModel, epsilon: float, delta: float, rounds: int, steps
 def _over_rounds(terms: PrivacyTerms) -> tuple[RoundsPoint, ...]:
     counts = sorted({max(1, round(share * terms.rounds)) for share in SHARES})
     costs = [
-        epsilon_of([cost_of(terms.model, terms.noise_multiplier, count, terms.steps)], terms.delta, quick=True)
+        epsilon_of([expected_event(terms.model, terms.noise_multiplier, count, terms.steps)], terms.delta, quick=True)
         for count in counts
     ]
     return tuple(

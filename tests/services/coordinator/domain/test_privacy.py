@@ -11,12 +11,12 @@ from undersong.recipes.catalogue import load_recipe
 from undersong.services.coordinator.domain.findings import Findings, JobInvalid
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
-from undersong.services.coordinator.domain.privacy import cost_of
 from undersong.services.coordinator.domain.privacy_plan import plan_of, saving_of
 from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, judge
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.secagg.private import expected_event
 from undersong.shared.wire.privacy import (
     GaussianEvent,
     NoisySteps,
@@ -215,7 +215,7 @@ def test_noise_inside_a_recipe_is_calibrated_from_the_smallest_sites_rows() -> N
 def test_the_published_pair_of_noise_inside_a_recipe() -> None:
     """A batch of 256 of 60,000 rows, sixty epochs in a round: the pair of the library's own tutorial."""
     steps = NoisySteps(count=14_063, probability=256 / 60_000, clip_norm=1.0)
-    assert f"{epsilon_of([cost_of(PrivacyModel.RECORD, 1.1, 1, steps)], 1e-5):.3f}" == "2.382"
+    assert f"{epsilon_of([expected_event(PrivacyModel.RECORD, 1.1, 1, steps)], 1e-5):.3f}" == "2.382"
 
 
 def test_small_batches_of_a_small_site_are_all_its_rows() -> None:
