@@ -13,7 +13,8 @@ import structlog
 
 from undersong.services.registry.access import Asker, claimant
 from undersong.services.registry.domain import Content, ContentDamaged, ContentMissing
-from undersong.services.registry.repository.models import RegistryRepository, no_content
+from undersong.services.registry.repository.actions import ActionRepository
+from undersong.services.registry.repository.contents import ContentRepository, no_content
 from undersong.services.registry.views import ContentView
 from undersong.shared.blobs import BlobCorrupt, BlobMissing, BlobStore, DigestMismatch
 from undersong.shared.database import Database, Transaction
@@ -61,12 +62,12 @@ class Contents:
             raise DigestMismatch("Content-Digest is not the digest in the address.")
 
         async def claim(tx: Transaction) -> None:
-            repository = RegistryRepository(tx)
+            repository = ContentRepository(tx)
             await repository.expect_content(upload.digest)
             await repository.claim(upload.digest, federation_id)
 
         async def expect() -> None:  # only now: an announcement without its bytes changes nothing
-            await self._database.run("content.expect", lambda tx: RegistryRepository(tx).expect_content(upload.digest))
+            await self._database.run("content.expect", lambda tx: ContentRepository(tx).expect_content(upload.digest))
 
         blob = await self._store.put_stream(
             chunks, limit=self.limit, expect=upload.digest, expect_size=upload.size, came=expect
@@ -95,7 +96,7 @@ class Contents:
         DAMAGED_BLOBS.labels("registry").inc()
         log.error("content.damaged", digest=digest, set_aside=True)
         await self._database.run(
-            "content.damaged", lambda tx: RegistryRepository(tx).record("registry", "content.damaged", digest)
+            "content.damaged", lambda tx: ActionRepository(tx).record("registry", "content.damaged", digest)
         )
 
     async def check(self) -> None:
@@ -124,7 +125,7 @@ class Contents:
     async def inspect(self, digest: Digest, federation_id: FederationId) -> Content:
         """Read a model file that the federation uploaded; raises ContentMissing, BadModelFile or ModelMismatch."""
         if not await self._database.read(
-            "content.claimed", lambda tx: RegistryRepository(tx).has_claim(digest, federation_id)
+            "content.claimed", lambda tx: ContentRepository(tx).has_claim(digest, federation_id)
         ):
             raise no_content(digest)
         try:
@@ -156,7 +157,7 @@ class Contents:
         await self._store.discard_incoming(max(keep, _UPLOAD_STALLS))
 
         async def candidates(tx: Transaction) -> list[Digest]:
-            return await RegistryRepository(tx).unused_contents(await tx.now() - keep, _BATCH)
+            return await ContentRepository(tx).unused_contents(await tx.now() - keep, _BATCH)
 
         count = 0
         for digest in await self._database.read("content.unused", candidates):
@@ -165,7 +166,7 @@ class Contents:
 
     async def _forget(self, digest: Digest, keep: timedelta) -> bool:
         async def forget(tx: Transaction) -> bool:
-            gone = await RegistryRepository(tx).forget_content(digest, await tx.now() - keep)
+            gone = await ContentRepository(tx).forget_content(digest, await tx.now() - keep)
             if gone:  # in the transaction: until it ends, an upload of the same content waits for the row
                 await self._store.delete(digest)
             return gone
@@ -187,13 +188,13 @@ class Contents:
             await self._adopt(batch)
 
     async def _adopt(self, digests: list[Digest]) -> None:
-        known = await self._database.read("content.known", lambda tx: RegistryRepository(tx).known_contents(digests))
+        known = await self._database.read("content.known", lambda tx: ContentRepository(tx).known_contents(digests))
         for digest in set(digests) - known:
-            await self._database.run("content.adopt", lambda tx, d=digest: RegistryRepository(tx).expect_content(d))  # type: ignore[misc]
+            await self._database.run("content.adopt", lambda tx, d=digest: ContentRepository(tx).expect_content(d))  # type: ignore[misc]
 
 
 async def _forget_claims(tx: Transaction, keep: timedelta) -> None:
-    await RegistryRepository(tx).forget_claims(await tx.now() - keep)
+    await ContentRepository(tx).forget_claims(await tx.now() - keep)
 
 
 def _damaged(digest: Digest) -> ContentDamaged:

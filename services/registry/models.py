@@ -10,7 +10,8 @@ from undersong.services.registry.access import (
     readable,
 )
 from undersong.services.registry.domain import AliasUnknown, ModelNameTaken, RegisteredModel
-from undersong.services.registry.repository.models import RegistryRepository
+from undersong.services.registry.repository.actions import ActionRepository
+from undersong.services.registry.repository.models import ModelRepository
 from undersong.services.registry.views import ModelRequest, ModelView
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.ids import FederationId, ModelId, VersionId, new_id
@@ -28,7 +29,7 @@ class Models:
         check_writer(asker, request.federation_id)
 
         async def work(tx: Transaction) -> ModelView:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             model = RegisteredModel(
                 id=ModelId(new_id("mdl")),
                 federation_id=FederationId(request.federation_id),
@@ -40,7 +41,7 @@ class Models:
             )
             if not await repository.add_model(model):
                 raise ModelNameTaken(f"The federation has a model named {request.name}.")
-            await repository.record(name_of(asker), "model.created", model.id, name=request.name)
+            await ActionRepository(tx).record(name_of(asker), "model.created", model.id, name=request.name)
             return ModelView.of(model)
 
         return await self._database.run("model.create", once(work))
@@ -49,7 +50,7 @@ class Models:
         """Return a model with its aliases; raises ModelUnknown."""
 
         async def work(tx: Transaction) -> ModelView:
-            model = await RegistryRepository(tx).model(model_id)
+            model = await ModelRepository(tx).model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
             return ModelView.of(model)
 
@@ -65,7 +66,7 @@ class Models:
             federations = wanted if federations is None else federations & wanted
 
         async def work(tx: Transaction) -> Page[ModelView]:
-            return (await RegistryRepository(tx).models(federations, name, limit, after)).map(ModelView.of)
+            return (await ModelRepository(tx).models(federations, name, limit, after)).map(ModelView.of)
 
         return await self._database.read("model.page", work)
 
@@ -73,7 +74,7 @@ class Models:
         """Point an alias at one of the model's living versions."""
 
         async def work(tx: Transaction) -> ModelView:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             model = await repository.model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
@@ -83,7 +84,9 @@ class Models:
             version = version.alive()
             if model.aliases.get(alias) != version.id:
                 await repository.set_alias(model.id, alias, version.id, name_of(asker))
-                await repository.record(name_of(asker), "alias.set", model.id, alias=alias, version_id=version.id)
+                await ActionRepository(tx).record(
+                    name_of(asker), "alias.set", model.id, alias=alias, version_id=version.id
+                )
             return ModelView.of(await repository.model(model_id))
 
         return await self._database.run("alias.set", work)
@@ -92,12 +95,12 @@ class Models:
         """Remove an alias; a second time does nothing."""
 
         async def work(tx: Transaction) -> None:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             model = await repository.model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
             if await repository.remove_alias(model.id, alias):
-                await repository.record(name_of(asker), "alias.removed", model.id, alias=alias)
+                await ActionRepository(tx).record(name_of(asker), "alias.removed", model.id, alias=alias)
 
         await self._database.run("alias.remove", work)
 
@@ -105,7 +108,7 @@ class Models:
         """Return the version that an alias points at; raises AliasUnknown."""
 
         async def work(tx: Transaction) -> VersionId:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             model = await repository.model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
             version_id = model.aliases.get(alias)

@@ -30,7 +30,9 @@ from undersong.services.registry.domain import (
     natural_key,
 )
 from undersong.services.registry.publishers import Publishers
-from undersong.services.registry.repository.models import NaturalKeyTaken, RegistryRepository
+from undersong.services.registry.repository.actions import ActionRepository
+from undersong.services.registry.repository.contents import ContentRepository
+from undersong.services.registry.repository.models import ModelRepository, NaturalKeyTaken
 from undersong.services.registry.views import AuditRequest, MetricsRequest, VersionRequest, VersionSummary, VersionView
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import FieldError
@@ -85,7 +87,7 @@ class Versions:
         self, asker: Asker, model_id: str, key: str, request: VersionRequest
     ) -> tuple[RegisteredModel, Version | None, list[Version]]:
         async def work(tx: Transaction) -> tuple[RegisteredModel, Version | None, list[Version]]:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             model = await repository.model(model_id)
             check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
@@ -106,7 +108,7 @@ class Versions:
         """Return a version that the asker may see, deleted or not; raises VersionUnknown."""
 
         async def work(tx: Transaction) -> Version:
-            version = await RegistryRepository(tx).version(version_id)
+            version = await ModelRepository(tx).version(version_id)
             check_reader(asker, version.federation_id, no_version(version_id))
             return version
 
@@ -137,7 +139,7 @@ class Versions:
 
     async def _before(self, version: Version) -> Version | None:
         async def work(tx: Transaction) -> Version | None:
-            return await RegistryRepository(tx).version_before(version.model_id, version.number)
+            return await ModelRepository(tx).version_before(version.model_id, version.number)
 
         return await self._database.read("version.before", work)
 
@@ -149,7 +151,7 @@ class Versions:
         """Return a model's versions in order."""
 
         async def work(tx: Transaction) -> Page[VersionSummary]:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             check_reader(asker, (await repository.model(model_id)).federation_id, no_model(model_id))
             bound = None if after is None else str(after)
             return (await repository.versions(model_id, limit, bound)).map(VersionSummary.of)
@@ -160,7 +162,7 @@ class Versions:
         """Append metrics measured after publication."""
 
         async def work(tx: Transaction) -> VersionView:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             version = await self._writable(repository, asker, version_id)
             evaluation = Evaluation(request.metrics, await tx.now(), name_of(asker))
             await repository.add_evaluation(version.alive().id, evaluation)
@@ -172,14 +174,14 @@ class Versions:
         """Append a privacy audit, countersigned; a bound above its claim marks the version."""
 
         async def work(tx: Transaction) -> VersionView:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             version = await repository.version(version_id, lock=True)
             check_reader(asker, version.federation_id, no_version(version_id))
             check_auditor(asker, version.federation_id)
             made = self._signed(version.alive().id, request, await tx.now(), name_of(asker))
             await repository.add_audit(version.id, made)
             detail = {"kind": request.kind, "broken": made.broken}
-            await repository.record(made.recorded_by, "version.audited", version.id, **detail)
+            await ActionRepository(tx).record(made.recorded_by, "version.audited", version.id, **detail)
             return VersionView.of(replace(version, audits=[*version.audits, made]))
 
         return await self._database.run("version.audit", once(work))
@@ -194,18 +196,18 @@ class Versions:
         """Put a tombstone on a version; its content goes a day later. A second time does nothing. VersionInUse."""
 
         async def work(tx: Transaction) -> None:
-            repository = RegistryRepository(tx)
+            repository = ModelRepository(tx)
             version = await self._writable(repository, asker, version_id)
             if version.tombstone is not None:
                 return
             if aliases := await repository.aliases_of(version.id):
                 raise VersionInUse(f"Aliases point at the version: {', '.join(sorted(aliases))}.")
             await repository.bury(version.id, Tombstone(await tx.now(), name_of(asker), reason))
-            await repository.record(name_of(asker), "version.deleted", version.id, reason=reason)
+            await ActionRepository(tx).record(name_of(asker), "version.deleted", version.id, reason=reason)
 
         await self._database.run("version.delete", work)
 
-    async def _writable(self, repository: RegistryRepository, asker: Asker, version_id: str) -> Version:
+    async def _writable(self, repository: ModelRepository, asker: Asker, version_id: str) -> Version:
         version = await repository.version(version_id, lock=True)
         check_reader(asker, version.federation_id, no_version(version_id))
         check_writer(asker, version.federation_id)
@@ -229,16 +231,16 @@ def _draft(
 
 
 async def _store(tx: Transaction, asker: Asker, model: RegisteredModel, draft: Version, key: str) -> Version:
-    repository = RegistryRepository(tx)
-    await repository.hold_content(draft.content.digest, model.federation_id)
+    repository = ModelRepository(tx)
+    await ContentRepository(tx).hold_content(draft.content.digest, model.federation_id)
     number = await repository.next_number(model.id)
     version = replace(draft, number=number, created_by=name_of(asker))
     await repository.add_version(version, key)
-    await repository.record(name_of(asker), "version.published", version.id, model_id=model.id, number=number)
+    await ActionRepository(tx).record(name_of(asker), "version.published", version.id, model_id=model.id, number=number)
     return version
 
 
-async def _parents(repository: RegistryRepository, model: RegisteredModel, ids: list[str]) -> list[Version]:
+async def _parents(repository: ModelRepository, model: RegisteredModel, ids: list[str]) -> list[Version]:
     """Return the parents in the order named; they live, and belong to the model's federation."""
     found = {version.id: version for version in await repository.known_versions(ids)}
     errors = []
