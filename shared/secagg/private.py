@@ -14,7 +14,14 @@ from undersong.shared.errors import Invalid
 from undersong.shared.privacy.distributed import site_sigma, sum_rho
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.facts import EngineFacts
-from undersong.shared.secagg.quantise import MAX_MULTIPLE, MIN_BOUND, NORM_BOUND, NoHeadroom, squared_norm_bound
+from undersong.shared.secagg.quantise import (
+    MAX_MULTIPLE,
+    MIN_BOUND,
+    NORM_BOUND,
+    NoHeadroom,
+    scale_of,
+    squared_norm_bound,
+)
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     GaussianEvent,
@@ -119,7 +126,7 @@ def plan_noisy(*, summands: int, clip_norm: float, modulus_bits: ModulusBits, te
         modulus_bits=modulus_bits,
         max_summands=summands,
         bound=radius,
-        scale=radius / clip_norm,
+        scale=scale_of(radius, clip_norm),
         max_weight=1,
         clip_norm=clip_norm,
     )

@@ -93,10 +93,18 @@ def plan_encoding(
         modulus_bits=modulus_bits,
         max_summands=summands,
         bound=bound,
-        scale=bound / min(limits),
+        scale=scale_of(bound, min(limits)),
         max_weight=max_weight,
         clip_norm=clip_norm,
     )
+
+
+def scale_of(bound: int, limit: float) -> float:
+    """Return how many steps of the grid there are in 1 where `limit` has `bound` of them; raises `NoHeadroom`."""
+    scale = bound / limit
+    if not math.isfinite(scale):
+        raise NoHeadroom(f"a limit of {limit:g} is too small to be divided into steps: raise clip_norm or bound")
+    return scale
 
 
 def plan_norm(*, summands: int, clip_norm: float) -> Encoding:
@@ -105,7 +113,7 @@ def plan_norm(*, summands: int, clip_norm: float) -> Encoding:
         modulus_bits=64,
         max_summands=summands,
         bound=NORM_BOUND,
-        scale=NORM_BOUND / clip_norm,
+        scale=scale_of(NORM_BOUND, clip_norm),
         max_weight=1,
         clip_norm=clip_norm,
     )
@@ -221,16 +229,16 @@ def _mean(total: ModVector, encoding: Encoding, weight: int, limit: int) -> Floa
 
 
 def encode_multiples(values: npt.NDArray[np.float64], encoding: Encoding) -> npt.NDArray[np.uint64]:
-    """Multiples of what a unit can change, float64[m] to uint64[m]; raises `NonFinite`, `OutOfRange`.
+    """Multiples of what a unit can change, float64[m] to uint64[m]; raises `NonFinite`.
 
-    Numbers beyond 2**52 steps are refused: a float64 would round them to more than a step.
+    Numbers beyond the bound, or beyond 2**52 steps, which a float64 would round to more than a step, are cut off there.
+    They are not refused: that a site refuses would tell exactly on which side of a bound its sum is, without any noise.
     """
     values = np.asarray(values, np.float64) * encoding.scale
     if not np.isfinite(values).all():
         raise NonFinite("a sum is not a finite number")
-    if values.size and float(np.abs(values).max()) > min(encoding.bound, MAX_MULTIPLE):
-        raise OutOfRange("a sum is larger than what its noise was planned for")
-    return np.rint(values).astype(np.int64).view(np.uint64)
+    limit = min(encoding.bound, MAX_MULTIPLE)
+    return np.rint(np.clip(values, -limit, limit)).astype(np.int64).view(np.uint64)
 
 
 def decode_multiples(total: npt.NDArray[np.uint64], encoding: Encoding, *, slack: int) -> npt.NDArray[np.float64]:

@@ -19,9 +19,11 @@ from undersong.shared.secagg.quantise import (
     decode,
     decode_sums,
     encode,
+    encode_multiples,
     encode_sums,
     pack,
     plan_encoding,
+    plan_norm,
     plan_sums,
     signed,
     squared_norm_bound,
@@ -192,6 +194,26 @@ def test_sums_of_any_size_add_up(vectors) -> None:
     total = decode_sums(sum(words[1:], words[0]), encoding)
     size = max(float(np.abs(vector).max()) for vector in vectors)
     assert np.abs(total - np.sum(vectors, axis=0)).max() <= 8 * (2**-24 + size * 2**-50)
+
+
+@pytest.mark.parametrize("bound", [1000, 2**60])
+def test_multiples_beyond_the_bound_are_cut_off_and_never_refused(bound) -> None:
+    """A refusal would tell without noise on which side of a bound that the coordinator chose the sum is."""
+    encoding = Encoding(modulus_bits=64, max_summands=3, bound=bound, scale=1000.0, max_weight=1)
+    words = encode_multiples(np.array([0.5, 7.0, -7.0, 1e300, -1e300]), encoding).view(np.int64)
+    most = min(bound, 2**52)
+    assert words.tolist() == [500, min(7000, most), -min(7000, most), most, -most]
+    with pytest.raises(NonFinite):
+        encode_multiples(np.array([math.nan]), encoding)
+
+
+def test_a_limit_too_small_for_any_grid_is_refused() -> None:
+    for plan in (
+        lambda: plan_norm(summands=3, clip_norm=5e-324),
+        lambda: plan_encoding(summands=3, max_weight=1, clip_norm=None, bound_value=5e-324, modulus_bits=32),
+    ):
+        with pytest.raises(NoHeadroom, match="too small"):
+            plan()
 
 
 def test_sums_refuse_what_they_cannot_carry() -> None:
