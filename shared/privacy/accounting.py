@@ -32,6 +32,9 @@ _MOST_BY_DISTRIBUTION: Final = 100.0
 """The largest epsilon worth a privacy loss distribution, whose memory grows with it; above, Rényi's bound stands."""
 _INTERVAL: Final = 1e-4  # of the privacy loss: the library's own choice
 _QUICK_INTERVAL: Final = 1e-3
+_MOST_STEPS: Final = 10**6
+"""Noisy steps that a privacy loss distribution is made for: one of more takes minutes, and Rényi's bound stands."""
+_MOST_STEPS_QUICK: Final = 10**5  # with the coarser interval it is no tighter than Rényi's bound from here
 _CLOSE: Final = 1e-4  # relative: how near calibrated noise comes to the least noise
 
 
@@ -60,7 +63,12 @@ def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float, quick: bool) -> flo
     from dp_accounting.pld import PLDAccountant
 
     planned = _composed(_renyi_accountant(merged), merged, delta)
-    if any(isinstance(event, ZeroConcentratedEvent) for event in merged) or planned > _MOST_BY_DISTRIBUTION:
+    steps = sum(event.count for event in merged if isinstance(event, PoissonGaussianEvent))
+    if (
+        any(isinstance(event, ZeroConcentratedEvent) for event in merged)
+        or planned > _MOST_BY_DISTRIBUTION
+        or steps > (_MOST_STEPS_QUICK if quick else _MOST_STEPS)
+    ):
         return planned
     interval = _QUICK_INTERVAL if quick else _INTERVAL
     return min(planned, _composed(PLDAccountant(value_discretization_interval=interval), merged, delta))

@@ -41,7 +41,10 @@ class PrivacyModel(StrEnum):
     NONE = "none"
 
 
-Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+MOST_COUNT: Final = 10**9
+MIN_DELTA: Final = 1e-12
+"""Noise is drawn to within 2**-62 for each number (`undersong.shared.privacy.noise`), so no less can be claimed."""
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT, strict=True)]
 Noise = Annotated[float, Field(ge=MIN_NOISE, le=MAX_NOISE, strict=True)]
 Delta = Annotated[float, Field(gt=0, lt=1, strict=True)]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.recipes import check_record_params
-from undersong.shared.wire.privacy import NoisySteps
+from undersong.shared.wire.privacy import MOST_COUNT, NoisySteps
 from undersong.shared.wire.profiles import RecipeSpec
 
 CLIP_NORM: Final = 1.0
@@ -23,11 +23,12 @@ def settle_steps(
     recipe: RecipeSpec,
     params: Mapping[str, Any],
     rows: Sequence[int | None],
+    rounds: int,
     findings: Findings,
 ) -> NoisySteps | None:
     """Return the noisy steps of each round of a job whose recipe is to add them; None where the findings say why not.
 
-    `rows`: each site's number of rows, where it says how many it has.
+    `rows`: each site's number of rows, where it says how many it has. `rounds`: how many rounds the job has.
     """
     if recipe.record_params is None:
         findings.error(
@@ -49,7 +50,15 @@ def settle_steps(
     smallest = max(1, min(known))
     probability = size / smallest if 0 < size < smallest else 1.0
     clip_norm = CLIP_NORM if asked.clip_norm is None else asked.clip_norm
-    return NoisySteps(count=math.ceil(epochs / probability), probability=probability, clip_norm=clip_norm)
+    count = math.ceil(epochs / probability)
+    if count * rounds > MOST_COUNT:
+        findings.error(
+            "/recipe/params/batch_size",
+            f"{rounds} rounds of {count} noisy steps are more than {MOST_COUNT}: give larger batches, fewer epochs or "
+            "fewer rounds",
+        )
+        return None
+    return NoisySteps(count=count, probability=probability, clip_norm=clip_norm)
 
 
 def with_defaults(recipe: RecipeSpec, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from undersong.shared.secagg.facts import EngineFacts
 from undersong.shared.secagg.private import expected_event, misplaced
 from undersong.shared.wire.privacy import (
     MAX_EPSILON,
+    MIN_DELTA,
     NoisySteps,
     PrivacyModel,
     PrivacyTerms,
@@ -142,6 +143,11 @@ def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Fin
         findings.error(_SECTION, "give epsilon or noise_multiplier, one of them: the other follows")
     if asked.unit is not None and asked.unit != protected.unit:
         findings.error(f"{_SECTION}/unit", f"here the noise protects a {protected.unit}: set it so, or leave it out")
+    if asked.delta < MIN_DELTA:
+        findings.error(
+            f"{_SECTION}/delta",
+            f"must be at least {MIN_DELTA:g}: noise is not drawn more exactly than that",
+        )
     if protected.count is not None and asked.delta >= 1 / max(1, protected.count):
         findings.error(
             f"{_SECTION}/delta",

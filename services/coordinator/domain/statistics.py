@@ -120,6 +120,12 @@ def _settle_privacy(
     if asked.model == "record":
         findings.error("/privacy/model", "a recipe adds that noise as it trains; for statistics name distributed")
     rows = resolved.rows if resolved is not None else None
+    if resolved is not None and rows is None:
+        rows = len(resolved.eligible)
+        findings.warn(
+            "/privacy/delta",
+            "not every site says how many rows it has: see that delta is far less than 1 / rows of all sites",
+        )
     facts = world.engines.get(parsed.get("engine", ""))
     if facts is not None and facts.proves_counts:
         findings.warn("/privacy", f"with noise {facts.name} proves no range of a site's counts: one site could lie")

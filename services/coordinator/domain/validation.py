@@ -187,7 +187,7 @@ def _protected(
     if resolved is None or data is None or recipe is None:
         return Protected(PrivacyUnit.RECORD, None, rounds)
     rows = [schema_of(site, data.dataset).rows for site in world.sites if site.id in resolved.eligible]
-    steps = settle_steps(asked, resolved.recipe, recipe.params, rows, findings)
+    steps = settle_steps(asked, resolved.recipe, recipe.params, rows, rounds, findings)
     return Protected(PrivacyUnit.RECORD, sum(count or 0 for count in rows) or None, rounds, steps)
 
 

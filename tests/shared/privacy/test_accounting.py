@@ -1,6 +1,7 @@
 """Epsilon is what is published for the same events, and calibrated noise costs what was asked."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,14 @@ def test_noise_found_by_search_is_enough_and_hardly_more() -> None:
     noise = noise_until(2.0, lambda z: epsilon_of([gaussian(z, 40)], 1e-6))
     assert noise == pytest.approx(noise_for(2.0, 1e-6, 40), rel=2e-4)
     assert epsilon_of([gaussian(noise, 40)], 1e-6) <= 2.0
+
+
+def test_very_many_noisy_steps_are_accounted_for_quickly_by_renyis_bound() -> None:
+    """A distribution of a hundred million steps would take minutes."""
+    started = time.process_time()
+    many = [PoissonGaussianEvent(noise_multiplier=9000.0, probability=0.1, count=10**8)]
+    assert epsilon_of(many, 1e-6) == epsilon_of(many, 1e-6, quick=True)
+    assert time.process_time() - started < 5
 
 
 def test_noise_that_cannot_be_drawn_is_refused() -> None:

@@ -100,7 +100,13 @@ def test_an_exact_job_has_no_terms() -> None:
         ({"model": "distributed"}, {}, {"/privacy": "one of them"}),
         ({"epsilon": 1}, {}, {"/privacy/model": "exact"}),
         ({"model": "distributed", "epsilon": 1, "delta": 0.4}, {}, {"/privacy/delta": "less than 1/3"}),
+        ({"model": "distributed", "epsilon": 1, "delta": 1e-300}, {}, {"/privacy/delta": "at least 1e-12"}),
         ({"model": "distributed", "epsilon": 1, "unit": "record"}, {}, {"/privacy/unit": "a site"}),
+        (
+            {"model": "local", "epsilon": 1},
+            {"update": {"clip_norm": 5e-324}},
+            {"/update/modulus_bits": "too small to be divided into steps"},
+        ),
         ({"model": "distributed", "epsilon": 1, "colluding": 3}, {}, {"/privacy/colluding": "honest"}),
         ({"model": "distributed", "epsilon": 1e-5}, {}, {"/privacy/epsilon": "larger epsilon or fewer rounds"}),
         ({"model": "distributed", "noise_multiplier": 0.001}, {}, {"/privacy/noise_multiplier": "bounds nothing"}),
@@ -164,6 +170,29 @@ def test_statistics_that_nothing_bounds_are_refused_with_the_remedy() -> None:
     assert "give the range of age" in said["/queries/3"]
     assert "/queries/1" not in said, "a table of categories is bounded"
     assert "less than 1/900" in said["/privacy/delta"], "of the rows of all sites"
+
+
+def test_where_sites_do_not_tell_their_rows_delta_is_less_than_one_of_the_sites() -> None:
+    profile = PROFILE.model_copy(update={"datasets": (DATASETS[0].model_copy(update={"rows": None}),)})
+    silent = replace(WORLD, sites=[replace(site, profile=profile) for site in WORLD.sites])
+    asked = {**ASK, "queries": BOUNDED, "privacy": {"model": "distributed", "epsilon": 1.0, "delta": 0.9}}
+    with pytest.raises(JobInvalid) as found:
+        judge_statistics(asked, silent)
+    assert "less than 1/3" in faults(found)["/privacy/delta"]
+    job = judge_statistics({**asked, "privacy": {"model": "distributed", "epsilon": 1.0}}, silent)
+    assert "how many rows" in {warning.path: warning.message for warning in job.warnings}["/privacy/delta"]
+
+
+@pytest.mark.parametrize("kind", ["quantiles", "histogram", "variance"])
+@pytest.mark.parametrize("given", [[5, 1], [1, 1], [0, 5e-324]])
+def test_a_range_without_a_width_is_refused(kind: str, given: list[float]) -> None:
+    query = {"query": kind, "columns": ["age"], "ranges": {"age": given}}
+    if kind != "variance":
+        query = {"query": kind, "column": "age", "range": given}
+    asked = {**ASK, "queries": [query], "privacy": {"model": "distributed", "epsilon": 1.0}}
+    with pytest.raises(JobInvalid) as found:
+        judge_statistics(asked, WORLD)
+    assert "must rise" in faults(found)["/queries/0"]
 
 
 def test_a_plan_says_what_noise_costs_and_which_other_would() -> None:
@@ -236,14 +265,19 @@ def test_what_cannot_protect_records_is_refused() -> None:
         (named, [10, None], {"/privacy/model": "how many rows"}),
         (named, [], {"/privacy/model": "how many rows"}),
         (grouped, [10], {"/recipe/params/normalisation": "to protect records, 'group'"}),
+        (
+            load_recipe("tabular").spec,
+            [10**12],
+            {"/recipe/params/batch_size": "larger batches, fewer epochs or fewer rounds"},
+        ),
     ]
     for spec, rows, wanted in cases:
         findings = Findings()
         asked = PrivacyPart(model="record", epsilon=1.0)
-        assert settle_steps(asked, spec, {}, rows, findings) is None
+        assert settle_steps(asked, spec, {}, rows, 1, findings) is None
         assert [error.path for error in findings.errors] == list(wanted)
         assert all(text in error.message for error, text in zip(findings.errors, wanted.values(), strict=True))
-    assert settle_steps(asked, grouped, {"normalisation": "group"}, [10], Findings()) is not None
+    assert settle_steps(asked, grouped, {"normalisation": "group"}, [10], 1, Findings()) is not None
     with pytest.raises(JobInvalid) as found:
         judge_statistics({**ASK, "queries": BOUNDED, "privacy": {"model": "record", "epsilon": 1.0}}, WORLD)
     assert "as it trains" in faults(found)["/privacy/model"]
