@@ -99,7 +99,7 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     assert (parts[bad.id]["round_id"], parts[agents[1].id]["code"]) == (round_id, None)
     person = Principal("usr_x", "Ada", (Grant(Role.ADMIN),))
     cases = world.use_cases
-    source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, cases.operations, tuple)  # type: ignore[arg-type]
+    source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, cases.operations, None, tuple)  # type: ignore[arg-type]
     view = CoordinatorViewModel(source, person, "Ada")
     shown = await view.job(job["id"])
     assert [part.faults for part in shown.parts] == [tuple(part["faults"].items()) for part in parts.values()]

@@ -131,7 +131,7 @@ async def test_a_key_that_is_not_its_own_in_its_name_is_an_alarm(
     assert alarm["kind"] == FOREIGN
     assert foreign.keyid in alarm["detail"]
     assert Alarms(site.state).told()[0].kind == FOREIGN
-    assert capsys.readouterr().out.count("site.alarm") == 1
+    assert "".join(capsys.readouterr()).count("site.alarm") == 1
     assert Alarms(site.state).clear() == 1
     await site.watch.look()
     assert site.alarms == [FOREIGN], "it is still certified, so it is found again"
