@@ -65,6 +65,7 @@ async def audit_training(
     *,
     regression: bool,
     random: np.random.Generator,
+    confidence: float = CONFIDENCE,
 ) -> AuditFinding:
     """Train once with canaries, and return what the guesses about the coins refute. UndersongError."""
     rows = random.permutation(np.concatenate([data.train, data.test]))
@@ -88,7 +89,7 @@ async def audit_training(
     losses = await trainer.losses(model, canaries, _unheard, label=label)
     made = guess(-losses, coins, int(GUESSED * count))
     delta = 0.0 if claim is None else claim.delta
-    bound = epsilon_lower_bound(made, delta, CONFIDENCE)
+    bound = epsilon_lower_bound(made, delta, confidence)
     figures = {
         "canaries": made.canaries,
         "guesses": made.guesses,
@@ -100,8 +101,9 @@ async def audit_training(
     sentence = (
         f"{made.right} of {made.guesses} guesses about {made.canaries} rows with random labels were right, so one "
         f"row's epsilon is at least {bound:.2f} at delta {delta:g}"
+        + (f"; the claim for one row is {claim.epsilon:.3g}" if claim is not None else "")
     )
-    return AuditFinding(AuditKind.ONE_RUN_TRAINING, sentence, figures, bound, claim, CONFIDENCE)
+    return AuditFinding(AuditKind.ONE_RUN_TRAINING, sentence, figures, bound, claim, confidence)
 
 
 async def _noisy_course(

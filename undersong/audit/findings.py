@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
+from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.secagg.private import expected_event
+from undersong.shared.wire.privacy import MAX_EPSILON, MIN_NOISE, PrivacyModel, PrivacyTerms, PrivacyUnit
 
 CONFIDENCE: Final = 0.95
 
@@ -42,6 +44,17 @@ class Claim:
     def of(cls, terms: PrivacyTerms) -> "Claim":
         """Return the claim of a round's terms, which is that of its whole job."""
         return cls(terms.epsilon, terms.delta, terms.unit, terms.model)
+
+    @classmethod
+    def of_row(cls, terms: PrivacyTerms) -> "Claim":
+        """Return what noise that protects sites claims of one row of a site.
+
+        Without the row the site sends another update, two clip norms away at most, and not none, which is one away: the
+        cost is that of half the noise.
+        """
+        event = expected_event(terms.model, max(terms.noise_multiplier / 2, MIN_NOISE), terms.rounds)
+        epsilon = min(epsilon_of([event], terms.delta), MAX_EPSILON)  # more refutes nothing
+        return cls(epsilon, terms.delta, PrivacyUnit.RECORD, terms.model)
 
     def document(self) -> dict[str, Any]:
         """For the registry and scripts."""

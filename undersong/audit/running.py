@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from undersong.audit.canaries import NoisyRounds, audit_training
-from undersong.audit.findings import AuditFinding, AuditKind, Claim
+from undersong.audit.findings import CONFIDENCE, AuditFinding, AuditKind, Claim
 from undersong.audit.inversion import audit_inversion
-from undersong.audit.mechanism import audit_mechanism
+from undersong.audit.mechanism import audit_mechanism, noise_of
 from undersong.audit.membership import Membership
 from undersong.audit.trainer import Trainer, declared, rows_of
 from undersong.client.types import Version
@@ -82,18 +82,20 @@ async def run_audits(subject: AuditSubject, plan: AuditPlan, folder: Path, bars:
     data = rows_of(entry, wanted)
     files = () if entry.path is None else (entry.path,)
     found: list[AuditFinding | None] = []
+    confidence, length = confidence_of(subject, plan), subject.target.schema.length
     if AuditKind.ONE_RUN_MECHANISM in plan.only:
-        found.append(audit_mechanism(manifest, subject.target.schema.length, bars(AuditKind.ONE_RUN_MECHANISM)))
+        bar = bars(AuditKind.ONE_RUN_MECHANISM)
+        found.append(audit_mechanism(manifest, length, bar, confidence=confidence))
     noise = None if manifest.privacy is None else manifest.privacy.record_noise
     async with Trainer(
         folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device, noise
     ) as trainer:
-        found += await _with_recipe(subject, plan, trainer, data, bars)
+        found += await _with_recipe(subject, plan, trainer, data, bars, confidence)
     return [finding for finding in found if finding is not None]
 
 
 async def _with_recipe(
-    subject: AuditSubject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars
+    subject: AuditSubject, plan: AuditPlan, trainer: Trainer, data: Dataset, bars: Bars, confidence: float
 ) -> list[AuditFinding | None]:
     random = np.random.default_rng(secrets.randbits(128) if plan.seed is None else plan.seed)
     manifest, rounds = subject.manifest, max(1, subject.manifest.number)
@@ -101,11 +103,13 @@ async def _with_recipe(
     found: list[AuditFinding | None] = []
     if AuditKind.ONE_RUN_TRAINING in plan.only:
         noisy = NoisyRounds.of(manifest, subject.target.schema.length)
-        claim = subject.claim if noisy is not None or _speaks_of_training(subject.claim) else None
         bar = bars(AuditKind.ONE_RUN_TRAINING)
         found.append(
-            await audit_training(trainer, data, rounds, claim, noisy, bar, regression=regression, random=random)
-        )
+            await audit_training(
+                trainer, data, rounds, _claim_of_training(subject, noisy), noisy, bar,
+                regression=regression, random=random, confidence=confidence,
+            )
+        )  # fmt: skip
     if {AuditKind.LOSS_THRESHOLD, AuditKind.LIRA_OFFLINE} & set(plan.only):
         attack = Membership(trainer, data, regression=regression, random=random)
         found.append(await attack.loss_threshold(subject.target, bars(AuditKind.LOSS_THRESHOLD)))
@@ -117,9 +121,19 @@ async def _with_recipe(
     return found
 
 
-def _speaks_of_training(claim: Claim | None) -> bool:
-    """Return whether a claim is about the recipe's training itself, so that no noise has to be added to it."""
-    return claim is not None and (claim.given or claim.model is PrivacyModel.RECORD)
+def confidence_of(subject: AuditSubject, plan: AuditPlan) -> float:
+    """Return the confidence of each lower bound, so that all that may refute a claim are right together with 95 %."""
+    noisy = noise_of(subject.manifest, subject.target.schema.length) is not None
+    both = {AuditKind.ONE_RUN_MECHANISM, AuditKind.ONE_RUN_TRAINING} <= set(plan.only)
+    return 1 - (1 - CONFIDENCE) / 2 if noisy and both else CONFIDENCE
+
+
+def _claim_of_training(subject: AuditSubject, noisy: NoisyRounds | None) -> Claim | None:
+    """Return what is claimed of one row of the audited training; None where its noise is not that of a claim."""
+    claim, terms = subject.claim, subject.manifest.privacy
+    if claim is None or claim.given or claim.model is PrivacyModel.RECORD:
+        return claim
+    return Claim.of_row(terms) if noisy is not None and terms is not None else None
 
 
 def _is_regression(version: Version, manifest: RoundManifest) -> bool:

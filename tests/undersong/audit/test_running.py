@@ -85,7 +85,9 @@ async def test_noise_of_the_round_keeps_the_claim_in_training_too(
     assert (mechanism.kind, training.kind) == (AuditKind.ONE_RUN_MECHANISM, AuditKind.ONE_RUN_TRAINING)
     assert training.figures["with_noise"]
     assert training.figures["rounds"] == 3
-    assert training.claim == Claim.of(terms)
+    assert training.claim == Claim.of_row(terms)
+    assert training.claim.epsilon > 1.9 * Claim.of(terms).epsilon, "one row can move an update by two clip norms"
+    assert (mechanism.confidence, training.confidence) == (0.975, 0.975), "both bounds hold together with 95 %"
     assert not training.broken
 
 
