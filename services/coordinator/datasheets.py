@@ -23,6 +23,7 @@ from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound, no_such
 from undersong.shared.identity.authority import Identity
 from undersong.shared.ids import VersionId
+from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.transparency.datasheet import (
     SheetAudit,
     SheetRecipe,
@@ -254,6 +255,7 @@ async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Relea
         and (made is None or made.covers(record))
         and (
             record.round.phase is Phase.PUBLISHED
+            or _seen_one_by_one(record)
             or (
                 record.manifest.manifest.number not in published
                 and last[record.manifest.manifest.number] == record.round.id
@@ -261,6 +263,12 @@ async def _releases(tx: Transaction, job: Job, made: _Made | None) -> list[Relea
             )
         )
     ]
+
+
+def _seen_one_by_one(record: StoredRound) -> bool:
+    """Return whether the aggregator saw updates of a round whatever became of it: each attempt is a release to it."""
+    facts = ENGINES.get(record.manifest.manifest.engine)
+    return facts is not None and facts.sees_updates and record.round.got > 0
 
 
 def _may_be_open(record: StoredRound, job: Job) -> bool:

@@ -159,7 +159,9 @@ def _planned_epsilon(
 def _ahead(account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Release]) -> list[PrivacyEvent]:
     """Return what the version's own job may still release, as one event."""
     own = [release for release in noisy if release.manifest.job_id == account.subject.job_id]
-    left = planned.rounds - len(own) if planned is not None else 0
+    done = [release.manifest.number for release in own if release.contributors is not None]
+    failed = {release.manifest.number for release in own} - set(done)  # of any number of attempts, one of the plan
+    left = planned.rounds - len(done) - len(failed) if planned is not None else 0
     if planned is None or left <= 0:
         return []
     event = own[-1].event if own else expected_event(planned.model, planned.noise_multiplier, steps=planned.steps)
@@ -212,8 +214,10 @@ def _gaps(account: SheetFacts) -> Iterator[SheetGap]:
         yield SheetGap(
             what="rounds that failed while their sum was being opened",
             releases=count,
-            why="what was seen of their sums is not known; those with noise are counted in the claims as released",
+            why="what was seen of their sums, or of each update where the aggregator sees them, is not known; those "
+            "with noise are counted in the claims as released",
         )
+    yield from _other_units(account.releases)
     for version_id in account.unknown:
         yield SheetGap(
             what=f"the origin of {version_id}",
@@ -228,6 +232,24 @@ def _gaps(account: SheetFacts) -> Iterator[SheetGap]:
     yield SheetGap(what="other jobs", why=_OTHER_JOBS)
     yield SheetGap(what="the data's description", why=_SCHEMA)
     yield SheetGap(what="side channels", why=_SIDE_CHANNELS)
+
+
+def _other_units(releases: Sequence[Release]) -> Iterator[SheetGap]:
+    """Say what noise that protects one unit leaves open for the other, where a version rests on both."""
+    counts = Counter(release.unit for release in releases)
+    if not (counts[PrivacyUnit.SITE] and counts[PrivacyUnit.RECORD]):
+        return
+    yield SheetGap(
+        what="rounds whose noise protects records, for a site",
+        releases=counts[PrivacyUnit.RECORD],
+        why="nothing bounds there what all records of one site say together; the claim for a site does not cover them",
+    )
+    yield SheetGap(
+        what="rounds whose noise protects sites, for a record",
+        releases=counts[PrivacyUnit.SITE],
+        why="the claim for a record does not cover them; one record moves its site's update by two clip norms at most, "
+        "so they cost a record at most what half their noise would",
+    )
 
 
 _OTHER_JOBS: Final = (

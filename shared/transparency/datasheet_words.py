@@ -47,6 +47,8 @@ def headline(datasheet: Datasheet) -> str:
         return "Sums were opened exactly: no epsilon bounds what this version tells about a site or a record."
     beside = bounded[0].exact
     claimed = " ".join(_claimed(claim) for claim in bounded)
+    if len(bounded) > 1:
+        claimed += " Neither of the two covers the other's rounds."
     return claimed if not beside else f"{claimed} Not covered: {_count(beside, 'exact answer')} from the same data."
 
 
@@ -121,7 +123,9 @@ def _claims(datasheet: Datasheet) -> Iterator[Section]:
     if not datasheet.claims:
         yield Section("Claims", ("None: no round of this version or of what it was trained from had noise.",))
     for claim in datasheet.claims:
-        yield Section(f"Claim for each {claim.unit}", (_claimed(claim), _assumed(claim)), (), tuple(_facts(claim)))
+        yield Section(
+            f"Claim for each {claim.unit}", (_claimed(claim), _assumed(claim, datasheet)), (), tuple(_facts(claim))
+        )
 
 
 def _claimed(claim: SheetClaim) -> str:
@@ -137,10 +141,14 @@ def _claimed(claim: SheetClaim) -> str:
     )
 
 
-def _assumed(claim: SheetClaim) -> str:
-    if not claim.exact:
+def _assumed(claim: SheetClaim, datasheet: Datasheet) -> str:
+    others = sum(other.released for other in datasheet.claims if other.unit != claim.unit)
+    beside = (f"{_count(others, 'round')} whose noise protects another unit",) if others else ()
+    if claim.exact:
+        beside = (_count(claim.exact, "exact answer"), *beside)
+    if not beside:
         return "No exact answer from the same data was released beside them."
-    return f"{_count(claim.exact, 'exact answer')} beside them: no bound holds for all of it together."
+    return f"{' and '.join(beside)} beside them: no bound here holds for all of it together."
 
 
 def _facts(claim: SheetClaim) -> Iterator[tuple[str, str]]:
@@ -177,7 +185,7 @@ def _audits(datasheet: Datasheet) -> Section:
 
 def _audit(one: SheetAudit) -> tuple[str, ...]:
     bound = NONE if one.epsilon_lower_bound is None else f"{one.epsilon_lower_bound:.4g}"
-    sure = "" if one.confidence is None else f" at {one.confidence:.0%} confidence"
+    sure = "" if one.confidence is None else f" at {100 * one.confidence:.3g}% confidence"
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in one.figures.items())
     broken = "yes" if one.broken else "no"
     return one.kind, bound + sure, broken, one.sentence, figures or NONE, f"{one.recorded_by}, {_day(one.recorded_at)}"

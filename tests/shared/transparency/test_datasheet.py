@@ -111,6 +111,32 @@ def test_units_are_never_added_up() -> None:
     assert {cost.unit: cost.epsilon for cost in together(costs)} == {cost.unit: cost.epsilon for cost in costs}
 
 
+def test_noise_for_one_unit_is_no_claim_for_the_other() -> None:
+    """A version trained on with noise for records, from one with noise for sites."""
+    steps = {"count": 5, "probability": 0.1, "clip_norm": 1.0}
+    inside = terms("record", unit="record", steps=steps)
+    record = Release(manifest(privacy=inside, job_id="job_1"), 3, 1000)
+    made = make_datasheet(SheetFacts(SUBJECT, (noisy(job="job_0"), noisy(job="job_0"), record), inside), NOW)
+    assert [(claim.unit, claim.released) for claim in made.claims] == [("site", 2), ("record", 1)]
+    found = gaps(made)
+    assert found["rounds whose noise protects records, for a site"] == 1
+    assert found["rounds whose noise protects sites, for a record"] == 2
+    assert "Neither of the two covers the other's rounds." in headline(made)
+    text = markdown_page(title_of(made), sections(made))
+    assert "2 rounds whose noise protects another unit beside them" in text
+    assert "1 round whose noise protects another unit beside them" in text
+    assert "No exact answer" not in text
+    assert "rounds whose noise protects records, for a site" not in gaps(sheet(noisy()))
+
+
+def test_attempts_at_a_round_that_failed_do_not_shorten_the_plan() -> None:
+    one = noisy()
+    failed = replace(one, contributors=None)
+    (claim,) = sheet(one, failed).claims
+    assert claim.released == 2
+    assert claim.planned_epsilon == pytest.approx(epsilon_of([one.event] * 11, 1e-6))
+
+
 def test_many_different_costs_are_told_quickly_and_never_too_small() -> None:
     events = tuple(PoissonGaussianEvent(noise_multiplier=1 + at / 9, probability=0.1, count=9) for at in range(5))
     tight, told = epsilon_of(events, 1e-5), UnitCost(PrivacyUnit.RECORD, 5, events, 1e-5).epsilon
