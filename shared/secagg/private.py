@@ -64,6 +64,8 @@ def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
     sigma = noise_of_site(manifest, length)
     if terms.model is PrivacyModel.DISTRIBUTED:
         return ZeroConcentratedEvent(rho=sum_rho(sigma, bound, length, terms.min_sites))
+    if terms.model is PrivacyModel.SERVER:
+        site_sigma(terms.noise_multiplier, bound, 1)  # on a coarser grid it is no longer close to a Gaussian
     return GaussianEvent(noise_multiplier=terms.noise_multiplier)
 
 

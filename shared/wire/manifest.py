@@ -230,6 +230,8 @@ class RoundManifest(Digestible):
             raise ValueError("noise on a sum of updates protects sites, noise inside a recipe records")
         if self.kind is RoundKind.STATISTICS and terms.unit is not PrivacyUnit.RECORD:
             raise ValueError("noise on statistics protects records")
+        if self.kind is RoundKind.STATISTICS and terms.model is PrivacyModel.RECORD:
+            raise ValueError("a recipe adds noise as it trains, and to no statistics")
 
     def seed_of(self, site_id: SiteId) -> int:
         """Return the seed of 63 bits that a site's recipe gets.

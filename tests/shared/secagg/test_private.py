@@ -140,6 +140,10 @@ def test_distributed_noise_costs_as_much_as_a_gaussian_of_the_minimum_cohort() -
         (private("distributed", encoding=CLIPPED.model_copy(update={"clip_norm": None})), "clip norm"),
         (private("distributed", encoding=CLIPPED.model_copy(update={"bound": 3, "scale": 3.0}), noise=0.05), "4"),
         (private("distributed", noise=500.0), "more than can be drawn"),
+        (
+            private("server", 0.05, "twoserver", encoding=CLIPPED.model_copy(update={"bound": 3, "scale": 3.0})),
+            "steps of the grid, fewer than 4",
+        ),
         (private("local", encoding=CLIPPED.model_copy(update={"modulus_bits": 24})), "raise update.modulus_bits"),
     ],
 )
@@ -158,6 +162,12 @@ def test_a_recipe_that_promises_noise_is_not_taken_at_its_word() -> None:
 def test_rounds_that_add_no_noise_have_no_terms(kind: RoundKind) -> None:
     with pytest.raises(ValueError, match="only a round that trains"):
         manifest(kind, privacy=private("local").privacy)
+
+
+def test_statistics_are_not_charged_as_noisy_steps_of_training() -> None:
+    """Their sums would be exact, and the charge that of the steps."""
+    with pytest.raises(ValueError, match="to no statistics"):
+        manifest(RoundKind.STATISTICS, privacy=private("record").privacy, length=4)
 
 
 def test_the_widest_noise_is_the_samplers() -> None:
