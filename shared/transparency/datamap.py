@@ -176,12 +176,16 @@ def _messages(facts: EngineFacts) -> Iterator[Flow]:
         )
 
 
+def _small_counts(terms: PrivacyTerms | None) -> str:
+    return "small counts are withheld" if terms is None else "small counts are told as they are with their noise"
+
+
 def _results(job: MappedJob) -> Iterator[Flow]:
     noise = "with noise" if job.terms is not None else "exact"
     if job.model is None:
         yield Flow(
             what="answers",
-            form=f"figures over all sites that took part ({noise}); small counts are withheld",
+            form=f"figures over all sites that took part ({noise}); {_small_counts(job.terms)}",
             to="coordinator",
             readable_by="the operators of aggregator and coordinator, and people with a role in the federation",
             kept=WITH_THE_JOB,

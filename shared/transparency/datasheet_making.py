@@ -291,8 +291,8 @@ def _nist(account: SheetFacts, claims: Sequence[SheetClaim], engines: Sequence[S
     yield _topic(
         "Composition and privacy budget",
         "Claims",
-        "the rounds above are composed exactly; budgets are the owners' own: each site's ledger charges every job and "
-        "refuses what its budget does not cover",
+        "the rounds above are composed by the accountant that is named; budgets are the owners' own: each site's "
+        "ledger charges every job and refuses what its budget does not cover",
     )
     groups = len(account.utility.groups)
     yield _topic(
@@ -314,7 +314,7 @@ def _sensitivity(claims: Sequence[SheetClaim]) -> str:
     norms = sorted({one.clip_norm for claim in claims for one in claim.mechanisms if one.clip_norm is not None})
     if norms:
         said = ", ".join(f"{norm:g}" for norm in norms)
-        return f"each contribution is clipped to an L2 norm of {said}, which rounding to integers keeps"
+        return f"each contribution is clipped to an L2 norm of {said}; what rounding to integers adds is counted in"
     return "bounds of each measure" if claims else "none"
 
 

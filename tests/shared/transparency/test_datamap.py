@@ -56,6 +56,9 @@ def test_noise_is_told_with_what_it_bounds() -> None:
     assert any("with noise that the site adds" in flow.form for flow in noisy.flows)
     by_servers = mapped("twoserver", terms=terms("server"))
     assert not any("noise that the site adds" in flow.form for flow in by_servers.flows)
+    (exact,), (told,) = (mapped(model=None, queries=("mean",), terms=each).results for each in (None, terms()))
+    assert exact.form.endswith("(exact); small counts are withheld")
+    assert told.form.endswith("(with noise); small counts are told as they are with their noise")
 
 
 def test_the_document_is_whole_in_every_form() -> None:
