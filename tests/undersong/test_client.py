@@ -16,11 +16,32 @@ import pytest
 
 from undersong import unasync
 from undersong.client import ApiError, AsyncClient, Client, UndersongError, UnreachableError, calls, wire
+from undersong.client.types import Job
+from undersong.datamap import datamap_of
 from undersong.profile import Profile
 from undersong.shared.clock import utc_now
 from undersong.shared.identity.transport import TransportAuthority
 
 JOB = {"id": "job_1", "name": "j", "federation_id": "fed_1", "state": "running", "spec": {"rounds": 2}}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_data_map_of_a_private_job_that_has_not_trained_yet(server: Any, begun: bool) -> None:
+    """The round that standardises columns is exact; what the job promises of training is not changed by that."""
+    terms = {"model": "distributed", "unit": "site", "noise_multiplier": 5.0, "delta": 1e-6, "epsilon": 4.0,
+             "rounds": 10, "min_sites": 3, "colluding": 0}  # fmt: skip
+    spec = {"engine": "pairwise", "model": {"name": "heart"}, "recipe": {"name": "tabular"}, "evaluation": {"every": 0}}
+    rounds = [{"id": "rnd_1", "job_id": "job_1", "number": 0, "kind": "statistics", "phase": "open"}]
+    profile = {"recipes": [{"name": "tabular", "statistics": True}]}
+    server.say("GET /v1/jobs/job_1/rounds", {"items": rounds if begun else [], "next": None})
+    server.say("GET /v1/jobs/job_1/participation", {"items": [], "next": None})
+    site = {"id": "site_1", "name": "north", "federation_id": "fed_1", "profile": profile}
+    server.say("GET /v1/sites?federation_id=fed_1", {"items": [site], "next": None})
+    with Client(server.profile) as client:
+        found = datamap_of(client, Job.model_validate({**JOB, "spec": spec, "privacy": terms}))
+    assert found.noise.startswith("epsilon 4 at delta 1e-06")
+    assert [flow.form for flow in found.results] == ["the model's parameters, made of the opened sums (with noise)"]
+    assert "sums that standardise columns" in {flow.what for flow in found.flows}
 
 
 def test_lists_are_read_to_their_end(server: Any) -> None:
