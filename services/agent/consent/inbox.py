@@ -83,11 +83,15 @@ class Inbox:
         found = self._standing(digest, request, automatic=automatic)
         if found.state in REFUSED:
             raise TaskFailure(CONSENT_DENIED, "this site's owner does not consent to this job, or does no longer")
-        if found.state in GIVEN or (found.state is ConsentState.USED_UP and self._ran(digest, place) is not None):
+        again = found.state in GIVEN | {ConsentState.USED_UP} and self._ran(digest, place) is not None
+        room = found.state in GIVEN and request.has_room(manifest.kind, self._ran_by_kind(digest), found.runs_left or 0)
+        if again or room:
             self._run(digest, place)
             return
         log.info("consent.waiting", job_id=request.job_id, request=digest, state=found.state.value)
         why = _OVER.get(found.state, "")
+        if found.state in GIVEN:
+            why = f"; all rounds of kind {manifest.kind} that were approved are used up, the others are for noisy ones"
         raise TaskFailure(CONSENT_WAITING, f"this job waits for the consent of the site's owner{why}")
 
     def notes(self, policy: Policy) -> tuple[ConsentNote, ...]:
@@ -283,6 +287,13 @@ class Inbox:
                 "SELECT run FROM consent_runs WHERE request = ? AND kind = ? AND number = ?", (digest, *place)
             ).fetchone()
         return int(row[0]) if row is not None else None
+
+    def _ran_by_kind(self, digest: str) -> dict[str, int]:
+        """Return how many rounds of each kind were run."""
+        with self.store.reading() as db:
+            return dict(
+                db.execute("SELECT kind, count(*) FROM consent_runs WHERE request = ? GROUP BY kind", (digest,))
+            )
 
     def _run(self, digest: str, place: tuple[str, int]) -> None:
         """Count a run in the database and in the file beside it, before anything is computed."""

@@ -22,6 +22,9 @@ _ASKED: Final = ("job_measures", "min_cell", "min_sites")
 """What stays the same in the parameters of a statistics job's rounds."""
 
 
+_ALL_COLUMNS: Final = "all that the policy allows: the request names none"
+
+
 class ConsentRequest(Digestible):
     """A job as its rounds' manifests describe it; its digest is what owners sign."""
 
@@ -47,6 +50,18 @@ class ConsentRequest(Digestible):
     def planned(self, kind: RoundKind) -> PlannedRounds | None:
         """Return the rounds of this kind."""
         return next((each for each in self.job.planned if each.kind is kind), None)
+
+    def has_room(self, kind: RoundKind, run: Mapping[str, int], left: int) -> bool:
+        """Return whether one more round of this kind is among the `left` runs that are approved.
+
+        `run`: how many rounds of each kind were run. In a job with noise the runs that its rounds with noise still need
+        are not spent on exact answers.
+        """
+        own = self.planned(kind)
+        if own is None or own.privacy is not None or all(each.privacy is None for each in self.job.planned):
+            return True
+        needed = sum(max(0, each.rounds - run.get(str(each.kind), 0)) for each in self.job.planned)
+        return run.get(str(kind), 0) < own.rounds or left > needed
 
     def epsilon(self, unit: PrivacyUnit, delta: float) -> float:
         """Return what all rounds may cost each unit at a delta, as they claim: the sum over kinds of rounds.
@@ -91,6 +106,8 @@ def request_of(manifest: RoundManifest) -> ConsentRequest | None:
         raise _misfit("the round has another clip norm than planned")
     label = manifest.data.label
     read = {*manifest.data.features, *([label] if label is not None else [])}
+    if not manifest.data.features and set(job.columns) - read:
+        raise _misfit("a round that names no column reads all of them, and the request names some")
     if hidden := sorted(read - set(job.columns)):
         raise _misfit(f"columns are read that the request does not name: {', '.join(hidden)}")
     asked = manifest.recipe.name == STATISTICS
@@ -136,7 +153,7 @@ def fields_of(request: ConsentRequest) -> dict[str, Any]:
         "recipe code": request.recipe_digest,
         "parameters": request.params,
         "data set": request.dataset,
-        "columns": list(request.job.columns),
+        "columns": list(request.job.columns) if set(request.job.columns) - {request.label} else _ALL_COLUMNS,
         "label": request.label,
         "engine": f"{request.engine} (who sees a single update: {facts.wording.seen_by})",
         "how updates are hidden": facts.wording.protection,

@@ -90,6 +90,36 @@ def test_a_round_waits_until_enough_owners_approve_and_ends_with_its_runs(folder
     refused(inbox, numbered(4), "consent-waiting")
 
 
+def test_runs_for_rounds_with_noise_are_not_spent_on_exact_answers(folder: Path) -> None:
+    inbox = inbox_of(folder)
+    job = {**JOB, "planned": [{**JOB["planned"][0], "privacy": TERMS}, JOB["planned"][1]]}
+
+    def exact(number: int) -> RoundManifest:
+        return numbered(number, request=job, kind="evaluate")
+
+    refused(inbox, exact(1), "consent-waiting")
+    (entry,) = inbox.entries()
+    inbox.decide(entry.digest, ALICE, "approve")
+    inbox.check(ASKED, exact(1))
+    inbox.check(ASKED, exact(1))
+    refused(inbox, exact(2), "consent-waiting")
+    inbox.check(ASKED, numbered(3, request=job, privacy=TERMS))
+    inbox.decide(entry.digest, ALICE, "approve", runs=2)
+    refused(inbox, exact(4), "consent-waiting")
+    inbox.decide(entry.digest, ALICE, "approve", runs=3)
+    inbox.check(ASKED, exact(4))
+    refused(inbox, exact(5), "consent-waiting")
+
+
+def test_a_round_that_names_no_column_reads_all_and_is_not_what_was_asked(folder: Path) -> None:
+    inbox, everything = inbox_of(folder), {"data": {"dataset": "heart", "label": "sick"}}
+    refused(inbox, changed(request=JOB, **everything), "manifest-request")
+    named = request_of(ROUND)
+    assert named is not None and fields_of(named)["columns"] == ["age", "sick"]
+    unnamed = request_of(changed(request={**JOB, "columns": ["sick"]}, **everything))
+    assert unnamed is not None and "names none" in fields_of(unnamed)["columns"]
+
+
 def test_a_revocation_holds_for_the_next_round(folder: Path) -> None:
     inbox = inbox_of(folder)
     refused(inbox, ROUND, "consent-waiting")
