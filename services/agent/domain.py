@@ -15,7 +15,7 @@ from undersong.services.agent.budgets import PrivacyRule
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
 from undersong.shared.statistics.measures import MeasureInvalid, asked_of
-from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.manifest import STATISTICS_RECIPE, RoundKind, RoundManifest
 from undersong.shared.wire.profiles import DatasetSchema, schema_fault
 
 PROTOCOLS = (1,)  # this version, and the one before once there is one
@@ -23,7 +23,7 @@ EVERYTHING = "*"
 OWN_FEDERATION = "own"
 DATALESS_KINDS = frozenset({"initialise"})  # reads shapes only and releases nothing about the data
 STANDARDISE = "standardise"  # of a policy's kinds: the sums by which a training job scales its columns
-STATISTICS = "statistics"  # the recipe of statistics jobs
+STATISTICS = STATISTICS_RECIPE
 POLICY_UNREADABLE: Final = "policy-unreadable"
 CONSENT_WAITING: Final = "consent-waiting"
 CONSENT_DENIED: Final = "consent-denied"

@@ -22,7 +22,7 @@ from undersong.shared.secagg.quantise import (
     scale_of,
     squared_norm_bound,
 )
-from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
+from undersong.shared.wire.manifest import STATISTICS_RECIPE, Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     GaussianEvent,
     NoisySteps,
@@ -56,6 +56,10 @@ def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
     terms = manifest.privacy
     if terms is None:
         return None if manifest.kind is RoundKind.INITIALISE else NonPrivateEvent()
+    if manifest.kind is RoundKind.STATISTICS and manifest.recipe.name != STATISTICS_RECIPE:
+        raise NoiseMisplanned(f"nothing bounds what one record changes in the sums of recipe {manifest.recipe.name}")
+    if _encoding(manifest).max_weight != 1:
+        raise NoiseMisplanned("noise needs the same weight for every site")
     if terms.record_noise is not None:
         return terms.record_noise.event
     if fault := misplaced(terms.model, engine_facts(manifest.engine)):

@@ -23,6 +23,8 @@ SEED_CONTEXT: Final = b"undersong/seed/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
 AUDIT_CONTEXT: Final = b"undersong/audit/1\0"
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
+STATISTICS_RECIPE: Final = "statistics"
+"""The recipe of statistics jobs: of its sums alone is known what one record changes in them."""
 MOST_REASON: Final = 2000
 """Characters of a job's reason."""
 

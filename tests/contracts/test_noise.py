@@ -18,7 +18,7 @@ from undersong.shared.secagg.private import (
     sensitivity,
 )
 from undersong.shared.secagg.quantise import unpack
-from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.wire.manifest import STATISTICS_RECIPE, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import GaussianEvent, PrivacyModel, PrivacyTerms, PrivacyUnit
 
 CLIP = 2.0
@@ -48,7 +48,8 @@ def private(engine: str, model: PrivacyModel, kind: RoundKind, noise: float = 0.
         encoding = plan_noisy(summands=count, clip_norm=CLIP, modulus_bits=bits, terms=terms)
         return manifest_of(engine, kind, privacy=terms, encoding=encoding)
     encoding = plan_multiples(summands=count, length=VALUES, terms=terms)
-    return manifest_of(engine, kind, privacy=terms, encoding=encoding, length=VALUES)
+    recipe = {"name": STATISTICS_RECIPE, "digest": "0" * 64}
+    return manifest_of(engine, kind, privacy=terms, encoding=encoding, length=VALUES, recipe=recipe)
 
 
 def exact(manifest: RoundManifest, round_: Round) -> Any:

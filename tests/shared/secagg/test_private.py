@@ -137,6 +137,7 @@ def test_distributed_noise_costs_as_much_as_a_gaussian_of_the_minimum_cohort() -
             "proves an update's norm",
         ),
         (private("distributed", encoding=manifest().encoding), "same weight"),
+        (private("record", encoding=manifest().encoding), "same weight"),
         (private("distributed", encoding=CLIPPED.model_copy(update={"clip_norm": None})), "clip norm"),
         (private("distributed", encoding=CLIPPED.model_copy(update={"bound": 3, "scale": 3.0}), noise=0.05), "4"),
         (private("distributed", noise=500.0), "more than can be drawn"),
@@ -150,6 +151,19 @@ def test_distributed_noise_costs_as_much_as_a_gaussian_of_the_minimum_cohort() -
 def test_a_round_that_cannot_keep_its_terms_has_no_cost(made: RoundManifest, says: str) -> None:
     with pytest.raises(Refusal, match=says):
         event_of(made, LENGTH)
+
+
+def test_noise_on_sums_of_other_recipes_than_statistics_bounds_nothing() -> None:
+    """What one record changes is known of the sums that the statistics recipe makes, and of no other's."""
+    asked = {**terms("local", 2.0, 2).model_dump(), "unit": "record"}
+    room = CLIPPED.model_copy(update={"clip_norm": None})
+    made = manifest(RoundKind.STATISTICS, engine="pairwise", privacy=asked, encoding=room, length=LENGTH)
+    with pytest.raises(Refusal, match="recipe null"):
+        event_of(made, LENGTH)
+    named = made.recipe.model_copy(update={"name": "statistics"})
+    assert event_of(made.model_copy(update={"recipe": named}), LENGTH) == GaussianEvent(noise_multiplier=2.0)
+    with pytest.raises(ValueError, match="to no statistics"):
+        private("record", kind=RoundKind.STATISTICS)
 
 
 def test_a_recipe_that_promises_noise_is_not_taken_at_its_word() -> None:

@@ -103,7 +103,8 @@ def test_ancestors_are_composed_and_another_strength_gets_a_line_of_its_own() ->
 
 def test_units_are_never_added_up() -> None:
     room = {"modulus_bits": 64, "max_summands": 3, "bound": 2**40, "scale": 2.0**20, "max_weight": 1}
-    asked = {"engine": "pairwise", "length": 4, "encoding": room, "privacy": terms(unit="record")}
+    recipe = {"name": "statistics", "digest": "0" * 64}
+    asked = {"engine": "pairwise", "length": 4, "encoding": room, "privacy": terms(unit="record"), "recipe": recipe}
     record = Release(manifest(RoundKind.STATISTICS, **asked), 3)
     site = noisy()
     costs = costs_of([record, site, site])
