@@ -35,6 +35,7 @@ _QUICK_INTERVAL: Final = 1e-3
 _MOST_STEPS: Final = 10**6
 """Noisy steps that a privacy loss distribution is made for: one of more takes minutes, and Rényi's bound stands."""
 _MOST_STEPS_QUICK: Final = 10**5  # with the coarser interval it is no tighter than Rényi's bound from here
+_MOST_SAMPLES: Final = 32  # kinds of noisy steps, each of which has a distribution of its own
 _CLOSE: Final = 1e-4  # relative: how near calibrated noise comes to the least noise
 
 
@@ -63,15 +64,20 @@ def _epsilon(merged: tuple[PrivacyEvent, ...], delta: float, quick: bool) -> flo
     from dp_accounting.pld import PLDAccountant
 
     planned = _composed(_renyi_accountant(merged), merged, delta)
-    steps = sum(event.count for event in merged if isinstance(event, PoissonGaussianEvent))
-    if (
-        any(isinstance(event, ZeroConcentratedEvent) for event in merged)
-        or planned > _MOST_BY_DISTRIBUTION
-        or steps > (_MOST_STEPS_QUICK if quick else _MOST_STEPS)
-    ):
+    if not _has_distribution(merged, quick=quick) or planned > _MOST_BY_DISTRIBUTION:
         return planned
     interval = _QUICK_INTERVAL if quick else _INTERVAL
     return min(planned, _composed(PLDAccountant(value_discretization_interval=interval), merged, delta))
+
+
+def _has_distribution(merged: Sequence[PrivacyEvent], *, quick: bool) -> bool:
+    """Return whether there is a privacy loss distribution of these events, and it takes seconds at most."""
+    sampled = [event for event in merged if isinstance(event, PoissonGaussianEvent)]
+    return (
+        not any(isinstance(event, ZeroConcentratedEvent) for event in merged)
+        and len(sampled) <= _MOST_SAMPLES
+        and sum(event.count for event in sampled) <= (_MOST_STEPS_QUICK if quick else _MOST_STEPS)
+    )
 
 
 def merge(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent]:

@@ -109,3 +109,14 @@ def test_noise_below_four_steps_is_refused() -> None:
     with pytest.raises(NoiseTooFine, match="modulus_bits"):
         site_sigma(0.5, 20.0, 10)
     assert sum_rho(1.0, 0.3, 1_000_000, 10) > 2 * sum_rho(1.0, 0.3, 1, 10)  # why: measured, 2.4 times
+
+
+def test_what_would_take_minutes_and_gigabytes_is_bounded_quickly() -> None:
+    """Another party names the steps of its rounds: Rényi's bound stands where a distribution is too much."""
+    one = PoissonGaussianEvent(noise_multiplier=10.0, probability=1e-3, count=10**6)
+    many = one.model_copy(update={"count": 2 * 10**7})
+    before = time.monotonic()
+    assert epsilon_of([one], 1e-6) < epsilon_of([many], 1e-6) < 3
+    kinds = [PoissonGaussianEvent(noise_multiplier=9 + at / 7, probability=0.01, count=9) for at in range(200)]
+    assert epsilon_of(kinds[:100], 1e-6) < epsilon_of(kinds, 1e-6) < 3
+    assert time.monotonic() - before < 30
