@@ -16,6 +16,14 @@ def utc_now() -> datetime:
     return now if _ahead is None else now + _ahead()
 
 
+def utc_text(ms: int) -> str:
+    """Return Unix milliseconds as RFC 3339 to the second, for people; a time that no calendar has as its number."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+
+
 def run_ahead(ahead: Callable[[], timedelta] | None) -> None:
     """Let this process's clock be ahead by what the function gives, for tests of wrong clocks; None ends that."""
     global _ahead

@@ -175,7 +175,13 @@ class Agent:
     async def _notes(self, state: AgentState) -> tuple[ConsentNote, ...]:
         """Return for which jobs this site's owner has not consented, as the coordinator is told."""
         policy = self._reader.site.policy
-        return await asyncio.to_thread(self._inbox(state).notes, policy) if policy.consent.asked else ()
+        if not policy.consent.asked:
+            return ()
+        try:
+            return await asyncio.to_thread(self._inbox(state).notes, policy)
+        except OSError as error:  # the owners' file: rounds are refused meanwhile, and the agent goes on
+            log.warning("consent.unknown", reason=str(error))
+            return self._consents
 
     async def _work(
         self,

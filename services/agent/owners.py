@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from undersong.services.agent import policy as policies
 from undersong.services.agent.domain import POLICY_SIGNATURE, Policy
 from undersong.services.agent.policy import PolicyError
 from undersong.services.agent.settings import AgentSettings, OwnerSettings
+from undersong.shared.clock import utc_text
 from undersong.shared.files import FileMark, file_mark, open_lock
 from undersong.shared.identity.highwater import DurableLines
 from undersong.shared.identity.owner import read_signature, signature_file
@@ -59,23 +61,23 @@ class OwnerMark:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open_lock(self._path.with_name(self._path.name + ".lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            known = self._all()
+            known = dict(self._all())
             if number > known.get((kind, name), Reached()).number:
                 known[kind, name] = Reached(number, what)
                 self._lines.replace([(*key, value.number, value.what or NO_NAME) for key, value in known.items()])
 
-    def _all(self) -> dict[tuple[str, str], Reached]:
+    def _all(self) -> Mapping[tuple[str, str], Reached]:
         before, known = self._seen
         now = file_mark(self._path)
         if now is not None and now == before:
-            return dict(known)
+            return known
         found: dict[tuple[str, str], Reached] = {}
         for words in self._lines.read():
-            if len(words) == _WORDS and words[2].isdigit():
+            if len(words) == _WORDS and words[2].isascii() and words[2].isdigit():
                 key, number = (words[0], words[1]), int(words[2])
                 if number > found.get(key, Reached()).number:
                     found[key] = Reached(number, words[3])
-        self._seen = (now, dict(found))
+        self._seen = (now, found)
         return found
 
 
@@ -115,7 +117,7 @@ def _check(settings: AgentSettings, owners: OwnerSettings, data: bytes, *, note:
         raise PolicyUnsigned(f"{path}: {said}; {again}")
     if found.serial < newest.number or (found.serial == newest.number and found.digest != newest.what):
         raise PolicyUnsigned(
-            f"{path}: signed {_date(found.serial)}, and one that was signed {_date(newest.number)} has been used "
+            f"{path}: signed {utc_text(found.serial)}, and one that was signed {utc_text(newest.number)} has been used "
             f"already: an older policy is not taken back; {again}"
         )
     if note:
@@ -123,7 +125,3 @@ def _check(settings: AgentSettings, owners: OwnerSettings, data: bytes, *, note:
             mark.reach(POLICY, found.serial, found.digest)
         except OSError as error:
             raise PolicyUnsigned(f"{settings.owner_mark} cannot be written: {error.strerror}") from error
-
-
-def _date(serial: int) -> str:
-    return datetime.fromtimestamp(serial / 1000, UTC).isoformat(timespec="seconds")

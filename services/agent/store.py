@@ -176,9 +176,15 @@ class Store:
         path.chmod(0o600)  # the log and the shared memory beside it take over this mode
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "secure_delete = ON"):
-            self._db.execute(f"PRAGMA {setting}")
-        self._migrate(data_dir)
+        try:
+            for setting in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "secure_delete = ON"):
+                self._db.execute(f"PRAGMA {setting}")
+            self._migrate(data_dir)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            if type(error) is sqlite3.DatabaseError:  # its subclasses say what may pass, as a full disk does
+                raise ConfigError(f"{path} cannot be used: {error}; put a backup of this folder back") from error
+            raise
 
     def _migrate(self, data_dir: Path) -> None:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -205,10 +211,11 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite has ended it by itself where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def scrub(self) -> None:
         """Leave no copy of deleted rows in the write-ahead log."""

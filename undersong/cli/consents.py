@@ -1,7 +1,7 @@
 """`undersong consent …`: what waits for the approval of the owner of a site's data."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +10,7 @@ import typer
 
 from undersong.cli import common, owners
 from undersong.errors import UndersongError
+from undersong.shared.clock import utc_text
 from undersong.shared.files import read_text
 from undersong.shared.names import hint
 from undersong.shared.terminal import shown
@@ -26,6 +27,8 @@ RequestName = Annotated[
 ]
 Note = Annotated[str | None, typer.Option("--note", help="A few words for those who read it later; stays here.")]
 _LEAST_DIGEST = 6
+_SHOWN_DIGEST = 12
+_MOST_NAMED = 5
 
 
 @contextmanager
@@ -45,13 +48,29 @@ def _inbox(config: Path) -> "Iterator[tuple[Inbox, AgentSettings]]":
 
 
 def _find(inbox: "Inbox", name: str) -> "InboxEntry":
-    """Return the newest request of this name; UndersongError where there is none."""
+    """Return the one request of this name; UndersongError where there is none, or more than one.
+
+    Who submits a job chooses its name: of several, the newest may be one that its owner has not read.
+    """
+    with suppress(KeyError):
+        return inbox.entry(name)
     entries = inbox.entries()
-    by_digest = [e for e in entries if len(name) >= _LEAST_DIGEST and e.digest.startswith(name)]
-    found = by_digest or [e for e in entries if name in (e.request.job.name, e.request.job_id)]
+    found = [
+        entry
+        for entry in entries
+        if name in (entry.request.job.name, entry.request.job_id)
+        or (len(name) >= _LEAST_DIGEST and entry.digest.startswith(name))
+    ]
     if not found:
         known = {entry.request.job.name for entry in entries}
         raise UndersongError(f"there is no request {name}{hint(name, known)}", remedy="undersong consent list")
+    if len(found) > 1:
+        named = ", ".join(f"{entry.digest[:_SHOWN_DIGEST]} ({_state(entry)})" for entry in found[:_MOST_NAMED])
+        more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+        raise UndersongError(
+            f"{len(found)} requests are called {name}: {named}{more}",
+            remedy="read them, and name the one that is meant by its digest (undersong consent list)",
+        )
     return found[0]
 
 
@@ -67,7 +86,8 @@ def list_requests(config: ConfigPath = Path("agent.yaml"), as_json: common.AsJso
         common.console.print("nothing was asked yet: with `consent: new` in policy.yaml, jobs wait here", style="dim")
         return
     for entry in entries:
-        line = f"{entry.digest[:12]}  {_state(entry):<22}  {entry.request.job.name}  by {entry.request.job.requester}"
+        job = entry.request.job
+        line = f"{entry.digest[:_SHOWN_DIGEST]}  {_state(entry):<22}  {job.name}  by {job.requester}"
         common.console.print(shown(line), markup=False, soft_wrap=True)
 
 
@@ -103,7 +123,7 @@ def show(
             said = f"  {'':<22} approved before: {common.text(old.get(name))}"
             common.console.print(shown(said), markup=False, soft_wrap=True)
     for each in entry.decisions:
-        said = f"  {each.decision} by {each.key[:16]} at {_date(each.at_ms)}{f': {each.note}' if each.note else ''}"
+        said = f"  {each.decision} by {each.key[:16]} at {utc_text(each.at_ms)}{f': {each.note}' if each.note else ''}"
         common.console.print(shown(said), markup=False, soft_wrap=True)
     found = recipe_source(settings, entry.request.recipe, entry.request.recipe_digest) if source else None
     if source:
@@ -217,17 +237,13 @@ def _state(entry: "InboxEntry") -> str:
     if now.state == "asked" and now.need > 1:
         return f"asked, {now.approvals} of {now.need}"
     if now.runs is not None:
-        until = f", until {_date(now.until_ms)}" if now.until_ms is not None else ""
+        until = f", until {utc_text(now.until_ms)}" if now.until_ms is not None else ""
         return f"{now.state}, {now.runs_left} of {now.runs} runs left{until}"
     return str(now.state)
 
 
-def _date(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
-
-
 def _print(entry: "InboxEntry") -> None:
-    line = f"{entry.digest[:12]} {entry.request.job.name}: {_state(entry)}"
+    line = f"{entry.digest[:_SHOWN_DIGEST]} {entry.request.job.name}: {_state(entry)}"
     common.console.print(shown(line), markup=False, soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """`undersong ledger …`: what rounds cost a site's data in privacy, beside its agent."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from undersong.cli import common
 from undersong.errors import UndersongError
+from undersong.shared.clock import utc_text
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ Config = Annotated[
     Path, typer.Option("--config", exists=True, dir_okay=False, help="The site's agent.yaml, as for `agent run`.")
 ]
 AGENT_YAML = Path("agent.yaml")
+_MOST_EVENT = 200
 ADVICE = "if it is explained: stop the agent, undersong ledger adopt --reason WHY"
 
 
@@ -155,7 +158,12 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
         except PolicyError as error:
             common.complaints.print(f"shown without budgets: {error}", markup=False)
             rule = PrivacyRule()
-        yield Ledger(state.store, LedgerMark(settings.high_water)), rule, settings
+        try:
+            yield Ledger(state.store, LedgerMark(settings.high_water)), rule, settings
+        except sqlite3.Error as error:
+            raise UndersongError(
+                f"{settings.data_dir}: {error}", remedy="put a backup of this folder back, then undersong ledger verify"
+            ) from error
 
 
 def _from_file(file: Path) -> tuple[Any, str | None]:
@@ -209,21 +217,20 @@ def _line_table(lines: "list[Line]") -> Table:
     ):
         table.add_column(title, overflow="fold")
     for line in lines:
-        at = datetime.fromtimestamp(line.at_ms / 1000, UTC)
         after = "∞" if line.epsilon_after is None else f"{line.epsilon_after:.4g}"
         place = f"{line.kind} {line.number}/{line.attempt}"
         about = (line.dataset, line.unit, _cost(line), after, line.job_id, place) if line.event else ("",) * 6
-        table.add_row(str(line.seq), f"{at:%Y-%m-%d %H:%M}", str(line.state), str(line.charge), *about, line.reason)
+        table.add_row(str(line.seq), utc_text(line.at_ms), str(line.state), str(line.charge), *about, line.reason)
     return table
 
 
 def _cost(line: "Line") -> str:
     try:
         event = dict(json.loads(line.event))
-    except ValueError:
-        return line.event
-    name = str(event.pop("event", "?"))
-    if event.get("count") == 1:
-        del event["count"]
-    known = {"noise_multiplier": "z"}
-    return " ".join([name, *(f"{known.get(key, key)}={value:.4g}" for key, value in event.items())])
+        name = str(event.pop("event", "?"))
+        if event.get("count") == 1:
+            del event["count"]
+        known = {"noise_multiplier": "z"}
+        return " ".join([name, *(f"{known.get(key, key)}={value:.4g}" for key, value in event.items())])
+    except (ValueError, TypeError, RecursionError):  # an edited line
+        return line.event[:_MOST_EVENT]

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from undersong.services.agent.ledger.book import COLUMNS, LOST, Ledger, insert, known, latest
+from undersong.services.agent.ledger.book import LOST, Ledger, insert, known, latest, rows_after
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Line, State
 from undersong.shared.identity.authority import write_private
+from undersong.shared.wire.canonical import NotCanonical
 
 TRIGGERS = {"charges_stay": "UPDATE", "charges_last": "DELETE"}
 
@@ -26,8 +27,8 @@ def adopt(ledger: Ledger, reason: str, aside: Path) -> list[Line]:
         return []
     mark = known(ledger.mark)
     with ledger.store.writing() as db:
-        rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges WHERE seq > ? ORDER BY seq", (chain.head.seq,))  # noqa: S608
-        broken = [dict(zip((*FIELDS, "hash"), row, strict=True)) for row in rows.fetchall()]
+        rows = rows_after(db, chain.head.seq)
+        broken = [dict(zip((*FIELDS, "hash"), row, strict=True)) for row in rows]
         if broken:
             write_private(aside, json.dumps(broken, indent=1).encode())
         lost = max(0, (mark.seq if mark is not None else 0) - chain.head.seq - len(broken))
@@ -75,6 +76,6 @@ def _again(chain: Chain, fields: Mapping[str, Any], now_ms: int) -> Line | None:
     trial.head = chain.head
     try:
         trial.add(line)
-    except (ValueError, ArithmeticError):
+    except (ValueError, ArithmeticError, NotCanonical):
         return None
     return line

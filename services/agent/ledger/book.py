@@ -64,7 +64,7 @@ class Ledger:
     def lines(self) -> list[tuple[Line, str]]:
         """Return the stored lines that can be read, each with its stored hash, whether they hold or not."""
         with self.store.reading() as db:
-            rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
+            rows = rows_after(db)
         return [(line_of(row[:-1]), str(row[-1])) for row in rows]
 
     def begin(self, rule: PrivacyRule) -> None:
@@ -76,9 +76,12 @@ class Ledger:
 
     def unknown(self, rounds: Sequence[str]) -> list[str]:
         """Return those of these rounds that this site neither answered nor was charged for, in their order."""
+        missing = (
+            "SELECT value FROM json_each(?) WHERE value NOT IN"
+            " (SELECT round_id FROM contributions UNION SELECT round_id FROM charges) ORDER BY key"
+        )
         with self.store.reading() as db:
-            found = "SELECT 1 FROM contributions WHERE round_id = ? UNION ALL SELECT 1 FROM charges WHERE round_id = ?"
-            return [each for each in rounds if db.execute(found, (each, each)).fetchone() is None]
+            return [str(each) for (each,) in db.execute(missing, (json.dumps(list(rounds)),))]
 
     def miss(self, rounds: Sequence[str]) -> None:
         """Note that the log has rounds with this site's updates that its state lost: the ledger is damaged by that."""
@@ -167,8 +170,12 @@ class Ledger:
         return latest(chain, known(self.mark))
 
     def _append(self, chain: Chain, line: Line) -> None:
-        with self.store.writing() as db:
-            insert(db, line)
+        try:
+            with self.store.writing() as db:
+                insert(db, line)
+        except sqlite3.Error:
+            self._chain = None  # whether the line is there is for the database to say
+            raise
         chain.add(line)
 
     def _add_anyway(self, line: Line) -> None:
@@ -239,10 +246,22 @@ def _missing(lost: Sequence[str]) -> str | None:
     return f"the transparency log has round {lost[0]}{more} with this site's update, which it does not know"
 
 
+def rows_after(db: sqlite3.Connection, seq: int = 0) -> list[tuple[Any, ...]]:
+    """Return the stored lines after line `seq`, the values of `FIELDS` and the hash; bytes that are no text as U+FFFD.
+
+    So an edit that leaves no UTF-8 shows as a line whose hash is another's.
+    """
+    before, db.text_factory = db.text_factory, lambda data: data.decode(errors="replace")
+    try:
+        there = f"SELECT {COLUMNS}, hash FROM charges WHERE seq > ? ORDER BY seq"  # noqa: S608
+        return db.execute(there, (seq,)).fetchall()
+    finally:
+        db.text_factory = before
+
+
 def read_chain(db: sqlite3.Connection) -> Chain:
     """Return the chain of a state's database."""
-    rows = db.execute(f"SELECT {COLUMNS}, hash FROM charges ORDER BY seq").fetchall()  # noqa: S608
-    return Chain().read((row[:-1], row[-1]) for row in rows)
+    return Chain().read((row[:-1], row[-1]) for row in rows_after(db))
 
 
 def fault_in(db: sqlite3.Connection, mark: LedgerMark) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from undersong.shared.ids import Digest, digest_of
-from undersong.shared.wire.canonical import canonical
+from undersong.shared.wire.canonical import NotCanonical, canonical
 from undersong.shared.wire.privacy import NEIGHBOURS, NonPrivateEvent, PrivacyEvent, PrivacyUnit, privacy_event
 
 CONTEXT: Final = b"undersong/ledger/1\0"
@@ -161,7 +161,7 @@ class Chain:
             try:
                 line = line_of(values)
                 self.add(line, stored)
-            except (ValueError, ArithmeticError) as error:
+            except (ValueError, ArithmeticError, NotCanonical) as error:
                 self.fault = f"line {self.head.seq + 1} does not hold: {error}"
                 break
         return self

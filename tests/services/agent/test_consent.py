@@ -115,9 +115,11 @@ def test_a_round_that_names_no_column_reads_all_and_is_not_what_was_asked(folder
     inbox, everything = inbox_of(folder), {"data": {"dataset": "heart", "label": "sick"}}
     refused(inbox, changed(request=JOB, **everything), "manifest-request")
     named = request_of(ROUND)
-    assert named is not None and fields_of(named)["columns"] == ["age", "sick"]
+    assert named is not None
+    assert fields_of(named)["columns"] == ["age", "sick"]
     unnamed = request_of(changed(request={**JOB, "columns": ["sick"]}, **everything))
-    assert unnamed is not None and "names none" in fields_of(unnamed)["columns"]
+    assert unnamed is not None
+    assert "names none" in fields_of(unnamed)["columns"]
 
 
 def test_a_revocation_holds_for_the_next_round(folder: Path) -> None:
@@ -351,6 +353,30 @@ def test_the_states_follow_from_who_decided_what(
         assert last_no or over
     if not allowed and not given_now and not yes and (last_no or over):
         assert found.state in (ConsentState.DENIED, ConsentState.REVOKED)
+
+
+def test_a_name_that_several_requests_have_decides_none(tmp_path: Path) -> None:
+    """Who submits a job chooses its name, and when: the newest may be one that its owner has not read."""
+    run, key = CliRunner().invoke, tmp_path / "alice.pem"
+    ALICE.save(key, None)
+    urls = {f"{name}_url": "http://127.0.0.1:9" for name in ("coordinator", "aggregator", "keys", "registry")}
+    document = {**urls, "data_dir": "state", "owners": {"keys": [ALICE.public]}}
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(document))
+    inbox, config = inbox_of(tmp_path), ["--config", str(tmp_path / "agent.yaml")]
+    refused(inbox, ROUND, "consent-waiting")
+    (first,) = inbox.entries()
+    named = {**JOB, "name": first.digest[:8]}
+    for job in ({**JOB, "reason": "Another one"}, named):
+        refused(inbox, changed(request=job), "consent-waiting")
+    for name in ("heart", first.digest[:8], "job_1"):
+        told = run(app, ["consent", "approve", name, "--key", str(key), *config])
+        assert told.exit_code != 0, told.output
+        assert "requests are called" in str(told.exception)
+    assert {entry.standing.state for entry in inbox.entries()} == {ConsentState.ASKED}
+    assert run(app, ["consent", "approve", first.digest[:12], "--key", str(key), *config]).exit_code == 0
+    assert inbox.entry(first.digest).standing.state is ConsentState.APPROVED
+    inbox.decide(first.digest, ALICE, "approve", until_ms=2**53 - 1)
+    assert run(app, ["consent", "list", *config]).exit_code == 0, "a time that no calendar has"
 
 
 @pytest.mark.process

@@ -257,11 +257,21 @@ EDITS = {
     "a charge made cheaper": "UPDATE charges SET event = replace(event, '10.0', '99.0') WHERE seq = 2",
     "a charge moved to another data set": "UPDATE charges SET dataset = 'lungs' WHERE seq = 1",
     "a charge made void": "UPDATE charges SET state = 'void' WHERE seq = 3",
+    "bytes that are no text": "UPDATE charges SET reason = CAST(x'ff00' AS TEXT) WHERE seq = 2",
+    "a number that is none": "UPDATE charges SET delta = 9e999 WHERE seq = 3",
     "an earlier time": "UPDATE charges SET at_ms = 0 WHERE seq = 1",
     "the last line cut off": "DELETE FROM charges WHERE seq = 3",
     "a line taken out": "DELETE FROM charges WHERE seq = 2",
     "all lines gone": "DELETE FROM charges",
 }
+
+
+def test_rounds_that_are_unknown_are_told_in_their_order(site: Site) -> None:
+    made = private(1)
+    charge(site, made, budget(2))
+    asked = ["rnd_z", made.round_id, "rnd_a", 'rnd_"b']
+    assert site.ledger.unknown(asked) == ["rnd_z", "rnd_a", 'rnd_"b']
+    assert site.ledger.unknown([]) == []
 
 
 @pytest.mark.parametrize("sql", EDITS.values(), ids=EDITS)

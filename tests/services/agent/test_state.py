@@ -9,6 +9,7 @@ import pytest
 from undersong.services.agent import store
 from undersong.services.agent.domain import Earlier, TaskFailure
 from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.settings import ConfigError
 from undersong.services.agent.state import AgentState
 from undersong.shared.wire.manifest import RoundManifest
 
@@ -86,3 +87,23 @@ def test_stray_bodies_go_and_epochs_never_go_back(tmp_path) -> None:
     assert state.highest_epoch() == 3
     assert (state.pending(), state.contribution("rnd_none"), Earlier.LATE.value) == ([], None, "late")
     state.close()
+
+
+def test_a_full_disk_is_told_as_such_and_holds_nothing_up(tmp_path) -> None:
+    """SQLite ends the transaction by itself; the next one begins as if nothing had been."""
+    state = AgentState(tmp_path)
+    pages = int(state.store._db.execute("PRAGMA page_count").fetchone()[0])
+    state.store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="disk is full"), state.store.writing() as db:
+            db.execute("INSERT INTO facts VALUES ('x', zeroblob(1000000))")
+    state.store._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    state.remember("x", 1)
+    assert state.fact("x") == 1
+    state.close()
+
+
+def test_a_file_that_is_no_database_is_told_by_name(tmp_path) -> None:
+    (tmp_path / "agent.sqlite").write_bytes(b"no database at all " * 100)
+    with pytest.raises(ConfigError, match=r"agent\.sqlite cannot be used"):
+        AgentState(tmp_path)
