@@ -5,6 +5,7 @@ reads none, for files whose fields have types of their own. Neither takes a mapp
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -119,6 +120,6 @@ def _load(text: str, kind: type[_Texts] | type[_Plain]) -> Any:
 
 
 def _once(node: yaml.MappingNode) -> None:
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+    keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+    if twice := sorted(key for key, count in keys.items() if count > 1):
         raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is written twice", node.start_mark)

@@ -134,8 +134,24 @@ def _weak(file: PolicyFile, lines: Lines) -> Iterable[Finding]:
         if entry.columns == EVERYTHING:
             said = "all columns may be read, also those that are added later"
             yield Finding("weak", _line(lines, ["datasets", name]), f"datasets.{name}", said, "list the columns")
+    yield from _weak_noise(file, lines)
     for number, rule in enumerate(file.recipes):
         if rule.digest is None:
             said = f"any installed code of the recipe {rule.name} may run"
             at = _line(lines, ["recipes", str(number)])
             yield Finding("weak", at, f"recipes.{number}", said, "add `digest` to pin one version")
+
+
+def _weak_noise(file: PolicyFile, lines: Lines) -> Iterable[Finding]:
+    """Parts of `privacy` and `auto_approve` that bound less than they seem to."""
+    privacy, at = file.privacy, _line(lines, ["privacy"])
+    if privacy.budgets and not privacy.require:
+        said = "rounds without noise are allowed beside the budgets, which say nothing about their exact sums"
+        yield Finding("weak", at, "privacy.require", said, "put require: true if the budgets are meant to bound all")
+    unbounded = sorted(set(file.datasets) - set(privacy.budgets))
+    if privacy.require and unbounded:
+        said = f"noise is required, and may be as small as a job likes: no budget for {', '.join(unbounded)}"
+        yield Finding("weak", at, "privacy.budgets", said, "give each data set a budget")
+    if file.auto_approve and unbounded:
+        said = f"any number of such jobs is approved: no budget for {', '.join(unbounded)}"
+        yield Finding("weak", _line(lines, ["auto_approve"]), "auto_approve", said, "give each data set a budget")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import threading
 import time
@@ -40,6 +41,8 @@ _HOST: Final = "127.0.0.1"
 _MOST_BODY: Final = 16 * 1024
 _WRONG_S: Final = 1.0  # between two tries of a passphrase
 _IDLE_S: Final = 15.0
+_AT_ONCE: Final = 32
+_LENGTH: Final = re.compile("[0-9]{1,12}")
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -190,9 +193,37 @@ class PageServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """Answers so many requests at once; who opens more connections is hung up on, and takes no file of the agent's."""
+
     daemon_threads = True
+    request_queue_size = _AT_ONCE
     page: ConsentPage
     own: str
+
+    def __init__(self, *given: Any) -> None:
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, where one is left."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and leave the place to another."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep out of the log what a peer that hangs up causes."""
 
     def server_bind(self) -> None:
         """Listen without asking for the machine's name."""
@@ -251,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> AskedDecision:
         lengths = self.headers.get_all("Content-Length") or []
-        if len(lengths) != 1 or not lengths[0].isdigit() or self.headers.get("Transfer-Encoding") is not None:
+        if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]) or "Transfer-Encoding" in self.headers:
             raise Refused(411, "The length of the decision is needed.")
         if int(lengths[0]) > _MOST_BODY:
             raise Refused(413, "The decision is too long.")

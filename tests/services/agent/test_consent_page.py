@@ -6,7 +6,10 @@ import json
 import os
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,8 @@ def test_only_who_has_the_token_and_comes_from_the_page_itself_is_answered(serve
         (decide, good, {"Authorization": None}, 401),
         (decide, good, {"Content_Length": None}, 411),
         (decide, good, {"Content_Length": "99999999"}, 413),
+        (decide, good, {"Content_Length": "²".encode("latin-1")}, 411),
+        (decide, good, {"Content_Length": "9" * 5000}, 411),
         (decide, {**good, "more": 1}, {}, 422),
         (decide, {**good, "decision": "allow"}, {}, 422),
         (decide, {**good, "runs": 0}, {}, 422),
@@ -141,6 +146,22 @@ def test_only_who_has_the_token_and_comes_from_the_page_itself_is_answered(serve
             answer = raw.makefile("rb").read()
         assert b"The page has no such request" in answer
         assert b"<" not in answer
+
+
+def test_connections_that_say_nothing_are_hung_up_on_beyond_a_number(served: Served) -> None:
+    """Anyone on the machine can connect; the agent's threads and files stay for its work."""
+    before = threading.active_count()
+    idle = [socket.create_connection(served.host.split(":"), timeout=10) for _ in range(36)]
+    assert [each.recv(1) for each in idle[32:]] == [b""] * 4
+    assert threading.active_count() <= before + 32
+    for each in idle:
+        each.close()
+    for _ in range(200):
+        with suppress(OSError, http.client.HTTPException):
+            if served.ask("/")[0] == 200:
+                break
+        time.sleep(0.02)
+    assert served.ask("/api/requests")[0] == 200
 
 
 def test_a_port_in_use_is_told_by_name(served: Served, tmp_path: Path) -> None:

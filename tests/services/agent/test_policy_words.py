@@ -141,6 +141,20 @@ def test_lint_of_what_is_no_policy(data: bytes, line: int, said: str) -> None:
     assert found.line == line
 
 
+def test_lint_names_what_noise_does_not_bound() -> None:
+    budget = {"budgets": {"heart": {"epsilon": 1, "delta": 1e-6}}}
+    asked = {"consent": "new", "auto_approve": [{"digest": "0" * 64, "epsilon": 1}]}
+    sets: dict[str, Any] = {"datasets": {"heart": {"columns": ["age"]}}}
+    for changes, places in (
+        ({"privacy": budget}, {"privacy.require"}),
+        ({"privacy": {"require": True}}, {"privacy.budgets"}),
+        ({"privacy": {**budget, "require": True}, **asked}, set()),
+        (asked, {"auto_approve"}),
+    ):
+        found = lint(dump_document({**POLICY, **sets, **changes}).encode())
+        assert {each.place for each in found} & {"privacy.require", "privacy.budgets", "auto_approve"} == places
+
+
 def test_lint_resolves_names_at_the_site() -> None:
     document = {**POLICY, "recipes": ["tabuler"], "datasets": {"hart": {"columns": "*"}, "heart": {"columns": ["aeg"]}}}
     text = dump_document(document)
