@@ -111,12 +111,9 @@ def test_noise_below_four_steps_is_refused() -> None:
     assert sum_rho(1.0, 0.3, 1_000_000, 10) > 2 * sum_rho(1.0, 0.3, 1, 10)  # why: measured, 2.4 times
 
 
-def test_what_would_take_minutes_and_gigabytes_is_bounded_quickly() -> None:
-    """Another party names the steps of its rounds: Rényi's bound stands where a distribution is too much."""
-    one = PoissonGaussianEvent(noise_multiplier=10.0, probability=1e-3, count=10**6)
-    many = one.model_copy(update={"count": 2 * 10**7})
-    before = time.monotonic()
-    assert epsilon_of([one], 1e-6) < epsilon_of([many], 1e-6) < 3
+def test_many_kinds_of_steps_are_bounded_quickly() -> None:
+    """Another party names the steps of its jobs: Rényi's bound stands where each would need a distribution."""
     kinds = [PoissonGaussianEvent(noise_multiplier=9 + at / 7, probability=0.01, count=9) for at in range(200)]
+    started = time.process_time()
     assert epsilon_of(kinds[:100], 1e-6) < epsilon_of(kinds, 1e-6) < 3
-    assert time.monotonic() - before < 30
+    assert time.process_time() - started < 20
