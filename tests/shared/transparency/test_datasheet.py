@@ -116,7 +116,8 @@ def test_noise_for_one_unit_is_no_claim_for_the_other() -> None:
     """A version trained on with noise for records, from one with noise for sites."""
     steps = {"count": 5, "probability": 0.1, "clip_norm": 1.0}
     inside = terms("record", unit="record", steps=steps)
-    record = Release(manifest(privacy=inside, job_id="job_1"), 3, 1000)
+    equal = manifest().encoding.model_copy(update={"max_weight": 1})  # type: ignore[union-attr]
+    record = Release(manifest(privacy=inside, job_id="job_1", encoding=equal), 3, 1000)
     made = make_datasheet(SheetFacts(SUBJECT, (noisy(job="job_0"), noisy(job="job_0"), record), inside), NOW)
     assert [(claim.unit, claim.released) for claim in made.claims] == [("site", 2), ("record", 1)]
     found = gaps(made)
