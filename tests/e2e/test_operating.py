@@ -292,10 +292,12 @@ def test_an_older_database_comes_forward_under_traffic(platform: Platform, job: 
         platform.halt(f"{service}.{role}")
     url = f"sqlite:///{platform.home / service / f'{service}.sqlite'}"
     numbers = published_rows(platform)
-    set_back(url, service)
-    assert published_rows(platform) == numbers
-    for role in ("worker", "api"):
-        platform.resume(f"{service}.{role}")
+    try:
+        set_back(url, service)
+        assert published_rows(platform)[: len(numbers)] == numbers, "the round that was on its way may end"
+    finally:
+        for role in ("worker", "api"):
+            platform.resume(f"{service}.{role}")
     one_more(platform, job)
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
         assert db.execute("SELECT version_num FROM alembic_version").fetchone() == (head_revision(service),)

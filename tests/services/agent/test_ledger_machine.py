@@ -189,7 +189,7 @@ class Ledgers(RuleBasedStateMachine):
         gone = before.head.seq > chain.head.seq
         assert (fault is not None) or not gone
         if gone:
-            self.lost |= self._counting(before).keys() - self._counting(chain).keys()
+            self.lost |= (self._counting(before).keys() | self._over(before)) - self._counting(chain).keys()
             self.spent = self._epsilon(chain)
         self.site.ledger.begin(RULE)
 
