@@ -31,7 +31,7 @@ from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.verify import verify_now
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 HANGS_S = 600.0  # of the clock: a loaded machine is slow
 SITES = ("north", "east", "south", "west")

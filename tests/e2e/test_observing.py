@@ -19,7 +19,7 @@ from undersong.local.forks import Forks
 from undersong.local.layout import SERVICES, free_port
 from undersong.shared.telemetry import metrics
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 SITES = ("north", "east", "south")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -76,7 +76,7 @@ def job_id(platform: Platform) -> str:
     answer = httpx.post(f"{platform.urls['coordinator']}/v1/jobs", json=spec, headers=headers)
     assert answer.status_code == 201, answer.text
     found = str(answer.json()["id"])
-    assert platform.client.wait(found, timeout_s=120).state == "succeeded"
+    assert platform.client.wait(found, timeout_s=300).state == "succeeded"
     return found
 
 
