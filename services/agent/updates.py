@@ -92,14 +92,7 @@ def _committed(manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, sa
 
 def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None) -> Payload:
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
-        if outcome.sums is None:
-            raise TaskFailure("bad-result", "the recipe gave no sums")
-        sums = np.fromfile(outcome.sums, "<f8")
-        if manifest.privacy is not None:
-            sums = to_multiples(asked_of(manifest.recipe.params), sums)
-        payload = sums_payload(manifest, sums, outcome.metrics_layout, key=os.urandom(32))
-        _check_form(manifest, payload)
-        return payload
+        return sums_to_hide(manifest, outcome)
     if outcome.tensors is None:
         raise TaskFailure("bad-result", "the recipe gave no model")
     after = mapped(outcome.tensors)
@@ -107,6 +100,21 @@ def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, c
         tensors.load(after)  # an unreadable model must not become version 0
         return model_payload(after)
     return _change(manifest, outcome, model, after, committed)
+
+
+def sums_to_hide(manifest: RoundManifest, outcome: RunOutcome) -> Payload:
+    """Return what the engine sums of a recipe's sums, with the site's noise where the round asks for it.
+
+    Raises TaskFailure for an outcome that is not what the round asks for, a Refusal for sums that do not fit it.
+    """
+    if outcome.sums is None:
+        raise TaskFailure("bad-result", "the recipe gave no sums")
+    sums = np.fromfile(outcome.sums, "<f8")
+    if manifest.privacy is not None:
+        sums = to_multiples(asked_of(manifest.recipe.params), sums)
+    payload = sums_payload(manifest, sums, outcome.metrics_layout, key=os.urandom(32))
+    _check_form(manifest, payload)
+    return payload
 
 
 def _check_form(manifest: RoundManifest, payload: Payload) -> None:

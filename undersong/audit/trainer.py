@@ -21,7 +21,7 @@ from undersong.services.agent.runner.rehearsal import COURSE, LOSSES, save_rows
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.shared.learning.tensors import Model, load, save
 from undersong.shared.names import hint
-from undersong.shared.wire.manifest import DataRef, RecipeRef
+from undersong.shared.wire.manifest import DataRef, RecipeRef, RoundManifest
 from undersong.shared.wire.privacy import RECORD_NOISE, RecordNoise
 from undersong.shared.wire.profiles import schema_fault
 
@@ -130,6 +130,13 @@ class Trainer:
             raise UndersongError("the recipe's process returned no losses")
         return np.fromfile(made.sums, "<f8")
 
+    async def statistics(self, manifest: RoundManifest) -> RunOutcome:
+        """Return what the recipe adds up for a round of statistics; UndersongError. The next order takes its place."""
+        folder = self._folder_of_order()
+        asked = manifest.recipe
+        order = RunOrder("statistics", asked.name, asked.digest, asked.params, manifest.data, {}, manifest.seed, folder)
+        return await self._outcome(order, _ignored)
+
     async def _run(
         self,
         kind: str,
@@ -142,8 +149,7 @@ class Trainer:
         seed: int = 0,
         rounds: int = 1,
     ) -> RunOutcome:
-        folder = self.folder / "work" / "order"
-        folder.mkdir(exist_ok=True)
+        folder = self._folder_of_order()
         save_rows(folder / "rows.safetensors", train=train, test=test, label=label)
         path = None if model is None else self.folder / "models" / f"{self._orders}.safetensors"
         self._orders += 1
@@ -155,16 +161,25 @@ class Trainer:
             folder / "rows.safetensors", rounds,
         )  # fmt: skip
         try:
+            return await self._outcome(order, progress)
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    async def _outcome(self, order: RunOrder, progress: Progress) -> RunOutcome:
+        try:
             made = await self._runner.run(order, progress, limit_s=LIMIT_S)
         except TaskFailure as failure:
             raise UndersongError(
                 f"recipe {self.recipe.name}: {failure}", remedy=_remedy(failure.code, self.folder / "recipes.log")
             ) from None
-        finally:
-            if path is not None:
-                path.unlink(missing_ok=True)
         progress(1.0)  # a child tells not too often
         return made
+
+    def _folder_of_order(self) -> Path:
+        folder = self.folder / "work" / "order"
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 def _remedy(code: str, log: Path) -> str:

@@ -13,6 +13,8 @@ from undersong.recipes.catalogue import BUILT_IN, load_recipe, own_recipes
 from undersong.recipes.declaration import DatasetEntry
 from undersong.recipes.protocol import RecipeError
 from undersong.services.agent.runner.protocol import Progress
+from undersong.services.coordinator.domain.findings import kind_of as judged_kind
+from undersong.shared.errors import Refusal
 from undersong.shared.learning.metrics import metrics_of
 from undersong.shared.names import hint
 from undersong.shared.wire.manifest import DataRef, RecipeRef
@@ -28,12 +30,26 @@ class Trial:
     metrics: Mapping[str, float]
 
 
+def kind_of(spec: Mapping[str, Any]) -> str:
+    """Return the kind of a job document; one with queries needs not name it. UndersongError for an unknown one."""
+    try:
+        return judged_kind({"kind": "statistics", **spec} if "queries" in spec else spec)
+    except Refusal as refusal:
+        raise refused(refusal) from None
+
+
+def refused(refusal: Refusal) -> UndersongError:
+    """Return a refusal of a job document as an error with a line for each fault."""
+    error = UndersongError(refusal.detail, remedy="correct the job file: see docs/reference/job.md")
+    for fault in refusal.errors:
+        error.add_note(f"{fault.path or '/'}: {fault.message}")
+    return error
+
+
 async def try_job(
     spec: Mapping[str, Any], declarations: Path, own: Sequence[Path], folder: Path, progress: Progress
 ) -> Trial:
     """Train as a job document says on rows that are here, and evaluate; UndersongError with what to correct."""
-    if spec.get("kind", "train") != "train":
-        raise UndersongError("only jobs that train can be tried", remedy="undersong stats asks statistics")
     entry = declared(declarations, str(_part(spec, "data").get("dataset")))
     data, recipe, rounds = _data(spec, entry), _recipe(spec, own), spec.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from undersong.client.types import StatisticsResults
 from undersong.shared.statistics import results as r
 
 WIDTH: Final = 40
@@ -13,6 +14,17 @@ HIDDEN: Final = "hidden"
 _NOISE: Final = {"known": "noise", "missing": "noise", "outside": "noise"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _SHADES: Final = (("bold red", -0.5), ("red", -0.2), ("dim", 0.2), ("green", 0.5), ("bold green", 2.0))
+
+
+def show_all(found: StatisticsResults, console: Console, source: str) -> None:
+    """Print all answers of a job, what protects the rows behind them, and where they come from."""
+    for result in found.results:
+        show(result, console)
+    if any(result.noise is not None for result in found.results):
+        protects = "noise protects every row, small counts are shown"
+    else:
+        protects = f"at least {found.min_cohort} sites and {found.min_cell} rows stand behind every number shown"
+    console.print(f"{protects}; {source}", style="dim", markup=False)
 
 
 def show(result: r.Result, console: Console) -> None:

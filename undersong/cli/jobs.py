@@ -6,11 +6,11 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from undersong.cli import common, job_page
+from undersong.cli import common, figures, job_page
 from undersong.cli.bars import bars
 from undersong.cli.following import follow_job
 from undersong.cli.lookup import find_job
@@ -21,7 +21,11 @@ from undersong.progress import JobProgress, headline
 from undersong.shared.errors import Refusal
 from undersong.shared.files import read_input
 from undersong.shared.web.jsons import check_json
+from undersong.shared.wire.privacy import terms_sentence
 from undersong.shared.yaml_texts import load_document
+
+if TYPE_CHECKING:
+    from undersong.audit.trial_statistics import StatisticsTrial
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs.")
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job, by name or id.")]
@@ -66,16 +70,28 @@ def try_(
     ] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Run a training job on this machine's rows, mock data for example: no platform is asked, no budget is spent."""
-    from undersong.audit.trial import try_job  # brings numpy and the agent's runner, which no other command needs
+    """Run a job on this machine's rows, mock data for example: no platform is asked, no budget is spent.
+
+    A training job's metrics are those of the held-out rows. A statistics job is answered as by as many sites as it
+    needs, each with these rows; its answers are marked as mock.
+    """
+    from undersong.audit.trial import kind_of, try_job  # brings numpy and the agent's runner
 
     spec = read_spec(file)
     common.quiet_logs()
     with tempfile.TemporaryDirectory(prefix="undersong-try-") as folder, bars() as bar_of:
-        work = try_job(spec, data, recipe or (), Path(folder).resolve() / "trainer", bar_of("training"))
-        made = asyncio.run(work)
+        place, kind = Path(folder).resolve() / "trainer", kind_of(spec)
+        if kind == "statistics":
+            from undersong.audit.trial_statistics import try_statistics
+
+            tried = asyncio.run(try_statistics(spec, data, place, bar_of("asking")))
+        else:
+            made = asyncio.run(try_job(spec, data, recipe or (), place, bar_of("training")))
+    if kind == "statistics":
+        _show_answers(tried, file, as_json=as_json)
+        return
     if as_json:
-        common.print_json(asdict(made))
+        common.print_json({"mock": True, **asdict(made)})
         return
     said = f"{made.rounds} rounds on {made.training_rows} rows, {made.parameters} parameters: {headline(made.metrics)}"
     common.console.print(said, markup=False, soft_wrap=True)
@@ -184,6 +200,23 @@ def note(seen: JobProgress) -> str:
     newest = seen.newest
     now = seen.state if newest is None or seen.state != "running" else f"{newest.title}: {newest.phase}"
     return f"{now}  {seen.measured}"
+
+
+def _show_answers(tried: "StatisticsTrial", file: Path, *, as_json: bool) -> None:
+    cost = None if tried.terms is None else {"epsilon": tried.terms.epsilon, "delta": tried.terms.delta}
+    if as_json:
+        warnings = [asdict(warning) for warning in tried.warnings]
+        head = {"mock": True, "sites": tried.sites, "rows_of_each": tried.rows, "privacy": cost, "warnings": warnings}
+        common.print_json(head | tried.answers.model_dump(mode="json"))
+        return
+    _warn([asdict(warning) for warning in tried.warnings])
+    common.console.print("mock answers: no site was asked", style="bold", markup=False)
+    source = f"mock: {tried.sites} sites with the same {tried.rows} rows each"
+    figures.show_all(tried.answers, common.console, source)
+    if tried.terms is not None:
+        said = terms_sentence(tried.terms.model_dump())
+        common.console.print(f"noise as at real sites: {said}", style="dim", markup=False, soft_wrap=True)
+    common.next_step(f"undersong stats submit {common.quoted(file)} --dry-run")
 
 
 def _stands(job: Job) -> str:

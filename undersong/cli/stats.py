@@ -161,13 +161,7 @@ def _show(client: Client, job_id: str, *, as_json: bool) -> None:
         return
     if not found.results:
         common.console.print(f"nothing yet: the job is {found.state}", style="dim")
-    for result in found.results:
-        figures.show(result, common.console)
-    if any(result.noise is not None for result in found.results):
-        protects = "noise protects every row, small counts are shown"
-    else:
-        protects = f"at least {found.min_cohort} sites and {found.min_cell} rows stand behind every number shown"
-    common.console.print(f"{protects}; job {job_id}", style="dim")
+    figures.show_all(found, common.console, f"job {job_id}")
 
 
 def _warn(job: Job) -> None:

@@ -36,7 +36,6 @@ async def test_a_job_runs_on_a_twin_of_its_data(twin: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": "statistics"}, "only jobs that train"),
         ({"data": None}, "the job has no data"),
         ({"data": {"dataset": "wart"}}, "declares no data set wart"),
         ({"data": {"dataset": "ward", "features": ["x9"]}}, "no column x9"),
