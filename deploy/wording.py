@@ -34,7 +34,7 @@ PARTIES: Final = (
     "services/aggregator/driver/verification.py",
 )
 """Where the parties are implemented: they import the messages of the engine that asks them."""
-MIGRATIONS: Final = ("services/agent/store.py",)
+MIGRATIONS: Final = ("services/agent/repository/store.py",)
 """Schemas as they once were: a default in a column is a fact of the past."""
 PHRASES: Final = {
     r"whoever|whomever": "name the party",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from undersong.services.agent import __main__ as agent
-from undersong.services.agent import updates
+from undersong.services.agent.rounds import updates
 from undersong.services.agent.runner.protocol import RunOutcome
 from undersong.shared.learning import tensors
 from undersong.shared.secagg.engine import Payload

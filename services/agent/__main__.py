@@ -17,21 +17,21 @@ from typing import Any
 import httpx
 import yaml
 
-from undersong.services.agent import policy as policies
-from undersong.services.agent.alarms import Alarms
-from undersong.services.agent.budgets import PrivacyRule
 from undersong.services.agent.consent.inbox import Inbox
-from undersong.services.agent.device import check_device
-from undersong.services.agent.domain import Detail, TaskFailure
+from undersong.services.agent.domain.budgets import PrivacyRule
+from undersong.services.agent.domain.rules import Detail, TaskFailure
 from undersong.services.agent.ledger.accounts import accounts
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.loop import EXCLUDED, Agent, http_client
-from undersong.services.agent.owners import OwnerMark
-from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.owners import OwnerMark
+from undersong.services.agent.repository.alarms import Alarms
+from undersong.services.agent.repository.state import AgentState
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
-from undersong.services.agent.site import ensure_policy
-from undersong.services.agent.state import AgentState
+from undersong.services.agent.site.description import ensure_policy
+from undersong.services.agent.site.device import check_device
+from undersong.services.agent.transparency.receipts import ReceiptBook
 from undersong.shared.errors import Refusal
 from undersong.shared.faults import arm
 from undersong.shared.files import NotAFile

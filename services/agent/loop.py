@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING
 import httpx
 import structlog
 
-from undersong.services.agent.aggregator import Aggregator
-from undersong.services.agent.alarms import Alarms
 from undersong.services.agent.consent.inbox import Inbox
-from undersong.services.agent.coordinator import Coordinator, Lease
-from undersong.services.agent.domain import Policy, TaskFailure
-from undersong.services.agent.highwater import SentMessages
-from undersong.services.agent.keys import Signatures
+from undersong.services.agent.domain.rules import Policy, TaskFailure
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.lost import LostRounds
 from undersong.services.agent.ledger.mark import LedgerMark
-from undersong.services.agent.link import Away, Link, RequestRefused, make_client
-from undersong.services.agent.log_watch import LogWatch
-from undersong.services.agent.models import ModelCache
-from undersong.services.agent.owners import OwnerMark
-from undersong.services.agent.profile import unreadable_profile
-from undersong.services.agent.reader import LOOK_S, SiteReader
-from undersong.services.agent.receipts import Receipts
-from undersong.services.agent.registry import Registry
-from undersong.services.agent.room import Room
+from undersong.services.agent.peers.aggregator import Aggregator
+from undersong.services.agent.peers.coordinator import Coordinator, Lease
+from undersong.services.agent.peers.keys import Signatures
+from undersong.services.agent.peers.link import Away, Link, RequestRefused, make_client
+from undersong.services.agent.peers.registry import Registry
+from undersong.services.agent.policy.owners import OwnerMark
+from undersong.services.agent.repository.alarms import Alarms
+from undersong.services.agent.repository.highwater import SentMessages
+from undersong.services.agent.repository.models import ModelCache
+from undersong.services.agent.repository.room import Room
+from undersong.services.agent.repository.state import AgentState
+from undersong.services.agent.rounds.tasks import ServiceClients, Tasks
 from undersong.services.agent.runner import processors
 from undersong.services.agent.settings import AgentSettings, ConfigError
-from undersong.services.agent.state import AgentState
-from undersong.services.agent.tasks import ServiceClients, Tasks
+from undersong.services.agent.site.profile import unreadable_profile
+from undersong.services.agent.site.reader import LOOK_S, SiteReader
+from undersong.services.agent.transparency.log_watch import LogWatch
+from undersong.services.agent.transparency.receipts import Receipts
 from undersong.shared.files import open_lock
 from undersong.shared.identity.directory import CertificateDirectory
 from undersong.shared.identity.enrol import IdentityKeeper, ensure_identity, own_keys

@@ -29,9 +29,9 @@ from tests.shared.secagg.verifiers import UNCERTIFIED
 from undersong.client import AsyncClient, calls
 from undersong.profile import Profile
 from undersong.recipes.null import RECIPE
-from undersong.services.agent.aggregator import Aggregator
-from undersong.services.agent.coordinator import WAIT_S, Lease
-from undersong.services.agent.link import Away, Call, Link, RequestRefused, make_client, pause_of
+from undersong.services.agent.peers.aggregator import Aggregator
+from undersong.services.agent.peers.coordinator import WAIT_S, Lease
+from undersong.services.agent.peers.link import Away, Call, Link, RequestRefused, make_client, pause_of
 from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.enrol import Unreachable, enrol
 from undersong.shared.ids import Digest, SiteId

@@ -24,9 +24,9 @@ from undersong.services.agent.__main__ import status_of
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.entries import Charge, State
 from undersong.services.agent.ledger.mark import LedgerMark
-from undersong.services.agent.log_watch import Seen
+from undersong.services.agent.repository.state import AgentState
 from undersong.services.agent.settings import AgentSettings, load
-from undersong.services.agent.state import AgentState
+from undersong.services.agent.transparency.log_watch import Seen
 from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.verify import verify_now

@@ -16,10 +16,11 @@ from undersong.profile import _read as read_profiles_file
 from undersong.recipes.datasets import BadDataset
 from undersong.recipes.declaration import read_texts
 from undersong.recipes.draft import draft_text
-from undersong.services.agent import policy, settings
-from undersong.services.agent.highwater import SentMessages
+from undersong.services.agent import settings
+from undersong.services.agent.policy import file as policy
+from undersong.services.agent.repository.highwater import SentMessages
+from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import ConfigError
-from undersong.services.agent.store import Store
 from undersong.services.keys.operators import _read as read_operator_token
 from undersong.shared.files import (
     LARGEST_INPUT,

@@ -14,7 +14,7 @@ from undersong.recipes.agreed import in_agreed_form
 from undersong.recipes.catalogue import BUILT_IN
 from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset, read_declarations
 from undersong.recipes.protocol import Dataset
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import Progress, RunOrder, RunOutcome, Setup
 from undersong.services.agent.runner.rehearsal import COURSE, LOSSES, save_rows

@@ -17,7 +17,7 @@ from undersong.shared.terminal import shown
 
 if TYPE_CHECKING:
     from undersong.services.agent.consent.inbox import Inbox, InboxEntry
-    from undersong.services.agent.domain import Policy
+    from undersong.services.agent.domain.rules import Policy
     from undersong.services.agent.settings import AgentSettings
 
 app = typer.Typer(no_args_is_help=True, help="The owner's inbox: jobs that wait for consent, beside the agent.")
@@ -222,8 +222,8 @@ def _confirm(entry: "InboxEntry", policy: "Policy | None", typed: str | None) ->
 
 
 def _policy(settings: "AgentSettings") -> "Policy | None":
-    from undersong.services.agent.owners import load_policy
-    from undersong.services.agent.policy import PolicyError
+    from undersong.services.agent.policy.file import PolicyError
+    from undersong.services.agent.policy.owners import load_policy
 
     try:
         return load_policy(settings)[0]

@@ -17,7 +17,7 @@ from undersong.shared.clock import utc_text
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
-    from undersong.services.agent.budgets import PrivacyRule
+    from undersong.services.agent.domain.budgets import PrivacyRule
     from undersong.services.agent.ledger.accounts import Spending
     from undersong.services.agent.ledger.book import Ledger
     from undersong.services.agent.ledger.entries import Line
@@ -130,14 +130,14 @@ def adopt(
 @contextmanager
 def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "PrivacyRule", "AgentSettings"]]:
     """Open the ledger of a site's folder; UndersongError where it has none, or its agent runs and must not."""
-    from undersong.services.agent.budgets import PrivacyRule
+    from undersong.services.agent.domain.budgets import PrivacyRule
     from undersong.services.agent.ledger.book import Ledger
     from undersong.services.agent.ledger.mark import LedgerMark
     from undersong.services.agent.loop import alone as held
-    from undersong.services.agent.owners import load_policy
-    from undersong.services.agent.policy import PolicyError
+    from undersong.services.agent.policy.file import PolicyError
+    from undersong.services.agent.policy.owners import load_policy
+    from undersong.services.agent.repository.state import AgentState
     from undersong.services.agent.settings import ConfigError, load
-    from undersong.services.agent.state import AgentState
 
     common.quiet_logs()
     with ExitStack() as stack:

@@ -13,9 +13,9 @@ from undersong.errors import UndersongError
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
-    from undersong.services.agent.policy import PolicyFile
-    from undersong.services.agent.policy_lint import Finding
+    from undersong.services.agent.policy.file import PolicyFile
     from undersong.services.agent.runner.protocol import Description
+    from undersong.services.agent.site.policy_lint import Finding
 
 app = typer.Typer(no_args_is_help=True, help="A site's policy.yaml: check, explain and compare it.")
 PolicyPath = Annotated[Path, typer.Argument(dir_okay=False, help="A policy.yaml.")]
@@ -36,7 +36,7 @@ def lint(
     as_json: common.AsJson = False,
 ) -> None:
     """Print every fault of policies with its line and what helps; exits with 1 where there is a fault."""
-    from undersong.services.agent import policy_lint
+    from undersong.services.agent.site import policy_lint
 
     found: dict[Path, list[Finding]] = {}
     for file in files:
@@ -57,9 +57,9 @@ def _described(config: Path, *, asked: bool) -> "Description | None":
     """Return what the site of an agent.yaml has; None, and a line about it, where that cannot be read."""
     if not asked and not config.exists():
         return None
-    from undersong.services.agent.domain import TaskFailure
+    from undersong.services.agent.domain.rules import TaskFailure
     from undersong.services.agent.settings import ConfigError, load
-    from undersong.services.agent.site import look
+    from undersong.services.agent.site.description import look
 
     common.quiet_logs()
     try:
@@ -84,9 +84,9 @@ def _print(file: Path, findings: "list[Finding]") -> None:
 @app.command()
 def explain(file: PolicyPath, as_json: common.AsJson = False) -> None:
     """Print in plain sentences what a policy allows to whom, and what it does not."""
-    from undersong.services.agent import policy_words
+    from undersong.services.agent.policy import explain as sentences
 
-    allowed, refused = policy_words.explain(_read(file))
+    allowed, refused = sentences.explain(_read(file))
     _print_sides({"allowed": allowed, "refused": refused}, as_json=as_json)
 
 
@@ -97,9 +97,9 @@ def diff(
     as_json: common.AsJson = False,
 ) -> None:
     """Print what becomes allowed by a new policy, and what is no longer allowed; exits with 1 where they differ."""
-    from undersong.services.agent import policy_words
+    from undersong.services.agent.policy import explain as sentences
 
-    more, less = policy_words.diff(_read(old), _read(new))
+    more, less = sentences.diff(_read(old), _read(new))
     _print_sides({"becomes allowed": more, "no longer allowed": less}, as_json=as_json)
     if more or less:
         raise typer.Exit(1)
@@ -129,7 +129,7 @@ def sign(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of policy.yaml, for editors."""
-    from undersong.services.agent.policy import PolicyFile
+    from undersong.services.agent.policy.file import PolicyFile
 
     common.print_json(PolicyFile.model_json_schema())
 
@@ -139,11 +139,11 @@ def _read(file: Path) -> "PolicyFile":
 
 
 def _parsed(file: Path, data: bytes) -> "PolicyFile":
-    from undersong.services.agent import policy
+    from undersong.services.agent.policy import file as policies
 
     try:
-        return policy.parse(file, data)
-    except policy.PolicyError as error:
+        return policies.parse(file, data)
+    except policies.PolicyError as error:
         first, *more = str(error).splitlines()
         failure = UndersongError(first, remedy=f"undersong policy lint {common.quoted(file)}")
         for line in more:

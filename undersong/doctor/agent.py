@@ -16,15 +16,15 @@ from cryptography import x509
 
 from undersong.doctor.findings import Finding, another, disk, life, one_line, open_database, private, skew, unreachable
 from undersong.doctor.machine import kernels, packages
-from undersong.services.agent.alarms import REMEDY
-from undersong.services.agent.device import DEVICE_REMEDY, lacking
-from undersong.services.agent.domain import Policy, TaskFailure
+from undersong.services.agent.domain.rules import Policy, TaskFailure
 from undersong.services.agent.ledger.book import fault_in
 from undersong.services.agent.ledger.mark import LedgerMark
-from undersong.services.agent.owners import load_policy
+from undersong.services.agent.policy.owners import load_policy
+from undersong.services.agent.repository.alarms import REMEDY
+from undersong.services.agent.repository.store import SCHEMA_VERSION
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
-from undersong.services.agent.site import look, unresolved
-from undersong.services.agent.store import SCHEMA_VERSION
+from undersong.services.agent.site.description import look, unresolved
+from undersong.services.agent.site.device import DEVICE_REMEDY, lacking
 from undersong.shared.identity.authority import (
     IDENTITY_FILE,
     CertificateUntrusted,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from undersong.services.agent.budgets import PrivacyRule
 from undersong.services.agent.consent.requests import ConsentRequest
-from undersong.services.agent.highwater import SentMessages
+from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.services.agent.ledger.accounts import accounts
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.mark import LedgerMark
+from undersong.services.agent.repository.highwater import SentMessages
+from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import AgentSettings
-from undersong.services.agent.store import Store
 
 
 def ledger_of(settings: AgentSettings, store: Store, sent: SentMessages | None = None) -> Ledger:

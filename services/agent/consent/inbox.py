@@ -23,10 +23,10 @@ from undersong.services.agent.consent.rules import (
     Standing,
     standing,
 )
-from undersong.services.agent.domain import CONSENT_DENIED, CONSENT_WAITING, Policy, TaskFailure
-from undersong.services.agent.owners import OwnerMark, Reached
+from undersong.services.agent.domain.rules import CONSENT_DENIED, CONSENT_WAITING, Policy, TaskFailure
+from undersong.services.agent.policy.owners import OwnerMark, Reached
+from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import AgentSettings, ConfigError, OwnerSettings
-from undersong.services.agent.store import Store
 from undersong.shared.identity.owner import OwnerKey
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.profiles import MOST_CONSENTS, ConsentNote

@@ -29,9 +29,9 @@ from undersong.services.agent.consent.costs import costs, ledger_of
 from undersong.services.agent.consent.inbox import Inbox, InboxEntry, NotDecided
 from undersong.services.agent.consent.requests import changes, fields_of
 from undersong.services.agent.consent.sources import recipe_source
-from undersong.services.agent.domain import Policy
+from undersong.services.agent.domain.rules import Policy
+from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import AgentSettings, ConfigError, ConsentPageSettings
-from undersong.services.agent.store import Store
 from undersong.shared.files import read_bytes
 from undersong.shared.identity.authority import write_private
 from undersong.shared.identity.owner import BadOwnerKey, OwnerKey

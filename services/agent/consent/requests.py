@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from undersong.services.agent.budgets import PrivacyRule
-from undersong.services.agent.domain import STATISTICS, ConsentRule, TaskFailure
+from undersong.services.agent.domain.budgets import PrivacyRule
+from undersong.services.agent.domain.rules import STATISTICS, ConsentRule, TaskFailure
 from undersong.shared.ids import FederationId, JobId, ModelId
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.wire.forms import Digestible, DigestText, Name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from undersong.services.agent.budgets import Budget, PrivacyRule
+from undersong.services.agent.domain.budgets import Budget, PrivacyRule
 from undersong.services.agent.ledger import rules
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Line, State, noisy
 from undersong.shared.privacy.accounting import ACCOUNTANT, epsilon_of

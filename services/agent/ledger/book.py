@@ -18,13 +18,13 @@ from typing import Any, Final
 import msgpack
 import structlog
 
-from undersong.services.agent.budgets import PrivacyRule
-from undersong.services.agent.domain import TaskFailure
-from undersong.services.agent.highwater import UNWRITTEN, Place, SentMessages
+from undersong.services.agent.domain.budgets import PrivacyRule
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.ledger import rules
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Charge, Head, Line, State, line_of
 from undersong.services.agent.ledger.mark import LedgerMark, MarkUnreadable, behind
-from undersong.services.agent.store import Store
+from undersong.services.agent.repository.highwater import UNWRITTEN, Place, SentMessages
+from undersong.services.agent.repository.store import Store
 from undersong.shared.clock import utc_now
 from undersong.shared.faults import point
 from undersong.shared.ids import Digest, JobId, RoundId

@@ -12,8 +12,8 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from undersong.services.agent.ledger.book import Ledger
-from undersong.services.agent.link import Call, Link
-from undersong.services.agent.receipts import RECORD_BYTES
+from undersong.services.agent.peers.link import Call, Link
+from undersong.services.agent.transparency.receipts import RECORD_BYTES
 from undersong.shared.ids import RoundId, SiteId
 from undersong.shared.wire.manifest import RoundKind
 

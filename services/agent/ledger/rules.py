@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from undersong.services.agent.budgets import Budget, PrivacyRule
-from undersong.services.agent.domain import Reason
+from undersong.services.agent.domain.budgets import Budget, PrivacyRule
+from undersong.services.agent.domain.rules import Reason
 from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, event_in, noisy
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
 from undersong.shared.wire.manifest import RoundManifest

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner import folders
 from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
 from undersong.shared.wire.privacy import PrivacyEvent, privacy_event

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from undersong.services.agent.domain import Resources, TaskFailure
+from undersong.services.agent.domain.rules import Resources, TaskFailure
 from undersong.services.agent.runner import folders
 from undersong.services.agent.runner.pool import ChildGone
 from undersong.services.agent.runner.protocol import Excess, Frame, Setup, frame_length, pack, unpack

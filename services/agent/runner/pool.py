@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner.protocol import Excess, Frame, FrameError, Setup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

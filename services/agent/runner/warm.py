@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 from pydantic import ValidationError
 
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner import folders
 from undersong.services.agent.runner.answers import failure, outcome, progress_of
 from undersong.services.agent.runner.pool import Channel, Child, ChildGone, Launcher, Pool

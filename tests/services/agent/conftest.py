@@ -20,8 +20,8 @@ from undersong.local.forks import Forks
 from undersong.local.process import Running
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.__main__ import dated, opened
-from undersong.services.agent.receipts import ReceiptBook
 from undersong.services.agent.settings import load
+from undersong.services.agent.transparency.receipts import ReceiptBook
 
 RECIPE = (Path(__file__).parent / "odd_recipe.py").read_text()
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.shared.wire.manifests import manifest
-from undersong.services.agent.budgets import Budget, PrivacyRule
-from undersong.services.agent.highwater import SentMessages
+from undersong.services.agent.domain.budgets import Budget, PrivacyRule
 from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.mark import LedgerMark
-from undersong.services.agent.state import AgentState
+from undersong.services.agent.repository.highwater import SentMessages
+from undersong.services.agent.repository.state import AgentState
 from undersong.shared.wire.manifest import Encoding, RoundManifest
 from undersong.shared.wire.privacy import GaussianEvent, PrivacyEvent, PrivacyUnit
 

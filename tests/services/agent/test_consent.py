@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.services.agent.conftest import AgentProcess
+from tests.services.agent.domain.test_rules import CODE, MANIFEST, POLICY, changed
 from tests.services.agent.fake_platform import FakePlatform
-from tests.services.agent.test_domain import CODE, MANIFEST, POLICY, changed
 from undersong.cli import app
 from undersong.services.agent.consent.inbox import Inbox, NotDecided
 from undersong.services.agent.consent.requests import approves, changes, fields_of, request_of
 from undersong.services.agent.consent.rules import ConsentState, Decision, Ended, SignedDecision, standing
-from undersong.services.agent.domain import Ceiling, ConsentRule, TaskFailure
-from undersong.services.agent.owners import OwnerMark
+from undersong.services.agent.domain.rules import Ceiling, ConsentRule, TaskFailure
+from undersong.services.agent.policy.owners import OwnerMark
+from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import OwnerSettings
-from undersong.services.agent.store import Store
 from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import PrivacyUnit

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from tests.effort import also
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
+from tests.services.agent.policy.test_file import wait_for
+from tests.services.agent.policy.test_owners import URLS
 from tests.services.agent.test_consent import ALICE, ASKED, BOB, JOB, inbox_of, numbered, refused
-from tests.services.agent.test_owners import URLS
-from tests.services.agent.test_policy import wait_for
 from undersong.cli import app
-from undersong.services.agent.budgets import Budget, PrivacyRule
 from undersong.services.agent.consent.page import ConsentPage, PageServer
+from undersong.services.agent.domain.budgets import Budget, PrivacyRule
 from undersong.services.agent.settings import AgentSettings, ConfigError, ConsentPageSettings
 from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.wire.privacy import PrivacyUnit
@@ -299,8 +299,8 @@ def forge(agent: AgentProcess, key: OwnerKey) -> bool:
     """Store an approval that another key signed in Bob's name, as one who can write the database could."""
     from undersong.services.agent.consent.inbox import Inbox
     from undersong.services.agent.consent.rules import Decision, SignedDecision
-    from undersong.services.agent.owners import OwnerMark
-    from undersong.services.agent.store import Store
+    from undersong.services.agent.policy.owners import OwnerMark
+    from undersong.services.agent.repository.store import Store
 
     store = Store(agent.folder / "state")
     inbox = Inbox(store, None, OwnerMark(agent.folder / "high-water.owner"))

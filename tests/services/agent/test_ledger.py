@@ -12,12 +12,12 @@ import pytest
 
 from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
 from tests.shared.wire.manifests import manifest
-from undersong.services.agent.budgets import PrivacyRule
-from undersong.services.agent.domain import Detail, Earlier, TaskFailure, report
-from undersong.services.agent.highwater import UPLOAD, Place, Sent
+from undersong.services.agent.domain.budgets import PrivacyRule
+from undersong.services.agent.domain.rules import Detail, Earlier, TaskFailure, report
 from undersong.services.agent.ledger.adoption import adopt
 from undersong.services.agent.ledger.entries import State
-from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.repository.highwater import UPLOAD, Place, Sent
+from undersong.services.agent.transparency.receipts import ReceiptBook
 from undersong.shared import clock
 from undersong.shared.ids import TaskId, digest_of
 from undersong.shared.privacy.accounting import epsilon_of

@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.effort import examples
 from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
-from undersong.services.agent.domain import Earlier, TaskFailure
-from undersong.services.agent.highwater import UPLOAD, Place, Sent
+from undersong.services.agent.domain.rules import Earlier, TaskFailure
 from undersong.services.agent.ledger.adoption import adopt
 from undersong.services.agent.ledger.entries import Chain, State
-from undersong.services.agent.receipts import ReceiptBook
+from undersong.services.agent.repository.highwater import UPLOAD, Place, Sent
+from undersong.services.agent.transparency.receipts import ReceiptBook
 from undersong.shared import clock, faults
 from undersong.shared.ids import TaskId, digest_of
 from undersong.shared.privacy.accounting import epsilon_of

@@ -11,8 +11,8 @@ import httpx
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from undersong.services.agent import domain
-from undersong.services.agent.link import RETRIED
+from undersong.services import agent
+from undersong.services.agent.peers.link import RETRIED
 from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.wire.updates import parse_header, read_header
 
@@ -91,8 +91,8 @@ def test_the_header_of_the_worked_example() -> None:
 
 def test_every_code_and_status_is_documented() -> None:
     """Codes that the agent's rules raise, and statuses that it asks again after, stand in the document."""
-    names = ("tasks", "domain", "exchange", "engine_state", "state", "keys", "samples")
-    source = "".join((Path(domain.__file__).parent / f"{name}.py").read_text() for name in names)
+    folders = [Path(agent.__file__).parent / name for name in ("domain", "peers", "repository", "rounds")]
+    source = "".join(path.read_text() for folder in folders for path in sorted(folder.glob("*.py")))
     codes = set(re.findall(r'(?:TaskFailure|Reason)\(\s*"([a-z-]+)"', source))
     documented = set(re.findall(r"`([a-z]+(?:-[a-z]+|-\*)*)`", DOCUMENT))
     families = tuple(code[:-1] for code in documented if code.endswith("*"))

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 
 from tests.databases import prepare
 from tests.services.keys.parties import FEDERATION, URL, Federation
-from undersong.services.agent import log_watch
-from undersong.services.agent.alarms import FOREIGN, FORK, Alarms
-from undersong.services.agent.keys import Signatures
-from undersong.services.agent.link import Away, Link
-from undersong.services.agent.log_watch import LogWatch, Seen
-from undersong.services.agent.state import AgentState
+from undersong.services.agent.peers.keys import Signatures
+from undersong.services.agent.peers.link import Away, Link
+from undersong.services.agent.repository.alarms import FOREIGN, FORK, Alarms
+from undersong.services.agent.repository.state import AgentState
+from undersong.services.agent.transparency import log_watch
+from undersong.services.agent.transparency.log_watch import LogWatch, Seen
 from undersong.services.keys.settings import KeysSettings
 from undersong.services.keys.wiring import Components, assemble, build_app, open_database
 from undersong.shared.identity.authority import Identity, Subject, public_bytes

@@ -21,9 +21,9 @@ from undersong.client.types import Comparison
 from undersong.recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
 from undersong.recipes.declaration import BadDataset
 from undersong.recipes.draft import draft_text
-from undersong.services.agent.domain import Detail
-from undersong.services.agent.first_policy import default_policy
-from undersong.services.agent.policy import load
+from undersong.services.agent.domain.rules import Detail
+from undersong.services.agent.policy.file import load
+from undersong.services.agent.policy.template import default_policy
 
 
 def undersong(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -14,7 +14,7 @@ import yaml
 
 from tests.pace import Deadline
 from undersong.recipes.protocol import source_digest
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner import landlock
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import RunOrder, Setup

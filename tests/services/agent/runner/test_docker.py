@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from undersong.recipes.protocol import source_digest
-from undersong.services.agent.domain import Resources, TaskFailure
+from undersong.services.agent.domain.rules import Resources, TaskFailure
 from undersong.services.agent.runner.docker import LABEL, DockerLauncher
 from undersong.services.agent.runner.folders import fresh
 from undersong.services.agent.runner.protocol import RunOrder, Setup

@@ -15,13 +15,13 @@ import pytest
 from tests.shared.wire.manifests import manifest
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.protocol import Column, DataShape, source_digest
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
+from undersong.services.agent.repository.samples import Samples
+from undersong.services.agent.rounds.updates import make_payload
 from undersong.services.agent.runner.answers import outcome
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import FrameError, RunOrder, Setup, frame_length, pack, unpack
 from undersong.services.agent.runner.warm import WarmRunner
-from undersong.services.agent.samples import Samples
-from undersong.services.agent.updates import make_payload
 from undersong.shared.ids import SiteId
 from undersong.shared.learning.tensors import Model, Schema, flatten, load, save
 from undersong.shared.secagg.quantise import plan_encoding

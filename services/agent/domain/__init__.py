@@ -1,0 +1,1 @@
+"""The agent's rules. Pure: no input or output."""

@@ -1,0 +1,1 @@
+"""The owner's policy: its file, its signatures, and what it says in plain sentences."""

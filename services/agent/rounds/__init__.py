@@ -1,0 +1,1 @@
+"""One leased task from its verification to its acknowledgement."""

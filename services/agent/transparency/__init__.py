@@ -1,0 +1,1 @@
+"""What the agent checks in public: receipts of its updates, and the transparency log."""
