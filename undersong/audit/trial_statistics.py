@@ -23,9 +23,9 @@ from undersong.client.types import StatisticsResults
 from undersong.errors import UndersongError
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.datasets import BadDataset, describe_dataset
-from undersong.services.agent.domain import TaskFailure
+from undersong.services.agent.domain.rules import TaskFailure
+from undersong.services.agent.rounds.updates import sums_to_hide
 from undersong.services.agent.runner.protocol import Progress
-from undersong.services.agent.updates import sums_to_hide
 from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
 from undersong.services.coordinator.domain.progress import Finished, Step
