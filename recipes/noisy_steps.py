@@ -80,21 +80,25 @@ def set_noisy_gradients(
     """Set the gradients of the module's parameters to a noisy mean over a fresh sample of the rows.
 
     `loss` is a mean over the rows that it gets. Raises `RecipeError` for a module whose outputs for one row depend on
-    the others.
+    the others. Parameters that are not trained (requires_grad = False) get no gradient.
     """
     import torch
     from torch.func import functional_call, grad, vmap
 
     from undersong.shared.privacy.noise import add_discrete_gaussian
 
-    if any(True for _ in module.buffers()):
-        raise RecipeError("a model that keeps means over batches cannot protect records: it would keep them exactly")
-    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    if looks_at_batches(module):
+        raise RecipeError(
+            "a model that keeps means over batches cannot protect records: it would keep them exactly; normalise each "
+            "row alone (GroupNorm, LayerNorm)"
+        )
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    weights = {name: parameter.detach() for name, parameter in trained.items()}
 
     def loss_of_one(parameters: dict[str, torch.Tensor], row: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return loss(functional_call(module, parameters, (row[None],)), truth[None])
 
-    of_each = vmap(grad(loss_of_one), in_dims=(None, 0, 0))
+    of_each = vmap(grad(loss_of_one), in_dims=(None, 0, 0), randomness="different")
     length = sum(parameter.numel() for parameter in weights.values())
     grid, total = grid_of(noise, length), np.zeros(length, np.int64)
     sample, at_once = poisson_sample(len(y), noise.probability), max(1, _AT_ONCE // length)
@@ -105,14 +109,26 @@ def set_noisy_gradients(
         total += clipped(flat, noise.clip_norm, grid).sum(dim=0).cpu().numpy()
     add_discrete_gaussian(total, noise.noise_multiplier * grid, os.urandom(32))
     step = noise.clip_norm / (grid * noise.probability * len(y))
-    _set(module, np.asarray(total * step, np.float64))
+    _set(list(trained.values()), np.asarray(total * step, np.float64))
 
 
-def _set(module: torch.nn.Module, mean: npt.NDArray[np.float64]) -> None:
+def looks_at_batches(module: torch.nn.Module) -> bool:
+    """Return whether a layer normalises over the rows of a step, or keeps means over them."""
+    from torch.nn.modules import batchnorm
+
+    kinds = batchnorm._NormBase  # noqa: SLF001 (the one base of the layers of batch and instance normalisation)
+    return any(
+        isinstance(layer, batchnorm._BatchNorm) or layer.track_running_stats  # noqa: SLF001
+        for layer in module.modules()
+        if isinstance(layer, kinds)
+    )
+
+
+def _set(trained: list[torch.nn.Parameter], mean: npt.NDArray[np.float64]) -> None:
     import torch
 
     at = 0
-    for parameter in module.parameters():
+    for parameter in trained:
         part = mean[at : at + parameter.numel()].astype(np.float32)
-        parameter.grad = torch.from_numpy(part).reshape(parameter.shape).to(parameter.device)
+        parameter.grad = torch.from_numpy(part).reshape(parameter.shape).to(parameter.device, parameter.dtype)
         at += parameter.numel()

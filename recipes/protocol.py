@@ -17,10 +17,12 @@ import numpy.typing as npt
 from undersong.shared.errors import Invalid
 from undersong.shared.ids import Digest
 from undersong.shared.learning.tensors import Model
+from undersong.shared.wire.manifest import TRAINING_ROUND
 from undersong.shared.wire.privacy import RECORD_NOISE, PoissonGaussianEvent, RecordNoise
 from undersong.shared.wire.profiles import Column, RecipeSpec
 
 __all__ = [
+    "TRAINING_ROUND",
     "Array",
     "Column",
     "Context",

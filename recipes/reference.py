@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from undersong.recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.recipes.protocol import TRAINING_ROUND, Dataset, Params, Recipe, RecipeError, Tensors
 from undersong.shared.learning.metrics import evaluation_layout, metrics_of
 
 Scores = dict[str, float]
@@ -37,7 +37,8 @@ def train_in_one_place(recipe: Recipe, data: Dataset, params: Params, *, rounds:
     context = {"statistics": list(recipe.statistics(data, params, seed))} if recipe.spec.statistics else {}
     model = recipe.initial(data.shape, params, context, seed).tensors
     for number in range(rounds):
-        model = recipe.train(model, data, params, context, seed + number, lambda _: None).tensors
+        here = {**context, TRAINING_ROUND: [float(number), float(rounds)]}
+        model = recipe.train(model, data, params, here, seed + number, lambda _: None).tensors
     return model
 
 

@@ -10,6 +10,7 @@ WHOLE = ("laws", "vectors")
 """Files of this name test their folder as a whole."""
 OTHERS = {
     "recipes/test_data_page.py": "docs/data.md",
+    "recipes/test_own_model_page.py": "docs/own-model.md",
     "services/agent/test_crashes.py": "an agent process that is killed at any point",
     "services/agent/test_protocol_page.py": "docs/agent-protocol.md",
     "services/aggregator/test_twoserver.py": "rounds with a second server, through the aggregator's API",

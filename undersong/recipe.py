@@ -1,8 +1,10 @@
-"""Everything that a training recipe of your own needs (see examples/own-recipe).
+"""Everything that a training recipe of your own needs (see docs/own-model.md).
 
-The types of `undersong.recipes.protocol`, the roles of tensors, and the sums that each evaluation layout is made of.
+`TorchRecipe`, `NumpyRecipe` and `SklearnRecipe` make a recipe of a model. The types of `undersong.recipes.protocol`,
+the roles of tensors, and the sums of each evaluation layout are for recipes that write every method themselves.
 """
 
+from undersong.recipes.numpy_recipe import NumpyRecipe
 from undersong.recipes.protocol import (
     Array,
     Column,
@@ -21,17 +23,23 @@ from undersong.recipes.protocol import (
     record_noise,
     source_digest,
 )
+from undersong.recipes.sklearn_recipe import SklearnRecipe
+from undersong.recipes.supervised import IMAGE, ModelShape
+from undersong.recipes.torch_recipe import TorchRecipe
 from undersong.shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
 from undersong.shared.learning.tensors import Schema
 from undersong.shared.wire.profiles import Task
 
 __all__ = [
+    "IMAGE",
     "Array",
     "Column",
     "Context",
     "DataShape",
     "Dataset",
     "Model",
+    "ModelShape",
+    "NumpyRecipe",
     "Params",
     "Progress",
     "Recipe",
@@ -39,8 +47,10 @@ __all__ = [
     "RecipeSpec",
     "RecordNoise",
     "Schema",
+    "SklearnRecipe",
     "Task",
     "Tensors",
+    "TorchRecipe",
     "TrainResult",
     "binary_sums",
     "evaluation_layout",

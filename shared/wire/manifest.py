@@ -25,6 +25,8 @@ AUDIT_CONTEXT: Final = b"undersong/audit/1\0"
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
 STATISTICS_RECIPE: Final = "statistics"
 """The recipe of statistics jobs: of its sums alone is known what one record changes in them."""
+TRAINING_ROUND: Final = "round"
+"""The name under which a training round's context says how many came before it, and how many the job has at most."""
 MOST_REASON: Final = 2000
 """Characters of a job's reason."""
 

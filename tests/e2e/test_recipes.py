@@ -32,7 +32,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 OWN = (
-    ROOT / "examples" / "own-recipe" / "svm.py",
+    *(ROOT / "examples" / "own-recipe" / f"{name}.py" for name in ("svm", "network")),
     *(Path(__file__).with_name(f"{name}_recipe.py") for name in ("constant", "precision")),
 )
 HOSPITALS = ("cleveland", "hungarian", "va")
@@ -113,7 +113,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
             *({"digest": source_digest(own / file.name)} for file in OWN),
         ],
         "datasets": {entry["name"]: {"columns": "*"} for entry in datasets},
-        "engines": ["pairwise", "sealed"],
+        "engines": ["pairwise", "twoserver", "sealed"],
     }
     settings = {"recipes": [str(own)], "containment": "required", "device": "cpu"}
     platform.add_site(name, datasets={"datasets": datasets}, policy=policy, agent=settings)
@@ -153,10 +153,27 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
     "own, by default": ("constant", made("ill"), "accuracy", 0.2),
     "own, four classes": ("constant", made("ill", classes=4), "accuracy", 0.2),
     "own, regression": ("constant", made("price", task="regression"), "mae", 1e5),
+    "own network": ("network", {**made("ill", hidden=8, **FAST), "engine": "pairwise"}, "auc", 0.95),
+    "own network of two servers": ("network", {**made("answer", **FAST), "engine": "twoserver"}, "auc", 0.95),
+    "own network, noise for each record": (
+        "network",
+        made("ill", epochs=10, batch_size=30, learning_rate=1.0),
+        "auc",
+        0.8,
+    ),
+    "steps of adam": (
+        "tabular",
+        made("ill", optimiser="adam", learning_rate=0.05, schedule="cosine", epochs=10),
+        "auc",
+        0.9,
+    ),
 }
 
 
-FEW = ("five classes", "noise for each record", "regression", "seven kinds of pictures", "own, four classes")
+FEW = (
+    "five classes", "noise for each record", "regression", "seven kinds of pictures", "own, four classes",
+    "own network", "own network of two servers",
+)  # fmt: skip
 """Each kind of task, of recipe, and of training."""
 PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
 REST = tuple(name for name in CASES if name not in FEW)
@@ -174,7 +191,8 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
         "evaluation": {"every": 2},
         "update": {"bound": 4e6 if "own, r" in name else 16.0},
         "deadlines": {"round_s": 120},
-        **(PRIVATE if name == "noise for each record" else {}),
+        **({"engine": said["engine"]} if "engine" in said else {}),
+        **(PRIVATE if name.endswith("noise for each record") else {}),
     }
 
 
@@ -246,6 +264,12 @@ def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: P
     spec["recipe"]["params"] = {**spec["recipe"]["params"], "classes": 4}
     with pytest.raises(ApiError, match="5 categories"):
         platform.client.submit_job(spec)
+    spec["recipe"]["params"] = {**FAST, "task": "multiclass", "classes": 5, "class_weights": [1, 2], "patience": 2}
+    with pytest.raises(ApiError, match=r"(?s)set validation_fraction"):
+        platform.client.submit_job(spec)
+    del spec["recipe"]["params"]["patience"]
+    with pytest.raises(ApiError, match="2 numbers for 5 classes"):
+        platform.client.submit_job(spec)
     spec["recipe"]["params"], spec["data"] = FAST, {**spec["data"], "label": "price"}
     with pytest.raises(ApiError, match=r"other numbers than 0 and 1.*set task: regression"):
         platform.client.submit_job(spec)
@@ -312,8 +336,6 @@ def test_an_audit_finds_halved_noise_and_stops_the_job(
     table(0).to_csv(tmp_path / "made.csv", index=False)
     entry = {"name": "made", "kind": "csv", "path": "made.csv", "columns": COLUMNS}
     (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
-    for name in HOSPITALS:  # the job goes on no further meanwhile: its rounds would take the processors from the audits
-        platform.halt(f"agent.{name}")
     code, found = audit("--only", "one-run-mechanism", "--only", "one-run-training", "--only", "gradient-inversion")
     assert (code, found["verdict"], len(found["audits"])) == (0, "not-refuted", 3), found
     assert found["claim"] == {"epsilon": pytest.approx(4.0, rel=1e-3), "delta": 1e-6, "unit": "site"}

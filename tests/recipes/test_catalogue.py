@@ -65,7 +65,7 @@ def imports(file: Path) -> set[str]:
 
 def test_an_own_recipe_is_found_by_file_and_by_folder() -> None:
     assert load_recipe("svm", [OWN]) is load_recipe("svm", [OWN / "svm.py"])
-    assert [spec.name for spec in recipe_specs([OWN])] == [*BUILT_IN, "svm"]
+    assert [spec.name for spec in recipe_specs([OWN])] == [*BUILT_IN, "network", "svm"]
     with pytest.raises(RecipeError, match="unknown"):
         load_recipe("svm")
 
@@ -104,4 +104,4 @@ def test_null_changes_nothing() -> None:
 def test_the_list_can_be_printed() -> None:
     command = [sys.executable, "-m", "undersong.recipes", str(OWN)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [*BUILT_IN, "svm"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*BUILT_IN, "network", "svm"]

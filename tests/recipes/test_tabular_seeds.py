@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.shared.wire.manifests import manifest
-from undersong.recipes import training
+from undersong.recipes import fitting
 from undersong.recipes.protocol import Dataset
-from undersong.recipes.tabular import _DEFAULTS, RECIPE
+from undersong.recipes.tabular import RECIPE
 from undersong.services.agent.rounds.tasks import _order
 from undersong.shared.ids import SiteId
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
@@ -35,8 +35,8 @@ def test_the_first_model_is_the_same_whichever_site_makes_it() -> None:
 
 
 def test_sites_with_equally_many_rows_draw_different_batches() -> None:
-    params = {**_DEFAULTS, "batch_size": 16}
-    batches = [next(training._batches(ROWS, params, seed_for(manifest(), site))) for site in NAMES]
+    seeds = [seed_for(manifest(), site) for site in NAMES]
+    batches = [next(fitting._batches(np.arange(ROWS), 16, np.random.default_rng(seed))) for seed in seeds]
     assert len({tuple(rows) for rows in batches}) == SITES
 
 

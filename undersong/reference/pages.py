@@ -27,6 +27,7 @@ from undersong.shared.telemetry import metrics as telemetry
 from undersong.shared.transparency.datamap import DataMap
 from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.web.settings import ServiceSettings
+from undersong.shared.wire.profiles import RecipeSpec
 
 DOCUMENTS: Final = (JobSpec, StatisticsSpec, DatasetEntry, PolicyFile, AgentSettings)
 SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
@@ -96,7 +97,7 @@ def job() -> str:
             table(("parameter", "range", "meaning"), parameters),
             "### Engines\n",
             table(("`engine`", "strength", "what it keeps secret"), engines),
-            *(_recipe(spec.name, spec.description or "", spec.params_schema) for spec in recipes),
+            *map(_recipe, recipes),
             Pages(StatisticsSpec.model_json_schema()).sections("A statistics job", "statistics."),
         ]
     )
@@ -106,14 +107,22 @@ def _defaults(parameters: Mapping[str, float]) -> str:
     return ", ".join(f"`{name}`: {default:g}" for name, default in parameters.items())
 
 
-def _recipe(name: str, description: str, schema: Mapping[str, Any]) -> str:
+def _recipe(spec: RecipeSpec) -> str:
     return "\n".join(
         [
-            f"### Recipe `{name}`\n",
-            f"{plain(description)}\n",
-            Pages(schema, level=4).sections(f"`recipe.params` of `{name}`"),
+            f"### Recipe `{spec.name}`\n",
+            f"{plain(spec.description)}\n",
+            Pages(spec.params_schema, level=4).sections(f"`recipe.params` of `{spec.name}`"),
+            *_refused("Refused together:", spec.params_schema),
+            *_refused("Refused where noise protects records:", spec.record_params or {}),
         ]
     )
+
+
+def _refused(title: str, schema: Mapping[str, Any]) -> list[str]:
+    """Return the sentences of the combinations that a recipe's schema refuses, as a list."""
+    sentences = [each["description"] for each in schema.get("allOf", ()) if "description" in each]
+    return [f"{title}\n", *(f"- {plain(sentence)}" for sentence in sentences), ""] if sentences else []
 
 
 def datasets() -> str:

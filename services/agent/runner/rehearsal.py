@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.protocol import Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.recipes.protocol import TRAINING_ROUND, Dataset, Params, Recipe, RecipeError, Tensors
 from undersong.shared.learning import safetensors
 from undersong.shared.learning.tensors import Model
 
@@ -51,6 +51,7 @@ def run_course(recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress
     model = recipe.initial(data.shape, params, context, seed)
     tensors = model.tensors
     for number in range(rounds):
+        context[TRAINING_ROUND] = [float(number), float(rounds)]
         tensors = recipe.train(tensors, data, params, context, seed + number, lambda _: None).tensors
         progress((number + 1) / rounds)
     return Model(model.schema.result(tensors), tensors)

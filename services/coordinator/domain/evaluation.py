@@ -30,6 +30,7 @@ def check_evaluation(
     except LayoutUnknown as unknown:
         found.error("/recipe/params", unknown.detail)
         return
+    _check_weights(recipe, params, layout, found)
     if label is None:
         return
     if (problem := _misfit(layout, label)) is not None:
@@ -45,6 +46,17 @@ def check_evaluation(
         found.error("/recipe/params", f"{said}; {_remedy(layout, chosen)}")
     else:
         found.warn("/recipe/name", f"{said}, and the recipe {recipe.name!r} is for task {recipe.task}")
+
+
+def _check_weights(recipe: RecipeSpec, params: Mapping[str, Any], layout: str, found: Findings) -> None:
+    """Check that the weights of classes, where the recipe has them, are as many as the classes."""
+    weights = params.get("class_weights") if "class_weights" in _parameters(recipe) else None
+    if not weights or not isinstance(weights, list) or layout == Task.REGRESSION:
+        return
+    classes = 2 if layout == Task.BINARY else classes_in(layout)
+    if len(weights) != classes:
+        said = f"{len(weights)} numbers for {classes} classes: give one for each class, in their order"
+        found.error("/recipe/params/class_weights", said)
 
 
 def _parameters(recipe: RecipeSpec) -> set[str]:

@@ -17,6 +17,7 @@ from undersong.shared.secagg.facts import PlanRequest
 from undersong.shared.secagg.private import plan_multiples, plan_noisy
 from undersong.shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
 from undersong.shared.wire.manifest import (
+    TRAINING_ROUND,
     DataRef,
     Encoding,
     LogHead,
@@ -104,7 +105,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         ),
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
-        context=dict(job.context),
+        context=_context(job, spec, step),
         encoding=_encoding(step.kind, size, spec, job.resolved.privacy),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
@@ -119,6 +120,12 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
         **_evaluated(job, step.kind),
     )
+
+
+def _context(job: Job, spec: JobSpec, step: Step) -> dict[str, list[float]]:
+    """Return what recipes are told beside their parameters; where they train, the round's place in the job."""
+    place = {TRAINING_ROUND: [float(step.number - 1), float(spec.rounds)]} if step.kind is RoundKind.TRAIN else {}
+    return {**job.context, **place}
 
 
 def _evaluated(job: Job, kind: RoundKind) -> dict[str, Any]:

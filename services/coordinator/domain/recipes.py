@@ -64,6 +64,8 @@ def _message(problem: ParamsError) -> str:
         unknown = sorted(set(instance) - set(known))
         if known and unknown:
             return "; ".join(f"there is no parameter {name!r}{hint(name, known)}" for name in unknown)[:2000]
+    if problem.validator == "not" and isinstance(problem.schema, Mapping) and "description" in problem.schema:
+        return str(problem.schema["description"])[:500]
     if problem.validator == "enum" and isinstance(instance, str) and isinstance(problem.validator_value, list):
         return f"{instance!r} is not a choice here{hint(instance, map(str, problem.validator_value))}"
     return message

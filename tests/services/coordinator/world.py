@@ -263,10 +263,11 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
             authority=authority,
             notifier=notifier,
             streams=streams,
-            admin=others,  # until there is this world's own
+            admin=httpx.AsyncClient(),
             stack=stack,
             folder=folder,
         )
+        await world.admin.aclose()
         world.admin = world.client(authorization=f"Bearer {token}")
         await world.flush()
         yield world

@@ -1,0 +1,233 @@
+"""The training loop of the recipes that use torch: steps over mini-batches, repeatable by seed.
+
+Where a round protects records, each step's gradient is a noisy one (`undersong.recipes.noisy_steps`). What else the
+steps do is in `undersong.recipes.local_training`.
+
+Source of the term mu/2 |w - w_t|^2: Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from undersong.recipes.local_training import LocalTraining
+from undersong.recipes.noisy_steps import looks_at_batches, set_noisy_gradients
+from undersong.recipes.protocol import Array, Context, Params, Progress, RecipeError, record_noise
+from undersong.recipes.training import device, fitting_threads
+from undersong.shared.wire.privacy import PoissonGaussianEvent, RecordNoise
+
+if TYPE_CHECKING:
+    import torch
+
+Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Rows = npt.NDArray[np.int64]
+
+_AT_ONCE: Final = 4096  # rows held back whose loss is computed together
+_ALONE: Final = "batch normalisation cannot train on a row alone: give a larger batch_size, or normalise in groups"
+_DIVERGED: Final = "training diverged: the loss is not a finite number; lower the learning rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """How many rows were trained on, their mean loss over the steps (0.0 with noise), and the noisy steps taken."""
+
+    examples: int
+    loss: float
+    events: tuple[PoissonGaussianEvent, ...] = ()
+
+
+def fit(
+    module: torch.nn.Module,
+    features: Array,
+    labels: Array,
+    loss: Loss,
+    params: Params,
+    context: Context,
+    seed: int,
+    progress: Progress,
+) -> Fitted:
+    """Train the module in place, with the noise that the context asks for. Raises `RecipeError`."""
+    import torch
+
+    place = device()
+    module.to(place).train()
+    x, y = torch.from_numpy(features).to(place), torch.from_numpy(labels).to(place)
+    course = _Course(module, x, y, loss, LocalTraining.of(params), context)
+    noise = record_noise(context)
+    with fitting_threads(features):
+        return course.exact(seed, progress) if noise is None else course.noisy(noise, progress)
+
+
+class _Course:
+    """One round of training at a site."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        loss: Loss,
+        options: LocalTraining,
+        context: Context,
+    ) -> None:
+        self._module, self._x, self._y, self._loss = module, x, y, loss
+        self._options, self._context = options, context
+        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self._trained:
+            raise RecipeError("the model has no parameter to train: every one has requires_grad = False")
+        self._anchor = [parameter.detach().clone() for parameter in self._trained] if options.proximal_mu else []
+        self._optimiser = _optimiser(self._trained, options)
+
+    def exact(self, seed: int, progress: Progress) -> Fitted:
+        """Pass over the rows; where some are held back, stop when they gain no more and keep their best epoch."""
+        options, random = self._options, np.random.default_rng(seed)
+        rows, held = _held_back(len(self._y), options.validation_fraction)
+        steps, done, total, seen = options.epochs * _steps_in(len(rows), options.batch_size), 0, 0.0, 0
+        best = _BestEpoch(self._module, options.patience)
+        for _ in range(options.epochs):
+            for batch in _batches(rows, options.batch_size, random, pairs=looks_at_batches(self._module)):
+                value = self._exact_step(batch, done, steps)
+                total, seen, done = total + value * len(batch), seen + len(batch), done + 1
+                progress(min(1.0, done / steps))
+            if held.size and best.is_over(self._mean_loss(held)):
+                break
+        best.restore()
+        return Fitted(len(rows), total / max(seen, 1))
+
+    def noisy(self, noise: RecordNoise, progress: Progress) -> Fitted:
+        """Take the steps that a round which protects records asks for."""
+        steps = int(noise.steps)
+        for done in range(steps):
+            self._optimiser.zero_grad()
+            set_noisy_gradients(self._module, self._loss, self._x, self._y, noise)
+            self._step(None, done, steps)
+            progress((done + 1) / steps)
+        return Fitted(len(self._y), 0.0, (noise.event,))
+
+    def _exact_step(self, rows: Rows, done: int, steps: int) -> float:
+        self._optimiser.zero_grad()
+        value = self._loss_of(rows)
+        said = float(value.detach())
+        if not math.isfinite(said):
+            raise RecipeError(_DIVERGED)
+        self._step(value, done, steps)
+        return said
+
+    def _loss_of(self, rows: Rows) -> torch.Tensor:
+        import torch
+
+        half = self._options.precision == "bfloat16"
+        try:
+            with torch.autocast(self._x.device.type, torch.bfloat16) if half else nullcontext():
+                said = self._module(self._x[rows])
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                raise RecipeError(_ALONE) from error
+            raise
+        value = self._loss(said.float() if half else said, self._y[rows])
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            raise RecipeError("the loss must be one number for all rows of a step: return its mean")
+        return value
+
+    def _step(self, value: torch.Tensor | None, done: int, steps: int) -> None:
+        """Add the proximal term to the gradients, clip them, and step by the scheduled rate."""
+        import torch
+
+        pulled = _proximal(self._trained, self._anchor, self._options.proximal_mu)
+        parts = [part for part in (value, pulled) if part is not None]
+        if parts:
+            torch.autograd.backward(sum(parts[1:], parts[0]))
+        if self._options.clip_gradient:
+            torch.nn.utils.clip_grad_norm_(self._trained, self._options.clip_gradient)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._options.rate(self._context, done, steps)
+        self._optimiser.step()
+
+    def _mean_loss(self, rows: Rows) -> float:
+        """Return the mean loss of rows held back, in evaluation mode."""
+        import torch
+
+        self._module.eval()
+        with torch.no_grad():
+            parts = [rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)]
+            total = sum(float(self._loss_of(part)) * len(part) for part in parts)
+        self._module.train()
+        return total / len(rows)
+
+
+class _BestEpoch:
+    """The module as it was after its best epoch."""
+
+    def __init__(self, module: torch.nn.Module, patience: int) -> None:
+        self._module, self._patience = module, patience
+        self._best, self._waited = math.inf, 0
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def is_over(self, loss: float) -> bool:
+        """Take in an epoch's loss; return whether `patience` epochs were not better than the best one."""
+        if loss < self._best:
+            self._best, self._waited = loss, 0
+            self._kept = {name: value.detach().clone() for name, value in self._module.state_dict().items()}
+        else:
+            self._waited += 1
+        return 0 < self._patience <= self._waited
+
+    def restore(self) -> None:
+        """Put the best epoch's values back."""
+        if self._kept:
+            self._module.load_state_dict(self._kept)
+
+
+def _optimiser(trained: list[torch.nn.Parameter], options: LocalTraining) -> torch.optim.Optimizer:
+    import torch
+
+    rate, decay = options.learning_rate, options.weight_decay
+    if options.optimiser == "sgd":
+        return torch.optim.SGD(trained, rate, options.momentum, weight_decay=decay)
+    kind = torch.optim.AdamW if options.optimiser == "adamw" else torch.optim.Adam
+    return kind(trained, rate, weight_decay=decay)
+
+
+def _held_back(count: int, share: float) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those held back, the same in every round; raises `RecipeError`."""
+    rows = np.arange(count)
+    if not share:
+        return rows, rows[:0]
+    if count < 2:
+        raise RecipeError(
+            f"validation_fraction holds rows back, and the data set has {count} for training: set it to 0"
+        )
+    order = np.random.default_rng(0).permutation(count)
+    kept = min(count - 1, max(1, round(share * count)))
+    return np.sort(order[kept:]), np.sort(order[:kept])
+
+
+def _steps_in(count: int, batch_size: int) -> int:
+    return math.ceil(count / (batch_size or count))
+
+
+def _batches(rows: Rows, batch_size: int, random: np.random.Generator, *, pairs: bool = False) -> Iterator[Rows]:
+    """Yield an epoch's batches; with `pairs` a last row alone goes with the batch before it, or stays out."""
+    order, size = rows[random.permutation(len(rows))], batch_size or len(rows)
+    if pairs and len(rows) % size == 1 and len(rows) > 1 and size > 1:
+        order, last = order[:-1], order[-1:]
+    else:
+        last = order[:0]
+    starts = range(0, len(order), size)
+    for at in starts:
+        batch = order[at : at + size]
+        yield np.concatenate([batch, last]) if at == starts[-1] else batch
+
+
+def _proximal(trained: list[torch.nn.Parameter], anchor: list[torch.Tensor], mu: float) -> torch.Tensor | None:
+    if not anchor:
+        return None
+    parts = [(p - a).pow(2).sum() for p, a in zip(trained, anchor, strict=True)]
+    return mu / 2 * sum(parts[1:], parts[0])

@@ -1,0 +1,351 @@
+"""What every recipe does that learns a label from a table's columns or an image, whatever learns it.
+
+Columns become numbers by the federation's own means and scales (`undersong.recipes.table`), images are used as they
+are. With task regression the label is learned in standard deviations from its mean over all sites, so that a label of
+any scale fits the limits of an update; predictions and evaluation are in the label's own units, the training loss is
+about standard deviations.
+"""
+
+# ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from undersong.recipes import table
+from undersong.recipes.datasets import SOURCES, images_of
+from undersong.recipes.local_training import TASKS, Combination, JsonSchema, defaults, faults, schema_of
+from undersong.recipes.protocol import (
+    Array,
+    Context,
+    Dataset,
+    DataShape,
+    Params,
+    Progress,
+    RecipeError,
+    Tensors,
+    TrainResult,
+    source_digest,
+)
+from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
+from undersong.shared.learning.tensors import Model, Schema
+from undersong.shared.names import hint
+from undersong.shared.statistics import moments
+from undersong.shared.wire.columns import ColumnType
+from undersong.shared.wire.profiles import RecipeSpec, Task
+
+TABLE: Final[tuple[ColumnType, ...]] = ("number", "category")
+IMAGE: Final[tuple[ColumnType, ...]] = ("image",)
+READING: Final = ("supervised.py", "table.py", "local_training.py", "protocol.py", *SOURCES)
+"""The files whose code every such recipe runs: part of the digest of those that come with the platform."""
+_LABEL: Final = ("label.mean", "label.scale")
+_LABEL_SUMS: Final = 3
+_OWN_TENSORS: Final = frozenset({*table.FIXED, *_LABEL})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a model is made for: `inputs` numbers in a row, shaped as `sample`, and `outputs` numbers for it.
+
+    A table's row has the shape (inputs,), an image (channels, height, width). Outputs: 1 for task binary (the log odds
+    of class 1) and regression, one for each class (logits) for multiclass.
+    """
+
+    sample: tuple[int, ...]
+    outputs: int
+    task: Task
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one row."""
+        return math.prod(self.sample)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRound:
+    """A site's part in a round: its rows, and how it is to train on them.
+
+    x: float32[n, …]. y: float[n], in standard deviations with task regression, or int64[n] classes with multiclass.
+    """
+
+    shape: ModelShape
+    x: Array
+    y: Array
+    settings: Mapping[str, Any]
+    context: Context
+    seed: int
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Tensors that a site trained, over how many rows, and their mean loss; `events` as in `TrainResult`."""
+
+    tensors: Tensors
+    examples: int
+    loss: float
+    events: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTensors:
+    """A model's first tensors: which are averaged only (`buffers`), which stay (`fixed`), which are bfloat16."""
+
+    tensors: Tensors
+    buffers: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    bfloat16: tuple[str, ...] = ()
+
+
+class SupervisedRecipe(ABC):
+    """A recipe but for what learns: `begin`, `learn` and `scores`.
+
+    source: the recipe's file (`__file__`), from which its name and digest follow. task: None leaves it to the job.
+    properties: JSON schemas of the parameters, with defaults. record_params: see `RecipeSpec`; None where it cannot add
+    noise that protects records.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[Path],
+        *,
+        name: str | None,
+        version: str,
+        description: str,
+        task: str | None,
+        classes: int | None,
+        inputs: Sequence[str],
+        properties: Mapping[str, JsonSchema],
+        combinations: Iterable[Combination] = (),
+        record_params: JsonSchema | None = None,
+    ) -> None:
+        files = [Path(source)] if isinstance(source, str | Path) else list(source)
+        self._task = None if task is None else _task(task)
+        self._is_image = _is_image(inputs)
+        if self._is_image and self._task is None:
+            raise RecipeError("a recipe for images must name its task: binary, multiclass or regression")
+        if self._task is Task.MULTICLASS and classes is None and "classes" not in properties:
+            raise RecipeError("task multiclass needs classes: give how many the label has")
+        self._classes = classes
+        self._properties = {**properties, **(TASKS if self._task is None else {})}
+        self._combinations = tuple(combinations)
+        self.spec: RecipeSpec = RecipeSpec(
+            name=name or files[0].stem.replace("_", "-"),
+            version=version,
+            digest=source_digest(*files),
+            task=self._task or Task.BINARY,
+            params_schema=schema_of(self._properties, self._combinations),
+            classes=classes or self._defaults.get("classes"),
+            statistics=not self._is_image or self._task is Task.REGRESSION,
+            inputs=tuple(inputs),
+            record_params=record_params,
+            description=description,
+        )
+
+    @abstractmethod
+    def begin(self, shape: ModelShape, settings: Mapping[str, Any], seed: int) -> FirstTensors:
+        """Return the first tensors; the same seed gives the same ones."""
+
+    @abstractmethod
+    def learn(self, model: Tensors, work: LocalRound) -> Learned:
+        """Train from `model`."""
+
+    @abstractmethod
+    def scores(
+        self, shape: ModelShape, model: Tensors, x: Array, settings: Mapping[str, Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return what the model says of x float32[n, …], n > 0.
+
+        Probabilities [n] of class 1 or [n, classes], or values [n] in standard deviations from the label's mean.
+        """
+
+    def statistics(self, data: Dataset, params: Params, seed: int) -> npt.NDArray[np.float64]:
+        """Return counts, sums and sums of squares of every input, and of the label where it is a number to predict."""
+        if not self.spec.statistics:
+            raise RecipeError(f"{self.spec.name} has no statistics round")
+        parts = [] if self._is_image else [table.statistics(data.columns, data.features[data.train])]
+        if self._task_of(self.settings(params)) is Task.REGRESSION:
+            parts.append(moments.sums_of(data.label[data.train, None]).ravel())
+        return np.concatenate(parts)
+
+    def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
+        """Version 0: scaling from the federation's statistics, and what the model begins with."""
+        settings = self.settings(params)
+        sums = np.asarray(context["statistics"], np.float64) if "statistics" in context else None
+        fixed = _label_tensors(sums) if self._task_of(settings) is Task.REGRESSION else {}
+        if not self._is_image:
+            inputs = sums[:-_LABEL_SUMS] if sums is not None and fixed else sums
+            fixed = table.fixed_tensors(shape.columns, inputs) | fixed
+        elif shape.sample is None:
+            raise RecipeError(f"{self.spec.name} needs a data set with one image column")
+        sample = (fixed[table.MEAN].size,) if shape.sample is None else shape.sample
+        start = self.begin(self._shape(sample, settings), settings, seed)
+        if taken := _OWN_TENSORS & start.tensors.keys():
+            raise RecipeError(f"the model has a tensor {min(taken)}, a name that is taken here: rename the layer")
+        tensors = fixed | start.tensors
+        schema = Schema.of(tensors, buffers=start.buffers, fixed=(*fixed, *start.fixed), bfloat16=start.bfloat16)
+        return Model(schema, tensors)
+
+    def train(
+        self, model: Tensors, data: Dataset, params: Params, context: Context, seed: int, progress: Progress
+    ) -> TrainResult:
+        """Train on the training rows."""
+        settings = self.settings(params)
+        x, y = self._inputs(model, data, data.train), self._labels(data.label[data.train], settings)
+        if not len(y):
+            raise RecipeError("the data set has no training rows")
+        if self._task_of(settings) is Task.REGRESSION:
+            mean, scale = _label_scale(model)
+            y = ((y - mean) / scale).astype(np.float32)
+        shape = self._shape(x.shape[1:], settings)
+        made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress))
+        kept = {name: model[name] for name in _OWN_TENSORS & model.keys()}
+        return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events))
+
+    def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
+        """Return sums over the test rows."""
+        settings = self.settings(params)
+        y = self._labels(data.label[data.test], settings)
+        said = self._predictions(model, self._inputs(model, data, data.test), settings)
+        task = self._task_of(settings)
+        if task is Task.MULTICLASS:
+            return multiclass_sums(y, said)
+        return (binary_sums if task is Task.BINARY else regression_sums)(y.astype(np.float64), said)
+
+    def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
+        """Probabilities [n] or [n, classes], or values [n], from raw columns."""
+        if not self._is_image:
+            return self._predictions(model, table.inputs_of_rows(model, rows), self.settings(params))
+        if len(rows) != 1:
+            raise RecipeError("give exactly one column of images")
+        x = images_of(np.asarray(next(iter(rows.values()))))
+        return self._predictions(model, x, self.settings(params))
+
+    def settings(self, params: Params) -> dict[str, Any]:
+        """Return the parameters with their defaults; raises `RecipeError` for what is unknown or refused together."""
+        if unknown := sorted(set(params) - set(self._properties)):
+            near = hint(unknown[0], self._properties)
+            raise RecipeError(f"{self.spec.name} has no parameter {', '.join(unknown)}{near}")
+        found = {**self._defaults, **params}
+        known = found if self._task is None else {**found, "task": str(self._task)}
+        if said := list(faults(self._combinations, params, known)):
+            raise RecipeError("; ".join(said))
+        return found
+
+    def answers(
+        self, shape: ModelShape, model: Tensors, x: Array, settings: Mapping[str, Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return `scores`; raises `RecipeError` where they are not of the task's shape."""
+        said = np.asarray(self.scores(shape, model, x, settings), np.float64)
+        wanted = (len(x), shape.outputs) if shape.task is Task.MULTICLASS else (len(x),)
+        if said.shape != wanted:
+            raise RecipeError(f"the model's answers have the shape {list(said.shape)}, and {list(wanted)} is needed")
+        return said
+
+    def own_tensors(self, model: Tensors) -> Tensors:
+        """Return the tensors that `begin` made, without those of the data's scaling."""
+        return {name: value for name, value in model.items() if name not in _OWN_TENSORS}
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return defaults(self._properties)
+
+    def _task_of(self, settings: Mapping[str, Any]) -> Task:
+        return self._task or Task(settings["task"])
+
+    def _classes_of(self, settings: Mapping[str, Any]) -> int:
+        """Return how many classes the label has; 2 with task binary."""
+        chosen = settings["classes"] if "classes" in self._properties else self._classes
+        return int(chosen) if self._task_of(settings) is Task.MULTICLASS and chosen else 2
+
+    def _shape(self, sample: tuple[int, ...], settings: Mapping[str, Any]) -> ModelShape:
+        task = self._task_of(settings)
+        return ModelShape(tuple(sample), self._classes_of(settings) if task is Task.MULTICLASS else 1, task)
+
+    def _inputs(self, model: Tensors, data: Dataset, rows: Array) -> Array:
+        if self._is_image:
+            return data.features[rows]
+        return table.inputs(model, data.columns, data.features[rows])
+
+    def _labels(self, labels: Array, settings: Mapping[str, Any]) -> Array:
+        task = self._task_of(settings)
+        if task is Task.REGRESSION:
+            return labels
+        classes = self._classes_of(settings)
+        if not np.isin(labels, np.arange(classes)).all():
+            ways = (
+                ": for numbers set task: regression in the job's recipe params, for more classes task: multiclass and "
+                "classes"
+            )
+            raise RecipeError(
+                f"the label holds values that are no class of task {task} (0 to {classes - 1})"
+                + ways * (self._task is None)
+            )
+        return labels.astype(np.float32 if task is Task.BINARY else np.int64)
+
+    def _predictions(self, model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+        shape = self._shape(x.shape[1:], settings)
+        if not len(x):
+            return np.zeros((0, shape.outputs) if shape.task is Task.MULTICLASS else 0)
+        said = self.answers(shape, model, x, settings)
+        if shape.task is not Task.REGRESSION:
+            return said
+        mean, scale = _label_scale(model)
+        return said * scale + mean
+
+
+def _task(name: str) -> Task:
+    known = [str(task) for task in Task if task is not Task.SUMMARY]
+    if name not in known:
+        raise RecipeError(f"task {name!r} is unknown{hint(name, known)}: it is binary, multiclass or regression")
+    return Task(name)
+
+
+def _is_image(inputs: Sequence[str]) -> bool:
+    if tuple(inputs) == IMAGE:
+        return True
+    if not inputs or not set(inputs) <= set(TABLE):
+        raise RecipeError(f"inputs are {', '.join(inputs) or 'none'}: number, category or both, or image alone")
+    return False
+
+
+def _label_tensors(sums: npt.NDArray[np.float64] | None) -> Tensors:
+    """Return the label's mean and scale over all sites as fixed tensors; without sums it is used unscaled."""
+    if sums is None:
+        return dict(zip(_LABEL, (np.zeros(1), np.ones(1)), strict=True))
+    summary = moments.summary_of(sums[-_LABEL_SUMS:].reshape(_LABEL_SUMS, 1))
+    return dict(zip(_LABEL, (summary.mean, summary.scale), strict=True))
+
+
+def _label_scale(model: Tensors) -> tuple[float, float]:
+    mean, scale = _LABEL
+    return float(model.get(mean, [0.0])[0]), float(model.get(scale, [1.0])[0])
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities from logits, without overflow."""
+    return np.where(
+        logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits)))
+    )
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities [n, classes] from logits."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def probabilities(shape: ModelShape, outputs: Array) -> npt.NDArray[np.float64]:
+    """Return what outputs [n, outputs] mean: probabilities from log odds or logits, values as they are."""
+    outputs = outputs.astype(np.float64)
+    if shape.task is Task.MULTICLASS:
+        return softmax(outputs)
+    return np.asarray(sigmoid(outputs[:, 0]) if shape.task is Task.BINARY else outputs[:, 0])

@@ -1,0 +1,164 @@
+"""A recipe from a PyTorch module and a loss: what a scientist writes is the model, the platform does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import getdoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from undersong.recipes import fitting, training
+from undersong.recipes.local_training import (
+    COMBINATIONS,
+    LOSSES,
+    STEPS,
+    TASKS,
+    WITH_NOISE,
+    JsonSchema,
+    defaults,
+    known_combinations,
+)
+from undersong.recipes.losses import loss_of
+from undersong.recipes.protocol import Array, RecipeError, Tensors
+from undersong.recipes.signature import parameters_of
+from undersong.recipes.supervised import (
+    READING,
+    TABLE,
+    FirstTensors,
+    Learned,
+    LocalRound,
+    ModelShape,
+    SupervisedRecipe,
+    probabilities,
+)
+from undersong.shared.names import hint
+
+if TYPE_CHECKING:
+    import torch
+
+TORCH_FILES: Final = (
+    "torch_recipe.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py", "signature.py", *READING,
+)  # fmt: skip
+"""The files whose code a torch recipe runs: part of the digest of those that come with the platform."""
+_MEANS: Final = ("running_mean", "running_var")
+
+
+class TorchRecipe(SupervisedRecipe):
+    """A recipe that trains the module that `build` makes.
+
+    source: the recipe's own file, `__file__`. build: called with a `ModelShape` and, by name, with the job's values of
+    its other parameters, whose defaults say of which type they are. loss: of the module's outputs [n, outputs] and the
+    labels [n], a mean over rows; without one the job chooses (parameter `loss`). scores: turns outputs into
+    probabilities, for modules that do not give log odds or logits. task: None leaves it to the job. params: JSON
+    schemas, with defaults, that take the place of those read from `build`. training: this recipe's own defaults of
+    `undersong.recipes.local_training`. record_params: what parameters must be for noise that protects records; None
+    where the module cannot (it normalises over batches).
+
+    Raises `RecipeError` for what cannot be a recipe.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[Path],
+        *,
+        build: Callable[..., torch.nn.Module],
+        loss: fitting.Loss | None = None,
+        scores: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        task: str | None = "binary",
+        classes: int | None = None,
+        inputs: Sequence[str] = TABLE,
+        name: str | None = None,
+        version: str = "1",
+        description: str | None = None,
+        params: Mapping[str, JsonSchema] | None = None,
+        training: Mapping[str, Any] | None = None,
+        record_params: JsonSchema | None = {},  # noqa: B006 (never changed)
+    ) -> None:
+        own = dict(training or {})
+        if unknown := sorted(own.keys() - (STEPS | LOSSES).keys()):
+            raise RecipeError(f"training has no parameter {unknown[0]}{hint(unknown[0], STEPS | LOSSES)}")
+        offered = STEPS | (LOSSES if loss is None else {})
+        taken = {name: {**entry, "default": own.get(name, entry["default"])} for name, entry in offered.items()}
+        of_build = parameters_of(build, 1, STEPS | LOSSES | TASKS) if params is None else dict(params)
+        self._build, self._loss, self._scores = build, loss, scores
+        self._of_build = tuple(name for name in of_build if name not in TASKS)
+        properties = taken | of_build
+        known = {**properties, **(TASKS if task is None else {})}
+        refused = known_combinations(COMBINATIONS, known, task, own)
+        noisy = known_combinations(WITH_NOISE, known, task)
+        super().__init__(
+            source,
+            name=name,
+            version=version,
+            description=(getdoc(build) or "").partition("\n")[0] if description is None else description,
+            task=task,
+            classes=classes,
+            inputs=inputs,
+            properties=properties,
+            combinations=refused,
+            record_params=None
+            if record_params is None
+            else {**record_params, "allOf": [each.schema(defaults(known)) for each in noisy]},
+        )
+
+    def begin(self, shape: ModelShape, settings: Mapping[str, Any], seed: int) -> FirstTensors:
+        """Return the module's own draw by seed."""
+        with training.seeded(seed):
+            module = self._module(shape, settings)
+        names = training.named_tensors(module)
+        tensors = training.state_of(module)
+        floats = [name for name in tensors if tensors[name].dtype.kind == "f"]
+        trained = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+        averaged = {name for name in floats if name.rpartition(".")[2] in _MEANS and not _is_parameter(names[name])}
+        fixed = [name for name in floats if id(names[name]) not in trained and name not in averaged]
+        return FirstTensors(
+            tensors,
+            buffers=tuple(sorted(averaged)),
+            fixed=tuple(fixed),
+            bfloat16=tuple(name for name in tensors if str(names[name].dtype) == "torch.bfloat16"),
+        )
+
+    def learn(self, model: Tensors, work: LocalRound) -> Learned:
+        """Train the module by the job's optimiser, schedule and loss."""
+        loss = self._loss or loss_of(work.shape.task, max(work.shape.outputs, 2), work.settings)
+        with training.seeded(work.seed):
+            module = self._module(work.shape, work.settings, model)
+            fitted = fitting.fit(module, work.x, work.y, loss, work.settings, work.context, work.seed, work.progress)
+        made = training.state_of(module)
+        _check_buffers(module, made, model)
+        return Learned(made, fitted.examples, fitted.loss, fitted.events)
+
+    def scores(
+        self, shape: ModelShape, model: Tensors, x: Array, settings: Mapping[str, Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return probabilities or values from the module's outputs."""
+        outputs = training.outputs(self._module(shape, settings, model), x, self._scores)
+        if self._scores is not None:
+            return outputs.reshape(len(x), -1)[:, 0] if shape.outputs == 1 else outputs
+        return probabilities(shape, outputs)
+
+    def _module(self, shape: ModelShape, settings: Mapping[str, Any], model: Tensors | None = None) -> torch.nn.Module:
+        module = self._build(shape, **{name: settings[name] for name in self._of_build})
+        if model is not None:
+            training.load_state(module, model)
+        return module
+
+
+def _is_parameter(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return isinstance(tensor, torch.nn.Parameter)
+
+
+def _check_buffers(module: torch.nn.Module, made: Tensors, before: Tensors) -> None:
+    """Raise `RecipeError` where training changed a number that is neither trained nor a mean over batches."""
+    for name, tensor in training.named_tensors(module).items():
+        kept = not _is_parameter(tensor) and name.rpartition(".")[2] not in _MEANS and tensor.is_floating_point()
+        if kept and not np.array_equal(made[name], before[name], equal_nan=True):
+            raise RecipeError(
+                f"training changed the buffer {name}, which no round sends: make it a parameter, or name it "
+                "running_mean or running_var, which are averaged"
+            )
