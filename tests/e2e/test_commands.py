@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.commands import Commands
 from tests.pace import Deadline
 from undersong.local.layout import Layout
 
@@ -34,6 +35,7 @@ class Shell:
     """One user's shell; what it starts ends with it."""
 
     folder: Path
+    commands: Commands
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -43,9 +45,7 @@ class Shell:
         return {**clean, "UNDERSONG_HOME": str(self.folder / "config")}
 
     def run(self, *words: str, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [UNDERSONG, *words], cwd=self.folder, env=self.env, capture_output=True, text=True, input=stdin, timeout=300
-        )
+        done = self.commands.run(*words, cwd=self.folder, env=self.env, stdin=stdin)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -84,9 +84,9 @@ def until(holds: Callable[[], object], what: str, within_s: float = 180.0) -> No
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Iterator[Shell]:
     """A user who is logged in elsewhere starts a platform with three sites."""
-    made = Shell(tmp_path_factory.mktemp("user's folder"))
+    made = Shell(tmp_path_factory.mktemp("user's folder"), commands)
     (made.folder / "config").mkdir()
     (made.folder / "config" / "profiles.toml").write_text(REMOTE)
     (made.folder / "nothing.yaml").write_text(yaml.safe_dump(NOTHING))

@@ -107,7 +107,7 @@ def test_a_budget_for_two_rounds_ends_a_job_of_three(platform: Platform) -> None
     finally:
         for path, text in zip(policies, before, strict=True):
             path.write_text(text)
-    assert job.state in ("failed", "paused")
+    assert (job.state, job.progress["failures"]) == ("paused", 1), "their owners may raise the budget"
     assert [(cause.code, cause.sites) for cause in job.causes] == [("budget-exceeded", len(SITES))]
     assert train_rounds(client, job) == [1, 2]
     for name in SITES:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.commands import Commands
 from tests.pace import Deadline
 from undersong.local import Platform
 from undersong.local.forks import Forks
@@ -96,16 +97,14 @@ class Site:
     proxy: ConnectProxy
     ca_file: Path
     environment: dict[str, str]
+    commands: Commands
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {**self.environment, **more}
-        return subprocess.run(
-            [UNDERSONG, *words], cwd=self.folder, env=env, capture_output=True, text=True, timeout=WAIT_S
-        )
+        return self.commands.run(*words, cwd=self.folder, env={**self.environment, **more})
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, forks: Forks, commands: Commands) -> Iterator[Site]:
     """A platform whose certificates are for a name that only the proxy can reach."""
     folder = tmp_path_factory.mktemp("company")
     with ConnectProxy() as proxy, Platform(folder / "home", tls=True, forks=forks) as platform:
@@ -126,11 +125,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Sit
             "HTTPS_PROXY": f"http://{proxy.password}@{proxy.address}",
         }
         platform.federation()
-        made = Site(folder, urls, proxy, Path(platform.profile.ca_file), environment)
+        made = Site(folder, urls, proxy, Path(platform.profile.ca_file), environment, commands)
         deadline = Deadline(WAIT_S)
         ready = f"ready at https://{HOST}"  # services take the certificates up by themselves, each in its own time
         while " ".join((found := made.run("doctor")).stdout.split()).count(ready) < len(SERVICES):
             assert not deadline.over(), found.stdout
+            time.sleep(0.3)
         yield made
 
 

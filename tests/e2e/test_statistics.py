@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.commands import Commands
 from tests.pages import sh_commands
 from undersong import cli
 from undersong.local import Platform
@@ -30,7 +30,6 @@ from undersong.shared.statistics.results import ContingencyResult, HistogramResu
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"
-UNDERSONG = str(Path(sys.executable).with_name("undersong"))
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
 
@@ -40,13 +39,12 @@ class Shell:
 
     folder: Path
     profile: Profile
+    commands: Commands
 
     def run(self, *words: str, code: int = 0) -> str:
         told = {f"UNDERSONG_{name.upper()}": str(value) for name, value in asdict(self.profile).items() if value}
         env = {**os.environ, **told, "UNDERSONG_HOME": str(self.folder.parent / "config")}
-        done = subprocess.run(
-            [UNDERSONG, *words], cwd=self.folder, env=env, capture_output=True, text=True, timeout=300
-        )
+        done = self.commands.run(*words, cwd=self.folder, env=env)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -129,7 +127,7 @@ PAGES = ("choose-a-unit", "choose-epsilon", "plan-run-audit-publish", "data-map"
 
 
 @pytest.fixture(scope="module")
-def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Shell:
     """A reader's shell in a copy of the example's folder, after a job with noise that protects sites."""
     folder = tmp_path_factory.mktemp("reader") / "hospital"
     shutil.copytree(EXAMPLE, folder)
@@ -137,7 +135,7 @@ def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Shell
     platform.wait_sites_online(len(HOSPITALS), timeout_s=180)
     job = platform.client.wait(platform.client.submit_job(spec).id, timeout_s=240)
     assert job.state == "succeeded", job.reason
-    return Shell(folder, platform.client.profile)
+    return Shell(folder, platform.client.profile, commands)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import Commands
 from tests.pace import Deadline
 from undersong.client import Client
 from undersong.profile import load_profile
@@ -40,6 +41,7 @@ class Shell:
     """A reader's shells, all in one folder."""
 
     folder: Path
+    commands: Commands
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -49,18 +51,16 @@ class Shell:
     def words(self, line: str) -> list[str]:
         first, *rest = shlex.split(line)
         assert first == ".venv/bin/undersong"
-        return [UNDERSONG, *rest]
+        return rest
 
     def start(self, line: str) -> None:
         with (self.folder / f"{len(self.started)}.log").open("wb") as log:
             self.started.append(
-                subprocess.Popen(self.words(line), cwd=self.folder, env=self.env, stdout=log, stderr=log)
+                subprocess.Popen([UNDERSONG, *self.words(line)], cwd=self.folder, env=self.env, stdout=log, stderr=log)
             )
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.words(line), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=WAIT_S
-        )
+        return self.commands.run(*self.words(line), cwd=self.folder, env=self.env)
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = Deadline(WAIT_S)
@@ -77,10 +77,10 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("reader")
     (folder / "examples").symlink_to(ROOT / "examples")
-    made = Shell(folder)
+    made = Shell(folder, commands)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UNDERSONG_HOME", made.env["UNDERSONG_HOME"])
         yield made

@@ -21,7 +21,7 @@ ENDED_ROUND_PHASES = frozenset({"published", "failed", "cancelled"})
 class Answer(BaseModel):
     """The base of every answer: frozen, tolerant of fields that are newer than this client."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class Page(Answer, Generic[T]):

@@ -98,7 +98,7 @@ class Forked:
 class NurseryProcess:
     """One nursery process and the thread that listens to it."""
 
-    def __init__(self, home: Path, log: Path, leash: int) -> None:
+    def __init__(self, home: Path, log: Path, leash: int, imports: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class NurseryProcess:
         self.alive = True
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "undersong.local.nursery", str(theirs.fileno()), str(leash)],
+                [sys.executable, "-m", "undersong.local.nursery", str(theirs.fileno()), str(leash), *imports],
                 env=base_environment(),
                 cwd=home,
                 stdin=subprocess.DEVNULL,
@@ -169,14 +169,17 @@ class NurseryProcess:
 
 
 class Forks:
-    """Forks processes, by a nursery that is started again when it is gone or frozen."""
+    """Forks processes, by a nursery that is started again when it is gone or frozen, which has imported `imports`.
 
-    def __init__(self, home: Path, log: Path) -> None:
-        self._home, self._log = home, log
+    Without `imports`: what services and agents share.
+    """
+
+    def __init__(self, home: Path, log: Path, imports: Sequence[str] = ()) -> None:
+        self._home, self._log, self._imports = home, log, imports
         self._leash, self._hold = os.pipe()  # every child reads it; it ends when the platform's process ends
         self._lock = threading.Lock()
         self._closed = False
-        self._nursery = NurseryProcess(home, log, self._leash)
+        self._nursery = NurseryProcess(home, log, self._leash, imports)
 
     @property
     def pid(self) -> int:
@@ -210,7 +213,7 @@ class Forks:
         with self._lock:
             if not self._closed and not self._nursery.alive:
                 self._nursery.kill()
-                self._nursery = NurseryProcess(self._home, self._log, self._leash)
+                self._nursery = NurseryProcess(self._home, self._log, self._leash, self._imports)
             return None if self._closed else self._nursery
 
     def _replace(self, failed: NurseryProcess) -> None:
@@ -218,4 +221,4 @@ class Forks:
         with self._lock:
             if self._nursery is failed and not self._closed:
                 failed.kill()
-                self._nursery = NurseryProcess(self._home, self._log, self._leash)
+                self._nursery = NurseryProcess(self._home, self._log, self._leash, self._imports)

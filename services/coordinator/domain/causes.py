@@ -16,6 +16,7 @@ _REPEATING_FAMILIES: Final = ("policy-", "manifest-", "recipe-", "data-", "datas
 _REPEATING: Final = frozenset(
     {
         "bad-result",
+        "budget-exceeded",
         "consent-denied",
         "dealer-at-fault",
         "disk-limit",
@@ -33,6 +34,8 @@ _REPEATING: Final = frozenset(
 )
 _PASSING: Final = frozenset({"policy-hours", "policy-signature", "manifest-round", "consent-waiting"})
 """Codes of a repeating family that time alone may resolve."""
+_OWNERS_MAY_LIFT: Final = frozenset({"budget-exceeded", "consent-denied"})
+"""Codes of which the remedy is to ask the sites' owners, for this job."""
 
 _OPINIONS: Final = 2
 """How many sites must report a recipe's error before a round without data (`initialise`) is held against the job."""
@@ -177,6 +180,11 @@ def repeats(code: str | None) -> bool:
     if code is None or code in _PASSING:
         return False
     return code in _REPEATING or code.startswith(_REPEATING_FAMILIES)
+
+
+def liftable(code: str) -> bool:
+    """Return whether a site that failed with this code may go on in the same job, once its owner was asked."""
+    return code in _OWNERS_MAY_LIFT
 
 
 def owed_to_job(kind: RoundKind, unable: Mapping[SiteId, str]) -> bool:

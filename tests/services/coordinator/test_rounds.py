@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.effort import also
 from tests.services.coordinator.world import SiteAgent, World, profile
 from undersong.services.coordinator.domain.progress import MAX_ATTEMPTS_PER_STEP
 
@@ -249,6 +250,26 @@ async def test_one_site_that_refuses_pauses_a_job_that_needs_it_and_ends_it_not(
     await world.admin.post(f"/v1/jobs/{job['id']}/resume")
     await world.conductor.advance(job["id"])
     assert len(await work_once(world, agents)) == 4
+
+
+@pytest.mark.parametrize("code", ["budget-exceeded", *also("consent-denied")])
+async def test_owners_who_all_refuse_for_now_pause_the_job_at_once(world: World, code: str) -> None:
+    """After one attempt: the remedy is to ask them, and what they may then allow is this job."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation)
+    await world.conductor.advance(job["id"])
+    await fail_tasks(agents, code)
+    (round_,) = await rounds_of(world, job)
+    await world.conductor.drive(round_["id"])
+    await world.conductor.drive(round_["id"])
+    found = await world.get_job(job["id"])
+    assert (found["state"], len(await rounds_of(world, job))) == ("paused", 1)
+    assert [(cause["code"], cause["sites"]) for cause in found["causes"]] == [(code, len(agents))]
+    assert "owners" in found["explanation"]
+    await world.admin.post(f"/v1/jobs/{job['id']}/resume")
+    await world.conductor.advance(job["id"])
+    assert len(await work_once(world, agents)) == len(agents)
 
 
 async def test_opinions_on_the_first_model_are_those_on_its_recipe(world: World) -> None:

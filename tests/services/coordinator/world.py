@@ -263,11 +263,10 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
             authority=authority,
             notifier=notifier,
             streams=streams,
-            admin=httpx.AsyncClient(),
+            admin=others,  # until there is this world's own
             stack=stack,
             folder=folder,
         )
-        await world.admin.aclose()
         world.admin = world.client(authorization=f"Bearer {token}")
         await world.flush()
         yield world

@@ -32,6 +32,7 @@ def ended(pid: int) -> bool:
         return True
 
 
+FEW = ("json",)  # what a nursery imports is no matter here, and what services share takes seconds
 PROBE = (
     "import os, sys, time\n"
     "print(__name__, sys.argv[1:], os.environ['COLOUR'], 'PATH' in os.environ, os.getcwd(),"
@@ -48,12 +49,12 @@ def new_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
     (folder / "probe.py").write_text(PROBE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        yield lambda: Forks(folder, folder / "nursery.log")
+        yield lambda: Forks(folder, folder / "nursery.log", FEW)
 
 
 @pytest.fixture(scope="module")
 def forks(new_forks: Callable[[], Forks]) -> Iterator[Forks]:
-    """One nursery for all tests that do not close it: its imports take three seconds of a processor."""
+    """One nursery for all tests that do not close it."""
     made = new_forks()
     yield made
     made.close()
@@ -129,7 +130,7 @@ def test_children_end_with_the_platform_even_without_a_nursery(tmp_path: Path) -
     """The platform's process is killed while its nursery is frozen: nothing is left behind."""
     script = (
         "import sys, time; from pathlib import Path; from undersong.local.forks import Forks\n"
-        "forks = Forks(Path(sys.argv[1]), Path(sys.argv[1]) / 'nursery.log')\n"
+        "forks = Forks(Path(sys.argv[1]), Path(sys.argv[1]) / 'nursery.log', ['json'])\n"
         "home = Path(sys.argv[1]); child = forks.spawn('probe', [], env={}, cwd=home, log=home / 'log')\n"
         "print(forks.pid, child.pid, flush=True); time.sleep(120)\n"
     )
