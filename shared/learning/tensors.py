@@ -211,8 +211,13 @@ def difference(schema: Schema, after: Mapping[str, Array], before: Mapping[str, 
 
     Raises `ModelMismatch`, and `Overflow` for a change that float32 cannot hold.
     """
+    return change_from(schema, after, flatten(schema, before))
+
+
+def change_from(schema: Schema, after: Mapping[str, Array], before: Master) -> Vector:
+    """Return `difference` from a model that is flat already."""
     change = flatten(schema, after)
-    change -= flatten(schema, before)
+    change -= before
     if change.dtype == np.float32:
         return np.asarray(change, np.float32)
     with np.errstate(over="ignore"):

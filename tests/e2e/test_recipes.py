@@ -20,10 +20,12 @@ from undersong.client import ApiError
 from undersong.local import Platform
 from undersong.local.forks import Forks
 from undersong.profile import save_profile
+from undersong.recipes.datasets import load_dataset, read_datasets
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.runner import landlock
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy import noise
+from undersong.simulate import simulate
 
 pytestmark = [
     pytest.mark.process,
@@ -196,13 +198,40 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
     }
 
 
+def check_simulated_alike(platform: Platform, name: str, job_id: str, folder: Path) -> None:
+    """The same job in a simulation has the same rounds, and a model that differs by the grid's rounding alone."""
+    client, said = platform.client, document(platform, name)
+    homes = {site.id: platform.home / "sites" / site.name / "datasets.yaml" for site in client.sites()}
+    data = {
+        site: load_dataset(read_datasets(home)["made"], said["data"]["features"], said["data"]["label"])
+        for site, home in homes.items()
+    }
+    run = simulate(said, data, out=folder, workers=0)
+    real = [round_ for round_ in client.rounds(job_id) if round_.phase == "published"]
+    told = [(round_.kind, round_.number, round_.kind == "evaluate" or round_.cohort) for round_ in run.rounds]
+    assert told == [(round_.kind, round_.number, round_.kind == "evaluate" or round_.cohort) for round_ in real]
+    for mine, theirs in zip(run.rounds, real, strict=True):
+        if mine.kind == "train":
+            found, wanted = mine.result or {}, theirs.result or {}
+            known = ("weight", "clipped", "count", "vector_length")
+            assert [found[key] for key in known] == [wanted[key] for key in known]
+            assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-3)
+        assert (mine.metrics or {}) == pytest.approx(theirs.metrics or {}, abs=2e-3)
+    target = folder / "deployed.safetensors"
+    client.download(client.job(job_id).version_id or "", target)
+    mine, theirs = (load(path.read_bytes()) for path in (run.model, target))
+    assert mine.schema == theirs.schema
+    apart = max(float(np.abs(mine.tensors[key] - theirs.tensors[key]).max()) for key in mine.tensors)
+    assert 0 < apart < 1e-4, "a few steps of the grid: sites draw their rounding"
+
+
 def scores_of(platform: Platform, job_id: str) -> list[dict[str, Any]]:
     return [round_.metrics for round_ in platform.client.rounds(job_id) if round_.metrics]
 
 
 @pytest.mark.parametrize("names", [FEW, *also((REST,))], ids=["few", "rest"])
 def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(
-    platform: Platform, names: tuple[str, ...]
+    platform: Platform, names: tuple[str, ...], tmp_path: Path
 ) -> None:
     """All jobs at once, as scientists do who do not know of each other."""
     client = platform.client
@@ -215,6 +244,8 @@ def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(
         if job.state != "succeeded" or not scores or not scores[-1].get(metric, -1.0) >= least:
             faults[name] = (job.state, job.reason, scores)
     assert not faults
+    if "five classes" in jobs:
+        check_simulated_alike(platform, "five classes", jobs["five classes"], tmp_path)
     if "noise for each record" in jobs:
         lines = [ledger_of(platform, site) for site in HOSPITALS]
         wanted = {"event": "poisson-gaussian", "probability": 30 / ROWS, "count": 50}

@@ -25,6 +25,7 @@ from undersong.cli import (
     policies,
     privacy,
     privacy_documents,
+    simulations,
     sites,
     stats,
     tokens,
@@ -45,6 +46,7 @@ app.command("restore")(backups.restore)
 app.command("evidence")(evidence.evidence)
 app.command("verify")(evidence.verify)
 app.command("audit")(audits.audit)
+app.command("simulate")(simulations.simulate)
 app.command("datasheet")(privacy_documents.datasheet)
 app.command("datamap")(privacy_documents.datamap)
 app.command("login")(tokens.login)

@@ -29,8 +29,9 @@ from undersong.shared.errors import Refusal
 from undersong.shared.identity.enrol import IdentityKeeper
 from undersong.shared.ids import Digest, RoundId, VersionId, digest_of
 from undersong.shared.learning import safetensors
-from undersong.shared.learning.strategies import StrategyUnknown, load_state, save_state, step_model, strategy_named
-from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, flatten, load, save, unflatten
+from undersong.shared.learning.steps import next_model
+from undersong.shared.learning.strategies import StrategyUnknown
+from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, load, save
 from undersong.shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from undersong.shared.secagg.payload import opened_sums, opened_train
 from undersong.shared.secagg.quantise import ModVector, OutOfRange, pack
@@ -279,27 +280,21 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
     if total.size != schema.length + tail_length(manifest):
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
-    state, masters = load_state(base.state)
-    if masters is None or masters.shape != (schema.length,):
-        masters = flatten(schema, base.model.tensors)
-    after, state = step_model(
-        strategy_named(manifest.strategy.name),
-        masters,
+    # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
+    made = next_model(
+        base.model,
+        base.state,
         decoded.mean,
-        state,
-        manifest.strategy.params,
-        schema.parameters,
+        strategy=manifest.strategy.name,
+        params=manifest.strategy.params,
+        metadata={"round": stored.round.id},
     )
-    tensors = unflatten(schema, after, base.model.tensors)
-    content = save(Model(schema, tensors))
-    _check_finite(content)
+    _check_finite(made.content)
     loss = {} if decoded.loss is None else {"loss": decoded.loss}
     result = _result(
         stored, vector_length=schema.length, weight=decoded.weight, clipped=decoded.clipped, loss=decoded.loss
     )
-    # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
-    kept = save_state(state, after if schema.short else None, {"round": stored.round.id})
-    return ComputedRound(result, content, kept, schema.length, loss, evidence)
+    return ComputedRound(result, made.content, made.state, schema.length, loss, evidence)
 
 
 def sum_digest(total: ModVector, manifest: RoundManifest) -> Digest:

@@ -25,6 +25,8 @@ from undersong.shared.wire.privacy import (
 )
 
 _SECTION: Final = "/privacy"
+_LEAST_EPSILON: Final = 1e-9
+"""What is claimed of noise so large that delta covers all that it costs."""
 _EXACT: Final = "exact sums, of which no epsilon says anything; a site whose policy requires noise refuses them"
 
 
@@ -115,7 +117,8 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
     noise = asked.noise_multiplier
     if noise is None:
         noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds, protected.steps)
-    epsilon = epsilon_of([expected_event(model, noise, protected.rounds, protected.steps)], asked.delta)
+    found = epsilon_of([expected_event(model, noise, protected.rounds, protected.steps)], asked.delta)
+    epsilon = max(found, _LEAST_EPSILON)
     if epsilon > MAX_EPSILON:
         raise TooLittleNoise(
             f"{protected.rounds} rounds with this noise cost epsilon {epsilon:.4g}, which bounds nothing "

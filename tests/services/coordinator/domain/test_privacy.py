@@ -71,6 +71,11 @@ def test_servers_noise_is_calibrated_in_closed_form_and_colluding_sites_do_not_c
     assert epsilon_of([GaussianEvent(noise_multiplier=terms.noise_multiplier, count=2)], 1e-6) == terms.epsilon
 
 
+def test_noise_that_delta_covers_alone_is_claimed_to_cost_next_to_nothing() -> None:
+    terms = terms_of(training({"model": "server", "noise_multiplier": 10_000.0, "delta": 1e-4}, engine="twoserver"))
+    assert 0 < terms.epsilon < 1e-6
+
+
 def test_an_exact_job_has_no_terms() -> None:
     assert training({}).resolved.privacy is None
     assert training({"model": "none"}).resolved.privacy is None

@@ -1,0 +1,297 @@
+"""Whole simulations: what stays the same whatever the workers, after a kill and with noise, and what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.pace import Deadline
+from undersong import cli
+from undersong.errors import UndersongError
+from undersong.recipes.protocol import Column, Dataset
+from undersong.services.coordinator.views.jobs import JobView
+from undersong.shared.learning.tensors import load
+from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.wire.privacy import PoissonGaussianEvent
+from undersong.simulate import Run, simulate
+
+SLOPE = Path(__file__).with_name("slope_recipe.py")
+NULL = {"name": "null", "params": {"parameters": 20_000}}
+ROWS = 240
+
+
+def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(ROWS, 3))
+    return x, (x @ [1.0, -2.0, 0.5] + random.normal(size=ROWS) > 0).astype(float)
+
+
+def table() -> Dataset:
+    x, y = rows()
+    columns = tuple(Column(name=name, type="number") for name in "abc")
+    return Dataset("made", columns, x, y, np.arange(180), np.arange(180, ROWS), "ill")
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "slopes",
+        "model": {"name": "slopes"},
+        "recipe": {"name": "slope", "params": {}},
+        "data": {"dataset": "made", "label": "ill"},
+        "rounds": 5,
+        "strategy": {"name": "fedadam"},
+    } | changes
+
+
+def run(document: dict[str, Any], tmp_path: Path, name: str = "run", **conditions: Any) -> Run:
+    return simulate(document, table(), out=tmp_path / name, recipes=[SLOPE], **({"workers": 0} | conditions))
+
+
+def told(run: Run) -> list[dict[str, Any]]:
+    """The rounds without their times."""
+    return [round_.model_dump(exclude={"created_at", "finished_at"}) for round_ in run.rounds]
+
+
+def test_a_run_is_a_jobs_record_with_a_model_and_a_plot(tmp_path: Path) -> None:
+    made = run(job(), tmp_path, clients=12, partition="dirichlet:0.5", sample=0.5)
+    assert made.metrics["auc"] > 0.8
+    assert [(r.kind, r.number) for r in made.rounds][:4] == [
+        ("statistics", 0),
+        ("initialise", 0),
+        ("train", 1),
+        ("evaluate", 1),
+    ]
+    assert all(r.phase == "published" for r in made.rounds)
+    assert {r.got for r in made.rounds if r.kind == "train"} == {6}
+    document = json.loads((made.folder / "run.json").read_text())
+    assert document["simulated"]["clients"] == 12
+    JobView.model_validate(document["job"])
+    assert made.job.state == "succeeded"
+    assert load(made.model.read_bytes()).tensors["weights"].shape == (3,)
+    assert "polyline" in made.plot.read_text()
+    assert made.reached("auc", 0.6) is not None
+    assert made.reached("auc", 2.0) is None
+    assert sorted(path.name for path in made.folder.glob("*")) == sorted(
+        ["run.json", "model.safetensors", "metrics.svg", "simulation.json", "state.json", "rounds.jsonl", *kept(made)]
+    )
+
+
+def kept(made: Run) -> list[str]:
+    return [path.name for path in made.folder.glob("*.part-of-state")]
+
+
+def test_integers_and_floats_differ_by_rounding_alone(tmp_path: Path) -> None:
+    exact, floats = (run(job(), tmp_path, name, clients=12, engine=name) for name in ("quantised", "plain"))
+    one, other = (load(made.model.read_bytes()).tensors["weights"] for made in (exact, floats))
+    assert np.abs(one - other).max() < 1e-4
+    assert not np.array_equal(one, other)
+    assert [r.result["weight"] for r in exact.rounds if r.kind == "train"] == [
+        r.result["weight"] for r in floats.rounds if r.kind == "train"
+    ]
+
+
+def test_a_client_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    sites = {}
+    for name, count in (("east", 30), ("north", 40), ("south", 90), ("west", 20)):
+        x, y = rows(count)
+        sites[name] = Dataset("made", table().columns, x[:count], y[:count], np.arange(5, count), np.arange(5), "ill")
+    document = job(recipe={"name": "slope", "params": {"break_above": 60}})
+    made = simulate(document, sites, out=tmp_path / "some", recipes=[SLOPE], workers=0)
+    trained = [r for r in made.rounds if r.kind == "train"]
+    assert {r.got for r in trained} == {3}
+    assert trained[0].model_dump()["faults"][0]["site_id"] == "south"
+    with pytest.raises(UndersongError, match=r"all 4 clients failed.*more rows than the test allows"):
+        simulate(
+            job(recipe={"name": "slope", "params": {"break_above": 1}}),
+            sites,
+            out=tmp_path / "all",
+            recipes=[SLOPE],
+            workers=0,
+        )
+
+
+def test_dropouts_below_the_minimum_are_tried_again_and_then_stop(tmp_path: Path) -> None:
+    made = run(job(cohort={"min": 8}), tmp_path, clients=12, drop=0.25)
+    failed = [r for r in made.rounds if r.phase == "failed"]
+    assert all(r.got < 8 and r.reason == "quorum" for r in failed)
+    assert made.job.progress["trained"] == 5
+    with pytest.raises(UndersongError, match="fewer than 12 clients gave"):
+        run(job(cohort={"min": 12}), tmp_path, "strict", clients=12, drop=0.5)
+
+
+def test_tosses_earn_credit_and_the_noise_is_there(tmp_path: Path) -> None:
+    """The null recipe changes nothing, so that its model is the noise."""
+    private = {
+        "recipe": NULL,
+        "engine": "twoserver",
+        "strategy": {"name": "fedavg", "weighting": "equal"},
+        "update": {"clip_norm": 1.0},
+        "privacy": {"model": "server", "epsilon": 4.0, "delta": 1e-4},
+        "evaluation": {"every": 0},
+        "rounds": 2,
+    }
+    found = {}
+    for servers in (1, 2):
+        made = run(job(**private), tmp_path, str(servers), clients=60, sample="poisson:0.2", noise_servers=servers)
+        terms = made.job.privacy
+        assert terms is not None
+        event = PoissonGaussianEvent(noise_multiplier=terms.noise_multiplier, probability=0.2, count=2)
+        assert terms.epsilon == pytest.approx(epsilon_of([event], 1e-4))
+        assert 3.9 < terms.epsilon <= 4.0
+        noise = load(made.model.read_bytes()).tensors["weights"]
+        found[servers] = noise.std() / (terms.noise_multiplier * np.sqrt(2) / (60 * 0.2))  # two rounds
+    assert found == pytest.approx({1: 1.0, 2: np.sqrt(2)}, rel=0.03)
+    fixed = run(job(**private), tmp_path, "fixed", clients=60, sample=0.2)
+    assert fixed.job.privacy is not None
+    assert fixed.job.privacy.noise_multiplier > 1.5 * terms.noise_multiplier
+
+
+def write(folder: Path, document: dict[str, Any]) -> list[str]:
+    """A job and its data as files; the words of the command."""
+    x, y = rows()
+    lines = [
+        "a,b,c,ill,ward",
+        *(f"{','.join(map(str, row))},{label:g},w{at % 4}" for at, (row, label) in enumerate(zip(x, y, strict=True))),
+    ]
+    (folder / "made.csv").write_text("\n".join(lines) + "\n")
+    wards = {"name": "ward", "type": "category", "categories": ["w0", "w1", "w2", "w3"]}
+    columns = [*({"name": name, "type": "number"} for name in ("a", "b", "c", "ill")), wards]
+    entry = {"name": "made", "kind": "csv", "path": "made.csv", "columns": columns, "label": "ill"}
+    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    data = ["--data", str(folder / "datasets.yaml"), "--recipe", str(SLOPE)]
+    return ["simulate", str(folder / "job.yaml"), *data]
+
+
+@pytest.mark.process
+def test_a_killed_simulation_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """By command with two workers, killed in the middle and run again; in one process and in one go for comparison."""
+    words = [*write(tmp_path, job(rounds=60)), "--clients", "12", "--sample", "0.5", "--drop", "0.1", "--seed", "3"]
+    out = tmp_path / "killed"
+    command = [
+        sys.executable,
+        "-c",
+        "from undersong.cli import main; main()",
+        *words,
+        "--workers",
+        "2",
+        "--out",
+        str(out),
+    ]
+    process, deadline = subprocess.Popen(command), Deadline(90)
+    while not (out / "rounds.jsonl").exists() or (out / "rounds.jsonl").read_bytes().count(b"\n") < 20:
+        assert process.poll() is None
+        assert not deadline.over()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines = (out / "rounds.jsonl").read_bytes().count(b"\n")
+    assert lines < 100, "it was over before the kill"
+    with (out / "rounds.jsonl").open("ab") as file:
+        file.write(b'{"half a li')
+    ended = CliRunner().invoke(cli.app, [*words, "--workers", "1", "--out", str(out), "--json"])
+    assert ended.exit_code == 0, ended.output
+    whole = simulate(
+        job(rounds=60),
+        tmp_path / "datasets.yaml",
+        clients=12,
+        sample=0.5,
+        drop=0.1,
+        seed=3,
+        workers=0,
+        recipes=[SLOPE],
+        out=tmp_path / "whole",
+    )
+    assert (out / "model.safetensors").read_bytes() == whole.model.read_bytes()
+    document = json.loads((out / "run.json").read_text())
+    again = [
+        {key: value for key, value in each.items() if key not in ("created_at", "finished_at")}
+        for each in document["rounds"]
+    ]
+    assert again == [each.model_dump(exclude={"created_at", "finished_at"}) for each in whole.rounds]
+    assert not (out / "work").exists()
+    refused = CliRunner().invoke(cli.app, [*words, "--drop", "0.2", "--out", str(out)])
+    assert "holds a simulation of another drop" in str(refused.exception)
+
+
+def test_a_client_for_each_ward(tmp_path: Path) -> None:
+    write(tmp_path, job())
+    document = job(data={"dataset": "made", "features": ["a", "b", "c"]})
+    made = simulate(
+        document, tmp_path / "datasets.yaml", partition="by:ward", workers=0, recipes=[SLOPE], out=tmp_path / "r"
+    )
+    assert made.rounds[0].cohort == ["w0", "w1", "w2", "w3"]
+    several = [tmp_path / name / "datasets.yaml" for name in ("east", "north", "south")]
+    for file in several:
+        file.parent.mkdir()
+        write(file.parent, document)
+    made = simulate(document, several, workers=0, recipes=[SLOPE], out=tmp_path / "s")
+    assert made.rounds[0].cohort == ["east", "north", "south"]
+
+
+SERVER = {
+    "engine": "twoserver",
+    "strategy": {"weighting": "equal"},
+    "update": {"clip_norm": 1.0},
+    "privacy": {"model": "server", "epsilon": 4.0, "delta": 1e-4},
+}
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {}, "how many clients"),
+    ({}, {"clients": 1000}, "180 training rows for 1000 clients"),
+    ({}, {"clients": 12, "partition": "by:wrd"}, "no column 'wrd'"),
+    ({}, {"clients": 12, "partition": "by:a"}, "has 180 values, and 12 clients"),
+    ({}, {"clients": 2}, "cohort.min: 2 active sites"),
+    ({"recipe": {"name": "slop"}}, {"clients": 12}, "did you mean 'slope'"),
+    ({"recipe": {"name": "slope", "params": {"learning_rat": 1}}}, {"clients": 12}, "did you mean 'learning_rate'"),
+    ({"data": {"dataset": "mde"}}, {"clients": 12}, "did you mean 'made'"),
+    ({"rouns": 3}, {"clients": 12}, "did you mean 'rounds'"),
+    ({"kind": "statistics"}, {"clients": 12}, "only jobs that train"),
+    ({"model": {"name": "m", "version_id": "ver_1"}}, {"clients": 12}, "starts from a fresh model"),
+    (SERVER, {"clients": 12, "engine": "plain"}, "engine plain has none"),
+    ({**SERVER, "privacy": {**SERVER["privacy"], "delta": 0.1}}, {"clients": 12}, "less than 1/12"),
+    (
+        {**SERVER, "privacy": {**SERVER["privacy"], "epsilon": -1.0}},
+        {"clients": 12, "sample": "poisson:0.5"},
+        "privacy.epsilon",
+    ),
+    (
+        {**SERVER, "privacy": {"model": "server", "delta": 1e-4}},
+        {"clients": 12, "sample": "poisson:0.5"},
+        "epsilon or noise",
+    ),
+    (
+        {
+            "strategy": {"weighting": "equal"},
+            "update": {"clip_norm": 1.0},
+            "privacy": {"model": "distributed", "epsilon": 4.0},
+        },
+        {"clients": 12, "sample": "poisson:0.5"},
+        "no minimum cohort",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "conditions", "said"), WRONG)
+def test_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], conditions: dict[str, Any], said: str) -> None:
+    with pytest.raises(UndersongError) as refused:
+        run(job(**changes), tmp_path, **conditions)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_model_and_a_dead_worker_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UndersongError, match="not a finite number"):
+        run(job(recipe={"name": "slope", "params": {"learning_rate": 1e300}}), tmp_path, clients=12)
+    monkeypatch.setattr("undersong.simulate.executors.sys.executable", "/bin/true")
+    with pytest.raises(UndersongError, match="a worker process ended"):
+        run(job(), tmp_path, "dead", clients=12, workers=1)
+    assert [path.name for path in (tmp_path / "dead").iterdir()] == ["simulation.json"]

@@ -1,0 +1,105 @@
+"""From data sets as they are declared, or as a person made them in Python, to rows that are dealt to clients."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from undersong.audit.trainer import declared
+from undersong.errors import UndersongError
+from undersong.recipes.agreed import in_agreed_form
+from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset
+from undersong.recipes.protocol import Dataset
+from undersong.shared.names import hint
+from undersong.shared.wire.profiles import DatasetSchema, RecipeSpec
+from undersong.simulate.conditions import BY, Conditions, ConditionsInvalid
+from undersong.simulate.planning import resolve
+from undersong.simulate.rows import ClientRows, deal, of_sites, schema_of
+
+Data = str | Path | Sequence[str | Path] | Dataset | Mapping[str, Dataset]
+"""A ``datasets.yaml``; several, one for each client; a data set; or one for each client by the client's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Rows with their clients, and what a client declares of them."""
+
+    rows: ClientRows
+    schema: DatasetSchema
+
+
+def load_rows(
+    data: Data, document: Mapping[str, Any], recipes: Sequence[RecipeSpec], conditions: Conditions, seed: int
+) -> Loaded:
+    """Return the rows that a job reads; raises `ConditionsInvalid` and `UndersongError` with what to correct."""
+    if isinstance(data, Dataset):
+        return Loaded(deal(data, conditions, seed), schema_of(data))
+    if isinstance(data, Mapping):
+        if not data:
+            raise ConditionsInvalid("there is no data set", remedy="give one for each client, by its name")
+        return Loaded(of_sites(data, conditions), schema_of(next(iter(data.values()))))
+    files = [Path(data)] if isinstance(data, str | Path) else [Path(each) for each in data]
+    part = document.get("data")
+    name = str(part.get("dataset")) if isinstance(part, Mapping) else ""
+    entries = [declared(file, name) for file in files]
+    try:
+        if len(entries) > 1:
+            return _several(files, entries, document, recipes, conditions)
+        return _one(entries[0], document, recipes, conditions, seed)
+    except BadDataset as refusal:
+        raise UndersongError(refusal.explain(), remedy="correct the file or its declaration") from None
+
+
+def _one(
+    entry: DatasetEntry,
+    document: Mapping[str, Any],
+    recipes: Sequence[RecipeSpec],
+    conditions: Conditions,
+    seed: int,
+) -> Loaded:
+    schema = entry.schema_document()
+    found = resolve(document, schema, recipes)
+    data, column, rule = load_dataset(entry, found.features, found.label), None, conditions.partition
+    if rule.kind == BY and rule.column not in (*found.features, found.label):
+        known = [each.name for each in entry.columns if each.type in ("number", "category")]
+        if rule.column not in known:
+            said = f"data set {entry.name} declares no column {rule.column!r} of numbers or categories"
+            raise ConditionsInvalid(said + hint(rule.column, known), remedy="name one that it declares, or declare it")
+        column = load_dataset(entry, [rule.column], found.label).features[:, 0]
+    rows = deal(data, conditions, seed, column)
+    if column is not None:
+        rows = _named(rows, entry.wire(_column(entry, rule.column)).categories or (), column)
+    return Loaded(rows, schema)
+
+
+def _column(entry: DatasetEntry, name: str) -> Any:
+    return entry.column(name)
+
+
+def _named(rows: ClientRows, texts: Sequence[str], column: Any) -> ClientRows:
+    """Return the rows with clients named by their category's text."""
+    if not texts:
+        return rows
+    places = [column[rows.data.train[rows.split.of(client)[0]]] for client in range(rows.split.clients)]
+    names = tuple("(missing)" if place != place else texts[int(place)] for place in places)
+    return ClientRows(rows.data, replace(rows.split, names=names), rows.held_out)
+
+
+def _several(
+    files: Sequence[Path],
+    entries: Sequence[DatasetEntry],
+    document: Mapping[str, Any],
+    recipes: Sequence[RecipeSpec],
+    conditions: Conditions,
+) -> Loaded:
+    """Return one client for each file, named by its folder where that tells them apart."""
+    names = [file.resolve().parent.name for file in files]
+    if len(set(names)) < len(names):
+        names = [str(file) for file in files]
+    schema = entries[0].schema_document()
+    found = resolve(document, schema, recipes)
+    sites = {}
+    for name, entry in zip(names, entries, strict=True):
+        data = load_dataset(entry, found.features, found.label)
+        sites[name] = in_agreed_form(data, entry.schema_document().columns, found.columns)
+    return Loaded(of_sites(sites, conditions), schema)

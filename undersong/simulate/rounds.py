@@ -1,0 +1,270 @@
+"""The course of a simulation: the coordinator's own steps, over clients that are simulated."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+
+from undersong.errors import UndersongError
+from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
+from undersong.services.coordinator.domain.manifests import Settled, manifest_for
+from undersong.services.coordinator.domain.progress import Finished, JobState, Stalled, Step
+from undersong.services.coordinator.domain.spec import JobSpec
+from undersong.shared.errors import Refusal
+from undersong.shared.ids import RoundId, VersionId, digest_of
+from undersong.shared.learning.metrics import metrics_of
+from undersong.shared.learning.steps import next_model
+from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.payload import opened_sums
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.simulate.checkpoints import Checkpoint, Folder
+from undersong.simulate.clients import Chunk, ChunkSum, ClientFault, chunks_of
+from undersong.simulate.conditions import PLAIN, Conditions, SampleRule
+from undersong.simulate.executors import Executor
+from undersong.simulate.opening import Mean, opened_mean
+from undersong.simulate.planning import rule_of
+from undersong.simulate.rows import ClientRows
+from undersong.simulate.sampling import answering, cohort_of
+
+MOST_FAULTS: Final = 20
+TEST_ROWS: Final = 5000
+"""Test rows of one chunk."""
+_DEADLINE_S: Final = 3600.0
+Report = Callable[[float], None]
+
+
+@dataclass
+class Sums:
+    """What a round's answers add up to."""
+
+    total: Any = None
+    count: int = 0
+    weight: int = 0
+    loss: float = 0.0
+    clipped: int = 0
+    faults: tuple[ClientFault, ...] = ()
+
+    def take(self, answer: ChunkSum) -> None:
+        """Add an answer."""
+        self.faults += answer.faults
+        if answer.total is None:
+            return
+        self.total = answer.total if self.total is None else np.add(self.total, answer.total, out=self.total)
+        self.count, self.weight = self.count + answer.count, self.weight + answer.weight
+        self.loss, self.clipped = self.loss + answer.loss, self.clipped + answer.clipped
+
+
+class Course:
+    """One job over simulated clients, from wherever its folder says that it is, to its end."""
+
+    def __init__(
+        self, job: Job, rows: ClientRows, conditions: Conditions, executor: Executor, folder: Folder, report: Report
+    ) -> None:
+        self._rows, self._conditions, self._executor = rows, conditions, executor
+        self._folder, self._report = folder, report
+        self._model: bytes | None = None
+        self._strategy: bytes | None = None
+        self.job = job
+        self._resume(folder.load())
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job's document."""
+        if not isinstance(self.job.spec, JobSpec):
+            raise TypeError("only jobs that train are simulated")
+        return self.job.spec
+
+    @property
+    def model(self) -> bytes | None:
+        """The newest model's file."""
+        return self._model
+
+    def run(self) -> Job:
+        """Do what is left, and return the ended job; raises `UndersongError` where it cannot go on."""
+        while not self.job.ended:
+            step = self.job.next()
+            if isinstance(step, Stalled) or step is None:
+                raise self._stalled(step.reason if isinstance(step, Stalled) else "nothing to do")
+            if isinstance(step, Finished):
+                self.job = self.job.finish(step.state, step.reason, _now())
+                self._save([])
+            else:
+                self._save([self._round(step)])
+            self._report(self.job.progress.trained / self.spec.rounds)
+        return self.job
+
+    def _resume(self, found: Checkpoint | None) -> None:
+        if found is None:
+            return
+        self._model, self._strategy = found.model, found.strategy
+        version = None if found.version is None else VersionId(found.version)
+        self.job = replace(
+            self.job,
+            progress=found.progress,
+            context=found.context,
+            version_id=version,
+            version_digest=None if found.model is None else digest_of(found.model),
+            created_at=found.created_at,
+            finished_at=found.finished_at,
+            state=JobState(found.state),
+            reason=found.reason,
+        )
+
+    def _save(self, rounds: list[dict[str, Any]]) -> None:
+        job = self.job
+        checkpoint = Checkpoint(
+            progress=job.progress,
+            context=job.context,
+            version=job.version_id,
+            model=self._model,
+            strategy=self._strategy,
+            created_at=job.created_at,
+            finished_at=job.finished_at,
+            state=job.state.value,
+            reason=job.reason,
+        )
+        self._folder.save(checkpoint, rounds)
+
+    def _round(self, step: Step) -> dict[str, Any]:
+        """Do a round, and return how it is told."""
+        began, clients = _now(), self._rows.population
+        cohort = self._cohort(step)
+        remain = cohort[answering(cohort, self._drop(step), rule_of(self.job).seed, step)]
+        ids = tuple(sorted(clients.id_of(client) for client in (cohort.tolist() or [0])))
+        round_id = RoundId(f"rnd_simulated_{self.job.progress.settled}_{step.attempt}")
+        try:
+            manifest = manifest_for(self.job, step, Settled(round_id, ids, 0, _DEADLINE_S))
+        except Refusal as refusal:
+            raise UndersongError(f"round {step.task}: {refusal.detail}", remedy="correct the job file") from None
+        asked = cohort.size and step.kind is not RoundKind.EVALUATE
+        told = _told(manifest, step, began) | {"cohort": list(ids) if asked else []}
+        tossed = self._conditions.sample.tossed
+        sums = Sums()
+        if tossed or remain.size >= manifest.min_cohort:
+            sums = self._sums(manifest, remain.tolist())
+        told["faults"] = [
+            {"site_id": fault.client, "code": fault.code, "message": fault.detail}
+            for fault in sums.faults[:MOST_FAULTS]
+        ]
+        if sums.faults and not sums.count:
+            raise self._all_failed(step, sums.faults)
+        if not tossed and sums.count < manifest.min_cohort and step.kind is not RoundKind.EVALUATE:
+            self.job = self.job.setback("quorum", _now())
+            return told | {"phase": "failed", "reason": "quorum", "got": sums.count, "finished_at": _now().isoformat()}
+        outcome, result = self._outcome(manifest, sums)
+        self.job = self.job.advanced(step.kind, step.number, outcome, _now())
+        metrics = dict(outcome.metrics) if step.kind is RoundKind.EVALUATE else None
+        ended = {"phase": "published", "got": outcome.count if asked else 0, "finished_at": _now().isoformat()}
+        return told | ended | {"result": result, "metrics": metrics}
+
+    def _cohort(self, step: Step) -> Any:
+        """Return the clients of a round; the first model is made by one, and all test rows are evaluated at once."""
+        sample, rule, clients = self._conditions.sample, rule_of(self.job), self._rows.population
+        if step.kind is RoundKind.EVALUATE:
+            return np.zeros(1, np.int64)
+        if step.kind is RoundKind.INITIALISE:
+            sample, rule = SampleRule(), replace(rule, min=1, max=1, fraction=1.0)
+        return cohort_of(sample, rule, clients, step)
+
+    def _drop(self, step: Step) -> float:
+        """Return the probability of a dropout; the first model and the evaluation depend on no client."""
+        return self._conditions.drop if step.kind in (RoundKind.TRAIN, RoundKind.STATISTICS) else 0.0
+
+    def _sums(self, manifest: RoundManifest, clients: list[int]) -> Sums:
+        chunks = chunks_of(clients)
+        if manifest.kind is RoundKind.EVALUATE:
+            count = int(self._rows.data.test.size)
+            chunks = [Chunk(start=at, stop=min(count, at + TEST_ROWS)) for at in range(0, count, TEST_ROWS)]
+        sums, done = Sums(), self.job.progress.trained
+        self._executor.prepare(manifest, self._model if manifest.model is not None else None)
+        for place, answer in enumerate(self._executor.run(chunks)):
+            sums.take(answer)
+            if manifest.kind is RoundKind.TRAIN:
+                self._report((done + (place + 1) / len(chunks)) / self.spec.rounds)
+        return sums
+
+    def _outcome(self, manifest: RoundManifest, sums: Sums) -> tuple[RoundOutcome, dict[str, Any]]:
+        if manifest.kind is RoundKind.TRAIN:
+            return self._trained(manifest, sums)
+        if manifest.kind is RoundKind.INITIALISE:
+            return self._published(sums.total.tobytes(), sums.count, {})
+        if manifest.kind is RoundKind.EVALUATE:
+            values = np.zeros(0) if sums.total is None else sums.total
+            metrics = metrics_of(self.job.layout, values) if values.size else {"examples": 0.0}
+            told = _result(self._rows.population.count) | {"metrics_layout": self.job.layout}
+            return RoundOutcome(self._rows.population.count, values=tuple(values.tolist()), metrics=metrics), told
+        plain = self._conditions.engine == PLAIN
+        values = sums.total if plain else opened_sums(manifest, sums.total)
+        return RoundOutcome(sums.count, values=tuple(values.tolist())), _result(sums.count)
+
+    def _trained(self, manifest: RoundManifest, sums: Sums) -> tuple[RoundOutcome, dict[str, Any]]:
+        if self._model is None:
+            raise ValueError("a round of training without a model")
+        base = load(self._model)
+        asked = Mean(
+            manifest, self._conditions, base.schema.length, self._rows.population.count, rule_of(self.job).seed
+        )
+        try:
+            opened = opened_mean(asked, sums.total, sums.count, sums.weight, sums.loss, sums.clipped)
+            made = next_model(
+                base,
+                self._strategy,
+                opened.mean,
+                strategy=manifest.strategy.name,
+                params=manifest.strategy.params,
+                metadata={"round": manifest.round_id},
+            )
+            load(made.content)
+        except Refusal as refusal:
+            said = f"round {manifest.number} has no model: {refusal.detail}"
+            raise UndersongError(said, remedy="lower the learning rate, or give update.clip_norm") from None
+        self._strategy = made.state
+        facts = {"weight": opened.weight, "loss": opened.loss, "clipped": opened.clipped}
+        return self._published(made.content, sums.count, {**facts, "vector_length": base.schema.length})
+
+    def _published(self, content: bytes, count: int, facts: dict[str, Any]) -> tuple[RoundOutcome, dict[str, Any]]:
+        self._model = content
+        version, digest = VersionId(f"ver_simulated_{self.job.progress.settled}"), digest_of(content)
+        return RoundOutcome(count, version, digest), _result(count) | {"version_id": version, "digest": digest} | facts
+
+    def _stalled(self, reason: str) -> UndersongError:
+        last = next((each for each in reversed(list(self._folder.rounds())) if each["faults"]), None)
+        why = "" if last is None else f"; {last['faults'][0]['site_id']}: {last['faults'][0]['message']}"
+        fewest = rule_of(self.job).min
+        said = f"the simulation stopped ({reason}): again and again fewer than {fewest} clients gave to a round{why}"
+        return UndersongError(said, remedy="lower --drop or cohort.min, or sample more clients")
+
+    def _all_failed(self, step: Step, faults: tuple[ClientFault, ...]) -> UndersongError:
+        (code, detail), count = Counter((fault.code, fault.detail) for fault in faults).most_common(1)[0]
+        said = f"all {len(faults)} clients failed in round {step.task}; {count} with {code}: {detail}"
+        return UndersongError(said, remedy="correct the recipe, its parameters or the data")
+
+
+def _told(manifest: RoundManifest, step: Step, began: datetime) -> dict[str, Any]:
+    return {
+        "id": manifest.round_id,
+        "job_id": manifest.job_id,
+        "kind": str(manifest.kind),
+        "number": step.number,
+        "attempt": step.attempt,
+        "reason": None,
+        "engine": manifest.engine,
+        "min_cohort": manifest.min_cohort,
+        "target": manifest.target,
+        "model_version_id": manifest.model.version_id if manifest.model is not None else None,
+        "created_at": began.isoformat(),
+        "result": None,
+        "metrics": None,
+    }
+
+
+def _result(count: int) -> dict[str, Any]:
+    empty = dict.fromkeys(("version_id", "digest", "weight", "loss", "clipped", "values", "metrics_layout"))
+    return {**empty, "count": count}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,132 @@
+"""The whole of a simulation: from a job and its data to a run."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undersong import __version__
+from undersong.errors import UndersongError
+from undersong.recipes.catalogue import BUILT_IN, load_recipe, own_recipes
+from undersong.recipes.protocol import Recipe, RecipeError
+from undersong.shared.ids import digest_of
+from undersong.simulate.checkpoints import Folder
+from undersong.simulate.conditions import Conditions, conditions_of, workers_of
+from undersong.simulate.executors import Executor, Inline, Pool, WorkerSetup
+from undersong.simulate.loading import Data, load_rows
+from undersong.simulate.planning import plan_job, prepared, rule_of
+from undersong.simulate.rounds import Course, Report
+from undersong.simulate.rows import ClientRows
+from undersong.simulate.runs import Run, record
+
+WORK = "work"
+
+
+def simulate(
+    job: Mapping[str, Any],
+    data: Data,
+    *,
+    clients: int | None = None,
+    partition: str = "iid",
+    sample: str | float | None = None,
+    drop: float = 0.0,
+    seed: int | None = None,
+    engine: str = "quantised",
+    noise_servers: int = 2,
+    workers: str | int = "auto",
+    out: str | Path | None = None,
+    recipes: Sequence[str | Path] = (),
+    report: Report | None = None,
+) -> Run:
+    """Run a training job over simulated clients, or go on with one that was interrupted, and return the run.
+
+    job: the document that a platform would get. data: see `undersong.simulate.loading.Data`. clients: how many;
+    left out where the data say it. partition: ``iid``, ``dirichlet:A``, ``shards:K`` or ``by:COLUMN``. sample: the
+    share of clients that a round asks, or ``poisson:Q`` to toss for each; without it the job's own. drop: the
+    probability that a client that was asked does not answer. seed: without it the job's ``cohort.seed``. engine:
+    ``quantised`` as deployed, or ``plain`` floats. noise_servers: 2 as deployed, 1 as a trusted server. workers:
+    processes, ``auto`` for one on each core, 0 to work in this one. out: the folder of results and checkpoints; a
+    temporary one without it. recipes: files of own recipes. report: gets the share that is done, 0..1.
+
+    Raises `ConditionsInvalid`, and `UndersongError` where a recipe fails or the model diverges.
+    """
+    conditions = conditions_of(
+        clients=clients,
+        partition=partition,
+        sample=sample,
+        drop=drop,
+        seed=seed,
+        engine=engine,
+        noise_servers=noise_servers,
+    )
+    own = [Path(path) for path in recipes]
+    known = _recipes(own)
+    document = prepared(job, conditions)
+    loaded = load_rows(data, document, [recipe.spec for recipe in known], conditions, _seed(document))
+    rows = loaded.rows
+    specs = [recipe.spec for recipe in known]
+    planned = plan_job(document, loaded.schema, specs, rows.population, rows.told, conditions)
+    name = planned.resolved.recipe.name
+    recipe = next(each for each in known if each.spec.name == name)
+    asked = _asked(document, conditions, rows, recipe)
+    folder = Folder(Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="undersong-run-")), asked)
+    count = workers_of(
+        workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    executor = _executor(rows, recipe, own, conditions, rule_of(planned).seed, count, folder.path / WORK)
+    try:
+        course = Course(planned, rows, conditions, executor, folder, report or _ignored)
+        ended = course.run()
+    finally:
+        executor.close()
+    told = {**conditions.document(), "clients": rows.population.count, "seed": rule_of(planned).seed}
+    return record(ended, folder, course.model, {**told, "release": __version__})
+
+
+def _executor(
+    rows: ClientRows,
+    recipe: Recipe,
+    own: Sequence[Path],
+    conditions: Conditions,
+    seed: int,
+    workers: int,
+    scratch: Path,
+) -> Executor:
+    if not workers:
+        return Inline(rows, recipe, conditions.engine, seed)
+    paths = tuple(str(path.resolve()) for path in own)
+    return Pool(rows, WorkerSetup(str(scratch), recipe.spec.name, paths, conditions.engine, seed), workers)
+
+
+def _recipes(own: Sequence[Path]) -> list[Recipe]:
+    try:
+        return [*map(load_recipe, BUILT_IN), *own_recipes(own)]
+    except RecipeError as refusal:
+        raise UndersongError(refusal.detail, remedy="correct the recipe's file") from None
+    except OSError as error:
+        raise UndersongError(f"recipe {error.filename}: {error.strerror}", remedy="name a Python file") from None
+
+
+def _asked(document: Mapping[str, Any], conditions: Conditions, rows: ClientRows, recipe: Recipe) -> dict[str, Any]:
+    """Return all that the result follows from: a folder goes on with a simulation only where none of it differs."""
+    data = rows.data
+    arrays = (data.features, data.label, data.train, data.test, rows.split.rows, rows.split.offsets)
+    digests = [digest_of(array.tobytes()) for array in arrays]
+    return {
+        "job": dict(document),
+        "recipe": recipe.spec.digest,
+        "data": digest_of("".join(digests).encode()),
+        "release": __version__,
+        **conditions.document(),
+    }
+
+
+def _seed(document: Mapping[str, Any]) -> int:
+    cohort = document.get("cohort")
+    seed = cohort.get("seed", 0) if isinstance(cohort, Mapping) else 0
+    return seed if isinstance(seed, int) and seed >= 0 else 0  # a job with another is refused when it is judged
+
+
+def _ignored(_: float) -> None:
+    """Tell the progress to no one."""
