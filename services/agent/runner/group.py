@@ -21,6 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MARKER = "UNDERSONG_CHILD"
 GONE_S = 5.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
+STAT_BYTES = 4096  # a line of /proc/<pid>/stat has some 400
 GROUP, SESSION, THREADS, RESIDENT = 2, 3, 17, 21  # places in /proc/<pid>/stat after the name
 
 
@@ -63,13 +64,11 @@ def usage(group: int, memory_limit: int) -> tuple[int, int]:
     """
     tasks = resident = 0
     members = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[GROUP]) == group:
-                members.append(entry)
-                tasks += int(fields[THREADS])
-                resident += int(fields[RESIDENT]) * PAGE
+    for pid, fields in _processes():
+        if int(fields[GROUP]) == group:
+            members.append(Path("/proc", str(pid)))
+            tasks += int(fields[THREADS])
+            resident += int(fields[RESIDENT]) * PAGE
     if memory_limit and resident > memory_limit:
         resident = sum(map(_own_memory, members))
     return tasks, resident
@@ -86,10 +85,27 @@ def freeze(session: int, *, stopped: bool) -> None:
 
 
 def _members(session: int) -> Iterator[int]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError, ValueError):
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[SESSION]) == session:
-                yield int(entry.name)
+    return (pid for pid, fields in _processes() if int(fields[SESSION]) == session)
+
+
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Every process of the machine with its fields after the name; some end meanwhile.
+
+    Without pathlib: this is done several times a second, on machines with many processes.
+    """
+    with os.scandir("/proc") as entries:
+        names = [entry.name for entry in entries if entry.name.isdigit()]
+    for name in names:
+        try:
+            file = os.open(f"/proc/{name}/stat", os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            yield int(name), os.read(file, STAT_BYTES).rpartition(b")")[2].split()
+        except OSError:
+            continue
+        finally:
+            os.close(file)
 
 
 def _own_memory(process: Path) -> int:

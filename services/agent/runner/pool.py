@@ -221,6 +221,8 @@ class Pool:
         """Look after a child as long as it lives, between orders too; kill it when it uses more than it was given."""
         while True:
             await asyncio.sleep(LOOK_S[bool(child.setup.allowed_digests) or len(self._children) > 1])
+            if child.frozen:
+                continue  # stopped, it can take nothing more
             found = await asyncio.to_thread(child.channel.excess)
             if found is not None:
                 child.verdict = found
