@@ -1,19 +1,20 @@
 """The README tells the truth: its commands exist, the cheap ones run, its links lead somewhere."""
 
+import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import Commands
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-UNDERSONG = str(Path(sys.executable).with_name("undersong"))
 
 
-def commands() -> list[str]:
+def shown() -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip() and not line.startswith("#")]
 
@@ -27,21 +28,21 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_two_set_up_commands_are_there() -> None:
-    assert {"make demo", "make test"} <= set(commands())
+    assert {"make demo", "make test"} <= set(shown())
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])
+@pytest.mark.parametrize("line", [line for line in shown() if line.startswith("make ")])
 def test_every_make_command_is_a_target_that_make_accepts(line: str) -> None:
     words = shlex.split(line)
     assert words[1] in make_targets()
     assert run(*words, "--dry-run").returncode == 0
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if "undersong" in line.split()[0]])
-def test_every_undersong_command_exists_with_its_options(line: str) -> None:
+@pytest.mark.parametrize("line", [line for line in shown() if "undersong" in line.split()[0]])
+def test_every_undersong_command_exists_with_its_options(commands: Commands, line: str) -> None:
     words = shlex.split(line)[1:]
     names = [word for word in words[:2] if re.fullmatch("[a-z]+", word) and word != "north"]
-    answer = run(UNDERSONG, *names, "--help")
+    answer = commands.run(*names, "--help", cwd=ROOT, env=os.environ)
     assert answer.returncode == 0, answer.stderr
     for option in (word for word in words if word.startswith("--")):
         assert option in answer.stdout
@@ -49,7 +50,7 @@ def test_every_undersong_command_exists_with_its_options(line: str) -> None:
 
 def test_no_other_kind_of_command_is_shown() -> None:
     """A command of another kind would need a test of its own."""
-    assert all(line.startswith("make ") or "undersong" in line.split()[0] for line in commands())
+    assert all(line.startswith("make ") or "undersong" in line.split()[0] for line in shown())
 
 
 def test_every_command_that_the_text_mentions_exists() -> None:

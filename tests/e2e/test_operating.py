@@ -72,6 +72,14 @@ def job(platform: Platform) -> Iterator[Job]:
     platform.client.cancel_job(running.id)
 
 
+@pytest.fixture
+def paused(platform: Platform, job: Job) -> Iterator[None]:
+    """The job rests while a test waits for something else: its rounds would take the processors."""
+    platform.client.pause_job(job.id)
+    yield
+    patiently(lambda: platform.client.resume_job(job.id))
+
+
 def submit(platform: Platform, name: str, **changes: Any) -> Job:
     spec = {
         "name": name,
@@ -129,6 +137,7 @@ def test_a_rolling_restart(platform: Platform, job: Job, name: str) -> None:
     one_more(platform, job)
 
 
+@pytest.mark.usefixtures("paused")
 def test_a_job_that_the_sites_refuse_fails_at_once_and_says_why(platform: Platform) -> None:
     """The policies allow no such engine: one attempt, and one cause with the number of sites."""
     refused = submit(platform, "refused", engine="twoserver", rounds=2)
@@ -171,6 +180,7 @@ def test_rounds_go_on_while_redis_is_killed_again_and_again(platform: Platform, 
     one_more(platform, job)
 
 
+@pytest.mark.usefixtures("paused")
 def test_a_stored_update_that_rots_is_sent_again(platform: Platform) -> None:
     """After its receipt: the site is told (`body-lost`), sends the same bytes again, and the round counts all sites."""
     last = platform.processes[f"agent.{SITES[-1]}"].pid or 0
@@ -249,6 +259,7 @@ def test_no_round_was_lost_or_counted_twice(platform: Platform, job: Job) -> Non
     assert len(rounds) == len(set(rounds)) >= len(numbers)
 
 
+@pytest.mark.usefixtures("paused")
 def test_a_long_poll_is_answered_when_its_server_ends(platform: Platform) -> None:
     """Not cut off: the agent hears at once that it may ask again."""
     site = platform.add_site("idle", datasets=UNASKED)
@@ -335,6 +346,7 @@ def set_back(url: str, service: str) -> None:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (revision,))
 
 
+@pytest.mark.usefixtures("paused")
 def test_an_agent_that_ends_gives_its_task_back(platform: Platform) -> None:
     """In the middle of a training of ten minutes: it ends at once, and the task is open again before any lease ends."""
     recipe = {"name": "odd", "params": {"sleep_s": 600}}

@@ -130,7 +130,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, forks: Forks, commands: Comma
         ready = f"ready at https://{HOST}"  # services take the certificates up by themselves, each in its own time
         while " ".join((found := made.run("doctor")).stdout.split()).count(ready) < len(SERVICES):
             assert not deadline.over(), found.stdout
-            time.sleep(0.3)
+            time.sleep(1)
         yield made
 
 

@@ -178,6 +178,8 @@ FEW = (
 )  # fmt: skip
 """Each kind of task, of recipe, and of training."""
 PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
+MASKED = ("five classes", "noise for each record", "fifty classes", "two kinds of pictures")
+"""Summed by engine pairwise; the others by sealed, whose rounds cost a fifth: the recipe cannot tell."""
 REST = tuple(name for name in CASES if name not in FEW)
 
 
@@ -190,6 +192,7 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
         "recipe": {"name": recipe, "params": said["params"]},
         "data": said["data"],
         "rounds": 2,
+        "engine": "pairwise" if name in MASKED else "sealed",
         "evaluation": {"every": 2},
         "update": {"bound": 4e6 if "own, r" in name else 16.0},
         "deadlines": {"round_s": 120},
@@ -347,6 +350,7 @@ def test_an_audit_finds_halved_noise_and_stops_the_job(
         "name": "private",
         "model": {"name": "private"},
         "rounds": 60,
+        "engine": "pairwise",
         "evaluation": {"every": 0},
         "privacy": {"model": "distributed", "epsilon": 4.0, "delta": 1e-6},
         "strategy": {"name": "fedavg", "weighting": "equal"},

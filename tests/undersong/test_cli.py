@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import Commands
 from undersong import __version__, cli
 from undersong.client.types import Event
 from undersong.errors import UnreachableError
@@ -271,9 +272,9 @@ def test_doctor_finds_what_is_away_and_what_waits(run: Run, server: Any) -> None
 
 
 @pytest.mark.parametrize("words", [(), ("job",), ("model", "--help"), ("site", "enroll", "--help")])
-def test_help_needs_no_platform(words: tuple[str, ...]) -> None:
-    done = subprocess.run([sys.executable, "-c", "from undersong.cli import main; main()", *words], capture_output=True)
-    assert b"Usage" in done.stdout + done.stderr
+def test_help_needs_no_platform(commands: Commands, tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = commands.run(*words, cwd=tmp_path, env=os.environ)
+    assert "Usage" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("text", ["a: &x [*x]", "a: 1e400", "a: !!binary aGk=", 'a: "\\ud800"', "a: \xff"])

@@ -3,8 +3,9 @@
 import csv
 import io
 import math
+import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from tests.commands import Commands
 from tests.effort import examples
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
@@ -25,10 +27,13 @@ from undersong.services.agent.domain.rules import Detail
 from undersong.services.agent.policy.file import load
 from undersong.services.agent.policy.template import default_policy
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
-def undersong(*words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", "from undersong.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+@pytest.fixture
+def undersong(commands: Commands, tmp_path: Path) -> Run:
+    """Run a command in the test's folder."""
+    return lambda *words: commands.run(*words, cwd=tmp_path, env=os.environ)
 
 
 def drafted(file: Path, **options: Any) -> DatasetEntry:
@@ -40,7 +45,7 @@ def drafted(file: Path, **options: Any) -> DatasetEntry:
     return entry
 
 
-def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) -> None:
+def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(undersong: Run, tmp_path: Path) -> None:
     (tmp_path / "ward.csv").write_text("age,sex,sick\n40,f,1\n,m,0\n61,f,1\n")
     (tmp_path / "other.csv").write_text("a;b\n1,5;no\n2,5;yes\n")
     done = undersong("data", "init", str(tmp_path / "ward.csv"))
@@ -84,7 +89,7 @@ def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "told"), [("age,sick\n40,1,\n", "line 2 has 3 fields"), ("", "empty"), ("a,a\n1,2\n", "a column twice")]
 )
-def test_a_file_that_cannot_be_declared_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_cannot_be_declared_is_refused(undersong: Run, tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "ward.csv").write_text(text)
     done = undersong("data", "init", str(tmp_path / "ward.csv"))
     assert (done.returncode, done.stdout) == (1, "")

@@ -336,11 +336,18 @@ def view() -> FakeViewModel:
     )
 
 
-@pytest.fixture
-def app(view: FakeViewModel, tmp_path: Path) -> FastAPI:
-    """The pages alone, without the rest of the coordinator."""
+@pytest.fixture(scope="session")
+def pages() -> FastAPI:
+    """The pages alone, without the rest of the coordinator; each test gives them what they show."""
     made = FastAPI()
     made.include_router(router)
+    return made
+
+
+@pytest.fixture
+def app(pages: FastAPI, view: FakeViewModel, tmp_path: Path) -> FastAPI:
+    """The pages with the example's hospitals and jobs."""
+    made = pages
     sealer = Sealer.ensure(tmp_path / "seal-key")
     made.state.dashboard = Dashboard(
         FakeSource(view), FakeDoor(), sealer, lambda: datetime.now(UTC), "http://localhost:7001", False
