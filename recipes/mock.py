@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from undersong.recipes.declaration import BadDataset, DatasetEntry, Name
 from undersong.shared.documents import document_faults
+from undersong.shared.names import hint
 from undersong.shared.wire.columns import Column
 from undersong.shared.yaml_texts import dump_document
 
@@ -105,6 +106,20 @@ def describe(
             whole = high is None and (column.name == label or column.numbers in ("binary", "whole"))
             made[column.name] = MockColumn(low=low, high=low + span if high is None else high, whole=whole)
     return MockDescription(name=name, label=label, rows=rows, columns=made)
+
+
+def with_ranges(description: MockDescription, ranges: Mapping[str, tuple[float, float]]) -> MockDescription:
+    """Return a description whose columns are drawn from these ranges; raises `BadDataset` for other columns."""
+    columns = dict(description.columns)
+    for name, (low, high) in ranges.items():
+        found = columns.get(name)
+        if found is None or found.categories is not None:
+            numbers = [column for column, made in columns.items() if made.categories is None]
+            raise BadDataset(f"no column of numbers is called {name}{hint(name, numbers)}")
+        if not -math.inf < low <= high < math.inf:
+            raise BadDataset(f"column {name}: a range is the lowest value, then the highest")
+        columns[name] = MockColumn(low=low, high=high, whole=found.whole, missing=found.missing)
+    return description.model_copy(update={"columns": columns})
 
 
 def description_document(description: MockDescription) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import re
 import shlex
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 from tests.commands import Commands
+from tests.pace import Deadline
 from tests.pages import sh_commands
 from undersong import cli
 from undersong.local import Platform
@@ -41,11 +43,24 @@ class Shell:
     profile: Profile
     commands: Commands
 
-    def run(self, *words: str, code: int = 0) -> str:
+    @property
+    def env(self) -> dict[str, str]:
         told = {f"UNDERSONG_{name.upper()}": str(value) for name, value in asdict(self.profile).items() if value}
-        env = {**os.environ, **told, "UNDERSONG_HOME": str(self.folder.parent / "config")}
-        done = self.commands.run(*words, cwd=self.folder, env=env)
+        return {**os.environ, **told, "UNDERSONG_HOME": str(self.folder.parent / "config")}
+
+    def run(self, *words: str, code: int = 0) -> str:
+        done = self.tried(*words)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def tried(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.commands.run(*words, cwd=self.folder, env=self.env)
+
+    def until(self, said: str, *words: str) -> str:
+        """What a command prints, once it says this: the agent, or the coordinator, needs a moment."""
+        deadline = Deadline(120)
+        while said not in " ".join((done := self.tried(*words)).stdout.split()) or done.returncode:
+            assert not deadline.over(), f"{said!r} {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
 
@@ -246,3 +261,63 @@ def test_noise_from_the_job_file_to_the_answers(
     assert histogram.noise is not None
     wanted, _ = np.histogram(records.age, bins=[20, 40, 50, 60, 90])
     assert np.abs(np.array(histogram.counts, float) - wanted).max() < 6 * histogram.noise
+
+
+SAYS = {
+    "policy explain": "Rounds without noise are refused",
+    "site list": "north online",
+    "job try": "mock answers",
+    "job show heart-request": "for consent of north, since",
+    "consent list": "heart-request",
+    "consent show heart-request": "How old are the patients",
+    "stats watch": "mean of age",
+    "ledger show": "heart",
+    "consent deny": "denied",
+    "job show heart-request-2": "does not consent",
+}
+"""What the page promises that commands print, by how they begin; the longest beginning counts."""
+
+
+def test_the_page_for_users_of_pysyft_runs(platform: Platform, shell: Shell, forks: Forks) -> None:
+    """Request, review, approve, run, release and deny, as the page has it: a fifth hospital whose owner is asked."""
+    lines = sh_commands((EXAMPLE.parents[1] / "docs" / "migrate" / "pysyft.md").read_text())
+    with ExitStack() as agents:
+        for line in lines:
+            command, _, file = line.removeprefix("undersong ").partition(" >> ")
+            words = shlex.split(command)
+            beginning = max((known for known in SAYS if command.startswith(known)), key=len, default=None)
+            if command.startswith("agent run"):
+                agents.enter_context(running_agent(shell, forks, shell.folder / words[-1]))
+                platform.wait_sites_online(len(HOSPITALS) + 1, timeout_s=180)
+            elif beginning is not None:
+                shell.until(SAYS[beginning], *words)
+            elif command.startswith("consent"):
+                shell.until("", *words)
+            else:
+                printed = shell.run(*words)
+                if file:
+                    with (shell.folder / file).open("a") as appended:
+                        appended.write(printed)
+    found = json.loads(shell.run("stats", "show", "heart-request", "--json"))
+    mock = json.loads(shell.run("job", "try", "asked-statistics.yaml", "--data", "mock/datasets.yaml", "--json"))
+    assert [fields_of(result) for result in found["results"]] == [fields_of(result) for result in mock["results"]]
+    assert (mock["mock"], found.get("mock"), mock["sites"]) == (True, None, 5)
+
+
+def fields_of(document: object) -> object:
+    """The form of an answer, without its numbers."""
+    if isinstance(document, dict):
+        return {name: fields_of(value) for name, value in document.items()}
+    return [fields_of(value) for value in document] if isinstance(document, list) else type(document).__name__
+
+
+@contextmanager
+def running_agent(shell: Shell, forks: Forks, config: Path) -> Iterator[None]:
+    arguments, log = ["--config", str(config)], shell.folder / "agent.log"
+    agent = forks.spawn("undersong.services.agent", arguments, env=shell.env, cwd=shell.folder, log=log)
+    assert agent is not None
+    try:
+        yield
+    finally:
+        agent.terminate()
+        agent.wait(60)

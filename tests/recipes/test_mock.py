@@ -17,6 +17,7 @@ from undersong.recipes.mock import (
     describe_entry,
     description_document,
     read_description,
+    with_ranges,
     write_mock,
 )
 from undersong.shared.wire.columns import Column
@@ -73,6 +74,19 @@ def test_a_description_changed_by_hand_is_drawn(tmp_path: Path) -> None:
     known = age[np.isfinite(age)]
     assert (known == np.rint(known)).all()
     assert 50 < known.size < 150
+
+
+def test_ranges_can_be_given_for_columns_of_numbers() -> None:
+    made = with_ranges(describe_entry(entry()), {"age": (20, 30), "sick": (0, 4)})
+    assert (made.columns["age"].low, made.columns["age"].high, made.columns["sick"].whole) == (20, 30, True)
+    for name, ends, said in (
+        ("agee", (0, 1), "did you mean 'age'"),
+        ("sex", (0, 1), "no column"),
+        ("age", (2, 1), "the lowest value"),
+        ("age", (float("nan"), 1), "the lowest value"),
+    ):
+        with pytest.raises(BadDataset, match=said):
+            with_ranges(describe_entry(entry()), {name: ends})
 
 
 @pytest.mark.parametrize(

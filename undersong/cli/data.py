@@ -1,5 +1,6 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,6 +103,9 @@ def mock(
     description: Annotated[
         Path | None, typer.Option("--from", dir_okay=False, exists=True, help="Draw what this file describes.")
     ] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", help="Draw a column from these: age=18,90. May be given again.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder (default: mock-NAME).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same rows.")] = 0,
     federation: common.FederationName = None,
@@ -117,6 +121,7 @@ def mock(
 
     try:
         made = _described(dataset, data, description, rows, federation, profile)
+        made = twins.with_ranges(made, _ranges(ranges or ()))
         if describe:
             typer.echo(dump_document(twins.description_document(made)), nl=False)
             return
@@ -125,6 +130,18 @@ def mock(
         raise UndersongError(refusal.explain(), remedy="see undersong data mock --help") from None
     common.console.print(f"{written.parent}: {made.rows} rows that were drawn, none is real", markup=False)
     common.next_step(f"undersong job try job.yaml --data {common.quoted(written)}")
+
+
+def _ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    made = {}
+    for text in given:
+        name, _, ends = text.rpartition("=")
+        try:
+            low, high = map(float, ends.split(","))
+        except ValueError:
+            raise UndersongError(f"{text!r} is no range", remedy="write it as column=lowest,highest") from None
+        made[name] = (low, high)
+    return made
 
 
 def _numbers(column: ColumnComparison) -> str | None:

@@ -22,7 +22,7 @@ def find_job(client: Client, name: str) -> Job:
     open_ = [job for job in named if not job.finished]
     chosen = open_ if len(named) > 1 and len(open_) == 1 else named
     if len(chosen) == 1:
-        return chosen[0]
+        return client.job(chosen[0].id)  # a list of jobs tells less: not what they wait for
     if not named:
         near = hint(name, (job.name for job in jobs))
         raise UndersongError(f"no job is called {name!r}{near}", remedy="undersong job list")

@@ -91,5 +91,5 @@ def show(key: KeyPath = None, passphrase_file: PassphraseFile = None) -> None:
 
 
 def _print_public(public: str) -> None:
-    common.console.print("the agent demands its signature with these lines in agent.yaml:", markup=False)
+    common.complaints.print("the agent demands its signature with these lines in agent.yaml:", markup=False)
     typer.echo(f"owners:\n  keys: [{public}]\n  need: 1")
