@@ -2,9 +2,9 @@
 docs/data.md).
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +14,22 @@ import numpy.typing as npt
 from undersong.recipes import declaration
 from undersong.recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_declarations
 from undersong.recipes.files import FilePart, parts
+from undersong.recipes.options import SplitOptions
 from undersong.recipes.protocol import Array, Dataset
-from undersong.recipes.values import CategoryCells, Cells, NumberCells, TextCells, cells_of, images_of, numbers_of
+from undersong.recipes.splits import SplitRows, Splitter
+from undersong.recipes.values import (
+    CategoryCells,
+    Cells,
+    NumberCells,
+    TextCells,
+    cell_of,
+    cells_of,
+    images_of,
+    numbers_of,
+)
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Numbers
+from undersong.shared.wire.manifest import Fold
 from undersong.shared.wire.profiles import Column, DatasetSchema
 
 __all__ = [
@@ -33,7 +45,9 @@ __all__ = [
     "read_declarations",
 ]
 
-SOURCES: Final = ("datasets.py", "declaration.py", "files.py", "hints.py", "values.py")
+SOURCES: Final = (
+    "datasets.py", "declaration.py", "files.py", "hints.py", "options.py", "splits.py", "values.py",
+)  # fmt: skip
 """The files whose code decides what a recipe gets to see: part of each recipe's digest."""
 
 
@@ -58,23 +72,25 @@ def load_dataset(
     *,
     mock: bool = False,
     labelled: bool = True,
+    fold: Fold | None = None,
 ) -> Dataset:
     """Return the rows for one job: `features` in this order (all but the label when empty); raises `BadDataset`.
 
-    Without `labelled` the label is a column like another, and rows where it is missing stay.
+    Without `labelled` the label is a column like another, and rows where it is missing stay. With `fold` its rows are
+    those for validation.
     """
     label = (label or entry.label) if labelled else None
     with named(entry):
         columns = _chosen(entry, features, label)
         if entry.kind == "none":
-            nothing = np.zeros((0, len(columns)))
-            return _dataset(entry, columns, nothing, np.zeros(0), label, np.arange(0), {})
+            split = Splitter(entry).rows(np.arange(0))
+            return _dataset(entry, columns, np.zeros((0, len(columns))), np.zeros(0), label, {}, split)
         wanted = [*columns, *(c for c in entry.columns if c.name == label)]
-        table, count, types = _table(entry, wanted, mock=mock)
-        labels = table[label] if label else np.zeros(count)
+        table = _table(entry, wanted, mock=mock)
+        labels = table.cells[label] if label else np.zeros(table.count)
         known = np.flatnonzero(np.isfinite(labels))
-        made = _features(table, columns, known)
-        return _dataset(entry, columns, made, labels[known], label, known, types)
+        made = _features(table.cells, columns, known)
+        return _dataset(entry, columns, made, labels[known], label, table.types, table.splitter.rows(known, fold))
 
 
 def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
@@ -85,10 +101,11 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
     if entry.kind == "none":
         return entry.schema_document(0)
     with named(entry):
-        table, count, types = _table(entry, entry.columns)
-        known = np.isfinite(table[entry.label]).sum() if entry.label else count
+        table = _table(entry, entry.columns, texts=False)
+        known = np.isfinite(table.cells[entry.label]).sum() if entry.label else table.count
         schema = entry.schema_document(int(known))
-        return schema.model_copy(update={"columns": tuple(_told(column, table, types) for column in schema.columns)})
+        told = tuple(_told(column, table.cells, table.types) for column in schema.columns)
+        return schema.model_copy(update={"columns": told})
 
 
 def _told(column: Column, table: Mapping[str, Array], types: Mapping[str, str]) -> Column:
@@ -132,12 +149,11 @@ def _dataset(
     features: Array,
     labels: npt.NDArray[np.float64],
     label: str | None,
-    places: npt.NDArray[np.int64],
     types: Mapping[str, str],
+    split: SplitRows,
 ) -> Dataset:
-    train, test = _split(places, entry.split_seed, entry.test_fraction)
     told = tuple(entry.wire(c).model_copy(update={"dtype": types.get(c.name)}) for c in columns)
-    return Dataset(entry.name, told, features, labels, train, test, label)
+    return Dataset(entry.name, told, features, labels, split.train, split.test, label, split.validation)
 
 
 def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> tuple[ColumnEntry, ...]:
@@ -152,29 +168,65 @@ def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> 
     return tuple(by_name[name] for name in names)
 
 
-def _table(
-    entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False
-) -> tuple[dict[str, Array], int, dict[str, str]]:
-    """Return the columns by name for the rows that pass the filter, the number of these rows, and images' types."""
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The columns by name for the rows that pass the filter, how many rows these are, images' types, and the split."""
+
+    cells: dict[str, Array]
+    count: int
+    types: dict[str, str]
+    splitter: Splitter
+
+
+def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False, texts: bool = True) -> _Table:
+    """Return these columns of a data set's rows, without `texts` those of other types; a mock twin is split by hash."""
+    if mock:
+        entry = entry.model_copy(update={"path": entry.mock, "split": SplitOptions()})
     chosen = {column.name: column for column in columns}
     readers = {name: cells_of(entry, c) for name, c in chosen.items() if c.type in ("number", "category")}
     filters = [_Filter(entry, name, wanted) for name, wanted in entry.filter.items()]
-    wanted = list(dict.fromkeys([*chosen, *entry.filter]))
-    pieces: dict[str, list[Array]] = {name: [] for name, column in chosen.items() if column.type != "text"}
+    splitter, wanted = Splitter(entry), list(dict.fromkeys([*chosen, *entry.read]))
+    pieces: dict[str, list[Array]] = {n: [] for n, c in chosen.items() if texts or c.type != "text"}
     count, types = 0, dict[str, str]()
-    for part in parts(entry, entry.mock if mock else entry.path, wanted):
-        rows = _passing(part, filters)
-        count += rows.size
-        made = _converted(part, rows, readers)
-        for name, column in chosen.items():
-            if column.type == "image":
-                made[name] = _images(entry, name, part, rows)
-                types[name] = str(np.asarray(part.cells[name]).dtype)
-        for name, values in made.items():
-            pieces[name].append(values)
+    for of, path in entry.files().items() or [("train", None)]:
+        for part in _parts(entry, of, path, wanted):
+            rows = _passing(part, filters)
+            count += rows.size
+            splitter.take(part, rows, of)
+            made = _converted(part, rows, readers)
+            for name, column in chosen.items():
+                if column.type == "image":
+                    made[name] = _images(entry, name, part, rows)
+                    types[name] = str(np.asarray(part.cells[name]).dtype)
+                elif column.type == "text" and texts:
+                    made[name] = _texts(part.cells[name], rows)
+            for name, values in made.items():
+                pieces[name].append(values)
     if not count:
         raise BadDataset("holds no rows" if not filters else "no row passes its filter", *(f.seen() for f in filters))
-    return {name: np.concatenate(values) for name, values in pieces.items()}, count, types
+    splitter.finish()
+    return _Table({name: np.concatenate(values) for name, values in pieces.items()}, count, types, splitter)
+
+
+def _parts(entry: DatasetEntry, of: str, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:
+    """Yield the rows of one file; what is said of a second file names it."""
+    try:
+        yield from parts(entry, path, wanted)
+    except BadDataset as refusal:
+        if path == entry.path:
+            raise
+        raise BadDataset(f"{refusal.detail} (the file of its {of} rows)", *refusal.evidence) from refusal.__cause__
+
+
+def _texts(cells: Any, rows: npt.NDArray[np.int64]) -> Array:
+    """Return texts as they are, an object array [n]."""
+    made = np.empty(rows.size, object)
+    made[:] = (
+        [cell_of(value) for value in cells[rows].tolist()]
+        if isinstance(cells, np.ndarray)
+        else [cells[row] for row in rows.tolist()]
+    )
+    return made
 
 
 def _converted(part: FilePart, rows: npt.NDArray[np.int64], readers: Mapping[str, Cells]) -> dict[str, Array]:
@@ -183,11 +235,7 @@ def _converted(part: FilePart, rows: npt.NDArray[np.int64], readers: Mapping[str
     faults: list[str] = []
     evidence: list[str] = []
     for name, reader in readers.items():
-        cells = part.cells[name]
-        if isinstance(cells, np.ndarray):
-            values, misfit = reader.typed(cells[rows])
-        else:
-            values, misfit = reader.texts(cells if rows.size == len(cells) else [cells[row] for row in rows.tolist()])
+        values, misfit = reader.of_rows(part.cells[name], rows)
         made[name] = values
         if misfit is not None:
             faults.append(f"column {name} holds a value that {misfit.why.public}")
@@ -245,21 +293,9 @@ def _images(entry: DatasetEntry, name: str, part: FilePart, rows: npt.NDArray[np
 
 
 def _features(table: Mapping[str, Array], columns: Sequence[ColumnEntry], rows: npt.NDArray[np.int64]) -> Array:
-    if len(columns) == 1 and columns[0].type == "image":
+    if len(columns) == 1 and columns[0].type in ("image", "text"):
         made: Array = table[columns[0].name][rows]
         return made
     if odd := [column.name for column in columns if column.type not in ("number", "category")]:
         raise BadDataset(f"columns {', '.join(odd)} cannot stand beside others in a table")
     return np.stack([table[c.name][rows] for c in columns], axis=1) if columns else np.zeros((rows.size, 0))
-
-
-def _split(
-    places: npt.NDArray[np.int64], seed: int, fraction: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    held_out = np.array([_draw(seed, place) < fraction for place in places.tolist()], bool)
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def _draw(seed: int, place: int) -> float:
-    digest = hashlib.sha256(f"undersong/split/1:{seed}:{place}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64

@@ -5,16 +5,26 @@ Every scalar of the file is read as the text written there: YAML's own guesses (
 column or a level is resolved. What leaves a site of it is listed in docs/data.md.
 """
 
-import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
+from undersong.recipes.options import (
+    CsvOptions,
+    Form,
+    Limit,
+    Name,
+    SplitOptions,
+    Text,
+    Texts,
+    maybe,
+    moment_of,
+)
 from undersong.shared.documents import document_faults, pointer
 from undersong.shared.errors import FieldError, Invalid
 from undersong.shared.files import read_text
@@ -44,80 +54,7 @@ class BadDataset(Invalid):
         return ": ".join([self.detail, *(["; ".join(self.evidence)] if self.evidence else [])])
 
 
-def text_of(value: object) -> str:
-    """Return how a scalar is written: the integer 1 and the number 1.0 as ``1``, true as ``true``."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def _text(value: object) -> object:
-    return text_of(value) if isinstance(value, str | int | float) else value
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str | int | float) else value
-
-
-def _maybe(value: object) -> object:
-    return None if isinstance(value, str) and value in NOTHING else value
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
-Limit = Annotated[float | None, BeforeValidator(_maybe)]
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-
-
-class _Form(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class CsvOptions(_Form):
-    """How a CSV file is written. Without options: commas, a point in numbers, UTF-8, names in the first line."""
-
-    separator: Annotated[str, BeforeValidator(lambda v: "\t" if v in ("tab", "\\t") else v)] = Field(
-        default=",", min_length=1, max_length=1, description="Character between cells, or `tab`"
-    )
-    decimal: Literal[".", ","] = Field(default=".", description="Character before the fraction of a number")
-    thousands: Literal["", ",", ".", "'", " "] = Field(
-        default="", description="Character between groups of digits; a space stands for thin spaces too; empty: none"
-    )
-    encoding: str = Field(default="utf-8", description="Encoding of the file, by a name that Python knows")
-    quote: str = Field(
-        default='"',
-        max_length=1,
-        description="Character around cells that hold the separator; empty: no cell is quoted",
-    )
-    header: int = Field(default=1, ge=0, le=1000, description="Line that holds the columns' names, from 1; 0: no line")
-    names: tuple[Name, ...] = Field(default=(), description="The columns' names in order, with `header: 0`")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        try:
-            known = codecs.lookup(self.encoding)
-            "".encode(self.encoding)  # not every codec makes bytes of text
-        except LookupError:
-            known = None
-        if known is None:
-            raise ValueError(f"encoding {self.encoding!r} is unknown{hint(self.encoding, ENCODINGS)}")
-        if self.separator in "\r\n\0" or self.quote in ("\r", "\n", "\0"):
-            raise ValueError("separator and quote cannot be an end of line")
-        if self.thousands and self.thousands == self.decimal:
-            raise ValueError("thousands and decimal are the same character")
-        if self.separator == self.quote:
-            raise ValueError("separator and quote are the same character")
-        if (self.header == 0) != bool(self.names):
-            raise ValueError("names go with header: 0, and header: 0 needs names")
-        return self
-
-
-ENCODINGS: Final = ("utf-8", "utf-16", "latin-1", "cp1252", "iso8859-15", "ascii", "gb18030", "big5", "shift_jis")
-
-
-class ColumnEntry(_Form):
+class ColumnEntry(Form):
     """One column of an entry; `categories` are a category column's levels in their fixed order."""
 
     name: Name = Field(description="The column's name in the file")
@@ -128,17 +65,17 @@ class ColumnEntry(_Form):
     channels: tuple[Name, ...] | None = Field(default=None, description="Names of an image's channels, in order")
 
 
-class DatasetEntry(_Form):
+class DatasetEntry(Form):
     """One entry of ``datasets.yaml``."""
 
     name: Name = Field(description="The name by which jobs ask for the data set")
     kind: Literal["csv", "parquet", "npz", "none"] = Field(
         description="Form of the file (csv may be packed by gzip); `none`: no rows, for recipes that need none"
     )
-    path: Annotated[Path | None, BeforeValidator(_maybe)] = Field(
+    path: Annotated[Path | None, BeforeValidator(maybe)] = Field(
         default=None, description="The file, absolute or relative to the folder of datasets.yaml"
     )
-    label: Annotated[Name | None, BeforeValidator(_maybe)] = Field(
+    label: Annotated[Name | None, BeforeValidator(maybe)] = Field(
         default=None, description="The column that models predict, unless a job names another"
     )
     columns: tuple[ColumnEntry, ...] = Field(
@@ -165,14 +102,32 @@ class DatasetEntry(_Form):
         default=0.2, ge=0, lt=1, description="Share of the rows held out for evaluation, by a hash of seed and place"
     )
     split_seed: int = Field(default=0, description="Seed of that hash")
-    mock: Annotated[Path | None, BeforeValidator(_maybe)] = Field(
+    split: SplitOptions = Field(
+        default=SplitOptions(), description="Which rows are for training, for validation and for the test"
+    )
+    mock: Annotated[Path | None, BeforeValidator(maybe)] = Field(
         default=None, description="A file of the same form without real rows, to try things with"
     )
 
     def schema_document(self, rows: int | None = None) -> DatasetSchema:
         """Return what may leave the site, as far as it is declared."""
         columns = tuple(self.wire(column) for column in self.columns)
-        return DatasetSchema(name=self.name, kind=self.kind, columns=columns, label=self.label, rows=rows)
+        parts = () if self.kind == "none" else self.split.parts(self.test_fraction)
+        return DatasetSchema(name=self.name, kind=self.kind, columns=columns, label=self.label, rows=rows, parts=parts)
+
+    def files(self) -> dict[str, Path]:
+        """Return the files with rows by the part that they are for; those of `path` are divided by `split`."""
+        return ({} if self.path is None else {"train": self.path}) | self.split.files
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """What is read of the site's disk, for those who open it to a recipe."""
+        return tuple(self.files().values())
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The columns that decide about rows, and need not be declared: those of `filter` and `split`."""
+        return tuple(dict.fromkeys([*self.filter, *([self.split.column] if self.split.column else [])]))
 
     def wire(self, column: ColumnEntry) -> Column:
         """Return a column as the platform knows it, with the declared range of an image's pixels."""
@@ -248,8 +203,14 @@ def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
     elif entry is None or faults:
         made.faults[name] = faults
     else:
-        paths = {part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None}
-        made.entries[name] = entry.model_copy(update=paths)
+        made.entries[name] = _placed(entry, folder)
+
+
+def _placed(entry: DatasetEntry, folder: Path) -> DatasetEntry:
+    """Return the entry with absolute paths."""
+    paths = {part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None}
+    others = {f"{part}_file": folder / value for part, value in entry.split.files.items()}
+    return entry.model_copy(update={**paths, "split": entry.split.model_copy(update=others)})
 
 
 Fault = tuple[tuple[str | int, ...], str]
@@ -271,6 +232,7 @@ def _faults(entry: DatasetEntry) -> Iterator[Fault]:
     if any(column.name == entry.label and column.type in ("image", "text") for column in entry.columns):
         yield ("label",), f"{entry.label} is no column of numbers or categories"
     yield from _references(entry, names)
+    yield from _split_faults(entry)
     yield from _date_faults(entry)
     yield from _range_faults(entry)
     yield from _missing_faults(entry)
@@ -296,8 +258,9 @@ def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iter
 
 def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
     """Names in `missing`, `values`, `ranges` and `dates` that are no column of the right type."""
-    in_file = [*names, *(name for name in entry.filter if name not in names)]
-    for part, known in (("missing", [*in_file, ANY_COLUMN]), ("values", in_file), ("ranges", names), ("dates", names)):
+    in_file = [*names, *(name for name in entry.read if name not in names)]
+    timed = [*names, *([entry.split.column] if entry.split.by == "time" and entry.split.column else [])]
+    for part, known in (("missing", [*in_file, ANY_COLUMN]), ("values", in_file), ("ranges", names), ("dates", timed)):
         hints = Hints(known)
         for name in getattr(entry, part):
             if name not in known:
@@ -309,6 +272,48 @@ def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
                 yield (part, name), f"column {name} is a {types[name]} column; this is for {' and '.join(allowed)}"
     if entry.kind == "csv" and entry.csv.names:
         yield from _absent_names(entry, in_file)
+
+
+def _split_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """Yield parts that no row can be in, and moments that are none or out of order."""
+    split = entry.split
+    if entry.kind == "none" and split != SplitOptions():
+        yield ("split",), "a data set of kind none has no rows to divide"
+    if split.by == "hash" and entry.test_fraction + split.validation_fraction >= 1:
+        yield ("split", "validation_fraction"), "with test_fraction it leaves no rows to train on"
+    column = entry.column(split.column) if split.column else None
+    if column is not None and (column.type == "image" or (split.by == "time" and column.type != "number")):
+        yield ("split", "column"), f"{split.column} is a {column.type} column, which cannot decide by {split.by}"
+    elif column is not None and split.by == "column":
+        for part in ("train", "validation", "test"):
+            for text in getattr(split, part):
+                if fault := _unfit(column, text):
+                    yield ("split", part), fault
+    yield from _cut_faults(entry)
+
+
+def _cut_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    split, form = entry.split, entry.dates.get(entry.split.column or "")
+    cuts: dict[str, float | None] = {}
+    for part in ("validation_from", "test_from"):
+        if (text := getattr(split, part)) is None:
+            continue
+        cuts[part] = cut_of(entry, text)
+        if cuts[part] is None:
+            wanted = f"no date of the form {form}" if form else "neither a number nor a date such as 2024-12-31"
+            yield ("split", part), f"{text!r} is {wanted}"
+    first, last = cuts.get("validation_from"), cuts.get("test_from")
+    if first is not None and last is not None and first >= last:
+        yield ("split", "validation_from"), "the validation part begins before the test part"
+
+
+def cut_of(entry: DatasetEntry, text: str) -> float | None:
+    """Return a moment of the split as its column holds it: a number, or days since 1970; None where it is none."""
+    form = entry.dates.get(entry.split.column or "")
+    try:
+        return float(text) if form is None and NUMBER.fullmatch(text) else moment_of(text, form)
+    except (ValueError, re.error):
+        return None
 
 
 _A_DAY: Final = datetime(2001, 2, 3, tzinfo=UTC)

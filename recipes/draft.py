@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, CsvOptions, DatasetEntry, text_of
+from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry
 from undersong.recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts, refusals
 from undersong.recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
+from undersong.recipes.options import CsvOptions, text_of
 from undersong.recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
 from undersong.shared.files import open_regular
 from undersong.shared.names import hint

@@ -22,8 +22,9 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.declaration import BadDataset, CsvOptions, DatasetEntry
+from undersong.recipes.declaration import BadDataset, DatasetEntry
 from undersong.recipes.hints import LINES, about_header
+from undersong.recipes.options import CsvOptions
 from undersong.recipes.values import cell_of
 from undersong.shared.names import hint
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from undersong.recipes.declaration import BadDataset, DatasetEntry, Name
+from undersong.recipes.declaration import BadDataset, DatasetEntry
+from undersong.recipes.options import Name
 from undersong.shared.documents import document_faults
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Column

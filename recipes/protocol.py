@@ -7,7 +7,7 @@ fresh each time. Heavy imports (torch) belong inside functions.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from undersong.shared.errors import Invalid
 from undersong.shared.ids import Digest
 from undersong.shared.learning.tensors import Model
-from undersong.shared.wire.manifest import TRAINING_ROUND
+from undersong.shared.wire.manifest import TRAINING_ROUND, EvaluatedPart
 from undersong.shared.wire.privacy import RECORD_NOISE, PoissonGaussianEvent, RecordNoise
 from undersong.shared.wire.profiles import Column, RecipeSpec
 
@@ -66,7 +66,8 @@ class Dataset:
     """A site's rows for one job.
 
     `features` is float64[n, k], one column each: a number, or a category's position; NaN where missing. For a single
-    image column it is float32[n, channels, height, width]. `label` is float64[n]. `train` and `test` are row indices.
+    image column it is float32[n, channels, height, width], for a single text column an object array [n] of texts.
+    `label` is float64[n]. `train`, `validation` and `test` are row indices; evaluations are about `test`.
     """
 
     name: str
@@ -76,6 +77,14 @@ class Dataset:
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
     label_name: str | None = None
+    validation: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def evaluated_on(self, part: EvaluatedPart) -> "Dataset":
+        """Return the data set with the rows of another part, or all, as those that evaluations are about."""
+        if part == "test":
+            return self
+        rows = self.validation if part == "validation" else np.arange(len(self.label))
+        return replace(self, test=rows)
 
     @property
     def shape(self) -> DataShape:

@@ -11,15 +11,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry, text_of
+from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry
 from undersong.recipes.hints import about_number, about_text
+from undersong.recipes.options import moment_of, text_of
 from undersong.shared.names import hint, looks_like
 from undersong.shared.wire.profiles import Column
 
@@ -29,7 +29,6 @@ SPACES: Final = "\u00a0\u2009\u202f"
 SHOWN: Final = 60  # characters of a cell in a message
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)\.0+")
 _NUMBERS: Final = re.compile(rf"(?:(?:{NUMBER.pattern})?+\n)*+(?:{NUMBER.pattern})?+")
-_DAY_S: Final = 86_400.0
 _EXACT: Final = 2.0**53  # up to which float64 holds every whole number
 
 
@@ -78,6 +77,14 @@ class Cells(ABC):
         if len(known) > KEPT_CELLS:
             known.clear()
         return made, None
+
+    def of_rows(
+        self, cells: Sequence[str] | npt.NDArray[Any], rows: npt.NDArray[np.int64]
+    ) -> tuple[Floats, Misfit | None]:
+        """Return the same of chosen rows, int64[n], of texts or of an array."""
+        if isinstance(cells, np.ndarray):
+            return self.typed(cells[rows])
+        return self.texts(cells if rows.size == len(cells) else [cells[row] for row in rows.tolist()])
 
     def typed(self, values: npt.NDArray[Any]) -> tuple[Floats, Misfit | None]:
         """Return the same from an array of numbers, truth values or texts; NaN is missing."""
@@ -185,10 +192,9 @@ class NumberCells(Cells):
     def _days(self, text: str) -> float:
         assert self._date is not None  # noqa: S101 (asked by the caller)
         try:
-            moment = datetime.strptime(text, self._date)  # noqa: DTZ007 (a form may name a zone; without one it is UTC)
+            return moment_of(text, self._date)
         except ValueError:
             raise Unfit(f"is not a date of the form {self._date}") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() / _DAY_S
 
     def _checked(self, value: float) -> float:
         if not np.isfinite(value):

@@ -15,7 +15,7 @@ from undersong.services.coordinator.domain.endings import Published, SiteFault, 
 from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import draft
 from undersong.services.coordinator.domain.rounds import Phase
-from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.tasks import BODY_LOST, TaskState
 from undersong.services.coordinator.peers.aggregator import Aggregator, RoundReport
 from undersong.services.coordinator.peers.keys import Keys
@@ -242,7 +242,9 @@ class Conductor:
         """Give a model version's measurements to the registry."""
         record = await self._rounds.read(round_id)
         model = record.manifest.manifest.model
-        if record.metrics and model is not None:
+        spec = (await self._job(record.round.job_id)).spec
+        of_training = isinstance(spec, JobSpec) and spec.trains  # what a job only evaluates is told by the job
+        if record.metrics and model is not None and of_training:
             try:
                 await self._registry.add_metrics(model.version_id, record.metrics, f"{round_id}/metrics")
             except (PartyRefused, NotFound) as refused:

@@ -39,7 +39,7 @@ from undersong.services.coordinator.views.tasks import task_view
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import NotFound, no_such
 from undersong.shared.faults import point
-from undersong.shared.ids import Digest, JobId, RoundId, SiteId, VersionId, is_id, new_id
+from undersong.shared.ids import Digest, JobId, ModelId, RoundId, SiteId, VersionId, is_id, new_id
 from undersong.shared.learning.strategies import strategy_named
 from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.web.access import Principal, Role
@@ -56,6 +56,7 @@ class StartingVersion:
 
     version_id: VersionId
     digest: Digest
+    model_id: ModelId
     trained: DataRef | None = None
 
 
@@ -300,7 +301,7 @@ class Jobs:
             return None, "there is no such model version in this federation"
         if version.deleted_at is not None:
             return None, "this model version was deleted"
-        return StartingVersion(version.id, version.content_digest, version.trained), None
+        return StartingVersion(version.id, version.content_digest, version.model_id, version.trained), None
 
 
 async def _world(tx: Transaction, federation_id: str | None, version_problem: str | None) -> World:
@@ -331,7 +332,7 @@ def _new_job(verdict: ValidJob, start: StartingVersion | None, person: Principal
         created_at=now,
         next_check_at=now + LOOK_AGAIN,
     )
-    return job if start is None else job.starting_from(start.version_id, start.digest)
+    return job if start is None else job.starting_from(start.version_id, start.digest, start.model_id)
 
 
 async def _seen(tx: Transaction, person: Principal, job_id: str) -> Job:

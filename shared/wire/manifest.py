@@ -69,12 +69,29 @@ class RecipeRef(Document):
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class Fold(Document):
+    """One fold of a cross-validation: its rows are evaluated on and not trained on; `number` counts from 1."""
+
+    number: int = Field(ge=1, le=100, strict=True)
+    of: int = Field(ge=2, le=100, strict=True)
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.number > self.of:
+            raise ValueError(f"fold {self.number} is not one of {self.of}")
+        return self
+
+
+EvaluatedPart = Literal["test", "validation", "all"]
+
+
 class DataRef(Digestible):
     """Which data set of the site is used, by the names in its own ``datasets.yaml``.
 
     `columns` are the features and the label as all sites agreed on them, with their categories in the one order that
     every site maps its own to; `listed` names those whose categories the job itself lists, so that a site may have
-    fewer. `unused` are the columns that the round does not read.
+    fewer. `unused` are the columns that the round does not read. `part`: the rows that evaluations are about, those of
+    the test where it is left out; `fold`: the rows left out of training for validation.
     """
 
     dataset: Name
@@ -83,6 +100,13 @@ class DataRef(Digestible):
     columns: tuple[Column, ...] = Field(default=(), exclude_if=is_empty)
     listed: tuple[Name, ...] = Field(default=(), exclude_if=is_empty)
     unused: tuple[Unused, ...] = Field(default=(), exclude_if=is_empty)
+    part: EvaluatedPart | None = Field(default=None, exclude_if=is_empty)
+    fold: Fold | None = Field(default=None, exclude_if=is_empty)
+
+    @property
+    def evaluated(self) -> EvaluatedPart:
+        """The rows that evaluations are about: those of the test, or of a fold, unless another part is named."""
+        return self.part or ("test" if self.fold is None else "validation")
 
     @model_validator(mode="after")
     def _columns_are_those_named(self) -> Self:

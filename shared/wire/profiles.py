@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue
 
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Column, ColumnType, misfit
-from undersong.shared.wire.forms import Digestible, DigestText, Document, Name
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, is_empty
 from undersong.shared.wire.manifest import DataRef
 
 __all__ = ["Column", "DatasetSchema", "Hardware", "ProfileFault", "RecipeSpec", "SiteProfile", "Task", "schema_fault"]
@@ -46,14 +46,19 @@ class RecipeSpec(Document):
     record_params: dict[str, JsonValue] | None = None
 
 
+Part = Literal["train", "validation", "test"]
+"""What rows of a data set are for; rows of the test part are never trained on."""
+
+
 class DatasetSchema(Digestible):
-    """A data set's shape as its site declares it."""
+    """A data set's shape as its site declares it; `parts` are those that its rows are divided into."""
 
     name: Name
     kind: Name
     columns: tuple[Column, ...]
     label: Name | None = None
     rows: int | None = Field(default=None, ge=0, strict=True)
+    parts: tuple[Part, ...] = Field(default=(), max_length=3, exclude_if=is_empty)
 
 
 class Hardware(Document):

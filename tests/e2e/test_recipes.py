@@ -91,6 +91,20 @@ def shared(folder: Path, name: str, place: int) -> dict[str, Any]:
     return {"name": name, "kind": "csv", "path": str(folder / "made.csv"), "columns": columns, "label": "answer"}
 
 
+def split(folder: Path) -> list[dict[str, Any]]:
+    """Two data sets of one form: prices of 100, held-out ones of 300, and of a later year ones of 500."""
+    lines = {"years": ["2020,100"] * 40 + ["2021,300"] * 10, "later": ["2022,500"] * 20}
+    for name, rows in lines.items():
+        (folder / f"{name}.csv").write_text("year,price\n" + "\n".join(rows) + "\n")
+    columns = [{"name": "year", "type": "number"}, {"name": "price", "type": "number"}]
+    form = {"kind": "csv", "columns": columns, "label": "price"}
+    held_out = {"by": "column", "column": "year", "test": [2021]}
+    return [
+        {**form, "name": "years", "path": str(folder / "years.csv"), "split": held_out},
+        {**form, "name": "later", "path": str(folder / "later.csv")},
+    ]
+
+
 def make_site(platform: Platform, folder: Path, place: int) -> None:
     """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
     name = HOSPITALS[place]
@@ -107,6 +121,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
         {"name": "made", "kind": "csv", "path": str(folder / "made.csv"), "columns": COLUMNS},
         *(shot(folder, label) for label in ("two", "seven")),
         *(shared(folder, name, place) for name in ("straight", "turned")),
+        *split(folder),
     ]
     policy = {
         "federations": ["own"],
@@ -291,6 +306,35 @@ def test_changes_smaller_than_a_step_of_a_tensors_type_add_up(platform: Platform
     assert found.tensors["short"] == pytest.approx(1 + rounds * 2e-3, abs=2**-7)
     assert (found.tensors["short"] > 1).all()
     assert (found.tensors["half"] > 1).all()
+
+
+def test_a_version_is_evaluated_alone_and_by_folds_on_rows_that_no_round_trained_on(platform: Platform) -> None:
+    """The recipe predicts the mean of what it trained on, so that each error says which rows these were."""
+    client = platform.client
+
+    def scored(**changes: Any) -> tuple[Any, dict[str, Any]]:
+        spec = document(platform, "own, regression") | {"name": "years", "model": {"name": "years"}, "rounds": 1}
+        spec |= {"evaluation": {}, "data": {"dataset": "years"}, **changes}
+        job = client.wait(client.submit_job({k: v for k, v in spec.items() if v != {}}).id, timeout_s=300)
+        assert job.state == "succeeded", (job.reason, job.causes)
+        return job, scores_of(platform, job.id)[-1]
+
+    trained, score = scored()
+    assert (score["examples"], score["mae"]) == (30, pytest.approx(200, rel=1e-3)), "the test part is not trained on"
+    model = {"name": "years", "version_id": trained.version_id}
+    alone = {"kind": "evaluate", "rounds": 0, "update": {}, "model": model}
+    job, score = scored(**alone, data={"dataset": "later"}, evaluation={"part": "all"})
+    assert (score["examples"], score["mae"]) == (60, pytest.approx(400, rel=1e-3))
+    assert [round_.kind for round_ in client.rounds(job.id)] == ["evaluate"]
+    assert (job.version_id, job.model_id) == (trained.version_id, trained.model_id)
+    assert client.version(trained.version_id).metrics["examples"] == 30, "its own job's"
+    _, score = scored(data={"dataset": "years", "fold": {"number": 1, "of": 2}})
+    assert 0 < score["examples"] < 120, "of the 120 rows outside of the test"
+    assert score["mae"] == pytest.approx(0, abs=1)
+    with pytest.raises(ApiError, match="no site's data set 'years' has rows for validation"):
+        scored(evaluation={"part": "validation"})
+    with pytest.raises(ApiError, match="an evaluation needs the version"):
+        scored(**{**alone, "model": {"name": "years"}})
 
 
 def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

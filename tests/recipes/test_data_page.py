@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
-from undersong.recipes.declaration import ColumnEntry, CsvOptions, DatasetEntry
+from undersong.recipes.declaration import ColumnEntry, DatasetEntry
+from undersong.recipes.options import CsvOptions, SplitOptions
+from undersong.services.coordinator.domain.spec import JobSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 SNIPPETS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -19,10 +22,10 @@ CSV = {
 
 
 def test_the_snippets_are_there() -> None:
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 6
 
 
-@pytest.mark.parametrize(("snippet", "rows"), list(zip(SNIPPETS[:3], CSV, strict=True)))
+@pytest.mark.parametrize(("snippet", "rows"), list(zip((SNIPPETS[0], *SNIPPETS[3:5]), CSV, strict=True)))
 def test_each_csv_declaration_reads_such_a_file(tmp_path: Path, snippet: str, rows: str) -> None:
     (tmp_path / "datasets.yaml").write_text(snippet)
     (tmp_path / "rows.csv").write_bytes(rows.encode("cp1252"))
@@ -32,14 +35,38 @@ def test_each_csv_declaration_reads_such_a_file(tmp_path: Path, snippet: str, ro
     assert load_dataset(entry).features.shape == (count, len(entry.columns) - (entry.label is not None))
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("visits", (2, 1, 1)),
+        ("visits-by-day", (1, 2, 1)),
+        ("visits-by-person", (4, 0, 0)),
+        ("visits-in-files", (4, 0, 1)),
+    ],
+)
+def test_each_split_divides_such_rows(tmp_path: Path, name: str, parts: tuple[int, ...]) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[1])
+    rows = "age,sick,part,day,person\n"
+    (tmp_path / "later.csv").write_text(rows + "60,1,,,\n")
+    rows += "40,1,A,31.12.2022,p\n50,0,A,01.01.2023,p\n30,1,B,30.06.2023,p\n20,0,C,01.07.2023,p\n"
+    (tmp_path / "visits.csv").write_text(rows)
+    data = load_dataset(read_datasets(tmp_path / "datasets.yaml")[name])
+    assert (data.train.size, data.validation.size, data.test.size) == parts
+
+
+def test_the_evaluation_is_a_job() -> None:
+    spec = JobSpec.model_validate(yaml.safe_load(SNIPPETS[2]) | {"federation_id": "fed_01m0dwh5mdaecm6yfk3d8y9c8v"})
+    assert (spec.trains, spec.evaluation.part) == (False, "all")
+
+
 def test_the_image_declaration_reads_such_a_file(tmp_path: Path) -> None:
-    (tmp_path / "datasets.yaml").write_text(SNIPPETS[3])
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[-1])
     np.savez(tmp_path / "scans.npz", pixels=np.full((2, 8, 9, 3), 4095), finding=np.array(["none", "benign"]))
     data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["scans"])
     assert (data.features.shape, data.features.max(), data.label.tolist()) == ((2, 3, 8, 9), 1, [0, 1])
 
 
-@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry])
+@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry, SplitOptions])
 def test_every_option_is_on_the_page(form: type[DatasetEntry]) -> None:
     for name in form.model_fields:
         assert re.search(rf"\b{name}:|`{name}`", PAGE), name

@@ -112,7 +112,7 @@ def test_what_is_not_yaml_is_refused(tmp_path: Path) -> None:
         ({"columns": [{"name": "ward", "type": "number"}, COLUMNS[3]]}, [], "not a number"),
         ({"columns": [{"name": "ward", "type": "category", "categories": ["north"]}, COLUMNS[3]]}, [], "south"),
         ({"columns": [{"name": "height", "type": "number"}, COLUMNS[3]]}, [], "height"),
-        ({"columns": [{"name": "ward", "type": "text"}, COLUMNS[3]]}, [], "ward"),
+        ({"columns": [{"name": "ward", "type": "text"}, COLUMNS[0], COLUMNS[3]]}, [], "ward"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, changes, features, says) -> None:
@@ -177,7 +177,14 @@ def test_a_document_can_be_moved(tmp_path: Path) -> None:
 
 def test_only_the_schema_leaves(tmp_path: Path) -> None:
     schema = read_datasets(declare(tmp_path))["ward"].schema_document(rows=5)
-    assert schema.model_dump(mode="json", exclude_none=True).keys() == {"name", "kind", "columns", "label", "rows"}
+    assert schema.model_dump(mode="json", exclude_none=True).keys() == {
+        "name",
+        "kind",
+        "columns",
+        "label",
+        "rows",
+        "parts",
+    }
 
 
 @pytest.mark.parametrize(

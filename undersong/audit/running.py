@@ -80,7 +80,7 @@ async def run_audits(subject: AuditSubject, plan: AuditPlan, folder: Path, bars:
     wanted = manifest.data if plan.dataset is None else manifest.data.model_copy(update={"dataset": plan.dataset})
     entry = declared(plan.declarations, wanted.dataset)
     data = rows_of(entry, wanted)
-    files = () if entry.path is None else (entry.path,)
+    files = entry.sources
     found: list[AuditFinding | None] = []
     confidence, length = confidence_of(subject, plan), subject.target.schema.length
     if AuditKind.ONE_RUN_MECHANISM in plan.only:

@@ -51,7 +51,8 @@ def rows_of(entry: DatasetEntry, wanted: DataRef) -> Dataset:
     if (fault := schema_fault(own, wanted)) is not None:
         raise UndersongError(f"data set {entry.name}: {fault}", remedy="audit with data of the job's own form")
     try:
-        return in_agreed_form(load_dataset(entry, wanted.features, wanted.label), own.columns, wanted.columns)
+        found = load_dataset(entry, wanted.features, wanted.label, fold=wanted.fold).evaluated_on(wanted.evaluated)
+        return in_agreed_form(found, own.columns, wanted.columns)
     except BadDataset as refusal:
         raise UndersongError(refusal.explain(), remedy="correct the file or its declaration") from None
 

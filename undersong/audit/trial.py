@@ -50,12 +50,15 @@ async def try_job(
     spec: Mapping[str, Any], declarations: Path, own: Sequence[Path], folder: Path, progress: Progress
 ) -> Trial:
     """Train as a job document says on rows that are here, and evaluate; UndersongError with what to correct."""
+    if kind_of(spec) == "evaluate":
+        remedy = "try the job that trains: its metrics are those of the same rows"
+        raise UndersongError("a job that only evaluates needs a version of the platform", remedy=remedy)
     entry = declared(declarations, str(_part(spec, "data").get("dataset")))
     data, recipe, rounds = _data(spec, entry), _recipe(spec, own), spec.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         raise UndersongError(f"rounds is {rounds!r}, it must be a whole number from 1", remedy="correct the job file")
     rows = rows_of(entry, data)
-    files = () if entry.path is None else (entry.path,)
+    files = entry.sources
     async with Trainer(folder, declarations, files, recipe, data, own) as trainer:
         model = await trainer.course(rows.train, rounds, 0, progress)
         layout, sums = await trainer.evaluate(model, rows.test, progress)
@@ -99,6 +102,13 @@ def _data(spec: Mapping[str, Any], entry: DatasetEntry) -> DataRef:
             )
     columns = [entry.wire(column) for column in entry.columns if column.name in {*features, label}]
     try:
-        return DataRef(dataset=entry.name, features=tuple(features), label=label, columns=tuple(columns))
+        return DataRef(
+            dataset=entry.name,
+            features=tuple(features),
+            label=label,
+            columns=tuple(columns),
+            part=(spec.get("evaluation") or {}).get("part"),
+            fold=part.get("fold"),
+        )
     except ValidationError as error:
         raise UndersongError(f"data: {error.errors()[0]['msg']}", remedy="correct the job file") from None

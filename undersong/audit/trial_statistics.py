@@ -75,7 +75,7 @@ async def try_statistics(
     except BadDataset as refusal:
         raise UndersongError(refusal.explain(), remedy="correct the file or its declaration") from None
     verdict = _judged(document, schema)
-    files = () if entry.path is None else (entry.path,)
+    files = entry.sources
     recipe, nothing = RecipeRef(name=RECIPE, digest=verdict.resolved.recipe.digest), DataRef(dataset=entry.name)
     async with Trainer(folder, declarations, files, recipe, nothing) as trainer:
         job = await _answered(_job(verdict), trainer, progress)

@@ -44,7 +44,8 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
         yield "recipe", f"{recipe.get('name', '?')}{f' ({params})' if params else ''}"
         yield "model", f"{model.get('name', '?')}{f', newest version {job.version_id}' if job.version_id else ''}"
         trained = f"{progress.get('trained', 0)} of {progress.get('rounds', '?')} trained"
-        yield "rounds", f"{trained}, {progress.get('evaluated', 0)} evaluated"
+        evaluated = f"{progress.get('evaluated', 0)} evaluated"
+        yield "rounds", evaluated if spec.get("kind") == "evaluate" else f"{trained}, {evaluated}"
     data = spec.get("data") or {}
     label = f" → {job.label}" if job.label else ""
     yield "data", f"{data.get('dataset', '?')}{label}, {len(job.features)} columns"

@@ -186,12 +186,13 @@ def read_spec(file: Path) -> dict[str, Any]:
 def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Show progress until the job ends; UndersongError when it does not succeed."""
     job = client.job(job_id)
-    total = int(job.spec.get("rounds", 0)) or None
+    total = int(job.spec.get("rounds", 0)) or None  # none of training where the job only evaluates
     seen = follow_job(client, job, total=total, done=lambda found: found.trained, note=note, quiet=quiet)
     job = client.job(job_id)
     common.require_success(job)
     if not quiet:
-        common.console.print(f"job {job_id} succeeded after {seen.trained} rounds of training; {seen.measured}")
+        trained = f" after {seen.trained} rounds of training" if job.spec.get("kind") != "evaluate" else ""
+        common.console.print(f"job {job_id} succeeded{trained}; {seen.measured}")
     return job
 
 

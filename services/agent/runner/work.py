@@ -84,6 +84,7 @@ class Workshop:
         """Do one order; the frame's facts beside the result's file."""
         recipe = self._recipe(order)
         data = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
+        data = data.evaluated_on(DataRef.model_validate(order["data"]).evaluated)
         if order["rows"] is not None:
             data = rehearsal.chosen_rows(data, Path(order["rows"]))
         folder = Path(order["folder"])
@@ -162,10 +163,10 @@ class Workshop:
         if (fault := schema_fault(own, asked)) is not None:
             raise OrderRefused("schema-mismatch", fault)
         labelled = labelled and not (asked.columns and asked.label is None)
-        version = file_mark(entry.path) if entry.path is not None else None
+        version = tuple(file_mark(path) for path in entry.files().values())
         key = (entry.model_dump_json(), asked.digest(), version, labelled)
         if key not in self._rows:
-            data = load_dataset(entry, asked.features, asked.label, labelled=labelled)
+            data = load_dataset(entry, asked.features, asked.label, labelled=labelled, fold=asked.fold)
             if (fault := image_fault(data, asked.columns)) is not None:
                 raise OrderRefused("schema-mismatch", fault)
             self._rows[key] = in_agreed_form(data, own.columns, asked.columns)

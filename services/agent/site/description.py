@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import structlog
 
@@ -30,6 +31,8 @@ from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+_PATHS: Final = {None: ("path",), "split": ("validation_file", "test_file")}
+"""Where an entry of `datasets.yaml` names files with rows."""
 Mark = tuple[str, FileMark | None]
 OPEN_POLICY = policies.to_policy(policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
 
@@ -212,7 +215,17 @@ def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
     entries = document.get("datasets") if isinstance(document, dict) else None
     files: dict[str, list[Path]] = {}
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"] not in NOTHING:
+        for path in _paths(entry) if isinstance(entry, dict) else ():
             with suppress(OSError, ValueError, RuntimeError):  # a NUL character; links that lead to each other
-                files.setdefault(str(entry.get("name")), []).append((base / entry["path"]).resolve())
+                files.setdefault(str(entry.get("name")), []).append((base / path).resolve())
     return files
+
+
+def _paths(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the paths that an entry names, of rows and of other files of rows."""
+    for part, names in _PATHS.items():
+        found: Any = entry if part is None else entry.get(part)
+        for name in names if isinstance(found, dict) else ():
+            path = found.get(name)
+            if isinstance(path, str) and path not in NOTHING:
+                yield path

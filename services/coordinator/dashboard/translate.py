@@ -67,7 +67,7 @@ def job(found: JobView) -> JobItem:
         dataset=spec.data.dataset,
         strategy=strategy,
         engine=spec.engine,
-        rounds_done=found.progress.asked if asks else found.progress.trained,
+        rounds_done=_done(found),
         # How many rounds a statistics job takes depends on what it finds, until it has found it.
         rounds_total=found.progress.asked if asks and found.state == "succeeded" else found.progress.rounds,
         kind=spec.kind,
@@ -89,6 +89,12 @@ def job(found: JobView) -> JobItem:
         unused=tuple((column.name, column.reason) for column in found.unused),
         privacy=terms_sentence(found.privacy.model_dump()) if found.privacy is not None else "",
     )
+
+
+def _done(found: JobView) -> int:
+    if isinstance(found.spec, StatisticsSpec):
+        return found.progress.asked
+    return found.progress.trained if found.spec.trains else found.progress.evaluated
 
 
 def _words(spec: AnySpec) -> tuple[str, str, str]:

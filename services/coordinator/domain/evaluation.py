@@ -1,10 +1,10 @@
 """What a job's model predicts: the layout of its evaluation sums, and whether the sites' labels fit it."""
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, Final
 
 from undersong.services.coordinator.domain.findings import Findings
-from undersong.services.coordinator.domain.spec import EvaluationPart
+from undersong.services.coordinator.domain.spec import DataPart, EvaluationPart
 from undersong.shared.learning.metrics import (
     BETTER_BELOW,
     LEAST_CLASS,
@@ -15,7 +15,7 @@ from undersong.shared.learning.metrics import (
     metric_names,
 )
 from undersong.shared.names import hint
-from undersong.shared.wire.profiles import Column, RecipeSpec, Task
+from undersong.shared.wire.profiles import Column, DatasetSchema, RecipeSpec, Task
 
 
 def check_evaluation(
@@ -105,6 +105,59 @@ def check_rows(
         said = f"the sites have {sum(rows):,} rows together, and hold out only some of them for evaluations"
         found.warn(
             "/evaluation", f"{said}: metrics say little from fewer than {each} rows of each of {classes} classes"
+        )
+
+
+def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Findings) -> None:
+    """Check that the document has the fields of its kind: rounds to train, or a version to evaluate."""
+    kind = parsed.get("kind")
+    if kind == "train" and parsed.get("rounds") == 0:
+        given = "rounds" in document
+        found.error("/rounds", _NO_ROUNDS if given else "this field is required")
+    if kind != "evaluate":
+        return
+    model = parsed.get("model")
+    if model is not None and model.version_id is None:
+        found.error("/model/version_id", "an evaluation needs the version that it evaluates")
+    if parsed.get("rounds"):
+        found.error("/rounds", "an evaluation trains nothing: leave it out, or set kind: train")
+    for name in ("strategy", "update", "privacy"):
+        if document.get(name):
+            found.error(f"/{name}", "is for jobs that train, and this one only evaluates: leave it out")
+    data, evaluation = parsed.get("data"), parsed.get("evaluation")
+    if data is not None and data.fold is not None:
+        found.error("/data/fold", "is for jobs that train, and this one only evaluates: leave it out")
+    for name in ("every", "early_stop"):
+        if evaluation is not None and name in evaluation.model_fields_set:
+            found.error(f"/evaluation/{name}", "is for jobs that train: this one evaluates once")
+
+
+_NO_ROUNDS: Final = "a job that trains has at least one round; to evaluate a version, set kind: evaluate"
+
+
+def check_part(
+    evaluation: EvaluationPart | None,
+    data: DataPart,
+    kind: str | None,
+    schemas: Sequence[DatasetSchema],
+    found: Findings,
+) -> None:
+    """Check that the sites have the rows that a job evaluates on; sites that do not tell their parts are not judged."""
+    fold, part = data.fold, evaluation.part if evaluation is not None else None
+    if fold is not None and fold.number > fold.of:
+        found.error("/data/fold/number", f"there is no fold {fold.number} of {fold.of}: folds are counted from 1")
+    if part == "all" and kind == "train":
+        found.error("/evaluation/part", "rows that are trained on say nothing of a model: use test or validation")
+    evaluates = kind == "evaluate" or evaluation is None or evaluation.every > 0
+    wanted = part or ("test" if fold is None else "all")
+    told = [schema for schema in schemas if schema.parts]
+    if wanted == "all" or not evaluates or len(told) < len(schemas) or (wanted == "validation" and fold is not None):
+        return
+    if told and all(wanted not in schema.parts for schema in told):
+        found.error(
+            "/evaluation/part",
+            f"no site's data set {data.dataset!r} has rows for {wanted}: declare them under split in datasets.yaml, or "
+            "evaluate on another part",
         )
 
 

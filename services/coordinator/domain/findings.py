@@ -11,7 +11,7 @@ from undersong.shared.documents import document_faults, pointer
 from undersong.shared.errors import FieldError, Invalid
 from undersong.shared.names import hint
 
-KINDS: Final = ("train", "statistics")
+KINDS: Final = ("train", "evaluate", "statistics")
 MAX_ERRORS: Final = 100
 
 

@@ -26,7 +26,7 @@ from undersong.services.coordinator.domain.progress import (
     next_question,
     next_step,
 )
-from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from undersong.services.coordinator.domain.spec import AnySpec, JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import session_of
 from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.domain.validation import Resolved
@@ -119,7 +119,7 @@ class Job:
         stop = self.spec.evaluation.early_stop
         return Plan(
             rounds=self.spec.rounds,
-            statistics=self.resolved.recipe.statistics,
+            statistics=self.resolved.recipe.statistics and self.spec.trains,
             evaluate_every=self.spec.evaluation.every,
             early_stop=EarlyStop(stop.metric, stop.mode, stop.patience) if stop else None,
         )
@@ -163,10 +163,11 @@ class Job:
         """Whether the registry has to be asked for a model before a round is planned."""
         return self.model_id is None and not isinstance(self.spec, StatisticsSpec)
 
-    def starting_from(self, version_id: VersionId, digest: Digest) -> "Job":
-        """Train on from a version that is there already."""
-        progress = replace(self.progress, has_model=True)
-        return replace(self, version_id=version_id, version_digest=digest, progress=progress)
+    def starting_from(self, version_id: VersionId, digest: Digest, model_id: ModelId) -> "Job":
+        """Train on from a version that is there already, or only evaluate it as one of its own model's."""
+        trains = isinstance(self.spec, JobSpec) and self.spec.trains
+        job = replace(self, version_id=version_id, version_digest=digest, model_id=None if trains else model_id)
+        return replace(job, progress=replace(self.progress, has_model=True))
 
     def started(self, round_id: RoundId, now: datetime) -> "Job":
         """Return the job with a round planned."""

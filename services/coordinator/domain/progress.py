@@ -41,7 +41,7 @@ class EarlyStop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job is to do; `evaluate_every` of 0 never evaluates."""
+    """What a job is to do; `evaluate_every` of 0 never evaluates, and a job without `rounds` does so once."""
 
     rounds: int
     statistics: bool
@@ -170,6 +170,8 @@ def should_stop(rule: EarlyStop, scores: Sequence[Mapping[str, float]]) -> bool:
 
 
 def _evaluation_due(plan: Plan, progress: Progress) -> bool:
+    if plan.rounds == 0:
+        return not progress.scores
     if plan.evaluate_every == 0 or progress.trained == 0 or progress.evaluated >= progress.trained:
         return False
     return progress.trained % plan.evaluate_every == 0 or progress.trained >= plan.rounds

@@ -29,14 +29,17 @@ def _planned(job: Job, clip_norm: float | None) -> Iterator[PlannedRounds]:
     if isinstance(spec, StatisticsSpec):
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=rounds_of(spec), privacy=job.resolved.privacy)
         return
-    if job.resolved.recipe.statistics:
+    if spec.trains and job.resolved.recipe.statistics:
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=1)
-    yield PlannedRounds(kind=RoundKind.TRAIN, rounds=spec.rounds, clip_norm=clip_norm, privacy=job.resolved.privacy)
+    if spec.trains:
+        yield PlannedRounds(kind=RoundKind.TRAIN, rounds=spec.rounds, clip_norm=clip_norm, privacy=job.resolved.privacy)
     if evaluations := _evaluations(spec):
         yield PlannedRounds(kind=RoundKind.EVALUATE, rounds=evaluations)
 
 
 def _evaluations(spec: JobSpec) -> int:
     """Return how often the model is evaluated at most: every so many rounds, and after the last."""
+    if not spec.trains:
+        return 1
     every = spec.evaluation.every
     return -(-spec.rounds // every) if every else 0

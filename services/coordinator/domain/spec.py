@@ -10,7 +10,7 @@ from undersong.shared.learning.strategies import STRATEGIES
 from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
 from undersong.shared.wire.forms import controls
-from undersong.shared.wire.manifest import MOST_REASON
+from undersong.shared.wire.manifest import MOST_REASON, EvaluatedPart
 from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MIN_NOISE
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -52,6 +52,13 @@ class RecipePart(Part):
     )
 
 
+class FoldPart(Part):
+    """One fold of a cross-validation by hash, as `split_seed` and, where it has one, the column of the split say."""
+
+    number: int = Field(ge=1, le=100, strict=True, description="Which fold is left out of training, from 1")
+    of: int = Field(ge=2, le=100, strict=True, description="How many folds the rows are divided into")
+
+
 class DataPart(Part):
     """The data that the sites read."""
 
@@ -70,6 +77,10 @@ class DataPart(Part):
         default_factory=dict,
         description="A column's categories in order, where the sites' own lists differ: each site must list some of "
         "these",
+    )
+    fold: FoldPart | None = Field(
+        default=None,
+        description="Train without this fold of the rows outside of the test, and evaluate on it; a job for each fold",
     )
 
 
@@ -156,7 +167,7 @@ class EarlyStopPart(Part):
 
 
 class EvaluationPart(Part):
-    """When the model is evaluated on the sites' held-out rows."""
+    """When the model is evaluated, and on which of the sites' rows."""
 
     every: int = Field(
         default=1,
@@ -166,6 +177,11 @@ class EvaluationPart(Part):
         description="Rounds between two evaluations; there is one after the last round as well. 0: none at all",
     )
     early_stop: EarlyStopPart | None = Field(default=None, description="Without it all rounds are run")
+    part: EvaluatedPart | None = Field(
+        default=None,
+        description="The rows that are evaluated on: without it those of the test, with `data.fold` those of the fold; "
+        "`all` only with kind evaluate",
+    )
 
 
 class DeadlinePart(Part):
@@ -283,13 +299,21 @@ class JobSpec(Part):
         },
     )
 
-    kind: Literal["train"] = Field(default="train", description="A job that trains a model")
+    kind: Literal["train", "evaluate"] = Field(
+        default="train", description="`train`: train a model; `evaluate`: only evaluate the version `model.version_id`"
+    )
     name: _Name
     federation_id: _Federation
     model: ModelPart = Field(description="The registry's model that gets the results")
     recipe: RecipePart = Field(description="The recipe that runs at the sites")
     data: DataPart = Field(description="The data that the sites read")
-    rounds: int = Field(ge=1, le=100_000, strict=True, description="Rounds of training")
+    rounds: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        strict=True,
+        description="Rounds of training: at least one with kind train, none with kind evaluate",
+    )
     strategy: StrategyPart = Field(default_factory=StrategyPart, description="How sums become models")
     cohort: _Cohort = Field(default_factory=CohortPart)
     engine: _Engine = DEFAULT_ENGINE
@@ -298,6 +322,11 @@ class JobSpec(Part):
     deadlines: _Deadlines = Field(default_factory=DeadlinePart)
     reason: _Reason = ""
     privacy: _Privacy = Field(default_factory=PrivacyPart)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains a model, and does not only evaluate one."""
+        return self.kind == "train"
 
 
 class StatisticsData(Part):

@@ -9,7 +9,13 @@ from typing import Any
 
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import choose_columns, declared_columns
-from undersong.services.coordinator.domain.evaluation import check_early_stop, check_evaluation, check_rows
+from undersong.services.coordinator.domain.evaluation import (
+    check_early_stop,
+    check_evaluation,
+    check_kind,
+    check_part,
+    check_rows,
+)
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
@@ -92,6 +98,7 @@ def judge(document: Mapping[str, Any], world: World) -> ValidJob:
         findings.error("/federation_id", "there is no such federation")
     resolved = _resolve(parsed, world, findings)
     _check_rules(parsed, world, findings)
+    check_kind(document, parsed, findings)
     terms = _settle_privacy(parsed, resolved, world, findings)
     spec = JobSpec.model_validate(document) if not findings.errors else None
     if spec is not None and resolved is not None:
@@ -128,6 +135,8 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
         counts = [schema_of(site, data.dataset).rows for site in chosen.sites]
         check_rows(parsed.get("evaluation"), recipe, recipe_part.params, counts, findings)
+        schemas = [schema_of(site, data.dataset) for site in chosen.sites]
+        check_part(parsed.get("evaluation"), data, parsed.get("kind"), schemas, findings)
     update: parts.UpdatePart | None = parsed.get("update")
     return Resolved(
         recipe=recipe,
@@ -165,7 +174,7 @@ def _settle_privacy(
     parsed: Mapping[str, Any], resolved: Resolved | None, world: World, findings: Findings
 ) -> PrivacyTerms | None:
     asked: parts.PrivacyPart | None = parsed.get("privacy")
-    if asked is None or "rounds" not in parsed:
+    if asked is None or not parsed.get("rounds"):
         return None
     check_training(asked, parsed.get("strategy"), parsed.get("update"), parsed.get("evaluation"), findings)
     if resolved is not None:

@@ -42,6 +42,7 @@ class VersionFacts(Answer):
     """A model version in the registry."""
 
     id: VersionId
+    model_id: ModelId
     federation_id: FederationId
     content_digest: Digest
     deleted_at: datetime | None = None

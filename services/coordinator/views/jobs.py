@@ -232,8 +232,8 @@ def job_view(
         progress=JobProgressView(
             statistics_done=done.statistics_done,
             trained=done.trained,
-            rounds=rounds_of(job.spec) if isinstance(job.spec, StatisticsSpec) else job.spec.rounds,
-            evaluated=done.evaluated,
+            rounds=_rounds(job.spec),
+            evaluated=done.evaluated if job.progress.trained else len(done.scores),
             failures=done.failures,
             asked=done.asked,
             scores=[dict(score) for score in done.scores],
@@ -249,6 +249,12 @@ def job_view(
         cautions=cautions_of(done.scores[-1]) if done.scores else [],
         warnings=findings(warnings),
     )
+
+
+def _rounds(spec: AnySpec) -> int:
+    if isinstance(spec, StatisticsSpec):
+        return rounds_of(spec)
+    return spec.rounds if spec.trains else 1
 
 
 def results_view(job: Job, spec: StatisticsSpec) -> ResultsView:

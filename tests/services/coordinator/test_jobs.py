@@ -150,6 +150,45 @@ async def test_a_job_may_start_from_a_version_of_its_federation_only(small_world
     assert job["version_id"] == mine
 
 
+async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world: World) -> None:
+    """Every field that only training has is an error, and so are parts and folds that there are not."""
+    world = small_world
+    federation = await world.federation()
+    told = profile()
+    told["datasets"][0]["parts"] = ["train", "test"]
+    for name in "abc":
+        await world.site(federation, name, told)
+    path = "/v1/jobs/validations"
+    alone = {key: value for key, value in document(federation).items() if key != "rounds"} | {"kind": "evaluate"}
+    wrong = {
+        "rounds": 3,
+        "update": {"clip_norm": 1.0},
+        "strategy": {"name": "fedadam"},
+        "data": {"dataset": "heart", "fold": {"number": 1, "of": 3}},
+        "evaluation": {"every": 2, "part": "validation"},
+    }
+    found = errors_of(await world.admin.post(path, json=alone | wrong))
+    assert set(found) == {
+        "/rounds", "/update", "/strategy", "/data/fold", "/model/version_id", "/evaluation/every",
+    }  # fmt: skip
+    version = "ver_01m0dwh5mdaecm6yfk3d8y9c8a"
+    world.neighbours.versions = {
+        version: {"id": version, "federation_id": federation, "content_digest": "11" * 32, "model_id": "mdl_x"}
+    }
+    alone["model"] = {"name": "heart", "version_id": version}
+    found = errors_of(await world.admin.post(path, json=alone | {"evaluation": {"part": "validation"}}))
+    assert "has rows for validation" in found["/evaluation/part"]
+    found = errors_of(await world.admin.post(path, json=alone | {"kind": "evalute"}))
+    assert "evaluate" in found["/kind"]
+    assert (await world.admin.post(path, json=alone | {"evaluation": {"part": "all"}})).status_code == 200
+    found = errors_of(await world.admin.post(path, json=document(federation, evaluation={"part": "all"})))
+    assert "rows that are trained on" in found["/evaluation/part"]
+    fold = {"dataset": "heart", "fold": {"number": 3, "of": 2}}
+    assert "/data/fold/number" in errors_of(await world.admin.post(path, json=document(federation, data=fold)))
+    none = {key: value for key, value in document(federation).items() if key != "rounds"}
+    assert errors_of(await world.admin.post(path, json=none)) == {"/rounds": "this field is required"}
+
+
 @pytest.mark.parametrize("body", [[], "text", 3, None, {}])
 async def test_any_other_document_is_refused(small_world: World, body: Any) -> None:
     """What is no job document gets a problem document."""

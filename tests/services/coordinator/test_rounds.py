@@ -434,7 +434,7 @@ async def test_a_broken_claim_stops_the_job_whoever_of_the_federation_found_it(w
     await world.sites(federation)
     job = await world.job(federation)
     path = f"/v1/jobs/{job['id']}"
-    kept = {"federation_id": federation, "content_digest": "ab" * 32, "claim_broken": True}
+    kept = {"federation_id": federation, "model_id": "mdl_x", "content_digest": "ab" * 32, "claim_broken": True}
     world.neighbours.versions |= {
         "ver_broken": {"id": "ver_broken", "lineage": {"job_id": job["id"]}, **kept},
         "ver_fine": {"id": "ver_fine", "lineage": {"job_id": job["id"]}, **kept, "claim_broken": False},
