@@ -18,7 +18,7 @@ from undersong.shared.transparency.documents import (
 )
 from undersong.shared.wire.canonical import canonical
 
-EntryType = Literal["certificate-issued", "certificate-revoked", "round", "restored"]
+EntryType = Literal["certificate-issued", "certificate-revoked", "round", "restored", "ledger-head"]
 
 
 async def append(tx: Transaction, type: EntryType, subject: str, document: dict[str, JsonValue]) -> int:  # noqa: A002

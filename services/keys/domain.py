@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound, TooMany
 from undersong.shared.identity.authority import Subject
 from undersong.shared.ids import Digest
 
@@ -70,6 +70,14 @@ class RecordDiffers(Conflict):
 
 class EntryUnknown(NotFound):
     """The log is not that long."""
+
+
+class HeadOfAnother(Forbidden):
+    """A site commits to the head of its own ledger only."""
+
+
+class HeadsTooMany(TooMany):
+    """A site has committed to too many heads of its ledger within an hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,3 +165,16 @@ class RoundRecordRow(Base):
     record: Mapped[str] = mapped_column(Text)
     index: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
+class LedgerHeadRow(Base):
+    """Heads of sites' ledgers, as JSON, by their place in the log."""
+
+    __tablename__ = "ledger_heads"
+    __table_args__ = (Index("ix_ledger_heads_site", "federation_id", "site_id", "index"),)
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    federation_id: Mapped[str] = mapped_column(String(64))
+    site_id: Mapped[str] = mapped_column(String(64))
+    head: Mapped[str] = mapped_column(Text)
+    logged_at: Mapped[datetime] = mapped_column(UtcDateTime())

@@ -14,6 +14,7 @@ from undersong.services.keys.authority import Authority
 from undersong.services.keys.certificates import Certificates, RevokedInRow
 from undersong.services.keys.checkpoints import follow
 from undersong.services.keys.enrolments import Enrolments
+from undersong.services.keys.ledger_heads import LedgerHeads
 from undersong.services.keys.log import Log, backfill
 from undersong.services.keys.marks import KeysMarks
 from undersong.services.keys.operators import Operators
@@ -107,6 +108,7 @@ def _lifespan(
         await backfill(database)
         app.state.witness = Witness(watch, Sealer.ensure(settings.seal_key), identity)
         app.state.log = Log(database, identity, watch)
+        app.state.ledger_heads = LedgerHeads(database, watch)
         app.state.records = RoundRecords(watch, app.state.log, identity)
         app.state.authority, app.state.enrolments = components.authority, components.enrolments
         app.state.certificates, app.state.tokens = components.certificates, components.operators

@@ -24,13 +24,14 @@ from undersong.shared.wire.records import RoundResult as RoundResult
 CERTIFICATE_ISSUED: Final = "certificate-issued"
 CERTIFICATE_REVOKED: Final = "certificate-revoked"
 RESTORED: Final = "restored"
+LEDGER_HEAD: Final = "ledger-head"
 
 
 class LogEntry(Document):
-    """One leaf: `document` says what happened; `type` and `subject` (a key id, a round id, an epoch) name it."""
+    """One leaf: `document` says what happened; `type` and `subject` (a key id, a round id, an epoch, a digest) name it."""
 
     index: int = Field(ge=0, lt=2**63)
-    type: Literal["certificate-issued", "certificate-revoked", "round", "restored"]
+    type: Literal["certificate-issued", "certificate-revoked", "round", "restored", "ledger-head"]
     subject: str = Field(max_length=128)
     document: dict[str, JsonValue]
 

@@ -2,16 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, StringConstraints
 
 from undersong.services.keys.api.rounds import LogUse
-from undersong.services.keys.domain import EntryUnknown
-from undersong.shared.errors import Forbidden, Invalid, Unauthenticated
-from undersong.shared.identity.verify import Party
+from undersong.services.keys.domain import EntryUnknown, HeadOfAnother, HeadsTooMany
+from undersong.services.keys.ledger_heads import LedgerHeads
+from undersong.shared.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from undersong.shared.identity.verify import CertificateRevoked, Party
 from undersong.shared.ids import RoundId
 from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecords, LogHead
-from undersong.shared.web.access import Actor
+from undersong.shared.transparency.ledger_heads import LedgerHead, LedgerHeadInvalid, LoggedLedgerHead
+from undersong.shared.web.access import Actor, SiteParty
 from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1/log", tags=["log"])
@@ -33,6 +35,23 @@ class LogEntries(BaseModel):
     """Entries in order; fewer than asked for at the log's end."""
 
     items: list[LogEntry]
+
+
+async def _ledger_heads(request: Request) -> LedgerHeads:
+    found: LedgerHeads | None = getattr(request.app.state, "ledger_heads", None)
+    if found is None:
+        raise Unavailable("the service is starting", retry_after_s=1)
+    return found
+
+
+HeadsUse = Annotated[LedgerHeads, Depends(_ledger_heads)]
+PartyName = Annotated[str, Query(min_length=1, max_length=64)]
+
+
+class LedgerHeadItems(BaseModel):
+    """Heads of one site's ledger in the log's order."""
+
+    items: list[LoggedLedgerHead]
 
 
 @router.get("/head")
@@ -70,3 +89,33 @@ async def get_inclusion_proof(log: LogUse, index: Index, size: Size) -> Inclusio
 async def get_consistency_proof(log: LogUse, first: Size, second: Size) -> ConsistencyProof:
     """Return the proof that the tree of the first `first` entries is a prefix of the one of `second`."""
     return await log.consistency(first, second)
+
+
+@router.post(
+    "/ledger-heads",
+    status_code=201,
+    responses={
+        200: {"model": LoggedLedgerHead, "description": "The same head was logged before."},
+        **problems(Unauthenticated, CertificateRevoked, Forbidden, HeadOfAnother, LedgerHeadInvalid, HeadsTooMany),
+    },
+)
+async def add_ledger_head(head: LedgerHead, site: SiteParty, heads: HeadsUse, response: Response) -> LoggedLedgerHead:
+    """Log how far the asking site's ledger has come, as it signed it; again, and it is answered the same."""
+    logged, new = await heads.add(head, site)
+    response.status_code = 201 if new else 200
+    return logged
+
+
+@router.get("/ledger-heads", responses=problems(Unauthenticated, Forbidden))
+async def get_ledger_heads(
+    actor: Actor,
+    heads: HeadsUse,
+    federation_id: PartyName,
+    site_id: PartyName,
+    start: Index = 0,
+    limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
+) -> LedgerHeadItems:
+    """Return the heads of a site's ledger from the entry `start` of the log on, for operators and its federation."""
+    if isinstance(actor, Party) and actor.federation_id not in (None, federation_id):
+        raise Forbidden("these are heads of another federation")
+    return LedgerHeadItems(items=await heads.of_site(federation_id, site_id, start, limit))
