@@ -18,6 +18,7 @@ import structlog
 from undersong.services.agent.consent.inbox import Inbox
 from undersong.services.agent.domain.rules import Policy, TaskFailure
 from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.heads import HeadCommitter, LoggedHeads
 from undersong.services.agent.ledger.lost import LostRounds
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.peers.aggregator import Aggregator
@@ -116,19 +117,27 @@ class Agent:
             lambda: own_keys(folder),
             every_s=settings.watch_log_s,
             rounds=lost.check,
+            ledger_heads=LoggedHeads(ledger, platform.signatures).check,
         )
+        heads = HeadCommitter(ledger, platform.signatures.link, keeper, settings.commit_ledger_s)
         await asyncio.to_thread(ledger.begin, self._reader.site.policy.privacy)
 
         async def settle() -> None:
             await asyncio.to_thread(ledger.try_settle, self._reader.site.policy.privacy)
+            heads.wake.set()
 
         receipts = Receipts(
             state, platform.signatures.link, platform.signatures, SiteId(subject.name), watch.meet, settle
         )
-        beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch)]
+        beside = [asyncio.create_task(each.run()) for each in (keeper, receipts, watch, heads)]
         page = await self._open_page(state)
         try:
-            performing = partial(self._tasks, platform, state, sent, room, ledger, receipts.wake.set, watch.meet)
+
+            def answered() -> None:
+                receipts.wake.set()
+                heads.wake.set()
+
+            performing = partial(self._tasks, platform, state, sent, room, ledger, answered, watch.meet)
             await self._work(platform, state, who, performing, room)
         finally:
             if page is not None:

@@ -141,6 +141,11 @@ class AgentSettings(BaseSettings):
     watch_log_s: float = Field(
         default=300.0, ge=1, description="Seconds between two looks at the transparency log, at most"
     )
+    commit_ledger_s: float = Field(
+        default=60.0,
+        ge=1,
+        description="Seconds between two commitments of the ledger's head to the transparency log, at least",
+    )
     model_cache_bytes: int = Field(
         default=2 * 2**30, ge=0, description="Bytes of models that are kept to be used again"
     )

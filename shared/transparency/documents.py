@@ -16,6 +16,7 @@ from undersong.shared.wire.forms import DigestText, Document
 from undersong.shared.wire.forms import SignatureHex as SignatureHex
 from undersong.shared.wire.manifest import LogHead as LogHead
 from undersong.shared.wire.manifest import head_statement as head_statement
+from undersong.shared.wire.records import LEDGER_HEAD as LEDGER_HEAD
 from undersong.shared.wire.records import ROUND as ROUND
 from undersong.shared.wire.records import BytesHex as BytesHex
 from undersong.shared.wire.records import RoundRecord as RoundRecord
@@ -24,7 +25,6 @@ from undersong.shared.wire.records import RoundResult as RoundResult
 CERTIFICATE_ISSUED: Final = "certificate-issued"
 CERTIFICATE_REVOKED: Final = "certificate-revoked"
 RESTORED: Final = "restored"
-LEDGER_HEAD: Final = "ledger-head"
 
 
 class LogEntry(Document):

@@ -12,6 +12,8 @@ from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, 
 from undersong.shared.wire.manifest import SignedManifest
 
 ROUND: Final = "round"
+LEDGER_HEAD: Final = "ledger-head"
+"""Types of leaves in the log that agents look for."""
 
 BytesHex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})*$", max_length=2**25)]
 

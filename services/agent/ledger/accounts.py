@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -86,13 +86,22 @@ def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | Non
     )
 
 
-def exported(chain_lines: Sequence[tuple[Line, str]], fault: str | None, found: Sequence[Spending]) -> dict[str, Any]:
-    """Return the whole ledger as a document that `checked` reads again: each line with its hash."""
+def exported(
+    chain_lines: Sequence[tuple[Line, str]],
+    fault: str | None,
+    found: Sequence[Spending],
+    secret: bytes | None = None,
+) -> dict[str, Any]:
+    """Return the whole ledger as a document that `checked` reads again: each line with its hash.
+
+    secret: that under which the ledger's heads are in the transparency log, to compare them with it.
+    """
     return {
         "form": FORM,
         "neighbours": NEIGHBOURS,
         "accountant": f"{ACCOUNTANT} {_version()}",
         "fault": fault,
+        "head_secret": secret.hex() if secret is not None else None,
         "accounts": [account.document() for account in found],
         "lines": [{**line.document(), "state": str(line.state), "hash": digest} for line, digest in chain_lines],
     }
@@ -104,6 +113,16 @@ def checked(document: Any) -> Chain:
         raise ValueError(f"this is no exported ledger ({FORM})")
     rows = [line if isinstance(line, dict) else {} for line in document["lines"]]
     return Chain().read(([row.get(name) for name in FIELDS], row.get("hash", "")) for row in rows)
+
+
+def secret_in(document: Mapping[str, Any]) -> bytes | None:
+    """Return the secret of an exported ledger's heads; None where it has none. ValueError for text that is none."""
+    found = document.get("head_secret")
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        raise ValueError("head_secret: text in hexadecimal is expected")
+    return bytes.fromhex(found)
 
 
 def bar(part: float, width: int = 20) -> str:

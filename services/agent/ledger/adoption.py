@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from undersong.services.agent.ledger.book import LOST, Ledger, insert, known, latest, rows_after
+from undersong.services.agent.ledger import commitments
+from undersong.services.agent.ledger.book import Ledger, insert, known, latest, rows_after
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Line, State
 from undersong.shared.identity.authority import write_private
 from undersong.shared.wire.canonical import NotCanonical
@@ -32,9 +33,10 @@ def adopt(ledger: Ledger, reason: str, aside: Path) -> list[Line]:
         if broken:
             write_private(aside, json.dumps(broken, indent=1).encode())
         lost = max(0, (mark.seq if mark is not None else 0) - chain.head.seq - len(broken))
+        had = chain.head.seq + len(broken) + lost
         gap = f"{fault}; {lost} lines are lost, {len(broken)} did not hold"
         made = list(_added(chain, f"{gap}; {reason}" if reason else gap, broken, latest(chain, mark)))
-        db.execute("DELETE FROM facts WHERE name = ?", (LOST,))
+        commitments.settle(db, had)
         for name in TRIGGERS:
             db.execute(f"DROP TRIGGER IF EXISTS {name}")
         db.execute("DELETE FROM charges WHERE seq > ?", (made[0].seq - 1,))

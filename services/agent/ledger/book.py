@@ -13,14 +13,13 @@ import zlib
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
 import structlog
 
 from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.services.agent.domain.rules import TaskFailure
-from undersong.services.agent.ledger import rules
+from undersong.services.agent.ledger import commitments, rules
 from undersong.services.agent.ledger.entries import FIELDS, Chain, Charge, Head, Line, State, line_of
 from undersong.services.agent.ledger.mark import LedgerMark, MarkUnreadable, behind
 from undersong.services.agent.repository.highwater import UNWRITTEN, Place, SentMessages
@@ -31,10 +30,11 @@ from undersong.shared.ids import Digest, JobId, RoundId
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import PrivacyEvent, PrivacyUnit
 
+if TYPE_CHECKING:
+    from undersong.shared.transparency.ledger_heads import LedgerHead
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-LOST: Final = "ledger_lost"
-"""The fact that holds rounds in the log with this site's updates that its state does not know."""
 COLUMNS: Final = ", ".join(FIELDS)
 _PLACES: Final = ", ".join("?" for _ in range(len(FIELDS) + 1))
 
@@ -87,8 +87,37 @@ class Ledger:
         """Note that the log has rounds with this site's updates that its state lost: the ledger is damaged by that."""
         with self._lock:
             with self.store.writing() as db:
-                remember(db, LOST, sorted({*_lost(db), *rounds}))
+                known_lost = commitments.fact(db, commitments.LOST, [])
+                commitments.remember(db, commitments.LOST, sorted({*known_lost, *rounds}))
             self._looked()
+
+    def uncommitted(self) -> tuple[int, Digest] | None:
+        """Return the lines and the commitment of which the log was not told; None where it was, or there is damage."""
+        with self._lock:
+            chain, fault = self._looked()
+            if fault is not None:
+                return None
+            with self.store.writing() as db:
+                return commitments.due(db, chain)
+
+    def committed(self, lines: int) -> None:
+        """Remember that the log was told of the first `lines` lines."""
+        with self._lock, self.store.writing() as db:
+            chain = read_chain(db) if self._chain is None else self._chain
+            commitments.told(db, chain, lines)
+
+    def compare(self, heads: Sequence[LedgerHead]) -> None:
+        """Compare heads from the log with the ledger: one that it does not keep is damage. Idempotent."""
+        with self._lock:
+            chain, _ = self._looked()
+            with self.store.writing() as db:
+                commitments.miss(db, chain, heads)
+            self._looked()
+
+    def secret(self) -> bytes | None:
+        """Return the secret under which the ledger's heads are committed; None where none was yet."""
+        with self.store.reading() as db:
+            return commitments.secret_of(db)
 
     def charge(self, manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule) -> None:
         """Hold the cost of a round; on return it is durable. Idempotent for each manifest.
@@ -156,8 +185,8 @@ class Ledger:
             version = int(db.execute("PRAGMA data_version").fetchone()[0])
             if self._chain is None or version != self._version or self._chain.fault is not None:
                 self._chain, self._version = read_chain(db), version
-            chain, lost = self._chain, _lost(db)
-        fault = _fault(chain, self.mark, lost)
+            chain, elsewhere = self._chain, commitments.elsewhere(db)
+        fault = _fault(chain, self.mark, elsewhere)
         if fault is not None and fault != self._told:
             log.error("ledger.damaged", reason=fault, remedy="undersong ledger verify, then undersong ledger adopt")
         self._told = fault
@@ -228,24 +257,6 @@ class Ledger:
         return replace(line, epsilon_after=rules.epsilon_after(charges, line, budget))
 
 
-def remember(db: sqlite3.Connection, name: str, value: object) -> None:
-    """Store a fact, within the caller's transaction."""
-    there = "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    db.execute(there, (name, bytes(msgpack.packb(value))))
-
-
-def _lost(db: sqlite3.Connection) -> list[str]:
-    row = db.execute("SELECT value FROM facts WHERE name = ?", (LOST,)).fetchone()
-    return [] if row is None else [str(each) for each in msgpack.unpackb(row[0])]
-
-
-def _missing(lost: Sequence[str]) -> str | None:
-    if not lost:
-        return None
-    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-    return f"the transparency log has round {lost[0]}{more} with this site's update, which it does not know"
-
-
 def rows_after(db: sqlite3.Connection, seq: int = 0) -> list[tuple[Any, ...]]:
     """Return the stored lines after line `seq`, the values of `FIELDS` and the hash; bytes that are no text as U+FFFD.
 
@@ -266,12 +277,12 @@ def read_chain(db: sqlite3.Connection) -> Chain:
 
 def fault_in(db: sqlite3.Connection, mark: LedgerMark) -> str | None:
     """Return why the ledger of a database that is only read cannot be relied on; None where it can."""
-    return _fault(read_chain(db), mark, _lost(db))
+    return _fault(read_chain(db), mark, commitments.elsewhere(db))
 
 
-def _fault(chain: Chain, mark: LedgerMark, lost: Sequence[str]) -> str | None:
+def _fault(chain: Chain, mark: LedgerMark, elsewhere: str | None) -> str | None:
     try:
-        return chain.fault or behind(chain, mark.read()) or _missing(lost)
+        return chain.fault or behind(chain, mark.read()) or elsewhere
     except MarkUnreadable as error:
         return str(error)
 

@@ -66,6 +66,10 @@ class Signatures:
             raise TaskFailure("signature-party", f"the certificate is {holder.subject.uri}'s, not the {service}'s")
         return public_bytes(holder.public_key)
 
+    async def holder(self, keyid: str) -> Holder:
+        """Return whom a certificate of the authority names, in force or not; TaskFailure `signature-unknown`."""
+        return await self._holder(keyid)
+
     async def witness(self) -> bytes:
         """Return the raw public key that the keys service witnesses rounds with now, certified; asks until heard."""
         key, asked_at = self._witness

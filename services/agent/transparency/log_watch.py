@@ -22,9 +22,10 @@ from undersong.services.agent.peers.keys import Signatures
 from undersong.services.agent.peers.link import Away, Call, Link, RequestRefused
 from undersong.services.agent.repository.alarms import FOREIGN, FORK, Alarms
 from undersong.services.agent.repository.state import AgentState
+from undersong.shared.identity.authority import Subject
 from undersong.shared.ids import Digest
 from undersong.shared.wire.manifest import LogHead
-from undersong.shared.wire.records import ROUND
+from undersong.shared.wire.records import LEDGER_HEAD, ROUND
 
 if TYPE_CHECKING:
     from undersong.shared.merkle.proofs import Frontier
@@ -81,9 +82,13 @@ class LogWatch:
         *,
         every_s: float = 300.0,
         rounds: Callable[[Sequence[dict[str, Any]]], Awaitable[None]] | None = None,
+        ledger_heads: Callable[[Sequence[dict[str, Any]]], Awaitable[None]] | None = None,
     ) -> None:
-        """Remember that `rounds` is given the documents of the rounds that the first look after a start read."""
-        self._rounds = rounds
+        """Remember who is given what is read: `rounds` the rounds of the first look after a start, `ledger_heads` the
+        heads of this site's ledger at each look.
+        """
+        self._rounds, self._ledger_heads = rounds, ledger_heads
+        self._heads_read: list[dict[str, Any]] = []
         self._begun: list[dict[str, Any]] = []
         self._every_s = every_s
         self._state, self._link, self._signatures = state, link, signatures
@@ -143,7 +148,7 @@ class LogWatch:
                     f"this site is shown {head.size} entries, the coordinator was shown {one.size} before"
                 )
         before, frontier = seen.size, Frontier(seen.size, seen.nodes)
-        self._begun = []
+        self._begun, self._heads_read = [], []
         expected: dict[int, set[Digest]] = {head.size: {head.root}}
         for one in met:
             expected.setdefault(one.size, set()).add(one.root)
@@ -157,6 +162,8 @@ class LogWatch:
         if self._rounds is not None:
             await self._rounds(self._begun)
             self._rounds = None
+        if self._ledger_heads is not None:
+            await self._ledger_heads(self._heads_read)
         await asyncio.to_thread(self._settle, seen, head, met)
 
     async def _heads_met(self) -> list[LogHead]:
@@ -205,6 +212,8 @@ class LogWatch:
         document = entry.document
         if document.get("type") == ROUND and self._rounds is not None:
             self._begun.append(document)
+        if document.get("type") == LEDGER_HEAD and self._is_own(document):
+            self._heads_read.append(document)
         if document.get("type") == "certificate-issued" and document.get("party") == self._party:
             if document.get("public_key") in own:
                 seen.enrolled = True
@@ -212,6 +221,9 @@ class LogWatch:
                 seen.foreign[str(document.get("keyid"))] = entry.index
         elif document.get("type") == "certificate-revoked":
             seen.foreign.pop(str(document.get("keyid")), None)
+
+    def _is_own(self, document: dict[str, Any]) -> bool:
+        return Subject("site", str(document.get("site_id")), str(document.get("federation_id"))).uri == self._party
 
     def _foreign(self, keyid: str, document: dict[str, Any]) -> None:
         self._alarms.raise_(

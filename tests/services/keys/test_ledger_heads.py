@@ -1,11 +1,27 @@
 """Heads of sites' ledgers in the transparency log over REST: signed by their site, idempotent, never hidden."""
 
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import httpx
 import pytest
 
+from tests.services.agent.ledgers import Site, budget, gaussian, private
 from tests.services.keys.parties import FEDERATION, URL, Federation
+from undersong.services.agent.domain.rules import TaskFailure
+from undersong.services.agent.ledger.accounts import checked, exported
+from undersong.services.agent.ledger.adoption import adopt
+from undersong.services.agent.ledger.book import Ledger
+from undersong.services.agent.ledger.heads import HeadCommitter, LoggedHeads
+from undersong.services.agent.peers.keys import Signatures
+from undersong.services.agent.peers.link import Away, Call, Link
+from undersong.services.agent.repository.alarms import Alarms
+from undersong.services.agent.transparency.log_watch import LogWatch
 from undersong.services.keys import ledger_heads
 from undersong.services.keys.wiring import Components
+from undersong.shared.identity.directory import CertificateDirectory
 from undersong.shared.ids import Digest
 from undersong.shared.transparency.documents import LogEntry
 from undersong.shared.transparency.ledger_heads import (
@@ -113,3 +129,187 @@ async def test_a_ledger_that_went_back_is_shown_to_everyone_and_a_rewritten_one_
     edited = [*HASHES[:3], "f" * 64, *HASHES[4:]]
     (rewritten,) = unlike(sent[:1], SECRET, edited)
     assert "first 3 lines are not those" in rewritten
+
+
+class Owner:
+    """A site's real ledger, what commits its heads, and what compares them, against a real keys service."""
+
+    def __init__(self, folder: Path, federation: Federation) -> None:
+        self.folder, self.federation, self.identity = folder, federation, federation.identities["site_0"]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def start(self, http: httpx.AsyncClient | None = None) -> None:
+        """Open everything as an agent does at its start."""
+        http = http or self.federation.http
+        self.site = Site(self.folder)
+        self.link = Link(http, URL, "keys", lambda: self.identity)
+        signatures = Signatures(CertificateDirectory(http, URL, self.identity.ca_certificate), self.link)
+        self.committer = HeadCommitter(self.ledger, self.link, lambda: self.identity, 1.0)
+        logged, party = LoggedHeads(self.ledger, signatures), self.identity.subject.uri
+        self.watch = LogWatch(self.site.state, self.link, signatures, party, frozenset, ledger_heads=logged.check)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.site.ledger
+
+    @property
+    def fault(self) -> str | None:
+        return self.ledger.look()[1]
+
+    async def charge(self, *numbers: int) -> None:
+        for number in numbers:
+            manifest = private(number, rounds=9)
+            await asyncio.to_thread(self.ledger.charge, manifest, manifest.digest(), gaussian(), budget(9.0))
+
+    def put_back(self, copy: Path) -> None:
+        """Put a snapshot of the whole machine back: state and mark together."""
+        self.site.stop()
+        shutil.rmtree(self.folder)
+        shutil.copytree(copy, self.folder)
+        self.start()
+
+    def snapshot(self, to: Path) -> Path:
+        self.site.stop()
+        shutil.copytree(self.folder, to)
+        self.start()
+        return to
+
+
+@pytest.fixture
+def owner(tmp_path: Path, federation: Federation) -> Iterator[Owner]:
+    made = Owner(tmp_path / "site", federation)
+    yield made
+    made.site.stop()
+
+
+async def lines_in_log(federation: Federation) -> list[int]:
+    return [one["head"]["lines"] for one in (await heads(federation)).json()["items"]]
+
+
+async def test_a_head_is_committed_after_charges_only_and_again_after_a_crash(owner: Owner) -> None:
+    assert not await owner.committer.commit()
+    await owner.charge(1, 2)
+    await owner.link.once(Call.json("POST", "/v1/log/ledger-heads", _head_now(owner)))  # killed before it is noted
+    owner.site.stop()
+    owner.start()
+    assert await owner.committer.commit()
+    assert not await owner.committer.commit()
+    await owner.charge(3)
+    assert await owner.committer.commit()
+    assert await lines_in_log(owner.federation) == [2, 3]
+    await owner.watch.look()
+    assert owner.fault is None
+    shown = exported(owner.ledger.lines(), None, [], owner.ledger.secret())
+    logged = [LoggedLedgerHead.model_validate(one).head for one in (await heads(owner.federation)).json()["items"]]
+    assert list(unlike(logged, bytes.fromhex(shown["head_secret"]), checked(shown).hashes)) == []
+
+
+def _head_now(owner: Owner) -> dict[str, object]:
+    due = owner.ledger.uncommitted()
+    assert due is not None
+    return signed_head(owner.identity, *due).model_dump(mode="json")
+
+
+async def test_a_snapshot_of_the_whole_machine_shows_by_the_heads_in_the_log(owner: Owner, tmp_path: Path) -> None:
+    await owner.charge(1)
+    assert await owner.committer.commit()
+    copy = owner.snapshot(tmp_path / "copy")
+    await owner.charge(2, 3)
+    assert await owner.committer.commit()
+    owner.put_back(copy)
+    assert owner.fault is None, "database and mark agree"
+    await owner.watch.look()
+    assert owner.fault is not None
+    assert "had 3 lines by a head in the log, and has 1" in owner.fault
+    with pytest.raises(TaskFailure) as refused:
+        await owner.charge(4)
+    assert refused.value.code == "ledger-damaged"
+    assert not await owner.committer.commit(), "a damaged ledger commits to nothing"
+    (note,) = adopt(owner.ledger, "the machine was put back", tmp_path / "aside.json")[:1]
+    assert "had 3 lines" in note.reason
+    assert owner.fault is None
+    await owner.charge(5, 6, 7)
+    Alarms(owner.site.state).clear()  # reads the whole log again: the heads of before are explained
+    await owner.watch.look()
+    assert owner.fault is None
+    assert await owner.committer.commit()
+    assert list(backward([LoggedLedgerHead.model_validate(one).head
+                          for one in (await heads(owner.federation)).json()["items"]])) == []  # fmt: skip
+
+
+async def test_a_ledger_that_grew_past_the_logged_head_after_a_snapshot_is_seen_as_rewritten(
+    owner: Owner, tmp_path: Path
+) -> None:
+    await owner.charge(1)
+    assert await owner.committer.commit()
+    copy = owner.snapshot(tmp_path / "copy")
+    await owner.charge(2, 3)
+    assert await owner.committer.commit()
+    owner.put_back(copy)
+    await owner.charge(4, 5, 6)  # before the log is read
+    await owner.watch.look()
+    assert owner.fault is not None
+    assert "its first 3 lines are not those of a head in the log" in owner.fault
+
+
+async def test_a_site_that_begins_anew_is_told_of_the_ledger_that_it_had(owner: Owner, tmp_path: Path) -> None:
+    await owner.charge(1, 2)
+    assert await owner.committer.commit()
+    owner.put_back(_empty(tmp_path))
+    assert owner.fault is None
+    await owner.watch.look()
+    assert owner.fault is not None
+    assert "had 2 lines by a head in the log, and has 0" in owner.fault
+
+
+def _empty(tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+async def test_an_adoption_by_the_mark_explains_the_heads_that_the_log_shows_later(
+    owner: Owner, tmp_path: Path
+) -> None:
+    await owner.charge(1)
+    assert await owner.committer.commit()
+    copy = owner.snapshot(tmp_path / "copy")
+    await owner.charge(2, 3)
+    assert await owner.committer.commit()
+    mark = (owner.folder / "high-water.ledger").read_bytes()
+    owner.put_back(copy)
+    (owner.folder / "high-water.ledger").write_bytes(mark)  # the mark lies on another disk
+    assert owner.fault is not None
+    adopt(owner.ledger, "the state was put back", tmp_path / "aside.json")
+    await owner.watch.look()
+    assert owner.fault is None
+
+
+async def test_a_head_that_this_site_never_signed_damages_nothing(owner: Owner, federation: Federation) -> None:
+    await owner.charge(1)
+    forged = head_of(federation, 9).model_copy(update={"signature": "00" * 64}).leaf_document()
+    other = {**head_of(federation, 9, "site_1").leaf_document(), "site_id": "site_0"}
+    checking = LoggedHeads(owner.ledger, Signatures(CertificateDirectory(federation.http, URL,
+                           owner.identity.ca_certificate), owner.link))  # fmt: skip
+    await checking.check([forged, other, {"type": "ledger-head"}, {**forged, "keyid": "0" * 64}])
+    assert owner.fault is None
+
+
+async def test_a_keys_service_that_is_away_holds_nothing_up(owner: Owner) -> None:
+    async def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("away", request=request)
+
+    await owner.charge(1)
+    owner.site.stop()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(away)) as http:
+        owner.start(http)
+        running = asyncio.create_task(owner.committer.run())
+        await owner.charge(2)
+        with pytest.raises(Away):
+            await owner.committer.commit()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    owner.site.stop()
+    owner.start()
+    assert await owner.committer.commit()
+    assert await lines_in_log(owner.federation) == [2]
