@@ -10,6 +10,7 @@ from typing import Any
 
 from undersong.services.coordinator.peers.keys import CertificateFacts, KeysDirectory
 from undersong.services.coordinator.peers.registry import PrivacyAudit, Registry
+from undersong.shared.database import Page
 from undersong.shared.errors import NotFound
 from undersong.shared.identity.authority import Identity, keyid_of
 from undersong.shared.ids import Digest
@@ -17,6 +18,7 @@ from undersong.shared.transparency.audit import CheckResult, audit
 from undersong.shared.transparency.collecting import collect
 from undersong.shared.transparency.documents import LoggedRecord
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
 from undersong.shared.web.access import Principal, Role
 
 
@@ -75,6 +77,14 @@ class Auditing:
     async def certificates(self, most: int) -> list[CertificateFacts]:
         """Return what the directory of keys knows, as far as `most` go; the caller shows each person theirs."""
         return await self._keys.directory(most)
+
+    async def ledger_heads(
+        self, federation_id: str, site_id: str, limit: int, after: str | None
+    ) -> Page[LoggedLedgerHead]:
+        """Return a page of the heads of a site's ledger in the transparency log; the caller may see the site."""
+        start = int(after) + 1 if after is not None and after.isascii() and after.isdigit() else 0
+        found = await self._keys.ledger_heads(federation_id, site_id, start, limit)
+        return Page(found, str(found[-1].index) if len(found) == limit else None)
 
     async def evidence(self, person: Principal, subject: str) -> Evidence:
         """Return the bundle about a round or version; raises NotFound, PartsUnusable or PartyAway."""

@@ -14,7 +14,7 @@ from undersong.shared.transparency.documents import LEDGER_HEAD
 from undersong.shared.transparency.ledger_heads import LedgerHead, LoggedLedgerHead, is_of
 
 MOST_AN_HOUR: Final = 240
-"""Heads of one site: the log holds each for ever, and every site reads it."""
+"""Heads of one site: the log never drops one, and every site reads it."""
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -46,7 +46,7 @@ class LedgerHeads:
 
         if not is_of(head, party.subject) or head.keyid != party.keyid:
             raise HeadOfAnother(f"{party.name} commits to its own ledger only, with the certificate that it asks with")
-        head.check(party.public_key)
+        head.check(party)
         index, new = await self._watch.run("ledger_head.add", work)
         return LoggedLedgerHead(head=head, index=index), new
 

@@ -12,8 +12,9 @@ from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
 from undersong.shared.errors import Forbidden, Refusal
 from undersong.shared.identity.authority import Identity, Subject, keyid_of, verify_signature
-from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, VersionId
+from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.transparency.certificates import plain_fingerprint, read_authority, read_holder
+from undersong.shared.transparency.ledger_heads import LedgerHead
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex
 from undersong.shared.wire.privacy import Delta, Noise, NoisySteps, PrivacyModel, PrivacyUnit
 from undersong.shared.wire.records import BytesHex
@@ -122,6 +123,19 @@ class SheetClaim(Document):
     exact: Count
 
 
+class SheetLedger(Document):
+    """How far the privacy ledger of one owner had come after the last round of the version that it took part in.
+
+    round_id: that round. head: the first head of the site's ledger that stands in the transparency log behind that
+    round's record, signed by the site, at `log_entry`; null where there is none yet.
+    """
+
+    site_id: SiteId
+    round_id: RoundId
+    head: LedgerHead | None = None
+    log_entry: int | None = Field(default=None, ge=0)
+
+
 class SheetGap(Document):
     """Something of which no guarantee is given; `releases` counts it where it can be counted."""
 
@@ -179,6 +193,7 @@ class Datasheet(Digestible):
     audits: tuple[SheetAudit, ...] = ()
     claim_broken: bool = False
     unknown: tuple[VersionId, ...] = ()
+    ledgers: tuple[SheetLedger, ...] = ()
     utility: SheetUtility = SheetUtility()
     nist: tuple[SheetMapping, ...] = ()
 

@@ -28,7 +28,7 @@ RESTORED: Final = "restored"
 
 
 class LogEntry(Document):
-    """One leaf: `document` says what happened; `type` and `subject` (a key id, a round id, an epoch, a digest) name it."""
+    """One leaf: `document` says what happened; `type` and `subject` (a key id, a round, an epoch, a digest) name it."""
 
     index: int = Field(ge=0, lt=2**63)
     type: Literal["certificate-issued", "certificate-revoked", "round", "restored", "ledger-head"]

@@ -7,7 +7,7 @@ still is the one of which the log was told. Pure.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field, JsonValue
@@ -26,6 +26,22 @@ SECRET_BYTES: Final = 32
 
 class LedgerHeadInvalid(Invalid):
     """The head of a ledger does not carry the signature of the site that it names."""
+
+
+class HeadSigner(Protocol):
+    """Who signed, as a checked certificate says."""
+
+    @property
+    def subject(self) -> Subject:
+        """Whom the certificate names."""
+
+    @property
+    def keyid(self) -> Digest:
+        """The certificate's fingerprint."""
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """Its key."""
 
 
 class LedgerHead(Document):
@@ -53,10 +69,12 @@ class LedgerHead(Document):
         """Return the bytes that are signed."""
         return _statement(self.federation_id, self.site_id, self.lines, self.commitment)
 
-    def check(self, public_key: Ed25519PublicKey) -> None:
-        """Check the site's signature; raises LedgerHeadInvalid."""
+    def check(self, holder: HeadSigner) -> None:
+        """Check that the holder of certificate `keyid` is the site, and signed this; raises LedgerHeadInvalid."""
+        if not is_of(self, holder.subject) or holder.keyid != self.keyid:
+            raise LedgerHeadInvalid(f"the head of {self.site_id}'s ledger names a certificate of {holder.subject.uri}")
         try:
-            verify_signature(public_key, HEAD_CONTEXT, self.statement(), bytes.fromhex(self.signature))
+            verify_signature(holder.public_key, HEAD_CONTEXT, self.statement(), bytes.fromhex(self.signature))
         except (Refusal, ValueError) as error:
             raise LedgerHeadInvalid(f"the head of the ledger does not carry the signature of {self.site_id}") from error
 

@@ -29,6 +29,7 @@ from undersong.services.agent.settings import AgentSettings, load
 from undersong.services.agent.transparency.log_watch import Seen
 from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.transparency.ledger_heads import backward, unlike
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -42,7 +43,7 @@ NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
     with Platform(tmp_path_factory.mktemp("home"), forks=forks) as running:
         for name in SITES:
-            running.add_site(name, datasets=NOTHING, agent={"watch_log_s": 1})
+            running.add_site(name, datasets=NOTHING, agent={"watch_log_s": 1, "commit_ledger_s": 1})
         running.wait_sites_online(len(SITES))
         yield running
 
@@ -114,6 +115,27 @@ def test_a_budget_for_two_rounds_ends_a_job_of_three(platform: Platform) -> None
         charges = charges_of(platform, name, job.id)
         assert [charge.release_digest is not None for charge in charges] == [True, True]
         assert epsilon_of([charge.event for charge in charges], 1e-6) == pytest.approx(two.epsilon, rel=1e-6)
+        expect_committed(platform, name)
+
+
+def expect_committed(platform: Platform, name: str) -> None:
+    """A site's ledger gets into the log as far as it has come, and no head there is of another ledger."""
+    client, settings = platform.client, load(platform.home / "sites" / name / "agent.yaml")
+    site_id = next(site.id for site in client.sites() if site.name == name)
+    deadline = Deadline(HANGS_S)
+    while True:
+        state = AgentState(settings.data_dir)
+        ledger = Ledger(state.store, LedgerMark(settings.high_water))
+        (chain, fault), secret = ledger.look(), ledger.secret()
+        state.close()
+        assert fault is None
+        heads = [one.head for one in client.ledger_heads(site_id)]
+        if heads and heads[-1].lines == chain.head.seq:
+            assert secret is not None
+            assert [*unlike(heads, secret, chain.hashes), *backward(heads)] == []
+            return
+        assert not deadline.over(), (heads, chain.head)
+        time.sleep(0.2)
 
 
 def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:

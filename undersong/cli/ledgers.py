@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,13 +14,15 @@ from rich.table import Table
 from undersong.cli import common
 from undersong.errors import UndersongError
 from undersong.shared.clock import utc_text
+from undersong.shared.errors import Refusal
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
+    from undersong.cli.ledger_heads import Holder
     from undersong.services.agent.domain.budgets import PrivacyRule
     from undersong.services.agent.ledger.accounts import Spending
     from undersong.services.agent.ledger.book import Ledger
-    from undersong.services.agent.ledger.entries import Line
+    from undersong.services.agent.ledger.entries import Chain, Line
     from undersong.services.agent.settings import AgentSettings
 
 app = typer.Typer(no_args_is_help=True, help="A site's privacy ledger: what each round cost, and what is left.")
@@ -70,9 +72,10 @@ def export(
     """Print the whole ledger as JSON, with every line's hash, for an auditor; `verify --file` checks it."""
     from undersong.services.agent.ledger.accounts import accounts, exported
 
-    with _opened(config) as (ledger, rule, _):
+    with _opened(config) as (ledger, rule, settings):
         chain, fault = ledger.look()
-        document = exported(ledger.lines(), fault, accounts(chain, rule, ledger.now()))
+        found, site = accounts(chain, rule, ledger.now()), _holder(settings).site_id
+        document = exported(ledger.lines(), fault, found, ledger.secret(), site)
     if out is None:
         common.print_json(document)
         return
@@ -86,19 +89,77 @@ def verify(
     file: Annotated[
         Path | None, typer.Option("--file", exists=True, dir_okay=False, help="An exported ledger instead.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            exists=True,
+            dir_okay=False,
+            help="What others were told of it: a datasheet (`datasheet --json`), or heads (`ledger heads --json`).",
+        ),
+    ] = None,
+    site: Annotated[str | None, typer.Option("--site", help="Whose ledger it is, where the file does not say.")] = None,
+    ca: Annotated[
+        str | None, typer.Option("--ca", help="SHA-256 fingerprint of the federation's authority, for a datasheet.")
+    ] = None,
 ) -> None:
     """Check that no line was changed, taken out or cut off; exits with 1 where one was.
 
-    An exported ledger is checked by itself: that lines at its end are missing, only the site can tell.
+    An agent compares its ledger with the transparency log by itself, at each start and every few minutes. An exported
+    ledger is checked by itself: with --against it is compared with what was said of it before, so that lines that are
+    missing at its end, and a ledger that was rewritten, are seen as well.
     """
+    from undersong.cli.ledger_heads import Holder, told_in, unlike_told
+
     if file is not None:
-        chain, fault = _from_file(file)
+        chain, secret, holder = _from_file(file)
+        fault = chain.fault
     else:
-        with _opened(config) as (ledger, _, _):
-            chain, fault = ledger.look()
+        with _opened(config) as (ledger, _, settings):
+            (chain, fault), secret, holder = ledger.look(), ledger.secret(), _holder(settings)
     if fault is not None:
         raise UndersongError(f"the ledger does not hold: {fault}", remedy=ADVICE)
     common.console.print(f"{chain.head.seq} lines hold; the last one is {chain.head.hash}", markup=False)
+    if against is None:
+        return
+    told = told_in(against, Holder(site or holder.site_id, ca or holder.authority))
+    for why in unlike_told(chain, secret, told):
+        raise UndersongError(f"the ledger is not the one that {against} tells of: {why}", remedy=ADVICE)
+    if told.heads:
+        said = f"it keeps what {against} tells of it: {len(told.heads)} heads, the last one of {told.heads[-1].lines}"
+        common.console.print(f"{said} lines", markup=False, soft_wrap=True)
+    else:
+        common.console.print(f"{against} tells of no head: none was in the log then", markup=False, soft_wrap=True)
+
+
+@app.command()
+def heads(
+    name: Annotated[str, typer.Argument(metavar="SITE", help="Site, by name or id.")],
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Print the heads of a site's ledger in the transparency log, for an auditor; where they go back is said.
+
+    A head tells how many lines the ledger had, and commits to them without telling what is in them.
+    """
+    from undersong.shared.transparency.ledger_heads import backward
+
+    with common.connect(profile) as client:
+        found = client.ledger_heads(common.find_site(client, name).id)
+    for why in backward([each.head for each in found]):
+        common.complaints.print(f"{why}; its owner's lines say why: undersong ledger show", markup=False)
+    if as_json:
+        common.print_json([each.model_dump(mode="json") for each in found])
+        return
+    if not found:
+        common.console.print("no head of this site's ledger is in the log", style="dim")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("log entry", "lines", "commitment"):
+        table.add_column(title, overflow="fold")
+    for each in found:
+        table.add_row(str(each.index), str(each.head.lines), each.head.commitment)
+    common.console.print(table)
 
 
 @app.command()
@@ -166,14 +227,29 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
             ) from error
 
 
-def _from_file(file: Path) -> tuple[Any, str | None]:
-    from undersong.services.agent.ledger.accounts import checked
+def _from_file(file: Path) -> "tuple[Chain, bytes | None, Holder]":
+    from undersong.cli.ledger_heads import Holder
+    from undersong.services.agent.ledger.accounts import checked, secret_in
 
     try:
-        chain = checked(json.loads(read_bytes(file)))
+        document = json.loads(read_bytes(file))
+        chain, secret = checked(document), secret_in(document)
     except (ValueError, RecursionError) as error:
         raise UndersongError(f"{file}: {error}", remedy="name a file of `undersong ledger export`") from None
-    return chain, chain.fault
+    site = document.get("site_id")
+    return chain, secret, Holder(site if isinstance(site, str) else None, None)
+
+
+def _holder(settings: "AgentSettings") -> "Holder":
+    """Return whose folder it is, and its authority; unknown before the agent has enrolled."""
+    from undersong.cli.ledger_heads import Holder
+    from undersong.shared.identity.authority import Identity, keyid_of
+
+    try:
+        identity = Identity.load(settings.data_dir / "identity")
+    except (OSError, ValueError, Refusal):
+        return Holder(None, None)
+    return Holder(identity.subject.name, keyid_of(identity.ca_certificate))
 
 
 def _account_table(found: "list[Spending]") -> Table:

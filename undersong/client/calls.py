@@ -14,6 +14,7 @@ from undersong.client import types as t
 from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
 from undersong.shared.wire.manifest import SignedManifest
 
 T = TypeVar("T")
@@ -151,6 +152,11 @@ def evidence(subject: str) -> Call[Evidence]:
 def datasheet(version_id: str) -> Call[SignedDatasheet]:
     """Return the privacy datasheet of a version, as the coordinator signed it."""
     return _get("coordinator", f"/versions/{_id(version_id)}/datasheet", SignedDatasheet)
+
+
+def ledger_heads(site_id: str, after: str | None = None) -> Call[t.Page[LoggedLedgerHead]]:
+    """Return heads of a site's privacy ledger in the transparency log, in its order."""
+    return _get("coordinator", f"/sites/{_id(site_id)}/ledger-heads", t.Page[LoggedLedgerHead], after=after)
 
 
 def manifest(round_id: str) -> Call[SignedManifest]:

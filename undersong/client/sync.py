@@ -23,6 +23,7 @@ from undersong.profile import Profile, load_profile
 from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.documents import ConsistencyProof, InclusionProof, LogEntry, LoggedRecord, LogHead
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
 from undersong.shared.wire.manifest import SignedManifest
 
 T = TypeVar("T")
@@ -329,6 +330,13 @@ class Client:
     def evidence(self, subject: str) -> Evidence:
         """Return everything that is needed to check a round or a model version offline."""
         return self.send(calls.evidence(subject))
+
+    def ledger_heads(self, site_id: str) -> list[LoggedLedgerHead]:
+        """Return all heads of a site's privacy ledger in the transparency log, in its order, as the site signed them.
+
+        Who holds the ledger, or an export of it, compares them with it: `undersong ledger verify --against`.
+        """
+        return self.all(lambda after: calls.ledger_heads(site_id, after))
 
     def datasheet(self, version_id: str, *, ca: str | None = None) -> SignedDatasheet:
         """Return a version's privacy datasheet, after a check that the federation's coordinator signed it.

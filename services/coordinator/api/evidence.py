@@ -4,14 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from undersong.services.coordinator.api.access import Reader
+from undersong.services.coordinator.api.access import Id, Reader
+from undersong.services.coordinator.api.access import Use as UseCasesUse
 from undersong.services.coordinator.auditing import Auditing, NoEvidence
 from undersong.services.coordinator.datasheets import Datasheets, NoDatasheet
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
-from undersong.shared.errors import Forbidden, Unauthenticated, Unavailable
+from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from undersong.shared.transparency.collecting import PartsUnusable
 from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
+from undersong.shared.web.paging import After, Limit, Listing
 from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
@@ -66,3 +69,17 @@ async def get_evidence(subject: Subject, person: Reader, use: Use) -> Response:
 async def get_datasheet(version_id: Version, person: Reader, sheets: Sheets) -> SignedDatasheet:
     """Return the version's privacy datasheet, made now and signed by the coordinator."""
     return await sheets.datasheet(person, version_id)
+
+
+@router.get(
+    "/sites/{site_id}/ledger-heads",
+    tags=["evidence"],
+    responses=problems(Unauthenticated, Forbidden, NotFound, PartyRefused, PartyAway),
+)
+async def get_ledger_heads(
+    site_id: Id, person: Reader, use: Use, cases: UseCasesUse, limit: Limit = 100, after: After = None
+) -> Listing[LoggedLedgerHead]:
+    """Return the heads of a site's privacy ledger in the transparency log, in its order, as the site signed them."""
+    site = await cases.sites.get(person, site_id)
+    page = await use.ledger_heads(site.federation_id, site.id, limit, after)
+    return Listing(items=list(page.items), next=page.next)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.peers.peer import Answer, Call, PartyAway, Peer
 from undersong.shared.ids import Digest, RoundId
 from undersong.shared.transparency.documents import LoggedRecord
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
 from undersong.shared.wire.manifest import LogHead
 
 
@@ -37,6 +38,10 @@ class _Directory(Answer):
 class _Certificates(Answer):
     items: list[_Certificate]
     next: str | None = None
+
+
+class _LedgerHeads(Answer):
+    items: tuple[LoggedLedgerHead, ...]
 
 
 class Commitment(Answer):
@@ -87,6 +92,17 @@ class KeysDirectory(Peer):
             return LoggedRecord.model_validate(answer)
         except ValidationError as error:
             raise PartyAway("The record that the keys service gave is not understood.", retry_after_s=2) from error
+
+    async def ledger_heads(
+        self, federation_id: str, site_id: str, start: int = 0, limit: int = 100
+    ) -> list[LoggedLedgerHead]:
+        """Return heads of a site's ledger in the log's order, from the entry `start` on."""
+        params = {"federation_id": federation_id, "site_id": site_id, "start": str(start), "limit": str(limit)}
+        answer = await self._call(Call("GET", "/v1/log/ledger-heads", params=params))
+        try:
+            return list(_LedgerHeads.model_validate(answer).items)
+        except ValidationError as error:
+            raise PartyAway("The heads that the keys service gave are not understood.", retry_after_s=2) from error
 
     async def certificate(self, keyid: str) -> str:
         """Return one certificate as PEM; raises NotFound."""

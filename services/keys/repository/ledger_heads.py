@@ -1,4 +1,4 @@
-"""All SQL of the heads of sites' ledgers; rows are added only in this service's turn (`AuthorityRepository.in_turn`)."""
+"""All SQL of the heads of sites' ledgers; rows are added in this service's turn only."""
 
 from datetime import datetime
 

@@ -74,9 +74,9 @@ async def test_a_head_is_logged_once_and_its_signature_can_be_checked_from_the_l
         entry = LogEntry.model_validate(item)
         assert (entry.type, entry.document) == ("ledger-head", head.leaf_document())
         told = LedgerHead.model_validate({name: entry.document[name] for name in LedgerHead.model_fields})
-        told.check(federation.identities["site_0"].holder.public_key)
+        told.check(federation.identities["site_0"].holder)
         with pytest.raises(LedgerHeadInvalid):
-            told.check(federation.identities["site_1"].holder.public_key)
+            told.check(federation.identities["site_1"].holder)
     listed = (await heads(federation)).json()["items"]
     assert [LoggedLedgerHead.model_validate(one).head for one in listed] == [first, second]
     assert [one["index"] for one in (await heads(federation, start=9)).json()["items"]] == [9]
@@ -113,7 +113,12 @@ async def test_a_site_cannot_fill_the_log_with_heads(federation: Federation, mon
 async def test_a_ledger_that_went_back_is_shown_to_everyone_and_a_rewritten_one_to_its_holders(
     federation: Federation,
 ) -> None:
-    sent = [head_of(federation, 3), head_of(federation, 7), head_of(federation, 5), head_of(federation, 5, secret=OTHER)]
+    sent = [
+        head_of(federation, 3),
+        head_of(federation, 7),
+        head_of(federation, 5),
+        head_of(federation, 5, secret=OTHER),
+    ]
     for head in sent:
         assert (await send(federation, head)).status_code == 201
     listed = [LoggedLedgerHead.model_validate(one).head for one in (await heads(federation)).json()["items"]]

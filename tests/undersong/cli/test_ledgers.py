@@ -115,3 +115,37 @@ def test_a_running_agent_keeps_its_ledger(undersong: Any, site: Site) -> None:
         code, _, err = undersong("adopt", "--reason", "because")
         assert (code, "another agent" in err) == (1, True)
         assert "cannot be relied on" in undersong("show")[2]
+
+
+def test_an_exported_ledger_is_compared_with_the_heads_that_the_log_was_told(
+    undersong: Any, site: Site, tmp_path: Path
+) -> None:
+    site.start()
+    due = site.ledger.uncommitted()
+    assert due is not None
+    lines, committed = due
+    site.ledger.committed(lines)
+    site.stop()
+    told = {"federation_id": "fed_x", "site_id": "site_0", "keyid": "0" * 64, "signature": "0" * 128}
+    head = {"head": {**told, "lines": lines, "commitment": committed}, "index": 9}
+    (tmp_path / "heads.json").write_text(json.dumps([head]))
+    assert undersong("export", "--out", "ledger.json")[0] == 0
+    for words in (("verify",), ("verify", "--file", "ledger.json")):
+        code, out, err = undersong(*words, "--against", "heads.json")
+        assert (code, "1 heads, the last one of 2 lines" in out) == (0, True), err
+    document = json.loads((tmp_path / "ledger.json").read_text())
+    (tmp_path / "cut.json").write_text(json.dumps({**document, "lines": document["lines"][:1]}))
+    code, _, err = undersong("verify", "--file", "cut.json", "--against", "heads.json")
+    assert (code, "it had 2 lines by a head in the log, and has 1" in err) == (1, True), err
+    (tmp_path / "other.json").write_text(json.dumps({**document, "head_secret": "00" * 32}))
+    code, _, err = undersong("verify", "--file", "other.json", "--against", "heads.json")
+    assert (code, "it was rewritten" in err) == (1, True), err
+    (tmp_path / "other.json").write_text(json.dumps({**document, "head_secret": None}))
+    assert undersong("verify", "--file", "other.json", "--against", "heads.json")[0] == 1
+    assert undersong("verify", "--file", "ledger.json", "--against", "heads.json", "--site", "site_1")[0] == 1
+    (tmp_path / "two.json").write_text(json.dumps([head, {**head, "head": {**head["head"], "site_id": "site_1"}}]))
+    code, _, err = undersong("verify", "--file", "ledger.json", "--against", "two.json")
+    assert (code, "--site" in err) == (1, True), err
+    for text in ("{}", "[1]", "not JSON", "null"):
+        (tmp_path / "heads.json").write_text(text)
+        assert undersong("verify", "--against", "heads.json")[0] == 1
