@@ -7,11 +7,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.shared.statistics import clusters, ranges
+from undersong.shared.statistics import clusters, likelihood, ranges
 from undersong.shared.statistics.measures import (
     Axis,
     Clusters,
     HistogramCounts,
+    Likelihood,
     Measure,
     MeasureInvalid,
     Moments,
@@ -155,6 +156,40 @@ def _clusters(measure: Clusters, rows: Rows) -> Floats:
     return np.concatenate([[float(len(values) > 0), float(len(rows)), float(len(values))], *steps])
 
 
+def _likelihood(measure: Likelihood, rows: Rows) -> Floats:
+    terms = np.stack([_term(term, rows) for term in measure.terms], axis=1)
+    response = _term(measure.response, rows)
+    beside = [rows.numbers(name) for name in (measure.time, measure.exposure) if name is not None]
+    good = np.isfinite(np.column_stack([terms, response, *beside])).all(axis=1)
+    terms, response, beside = terms[good], response[good], [values[good] for values in beside]
+    _check_response(measure, response, beside)
+    design = np.column_stack([np.ones((len(terms), measure.intercepts)), terms])
+    at = np.array(measure.coefficients)
+    pairs = (0.0, 0.0)
+    if measure.family == "logistic":
+        found = likelihood.logistic(design, response, at)
+    elif measure.family == "poisson":
+        found = likelihood.poisson(design, response, at, beside[0] if beside else np.ones(len(terms)))
+    else:
+        found = likelihood.cox(design, response, at, beside[0])
+        pairs = likelihood.concordance(design @ at, response, beside[0]) if measure.pairs else pairs
+    head = [float(len(terms) > 0), float(len(rows)), float(len(terms)), float(response.sum()), found.value]
+    upper = found.information[np.triu_indices(at.size)]
+    return np.concatenate([head, terms.sum(axis=0), found.gradient, upper, pairs])
+
+
+def _check_response(measure: Likelihood, response: Floats, beside: Sequence[Floats]) -> None:
+    name = measure.response.column
+    if measure.family == "poisson":
+        if (response < 0).any() or (response != np.floor(response)).any():
+            raise MeasureInvalid(f"{name} holds values that are no counts: 0, 1, 2, …")
+    elif not np.isin(response, (0, 1)).all():
+        raise MeasureInvalid(f"{name} holds values other than 0 and 1")
+    for values, what in zip(beside, (measure.time or measure.exposure,), strict=False):
+        if (values < 0).any() or (measure.exposure is not None and (values == 0).any()):
+            raise MeasureInvalid(f"{what} holds values below zero, or an exposure of zero")
+
+
 _COUNTERS: Final[Mapping[type, Callable[[Any, Rows], Floats]]] = {
     Moments: _moments,
     Ranges: _ranges,
@@ -162,4 +197,5 @@ _COUNTERS: Final[Mapping[type, Callable[[Any, Rows], Floats]]] = {
     Table: _table,
     Products: _products,
     Clusters: _clusters,
+    Likelihood: _likelihood,
 }

@@ -67,7 +67,7 @@ def regression(count: float, sums: Floats, products: Floats, centre: Floats, sca
     """
     about = centred(count, sums, products)
     x, y = about[:-1, :-1], about[:-1, -1]
-    _check_independent(x, ridge)
+    check_independent(x, ridge)
     inverse = np.linalg.inv(x + ridge * count * np.eye(len(x)))
     slope = inverse @ y
     left = max(0.0, float(about[-1, -1] - 2 * slope @ y + slope @ x @ slope))
@@ -87,7 +87,8 @@ def regression(count: float, sums: Floats, products: Floats, centre: Floats, sca
     return Fit(np.concatenate([[level], own]), errors, r2, math.sqrt(variance) * float(scale[-1]), freedom)
 
 
-def _check_independent(x: Floats, ridge: float) -> None:
+def check_independent(x: Floats, ridge: float) -> None:
+    """Raise `Dependent` for terms whose products about the mean, float64[m, m], are not of full rank."""
     spread = np.sqrt(np.maximum(np.diag(x), 0))
     still = [int(place) for place in np.flatnonzero(spread <= 1e-7 * max(1.0, float(spread.max(initial=0))))]
     if still:

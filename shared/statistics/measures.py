@@ -8,6 +8,8 @@
 | table | sites, rows, then one count for each cell; the last place of an axis is "missing or other" |
 | products | sites, rows, complete rows, sum of each term, upper triangle of the products of terms |
 | clusters | sites, rows, complete rows; for each start: sizes [k], sums [k, p], squared distances [k] |
+| likelihood | sites, rows, complete rows, sum of responses, log-likelihood, sum of each term, gradient [k], upper |
+| | triangle of the information [k, k], concordant pairs, compared pairs |
 
 `sites` is 1 where this site has something to add, so that a sum over rows of one single site can be told and withheld.
 A value v enters as (v - centre) / scale: 64-bit fixed point is finest where values are about one.
@@ -143,10 +145,10 @@ class HistogramCounts(Document):
 
 
 class Table(Document):
-    """Counts by one column or by two."""
+    """Counts by up to three columns."""
 
     measure: Literal["table"] = "table"
-    axes: tuple[Axis, ...] = Field(min_length=1, max_length=2)
+    axes: tuple[Axis, ...] = Field(min_length=1, max_length=3)
 
     @property
     def length(self) -> int:
@@ -204,8 +206,53 @@ class Clusters(Document):
         return frozenset(column.column for column in self.columns)
 
 
-Measure = Moments | Ranges | HistogramCounts | Table | Products | Clusters
-Kind = Literal["moments", "ranges", "histogram", "table", "products", "clusters"]
+class Likelihood(Document):
+    """The log-likelihood of a model at `coefficients`, with gradient and information, over complete rows.
+
+    Coefficients are those of the scaled terms, the intercept first where the family has one. `response` is 0 or 1
+    (logistic, cox) or a count. pairs: whether concordant pairs are counted too (cox).
+    See `undersong.shared.statistics.likelihood`.
+    """
+
+    measure: Literal["likelihood"] = "likelihood"
+    family: Literal["logistic", "poisson", "cox"]
+    terms: tuple[Term, ...] = Field(min_length=1, max_length=500)
+    response: Term
+    time: Name | None = None
+    exposure: Name | None = None
+    coefficients: tuple[Annotated[float, Field(ge=-1e6, le=1e6, strict=True)], ...] = Field(min_length=1)
+    pairs: bool = False
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.time is not None) != (self.family == "cox"):
+            raise ValueError("family cox has a time, and no other")
+        if (self.exposure is not None and self.family != "poisson") or (self.pairs and self.family != "cox"):
+            raise ValueError("an exposure is of family poisson, pairs are of family cox")
+        if len(self.coefficients) != len(self.terms) + self.intercepts:
+            raise ValueError("there is a coefficient for each term, and for the intercept")
+        return self
+
+    @property
+    def intercepts(self) -> int:
+        """How many coefficients come before those of the terms."""
+        return 0 if self.family == "cox" else 1
+
+    @property
+    def length(self) -> int:
+        """How many sums."""
+        count = len(self.coefficients)
+        return 5 + len(self.terms) + count + count * (count + 1) // 2 + 2
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that it reads."""
+        named = (self.response.column, self.time, self.exposure, *(term.column for term in self.terms))
+        return frozenset(name for name in named if name is not None)
+
+
+Measure = Moments | Ranges | HistogramCounts | Table | Products | Clusters | Likelihood
+Kind = Literal["moments", "ranges", "histogram", "table", "products", "clusters", "likelihood"]
 MEASURES: Final[tuple[Kind, ...]] = get_args(Kind)
 
 

@@ -15,7 +15,7 @@ SETTLED = 1e-4  # of a deviation: a centre that moves less has come to rest
 def correlation(query: queries.Correlation, setting: Setting) -> Steps[CorrelationResult]:
     """Yield two rounds: scale, then products of scaled columns."""
     scales = yield from standardised(query.columns, setting)
-    asked = measures.Products(terms=tuple(_term(one) for one in scales))
+    asked = measures.Products(terms=tuple(term_of(one) for one in scales))
     sites, count, sums, products = _read(asked, (yield asked))
     setting.check(sites, count, "rows in which all columns are known")
     if count < 3:
@@ -30,11 +30,11 @@ def regression(query: queries.Regression, setting: Setting) -> Steps[RegressionR
     groups = {name: setting.columns[name].categories or () for name in query.features}
     plain = (*(name for name in query.features if not groups[name]), query.target)
     scales = {one.column: one for one in (yield from standardised(plain, setting))}
-    terms = [term for name in query.features for term in _terms(name, groups[name], scales)]
-    asked = measures.Products(terms=(*terms, _term(scales[query.target])))
+    terms = [term for name in query.features for term in terms_for(name, groups[name], scales)]
+    asked = measures.Products(terms=(*terms, term_of(scales[query.target])))
     sites, count, sums, products = _read(asked, (yield asked))
     setting.check(sites, count, "rows in which all columns are known")
-    kept = _check_groups(terms, groups, sums, count, setting)
+    kept = check_groups(terms, groups, sums, count, setting)
     if count < len(kept) + 1 + setting.min_cell:
         raise Withheld(f"{len(kept) + 1} coefficients from {round(count)} rows would show rows")
     places = [*kept, len(terms)]
@@ -43,26 +43,27 @@ def regression(query: queries.Regression, setting: Setting) -> Steps[RegressionR
     try:
         fit = linear.regression(count, sums[places], products[np.ix_(places, places)], centre, scale, query.ridge)
     except linear.Dependent as relation:
-        names = ", ".join(_name(used[place]) for place in relation.places)
+        names = ", ".join(term_name(used[place]) for place in relation.places)
         raise Unusable(f"{names}: constant, or linear combinations of one another; leave some out") from relation
     return RegressionResult(
         name=query.title,
         target=query.target,
         rows=float(round(count)),
-        terms=_coefficients(fit, ["(intercept)", *map(_name, used[:-1])]),
+        terms=_coefficients(fit, ["(intercept)", *map(term_name, used[:-1])]),
         r2=_finite(fit.r2),
         residual=_finite(fit.residual),
         note="" if len(kept) == len(terms) else "categories without any row are left out",
     )
 
 
-def _terms(name: str, texts: Sequence[str], scales: dict[str, measures.Scaled]) -> list[measures.Term]:
+def terms_for(name: str, texts: Sequence[str], scales: dict[str, measures.Scaled]) -> list[measures.Term]:
+    """Return a feature's terms: itself, scaled, or an indicator for each category but the first."""
     if not texts:
-        return [_term(scales[name])]
+        return [term_of(scales[name])]
     return [measures.Term(column=name, text=text) for text in texts[1:]]
 
 
-def _check_groups(
+def check_groups(
     terms: list[measures.Term], groups: dict[str, tuple[str, ...]], sums: Floats, count: float, setting: Setting
 ) -> list[int]:
     """Return the places of terms that can be estimated; raises `Withheld` where a category has few rows."""
@@ -141,11 +142,13 @@ def _plain(centres: Floats) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(map(float, centre)) for centre in centres)
 
 
-def _term(one: measures.Scaled) -> measures.Term:
+def term_of(one: measures.Scaled) -> measures.Term:
+    """Return the term of a scaled column."""
     return measures.Term(column=one.column, centre=one.centre, scale=one.scale)
 
 
-def _name(term: measures.Term) -> str:
+def term_name(term: measures.Term) -> str:
+    """Return what a term is called in an answer."""
     return term.column if term.text is None else f"{term.column}={term.text}"
 
 

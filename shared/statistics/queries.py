@@ -36,6 +36,11 @@ class _Query(Document):
         """The columns that may hold numbers or categories."""
         return ()
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The columns that must hold categories."""
+        return ()
+
 
 class Moment(_Query):
     """How many values, their sum, mean or variance, for each column; `ranges` leaves values outside out."""
@@ -218,7 +223,106 @@ class KMeans(_Query):
         return self.columns
 
 
-Query = Moment | Histogram | Quantiles | Contingency | Correlation | Regression | KMeans
+class _Fit(_Query):
+    """A model that Newton's method fits, a round for each step, as exactly as over all rows in one place."""
+
+    features: Annotated[
+        tuple[Name, ...],
+        Field(min_length=1, max_length=100, description="Columns that explain it: numbers or categories"),
+    ]
+    ridge: float = Field(default=0.0, ge=0, le=1e6, strict=True, description="L2 penalty; 0 for none")
+    iterations: int = Field(default=20, ge=1, le=100, strict=True, description="The most steps; each takes a round")
+
+    @property
+    def either(self) -> tuple[str, ...]:
+        """The columns that may hold numbers or categories."""
+        return self.features
+
+
+class GeneralisedRegression(_Fit):
+    """A logistic or Poisson regression of `target` on `features`; a category becomes indicators."""
+
+    query: Literal["logistic_regression", "poisson_regression"] = Field(description="A generalised linear model")
+    target: Name = Field(description="The number column that is explained: 0 or 1 (logistic), counts (Poisson)")
+    exposure: Name | None = Field(
+        default=None, description="For poisson_regression a number column above zero that the mean is in proportion to"
+    )
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        if self.exposure is not None and self.query != "poisson_regression":
+            raise ValueError("an exposure is for a poisson_regression")
+        _distinct((*self.features, *self.numbers))
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.target,) if self.exposure is None else (self.target, self.exposure)
+
+
+class CoxRegression(_Fit):
+    """A proportional hazards model in which each site has a baseline hazard of its own (stratified by site)."""
+
+    query: Literal["cox_regression"] = Field(description="A Cox model of the time to an event")
+    time: Name = Field(description="The number column with the time to the event, or to the end of observation")
+    event: Name = Field(description="The number column that is 1 where the event came, 0 where observation ended")
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _distinct((*self.features, self.time, self.event))
+        return self
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.name or f"cox-regression of {self.time}"
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.time, self.event)
+
+
+class KaplanMeier(_Query):
+    """The share that is free of an event over time, on a grid of times; for each category of `group`, if given."""
+
+    query: Literal["kaplan_meier"] = Field(description="A Kaplan-Meier curve")
+    time: Name = Field(description="The number column with the time to the event, or to the end of observation")
+    event: Name = Field(description="The number column that is 1 where the event came, 0 where observation ended")
+    until: float = Field(gt=0, le=1e15, strict=True, description="The end of the curve, in the unit of `time`")
+    steps: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        strict=True,
+        description="Equal intervals up to `until` in which events are counted; exact where each holds one value",
+    )
+    group: Name | None = Field(default=None, description="A category column: a curve for each, and a log-rank test")
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _distinct((self.time, self.event, *((self.group,) if self.group is not None else ())))
+        return self
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.name or f"kaplan-meier of {self.time}" + (f" by {self.group}" if self.group is not None else "")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return (self.time, self.event)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The columns that must hold categories."""
+        return () if self.group is None else (self.group,)
+
+
+Fit = GeneralisedRegression | CoxRegression
+Query = Moment | Histogram | Quantiles | Contingency | Correlation | Regression | KMeans | Fit | KaplanMeier
 QUERIES: Final[Mapping[str, type[Any]]] = {
     "count": Moment,
     "sum": Moment,
@@ -230,25 +334,31 @@ QUERIES: Final[Mapping[str, type[Any]]] = {
     "correlation": Correlation,
     "regression": Regression,
     "k_means": KMeans,
+    "logistic_regression": GeneralisedRegression,
+    "poisson_regression": GeneralisedRegression,
+    "cox_regression": CoxRegression,
+    "kaplan_meier": KaplanMeier,
 }
 
 
 def reads(query: Query) -> tuple[str, ...]:
     """Return the columns that a query reads."""
-    return (*query.numbers, *query.either)
+    return (*query.numbers, *query.either, *query.categories)
 
 
 def most_rounds(query: Query) -> int:
     """Return how many rounds it takes at most."""
     if isinstance(query, KMeans):
         return 1 + query.iterations
+    if isinstance(query, GeneralisedRegression | CoxRegression):
+        return 3 + query.iterations
     if isinstance(query, Histogram):
         return 1 if query.range is not None or query.edges is not None else 2
     if isinstance(query, Quantiles):
         return 1 if query.range is not None else 2
     if isinstance(query, Moment):
         return 2 if query.query == "variance" else 1
-    return 1 if isinstance(query, Contingency) else 2
+    return 1 if isinstance(query, Contingency | KaplanMeier) else 2
 
 
 def most_sums(query: Query, places: Mapping[str, int]) -> int:
@@ -261,13 +371,18 @@ def most_sums(query: Query, places: Mapping[str, int]) -> int:
     if isinstance(query, Contingency):
         sizes = [len(query.values.get(name, query.edges.get(name, range(places[name])))) + 1 for name in query.columns]
         return 2 + prod(sizes)
+    if isinstance(query, KaplanMeier):
+        return 2 + (query.steps + 2) * 3 * (1 + places[query.group] if query.group is not None else 1)
+    if isinstance(query, GeneralisedRegression | CoxRegression):
+        terms = terms_of(query, places)  # the intercept in place of the target
+        return 7 + 2 * terms + terms * (terms + 1) // 2
     if isinstance(query, KMeans):
         return 3 + query.starts * query.clusters * (len(query.columns) + 2)
     terms = terms_of(query, places)
     return 3 + terms + terms * (terms + 1) // 2
 
 
-def terms_of(query: Correlation | Regression, places: Mapping[str, int]) -> int:
+def terms_of(query: Correlation | Regression | Fit, places: Mapping[str, int]) -> int:
     """Return how many terms a linear model has, the target among them."""
     if isinstance(query, Correlation):
         return len(query.columns)

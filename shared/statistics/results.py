@@ -109,6 +109,7 @@ class Coefficient(Found):
     low: float | None = None
     high: float | None = None
     t: float | None = None
+    p: float | None = Field(default=None, description="Of the test that it is zero: two-sided, by the normal law.")
 
 
 class RegressionResult(_Result):
@@ -120,6 +121,57 @@ class RegressionResult(_Result):
     terms: tuple[Coefficient, ...] = ()
     r2: float | None = None
     residual: float | None = Field(default=None, description="Standard deviation of the residuals.")
+
+
+class FitResult(_Result):
+    """A model that Newton's method fitted over complete rows. `log_likelihood` leaves out what no coefficient changes.
+
+    likelihood_ratio: twice what the log-likelihood gained over the model without terms, on `freedom` degrees of
+    freedom.
+    concordance: of pairs within sites (Cox).
+    """
+
+    query: Literal["logistic_regression", "poisson_regression", "cox_regression"]
+    rows: float | None = None
+    events: float | None = Field(default=None, description="The sum of the response: events, or counts.")
+    terms: tuple[Coefficient, ...] = ()
+    log_likelihood: float | None = None
+    likelihood_ratio: float | None = None
+    freedom: int | None = None
+    concordance: float | None = None
+    steps: int = 0
+
+
+class SurvivalPoint(Found):
+    """The share that is free of the event after `time`, with its 95 % interval; `at_risk`: those observed then."""
+
+    time: float
+    survival: float
+    low: float | None = None
+    high: float | None = None
+    at_risk: float | None = None
+    events: float | None = Field(default=None, description="Since the point before.")
+
+
+class SurvivalCurve(Found):
+    """One group's curve. A point is shown where, since the one before, no event or enough of them came."""
+
+    group: str | None = None
+    rows: float | None = None
+    events: float | None = None
+    median: tuple[float, float] | None = Field(default=None, description="Between which times half had the event.")
+    points: tuple[SurvivalPoint, ...] = ()
+    note: str = ""
+
+
+class KaplanMeierResult(_Result):
+    """Kaplan-Meier curves, and the log-rank test of groups being alike."""
+
+    query: Literal["kaplan_meier"] = "kaplan_meier"
+    until: float | None = None
+    curves: tuple[SurvivalCurve, ...] = ()
+    log_rank: float | None = Field(default=None, description="The statistic; chi-squared on one less than groups.")
+    p: float | None = None
 
 
 class Cluster(Found):
@@ -148,6 +200,8 @@ Result = Annotated[
     | ContingencyResult
     | CorrelationResult
     | RegressionResult
-    | KMeansResult,
+    | KMeansResult
+    | FitResult
+    | KaplanMeierResult,
     Field(discriminator="query"),
 ]

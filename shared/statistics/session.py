@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from undersong.shared.errors import Invalid
-from undersong.shared.statistics import models, queries, tallies
+from undersong.shared.statistics import models, newton, queries, survival, tallies
 from undersong.shared.statistics.measures import SALT, Asked, Kind, Measure
 from undersong.shared.statistics.queries import Query
 from undersong.shared.statistics.results import Result
@@ -23,6 +23,9 @@ _STEPS: Final[Mapping[type, Callable[[Any, Setting], Steps[Any]]]] = {
     queries.Correlation: models.correlation,
     queries.Regression: models.regression,
     queries.KMeans: models.k_means,
+    queries.GeneralisedRegression: newton.fit,
+    queries.CoxRegression: newton.fit,
+    queries.KaplanMeier: survival.kaplan_meier,
 }
 _KINDS: Final[Mapping[type, frozenset[Kind]]] = {
     queries.Moment: frozenset({"moments"}),
@@ -32,6 +35,9 @@ _KINDS: Final[Mapping[type, frozenset[Kind]]] = {
     queries.Correlation: frozenset({"moments", "products"}),
     queries.Regression: frozenset({"moments", "products"}),
     queries.KMeans: frozenset({"moments", "clusters"}),
+    queries.GeneralisedRegression: frozenset({"moments", "likelihood"}),
+    queries.CoxRegression: frozenset({"moments", "likelihood"}),
+    queries.KaplanMeier: frozenset({"table"}),
 }
 """The measures that a query's rounds ask, beside the range that it may have to find first."""
 _RESULT: Final[TypeAdapter[Result]] = TypeAdapter(Result)

@@ -20,15 +20,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.optimize import minimize_scalar
+from scipy.stats import CensoredData, ecdf
 
 from tests.commands import Commands
 from tests.pace import Deadline
 from tests.pages import sh_commands
+from tests.shared.statistics.test_newton import efron
 from undersong import cli
 from undersong.local import Platform
 from undersong.local.forks import Forks
 from undersong.profile import Profile
-from undersong.shared.statistics.results import ContingencyResult, HistogramResult, KMeansResult, MomentResult
+from undersong.shared.statistics.results import (
+    ContingencyResult,
+    FitResult,
+    HistogramResult,
+    KaplanMeierResult,
+    KMeansResult,
+    MomentResult,
+)
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hospital"
@@ -106,6 +116,31 @@ def test_the_examples_figures_with_an_agent_killed(platform: Platform) -> None:
     groups = found["k-means of age, thalach, trestbps"]
     assert isinstance(groups, KMeansResult)
     assert groups.steps >= 2
+
+
+def test_models_of_survival_are_those_of_all_rows_stratified_by_site(platform: Platform) -> None:
+    """Newton's steps through real rounds; ages stand in for times: the example's hospitals followed no patient."""
+    client = platform.client
+    platform.wait_sites_online(len(HOSPITALS), timeout_s=180)
+    asked = {"time": "age", "event": "target"}
+    spec: dict[str, Any] = {
+        "kind": "statistics", "name": "survival", "data": {"dataset": "heart"}, "deadlines": {"round_s": 120},
+        "federation_id": platform.federation().id, "queries": [
+            {"query": "cox_regression", "features": ["sex"], **asked},
+            {"query": "kaplan_meier", "until": 80.0, "steps": 80, **asked},
+        ],
+    }  # fmt: skip
+    job = client.wait(client.submit_job(spec).id, timeout_s=240)
+    assert job.state == "succeeded", job.reason
+    model, curve = client.results(job.id).results
+    assert isinstance(model, FitResult)
+    assert isinstance(curve, KaplanMeierResult)
+    records = pd.read_csv(EXAMPLE / "heart_disease.csv").rename(columns={"age": "time", "target": "event"})
+    best = minimize_scalar(lambda b: -efron(records, records[["sex"]].to_numpy(float), np.array([b])), (0.0, 1.0))
+    assert model.terms[0].value == pytest.approx(best.x, abs=1e-5)
+    wanted = ecdf(CensoredData.right_censored(records.time, records.event == 0)).sf
+    for point in curve.curves[0].points:
+        assert point.survival == pytest.approx(float(wanted.evaluate(point.time - 1)))
 
 
 def test_two_servers_count_what_each_site_proved(platform: Platform) -> None:

@@ -1,5 +1,6 @@
 """Answers of statistics jobs in a terminal: tables, and plots of blocks where they help."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from undersong.client.types import StatisticsResults
 from undersong.shared.statistics import results as r
 
 WIDTH: Final = 40
+POINTS: Final = 15  # of a curve; all are in --json
 HIDDEN: Final = "hidden"
 _NOISE: Final = {"known": "noise", "missing": "noise", "outside": "noise"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
@@ -149,6 +151,40 @@ def _regression(result: r.RegressionResult, console: Console) -> None:
     console.print(f"  {result.target}: {number(result.rows)} complete rows{fit}", style="dim", markup=False)
 
 
+def _fit(result: r.FitResult, console: Console) -> None:
+    ratio = result.query == "cox_regression"
+    table = _table("term", "coefficient", *(["hazard ratio"] if ratio else []), "std. error", "p", "95 % from", "to")
+    for term in result.terms:
+        cells = [term.value, *([math.exp(term.value)] if ratio else []), term.error, term.p, term.low, term.high]
+        table.add_row(term.term, *("–" if cell is None else f"{cell:.5g}" for cell in cells))
+    console.print(table)
+    facts = [f"{number(result.rows)} complete rows, {number(result.events)} events, {result.steps} steps"]
+    if result.likelihood_ratio is not None:
+        facts.append(f"likelihood ratio {result.likelihood_ratio:.4g} on {result.freedom} degrees of freedom")
+    if result.concordance is not None:
+        facts.append(f"concordance {result.concordance:.4f} within sites")
+    console.print(f"  {'; '.join(facts)}", style="dim", markup=False)
+
+
+def _kaplan_meier(result: r.KaplanMeierResult, console: Console) -> None:
+    for curve in result.curves:
+        rows = f"{number(curve.rows)} rows, {number(curve.events)} events" if curve.points else curve.note
+        console.print(f"  {curve.group or 'all'}: {rows}", markup=False)
+        if not curve.points:
+            continue
+        table = _table("time", "free of it", "95 % from", "to", "at risk")
+        table.add_column("", justify="left")
+        for point in curve.points[:: max(1, len(curve.points) // POINTS)]:
+            reach = ["–" if bound is None else f"{bound:.3f}" for bound in (point.low, point.high)]
+            cells = [number(point.time), f"{point.survival:.3f}", *reach, number(point.at_risk)]
+            table.add_row(*cells, bar(point.survival, 16))
+        console.print(table)
+        if curve.median is not None:
+            console.print(f"  median between {number(curve.median[0])} and {number(curve.median[1])}", style="dim")
+    if result.log_rank is not None and result.p is not None:
+        console.print(f"  log-rank {result.log_rank:.4g}, p {result.p:.3g}", style="dim")
+
+
 def _k_means(result: r.KMeansResult, console: Console) -> None:
     table = _table("group", "size", *result.columns)
     table.add_column("", justify="left")
@@ -169,4 +205,6 @@ _FIGURES: Final[Mapping[type, Callable[[Any, Console], None]]] = {
     r.CorrelationResult: _correlation,
     r.RegressionResult: _regression,
     r.KMeansResult: _k_means,
+    r.FitResult: _fit,
+    r.KaplanMeierResult: _kaplan_meier,
 }

@@ -17,16 +17,20 @@ app = typer.Typer(no_args_is_help=True, help="Statistics over all sites, of whic
 Kind = Annotated[
     str,
     typer.Argument(
-        help="count, sum, mean, variance, histogram, quantiles, contingency, correlation, regression or k_means."
+        help="count, sum, mean, variance, histogram, quantiles, contingency, correlation, regression, "
+        "logistic_regression, poisson_regression, cox_regression, kaplan_meier or k_means."
     ),
 ]
-ONE_COLUMN = ("histogram", "quantiles")
+ONE_COLUMN = {"histogram": "column", "quantiles": "column", "kaplan_meier": "time"}
+FITS = ("regression", "logistic_regression", "poisson_regression", "cox_regression")
 
 
 @app.command()
 def ask(
     query: Kind,
-    columns: Annotated[list[str], typer.Argument(help="The columns; for a regression the features.")],
+    columns: Annotated[
+        list[str], typer.Argument(help="The columns; for a regression the features, for a curve the time.")
+    ],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="The data set, by its name at the sites.")],
     range_: Annotated[
         tuple[float, float] | None, typer.Option("--range", help="Lowest and highest value; others are left out.")
@@ -36,6 +40,12 @@ def ask(
     values: Annotated[list[str] | None, typer.Option(help="For a contingency with numbers: target=0,1.")] = None,
     probability: Annotated[list[float] | None, typer.Option("--probability", "-p", help="Of a quantile.")] = None,
     target: Annotated[str | None, typer.Option(help="What a regression predicts.")] = None,
+    exposure: Annotated[str | None, typer.Option(help="For Poisson: what the mean is in proportion to.")] = None,
+    time: Annotated[str | None, typer.Option(help="For Cox: the time to the event, or of observation.")] = None,
+    event: Annotated[str | None, typer.Option(help="For Cox and Kaplan-Meier: 1 where the event came.")] = None,
+    until: Annotated[float | None, typer.Option(help="Where a Kaplan-Meier curve ends.")] = None,
+    steps: Annotated[int | None, typer.Option(help="In how many intervals its events are counted.")] = None,
+    group: Annotated[str | None, typer.Option(help="A category: a curve for each.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Keeps a regression's coefficients small.")] = None,
     clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="How many groups k-means makes.")] = None,
     min_cell: Annotated[int | None, typer.Option(help="Counts below this are not shown.")] = None,
@@ -47,6 +57,7 @@ def ask(
 ) -> None:
     """Ask one question, wait, and show the answer."""
     wanted: dict[str, Any] = {"query": query, **_columns(query, columns, target)}
+    wanted |= _given(exposure=exposure, time=time, event=event, until=until, steps=steps, group=group)
     wanted |= _given(bins=bins, ridge=ridge, clusters=clusters, probabilities=probability or None)
     wanted |= _ranges(query, columns, range_) | _sides(query, edges, values)
     spec: dict[str, Any] = {
@@ -170,14 +181,14 @@ def _warn(job: Job) -> None:
 
 
 def _columns(query: str, columns: list[str], target: str | None) -> dict[str, Any]:
-    if query == "regression":
+    if query in FITS:
         return {"features": columns, **_given(target=target)}
     if target is not None:
         raise UndersongError("--target is for a regression")
     if query in ONE_COLUMN:
         if len(columns) != 1:
             raise UndersongError(f"{query} takes one column", remedy=f"undersong stats ask {query} {columns[0]} …")
-        return {"column": columns[0]}
+        return {ONE_COLUMN[query]: columns[0]}
     return {"columns": columns}
 
 

@@ -28,6 +28,7 @@ _MEASURES: Final = {
     "table": "counts for each combination of categories",
     "products": "correlation and regression",
     "clusters": "k-means",
+    "likelihood": "logistic, Poisson and Cox regression",
 }
 _DETAILS: Final = {
     Detail.CODE: "of a recipe's failure the platform is told a code",

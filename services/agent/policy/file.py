@@ -30,6 +30,7 @@ from undersong.shared.files import read_bytes
 from undersong.shared.ids import Digest
 from undersong.shared.names import Hints, hint, near, one_edit
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
+from undersong.shared.statistics.measures import Kind as MeasureKind
 from undersong.shared.wire.privacy import MAX_EPSILON, PrivacyModel, PrivacyUnit
 from undersong.shared.yaml_texts import NotYaml, load_document
 
@@ -100,9 +101,7 @@ class StatisticsEntry(BaseModel):
     """What statistics jobs may ask: measures by name ("*": all), and the least that they must hide."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    measures: list[Literal["moments", "ranges", "histogram", "table", "products", "clusters"]] | Literal["*"] = Field(
-        "*", description="Measures that may be asked; `*` for all"
-    )
+    measures: list[MeasureKind] | Literal["*"] = Field("*", description="Measures that may be asked; `*` for all")
     min_cell: int = Field(default=5, ge=1, description="Smallest count that jobs may show")
     min_cohort: int | None = Field(
         default=None, ge=1, description="Fewest sites in a sum; without it as for all rounds, and never fewer"

@@ -1,15 +1,19 @@
 """Plots of answers as numbers: where the template puts SVG shapes and texts. Pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from undersong.shared.statistics.results import (
     ContingencyResult,
+    FitResult,
     HistogramResult,
+    KaplanMeierResult,
     KMeansResult,
     QuantilesResult,
     RegressionResult,
+    SurvivalCurve,
 )
 
 WIDTH: Final = 1000.0
@@ -118,7 +122,7 @@ def quantile_line(result: QuantilesResult) -> Line:
     return Line(whiskers, _ticks([low + place * step for place in range(5)], low, per_unit))
 
 
-def forest(result: RegressionResult) -> Line:
+def forest(result: RegressionResult | FitResult) -> Line:
     """Coefficients in units of their standard errors, so that columns of all units stand on one axis."""
     terms = [(term.term, term.t) for term in result.terms if term.t is not None and term.term != "(intercept)"]
     most = max((abs(t) for _, t in terms), default=1.0) + REACH
@@ -132,6 +136,57 @@ def forest(result: RegressionResult) -> Line:
     )
     shown = [-round(most / 2), 0, round(most / 2)]
     return Line(whiskers, _ticks(shown, -most, per_unit), WIDTH / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCurve:
+    """A curve and the band about it, as the points of SVG shapes."""
+
+    name: str
+    points: str
+    reach: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlot:
+    """Curves that fall in steps from one, in view-box units."""
+
+    curves: tuple[StepCurve, ...]
+    ticks: tuple[Tick, ...]
+
+
+def steps(result: KaplanMeierResult) -> StepPlot:
+    """Return the curves of groups that have one; a group without points keeps its place in the order of colours."""
+    per_unit = WIDTH / (result.until or 1.0)
+    ends = [place * (result.until or 1.0) / 4 for place in range(5)]
+    return StepPlot(tuple(_step_curve(curve, per_unit) for curve in result.curves), _ticks(ends, 0.0, per_unit))
+
+
+def _step_curve(curve: SurvivalCurve, per_unit: float) -> StepCurve:
+    shown = [point for point in curve.points if point.time * per_unit <= WIDTH * 1.0001]
+    times = [0.0, *(point.time * per_unit for point in shown)]
+    middle = _stairs(times, [1.0, *(point.survival for point in shown)])
+    upper = _stairs(times, [1.0, *(point.survival if point.high is None else point.high for point in shown)])
+    lower = _stairs(times, [1.0, *(point.survival if point.low is None else point.low for point in shown)])
+    last = f"{shown[-1].survival:.3f} at {number(shown[-1].time)}" if shown else curve.note
+    return StepCurve(curve.group or "all", " ".join(middle), " ".join([*upper, *reversed(lower)]), last)
+
+
+def _stairs(times: Sequence[float], shares: Sequence[float]) -> list[str]:
+    """Return corners of a curve that keeps each share until the next time."""
+    made: list[str] = []
+    for place, share_left in enumerate(shares):
+        height = round(HEIGHT * (1 - share_left), 1)
+        made.append(f"{times[place]:.1f},{height}")
+        if place + 1 < len(times):
+            made.append(f"{times[place + 1]:.1f},{height}")
+    return made
+
+
+def exponential(value: float) -> float:
+    """Return a hazard ratio of its logarithm."""
+    return math.exp(min(value, 700.0))
 
 
 def shade(value: float | None) -> str:

@@ -22,7 +22,10 @@ from undersong.shared.statistics.measures import MAX_SUMS, SALT, Asked
 from undersong.shared.statistics.queries import (
     QUERIES,
     Correlation,
+    CoxRegression,
+    GeneralisedRegression,
     Histogram,
+    KaplanMeier,
     KMeans,
     Moment,
     Quantiles,
@@ -155,7 +158,7 @@ def _unbounded(query: Query) -> str | None:
                 return f"nothing bounds what one row can add to {named}: give ranges, lowest and highest value of each"
         case Histogram(range=None, edges=None) | Quantiles(range=None):
             return f"a range that is looked for is exact: give the range of {query.column}"
-        case Correlation() | Regression() | KMeans():
+        case Correlation() | Regression() | KMeans() | GeneralisedRegression() | CoxRegression() | KaplanMeier():
             return f"there is no {query.query} with noise: ask for counts, means, variances, histograms or tables"
     return None
 
@@ -229,8 +232,8 @@ def count_bits(asked: Asked, resolved: Resolved) -> int | None:
 
 def _places(at: int, query: Query) -> Iterator[tuple[str, str]]:
     """Yield where in the document each column is named."""
-    for field in ("column", "target"):
-        if hasattr(query, field):
+    for field in ("column", "target", "time", "event", "exposure", "group"):
+        if getattr(query, field, None) is not None:
             yield pointer(["queries", at, field]), getattr(query, field)
     for field in ("columns", "features"):
         for place, name in enumerate(getattr(query, field, ())):
@@ -264,7 +267,9 @@ def _misfit(query: Query, column: Column) -> str | None:
             return None
         hint = "; ask for a contingency" if column.type == "category" else ""
         return f"{name!r} is a {column.type}, and {query.query} needs numbers{hint}"
-    if column.type == "category" or (column.type == "number" and isinstance(query, Regression)):
+    if column.type == "number" and name in query.categories:
+        return f"{name!r} holds numbers, and the group of a {query.query} is a category"
+    if column.type == "category" or (column.type == "number" and name in getattr(query, "features", ())):
         return None
     if column.type == "number":
         return f"{name!r} holds numbers: give its values or the edges of its intervals"
@@ -272,7 +277,7 @@ def _misfit(query: Query, column: Column) -> str | None:
 
 
 def _check_size(at: int, query: Query, places: Mapping[str, int], findings: Findings) -> None:
-    if isinstance(query, Regression) and terms_of(query, places) > MAX_TERMS:
+    if isinstance(query, Regression | GeneralisedRegression | CoxRegression) and terms_of(query, places) > MAX_TERMS:
         findings.error(pointer(["queries", at, "features"]), f"{terms_of(query, places)} terms, more than {MAX_TERMS}")
     if isinstance(query, KMeans) and query.starts * query.clusters * len(query.columns) > MAX_CENTRES:
         findings.error(

@@ -49,3 +49,17 @@ def federate(sites: Sequence[Rows], *queries: dict[str, object], min_cell: int =
     again = QuerySession(asked, setting(sites, min_cell, min_sites), history)
     assert again.results == session.results, "an answer is a function of what was opened"
     return list(session.results)
+
+
+def rows_of(records: pd.DataFrame) -> Rows:
+    """A site of number columns, and of category columns where the records hold texts."""
+    columns, values = [], []
+    for name in records.columns:
+        if pd.api.types.is_numeric_dtype(records[name]):
+            columns.append(Column(name=name, type="number"))
+            values.append(records[name].to_numpy(float))
+        else:
+            texts = sorted(records[name].unique())
+            columns.append(Column(name=name, type="category", categories=tuple(texts)))
+            values.append(records[name].map(texts.index).to_numpy(float))
+    return Rows(tuple(columns), np.column_stack(values))

@@ -27,6 +27,12 @@ Run = Callable[..., tuple[int, str, str]]
          {"query": "contingency", "columns": ["cp", "target"], "values": {"target": [0, 1]}}),
         (["regression", "age", "sex", "--target", "chol", "--ridge", "0.5"],
          {"query": "regression", "features": ["age", "sex"], "target": "chol", "ridge": 0.5}),
+        (["cox_regression", "age", "sex", "--time", "months", "--event", "died"],
+         {"query": "cox_regression", "features": ["age", "sex"], "time": "months", "event": "died"}),
+        (["poisson_regression", "age", "--target", "visits", "--exposure", "years"],
+         {"query": "poisson_regression", "features": ["age"], "target": "visits", "exposure": "years"}),
+        (["kaplan_meier", "months", "--event", "died", "--until", "60", "--steps", "60", "--group", "arm"],
+         {"query": "kaplan_meier", "time": "months", "event": "died", "until": 60, "steps": 60, "group": "arm"}),
         (["k_means", "age", "chol", "-k", "4"], {"query": "k_means", "columns": ["age", "chol"], "clusters": 4}),
     ],
 )  # fmt: skip

@@ -36,6 +36,7 @@ WEAKER = {
     "- table": {"kind": "statistics", "recipe": "statistics", "measure": "table"},
     "- products": {"kind": "statistics", "recipe": "statistics", "measure": "products"},
     "- clusters": {"kind": "statistics", "recipe": "statistics", "measure": "clusters"},
+    "- likelihood": {"kind": "statistics", "recipe": "statistics", "measure": "likelihood"},
 }
 MEASURES = {
     "moments": {"measure": "moments", "columns": [{"column": "age"}]},
@@ -44,6 +45,13 @@ MEASURES = {
     "table": {"measure": "table", "axes": [{"column": "age", "values": [1.0, 2.0]}]},
     "products": {"measure": "products", "terms": [{"column": "age"}]},
     "clusters": {"measure": "clusters", "columns": [{"column": "age"}], "starts": [[[0.0], [1.0]]]},
+    "likelihood": {
+        "measure": "likelihood",
+        "family": "logistic",
+        "terms": [{"column": "age"}],
+        "response": {"column": "age"},
+        "coefficients": [0.0, 0.0],
+    },
 }
 
 

@@ -148,7 +148,14 @@ async def test_answers_are_drawn_without_scripts(address: str) -> None:
         await page.fill("#token", "ust_test-token")
         await page.click("button.main")
         await page.goto(f"{address}/jobs/job_04figures")
-        assert await page.locator("section.answer").count() == 10
+        assert await page.locator("section.answer").count() == 13
+        curves = page.locator("section.answer", has_text="kaplan-meier of age by sex")
+        assert await curves.locator("polyline.step").count() == 2
+        assert "Log-rank" in await curves.inner_text()
+        hazards = page.locator("section.answer", has_text="cox-regression of age").locator(
+            "[data-label='Hazard ratio']"
+        )
+        assert await hazards.count() == 2
         histogram = page.locator("section.answer", has_text="histogram of age").locator("svg.plot")
         assert await histogram.locator("rect").count() == 8
         assert await histogram.locator("rect.hid").count() >= 2
