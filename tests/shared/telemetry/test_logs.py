@@ -24,11 +24,12 @@ def lines() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
+    before = structlog.get_config()
     configure_logging("test", "INFO", stream=stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**before)  # the defaults would draw a box around each variable of every later traceback
 
 
 def only(stream: io.StringIO) -> dict[str, object]:
