@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,12 @@ def test_ranges_can_be_given_for_columns_of_numbers() -> None:
         ({"columns": {"a": {"low": 2, "high": 1}}, "label": None}, "low is above high"),
         ({"columns": {"a": {"low": 0.2, "high": 0.8, "whole": True}}, "label": None}, "no whole number"),
         ({"columns": {"a": {"missing": 1.0}}, "label": None}, "/columns/a/missing"),
+        ({"columns": {"a": {"weights": [0, 0]}}, "label": None}, "add up to nothing"),
+        ({"columns": {"a": {"weights": [-1, 2]}}, "label": None}, "/columns/a/weights"),
+        ({"columns": {"a": {"categories": ["x", "y"], "weights": [1]}}, "label": None}, "each category needs a weight"),
+        ({"columns": {"a": {"shape": [1, 0, 4]}}, "label": None}, "/columns/a/shape"),
+        ({"columns": {"a": {"shape": [1, 4, 4], "high": 300}}, "label": None}, "uint8 holds pixels from 0 to 255"),
+        ({"columns": {"a": {"shape": [2, 4, 4], "channels": ["x"]}}, "label": None}, "channels name as many"),
         ({"columns": {"a": {"categories": []}}, "label": None}, "/columns/a/categories"),
         ({"columns": {"a": {"lo": 1}}, "label": None}, "/columns/a/lo"),
         ({"columns": {"a": {"high": float("inf")}}, "label": None}, "/columns/a/high"),
@@ -119,10 +126,80 @@ def test_numbers_are_of_the_kind_that_sites_tell(numbers: str | None, drawn: tup
     assert (made.low, made.high, made.whole) == drawn
 
 
-def test_images_have_no_twin() -> None:
-    images = {"kind": "npz", "columns": [{"name": "x", "type": "image"}], "label": None, "ranges": {}}
-    with pytest.raises(BadDataset, match="no twin is made of images"):
-        describe_entry(entry(**images))
+SCANS: dict[str, Any] = {
+    "name": "scans",
+    "kind": "npz",
+    "path": "no-such-file.npz",
+    "label": "finding",
+    "columns": [
+        {"name": "pixels", "type": "image", "channels": ["red", "green"]},
+        {"name": "age", "type": "number"},
+        {"name": "finding", "type": "category", "categories": ["none", "benign"]},
+    ],
+}
+
+
+def scans(path: Path, pixels: npt.NDArray[Any], **changes: Any) -> DatasetEntry:
+    np.savez(path, pixels=pixels, age=np.arange(len(pixels)), finding=np.array(["none"] * len(pixels)))
+    return DatasetEntry.model_validate(SCANS | {"path": str(path)} | changes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "axis", "scale"),
+    [
+        ("uint8", "first", None),
+        ("uint16", "last", [0, 4095]),
+        ("float64", "first", None),
+        ("int32", "last", [-9, 9]),
+    ],
+)
+def test_images_are_drawn_in_the_form_of_the_files(
+    tmp_path: Path, dtype: str, axis: str, scale: list[int] | None
+) -> None:
+    """And the twin is read as the data would be: the same shape, in 0..1, and other pixels than the file's."""
+    shape = (3, 2, 5, 7) if axis == "first" else (3, 5, 7, 2)
+    ranges = {} if scale is None else {"pixels": scale}
+    own = scans(tmp_path / "own.npz", np.ones(shape, dtype), channel_axis=axis, ranges=ranges)
+    description = describe_entry(own, rows=40)
+    assert read_description(description_document(description)) == description
+    file = write_mock(description, tmp_path / "twin", seed=3)
+    data = load_dataset(read_datasets(file)["scans"], ["pixels"])
+    images = data.features
+    assert images.shape == (40, 2, 5, 7)
+    assert 0.4 < images.mean() < 0.6
+    assert (images.min() >= 0, images.max() <= 1, images.max() > 0.9) == (True, True, True)
+    assert {column.channels for column in data.columns if column.type == "image"} == {("red", "green")}
+    assert set(np.unique(data.label)) == {0.0, 1.0}
+
+
+def test_without_its_file_an_image_is_small_and_of_the_declared_channels(tmp_path: Path) -> None:
+    description = describe_entry(DatasetEntry.model_validate(SCANS), rows=20)
+    assert description.columns["pixels"].shape == (2, 28, 28)
+    told = [Column.model_validate({"name": "x", "type": "image", "shape": (1, 4, 4), "dtype": "uint8"})]
+    file = write_mock(describe("seen", told, None, {}, 20), tmp_path / "seen", seed=1)
+    images = load_dataset(read_datasets(file)["seen"]).features
+    assert images.shape == (20, 1, 4, 4)
+    with pytest.raises(BadDataset, match="leave room for 3 rows"):
+        describe("large", [told[0].model_copy(update={"shape": (3, 5000, 5000)})], None, {}, 20)
+    with pytest.raises(BadDataset, match="no columns"):
+        describe("texts", [Column.model_validate({"name": "note", "type": "text"})], None, {}, 20)
+
+
+def test_weights_say_how_likely_each_part_is(tmp_path: Path) -> None:
+    columns = {
+        "level": MockColumn(categories=("a", "b"), weights=(0, 1)),
+        "age": MockColumn(low=0, high=100, weights=(1, 0, 0, 1)),
+        "count": MockColumn(low=1, high=3, whole=True, weights=(0, 3, 0)),
+        "dose": MockColumn(low=0, high=9, whole=True, weights=(0, 1)),
+    }
+    description = MockDescription(name="d", rows=400, columns=columns)
+    assert read_description(description_document(description)) == description
+    level, age, count, dose = load_dataset(read_datasets(write_mock(description, tmp_path / "t", 1))["d"]).features.T
+    assert set(level) == {1.0}
+    assert ((age <= 25) | (age >= 75)).all()
+    assert 150 < (age <= 25).sum() < 250
+    assert set(count) == {2.0}
+    assert (set(dose) <= set(range(4, 10)), dose.max()) == (True, 9.0)
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20)

@@ -8,6 +8,7 @@ import pytest
 from undersong.audit.trainer import declared
 from undersong.audit.trial import try_job
 from undersong.errors import UndersongError
+from undersong.recipes.declaration import DatasetEntry
 from undersong.recipes.mock import describe_entry, write_mock
 
 pytestmark = pytest.mark.process
@@ -53,3 +54,16 @@ async def test_a_job_that_cannot_run_is_said_why(
         await try_job(JOB | changes, twin, (), tmp_path / "t", lambda _: None)
     assert said in refused.value.message
     assert refused.value.remedy
+
+
+async def test_a_job_over_images_runs_on_a_twin(tmp_path: Path) -> None:
+    columns = [
+        {"name": "scan", "type": "image"},
+        {"name": "finding", "type": "category", "categories": ["none", "benign"]},
+    ]
+    entry = {"name": "scans", "kind": "npz", "path": "absent.npz", "label": "finding", "columns": columns}
+    made = describe_entry(DatasetEntry.model_validate(entry), rows=40)
+    twin = write_mock(made, tmp_path / "twin", 1)
+    job = {"name": "images", "recipe": {"name": "image", "params": {"classes": 2}}, "data": {"dataset": "scans"}}
+    found = await try_job(job, twin, (), tmp_path / "t", lambda _: None)
+    assert found.training_rows + found.metrics["examples"] == 40
