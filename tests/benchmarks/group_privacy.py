@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tests.benchmarks import private_models
 from tests.benchmarks.figures import Figure
 from tests.examples.test_hospital import HOSPITAL
 from undersong.recipes.catalogue import load_recipe
@@ -54,6 +55,7 @@ def measure() -> list[Figure]:
         ),
         Figure("privacy.gaussian_1000_charges_ms", gaussian, "ms", note="CPU; Gaussians alone, in closed form"),
         *(_heart(epsilon, published) for epsilon, published in PUBLISHED.items()),
+        *private_models.figures(),
     ]
 
 

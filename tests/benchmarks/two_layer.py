@@ -1,0 +1,20 @@
+"""Recipe `two-layer`: McMahan et al.'s 2NN for MNIST (784-200-200-10), or with no hidden layer softmax regression."""
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from undersong.recipe import IMAGE, ModelShape, TorchRecipe
+
+
+def build(shape: ModelShape, hidden: Sequence[int] = (200, 200)) -> nn.Module:
+    """Layers of these widths."""
+    layers, width = [nn.Flatten()], 784
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.ReLU()]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, shape.outputs))
+
+
+RECIPE = TorchRecipe(__file__, build=build, loss=cross_entropy, task="multiclass", classes=10, inputs=IMAGE)
