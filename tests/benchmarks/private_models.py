@@ -1,7 +1,7 @@
 """What noise costs MNIST's accuracy, by simulation: a hundred sites, and the set-up of TensorFlow Federated's tutorial.
 
 A hundred sites of 600 images each take part in every round, with engine `pairwise` and noise for each site that all of
-them add: what is claimed could be deployed as it stands. The model is softmax regression.
+them add: what is claimed could be deployed without a change. The model is softmax regression.
 
 The tutorial (Learning with differential privacy, TFF) trains McMahan's 2NN on EMNIST's 3,383 writers, about 100 images
 each; 120 of them are tossed for in each of 100 rounds, one pass in batches of 20 at a learning rate of 0.01, with noise

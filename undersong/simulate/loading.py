@@ -10,7 +10,10 @@ from undersong.errors import UndersongError
 from undersong.recipes.agreed import in_agreed_form
 from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset
 from undersong.recipes.protocol import Dataset
+from undersong.services.coordinator.domain.spec import JobSpec
+from undersong.services.coordinator.domain.validation import ValidJob
 from undersong.shared.names import hint
+from undersong.shared.wire.manifest import Fold
 from undersong.shared.wire.profiles import DatasetSchema, RecipeSpec
 from undersong.simulate.conditions import BY, Conditions, ConditionsInvalid
 from undersong.simulate.planning import resolve
@@ -33,11 +36,14 @@ def load_rows(
 ) -> Loaded:
     """Return the rows that a job reads; raises `ConditionsInvalid` and `UndersongError` with what to correct."""
     if isinstance(data, Dataset):
-        return Loaded(deal(data, conditions, seed), schema_of(data))
+        schema = schema_of(data)
+        return Loaded(deal(_evaluated(data, resolve(document, schema, recipes)), conditions, seed), schema)
     if isinstance(data, Mapping):
         if not data:
             raise ConditionsInvalid("there is no data set", remedy="give one for each client, by its name")
-        return Loaded(of_sites(data, conditions), schema_of(next(iter(data.values()))))
+        schema = schema_of(next(iter(data.values())))
+        found = resolve(document, schema, recipes)
+        return Loaded(of_sites({name: _evaluated(each, found) for name, each in data.items()}, conditions), schema)
     files = [Path(data)] if isinstance(data, str | Path) else [Path(each) for each in data]
     part = document.get("data")
     name = str(part.get("dataset")) if isinstance(part, Mapping) else ""
@@ -59,17 +65,31 @@ def _one(
 ) -> Loaded:
     schema = entry.schema_document()
     found = resolve(document, schema, recipes)
-    data, column, rule = load_dataset(entry, found.features, found.label), None, conditions.partition
-    if rule.kind == BY and rule.column not in (*found.features, found.label):
+    data, column, rule = _loaded(entry, found), None, conditions.partition
+    if rule.kind == BY and rule.column not in (*found.resolved.features, found.resolved.label):
         known = [each.name for each in entry.columns if each.type in ("number", "category")]
         if rule.column not in known:
             said = f"data set {entry.name} declares no column {rule.column!r} of numbers or categories"
             raise ConditionsInvalid(said + hint(rule.column, known), remedy="name one that it declares, or declare it")
-        column = load_dataset(entry, [rule.column], found.label).features[:, 0]
+        column = load_dataset(entry, [rule.column], found.resolved.label).features[:, 0]
     rows = deal(data, conditions, seed, column)
     if column is not None:
         rows = _named(rows, entry.wire(_column(entry, rule.column)).categories or (), column)
     return Loaded(rows, schema)
+
+
+def _loaded(entry: DatasetEntry, found: ValidJob) -> Dataset:
+    fold = found.spec.data.fold if isinstance(found.spec, JobSpec) else None
+    wanted = Fold(number=fold.number, of=fold.of) if fold is not None else None
+    return _evaluated(load_dataset(entry, found.resolved.features, found.resolved.label, fold=wanted), found)
+
+
+def _evaluated(data: Dataset, found: ValidJob) -> Dataset:
+    """Return the data set with the rows that the job evaluates on as those of its test."""
+    if not isinstance(found.spec, JobSpec):
+        return data
+    part = found.spec.evaluation.part
+    return data.evaluated_on(part or ("test" if found.spec.data.fold is None else "validation"))
 
 
 def _column(entry: DatasetEntry, name: str) -> Any:
@@ -100,6 +120,6 @@ def _several(
     found = resolve(document, schema, recipes)
     sites = {}
     for name, entry in zip(names, entries, strict=True):
-        data = load_dataset(entry, found.features, found.label)
-        sites[name] = in_agreed_form(data, entry.schema_document().columns, found.columns)
+        data = _loaded(entry, found)
+        sites[name] = in_agreed_form(data, entry.schema_document().columns, found.resolved.columns)
     return Loaded(of_sites(sites, conditions), schema)

@@ -34,7 +34,7 @@ _PERSON: Final = "simulation"
 def prepared(document: Mapping[str, Any], conditions: Conditions) -> dict[str, Any]:
     """Return the job document as it is simulated; raises `ConditionsInvalid` for one that cannot be."""
     if document.get("kind", "train") != "train":
-        raise ConditionsInvalid("only jobs that train can be simulated", remedy="undersong stats asks statistics")
+        raise ConditionsInvalid("only jobs that train can be simulated", remedy="simulate one of kind train")
     made = {key: value for key, value in document.items() if key != "federation"}
     made["federation_id"] = FEDERATION
     if isinstance(model := made.get("model"), Mapping) and model.get("version_id") is not None:
@@ -47,10 +47,10 @@ def prepared(document: Mapping[str, Any], conditions: Conditions) -> dict[str, A
     return made | ({"cohort": cohort} if cohort else {})
 
 
-def resolve(document: Mapping[str, Any], schema: DatasetSchema, recipes: Sequence[RecipeSpec]) -> Resolved:
-    """Return which columns the job reads of this data set, before its rows are known; raises `ConditionsInvalid`."""
+def resolve(document: Mapping[str, Any], schema: DatasetSchema, recipes: Sequence[RecipeSpec]) -> ValidJob:
+    """Return what the job reads of this data set, before its rows are known; raises `ConditionsInvalid`."""
     asked = {key: value for key, value in document.items() if key not in ("privacy", "cohort")}
-    return _judged(asked, schema, recipes, Population(3), [schema.rows] * 3).resolved
+    return _judged(asked, schema, recipes, Population(3), [schema.rows] * 3)
 
 
 def plan_job(

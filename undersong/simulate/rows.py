@@ -58,7 +58,7 @@ class ClientRows:
         arrays = {name: getattr(self.data, name) for name in _ARRAYS}
         arrays |= {"rows": self.split.rows, "offsets": self.split.offsets}
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            np.save(folder / f"{name}.npy", storable(array), allow_pickle=False)
         facts = {
             "name": self.data.name,
             "label_name": self.data.label_name,
@@ -120,6 +120,11 @@ def schema_of(data: Dataset) -> DatasetSchema:
     return DatasetSchema(name=data.name, kind="npz", columns=columns, label=label, rows=len(data.label))
 
 
+def storable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array that a file can hold without pickles: texts in place of objects."""
+    return array.astype(str) if array.dtype == object else array
+
+
 def _values(
     data: Dataset, rule: PartitionRule, column: npt.NDArray[np.float64] | None
 ) -> tuple[npt.NDArray[np.float64], dict[float, str]]:
@@ -140,6 +145,8 @@ def _values(
 
 def _chosen(data: Dataset, rows: Rows, train: Rows, test: Rows) -> Dataset:
     features, label = np.asarray(data.features[rows]), np.asarray(data.label[rows])
+    if features.dtype.kind == "U":  # texts, as `storable` keeps them
+        features = features.astype(object)
     return Dataset(data.name, data.columns, features, label, train, test, data.label_name)
 
 

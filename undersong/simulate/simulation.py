@@ -17,7 +17,7 @@ from undersong.simulate.executors import Executor, Inline, Pool, WorkerSetup
 from undersong.simulate.loading import Data, load_rows
 from undersong.simulate.planning import plan_job, prepared, rule_of
 from undersong.simulate.rounds import Course, Report
-from undersong.simulate.rows import ClientRows
+from undersong.simulate.rows import ClientRows, storable
 from undersong.simulate.runs import Run, record
 
 WORK = "work"
@@ -112,7 +112,7 @@ def _asked(document: Mapping[str, Any], conditions: Conditions, rows: ClientRows
     """Return all that the result follows from: a folder goes on with a simulation only where none of it differs."""
     data = rows.data
     arrays = (data.features, data.label, data.train, data.test, rows.split.rows, rows.split.offsets)
-    digests = [digest_of(array.tobytes()) for array in arrays]
+    digests = [digest_of(storable(array).tobytes()) for array in arrays]
     return {
         "job": dict(document),
         "recipe": recipe.spec.digest,

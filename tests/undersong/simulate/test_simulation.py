@@ -22,6 +22,8 @@ from undersong.shared.learning.tensors import load
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.privacy import PoissonGaussianEvent
 from undersong.simulate import Run, simulate
+from undersong.simulate.partitions import Split
+from undersong.simulate.rows import ClientRows
 
 SLOPE = Path(__file__).with_name("slope_recipe.py")
 NULL = {"name": "null", "params": {"parameters": 20_000}}
@@ -235,6 +237,41 @@ def test_a_client_for_each_ward(tmp_path: Path) -> None:
         write(file.parent, document)
     made = simulate(document, several, workers=0, recipes=[SLOPE], out=tmp_path / "s")
     assert made.rounds[0].cohort == ["east", "north", "south"]
+
+
+def test_a_fold_is_left_out_of_training_and_evaluated(tmp_path: Path) -> None:
+    write(tmp_path, job())
+    counts = []
+    for number in (1, 2, 3):
+        data = {"dataset": "made", "features": ["a", "b", "c"], "fold": {"number": number, "of": 3}}
+        made = simulate(
+            job(data=data),
+            tmp_path / "datasets.yaml",
+            clients=6,
+            workers=0,
+            recipes=[SLOPE],
+            out=tmp_path / str(number),
+        )
+        counts.append(made.metrics["examples"])
+    whole = simulate(
+        job(data={**data, "fold": None}),
+        tmp_path / "datasets.yaml",
+        clients=6,
+        workers=0,
+        recipes=[SLOPE],
+        out=tmp_path / "w",
+    )
+    assert sum(counts) + whole.metrics["examples"] == ROWS
+
+
+def test_texts_are_rows_like_others(tmp_path: Path) -> None:
+    texts = np.array(["a", "longer text", "", "é"], object)
+    none = np.zeros(0, np.int64)
+    data = Dataset("texts", (Column(name="said", type="text"),), texts, np.arange(4.0), np.arange(4), none, "label")
+    ClientRows(data, Split(np.arange(4), np.array([0, 1, 4]))).save(tmp_path)
+    opened = ClientRows.open(tmp_path)
+    assert opened.of(1).features.tolist() == ["longer text", "", "é"]
+    assert opened.of(1).features.dtype == object
 
 
 SERVER = {
