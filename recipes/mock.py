@@ -209,14 +209,19 @@ def _column_document(column: MockColumn) -> dict[str, Any]:
     return made | weights | {"missing": column.missing}
 
 
+def check_place(folder: Path) -> None:
+    """Raise `BadDataset` unless a twin can be written there: into a new or empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadDataset(f"{folder} is not empty: name another folder, or remove it")
+
+
 def write_mock(description: MockDescription, folder: Path, seed: int) -> Path:
     """Write rows and a ``datasets.yaml`` that declares them into a new or empty folder; return the latter.
 
     Raises `BadDataset` where the folder holds files.
     """
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise BadDataset(f"{folder} is not empty: name another folder, or remove it")
     random = np.random.default_rng(seed)
     if any(column.shape is not None for column in description.columns.values()):
         rows = {name: _array(column, description.rows, random) for name, column in description.columns.items()}

@@ -1,5 +1,8 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
+import asyncio
+import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undersong.cli import common
+from undersong.cli.bars import bars
 from undersong.client.types import ColumnComparison, Comparison
 from undersong.errors import UndersongError
 from undersong.shared.files import read_text
@@ -107,6 +111,17 @@ def mock(
         list[str] | None, typer.Option("--range", help="Draw a column from these: age=18,90. May be given again.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder (default: mock-NAME).")] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option("--epsilon", help="For the owner: draw by noisy counts of the rows, charged to the ledger."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="With --epsilon; by default that of the data set's budget, or 1e-6.")
+    ] = None,
+    config: Annotated[
+        Path,
+        typer.Option("--config", dir_okay=False, help="With --epsilon: agent.yaml of a site whose agent is stopped."),
+    ] = Path("agent.yaml"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same rows.")] = 0,
     federation: common.FederationName = None,
     profile: common.ProfileName = None,
@@ -114,22 +129,54 @@ def mock(
     """Make a twin of a data set without real rows, to try jobs with: undersong job try.
 
     Each column is drawn by itself, from declared types, categories and ranges alone. Without --data the sites' common
-    schema is used as the platform knows it, which has no ranges.
+    schema is used as the platform knows it, which has no ranges. With --epsilon, shares of categories and of parts of
+    declared ranges follow from the real rows, with noise for each row; the site's policy and ledger decide, and each
+    twin is charged.
     """
     from undersong.recipes import mock as twins  # brings numpy, which no other command needs
     from undersong.recipes.datasets import BadDataset
 
     try:
-        made = _described(dataset, data, description, rows, federation, profile)
+        place = out or Path(f"mock-{dataset}")
+        if not describe:
+            twins.check_place(place)
+        if epsilon is not None:
+            if data is not None or description is not None:
+                raise UndersongError("--epsilon goes with neither --data nor --from", remedy="name the site: --config")
+            made = _noised(dataset, config, epsilon, delta, rows)
+        else:
+            made = _described(dataset, data, description, rows, federation, profile)
         made = twins.with_ranges(made, _ranges(ranges or ()))
         if describe:
             typer.echo(dump_document(twins.description_document(made)), nl=False)
             return
-        written = twins.write_mock(made, out or Path(f"mock-{dataset}"), seed)
+        written = twins.write_mock(made, place, seed)
     except BadDataset as refusal:
         raise UndersongError(refusal.explain(), remedy="see undersong data mock --help") from None
     common.console.print(f"{written.parent}: {made.rows} rows that were drawn, none is real", markup=False)
     common.next_step(f"undersong job try job.yaml --data {common.quoted(written)}")
+
+
+def _noised(dataset: str, config: Path, epsilon: float, delta: float | None, rows: int) -> "MockDescription":
+    from undersong.audit.noised_twin import noised_twin
+    from undersong.cli.ledgers import opened
+
+    if not 0 < epsilon < math.inf or not (delta is None or 0 < delta < 1):
+        raise UndersongError("epsilon must be more than 0, and delta between 0 and 1", remedy="--epsilon 0.5")
+    with (
+        opened(config, charges=True) as (ledger, rule, settings),
+        tempfile.TemporaryDirectory(prefix="undersong-twin-") as folder,
+        bars() as bar_of,
+    ):
+        place, files = Path(folder).resolve() / "trainer", settings.datasets
+        work = noised_twin(files, ledger, rule, dataset, epsilon, delta, rows, place, bar_of("counting"))
+        made = asyncio.run(work)
+    told = f"charged to the ledger: epsilon {made.epsilon:g} at delta {made.delta:g} for each record of {dataset}"
+    common.complaints.print(told, markup=False)
+    if made.unasked:
+        said = f"drawn as declared, because no range is declared: {', '.join(made.unasked)}"
+        common.complaints.print(said, markup=False)
+    return made.description
 
 
 def _ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -43,7 +43,7 @@ def show(
     """Show what is spent and left of each budget, and the newest lines."""
     from undersong.services.agent.ledger.accounts import accounts
 
-    with _opened(config) as (ledger, rule, _):
+    with opened(config) as (ledger, rule, _):
         chain, fault = ledger.look()
         found = accounts(chain, rule, ledger.now())
         newest = ledger.lines()[-lines:] if lines else []
@@ -72,7 +72,7 @@ def export(
     """Print the whole ledger as JSON, with every line's hash, for an auditor; `verify --file` checks it."""
     from undersong.services.agent.ledger.accounts import accounts, exported
 
-    with _opened(config) as (ledger, rule, settings):
+    with opened(config) as (ledger, rule, settings):
         chain, fault = ledger.look()
         found, site = accounts(chain, rule, ledger.now()), _holder(settings).site_id
         document = exported(ledger.lines(), fault, found, ledger.secret(), site)
@@ -115,7 +115,7 @@ def verify(
         chain, secret, holder = _from_file(file)
         fault = chain.fault
     else:
-        with _opened(config) as (ledger, _, settings):
+        with opened(config) as (ledger, _, settings):
             (chain, fault), secret, holder = ledger.look(), ledger.secret(), _holder(settings)
     if fault is not None:
         raise UndersongError(f"the ledger does not hold: {fault}", remedy=ADVICE)
@@ -175,7 +175,7 @@ def adopt(
     """
     from undersong.services.agent.ledger.adoption import adopt as go_on
 
-    with _opened(config, alone=True) as (ledger, _, settings):
+    with opened(config, alone=True) as (ledger, _, settings):
         aside = settings.data_dir / f"ledger-aside-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
         added = go_on(ledger, reason.strip(), aside)
     if as_json:
@@ -189,8 +189,13 @@ def adopt(
 
 
 @contextmanager
-def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "PrivacyRule", "AgentSettings"]]:
-    """Open the ledger of a site's folder; UndersongError where it has none, or its agent runs and must not."""
+def opened(
+    config: Path, *, alone: bool = False, charges: bool = False
+) -> Iterator[tuple["Ledger", "PrivacyRule", "AgentSettings"]]:
+    """Open the ledger of a site's folder; UndersongError where it has none, or its agent runs and must not.
+
+    `charges`: something will be charged, so a policy that cannot be read is an error.
+    """
     from undersong.services.agent.domain.budgets import PrivacyRule
     from undersong.services.agent.ledger.book import Ledger
     from undersong.services.agent.ledger.mark import LedgerMark
@@ -204,7 +209,7 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
     with ExitStack() as stack:
         try:
             settings = load(config)
-            if alone:
+            if alone or charges:
                 stack.enter_context(held(settings))
             there = (settings.data_dir / "agent.sqlite").exists()
             state = AgentState(settings.data_dir) if there else None
@@ -217,6 +222,8 @@ def _opened(config: Path, *, alone: bool = False) -> Iterator[tuple["Ledger", "P
         try:
             rule = load_policy(settings)[0].privacy
         except PolicyError as error:
+            if charges:
+                raise UndersongError(str(error), remedy="undersong policy lint; its budgets decide") from None
             common.complaints.print(f"shown without budgets: {error}", markup=False)
             rule = PrivacyRule()
         try:

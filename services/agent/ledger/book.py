@@ -142,6 +142,25 @@ class Ledger:
             self._note(chain, fault)
             point("agent.charge.noted")
 
+    def spend(
+        self, manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule, reason: str
+    ) -> None:
+        """Charge what the owner releases without a platform: final at once, because no record will tell of it.
+
+        On return it is durable. Raises TaskFailure as `charge` does; one that is held and not final yet, as after a
+        crash between the two, has released nothing and becomes void.
+        """
+        self.charge(manifest, digest, event, rule)
+        with self._lock:
+            chain, fault = self._looked()
+            charge = chain.open(digest)
+            if charge is None or fault is not None:
+                raise TaskFailure(rules.LEDGER_DAMAGED, _damaged(fault or "its newest line is gone"))
+            if charge.state is State.HELD:
+                self._append(chain, self._settled(chain, charge, (State.FINAL, reason), None, rule))
+                point("agent.charge.settled")
+            self._note(chain, None)
+
     def rest(self) -> None:
         """Note that the task charged last is over in this process: bytes of it are durable by now, or never will be."""
         with self._lock:
