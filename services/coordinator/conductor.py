@@ -219,12 +219,20 @@ class Conductor:
             raise ResultUnusable("A published round has no version.")
         if kind not in _VERSIONED and result.values is None:
             raise ResultUnusable("A published round has no values.")
+        terms = record.manifest.manifest.privacy
+        if terms is not None and terms.adaptive_clip is not None and result.clipping is None:
+            raise ResultUnusable("A published round does not say how many updates were within its clip norm.")
         values = tuple(result.values or ())
         if kind is RoundKind.STATISTICS:
             (await self._job(record.round.job_id)).fits(values)
         metrics = await self._metrics(record, values) if kind is RoundKind.EVALUATE else {}
         outcome = RoundOutcome(
-            count=result.count, version_id=result.version_id, digest=result.digest, values=values, metrics=metrics
+            count=result.count,
+            version_id=result.version_id,
+            digest=result.digest,
+            values=values,
+            metrics=metrics,
+            within=None if result.clipping is None else result.clipping.within,
         )
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
         shown = result.model_dump(mode="json", exclude={"values"})

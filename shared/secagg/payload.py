@@ -11,6 +11,7 @@ from undersong.shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.private import noise_of_site, noise_reach
 from undersong.shared.secagg.quantise import (
+    TAIL_LENGTH,
     Decoded,
     Floats,
     ModVector,
@@ -49,7 +50,7 @@ def train_payload(
     """
     encoding, private = _encoding(manifest), manifest.privacy is not None
     ring = encode(delta, weight_of(examples, manifest), encoding, key=key, loss=loss, bare=private).ring
-    _add_noise(ring[: delta.size], manifest, key)
+    _add_noise(ring[:-TAIL_LENGTH], manifest, key)
     data = pack(ring, encoding.modulus_bits)
     return Payload(RoundKind.TRAIN, ring.size, encoding.modulus_bits, data, samples=samples)
 

@@ -4,13 +4,15 @@ A unit that is added or removed moves the integer sum by a vector of norm at mos
 A training update is clipped, and its rounding redrawn until that holds (`undersong.shared.secagg.quantise`). The sums
 of a private statistics round come in multiples of what one unit can change of all of them together, so there the norm
 is one such multiple and what rounding adds. The noise is discrete Gaussian; who adds it, and how much, follows from
-`PrivacyTerms`. `length` is everywhere the number of coordinates with noise: without a training update's tail.
+`PrivacyTerms`. `length` is everywhere the number of coordinates with noise (`coordinates_of`): without a training
+update's tail, but with the one that says whether the update was clipped, where the clip norm moves.
 """
 
 import math
 from typing import Final, Literal
 
 from undersong.shared.errors import Invalid
+from undersong.shared.privacy.clipping import bit_noise, bit_size
 from undersong.shared.privacy.distributed import site_sigma, sum_rho
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.facts import EngineFacts
@@ -45,6 +47,11 @@ ModulusBits = Literal[16, 24, 32, 64]
 
 class NoiseMisplanned(Invalid):
     """A round's encoding has no room for its noise, or no bound that its noise could be measured by."""
+
+
+def coordinates_of(manifest: RoundManifest, model_length: int) -> int:
+    """Return how many coordinates of a round's update get noise: the model's, and one for an adaptive clip norm."""
+    return model_length + (0 if manifest.encoding is None else manifest.encoding.clip_words)
 
 
 def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
@@ -118,7 +125,9 @@ def plan_noisy(*, summands: int, clip_norm: float, modulus_bits: ModulusBits, te
     Raises `NoHeadroom`, and `NoiseTooFine` where the grid is too coarse for a site's part of the noise.
     """
     parts = terms.min_sites if terms.model is PrivacyModel.DISTRIBUTED else 1
-    spread = _ROUNDED * terms.noise_multiplier / math.sqrt(parts)  # of one draw, in radii of the grid
+    bit = 0.0 if terms.adaptive_clip is None else bit_size(terms.noise_multiplier, bit_noise(terms))
+    radii = math.hypot(1.0, bit)  # what a site can move, with the bit of an adaptive clip norm
+    spread = _ROUNDED * radii * terms.noise_multiplier / math.sqrt(parts)  # of one draw, in radii of the grid
     draws = 2 / summands if terms.model is PrivacyModel.SERVER else 1  # for each summand
     room = ((1 << (modulus_bits - 1)) - 1) / (summands * (1 + WIDEST * spread * draws))
     radius = int(min(room, NORM_BOUND, MAX_SIGMA / spread))
@@ -135,6 +144,7 @@ def plan_noisy(*, summands: int, clip_norm: float, modulus_bits: ModulusBits, te
         scale=scale_of(radius, clip_norm),
         max_weight=1,
         clip_norm=clip_norm,
+        clip_bit=None if terms.adaptive_clip is None else max(1, round(bit * radius)),
     )
 
 

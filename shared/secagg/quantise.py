@@ -4,7 +4,8 @@ Source: conditional randomised rounding after Kairouz, Liu, Steinke, The Distrib
 2021), section 4: the rounding is redrawn until the integer vector's norm is below a bound, so that the sensitivity is a
 fact and not a hope. Departs: beta = 2**-20, so a redraw is rare and the bias it brings is below one millionth.
 Shapes: a vector is float32[d]; its ring form is uint[d + TAIL_LENGTH], weight times integer in two's complement.
-The tail carries TAIL as limbs of 8 bits, because a weighted loss does not fit a 16-bit coordinate.
+The tail carries TAIL as limbs of 8 bits, because a weighted loss does not fit a 16-bit coordinate. Where the encoding
+has a `clip_bit`, that coordinate stands between them.
 """
 
 import math
@@ -64,13 +65,15 @@ class Quantised:
 class Decoded:
     """A weighted mean float32[d], the sum of weights, how many vectors were clipped, and the weighted mean loss.
 
-    The last two are None where vectors have no tail.
+    The last two are None where vectors have no tail. within: the noisy share of vectors within the clip norm, where the
+    encoding has a `clip_bit`; noise can put it outside 0..1.
     """
 
     mean: Floats
     weight: int
     clipped: int | None
     loss: float | None
+    within: float | None = None
 
 
 def plan_encoding(
@@ -154,7 +157,13 @@ def decode_counts(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDAr
 
 
 def squared_norm_bound(encoding: Encoding, length: int) -> int:
-    """Return what the squared L2 norm of every encoded integer vector stays below (before its weight)."""
+    """Return what the squared L2 norm of every encoded integer vector stays below (before its weight).
+
+    `length`: its coordinates, the one for `clip_bit` among them where there is one.
+    """
+    if encoding.clip_bit is not None:
+        plain = encoding.model_copy(update={"clip_bit": None})
+        return squared_norm_bound(plain, length - encoding.clip_words) + encoding.clip_bit**2
     if encoding.clip_norm is None:
         return length * encoding.bound**2
     radius = encoding.clip_norm * encoding.scale
@@ -180,12 +189,16 @@ def encode(
     largest = peak * shrink * encoding.scale
     clipped = shrink < 1.0 or largest > encoding.bound * (1 + 1e-9)
     clamp = encoding.bound if largest > encoding.bound * (1 - 1e-9) else None
-    ring = np.empty(vector.size + TAIL_LENGTH, DTYPES[encoding.modulus_bits])
-    limit = math.inf if encoding.clip_norm is None else squared_norm_bound(encoding, vector.size) * (1 - _SUM_ERROR)
+    bits = _clip_words(encoding, within=shrink == 1.0)
+    ring = np.empty(vector.size + len(bits) + TAIL_LENGTH, DTYPES[encoding.modulus_bits])
+    limit = math.inf
+    if encoding.clip_norm is not None:
+        limit = (squared_norm_bound(encoding, vector.size + len(bits)) - sum(bit**2 for bit in bits)) * (1 - _SUM_ERROR)
     for draw in range(_MAX_REDRAWS):
         uniforms = _Uniforms(key, draw)
         if _round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:
-            ring[vector.size :] = _tail(weight, clipped and not bare, 0.0 if bare else loss)
+            ring[vector.size : vector.size + len(bits)] = np.array(bits, np.int64).astype(ring.dtype)
+            ring[vector.size + len(bits) :] = _tail(weight, clipped and not bare, 0.0 if bare else loss)
             return Quantised(ring, clipped)
     raise OutOfRange("rounding kept leaving the norm bound")  # pragma: no cover  (probability below 2**-1280)
 
@@ -200,10 +213,10 @@ def decode(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0, 
     weight, clipped, loss = _read_tail(total[length:], encoding.modulus_bits)
     if not count <= weight <= count * encoding.max_weight or clipped > count or count > encoding.max_summands:
         raise OutOfRange("the sum of weights or of clipped vectors does not fit the number of summands")
-    mean = _mean(total[:length], encoding, weight, weight * encoding.bound + slack)
+    mean, within = _opened(total[:length], encoding, weight, weight * encoding.bound + slack)
     if bare:
-        return Decoded(mean, weight, None, None)
-    return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000)
+        return Decoded(mean, weight, None, None, within)
+    return Decoded(mean, weight, clipped, (loss / weight - _LOSS_OFFSET) / 1000, within)
 
 
 def decode_plain(total: ModVector, encoding: Encoding, count: int, *, slack: int = 0) -> Decoded:
@@ -214,7 +227,25 @@ def decode_plain(total: ModVector, encoding: Encoding, count: int, *, slack: int
     if not 0 < count <= encoding.max_summands:
         raise OutOfRange("more vectors were summed than the encoding has room for")
     limit = count * (encoding.bound + 1) + slack
-    return Decoded(_mean(total, encoding, count, limit), count, None, None)
+    mean, within = _opened(total, encoding, count, limit)
+    return Decoded(mean, count, None, None, within)
+
+
+def _opened(total: ModVector, encoding: Encoding, weight: int, limit: int) -> tuple[Floats, float | None]:
+    """Return the mean, and the share of vectors that were within the clip norm where the encoding counts them."""
+    if encoding.clip_bit is None:
+        return _mean(total, encoding, weight, limit), None
+    count = int(signed(total[-1:], encoding.modulus_bits)[0])
+    if abs(count) > limit:
+        raise OutOfRange("the count of vectors within the clip norm is larger than its summands allow")
+    return _mean(total[:-1], encoding, weight, limit), 0.5 + count / (2 * encoding.clip_bit * weight)
+
+
+def _clip_words(encoding: Encoding, *, within: bool) -> list[int]:
+    """Return the coordinate that says whether a vector was within the clip norm; none without `clip_bit`."""
+    if encoding.clip_bit is None:
+        return []
+    return [encoding.clip_bit if within else -encoding.clip_bit]
 
 
 def _mean(total: ModVector, encoding: Encoding, weight: int, limit: int) -> Floats:

@@ -4,7 +4,8 @@ What the evidence cannot show: that the aggregator applied the sum to the model 
 digest is bound into the transcript), what the sites trained on, and whether a certificate was revoked later.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from undersong.shared.errors import Forbidden, Refusal
 from undersong.shared.identity.authority import CertificateUntrusted, Holder, keyid_of, public_bytes
 from undersong.shared.ids import Digest
+from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.secagg.audit import Check, many
 from undersong.shared.secagg.engines import ENGINES, engine_audit, engine_facts
 from undersong.shared.secagg.transcript import Transcript
@@ -30,6 +32,7 @@ from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.manifest import RoundKind, version_statement
 
 SHORT: Final = 16
+CLIP_SLACK: Final = 1e-9  # relative: by how much two computations of one clip norm may differ
 MAKES_VERSION: Final = frozenset({RoundKind.INITIALISE, RoundKind.TRAIN})
 
 
@@ -259,7 +262,23 @@ class _Audit:
         for name, wanted in _expected(self.record).items():
             if version.lineage.get(name) != wanted and (name != "data" or name in version.lineage):
                 raise EvidenceInvalid(f"the version's lineage names another {name.replace('_', ' ')} than the round")
+        self._check_clipping(version)
         return f"Version {version.id} is the round's: same content, recipe, data, parent and number of sites."
+
+    def _check_clipping(self, version: VersionEvidence) -> None:
+        """Raise EvidenceInvalid where a clip norm that moves does not follow from the round before."""
+        plan = self.record.manifest.manifest
+        rule = None if plan.privacy is None else plan.privacy.adaptive_clip
+        if rule is None or plan.encoding is None or plan.encoding.clip_norm is None or plan.model is None:
+            return
+        norm, parent = plan.encoding.clip_norm, self._version(plan.model.version_id).lineage
+        first = parent.get("job_id") != plan.job_id or parent.get("kind") != RoundKind.TRAIN
+        before = {"next": rule.start} if first else _clipping(parent)
+        said = _clipping(version.lineage)
+        if not math.isclose(norm, before["next"], rel_tol=CLIP_SLACK) or said["norm"] != norm:
+            raise EvidenceInvalid(f"the round's clip norm {norm:g} does not follow from the round before")
+        if not math.isclose(said["next"], next_clip(rule, norm, said["within"]), rel_tol=CLIP_SLACK):
+            raise EvidenceInvalid("the next clip norm does not follow from the share of updates within this one")
 
     def _version(self, version_id: str) -> VersionEvidence:
         for version in self.evidence.versions:
@@ -358,6 +377,14 @@ def _expected(record: RoundRecord) -> dict[str, object]:
         "contributors": record.contributors,
         "privacy": None if plan.privacy is None else plan.privacy.model_dump(mode="json"),
     }
+
+
+def _clipping(lineage: Mapping[str, object]) -> dict[str, float]:
+    """Return what a version's lineage says of a clip norm that moves."""
+    found = lineage.get("clipping")
+    if not isinstance(found, dict) or not {"norm", "within", "next"} <= found.keys():
+        raise EvidenceInvalid("a version's lineage does not say how its round's clip norm moved")
+    return {name: float(found[name]) for name in ("norm", "within", "next")}
 
 
 def _parents(version: VersionEvidence) -> list[str]:

@@ -15,8 +15,8 @@ from undersong.shared.identity.authority import Identity, Subject, keyid_of, ver
 from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.transparency.certificates import plain_fingerprint, read_authority, read_holder
 from undersong.shared.transparency.ledger_heads import LedgerHead
-from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex
-from undersong.shared.wire.privacy import Delta, Noise, NoisySteps, PrivacyModel, PrivacyUnit
+from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex, is_empty
+from undersong.shared.wire.privacy import AdaptiveClip, Delta, Noise, NoisySteps, PrivacyModel, PrivacyUnit
 from undersong.shared.wire.records import BytesHex
 
 FORMAT: Final = "undersong-datasheet/1"
@@ -86,9 +86,10 @@ class SheetMechanism(Document):
     """Noise of one kind and strength: standard deviation `noise_multiplier`, in units of what one unit can change.
 
     clip_norm: the L2 norm to which a site's update is clipped, or with `steps` each record's gradient; null for
-    statistics, where each measure has a bound of its own. steps: of a recipe that adds noise as it trains, in each
-    round. released of the `planned` rounds have been published. min_sites: the fewest sites whose noise is counted
-    on. colluding: sites assumed to know each other's noise, not counted on.
+    statistics, where each measure has a bound of its own, and where it moves: clip_path is then that of each round, in
+    the order in which they were made, towards the quantile of `adaptive_clip`. steps: of a recipe that adds noise as it
+    trains, in each round. released of the `planned` rounds have been published. min_sites: the fewest sites whose noise
+    is counted on. colluding: sites assumed to know each other's noise, not counted on.
     """
 
     job_id: JobId
@@ -98,6 +99,8 @@ class SheetMechanism(Document):
     min_sites: Count
     colluding: Count
     steps: NoisySteps | None = None
+    adaptive_clip: AdaptiveClip | None = Field(default=None, exclude_if=is_empty)
+    clip_path: tuple[float, ...] = Field(default=(), exclude_if=is_empty)
     released: Count
     planned: Count
 

@@ -174,12 +174,16 @@ def _mechanisms(
     account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Release]
 ) -> Iterator[SheetMechanism]:
     found: Counter[tuple[JobId, PrivacyTerms, float | None]] = Counter()
+    paths: dict[tuple[JobId, PrivacyTerms], list[float]] = {}
     for release in noisy:
-        manifest = release.manifest
-        if manifest.privacy is not None:
-            steps = manifest.privacy.steps
-            clip = manifest.encoding.clip_norm if manifest.encoding is not None else None
-            found[manifest.job_id, manifest.privacy, clip if steps is None else steps.clip_norm] += 1
+        manifest, terms = release.manifest, release.manifest.privacy
+        if terms is None:
+            continue
+        clip = manifest.encoding.clip_norm if manifest.encoding is not None else None
+        if terms.adaptive_clip is not None and clip is not None:
+            paths.setdefault((manifest.job_id, terms), []).append(clip)
+            clip = None
+        found[manifest.job_id, terms, clip if terms.steps is None else terms.steps.clip_norm] += 1
     own = account.subject.job_id
     if planned is not None and own is not None and not any(job_id == own for job_id, _, _ in found):
         found[own, planned, None] = 0
@@ -192,6 +196,8 @@ def _mechanisms(
             min_sites=terms.min_sites,
             colluding=terms.colluding,
             steps=terms.steps,
+            adaptive_clip=terms.adaptive_clip,
+            clip_path=tuple(paths.get((job_id, terms), ())),
             released=count,
             planned=terms.rounds,
         )
@@ -311,9 +317,13 @@ def _topic(topic: str, section: str, answer: str) -> SheetMapping:
 
 
 def _sensitivity(claims: Sequence[SheetClaim]) -> str:
-    norms = sorted({one.clip_norm for claim in claims for one in claim.mechanisms if one.clip_norm is not None})
+    mechanisms = [one for claim in claims for one in claim.mechanisms]
+    fixed = {one.clip_norm for one in mechanisms if one.clip_norm is not None}
+    norms = sorted(fixed.union(*(one.clip_path for one in mechanisms)))
     if norms:
         said = ", ".join(f"{norm:g}" for norm in norms)
+        if any(one.clip_path for one in mechanisms):
+            said = f"{norms[0]:.4g} to {norms[-1]:.4g}, as each round's manifest says"
         return f"each contribution is clipped to an L2 norm of {said}; what rounding to integers adds is counted in"
     return "bounds of each measure" if claims else "none"
 

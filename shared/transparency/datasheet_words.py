@@ -164,6 +164,10 @@ def _facts(claim: SheetClaim) -> Iterator[tuple[str, str]]:
 def _mechanism(one: SheetMechanism) -> str:
     clipped = "updates" if one.steps is None else "gradients of records"
     clip = "" if one.clip_norm is None else f", {clipped} clipped to L2 norm {one.clip_norm:g}"
+    if one.adaptive_clip is not None:
+        clip = f", updates clipped to an L2 norm that moves to their {one.adaptive_clip.quantile:g} quantile"
+        if one.clip_path:
+            clip += f", from {one.clip_path[0]:.4g} to {one.clip_path[-1]:.4g} so far"
     if one.steps is not None:
         clip += (
             f", {_count(one.steps.count, 'step')} a round over samples of {one.steps.probability:.3g} of all records"

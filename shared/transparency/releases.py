@@ -8,7 +8,7 @@ from typing import Final
 
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy.accounting import epsilon_of, merge
-from undersong.shared.secagg.private import event_of
+from undersong.shared.secagg.private import coordinates_of, event_of
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import NonPrivateEvent, PrivacyEvent, PrivacyUnit
 
@@ -21,7 +21,7 @@ class Release:
     """A round that used data and whose sum was opened.
 
     contributors: None of a round that failed while its sum was being opened: what was seen of it is not known. length:
-    of the update, where its round told it.
+    of the model, where its round told it.
     """
 
     manifest: RoundManifest
@@ -32,7 +32,7 @@ class Release:
     def event(self) -> PrivacyEvent:
         """What the round cost; an exact answer where its noise bounds nothing."""
         try:
-            found = event_of(self.manifest, self.length or self.manifest.length or 1)
+            found = event_of(self.manifest, coordinates_of(self.manifest, self.length or self.manifest.length or 1))
         except Refusal:
             return NonPrivateEvent()
         return found or NonPrivateEvent()

@@ -43,7 +43,8 @@ class RoundKind(StrEnum):
 class Encoding(Document):
     """How a real vector becomes integers modulo ``2**modulus_bits`` whose sum over all sites cannot wrap.
 
-    A coordinate x becomes q = round(x * scale) with |q| <= bound, times the site's weight w <= max_weight.
+    A coordinate x becomes q = round(x * scale) with |q| <= bound, times the site's weight w <= max_weight. With
+    `clip_bit` one coordinate more follows: clip_bit where the vector was within `clip_norm`, else -clip_bit.
     The headroom ``max_summands * max_weight * bound < 2**(modulus_bits - 1)`` is part of the document's validity.
     """
 
@@ -53,9 +54,17 @@ class Encoding(Document):
     scale: float = Field(gt=0, strict=True)
     max_weight: int = Field(ge=1, le=2**16, strict=True)
     clip_norm: float | None = Field(default=None, gt=0, strict=True)
+    clip_bit: int | None = Field(default=None, ge=1, strict=True, exclude_if=is_empty)
+
+    @property
+    def clip_words(self) -> int:
+        """How many coordinates more than the vector are summed: one with `clip_bit`."""
+        return 0 if self.clip_bit is None else 1
 
     @model_validator(mode="after")
     def _has_headroom(self) -> Self:
+        if self.clip_bit is not None and (self.clip_norm is None or self.max_weight != 1 or self.clip_bit > self.bound):
+            raise ValueError("clip_bit needs a clip_norm and equal weights, and is at most bound")
         if self.max_summands * self.max_weight * self.bound >= 1 << (self.modulus_bits - 1):
             raise ValueError("the sum of max_summands updates of max_weight * bound would wrap")
         return self
@@ -248,6 +257,13 @@ class RoundManifest(Digestible):
             self._check_privacy(self.privacy)
         return self
 
+    @model_validator(mode="after")
+    def _counts_clipped_updates(self) -> Self:
+        moves = self.privacy is not None and self.privacy.adaptive_clip is not None
+        if moves != (self.encoding is not None and self.encoding.clip_bit is not None):
+            raise ValueError("a clip norm that moves and clip_bit need each other")
+        return self
+
     def _check_privacy(self, terms: PrivacyTerms) -> None:
         """Raise ValueError for terms that this round cannot keep."""
         if terms.min_sites + terms.colluding > self.min_cohort:
@@ -256,6 +272,8 @@ class RoundManifest(Digestible):
             raise ValueError("only a round that trains or asks for statistics has privacy terms")
         if self.kind is RoundKind.TRAIN and (terms.model is PrivacyModel.RECORD) != (terms.unit is PrivacyUnit.RECORD):
             raise ValueError("noise on a sum of updates protects sites, noise inside a recipe records")
+        if self.kind is not RoundKind.TRAIN and terms.adaptive_clip is not None:
+            raise ValueError("only updates of a model have a clip norm that moves")
         if self.kind is RoundKind.STATISTICS and terms.unit is not PrivacyUnit.RECORD:
             raise ValueError("noise on statistics protects records")
         if self.kind is RoundKind.STATISTICS and terms.model is PrivacyModel.RECORD:

@@ -18,6 +18,8 @@ NEIGHBOURS: Final = "add or remove one"
 MAX_EPSILON: Final = 1000.0
 MIN_NOISE: Final = 0.001
 MAX_NOISE: Final = 10_000.0
+MAX_RATE: Final = 2.0
+"""The fastest that a clip norm moves: by a factor of exp(2) where all updates are on one side of it."""
 
 
 class PrivacyUnit(StrEnum):
@@ -105,6 +107,18 @@ class NoisySteps(Document):
     clip_norm: float = Field(gt=0, le=1e9, strict=True)
 
 
+class AdaptiveClip(Document):
+    """How the clip norm of a job's rounds moves: towards the `quantile` of the norms of updates, from `start`.
+
+    After each round it is multiplied by exp(-rate * (share - quantile)), where share is the noisy share of updates that
+    were within it (`undersong.shared.privacy.clipping`).
+    """
+
+    quantile: float = Field(gt=0, lt=1, strict=True)
+    rate: float = Field(gt=0, le=MAX_RATE, strict=True)
+    start: float = Field(gt=0, strict=True)
+
+
 RECORD_NOISE: Final = "record_noise"
 """The name under which a recipe's context holds the noise that it must add to protect records."""
 
@@ -132,7 +146,8 @@ class PrivacyTerms(Document):
     (which follows from the round's encoding). min_sites: the fewest sites whose noise is counted on: the minimum
     cohort less those assumed to collude; a larger cohort earns no credit. rounds: how many such rounds the whole job
     has. epsilon: what they cost together at `delta`, as the coordinator computed it; a site computes it for itself.
-    steps: what a recipe does that adds noise as it trains; `noise_multiplier` is then about each step.
+    steps: what a recipe does that adds noise as it trains; `noise_multiplier` is then about each step. adaptive_clip:
+    how the clip norm moves from round to round; None where it stays.
     """
 
     model: PrivacyModel
@@ -144,6 +159,7 @@ class PrivacyTerms(Document):
     min_sites: int = Field(ge=1, strict=True)
     colluding: int = Field(default=0, ge=0, strict=True)
     steps: NoisySteps | None = Field(default=None, exclude_if=is_empty)
+    adaptive_clip: AdaptiveClip | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -153,6 +169,8 @@ class PrivacyTerms(Document):
             raise ValueError("noise inside a recipe protects records")
         if (self.model is PrivacyModel.RECORD) != (self.steps is not None):
             raise ValueError("steps belong to noise inside a recipe, and to no other")
+        if self.adaptive_clip is not None and self.unit is not PrivacyUnit.SITE:
+            raise ValueError("an adaptive clip norm is one of sites' updates")
         if not math.isfinite(self.epsilon):
             raise ValueError("epsilon is not a finite number")
         return self
@@ -180,7 +198,13 @@ def terms_sentence(terms: Mapping[str, Any]) -> str:
     span = "in its one round" if rounds == 1 else f"over all {rounds} rounds"
     who = _WHO[PrivacyModel(terms["model"])].format(**{**terms, **(terms.get("steps") or {})})
     colluding = f", {terms['colluding']} assumed to collude" if terms.get("colluding") else ""
+    clip = terms.get("adaptive_clip")
+    moving = (
+        ""
+        if not clip
+        else (f"; the clip norm moves from {clip['start']:.4g} to the {clip['quantile']:g} quantile of updates' norms")
+    )
     return (
         f"epsilon {terms['epsilon']:.4g} at delta {terms['delta']:g} for each {terms['unit']} {span}: "
-        f"noise of {terms['noise_multiplier']:.4g} sensitivities, {who}{colluding}"
+        f"noise of {terms['noise_multiplier']:.4g} sensitivities, {who}{colluding}{moving}"
     )

@@ -1,11 +1,14 @@
 """Every recipe, task and number of classes from submission to its metrics: real agents, all walls around recipes up."""
 
 import json
+import math
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ import pytest
 import yaml
 
 from tests.effort import also
+from tests.pace import Deadline
 from undersong import cli
-from undersong.client import ApiError
+from undersong.client import ApiError, Client
 from undersong.local import Platform
 from undersong.local.forks import Forks
 from undersong.profile import save_profile
@@ -26,6 +30,7 @@ from undersong.services.agent.runner import landlock
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy import noise
 from undersong.simulate import simulate
+from undersong.verify import verify_now
 
 pytestmark = [
     pytest.mark.process,
@@ -277,6 +282,62 @@ def ledger_of(platform: Platform, site: str) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT event FROM charges WHERE unit = 'record' AND state = 'held'").fetchall()
     return [json.loads(row[0]) for row in rows]
+
+
+ADAPTIVE = {"pairwise": "distributed", "twoserver": "server"}
+
+
+def test_a_clip_norm_moves_to_the_updates_while_the_coordinator_dies(platform: Platform) -> None:
+    """From far above all updates to where half of them are, with every engine; each step follows from a signed one."""
+    client, start, rule = platform.client, 30.0, {"quantile": 0.5, "rate": 2.0}
+    jobs = {}
+    for engine, model in ADAPTIVE.items():
+        job = {
+            **document(platform, "binary"),
+            "name": f"adaptive {engine}",
+            "model": {"name": f"adaptive {engine}"},
+            "engine": engine,
+            "rounds": 7,
+            "evaluation": {"every": 0},
+            "strategy": {"weighting": "equal"},
+            "update": {"clip_norm": start},
+            "privacy": {"model": model, "noise_multiplier": 0.1, "delta": 1e-4, "adaptive_clip": rule},
+        }
+        jobs[engine] = client.submit_job(job).id
+    for event in client.follow(jobs["pairwise"], poll_s=0.1):
+        if event.type == "round.published" and event.data["kind"] == "train":
+            platform.kill("coordinator.worker")
+            break
+    for engine, job_id in jobs.items():
+        job = client.wait(job_id, timeout_s=400)
+        assert job.state == "succeeded", (engine, job.reason, job.causes)
+        rounds = [found for found in client.rounds(job_id) if found.kind == "train" and found.phase == "published"]
+        rounds.sort(key=lambda found: found.number)
+        norms = [found.clip_norm for found in rounds]
+        said = [(found.result or {})["clipping"] for found in rounds]
+        assert (norms[0], len(norms)) == (start, 7)
+        for here, after in pairwise(range(7)):
+            moved = norms[here] * math.exp(-2.0 * (said[here]["within"] - 0.5))  # type: ignore[operator]
+            assert norms[after] == pytest.approx(moved)
+            assert said[here]["next"] == norms[after]
+        assert norms[0] > norms[1] > norms[2], "all updates are smaller at first"
+        assert any(after > here for here, after in pairwise(norms)), "and then it has come down to them"  # type: ignore[operator]
+        assert job.version_id is not None
+        versions = client.versions(str(job.model_id))
+        assert [v.lineage["clipping"] for v in versions if "clipping" in v.lineage][-1] in said
+        found = verified(client, job.version_id)
+        assert found.verified, found.findings
+
+
+def verified(client: Client, version_id: str) -> Any:
+    """The checks of a version's evidence, once its round is logged."""
+    deadline = Deadline(400)
+    while True:
+        try:
+            return verify_now(version_id, client, None)
+        except ApiError:
+            assert not deadline.over(), "the round was never logged"
+            time.sleep(0.2)
 
 
 def test_the_documented_own_recipe_runs_as_its_page_says(platform: Platform) -> None:

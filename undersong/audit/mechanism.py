@@ -19,8 +19,8 @@ from undersong.services.agent.runner.protocol import Progress
 from undersong.shared.privacy import noise
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.privacy.auditing import epsilon_lower_bound, guess, plan_one_run
-from undersong.shared.secagg.private import event_of, noise_of_server, noise_of_site
-from undersong.shared.secagg.quantise import TAIL_LENGTH, encode
+from undersong.shared.secagg.private import coordinates_of, event_of, noise_of_server, noise_of_site
+from undersong.shared.secagg.quantise import encode
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import PrivacyModel
 
@@ -48,6 +48,7 @@ def noise_of(manifest: RoundManifest, length: int) -> Noise | None:
     terms = manifest.privacy
     if terms is None or terms.model is PrivacyModel.RECORD or manifest.kind is not RoundKind.TRAIN:
         return None
+    length = coordinates_of(manifest, length)
     if terms.model is PrivacyModel.SERVER:
         return Noise(noise_of_server(manifest, length), 1)
     return Noise(noise_of_site(manifest, length), terms.min_sites if terms.model is PrivacyModel.DISTRIBUTED else 1)
@@ -84,7 +85,7 @@ def audit_mechanism(
     made = guess(total.astype(np.float64), coins, plan.guesses)
     bound = epsilon_lower_bound(made, terms.delta, confidence)
     claim = Claim.of(terms)
-    event = event_of(manifest, length)
+    event = event_of(manifest, coordinates_of(manifest, length))
     figures = {
         "canaries": made.canaries,
         "guesses": made.guesses,
@@ -106,5 +107,5 @@ def audit_mechanism(
 def _longest(encoding: Encoding) -> int:
     """Return the integer that the real quantiser makes of one coordinate as long as the clip norm."""
     vector = np.array([encoding.clip_norm or 0.0, 0.0], np.float32)
-    made = encode(vector, 1, encoding, key=secrets.token_bytes(32)).ring[:-TAIL_LENGTH]
+    made = encode(vector, 1, encoding, key=secrets.token_bytes(32)).ring
     return int(made[0])

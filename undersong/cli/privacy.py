@@ -9,7 +9,7 @@ from rich.table import Table
 
 from undersong.cli import common, figures
 from undersong.cli.jobs import SpecFile, read_spec
-from undersong.client.types import PrivacyPlan
+from undersong.client.types import ClippingPlan, PrivacyPlan
 
 app = typer.Typer(no_args_is_help=True, help="What noise costs, and what it bounds.")
 LENGTHS: Final = (100, 10_000, 1_000_000)
@@ -37,6 +37,8 @@ def plan(
         _show_accuracy(found.mean_noise, [parameters] if parameters is not None else LENGTHS)
     elif found.deviation is not None:
         _say(f"noise on each answer: {found.deviation:.3g} times what one record can change of all of them together")
+    if found.clipping is not None:
+        _show_clipping(found.clipping)
     if found.participation is not None:
         turn = found.participation
         _say(f"participation: {turn.sites} of {turn.eligible} sites in a round; {turn.advice}")
@@ -87,6 +89,18 @@ def _show_accuracy(mean_noise: float, lengths: Sequence[int]) -> None:
         _say(f"  {length:,} parameters: {size:.3g} ({told}); on each one {mean_noise:.3g}")
     _say(
         "  fewer parameters, more sites or a larger epsilon lower it; a smaller clip norm does where updates are small"
+    )
+
+
+def _show_clipping(found: ClippingPlan) -> None:
+    _say(
+        f"the clip norm moves from {found.start:.4g} towards the {found.quantile:g} quantile of updates' norms; "
+        f"counting clipped updates leaves noise of {found.update_noise:.4g} clip norms on the sum of updates"
+    )
+    chance = math.exp(found.rate * found.share_noise) - 1
+    _say(
+        f"  the share of updates within it is known to ±{found.share_noise:.2g}, which moves it by {chance:.1%} in "
+        "each round by chance; a smaller rate or more sites lower that"
     )
 
 

@@ -114,6 +114,7 @@ class JobPrivacy(Answer):
     rounds: int
     min_sites: int
     colluding: int = 0
+    adaptive_clip: dict[str, Any] | None = None
 
     @property
     def sentence(self) -> str:
@@ -146,6 +147,17 @@ class ParticipationPlan(Answer):
     advice: str
 
 
+class ClippingPlan(Answer):
+    """What a clip norm that follows the updates costs, and how well it can follow them."""
+
+    quantile: float
+    rate: float
+    start: float
+    update_noise: float
+    bit_noise: float
+    share_noise: float
+
+
 class PrivacyPlan(Answer):
     """What noise a job has and what it costs; of an exact job, what noise would cost."""
 
@@ -159,6 +171,7 @@ class PrivacyPlan(Answer):
     deviation: float | None = None
     mean_noise: float | None = None
     participation: ParticipationPlan | None = None
+    clipping: ClippingPlan | None = None
 
 
 class Job(Answer):
@@ -209,6 +222,7 @@ class Round(Answer):
     kind: str
     phase: str
     attempt: int = 1
+    clip_norm: float | None = None
     reason: str | None = None
     cohort: list[str] = Field(default_factory=list)
     got: int = 0

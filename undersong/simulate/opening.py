@@ -7,7 +7,7 @@ import numpy as np
 
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.payload import opened_train
-from undersong.shared.secagg.private import noise_of_server
+from undersong.shared.secagg.private import coordinates_of, noise_of_server
 from undersong.shared.secagg.quantise import DTYPES, TAIL_LENGTH, Decoded, ModVector
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.simulate.conditions import PLAIN, Conditions
@@ -34,21 +34,23 @@ def opened_mean(asked: Mean, total: Any, count: int, weight: int, loss: float, c
     if asked.conditions.engine == PLAIN:
         if not count:
             return _nothing(asked.length)
-        return Decoded((total / weight).astype(np.float32), weight, clipped, loss / weight)
+        return Decoded((total / weight).astype(np.float32), weight, clipped, loss / weight, 1 - clipped / count)
     manifest, sample = asked.manifest, asked.conditions.sample
     if not count and manifest.privacy is None:
         return _nothing(asked.length)
     words = _words(asked, total)
-    _add_noise(words[: asked.length], asked)
+    _add_noise(words[: coordinates_of(manifest, asked.length)], asked)
     opened = opened_train(manifest, words, max(count, 1))
     if not sample.tossed or sample.share is None or manifest.privacy is None:
         return opened
     expected = sample.share * asked.clients
-    return Decoded(opened.mean * np.float32(max(count, 1) / expected), count, None, None)
+    scale = max(count, 1) / expected
+    within = None if opened.within is None else 0.5 + (opened.within - 0.5) * scale
+    return Decoded(opened.mean * np.float32(scale), count, None, None, within)
 
 
 def _nothing(length: int) -> Decoded:
-    return Decoded(np.zeros(length, np.float32), 0, 0, None)
+    return Decoded(np.zeros(length, np.float32), 0, 0, None, 0.5)
 
 
 def _words(asked: Mean, total: ModVector | None) -> ModVector:
@@ -57,7 +59,7 @@ def _words(asked: Mean, total: ModVector | None) -> ModVector:
     if encoding is None:
         raise ValueError("a round of training without an encoding")
     if total is None:
-        return np.zeros(asked.length + tail, DTYPES[encoding.modulus_bits])
+        return np.zeros(coordinates_of(asked.manifest, asked.length) + tail, DTYPES[encoding.modulus_bits])
     return total if tail else total[: total.size - TAIL_LENGTH]
 
 

@@ -12,6 +12,7 @@ from undersong.services.coordinator.domain.cohort import CohortRule
 from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.privacy import adaptive_rule
 from undersong.services.coordinator.domain.sites import SiteFacts
 from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
 from undersong.services.coordinator.domain.validation import Resolved, ValidJob, World, judge
@@ -170,7 +171,8 @@ def _credited(document: Mapping[str, Any], conditions: Conditions) -> bool:
 
 def _affordable(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section with a cost that any job can be judged with: the tosses' credit is settled afterwards."""
-    return {key: value for key, value in privacy.items() if key != "noise_multiplier"} | {"epsilon": 1.0}
+    left_out = ("noise_multiplier", "adaptive_clip")
+    return {key: value for key, value in privacy.items() if key not in left_out} | {"epsilon": 1.0}
 
 
 def _sampled_terms(spec: JobSpec, conditions: Conditions) -> PrivacyTerms:
@@ -189,6 +191,7 @@ def _sampled_terms(spec: JobSpec, conditions: Conditions) -> PrivacyTerms:
             epsilon=epsilon,
             rounds=spec.rounds,
             min_sites=1,
+            adaptive_clip=adaptive_rule(asked.adaptive_clip, spec.update.clip_norm),
         )
     except ValueError:
         raise ConditionsInvalid(f"noise of {noise:g} costs epsilon {epsilon:.4g}, which bounds nothing") from None

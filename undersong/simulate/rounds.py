@@ -223,7 +223,8 @@ class Course:
             raise UndersongError(said, remedy="lower the learning rate, or give update.clip_norm") from None
         self._strategy = made.state
         facts = {"weight": opened.weight, "loss": opened.loss, "clipped": opened.clipped}
-        return self._published(made.content, sums.count, {**facts, "vector_length": base.schema.length})
+        outcome, told = self._published(made.content, sums.count, {**facts, "vector_length": base.schema.length})
+        return replace(outcome, within=opened.within), told
 
     def _published(self, content: bytes, count: int, facts: dict[str, Any]) -> tuple[RoundOutcome, dict[str, Any]]:
         self._model = content

@@ -159,11 +159,19 @@ def fields_of(request: ConsentRequest) -> dict[str, Any]:
         "how updates are hidden": facts.wording.protection,
         "fewest sites in a sum": request.min_cohort,
         "rounds": {str(each.kind): each.rounds for each in request.job.planned},
-        "clip norm": {str(each.kind): each.clip_norm for each in request.job.planned if each.clip_norm is not None},
+        "clip norm": {str(each.kind): clip for each in request.job.planned if (clip := _clip(each)) is not None},
         "noise": {str(each.kind): _noise(each) for each in request.job.planned},
         "strategy": {"name": request.strategy, **request.strategy_params},
         "federation": request.federation_id,
     }
+
+
+def _clip(planned: PlannedRounds) -> float | str | None:
+    """Return the limit of an update's norm, or how it moves; None where nothing limits it."""
+    rule = None if planned.privacy is None else planned.privacy.adaptive_clip
+    if rule is None:
+        return planned.clip_norm
+    return f"{rule.start:g} at first, then towards the {rule.quantile:g} quantile of updates' norms"
 
 
 def _noise(planned: PlannedRounds) -> str:

@@ -9,7 +9,7 @@ from undersong.services.agent.ledger.rules import PRIVACY_MISMATCH
 from undersong.services.agent.rounds.updates import mapped
 from undersong.shared.errors import Refusal
 from undersong.shared.learning import tensors
-from undersong.shared.secagg.private import event_of
+from undersong.shared.secagg.private import coordinates_of, event_of
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import PrivacyEvent
 
@@ -29,4 +29,4 @@ def _length(manifest: RoundManifest, model: Path | None) -> int:
     """Return the number of coordinates of the update."""
     if manifest.privacy is None or model is None:
         return manifest.length or 1
-    return tensors.load(mapped(model)).schema.length
+    return coordinates_of(manifest, tensors.load(mapped(model)).schema.length)

@@ -88,6 +88,14 @@ class Receipt(BaseModel):
     signature: str
 
 
+class ClippingView(BaseModel):
+    """A round's clip norm that moves: the norm, the noisy share of updates within it, and the next round's norm."""
+
+    norm: float
+    within: float
+    next: float
+
+
 class RoundResultView(BaseModel):
     """What came of a round. `values` are opened sums, only of statistics and evaluate rounds."""
 
@@ -100,6 +108,7 @@ class RoundResultView(BaseModel):
     clipped: int | None = None
     values: list[float] | None = None
     metrics_layout: str | None = None
+    clipping: ClippingView | None = None
 
 
 class Rejection(BaseModel):

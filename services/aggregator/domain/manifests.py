@@ -41,8 +41,9 @@ def update_length(manifest: RoundManifest, model_length: int | None) -> int | No
 
 
 def tail_length(manifest: RoundManifest) -> int:
-    """Return how many words follow the model's in a training update."""
-    return engine_facts(manifest.engine).tail_words
+    """Return how many words follow the model's in a training update: a count of clipped ones, the engine's tail."""
+    clip_words = 0 if manifest.encoding is None else manifest.encoding.clip_words
+    return clip_words + engine_facts(manifest.engine).tail_words
 
 
 def evaluation_length(layout: str) -> int:

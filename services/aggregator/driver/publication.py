@@ -32,6 +32,7 @@ from undersong.shared.learning import safetensors
 from undersong.shared.learning.steps import next_model
 from undersong.shared.learning.strategies import StrategyUnknown
 from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, load, save
+from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from undersong.shared.secagg.payload import opened_sums, opened_train
 from undersong.shared.secagg.quantise import ModVector, OutOfRange, pack
@@ -73,6 +74,7 @@ class ComputedRound:
     model_length: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
+    clipping: dict[str, float] | None = None
 
 
 class Publication:
@@ -139,7 +141,7 @@ class Publication:
         content = None if outcome.content is None else (await self._blobs.put(outcome.content)).digest
         state = None if outcome.state is None else (await self._blobs.put(outcome.state)).digest
         result = {**outcome.result, "digest": content}
-        intent = None if content is None else self._intent(stored, content, outcome.metrics)
+        intent = None if content is None else self._intent(stored, content, outcome)
 
         async def work(tx: Transaction) -> Stored:
             rows = RoundRepository(tx)
@@ -159,11 +161,13 @@ class Publication:
 
         return await self._database.run("round.check", work)
 
-    def _intent(self, stored: Stored, content: Digest, metrics: dict[str, float]) -> Intent:
+    def _intent(self, stored: Stored, content: Digest, outcome: ComputedRound) -> Intent:
         manifest, identity = manifest_of(stored.manifest), self._identity()
         if manifest.model_id is None:
             raise ValueError("a manifest without a model makes no version")
-        lineage = lineage_of(manifest, contributors=stored.round.got, metrics=metrics)
+        lineage = lineage_of(
+            manifest, contributors=stored.round.got, metrics=outcome.metrics, clipping=outcome.clipping
+        )
         signature = identity.private_key.sign(version_statement(manifest.model_id, content, lineage)).hex()
         body = {
             "content_digest": content,
@@ -291,10 +295,25 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
     )
     _check_finite(made.content)
     loss = {} if decoded.loss is None else {"loss": decoded.loss}
+    clipping = _clipping(manifest, decoded.within)
     result = _result(
-        stored, vector_length=schema.length, weight=decoded.weight, clipped=decoded.clipped, loss=decoded.loss
+        stored,
+        vector_length=schema.length,
+        weight=decoded.weight,
+        clipped=decoded.clipped,
+        loss=decoded.loss,
+        clipping=clipping,
     )
-    return ComputedRound(result, made.content, made.state, schema.length, loss, evidence)
+    return ComputedRound(result, made.content, made.state, schema.length, loss, evidence, clipping)
+
+
+def _clipping(manifest: RoundManifest, within: float | None) -> dict[str, float] | None:
+    """Return the round's clip norm, the noisy share of updates within it, and the next; None where it does not move."""
+    rule = None if manifest.privacy is None else manifest.privacy.adaptive_clip
+    if rule is None or within is None or manifest.encoding is None or manifest.encoding.clip_norm is None:
+        return None
+    clip_norm = manifest.encoding.clip_norm
+    return {"norm": clip_norm, "within": within, "next": next_clip(rule, clip_norm, within)}
 
 
 def sum_digest(total: ModVector, manifest: RoundManifest) -> Digest:
@@ -317,13 +336,25 @@ def _summed(stored: Stored, folding: Folding) -> ComputedRound:
 
 
 def _result(stored: Stored, **facts: Any) -> dict[str, Any]:
-    empty = {"version_id": None, "digest": None, "weight": None, "loss": None, "clipped": None, "values": None}
+    names = ("version_id", "digest", "weight", "loss", "clipped", "values", "clipping")
+    empty: dict[str, Any] = dict.fromkeys(names)
     return {**empty, "count": stored.round.got, "metrics_layout": stored.layout, **facts}
 
 
-def lineage_of(manifest: RoundManifest, *, contributors: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return where a model version comes from, and what its round's noise promises if it has some; signed with it."""
-    terms = {} if manifest.privacy is None else {"privacy": manifest.privacy.model_dump(mode="json")}
+def lineage_of(
+    manifest: RoundManifest,
+    *,
+    contributors: int,
+    metrics: Mapping[str, float],
+    clipping: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return where a model version comes from, and what its round's noise promises if it has some; signed with it.
+
+    clipping: the round's clip norm, the noisy share of updates within it and the next clip norm, where it moves.
+    """
+    terms: dict[str, Any] = {} if manifest.privacy is None else {"privacy": manifest.privacy.model_dump(mode="json")}
+    if clipping is not None:
+        terms["clipping"] = dict(clipping)
     return {
         "job_id": manifest.job_id,
         "round_id": manifest.round_id,

@@ -138,12 +138,21 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
         manifest_digest=found.manifest_digest,
         model_version=found.model_version_id,
         epoch=found.epoch,
+        clip_norm=found.clip_norm,
+        within=_within(found),
         tasks=tasks,
         faults=tuple(
             FaultItem(item.site_name or item.site_id, item.code, item.message, item.code == SHARES_DISPUTED)
             for item in found.faults or ()
         ),
     )
+
+
+def _within(found: RoundView) -> float | None:
+    """Return the noisy share of updates within the round's clip norm; None where it does not move."""
+    clipping = (found.result or {}).get("clipping")
+    within = clipping.get("within") if isinstance(clipping, dict) else None
+    return float(within) if isinstance(within, int | float) else None
 
 
 def part(found: ParticipationView) -> PartItem:

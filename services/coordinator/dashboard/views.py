@@ -79,6 +79,8 @@ class RoundItem:
     epoch: int | None = None
     tasks: tuple[TaskItem, ...] = ()
     faults: tuple[FaultItem, ...] = ()
+    clip_norm: float | None = None  # the limit of an update's norm
+    within: float | None = None  # the noisy share of updates within it, where it moves
 
     @property
     def open(self) -> bool:

@@ -33,6 +33,7 @@ from undersong.services.coordinator.domain.validation import Resolved
 from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
 from undersong.shared.learning.metrics import evaluation_layout
+from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.statistics.sensitivity import from_multiples
 from undersong.shared.statistics.session import QuerySession
 from undersong.shared.wire.manifest import RoundKind
@@ -53,13 +54,17 @@ class ClaimNotBroken(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """What the aggregator published for a round: a model version or sums, over `count` sites."""
+    """What the aggregator published for a round: a model version or sums, over `count` sites.
+
+    within: the noisy share of updates that were within the round's clip norm, where that moves.
+    """
 
     count: int
     version_id: VersionId | None = None
     digest: Digest | None = None
     values: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    within: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +201,32 @@ class Job:
             return replace(job, progress=replace(done, evaluated=number, scores=scores))
         if outcome.version_id is None or outcome.digest is None:
             raise ValueError("a round that trains publishes a version")
-        trained = number if kind is RoundKind.TRAIN else done.trained
+        if kind is RoundKind.TRAIN:
+            done = replace(done, trained=number, clip_norm=self._next_clip(outcome.within))
         return replace(
             job,
             version_id=outcome.version_id,
             version_digest=outcome.digest,
-            progress=replace(done, has_model=True, trained=trained),
+            progress=replace(done, has_model=True),
         )
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The limit of an update's norm in the next round of training; None of a statistics job or where none is set.
+
+        It moves from round to round with an adaptive clip norm.
+        """
+        given = None if isinstance(self.spec, StatisticsSpec) else self.spec.update.clip_norm
+        return given if self.progress.clip_norm is None else self.progress.clip_norm
+
+    def _next_clip(self, within: float | None) -> float | None:
+        """Return the clip norm after a round of training; None where it does not move."""
+        terms, norm = self.resolved.privacy, self.clip_norm
+        if terms is None or terms.adaptive_clip is None or norm is None:
+            return None
+        if within is None:
+            raise ValueError("a round whose clip norm moves says how many updates were within it")
+        return next_clip(terms.adaptive_clip, norm, within)
 
     def answered(self, opened: tuple[float, ...], sites: int) -> "Job":
         """Take in what a round of a statistics job opened over these sites' sums; raises `SumsMisfit`."""

@@ -56,16 +56,19 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
     return choose(candidates, CohortRule(asked.min, asked.max, asked.fraction, asked.seed), step.draw)
 
 
-def train_encoding(summands: int, spec: JobSpec, terms: PrivacyTerms | None = None) -> Encoding:
+def train_encoding(
+    summands: int, spec: JobSpec, terms: PrivacyTerms | None = None, clip_norm: float | None = None
+) -> Encoding:
     """Return how updates of a training round become integers; raises a Refusal where there is no headroom.
 
-    Where the norm is proved, it is what limits an update: `bound` is used where no `clip_norm` is given, and
-    every site weighs the same.
+    clip_norm: that of this round, where it is not the job's first. Where the norm is proved, it is what limits an
+    update: `bound` is used where no `clip_norm` is given, and every site weighs the same.
     """
     update, proved = spec.update, engine_facts(spec.engine).proves_norm
     if terms is not None and terms.steps is None and update.clip_norm is not None:
         bits = 64 if proved else update.modulus_bits
-        return plan_noisy(summands=summands, clip_norm=update.clip_norm, modulus_bits=bits, terms=terms)
+        norm = update.clip_norm if clip_norm is None else clip_norm
+        return plan_noisy(summands=summands, clip_norm=norm, modulus_bits=bits, terms=terms)
     if proved:
         return plan_norm(summands=summands, clip_norm=update.clip_norm or update.bound)
     return plan_encoding(
@@ -109,7 +112,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
         context=_context(job, spec, step),
-        encoding=_encoding(step.kind, size, spec, job.resolved.privacy),
+        encoding=_encoding(step.kind, size, spec, job),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
         target=size,
@@ -119,7 +122,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         epoch=settled.epoch,
         weight_unit=job.resolved.weight_unit,
         log_head=settled.log_head,
-        request=job_request(job, train_encoding(size, spec, job.resolved.privacy).clip_norm),
+        request=job_request(job, _fixed_clip(size, spec, job.resolved.privacy)),
         privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
         **_evaluated(job, step.kind),
     )
@@ -205,7 +208,16 @@ def _model(job: Job) -> ModelRef:
     return ModelRef(version_id=VersionId(job.version_id), digest=job.version_digest)
 
 
-def _encoding(kind: RoundKind, summands: int, spec: JobSpec, terms: PrivacyTerms | None) -> Encoding | None:
+def _encoding(kind: RoundKind, summands: int, spec: JobSpec, job: Job) -> Encoding | None:
     if kind is RoundKind.INITIALISE:
         return None
-    return train_encoding(summands, spec, terms) if kind is RoundKind.TRAIN else plan_sums(summands=summands)
+    if kind is not RoundKind.TRAIN:
+        return plan_sums(summands=summands)
+    return train_encoding(summands, spec, job.resolved.privacy, job.progress.clip_norm)
+
+
+def _fixed_clip(summands: int, spec: JobSpec, terms: PrivacyTerms | None) -> float | None:
+    """Return the clip norm of all the job's rounds; None where it moves from one to the next, or there is none."""
+    if terms is not None and terms.adaptive_clip is not None:
+        return None
+    return train_encoding(summands, spec, terms).clip_norm

@@ -12,12 +12,14 @@ from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.shared.errors import Invalid, Refusal
 from undersong.shared.privacy.accounting import epsilon_of, noise_for, noise_until
+from undersong.shared.privacy.clipping import MOST_SHARE_NOISE, bit_noise
 from undersong.shared.secagg.engines import ENGINES, names_of
 from undersong.shared.secagg.facts import EngineFacts
 from undersong.shared.secagg.private import expected_event, misplaced
 from undersong.shared.wire.privacy import (
     MAX_EPSILON,
     MIN_DELTA,
+    AdaptiveClip,
     NoisySteps,
     PrivacyModel,
     PrivacyTerms,
@@ -27,6 +29,7 @@ from undersong.shared.wire.privacy import (
 _SECTION: Final = "/privacy"
 _LEAST_EPSILON: Final = 1e-9
 """What is claimed of noise so large that delta covers all that it costs."""
+_ADAPTIVE: Final = f"{_SECTION}/adaptive_clip"
 _EXACT: Final = "exact sums, of which no epsilon says anything; a site whose policy requires noise refuses them"
 
 
@@ -38,13 +41,15 @@ class TooLittleNoise(Invalid):
 class Protected:
     """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds.
 
-    steps: what the recipe does in each round, where it adds the noise.
+    steps: what the recipe does in each round, where it adds the noise. clip_norm: the limit of an update's norm in the
+    first round, of a job that trains.
     """
 
     unit: PrivacyUnit
     count: int | None
     rounds: int
     steps: NoisySteps | None = None
+    clip_norm: float | None = None
 
 
 def settle_terms(
@@ -59,6 +64,8 @@ def settle_terms(
     if model is PrivacyModel.NONE:
         if asked.epsilon is not None or asked.noise_multiplier is not None:
             findings.error(f"{_SECTION}/model", "with none sums are exact: name who adds noise, such as distributed")
+        if asked.adaptive_clip is not None:
+            findings.error(_ADAPTIVE, "moves with a noisy share of updates: name who adds noise, such as distributed")
         return None
     _check_section(asked, protected, findings)
     _check_place(model, facts, findings)
@@ -69,10 +76,18 @@ def settle_terms(
     if len(findings.errors) > before or cohort is None or (model is PrivacyModel.RECORD and protected.steps is None):
         return None
     try:
-        return _terms(asked, model, cohort.min - asked.colluding, protected)
+        terms = _terms(asked, model, cohort.min - asked.colluding, protected)
     except Refusal as refusal:
         findings.error(f"{_SECTION}/{'noise_multiplier' if asked.epsilon is None else 'epsilon'}", refusal.detail)
         return None
+    if terms.adaptive_clip is not None and (noise := share_noise(terms, cohort.min)) > MOST_SHARE_NOISE:
+        findings.error(
+            _ADAPTIVE,
+            f"the share of {cohort.min} sites within the limit would be known only to ±{noise:.2g}, more than "
+            f"±{MOST_SHARE_NOISE:g}: the limit would move by chance. Leave it out, or allow more sites or more epsilon",
+        )
+        return None
+    return terms
 
 
 def check_training(
@@ -134,7 +149,15 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
         min_sites=min_sites,
         colluding=asked.colluding,
         steps=protected.steps,
+        adaptive_clip=adaptive_rule(asked.adaptive_clip, protected.clip_norm),
     )
+
+
+def adaptive_rule(rule: parts.AdaptiveClipPart | None, clip_norm: float | None) -> AdaptiveClip | None:
+    """Return how the clip norm moves from its start; None where it stays."""
+    if rule is None or clip_norm is None:
+        return None
+    return AdaptiveClip(quantile=rule.quantile, rate=rule.rate, start=clip_norm)
 
 
 def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Findings) -> None:
@@ -142,6 +165,8 @@ def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Fin
         findings.error(
             f"{_SECTION}/clip_norm", "limits a record's gradient with model record; for updates give update.clip_norm"
         )
+    if asked.adaptive_clip is not None and protected.unit is not PrivacyUnit.SITE:
+        findings.error(_ADAPTIVE, "moves the limit of sites' updates, which no noise protects here: leave it out")
     if (asked.epsilon is None) == (asked.noise_multiplier is None):
         findings.error(_SECTION, "give epsilon or noise_multiplier, one of them: the other follows")
     if asked.unit is not None and asked.unit != protected.unit:
@@ -168,6 +193,11 @@ def _elsewhere(model: PrivacyModel) -> str:
     """Return the engines with which it can be done."""
     fit = [facts for facts in ENGINES.values() if misplaced(model, facts) is None]
     return f"it is possible with {names_of(fit)}"
+
+
+def share_noise(terms: PrivacyTerms, sites: int) -> float:
+    """Return the standard deviation of the noise on the share of `sites` updates within an adaptive clip norm."""
+    return bit_noise(terms) * deviation_of(terms, sites) / (terms.noise_multiplier * sites)
 
 
 def deviation_of(terms: PrivacyTerms, sites: int) -> float:

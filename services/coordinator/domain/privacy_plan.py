@@ -5,12 +5,13 @@ from typing import Final
 
 from pydantic import Field
 
-from undersong.services.coordinator.domain.privacy import calibrated, deviation_of
+from undersong.services.coordinator.domain.privacy import calibrated, deviation_of, share_noise
 from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
 from undersong.services.coordinator.domain.validation import ValidJob
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy import matrix
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.privacy.clipping import bit_noise, update_noise
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.private import expected_event
 from undersong.shared.wire.privacy import MAX_EPSILON, NoisySteps, PrivacyModel, PrivacyTerms
@@ -50,6 +51,23 @@ class ParticipationPlan(Part):
     advice: str
 
 
+class ClippingPlan(Part):
+    """What an adaptive clip norm costs, and how well it can follow the updates.
+
+    update_noise: noise on the sum of updates in clip norms, which is larger than the job's noise multiplier by what the
+    count of clipped updates costs. bit_noise: noise on that count as accounted for, in sites. share_noise: standard
+    deviation of the noise on the share of updates within the limit, over the minimum cohort; each round moves the limit
+    by a factor of exp(rate · share_noise) by chance.
+    """
+
+    quantile: float
+    rate: float
+    start: float
+    update_noise: float
+    bit_noise: float
+    share_noise: float
+
+
 class PrivacyPlan(Part):
     """What noise a job has and what it costs; of an exact job what noise would cost.
 
@@ -68,6 +86,7 @@ class PrivacyPlan(Part):
     deviation: float | None
     mean_noise: float | None
     participation: ParticipationPlan | None
+    clipping: ClippingPlan | None = Field(default=None, description="The cost of a limit that follows the updates.")
 
 
 def plan_of(job: ValidJob) -> PrivacyPlan:
@@ -78,6 +97,7 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
     rounds = 1 if isinstance(job.spec, StatisticsSpec) else job.spec.rounds
     inside = terms is not None and terms.steps is not None
     deviation = deviation_of(terms, job.spec.cohort.min) if terms is not None and not inside else None
+    clipping = None if terms is None else _clipping(terms, job.spec.cohort.min)
     return PrivacyPlan(
         terms=terms,
         model=model,
@@ -87,8 +107,31 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
         over_noise=_over_noise(model, asked.delta, rounds, terms),
         over_rounds=_over_rounds(terms) if terms is not None and not statistics else (),
         deviation=deviation,
-        mean_noise=None if deviation is None or statistics else deviation / job.spec.cohort.min,
+        mean_noise=None if deviation is None or statistics else _on_mean(deviation, job, clipping),
         participation=None if statistics or inside else _participation(job),
+        clipping=clipping,
+    )
+
+
+def _on_mean(deviation: float, job: ValidJob, clipping: ClippingPlan | None) -> float:
+    """Return the noise on each coordinate of a mean, in clip norms: more of it where clipped updates are counted."""
+    terms = job.resolved.privacy
+    widened = 1.0 if clipping is None or terms is None else clipping.update_noise / terms.noise_multiplier
+    return widened * deviation / job.spec.cohort.min
+
+
+def _clipping(terms: PrivacyTerms, sites: int) -> ClippingPlan | None:
+    rule = terms.adaptive_clip
+    if rule is None:
+        return None
+    sigma = bit_noise(terms)
+    return ClippingPlan(
+        quantile=rule.quantile,
+        rate=rule.rate,
+        start=rule.start,
+        update_noise=update_noise(terms.noise_multiplier, sigma),
+        bit_noise=sigma,
+        share_noise=share_noise(terms, sites),
     )
 
 

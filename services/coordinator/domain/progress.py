@@ -55,7 +55,8 @@ class Progress:
 
     `excused` are the failures before a person last resumed the job. `causes` say why the last attempt failed, and
     `unable` are the sites that would fail again at this step in the same way, with the code; both end with the step.
-    `asked` counts the rounds of a statistics job that were answered.
+    `asked` counts the rounds of a statistics job that were answered. `clip_norm` is that of the next round of training
+    where rounds have moved it.
     `settled` counts the steps that no site will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
     """
@@ -71,6 +72,7 @@ class Progress:
     excused: int = 0
     causes: tuple[Cause, ...] = ()
     unable: Mapping[SiteId, str] = field(default_factory=dict)
+    clip_norm: float | None = None
 
     def settle(self) -> "Progress":
         """Return the progress after the step, which no site will be asked again; its failures are forgotten."""

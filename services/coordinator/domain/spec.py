@@ -11,7 +11,7 @@ from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
 from undersong.shared.wire.forms import controls
 from undersong.shared.wire.manifest import MOST_REASON, EvaluatedPart
-from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MIN_NOISE
+from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MAX_RATE, MIN_NOISE
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
@@ -196,6 +196,21 @@ class DeadlinePart(Part):
     )
 
 
+class AdaptiveClipPart(Part):
+    """Let the limit of an update's norm follow the norms of updates, from `update.clip_norm` on."""
+
+    quantile: float = Field(
+        default=0.5, gt=0, lt=1, strict=True, description="The share of updates that should be within the limit"
+    )
+    rate: float = Field(
+        default=0.2,
+        gt=0,
+        le=MAX_RATE,
+        strict=True,
+        description="How fast it moves: after a round by a factor of exp(-rate · (share within it - quantile))",
+    )
+
+
 class PrivacyPart(Part):
     """What noise bounds of each site, or of each record: differential privacy. Counts of all rounds together."""
 
@@ -244,6 +259,11 @@ class PrivacyPart(Part):
         strict=True,
         description="With `record`: limit of the L2 norm of each record's gradient; without it 1.0. That of a site's "
         "update is `update.clip_norm`",
+    )
+    adaptive_clip: AdaptiveClipPart | None = Field(
+        default=None,
+        description="With `server`, `distributed` or `local`, in training: `update.clip_norm` is where the limit of an "
+        "update's norm starts, and each round moves it; without it the limit stays",
     )
 
     @property

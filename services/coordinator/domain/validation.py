@@ -190,7 +190,9 @@ def _protected(
     """Return what the job's noise protects, as far as it is known: sites, or records where the recipe adds it."""
     rounds: int = parsed["rounds"]
     if asked.model != "record":
-        return Protected(PrivacyUnit.SITE, len(resolved.eligible) if resolved is not None else None, rounds)
+        update: parts.UpdatePart | None = parsed.get("update")
+        count = len(resolved.eligible) if resolved is not None else None
+        return Protected(PrivacyUnit.SITE, count, rounds, clip_norm=None if update is None else update.clip_norm)
     data: parts.DataPart | None = parsed.get("data")
     recipe: parts.RecipePart | None = parsed.get("recipe")
     if resolved is None or data is None or recipe is None:

@@ -11,6 +11,14 @@ from undersong.shared.ids import Digest, RoundId, SiteId, VersionId
 from undersong.shared.wire.manifest import SignedManifest
 
 
+class ClippingAnswer(Answer):
+    """A round's clip norm that moves, the noisy share of updates within it, and the next round's."""
+
+    norm: float
+    within: float
+    next: float
+
+
 class ResultAnswer(Answer):
     """What the aggregator published: a version, or the values of summed statistics."""
 
@@ -23,6 +31,7 @@ class ResultAnswer(Answer):
     clipped: int | None = None
     values: list[float] | None = None
     metrics_layout: str | None = None
+    clipping: ClippingAnswer | None = None
 
 
 class Rejection(Answer):

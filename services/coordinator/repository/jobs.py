@@ -36,7 +36,7 @@ EVENTS_TOPIC = "coordinator.events"
 FAULT, EXCLUDED, DISPUTED = "site.fault", "site.excluded", "site.disputed"
 FAULT_EVENTS: Mapping[str, str] = {DEALER_AT_FAULT: EXCLUDED, SHARES_DISPUTED: DISPUTED}
 """Codes of sites' faults whose events are not `FAULT`."""
-_LATER = frozenset({"asked", "excused", "causes", "unable"})
+_LATER = frozenset({"asked", "excused", "causes", "unable", "clip_norm"})
 _TOLD = ("round_id", "task_id", "site_id", "kind", "number", "state", "phase", "attempt", "reason", "code")
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -168,6 +168,7 @@ class RoundView(View):
     outstanding: int
     closing: bool
     manifest_digest: str
+    clip_norm: float | None = Field(default=None, description="The limit of an update's L2 norm in this round.")
     model_version_id: str | None
     epoch: int
     result: dict[str, JsonValue] | None
@@ -303,6 +304,7 @@ def round_view(
         outstanding=round_.outstanding,
         closing=round_.closing,
         manifest_digest=manifest.digest(),
+        clip_norm=None if manifest.encoding is None else manifest.encoding.clip_norm,
         model_version_id=manifest.model.version_id if manifest.model else None,
         epoch=manifest.epoch,
         result=dict(record.result) if record.result is not None else None,

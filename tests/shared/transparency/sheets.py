@@ -23,9 +23,11 @@ def terms(model: str = "distributed", **changes: Any) -> PrivacyTerms:
     return PrivacyTerms.model_validate(document)
 
 
-def noisy(model: str = "distributed", engine: str = "pairwise", job: str = "job_1", **changes: Any) -> Release:
+def noisy(
+    model: str = "distributed", engine: str = "pairwise", job: str = "job_1", clip_norm: float = 1.0, **changes: Any
+) -> Release:
     promised = terms(model, **changes)
-    encoding = plan_noisy(summands=3, clip_norm=1.0, modulus_bits=32, terms=promised)
+    encoding = plan_noisy(summands=3, clip_norm=clip_norm, modulus_bits=32, terms=promised)
     return Release(manifest(engine=engine, privacy=promised, encoding=encoding, job_id=job), 3, 1000)
 
 

@@ -1,6 +1,7 @@
 """The auditor: whole bundles pass every check, and whatever is changed in one fails a check that has a name."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,13 @@ from tests.effort import examples
 from tests.shared.transparency.bundles import Federation
 from tests.shared.transparency.sheets import terms
 from undersong.shared.identity.authority import CertificateUntrusted
+from undersong.shared.secagg.private import plan_noisy
 from undersong.shared.transparency.audit import CheckResult, audit, audit_file, fingerprint_of, holds
 from undersong.shared.transparency.certificates import read_certificate
 from undersong.shared.transparency.collecting import NoRecord, collect
 from undersong.shared.transparency.documents import LoggedRecord
 from undersong.shared.transparency.evidence import Evidence
+from undersong.shared.wire.privacy import AdaptiveClip
 
 FEDERATION = Federation()
 WITNESS_MODE = Federation(quorum=False)
@@ -75,6 +78,45 @@ def test_a_plan_that_names_no_proved_norm_is_refused() -> None:
     logged = FEDERATION.logged(record.model_copy(update={"manifest": bare}))
     found = failed(audit(bundle.model_copy(update={"logged": logged}), FEDERATION.fingerprint))
     assert found == ["protection", "helper", "transcript", "sum"]
+
+
+def adaptive(norm: float, said: dict[str, float] | None, parent: dict[str, float] | None) -> Evidence:
+    """A training round whose clip norm moves: what its manifest, its version and the version before say of it."""
+    asked = terms("distributed", min_sites=3, adaptive_clip=AdaptiveClip(quantile=0.5, rate=0.2, start=4.0))
+    bundle = FEDERATION.bundle("train", "pairwise", ancestors=1 if parent is None else 2)
+    plan, before = bundle.logged.record.manifest.manifest, list(bundle.versions[1:])
+    if parent is not None:
+        old = FEDERATION.manifest("train", "sealed", before[1]).manifest
+        before[0] = FEDERATION.version(1, old, 5, clipping=parent)
+    encoding = plan_noisy(summands=5, clip_norm=norm, modulus_bits=32, terms=asked)
+    signed = FEDERATION.signed(plan.model_copy(update={"encoding": encoding, "privacy": asked}))
+    more = {} if said is None else {"clipping": said}
+    made = FEDERATION.version(9, signed.manifest, 4, privacy=asked.model_dump(mode="json"), **more)
+    record = FEDERATION.record(signed, (0, 1, 2, 4), {"version_id": made.id, "content_digest": made.content_digest})
+    return bundle.model_copy(update={"logged": FEDERATION.logged(record), "versions": (made, *before)})
+
+
+def moved(norm: float, within: float) -> dict[str, float]:
+    return {"norm": norm, "within": within, "next": norm * math.exp(-0.2 * (within - 0.5))}
+
+
+@pytest.mark.parametrize(
+    ("norm", "said", "parent", "holds"),
+    [
+        (4.0, moved(4.0, 0.75), None, True),
+        (5.0, moved(5.0, 0.75), moved(5.0 / math.exp(0.1), 0.0), True),
+        (4.5, moved(4.5, 0.75), None, False),
+        (4.0, moved(4.0, 0.75), moved(4.0, 0.75), False),
+        (4.0, moved(4.1, 0.75), None, False),
+        (4.0, {**moved(4.0, 0.75), "next": 3.0}, None, False),
+        (4.0, None, None, False),
+    ],
+)
+def test_a_clip_norm_follows_from_the_round_before(
+    norm: float, said: dict[str, float] | None, parent: dict[str, float] | None, holds: bool
+) -> None:
+    found = failed(audit(adaptive(norm, said, parent), FEDERATION.fingerprint))
+    assert found == ([] if holds else ["result"])
 
 
 def test_without_a_pinned_authority_nothing_is_proved() -> None:

@@ -101,6 +101,18 @@ def test_ancestors_are_composed_and_another_strength_gets_a_line_of_its_own() ->
     assert [(one.job_id, one.released) for one in claim.mechanisms] == [("job_0", 2), ("job_1", 2)]
 
 
+def test_a_clip_norm_that_moves_is_one_mechanism_with_its_path() -> None:
+    rule = {"quantile": 0.5, "rate": 0.2, "start": 4.0}
+    rounds = [noisy(clip_norm=norm, adaptive_clip=rule) for norm in (4.0, 3.6, 3.7)]
+    made = make_datasheet(SheetFacts(SUBJECT, rounds, terms(adaptive_clip=rule)), NOW)
+    (claim,) = made.claims
+    (one,) = claim.mechanisms
+    assert (one.clip_norm, one.clip_path, one.released) == (None, (4.0, 3.6, 3.7), 3)
+    assert claim.epsilon == pytest.approx(sheet(noisy(), noisy(), noisy()).claims[0].epsilon, rel=1e-6)
+    assert "moves to their 0.5 quantile, from 4 to 3.7" in str(sections(made))
+    assert any("L2 norm of 3.6 to 4" in answer.answer for answer in made.nist)
+
+
 def test_units_are_never_added_up() -> None:
     room = {"modulus_bits": 64, "max_summands": 3, "bound": 2**40, "scale": 2.0**20, "max_weight": 1}
     recipe = {"name": "statistics", "digest": "0" * 64}

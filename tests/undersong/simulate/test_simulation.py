@@ -156,6 +156,32 @@ def test_tosses_earn_credit_and_the_noise_is_there(tmp_path: Path) -> None:
     assert fixed.job.privacy.noise_multiplier > 1.5 * terms.noise_multiplier
 
 
+@pytest.mark.parametrize("sample", ["0.5", "poisson:0.5"])
+def test_a_clip_norm_moves_as_it_does_with_real_sites(tmp_path: Path, sample: str) -> None:
+    """The null recipe's updates are all within it: it falls by e in each round, and with it the noise."""
+    made = run(
+        job(
+            recipe=NULL,
+            engine="twoserver",
+            strategy={"name": "fedavg", "weighting": "equal"},
+            update={"clip_norm": 1.0},
+            privacy={
+                "model": "server", "noise_multiplier": 0.5, "delta": 1e-4, "adaptive_clip": {"rate": 2.0},
+            },
+            evaluation={"every": 0},
+            rounds=3,
+        ),
+        tmp_path,
+        "moving",
+        clients=60,
+        sample=sample,
+        noise_servers=1,
+    )  # fmt: skip
+    noise = load(made.model.read_bytes()).tensors["weights"].std() * 30
+    left = 0.5 * 2 / np.sqrt(3)  # z_delta clip norms
+    assert noise == pytest.approx(left * np.sqrt(1 + np.exp(-2) + np.exp(-4)), rel=0.15)
+
+
 def write(folder: Path, document: dict[str, Any]) -> list[str]:
     """A job and its data as files; the words of the command."""
     x, y = rows()
