@@ -160,6 +160,8 @@ def _restless(steps: int) -> Unusable:
 def _asked_at(asked: measures.Likelihood, point: _Point, move: Floats) -> measures.Likelihood:
     at = point.at.copy()
     at[point.kept] += move
+    if np.abs(at).max() > _FAR:
+        raise _restless(0)
     return asked.model_copy(update={"coefficients": tuple(map(float, at))})
 
 

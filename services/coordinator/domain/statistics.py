@@ -265,7 +265,10 @@ def _misfit(query: Query, column: Column) -> str | None:
     if name in query.numbers:
         if column.type == "number":
             return None
-        hint = "; ask for a contingency" if column.type == "category" else ""
+        if column.type == "category" and isinstance(query, GeneralisedRegression | CoxRegression | KaplanMeier):
+            hint = "; sites can declare it as a number, with `values` that map its texts to 0 and 1"
+        else:
+            hint = "; ask for a contingency" if column.type == "category" else ""
         return f"{name!r} is a {column.type}, and {query.query} needs numbers{hint}"
     if column.type == "number" and name in query.categories:
         return f"{name!r} holds numbers, and the group of a {query.query} is a category"

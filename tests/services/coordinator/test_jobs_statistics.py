@@ -175,6 +175,7 @@ async def test_every_error_of_the_queries_is_told_with_its_path(small_world: Wor
         "/rounds",
     }
     assert "contingency" in found["/queries/2/column"]
+    assert "map its texts to 0 and 1" in found["/queries/11/event"]
     assert "edges" in found["/queries/4/columns/1"]
     assert errors_of(await world.admin.post("/v1/jobs", json=bad)) == found
 
