@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from undersong.recipes import declaration
 from undersong.recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, read_declarations
-from undersong.recipes.files import FilePart, parts
-from undersong.recipes.options import SplitOptions
+from undersong.recipes.files import FilePart
+from undersong.recipes.options import SeriesOptions, SplitOptions
 from undersong.recipes.protocol import Array, Dataset
-from undersong.recipes.splits import SplitRows, Splitter
+from undersong.recipes.reading import parts
+from undersong.recipes.splits import PARTS, SplitRows, Splitter
 from undersong.recipes.values import (
     CategoryCells,
     Cells,
@@ -27,6 +28,7 @@ from undersong.recipes.values import (
     images_of,
     numbers_of,
 )
+from undersong.recipes.windows import Windows, cut_windows
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Numbers
 from undersong.shared.wire.manifest import Fold
@@ -46,7 +48,8 @@ __all__ = [
 ]
 
 SOURCES: Final = (
-    "datasets.py", "declaration.py", "files.py", "hints.py", "options.py", "splits.py", "values.py",
+    "checks.py", "datasets.py", "declaration.py", "entry.py", "files.py", "hints.py", "options.py", "reading.py",
+    "records.py", "splits.py", "values.py", "windows.py",
 )  # fmt: skip
 """The files whose code decides what a recipe gets to see: part of each recipe's digest."""
 
@@ -79,9 +82,11 @@ def load_dataset(
     Without `labelled` the label is a column like another, and rows where it is missing stay. With `fold` its rows are
     those for validation.
     """
-    label = (label or entry.label) if labelled else None
+    label = (label or entry.target) if labelled else None
     with named(entry):
         columns = _chosen(entry, features, label)
+        if entry.series is not None:
+            return _windows(entry, entry.series, columns, label, fold=fold, mock=mock)
         if entry.kind == "none":
             split = Splitter(entry).rows(np.arange(0))
             return _dataset(entry, columns, np.zeros((0, len(columns))), np.zeros(0), label, {}, split)
@@ -101,11 +106,65 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
     if entry.kind == "none":
         return entry.schema_document(0)
     with named(entry):
+        if entry.series is not None:
+            return _described_windows(entry, entry.series)
         table = _table(entry, entry.columns, texts=False)
         known = np.isfinite(table.cells[entry.label]).sum() if entry.label else table.count
         schema = entry.schema_document(int(known))
         told = tuple(_told(column, table.cells, table.types) for column in schema.columns)
         return schema.model_copy(update={"columns": told})
+
+
+def _described_windows(entry: DatasetEntry, series: SeriesOptions) -> DatasetSchema:
+    values, windows = _series(entry, series)
+    kinds = {column.name: _kind_of(values[:, place]) for place, column in enumerate(entry.columns)}
+    schema = entry.schema_document(int(windows.usable.size))
+    told = (c.model_copy(update={"numbers": kinds[c.name.rpartition("@")[0]]}) for c in schema.columns)
+    return schema.model_copy(update={"columns": tuple(told)})
+
+
+def _series(
+    entry: DatasetEntry, series: SeriesOptions, fold: Fold | None = None, *, mock: bool = False
+) -> tuple[npt.NDArray[np.float64], Windows]:
+    """Return the values of a series, float64[rows, columns], and all its windows."""
+    extra = [ColumnEntry(name=series.time, type="number")]
+    extra += [ColumnEntry(name=series.group, type="text")] if series.group else []
+    if mock:
+        entry = entry.model_copy(update={"path": entry.mock, "split": SplitOptions()})
+    table = _table(entry, [*entry.columns, *extra])
+    groups = table.files
+    if series.group:
+        texts = dict.fromkeys(table.cells[series.group].tolist())
+        codes = {text: place for place, text in enumerate(texts)}
+        groups = groups * len(codes) + np.array([codes[text] for text in table.cells[series.group].tolist()], np.int64)
+    values = np.stack([table.cells[column.name] for column in entry.columns], axis=1)
+    parts_of = table.splitter.codes(np.arange(table.count), fold)
+    return values, cut_windows(entry, series, values, table.cells[series.time], groups, parts_of)
+
+
+def _windows(
+    entry: DatasetEntry,
+    series: SeriesOptions,
+    columns: Sequence[ColumnEntry],
+    label: str | None,
+    *,
+    fold: Fold | None,
+    mock: bool,
+) -> Dataset:
+    """Return the windows of a series: all of them, with the indices of those that can be used."""
+    if fold is not None and (entry.split.by, entry.split.column) != ("hash", series.group):
+        raise BadDataset("has folds only where it is divided by hash of its group column: windows overlap")
+    if label not in (None, series.label):
+        raise BadDataset(f"is a series, whose label is {series.label}")
+    _, windows = _series(entry, series, fold, mock=mock)
+    places = {column.name: place for place, column in enumerate(entry.offered)}
+    chosen = [places[column.name] for column in columns]
+    features = windows.features
+    if chosen != list(range(features.shape[1])):
+        features = features[:, chosen]
+    train, validation, test = (windows.usable[windows.codes[windows.usable] == code] for code in range(len(PARTS)))
+    label_values = windows.label if label else np.zeros(len(features))
+    return _dataset(entry, columns, features, label_values, label, {}, SplitRows(train, validation, test))
 
 
 def _told(column: Column, table: Mapping[str, Array], types: Mapping[str, str]) -> Column:
@@ -157,7 +216,7 @@ def _dataset(
 
 
 def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> tuple[ColumnEntry, ...]:
-    by_name = {column.name: column for column in entry.columns}
+    by_name = {column.name: column for column in entry.offered}
     names = list(features) or [name for name in by_name if name != label]
     if missing := [name for name in [*names, *([label] if label else [])] if name not in by_name]:
         raise BadDataset(f"has no column {', '.join(missing)}{hint(missing[0], by_name)}")
@@ -170,12 +229,15 @@ def _chosen(entry: DatasetEntry, features: Sequence[str], label: str | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The columns by name for the rows that pass the filter, how many rows these are, images' types, and the split."""
+    """The columns by name for the rows that pass the filter, how many rows these are, images' types, the split, and the
+    number of the file that each row is from.
+    """
 
     cells: dict[str, Array]
     count: int
     types: dict[str, str]
     splitter: Splitter
+    files: npt.NDArray[np.int64]
 
 
 def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False, texts: bool = True) -> _Table:
@@ -187,11 +249,13 @@ def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = 
     filters = [_Filter(entry, name, wanted) for name, wanted in entry.filter.items()]
     splitter, wanted = Splitter(entry), list(dict.fromkeys([*chosen, *entry.read]))
     pieces: dict[str, list[Array]] = {n: [] for n, c in chosen.items() if texts or c.type != "text"}
-    count, types = 0, dict[str, str]()
+    count, types, sizes = 0, dict[str, str](), list[int]()
     for of, path in entry.files().items() or [("train", None)]:
+        sizes.append(0)
         for part in _parts(entry, of, path, wanted):
             rows = _passing(part, filters)
             count += rows.size
+            sizes[-1] += rows.size
             splitter.take(part, rows, of)
             made = _converted(part, rows, readers)
             for name, column in chosen.items():
@@ -205,7 +269,8 @@ def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = 
     if not count:
         raise BadDataset("holds no rows" if not filters else "no row passes its filter", *(f.seen() for f in filters))
     splitter.finish()
-    return _Table({name: np.concatenate(values) for name, values in pieces.items()}, count, types, splitter)
+    cells = {name: np.concatenate(values) for name, values in pieces.items()}
+    return _Table(cells, count, types, splitter, np.repeat(np.arange(len(sizes)), sizes))
 
 
 def _parts(entry: DatasetEntry, of: str, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:

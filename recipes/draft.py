@@ -15,10 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry
-from undersong.recipes.files import NPY, CsvRows, column_names, first_lines, opened, parts, refusals
+from undersong.recipes.entry import NUMBER, BadDataset, ColumnEntry, DatasetEntry
+from undersong.recipes.files import NPY, CsvRows, column_names, first_lines, opened, refusals
 from undersong.recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from undersong.recipes.options import CsvOptions, text_of
+from undersong.recipes.reading import parts
+from undersong.recipes.records import record_names
 from undersong.recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
 from undersong.shared.files import open_regular
 from undersong.shared.names import hint
@@ -176,6 +178,8 @@ def _kind(file: Path) -> str:
         raise BadDataset(f"it cannot be read: {error.strerror}") from None
     if head.startswith(b"PAR1"):
         return "parquet"
+    if set(file.suffixes) & {".jsonl", ".ndjson"}:
+        return "jsonl"
     if head.startswith(b"PK") and file.suffix == ".npz":
         return "npz"
     return "csv"
@@ -184,7 +188,7 @@ def _kind(file: Path) -> str:
 def _table(file: Path, kind: str) -> dict[str, Any]:
     csv: dict[str, Any] = _csv_options(file) if kind == "csv" else {}
     options = CsvOptions.model_validate(csv)
-    found_names = _csv_names(file, options) if kind == "csv" else column_names(file)
+    found_names = _csv_names(file, options) if kind == "csv" else _names(file, kind)
     names = [name for name in found_names if len(name) <= LONGEST]
     if not names:
         raise BadDataset(f"its header holds no name of 1 to {LONGEST} characters")
@@ -338,6 +342,13 @@ def _encoding(file: Path) -> str:
         else:
             return encoding
     return "cp1252"
+
+
+def _names(file: Path, kind: str) -> list[str]:
+    if kind != "jsonl":
+        return column_names(file)
+    with refusals(file):
+        return record_names(file)
 
 
 def _csv_names(file: Path, options: CsvOptions) -> list[str]:

@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.declaration import BadDataset, DatasetEntry
+from undersong.recipes.entry import BadDataset, DatasetEntry
 from undersong.recipes.hints import LINES, about_header
 from undersong.recipes.options import CsvOptions
 from undersong.recipes.values import cell_of
@@ -61,15 +61,6 @@ class FilePart:
         return f"{self.unit} {self.places[row]}"
 
 
-def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:
-    """Yield the rows of a data set's file; raises `BadDataset` for a file that cannot be read to its end."""
-    with refusals(path):
-        if path is None or not path.is_file():
-            said = "is no file" if path is not None and path.exists() else "does not exist"
-            raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
-        yield from _READERS[entry.kind](entry, path, wanted)
-
-
 @contextmanager
 def refusals(path: Path | None) -> Iterator[None]:
     """Say as `BadDataset` what libraries raise for a file that they cannot read."""
@@ -86,7 +77,8 @@ def refusals(path: Path | None) -> Iterator[None]:
         raise BadDataset(f"its file {why}", said) from error
 
 
-def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+def csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+    """Yield the rows of a CSV file, each cell as its text."""
     options = entry.csv
     with opened(path, options) as file:
         reader = CsvRows(file, options)
@@ -104,7 +96,7 @@ def _csv_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterat
             told = f"line {reader.line_num}: {error}; a quoted cell starts and ends with {options.quote}"
             raise BadDataset("its file has a line that is no CSV", told) from None
         except UnicodeDecodeError as error:
-            raise _undecodable(path, options, error) from None
+            raise undecodable(path, options, error) from None
 
 
 class CsvRows:
@@ -265,7 +257,8 @@ def first_lines(path: Path, options: CsvOptions) -> list[str]:
     return lines
 
 
-def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> BadDataset:
+def undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> BadDataset:
+    """Return a refusal that names the encoding which the file probably has."""
     with path.open("rb") as raw:
         head = raw.read(200)
     likely = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if b"\0" in head else "cp1252"
@@ -275,7 +268,8 @@ def _undecodable(path: Path, options: CsvOptions, error: UnicodeDecodeError) -> 
     return BadDataset("its file is not in the declared encoding", f"{told}: declare csv: {{encoding: {likely}}}")
 
 
-def _parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+def parquet_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+    """Yield the rows of a Parquet file by its own types."""
     from pyarrow import parquet  # at a site that has such files only
 
     with parquet.ParquetFile(path) as file:
@@ -335,7 +329,8 @@ def column_names(path: Path) -> list[str]:
             return list(file.schema_arrow.names)
 
 
-def _npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+def npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterator[FilePart]:
+    """Yield all rows of the arrays of an npz file."""
     with path.open("rb") as raw:
         if raw.read(len(NPY)) == NPY:
             raise BadDataset("its file is no .npz", f"{path} holds one array (.npy): save it by name with numpy.savez")
@@ -377,6 +372,3 @@ def _array_cells(entry: DatasetEntry, name: str, array: npt.NDArray[Any]) -> Cel
     if array.dtype.kind not in "iufbU":
         raise BadDataset(f"column {name} is of type {array.dtype} in its file, which cannot be used")
     return array
-
-
-_READERS: Final = {"csv": _csv_parts, "parquet": _parquet_parts, "npz": _npz_parts}

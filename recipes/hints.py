@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from undersong.recipes.declaration import NUMBER
+from undersong.recipes.entry import NUMBER
 from undersong.shared.names import as_seen, looks_like
 
 ABSENT: Final = frozenset({

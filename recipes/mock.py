@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from undersong.recipes.declaration import BadDataset, DatasetEntry
+from undersong.recipes.entry import BadDataset, DatasetEntry
 from undersong.recipes.options import Name
 from undersong.shared.documents import document_faults
 from undersong.shared.names import hint
@@ -110,7 +110,12 @@ def read_description(document: object) -> MockDescription:
 
 
 def describe_entry(entry: DatasetEntry, rows: int = ROWS) -> MockDescription:
-    """Return what follows from a declaration. Of a file with images, the head alone is read: their shape and type."""
+    """Return what follows from a declaration; raises `BadDataset` for a series.
+
+    Of a file with images, the head alone is read: their shape and type.
+    """
+    if entry.series is not None:
+        raise BadDataset(f"data set {entry.name}: no twin is made of a series: write one by hand")
     columns = [entry.wire(column) for column in entry.columns]
     return describe(entry.name, [_with_form(entry, column) for column in columns], entry.label, entry.ranges, rows)
 

@@ -1,6 +1,7 @@
 """Parts of an entry of ``datasets.yaml``: how its file is written, and which rows are for training and for the test."""
 
 import codecs
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -11,6 +12,9 @@ from undersong.shared.names import hint
 from undersong.shared.yaml_texts import NOTHING
 
 DAY_S: Final = 86_400.0
+MOST_STEPS: Final = 5_000
+EVERY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|d)?")
+UNITS: Final = {"s": 1 / DAY_S, "min": 60 / DAY_S, "h": 3600 / DAY_S, "d": 1.0}
 
 
 def text_of(value: object) -> str:
@@ -169,3 +173,42 @@ class SplitOptions(Form):
         else:
             has = {part: part in self.files for part in ("validation", "test")}
         return ("train", *(part for part, there in has.items() if there))
+
+
+class SeriesOptions(Form):
+    """Windows of a series: each is a row for recipes, the last values of a time and the target some steps later."""
+
+    time: Name = Field(description="The column of moments, sorted, each once (in each group)")
+    target: Name = Field(description="The number column whose later value models predict")
+    horizon: int = Field(default=1, ge=1, le=MOST_STEPS, description="How many steps after the last input")
+    lags: int = Field(ge=1, le=MOST_STEPS, description="How many steps of each column are inputs")
+    step: int = Field(default=1, ge=1, le=MOST_STEPS, description="Rows between the beginnings of two windows")
+    group: Annotated[Name | None, BeforeValidator(maybe)] = Field(
+        default=None, description="The column that tells several series apart, such as a sensor's name"
+    )
+    every: Annotated[Text | None, BeforeValidator(maybe)] = Field(
+        default=None,
+        description="The distance of two steps: `5 min`, `1 h`, `1 d` for dates, else a number; windows over another "
+        "distance are left out",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.every is not None and self.every_step is None:
+            raise ValueError(f"every: {self.every!r} is no distance: 30 s, 5 min, 1 h, 1 d, or a number")
+        if len({self.time, self.target, self.group}) < 3:
+            raise ValueError("time, target and group are different columns")
+        return self
+
+    @property
+    def every_step(self) -> float | None:
+        """Return the distance in the time column's own unit, days for dates; None where there is none."""
+        found = EVERY.fullmatch(self.every or "")
+        if found is None or not float(found[1]) > 0:
+            return None
+        return float(found[1]) * UNITS.get(found[2], 1.0)
+
+    @property
+    def label(self) -> str:
+        """The name of what models predict."""
+        return f"{self.target}@+{self.horizon}"

@@ -67,7 +67,8 @@ class Dataset:
 
     `features` is float64[n, k], one column each: a number, or a category's position; NaN where missing. For a single
     image column it is float32[n, channels, height, width], for a single text column an object array [n] of texts.
-    `label` is float64[n]. `train`, `validation` and `test` are row indices; evaluations are about `test`.
+    Of a series rows are windows and `features` is a view, in which they lie over each other. `label` is float64[n],
+    with NaN only in rows of no part. `train`, `validation` and `test` are row indices; evaluations are about `test`.
     """
 
     name: str
@@ -83,7 +84,9 @@ class Dataset:
         """Return the data set with the rows of another part, or all, as those that evaluations are about."""
         if part == "test":
             return self
-        rows = self.validation if part == "validation" else np.arange(len(self.label))
+        rows = self.validation
+        if part == "all":
+            rows = np.sort(np.concatenate([self.train, self.validation, self.test]))
         return replace(self, test=rows)
 
     @property

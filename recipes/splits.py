@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.declaration import BadDataset, ColumnEntry, DatasetEntry, cut_of
+from undersong.recipes.entry import BadDataset, ColumnEntry, DatasetEntry, cut_of
 from undersong.recipes.files import FilePart
 from undersong.recipes.values import KEPT_CELLS, cell_of, cells_of, plain
 from undersong.shared.names import hint
@@ -71,12 +71,17 @@ class Splitter:
 
         With a fold, its rows are those for validation, and all others outside of the test part are for training.
         """
-        codes = np.concatenate([*self._codes, np.zeros(0, np.int8)])[known]
-        if fold is not None:
-            inside = np.array([_fold(self._entry.split_seed, key, fold) for key in self._keys_of(known)], bool)
-            codes = np.where(codes == PARTS.index("test"), codes, inside.astype(np.int8))
+        codes = self.codes(known, fold)
         train, validation, test = (np.flatnonzero(codes == code) for code in range(len(PARTS)))
         return SplitRows(train, validation, test)
+
+    def codes(self, known: Rows, fold: Fold | None = None) -> Codes:
+        """Return the part of each of these rows, int8[n], as places in `PARTS`."""
+        codes = np.concatenate([*self._codes, np.zeros(0, np.int8)])[known]
+        if fold is None:
+            return codes
+        inside = np.array([_fold(self._entry.split_seed, key, fold) for key in self._keys_of(known)], bool)
+        return np.where(codes == PARTS.index("test"), codes, inside.astype(np.int8))
 
     def _codes_of(self, part: FilePart, rows: Rows, of: str) -> Codes:
         if self._by == "file":

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.declaration import NUMBER, BadDataset, ColumnEntry, DatasetEntry
+from undersong.recipes.entry import NUMBER, BadDataset, ColumnEntry, DatasetEntry
 from undersong.recipes.hints import about_number, about_text
 from undersong.recipes.options import moment_of, text_of
 from undersong.shared.names import hint, looks_like

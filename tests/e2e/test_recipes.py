@@ -110,6 +110,29 @@ def split(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def other_kinds(folder: Path, place: int) -> list[dict[str, Any]]:
+    """A series of two sensors, in which each value follows from the two before it, and texts of five characters."""
+    random, rows = np.random.default_rng(place), ["at,sensor,speed"]
+    for sensor in "ab":
+        speed = [1.0, 2.0]
+        for _ in range(118):
+            speed.append(1.6 * speed[-1] - 0.9 * speed[-2] + random.normal())
+        rows += [f"{f'2024-03-01T{at // 12:02}:{at % 12 * 5:02}'},{sensor},{value}" for at, value in enumerate(speed)]
+    (folder / "road.csv").write_text("\n".join(rows) + "\n")
+    (folder / "notes.jsonl").write_text("".join(f'{{"note": "{"fünf!"}", "n": 0}}\n' for _ in range(50)))
+    road = {
+        "series": {"time": "at", "target": "speed", "lags": 2, "group": "sensor", "every": "5 min"},
+        "dates": {"at": "%Y-%m-%dT%H:%M"},
+        "split": {"by": "time", "column": "at", "test_from": "2024-03-01T08:00"},
+        "columns": [{"name": "speed", "type": "number"}],
+    }
+    notes = {"columns": [{"name": "note", "type": "text"}, {"name": "n", "type": "number"}], "label": "n"}
+    return [
+        {"name": "road", "kind": "csv", "path": str(folder / "road.csv"), **road},
+        {"name": "notes", "kind": "jsonl", "path": str(folder / "notes.jsonl"), **notes},
+    ]
+
+
 def make_site(platform: Platform, folder: Path, place: int) -> None:
     """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
     name = HOSPITALS[place]
@@ -127,6 +150,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
         *(shot(folder, label) for label in ("two", "seven")),
         *(shared(folder, name, place) for name in ("straight", "turned")),
         *split(folder),
+        *other_kinds(folder, place),
     ]
     policy = {
         "federations": ["own"],
@@ -396,6 +420,28 @@ def test_a_version_is_evaluated_alone_and_by_folds_on_rows_that_no_round_trained
         scored(evaluation={"part": "validation"})
     with pytest.raises(ApiError, match="an evaluation needs the version"):
         scored(**{**alone, "model": {"name": "years"}})
+
+
+def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> None:
+    """A linear model finds the rule of the series; the own recipe predicts how long the texts are."""
+    client, base = platform.client, document(platform, "own, regression")
+    linear = {"name": "tabular", "params": {"task": "regression", "epochs": 20, "learning_rate": 0.1}}
+    series = {"recipe": linear, "data": {"dataset": "road"}, "update": {"bound": 16.0}, "model": {"name": "road"}}
+    texts = {
+        "data": {"dataset": "notes", "features": ["note"]},
+        "model": {"name": "notes"},
+        "rounds": 1,
+        "update": {"bound": 16.0},
+    }
+    road, notes = (client.submit_job({**base, **changes}).id for changes in (series, texts))
+    job = client.wait(road, timeout_s=300)
+    assert (job.state, job.features, job.label) == ("succeeded", ["speed@-1", "speed@0"], "speed@+1"), job.causes
+    score = scores_of(platform, road)[-1]
+    assert score["examples"] == 3 * 2 * 24, "windows whose label is in the test part"
+    assert score["r2"] > 0.6
+    job = client.wait(notes, timeout_s=300)
+    assert (job.state, job.features) == ("succeeded", ["note"]), job.causes
+    assert scores_of(platform, notes)[-1]["mae"] == pytest.approx(5, abs=1e-2)
 
 
 def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

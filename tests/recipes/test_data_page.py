@@ -1,5 +1,6 @@
 """docs/data.md tells the truth: each declaration on it is read, and the rows that it describes too."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 
 from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
 from undersong.recipes.declaration import ColumnEntry, DatasetEntry
-from undersong.recipes.options import CsvOptions, SplitOptions
+from undersong.recipes.options import CsvOptions, SeriesOptions, SplitOptions
 from undersong.services.coordinator.domain.spec import JobSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -22,7 +23,7 @@ CSV = {
 
 
 def test_the_snippets_are_there() -> None:
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 8
 
 
 @pytest.mark.parametrize(("snippet", "rows"), list(zip((SNIPPETS[0], *SNIPPETS[3:5]), CSV, strict=True)))
@@ -60,13 +61,32 @@ def test_the_evaluation_is_a_job() -> None:
 
 
 def test_the_image_declaration_reads_such_a_file(tmp_path: Path) -> None:
-    (tmp_path / "datasets.yaml").write_text(SNIPPETS[-1])
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[5])
     np.savez(tmp_path / "scans.npz", pixels=np.full((2, 8, 9, 3), 4095), finding=np.array(["none", "benign"]))
     data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["scans"])
     assert (data.features.shape, data.features.max(), data.label.tolist()) == ((2, 3, 8, 9), 1, [0, 1])
 
 
-@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry, SplitOptions])
+def test_the_series_is_of_such_rows(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[6])
+    lines = [f"2024-03-{4 + at // 288:02} {at % 288 // 12:02}:{at % 12 * 5:02},{at},0,s\n" for at in range(3 * 288)]
+    (tmp_path / "traffic.csv").write_text("at,speed,rain,sensor\n" + "".join(lines))
+    data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["traffic"])
+    assert (data.columns[0].name, data.columns[-1].name, data.label_name) == ("speed@-11", "rain@0", "speed@+3")
+    assert (data.train.size, data.validation.size, data.test.size) == (288 - 14, 288, 288)
+
+
+def test_the_texts_are_of_such_files(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[7])
+    (tmp_path / "letters.jsonl.gz").write_bytes(gzip.compress(b'{"letter": "Help", "urgent": true}\n'))
+    (tmp_path / "plays.txt").write_bytes(b"Exit, pursued by a bear.\n")
+    entries = read_datasets(tmp_path / "datasets.yaml")
+    letters, plays = load_dataset(entries["letters"]), load_dataset(entries["plays"])
+    assert (letters.features.tolist(), letters.label.tolist()) == (["Help"], [1])
+    assert plays.features.tolist() == ["Exit, pursued by a bear."]
+
+
+@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry, SplitOptions, SeriesOptions])
 def test_every_option_is_on_the_page(form: type[DatasetEntry]) -> None:
     for name in form.model_fields:
         assert re.search(rf"\b{name}:|`{name}`", PAGE), name

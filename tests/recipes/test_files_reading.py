@@ -17,7 +17,8 @@ from pyarrow import parquet
 from tests.effort import examples
 from tests.recipes.declaring import Y, declared, refused
 from undersong.recipes.datasets import load_dataset
-from undersong.recipes.files import MOST_ROW, parts
+from undersong.recipes.files import MOST_ROW
+from undersong.recipes.reading import parts
 
 LEVELS = ["None", "NA", "nan", "no", "yes", "null", "1", "1.5", "-", "a b", "x,y", "ü", 'say "hi"', "007"]
 

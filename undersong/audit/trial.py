@@ -91,16 +91,16 @@ def _recipe(spec: Mapping[str, Any], own: Sequence[Path]) -> RecipeRef:
 def _data(spec: Mapping[str, Any], entry: DatasetEntry) -> DataRef:
     """Return the job's data in the form of this one site: what is not named is all that is declared."""
     part = _part(spec, "data")
-    label = part.get("label") or entry.label
-    names = [column.name for column in entry.columns]
-    usable = [column.name for column in entry.columns if column.type != "text" and column.name != label]
+    label = part.get("label") or entry.target
+    names = [column.name for column in entry.offered]
+    usable = [column.name for column in entry.offered if column.type != "text" and column.name != label]
     features = list(part.get("features") or usable)
     for name in [*features, *([label] if label else [])]:
         if name not in names:
             raise UndersongError(
                 f"data set {entry.name} has no column {name}{hint(str(name), names)}", remedy="correct the job file"
             )
-    columns = [entry.wire(column) for column in entry.columns if column.name in {*features, label}]
+    columns = [entry.wire(column) for column in entry.offered if column.name in {*features, label}]
     try:
         return DataRef(
             dataset=entry.name,

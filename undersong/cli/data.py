@@ -60,7 +60,7 @@ def _about_policy(entry: "DatasetEntry", file: Path) -> str:
     """Return what to do so that the site's policy, perhaps in this file, names a data set; "" where it does."""
     from undersong.services.agent.policy import file as policies
 
-    wanted = {entry.name: {"columns": [column.name for column in entry.columns]}}
+    wanted = {entry.name: {"columns": [column.name for column in entry.offered]}}
     lines = dump_document(wanted, default_flow_style=None, width=2**20)
     add = "add this under datasets, without columns that no recipe may read:\n" + indent(lines.rstrip("\n"), "  ")
     try:
