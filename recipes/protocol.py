@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undersong.shared.errors import Invalid
+from undersong.shared.files import read_bytes
 from undersong.shared.ids import Digest
 from undersong.shared.learning.tensors import Model
 from undersong.shared.wire.manifest import TRAINING_ROUND, EvaluatedPart
@@ -152,9 +153,9 @@ class Recipe(Protocol):
 
 
 def source_digest(*files: Path) -> Digest:
-    """SHA-256 over the names and bytes of a recipe's source files: what a site's policy allows."""
+    """SHA-256 over the names and bytes of a recipe's source files: what a site's policy allows; raises OSError."""
     running = hashlib.sha256(b"undersong/recipe/1\0")
     for path in sorted(files, key=lambda p: p.name):
-        data = path.read_bytes()
+        data = read_bytes(path)
         running.update(f"{path.name}\0{len(data)}\0".encode() + data)
     return Digest(running.hexdigest())

@@ -27,6 +27,8 @@ from undersong.profile import save_profile
 from undersong.recipes.datasets import load_dataset, read_datasets
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.runner import landlock
+from undersong.shared.identity.owner import OwnerKey
+from undersong.shared.identity.signed_recipes import sign_recipe
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy import noise
 from undersong.simulate import simulate
@@ -42,6 +44,7 @@ OWN = (
     *(ROOT / "examples" / "own-recipe" / f"{name}.py" for name in ("svm", "network")),
     *(Path(__file__).with_name(f"{name}_recipe.py") for name in ("constant", "precision")),
 )
+SIGNED, SCIENTIST = "network.py", OwnerKey.generate()
 HOSPITALS = ("cleveland", "hungarian", "va")
 KINDS = ("red", "green", "blue", "café", "no")
 ROWS, CATEGORY = 150, {"type": "category"}
@@ -140,6 +143,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
     own.mkdir(parents=True)
     for file in OWN:
         shutil.copy(file, own)
+    sign_recipe(own / SIGNED, source_digest(own / SIGNED), SCIENTIST)
     table(place).to_csv(folder / "made.csv", index=False)
     np.savez(folder / "pictures.npz", **pictures(place))
     heart = yaml.safe_load((ROOT / "examples" / "hospital" / "datasets" / f"{name}.yaml").read_text())["datasets"][0]
@@ -156,7 +160,8 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
         "federations": ["own"],
         "recipes": [
             *({"name": built_in} for built_in in ("tabular", "image", "null")),
-            *({"digest": source_digest(own / file.name)} for file in OWN),
+            *({"digest": source_digest(own / file.name)} for file in OWN if file.name != SIGNED),
+            {"signer": SCIENTIST.public},
         ],
         "datasets": {entry["name"]: {"columns": "*"} for entry in datasets},
         "engines": ["pairwise", "twoserver", "sealed"],

@@ -22,7 +22,7 @@ from undersong.services.agent.runner.warm import WarmRunner
 from undersong.shared.learning.tensors import Model, load, save
 from undersong.shared.names import hint
 from undersong.shared.wire.manifest import DataRef, RecipeRef, RoundManifest
-from undersong.shared.wire.privacy import RECORD_NOISE, RecordNoise
+from undersong.shared.wire.privacy import RECORD_NOISE, PrivacyEvent, RecordNoise
 from undersong.shared.wire.profiles import schema_fault
 
 LIMIT_S: Final = 3600.0
@@ -62,7 +62,8 @@ class Trainer:
     """Runs one recipe, one order at a time; `async with` ends its child.
 
     `folder` is empty and the trainer's own; `own` are the files of recipes that do not come with the platform. With
-    `noise` the recipe adds it as it trains, as at a site in a round that protects records.
+    `noise` the recipe adds it as it trains, as at a site in a round that protects records. With
+    `required` there is no child where a part of its confinement is missing.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Trainer:
     own: Sequence[Path] = ()
     device: str = "auto"
     noise: RecordNoise | None = None
+    required: bool = False
     _runner: WarmRunner = field(init=False)
     _orders: int = field(init=False, default=0)
 
@@ -86,6 +88,7 @@ class Trainer:
             recipes=tuple(str(path.resolve()) for path in self.own),
             allowed_digests=digests,
             device=self.device,
+            required=self.required,
             reads=(str(self.folder / "models"),),
             writes=(str(self.folder / "work"),),
         )
@@ -114,6 +117,14 @@ class Trainer:
     ) -> Model:
         """Return the model after what one site does with these rows in one round; UndersongError."""
         return _model(await self._run("train", _ignored, train=rows, label=label, seed=seed, model=model))
+
+    async def noisy(self, model: Model, rows: Rows, noise: RecordNoise) -> tuple[PrivacyEvent, ...]:
+        """Return the noise that training with these rows says to have added, where it is asked for; UndersongError."""
+        before, self.noise = self.noise, noise
+        try:
+            return (await self._run("train", _ignored, train=rows, model=model)).events
+        finally:
+            self.noise = before
 
     async def evaluate(self, model: Model, rows: Rows, progress: Progress) -> tuple[str, npt.NDArray[np.float64]]:
         """Return the layout and the evaluation's sums over these rows; UndersongError."""
@@ -173,7 +184,7 @@ class Trainer:
         except TaskFailure as failure:
             raise UndersongError(
                 f"recipe {self.recipe.name}: {failure}", remedy=_remedy(failure.code, self.folder / "recipes.log")
-            ) from None
+            ) from failure
         progress(1.0)  # a child tells not too often
         return made
 

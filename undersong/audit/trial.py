@@ -54,7 +54,7 @@ async def try_job(
         remedy = "try the job that trains: its metrics are those of the same rows"
         raise UndersongError("a job that only evaluates needs a version of the platform", remedy=remedy)
     entry = declared(declarations, str(_part(spec, "data").get("dataset")))
-    data, recipe, rounds = _data(spec, entry), _recipe(spec, own), spec.get("rounds", 1)
+    data, recipe, rounds = data_of(spec, entry), _recipe(spec, own), spec.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         raise UndersongError(f"rounds is {rounds!r}, it must be a whole number from 1", remedy="correct the job file")
     rows = rows_of(entry, data)
@@ -88,8 +88,11 @@ def _recipe(spec: Mapping[str, Any], own: Sequence[Path]) -> RecipeRef:
         raise UndersongError(f"recipe.params: {error.errors()[0]['msg']}", remedy="correct the job file") from None
 
 
-def _data(spec: Mapping[str, Any], entry: DatasetEntry) -> DataRef:
-    """Return the job's data in the form of this one site: what is not named is all that is declared."""
+def data_of(spec: Mapping[str, Any], entry: DatasetEntry) -> DataRef:
+    """Return the job's data in the form of this one site: what is not named is all that is declared.
+
+    Raises UndersongError for a name that is not declared.
+    """
     part = _part(spec, "data")
     label = part.get("label") or entry.target
     names = [column.name for column in entry.offered]

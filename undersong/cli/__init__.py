@@ -25,6 +25,7 @@ from undersong.cli import (
     policies,
     privacy,
     privacy_documents,
+    recipes,
     simulations,
     sites,
     stats,
@@ -60,6 +61,7 @@ app.add_typer(consents.app, name="consent")
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
+app.add_typer(recipes.app, name="recipe")
 app.add_typer(stats.app, name="stats")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(tokens.app, name="token")

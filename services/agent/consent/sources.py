@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from undersong.recipes.protocol import source_digest
+from undersong.services.agent.policy.signers import recipe_files
 from undersong.services.agent.settings import AgentSettings
 from undersong.shared.files import read_text
 
@@ -18,10 +19,9 @@ def recipe_source(settings: AgentSettings, name: str, digest: str) -> tuple[str,
     None where neither is here: the code was replaced since, or cannot be read.
     """
     try:
-        for path in settings.recipes:
-            for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-                if file.is_file() and source_digest(file) == digest:
-                    return str(file), read_text(file)[:_MOST_CHARS]
+        for file in recipe_files(settings.recipes):
+            if file.is_file() and source_digest(file) == digest:
+                return str(file), read_text(file)[:_MOST_CHARS]
         found = find_spec(f"undersong.recipes.{name}") if name.isidentifier() else None
         if found is not None and found.origin is not None:
             return found.origin, read_text(Path(found.origin))[:_MOST_CHARS]

@@ -10,7 +10,14 @@ from typing import Final
 
 from undersong.services.agent.domain.budgets import MECHANISMS
 from undersong.services.agent.domain.rules import EVERYTHING, OWN_FEDERATION, STANDARDISE, STATISTICS, Detail, Hours
-from undersong.services.agent.policy.file import BudgetEntry, PolicyFile, RecipeEntry, ResourcesEntry, to_policy
+from undersong.services.agent.policy.file import (
+    AutomaticApproval,
+    BudgetEntry,
+    PolicyFile,
+    RecipeEntry,
+    ResourcesEntry,
+    to_policy,
+)
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
 from undersong.shared.wire.privacy import PrivacyUnit
 
@@ -67,6 +74,7 @@ class Limit:
 
 
 Rule = Choices | Limit
+_BY: Final = "by:"
 
 
 def rules(file: PolicyFile) -> dict[str, Rule]:
@@ -160,10 +168,22 @@ def _federations(names: Sequence[str]) -> Choices:
 
 
 def _recipe_key(rule: RecipeEntry) -> str:
-    return f"{rule.name or ''} {rule.digest or ''}"
+    return f"{rule.name or ''} {_code(rule)}"
+
+
+def _code(rule: RecipeEntry | AutomaticApproval) -> str:
+    """Return what stands for the code that a rule allows: a digest, a signer, or nothing."""
+    return _BY + rule.signer if rule.signer else rule.digest or ""
+
+
+def _which(rule: AutomaticApproval) -> str:
+    return f"recipes that the key {rule.signer} signed" if rule.signer else f"the recipe with the code {rule.digest}"
 
 
 def _recipe(rule: RecipeEntry) -> str:
+    if rule.signer is not None:
+        which = f"recipe {rule.name}" if rule.name else "any recipe of the site"
+        return f"{which} that the key {rule.signer} signed may run"
     if rule.digest is None:
         return f"recipe {rule.name} may run in any installed version"
     return f"{f'recipe {rule.name}' if rule.name else 'the recipe'} with the code {rule.digest} may run"
@@ -173,8 +193,10 @@ def _recipe_covered(key: str, other: Choices) -> bool:
     """Return whether another policy allows all that a rule allows: the same, the digest under any name, or any
     version.
     """
-    name, digest = key.split(" ")
-    return key in other.allowed or (bool(digest) and (f" {digest}" in other.allowed or f"{name} " in other.allowed))
+    name, code = key.split(" ")
+    if key in other.allowed or (code and f" {code}" in other.allowed):
+        return True
+    return bool(code) and not code.startswith(_BY) and f"{name} " in other.allowed
 
 
 def _ceiling_covered(key: str, other: Choices) -> bool:
@@ -243,7 +265,7 @@ def _consent(file: PolicyFile) -> dict[str, Rule]:
     said = "a job that is allowed waits for an owner's approval" if asked else "a job that is allowed needs no approval"
     found: dict[str, Rule] = {"consent": Limit((-int(asked),), said)}
     phrases = {
-        f"{each.digest} {each.epsilon!r} {each.delta!r}": f"jobs of the recipe with the code {each.digest} need no "
+        f"{_code(each)} {each.epsilon!r} {each.delta!r}": f"jobs of {_which(each)} need no "
         f"approval up to epsilon {each.epsilon:g} at delta {each.delta:g}"
         for each in file.auto_approve
     }

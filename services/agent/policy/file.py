@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, tzinfo
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -64,13 +65,21 @@ class RecipeEntry(BaseModel):
     digest: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of its code; without it any installed version. Own recipes need it",
+        description="SHA-256 of its code; without it any installed version. Own recipes need it, or a signer",
+    )
+    signer: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="Public key whose signature beside a recipe's file allows that code, this version and later ones: "
+        "own recipes only (`undersong recipe sign`)",
     )
 
     @model_validator(mode="after")
     def _something(self) -> RecipeEntry:
-        if self.name is None and self.digest is None:
-            raise ValueError("a recipe needs a name, a digest, or both")
+        if self.name is None and self.digest is None and self.signer is None:
+            raise ValueError("a recipe needs a name, a digest, or a signer")
+        if self.digest is not None and self.signer is not None:
+            raise ValueError("a digest names one code already: give the digest or the signer")
         return self
 
 
@@ -173,13 +182,22 @@ class AutomaticApproval(BaseModel):
     """Jobs that need no owner's approval: those of one recipe's code, as long as they cost little."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the recipe's code")
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the recipe's code")
+    signer: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="In place of the digest: the key that signed the recipe"
+    )
     epsilon: float = Field(
         gt=0, le=MAX_EPSILON, description="Most epsilon of a whole job; one with an exact sum always waits"
     )
     delta: float = Field(
         default=1e-6, gt=0, lt=1, description="The largest delta at which the job may claim that epsilon"
     )
+
+    @model_validator(mode="after")
+    def _one_code(self) -> AutomaticApproval:
+        if (self.digest is None) is (self.signer is None):
+            raise ValueError("give the digest of the recipe's code, or the signer of recipes")
+        return self
 
 
 def _federation(name: str) -> str:
@@ -244,11 +262,11 @@ class PolicyFile(EngineFloors, BaseModel):
 
     @model_validator(mode="after")
     def _consent_is_asked(self) -> PolicyFile:
-        digests = [each.digest for each in self.auto_approve]
+        digests = [each.digest or each.signer for each in self.auto_approve]
         if digests and self.consent == "none":
             raise ValueError("auto_approve means something only with `consent: new`")
         if len(set(digests)) != len(digests):
-            raise ValueError("auto_approve: one digest is there twice")
+            raise ValueError("auto_approve: one digest or signer is there twice")
         return self
 
 
@@ -344,11 +362,14 @@ def unresolved(policy: Policy, declared: Mapping[str, Sequence[str]], recipes: S
     return found + [_no_recipe(name, recipes) for name in named if name not in recipes]
 
 
-def to_policy(file: PolicyFile) -> Policy:
-    """Turn the file's shape into the domain's."""
+Signed = Mapping[str, Collection[Digest]]
+
+
+def to_policy(file: PolicyFile, signed: Signed = MappingProxyType({})) -> Policy:
+    """Turn the file's shape into the domain's; `signed` has the digests of own recipes by the keys that signed them."""
     return Policy(
         federations=frozenset(file.federations),
-        recipes=tuple(RecipeRule(r.name, Digest(r.digest) if r.digest else None) for r in file.recipes),
+        recipes=tuple(RecipeRule(entry.name, digest) for entry in file.recipes for digest in _codes(entry, signed)),
         datasets={
             name: frozenset({EVERYTHING} if entry.columns == EVERYTHING else entry.columns)
             for name, entry in file.datasets.items()
@@ -364,9 +385,22 @@ def to_policy(file: PolicyFile) -> Policy:
         engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
         privacy=_privacy(file.privacy),
         consent=ConsentRule(
-            file.consent == "new", {each.digest: Ceiling(each.epsilon, each.delta) for each in file.auto_approve}
+            file.consent == "new",
+            {
+                digest: Ceiling(each.epsilon, each.delta)
+                for each in sorted(file.auto_approve, key=lambda entry: entry.signer is None)  # a digest's own one last
+                for digest in _codes(each, signed)
+                if digest is not None
+            },
         ),
     )
+
+
+def _codes(entry: RecipeEntry | AutomaticApproval, signed: Signed) -> Collection[Digest | None]:
+    """Return the digests that an entry stands for; None: any installed version of its name."""
+    if entry.signer is not None:
+        return signed.get(entry.signer, ())
+    return (Digest(entry.digest) if entry.digest else None,)
 
 
 def _privacy(entry: PrivacyEntry) -> PrivacyRule:

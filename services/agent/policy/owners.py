@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from undersong.services.agent.domain.rules import POLICY_SIGNATURE, Policy
 from undersong.services.agent.policy import file as policies
 from undersong.services.agent.policy.file import PolicyError
+from undersong.services.agent.policy.signers import signed_recipes
 from undersong.services.agent.settings import AgentSettings, OwnerSettings
 from undersong.shared.clock import utc_text
 from undersong.shared.files import FileMark, file_mark, open_lock
@@ -95,7 +96,7 @@ def load_policy(settings: AgentSettings, *, note: bool = False) -> tuple[Policy,
             f"{settings.policy}: consent: {file.consent} needs owners who can approve: make a key "
             "(undersong owner init) and name it under `owners` in agent.yaml"
         )
-    return policies.to_policy(file), ZoneInfo(file.timezone)
+    return policies.to_policy(file, signed_recipes(settings.recipes)), ZoneInfo(file.timezone)
 
 
 def _check(settings: AgentSettings, owners: OwnerSettings, data: bytes, *, note: bool) -> None:

@@ -16,7 +16,8 @@ HEADER: Final = """\
 # What this site allows. What is not named here is refused, whatever the platform says.
 # Lines that begin with "# -" or "# min_" are weaker choices that the owner may make: delete the "# " to allow one.
 # federations: "own" is the federation this agent is enrolled in.
-# recipes: by name (as installed) and, when `digest` is given, only with exactly that code.
+# recipes: by name (as installed) and, when `digest` is given, only with exactly that code; with `signer`, own recipes
+#   that this key signed (undersong recipe sign).
 # datasets: columns that recipes may read, the label among them ("*": all).
 # reports: what the platform learns of a failure here: code | location | full (exception texts can quote data).
 """

@@ -15,6 +15,7 @@ import structlog
 
 from undersong.services.agent.domain.rules import Detail, Policy
 from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.signers import recipe_files
 from undersong.services.agent.policy.template import default_policy
 from undersong.services.agent.rounds.tasks import SiteSetup
 from undersong.services.agent.runner.docker import DockerLauncher
@@ -26,6 +27,7 @@ from undersong.services.agent.settings import AgentSettings, ConfigError
 from undersong.services.agent.site.profile import facts_of
 from undersong.shared.files import FileMark, file_mark, read_text, write_new
 from undersong.shared.identity.owner import signature_file
+from undersong.shared.identity.signed_recipes import recipe_signature_file
 from undersong.shared.names import MEANT
 from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
@@ -47,8 +49,9 @@ class Marks:
     @classmethod
     def of(cls, settings: AgentSettings, data: Iterable[Path] = ()) -> Marks:
         """Look at the files now."""
-        own = [file for path in settings.recipes for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-        files = (settings.policy, signature_file(settings.policy), settings.datasets, *own)
+        own = recipe_files(settings.recipes)
+        signatures = map(recipe_signature_file, own)
+        files = (settings.policy, signature_file(settings.policy), settings.datasets, *own, *signatures)
         return cls(tuple(map(_mark, files)), tuple(map(_mark, data)))
 
 

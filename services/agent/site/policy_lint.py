@@ -136,7 +136,7 @@ def _weak(file: PolicyFile, lines: Lines) -> Iterable[Finding]:
             yield Finding("weak", _line(lines, ["datasets", name]), f"datasets.{name}", said, "list the columns")
     yield from _weak_noise(file, lines)
     for number, rule in enumerate(file.recipes):
-        if rule.digest is None:
+        if rule.digest is None and rule.signer is None:
             said = f"any installed code of the recipe {rule.name} may run"
             at = _line(lines, ["recipes", str(number)])
             yield Finding("weak", at, f"recipes.{number}", said, "add `digest` to pin one version")
