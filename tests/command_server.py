@@ -16,14 +16,20 @@ import undersong.doctor
 import undersong.verify  # noqa: F401  (both are imported by their commands, which need not do it again)
 from undersong import cli
 
+MASTER: Final = 0  # nothing is written to it
 MOST: Final = 150_000  # bytes of a command with its environment: what the kernel passes on in one piece
 
 
 def serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork until this process is ended; in a forked child, the command to run and its files come back."""
+    """Fork until standard input ends, as it does with the process that holds its other end.
+
+    In a forked child, the command to run and its files come back.
+    """
     running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd: the process id, and who waits for its end
     while True:
-        for ready in select.select([listener, *running], [], [])[0]:
+        for ready in select.select([listener, MASTER, *running], [], [])[0]:
+            if ready == MASTER:
+                sys.exit()
             if ready is not listener:
                 pid, client = running.pop(ready)
                 os.close(ready)

@@ -24,7 +24,7 @@ class Commands:
         self._path, log = folder / "commands", folder / "commands.log"
         with log.open("wb") as output:
             words = [sys.executable, "-m", "tests.command_server", str(self._path)]
-            self._server = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self._server = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
         deadline = Deadline(START_S)
         while not self._listens():
             assert self._server.poll() is None, log.read_text()
@@ -54,8 +54,9 @@ class Commands:
 
     def close(self) -> None:
         """End the server. Idempotent."""
-        self._server.kill()
-        self._server.wait()
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(60)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
