@@ -1,17 +1,17 @@
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.pace import Deadline
+from undersong.local.forks import Forked, Forks
 
 pytestmark = pytest.mark.process
 
@@ -24,10 +24,10 @@ def free_port() -> int:
 
 
 class Platform:
-    """Real processes; all are ended with the block."""
+    """Real processes; all are ended with the block. The registry's own are started as an operator does."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.stack = folder, stack
+    def __init__(self, folder: Path, stack: ExitStack, forks: Forks) -> None:
+        self.folder, self.stack, self.forks = folder, stack, forks
         self.keys_port, self.port = free_port(), free_port()
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -40,8 +40,14 @@ class Platform:
             "REGISTRY_ENROL_TOKEN_FILE": str(folder / "secrets" / "registry-enrol-token"),
         }
 
-    def run(self, *command: str) -> None:
-        subprocess.run([sys.executable, "-m", *command], env=self.environment, check=True, timeout=60)
+    def fork(self, module: str, *arguments: str) -> Forked:
+        """Start what is not tested here."""
+        log = self.folder / f"{module}.log"
+        process = self.forks.spawn(module, arguments, env=self.environment, cwd=self.folder, log=log)
+        assert process is not None
+        self.stack.callback(process.wait)
+        self.stack.callback(process.terminate)
+        return process
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen([sys.executable, "-m", *command], env=self.environment)
@@ -51,34 +57,33 @@ class Platform:
 
     def ready(self, port: int, within_s: float = 60) -> dict[str, object]:
         give_up_at = Deadline(within_s)
-        while not give_up_at.over():
-            try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False)
-            except httpx.TransportError:
+        with httpx.Client(trust_env=False) as http:
+            while not give_up_at.over():
+                with suppress(httpx.TransportError):
+                    answer = http.get(f"http://127.0.0.1:{port}/health/ready")
+                    if answer.status_code == 200:
+                        found: dict[str, object] = answer.json()
+                        return found
                 time.sleep(0.1)
-                continue
-            if answer.status_code == 200:
-                found: dict[str, object] = answer.json()
-                return found
-            time.sleep(0.1)
         raise TimeoutError
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
+def platform(tmp_path: Path, forks: Forks) -> Iterator[Platform]:
     with ExitStack() as stack:
-        yield Platform(tmp_path, stack)
+        yield Platform(tmp_path, stack, forks)
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
-    process.send_signal(signal.SIGTERM)
+def stop(process: subprocess.Popen[bytes] | Forked) -> int:
+    process.terminate()
     return process.wait(20)
 
 
 def test_api_and_worker_enrol_serve_and_stop(platform: Platform) -> None:
-    platform.run("undersong.services.keys", "bootstrap", "--out", str(platform.folder / "secrets"))
-    platform.run("undersong.services.registry", "migrate")
-    keys = platform.start("undersong.services.keys", "api")
+    made = platform.fork("undersong.services.keys", "bootstrap", "--out", str(platform.folder / "secrets"))
+    assert made.wait(60) == 0
+    assert platform.fork("undersong.services.registry", "migrate").wait(60) == 0
+    keys = platform.fork("undersong.services.keys", "api")
     api, worker = (
         platform.start("undersong.services.registry", "api"),
         platform.start("undersong.services.registry", "worker"),
