@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import PrivacyModel, PrivacyUnit
 
+MAX_ATTEMPTS = 5
+"""Attempts at one round with noise that a site answers where its policy does not say otherwise."""
 MECHANISMS = tuple(model for model in PrivacyModel if model is not PrivacyModel.NONE)
 
 
@@ -32,7 +34,8 @@ class PrivacyRule:
 
     require: rounds without noise are refused. max_participations: in so many rounds of one kind of a job this site
     takes part. min_separation: after a round with number n it takes part in number n + min_separation at the earliest;
-    manifests number all rounds of a job, of whichever kind.
+    manifests number all rounds of a job, of whichever kind. max_attempts: so many attempts at one round with noise are
+    answered. min_colluding: so many colluding sites must be assumed where sites add the noise together.
     """
 
     require: bool = False
@@ -40,6 +43,8 @@ class PrivacyRule:
     budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)  # by data set
     max_participations: int | None = None
     min_separation: int | None = None
+    max_attempts: int = MAX_ATTEMPTS
+    min_colluding: int = 0
 
     def budget(self, dataset: str, unit: PrivacyUnit) -> Budget | None:
         """Return the budget of this data set for this unit, where there is one."""
@@ -61,6 +66,12 @@ class PrivacyRule:
             found.append(
                 f"noise of model {terms.model} is not allowed here: to allow it, add the line `- {terms.model}` under "
                 "`mechanisms` of `privacy` in policy.yaml"
+            )
+        if terms.model is PrivacyModel.DISTRIBUTED and terms.colluding < self.min_colluding:
+            found.append(
+                f"the round's noise is enough only if no more than {terms.colluding} sites collude, and this site asks "
+                f"for {self.min_colluding}: submit the job with `colluding: {self.min_colluding}` under `privacy`, or "
+                "lower `min_colluding` of `privacy` in policy.yaml"
             )
         others = self.budgets.get(dataset)
         if others and self.budget(dataset, terms.unit) is None:

@@ -115,8 +115,19 @@ def exceeds(found: float, limit: float) -> bool:
 
 
 def participation(manifest: RoundManifest, rule: PrivacyRule, chain: Chain) -> Reason | None:
-    """Refuse a round in which this site would take part too often, or too soon after another of the job."""
-    numbers = {charge.held.number for charge in chain.of_job(manifest.job_id, manifest.kind)} - {manifest.number}
+    """Refuse a round in which this site would take part too often, or too soon after another of the job.
+
+    And one more attempt at a round with noise than the policy allows: fresh noise on the same data averages out.
+    """
+    charges = chain.of_job(manifest.job_id, manifest.kind)
+    tried = sum(charge.held.number == manifest.number for charge in charges)
+    if manifest.privacy is not None and tried >= rule.max_attempts:
+        return Reason(
+            POLICY_PRIVACY,
+            f"this site answered {tried} attempts at this round, each of which may have been opened with other noise: "
+            f"to allow more, raise `max_attempts` of `privacy` in policy.yaml above {rule.max_attempts}",
+        )
+    numbers = {charge.held.number for charge in charges} - {manifest.number}
     most, apart = rule.max_participations, rule.min_separation
     if most is not None and len(numbers) >= most:
         return Reason(POLICY_PRIVACY, f"this site takes part in {most} rounds of a job (`max_participations`)")

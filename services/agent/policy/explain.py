@@ -253,6 +253,14 @@ def _privacy(file: PolicyFile) -> dict[str, Rule]:
         "privacy.min_separation": Limit(
             (-(apart or 0),), f"between two rounds of a job there are at least {apart or 1} by their numbers"
         ),
+        "privacy.max_attempts": Limit(
+            (entry.max_attempts,),
+            f"this site answers up to {entry.max_attempts} attempts at one round with noise",
+        ),
+        "privacy.min_colluding": Limit(
+            (-entry.min_colluding,),
+            f"noise that sites add together is enough with {entry.min_colluding} sites that collude",
+        ),
     }
     for name in dict.fromkeys([*file.datasets, *entry.budgets]):
         for unit in PrivacyUnit:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from undersong.services.agent.domain.budgets import MECHANISMS, Budget, PrivacyRule
+from undersong.services.agent.domain.budgets import MAX_ATTEMPTS, MECHANISMS, Budget, PrivacyRule
 from undersong.services.agent.domain.rules import (
     EVERYTHING,
     OWN_FEDERATION,
@@ -167,6 +167,18 @@ class PrivacyEntry(BaseModel):
         ge=1,
         description="After number n of a job, this site takes part in number n + min_separation at the earliest; a "
         "job's rounds of all kinds are numbered together. None: no limit",
+    )
+    max_attempts: int = Field(
+        default=MAX_ATTEMPTS,
+        ge=1,
+        description="Most attempts at one round with noise that this site answers: the noise of each is fresh, so many "
+        "of them together would average it away. Attempts that certainly gave nothing away do not count",
+    )
+    min_colluding: int = Field(
+        default=0,
+        ge=0,
+        description="With noise that the sites add together, how many of them a job must assume to collude at least "
+        "(`privacy.colluding`)",
     )
 
     @model_validator(mode="after")
@@ -412,6 +424,8 @@ def _privacy(entry: PrivacyEntry) -> PrivacyRule:
         },
         max_participations=entry.max_participations,
         min_separation=entry.min_separation,
+        max_attempts=entry.max_attempts,
+        min_colluding=entry.min_colluding,
     )
 
 

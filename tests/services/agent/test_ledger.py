@@ -253,6 +253,21 @@ def test_taking_part_too_often_or_too_soon_is_refused(site: Site) -> None:
     charge(site, private(4, attempt=2, rounds=9), PrivacyRule(max_participations=2, min_separation=3))
 
 
+def test_a_round_is_not_asked_again_and_again_until_its_noise_averages_out(site: Site) -> None:
+    """Without any budget: each attempt is fresh noise on the same data. Other rounds and exact ones are not limited."""
+    rule = PrivacyRule(max_attempts=3)
+    for attempt in (1, 2, 3):
+        charge(site, private(1, attempt=attempt, rounds=9), rule)
+    again = refusal(site, private(1, attempt=4, rounds=9), rule)
+    assert (again.code, "max_attempts" in again.detail) == ("policy-privacy", True)
+    charge(site, private(1, attempt=3, rounds=9), rule)  # the same attempt is the same charge
+    charge(site, private(2, attempt=4, rounds=9), rule)
+    charge(site, private(1, attempt=4, rounds=9, job_id="job_2"), rule)
+    for attempt in range(1, PrivacyRule().max_attempts + 1):
+        charge(site, private(3, attempt=attempt, rounds=9))
+    assert "5 attempts" in refusal(site, private(3, attempt=9, rounds=9)).detail
+
+
 EDITS = {
     "a charge made cheaper": "UPDATE charges SET event = replace(event, '10.0', '99.0') WHERE seq = 2",
     "a charge moved to another data set": "UPDATE charges SET dataset = 'lungs' WHERE seq = 1",

@@ -53,6 +53,8 @@ def test_what_the_file_says_is_what_the_rule_holds(tmp_path: Path) -> None:
         ("privacy: {mechanisms: [serverr]}", "server"),
         ("privacy: {requires: true}", "require"),
         ("privacy: {min_separation: 0}", "min_separation"),
+        ("privacy: {max_attempts: 0}", "max_attempts"),
+        ("privacy: {min_colluding: -1}", "min_colluding"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
@@ -71,6 +73,10 @@ def test_rounds_that_the_policy_refuses_whatever_was_spent(tmp_path: Path) -> No
     assert strict.objections(private()) == []
     assert "`require: false`" in strict.objections(manifest())[0]
     assert "`- distributed`" in strict.objections(private(model="distributed"))[0]
+    wary = rule(tmp_path, "privacy: {min_colluding: 1}")
+    assert "`colluding: 1`" in wary.objections(private(model="distributed"))[0]
+    assert wary.objections(private(model="distributed", colluding=1, min_sites=1)) == []
+    assert wary.objections(private()) == [], "its own noise is enough alone"
     inside = private(model="record", unit="record", steps={"count": 10, "probability": 0.1, "clip_norm": 1.0})
     assert "no budget for unit record" in strict.objections(inside)[1]
     assert strict.objections(manifest(kind="initialise", encoding=None, model=None)) == []

@@ -29,7 +29,8 @@ SOME = {
     "privacy": [
         {},
         {"require": True},
-        {"mechanisms": ["local"], "max_participations": 3},
+        {"mechanisms": ["local"], "max_participations": 3, "max_attempts": 1},
+        {"min_colluding": 1, "max_attempts": 9},
         {"budgets": {"heart": {"epsilon": 2, "delta": 1e-6}}},
         {"budgets": {"heart": {"unit": "record", "epsilon": 4, "delta": 1e-7}}, "min_separation": 2},
     ],
