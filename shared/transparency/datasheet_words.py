@@ -200,6 +200,10 @@ def _figure(value: JsonValue) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return f"[{', '.join(_figure(one) for one in value)}]"
+    if isinstance(value, dict):
+        if value.keys() == {"value", "low", "high"}:
+            return f"{_figure(value['value'])} ({_figure(value['low'])} to {_figure(value['high'])})"
+        return "; ".join(f"{name} {_figure(one)}" for name, one in value.items())
     return str(value)
 
 

@@ -142,7 +142,7 @@ def _show(title: str, found: Sequence["AuditFinding"], verdict: str) -> None:
     words = {
         "claim-broken": Text("claim-broken: a lower bound on epsilon is above the claim", "bold red"),
         "not-refuted": Text("not refuted: no audit found more than is claimed", "bold green"),
-        "no-claim": Text("no claim: this version promises no epsilon that these audits could refute", "yellow"),
+        "no-claim": Text("no claim was tested: what these audits bound has no claimed epsilon", "yellow"),
     }
     common.console.print(words[verdict])
 

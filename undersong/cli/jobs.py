@@ -95,6 +95,11 @@ def try_(
         return
     said = f"{made.rounds} rounds on {made.training_rows} rows, {made.parameters} parameters: {headline(made.metrics)}"
     common.console.print(said, markup=False, soft_wrap=True)
+    if isinstance(spec.get("privacy"), dict):
+        plan = f"undersong privacy plan {common.quoted(file)}"
+        common.console.print(
+            f"without the noise that the job asks for, of which {plan} tells", style="dim", markup=False
+        )
     common.next_step(f"undersong job submit {common.quoted(file)} --dry-run")
 
 

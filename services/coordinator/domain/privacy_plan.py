@@ -89,6 +89,9 @@ class PrivacyPlan(Part):
     clipping: ClippingPlan | None = Field(default=None, description="The cost of a limit that follows the updates.")
 
 
+_SAME: Final = 1e-3  # calibration ends a little below the epsilon that is asked for
+
+
 def plan_of(job: ValidJob) -> PrivacyPlan:
     """Compute the plan; takes seconds."""
     terms, asked = job.resolved.privacy, job.spec.privacy
@@ -145,7 +148,8 @@ def _likely(engine: str) -> PrivacyModel:
 
 def _over_noise(model: PrivacyModel, delta: float, rounds: int, terms: PrivacyTerms | None) -> tuple[NoisePoint, ...]:
     steps = terms.steps if terms is not None else None
-    found = {epsilon: _noise(model, epsilon, delta, rounds, steps) for epsilon in EPSILONS}
+    others = [each for each in EPSILONS if terms is None or not math.isclose(each, terms.epsilon, rel_tol=_SAME)]
+    found = {epsilon: _noise(model, epsilon, delta, rounds, steps) for epsilon in others}
     if terms is not None:
         found[terms.epsilon] = terms.noise_multiplier
     return tuple(NoisePoint(epsilon=epsilon, noise_multiplier=found[epsilon]) for epsilon in sorted(found))

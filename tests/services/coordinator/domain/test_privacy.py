@@ -238,6 +238,8 @@ def test_a_plan_says_what_noise_costs_and_which_other_would() -> None:
     plan = plan_of(training({"model": "distributed", "epsilon": 4.0}, rounds=20))
     assert plan.terms is not None
     noises = [point.noise_multiplier for point in plan.over_noise]
+    shown = [f"{point.epsilon:.3g}" for point in plan.over_noise]
+    assert len(set(shown)) == len(shown), "the job's own epsilon is there once"
     assert noises == sorted((noise for noise in noises if noise is not None), reverse=True), "less noise costs more"
     costs = [point.epsilon for point in plan.over_rounds]
     assert costs == sorted(cost for cost in costs if cost is not None)
