@@ -1,13 +1,17 @@
 """Privacy datasheets of model versions, and what jobs released: from rounds, the registry and the keys service.
 
-A datasheet is made when it is asked for and signed with the coordinator's key; nothing of it is stored.
+A datasheet is made when it is asked for. Where it says something new it is signed with the coordinator's key and kept
+in the registry, with the version; else the one that is kept there is given.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from undersong.services.coordinator.domain.jobs import Job
@@ -18,14 +22,17 @@ from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
+from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound, no_such
 from undersong.shared.identity.authority import Identity
-from undersong.shared.ids import VersionId
+from undersong.shared.ids import RoundId, SiteId, VersionId
 from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.transparency.datasheet import (
+    Datasheet,
     SheetAudit,
+    SheetLedger,
     SheetRecipe,
     SheetSubject,
     SheetUtility,
@@ -33,9 +40,12 @@ from undersong.shared.transparency.datasheet import (
     sign_datasheet,
 )
 from undersong.shared.transparency.datasheet_making import SheetFacts, make_datasheet
+from undersong.shared.transparency.ledger_heads import LoggedLedgerHead
 from undersong.shared.transparency.releases import Release, UnitCost, costs_of, exact_of
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.wire.manifest import RoundKind
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MOST_ANCESTORS: Final = 1000
 """Jobs that a version's line is followed back through."""
@@ -102,13 +112,36 @@ class Datasheets:
         except NotFound as error:
             raise hidden from error
         person.check(*Role, federation_id=str(found.get("federation_id")), hidden=hidden)
+        signed, new = await self._made_now(version_id, found)
+        if new:
+            try:
+                await self._registry.keep_datasheet(signed)
+            except (NotFound, PartyAway, PartyRefused) as refusal:  # it is kept the next time
+                log.warning("datasheet.unkept", version_id=version_id, reason=refusal.detail)
+        return signed
+
+    async def keep(self, version_id: str) -> bool:
+        """Have the registry keep what is to be said of a version now, and return whether that is complete.
+
+        It is not while a head of an owner's ledger is still to come. Raises NotFound, PartyAway or PartyRefused.
+        """
+        signed, new = await self._made_now(version_id, await self._registry.version_document(version_id))
+        if new:
+            await self._registry.keep_datasheet(signed)
+        return all(ledger.head is not None for ledger in signed.datasheet.ledgers)
+
+    async def _made_now(self, version_id: str, found: dict[str, Any]) -> tuple[SignedDatasheet, bool]:
+        """Return the sheet, and whether it is new: one that is kept and says the same is given again."""
         line = await self._line(version_id, found)
         try:
             account = await self._account(found, line)
         except (ValidationError, KeyError, TypeError, ValueError) as error:
             raise PartyAway("What the registry tells of the version is not understood.", retry_after_s=2) from error
         datasheet = await asyncio.to_thread(make_datasheet, account, utc_now())
-        return sign_datasheet(datasheet, self._identity())
+        kept = await self._registry.datasheet(version_id)
+        if kept is not None and _same(kept, datasheet, self._identity()):
+            return kept, False
+        return sign_datasheet(datasheet, self._identity()), True
 
     async def account(self, person: Principal, job_id: str) -> JobAccount:
         """Return what the rounds of a job released; of a job that has ended it is read once."""
@@ -197,7 +230,36 @@ class Datasheets:
             audits=audits,
             claim_broken=any(audit.broken for audit in audits),
             utility=SheetUtility(metrics=dict(found.get("metrics") or {})),
+            ledgers=await self._ledgers(found["federation_id"], line),
         )
+
+    async def _ledgers(self, federation_id: str, line: _Line) -> tuple[SheetLedger, ...]:
+        """Return how far the ledger of each owner had come after the site's last round of the version's own job."""
+        job = line.job
+        rounds = [one.manifest.round_id for one in line.releases if job and one.manifest.job_id == job.id]
+        if job is None or not rounds:
+            return ()
+
+        async def work(tx: Transaction) -> dict[SiteId, RoundId]:
+            return await TaskRepository(tx).last_parts(job.id, max(rounds))
+
+        parts = await self._database.read("version.parts", work)
+        places = {round_id: await self._log_entry(round_id) for round_id in set(parts.values())}
+        return tuple(
+            [
+                await self._ledger(federation_id, site_id, round_id, places[round_id])
+                for site_id, round_id in sorted(parts.items())
+            ]
+        )
+
+    async def _ledger(self, federation_id: str, site_id: SiteId, round_id: RoundId, place: int | None) -> SheetLedger:
+        found: list[LoggedLedgerHead] = []
+        if place is not None:
+            with suppress(NotFound, PartyAway, PartyRefused):
+                found = await self._keys.ledger_heads(federation_id, site_id, place + 1, 1)
+        if not found:
+            return SheetLedger(site_id=site_id, round_id=round_id)
+        return SheetLedger(site_id=site_id, round_id=round_id, head=found[0].head, log_entry=found[0].index)
 
     async def _log_entry(self, round_id: str | None) -> int | None:
         """Return the place of a round's record in the log; None where it is not there yet, or the keys service is
@@ -209,6 +271,15 @@ class Datasheets:
             return (await self._keys.logged(round_id)).index
         except (NotFound, PartyAway, PartyRefused):
             return None
+
+
+def _same(kept: SignedDatasheet, datasheet: Datasheet, identity: Identity) -> bool:
+    """Return whether a kept datasheet, signed with this key, says the same, and can be relied on for long enough."""
+    if kept.certificate != identity.certificate.public_bytes(Encoding.DER).hex():
+        return False
+    made = {"made_at": kept.datasheet.made_at, "expires_at": kept.datasheet.expires_at}
+    half = (datasheet.expires_at - datasheet.made_at) / 2
+    return datasheet.model_copy(update=made) == kept.datasheet and kept.datasheet.expires_at > datasheet.made_at + half
 
 
 def _job_account(releases: Sequence[Release]) -> JobAccount:

@@ -20,6 +20,7 @@ from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.rounds import Rounds
 from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.tables import common
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.services.coordinator.use_cases import UseCases, build_use_cases
@@ -107,7 +108,9 @@ async def run_worker(settings: CoordinatorSettings) -> None:
         rounds = Rounds(database, identity, timing, settings.round_deadline_s)
         conductor = Conductor(database, rounds, Aggregator(aggregator), Registry(registry), Keys(keys))
         await stack.enter_async_context(background(LogHeads(Keys(keys), rounds).run()))
-        await work(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing))
+        datasheets = Datasheets(database, Registry(registry), KeysDirectory(keys), identity)
+        keeper = SheetKeeper(database, datasheets, Registry(registry))
+        await work(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing), keeper)
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:

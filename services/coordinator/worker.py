@@ -6,6 +6,7 @@ from undersong.services.coordinator.conductor import Conductor
 from undersong.services.coordinator.gauges import Gauges
 from undersong.services.coordinator.moves import ROUNDS_TOPIC
 from undersong.services.coordinator.rounds import JOBS_TOPIC
+from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.shared.database import Database
@@ -22,7 +23,14 @@ _CONSUMERS: Final = 2
 """For each topic, so that one slow neighbour does not hold up every round."""
 
 
-async def work(database: Database, streams: Streams, conductor: Conductor, tasks: TaskSweeper, gauges: Gauges) -> None:
+async def work(
+    database: Database,
+    streams: Streams,
+    conductor: Conductor,
+    tasks: TaskSweeper,
+    gauges: Gauges,
+    sheets: SheetKeeper,
+) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
         SWEEP_EVERY_S,
@@ -40,6 +48,7 @@ async def work(database: Database, streams: Streams, conductor: Conductor, tasks
         housekeeping=True,
     )
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
+    keeping = Sweeper(LOOK_EVERY_S, {"datasheets": sheets.sweep}, housekeeping=True)
     answered = Sweeper(ANSWERED_EVERY_S, {"answered": conductor.sweep_answered}, when=lambda: streams.failing)
     handlers = {
         JOBS_TOPIC: conductor.on_job,
@@ -55,6 +64,6 @@ async def work(database: Database, streams: Streams, conductor: Conductor, tasks
         Relay(database, streams).run(),
         OutboxTail(database, streams, consumers=consumers).run(),
         answered.run(),
-        *(sweep.run() for sweep in (sweeper, tidying, looking)),
+        *(sweep.run() for sweep in (sweeper, tidying, looking, keeping)),
         *(consumer.run() for consumer in consumers),
     )

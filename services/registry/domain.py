@@ -22,6 +22,18 @@ class ModelNameTaken(Conflict):
     """The federation has a model of this name."""
 
 
+class DatasheetMissing(NotFound):
+    """No privacy datasheet of the version is kept yet."""
+
+
+class DatasheetRefused(Invalid):
+    """The datasheet is not signed by this federation's coordinator, or is about another version."""
+
+
+class DatasheetOlder(Conflict):
+    """A datasheet of the version that was made later is kept already."""
+
+
 class VersionUnknown(NotFound):
     """There is no such model version."""
 

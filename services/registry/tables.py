@@ -122,6 +122,21 @@ class AuditRow(Base):
     signature: Mapped[str] = mapped_column(String(128))
 
 
+class DatasheetRow(Base):
+    """Privacy datasheets of versions, as the coordinator signed them; rows are only ever added, the newest counts."""
+
+    __tablename__ = "datasheets"
+    __table_args__ = (UniqueConstraint("version_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    document: Mapped[str] = mapped_column(Text)  # as signed; JSONB would rewrite its numbers
+    audits: Mapped[int]  # how many it tells of
+    made_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    stored_at: Mapped[datetime] = mapped_column(UtcDateTime())
+
+
 class ActionRow(Base):
     """Who did what: rows are only ever added."""
 

@@ -5,8 +5,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
+from undersong.services.registry.api.datasheets import router as datasheets_router
 from undersong.services.registry.api.models import router
 from undersong.services.registry.contents import Contents
+from undersong.services.registry.datasheets import DatasheetStore
 from undersong.services.registry.models import Models
 from undersong.services.registry.publishers import Publishers
 from undersong.services.registry.settings import RegistrySettings
@@ -53,7 +55,7 @@ def build_app(
         title="Undersong registry",
         service="registry",
         description="Models and their immutable, signed versions, with lineage, aliases and content.",
-        routers=[router],
+        routers=[router, datasheets_router],
         lifespan=_lifespan(settings, database, store, establish, tokens),
         checks={**database_checks(database, "registry"), "blobs": store.check},
         degradable={"contents": Contents(database, store, limit=settings.max_content_bytes).check},
@@ -77,6 +79,7 @@ def _lifespan(
                 app.state.contents = contents
                 app.state.models = Models(database)
                 app.state.versions = Versions(database, contents, publishers, trust.identity)
+                app.state.datasheets = DatasheetStore(database, trust.identity)
                 app.state.verifier = trust.verifier
                 app.state.tokens = tokens or IntrospectionClient(http, settings.coordinator_url)
                 yield

@@ -22,6 +22,7 @@ from undersong.shared.transparency.datasheet import (
     SheetData,
     SheetEngine,
     SheetGap,
+    SheetLedger,
     SheetMapping,
     SheetMechanism,
     SheetSubject,
@@ -67,6 +68,7 @@ class SheetFacts:
     audits: tuple[SheetAudit, ...] = ()
     claim_broken: bool = False
     utility: SheetUtility = field(default_factory=SheetUtility)
+    ledgers: tuple[SheetLedger, ...] = ()
 
 
 def make_datasheet(account: SheetFacts, now: datetime) -> Datasheet:
@@ -84,6 +86,7 @@ def make_datasheet(account: SheetFacts, now: datetime) -> Datasheet:
         audits=account.audits,
         claim_broken=account.claim_broken,
         unknown=account.unknown,
+        ledgers=account.ledgers,
         utility=account.utility,
         nist=tuple(_nist(account, claims, engines)),
     )

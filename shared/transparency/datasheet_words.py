@@ -11,6 +11,7 @@ from undersong.shared.transparency.datasheet import (
     SheetAudit,
     SheetClaim,
     SheetData,
+    SheetLedger,
     SheetMechanism,
     SheetSubject,
 )
@@ -66,6 +67,7 @@ def sections(datasheet: Datasheet) -> tuple[Section, ...]:
             tuple((gap.what, _number(gap.releases), gap.why) for gap in datasheet.gaps),
         ),
         _audits(datasheet),
+        _ledgers(datasheet),
         _utility(datasheet),
         Section(
             "Map to NIST SP 800-226",
@@ -205,6 +207,24 @@ def _figure(value: JsonValue) -> str:
             return f"{_figure(value['value'])} ({_figure(value['low'])} to {_figure(value['high'])})"
         return "; ".join(f"{name} {_figure(one)}" for name, one in value.items())
     return str(value)
+
+
+def _ledgers(datasheet: Datasheet) -> Section:
+    title = "Owners' ledgers"
+    if not datasheet.ledgers:
+        return Section(title, ("No site took part in a round of this version's job, or none is known here.",))
+    said = (
+        "How far each owner's privacy ledger had come, by the first head in the transparency log behind its site's "
+        "last round of the version's job. An owner compares it: undersong ledger verify --against SHEET.json."
+    )
+    head = ("Site", "Last round", "Lines", "Log entry")
+    return Section(title, (said,), head, tuple(_ledger(one) for one in datasheet.ledgers))
+
+
+def _ledger(one: SheetLedger) -> tuple[str, ...]:
+    if one.head is None:
+        return one.site_id, one.round_id, "no head is in the log yet", NONE
+    return one.site_id, one.round_id, str(one.head.lines), _number(one.log_entry)
 
 
 def _utility(datasheet: Datasheet) -> Section:

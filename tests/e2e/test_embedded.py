@@ -14,6 +14,7 @@ from tests.effort import also
 from tests.pace import Deadline
 from undersong.cli import app
 from undersong.cli.common import waits
+from undersong.cli.ledger_heads import LedgerOwner, told_in, unlike_told
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -22,11 +23,12 @@ from undersong.local.forks import Forks
 from undersong.profile import local_profiles, save_local_profile
 from undersong.services.agent.__main__ import status_of
 from undersong.services.agent.ledger.book import Ledger
-from undersong.services.agent.ledger.entries import Charge, State
+from undersong.services.agent.ledger.entries import Chain, Charge, State
 from undersong.services.agent.ledger.mark import LedgerMark
 from undersong.services.agent.repository.state import AgentState
 from undersong.services.agent.settings import AgentSettings, load
 from undersong.services.agent.transparency.log_watch import Seen
+from undersong.shared.identity.authority import Identity, keyid_of
 from undersong.shared.identity.owner import OwnerKey, sign_policy
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.transparency.ledger_heads import backward, unlike
@@ -116,6 +118,7 @@ def test_a_budget_for_two_rounds_ends_a_job_of_three(platform: Platform) -> None
         assert [charge.release_digest is not None for charge in charges] == [True, True]
         assert epsilon_of([charge.event for charge in charges], 1e-6) == pytest.approx(two.epsilon, rel=1e-6)
         expect_committed(platform, name)
+    expect_ledgers_in_sheet(platform, job)
 
 
 def expect_committed(platform: Platform, name: str) -> None:
@@ -136,6 +139,33 @@ def expect_committed(platform: Platform, name: str) -> None:
             return
         assert not deadline.over(), (heads, chain.head)
         time.sleep(0.2)
+
+
+def expect_ledgers_in_sheet(platform: Platform, job: Job) -> None:
+    """The sheet of the job's version, kept in the registry, has a head of each owner's ledger."""
+    assert job.version_id is not None
+    deadline = Deadline(HANGS_S)
+    while True:
+        signed = platform.client.datasheet(job.version_id)
+        if all(ledger.head is not None for ledger in signed.datasheet.ledgers):
+            break
+        assert not deadline.over(), signed.datasheet.ledgers
+        time.sleep(0.5)
+    assert len(signed.datasheet.ledgers) == len(SITES)
+    assert platform.client.datasheet(job.version_id) == signed, "it is signed once while it says the same"
+    sheet = platform.home / "sheet.json"
+    sheet.write_text(signed.model_dump_json())
+    for name in SITES:
+        settings = load(platform.home / "sites" / name / "agent.yaml")
+        identity = Identity.load(settings.data_dir / "identity")
+        told = told_in(sheet, LedgerOwner(identity.subject.name, keyid_of(identity.ca_certificate)))
+        state = AgentState(settings.data_dir)
+        ledger = Ledger(state.store, LedgerMark(settings.high_water))
+        (chain, _), secret = ledger.look(), ledger.secret()
+        state.close()
+        assert list(unlike_told(chain, secret, told)) == []
+        assert chain.hashes[told.heads[-1].lines]
+        assert list(unlike_told(Chain(), secret, told)) != []
 
 
 def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:

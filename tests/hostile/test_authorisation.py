@@ -89,6 +89,7 @@ QUERY = {
     "GET /v1/federations/{federation_id}/comparison": {"dataset": "nothing"},
     "GET /v1/log/records": {"round_id": "rnd_" + "0" * 26},
     "PUT /v1/blobs/{digest}": {"federation_id": "{federation_id}"},
+    "GET /v1/log/ledger-heads": {"federation_id": "{federation_id}", "site_id": "{site_id}"},
     "GET /v1/log/entries": {"start": 0, "end": 1},
     "GET /v1/log/proofs/inclusion": {"index": 0, "size": 1},
     "GET /v1/log/proofs/consistency": {"first": 1, "second": 1},
@@ -115,7 +116,8 @@ def let_in(operation: str, answer: httpx.Response) -> bool:
     return answer.status_code != 401 and check_problem(answer).type.rsplit(":", 1)[-1] in {
         "no-evidence", "record-unknown", "nonce-unknown", "token-unknown", "challenge-unknown", "step-unknown",
         "manifest-untrusted", "publisher-unproven", "alias-unknown", "certificate-unknown", "entry-unknown",
-        "proof-invalid", *(["round-unknown"] if operation.endswith(("/reports", "/set", "/share")) else []),
+        "datasheet-missing", "proof-invalid",
+        *(["round-unknown"] if operation.endswith(("/reports", "/set", "/share")) else []),
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LedgerOwner:
     """Whose ledger is checked, as far as it is known, and the fingerprint of the authority that it trusts."""
 
     site_id: str | None
@@ -33,7 +33,7 @@ class Told:
     round_id: str | None = None
 
 
-def told_in(file: Path, holder: Holder) -> Told:
+def told_in(file: Path, holder: LedgerOwner) -> Told:
     """Return what a file says of a ledger: a datasheet, or what `undersong ledger heads --json` printed.
 
     UndersongError for another file, for a datasheet whose signature does not hold, and where it names several ledgers
@@ -75,7 +75,7 @@ def unlike_told(chain: "Chain", secret: bytes | None, told: Told) -> Iterator[st
             yield f"it charged round {told.round_id} in line {min(seqs)}, behind the head in the log"
 
 
-def _of_datasheet(document: dict[str, Any], holder: Holder) -> dict[str, Told]:
+def _of_datasheet(document: dict[str, Any], holder: LedgerOwner) -> dict[str, Told]:
     from undersong.shared.transparency.datasheet import SignedDatasheet, check_datasheet
 
     signed = SignedDatasheet.model_validate(document)

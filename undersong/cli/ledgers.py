@@ -18,7 +18,7 @@ from undersong.shared.errors import Refusal
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
-    from undersong.cli.ledger_heads import Holder
+    from undersong.cli.ledger_heads import LedgerOwner
     from undersong.services.agent.domain.budgets import PrivacyRule
     from undersong.services.agent.ledger.accounts import Spending
     from undersong.services.agent.ledger.book import Ledger
@@ -109,7 +109,7 @@ def verify(
     ledger is checked by itself: with --against it is compared with what was said of it before, so that lines that are
     missing at its end, and a ledger that was rewritten, are seen as well.
     """
-    from undersong.cli.ledger_heads import Holder, told_in, unlike_told
+    from undersong.cli.ledger_heads import LedgerOwner, told_in, unlike_told
 
     if file is not None:
         chain, secret, holder = _from_file(file)
@@ -122,7 +122,7 @@ def verify(
     common.console.print(f"{chain.head.seq} lines hold; the last one is {chain.head.hash}", markup=False)
     if against is None:
         return
-    told = told_in(against, Holder(site or holder.site_id, ca or holder.authority))
+    told = told_in(against, LedgerOwner(site or holder.site_id, ca or holder.authority))
     for why in unlike_told(chain, secret, told):
         raise UndersongError(f"the ledger is not the one that {against} tells of: {why}", remedy=ADVICE)
     if told.heads:
@@ -234,8 +234,8 @@ def opened(
             ) from error
 
 
-def _from_file(file: Path) -> "tuple[Chain, bytes | None, Holder]":
-    from undersong.cli.ledger_heads import Holder
+def _from_file(file: Path) -> "tuple[Chain, bytes | None, LedgerOwner]":
+    from undersong.cli.ledger_heads import LedgerOwner
     from undersong.services.agent.ledger.accounts import checked, secret_in
 
     try:
@@ -244,19 +244,19 @@ def _from_file(file: Path) -> "tuple[Chain, bytes | None, Holder]":
     except (ValueError, RecursionError) as error:
         raise UndersongError(f"{file}: {error}", remedy="name a file of `undersong ledger export`") from None
     site = document.get("site_id")
-    return chain, secret, Holder(site if isinstance(site, str) else None, None)
+    return chain, secret, LedgerOwner(site if isinstance(site, str) else None, None)
 
 
-def _holder(settings: "AgentSettings") -> "Holder":
+def _holder(settings: "AgentSettings") -> "LedgerOwner":
     """Return whose folder it is, and its authority; unknown before the agent has enrolled."""
-    from undersong.cli.ledger_heads import Holder
+    from undersong.cli.ledger_heads import LedgerOwner
     from undersong.shared.identity.authority import Identity, keyid_of
 
     try:
         identity = Identity.load(settings.data_dir / "identity")
     except (OSError, ValueError, Refusal):
-        return Holder(None, None)
-    return Holder(identity.subject.name, keyid_of(identity.ca_certificate))
+        return LedgerOwner(None, None)
+    return LedgerOwner(identity.subject.name, keyid_of(identity.ca_certificate))
 
 
 def _account_table(found: "list[Spending]") -> Table:

@@ -62,12 +62,17 @@ class JobExposure:
 
 @dataclass(frozen=True, slots=True)
 class DatasheetPage:
-    """A version's datasheet in sections; `keyid` is the fingerprint of the certificate that it is signed with."""
+    """A version's datasheet in sections; `keyid` is the fingerprint of the certificate that it is signed with.
+
+    document: the signed sheet as JSON. made_at: when it was made, and given to the registry.
+    """
 
     version_id: str
     title: str
     sections: tuple[Section, ...]
     keyid: str
+    document: str
+    made_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

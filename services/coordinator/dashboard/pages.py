@@ -18,6 +18,7 @@ from undersong.services.coordinator.dashboard.view_model import Dashboard, ViewM
 from undersong.services.coordinator.dashboard.views import Measure
 from undersong.shared.errors import Refusal, TooMany
 from undersong.shared.learning.metrics import COUNTS
+from undersong.shared.sections import html_page
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
 CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
@@ -253,6 +254,16 @@ async def privacy_page(visitor: Visitor) -> Response:
 async def datasheet_page(version_id: str, visitor: Visitor) -> Response:
     """Return the privacy datasheet of a version."""
     return visitor.show("datasheet.html", "Models", page=await visitor.view.datasheet(version_id))
+
+
+@router.get("/versions/{version_id}/datasheet.{form}")
+async def datasheet_file(version_id: str, form: Literal["json", "html"], visitor: Visitor) -> Response:
+    """Return the privacy datasheet of a version as a file: signed JSON, or one HTML page without this frame."""
+    found = await visitor.view.datasheet(version_id)
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="datasheet-{found.version_id}.{form}"'}
+    if form == "json":
+        return Response(found.document, media_type="application/json", headers=headers)
+    return Response(html_page(found.title, found.sections), media_type="text/html", headers=headers)
 
 
 @router.get("/stream")

@@ -366,7 +366,8 @@ def datasheet(signed: SignedDatasheet) -> DatasheetPage:
     """Return a datasheet as its sections."""
     sheet = signed.datasheet
     keyid = digest_of(bytes.fromhex(signed.certificate))
-    return DatasheetPage(sheet.subject.version_id, title_of(sheet), sections(sheet), keyid)
+    document = signed.model_dump_json(indent=2)
+    return DatasheetPage(sheet.subject.version_id, title_of(sheet), sections(sheet), keyid, document, sheet.made_at)
 
 
 def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:

@@ -9,7 +9,9 @@ import httpx
 from pydantic import Field, ValidationError
 
 from undersong.services.coordinator.peers.peer import Answer, Call, PartyRefused, Peer
+from undersong.shared.errors import NotFound
 from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
+from undersong.shared.transparency.datasheet import SignedDatasheet
 from undersong.shared.wire.manifest import DataRef
 
 
@@ -36,6 +38,10 @@ class PrivacyAudit(Answer):
     broken: bool
     recorded_at: datetime
     recorded_by: str
+
+
+class _Ids(Answer):
+    items: list[str]
 
 
 class VersionFacts(Answer):
@@ -88,6 +94,23 @@ class Registry(Peer):
     async def version_document(self, version_id: str) -> dict[str, Any]:
         """Return a version with lineage and signatures, as the registry tells it; raises NotFound."""
         return await self._call(Call("GET", f"/v1/versions/{quote(version_id, safe='')}"))
+
+    async def datasheet(self, version_id: str) -> SignedDatasheet | None:
+        """Return the datasheet of a version that is kept there; None where none is, or it is not understood."""
+        try:
+            answer = await self._call(Call("GET", f"/v1/versions/{quote(version_id, safe='')}/datasheet"))
+            return SignedDatasheet.model_validate(answer)
+        except (NotFound, ValidationError):
+            return None
+
+    async def keep_datasheet(self, signed: SignedDatasheet) -> None:
+        """Keep a version's datasheet there. Idempotent; raises NotFound, PartyRefused or PartyAway."""
+        path = f"/v1/versions/{quote(signed.datasheet.subject.version_id, safe='')}/datasheet"
+        await self._call(Call("PUT", path, json=signed.model_dump(mode="json")))
+
+    async def stale_datasheets(self) -> list[str]:
+        """Return versions that were audited after their newest datasheet."""
+        return _Ids.model_validate(await self._call(Call("GET", "/v1/datasheets/stale"))).items
 
     async def model_name(self, model_id: str) -> str:
         """Return a model's name; raises NotFound."""

@@ -130,6 +130,11 @@ class JobRepository:
         )
         return [JobId(job_id) for job_id in await self._session.scalars(query.order_by(JobRow.id).limit(100))]
 
+    async def ended_since(self, since: datetime) -> Sequence[Job]:
+        """Return jobs that ended after a time, the newest first."""
+        query = select(JobRow).where(JobRow.finished_at > since).order_by(JobRow.finished_at.desc()).limit(100)
+        return [_job(row) for row in await self._session.scalars(query)]
+
     async def record(self, job_id: str, type: str, actor: str, data: Mapping[str, Any], *, notify: bool = True) -> None:  # noqa: A002
         """Append an event of the present trace; the job's row orders them.
 

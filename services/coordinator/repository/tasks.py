@@ -198,6 +198,14 @@ class TaskRepository:
             query = query.join(JobRow, JobRow.id == TaskRow.job_id).where(JobRow.federation_id.in_(within))
         return (await page(self._session, query, TaskRow.id, limit, after)).map(_task)
 
+    async def last_parts(self, job_id: str, until: str) -> dict[SiteId, RoundId]:
+        """Return for each site its last finished round of a job, of those whose ids come no later than `until`."""
+        query = select(_TASKS.c.site_id, func.max(_TASKS.c.round_id)).where(
+            _TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.DONE, _TASKS.c.round_id <= until
+        )
+        rows = await self._session.execute(query.group_by(_TASKS.c.site_id))
+        return {SiteId(site_id): RoundId(round_id) for site_id, round_id in rows}
+
     async def outstanding(self) -> dict[str, int]:
         """Return how many tasks are open, and how many leased."""
         query = select(_TASKS.c.state, func.count()).where(_TASKS.c.state.in_(sorted(OUTSTANDING)))

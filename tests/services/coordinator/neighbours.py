@@ -23,6 +23,7 @@ class Neighbours:
     rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sheets: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     metrics: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     away: bool = False
@@ -68,6 +69,9 @@ class Neighbours:
             Route("/v1/models", self.list_models, methods=["GET"]),
             Route("/v1/models/{id}", self.get_model, methods=["GET"]),
             Route("/v1/versions/{id}", self.get_version, methods=["GET"]),
+            Route("/v1/versions/{id}/datasheet", self.get_sheet, methods=["GET"]),
+            Route("/v1/versions/{id}/datasheet", self.put_sheet, methods=["PUT"]),
+            Route("/v1/datasheets/stale", self.list_stale, methods=["GET"]),
             Route("/v1/versions/{id}/metrics", self.post_metrics, methods=["POST"]),
         ]
         return Starlette(routes=routes)
@@ -168,6 +172,21 @@ class Neighbours:
     async def get_version(self, request: Request) -> JSONResponse:
         found = self.versions.get(request.path_params["id"])
         return JSONResponse(found) if found else self._problem(404, "not-found")
+
+    async def get_sheet(self, request: Request) -> JSONResponse:
+        found = self.sheets.get(request.path_params["id"])
+        return JSONResponse(found[-1]) if found else self._problem(404, "datasheet-missing")
+
+    async def put_sheet(self, request: Request) -> JSONResponse:
+        if self.away:
+            return self._problem(503, "away")
+        self.sheets.setdefault(request.path_params["id"], []).append(await request.json())
+        return JSONResponse({}, 201)
+
+    async def list_stale(self, request: Request) -> JSONResponse:
+        told = {name: len(kept[-1]["datasheet"]["audits"]) for name, kept in self.sheets.items()}
+        stale = [name for name, one in self.versions.items() if len(one.get("audits") or ()) > told.get(name, 0)]
+        return JSONResponse({"items": stale})
 
     async def post_metrics(self, request: Request) -> JSONResponse:
         if self.away:

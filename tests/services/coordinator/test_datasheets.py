@@ -12,6 +12,7 @@ from tests.services.coordinator.world import World
 from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.peers.keys import KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.shared.identity.authority import Subject, keyid_of
 from undersong.shared.ids import new_id
 from undersong.shared.transparency.datasheet import Datasheet, SignedDatasheet, check_datasheet
@@ -81,6 +82,36 @@ async def test_an_exact_jobs_sheet_counts_what_has_no_bound(small_world: World, 
     assert sheet.subject.log_entry is None
     before = await told(small_world, first)
     assert {gap.what: gap.releases for gap in before.gaps if gap.releases} == {"statistics without noise": 1}
+
+
+async def test_a_sheet_is_kept_in_the_registry_and_made_again_where_it_says_something_new(
+    small_world: World, sheets: Datasheets
+) -> None:
+    """After a job has ended, and after an audit, without anybody asking for it; the same once more is not signed."""
+    neighbours = small_world.neighbours
+    federation = await small_world.federation()
+    agents = await small_world.sites(federation)
+    job = await run(small_world, federation, agents)
+    await publish(small_world, job)
+    last = job["version_id"]
+    keeper = SheetKeeper(small_world.database, sheets, sheets._registry)
+    neighbours.away = True
+    assert await keeper.sweep() == 1
+    assert last not in neighbours.sheets
+    neighbours.away = False
+    assert await keeper.sweep() == 1
+    first = neighbours.sheets[last][-1]
+    assert {one["site_id"] for one in first["datasheet"]["ledgers"]} == {agent.id for agent in agents}
+    for _ in range(2):
+        assert (await small_world.admin.get(f"/v1/versions/{last}/datasheet")).json() == first
+    document = {"kind": "lira-offline", "confidence": 0.95, "epsilon_lower_bound": 3.0}
+    finding = {"document": document, "broken": True, "recorded_by": "usr_1", "recorded_at": "2026-11-30T12:00:00Z"}
+    neighbours.versions[last]["audits"] = [finding]
+    assert await SheetKeeper(small_world.database, sheets, sheets._registry).sweep() == 1
+    kept = neighbours.sheets[last]
+    assert (len(kept), kept[-1]["datasheet"]["claim_broken"]) == (2, True)
+    assert (await told(small_world, last)).claim_broken
+    assert len(neighbours.sheets[last]) == 2
 
 
 async def test_a_version_that_goes_on_from_another_counts_both_jobs(small_world: World, sheets: Datasheets) -> None:

@@ -231,7 +231,7 @@ class FakeViewModel:
         if version_id != "ver_5":
             raise NotFound(f"There is no version {version_id}, or not for you.")
         made = sheet(noisy(), noisy(), exact(RoundKind.EVALUATE))
-        return DatasheetPage(version_id, title_of(made), sections(made), "5e" * 32)
+        return DatasheetPage(version_id, title_of(made), sections(made), "5e" * 32, '{"signed": true}', made.made_at)
 
     async def pulse(self) -> str:
         return str(self.beat)

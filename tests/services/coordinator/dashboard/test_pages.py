@@ -363,5 +363,11 @@ async def test_a_datasheet_is_a_page_that_models_and_jobs_lead_to(browser: httpx
     for title in ("Claim for each site", "No guarantee", "Audits", "Utility", "Map to NIST SP 800-226"):
         assert f"<h2>{title}</h2>" in page
     assert "undersong datasheet ver_5 --html datasheet.html" in page
+    assert "<h2>Owners&#39; ledgers</h2>" in page
+    for form, holds in (("json", '{"signed": true}'), ("html", "<!doctype html>")):
+        assert f'href="{address}.{form}"' in page
+        file = await browser.get(f"{address}.{form}")
+        assert f'filename="datasheet-ver_5.{form}"' in file.headers["content-disposition"]
+        assert file.text.startswith(holds)
     missing = await browser.get(f"{ROOT}/versions/ver_6/datasheet")
     assert (missing.status_code, "ver_6" in missing.text) == (404, True)
