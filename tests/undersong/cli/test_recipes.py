@@ -1,19 +1,23 @@
 """`undersong recipe …` as docs/own-model.md shows it."""
 
 import json
+import os
 import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.commands import Commands
 from tests.pages import sh_commands
-from tests.undersong.cli.test_data import undersong
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.policy.signers import signed_recipes
 from undersong.services.agent.runner import landlock
 from undersong.shared.identity.owner import OwnerKey
 from undersong.shared.yaml_texts import load_document
 
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 PAGE = (Path(__file__).parents[3] / "docs" / "own-model.md").read_text()
 
 pytestmark = [
@@ -22,8 +26,15 @@ pytestmark = [
 ]
 
 
-def test_the_commands_of_the_page_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def undersong(commands: Commands, tmp_path: Path) -> Run:
+    """Run a command in the test's folder."""
+    return lambda *words: commands.run(*words, cwd=tmp_path, env=os.environ)
+
+
+def test_the_commands_of_the_page_run_in_their_order(
+    undersong: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("UNDERSONG_HOME", str(tmp_path / "home"))
     key = OwnerKey.generate()
     key.save(tmp_path / "home" / "owner.pem", None)
@@ -47,10 +58,7 @@ def test_the_commands_of_the_page_run_in_their_order(tmp_path: Path, monkeypatch
         (("new", "taken"), "is there already"),
     ],
 )
-def test_what_cannot_be_written_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_written_is_one_line(undersong: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     (tmp_path / "taken.py").touch()
     done = undersong("recipe", *words)
     assert done.returncode == 1
@@ -58,7 +66,7 @@ def test_what_cannot_be_written_is_one_line(
     assert "Traceback" not in done.stderr
 
 
-def test_a_fault_is_a_line_and_the_exit_code(tmp_path: Path) -> None:
+def test_a_fault_is_a_line_and_the_exit_code(undersong: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("x = 1\n")
     done = undersong("recipe", "check", str(tmp_path / "broken.py"))
     assert done.returncode == 1
