@@ -166,7 +166,7 @@ def test_a_round_that_failed_while_it_was_opened_counts() -> None:
 
 def test_an_unknown_ancestor_and_audits_are_told() -> None:
     auc = {"value": 0.54321, "low": 0.44, "high": 0.64}
-    figures = {"right": 98, "interval": [0.1, 0.2], "auc": auc, "others": {"at_1": 0.123456}}
+    figures = {"right": 98, "interval": [0.1, 0.2], "auc": auc, "others": {"first": 0.123456}}
     audit = SheetAudit(kind="one-run-mechanism", sentence="98 of 100 <i>", figures=figures, confidence=0.95,
                        epsilon_lower_bound=2.69, broken=True, recorded_by="ada", recorded_at=NOW)  # fmt: skip
     made = sheet(noisy(), unknown=("ver_0",), audits=(audit,), claim_broken=True,
@@ -177,7 +177,7 @@ def test_an_unknown_ancestor_and_audits_are_told() -> None:
     text = markdown_page(title_of(made), sections(made))
     assert "2.69 at 95% confidence" in text
     assert "auc 0.8" in text
-    assert "auc 0.5432 (0.44 to 0.64), others at_1 0.1235" in text
+    assert "auc 0.5432 (0.44 to 0.64), others first 0.1235" in text
 
 
 def test_every_topic_of_the_guidelines_has_an_answer() -> None:
