@@ -43,6 +43,8 @@ async def test_a_job_runs_to_its_end_round_by_round(world: World) -> None:
         kinds.append((done[0]["kind"], len(done)))
         await world.conductor.drive(done[0]["round_id"])
     assert kinds == [("statistics", 4), ("initialise", 1), ("train", 4), ("train", 4), ("evaluate", 4)]
+    told = [made["manifest"]["manifest"]["context"] for made in world.neighbours.rounds.values()]
+    assert [each.get("round") for each in told] == [None, None, [0, 2], [1, 2], None], "its place in the job"
     found = await world.get_job(job["id"])
     assert (found["state"], found["reason"]) == ("succeeded", "completed")
     assert found["features"] == ["age", "chol"]
