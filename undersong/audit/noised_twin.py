@@ -19,7 +19,7 @@ from undersong.audit.trainer import Trainer, declared
 from undersong.errors import UndersongError
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset
-from undersong.recipes.mock import MockColumn, MockDescription, describe_entry
+from undersong.recipes.mock import MockColumn, MockDescription, describe_entry, with_ranges
 from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.ledger.book import Ledger
@@ -54,6 +54,7 @@ _HEAD: Final = {HistogramCounts: 5, Table: 2}  # sums of a measure before its co
 _DIGITS: Final = 4
 _OWN: Final = "own"
 _DEADLINE_S: Final = 3600.0
+Ends = Mapping[str, tuple[float | None, float | None]]
 Floats = npt.NDArray[np.float64]
 
 
@@ -75,16 +76,20 @@ async def noised_twin(
     epsilon: float,
     delta: float | None,
     rows: int,
+    ranges: Mapping[str, tuple[float, float]],
     folder: Path,
     progress: Progress,
 ) -> NoisedTwin:
-    """Charge the ledger, then describe a twin by noisy counts of the data; UndersongError, with nothing charged."""
+    """Charge the ledger, then describe a twin by noisy counts of the data; UndersongError, with nothing charged.
+
+    `ranges`: ends of columns that the owner names beside those that are declared; values outside are not drawn.
+    """
     entry = declared(declarations, dataset)
     budget = rule.budget(dataset, PrivacyUnit.RECORD)
     chosen = delta or (budget.delta if budget is not None else DELTA)
     try:
-        base, schema = describe_entry(entry, rows), describe_dataset(entry)
-        asked = _asked(entry, base, {column.name: column for column in schema.columns})
+        base, schema = with_ranges(describe_entry(entry, rows), ranges), describe_dataset(entry)
+        asked = _asked(entry, base, {**entry.ranges, **ranges}, {column.name: column for column in schema.columns})
         if schema.rows and chosen >= 1 / schema.rows:
             raise UndersongError(
                 f"delta {chosen:g} is not less than 1 / {schema.rows} rows: one row could be told whole",
@@ -113,17 +118,17 @@ async def noised_twin(
     return NoisedTwin(_described(base, asked, sums), epsilon, chosen, unasked)
 
 
-def _asked(entry: DatasetEntry, base: MockDescription, told: Mapping[str, Column]) -> Asked:
+def _asked(entry: DatasetEntry, base: MockDescription, ranges: Ends, told: Mapping[str, Column]) -> Asked:
     """Return the counts of each column that has bounds: categories, and parts of a declared range."""
     measures = tuple(
         measure
         for name, column in base.columns.items()
-        if (measure := _measure(name, column, told[name], entry.ranges.get(name, (None, None)))) is not None
+        if (measure := _measure(name, column, told[name], ranges.get(name, (None, None)))) is not None
     )
     if not measures:
         raise UndersongError(
             f"data set {entry.name} has no categories and no ranges, so nothing bounds what one row adds to a count",
-            remedy="declare the lowest and highest value of its columns under ranges in datasets.yaml",
+            remedy="give the lowest and highest value of its columns: --range, or ranges in datasets.yaml",
         )
     measures = measures[:MOST_MEASURES]
     kinds = sorted({measure.measure for measure in measures})
@@ -142,6 +147,8 @@ def _measure(
         if told.numbers != "binary":
             return None
         low, high = 0.0, 1.0  # the site tells that all are 0 or 1
+    if low >= high:
+        return None
     if (whole := _whole_ends(told, low, high)) is not None:
         edges = tuple(value - 0.5 for value in range(whole[0], whole[1] + 2))
         return HistogramCounts(column=name, edges=edges, bins=len(edges) - 1)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from undersong.recipes.datasets import DatasetEntry
     from undersong.recipes.mock import MockDescription
 
+Ranges = dict[str, tuple[float, float]]
 app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
 
@@ -143,10 +144,10 @@ def mock(
         if epsilon is not None:
             if data is not None or description is not None:
                 raise UndersongError("--epsilon goes with neither --data nor --from", remedy="name the site: --config")
-            made = _noised(dataset, config, epsilon, delta, rows)
+            made = _noised(dataset, config, epsilon, delta, rows, _ranges(ranges or ()))
         else:
             made = _described(dataset, data, description, rows, federation, profile)
-        made = twins.with_ranges(made, _ranges(ranges or ()))
+            made = twins.with_ranges(made, _ranges(ranges or ()))
         if describe:
             typer.echo(dump_document(twins.description_document(made)), nl=False)
             return
@@ -157,7 +158,9 @@ def mock(
     common.next_step(f"undersong job try job.yaml --data {common.quoted(written)}")
 
 
-def _noised(dataset: str, config: Path, epsilon: float, delta: float | None, rows: int) -> "MockDescription":
+def _noised(
+    dataset: str, config: Path, epsilon: float, delta: float | None, rows: int, ranges: Ranges
+) -> "MockDescription":
     from undersong.audit.noised_twin import noised_twin
     from undersong.cli.ledgers import opened
 
@@ -169,7 +172,7 @@ def _noised(dataset: str, config: Path, epsilon: float, delta: float | None, row
         bars() as bar_of,
     ):
         place, files = Path(folder).resolve() / "trainer", settings.datasets
-        work = noised_twin(files, ledger, rule, dataset, epsilon, delta, rows, place, bar_of("counting"))
+        work = noised_twin(files, ledger, rule, dataset, epsilon, delta, rows, ranges, place, bar_of("counting"))
         made = asyncio.run(work)
     told = f"charged to the ledger: epsilon {made.epsilon:g} at delta {made.delta:g} for each record of {dataset}"
     common.complaints.print(told, markup=False)
@@ -179,8 +182,8 @@ def _noised(dataset: str, config: Path, epsilon: float, delta: float | None, row
     return made.description
 
 
-def _ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
-    made = {}
+def _ranges(given: Sequence[str]) -> Ranges:
+    made: Ranges = {}
     for text in given:
         name, _, ends = text.rpartition("=")
         try:

@@ -94,7 +94,7 @@ def account(undersong: Any) -> dict[str, Any]:
 
 
 def test_a_twin_has_the_shares_of_the_rows_and_is_charged_once(undersong: Any, site: Site) -> None:
-    code, out, err = undersong("data", "mock", "ward", "--epsilon", "1.5", "--rows", "2000")
+    code, out, err = undersong("data", "mock", "ward", "--epsilon", "1.5", "--rows", "2000", "--range", "grade=1,3")
     assert code == 0, err
     assert "none is real" in out
     assert "epsilon 1.5 at delta 1e-05 for each record of ward" in err
@@ -130,6 +130,7 @@ def test_a_twin_has_the_shares_of_the_rows_and_is_charged_once(undersong: Any, s
         (["--epsilon", "1"], {"budgets": {"ward": BUDGET | {"unit": "site"}}}, "no budget for unit record"),
         (["--epsilon", "1"], {"budget": {}}, "budget"),
         (["--epsilon", "1e-9"], {}, "epsilon"),
+        (["--epsilon", "1", "--range", "grad=1,4"], {}, "did you mean 'grade'"),
     ],
 )
 def test_what_cannot_be_charged_is_not_counted(
