@@ -14,8 +14,15 @@ Fault = tuple[tuple[str | int, ...], str]
 
 def entry_faults(entry: DatasetEntry) -> Iterator[Fault]:
     """Yield what is wrong with an entry beyond its form: files, columns, and every name that refers to one."""
-    if (entry.kind == "none") != (entry.path is None):
-        yield ("path",), "a data set of kind none has no path" if entry.path else "names no file: path is missing"
+    if (entry.kind in ("none", "sql")) != (entry.path is None):
+        yield (
+            ("path",),
+            f"a data set of kind {entry.kind} has no path" if entry.path else "names no file: path is missing",
+        )
+    if (entry.kind == "sql") != (entry.sql is not None):
+        yield ("sql",), "a data set of kind sql names its query here" if entry.kind == "sql" else "is for kind sql"
+    if entry.kind == "sql" and entry.split.by == "file":
+        yield ("split", "by"), "the rows of a query are in no other file: divide them by column, time or hash"
     plain = entry.kind in ("jsonl", "lines") and entry.csv == CsvOptions(encoding=entry.csv.encoding)
     if entry.kind != "csv" and entry.csv != CsvOptions() and not plain:
         yield (

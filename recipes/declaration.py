@@ -96,8 +96,12 @@ def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
 
 def _placed(entry: DatasetEntry, folder: Path) -> DatasetEntry:
     """Return the entry with absolute paths."""
-    paths = {part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None}
+    paths: dict[str, Any] = {
+        part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None
+    }
     others = {f"{part}_file": folder / value for part, value in entry.split.files.items()}
+    if entry.sql is not None:
+        paths["sql"] = entry.sql.model_copy(update={"url_file": folder / entry.sql.url_file})
     return entry.model_copy(update={**paths, "split": entry.split.model_copy(update=others)})
 
 

@@ -14,6 +14,7 @@ from undersong.recipes.options import (
     Name,
     SeriesOptions,
     SplitOptions,
+    SqlOptions,
     Text,
     Texts,
     maybe,
@@ -59,9 +60,9 @@ class DatasetEntry(Form):
     """One entry of ``datasets.yaml``."""
 
     name: Name = Field(description="The name by which jobs ask for the data set")
-    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "none"] = Field(
+    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "sql", "none"] = Field(
         description="Form of the file; csv, `jsonl` (a JSON object in each line) and `lines` (of plain text) may be "
-        "packed by gzip; `none`: no rows, for recipes that need none"
+        "packed by gzip; `sql`: rows of a query; `none`: no rows, for recipes that need none"
     )
     path: Annotated[Path | None, BeforeValidator(maybe)] = Field(
         default=None, description="The file, absolute or relative to the folder of datasets.yaml"
@@ -72,6 +73,7 @@ class DatasetEntry(Form):
     columns: tuple[ColumnEntry, ...] = Field(
         default=(), description="The columns that jobs may use; the file may have more"
     )
+    sql: SqlOptions | None = Field(default=None, description="The query of a data set of kind sql")
     csv: CsvOptions = Field(default=CsvOptions(), description="How a CSV file is written")
     missing: dict[Text, Texts] = Field(
         default_factory=dict, description="Per column, or `*` for all, the texts that stand for a missing value"

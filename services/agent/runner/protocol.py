@@ -6,6 +6,7 @@ travel in frames: they lie in safetensors files of the task's own folder.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,11 @@ def frame_length(prefix: bytes) -> int:
     return size
 
 
+def snapshot_file(folder: Path, name: str) -> Path:
+    """Return where the rows of a data set that is a query are kept."""
+    return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.parquet"
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What the child is told before anything else; limits of 0 mean none."""
@@ -76,6 +82,7 @@ class Setup:
     writes: tuple[str, ...] = ()  # what it may write, beside its home
     private: tuple[str, ...] = ()  # what it must not reach: tried once, and told
     data: tuple[str, ...] = ()  # files of data sets, for this child alone
+    snapshots: str = ""  # folder of the rows of queries, of which `data` names the files
 
     def frame(self) -> Frame:
         """Return the setup as the first frame."""

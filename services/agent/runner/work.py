@@ -19,7 +19,7 @@ from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from undersong.services.agent.runner import rehearsal
-from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame
+from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, snapshot_file
 from undersong.shared.errors import Refusal
 from undersong.shared.files import file_mark
 from undersong.shared.learning import tensors
@@ -46,6 +46,7 @@ class Workshop:
         self._file = Path(setup["datasets"])
         self._own_paths = [Path(entry) for entry in setup["recipes"]]
         self._allowed = frozenset(setup["allowed_digests"])
+        self._snapshots = Path(setup["snapshots"])
         self._device = str(setup["device"])
         self._rows: OrderedDict[tuple[Any, ...], Dataset] = OrderedDict()
 
@@ -152,7 +153,13 @@ class Workshop:
             found = read_declarations(self._file)
         except BadDataset as refusal:
             return {}, {self._file.name: refusal.explain()}
-        return found.entries, found.reasons()
+        return {name: self._placed(entry) for name, entry in found.entries.items()}, found.reasons()
+
+    def _placed(self, entry: DatasetEntry) -> DatasetEntry:
+        """Return a query's entry with the file of its rows."""
+        if entry.kind != "sql":
+            return entry
+        return entry.model_copy(update={"path": snapshot_file(self._snapshots, entry.name)})
 
     def _data(self, order: Mapping[str, Any], *, labelled: bool) -> Dataset:
         asked = DataRef.model_validate(order["data"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,10 +21,11 @@ from undersong.services.agent.rounds.tasks import SiteSetup
 from undersong.services.agent.runner.docker import DockerLauncher
 from undersong.services.agent.runner.pool import Launcher
 from undersong.services.agent.runner.process import ProcessLauncher
-from undersong.services.agent.runner.protocol import Description, Runner, Setup
+from undersong.services.agent.runner.protocol import Description, Runner, Setup, snapshot_file
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.services.agent.settings import AgentSettings, ConfigError
 from undersong.services.agent.site.profile import facts_of
+from undersong.services.agent.site.snapshots import Snapshots
 from undersong.shared.files import FileMark, file_mark, read_text, write_new
 from undersong.shared.identity.owner import signature_file
 from undersong.shared.identity.signed_recipes import recipe_signature_file
@@ -33,6 +34,8 @@ from undersong.shared.yaml_texts import NOTHING, NotYaml, load_texts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+SNAPSHOTS: Final = "snapshots"
+"""Folder of the rows of queries, in `data_dir`."""
 _PATHS: Final = {None: ("path",), "split": ("validation_file", "test_file")}
 """Where an entry of `datasets.yaml` names files with rows."""
 Mark = tuple[str, FileMark | None]
@@ -79,6 +82,7 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
         required=settings.containment == "required" and inside,
         reads=tuple(str(path) for path in (settings.data_dir / "models", *settings.recipe_reads)),
         writes=(str(settings.data_dir / "work"),),
+        snapshots=str(settings.data_dir / SNAPSHOTS),
         private=(str(settings.data_dir), str(settings.data_dir / "identity")),
     )
     launcher: Launcher
@@ -146,11 +150,14 @@ async def look(settings: AgentSettings, policy: Policy | None) -> Description:
     """Describe the site as its agent does, beside a running agent: in a child and a folder of its own."""
     with TemporaryDirectory(prefix="undersong-look-") as folder:
         apart = settings.model_copy(update={"data_dir": Path(folder)})
+        snapshots = Snapshots(apart.datasets, apart.data_dir / SNAPSHOTS)
+        await snapshots.refresh()
         runner = make_runner(apart, policy or OPEN_POLICY)
         try:
-            return await runner.describe()
+            found = await runner.describe()
         finally:
             await runner.close()
+        return replace(found, unread=snapshots.reasons(found.unread))
 
 
 def unresolved(policy: Policy, description: Description) -> list[str]:
@@ -174,13 +181,15 @@ async def read_site(
     who: tuple[str, str],
     *,
     strict: bool = False,
+    reasons: Callable[[Mapping[str, str]], dict[str, str]] = dict,
 ) -> tuple[SiteSetup, Description]:
     """Return the site's facts, from a child that reads recipes and data; `who` is (site id, federation id).
 
     `strict`, at the agent's start: raise ConfigError for names in the policy that are misspelt. A site that is at work
-    goes on, and its log tells them.
+    goes on, and its log tells them. `reasons` completes why data sets cannot be read.
     """
     description = await runner.describe()
+    description = replace(description, unread=reasons(description.unread))
     faults = unresolved(policy, description)
     if strict and (typos := [fault for fault in faults if MEANT in fault]):
         raise policies.PolicyError("\n".join(f"{settings.policy}: {fault}" for fault in typos))
@@ -195,7 +204,7 @@ async def read_site(
     site = SiteSetup(
         facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
     )
-    return site, replace(description)
+    return site, description
 
 
 def _columns(schema: dict[str, object]) -> list[str]:
@@ -221,6 +230,8 @@ def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
         for path in _paths(entry) if isinstance(entry, dict) else ():
             with suppress(OSError, ValueError, RuntimeError):  # a NUL character; links that lead to each other
                 files.setdefault(str(entry.get("name")), []).append((base / path).resolve())
+        if isinstance(entry, dict) and entry.get("kind") == "sql" and (name := str(entry.get("name"))):
+            files[name] = [snapshot_file((settings.data_dir / SNAPSHOTS).resolve(), name)]
     return files
 
 

@@ -18,8 +18,16 @@ from undersong.services.agent.policy.owners import load_policy
 from undersong.services.agent.rounds.tasks import SiteSetup
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.services.agent.settings import AgentSettings, ConfigError
-from undersong.services.agent.site.description import Marks, data_files, ensure_policy, make_runner, read_site
+from undersong.services.agent.site.description import (
+    SNAPSHOTS,
+    Marks,
+    data_files,
+    ensure_policy,
+    make_runner,
+    read_site,
+)
 from undersong.services.agent.site.profile import profile_of
+from undersong.services.agent.site.snapshots import QUIET_S, Snapshots
 from undersong.shared.wire.profiles import ProfileFault, SiteProfile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -46,6 +54,8 @@ class SiteReader:
         self._site: SiteSetup | None = None
         self._profile: SiteProfile | None = None
         self._marks: Marks | None = None
+        self._snapshots = Snapshots(settings.datasets, settings.data_dir / SNAPSHOTS)
+        self._worked_at = -math.inf
         self._data: list[Path] = []  # the files of all data sets
         self._read_at = -math.inf
         self._faulty_at = -math.inf
@@ -82,6 +92,7 @@ class SiteReader:
 
     async def settle(self, who: tuple[str, str]) -> None:
         """Refresh before a task; what was found unreadable just now may be a file that is being written."""
+        self._worked_at = time.monotonic()
         await self.refresh(who)
         while self.fault is not None and time.monotonic() - self._faulty_at < SETTLE_S:
             await asyncio.sleep(SETTLE_S / 10)
@@ -93,6 +104,7 @@ class SiteReader:
         A first policy is written only before one was ever read here: a policy that is gone later, as while its owner
         exchanges it or its volume is not mounted, allows nothing.
         """
+        await self._snapshots.refresh(quiet=time.monotonic() - self._worked_at > QUIET_S)
         if not self.changed():
             return
         files = [path for paths in data_files(self._settings).values() for path in paths]
@@ -142,6 +154,12 @@ class SiteReader:
         runner = self._runner = make_runner(settings, policy)
         await runner.clean()
         self._site, description = await read_site(
-            settings, runner, policy, lambda: datetime.now(zone), who, strict=self._site is None
+            settings,
+            runner,
+            policy,
+            lambda: datetime.now(zone),
+            who,
+            strict=self._site is None,
+            reasons=self._snapshots.reasons,
         )
         self._profile, self.unread = profile_of(description, policy, settings.runner), description.unread

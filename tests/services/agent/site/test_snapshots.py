@@ -1,0 +1,103 @@
+"""When the rows of a query are taken, and taken again."""
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from undersong.services.agent.runner.protocol import snapshot_file
+from undersong.services.agent.site import snapshots as module
+from undersong.services.agent.site.querying import NoSnapshot, QueryRequest, take_snapshot
+from undersong.services.agent.site.snapshots import Snapshots
+from undersong.shared.files import file_mark
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask here what a process asks: it takes a second to start, and test_querying.py and tests/e2e start it."""
+
+    async def asked(request: QueryRequest) -> dict[str, Any]:
+        try:
+            return {"rows": take_snapshot(request)}
+        except NoSnapshot as refusal:
+            return {"fault": str(refusal)}
+
+    monkeypatch.setattr(module, "_asked", asked)
+
+
+class Site:
+    """A datasets.yaml with one query on a database of SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "datasets.yaml"
+        self.rows = snapshot_file(folder / "snapshots", "d")
+        with sqlite3.connect(folder / "d.sqlite") as made:
+            made.execute("CREATE TABLE t AS SELECT 1 AS x")
+        made.close()
+        (folder / "url").write_text(f"sqlite:///{folder}/d.sqlite")
+        self.declare()
+        self.snapshots = Snapshots(self.file, folder / "snapshots")
+
+    def declare(self, query: str = "SELECT x FROM t", **more: Any) -> None:
+        entry = {"name": "d", "kind": "sql", "sql": {"url_file": "url", "query": query, **more}}
+        self.file.write_text(yaml.safe_dump({"datasets": [entry]}))
+
+    async def taken(self, *, quiet: bool = True) -> bool:
+        before = file_mark(self.rows)
+        await self.snapshots.refresh(quiet=quiet)
+        return file_mark(self.rows) not in (None, before)
+
+
+async def test_rows_are_taken_once_and_again_when_what_decides_them_changed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    assert await site.taken()
+    assert not await site.taken()
+    restarted = Snapshots(site.file, tmp_path / "snapshots")
+    site.snapshots = restarted
+    assert not await site.taken(), "an agent that starts again keeps them"
+    site.declare("SELECT x + 1 AS x FROM t")
+    assert await site.taken()
+    os.utime(tmp_path / "url", (1, 1))
+    assert await site.taken()
+
+
+async def test_an_age_counts_only_while_there_is_no_work(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.declare(refresh_s=60)
+    assert await site.taken()
+    assert not await site.taken()
+    os.utime(site.rows, (time.time() - 61,) * 2)
+    assert not await site.taken(quiet=False)
+    assert await site.taken()
+
+
+async def test_a_query_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old rows of the same query stay; those of another query do not."""
+    site = Site(tmp_path)
+    site.declare(refresh_s=60)
+    assert await site.taken()
+    (tmp_path / "d.sqlite").rename(tmp_path / "away")
+    os.utime(site.rows, (1, 1))
+    assert not await site.taken()
+    assert site.rows.exists()
+    assert "no such database file" in site.snapshots.reasons({"d": "x", "other": "y"})["d"]
+    (tmp_path / "away").rename(tmp_path / "d.sqlite")
+    assert not await site.taken(), "not at once"
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    assert await site.taken()
+    assert site.snapshots.reasons({"d": "x"}) == {"d": "x"}
+    site.declare("SELECT y FROM t")
+    assert not await site.taken()
+    assert not site.rows.exists(), "rows of another query are not this data set's"
+
+
+async def test_rows_that_are_declared_no_longer_are_erased(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    assert await site.taken()
+    site.file.write_text("datasets: []\n")
+    await site.snapshots.refresh()
+    assert list((tmp_path / "snapshots").iterdir()) == []
