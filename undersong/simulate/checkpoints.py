@@ -5,6 +5,7 @@ and the strategy's state that it names by their digests, and one line for each r
 state says how many bytes belong to it.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from undersong.services.coordinator.domain.progress import Progress
-from undersong.shared.files import write_new
+from undersong.shared.files import open_lock, write_new
 from undersong.shared.ids import Digest, digest_of
 from undersong.simulate.conditions import ConditionsInvalid
 
 SIMULATION: Final = "simulation.json"
 STATE: Final = "state.json"
 ROUNDS: Final = "rounds.jsonl"
+LOCK: Final = "lock"
 _KEPT: Final = tuple(field.name for field in fields(Progress) if field.name not in ("causes", "unable"))
 
 
@@ -43,9 +45,29 @@ class Folder:
     """The folder of one simulation."""
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
-        """Make the folder, or open it again; raises `ConditionsInvalid` where it holds another simulation."""
+        """Make the folder, or open it again; raises `ConditionsInvalid` where it is another's, or one runs there."""
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = open_lock(path / LOCK)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim(asked)
+        except BlockingIOError:
+            self.close()
+            raise ConditionsInvalid(
+                f"a simulation runs in {path}", remedy="wait for it, or name another --out"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        self._rounds_bytes = 0
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        self._lock.close()
+
+    def _claim(self, asked: Mapping[str, Any]) -> None:
+        path = self.path
         text = json.dumps(asked, indent=2, sort_keys=True) + "\n"
         if not write_new(path / SIMULATION, text) and (path / SIMULATION).read_text() != text:
             found = _document(path / SIMULATION)
@@ -53,7 +75,6 @@ class Folder:
             raise ConditionsInvalid(
                 f"{path} holds a simulation of another {', '.join(differing) or 'form'}", remedy="name another --out"
             )
-        self._rounds_bytes = 0
 
     def load(self) -> Checkpoint | None:
         """Return the newest state, and cut off what was written after it; None where there is none yet."""

@@ -3,13 +3,17 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from undersong import __version__
 from undersong.errors import UndersongError
 from undersong.recipes.catalogue import BUILT_IN, load_recipe, own_recipes
 from undersong.recipes.protocol import Recipe, RecipeError
+from undersong.services.coordinator.domain.jobs import Job
 from undersong.shared.ids import digest_of
 from undersong.simulate.checkpoints import Folder
 from undersong.simulate.conditions import Conditions, conditions_of, workers_of
@@ -74,29 +78,40 @@ def simulate(
     count = workers_of(
         workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    executor = _executor(rows, recipe, own, conditions, rule_of(planned).seed, count, folder.path / WORK)
     try:
-        course = Course(planned, rows, conditions, executor, folder, report or _ignored)
+        return _run(planned, rows, conditions, _Place(folder, recipe, own, count), report or _ignored)
+    finally:
+        folder.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a simulation runs: its folder, its recipe, and how many workers."""
+
+    folder: Folder
+    recipe: Recipe
+    own: Sequence[Path]
+    workers: int
+
+
+def _run(planned: Job, rows: ClientRows, conditions: Conditions, place: _Place, report: Report) -> Run:
+    seed, folder = rule_of(planned).seed, place.folder
+    executor = _executor(rows, place, conditions, seed)
+    try:
+        course = Course(planned, rows, conditions, executor, folder, report)
         ended = course.run()
     finally:
         executor.close()
-    told = {**conditions.document(), "clients": rows.population.count, "seed": rule_of(planned).seed}
-    return record(ended, folder, course.model, {**told, "release": __version__})
+    told = {**conditions.document(), "clients": rows.population.count, "seed": seed, "release": __version__}
+    return record(ended, folder, course.model, told)
 
 
-def _executor(
-    rows: ClientRows,
-    recipe: Recipe,
-    own: Sequence[Path],
-    conditions: Conditions,
-    seed: int,
-    workers: int,
-    scratch: Path,
-) -> Executor:
-    if not workers:
-        return Inline(rows, recipe, conditions.engine, seed)
-    paths = tuple(str(path.resolve()) for path in own)
-    return Pool(rows, WorkerSetup(str(scratch), recipe.spec.name, paths, conditions.engine, seed), workers)
+def _executor(rows: ClientRows, place: _Place, conditions: Conditions, seed: int) -> Executor:
+    if not place.workers:
+        return Inline(rows, place.recipe, conditions.engine, seed)
+    paths = tuple(str(path.resolve()) for path in place.own)
+    scratch, name = str(place.folder.path / WORK), place.recipe.spec.name
+    return Pool(rows, WorkerSetup(scratch, name, paths, conditions.engine, seed), place.workers)
 
 
 def _recipes(own: Sequence[Path]) -> list[Recipe]:
@@ -112,7 +127,7 @@ def _asked(document: Mapping[str, Any], conditions: Conditions, rows: ClientRows
     """Return all that the result follows from: a folder goes on with a simulation only where none of it differs."""
     data = rows.data
     arrays = (data.features, data.label, data.train, data.test, rows.split.rows, rows.split.offsets)
-    digests = [digest_of(storable(array).tobytes()) for array in arrays]
+    digests = [digest_of(np.ascontiguousarray(storable(array)).reshape(-1).view(np.uint8).data) for array in arrays]
     return {
         "job": dict(document),
         "recipe": recipe.spec.digest,

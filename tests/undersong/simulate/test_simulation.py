@@ -21,7 +21,8 @@ from undersong.services.coordinator.views.jobs import JobView
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.privacy import PoissonGaussianEvent
-from undersong.simulate import Run, simulate
+from undersong.simulate import ConditionsInvalid, Run, simulate
+from undersong.simulate.checkpoints import Folder
 from undersong.simulate.partitions import Split
 from undersong.simulate.rows import ClientRows
 
@@ -82,8 +83,20 @@ def test_a_run_is_a_jobs_record_with_a_model_and_a_plot(tmp_path: Path) -> None:
     assert made.reached("auc", 0.6) is not None
     assert made.reached("auc", 2.0) is None
     assert sorted(path.name for path in made.folder.glob("*")) == sorted(
-        ["run.json", "model.safetensors", "metrics.svg", "simulation.json", "state.json", "rounds.jsonl", *kept(made)]
+        [
+            "lock",
+            "run.json",
+            "model.safetensors",
+            "metrics.svg",
+            "simulation.json",
+            "state.json",
+            "rounds.jsonl",
+            *kept(made),
+        ]
     )
+
+
+CHECKPOINT = ("simulation.json", "state.json", "rounds.jsonl")
 
 
 def kept(made: Run) -> list[str]:
@@ -250,6 +263,16 @@ def test_a_killed_simulation_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert "holds a simulation of another drop" in str(refused.exception)
 
 
+def test_a_folder_has_one_simulation_at_a_time(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"job": 1})
+    with pytest.raises(ConditionsInvalid, match="a simulation runs in"):
+        Folder(tmp_path, {"job": 1})
+    folder.close()
+    with pytest.raises(ConditionsInvalid, match="another job"):
+        Folder(tmp_path, {"job": 2})
+    Folder(tmp_path, {"job": 1}).close()
+
+
 def test_a_client_for_each_ward(tmp_path: Path) -> None:
     write(tmp_path, job())
     document = job(data={"dataset": "made", "features": ["a", "b", "c"]})
@@ -357,4 +380,4 @@ def test_a_diverging_model_and_a_dead_worker_end_in_a_sentence(tmp_path: Path, m
     monkeypatch.setattr("undersong.simulate.executors.sys.executable", "/bin/true")
     with pytest.raises(UndersongError, match="a worker process ended"):
         run(job(), tmp_path, "dead", clients=12, workers=1)
-    assert [path.name for path in (tmp_path / "dead").iterdir()] == ["simulation.json"]
+    assert [path.name for path in sorted((tmp_path / "dead").iterdir())] == ["lock", "simulation.json"]
