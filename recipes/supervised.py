@@ -95,6 +95,17 @@ class Learned:
     events: tuple[Any, ...] = ()
 
 
+RANGES: Final[Mapping[str, JsonSchema]] = {
+    "ranges": {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+        "description": "Lowest and highest value of each number, and of a number that is predicted: columns are scaled "
+        "by them, and no sums over rows are asked for first.",
+    }
+}
+"""The parameter by which columns are scaled without looking at any row."""
+
+
 @dataclass(frozen=True, slots=True)
 class FirstTensors:
     """A model's first tensors: which are averaged only (`buffers`), which stay (`fixed`), which are bfloat16."""
@@ -135,7 +146,8 @@ class SupervisedRecipe(ABC):
         if self._task is Task.MULTICLASS and classes is None and "classes" not in properties:
             raise RecipeError("task multiclass needs classes: give how many the label has")
         self._classes = classes
-        self._properties = {**properties, **(TASKS if self._task is None else {})}
+        scales = not self._is_image or self._task is Task.REGRESSION
+        self._properties = {**properties, **(TASKS if self._task is None else {}), **(RANGES if scales else {})}
         self._combinations = tuple(combinations)
         self.spec: RecipeSpec = RecipeSpec(
             name=name or files[0].stem.replace("_", "-"),
@@ -144,7 +156,7 @@ class SupervisedRecipe(ABC):
             task=self._task or Task.BINARY,
             params_schema=schema_of(self._properties, self._combinations),
             classes=classes or self._defaults.get("classes"),
-            statistics=not self._is_image or self._task is Task.REGRESSION,
+            statistics=scales,
             inputs=tuple(inputs),
             record_params=record_params,
             description=description,
@@ -177,9 +189,11 @@ class SupervisedRecipe(ABC):
         return np.concatenate(parts)
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
-        """Version 0: scaling from the federation's statistics, and what the model begins with."""
+        """Version 0: scaling from declared ranges or the federation's statistics, and what the model begins with."""
         settings = self.settings(params)
         sums = np.asarray(context["statistics"], np.float64) if "statistics" in context else None
+        if ranges := params.get("ranges"):
+            sums = self._declared(shape, ranges, settings)
         fixed = _label_tensors(sums) if self._task_of(settings) is Task.REGRESSION else {}
         if not self._is_image:
             inputs = sums[:-_LABEL_SUMS] if sums is not None and fixed else sums
@@ -238,7 +252,16 @@ class SupervisedRecipe(ABC):
         known = found if self._task is None else {**found, "task": str(self._task)}
         if said := list(faults(self._combinations, params, known)):
             raise RecipeError("; ".join(said))
-        return found
+        return {name: value for name, value in found.items() if name not in RANGES}
+
+    def _declared(
+        self, shape: DataShape, ranges: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return the sums that rows spread evenly over declared ranges would have, as `statistics` does."""
+        parts = [] if self._is_image else [table.declared(shape.columns, ranges)]
+        if self._task_of(settings) is Task.REGRESSION:
+            parts.append(table.evenly([table.range_of(shape.label or "", ranges)]).ravel())
+        return np.concatenate(parts)
 
     def answers(
         self, shape: ModelShape, model: Tensors, x: Array, settings: Mapping[str, Any]

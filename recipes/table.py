@@ -7,7 +7,7 @@ that is pulled from the registry can predict from raw columns with nothing else.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -51,6 +51,38 @@ def raw_inputs(columns: tuple[Column, ...], features: Matrix) -> Matrix:
 def statistics(columns: tuple[Column, ...], features: Matrix) -> npt.NDArray[np.float64]:
     """Return the sums that scaling needs, float64[3 inputs]: counts of known values, sums, sums of squares."""
     return moments.sums_of(raw_inputs(columns, features)).ravel()
+
+
+def declared(columns: tuple[Column, ...], ranges: Mapping[str, Sequence[float]]) -> npt.NDArray[np.float64]:
+    """Return the sums of `statistics` for rows spread evenly over declared ranges; raises `RecipeError`.
+
+    Inputs that are 0 or 1 are spread over 0 to 1.
+    """
+    spans: list[tuple[float, float]] = []
+    for column in columns:
+        if column.type == "category":
+            spans += [(0.0, 1.0)] * len(column.categories or ("",))
+        else:
+            spans.append(range_of(column.name, ranges))
+        spans.append((0.0, 1.0))
+    return evenly(spans).ravel()
+
+
+def range_of(name: str, ranges: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    """Return a column's declared range; raises `RecipeError` where there is none, or it has no width."""
+    if name not in ranges:
+        raise RecipeError(f"parameter ranges lacks column {name}: give the lowest and highest value of each number")
+    low, high = map(float, ranges[name])
+    if not low < high:
+        raise RecipeError(f"parameter ranges: {low:g} to {high:g} of column {name} has no width")
+    return low, high
+
+
+def evenly(spans: Sequence[tuple[float, float]]) -> npt.NDArray[np.float64]:
+    """Return float64[3, m] of `moments.sums_of`, of one row's weight spread evenly over each span."""
+    low, high = np.array(spans, np.float64).reshape(-1, 2).T
+    mean = (low + high) / 2
+    return np.stack([np.ones(len(mean)), mean, mean**2 + (high - low) ** 2 / 12])
 
 
 def fixed_tensors(columns: tuple[Column, ...], sums: npt.NDArray[np.float64] | None) -> Tensors:

@@ -47,7 +47,8 @@ def _will(spec: Mapping[str, Any], members: Mapping[str, Site]) -> bool:
     """Return whether a training job will add up columns before it trains, as the sites tell of its recipe."""
     name = (spec.get("recipe") or {}).get("name")
     recipes = [recipe for site in members.values() for recipe in (site.profile or {}).get("recipes") or ()]
-    return any(recipe.get("name") == name and recipe.get("statistics") for recipe in recipes)
+    declared = ((spec.get("recipe") or {}).get("params") or {}).get("ranges")
+    return not declared and any(recipe.get("name") == name and recipe.get("statistics") for recipe in recipes)
 
 
 def _terms(job: Job, manifest: RoundManifest | None) -> PrivacyTerms | None:

@@ -31,7 +31,7 @@ def predict(model: dict[str, Any], x: Any) -> Any:
 def test_a_pair_of_functions_learns() -> None:
     recipe = NumpyRecipe(HERE, fit=fit, predict=predict)
     assert isinstance(recipe, Recipe)
-    assert sorted(recipe.spec.params_schema["properties"]) == ["rate", "steps"]
+    assert sorted(recipe.spec.params_schema["properties"]) == ["ranges", "rate", "steps"]
     assert (recipe.spec.record_params, recipe.spec.description) == (
         None,
         "Least squares or logistic regression by full gradients.",

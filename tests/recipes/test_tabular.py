@@ -189,3 +189,20 @@ def test_a_label_of_any_scale_is_learnt_in_steps_of_its_deviation(scale: float, 
     said = RECIPE.predict(tensors, {"a": data.features[:, 0], "b": data.features[:, 1]}, params)
     assert np.corrcoef(said, data.label)[0, 1] > 0.5
     assert np.median(said) == pytest.approx(np.median(data.label), abs=2 * scale)
+
+
+@pytest.mark.parametrize(("task", "metric", "least"), [("binary", "auc", 0.9), ("regression", "r2", 0.75)])
+def test_declared_ranges_scale_columns_without_looking_at_a_row(task, metric, least) -> None:
+    """No sums over rows are asked for, and what is learned is as good."""
+    data = made(task=task)
+    params = {"task": task, "epochs": 3, "learning_rate": 0.05, "ranges": {"a": [20, 80], "b": [-5, -1], "y": [-9, 9]}}
+    tensors = RECIPE.initial(data.shape, params, {}, 1).tensors
+    place = table.input_names(COLUMNS).index("a")
+    assert (tensors[table.MEAN][place], tensors[table.SCALE][place]) == pytest.approx((50, 60 / np.sqrt(12)))
+    for number in range(8):
+        tensors = RECIPE.train(tensors, data, params, {}, number, lambda _: None).tensors
+    sums = RECIPE.evaluate(tensors, data, params, {})
+    assert metrics_of(evaluation_layout(RECIPE.spec, params), sums)[metric] > least
+    for ranges, said in (({"a": [0, 1]}, "lacks column b"), ({"a": [1, 1], "b": [0, 1]}, "has no width")):
+        with pytest.raises(RecipeError, match=said):
+            RECIPE.initial(data.shape, {**params, "ranges": ranges}, {}, 1)

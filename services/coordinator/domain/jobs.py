@@ -26,6 +26,7 @@ from undersong.services.coordinator.domain.progress import (
     next_question,
     next_step,
 )
+from undersong.services.coordinator.domain.recipes import standardises
 from undersong.services.coordinator.domain.spec import AnySpec, JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import session_of
 from undersong.services.coordinator.domain.tasks import SiteTask
@@ -124,7 +125,7 @@ class Job:
         stop = self.spec.evaluation.early_stop
         return Plan(
             rounds=self.spec.rounds,
-            statistics=self.resolved.recipe.statistics and self.spec.trains,
+            statistics=self.spec.trains and standardises(self.resolved.recipe, self.spec.recipe.params),
             evaluate_every=self.spec.evaluation.every,
             early_stop=EarlyStop(stop.metric, stop.mode, stop.patience) if stop else None,
         )

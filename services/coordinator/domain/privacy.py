@@ -113,7 +113,7 @@ def check_training(
 def warn_standardising(asked: parts.PrivacyPart | None, recipe: str, standardises: bool, findings: Findings) -> None:
     """Say that a private job's recipe adds exact sums before it trains."""
     if standardises and asked is not None and asked.noisy:
-        findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}")
+        findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}; give params.ranges to do without")
 
 
 def calibrated(

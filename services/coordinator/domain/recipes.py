@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -13,8 +13,12 @@ from referencing.exceptions import Unresolvable
 from undersong.services.coordinator.domain.findings import MAX_ERRORS, Findings
 from undersong.services.coordinator.domain.sites import SiteFacts, profile_of
 from undersong.shared.documents import pointer
+from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout
 from undersong.shared.names import hint
-from undersong.shared.wire.profiles import RecipeSpec
+from undersong.shared.wire.columns import Column
+from undersong.shared.wire.profiles import RecipeSpec, Task
+
+_RANGES: Final = "ranges"
 
 
 def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Findings) -> RecipeSpec | None:
@@ -35,6 +39,35 @@ def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Find
 def check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
     """Check the parameters against the recipe's schema; whether they fit."""
     return _check(recipe.params_schema, params, findings)
+
+
+def standardises(recipe: RecipeSpec, params: Mapping[str, Any]) -> bool:
+    """Return whether a training job adds up its columns before it trains: not where their ranges are declared."""
+    return recipe.statistics and not params.get(_RANGES)
+
+
+def check_ranges(
+    recipe: RecipeSpec, params: Mapping[str, Any], columns: Sequence[Column], label: str | None, findings: Findings
+) -> None:
+    """Check that declared ranges, where there are some, are those of the numbers that the job scales."""
+    ranges = params.get(_RANGES)
+    if not recipe.statistics or not isinstance(ranges, Mapping) or not ranges:
+        return
+    try:
+        regression = evaluation_layout(recipe, params) == Task.REGRESSION
+    except LayoutUnknown:
+        return
+    scaled = [column for column in columns if regression or column.name != label]
+    numbers = [column.name for column in scaled if column.type != "category"]
+    for name, (low, high) in ranges.items():
+        path = pointer(["recipe", "params", _RANGES, name])
+        if name not in numbers:
+            findings.error(path, f"no number called {name!r} is read{hint(name, numbers)}")
+        elif not low < high:
+            findings.error(path, "the first number must be less than the second")
+    if missing := [name for name in numbers if name not in ranges]:
+        said = f"also give the range of {', '.join(missing)}: without it the column cannot be scaled"
+        findings.error(pointer(["recipe", "params", _RANGES]), said)
 
 
 def check_record_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from undersong.services.coordinator.domain.jobs import Job
+from undersong.services.coordinator.domain.recipes import standardises
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import rounds_of
 from undersong.shared.wire.manifest import JobRequest, PlannedRounds, RoundKind
@@ -29,7 +30,7 @@ def _planned(job: Job, clip_norm: float | None) -> Iterator[PlannedRounds]:
     if isinstance(spec, StatisticsSpec):
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=rounds_of(spec), privacy=job.resolved.privacy)
         return
-    if spec.trains and job.resolved.recipe.statistics:
+    if spec.trains and standardises(job.resolved.recipe, spec.recipe.params):
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=1)
     if spec.trains:
         yield PlannedRounds(kind=RoundKind.TRAIN, rounds=spec.rounds, clip_norm=clip_norm, privacy=job.resolved.privacy)

@@ -20,7 +20,7 @@ from undersong.services.coordinator.domain.findings import Findings, parse_field
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
-from undersong.services.coordinator.domain.recipes import check_params, find_recipe
+from undersong.services.coordinator.domain.recipes import check_params, check_ranges, find_recipe, standardises
 from undersong.services.coordinator.domain.sites import (
     CONSENTS,
     SiteFacts,
@@ -133,6 +133,7 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         label = next((column for column in chosen.columns if column.name == chosen.label), None)
         at_sites = declared_columns(data.dataset, chosen.label, chosen.sites) if chosen.label is not None else {}
         check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
+        check_ranges(recipe, recipe_part.params, chosen.columns, chosen.label, findings)
         counts = [schema_of(site, data.dataset).rows for site in chosen.sites]
         check_rows(parsed.get("evaluation"), recipe, recipe_part.params, counts, findings)
         schemas = [schema_of(site, data.dataset) for site in chosen.sites]
@@ -178,7 +179,9 @@ def _settle_privacy(
         return None
     check_training(asked, parsed.get("strategy"), parsed.get("update"), parsed.get("evaluation"), findings)
     if resolved is not None:
-        warn_standardising(asked, resolved.recipe.name, resolved.recipe.statistics, findings)
+        recipe: parts.RecipePart | None = parsed.get("recipe")
+        exact = recipe is not None and standardises(resolved.recipe, recipe.params)
+        warn_standardising(asked, resolved.recipe.name, exact, findings)
     protected = _protected(parsed, asked, resolved, world, findings)
     facts = world.engines.get(parsed.get("engine", ""))
     return settle_terms(asked, parsed.get("cohort"), facts, protected, findings)

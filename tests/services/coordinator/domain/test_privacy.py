@@ -12,6 +12,7 @@ from undersong.services.coordinator.domain.findings import Findings, JobInvalid
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy_plan import plan_of, saving_of
+from undersong.services.coordinator.domain.recipes import standardises
 from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, judge
@@ -183,6 +184,30 @@ def test_what_of_a_private_job_stays_exact_is_told() -> None:
     told = {warning.path: warning.message for warning in job.warnings}
     assert "set it to 0" in told["/evaluation/every"]
     assert "exact sums" in told["/recipe"]
+
+
+def test_declared_ranges_leave_no_exact_sums() -> None:
+    """A private job that says its columns' ranges asks for no statistics, and is not warned; mistakes have a path."""
+
+    def planned(**ranges: list[float]) -> ValidJob:
+        recipe = {**TRAIN["recipe"], "params": {**TRAIN["recipe"]["params"], "ranges": ranges}}
+        return training({"model": "distributed", "epsilon": 4.0}, recipe=recipe)
+
+    assert any("params.ranges" in each.message for each in training({"model": "distributed", "epsilon": 4.0}).warnings)
+    job = planned(age=[0, 120])
+    assert not job.warnings
+    assert isinstance(job.spec, JobSpec)
+    assert not standardises(job.resolved.recipe, job.spec.recipe.params)
+    for ranges, path, said in (
+        ({"agge": [0, 1], "age": [0, 1]}, "/recipe/params/ranges/agge", "age"),
+        ({"age": [1, 1]}, "/recipe/params/ranges/age", "less than"),
+        ({"age": [0, 1], "disease": [0, 1]}, "/recipe/params/ranges/disease", "no number"),
+        ({"sex": [0, 1]}, "/recipe/params/ranges", "age"),
+        ({"age": [0]}, "/recipe/params/ranges/age", "short"),
+    ):
+        with pytest.raises(JobInvalid) as found:
+            planned(**ranges)
+        assert said in faults(found)[path]
 
 
 def test_private_statistics_are_of_records_and_bounded() -> None:
