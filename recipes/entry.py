@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Field
 
 from undersong.recipes.options import (
     CsvOptions,
-    Form,
     Limit,
     Name,
+    OptionsForm,
     SeriesOptions,
     SplitOptions,
     SqlOptions,
@@ -45,7 +45,7 @@ class BadDataset(Invalid):
         return ": ".join([self.detail, *(["; ".join(self.evidence)] if self.evidence else [])])
 
 
-class ColumnEntry(Form):
+class ColumnEntry(OptionsForm):
     """One column of an entry; `categories` are a category column's levels in their fixed order."""
 
     name: Name = Field(description="The column's name in the file")
@@ -56,7 +56,7 @@ class ColumnEntry(Form):
     channels: tuple[Name, ...] | None = Field(default=None, description="Names of an image's channels, in order")
 
 
-class DatasetEntry(Form):
+class DatasetEntry(OptionsForm):
     """One entry of ``datasets.yaml``."""
 
     name: Name = Field(description="The name by which jobs ask for the data set")

@@ -55,13 +55,13 @@ Name = Annotated[Text, Field(min_length=1, max_length=200)]
 QueryText = Annotated[Text, Field(min_length=1, max_length=100_000)]
 
 
-class Form(BaseModel):
+class OptionsForm(BaseModel):
     """A part of a declaration: nothing unknown, no infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class CsvOptions(Form):
+class CsvOptions(OptionsForm):
     """How a CSV file is written. Without options: commas, a point in numbers, UTF-8, names in the first line."""
 
     separator: Annotated[str, BeforeValidator(lambda v: "\t" if v in ("tab", "\\t") else v)] = Field(
@@ -103,7 +103,7 @@ class CsvOptions(Form):
 ENCODINGS: Final = ("utf-8", "utf-16", "latin-1", "cp1252", "iso8859-15", "ascii", "gb18030", "big5", "shift_jis")
 
 
-class SplitOptions(Form):
+class SplitOptions(OptionsForm):
     """Which rows are for training, for validation and for the test; rows of the test part are never trained on."""
 
     by: Literal["hash", "column", "time", "file"] = Field(
@@ -176,7 +176,7 @@ class SplitOptions(Form):
         return ("train", *(part for part, there in has.items() if there))
 
 
-class SeriesOptions(Form):
+class SeriesOptions(OptionsForm):
     """Windows of a series: each is a row for recipes, the last values of a time and the target some steps later."""
 
     time: Name = Field(description="The column of moments, sorted, each once (in each group)")
@@ -215,7 +215,7 @@ class SeriesOptions(Form):
         return f"{self.target}@+{self.horizon}"
 
 
-class SqlOptions(Form):
+class SqlOptions(OptionsForm):
     """A query whose rows the agent keeps in a snapshot; the database is only read."""
 
     url_file: Annotated[Path, BeforeValidator(maybe)] = Field(
