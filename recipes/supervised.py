@@ -99,6 +99,7 @@ RANGES: Final[Mapping[str, JsonSchema]] = {
     "ranges": {
         "type": "object",
         "additionalProperties": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+        "default": {},
         "description": "Lowest and highest value of each number, and of a number that is predicted: columns are scaled "
         "by them, and no sums over rows are asked for first.",
     }
