@@ -23,7 +23,7 @@ from undersong.services.agent.policy.owners import load_policy
 from undersong.services.agent.repository.alarms import REMEDY
 from undersong.services.agent.repository.store import SCHEMA_VERSION
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
-from undersong.services.agent.site.description import look, unresolved
+from undersong.services.agent.site.description import data_files, look, same_files, unresolved
 from undersong.services.agent.site.device import DEVICE_REMEDY, lacking
 from undersong.shared.identity.authority import (
     IDENTITY_FILE,
@@ -105,6 +105,9 @@ def _datasets(settings: AgentSettings, policy: Policy | None) -> Iterator[Findin
         yield Finding("warning", "recipes", one_line(fault), f"correct it, or allow it in {settings.policy}")
     for fault in unresolved(policy, found) if policy is not None else ():
         yield Finding("fault", "policy", one_line(fault), f"correct {settings.policy}")
+    for name, others in same_files(data_files(settings)).items():
+        detail = f"reads a file that {', '.join(sorted(others))} reads, too: their privacy budgets are spent together"
+        yield Finding("warning", f"files of {name}", detail, f"declare the rows once in {settings.datasets}")
     for schema in found.datasets:
         name = str(schema["name"])
         if policy is not None and name not in policy.datasets:

@@ -35,7 +35,8 @@ class PrivacyRule:
     require: rounds without noise are refused. max_participations: in so many rounds of one kind of a job this site
     takes part. min_separation: after a round with number n it takes part in number n + min_separation at the earliest;
     manifests number all rounds of a job, of whichever kind. max_attempts: so many attempts at one round with noise are
-    answered. min_colluding: so many colluding sites must be assumed where sites add the noise together.
+    answered. min_colluding: so many colluding sites must be assumed where sites add the noise together. same_files: of
+    a data set the others that read a file of it: rounds on any of them are spent of the budgets of all.
     """
 
     require: bool = False
@@ -45,6 +46,11 @@ class PrivacyRule:
     min_separation: int | None = None
     max_attempts: int = MAX_ATTEMPTS
     min_colluding: int = 0
+    same_files: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def names(self, dataset: str) -> list[str]:
+        """Return the data set and those that read a file of it, by name."""
+        return sorted({dataset, *self.same_files.get(dataset, ())})
 
     def budget(self, dataset: str, unit: PrivacyUnit) -> Budget | None:
         """Return the budget of this data set for this unit, where there is one."""

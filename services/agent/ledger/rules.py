@@ -150,7 +150,7 @@ class Overdraw:
     them all; None where no noise would do.
     """
 
-    dataset: str
+    datasets: tuple[str, ...]
     budget: Budget
     have: float
     asked: float
@@ -173,8 +173,11 @@ class Overdraw:
             if self.noise_multiplier is not None
             else "no noise would make all of them fit"
         )
+        named = f"data set {self.datasets[0]}"
+        if len(self.datasets) > 1:
+            named = f"data sets {', '.join(self.datasets)}, which read the same files and are counted together"
         return (
-            f"data set {self.dataset}, unit {budget.unit}, {budget.period_days} days: the budget is epsilon "
+            f"{named}, unit {budget.unit}, {budget.period_days} days: the budget is epsilon "
             f"{budget.epsilon:g} at delta {budget.delta:g}; have {self.have:.4g} spent, asked {self.asked:.4g}, left "
             f"{self.left:.4g}, and both together would be {self.after:.4g}. Of the job's {self.rounds} rounds "
             f"{self.fit} fit; {noise}"
@@ -184,23 +187,38 @@ class Overdraw:
 def overdraw(
     manifest: RoundManifest, event: PrivacyEvent, rule: PrivacyRule, chain: Chain, now_ms: int
 ) -> Overdraw | None:
-    """Return what speaks against charging the round to its budget; None where it fits, or nothing limits it.
+    """Return what speaks against charging the round to its budgets; None where it fits, or nothing limits it.
 
-    Exact answers are bounded by no budget and stand beside it: the policy allows them, or requires noise.
+    Its budgets are those of the data set and of all others that read a file of it. Exact answers are bounded by no
+    budget and stand beside it: the policy allows them, or requires noise.
     """
-    terms, dataset = manifest.privacy, manifest.data.dataset
-    budget = None if terms is None else rule.budget(dataset, terms.unit)
-    if terms is None or budget is None:
+    if manifest.privacy is None:
+        return None
+    names = rule.names(manifest.data.dataset)
+    for name in names:
+        budget = rule.budget(name, manifest.privacy.unit)
+        over = None if budget is None else _over(manifest, event, budget, names, chain, now_ms)
+        if over is not None:
+            return over
+    return None
+
+
+def _over(
+    manifest: RoundManifest, event: PrivacyEvent, budget: Budget, names: Sequence[str], chain: Chain, now_ms: int
+) -> Overdraw | None:
+    """Return what speaks against charging the round to one budget of these data sets together."""
+    terms = manifest.privacy
+    if terms is None:
         return None
     begin = now_ms - budget.period_ms
-    spent = noisy(chain.spent(dataset, budget.unit, begin))
+    spent = noisy(each for name in names for each in chain.spent(name, budget.unit, begin))
     after = epsilon_of([*spent, event], budget.delta)
     if not exceeds(after, budget.epsilon):
         return None
     others = noisy(
         charge.event
         for charge in chain.charges.values()
-        if charge.touches(dataset, budget.unit)
+        if any(charge.touches(name, budget.unit) for name in names)
         and charge.held.at_ms > begin
         and (charge.held.job_id, charge.held.kind) != (manifest.job_id, manifest.kind)
     )
@@ -215,7 +233,7 @@ def overdraw(
         return epsilon_of([*others, *events], budget.delta, quick=True)
 
     return Overdraw(
-        dataset=dataset,
+        datasets=tuple(names),
         budget=budget,
         have=epsilon_of(spent, budget.delta),
         asked=epsilon_of([event], budget.delta),

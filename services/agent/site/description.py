@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -201,6 +201,12 @@ async def read_site(
         log.warning("policy.unresolved", policy=str(settings.policy), fault=fault)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
+    same = same_files(data_files(settings))
+    for name, others in same.items():
+        log.warning(
+            "dataset.same_files", dataset=name, others=sorted(others), effect="their budgets are spent together"
+        )
+    policy = replace(policy, privacy=replace(policy.privacy, same_files=same))
     site = SiteSetup(
         facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
     )
@@ -233,6 +239,39 @@ def data_files(settings: AgentSettings) -> dict[str, list[Path]]:
         if isinstance(entry, dict) and entry.get("kind") == "sql" and (name := str(entry.get("name"))):
             files[name] = [snapshot_file((settings.data_dir / SNAPSHOTS).resolve(), name)]
     return files
+
+
+def same_files(files: Mapping[str, Sequence[Path]]) -> dict[str, frozenset[str]]:
+    """Return for each data set the others that read a file of it, or a folder around it, under whichever name.
+
+    Links lead to one file. Rows that stand in several files, and queries over one database, are not compared.
+    """
+    found = {name: [(path, _identity(path)) for path in paths] for name, paths in files.items()}
+    same: dict[str, frozenset[str]] = {}
+    for name, mine in found.items():
+        others = {other for other, theirs in found.items() if other != name and _overlap(mine, theirs)}
+        if others:
+            same[name] = frozenset(others)
+    return same
+
+
+_Place = tuple[Path, tuple[int, int] | None]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _overlap(mine: Sequence[_Place], theirs: Sequence[_Place]) -> bool:
+    return any(
+        one == other or one in other.parents or other in one.parents or (at is not None and at == there)
+        for one, at in mine
+        for other, there in theirs
+    )
 
 
 def _paths(entry: dict[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -349,3 +350,21 @@ def test_broken_lines_are_kept_aside_and_charged_again(site: Site) -> None:
     assert [row["seq"] for row in json.loads((site.folder / "aside.json").read_text())] == [2, 3]
     spent = site.again().ledger.look()[0].spent("heart", "site")
     assert epsilon_of(spent, DELTA) == pytest.approx(epsilon_of([gaussian()] * 3, DELTA))
+
+
+def test_two_names_for_one_file_have_one_budget(site: Site) -> None:
+    """Whichever name a round uses, it is spent of the budgets of both; the tighter one decides."""
+    two = epsilon_of([gaussian(), gaussian()], DELTA)
+    wide = budget(100.0).budgets["heart"]
+    rule = replace(
+        budget(two * 1.001),
+        same_files={"heart": frozenset({"again"}), "again": frozenset({"heart"})},
+    )
+    other = {"dataset": "again", "features": [], "label": None}
+    charge(site, private(1), rule)
+    charge(site, private(1, job_id="job_2", data=other), rule)
+    for asked in (private(2), private(2, job_id="job_2", data=other)):
+        failure = refusal(site, asked, replace(rule, budgets={**rule.budgets, "again": wide}))
+        assert failure.code == "budget-exceeded"
+        assert "data sets again, heart, which read the same files and are counted together" in str(failure)
+    charge(site, private(2, job_id="job_3", data={**other, "dataset": "lungs"}), rule)
