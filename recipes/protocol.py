@@ -70,6 +70,7 @@ class Dataset:
     image column it is float32[n, channels, height, width], for a single text column an object array [n] of texts.
     Of a series rows are windows and `features` is a view, in which they lie over each other. `label` is float64[n],
     with NaN only in rows of no part. `train`, `validation` and `test` are row indices; evaluations are about `test`.
+    `local`: what the last round of the job left at this site (`TrainResult.local`); empty before one did.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Dataset:
     test: npt.NDArray[np.int64]
     label_name: str | None = None
     validation: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    local: Tensors = field(default_factory=dict)
 
     def evaluated_on(self, part: EvaluatedPart) -> "Dataset":
         """Return the data set with the rows of another part, or all, as those that evaluations are about."""
@@ -102,12 +104,15 @@ class TrainResult:
     """The model after local training, how many rows it saw, and the mean loss over them.
 
     events: the noisy steps that were taken, where the context asks for noise. Without them nothing is sent.
+    local: tensors that stay at this site for the job's next round, such as the layers of a personal model or a control
+    variate. They are never sent, and none are kept where a round protects records.
     """
 
     tensors: Tensors
     examples: int
     loss: float
     events: tuple[PoissonGaussianEvent, ...] = field(default=())
+    local: Tensors = field(default_factory=dict)
 
 
 def record_noise(context: Context) -> RecordNoise | None:

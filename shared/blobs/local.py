@@ -22,7 +22,7 @@ from typing import BinaryIO
 from undersong.shared.blobs.blob import QUARANTINE, SET_ASIDE, Blob, BlobChanged, BlobMissing, Identity, Intake
 from undersong.shared.errors import StorageFull
 from undersong.shared.faults import point
-from undersong.shared.files import mark_of
+from undersong.shared.files import mark_of, sync_folder
 from undersong.shared.ids import Digest, is_digest
 
 CHUNK = 1 << 20
@@ -75,9 +75,9 @@ class LocalBlobs:
         os.fsync(file.fileno())
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            _sync_folder(self.root)
+            sync_folder(self.root)
         temporary.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         point("blob.stored")
         return blob
 
@@ -211,14 +211,6 @@ def _old_blobs(folder: Path, before: float) -> list[Blob]:
             if is_digest(path.name) and status.st_mtime <= before:
                 found.append(Blob(Digest(path.name), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)))
     return found
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _missing(digest: Digest) -> BlobMissing:

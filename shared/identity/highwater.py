@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from undersong.shared.files import open_lock, open_regular, read_text
+from undersong.shared.files import open_lock, open_regular, read_text, sync_folder
 from undersong.shared.identity.authority import write_private
 
 
@@ -91,7 +91,7 @@ class DurableLines:
         finally:
             os.close(descriptor)
         if new:
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
 
     def read(self) -> list[list[str]]:
         """Return all lines, in order, as lists of words; none where there is no file.
@@ -112,11 +112,3 @@ class DurableLines:
 def _line(words: Iterable[object]) -> bytes:
     """No word can hold what ends a word or a line."""
     return f"{' '.join(quote(str(word), safe='') for word in words)}\n".encode("ascii")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

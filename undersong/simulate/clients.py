@@ -131,6 +131,8 @@ class ClientWork:
         made = self._recipe.train(model.tensors, data, manifest.recipe.params, context, seed, _ignored)
         if noise is not None and not within(made.events, noise.event):
             raise RecipeError("the recipe did not add all the noise that the round promises")
+        if made.local:
+            raise RecipeError("the recipe keeps tensors at its site between rounds, which a simulation does not")
         if made.examples < 1:
             raise RecipeError("the recipe found no examples to train on")
         if model.schema.result(made.tensors).roles() != model.schema.roles():

@@ -6,7 +6,6 @@ the first byte leaves; its key (the round) makes a second one impossible.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import msgpack
 from undersong.services.agent.domain.rules import Earlier, EarlierAnswer, TaskFailure
 from undersong.services.agent.repository.engine_state import EngineState
 from undersong.services.agent.repository.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
+from undersong.services.agent.repository.local_tensors import LocalTensors
 from undersong.services.agent.repository.store import Store
 from undersong.shared.ids import Digest, JobId, RoundId, TaskId
 from undersong.shared.wire.manifest import RoundManifest
@@ -66,6 +66,7 @@ class AgentState:
     def __init__(self, data_dir: Path) -> None:
         self.store = Store(data_dir)
         self.engines = EngineState(self.store)
+        self.local = LocalTensors(data_dir / "local")
         self.outbox = data_dir / "outbox"
         self.outbox.mkdir(exist_ok=True)
 
@@ -316,12 +317,3 @@ def _contribution(row: tuple[object, ...]) -> Contribution:
         acknowledged=bool(acknowledged),
         place=Place(JobId(str(job_id)), int(str(number)), int(str(attempt)), RoundId(str(round_id))),
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -288,9 +288,10 @@ class Tasks:
             watch.progress = value
 
         limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
-        outcome = await self._runner.run(
-            _order(manifest, site.facts.site_id, model, folder), progressed, limit_s=limit_s
-        )
+        local = await asyncio.to_thread(self._state.local.before, manifest, folder)
+        order = _order(manifest, site.facts.site_id, model, local, folder)
+        outcome = await self._runner.run(order, progressed, limit_s=limit_s)
+        await asyncio.to_thread(self._state.local.keep, manifest, outcome.local)
         return outcome, model
 
     async def _model(self, manifest: RoundManifest) -> Path | None:
@@ -374,6 +375,7 @@ class Tasks:
     def forget_hopeless(self) -> None:
         """Give up pending contributions and begun rounds that must be over by any clock; drop what they needed."""
         self._state.drop_answered()
+        self._state.local.forget()
         for contribution in self._state.pending():
             deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
             if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
@@ -415,7 +417,7 @@ def _context(manifest: RoundManifest) -> Mapping[str, list[float]]:
     return manifest.context if noise is None else {**manifest.context, RECORD_NOISE: list(noise)}
 
 
-def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder: Path) -> RunOrder:
+def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, local: Path | None, folder: Path) -> RunOrder:
     return RunOrder(
         kind=manifest.kind.value,
         recipe=manifest.recipe.name,
@@ -426,4 +428,5 @@ def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, folder:
         seed=manifest.seed_of(site_id),
         folder=folder,
         model=model,
+        local=local,
     )

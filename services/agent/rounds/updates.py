@@ -18,10 +18,10 @@ import numpy as np
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.ledger.rules import PRIVACY_MISMATCH
 from undersong.services.agent.repository.samples import Samples
-from undersong.services.agent.repository.state import sync_folder
 from undersong.services.agent.rounds.exchange import Exchange
 from undersong.services.agent.runner.protocol import RunOutcome
 from undersong.shared.errors import Refusal
+from undersong.shared.files import sync_folder
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.learning import tensors
 from undersong.shared.privacy.accounting import within

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner import folders
-from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
+from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, FrameError, RunOutcome
 from undersong.shared.wire.privacy import PrivacyEvent, privacy_event
 
 CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -57,6 +57,7 @@ def outcome(frame: Frame, folder: Path, taken: Path | None, limit: int) -> RunOu
         return RunOutcome(
             tensors=_file(folder, RESULT_FILE, taken, limit),
             sums=_file(folder, SUMS_FILE, taken, min(limit, SUMS_BYTES) if limit else SUMS_BYTES),
+            local=_file(folder, LOCAL_FILE, taken, limit),
             examples=examples,
             loss=loss,
             metrics_layout=layout,

@@ -22,6 +22,8 @@ MAX_FRAME: Final = 16 * 2**20
 PREFIX: Final = struct.Struct("<I")
 RESULT_FILE: Final = "result.safetensors"
 SUMS_FILE: Final = "sums.f64"
+LOCAL_FILE: Final = "local.safetensors"
+"""What the recipe leaves at this site for the job's next round."""
 
 Frame = dict[str, Any]
 
@@ -113,7 +115,8 @@ class Excess:
 class RunOrder:
     """One task for the recipe: everything it may know. Paths are absolute and the same on both sides.
 
-    `rows` (a file of `undersong.services.agent.runner.rehearsal.save_rows`) and `rounds` are an auditor's alone.
+    `local`: what the job's last round left at this site. `rows` (a file of
+    `undersong.services.agent.runner.rehearsal.save_rows`) and `rounds` are an auditor's alone.
     """
 
     kind: str
@@ -125,13 +128,14 @@ class RunOrder:
     seed: int
     folder: Path
     model: Path | None = None
+    local: Path | None = None
     rows: Path | None = None
     rounds: int = 1
 
     def frame(self) -> Frame:
         """Return the order as a frame."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        paths = ("folder", "model", "rows")
+        paths = ("folder", "model", "local", "rows")
         plain |= {name: str(plain[name]) if plain[name] is not None else None for name in paths}
         return {"type": "run", **plain, "data": self.data.model_dump(mode="json"), "params": dict(self.params)}
 
@@ -140,11 +144,12 @@ class RunOrder:
 class RunOutcome:
     """What a recipe made: tensors of a model in a file, or float64 sums in a file.
 
-    events: the noise that it says to have added as it trained.
+    events: the noise that it says to have added as it trained. local: tensors that stay here for the next round.
     """
 
     tensors: Path | None = None
     sums: Path | None = None
+    local: Path | None = None
     examples: int = 0
     loss: float = 0.0
     metrics_layout: str | None = None
@@ -152,7 +157,7 @@ class RunOutcome:
 
     def forget(self) -> None:
         """Erase the files, which show one site's update."""
-        for path in (self.tensors, self.sums):
+        for path in (self.tensors, self.sums, self.local):
             if path is not None:
                 path.unlink(missing_ok=True)
 

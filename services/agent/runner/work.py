@@ -9,6 +9,7 @@ import platform
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from undersong.services.agent.runner import rehearsal
-from undersong.services.agent.runner.protocol import RESULT_FILE, SUMS_FILE, Frame, snapshot_file
+from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, snapshot_file
 from undersong.shared.errors import Refusal
 from undersong.shared.files import file_mark
-from undersong.shared.learning import tensors
+from undersong.shared.learning import safetensors, tensors
 from undersong.shared.learning.metrics import check_sums, evaluation_layout
 from undersong.shared.wire.manifest import DataRef
 from undersong.shared.wire.profiles import Task, schema_fault
@@ -88,6 +89,8 @@ class Workshop:
         data = data.evaluated_on(DataRef.model_validate(order["data"]).evaluated)
         if order["rows"] is not None:
             data = rehearsal.chosen_rows(data, Path(order["rows"]))
+        if order["local"] is not None:
+            data = replace(data, local=safetensors.read(Path(order["local"]).read_bytes()))
         folder = Path(order["folder"])
         params, context, seed = order["params"], order["context"], int(order["seed"])
         if order["kind"] == "initialise":
@@ -111,6 +114,8 @@ class Workshop:
         if order["kind"] != "train":
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
         made = recipe.train(model.tensors, data, params, context, seed, progress)
+        if made.local:
+            (folder / LOCAL_FILE).write_bytes(safetensors.write(made.local))
         _write_model(folder, tensors.Model(model.schema.result(made.tensors), made.tensors))
         events = [event.model_dump(mode="json") for event in made.events]
         return {"examples": int(made.examples), "loss": float(made.loss), "events": events}
