@@ -3,15 +3,16 @@
 Where a round protects records, each step's gradient is a noisy one (`undersong.recipes.noisy_steps`). What else the
 steps do is in `undersong.recipes.local_training`.
 
-Source of the term mu/2 |w - w_t|^2: Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020).
+Sources: of the term mu/2 |w - w_t|^2 Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020); of steps
+that are corrected Karimireddy et al., SCAFFOLD (ICML 2020), algorithm 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,11 +37,31 @@ _DIVERGED: Final = "training diverged: the loss is not a finite number; lower th
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """How many rows were trained on, their mean loss over the steps (0.0 with noise), and the noisy steps taken."""
+    """How many rows were trained on, their mean loss over the steps (0.0 with noise), and the noisy steps taken.
+
+    rates: the sum of all steps' learning rates.
+    """
 
     examples: int
     loss: float
     events: tuple[PoissonGaussianEvent, ...] = ()
+    rates: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """How steps differ from plain ones: `correction` is added to gradients, by name, `weight`/2 |w - anchor|^2 to the
+    loss.
+
+    Without an anchor the module's own values as training begins are it.
+    """
+
+    correction: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    anchor: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    weight: float | None = None
+
+
+PLAIN: Final = Adjusted()
 
 
 def fit(
@@ -52,6 +73,7 @@ def fit(
     context: Context,
     seed: int,
     progress: Progress,
+    adjusted: Adjusted = PLAIN,
 ) -> Fitted:
     """Train the module in place, with the noise that the context asks for. Raises `RecipeError`."""
     import torch
@@ -59,7 +81,7 @@ def fit(
     place = device()
     module.to(place).train()
     x, y = torch.from_numpy(features).to(place), torch.from_numpy(labels).to(place)
-    course = _Course(module, x, y, loss, LocalTraining.of(params), context)
+    course = _Course(module, x, y, loss, LocalTraining.of(params), context, adjusted)
     noise = record_noise(context)
     with fitting_threads(features):
         return course.exact(seed, progress) if noise is None else course.noisy(noise, progress)
@@ -76,13 +98,19 @@ class _Course:
         loss: Loss,
         options: LocalTraining,
         context: Context,
+        adjusted: Adjusted,
     ) -> None:
         self._module, self._x, self._y, self._loss = module, x, y, loss
         self._options, self._context = options, context
-        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        named = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        self._trained = list(named.values())
         if not self._trained:
             raise RecipeError("the model has no parameter to train: every one has requires_grad = False")
-        self._anchor = [parameter.detach().clone() for parameter in self._trained] if options.proximal_mu else []
+        self._weight = options.proximal_mu if adjusted.weight is None else adjusted.weight
+        places = {name: adjusted.anchor.get(name, each).detach().clone() for name, each in named.items()}
+        self._anchor = list(places.values()) if self._weight else []
+        self._correction = [adjusted.correction.get(name) for name in named]
+        self._rates = 0.0
         self._optimiser = _optimiser(self._trained, options)
 
     def exact(self, seed: int, progress: Progress) -> Fitted:
@@ -99,7 +127,7 @@ class _Course:
             if held.size and best.is_over(self._mean_loss(held)):
                 break
         best.restore()
-        return Fitted(len(rows), total / max(seen, 1))
+        return Fitted(len(rows), total / max(seen, 1), rates=self._rates)
 
     def noisy(self, noise: RecordNoise, progress: Progress) -> Fitted:
         """Take the steps that a round which protects records asks for."""
@@ -140,14 +168,19 @@ class _Course:
         """Add the proximal term to the gradients, clip them, and step by the scheduled rate."""
         import torch
 
-        pulled = _proximal(self._trained, self._anchor, self._options.proximal_mu)
+        pulled = _proximal(self._trained, self._anchor, self._weight)
         parts = [part for part in (value, pulled) if part is not None]
         if parts:
             torch.autograd.backward(sum(parts[1:], parts[0]))
+        for parameter, correction in zip(self._trained, self._correction, strict=True):
+            if correction is not None and parameter.grad is not None:
+                parameter.grad.add_(correction)
         if self._options.clip_gradient:
             torch.nn.utils.clip_grad_norm_(self._trained, self._options.clip_gradient)
+        rate = self._options.rate(self._context, done, steps)
+        self._rates += rate
         for group in self._optimiser.param_groups:
-            group["lr"] = self._options.rate(self._context, done, steps)
+            group["lr"] = rate
         self._optimiser.step()
 
     def _mean_loss(self, rows: Rows) -> float:

@@ -8,7 +8,7 @@ description is the sentence that people read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Final, Self
@@ -57,7 +57,23 @@ STEPS: Final[dict[str, JsonSchema]] = {
         "Share of a site's training rows that it holds back: the best epoch on them is kept.", 0.0, 0, 0.9
     ),
     "patience": whole("Epochs without a better loss on the rows held back until a site stops; 0: never.", 0, 0, 1000),
-}
+    "local_layers": {
+        "type": "array",
+        "items": {"type": "string", "minLength": 1, "maxLength": 200},
+        "maxItems": 1000,
+        "default": [],
+        "description": "Layers that are never sent, so that each site has its own, by their names or how those begin.",
+    },
+    "personal_weight": number(
+        "Each site also trains a model of its own, held near the common one by this weight (Ditto); 0: it does not.",
+        0.0, 0, 1000,
+    ),
+    "control_variates": {
+        "type": "boolean",
+        "default": False,
+        "description": "Correct each step by how the site's gradients differ from all sites' (SCAFFOLD).",
+    },
+}  # fmt: skip
 """Parameters of every recipe that trains with torch, as JSON schemas with their defaults."""
 LOSSES: Final[dict[str, JsonSchema]] = {
     "loss": choice(
@@ -176,6 +192,22 @@ COMBINATIONS: Final = (
         validation_fraction=(0,),
     ),
     _refused(
+        "control variates correct plain steps of sgd: set optimiser: sgd, or control_variates: false",
+        control_variates=(True,),
+        optimiser=_ADAM,
+    ),
+    _refused("control variates correct plain steps of sgd: leave momentum out", control_variates=(True,), momentum=_ON),
+    _refused(
+        "control variates follow from all steps of a round, and the best epoch undoes some: set validation_fraction: 0",
+        control_variates=(True,),
+        validation_fraction=_ON,
+    ),
+    _refused(
+        "each site has its own model or its own layers, not both: set personal_weight: 0, or leave local_layers out",
+        personal_weight=_ON,
+        local_layers=_ON,
+    ),
+    _refused(
         "this loss is about numbers and the task about classes: use auto, cross_entropy or focal",
         task=_OF_CLASSES,
         loss=("squared", "absolute", "huber", "quantile"),
@@ -199,6 +231,9 @@ WITH_NOISE: Final = (
     _refused("the best epoch would be chosen on exact rows: set validation_fraction: 0", validation_fraction=_ON),
     _refused("gradients of single rows are computed in float32: set precision: float32", precision=("bfloat16",)),
     _refused("each row's gradient is clipped (privacy.clip_norm): leave clip_gradient out", clip_gradient=_ON),
+    _refused("nothing is kept at a site between rounds that protect records: leave local_layers out", local_layers=_ON),
+    _refused("a personal model would be trained without noise: set personal_weight: 0", personal_weight=_ON),
+    _refused("control variates would follow from exact gradients: leave them out", control_variates=(True,)),
 )
 """Combinations that no recipe takes where it adds noise that protects records."""
 
@@ -262,6 +297,9 @@ class LocalTraining:
     precision: str = "float32"
     validation_fraction: float = 0.0
     patience: int = 0
+    local_layers: Sequence[str] = ()
+    personal_weight: float = 0.0
+    control_variates: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

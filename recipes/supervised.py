@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,16 +83,18 @@ class LocalRound:
     context: Context
     seed: int
     progress: Progress
+    local: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Tensors that a site trained, over how many rows, and their mean loss; `events` as in `TrainResult`."""
+    """Tensors that a site trained, over how many rows, and their mean loss; `events`, `local` as in `TrainResult`."""
 
     tensors: Tensors
     examples: int
     loss: float
     events: tuple[Any, ...] = ()
+    local: Tensors = field(default_factory=dict)
 
 
 RANGES: Final[Mapping[str, JsonSchema]] = {
@@ -221,15 +223,15 @@ class SupervisedRecipe(ABC):
             mean, scale = _label_scale(model)
             y = ((y - mean) / scale).astype(np.float32)
         shape = self._shape(x.shape[1:], settings)
-        made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress))
+        made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress, data.local))
         kept = {name: model[name] for name in _OWN_TENSORS & model.keys()}
-        return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events))
+        return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events), made.local)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Return sums over the test rows."""
         settings = self.settings(params)
         y = self._labels(data.label[data.test], settings)
-        said = self._predictions(model, self._inputs(model, data, data.test), settings)
+        said = self._predictions(self.at_site(model, data.local), self._inputs(model, data, data.test), settings)
         task = self._task_of(settings)
         if task is Task.MULTICLASS:
             return multiclass_sums(y, said)
@@ -243,6 +245,10 @@ class SupervisedRecipe(ABC):
             raise RecipeError("give exactly one column of images")
         x = images_of(np.asarray(next(iter(rows.values()))))
         return self._predictions(model, x, self.settings(params))
+
+    def at_site(self, model: Tensors, local: Tensors) -> Tensors:
+        """Return the model as a site uses it that keeps these tensors."""
+        return model
 
     def settings(self, params: Params) -> dict[str, Any]:
         """Return the parameters with their defaults; raises `RecipeError` for what is unknown or refused together."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes import fitting, training
+from undersong.recipes import fitting, site_models, training
 from undersong.recipes.local_training import (
     COMBINATIONS,
     LOSSES,
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 TORCH_FILES: Final = (
-    "torch_recipe.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py", "signature.py", *READING,
+    "torch_recipe.py", "site_models.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py",
+    "signature.py", *READING,
 )  # fmt: skip
 """The files whose code a torch recipe runs: part of the digest of those that come with the platform."""
 _MEANS: Final = ("running_mean", "running_var")
@@ -112,24 +113,39 @@ class TorchRecipe(SupervisedRecipe):
         tensors = training.state_of(module)
         floats = [name for name in tensors if tensors[name].dtype.kind == "f"]
         trained = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+        local = site_models.local_names(settings["local_layers"], tensors)
         averaged = {name for name in floats if name.rpartition(".")[2] in _MEANS and not _is_parameter(names[name])}
-        fixed = [name for name in floats if id(names[name]) not in trained and name not in averaged]
+        averaged -= set(local)
+        fixed = [name for name in floats if name in local or (id(names[name]) not in trained and name not in averaged)]
+        sent = [name for name in floats if name not in fixed and name not in averaged]
+        if local and not sent:
+            raise RecipeError("local_layers names every layer that is trained: nothing would be sent")
+        control = site_models.control_tensors(tensors, sent) if settings["control_variates"] else {}
         return FirstTensors(
-            tensors,
-            buffers=tuple(sorted(averaged)),
+            tensors | control,
+            buffers=(*sorted(averaged), *control),
             fixed=tuple(fixed),
             bfloat16=tuple(name for name in tensors if str(names[name].dtype) == "torch.bfloat16"),
         )
 
     def learn(self, model: Tensors, work: LocalRound) -> Learned:
         """Train the module by the job's optimiser, schedule and loss."""
-        loss = self._loss or loss_of(work.shape.task, max(work.shape.outputs, 2), work.settings)
-        with training.seeded(work.seed):
-            module = self._module(work.shape, work.settings, model)
-            fitted = fitting.fit(module, work.x, work.y, loss, work.settings, work.context, work.seed, work.progress)
-        made = training.state_of(module)
-        _check_buffers(module, made, model)
-        return Learned(made, fitted.examples, fitted.loss, fitted.events)
+        names = site_models.local_names(work.settings["local_layers"], self.own_tensors(model))
+        start = site_models.merged(model, work.local) if names else model
+        control = site_models.ControlVariates.of(model, work.local)
+        made, fitted = self._fit(start, work, fitting.Adjusted(control.correction(training.device())))
+        sent, local = control.after(start, made, fitted.rates) if control.common else ({}, {})
+        sent |= {name: model[name] for name in names}
+        local |= {name: made[name] for name in names}
+        if weight := work.settings["personal_weight"]:
+            common = {name: training.tensor_of(model[name]) for name in made}
+            own = fitting.Adjusted(anchor=common, weight=weight)
+            local |= self._fit(site_models.merged(model, work.local), work, own)[0]
+        return Learned(made | sent, fitted.examples, fitted.loss, fitted.events, local)
+
+    def at_site(self, model: Tensors, local: Tensors) -> Tensors:
+        """Return the model with a site's own layers, or its personal model."""
+        return site_models.merged(model, local)
 
     def scores(
         self, shape: ModelShape, model: Tensors, x: Array, settings: Mapping[str, Any]
@@ -139,6 +155,18 @@ class TorchRecipe(SupervisedRecipe):
         if self._scores is not None:
             return outputs.reshape(len(x), -1)[:, 0] if shape.outputs == 1 else outputs
         return probabilities(shape, outputs)
+
+    def _fit(self, start: Tensors, work: LocalRound, adjusted: fitting.Adjusted) -> tuple[Tensors, fitting.Fitted]:
+        """Train a module from these tensors; return what it then holds."""
+        loss = self._loss or loss_of(work.shape.task, max(work.shape.outputs, 2), work.settings)
+        with training.seeded(work.seed):
+            module = self._module(work.shape, work.settings, start)
+            fitted = fitting.fit(
+                module, work.x, work.y, loss, work.settings, work.context, work.seed, work.progress, adjusted
+            )
+        made = training.state_of(module)
+        _check_buffers(module, made, start)
+        return made, fitted
 
     def _module(self, shape: ModelShape, settings: Mapping[str, Any], model: Tensors | None = None) -> torch.nn.Module:
         module = self._build(shape, **{name: settings[name] for name in self._of_build})

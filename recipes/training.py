@@ -68,6 +68,13 @@ def state_of(module: torch.nn.Module) -> Tensors:
     return {name: _array_of(tensor) for name, tensor in named_tensors(module).items()}
 
 
+def tensor_of(array: Array) -> torch.Tensor:
+    """Return a tensor on this machine's device."""
+    import torch
+
+    return torch.from_numpy(np.array(array)).to(device())
+
+
 def _array_of(tensor: torch.Tensor) -> Array:
     import torch
 

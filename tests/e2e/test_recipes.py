@@ -31,6 +31,7 @@ from undersong.recipes.protocol import source_digest
 from undersong.services.agent.runner import landlock
 from undersong.shared.identity.owner import OwnerKey
 from undersong.shared.identity.signed_recipes import sign_recipe
+from undersong.shared.learning import safetensors
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy import noise
 from undersong.simulate import simulate
@@ -488,6 +489,30 @@ def test_rows_of_a_query_train_and_its_password_stays_in_one_file(platform: Plat
     files = [path for path in platform.home.rglob("*") if path.is_file()]
     assert any(path.parent.name == "snapshots" and path.suffix == ".parquet" for path in files)
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_site_keeps_its_own_layers_and_its_control_variate(platform: Platform, tmp_path: Path) -> None:
+    """SCAFFOLD with a layer of each site's own: what is kept stays at the sites, and what is sent is averaged."""
+    client, rounds = platform.client, 3
+    spec = document(platform, "binary") | {"name": "own layers", "model": {"name": "own layers"}, "rounds": rounds}
+    spec |= {"engine": "pairwise", "evaluation": {"every": rounds}}
+    own = {**FAST, "batch_size": 0, "model": "mlp", "hidden": [4], "local_layers": ["2"], "control_variates": True}
+    spec["recipe"] = {"name": "tabular", "params": own}
+    job = client.wait(client.submit_job(spec).id, timeout_s=400)
+    assert job.state == "succeeded", job.reason
+    versions = client.versions(next(model for model in client.models() if model.name == "own layers").id)
+    for one in versions:
+        client.download(one.id, tmp_path / one.id)
+    first, last = (load((tmp_path / one.id).read_bytes()).tensors for one in (versions[0], versions[-1]))
+    assert np.array_equal(first["2.weight"], last["2.weight"])
+    assert np.abs(last["control.0.weight"]).max() > 0
+    kept = [
+        safetensors.read(next((platform.home / "sites" / site).rglob("local/*/*.safetensors")).read_bytes())
+        for site in HOSPITALS
+    ]
+    assert set(kept[0]) == {"2.weight", "2.bias", "control.0.weight", "control.0.bias"}
+    assert not np.array_equal(kept[0]["2.weight"], kept[1]["2.weight"])
+    assert scores_of(platform, job.id)[-1]["auc"] > 0.9
 
 
 def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

@@ -38,6 +38,10 @@ REFUSED = [
     ({"focal_gamma": 2.0}, "focal_gamma is of loss focal"),
     ({"task": "regression", "loss": "absolute", "huber_delta": 2.0}, "huber_delta is of loss huber"),
     ({"task": "regression", "quantile": 0.9}, "quantile is of loss quantile"),
+    ({"control_variates": True, "optimiser": "adam", "learning_rate": 0.01}, "set optimiser: sgd"),
+    ({"control_variates": True, "momentum": 0.9}, "leave momentum out"),
+    ({"control_variates": True, "validation_fraction": 0.2}, "the best epoch undoes some"),
+    ({"personal_weight": 0.1, "local_layers": ["0"]}, "its own model or its own layers"),
 ]
 
 
@@ -80,8 +84,13 @@ def test_noise_for_records_needs_exactly_what_it_can_protect(recipe: Any) -> Non
     fine = recipe.settings({"normalisation": "group"})
     assert validator.is_valid(fine)
     for rule, odd in zip(
-        WITH_NOISE, [{"validation_fraction": 0.1}, {"precision": "bfloat16"}, {"clip_gradient": 1.0}], strict=True
-    ):
+        WITH_NOISE,
+        [
+            {"validation_fraction": 0.1}, {"precision": "bfloat16"}, {"clip_gradient": 1.0},
+            {"local_layers": ["0"]}, {"personal_weight": 1.0}, {"control_variates": True},
+        ],
+        strict=True,
+    ):  # fmt: skip
         (error,) = validator.iter_errors(fine | odd)
         assert error.schema["description"] == rule.sentence
     assert not validator.is_valid(fine | {"normalisation": "batch"})

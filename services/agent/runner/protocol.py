@@ -128,9 +128,9 @@ class RunOrder:
     seed: int
     folder: Path
     model: Path | None = None
-    local: Path | None = None
     rows: Path | None = None
     rounds: int = 1
+    local: Path | None = None
 
     def frame(self) -> Frame:
         """Return the order as a frame."""
