@@ -162,7 +162,9 @@ def _likelihood(measure: Likelihood, rows: Rows) -> Floats:
     beside = [rows.numbers(name) for name in (measure.time, measure.exposure) if name is not None]
     good = np.isfinite(np.column_stack([terms, response, *beside])).all(axis=1)
     terms, response, beside = terms[good], response[good], [values[good] for values in beside]
-    _check_response(measure, response, beside)
+    _check_response(measure, response)
+    if measure.exposure is not None and (beside[0] <= 0).any():
+        raise MeasureInvalid(f"{measure.exposure} holds values that are no exposure: they must be above zero")
     design = np.column_stack([np.ones((len(terms), measure.intercepts)), terms])
     at = np.array(measure.coefficients)
     pairs = (0.0, 0.0)
@@ -178,16 +180,13 @@ def _likelihood(measure: Likelihood, rows: Rows) -> Floats:
     return np.concatenate([head, terms.sum(axis=0), found.gradient, upper, pairs])
 
 
-def _check_response(measure: Likelihood, response: Floats, beside: Sequence[Floats]) -> None:
+def _check_response(measure: Likelihood, response: Floats) -> None:
     name = measure.response.column
     if measure.family == "poisson":
         if (response < 0).any() or (response != np.floor(response)).any():
             raise MeasureInvalid(f"{name} holds values that are no counts: 0, 1, 2, …")
     elif not np.isin(response, (0, 1)).all():
         raise MeasureInvalid(f"{name} holds values other than 0 and 1")
-    for values, what in zip(beside, (measure.time or measure.exposure,), strict=False):
-        if (values < 0).any() or (measure.exposure is not None and (values == 0).any()):
-            raise MeasureInvalid(f"{what} holds values below zero, or an exposure of zero")
 
 
 _COUNTERS: Final[Mapping[type, Callable[[Any, Rows], Floats]]] = {

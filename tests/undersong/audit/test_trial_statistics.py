@@ -26,6 +26,10 @@ EXACT: list[dict[str, Any]] = [
     {"query": "correlation", "columns": ["x0", "sick"]},
     {"query": "regression", "target": "x3", "features": ["x0", "x1"]},
     {"query": "k_means", "columns": ["x0", "x1"], "clusters": 2, "iterations": 3},
+    {"query": "logistic_regression", "target": "sick", "features": ["x2"]},
+    {"query": "poisson_regression", "target": "sick", "features": ["x2"]},
+    {"query": "cox_regression", "time": "x3", "event": "sick", "features": ["x2"]},
+    {"query": "kaplan_meier", "time": "x3", "event": "sick", "until": 3.0},
 ]
 NOISY: list[dict[str, Any]] = [
     {"query": "mean", "columns": ["x0"], "ranges": {"x0": [-5, 5]}},
@@ -51,7 +55,8 @@ async def test_every_query_is_answered_as_by_sites_with_these_rows(declarations:
     data = load_dataset(read_datasets(declarations)["ward"])
     x, sick = data.features, data.label
     assert (made.sites, made.rows, made.terms, told[-1]) == (SITES, len(x), None, 1.0)
-    assert (made.answers.state, made.answers.rounds) == ("succeeded", 4)
+    assert made.answers.state == "succeeded"
+    assert made.answers.rounds >= 4
     found: dict[str, Any] = {result.query: result for result in made.answers.results}
     assert {result.status for result in found.values()} == {"ok"}
     assert found["count"].columns[0].known == SITES * len(x)
