@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.pace import Deadline
 from undersong import cli
+from undersong.client.types import Round
 from undersong.errors import UndersongError
 from undersong.recipes.protocol import Column, Dataset
 from undersong.services.coordinator.views.jobs import JobView
@@ -58,9 +59,8 @@ def run(document: dict[str, Any], tmp_path: Path, name: str = "run", **condition
     return simulate(document, table(), out=tmp_path / name, recipes=[SLOPE], **({"workers": 0} | conditions))
 
 
-def told(run: Run) -> list[dict[str, Any]]:
-    """The rounds without their times."""
-    return [round_.model_dump(exclude={"created_at", "finished_at"}) for round_ in run.rounds]
+def untimed(round_: Round) -> dict[str, Any]:
+    return round_.model_dump(exclude={"created_at", "finished_at"})
 
 
 def test_a_run_is_a_jobs_record_with_a_model_and_a_plot(tmp_path: Path) -> None:
@@ -253,11 +253,7 @@ def test_a_killed_simulation_goes_on_bit_for_bit(tmp_path: Path) -> None:
     )
     assert (out / "model.safetensors").read_bytes() == whole.model.read_bytes()
     document = json.loads((out / "run.json").read_text())
-    again = [
-        {key: value for key, value in each.items() if key not in ("created_at", "finished_at")}
-        for each in document["rounds"]
-    ]
-    assert again == [each.model_dump(exclude={"created_at", "finished_at"}) for each in whole.rounds]
+    assert [untimed(Round.model_validate(each)) for each in document["rounds"]] == [untimed(r) for r in whole.rounds]
     assert not (out / "work").exists()
     refused = CliRunner().invoke(cli.app, [*words, "--drop", "0.2", "--out", str(out)])
     assert "holds a simulation of another drop" in str(refused.exception)
