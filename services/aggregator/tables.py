@@ -131,6 +131,16 @@ class ReportIdRow(Base):
     site_id: Mapped[str] = mapped_column(String(64))
 
 
+class NoiseRow(Base):
+    """A row of the noise that is correlated over a job's rounds, and the one round whose sum gets it."""
+
+    __tablename__ = "noise_rows"
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
+
+
 class SampleRow(Base):
     """A site's committed sample count in a job, with its proof. `logged_in`: the round whose record has the proof."""
 

@@ -51,7 +51,7 @@ class Planner:
             return None
         cohort = cohort_for(job, step, await self._candidates(tx, job))
         if not cohort:
-            await self._wait_for_sites(tx, job)
+            await self._wait_for_sites(tx, job, step)
             return None
         deadline_s = job.spec.deadlines.round_s or self._default_deadline_s
         round_id = RoundId(new_id("rnd"))
@@ -111,12 +111,13 @@ class Planner:
         data = {"state": str(JobState.PAUSED), "reason": reason, "version_id": job.version_id}
         await jobs.record(job.id, "job.paused", ACTOR, data | cause_facts(job.progress.causes))
 
-    async def _wait_for_sites(self, tx: Transaction, job: Job) -> None:
+    async def _wait_for_sites(self, tx: Transaction, job: Job, step: Step) -> None:
         """Too few sites are there. Waiting has the deadline of a round, which begins again while consent is awaited."""
         now = await tx.now()
         since = job.waiting_since or now
         over = (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s)
-        asked = over and len(await self._candidates(tx, job, waiting=True)) >= job.spec.cohort.min
+        others = await self._candidates(tx, job, waiting=True) if over else []
+        asked = len(others) >= job.spec.cohort.min and cohort_for(job, step, others) != ()
         if over and not asked:
             await self.stall(tx, job, "too-few-sites")
             return

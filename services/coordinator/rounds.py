@@ -195,7 +195,8 @@ class Rounds:
             if job.round_id != round_id:
                 return None
             failure = over.reason or "round-failed"
-            job = job.setback(failure, now, ended, spent=spent, waits=any(t.code == CONSENT_WAITING for t in ended))
+            waits, kind = any(t.code == CONSENT_WAITING for t in ended), round_.kind if spent else None
+            job = job.setback(failure, now, ended, spent=kind, waits=waits)
             end = await self._planner.end_of(tx, job, round_)
             if repeats or end is JobState.FAILED:
                 await self._planner.finish(tx, job, Finished(JobState.FAILED, failure))

@@ -3,6 +3,7 @@
 A key file holds one 32-byte key in hexadecimal a line. The first line seals, every line opens: rotation writes a new
 first line, re-seals the rows with `Sealer.reseal`, and keeps the line before, for what a running process sealed
 meanwhile. Running processes follow the file.
+A key of the file is also what other secrets of a service are derived from, for labels, by HKDF-SHA256 (RFC 5869).
 Sealed form: version (1 byte) || key tag (4 bytes of SHA-256 of the key) || nonce (12) || ciphertext and tag.
 """
 
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from undersong.shared.files import FileMark, mark_of, read_bytes, read_text
 from undersong.shared.identity.authority import write_private
 
 _VERSION: Final = b"\x01"
+_DERIVED: Final = b"undersong/derived/1\0"
 _TAG_BYTES: Final = 4
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
@@ -68,6 +72,13 @@ class Sealer:
             return self._keys[tag].decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], _place(table, row, column))
         except (InvalidTag, ValueError) as error:
             raise SealBrokenError(f"{table}.{column}: the sealed bytes do not belong here") from error
+
+    def derive(self, label: bytes) -> bytes:
+        """Return 32 secret bytes for a label, the same ones as long as the file's first key stays; nothing is stored.
+
+        The label names what they are for: a purpose of its own, and what of. Raises OSError, and ValueError.
+        """
+        return HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=_DERIVED + label).derive(_keys_in(self._file)[0])
 
     def is_current(self, sealed: bytes) -> bool:
         """Return whether the value is sealed under the key file's first key."""

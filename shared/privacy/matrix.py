@@ -1,99 +1,78 @@
 """Noise that is correlated over the rounds of a job, so that what the rounds add up to has less of it: DP-FTRL.
 
-Sources: Fichtenberger, Henzinger and Upadhyay, Constant Matters (ICML 2023), for the square-root coefficients;
-Choquette-Choo et al., (Amplified) Banded Matrix Factorization (NeurIPS 2023), for bands and minimum separation; Kalinin
-and Lampert, Banded Square Root Matrix Factorization (NeurIPS 2024), theorem 2, for the sensitivity.
-
-C is lower triangular Toeplitz, with `coefficients` that are those of 1 / sqrt(1 - x), cut off after a band. The rounds'
-sums x, each a vector of integers, are released as x + C^-1 z, which is a function of C x + z: a Gaussian mechanism.
-Departs: coefficients are multiples of 2**-FRACTION_BITS, the noise z is drawn on a grid finer by as many bits, so that
-C x + z is a sum of integers, and each row of C^-1 z is rounded before the next is computed from it:
+The mechanism and its sources: `undersong.shared.privacy.toeplitz`. The rounds' sums x, each a vector of integers, are
+released as x + C^-1 z. Departs: coefficients are multiples of 2**-FRACTION_BITS, the noise z is drawn on a grid finer
+by as many bits, so that C x + z is a sum of integers, and each row of C^-1 z is rounded before the next is computed
+from it:
 
     r[t] = round((z[t] - sum_k K[k] r[t - k]) / 2**FRACTION_BITS)    with K = 2**FRACTION_BITS C
 
 What is released, x + r, is then a function of the integers 2**FRACTION_BITS C x + z alone, exactly: real coefficients
-with integer noise would show by their fractions which x it was. No row needs any state but a key.
+with integer noise would show by their fractions which x it was. No row needs any state but a key: all rows before it
+are computed again, block by block, which takes some 20 ms a row for a million coordinates.
 """
 
 import hashlib
 import hmac
 import math
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+from numba import njit
 
-from undersong.shared.errors import Invalid
 from undersong.shared.privacy.noise import MAX_SIGMA, Noise, add_discrete_gaussian
+from undersong.shared.privacy.toeplitz import FRACTION_BITS, BadBand, Coefficients
 
-FRACTION_BITS: Final = 16
+BLOCK: Final = 16_384
+"""Coordinates that are computed together: a band of rows of them stays in a core's cache."""
 _LABEL: Final = b"undersong/matrix-noise/1\0"
 _SMOOTH: Final = 2.5  # as in `undersong.shared.privacy.noise`: a coarse draw hides between two of its steps
-Coefficients = npt.NDArray[np.int64]
 
 
-class BadBand(Invalid):
-    """A band is no positive number of rounds, or the noise wanted for it cannot be drawn."""
+def noise_row(first: Coefficients, sigma: float, seed: bytes, context: bytes, length: int, row: int) -> Noise:
+    """Return the noise of row 1, 2 …: int64[length] in steps of the grid of x; the same one each time. Blocking.
 
-
-def coefficients(band: int) -> Coefficients:
-    """Return the first column of C, int64[band], in units of 2**-FRACTION_BITS: decreasing, none negative."""
-    if band < 1:
-        raise BadBand(f"a band of {band} rounds: at least one is needed")
-    steps = np.arange(1, band, dtype=np.float64)
-    exact = np.concatenate([[1.0], np.cumprod((2 * steps - 1) / (2 * steps))])
-    return np.asarray(np.rint(exact * 2**FRACTION_BITS), np.int64)
-
-
-def inverse(first: Coefficients, rounds: int) -> npt.NDArray[np.float64]:
-    """Return the first column of C^-1, float64[rounds]: how much each round's noise repeats that of earlier ones."""
-    column = first.astype(np.float64) / first[0]
-    found = np.zeros(rounds)
-    found[:1] = 1.0
-    for at in range(1, rounds):
-        reach = min(at, len(column) - 1)
-        found[at] = -(column[1 : reach + 1] @ found[at - reach : at][::-1])
+    `sigma` is the standard deviation of z in the same steps: the noise multiplier times a column's norm times the norm
+    of what a site may send. `seed` is 32 secret random bytes, of the server alone; `context` names the job and all that
+    its rounds have in common, and is used for one sequence only. Raises `BadBand`, and `SigmaOutOfRange`.
+    """
+    if row < 1:
+        raise BadBand(f"row {row}: rows are counted from 1")
+    found = np.empty(length, np.int64)
+    for number, start in enumerate(range(0, length, BLOCK)):
+        part = found[start : start + BLOCK]
+        part[:] = _block(first, sigma, seed, number.to_bytes(8, "big") + context, part.size, row)
     return found
 
 
-def sensitivity(first: Coefficients, rounds: int, separation: int, participations: int) -> float:
-    """Return the norm by which a site whose vectors have norm 1 can move C x: once in `separation` rounds at most.
+def _block(first: Coefficients, sigma: float, seed: bytes, context: bytes, length: int, row: int) -> Noise:
+    depth = max(1, len(first) - 1)
+    past = np.zeros((depth, length), np.int64)
+    drawn = np.zeros(length, np.int64)
+    for at in range(row):
+        drawn = draw(sigma, row_key(seed, at, context), length)
+        _correlate(drawn, past, first, at)
+        past[at % depth] = drawn
+    return drawn
 
-    The worst site takes part as early and as often as it may, `participations` times at most, because the coefficients
-    decrease.
+
+def row_key(seed: bytes, at: int, context: bytes) -> bytes:
+    """Return the key of z for row `at` + 1 of a block."""
+    return hmac.digest(seed, _LABEL + at.to_bytes(8, "big") + context, hashlib.sha256)
+
+
+@njit("void(int64[::1], int64[:,::1], int64[::1], int64)", cache=True, nogil=True)
+def _correlate(row, past, first, at):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Turn z of row `at` + 1 into its noise, in place; `past` holds the rows before, the row s in place s modulo its
+    length.
     """
-    moved = np.zeros(rounds, dtype=np.int64)
-    for start in range(0, min(rounds, separation * participations), separation):
-        reach = min(len(first), rounds - start)
-        moved[start : start + reach] += first[:reach]
-    return math.sqrt(sum(int(value) ** 2 for value in moved)) / 2**FRACTION_BITS
-
-
-def error(first: Coefficients, rounds: int) -> float:
-    """Return the root mean square of the noise on sums of the first 1 … `rounds` rounds, for z of deviation 1."""
-    return math.sqrt(float(np.mean(np.cumsum(np.square(np.cumsum(inverse(first, rounds)))))))
-
-
-def rows(first: Coefficients, sigma: float, seed: bytes, context: bytes, length: int) -> Iterator[Noise]:
-    """Generate the noise of round 0, 1, 2 …: int64[length] each, in steps of the grid of x; the same ones each time.
-
-    `sigma` is the standard deviation of z in the same steps: the noise multiplier times sensitivity times the norm of
-    what a site may send. `seed` is 32 secret random bytes, of the server alone; `context` names the job and the part of
-    the vector, and is used for one sequence only. Raises `BadBand`, and `SigmaOutOfRange`.
-    """
-    past: list[Noise] = []
-    half = 1 << (FRACTION_BITS - 1)
-    at = 0
-    while True:
-        row = draw(sigma, hmac.digest(seed, _LABEL + at.to_bytes(8, "big") + context, hashlib.sha256), length)
-        for back, before in enumerate(past, start=1):
-            row -= first[back] * before
-        row += half
-        row >>= FRACTION_BITS
-        past = [row, *past][: len(first) - 1]
-        yield row.copy()
-        at += 1
+    depth = past.shape[0]
+    for back in range(1, min(at, first.shape[0] - 1) + 1):
+        before, factor = past[(at - back) % depth], first[back]
+        for i in range(row.shape[0]):
+            row[i] -= factor * before[i]
+    for i in range(row.shape[0]):
+        row[i] = (row[i] + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
 
 
 def draw(sigma: float, key: bytes, length: int) -> Noise:

@@ -36,6 +36,8 @@ SHARES_DISPUTED: Final = "shares-disputed"
 ANSWER_BYTES: Final = 1 << 20  # of another party, where the engine does not say otherwise
 MODEL_BITS: Final = 8  # an initialise round carries a safetensors file: words of one byte, never summed
 Entropy = Callable[[int], bytes]
+Derive = Callable[[bytes], bytes]
+"""32 secret bytes for a label, from a secret that a server keeps for years: the same ones each time."""
 Pieces = Iterator[bytes | memoryview]
 
 
@@ -282,8 +284,8 @@ class RoundEvidence:
 class ServerEngine(Protocol):
     """The aggregator's side of an engine."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
-        """Begin a round."""
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:
+        """Begin a round. `derive`: for what must be the same in all rounds of a job without being stored."""
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:
         """Complete the beginning with the answers to `Opened.asks`; engines that ask no party raise `UpdateRefused`."""

@@ -12,6 +12,7 @@ import math
 from typing import Final, Literal
 
 from undersong.shared.errors import Invalid
+from undersong.shared.privacy import toeplitz
 from undersong.shared.privacy.clipping import bit_noise, bit_size
 from undersong.shared.privacy.distributed import site_sigma, sum_rho
 from undersong.shared.secagg.engines import engine_facts
@@ -41,6 +42,7 @@ WIDEST: Final = 12 * math.sqrt(2)
 
 MAX_SIGMA: Final = 2.0**24
 """The widest noise that can be drawn, in steps of the grid (as there; this module imports no kernels)."""
+_CONVOLVED: Final = math.sqrt(2)  # z of correlated noise is a sum of two such draws
 _ROUNDED: Final = 1.25  # what rounding can add to a radius of the grid, of which a plan knows nothing yet
 ModulusBits = Literal[16, 24, 32, 64]
 
@@ -75,6 +77,8 @@ def event_of(manifest: RoundManifest, length: int) -> PrivacyEvent | None:
     sigma = noise_of_site(manifest, length)
     if terms.model is PrivacyModel.DISTRIBUTED:
         return ZeroConcentratedEvent(rho=sum_rho(sigma, bound, length, terms.min_sites))
+    if terms.correlated is not None:  # on its own, finer grid
+        return GaussianEvent(noise_multiplier=terms.noise_multiplier, row=manifest.noise_row)
     if terms.model is PrivacyModel.SERVER:
         site_sigma(terms.noise_multiplier, bound, 1)  # on a coarser grid it is no longer close to a Gaussian
     return GaussianEvent(noise_multiplier=terms.noise_multiplier)
@@ -86,6 +90,7 @@ def expected_event(
     """Return what rounds of this noise cost before they are planned, to all digits that are shown (`event_of`).
 
     What vectors' rounding and length add to distributed noise is below any digit, as long as its grid is not refused.
+    Of correlated noise `rounds` are those in which one site takes part (`PrivacyTerms.charged`).
     """
     if steps is not None:
         return PoissonGaussianEvent(
@@ -129,6 +134,9 @@ def plan_noisy(*, summands: int, clip_norm: float, modulus_bits: ModulusBits, te
     radii = math.hypot(1.0, bit)  # what a site can move, with the bit of an adaptive clip norm
     spread = _ROUNDED * radii * terms.noise_multiplier / math.sqrt(parts)  # of one draw, in radii of the grid
     draws = 2 / summands if terms.model is PrivacyModel.SERVER else 1  # for each summand
+    if terms.correlated is not None:
+        spread *= toeplitz.norm(terms.correlated.separation)
+        draws *= _CONVOLVED * toeplitz.reach(terms.correlated.separation, terms.correlated.rows)
     room = ((1 << (modulus_bits - 1)) - 1) / (summands * (1 + WIDEST * spread * draws))
     radius = int(min(room, NORM_BOUND, MAX_SIGMA / spread))
     if radius < MIN_BOUND:
@@ -193,23 +201,37 @@ def sigma_of_site(terms: PrivacyTerms, bound: float) -> float:
 
 
 def noise_of_server(manifest: RoundManifest, length: int) -> float:
-    """Return the standard deviation of each server's noise in steps of the grid; 0.0 where servers add none."""
+    """Return the standard deviation of each server's noise in steps of the grid; 0.0 where servers add none.
+
+    Of correlated noise that of z, which each row's noise is made of (`undersong.shared.privacy.matrix`).
+    """
     terms = manifest.privacy
     if terms is None or terms.model is not PrivacyModel.SERVER:
         return 0.0
-    return terms.noise_multiplier * sensitivity(_encoding(manifest), manifest.kind, length)
+    moved = toeplitz.norm(terms.correlated.separation) if terms.correlated is not None else 1.0
+    return terms.noise_multiplier * moved * sensitivity(_encoding(manifest), manifest.kind, length)
 
 
 def noise_of_sum(manifest: RoundManifest, length: int, count: int) -> float:
     """Return the standard deviation of the noise on a sum of `count` sites, in steps of the grid."""
-    servers = 2 * noise_of_server(manifest, length) ** 2
-    return math.sqrt(servers + count * noise_of_site(manifest, length) ** 2)
+    server = noise_of_server(manifest, length)
+    if (band := _band(manifest)) is not None:
+        server *= toeplitz.spread(band, manifest.noise_row or 1)
+    return math.sqrt(2 * server**2 + count * noise_of_site(manifest, length) ** 2)
 
 
 def noise_reach(manifest: RoundManifest, length: int, count: int) -> int:
     """Return by how much noise can move a coordinate of a sum of `count` sites at most."""
-    widest = 2 * noise_of_server(manifest, length) + count * noise_of_site(manifest, length)
-    return math.ceil(WIDEST * widest)
+    server = noise_of_server(manifest, length)
+    if (band := _band(manifest)) is not None:
+        server = (_CONVOLVED * server + 1) * toeplitz.reach(band, manifest.noise_row or 1)  # each row is rounded
+    return math.ceil(WIDEST * (2 * server + count * noise_of_site(manifest, length)))
+
+
+def _band(manifest: RoundManifest) -> int | None:
+    """Return over how many rounds the servers' noise is correlated; None where it is not."""
+    terms = manifest.privacy
+    return None if terms is None or terms.correlated is None else terms.correlated.separation
 
 
 def _encoding(manifest: RoundManifest) -> Encoding:

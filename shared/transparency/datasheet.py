@@ -16,7 +16,15 @@ from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, 
 from undersong.shared.transparency.certificates import plain_fingerprint, read_authority, read_holder
 from undersong.shared.transparency.ledger_heads import LedgerHead
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Name, SignatureHex, is_empty
-from undersong.shared.wire.privacy import AdaptiveClip, Delta, Noise, NoisySteps, PrivacyModel, PrivacyUnit
+from undersong.shared.wire.privacy import (
+    AdaptiveClip,
+    CorrelatedNoise,
+    Delta,
+    Noise,
+    NoisySteps,
+    PrivacyModel,
+    PrivacyUnit,
+)
 from undersong.shared.wire.records import BytesHex
 
 FORMAT: Final = "undersong-datasheet/1"
@@ -88,8 +96,9 @@ class SheetMechanism(Document):
     clip_norm: the L2 norm to which a site's update is clipped, or with `steps` each record's gradient; null for
     statistics, where each measure has a bound of its own, and where it moves: clip_path is then that of each round, in
     the order in which they were made, towards the quantile of `adaptive_clip`. steps: of a recipe that adds noise as it
-    trains, in each round. released of the `planned` rounds have been published. min_sites: the fewest sites whose noise
-    is counted on. colluding: sites assumed to know each other's noise, not counted on.
+    trains, in each round. correlated: over the rounds of sites that take turns. released of the `planned` rounds have
+    been published. min_sites: the fewest sites whose noise is counted on. colluding: sites assumed to know each other's
+    noise, not counted on.
     """
 
     job_id: JobId
@@ -101,6 +110,7 @@ class SheetMechanism(Document):
     steps: NoisySteps | None = None
     adaptive_clip: AdaptiveClip | None = Field(default=None, exclude_if=is_empty)
     clip_path: tuple[float, ...] = Field(default=(), exclude_if=is_empty)
+    correlated: CorrelatedNoise | None = Field(default=None, exclude_if=is_empty)
     released: Count
     planned: Count
 

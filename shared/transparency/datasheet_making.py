@@ -28,7 +28,7 @@ from undersong.shared.transparency.datasheet import (
     SheetSubject,
     SheetUtility,
 )
-from undersong.shared.transparency.releases import Release, costs_of, exact_of, finite
+from undersong.shared.transparency.releases import Release, charged, costs_of, exact_of, finite
 from undersong.shared.wire.manifest import DataRef, RoundKind
 from undersong.shared.wire.privacy import (
     NEIGHBOURS,
@@ -134,7 +134,8 @@ def _claims(account: SheetFacts) -> Iterator[SheetClaim]:
         if not deltas:
             continue
         noisy = [release for release in account.releases if release.unit is unit]
-        events, ahead, delta = [release.event for release in noisy], _ahead(account, planned, noisy), min(deltas)
+        events, ahead = [release.event for release in charged(noisy)], _ahead(account, planned, noisy)
+        delta = min(deltas)
         sampled = any(isinstance(event, PoissonGaussianEvent) for event in [*events, *ahead])
         yield SheetClaim(
             unit=unit,
@@ -162,9 +163,11 @@ def _planned_epsilon(
 def _ahead(account: SheetFacts, planned: PrivacyTerms | None, noisy: Sequence[Release]) -> list[PrivacyEvent]:
     """Return what the version's own job may still release, as one event."""
     own = [release for release in noisy if release.manifest.job_id == account.subject.job_id]
+    if planned is not None and planned.correlated is not None:
+        own = charged(own)
     done = [release.manifest.number for release in own if release.contributors is not None]
     failed = {release.manifest.number for release in own} - set(done)  # of any number of attempts, one of the plan
-    left = planned.rounds - len(done) - len(failed) if planned is not None else 0
+    left = planned.charged - len(done) - len(failed) if planned is not None else 0
     if planned is None or left <= 0:
         return []
     event = own[-1].event if own else expected_event(planned.model, planned.noise_multiplier, steps=planned.steps)
@@ -201,6 +204,7 @@ def _mechanisms(
             steps=terms.steps,
             adaptive_clip=terms.adaptive_clip,
             clip_path=tuple(paths.get((job_id, terms), ())),
+            correlated=terms.correlated,
             released=count,
             planned=terms.rounds,
         )

@@ -174,6 +174,11 @@ def _mechanism(one: SheetMechanism) -> str:
         clip += (
             f", {_count(one.steps.count, 'step')} a round over samples of {one.steps.probability:.3g} of all records"
         )
+    if one.correlated is not None:
+        clip += (
+            f", correlated over rounds (matrix mechanism), a site takes part {one.correlated.separation} rounds apart "
+            f"and {_count(one.correlated.participations, 'time')} at most"
+        )
     return (
         f"{one.model}: discrete Gaussian noise {_NOISE[one.model]}; noise multiplier {one.noise_multiplier:.5g}{clip}; "
         f"counted on {_count(one.min_sites, 'site')}, {_count(one.colluding, 'site')} assumed to collude; "

@@ -1,7 +1,7 @@
 """What rounds released of the data, and what the noisy ones cost together: for datasheets, and for each data set."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -10,7 +10,7 @@ from undersong.shared.errors import Refusal
 from undersong.shared.privacy.accounting import epsilon_of, merge
 from undersong.shared.secagg.private import coordinates_of, event_of
 from undersong.shared.wire.manifest import RoundManifest
-from undersong.shared.wire.privacy import NonPrivateEvent, PrivacyEvent, PrivacyUnit
+from undersong.shared.wire.privacy import CorrelatedNoise, NonPrivateEvent, PrivacyEvent, PrivacyUnit
 
 MOST_TIGHT: Final = 3
 """Different events whose cost is computed tightly for a page: each of sampled steps takes a second."""
@@ -64,11 +64,32 @@ class UnitCost:
 
 def costs_of(releases: Iterable[Release]) -> list[UnitCost]:
     """Return what the noisy ones among the releases cost, for each unit that their noise protects."""
+    noisy = [release for release in releases if release.unit is not None]
+    own = {id(release) for release in charged(noisy)}
     return together(
-        UnitCost(release.unit, 1, (release.event,), release.manifest.privacy.delta)
-        for release in releases
+        UnitCost(release.unit, 1, (release.event,) if id(release) in own else (), release.manifest.privacy.delta)
+        for release in noisy
         if release.unit is not None and release.manifest.privacy is not None
     )
+
+
+def charged(noisy: Sequence[Release]) -> list[Release]:
+    """Return the releases with noise that one unit pays for at most: all, but of sites that take turns their own.
+
+    Of rows of correlated noise these are as many as lie a separation apart, which the sites' ledgers hold them to; each
+    costs the same.
+    """
+    found = [release for release in noisy if release.manifest.noise_row is None]
+    turns: dict[tuple[str, CorrelatedNoise], list[Release]] = {}
+    for release in noisy:
+        terms = release.manifest.privacy
+        if release.manifest.noise_row is not None and terms is not None and terms.correlated is not None:
+            turns.setdefault((release.manifest.job_id, terms.correlated), []).append(release)
+    for (_, noise), rounds in turns.items():
+        rows = [release.manifest.noise_row or 0 for release in rounds]
+        apart = math.ceil((max(rows) - min(rows) + 1) / noise.separation)
+        found += rounds[: min(apart, noise.participations)]
+    return found
 
 
 def together(costs: Iterable[UnitCost]) -> list[UnitCost]:

@@ -14,7 +14,7 @@ from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, 
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.columns import Column, Unused
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, controls, is_empty
-from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
+from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit, Row
 
 PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
@@ -198,6 +198,8 @@ class RoundManifest(Digestible):
 
     log_head: the transparency log as the coordinator saw it last, for sites to compare with what they see themselves.
     privacy: what noise bounds, in a round whose sum is noisy; without it the sum is exact.
+    noise_row: of noise that is correlated over the job's rounds, the row that this round's sum gets, from 1. A row is
+    given to one opened sum of a job, whatever the number of the round; rows count rounds that train, and no others.
     request: what the sites' owners are asked to consent to.
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
@@ -234,6 +236,7 @@ class RoundManifest(Digestible):
     metrics_layout: Name | None = Field(default=None, exclude_if=is_empty)
     privacy: PrivacyTerms | None = Field(default=None, exclude_if=is_empty)
     request: JobRequest | None = Field(default=None, exclude_if=is_empty)
+    noise_row: Row | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -255,6 +258,7 @@ class RoundManifest(Digestible):
             raise ValueError("the length of an update of a model follows from the model")
         if self.privacy is not None:
             self._check_privacy(self.privacy)
+        self._check_row()
         return self
 
     @model_validator(mode="after")
@@ -263,6 +267,14 @@ class RoundManifest(Digestible):
         if moves != (self.encoding is not None and self.encoding.clip_bit is not None):
             raise ValueError("a clip norm that moves and clip_bit need each other")
         return self
+
+    def _check_row(self) -> None:
+        """Raise ValueError for a row of noise that the job's noise has not, or none where it has some."""
+        correlated = self.privacy.correlated if self.privacy is not None else None
+        if (correlated is None) != (self.noise_row is None):
+            raise ValueError("noise that is correlated over rounds has rows, and no other")
+        if correlated is not None and (self.noise_row or 0) > correlated.rows:
+            raise ValueError("the row lies beyond the rows of the job's noise")
 
     def _check_privacy(self, terms: PrivacyTerms) -> None:
         """Raise ValueError for terms that this round cannot keep."""
@@ -278,6 +290,8 @@ class RoundManifest(Digestible):
             raise ValueError("noise on statistics protects records")
         if self.kind is RoundKind.STATISTICS and terms.model is PrivacyModel.RECORD:
             raise ValueError("a recipe adds noise as it trains, and to no statistics")
+        if self.kind is RoundKind.STATISTICS and terms.correlated is not None:
+            raise ValueError("noise is correlated over rounds that train, and over no statistics")
 
     def seed_of(self, site_id: SiteId) -> int:
         """Return the seed of 63 bits that a site's recipe gets.

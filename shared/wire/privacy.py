@@ -51,12 +51,23 @@ Noise = Annotated[float, Field(ge=MIN_NOISE, le=MAX_NOISE, strict=True)]
 Delta = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
+MOST_SEPARATION: Final = 256
+MOST_ROWS: Final = 2048
+"""Rows of correlated noise in a job: each is computed from all before it."""
+Row = Annotated[int, Field(ge=1, le=MOST_ROWS, strict=True)]
+
+
 class GaussianEvent(Document):
-    """`count` Gaussian mechanisms whose noise has a standard deviation of `noise_multiplier` sensitivities."""
+    """`count` Gaussian mechanisms whose noise has a standard deviation of `noise_multiplier` sensitivities.
+
+    row: of noise that is correlated over a job's rounds, the row that the round's sum got; the cost is that of the one
+    participation, and holds where the unit takes part in no row of the job that is nearer than the separation.
+    """
 
     event: Literal["gaussian"] = "gaussian"
     noise_multiplier: Noise
     count: Count = 1
+    row: Row | None = Field(default=None, exclude_if=is_empty)
 
 
 class ZeroConcentratedEvent(Document):
@@ -139,6 +150,28 @@ class RecordNoise(NamedTuple):
         )
 
 
+class CorrelatedNoise(Document):
+    """Noise that is correlated over the rounds of a job, whose sites take turns (the matrix mechanism).
+
+    Between two rows in which a site takes part are at least `separation` rows, which is also the width of the band, and
+    it takes part `participations` times at most.
+    """
+
+    separation: int = Field(ge=2, le=MOST_SEPARATION, strict=True)
+    participations: int = Field(ge=1, le=MOST_ROWS, strict=True)
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if self.rows > MOST_ROWS:
+            raise ValueError(f"correlated noise has at most {MOST_ROWS} rows")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """How many rows a job has at most: every site has its turn `participations` times in them."""
+        return self.separation * self.participations
+
+
 class PrivacyTerms(Document):
     """What a round promises the units whose data it uses.
 
@@ -147,7 +180,9 @@ class PrivacyTerms(Document):
     cohort less those assumed to collude; a larger cohort earns no credit. rounds: how many such rounds the whole job
     has. epsilon: what they cost together at `delta`, as the coordinator computed it; a site computes it for itself.
     steps: what a recipe does that adds noise as it trains; `noise_multiplier` is then about each step. adaptive_clip:
-    how the clip norm moves from round to round; None where it stays.
+    how the clip norm moves from round to round; None where it stays. correlated: how the servers' noise is correlated
+    over rounds; `noise_multiplier` is then about one participation (see `undersong.shared.privacy.toeplitz`), and
+    epsilon about as many as one site may have.
     """
 
     model: PrivacyModel
@@ -160,6 +195,7 @@ class PrivacyTerms(Document):
     colluding: int = Field(default=0, ge=0, strict=True)
     steps: NoisySteps | None = Field(default=None, exclude_if=is_empty)
     adaptive_clip: AdaptiveClip | None = Field(default=None, exclude_if=is_empty)
+    correlated: CorrelatedNoise | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -171,9 +207,18 @@ class PrivacyTerms(Document):
             raise ValueError("steps belong to noise inside a recipe, and to no other")
         if self.adaptive_clip is not None and self.unit is not PrivacyUnit.SITE:
             raise ValueError("an adaptive clip norm is one of sites' updates")
+        if self.correlated is not None and self.model is not PrivacyModel.SERVER:
+            raise ValueError("only servers' noise is correlated over rounds")
+        if self.correlated is not None and self.adaptive_clip is not None:
+            raise ValueError("noise that is correlated over rounds has one grid, and so one clip norm")
         if not math.isfinite(self.epsilon):
             raise ValueError("epsilon is not a finite number")
         return self
+
+    @property
+    def charged(self) -> int:
+        """In how many of the rounds one unit takes part at most; `epsilon` is what these cost together."""
+        return self.rounds if self.correlated is None else self.correlated.participations
 
     @property
     def record_noise(self) -> RecordNoise | None:
@@ -197,6 +242,11 @@ def terms_sentence(terms: Mapping[str, Any]) -> str:
     rounds = int(terms["rounds"])
     span = "in its one round" if rounds == 1 else f"over all {rounds} rounds"
     who = _WHO[PrivacyModel(terms["model"])].format(**{**terms, **(terms.get("steps") or {})})
+    if (turns := terms.get("correlated")) is not None:
+        who += (
+            f" correlated over rounds (matrix mechanism), sites take turns of {turns['separation']} rounds, at most "
+            f"{turns['participations']} of them"
+        )
     colluding = f", {terms['colluding']} assumed to collude" if terms.get("colluding") else ""
     clip = terms.get("adaptive_clip")
     moving = (

@@ -15,7 +15,7 @@ from tests.contracts import threshold
 from undersong.shared.fields.field64 import P
 from undersong.shared.ids import SiteId
 from undersong.shared.secagg import transcript
-from undersong.shared.secagg.engine import ServerRound, UpdateRefused
+from undersong.shared.secagg.engine import Derive, ServerRound, UpdateRefused
 from undersong.shared.secagg.fold import BytesSource
 from undersong.shared.secagg.pairwise import messages, witness
 from undersong.shared.secagg.pairwise.roster import Roster
@@ -43,6 +43,11 @@ class Signer:
         self.private = Ed25519PrivateKey.generate()
         self.public = self.private.public_key().public_bytes_raw()
         self.keyid = hashlib.sha256(self.public).hexdigest()
+
+
+def derived_from(secret: bytes) -> Derive:
+    """What a server derives from a secret that it keeps."""
+    return lambda label: hashlib.sha256(secret + label).digest()
 
 
 class Party(Protocol):
@@ -74,13 +79,14 @@ class SecondServer:
     """The helper of `twoserver`."""
 
     def __init__(self, signer: Signer) -> None:
-        self._signer, self._keys = signer, HelperKeys.make(os.urandom)
+        self._signer = signer
         self._taken: dict[SiteId, Taken] = {}
         self._packed = b""
 
     def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
         digest, sign = manifest.digest(), self._signer.private.sign
         if stage == "begin":
+            self._keys = HelperKeys.make(manifest, os.urandom, derived_from(b"helper"))
             private = X25519PrivateKey.from_private_bytes(self._keys.private_key)
             public = private.public_key().public_bytes_raw()
             sealed = seal_verify_key(manifest, body, self._keys)

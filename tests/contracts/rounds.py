@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.contracts.parties import Party, Signer, parties
+from tests.contracts.parties import Party, Signer, derived_from, parties
 from tests.contracts.threshold import CUSTODIAN
 from tests.shared.secagg.verifiers import Certified, NotCertified
 from undersong.services.aggregator.peers.parties import Parties, Stage
@@ -112,7 +112,7 @@ class Round:
         self.vouched: list[Replies] = []
         words = VALUES * (2 if manifest.privacy is None else 1)
         self.length = words if manifest.kind is not RoundKind.TRAIN else MODEL + self.facts.tail_words
-        opened = self.server.open(manifest)
+        opened = self.server.open(manifest, derive=derived_from(b"leader"))
         self.asked_to_begin = bool(opened.asks)
         if opened.asks:
             opened = self.server.begun(ServerRound(manifest, opened.secret), opened, self.ask("begin", opened.asks))

@@ -36,6 +36,7 @@ from undersong.shared.secagg.engine import (
     BodySource,
     ClientRound,
     Closed,
+    Derive,
     Engine,
     Entropy,
     Opened,
@@ -119,7 +120,7 @@ class State:
 
 
 class ThresholdServer:
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:
         asks = Asks(tuple(Ask(CUSTODIAN, b"key", i) for i in range(CUSTODIANS)), NEED, checked_each(_begun))
         return Opened({}, State().pack(), asks)
 

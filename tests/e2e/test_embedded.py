@@ -1,12 +1,15 @@
 """The embedded platform for real: jobs over REST on real processes, some of which are killed meanwhile."""
 
 import hashlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -30,14 +33,27 @@ from undersong.services.agent.settings import AgentSettings, load
 from undersong.services.agent.transparency.log_watch import Seen
 from undersong.shared.identity.authority import Identity, keyid_of
 from undersong.shared.identity.owner import OwnerKey, sign_policy
+from undersong.shared.identity.sealing import Sealer
+from undersong.shared.learning import tensors
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.secagg.twoserver.noise import JOB_NOISE, draw
 from undersong.shared.transparency.ledger_heads import backward, unlike
+from undersong.shared.wire.manifest import RoundManifest, SignedManifest
+from undersong.shared.wire.privacy import GaussianEvent
 from undersong.verify import verify_now
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 HANGS_S = 600.0  # of the clock: a loaded machine is slow
 SITES = ("north", "east", "south", "west")
+TURNS = {
+    "engine": "twoserver",
+    "rounds": 4,
+    "strategy": {"name": "fedavg", "weighting": "equal"},
+    "update": {"clip_norm": 1.0},
+    "cohort": {"min": 2, "allow_small": True},
+    "privacy": {"model": "server", "mechanism": "matrix", "separation": 2, "noise_multiplier": 2.0, "delta": 1e-6},
+}
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 
 
@@ -196,13 +212,30 @@ def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> N
 
 @pytest.mark.parametrize("victim", ["keys.helper", *also("aggregator.worker")])
 def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -> None:
-    """And the evidence of the last version holds, with the helper's signature over who is in the sum."""
+    """Noise that is correlated over rounds goes on, sites take turns, and the evidence of the last version holds, with
+    the helper's signature over who is in the sum.
+    """
     client = platform.client
-    job = client.submit_job(null_job(platform, f"two-servers-{victim.replace('.', '-')}", engine="twoserver"))
-    job = follow(client, job, {2: lambda: platform.kill(victim)})
+    policies = [platform.home / "sites" / name / "policy.yaml" for name in SITES]
+    before = [path.read_text() for path in policies]
+    for path, text in zip(policies, before, strict=True):
+        path.write_text(text.replace("min_cohort: 3", "min_cohort: 2"))
+    try:
+        job = client.submit_job(null_job(platform, f"two-servers-{victim.replace('.', '-')}", **TURNS))
+        job = follow(client, job, {3: lambda: platform.kill(victim)})
+    finally:
+        for path, text in zip(policies, before, strict=True):
+            path.write_text(text)
     assert (job.state, job.reason) == ("succeeded", job.reason)
-    assert train_rounds(client, job) == [1, 2, 3]
+    assert train_rounds(client, job) == [1, 2, 3, 4]
     assert job.version_id is not None
+    assert job.privacy is not None
+    manifests = check_rows(platform, job)
+    for name in SITES:
+        charges = charges_of(platform, name, job.id)
+        rows = sorted({event.row for each in charges if isinstance(event := each.event, GaussianEvent)})  # type: ignore[type-var]
+        assert rows in ([1, 3], [2, 4]), "its turn comes every second round"
+        assert all(len(manifests[row].cohort) == 2 for row in rows if row is not None)
     deadline = Deadline(60)
     while True:  # the record is handed to keys after the round
         try:
@@ -213,6 +246,41 @@ def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -
             time.sleep(0.2)
     assert found.verified, found.findings
     assert "helper" in {finding.check for finding in found.findings}
+
+
+def check_rows(platform: Platform, job: Job) -> dict[int, RoundManifest]:
+    """Check that each version differs from the one before by the row of noise that the servers' secrets give.
+
+    Return the manifests of the published rounds by their row.
+    """
+    client = platform.client
+    with closing(sqlite3.connect(platform.home / "helper" / "helper.sqlite")) as helper:
+        stored = dict(helper.execute("SELECT id, manifest FROM rounds WHERE job_id = ?", (job.id,)).fetchall())
+    versions = {version.id: version for version in client.versions(job.model_id or "")}
+    label, found = JOB_NOISE + job.id.encode(), {}
+    secrets = [
+        Sealer(platform.home / "secrets" / f"{name}-seal-key").derive(label) for name in ("aggregator", "helper")
+    ]
+    for version in versions.values():
+        if version.lineage["kind"] != "train":
+            continue
+        manifest = SignedManifest.model_validate_json(stored[version.lineage["round_id"]]).manifest
+        assert manifest.encoding is not None
+        assert manifest.noise_row is not None
+        after, before = (weights(platform, each) for each in (version.id, version.lineage["parents"][0]))
+        rows = [draw(manifest, after.size, secret) for secret in secrets]
+        wanted = np.sum([row for row in rows if row is not None], axis=0) / (manifest.encoding.scale * 2)
+        assert np.abs(after - before - wanted).max() < 1e-5 * np.abs(wanted).max()
+        found[manifest.noise_row] = manifest
+    assert sorted(found) == [1, 2, 3, 4]
+    return found
+
+
+def weights(platform: Platform, version_id: str) -> Any:
+    """A version's parameters, float64."""
+    target = platform.home / f"{version_id}.safetensors"
+    platform.client.download(version_id, target)
+    return np.asarray(tensors.load(target.read_bytes()).tensors["weights"], np.float64)
 
 
 def test_agents_read_the_whole_log_and_find_nothing_wrong(platform: Platform) -> None:

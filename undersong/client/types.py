@@ -115,6 +115,7 @@ class JobPrivacy(Answer):
     min_sites: int
     colluding: int = 0
     adaptive_clip: dict[str, Any] | None = None
+    correlated: dict[str, int] | None = None
 
     @property
     def sentence(self) -> str:

@@ -97,6 +97,11 @@ def rule_of(job: Job) -> CohortRule:
 def _check(spec: JobSpec, resolved: Resolved, clients: Population, conditions: Conditions) -> None:
     """Check what depends on all clients, and not on those that a job is judged against; raises a Refusal."""
     terms, asked = resolved.privacy, spec.cohort
+    if terms is not None and terms.correlated is not None:
+        raise ConditionsInvalid(
+            "noise that is correlated over rounds is not simulated",
+            remedy="leave privacy.mechanism and privacy.separation out",
+        )
     if terms is not None and conditions.engine == PLAIN:
         raise ConditionsInvalid(
             "noise is drawn in whole steps of the grid, and engine plain has none", remedy="leave --engine out"

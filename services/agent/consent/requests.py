@@ -178,9 +178,15 @@ def _noise(planned: PlannedRounds) -> str:
     terms = planned.privacy
     if terms is None:
         return "none: the sums are exact, nothing bounds what they say"
+    turns = ""
+    if terms.correlated is not None:
+        turns = (
+            f", of which this site takes part in {terms.charged} at most, {terms.correlated.separation} rounds apart "
+            "(noise correlated over rounds)"
+        )
     return (
         f"{terms.model}: epsilon {terms.epsilon:g} at delta {terms.delta:g} for each {terms.unit}, all {terms.rounds} "
-        f"rounds together, if no more than {terms.colluding} sites collude"
+        f"rounds together{turns}, if no more than {terms.colluding} sites collude"
     )
 
 

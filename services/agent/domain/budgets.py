@@ -34,9 +34,10 @@ class PrivacyRule:
 
     require: rounds without noise are refused. max_participations: in so many rounds of one kind of a job this site
     takes part. min_separation: after a round with number n it takes part in number n + min_separation at the earliest;
-    manifests number all rounds of a job, of whichever kind. max_attempts: so many attempts at one round with noise are
-    answered. min_colluding: so many colluding sites must be assumed where sites add the noise together. same_files: of
-    a data set the others that read a file of it: rounds on any of them are spent of the budgets of all.
+    manifests number all rounds of a job, of whichever kind; where noise is correlated over rounds, the rows of it are
+    counted, which are the rounds that train. max_attempts: so many attempts at one round with noise are answered.
+    min_colluding: so many colluding sites must be assumed where sites add the noise together. same_files: of a data set
+    the others that read a file of it: rounds on any of them are spent of the budgets of all.
     """
 
     require: bool = False
@@ -78,6 +79,13 @@ class PrivacyRule:
                 f"the round's noise is enough only if no more than {terms.colluding} sites collude, and this site asks "
                 f"for {self.min_colluding}: submit the job with `colluding: {self.min_colluding}` under `privacy`, or "
                 "lower `min_colluding` of `privacy` in policy.yaml"
+            )
+        promised = terms.correlated
+        if promised is not None and promised.separation < (self.min_separation or 0):
+            found.append(
+                f"sites take turns of {promised.separation} rounds, and this site asks for {self.min_separation} from "
+                f"one of its rounds to the next: to allow it, put `min_separation: {promised.separation}` under "
+                "`privacy` in policy.yaml"
             )
         others = self.budgets.get(dataset)
         if others and self.budget(dataset, terms.unit) is None:

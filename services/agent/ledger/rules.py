@@ -17,6 +17,7 @@ from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, 
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import (
+    GaussianEvent,
     NonPrivateEvent,
     PrivacyEvent,
     PrivacyTerms,
@@ -71,22 +72,49 @@ def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Reas
 
     All rounds that are promised must cost at most the claimed epsilon together, as must this one with the job's rounds
     that this site was charged for, whatever their own terms were. Of several attempts at one round the dearest counts:
-    a second attempt is charged, but the claim is about the job's rounds.
+    a second attempt is charged, but the claim is about the job's rounds. Where noise is correlated over rounds the
+    claim is about as many as this site may take part in, so far apart that each costs what its event says.
     """
     terms = manifest.privacy
     if terms is None:
         return None
     others = _other_rounds(manifest, chain, terms.delta)
-    if len(others) >= terms.rounds:
-        said = f"this site took part in {len(others)} rounds of a job whose terms are about {terms.rounds}"
+    if len(others) >= terms.charged:
+        said = f"this site took part in {len(others)} rounds of a job whose terms are about {terms.charged}"
         return Reason(PRIVACY_MISMATCH, said)
-    together = epsilon_of([several(event, terms.rounds)], terms.delta)
+    if (near := _too_near(manifest, terms, chain)) is not None:
+        return Reason(PRIVACY_MISMATCH, near)
+    together = epsilon_of([several(event, terms.charged)], terms.delta)
     if exceeds(together, terms.epsilon):
-        return Reason(PRIVACY_MISMATCH, f"{terms.rounds} rounds {_claims(together, terms)}")
+        return Reason(PRIVACY_MISMATCH, f"{terms.charged} rounds {_claims(together, terms)}")
     spent = epsilon_of([*others, event], terms.delta)
     if exceeds(spent, terms.epsilon):
         return Reason(PRIVACY_MISMATCH, f"the {len(others) + 1} rounds up to this one {_claims(spent, terms)}")
     return None
+
+
+def _too_near(manifest: RoundManifest, terms: PrivacyTerms, chain: Chain) -> str | None:
+    """Return which earlier participation is nearer than the noise is correlated; None where none is.
+
+    Another attempt at the same row is not: the servers give a row to one sum.
+    """
+    row = manifest.noise_row
+    if terms.correlated is None or row is None:
+        return None
+    apart = terms.correlated.separation
+    near = [other for other in _rows(chain, manifest) if 0 < abs(row - other) < apart]
+    if not near:
+        return None
+    return (
+        f"this site took part in row {max(near)} of the job's noise, and this round's is row {row}: the terms promise "
+        f"{apart} from one to the next"
+    )
+
+
+def _rows(chain: Chain, manifest: RoundManifest) -> set[int]:
+    """Return the rows of a job's correlated noise in which this site took part."""
+    events = [charge.event for charge in chain.of_job(manifest.job_id, manifest.kind)]
+    return {event.row for event in events if isinstance(event, GaussianEvent) and event.row is not None}
 
 
 def _claims(found: float, terms: PrivacyTerms) -> str:
@@ -117,7 +145,8 @@ def exceeds(found: float, limit: float) -> bool:
 def participation(manifest: RoundManifest, rule: PrivacyRule, chain: Chain) -> Reason | None:
     """Refuse a round in which this site would take part too often, or too soon after another of the job.
 
-    And one more attempt at a round with noise than the policy allows: fresh noise on the same data averages out.
+    And one more attempt at a round with noise than the policy allows: fresh noise on the same data averages out. Rounds
+    are counted by the job's rounds that train where the manifest tells them (`noise_row`), else by its number.
     """
     charges = chain.of_job(manifest.job_id, manifest.kind)
     tried = sum(charge.held.number == manifest.number for charge in charges)
@@ -127,11 +156,14 @@ def participation(manifest: RoundManifest, rule: PrivacyRule, chain: Chain) -> R
             f"this site answered {tried} attempts at this round, each of which may have been opened with other noise: "
             f"to allow more, raise `max_attempts` of `privacy` in policy.yaml above {rule.max_attempts}",
         )
-    numbers = {charge.held.number for charge in charges} - {manifest.number}
+    here, numbers = manifest.number, {charge.held.number for charge in charges}
+    if manifest.noise_row is not None:
+        here, numbers = manifest.noise_row, _rows(chain, manifest)
+    numbers -= {here}
     most, apart = rule.max_participations, rule.min_separation
     if most is not None and len(numbers) >= most:
         return Reason(POLICY_PRIVACY, f"this site takes part in {most} rounds of a job (`max_participations`)")
-    near = [number for number in numbers if apart is not None and abs(manifest.number - number) < apart]
+    near = [number for number in numbers if apart is not None and abs(here - number) < apart]
     if near:
         return Reason(
             POLICY_PRIVACY,
@@ -227,7 +259,7 @@ def _over(
         return epsilon_of([*others, several(event, count)] if count else others, budget.delta, quick=True)
 
     def with_noise(noise: float) -> float:
-        return with_others([several(at_noise(event, terms.noise_multiplier, noise), terms.rounds)])
+        return with_others([several(at_noise(event, terms.noise_multiplier, noise), terms.charged)])
 
     def with_others(events: Sequence[PrivacyEvent]) -> float:
         return epsilon_of([*others, *events], budget.delta, quick=True)
@@ -238,8 +270,8 @@ def _over(
         have=epsilon_of(spent, budget.delta),
         asked=epsilon_of([event], budget.delta),
         after=after,
-        rounds=terms.rounds,
-        fit=_most(lambda count: not exceeds(with_rounds(count), budget.epsilon), terms.rounds),
+        rounds=terms.charged,
+        fit=_most(lambda count: not exceeds(with_rounds(count), budget.epsilon), terms.charged),
         noise_multiplier=_least_noise(budget.epsilon, with_noise),
     )
 

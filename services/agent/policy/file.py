@@ -166,7 +166,8 @@ class PrivacyEntry(BaseModel):
         default=None,
         ge=1,
         description="After number n of a job, this site takes part in number n + min_separation at the earliest; a "
-        "job's rounds of all kinds are numbered together. None: no limit",
+        "job's rounds of all kinds are numbered together, but where noise is correlated over rounds those that train. "
+        "None: no limit",
     )
     max_attempts: int = Field(
         default=MAX_ATTEMPTS,

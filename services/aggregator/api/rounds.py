@@ -25,7 +25,7 @@ from undersong.services.aggregator.domain.refusals import (
     UpdateRejected,
     WrongLength,
 )
-from undersong.services.aggregator.domain.rounds import Phase
+from undersong.services.aggregator.domain.rounds import Phase, Reason
 from undersong.services.aggregator.domain.steps import opening
 from undersong.services.aggregator.rounds.lifecycle import Rounds, RoundView
 from undersong.shared.blobs import DigestMismatch
@@ -285,7 +285,8 @@ async def get_round(round_id: RoundPath, actor: Actor, rounds: RoundsNeeded) -> 
 
 def _opening(view: RoundView) -> bool:
     facts = engine_facts(manifest_of(view.stored.manifest).engine)
-    return view.frozen if facts.opened_by_parties else opening(facts.steps, view.stored.round.step)
+    taken = view.stored.reason == Reason.ROW_TAKEN  # under this number the round would get the same row again
+    return view.frozen or taken if facts.opened_by_parties else opening(facts.steps, view.stored.round.step)
 
 
 def round_state(view: RoundView) -> RoundState:

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     UPDATE_LOST = "update-lost"
     HELPER_AWAY = "helper-unreachable"
     HELPER_REFUSED = "helper-refused"
+    ROW_TAKEN = "noise-row-taken"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,11 +115,19 @@ class Closing:
             raise RoundFailed(_reason(refusal), f"step {step}: {refusal.detail}", faults) from refusal
 
     async def _freeze(self, stored: Stored, fence: int, table: _Table) -> None:
-        async def work(tx: Transaction) -> None:
-            await self._at_step(tx, stored, fence)
-            await StepRepository(tx, stored.round.id).freeze(stored.round.step or "", table.said)
+        """Fix whom the step is closed over; with the upload's set also which row of the job's noise its sum gets."""
+        step, row = stored.round.step or "", manifest_of(stored.manifest).noise_row
 
-        await self._database.run("step.freeze", work)
+        async def work(tx: Transaction) -> bool:
+            await self._at_step(tx, stored, fence)
+            steps = StepRepository(tx, stored.round.id)
+            if step == UPLOAD and row is not None and not await steps.take_row(stored.job_id, row):
+                return False
+            await steps.freeze(step, table.said)
+            return True
+
+        if not await self._database.run("step.freeze", work):
+            raise RoundFailed(Reason.ROW_TAKEN, f"row {row} of the job's noise, or a later one, is another sum's")
 
     async def _ask(self, stored: Stored, asks: Asks) -> Replies:
         return await asked(self._parties, "close", stored, asks)

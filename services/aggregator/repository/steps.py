@@ -14,6 +14,7 @@ from undersong.services.aggregator.repository.rows import ROUND_COLUMNS, round_o
 from undersong.services.aggregator.tables import (
     Base,
     LostSiteRow,
+    NoiseRow,
     RoundRow,
     StepAnswerRow,
     StepBodyRow,
@@ -128,6 +129,16 @@ class StepRepository:
         """Fix the set that the step is closed over, unless it is fixed. Idempotent."""
         row = {"round_id": self._round_id, "step": step, "members": sorted(members), "frozen_at": await self._tx.now()}
         await self._session.execute(self._tx.insert(StepRow).values(row).on_conflict_do_nothing())
+
+    async def take_row(self, job_id: str, row: int) -> bool:
+        """Give a row of the job's noise to this round's sum, for good; False where it, or a later one, is another's."""
+        others = select(func.max(NoiseRow.row)).where(NoiseRow.job_id == job_id, NoiseRow.round_id != self._round_id)
+        if row <= int(await self._session.scalar(others) or 0):
+            return False
+        own = {"job_id": job_id, "row": row, "round_id": self._round_id}
+        await self._session.execute(self._tx.insert(NoiseRow).values(own).on_conflict_do_nothing())
+        holder = select(NoiseRow.round_id).where(NoiseRow.job_id == job_id, NoiseRow.row == row)
+        return await self._session.scalar(holder) == self._round_id
 
     async def close(self, step: str, answers: Mapping[SiteId, bytes], following: Next) -> None:
         """Store a step's answers and go on to the next; the round is locked and the step is frozen."""

@@ -106,7 +106,7 @@ class Rounds:
     async def _begun(self, signed: SignedManifest) -> Opened:
         """Return the engine's beginning, with what other parties say where it asks them."""
         manifest, server = signed.manifest, engine_named(signed.manifest.engine).server
-        opened = server.open(manifest)
+        opened = server.open(manifest, derive=self._sealer.derive)
         if not opened.asks:
             return opened
         try:

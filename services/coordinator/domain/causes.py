@@ -73,6 +73,8 @@ _REASONS: Final = {
     "completed": "All rounds are done.",
     "early-stop": "The metric stopped improving, as the job asked.",
     "dealer-at-fault": "A site dealt shares that do not open its masks, so the sum could not be opened.",
+    "noise-rows-spent": "All rows of the job's correlated noise were given, or may have been: submit it as a new job.",
+    "noise-row-taken": "The aggregator has given the round's row of the job's correlated noise to another sum.",
     "quorum": "Fewer sites than the minimum cohort gave a usable update in time.",
     "deadline": "The round's deadline passed without a result.",
     "overdue": "The round's deadline passed and the aggregator gave no result.",

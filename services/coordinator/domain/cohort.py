@@ -24,7 +24,7 @@ def choose(candidates: Iterable[SiteId], rule: CohortRule, draw: str) -> tuple[S
     `draw` names the round ("train/3/1"); the same seed, draw and candidates choose the same sites, and every
     candidate is as likely as any other.
     """
-    ranked = sorted(set(candidates), key=lambda site: _rank(rule.seed, draw, site))
+    ranked = sorted(set(candidates), key=lambda site: rank(rule.seed, draw, site))
     if len(ranked) < rule.min:
         return ()
     wanted = max(rule.min, math.ceil(rule.fraction * len(ranked)))
@@ -38,5 +38,6 @@ def derive_seed(seed: int, draw: str) -> int:
     return int.from_bytes(hashlib.sha256(f"seed/{seed}/{draw}".encode()).digest()[:8], "big") >> 1
 
 
-def _rank(seed: int, draw: str, site: SiteId) -> bytes:
+def rank(seed: int, draw: str, site: SiteId) -> bytes:
+    """Return a site's place in a draw, as 32 bytes that compare in any order of sites."""
     return hashlib.sha256(f"cohort/{seed}/{draw}/{site}".encode()).digest()

@@ -190,7 +190,7 @@ class Job:
 
     def advanced(self, kind: RoundKind, number: int, outcome: RoundOutcome, now: datetime) -> "Job":
         """Take in what a round published."""
-        done = self.progress.settle()
+        done = self.progress.settle(kind)
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
         if isinstance(self.spec, StatisticsSpec):
             return job.answered(outcome.values, outcome.count)
@@ -237,23 +237,30 @@ class Job:
         done = session.asked is None
         context = {} if done else {**self.context, str(self.progress.asked): list(sums)}
         results = tuple(result.model_dump(mode="json") for result in session.results)
-        progress = replace(self.progress.settle(), asked=self.progress.asked + 1, statistics_done=done)
+        progress = replace(
+            self.progress.settle(RoundKind.STATISTICS), asked=self.progress.asked + 1, statistics_done=done
+        )
         return replace(self, context=context, results=results, progress=progress)
 
     def setback(
-        self, reason: str, now: datetime, tasks: Sequence[SiteTask] = (), *, spent: bool = False, waits: bool = False
+        self,
+        reason: str,
+        now: datetime,
+        tasks: Sequence[SiteTask] = (),
+        *,
+        spent: RoundKind | None = None,
+        waits: bool = False,
     ) -> "Job":
         """Take in that a round ended without a result; `tasks` are its tasks as they ended.
 
         `waits` when a site's owner has not consented yet: the attempt does not count towards the pause of the job.
-        `spent` when its sites had begun to open the sum, and will not do it again: the step is then done under the
-        next number, as a step that no site has answered yet.
+        `spent`, the round's kind, when its sites had begun to open the sum, and will not do it again: the step is then
+        done under the next number, as a step that no site has answered yet.
         """
         progress = replace(
-            self.progress,
+            self.progress if spent is None else self.progress.leave(spent),
             failures=self.progress.failures + 1,
             excused=self.progress.excused + int(waits and self.progress.failures < MOST_EXCUSED),
-            settled=self.progress.settled + int(spent),
             causes=causes_of(tasks),
             unable={**self.progress.unable, **unable(tasks)},
         )

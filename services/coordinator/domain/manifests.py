@@ -10,6 +10,8 @@ from undersong.services.coordinator.domain.progress import Step
 from undersong.services.coordinator.domain.requests import job_request
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import count_bits
+from undersong.services.coordinator.domain.turns import in_turn, row_of
+from undersong.services.coordinator.domain.validation import largest_cohort
 from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.learning.metrics import layout_length
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, engine_facts
@@ -48,11 +50,14 @@ class Settled:
 def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[SiteId, ...]:
     """Return the round's sites, or nothing when too few are there.
 
-    One site makes the first model: it depends on no data.
+    One site makes the first model: it depends on no data. Where noise is correlated over rounds, sites take turns.
     """
-    asked = job.spec.cohort
+    asked, terms = job.spec.cohort, job.resolved.privacy
     if step.kind is RoundKind.INITIALISE:
         return choose(candidates, CohortRule(min=1, max=1, fraction=1.0, seed=asked.seed), step.draw)
+    if step.kind is RoundKind.TRAIN and isinstance(job.spec, JobSpec) and terms is not None and terms.correlated:
+        ready = in_turn(candidates, job.resolved.eligible, terms.correlated, job.progress.row, asked.seed)
+        return choose(ready, CohortRule(asked.min, largest_cohort(job.spec, job.resolved), 1.0, asked.seed), step.draw)
     return choose(candidates, CohortRule(asked.min, asked.max, asked.fraction, asked.seed), step.draw)
 
 
@@ -87,6 +92,8 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
     if job.model_id is None:
         raise ValueError("the job has no model in the registry yet")
     spec, recipe, size = job.spec, job.resolved.recipe, len(settled.cohort)
+    row = row_of(job.resolved.privacy, job.progress.row) if step.kind is RoundKind.TRAIN else None
+    summands = size if row is None else max(size, largest_cohort(spec, job.resolved))  # one grid for all rows of noise
     engine = PUBLIC_ENGINE if step.kind is RoundKind.INITIALISE else spec.engine
     measures = step.kind in (RoundKind.TRAIN, RoundKind.EVALUATE)
     return RoundManifest(
@@ -112,7 +119,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
         context=_context(job, spec, step),
-        encoding=_encoding(step.kind, size, spec, job),
+        encoding=_encoding(step.kind, summands, spec, job),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
         target=size,
@@ -124,6 +131,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         log_head=settled.log_head,
         request=job_request(job, _fixed_clip(size, spec, job.resolved.privacy)),
         privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
+        noise_row=row,
         **_evaluated(job, step.kind),
     )
 

@@ -10,7 +10,9 @@ from typing import Final
 
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
+from undersong.services.coordinator.domain.turns import settle_turns
 from undersong.shared.errors import Invalid, Refusal
+from undersong.shared.privacy import toeplitz
 from undersong.shared.privacy.accounting import epsilon_of, noise_for, noise_until
 from undersong.shared.privacy.clipping import MOST_SHARE_NOISE, bit_noise
 from undersong.shared.secagg.engines import ENGINES, names_of
@@ -20,6 +22,7 @@ from undersong.shared.wire.privacy import (
     MAX_EPSILON,
     MIN_DELTA,
     AdaptiveClip,
+    CorrelatedNoise,
     NoisySteps,
     PrivacyModel,
     PrivacyTerms,
@@ -42,7 +45,7 @@ class Protected:
     """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds.
 
     steps: what the recipe does in each round, where it adds the noise. clip_norm: the limit of an update's norm in the
-    first round, of a job that trains.
+    first round, of a job that trains. sites: how many can take part, where known.
     """
 
     unit: PrivacyUnit
@@ -50,6 +53,7 @@ class Protected:
     rounds: int
     steps: NoisySteps | None = None
     clip_norm: float | None = None
+    sites: int | None = None
 
 
 def settle_terms(
@@ -61,6 +65,14 @@ def settle_terms(
 ) -> PrivacyTerms | None:
     """Return the terms of the job's private rounds; None for exact ones, and where the findings say what is wrong."""
     model, before = PrivacyModel(asked.model), len(findings.errors)
+    correlated = settle_turns(
+        asked,
+        cohort,
+        sites=protected.sites,
+        rounds=protected.rounds,
+        trains=protected.unit is PrivacyUnit.SITE,
+        findings=findings,
+    )
     if model is PrivacyModel.NONE:
         if asked.epsilon is not None or asked.noise_multiplier is not None:
             findings.error(f"{_SECTION}/model", "with none sums are exact: name who adds noise, such as distributed")
@@ -76,7 +88,7 @@ def settle_terms(
     if len(findings.errors) > before or cohort is None or (model is PrivacyModel.RECORD and protected.steps is None):
         return None
     try:
-        terms = _terms(asked, model, cohort.min - asked.colluding, protected)
+        terms = _terms(asked, model, cohort.min - asked.colluding, protected, correlated)
     except Refusal as refusal:
         findings.error(f"{_SECTION}/{'noise_multiplier' if asked.epsilon is None else 'epsilon'}", refusal.detail)
         return None
@@ -127,12 +139,18 @@ def calibrated(
     return noise_for(epsilon, delta, rounds)
 
 
-def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protected: Protected) -> PrivacyTerms:
-    """Calibrate; raises `Unaffordable`."""
-    noise = asked.noise_multiplier
+def _terms(
+    asked: parts.PrivacyPart,
+    model: PrivacyModel,
+    min_sites: int,
+    protected: Protected,
+    correlated: CorrelatedNoise | None,
+) -> PrivacyTerms:
+    """Calibrate for all rounds, or those in which one site has its turn; raises `Unaffordable`."""
+    noise, charged = asked.noise_multiplier, protected.rounds if correlated is None else correlated.participations
     if noise is None:
-        noise = calibrated(model, asked.epsilon or 0.0, asked.delta, protected.rounds, protected.steps)
-    found = epsilon_of([expected_event(model, noise, protected.rounds, protected.steps)], asked.delta)
+        noise = calibrated(model, asked.epsilon or 0.0, asked.delta, charged, protected.steps)
+    found = epsilon_of([expected_event(model, noise, charged, protected.steps)], asked.delta)
     epsilon = max(found, _LEAST_EPSILON)
     if epsilon > MAX_EPSILON:
         raise TooLittleNoise(
@@ -150,6 +168,7 @@ def _terms(asked: parts.PrivacyPart, model: PrivacyModel, min_sites: int, protec
         colluding=asked.colluding,
         steps=protected.steps,
         adaptive_clip=adaptive_rule(asked.adaptive_clip, protected.clip_norm),
+        correlated=correlated,
     )
 
 
@@ -203,11 +222,16 @@ def share_noise(terms: PrivacyTerms, sites: int) -> float:
 def deviation_of(terms: PrivacyTerms, sites: int) -> float:
     """Return the standard deviation of the noise on a sum over this many sites, in sensitivities.
 
-    Two servers, or more sites than are counted on, add more than what is accounted for.
+    Of noise that is correlated over rounds that of the job's last round. Two servers, or more sites than are counted
+    on, add more than what is accounted for.
     """
     draws = {
         PrivacyModel.SERVER: 2.0,
         PrivacyModel.DISTRIBUTED: sites / terms.min_sites,
         PrivacyModel.LOCAL: float(sites),
     }
-    return terms.noise_multiplier * math.sqrt(draws.get(terms.model, 1.0))
+    noise = terms.noise_multiplier * math.sqrt(draws.get(terms.model, 1.0))
+    if terms.correlated is not None:
+        band = terms.correlated.separation
+        noise *= toeplitz.norm(band) * toeplitz.spread(band, terms.rounds)
+    return noise

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from undersong.services.coordinator.domain.privacy import calibrated, deviation_of, share_noise
 from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
-from undersong.services.coordinator.domain.validation import ValidJob
+from undersong.services.coordinator.domain.validation import ValidJob, largest_cohort
 from undersong.shared.errors import Refusal
-from undersong.shared.privacy import matrix
+from undersong.shared.privacy import toeplitz
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.privacy.clipping import bit_noise, update_noise
 from undersong.shared.secagg.engines import engine_facts
@@ -18,6 +18,7 @@ from undersong.shared.wire.privacy import MAX_EPSILON, NoisySteps, PrivacyModel,
 
 EPSILONS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
+_BARELY: Final = 1.05  # of a saving: not worth taking turns for
 MOST_SIMULATED: Final = 1024
 """Rounds of which the matrix mechanism's error is computed; more have the same trend."""
 
@@ -98,6 +99,7 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
     statistics = isinstance(job.spec, StatisticsSpec)
     model = terms.model if terms is not None else _likely(job.spec.engine)
     rounds = 1 if isinstance(job.spec, StatisticsSpec) else job.spec.rounds
+    charged = rounds if terms is None else terms.charged
     inside = terms is not None and terms.steps is not None
     deviation = deviation_of(terms, job.spec.cohort.min) if terms is not None and not inside else None
     clipping = None if terms is None else _clipping(terms, job.spec.cohort.min)
@@ -107,7 +109,7 @@ def plan_of(job: ValidJob) -> PrivacyPlan:
         delta=asked.delta,
         rounds=rounds,
         min_sites=job.spec.cohort.min - asked.colluding,
-        over_noise=_over_noise(model, asked.delta, rounds, terms),
+        over_noise=_over_noise(model, asked.delta, charged, terms),
         over_rounds=_over_rounds(terms) if terms is not None and not statistics else (),
         deviation=deviation,
         mean_noise=None if deviation is None or statistics else _on_mean(deviation, job, clipping),
@@ -147,6 +149,7 @@ def _likely(engine: str) -> PrivacyModel:
 
 
 def _over_noise(model: PrivacyModel, delta: float, rounds: int, terms: PrivacyTerms | None) -> tuple[NoisePoint, ...]:
+    """Return the least noise by epsilon, where one unit takes part in so many rounds."""
     steps = terms.steps if terms is not None else None
     others = [each for each in EPSILONS if terms is None or not math.isclose(each, terms.epsilon, rel_tol=_SAME)]
     found = {epsilon: _noise(model, epsilon, delta, rounds, steps) for epsilon in others}
@@ -164,8 +167,13 @@ def _noise(model: PrivacyModel, epsilon: float, delta: float, rounds: int, steps
 
 def _over_rounds(terms: PrivacyTerms) -> tuple[RoundsPoint, ...]:
     counts = sorted({max(1, round(share * terms.rounds)) for share in SHARES})
+    apart = terms.correlated.separation if terms.correlated is not None else 1
     costs = [
-        epsilon_of([expected_event(terms.model, terms.noise_multiplier, count, terms.steps)], terms.delta, quick=True)
+        epsilon_of(
+            [expected_event(terms.model, terms.noise_multiplier, math.ceil(count / apart), terms.steps)],
+            terms.delta,
+            quick=True,
+        )
         for count in counts
     ]
     return tuple(
@@ -177,28 +185,51 @@ def _over_rounds(terms: PrivacyTerms) -> tuple[RoundsPoint, ...]:
 def _participation(job: ValidJob) -> ParticipationPlan | None:
     if isinstance(job.spec, StatisticsSpec):
         return None
-    asked, eligible = job.spec.cohort, len(job.resolved.eligible)
-    sites = min(eligible, max(asked.min, math.ceil(asked.fraction * eligible)), asked.max or eligible)
-    separation = max(1, eligible // sites)
-    participations = math.ceil(job.spec.rounds / separation)
-    saving = saving_of(job.spec.rounds, separation)
-    if separation == 1:
-        advice = "every site takes part in every round: noise correlated over rounds (matrix mechanism) saves nothing"
-    elif saving <= 1.05:
-        advice = "sites could take turns, but in so few rounds noise correlated over rounds saves nothing"
+    asked, eligible, terms = job.spec.cohort, len(job.resolved.eligible), job.resolved.privacy
+    correlated = terms.correlated if terms is not None else None
+    if correlated is not None:
+        sites, separation = largest_cohort(job.spec, job.resolved), correlated.separation
     else:
-        advice = (
-            f"if sites took strict turns, {separation} rounds apart, noise correlated over rounds (matrix mechanism) "
-            f"would be {saving:.1f} times smaller in what rounds add up to; sites are chosen at random here, for which "
-            "it is not offered, and no credit is given for the sampling"
-        )
+        sites = min(eligible, max(asked.min, math.ceil(asked.fraction * eligible)), asked.max or eligible)
+        separation = max(1, eligible // sites)
+    saving = saving_of(job.spec.rounds, separation)
     return ParticipationPlan(
         sites=sites,
         eligible=eligible,
         separation=separation,
-        participations=participations,
+        participations=math.ceil(job.spec.rounds / separation),
         saving=saving,
-        advice=advice,
+        advice=_advice(job, separation, saving, chosen=correlated is not None),
+    )
+
+
+def _advice(job: ValidJob, separation: int, saving: float, *, chosen: bool) -> str:
+    """Say which case of participation the job is in, and what noise that is correlated over rounds does there."""
+    if chosen and saving <= _BARELY:
+        return (
+            f"sites take turns, {separation} rounds apart, but in so few rounds noise correlated over rounds saves "
+            "nothing: leave out mechanism and separation, or plan more rounds"
+        )
+    if chosen:
+        return (
+            f"sites take turns, {separation} rounds apart, and noise correlated over rounds (matrix mechanism) is "
+            f"{saving:.1f} times smaller in what rounds add up to than independent noise would be"
+        )
+    if separation == 1:
+        most = len(job.resolved.eligible) // job.spec.cohort.min
+        turns = f"; with cohort.min {job.spec.cohort.min} they could take up to {most} turns" if most > 1 else ""
+        return (
+            "every site takes part in every round: noise correlated over rounds (matrix mechanism) saves nothing"
+            + turns
+        )
+    if saving <= _BARELY:
+        return "sites could take turns, but in so few rounds noise correlated over rounds saves nothing"
+    how = "" if engine_facts(job.spec.engine).adds_noise else ", with an engine whose servers add noise,"
+    return (
+        f"if sites took strict turns, {separation} rounds apart, noise correlated over rounds (matrix mechanism) would "
+        f"be {saving:.1f} times smaller in what rounds add up to: set{how} privacy.mechanism: matrix and "
+        f"privacy.separation: {separation}, and leave out cohort.fraction and cohort.max. As it is, sites are "
+        "chosen at random, and no credit is given for the sampling"
     )
 
 
@@ -211,7 +242,7 @@ def saving_of(rounds: int, separation: int) -> float:
     times = math.ceil(count / separation)
 
     def noise(band: int) -> float:
-        first = matrix.coefficients(band)
-        return matrix.error(first, count) * matrix.sensitivity(first, count, separation, times)
+        first = toeplitz.coefficients(band)
+        return toeplitz.error(first, count) * toeplitz.sensitivity(first, count, separation, times)
 
     return max(1.0, noise(1) / noise(min(separation, count)))

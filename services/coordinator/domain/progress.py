@@ -59,6 +59,7 @@ class Progress:
     where rounds have moved it.
     `settled` counts the steps that no site will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
+    `beside` are those of them that trained nothing.
     """
 
     statistics_done: bool = False
@@ -73,10 +74,21 @@ class Progress:
     causes: tuple[Cause, ...] = ()
     unable: Mapping[SiteId, str] = field(default_factory=dict)
     clip_norm: float | None = None
+    beside: int = 0
 
-    def settle(self) -> "Progress":
+    def settle(self, kind: RoundKind) -> "Progress":
         """Return the progress after the step, which no site will be asked again; its failures are forgotten."""
-        return replace(self, settled=self.settled + 1, failures=0, excused=0, causes=(), unable={})
+        return replace(self.leave(kind), failures=0, excused=0, causes=(), unable={})
+
+    def leave(self, kind: RoundKind) -> "Progress":
+        """Return the progress under the next number, as no site will be asked under this one again."""
+        beside = self.beside + int(kind is not RoundKind.TRAIN)
+        return replace(self, settled=self.settled + 1, beside=beside)
+
+    @property
+    def row(self) -> int:
+        """The row of correlated noise that the next sum of updates gets, from 1: no opened sum has had it."""
+        return self.settled - self.beside + 1
 
     @property
     def tries(self) -> int:

@@ -11,7 +11,7 @@ from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
 from undersong.shared.wire.forms import controls
 from undersong.shared.wire.manifest import MOST_REASON, EvaluatedPart
-from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MAX_RATE, MIN_NOISE
+from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MAX_RATE, MIN_NOISE, MOST_SEPARATION
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
@@ -264,6 +264,20 @@ class PrivacyPart(Part):
         default=None,
         description="With `server`, `distributed` or `local`, in training: `update.clip_norm` is where the limit of an "
         "update's norm starts, and each round moves it; without it the limit stays",
+    )
+
+    mechanism: Literal["independent", "matrix"] = Field(
+        default="independent",
+        description="Whether each round's noise is its own, or, with `server`, correlated over rounds (`matrix`): then "
+        "sites take turns, and what rounds add up to has less noise",
+    )
+    separation: int | None = Field(
+        default=None,
+        ge=2,
+        le=MOST_SEPARATION,
+        strict=True,
+        description="With `matrix`: rounds from one participation of a site to its next; in each round that share of "
+        "the sites takes part",
     )
 
     @property

@@ -33,6 +33,7 @@ from undersong.services.coordinator.domain.sites import (
     schema_of,
 )
 from undersong.services.coordinator.domain.spec import AnySpec, JobSpec
+from undersong.services.coordinator.domain.turns import turn_size
 from undersong.shared.errors import FieldError, Refusal
 from undersong.shared.ids import SiteId
 from undersong.shared.names import twins
@@ -195,7 +196,8 @@ def _protected(
     if asked.model != "record":
         update: parts.UpdatePart | None = parsed.get("update")
         count = len(resolved.eligible) if resolved is not None else None
-        return Protected(PrivacyUnit.SITE, count, rounds, clip_norm=None if update is None else update.clip_norm)
+        clip = None if update is None else update.clip_norm
+        return Protected(PrivacyUnit.SITE, count, rounds, clip_norm=clip, sites=count)
     data: parts.DataPart | None = parsed.get("data")
     recipe: parts.RecipePart | None = parsed.get("recipe")
     if resolved is None or data is None or recipe is None:
@@ -206,11 +208,17 @@ def _protected(
 
 
 def _check_headroom(spec: JobSpec, resolved: Resolved, world: World, findings: Findings) -> None:
-    largest = min(len(resolved.eligible), spec.cohort.max or len(resolved.eligible))
+    largest = largest_cohort(spec, resolved)
     try:
         world.check_encoding(largest, spec, resolved.privacy)
     except Refusal as refusal:
         findings.error("/update/modulus_bits", refusal.detail)
+
+
+def largest_cohort(spec: JobSpec, resolved: Resolved) -> int:
+    """Return how many sites may be in a round that trains at most, of those that were there at submission."""
+    sites, noise = len(resolved.eligible), resolved.privacy.correlated if resolved.privacy is not None else None
+    return turn_size(sites, 1 if noise is None else noise.separation, spec.cohort.max)
 
 
 def _weight_unit(update: parts.UpdatePart, data: parts.DataPart, eligible: Sequence[SiteFacts]) -> int:

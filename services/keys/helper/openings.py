@@ -14,7 +14,7 @@ from undersong.shared.ids import RoundId
 
 
 class RecordedOpening(NamedTuple):
-    """The one attempt at a round of a job that was opened."""
+    """The one attempt at a round of a job that was opened; or that got a row of the job's noise."""
 
     job_id: str
     kind: str
@@ -27,13 +27,14 @@ class Openings:
 
     def __init__(self, path: Path) -> None:
         self._lines = DurableLines(path)
-        self._last: RecordedOpening | None = None
+        self._last: tuple[RecordedOpening, ...] = ()
 
-    async def add(self, opening: RecordedOpening) -> None:
-        """Note it, durably; again changes nothing."""
-        if opening != self._last:
-            await asyncio.to_thread(self._lines.add, *opening)
-            self._last = opening
+    async def add(self, *openings: RecordedOpening) -> None:
+        """Note what one attempt opens, durably; again changes nothing."""
+        if openings != self._last:
+            for opening in openings:
+                await asyncio.to_thread(self._lines.add, *opening)
+            self._last = openings
 
     def read(self) -> list[RecordedOpening]:
         """Return all openings. A line that a crash cut off was never answered: it is left out or names no attempt."""

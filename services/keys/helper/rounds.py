@@ -33,7 +33,7 @@ from undersong.services.keys.helper.repository.rounds import (
     Kept,
     NewHelperRound,
     NewVerdict,
-    opening_of,
+    openings_of,
 )
 from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.shared.database import Database, Transaction
@@ -107,7 +107,8 @@ class HelperRounds:
         if not engine_facts(manifest.engine).second_server:
             raise EngineWithoutHelper(f"engine {manifest.engine} has no helper")
         await self._parties.check_coordinator(signed)
-        sealed = self._sealer.seal(HelperKeys.make(os.urandom).pack(), _KEYS[0], round_id, _KEYS[1])
+        fresh = HelperKeys.make(manifest, os.urandom, self._sealer.derive)
+        sealed = self._sealer.seal(fresh.pack(), _KEYS[0], round_id, _KEYS[1])
 
         async def work(tx: Transaction, pending: PendingMark) -> tuple[HelperRound, HelperKeys]:
             rows, now = HelperRepository(tx), await tx.now()
@@ -211,7 +212,7 @@ class HelperRounds:
             log.info("set.agreed", round_id=round_id, sites=len(members))
         if (found.members, found.root) != (agree.members, agree.root):
             raise SetDiffers("the helper has signed another set for this round")
-        await self._openings.add(opening_of(found.signed.manifest, round_id))
+        await self._openings.add(*openings_of(found.signed.manifest, round_id))
         return Accepted.unpack(found.accepted or b"")
 
     async def _agree(
@@ -223,7 +224,7 @@ class HelperRounds:
         if found.accepted is not None:
             return found
         if not await rows.agree(found, agree, answer, now):
-            raise RoundAnswered("this round of the job was opened in another attempt")
+            raise RoundAnswered("this round of the job, or its row of noise, was opened in another attempt")
         pending.advance()
         return await rows.lock(round_id)
 
@@ -252,7 +253,7 @@ class HelperRounds:
             self._shares.pop(round_id, None)
         if digest_of(packed) != found.share_digest.hex():
             raise RuntimeError(f"the share of round {round_id} does not come out as it was signed")
-        await self._openings.add(opening_of(found.signed.manifest, round_id))  # `agree` may have died before it did
+        await self._openings.add(*openings_of(found.signed.manifest, round_id))  # `agree` may have died before it did
         point("helper.share.made")
         return await asyncio.to_thread(seal_share, found.signed.manifest, leader_key, packed)
 

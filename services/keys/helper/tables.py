@@ -59,7 +59,10 @@ class ReportRow(Base):
 
 
 class OpeningRow(Base):
-    """Which attempt at a round of a job the helper gave its share for: one, whatever the round's id."""
+    """Which attempt at a round of a job the helper gave its share for: one, whatever the round's id.
+
+    Also, as of kind `noise-row`, which attempt got a row of the noise that is correlated over a job's rounds.
+    """
 
     __tablename__ = "openings"
 

@@ -16,6 +16,7 @@ from undersong.shared.secagg.engine import (
     Asks,
     BodySource,
     Closed,
+    Derive,
     Engine,
     Entropy,
     Opened,
@@ -52,7 +53,7 @@ _BLOCK: Final = 24 * 8192
 class PairwiseServer:
     """Routes what clients say, and learns the masks of the sum only."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:  # noqa: ARG002
         """Nothing to announce: the server has no key."""
         terms(manifest, b"")
         return Opened({}, StepsState().pack())

@@ -22,6 +22,7 @@ from undersong.shared.secagg.engine import (
     BodySource,
     ClientRound,
     Closed,
+    Derive,
     Engine,
     Entropy,
     Opened,
@@ -55,7 +56,7 @@ def seal_info(manifest_digest: Digest, site_id: SiteId) -> bytes:
 class SealedServer:
     """Holds the round's X25519 private key and opens each update on its own."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:  # noqa: ARG002
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:  # noqa: ARG002
         """Return a fresh key pair; the public half as ``hpke_public_key`` in hexadecimal."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
         return Opened({"hpke_public_key": key.public_key().public_bytes_raw().hex()}, key.private_bytes_raw())

@@ -25,6 +25,7 @@ from undersong.shared.secagg.engine import (
     BodySource,
     ClientRound,
     Closed,
+    Derive,
     Engine,
     Entropy,
     Opened,
@@ -42,7 +43,7 @@ from undersong.shared.secagg.quantise import TAIL_LENGTH, ModVector, signed, unp
 from undersong.shared.secagg.twoserver.facts import FACTS, NAME
 from undersong.shared.secagg.twoserver.leader import LeaderState, leader_key, leader_share, sealed_size
 from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begun, SetEvidence
-from undersong.shared.secagg.twoserver.noise import draw
+from undersong.shared.secagg.twoserver.noise import draw, noise_key
 from undersong.shared.secagg.twoserver.report import (
     SEALING_BYTES,
     Report,
@@ -70,10 +71,10 @@ class AggregateShareWrong(UpdateRefused):
 class TwoServerLeader:
     """The aggregator's side."""
 
-    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom) -> Opened:
+    def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:
         """Return a fresh HPKE key; the helper is asked for its own, and for the verification key."""
         key = X25519PrivateKey.from_private_bytes(entropy(32))
-        state = LeaderState(key.private_bytes_raw(), entropy(32))
+        state = LeaderState(key.private_bytes_raw(), noise_key(manifest, entropy, derive))
         public = key.public_key().public_bytes_raw()
         asks = Asks.one(PARTY, public, lambda reply: _begun(manifest, state, reply))
         return Opened({"leader_key": public.hex()}, state.pack(), asks)

@@ -38,6 +38,7 @@ FACTS: Final = EngineFacts(
         "undersong.shared.vdaf.kernels64",
         "undersong.shared.vdaf.projections64",
         "undersong.shared.privacy.noise",
+        "undersong.shared.privacy.matrix",
     ),
     parties=(PartyFacts(HELPER, opens_sum=True),),
     vouched_by=HELPER,

@@ -8,9 +8,9 @@ import numpy as np
 from undersong.shared.errors import Refusal
 from undersong.shared.fields.sums import add_field, canonical
 from undersong.shared.ids import SiteId
-from undersong.shared.secagg.engine import Entropy
+from undersong.shared.secagg.engine import Derive, Entropy
 from undersong.shared.secagg.twoserver.messages import ReportQuestion, ReportVerdict
-from undersong.shared.secagg.twoserver.noise import draw
+from undersong.shared.secagg.twoserver.noise import draw, noise_key
 from undersong.shared.secagg.twoserver.report import aggregate_info, context, seal, share_info, unseal
 from undersong.shared.secagg.twoserver.roles import HELPER
 from undersong.shared.secagg.twoserver.schemes import WORD_BYTES, Words, scheme_for
@@ -36,9 +36,9 @@ class HelperKeys:
     noise_key: bytes
 
     @classmethod
-    def make(cls, entropy: Entropy) -> "HelperKeys":
-        """Fresh for a round."""
-        return cls(entropy(32), entropy(32), entropy(32))
+    def make(cls, manifest: RoundManifest, entropy: Entropy, derive: Derive | None = None) -> "HelperKeys":
+        """Fresh for a round; but the noise's key is the same in a job whose noise is correlated over rounds."""
+        return cls(entropy(32), entropy(32), noise_key(manifest, entropy, derive))
 
     def pack(self) -> bytes:
         """96 bytes."""

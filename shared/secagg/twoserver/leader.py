@@ -22,7 +22,8 @@ class LeaderState:
     """What the leader keeps of a round: sealed at rest, gone with the round.
 
     private_key: HPKE, for its own shares and for what the helper seals to it. noise_key: of its own share of the
-    noise, drawn once. evidence: the accepted set, once the helper has signed it.
+    noise, drawn once, or derived where noise is correlated over rounds. evidence: the accepted set, once the helper
+    has signed it.
     """
 
     private_key: bytes

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from undersong.shared.ids import TaskId, digest_of
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import (
+    GaussianEvent,
     NonPrivateEvent,
     PrivacyEvent,
     PrivacyUnit,
@@ -267,6 +269,48 @@ def test_a_round_is_not_asked_again_and_again_until_its_noise_averages_out(site:
     for attempt in range(1, PrivacyRule().max_attempts + 1):
         charge(site, private(3, attempt=attempt, rounds=9))
     assert "5 attempts" in refusal(site, private(3, attempt=9, rounds=9)).detail
+
+
+def turn(row: int, *, number: int | None = None, attempt: int = 1, **changes: Any) -> RoundManifest:
+    """A round of a job whose sites take turns of four rounds, three times; an evaluation follows each round."""
+    cost = changes.pop("epsilon", epsilon_of([gaussian()] * 3, DELTA))
+    promised = {"model": "server", "epsilon": cost, "correlated": {"separation": 4, "participations": 3}}
+    number = 2 * row if number is None else number
+    return private(number, rounds=12, attempt=attempt, engine="twoserver", noise_row=row, terms=promised, **changes)
+
+
+def turned(row: int) -> PrivacyEvent:
+    """What it costs."""
+    return GaussianEvent(noise_multiplier=10.0, row=row)
+
+
+def test_a_turn_costs_one_participation_and_comes_no_earlier_than_promised(site: Site) -> None:
+    """Rows count, not numbers; another attempt at a row is charged again, and the servers sum one of both."""
+    for row in (1, 5):
+        charge(site, turn(row), event=turned(row))
+    for near in (2, 4, 6, 8):
+        failure = refusal(site, turn(near), event=turned(near))
+        assert (failure.code, f"row {near}" in failure.detail) == ("privacy-mismatch", True)
+    charge(site.again(), turn(5, attempt=2), event=turned(5))
+    charge(site, turn(9), event=turned(9))
+    assert "3 rounds of a job" in refusal(site, turn(12, number=90), event=turned(12)).detail
+    held = [charge.event for charge in site.ledger.look()[0].charges.values()]
+    assert epsilon_of(held, DELTA) == pytest.approx(epsilon_of([gaussian()] * 4, DELTA)), "two attempts at row 5"
+
+
+def test_turns_claim_what_their_participations_cost_and_no_less(site: Site) -> None:
+    low = epsilon_of([gaussian()] * 2, DELTA)
+    assert "3 rounds cost epsilon" in refusal(site, turn(1, epsilon=low), event=turned(1)).detail
+    charge(site, private(1, noise=5.0, rounds=12), event=gaussian(5.0))  # the job's terms were others: it counts
+    assert "the 2 rounds up to this one" in refusal(site, turn(5), event=turned(5)).detail
+
+
+def test_a_policys_separation_counts_rounds_that_train(site: Site) -> None:
+    rule = PrivacyRule(min_separation=6)
+    assert "min_separation: 4" in rule.objections(turn(1))[0], "the job promises less than the owner asks for"
+    charge(site, turn(1), rule, turned(1))
+    assert "min_separation" in refusal(site, turn(5), rule, turned(5)).detail, "numbers 2 and 10, rows 1 and 5"
+    charge(site, turn(7), rule, turned(7))
 
 
 EDITS = {

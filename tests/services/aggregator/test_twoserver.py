@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from tests.services.aggregator.conftest import Stage
-from tests.services.aggregator.two_servers import LENGTH, Killed, Round, Servers, new_id
+from tests.services.aggregator.two_servers import CLIP, LENGTH, Killed, Round, Servers, new_id
 from undersong.services.aggregator.tables import RoundRow
 from undersong.services.keys.helper.repository.rounds import HelperRepository
-from undersong.services.keys.helper.tables import ReportRow
+from undersong.services.keys.helper.tables import OpeningRow, ReportRow
 from undersong.services.keys.helper.tables import RoundRow as HelperRoundRow
 from undersong.shared import faults
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Transaction
 from undersong.shared.ids import SiteId, digest_of
-from undersong.shared.secagg.private import plan_multiples
+from undersong.shared.secagg.private import plan_multiples, plan_noisy
 from undersong.shared.secagg.quantise import plan_sums
 from undersong.shared.secagg.twoserver.helper import HelperKeys, aggregate, pack_share
 from undersong.shared.secagg.twoserver.report import ReportSealedElsewhere, share_info, unseal
 from undersong.shared.secagg.twoserver.roles import LEADER
 from undersong.shared.wire.manifest import RoundKind
-from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit
+from undersong.shared.wire.privacy import CorrelatedNoise, PrivacyModel, PrivacyTerms, PrivacyUnit
 
 POINTS = (
     "aggregator.update.committed",
@@ -110,6 +110,25 @@ async def test_each_server_adds_noise_of_its_own(servers: Servers) -> None:
     shares = [aggregate(round_.manifest, keys, taken) for _ in range(2)]
     assert np.array_equal(*shares)
     assert digest_of(pack_share(shares[0])) == (found.share_digest or b"").hex(), "what it signed"
+
+
+async def test_the_aggregator_gives_a_row_of_noise_to_one_sum(servers: Servers) -> None:
+    """Also where the helper would: of two servers one that keeps to it is enough."""
+    turns = terms(PrivacyUnit.SITE).model_copy(
+        update={"correlated": CorrelatedNoise(separation=4, participations=2), "rounds": 8}
+    )
+    encoding = plan_noisy(summands=3, clip_norm=CLIP, modulus_bits=64, terms=turns)
+    states = []
+    for number, row in ((1, 3), (2, 3), (3, 2), (4, 4)):
+        asked = servers.manifest(privacy=turns, encoding=encoding, noise_row=row, number=number)
+        round_ = await servers.begin(asked)
+        for i, vector in enumerate(vectors(3)):
+            await round_.honest(f"site_{i:02d}", vector)
+        state = await round_.drive()
+        states.append((state["state"], state["reason"], state["opening"]))
+        await servers.database.run("test.forget", lambda tx: tx.session.execute(delete(OpeningRow)))
+    taken = ("failed", "noise-row-taken", True)
+    assert states == [("published", None, True), taken, taken, ("published", None, True)]
 
 
 async def test_sums_without_a_bound_are_split_without_a_proof(servers: Servers) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256 as digest
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from undersong.services.keys.helper.domain import (
     SetUnfit,
 )
 from undersong.services.keys.helper.openings import Openings, RecordedOpening
+from undersong.services.keys.helper.repository.rounds import HelperRepository
 from undersong.services.keys.helper.tables import Base, ReportRow, RoundRow
 from undersong.services.keys.helper.wiring import PACKAGE, void_rounds
 from undersong.shared.clock import utc_now
@@ -36,6 +38,7 @@ from undersong.shared.database import Transaction
 from undersong.shared.database.migrations import drift
 from undersong.shared.identity.highwater import HighWater
 from undersong.shared.identity.requests import SigningAuth
+from undersong.shared.identity.sealing import add_key
 from undersong.shared.ids import RoundId, SiteId, new_id
 from undersong.shared.secagg.engine import ServerRound
 from undersong.shared.secagg.fold import BytesSource
@@ -43,6 +46,7 @@ from undersong.shared.secagg.twoserver.engine import TWOSERVER, accepted_set
 from undersong.shared.secagg.twoserver.leader import examine, leader_key
 from undersong.shared.secagg.twoserver.messages import Begin, ReportQuestion, ReportVerdict
 from undersong.shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
+from undersong.shared.wire.privacy import CorrelatedNoise, PrivacyModel, PrivacyTerms, PrivacyUnit
 from undersong.shared.wire.updates import read_header
 
 __all__ = ["make_identity", "quick_stage"]
@@ -53,7 +57,7 @@ class Leader:
 
     def __init__(self, servers: Servers, manifest: RoundManifest) -> None:
         self.servers, self.manifest = servers, manifest
-        self.opened = TWOSERVER.server.open(manifest)
+        self.opened = TWOSERVER.server.open(manifest, derive=lambda label: digest(label).digest())
         self.round: Round
 
     @property
@@ -173,6 +177,55 @@ async def test_one_attempt_at_a_round_of_a_job_is_opened(servers: Servers) -> No
     await first.agree(*THREE)
     with pytest.raises(RoundAnswered):
         await second.agree(*THREE)
+
+
+def turn(row: int, number: int) -> dict[str, Any]:
+    """Changes of a manifest to a round that gets a row of noise."""
+    terms = PrivacyTerms(
+        model=PrivacyModel.SERVER, unit=PrivacyUnit.SITE, noise_multiplier=0.5, delta=1e-6, epsilon=10, rounds=8,
+        min_sites=2, correlated=CorrelatedNoise(separation=4, participations=2),
+    )  # fmt: skip
+    return {"privacy": terms, "noise_row": row, "number": number}
+
+
+async def test_a_row_of_noise_is_given_to_one_sum_in_ascending_order(servers: Servers) -> None:
+    """Whatever the round's number, and whatever database is put back: rows that repeat would take noise away."""
+    first = await judged(servers, *THREE, **turn(3, 5))
+    again = await judged(servers, *THREE, **turn(3, 6))
+    earlier = await judged(servers, *THREE, **turn(2, 7))
+    agreed = await first.agree(*THREE)
+    assert await first.agree(*THREE) == agreed, "the same question"
+    for other in (again, earlier):
+        with pytest.raises(RoundAnswered):
+            await other.agree(*THREE)
+    copy = await copied(servers)
+    fourth = await judged(servers, *THREE, **turn(4, 8))
+    await fourth.agree(*THREE)
+    await put_back(servers, copy)
+    forgotten = await judged(servers, *THREE, **turn(4, 9))
+    with pytest.raises(RoundAnswered):
+        await forgotten.agree("site_00", "site_01")
+    following = await judged(servers, *THREE, **turn(5, 9))
+    await following.agree(*THREE)
+    assert [(each.kind, each.number) for each in Openings(servers.settings.openings).read()] == [
+        ("train", 5), ("noise-row", 3), ("train", 8), ("noise-row", 4), ("train", 9), ("noise-row", 5),
+    ]  # fmt: skip
+
+
+async def test_a_jobs_noise_follows_from_the_helpers_secret(servers: Servers) -> None:
+    """The same in every round of a job, another one in each job, and gone with the key file."""
+
+    async def key_of(job: str, number: int) -> bytes:
+        leader = await Leader(servers, servers.manifest(sites=4, job_id=job, **turn(number, number))).begin()
+        round_id = leader.manifest.round_id
+        found = await servers.database.read("test.round", lambda tx: HelperRepository(tx).get(round_id))
+        return servers.rounds._keys(found, found.keys or b"").noise_key
+
+    first = await key_of("job_a", 1)
+    assert await key_of("job_a", 2) == first
+    assert await key_of("job_b", 3) != first
+    add_key(servers.settings.seal_key)
+    assert await key_of("job_a", 4) != first
 
 
 async def test_the_root_is_that_of_the_bodies_that_were_verified(servers: Servers) -> None:

@@ -1,6 +1,5 @@
 """Noise correlated over rounds: numbers of jax-privacy 2.0.0, the published trade, and rows that follow from a key."""
 
-import itertools
 import math
 
 import numpy as np
@@ -9,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 
 from tests.effort import examples
-from undersong.shared.privacy.matrix import (
+from undersong.shared.privacy.matrix import BLOCK, draw, noise_row, row_key
+from undersong.shared.privacy.toeplitz import (
     FRACTION_BITS,
     BadBand,
     coefficients,
-    draw,
     error,
     inverse,
-    rows,
+    norm,
+    reach,
     sensitivity,
+    spread,
 )
 
 SEED = bytes(range(32))
@@ -98,7 +99,8 @@ def test_no_allowed_participation_moves_more(rounds: int, band: int, separation:
 
 
 def taken(band: int, sigma: float, count: int, length: int = 4000, context: bytes = b"job") -> np.ndarray:
-    return np.stack(list(itertools.islice(rows(coefficients(band), sigma, SEED, context, length), count)))
+    first = coefficients(band)
+    return np.stack([noise_row(first, sigma, SEED, context, length, row) for row in range(1, count + 1)])
 
 
 def test_rows_are_made_again_from_the_key_and_differ_by_what_they_are_for() -> None:
@@ -138,17 +140,38 @@ def test_what_is_released_depends_on_the_mechanism_alone() -> None:
 
 
 def z_of(sigma: float, count: int, length: int) -> np.ndarray:
-    """The noise on the finer grid, from rows of one round each."""
-    import hashlib
-    import hmac
+    """The noise on the finer grid, of the first block of coordinates."""
+    return np.stack([draw(sigma, row_key(SEED, at, bytes(8) + b"job"), length) for at in range(count)])
 
-    label = b"undersong/matrix-noise/1\0"
-    return np.stack(
-        [
-            draw(sigma, hmac.digest(SEED, label + at.to_bytes(8, "big") + b"job", hashlib.sha256), length)
-            for at in range(count)
-        ]
-    )
+
+def test_blocks_of_coordinates_have_noise_of_their_own() -> None:
+    found = noise_row(coefficients(4), 1000.0, SEED, b"job", 2 * BLOCK + 9, 6)
+    assert np.array_equal(found[:BLOCK], noise_row(coefficients(4), 1000.0, SEED, b"job", BLOCK, 6))
+    assert abs(np.corrcoef(found[:BLOCK], found[BLOCK : 2 * BLOCK])[0, 1]) < 0.05
+    with pytest.raises(BadBand):
+        noise_row(coefficients(4), 1000.0, SEED, b"job", 10, 0)
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(integers(1, 40), integers(1, 8), integers(1, 60))
+def test_a_participation_at_a_time_costs_what_all_of_them_do(band: int, times: int, row: int) -> None:
+    """A band no wider than the separation: columns of C share no row, so their squares add up."""
+    first, rounds = coefficients(band), band * times
+    assert sensitivity(first, rounds, band, times) == pytest.approx(math.sqrt(times) * norm(band), rel=1e-12)
+    weights = inverse(first, row)
+    assert spread(band, row) == pytest.approx(np.linalg.norm(weights))
+    assert reach(band, row) == pytest.approx(np.abs(weights).sum())
+
+
+def test_consecutive_rows_have_the_covariance_that_was_planned() -> None:
+    """Rows t and t + k share z: their covariance is sigma**2 times the sum of products of their weights."""
+    sigma, band, length, at = 5000.0, 4, 60_000, 9
+    weights = inverse(coefficients(band), at + 4)
+    found = [noise_row(coefficients(band), sigma, SEED, b"job", length, row) / sigma for row in range(at, at + 4)]
+    for lag in range(4):
+        planned = sum(weights[k] * weights[k + lag] for k in range(at))
+        assert float(np.mean(found[0] * found[lag])) == pytest.approx(planned, abs=6 * 1.3 / math.sqrt(length))
+    assert weights[1] == -0.5, "the next round takes half of it back"
 
 
 @pytest.mark.parametrize("sigma", [0.01, 100.0, 1e6, 2.0**29])

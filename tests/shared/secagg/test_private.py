@@ -10,6 +10,7 @@ from hypothesis.strategies import floats, integers, sampled_from
 from tests.shared.wire.manifests import manifest
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy import noise as sampler
+from undersong.shared.privacy import toeplitz
 from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.secagg.private import (
     MAX_SIGMA,
@@ -21,9 +22,10 @@ from undersong.shared.secagg.private import (
     plan_noisy,
     sensitivity,
 )
-from undersong.shared.secagg.quantise import plan_norm
+from undersong.shared.secagg.quantise import plan_norm, plan_sums
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
+    CorrelatedNoise,
     GaussianEvent,
     NonPrivateEvent,
     PoissonGaussianEvent,
@@ -93,6 +95,52 @@ def test_what_is_planned_has_room_for_its_noise(model: str, noise: float, sites:
     widest = sites * encoding.bound + noise_reach(made, length, sites)
     assert widest < 1 << (bits - 1)
     assert max(noise_of_site(made, length), noise_of_server(made, length)) <= MAX_SIGMA
+
+
+def correlated(noise: float, sites: int, separation: int, times: int) -> PrivacyTerms:
+    """Terms of a job whose sites take turns."""
+    turns = CorrelatedNoise(separation=separation, participations=times)
+    return terms("server", noise, sites).model_copy(update={"correlated": turns, "rounds": turns.rows})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    noise=floats(0.01, 500), sites=integers(2, 300), separation=integers(2, 64), times=integers(1, 9), data=integers(0)
+)
+def test_correlated_noise_has_room_in_every_row_and_costs_a_participation(
+    noise: float, sites: int, separation: int, times: int, data: int
+) -> None:
+    asked = correlated(noise, sites, separation, times)
+    encoding = plan_noisy(summands=sites, clip_norm=2.0, modulus_bits=64, terms=asked)
+    cohort = tuple(sorted(f"site_{number:04}" for number in range(sites)))
+    row = 1 + data % (separation * times)
+    made = manifest(
+        engine="twoserver", encoding=encoding, cohort=cohort, min_cohort=sites, target=sites, privacy=asked,
+        noise_row=row,
+    )  # fmt: skip
+    assert event_of(made, LENGTH) == GaussianEvent(noise_multiplier=noise, row=row)
+    assert sites * encoding.bound + noise_reach(made, LENGTH, sites) < 1 << 63
+    drawn = noise_of_server(made, LENGTH)
+    assert drawn <= MAX_SIGMA
+    moved = toeplitz.norm(separation) * sensitivity(encoding, RoundKind.TRAIN, LENGTH)
+    assert drawn == pytest.approx(noise * moved), "z is noise multipliers times what one participation moves"
+    assert noise_of_sum(made, LENGTH, sites) >= math.sqrt(2) * drawn * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"noise_row": None}, "has rows"),
+        ({"noise_row": 13}, "beyond"),
+        ({"privacy": None}, "has rows"),
+        ({"kind": RoundKind.STATISTICS, "encoding": plan_sums(summands=3), "model": None}, "site|records|train"),
+    ],
+)
+def test_a_manifest_whose_row_is_not_one_of_its_noise_is_none(changes: dict[str, Any], said: str) -> None:
+    given = {"engine": "twoserver", "encoding": CLIPPED, "privacy": correlated(2.0, 2, 4, 3), "noise_row": 12}
+    assert manifest(**given).noise_row == 12
+    with pytest.raises(ValueError, match=said):
+        manifest(**{**given, **changes})
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from undersong.services.keys.helper.domain import HelperRound, RoundUnknown
 from undersong.services.keys.helper.openings import RecordedOpening
@@ -16,6 +16,8 @@ from undersong.shared.secagg.twoserver.messages import Accepted, Agree, ReportQu
 from undersong.shared.wire.manifest import RoundManifest, SignedManifest
 
 _BY_SQL = {"synchronize_session": False}
+NOISE_ROW: Final = "noise-row"
+"""Stands for the kind of an opening that is about a row of a job's correlated noise, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,15 @@ class HelperRepository:
         return {SiteId(row.site_id): _kept(row) for row in rows}
 
     async def agree(self, found: HelperRound, agree: Agree, answer: Accepted, now: datetime) -> bool:
-        """Store the one set of a round; False when the round of the job was opened in another attempt."""
-        if not await self.opened(opening_of(found.signed.manifest, found.id)):
+        """Store the one set of a round; False, to be rolled back, when the round of the job was opened in another
+        attempt, or a row of the job's noise that is not before this round's.
+        """
+        manifest = found.signed.manifest
+        if manifest.noise_row is not None and manifest.noise_row <= await self._last_row(manifest.job_id):
             return False
+        for opening in openings_of(manifest, found.id):
+            if not await self.opened(opening):
+                return False
         agreed = _of(found.id).values(
             members=agree.members,
             root=agree.root,
@@ -161,6 +169,11 @@ class HelperRepository:
         """Write down that this attempt is the one; False when another one is."""
         insert = self._tx.insert(OpeningRow).values(**opening._asdict()).on_conflict_do_nothing()
         return await self._session.scalar(insert.returning(OpeningRow.round_id)) is not None
+
+    async def _last_row(self, job_id: JobId) -> int:
+        """Return the last row of the job's correlated noise that was given; 0 where none was."""
+        query = select(func.max(OpeningRow.number)).where(OpeningRow.job_id == job_id, OpeningRow.kind == NOISE_ROW)
+        return int(await self._session.scalar(query) or 0)
 
     async def void(self) -> int:
         """Erase the secrets of every round; how many had some."""
@@ -186,9 +199,12 @@ class HelperRepository:
         await self._session.execute(shares, execution_options=_BY_SQL)
 
 
-def opening_of(manifest: RoundManifest, round_id: RoundId) -> RecordedOpening:
-    """Return the round of a job that this round is an attempt at."""
-    return RecordedOpening(manifest.job_id, str(manifest.kind), manifest.number, round_id)
+def openings_of(manifest: RoundManifest, round_id: RoundId) -> list[RecordedOpening]:
+    """Return the round of a job that this round is an attempt at, and the row of the job's noise that it takes."""
+    found = [RecordedOpening(manifest.job_id, str(manifest.kind), manifest.number, round_id)]
+    if manifest.noise_row is not None:
+        found.append(RecordedOpening(manifest.job_id, NOISE_ROW, manifest.noise_row, round_id))
+    return found
 
 
 def _of(round_id: RoundId) -> Any:

@@ -77,7 +77,9 @@ def test_attempts_rest_longer_each_time_and_a_done_step_forgets_them() -> None:
     rests = [Progress(failures=n).rest.total_seconds() for n in range(MAX_ATTEMPTS_PER_STEP)]
     assert rests == [0, 0, 2, 4, 8, 16, 32, 64, 120, 120]
     assert Progress(failures=12, excused=11).rest.total_seconds() == 0
-    settled = Progress(failures=3, excused=1, unable={SiteId("site_a"): "recipe-error"}, settled=4).settle()
+    settled = Progress(failures=3, excused=1, unable={SiteId("site_a"): "recipe-error"}, settled=4).settle(
+        RoundKind.TRAIN
+    )
     assert settled == Progress(settled=5)
 
 
