@@ -278,6 +278,11 @@ def test_noise_from_the_job_file_to_the_answers(
     page = said("job", "show", "private model")
     assert "each site over all 2 rounds" in page
     job = next(job for job in platform.client.jobs() if job.name == "private model")
+    (spent,) = platform.client.spent(job.id).spent
+    assert (spent.unit, spent.sums, job.privacy is not None) == ("site", 2, True)
+    assert spent.epsilon == pytest.approx(job.privacy.epsilon if job.privacy is not None else 0, rel=0.01)
+    assert f"epsilon {spent.epsilon:.4g} for each site" in page
+    job = next(job for job in platform.client.jobs() if job.name == "private model")
     trained = [round_.result or {} for round_ in platform.client.rounds(job.id) if round_.kind == "train"]
     assert [(result["loss"], result["clipped"]) for result in trained] == [(None, None)] * 2
 

@@ -48,6 +48,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/rounds/{round_id}/manifest": f"{READERS} {EVERY_PARTY}",
         "GET /v1/evidence/{subject}": READERS,
         "GET /v1/versions/{version_id}/datasheet": READERS,
+        "GET /v1/jobs/{job_id}/privacy": READERS,
         "GET /v1/sites/{site_id}/ledger-heads": READERS,
         "POST /v1/tasks/leases": "site other-site",
         "POST /v1/tasks/{task_id}/heartbeats": "site",

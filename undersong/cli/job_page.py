@@ -4,16 +4,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from undersong.cli import common
-from undersong.client.types import Job, Participation, Round
+from undersong.client.types import Job, JobSpent, Participation, Round
 from undersong.progress import headline
 
 MOST_ROUNDS: Final = 30
 
 
-def show(job: Job, rounds: Sequence[Round], parts: Sequence[Participation], *, all_rounds: bool) -> None:
+def show(
+    job: Job,
+    rounds: Sequence[Round],
+    parts: Sequence[Participation],
+    *,
+    spent: JobSpent | None = None,
+    all_rounds: bool,
+) -> None:
     """Print the job; of many rounds the newest, unless all are asked for."""
     common.console.print(f"[bold]{common.escaped(job.name)}[/]  {job.state}", markup=True)
-    for name, value in _facts(job, rounds):
+    for name, value in _facts(job, rounds, spent):
         common.console.print(f"  {name:<10} {value}", markup=False, soft_wrap=True)
     for line in _failure(job):
         common.console.print(f"  {line}", markup=False, soft_wrap=True)
@@ -29,7 +36,7 @@ def show(job: Job, rounds: Sequence[Round], parts: Sequence[Participation], *, a
     common.show(shown, _ROUNDS, as_json=False, empty="no round yet")
 
 
-def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+def _facts(job: Job, rounds: Sequence[Round], spent: JobSpent | None) -> Iterator[tuple[str, str]]:
     spec, progress = job.spec, job.progress
     yield "job", job.id
     made = f"{common.text(job.created_at)} by {job.created_by or 'unknown'}"
@@ -56,6 +63,8 @@ def _facts(job: Job, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
     yield "engine", f"{spec.get('engine', '?')}, sums of at least {(spec.get('cohort') or {}).get('min', '?')} sites"
     if job.privacy is not None:
         yield "privacy", job.privacy.sentence
+    if spent is not None and spent.opened:
+        yield "spent", spent.sentence
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:
         yield "metrics", measured[-1]

@@ -145,7 +145,8 @@ def show_(
                 {"job": job.model_dump(mode="json"), "rounds": [round_.model_dump(mode="json") for round_ in rounds]}
             )
             return
-        job_page.show(job, rounds, client.participation(job.id), all_rounds=all_rounds)
+        spent = client.spent(job.id)
+        job_page.show(job, rounds, client.participation(job.id), spent=spent, all_rounds=all_rounds)
 
 
 @app.command()

@@ -147,6 +147,10 @@ class AsyncClient:
         """Return what a statistics job has found so far; ApiError for a job that trains."""
         return await self.send(calls.results(job_id))
 
+    async def spent(self, job_id: str) -> t.JobSpent:
+        """Return what a job's opened sums cost in privacy so far, by the platform's own account."""
+        return await self.send(calls.spent(job_id))
+
     async def validate_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Validation:
         """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
         return await self.send(calls.validate_job(await self._placed(spec, federation)))

@@ -149,6 +149,11 @@ def evidence(subject: str) -> Call[Evidence]:
     return _get("coordinator", f"/evidence/{_id(subject)}", Evidence)
 
 
+def spent(job_id: str) -> Call[t.JobSpent]:
+    """Return what a job cost in privacy so far."""
+    return _get("coordinator", f"/jobs/{_id(job_id)}/privacy", t.JobSpent)
+
+
 def datasheet(version_id: str) -> Call[SignedDatasheet]:
     """Return the privacy datasheet of a version, as the coordinator signed it."""
     return _get("coordinator", f"/versions/{_id(version_id)}/datasheet", SignedDatasheet)

@@ -146,6 +146,10 @@ class Client:
         """Return what a statistics job has found so far; ApiError for a job that trains."""
         return self.send(calls.results(job_id))
 
+    def spent(self, job_id: str) -> t.JobSpent:
+        """Return what a job's opened sums cost in privacy so far, by the platform's own account."""
+        return self.send(calls.spent(job_id))
+
     def validate_job(self, spec: Mapping[str, Any], *, federation: str | None = None) -> t.Validation:
         """Check a job without starting it; ApiError lists every fault. `federation`: as in `submit_job`."""
         return self.send(calls.validate_job(self._placed(spec, federation)))

@@ -257,6 +257,37 @@ class Participation(Answer):
     round_id: str | None = None
 
 
+class UnitSpent(Answer):
+    """What a job's noisy sums cost each site, or each record, together; epsilon is None where there is no bound."""
+
+    unit: str
+    sums: int
+    epsilon: float | None
+    delta: float
+
+    @property
+    def sentence(self) -> str:
+        """It in a phrase."""
+        bound = "without bound" if self.epsilon is None else f"{self.epsilon:.4g}"
+        return f"epsilon {bound} for each {self.unit} at delta {self.delta:g} by {self.sums} noisy sums"
+
+
+class JobSpent(Answer):
+    """What a job's rounds opened so far, and what the noisy sums among them cost."""
+
+    job_id: str
+    opened: int
+    exact: int
+    spent: list[UnitSpent]
+
+    @property
+    def sentence(self) -> str:
+        """It in one sentence."""
+        parts = [each.sentence for each in self.spent]
+        exact = f"{self.exact} exact sums, which nothing bounds" if self.exact else ""
+        return "; ".join(part for part in (*parts, exact) if part) or "nothing was opened"
+
+
 class StatisticsResults(Answer):
     """What a statistics job has found so far, in the order of its queries; hidden numbers are None."""
 

@@ -1,5 +1,6 @@
 """Evidence, for checking a round or version without trusting any service, and privacy datasheets of versions."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -9,6 +10,7 @@ from undersong.services.coordinator.api.access import Use as UseCasesUse
 from undersong.services.coordinator.auditing import Auditing, NoEvidence
 from undersong.services.coordinator.datasheets import Datasheets, NoDatasheet
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.services.coordinator.views.privacy import SpentView, spent_view
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from undersong.shared.transparency.collecting import PartsUnusable
 from undersong.shared.transparency.datasheet import SignedDatasheet
@@ -69,6 +71,13 @@ async def get_evidence(subject: Subject, person: Reader, use: Use) -> Response:
 async def get_datasheet(version_id: Version, person: Reader, sheets: Sheets) -> SignedDatasheet:
     """Return the version's privacy datasheet, made now and signed by the coordinator."""
     return await sheets.datasheet(person, version_id)
+
+
+@router.get("/jobs/{job_id}/privacy", tags=["jobs"], responses=problems(Unauthenticated, Forbidden, NotFound))
+async def get_spent(job_id: Id, person: Reader, sheets: Sheets) -> SpentView:
+    """Return what a job's opened sums cost in privacy so far: the platform's own account beside owners' ledgers."""
+    account = await sheets.account(person, job_id)
+    return await asyncio.to_thread(spent_view, job_id, account.opened, account.exact, account.costs)
 
 
 @router.get(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.dashboard import translate
-from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -103,8 +103,13 @@ class CoordinatorViewModel:
             rounds=rounds,
             parts=tuple(translate.part(item) for item in await self.source.jobs.participation(self.person, job_id)),
             measures=translate.measures(found),
+            spent=await self._spent(job_id),
             may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
         )
+
+    async def _spent(self, job_id: str) -> tuple[SpentItem, ...]:
+        account = await self.source.datasheets.account(self.person, job_id)
+        return await asyncio.to_thread(translate.spent, account.costs)
 
     async def measures(self, job_id: str) -> Sequence[Measure]:
         """Return the metrics of a job's evaluation rounds."""

@@ -347,9 +347,9 @@ def exposures(jobs: Sequence[tuple[JobView, JobAccount]]) -> list[Exposure]:
             smallest=min((account.smallest for _, account in items if account.smallest is not None), default=None),
             engines=tuple(sorted({engine for _, account in items for engine in account.engines})),
             exact=sum(account.exact for _, account in items),
-            spent=_spent(cost for _, account in items for cost in account.costs),
+            spent=spent(cost for _, account in items for cost in account.costs),
             by_job=tuple(
-                JobExposure(of_job.id, of_job.name, _spent(account.costs), account.exact)
+                JobExposure(of_job.id, of_job.name, spent(account.costs), account.exact)
                 for of_job, account in items
                 if account.opened
             ),
@@ -358,7 +358,8 @@ def exposures(jobs: Sequence[tuple[JobView, JobAccount]]) -> list[Exposure]:
     ]
 
 
-def _spent(costs: Iterable[UnitCost]) -> tuple[SpentItem, ...]:
+def spent(costs: Iterable[UnitCost]) -> tuple[SpentItem, ...]:
+    """Return what noisy sums cost each unit. Computes."""
     return tuple(SpentItem(str(cost.unit), cost.releases, cost.epsilon, cost.delta) for cost in together(costs))
 
 

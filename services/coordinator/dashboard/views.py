@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
+from undersong.services.coordinator.dashboard.audit_views import SpentItem
 from undersong.shared.statistics.results import Result
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -203,6 +204,7 @@ class JobPage:
     may_steer: bool
     results: tuple[Result, ...] = ()  # of a statistics job
     parts: tuple[PartItem, ...] = ()
+    spent: tuple[SpentItem, ...] = ()  # by noisy sums, so far
 
     @property
     def current(self) -> RoundItem | None:
