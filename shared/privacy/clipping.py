@@ -24,6 +24,8 @@ MOST_SHARE_NOISE: Final = 0.5
 """The largest standard deviation of noise on the share with which the clip norm may move: above, a round's noise moves
 it further than all updates together.
 """
+SHARES: Final = (-1.0, 2.0)
+"""What a share counts as at most: noise puts it no further outside 0..1 but by chance, false counts do."""
 MOST_MOVED: Final = 2.0**20
 """By which factor the clip norm ends up from its start at most, whatever the rounds say."""
 
@@ -48,5 +50,6 @@ def update_noise(noise_multiplier: float, sigma_b: float) -> float:
 
 def next_clip(rule: AdaptiveClip, clip_norm: float, share: float) -> float:
     """Return the next round's clip norm, after the noisy `share` of updates that were within this round's."""
-    moved = clip_norm * math.exp(-rule.rate * (share - rule.quantile))
+    least, most = SHARES
+    moved = clip_norm * math.exp(-rule.rate * (min(max(share, least), most) - rule.quantile))
     return min(max(moved, rule.start / MOST_MOVED), rule.start * MOST_MOVED)

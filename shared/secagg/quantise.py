@@ -37,6 +37,7 @@ _BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache,
 _ROUNDING_SLACK: Final = math.sqrt(2 * 20 * math.log(2))  # sqrt(2 ln(1 / beta))
 _SUM_ERROR: Final = 1e-9  # more than a float64 sum of squares can be off by
 _MAX_REDRAWS: Final = 64
+_MOST_RADIUS: Final = 2.0**500  # its square is finite
 DTYPES: Final[dict[int, npt.DTypeLike]] = {16: np.uint16, 24: np.uint32, 32: np.uint32, 64: np.uint64}
 _SIGNED: Final[dict[int, npt.DTypeLike]] = {16: np.int16, 24: np.int32, 32: np.int32, 64: np.int64}
 
@@ -159,7 +160,8 @@ def decode_counts(total: npt.NDArray[np.uint64], encoding: Encoding) -> npt.NDAr
 def squared_norm_bound(encoding: Encoding, length: int) -> int:
     """Return what the squared L2 norm of every encoded integer vector stays below (before its weight).
 
-    `length`: its coordinates, the one for `clip_bit` among them where there is one.
+    `length`: its coordinates, the one for `clip_bit` among them where there is one. Raises `OutOfRange` for a clip norm
+    of more steps than can be counted.
     """
     if encoding.clip_bit is not None:
         plain = encoding.model_copy(update={"clip_bit": None})
@@ -167,6 +169,8 @@ def squared_norm_bound(encoding: Encoding, length: int) -> int:
     if encoding.clip_norm is None:
         return length * encoding.bound**2
     radius = encoding.clip_norm * encoding.scale
+    if radius > _MOST_RADIUS:
+        raise OutOfRange(f"a clip norm of {radius:.3g} steps of the grid is more than can be counted with")
     spread = radius**2 + length / 4 + _ROUNDING_SLACK * (radius + math.sqrt(length) / 2)
     return int(min(spread, (radius + math.sqrt(length)) ** 2))
 

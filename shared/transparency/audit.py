@@ -384,7 +384,10 @@ def _clipping(lineage: Mapping[str, object]) -> dict[str, float]:
     found = lineage.get("clipping")
     if not isinstance(found, dict) or not {"norm", "within", "next"} <= found.keys():
         raise EvidenceInvalid("a version's lineage does not say how its round's clip norm moved")
-    return {name: float(found[name]) for name in ("norm", "within", "next")}
+    said = {name: found[name] for name in ("norm", "within", "next")}
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in said.values()):
+        raise EvidenceInvalid("a version's lineage says how its round's clip norm moved by what is no number")
+    return {name: float(value) for name, value in said.items()}
 
 
 def _parents(version: VersionEvidence) -> list[str]:

@@ -10,7 +10,7 @@ from undersong.shared.errors import Refusal
 from undersong.shared.privacy.accounting import epsilon_of, merge
 from undersong.shared.secagg.private import coordinates_of, event_of
 from undersong.shared.wire.manifest import RoundManifest
-from undersong.shared.wire.privacy import CorrelatedNoise, NonPrivateEvent, PrivacyEvent, PrivacyUnit
+from undersong.shared.wire.privacy import NonPrivateEvent, PrivacyEvent, PrivacyTerms, PrivacyUnit
 
 MOST_TIGHT: Final = 3
 """Different events whose cost is computed tightly for a page: each of sampled steps takes a second."""
@@ -77,18 +77,19 @@ def charged(noisy: Sequence[Release]) -> list[Release]:
     """Return the releases with noise that one unit pays for at most: all, but of sites that take turns their own.
 
     Of rows of correlated noise these are as many as lie a separation apart, which the sites' ledgers hold them to; each
-    costs the same.
+    row of the same terms costs the same. A job whose terms changed has sequences of its own for each.
     """
     found = [release for release in noisy if release.manifest.noise_row is None]
-    turns: dict[tuple[str, CorrelatedNoise], list[Release]] = {}
+    turns: dict[tuple[str, PrivacyTerms], list[Release]] = {}
     for release in noisy:
         terms = release.manifest.privacy
         if release.manifest.noise_row is not None and terms is not None and terms.correlated is not None:
-            turns.setdefault((release.manifest.job_id, terms.correlated), []).append(release)
-    for (_, noise), rounds in turns.items():
+            turns.setdefault((release.manifest.job_id, terms), []).append(release)
+    for (_, terms), rounds in turns.items():
         rows = [release.manifest.noise_row or 0 for release in rounds]
-        apart = math.ceil((max(rows) - min(rows) + 1) / noise.separation)
-        found += rounds[: min(apart, noise.participations)]
+        separation = 1 if terms.correlated is None else terms.correlated.separation
+        apart = math.ceil((max(rows) - min(rows) + 1) / separation)
+        found += rounds[: min(apart, terms.charged)]
     return found
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,9 +192,11 @@ def _noised(
 ) -> "MockDescription":
     from undersong.audit.noised_twin import noised_twin
     from undersong.cli.ledgers import opened
+    from undersong.shared.wire.privacy import MAX_EPSILON, MIN_DELTA
 
-    if not 0 < epsilon < math.inf or not (delta is None or 0 < delta < 1):
-        raise UndersongError("epsilon must be more than 0, and delta between 0 and 1", remedy="--epsilon 0.5")
+    if not 0 < epsilon <= MAX_EPSILON or not (delta is None or MIN_DELTA <= delta < 1):
+        said = f"epsilon must be more than 0, at most {MAX_EPSILON:g}, and delta from {MIN_DELTA:g} to less than 1"
+        raise UndersongError(said, remedy="--epsilon 0.5")
     with (
         opened(config, charges=True) as (ledger, rule, settings),
         tempfile.TemporaryDirectory(prefix="undersong-twin-") as folder,

@@ -204,6 +204,7 @@ def opened(
     from undersong.services.agent.policy.owners import load_policy
     from undersong.services.agent.repository.state import AgentState
     from undersong.services.agent.settings import ConfigError, load
+    from undersong.services.agent.site.description import with_same_files
 
     common.quiet_logs()
     with ExitStack() as stack:
@@ -220,7 +221,7 @@ def opened(
             raise UndersongError(f"{settings.data_dir} has no state", remedy="run the agent once: undersong agent run")
         stack.callback(state.close)
         try:
-            rule = load_policy(settings)[0].privacy
+            rule = with_same_files(load_policy(settings)[0], settings).privacy
         except PolicyError as error:
             if charges:
                 raise UndersongError(str(error), remedy="undersong policy lint; its budgets decide") from None

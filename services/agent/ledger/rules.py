@@ -17,6 +17,7 @@ from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, 
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import (
+    MIN_DELTA,
     GaussianEvent,
     NonPrivateEvent,
     PrivacyEvent,
@@ -78,6 +79,9 @@ def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Reas
     terms = manifest.privacy
     if terms is None:
         return None
+    if terms.delta < MIN_DELTA:
+        said = f"the terms claim a delta of {terms.delta:g}, and noise is not drawn more exactly than to {MIN_DELTA:g}"
+        return Reason(PRIVACY_MISMATCH, said)
     others = _other_rounds(manifest, chain, terms.delta)
     if len(others) >= terms.charged:
         said = f"this site took part in {len(others)} rounds of a job whose terms are about {terms.charged}"

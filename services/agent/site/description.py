@@ -201,12 +201,11 @@ async def read_site(
         log.warning("policy.unresolved", policy=str(settings.policy), fault=fault)
     for name in sorted({str(schema["name"]) for schema in description.datasets} - set(policy.datasets)):
         log.warning("dataset.withheld", dataset=name, reason=f"{settings.policy} does not name it")
-    same = same_files(data_files(settings))
-    for name, others in same.items():
+    policy = with_same_files(policy, settings)
+    for name, others in policy.privacy.same_files.items():
         log.warning(
             "dataset.same_files", dataset=name, others=sorted(others), effect="their budgets are spent together"
         )
-    policy = replace(policy, privacy=replace(policy.privacy, same_files=same))
     site = SiteSetup(
         facts=facts_of(description, *who), policy=policy, local_now=local_now, work_dir=settings.data_dir / "work"
     )
@@ -219,6 +218,11 @@ def _columns(schema: dict[str, object]) -> list[str]:
     names = [str(column["name"]) for column in columns]
     label = schema.get("label")
     return names if label is None or label in names else [*names, str(label)]
+
+
+def with_same_files(policy: Policy, settings: AgentSettings) -> Policy:
+    """Return a policy that knows which data sets read the same files, so that whatever is charged counts for all."""
+    return replace(policy, privacy=replace(policy.privacy, same_files=same_files(data_files(settings))))
 
 
 def data_files(settings: AgentSettings) -> dict[str, list[Path]]:

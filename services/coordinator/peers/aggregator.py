@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import httpx
-from pydantic import Field, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from undersong.services.coordinator.peers.peer import Answer, Call, PartyAway, PartyRefused, Peer
 from undersong.shared.ids import Digest, RoundId, SiteId, VersionId
@@ -14,9 +14,9 @@ from undersong.shared.wire.manifest import SignedManifest
 class ClippingAnswer(Answer):
     """A round's clip norm that moves, the noisy share of updates within it, and the next round's."""
 
-    norm: float
-    within: float
-    next: float
+    norm: FiniteFloat
+    within: FiniteFloat
+    next: FiniteFloat
 
 
 class ResultAnswer(Answer):

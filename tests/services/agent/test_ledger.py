@@ -228,6 +228,7 @@ def test_statistics_that_ask_the_same_again_are_charged_again(site: Site) -> Non
         ({"terms": {"epsilon": 0.5}}, "3 rounds cost epsilon"),
         ({"terms": {"rounds": 30}}, "30 rounds cost epsilon"),
         ({"terms": {"delta": 1e-9}}, "3 rounds cost epsilon"),
+        ({"terms": {"delta": 1e-30, "epsilon": 900.0}}, "not drawn more exactly"),
     ],
 )
 def test_a_claim_that_this_site_computes_otherwise_is_refused(site: Site, changes: dict, said: str) -> None:

@@ -121,6 +121,13 @@ def test_it_comes_to_the_quantile_and_stays(quantile: float) -> None:
     assert np.exp(np.mean(np.log(seen[100:]))) == pytest.approx(wanted, rel=0.1)
 
 
+@given(share=floats(allow_nan=False), quantile=floats(0.01, 0.99), rate=floats(0.01, 2.0))
+def test_a_false_count_moves_it_no_further_than_noise_does(share: float, quantile: float, rate: float) -> None:
+    """A site can add any number to a count that nothing proves, as much as all words hold."""
+    found = next_clip(AdaptiveClip(quantile=quantile, rate=rate, start=1.0), 1.0, share)
+    assert math.exp(-2 * rate) <= found <= math.exp(2 * rate)
+
+
 def test_it_never_leaves_what_can_be_encoded() -> None:
     rule = AdaptiveClip(quantile=0.5, rate=2.0, start=1.0)
     up = down = 1.0

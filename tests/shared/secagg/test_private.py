@@ -22,8 +22,8 @@ from undersong.shared.secagg.private import (
     plan_noisy,
     sensitivity,
 )
-from undersong.shared.secagg.quantise import plan_norm, plan_sums
-from undersong.shared.wire.manifest import RoundKind, RoundManifest
+from undersong.shared.secagg.quantise import OutOfRange, plan_norm, plan_sums
+from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 from undersong.shared.wire.privacy import (
     CorrelatedNoise,
     GaussianEvent,
@@ -234,3 +234,10 @@ def test_statistics_are_not_charged_as_noisy_steps_of_training() -> None:
 
 def test_the_widest_noise_is_the_samplers() -> None:
     assert sampler.MAX_SIGMA == MAX_SIGMA
+
+
+def test_a_grid_without_end_is_refused_and_not_a_crash() -> None:
+    """Every number in the manifest is finite, and their product is not."""
+    encoding = Encoding(modulus_bits=32, max_summands=3, bound=2**20, scale=1e300, max_weight=1, clip_norm=1e300)
+    with pytest.raises(OutOfRange, match="more than can be counted"):
+        sensitivity(encoding, RoundKind.TRAIN, 10)

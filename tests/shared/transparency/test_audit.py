@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -80,7 +80,7 @@ def test_a_plan_that_names_no_proved_norm_is_refused() -> None:
     assert found == ["protection", "helper", "transcript", "sum"]
 
 
-def adaptive(norm: float, said: dict[str, float] | None, parent: dict[str, float] | None) -> Evidence:
+def adaptive(norm: float, said: Mapping[str, float | str] | None, parent: dict[str, float] | None) -> Evidence:
     """A training round whose clip norm moves: what its manifest, its version and the version before say of it."""
     asked = terms("distributed", min_sites=3, adaptive_clip=AdaptiveClip(quantile=0.5, rate=0.2, start=4.0))
     bundle = FEDERATION.bundle("train", "pairwise", ancestors=1 if parent is None else 2)
@@ -109,11 +109,13 @@ def moved(norm: float, within: float) -> dict[str, float]:
         (4.0, moved(4.0, 0.75), moved(4.0, 0.75), False),
         (4.0, moved(4.1, 0.75), None, False),
         (4.0, {**moved(4.0, 0.75), "next": 3.0}, None, False),
+        (4.0, {**moved(4.0, 0.75), "within": -1e9}, None, False),
+        (4.0, {**moved(4.0, 0.75), "within": "much"}, None, False),
         (4.0, None, None, False),
     ],
 )
 def test_a_clip_norm_follows_from_the_round_before(
-    norm: float, said: dict[str, float] | None, parent: dict[str, float] | None, holds: bool
+    norm: float, said: Mapping[str, float | str] | None, parent: dict[str, float] | None, holds: bool
 ) -> None:
     found = failed(audit(adaptive(norm, said, parent), FEDERATION.fingerprint))
     assert found == ([] if holds else ["result"])

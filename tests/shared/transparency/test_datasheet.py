@@ -12,6 +12,7 @@ from tests.shared.wire.manifests import manifest
 from undersong.shared.errors import Forbidden
 from undersong.shared.identity.authority import Subject
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.secagg.private import plan_noisy
 from undersong.shared.sections import Section, html_page, markdown_page
 from undersong.shared.transparency.datasheet import (
     Datasheet,
@@ -122,6 +123,21 @@ def test_units_are_never_added_up() -> None:
     costs = costs_of([record, site, site])
     assert {(str(cost.unit), cost.releases) for cost in costs} == {("site", 2), ("record", 1)}
     assert {cost.unit: cost.epsilon for cost in together(costs)} == {cost.unit: cost.epsilon for cost in costs}
+
+
+def test_turns_with_less_noise_than_the_first_are_paid_for() -> None:
+    """Two rounds of one turn cost one; a job whose terms changed pays for what each of them promised."""
+    turns = {"separation": 4, "participations": 3}
+
+    def row(number: int, noise: float) -> Release:
+        promised = terms("server", noise_multiplier=noise, correlated=turns)
+        encoding = plan_noisy(summands=3, clip_norm=1.0, modulus_bits=64, terms=promised)
+        return Release(manifest(engine="twoserver", privacy=promised, encoding=encoding, noise_row=number), 3, 1000)
+
+    (alike,) = costs_of([row(1, 5.0), row(2, 5.0)])
+    assert alike.epsilon == pytest.approx(epsilon_of([row(1, 5.0).event], 1e-6))
+    (unlike,) = costs_of([row(1, 5.0), row(2, 0.5)])
+    assert unlike.epsilon == pytest.approx(epsilon_of([row(1, 5.0).event, row(2, 0.5).event], 1e-6))
 
 
 def test_noise_for_one_unit_is_no_claim_for_the_other() -> None:

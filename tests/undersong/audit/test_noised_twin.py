@@ -123,6 +123,9 @@ def test_a_twin_has_the_shares_of_the_rows_and_is_charged_once(undersong: Any, s
     [
         (["--epsilon", "0"], {}, "epsilon must be more than 0"),
         (["--epsilon", "nan"], {}, "epsilon must be more than 0"),
+        (["--epsilon", "1001"], {}, "at most 1000"),
+        (["--epsilon", "1", "--delta", "1e-30"], {}, "delta from 1e-12"),
+        (["--epsilon", "1"], {"budgets": {"ward": BUDGET | {"delta": 1e-30}}}, "delta of 1e-30"),
         (["--epsilon", "1", "--delta", "0.1"], {}, "not less than 1 / 1000 rows"),
         (["--epsilon", "1", "--data", "datasets.yaml"], {}, "neither --data nor --from"),
         (["--epsilon", "1", "--out", "."], {}, "is not empty"),
@@ -143,6 +146,17 @@ def test_what_cannot_be_charged_is_not_counted(
     assert said in err
     assert not (site.folder / "mock-ward").exists()
     assert not lines(site)
+
+
+def test_a_second_name_of_the_same_file_has_no_budget_of_its_own(undersong: Any, site: Site) -> None:
+    """What the agent counts together, the owner's own commands count together as well."""
+    (site.folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [ENTRY, ENTRY | {"name": "again"}]}))
+    assert undersong("data", "mock", "ward", "--epsilon", "1.5")[0] == 0
+    code, _, err = undersong("data", "mock", "again", "--epsilon", "1.5")
+    assert code == 1
+    assert "data sets again, ward, which read the same files" in err
+    assert not (site.folder / "mock-again").exists()
+    assert len(lines(site)) == 2, "one charge, held and final"
 
 
 def test_rows_that_bound_nothing_and_a_running_agent_are_refused(undersong: Any, site: Site) -> None:
