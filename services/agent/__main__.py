@@ -29,7 +29,7 @@ from undersong.services.agent.policy.owners import OwnerMark
 from undersong.services.agent.repository.alarms import Alarms
 from undersong.services.agent.repository.state import AgentState
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
-from undersong.services.agent.site.description import ensure_policy
+from undersong.services.agent.site.description import ensure_policy, with_same_files
 from undersong.services.agent.site.device import check_device
 from undersong.services.agent.transparency.receipts import ReceiptBook
 from undersong.shared.errors import Refusal
@@ -189,7 +189,9 @@ def status_of(settings: AgentSettings) -> dict[str, Any]:
 
 def _ledger(settings: AgentSettings, state: AgentState) -> dict[str, Any]:
     """Return what is spent of each budget, and why the ledger cannot be relied on, if so."""
-    rule = policies.load(settings.policy)[0].privacy if settings.policy.exists() else PrivacyRule()
+    rule = PrivacyRule()
+    if settings.policy.exists():
+        rule = with_same_files(policies.load(settings.policy)[0], settings).privacy
     ledger = Ledger(state.store, LedgerMark(settings.high_water))
     chain, fault = ledger.look()
     return {"fault": fault, "budgets": [each.document() for each in accounts(chain, rule, ledger.now())]}

@@ -224,9 +224,10 @@ def _confirm(entry: "InboxEntry", policy: "Policy | None", typed: str | None) ->
 def _policy(settings: "AgentSettings") -> "Policy | None":
     from undersong.services.agent.policy.file import PolicyError
     from undersong.services.agent.policy.owners import load_policy
+    from undersong.services.agent.site.description import with_same_files
 
     try:
-        return load_policy(settings)[0]
+        return with_same_files(load_policy(settings)[0], settings)
     except PolicyError as error:
         common.complaints.print(f"budgets are not known: {error}", markup=False)
         return None

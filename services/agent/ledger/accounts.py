@@ -21,7 +21,9 @@ FORM: Final = "undersong/ledger/1"
 class Spending:
     """What one data set's rounds cost one unit: within the budget's period, or ever where there is no budget.
 
-    epsilon: of the rounds with noise, at `delta`. exact: answers without noise, which no epsilon bounds.
+    epsilon: of the rounds with noise, at `delta`; where there is a budget also those on data sets that read the same
+    files, as they are spent of it. exact: answers without noise, which no epsilon bounds, counted likewise. held, final
+    and void: of its own charges.
     """
 
     dataset: str
@@ -61,13 +63,15 @@ def accounts(chain: Chain, rule: PrivacyRule, now_ms: int) -> list[Spending]:
     """Return one account for each data set and unit that has a budget or a charge, by name."""
     named = {(name, budget.unit) for name, budgets in rule.budgets.items() for budget in budgets}
     named |= {(charge.held.dataset, PrivacyUnit(charge.held.unit)) for charge in chain.charges.values()}
-    return [_account(chain, dataset, unit, rule.budget(dataset, unit), now_ms) for dataset, unit in sorted(named)]
+    return [_account(chain, dataset, unit, rule, now_ms) for dataset, unit in sorted(named)]
 
 
-def _account(chain: Chain, dataset: str, unit: PrivacyUnit, budget: Budget | None, now_ms: int) -> Spending:
+def _account(chain: Chain, dataset: str, unit: PrivacyUnit, rule: PrivacyRule, now_ms: int) -> Spending:
+    budget = rule.budget(dataset, unit)
     begin = None if budget is None else now_ms - budget.period_ms
     delta = budget.delta if budget is not None else rules.EXACT_DELTA
-    spent = chain.spent(dataset, unit, begin)
+    names = [dataset] if budget is None else rule.names(dataset)  # a budget is spent under every name of its rows
+    spent = [event for name in names for event in chain.spent(name, unit, begin)]
     mine = [
         charge.state
         for charge in chain.charges.values()

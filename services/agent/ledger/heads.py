@@ -40,7 +40,7 @@ class HeadCommitter:
             self.wake.clear()
             try:
                 sent = await self.commit()
-            except (Away, RequestRefused, ValueError, sqlite3.Error) as error:
+            except (Away, RequestRefused, TaskFailure, ValueError, LookupError, OSError, sqlite3.Error) as error:
                 log.info("ledger_head.unsent", reason=str(error))
                 await asyncio.sleep(self._every_s)
                 continue

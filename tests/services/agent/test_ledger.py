@@ -16,6 +16,7 @@ from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
 from tests.shared.wire.manifests import manifest
 from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.services.agent.domain.rules import Detail, Earlier, TaskFailure, report
+from undersong.services.agent.ledger.accounts import accounts
 from undersong.services.agent.ledger.adoption import adopt
 from undersong.services.agent.ledger.entries import State
 from undersong.services.agent.repository.highwater import UPLOAD, Place, Sent
@@ -413,3 +414,6 @@ def test_two_names_for_one_file_have_one_budget(site: Site) -> None:
         assert failure.code == "budget-exceeded"
         assert "data sets again, heart, which read the same files and are counted together" in str(failure)
     charge(site, private(2, job_id="job_3", data={**other, "dataset": "lungs"}), rule)
+    shown = {one.dataset: one for one in accounts(site.ledger.look()[0], rule, site.ledger.now())}
+    assert shown["heart"].epsilon == pytest.approx(two), "what is shown as left is what a round could still spend"
+    assert (shown["heart"].final + shown["heart"].held, shown["again"].budget) == (1, None)
