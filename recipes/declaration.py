@@ -5,14 +5,15 @@ Every scalar of the file is read as the text written there: YAML's own guesses (
 column or a level is resolved. What leaves a site of it is listed in docs/data.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from undersong.recipes.checks import entry_faults
+from undersong.recipes.checks import Fault, entry_faults
 from undersong.recipes.entry import NUMBER, BadDataset, ColumnEntry, DatasetEntry
 from undersong.shared.documents import document_faults, pointer
 from undersong.shared.errors import FieldError
@@ -82,7 +83,8 @@ def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
     name = named if isinstance(named, str) and named else f"number {place + 1}"
     try:
         entry = DatasetEntry.model_validate(raw)
-        faults = [FieldError(pointer([*at, *path]), text) for path, text in entry_faults(entry)]
+        found = (*entry_faults(entry), *_same_files(_placed(entry, folder)))
+        faults = [FieldError(pointer([*at, *path]), text) for path, text in found]
     except ValidationError as error:
         entry, faults = None, document_faults(error, DatasetEntry, at)
     if name in made.entries or name in made.faults:
@@ -92,6 +94,23 @@ def _declare(raw: object, place: int, folder: Path, made: Declarations) -> None:
         made.faults[name] = faults
     else:
         made.entries[name] = _placed(entry, folder)
+
+
+def _same_files(entry: DatasetEntry) -> Iterator[Fault]:
+    """Yield files that are one, so that rows for the test would be trained on, or rows of the site be shown as mock."""
+    named: list[tuple[tuple[str, ...], Path]] = [(("path",), entry.path)] if entry.path is not None else []
+    named += [(("split", f"{part}_file"), file) for part, file in entry.split.files.items()]
+    named += [(("mock",), entry.mock)] if entry.mock is not None else []
+    for (first, one), (second, other) in combinations(named, 2):
+        if _is_same(one, other):
+            yield second, f"{second[-1]} and {first[-1]} are the same file: give one of other rows"
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one == other or one.samefile(other)
+    except (OSError, ValueError):  # it is not there, which is said when it is read
+        return False
 
 
 def _placed(entry: DatasetEntry, folder: Path) -> DatasetEntry:

@@ -1,6 +1,7 @@
 """Parts of an entry of ``datasets.yaml``: how its file is written, and which rows are for training and for the test."""
 
 import codecs
+import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,7 +206,7 @@ class SeriesOptions(OptionsForm):
     def every_step(self) -> float | None:
         """Return the distance in the time column's own unit, days for dates; None where there is none."""
         found = EVERY.fullmatch(self.every or "")
-        if found is None or not float(found[1]) > 0:
+        if found is None or not 0 < float(found[1]) < math.inf:
             return None
         return float(found[1]) * UNITS.get(found[2], 1.0)
 

@@ -126,6 +126,9 @@ def _places(axis: Axis, rows: Rows) -> Floats:
     values = rows.numbers(axis.column)
     if axis.values:
         same = values[:, None] == np.array(axis.values)
+        if axis.complete and (np.isfinite(values) & ~same.any(axis=1)).any():
+            known = " and ".join(f"{value:g}" for value in axis.values)
+            raise MeasureInvalid(f"{axis.column} holds values other than {known}")
         return np.where(same.any(axis=1), same.argmax(axis=1), np.nan)
     edges = np.array(axis.edges)
     places = np.searchsorted(edges, values, side="right") - 1.0

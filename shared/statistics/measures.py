@@ -56,7 +56,9 @@ class Axis(Document):
     column: Name
     texts: tuple[str, ...] = Field(default=(), max_length=10_000)
     values: tuple[Value, ...] = Field(default=(), max_length=10_000)
-    edges: tuple[Value, ...] = Field(default=(), max_length=10_000)
+    edges: tuple[Value, ...] = Field(default=(), max_length=MAX_BINS + 1)
+    complete: bool = False
+    """Whether a known value outside `values` is refused, where it would mean that the column holds something else."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

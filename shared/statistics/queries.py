@@ -12,6 +12,8 @@ from undersong.shared.wire.forms import Document
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Range = tuple[Value, Value]
+ENDLESS: Final = 1e15
+"""A time after all others."""
 Columns = Annotated[tuple[Name, ...], Field(min_length=1, max_length=200)]
 
 
@@ -303,6 +305,8 @@ class KaplanMeier(_Query):
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
         _distinct((self.time, self.event, *((self.group,) if self.group is not None else ())))
+        if not (self.until / self.steps > 1e-300 and self.until < ENDLESS):
+            raise ValueError(f"until must be below {ENDLESS:g} and more than 1e-300 for each step: use another unit")
         return self
 
     @property

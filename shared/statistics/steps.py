@@ -21,6 +21,8 @@ T = TypeVar("T")
 Steps = Generator[Measure, Floats, T]
 PER_COLUMN: Final = 5
 _SAME: Final = 1e-6
+LARGEST: Final = 1e15
+"""The largest number that a measure can name."""
 
 
 class Withheld(Exception):
@@ -134,6 +136,9 @@ def standardised(columns: tuple[str, ...], setting: Setting) -> Steps[list[Scale
     for tally in tallies(asked, sums):
         tally.check(setting)
         deviation = float(np.sqrt(tally.variance or 0.0))
+        if not (abs(tally.mean) <= LARGEST and deviation <= LARGEST):
+            said = f"{tally.scaled.column} holds numbers beyond {LARGEST:g}"
+            raise Unusable(f"{said}: declare its range at the sites, or give it in a larger unit")
         still = deviation <= 1e-9 * max(1.0, abs(tally.mean))
         made.append(Scaled(column=tally.scaled.column, centre=tally.mean, scale=1.0 if still else deviation))
     return made

@@ -8,7 +8,6 @@ events come before ends of observation, as is usual for ties.
 """
 
 import math
-from typing import Final
 
 import numpy as np
 
@@ -17,8 +16,6 @@ from undersong.shared.statistics.newton import REACH
 from undersong.shared.statistics.results import KaplanMeierResult, SurvivalCurve, SurvivalPoint
 from undersong.shared.statistics.steps import Floats, Setting, Steps, Withheld
 
-_ENDLESS: Final = 1e15
-
 
 def kaplan_meier(query: queries.KaplanMeier, setting: Setting) -> Steps[KaplanMeierResult]:
     """Yield one round that counts events and ends of observation by interval; raises `Withheld`."""
@@ -26,8 +23,8 @@ def kaplan_meier(query: queries.KaplanMeier, setting: Setting) -> Steps[KaplanMe
     groups = () if query.group is None else setting.columns[query.group].categories or ()
     axes = (
         *([measures.Axis(column=query.group, texts=groups)] if query.group is not None else []),
-        measures.Axis(column=query.time, edges=(*edges.tolist(), _ENDLESS)),
-        measures.Axis(column=query.event, values=(0.0, 1.0)),
+        measures.Axis(column=query.time, edges=(*edges.tolist(), queries.ENDLESS)),
+        measures.Axis(column=query.event, values=(0.0, 1.0), complete=not setting.noisy),
     )
     asked = measures.Table(axes=axes)
     sums = yield asked

@@ -80,6 +80,31 @@ def test_other_files_hold_the_other_parts(tmp_path: Path) -> None:
     assert "its file is not there (the file of its test rows)" in refused(made).detail
 
 
+@pytest.mark.parametrize(
+    ("split", "more", "place"),
+    [
+        ({"test_file": "data.csv"}, {}, "/split/test_file"),
+        ({"test_file": "nowhere/../link.csv"}, {}, "/split/test_file"),
+        ({"test_file": "other.csv", "validation_file": "other.csv"}, {}, "/split/test_file"),
+        ({"test_file": "other.csv"}, {"mock": "link.csv"}, "/mock"),
+    ],
+)
+def test_parts_of_the_same_file_are_refused(tmp_path: Path, split: Any, more: Any, place: str) -> None:
+    """Rows for the test would be trained on, and a site's rows be shown as mock."""
+    (tmp_path / "nowhere").mkdir()
+    for name in ("data.csv", "other.csv"):
+        (tmp_path / name).write_text("x\n1\n")
+    (tmp_path / "link.csv").symlink_to("data.csv")
+    whole = {"name": "d", "kind": "csv", "path": "data.csv", "columns": [X], "split": {"by": "file"} | split} | more
+    good = {**whole, "name": "good", "split": {"by": "file", "test_file": "other.csv"}, "mock": "made.csv"}
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [whole, good]}))
+    found = read_declarations(tmp_path / "datasets.yaml")
+    assert [(fault.path, "the same file" in fault.message) for fault in found.faults["d"]] == [
+        (f"/datasets/0{place}", True)
+    ]
+    assert list(found.entries) == ["good"]
+
+
 def test_rows_of_one_person_stay_together(tmp_path: Path) -> None:
     data = load_dataset(entry(tmp_path, {"column": "who", "validation_fraction": 0.3}))
     parts = [{int(x) // 5 for x in xs(data, part)} for part in ("train", "validation", "test")]

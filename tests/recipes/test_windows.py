@@ -110,6 +110,7 @@ def test_rows_that_make_no_windows_are_refused(tmp_path: Path, rows: str, series
         ({"series": SERIES | {"target": "sped"}}, "did you mean 'speed'"),
         ({"series": SERIES | {"lags": 0}}, "lags"),
         ({"series": SERIES | {"every": "often"}}, "no distance"),
+        ({"series": SERIES | {"every": "9" * 400}}, "no distance"),
         ({"series": SERIES | {"lags": 6000}}, "lags"),
         ({"label": "speed"}, "has its label from series"),
         ({"columns": [*COLUMNS, {"name": "w", "type": "text"}]}, "numbers"),

@@ -120,9 +120,10 @@ def _url(file: str) -> sa.URL:
     import sqlalchemy as sa
 
     try:
-        text = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        with Path(file).open("rb") as opened:
+            text = opened.read(LONGEST_URL + 1).decode("utf-8").strip()  # a device has no end
+    except (OSError, ValueError) as error:  # a path can hold what no path may
+        why = getattr(error, "strerror", None) or "its path or its content is no text"
         raise NoSnapshot(f"its url_file cannot be read: {why}") from None
     if not text or len(text) > LONGEST_URL or "\n" in text:
         raise NoSnapshot("its url_file must hold one line, the database's URL")
@@ -159,6 +160,8 @@ def _only_read(connection: sa.Connection, timeout_s: int) -> None:
     """Let this session read and no more, for no longer than the limit."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA query_only = ON")
+        driver: Any = connection.connection.driver_connection
+        driver.set_authorizer(_reads)  # ATTACH and VACUUM INTO would make other files
         return
     for setting in (
         "default_transaction_read_only = on",
@@ -171,8 +174,16 @@ def _only_read(connection: sa.Connection, timeout_s: int) -> None:
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
+def _reads(action: int, *_: str | None) -> int:
+    """Return whether SQLite may do what a query asks: read."""
+    reading = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+    return sqlite3.SQLITE_OK if action in reading else sqlite3.SQLITE_DENY
+
+
 def _sentence(error: sa.exc.DBAPIError) -> str:
     """Return what a database's refusal means, without its own words, which may quote rows or the URL."""
+    import sqlalchemy as sa
+
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if found := STATES.get(state) or STATES.get(state[:2]):
         return found
@@ -181,9 +192,12 @@ def _sentence(error: sa.exc.DBAPIError) -> str:
         known = {
             "SQLITE_CANTOPEN": "there is no such database file as in the URL",
             "SQLITE_READONLY": STATES["25006"],
+            "SQLITE_AUTH": STATES["25006"],
             "SQLITE_NOTADB": "the URL's file is no database",
         }
         return known.get(name, STATES["42"])
+    if isinstance(error, sa.exc.DataError):  # the driver's own: a moment of infinity, a year before 1
+        return STATES["22"]
     if state:
         return f"the database refused the query (SQLSTATE {state})"
     return "the database of the URL cannot be reached, or refused the user or the password"

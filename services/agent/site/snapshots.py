@@ -63,8 +63,13 @@ class Snapshots:
         wanted = self._wanted()
         self._erase(wanted)
         for name, one in wanted.items():
-            if self._due(name, one, quiet=quiet):
+            if not self._due(name, one, quiet=quiet):
+                continue
+            try:
                 await self._take(name, one)
+            except OSError as error:
+                self.faults[name] = f"its rows cannot be kept in {self._folder}: {error.strerror or 'no room'}"
+                log.warning("snapshot.failed", dataset=name, reason=self.faults[name], kept=False)
 
     def reasons(self, unread: Mapping[str, str]) -> dict[str, str]:
         """Return why data sets cannot be read, those without a snapshot by what kept it from being taken."""
@@ -80,7 +85,7 @@ class Snapshots:
 
     def _of(self, entry: Mapping[str, Any]) -> _Wanted:
         asked = entry["sql"]
-        url_file = (self._datasets.resolve().parent / str(asked.get("url_file"))).resolve()
+        url_file = self._datasets.resolve().parent / str(asked.get("url_file"))
         refresh = asked.get("refresh_s")
         request = QueryRequest(
             url_file=str(url_file),

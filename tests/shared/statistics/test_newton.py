@@ -1,5 +1,6 @@
 """Fitted models equal those of all rows in one place, by optimisers and formulas that share no code with ours."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,15 @@ def test_what_cannot_or_must_not_be_answered_says_why(change: dict[str, Any], st
     found = federate(sites, {"query": "logistic_regression", "target": "event", "features": features}, min_cell=10)[0]
     assert found.status == status
     assert said in found.note
+
+
+@pytest.mark.parametrize("size", [1e17, 1e160, 1e300])
+def test_numbers_too_large_to_be_named_say_which_column(size: float) -> None:
+    place = [column.name for column in HOSPITALS[0].columns].index("age")
+    scale = np.ones(len(HOSPITALS[0].columns))
+    scale[place] = size
+    sites = [replace(site, values=site.values * scale) for site in HOSPITALS]
+    with np.errstate(over="ignore"):
+        found = federate(sites, {"query": "logistic_regression", "target": "target", "features": ["age"]})[0]
+    assert found.status == "unusable"
+    assert found.note.startswith("age holds numbers beyond 1e+15")

@@ -1,13 +1,16 @@
 """Curves and tests of all rows in one place, by scipy."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.stats import CensoredData, chi2, ecdf, logrank
 
 from tests.shared.statistics.hospitals import federate, rows_of
 from tests.shared.statistics.test_newton import patients
+from undersong.shared.statistics.measures import MeasureInvalid
 from undersong.shared.statistics.survival import chi_squared_tail
 
 RECORDS = patients(5)
@@ -67,6 +70,31 @@ def test_a_group_of_few_rows_has_no_curve_and_no_part_in_the_test() -> None:
 
 def test_too_few_rows_are_withheld() -> None:
     assert federate(SITES, QUERY, min_cell=10**4)[0].status == "withheld"
+
+
+def test_events_that_are_no_zeros_and_ones_are_refused() -> None:
+    """As R writes them, 1 and 2: the ends of observation would be counted as events."""
+    of_event = np.array([column.name for column in SITES[0].columns]) == "event"
+    wrong = [replace(site, values=site.values + of_event) for site in SITES]
+    with pytest.raises(MeasureInvalid, match="event holds values other than 0 and 1"):
+        federate(wrong, QUERY)
+
+
+@pytest.mark.parametrize(
+    ("more", "fine"),
+    [
+        ({"steps": 10_000}, True),
+        ({"until": 1e-290}, True),
+        ({"until": 1e15}, False),
+        ({"until": 5e-324}, False),
+    ],
+)
+def test_any_grid_that_is_taken_can_be_counted(more: dict[str, float], fine: bool) -> None:
+    if fine:
+        assert federate(SITES, QUERY | more)[0].status == "ok"
+        return
+    with pytest.raises(ValidationError, match="use another unit"):
+        federate(SITES, QUERY | more)
 
 
 @pytest.mark.parametrize("freedom", range(1, 9))

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_types_of_the_database_are_columns(tmp_path: Path, database: str) -> Non
         ("SELECT id, age AS id FROM visits", "names id twice"),
         ("SELECT raw FROM visits", "column raw is of type bytes"),
         ("SELECT ward::int FROM visits", "does not fit its type"),
+        ("SELECT 'infinity'::timestamptz AS at", "does not fit its type"),
+        ("SELECT 'infinity'::date AS day", "does not fit its type"),
         ("SELECT '100%' AS share, ':x' AS y, 1 % 2 AS z", None),
     ],
 )
@@ -114,6 +117,12 @@ def test_a_url_that_leads_to_no_database_is_refused(tmp_path: Path, url: str, sa
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["a\0b", "/dev/zero", "/nowhere", "."])
+def test_a_url_file_that_is_none_is_refused(tmp_path: Path, file: str) -> None:
+    with pytest.raises(NoSnapshot, match="url_file"):
+        take_snapshot(replace(request(tmp_path, "", "SELECT 1"), url_file=file))
+
+
 def test_the_process_says_only_what_may_be_said(tmp_path: Path, database: str) -> None:
     """A database that is not there: neither output of the process has the URL."""
     url = sa.make_url(database).set(database="elsewhere").render_as_string(False)
@@ -138,6 +147,11 @@ def test_a_database_without_types_gives_texts_and_is_not_written(tmp_path: Path)
     assert load_dataset(entry).features.tolist() == [[1], [2.5], [3]]
     with pytest.raises(NoSnapshot, match="only allowed to read"):
         take_snapshot(request(tmp_path, f"sqlite:///{file}", "DELETE FROM t RETURNING a"))
+    for query in (f"ATTACH '{tmp_path}/new' AS new", f"ATTACH 'file:{tmp_path}/new?mode=rwc' AS new",
+                  f"VACUUM INTO '{tmp_path}/new'", "PRAGMA query_only = OFF"):  # fmt: skip
+        with pytest.raises(NoSnapshot, match="only allowed to read"):
+            take_snapshot(request(tmp_path, f"sqlite:///{file}", query))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_draft_has_the_types_of_the_query(tmp_path: Path, database: str) -> None:

@@ -101,3 +101,16 @@ async def test_rows_that_are_declared_no_longer_are_erased(tmp_path: Path) -> No
     site.file.write_text("datasets: []\n")
     await site.snapshots.refresh()
     assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+async def test_a_query_whose_rows_cannot_be_kept_stops_no_other(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    first = {"name": "a", "kind": "sql", "sql": {"url_file": "a\0b", "query": "SELECT 1 AS x"}}
+    second = {**first, "name": "b", "sql": {"url_file": "url", "query": "SELECT 1 AS x"}}
+    declared = yaml.safe_load(site.file.read_text())["datasets"]
+    site.file.write_text(yaml.safe_dump({"datasets": [first, second, *declared]}))
+    (snapshot_file(tmp_path / "snapshots", "b").with_suffix(".parquet.mark")).mkdir(parents=True)
+    assert await site.taken()
+    assert "url_file cannot be read" in site.snapshots.faults["a"]
+    assert "cannot be kept" in site.snapshots.faults["b"]
+    assert set(site.snapshots.faults) == {"a", "b"}
