@@ -82,12 +82,18 @@ class Folder:
             self._cut(0)
             return None
         found = _document(self.path / STATE)
+        try:
+            return self._checkpoint(found)
+        except (LookupError, TypeError, ValueError, FileNotFoundError):
+            raise self._damaged() from None
+
+    def _checkpoint(self, found: Mapping[str, Any]) -> Checkpoint:
         self._cut(found["rounds_bytes"])
         files = {name: self._read(found[name]) for name in ("model", "strategy")}
         moments = {name: _moment(found[name]) for name in ("created_at", "finished_at")}
         created = moments["created_at"]
         if created is None:
-            raise ConditionsInvalid(f"{self.path / STATE} has no beginning", remedy="name another --out")
+            raise self._damaged()
         return Checkpoint(
             progress=Progress(**found["progress"]),
             context=found["context"],
@@ -139,7 +145,10 @@ class Folder:
 
     def _cut(self, size: int) -> None:
         self._rounds_bytes = size
-        if (self.path / ROUNDS).exists():
+        written = (self.path / ROUNDS).stat().st_size if (self.path / ROUNDS).exists() else 0
+        if written < size:
+            raise self._damaged()
+        if written > size:
             os.truncate(self.path / ROUNDS, size)
 
     def _write(self, data: bytes | None) -> Digest | None:
@@ -155,8 +164,11 @@ class Folder:
             return None
         data = (self.path / f"{digest}.part-of-state").read_bytes()
         if digest_of(data) != digest:
-            raise ConditionsInvalid(f"{self.path} is damaged: a file has changed", remedy="name another --out")
+            raise self._damaged()
         return data
+
+    def _damaged(self) -> ConditionsInvalid:
+        return ConditionsInvalid(f"{self.path} is damaged: a file has changed or is gone", remedy="name another --out")
 
     def _replace(self, name: str, data: bytes) -> Path:
         part, target = self.path / f"{name}.new", self.path / name

@@ -151,7 +151,8 @@ class Course:
         ]
         if sums.faults and not sums.count:
             raise self._all_failed(step, sums.faults)
-        if not tossed and sums.count < manifest.min_cohort and step.kind is not RoundKind.EVALUATE:
+        few = sums.count < (1 if tossed else manifest.min_cohort)
+        if few and (step.kind is RoundKind.STATISTICS or not (tossed or step.kind is RoundKind.EVALUATE)):
             self.job = self.job.setback("quorum", _now())
             return told | {"phase": "failed", "reason": "quorum", "got": sums.count, "finished_at": _now().isoformat()}
         outcome, result = self._outcome(manifest, sums)

@@ -269,6 +269,26 @@ def test_a_folder_has_one_simulation_at_a_time(tmp_path: Path) -> None:
     Folder(tmp_path, {"job": 1}).close()
 
 
+@pytest.mark.parametrize("harm", ["state", "part", "rounds", "none"])
+def test_a_folder_that_is_damaged_says_so(tmp_path: Path, harm: str) -> None:
+    made = run(job(recipe=NULL, rounds=1), tmp_path, clients=3).folder
+    if harm == "state":
+        (made / "state.json").write_text("{}")
+    elif harm == "part":
+        next(made.glob("*.part-of-state")).unlink()
+    elif harm == "rounds":
+        (made / "rounds.jsonl").write_text("")
+    else:
+        (made / "rounds.jsonl").unlink()
+    with pytest.raises(ConditionsInvalid, match="is damaged"):
+        run(job(recipe=NULL, rounds=1), tmp_path, clients=3)
+
+
+def test_tosses_that_choose_nobody_for_the_statistics_are_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(UndersongError, match="fewer than .* clients gave to a round"):
+        run(job(), tmp_path, clients=12, sample="poisson:1e-300")
+
+
 def test_a_client_for_each_ward(tmp_path: Path) -> None:
     write(tmp_path, job())
     document = job(data={"dataset": "made", "features": ["a", "b", "c"]})
