@@ -285,7 +285,7 @@ def test_a_folder_that_is_damaged_says_so(tmp_path: Path, harm: str) -> None:
 
 
 def test_tosses_that_choose_nobody_for_the_statistics_are_tried_again(tmp_path: Path) -> None:
-    with pytest.raises(UndersongError, match="fewer than .* clients gave to a round"):
+    with pytest.raises(UndersongError, match="clients gave to a round"):
         run(job(), tmp_path, clients=12, sample="poisson:1e-300")
 
 
