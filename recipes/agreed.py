@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from undersong.recipes.protocol import Array, Column, Dataset
 from undersong.shared.wire.columns import misfit
+from undersong.shared.wire.manifest import DataRef
+
+Groups = npt.NDArray[np.float64]
 
 
 def in_agreed_form(data: Dataset, declared: Sequence[Column], agreed: Sequence[Column]) -> Dataset:
@@ -31,6 +34,28 @@ def in_agreed_form(data: Dataset, declared: Sequence[Column], agreed: Sequence[C
         label = _moved(label, own_label, wanted.get(own_label.name, own_label))
     columns = tuple(wanted.get(column.name, column) for column in data.columns)
     return replace(data, columns=columns, features=features, label=label)
+
+
+def split_groups(data: Dataset, asked: DataRef) -> tuple[Dataset, Groups | None]:
+    """Return the data set without a column that was read for its groups alone, and each row's place among the groups.
+
+    `data` is in the agreed form; without a group the places are None.
+    """
+    if asked.group is None:
+        return data, None
+    if asked.group == asked.label:
+        return data, data.label
+    place = [column.name for column in data.columns].index(asked.group)
+    groups = np.array(data.features[:, place])
+    if asked.group in asked.features:
+        return data, groups
+    columns = (*data.columns[:place], *data.columns[place + 1 :])
+    return replace(data, columns=columns, features=np.delete(data.features, place, axis=1)), groups
+
+
+def rows_by_group(rows: npt.NDArray[np.int64], groups: Groups | None, count: int) -> list[npt.NDArray[np.int64]]:
+    """Return which of the rows are in each of `count` groups."""
+    return [] if groups is None else [rows[groups[rows] == place] for place in range(count)]
 
 
 def image_fault(data: Dataset, agreed: Sequence[Column]) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
+from undersong.services.coordinator.domain.evaluation import group_metrics
 from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import draft
 from undersong.services.coordinator.domain.rounds import Phase
@@ -236,6 +237,8 @@ class Conductor:
         )
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
         shown = result.model_dump(mode="json", exclude={"values"})
+        if groups := await self._groups(record, values):
+            shown["groups"] = groups
         if report.faults:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
         return Published(outcome, shown)
@@ -245,6 +248,15 @@ class Conductor:
         job = await self._job(record.round.job_id)
         found = metrics_of(job.layout, np.asarray(values, np.float64))
         return {name: float(value) for name, value in found.items()}
+
+    async def _groups(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, dict[str, float] | None]:
+        """Return metrics by group, where the job asks for them; None for a group of few rows."""
+        job = await self._job(record.round.job_id)
+        group = job.resolved.group
+        if record.round.kind is not RoundKind.EVALUATE or group is None or not isinstance(job.spec, JobSpec):
+            return {}
+        least = job.spec.evaluation.least_rows
+        return group_metrics(job.layout, np.asarray(values, np.float64), group.categories or (), least)
 
     async def report_metrics(self, round_id: RoundId) -> None:
         """Give a model version's measurements to the registry."""

@@ -229,9 +229,26 @@ class Datasheets:
             unknown=line.unknown,
             audits=audits,
             claim_broken=any(audit.broken for audit in audits),
-            utility=SheetUtility(metrics=dict(found.get("metrics") or {})),
+            utility=SheetUtility(
+                metrics=dict(found.get("metrics") or {}), groups=await self._groups(line.job, found["id"])
+            ),
             ledgers=await self._ledgers(found["federation_id"], line),
         )
+
+    async def _groups(self, job: Job | None, version_id: str) -> dict[str, dict[str, float]]:
+        """Return the metrics by group of a version's newest evaluation in its own job; hidden groups are left out."""
+        if job is None or job.resolved.group is None:
+            return {}
+        name, job_id = job.resolved.group.name, job.id
+
+        async def work(tx: Transaction) -> dict[str, dict[str, float]]:
+            for record in reversed(await RoundRepository(tx).ended_of(job_id)):
+                told, model = (record.result or {}).get("groups"), record.manifest.manifest.model
+                if told and model is not None and model.version_id == version_id:
+                    return {f"{name} = {text}": dict(metrics) for text, metrics in told.items() if metrics is not None}
+            return {}
+
+        return await self._database.read("version.groups", work)
 
     async def _ledgers(self, federation_id: str, line: _Line) -> tuple[SheetLedger, ...]:
         """Return how far the ledger of each owner had come after the site's last round of the version's own job."""

@@ -5,6 +5,7 @@
 | binary | n, loss, tp, fp, tn, fn, then for positives and for negatives: rows, places and squared places by score bin |
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
 | regression | n, squared error, absolute error, y, y squared |
+| LAYOUT by K | the sums of LAYOUT over all rows, then over the rows of each of K groups |
 
 A score is the predicted probability of the positive class (see `undersong.shared.learning.score_bins` for bins and
 AUC).
@@ -31,6 +32,7 @@ LEAST_CLASS: Final = 20
 """Rows of a class from which its recall says something: below, its standard error can exceed a tenth."""
 COUNTS: Final = frozenset({"examples", "positives", "rare_classes"})
 """Metrics that count rows or classes, and judge no model."""
+MOST_GROUPS: Final = 100
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
 BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae"})
@@ -80,8 +82,24 @@ def _setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
     return params.get(name, getattr(spec, name) if default is None else default)
 
 
+def by_groups(layout: str, groups: int) -> str:
+    """Return the layout in which each of these groups has its own sums too; the layout itself without groups."""
+    return f"{layout} by {groups}" if groups else layout
+
+
+def of_all(layout: str) -> tuple[str, int]:
+    """Return the layout of all rows together, and how many groups have sums of their own beside them."""
+    base, _, groups = layout.partition(" by ")
+    if groups and (not groups.isdecimal() or not 1 <= int(groups) <= MOST_GROUPS):
+        raise LayoutUnknown(f"layout {layout!r} is unknown")
+    return base, int(groups or 0)
+
+
 def layout_length(layout: str) -> int:
     """Return how many sums the layout has; raises `LayoutUnknown`."""
+    layout, groups = of_all(layout)
+    if groups:
+        return (1 + groups) * layout_length(layout)
     if layout == Task.BINARY:
         return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:
@@ -160,11 +178,20 @@ def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
     check_sums(layout, sums)
     if sums[0] <= 0:
         return {"examples": 0.0}
+    layout, groups = of_all(layout)
+    if groups:
+        return metrics_of(layout, sums[: layout_length(layout)])
     if layout == Task.BINARY:
         return _binary(sums)
     if layout == Task.REGRESSION:
         return _regression(sums)
     return _multiclass(sums, classes_in(layout))
+
+
+def sums_of_groups(layout: str, sums: Sums) -> Sums:
+    """Return each group's sums, float64[groups, length of the layout of all rows]; raises `LayoutUnknown`."""
+    check_sums(layout, sums)
+    return sums.reshape(1 + of_all(layout)[1], -1)[1:]
 
 
 def metric_names(layout: str) -> list[str]:

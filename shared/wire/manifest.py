@@ -100,7 +100,8 @@ class DataRef(Digestible):
     `columns` are the features and the label as all sites agreed on them, with their categories in the one order that
     every site maps its own to; `listed` names those whose categories the job itself lists, so that a site may have
     fewer. `unused` are the columns that the round does not read. `part`: the rows that evaluations are about, those of
-    the test where it is left out; `fold`: the rows left out of training for validation.
+    the test where it is left out; `fold`: the rows left out of training for validation. `group`: a category column, for
+    each of whose values an evaluation adds up too; which is one of `columns`.
     """
 
     dataset: Name
@@ -111,6 +112,18 @@ class DataRef(Digestible):
     unused: tuple[Unused, ...] = Field(default=(), exclude_if=is_empty)
     part: EvaluatedPart | None = Field(default=None, exclude_if=is_empty)
     fold: Fold | None = Field(default=None, exclude_if=is_empty)
+    group: Name | None = Field(default=None, exclude_if=is_empty)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The columns that are named to be read: features, label and group, each once."""
+        beside = (name for name in (self.label, self.group) if name is not None and name not in self.features)
+        return tuple(dict.fromkeys((*self.features, *beside)))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The categories of the group column; none without one."""
+        return next((column.categories or () for column in self.columns if column.name == self.group), ())
 
     @property
     def evaluated(self) -> EvaluatedPart:
@@ -119,9 +132,10 @@ class DataRef(Digestible):
 
     @model_validator(mode="after")
     def _columns_are_those_named(self) -> Self:
-        wanted = [*self.features, *([self.label] if self.label is not None else [])]
-        if self.columns and sorted(wanted) != sorted(column.name for column in self.columns):
-            raise ValueError("columns must be the features and the label, each once")
+        if self.columns and sorted(self.read) != sorted(column.name for column in self.columns):
+            raise ValueError("columns must be the features, the label and the group, each once")
+        if self.group is not None and not self.groups:
+            raise ValueError("the group must be one of the columns, with categories")
         return self
 
 

@@ -495,7 +495,7 @@ def test_a_site_keeps_its_own_layers_and_its_control_variate(platform: Platform,
     """SCAFFOLD with a layer of each site's own: what is kept stays at the sites, and what is sent is averaged."""
     client, rounds = platform.client, 3
     spec = document(platform, "binary") | {"name": "own layers", "model": {"name": "own layers"}, "rounds": rounds}
-    spec |= {"engine": "pairwise", "evaluation": {"every": rounds}}
+    spec |= {"engine": "pairwise", "evaluation": {"every": rounds, "by": "kind", "least_rows": 15}}
     own = {**FAST, "batch_size": 0, "model": "mlp", "hidden": [4], "local_layers": ["2"], "control_variates": True}
     spec["recipe"] = {"name": "tabular", "params": own}
     job = client.wait(client.submit_job(spec).id, timeout_s=400)
@@ -513,6 +513,32 @@ def test_a_site_keeps_its_own_layers_and_its_control_variate(platform: Platform,
     assert set(kept[0]) == {"2.weight", "2.bias", "control.0.weight", "control.0.bias"}
     assert not np.array_equal(kept[0]["2.weight"], kept[1]["2.weight"])
     assert scores_of(platform, job.id)[-1]["auc"] > 0.9
+    check_groups(platform, job.id)
+
+
+def check_groups(platform: Platform, job_id: str) -> None:
+    """Metrics by a column that is no feature: of the rows that each site holds out, small groups hidden."""
+    held_out = dict.fromkeys(KINDS, 0)
+    for place, site in enumerate(HOSPITALS):
+        entry = read_datasets(platform.home / "sites" / site / "datasets.yaml")["made"]
+        kinds = table(place).kind.to_numpy()[load_dataset(entry, ["a", "b"], "ill").test]
+        for kind in KINDS:
+            held_out[kind] += int((kinds == kind).sum())
+    evaluated = next(one for one in platform.client.rounds(job_id) if one.kind == "evaluate" and one.result)
+    groups = (evaluated.result or {})["groups"]
+    shown = {kind: metrics["examples"] for kind, metrics in groups.items() if metrics is not None}
+    assert set(groups) == set(KINDS)
+    assert shown
+    assert shown == {kind: held_out[kind] for kind in shown}
+    assert all(count >= 15 for count in shown.values())
+    hidden = sum(held_out[kind] for kind in KINDS if kind not in shown)
+    assert not hidden or hidden >= 15, "what is hidden cannot be told from the rest"
+    version_id = platform.client.job(job_id).version_id
+    assert version_id is not None
+    told = platform.client.datasheet(version_id).datasheet.utility.groups
+    assert {name: metrics["examples"] for name, metrics in told.items()} == {
+        f"kind = {kind}": shown[kind] for kind in shown
+    }
 
 
 def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: Platform) -> None:

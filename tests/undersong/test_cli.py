@@ -103,7 +103,9 @@ def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) ->
     server.say("GET /v1/jobs/job_1", waiting)
     server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
     server.say("GET /v1/jobs/job_1/participation", {"items": [], "next": None})
+    server.say("GET /v1/jobs/job_1/privacy", {"job_id": "job_1", "opened": 0, "exact": 0, "spent": []})
     _, page, _ = run("job", "show", "job_1")
+    assert "spent" not in page
     assert "for 3 sites that can take part, since" in page
     assert "north: it cannot take work: its policy cannot be read" in page
     asked = {"site_id": "site_2", "site_name": "east", "reason": "it waits", "consent": "waiting"}
@@ -111,7 +113,11 @@ def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) ->
     server.say("GET /v1/jobs/job_1", {**waiting, "absent": [*absent, asked]})
     server.say("GET /v1/jobs/job_1/rounds", {"items": [], "next": None})
     server.say("GET /v1/jobs/job_1/participation", {"items": [], "next": None})
+    server.answers["GET /v1/jobs/job_1/privacy"] = []
+    noisy = {"unit": "site", "sums": 2, "epsilon": 1.25, "delta": 1e-5}
+    server.say("GET /v1/jobs/job_1/privacy", {"job_id": "job_1", "opened": 3, "exact": 1, "spent": [noisy]})
     _, page, _ = run("job", "show", "job_1")
+    assert "epsilon 1.25 for each site at delta 1e-05 by 2 noisy sums; 1 exact sums, which nothing bounds" in page
     assert "for consent of east, since" in page
     assert "north: it cannot take work: its policy cannot be read" in page
 

@@ -1,6 +1,6 @@
 """One job on one screen: what it is, how far it has come, who takes part, and its rounds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from undersong.cli import common
@@ -68,10 +68,19 @@ def _facts(job: Job, rounds: Sequence[Round], spent: JobSpent | None) -> Iterato
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:
         yield "metrics", measured[-1]
+        for text, metrics in _groups(rounds):
+            yield f"  {text}", "few rows: not told" if metrics is None else headline(metrics)
     for caution in job.cautions:
         yield "caution", caution
     if (waits := common.waits(job)) is not None:
         yield "waits", waits
+
+
+def _groups(rounds: Sequence[Round]) -> Sequence[tuple[str, Mapping[str, float] | None]]:
+    """Return the metrics by group of the newest evaluation that has them."""
+    told = [(round_.result or {}).get("groups") for round_ in rounds if round_.kind == "evaluate"]
+    newest: Mapping[str, Mapping[str, float] | None] = next((groups for groups in reversed(told) if groups), {})
+    return list(newest.items())
 
 
 def _failure(job: Job) -> Iterator[str]:

@@ -97,6 +97,8 @@ def rule_of(job: Job) -> CohortRule:
 def _check(spec: JobSpec, resolved: Resolved, clients: Population, conditions: Conditions) -> None:
     """Check what depends on all clients, and not on those that a job is judged against; raises a Refusal."""
     terms, asked = resolved.privacy, spec.cohort
+    if resolved.group is not None:
+        raise ConditionsInvalid("metrics by group are not simulated", remedy="leave evaluation.by out")
     if terms is not None and terms.correlated is not None:
         raise ConditionsInvalid(
             "noise that is correlated over rounds is not simulated",

@@ -209,7 +209,7 @@ def _data(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reas
         return [Reason("policy-dataset", f"data set {manifest.data.dataset} is not allowed")]
     own = site.datasets.get(manifest.data.dataset)
     everything = [column.name for column in own.columns] if own is not None else []
-    wanted = [*(manifest.data.features or everything), *([manifest.data.label] if manifest.data.label else [])]
+    wanted = [*manifest.data.read, *(everything if not manifest.data.features else [])]
     refused = sorted(set(wanted) - columns) if EVERYTHING not in columns else []
     if refused:
         return [Reason("policy-columns", f"columns not allowed: {', '.join(refused)}")]

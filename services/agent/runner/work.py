@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from undersong.recipes.agreed import image_fault, in_agreed_form
+from undersong.recipes.agreed import Groups, image_fault, in_agreed_form, rows_by_group, split_groups
 from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
-from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
+from undersong.recipes.protocol import Context, Dataset, Params, Recipe, RecipeError, Tensors, source_digest
 from undersong.services.agent.runner import rehearsal
 from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, snapshot_file
 from undersong.shared.errors import Refusal
 from undersong.shared.files import file_mark
 from undersong.shared.learning import safetensors, tensors
-from undersong.shared.learning.metrics import check_sums, evaluation_layout
+from undersong.shared.learning.metrics import by_groups, check_sums, evaluation_layout, layout_length
 from undersong.shared.wire.manifest import DataRef
 from undersong.shared.wire.profiles import Task, schema_fault
 
@@ -49,7 +50,7 @@ class Workshop:
         self._allowed = frozenset(setup["allowed_digests"])
         self._snapshots = Path(setup["snapshots"])
         self._device = str(setup["device"])
-        self._rows: OrderedDict[tuple[Any, ...], Dataset] = OrderedDict()
+        self._rows: OrderedDict[tuple[Any, ...], tuple[Dataset, Groups | None]] = OrderedDict()
 
     def describe(self, *, own: bool) -> Frame:
         """Return recipes, declared data sets and the machine, without reading a row.
@@ -85,7 +86,7 @@ class Workshop:
     def run(self, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
         """Do one order; the frame's facts beside the result's file."""
         recipe = self._recipe(order)
-        data = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
+        data, groups = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
         data = data.evaluated_on(DataRef.model_validate(order["data"]).evaluated)
         if order["rows"] is not None:
             data = rehearsal.chosen_rows(data, Path(order["rows"]))
@@ -104,10 +105,11 @@ class Workshop:
             return {"examples": int(data.train.size)}
         model = _read_model(Path(order["model"]))
         if order["kind"] == "evaluate":
-            sums, layout = recipe.evaluate(model.tensors, data, params, context), evaluation_layout(recipe.spec, params)
-            check_sums(layout, np.asarray(sums))
-            _write_sums(folder, sums)
-            return {"examples": int(data.test.size), "metrics_layout": layout}
+            asked, layout = DataRef.model_validate(order["data"]), evaluation_layout(recipe.spec, params)
+            parts = [data, *(replace(data, test=rows) for rows in rows_by_group(data.test, groups, len(asked.groups)))]
+            sums = [_evaluated(recipe, model.tensors, part, params, context, layout) for part in parts]
+            _write_sums(folder, np.concatenate(sums))
+            return {"examples": int(data.test.size), "metrics_layout": by_groups(layout, len(asked.groups))}
         if order["kind"] == rehearsal.LOSSES:
             _write_sums(folder, rehearsal.losses(recipe, model.tensors, data, params, progress))
             return {"examples": int(data.test.size)}
@@ -166,7 +168,8 @@ class Workshop:
             return entry
         return entry.model_copy(update={"path": snapshot_file(self._snapshots, entry.name)})
 
-    def _data(self, order: Mapping[str, Any], *, labelled: bool) -> Dataset:
+    def _data(self, order: Mapping[str, Any], *, labelled: bool) -> tuple[Dataset, Groups | None]:
+        """Return the rows, and each one's place among the groups that the round asks for, NaN where it has none."""
         asked = DataRef.model_validate(order["data"])
         entry = self._declarations()[0].get(asked.dataset)
         if entry is None:
@@ -178,10 +181,11 @@ class Workshop:
         version = tuple(file_mark(path) for path in entry.files().values())
         key = (entry.model_dump_json(), asked.digest(), version, labelled)
         if key not in self._rows:
-            data = load_dataset(entry, asked.features, asked.label, labelled=labelled, fold=asked.fold)
+            features = tuple(name for name in asked.read if name != asked.label)
+            data = load_dataset(entry, features, asked.label, labelled=labelled, fold=asked.fold)
             if (fault := image_fault(data, asked.columns)) is not None:
                 raise OrderRefused("schema-mismatch", fault)
-            self._rows[key] = in_agreed_form(data, own.columns, asked.columns)
+            self._rows[key] = split_groups(in_agreed_form(data, own.columns, asked.columns), asked)
             while len(self._rows) > KEPT_DATASETS:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(key)
@@ -198,6 +202,17 @@ class Workshop:
             "gpus": gpus,
             "device": best if self._device == "auto" else self._device,
         }
+
+
+def _evaluated(
+    recipe: Recipe, model: Tensors, data: Dataset, params: Params, context: Context, layout: str
+) -> npt.NDArray[np.float64]:
+    """Return a recipe's sums over the test rows, zeros where there are none."""
+    if not data.test.size:
+        return np.zeros(layout_length(layout))
+    sums = np.asarray(recipe.evaluate(model, data, params, context), np.float64)
+    check_sums(layout, sums)
+    return sums
 
 
 def failure_frame(error: BaseException) -> Frame:

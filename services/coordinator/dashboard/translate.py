@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from undersong.services.coordinator.auditing import AuditResult
 from undersong.services.coordinator.dashboard.audit_views import (
@@ -48,6 +51,9 @@ from undersong.shared.wire.privacy import terms_sentence
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
 ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
+
+
+_GROUPS: Final = TypeAdapter(dict[str, dict[str, float] | None])
 
 
 def job(found: JobView) -> JobItem:
@@ -226,7 +232,12 @@ def site(found: SiteView) -> SiteItem:
 
 def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
     """Return the metrics of the evaluation rounds, in order."""
-    return tuple(Measure(item.number, item.metrics) for item in rounds if item.metrics)
+    return tuple(Measure(item.number, item.metrics, _groups(item)) for item in rounds if item.metrics)
+
+
+def _groups(item: RoundView) -> Mapping[str, Mapping[str, float] | None]:
+    """Return a round's metrics by group, None for a group of few rows; nothing where there are no groups."""
+    return _GROUPS.validate_python((item.result or {}).get("groups") or {})
 
 
 def releases(of_job: JobView, rounds: Sequence[RoundView]) -> list[PublishedVersion]:

@@ -108,10 +108,11 @@ class RoundItem:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """The metrics that the sites computed together for one model version."""
+    """The metrics that the sites computed together for one model version; by group where the job asks for groups."""
 
     round_number: int
     values: Mapping[str, float]
+    groups: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)  # None: few rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.sites import SiteFacts, alike_columns, having, schema_of, sights_of
 from undersong.shared.documents import pointer
+from undersong.shared.learning.metrics import MOST_GROUPS
 from undersong.shared.names import Hints, twins
 from undersong.shared.wire.columns import Agreement, Column, Unused, agree
 from undersong.shared.wire.manifest import DataRef
@@ -200,6 +201,33 @@ def _check_inputs(
             takes = " and ".join(recipe.inputs)
             path = places.get(column.name, "/data/features")
             found.error(path, f"{column.name!r} is a {column.type}; the recipe {recipe.name!r} takes {takes} columns")
+
+
+def group_column(
+    evaluation: parts.EvaluationPart | None, data: parts.DataPart, chosen: Chosen, found: Findings
+) -> Column | None:
+    """Return the column by whose categories evaluations are told, as all sites agreed on it; None without one."""
+    if evaluation is None or evaluation.by is None:
+        return None
+    path, name, sites = "/evaluation/by", evaluation.by, chosen.sites
+    if any(column.type in ("image", "text") for column in chosen.columns):
+        found.error(path, "groups are those of a table's column, and this job reads images or texts: leave it out")
+        return None
+    declared = declared_columns(data.dataset, name, sites)
+    if not declared:
+        hints = Hints(_names(data.dataset, sites))
+        found.error(path, f"no site's data set {data.dataset!r} has the column {name!r}{hints(name)}")
+        return None
+    if without := sorted(site.name for site in sites if site.name not in declared):
+        found.error(path, f"the column {name!r} is not declared at {', '.join(without)}")
+    column = agreed_column(path, name, data.dataset, sites, data.categories.get(name), found)
+    if column is None:
+        return None
+    if column.type != "category" or not column.categories:
+        found.error(path, f"{name!r} is a {column.type}, and groups are those of a category column")
+    elif len(column.categories) > MOST_GROUPS:
+        found.error(path, f"{name!r} has {len(column.categories)} categories, more than {MOST_GROUPS}")
+    return column
 
 
 def _agreed(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
+import numpy as np
+
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.spec import DataPart, EvaluationPart
 from undersong.shared.learning.metrics import (
@@ -10,11 +12,16 @@ from undersong.shared.learning.metrics import (
     LEAST_CLASS,
     LEAST_POSITIVES,
     LayoutUnknown,
+    Sums,
     classes_in,
     evaluation_layout,
     metric_names,
+    metrics_of,
+    of_all,
+    sums_of_groups,
 )
 from undersong.shared.names import hint
+from undersong.shared.statistics.suppression import hidden_counts
 from undersong.shared.wire.profiles import Column, DatasetSchema, RecipeSpec, Task
 
 
@@ -130,6 +137,18 @@ def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Fi
     for name in ("every", "early_stop"):
         if evaluation is not None and name in evaluation.model_fields_set:
             found.error(f"/evaluation/{name}", "is for jobs that train: this one evaluates once")
+
+
+def group_metrics(layout: str, sums: Sums, names: Sequence[str], least: int) -> dict[str, dict[str, float] | None]:
+    """Return the metrics of each group by its name; None for those of fewer than `least` rows, and for others that
+    would give them away. Rows without a group are one more, which is not told.
+    """
+    base, parts = of_all(layout)[0], sums_of_groups(layout, sums)
+    rows = np.append(parts[:, 0], max(0.0, float(sums[0] - parts[:, 0].sum())))
+    hidden = hidden_counts(np.rint(rows), least)
+    return {
+        name: None if masked else metrics_of(base, own) for name, masked, own in zip(names, hidden, parts, strict=False)
+    }
 
 
 _NO_ROUNDS: Final = "a job that trains has at least one round; to evaluate a version, set kind: evaluate"

@@ -33,7 +33,7 @@ from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.domain.validation import Resolved
 from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
-from undersong.shared.learning.metrics import evaluation_layout
+from undersong.shared.learning.metrics import by_groups, evaluation_layout
 from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.statistics.sensitivity import from_multiples
 from undersong.shared.statistics.session import QuerySession
@@ -115,7 +115,9 @@ class Job:
         """The layout of the evaluation sums (see `undersong.shared.learning.metrics`); of a job that trains."""
         if isinstance(self.spec, StatisticsSpec):
             raise TypeError("a statistics job evaluates nothing")
-        return evaluation_layout(self.resolved.recipe, self.spec.recipe.params)
+        group = self.resolved.group
+        groups = len(group.categories or ()) if group is not None else 0
+        return by_groups(evaluation_layout(self.resolved.recipe, self.spec.recipe.params), groups)
 
     @property
     def plan(self) -> Plan:

@@ -106,16 +106,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         engine=engine,
         engine_params=engine_facts(engine).plan(_plan_request(step.kind, size, spec)),
         recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
-        data=DataRef(
-            dataset=spec.data.dataset,
-            features=job.resolved.features,
-            label=job.resolved.label,
-            columns=job.resolved.columns,
-            listed=job.resolved.listed,
-            unused=job.resolved.unused[:MOST_UNUSED],
-            part=spec.evaluation.part,
-            fold=Fold(number=spec.data.fold.number, of=spec.data.fold.of) if spec.data.fold is not None else None,
-        ),
+        data=_data(job, spec, step.kind),
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),
         context=_context(job, spec, step),
@@ -133,6 +124,23 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
         noise_row=row,
         **_evaluated(job, step.kind),
+    )
+
+
+def _data(job: Job, spec: JobSpec, kind: RoundKind) -> DataRef:
+    """Return what a round reads; only one that evaluates reads the column of groups."""
+    found, group = job.resolved, job.resolved.group if kind is RoundKind.EVALUATE else None
+    beside = () if group is None or group in found.columns else (group,)
+    return DataRef(
+        dataset=spec.data.dataset,
+        features=found.features,
+        label=found.label,
+        columns=(*found.columns, *beside),
+        listed=found.listed,
+        unused=tuple(column for column in found.unused if group is None or column.name != group.name)[:MOST_UNUSED],
+        part=spec.evaluation.part,
+        fold=Fold(number=spec.data.fold.number, of=spec.data.fold.of) if spec.data.fold is not None else None,
+        group=None if group is None else group.name,
     )
 
 

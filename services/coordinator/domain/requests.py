@@ -14,7 +14,8 @@ def job_request(job: Job, clip_norm: float | None) -> JobRequest:
 
     It is the same in every round: what it says is what owners sign.
     """
-    columns = (column.name for column in job.resolved.columns)
+    group = [job.resolved.group.name] if job.resolved.group is not None else []
+    columns = (*(column.name for column in job.resolved.columns), *group)
     label = [job.resolved.label] if job.resolved.label is not None else []
     return JobRequest(
         name=job.spec.name,

@@ -182,6 +182,12 @@ class EvaluationPart(Part):
         description="The rows that are evaluated on: without it those of the test, with `data.fold` those of the fold; "
         "`all` only with kind evaluate",
     )
+    by: Name | None = Field(
+        default=None, description="A category column, for each of whose values metrics are told too"
+    )
+    least_rows: int = Field(
+        default=20, ge=5, le=10**6, strict=True, description="Metrics of a group of fewer rows are not told"
+    )
 
 
 class DeadlinePart(Part):

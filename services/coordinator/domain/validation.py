@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undersong.services.coordinator.domain import spec as parts
-from undersong.services.coordinator.domain.columns import choose_columns, declared_columns
+from undersong.services.coordinator.domain.columns import choose_columns, declared_columns, group_column
 from undersong.services.coordinator.domain.evaluation import (
     check_early_stop,
     check_evaluation,
@@ -66,7 +66,7 @@ class Resolved(parts.Part):
     `columns` are what is read (features and label, or a statistics job's columns), as all sites agreed on them;
     `listed` names those of which a site may have fewer categories; `unused` are the data set's other columns.
     `most_rows` is the largest site's, `rows` those of all together, where every site says how many it has. `privacy`:
-    what its noisy rounds promise.
+    what its noisy rounds promise. `group`: the column by whose categories evaluations are told.
     """
 
     recipe: RecipeSpec
@@ -80,6 +80,7 @@ class Resolved(parts.Part):
     most_rows: int | None = None
     rows: int | None = None
     privacy: PrivacyTerms | None = None
+    group: Column | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         columns=chosen.columns,
         listed=tuple(sorted(data.categories)),
         unused=chosen.unused,
+        group=group_column(parsed.get("evaluation"), data, chosen, findings),
     )
 
 

@@ -183,6 +183,9 @@ async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world
     assert (await world.admin.post(path, json=alone | {"evaluation": {"part": "all"}})).status_code == 200
     found = errors_of(await world.admin.post(path, json=document(federation, evaluation={"part": "all"})))
     assert "rows that are trained on" in found["/evaluation/part"]
+    for by, said in (("sox", "did you mean"), ("age", "groups are those of a category column")):
+        wrong = document(federation, evaluation={"by": by})
+        assert said in errors_of(await world.admin.post(path, json=wrong))["/evaluation/by"]
     fold = {"dataset": "heart", "fold": {"number": 3, "of": 2}}
     assert "/data/fold/number" in errors_of(await world.admin.post(path, json=document(federation, data=fold)))
     none = {key: value for key, value in document(federation).items() if key != "rounds"}

@@ -8,9 +8,11 @@ import pytest
 from sklearn import metrics as sklearn
 
 from undersong.shared.learning.metrics import (
+    MOST_GROUPS,
     LayoutUnknown,
     Unmeasurable,
     binary_sums,
+    by_groups,
     cautions_of,
     check_sums,
     evaluation_layout,
@@ -19,7 +21,9 @@ from undersong.shared.learning.metrics import (
     metric_names,
     metrics_of,
     multiclass_sums,
+    of_all,
     regression_sums,
+    sums_of_groups,
 )
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
@@ -79,6 +83,19 @@ def test_regression_metrics_are_those_of_the_rows() -> None:
     assert found["rmse"] == pytest.approx(sklearn.mean_squared_error(y, said) ** 0.5)
     assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(y, said))
     assert found["r2"] == pytest.approx(sklearn.r2_score(y, said))
+
+
+def test_groups_have_their_own_sums_behind_those_of_all_rows() -> None:
+    layout = by_groups("regression", 2)
+    assert (layout, of_all(layout), layout_length(layout)) == ("regression by 2", ("regression", 2), 15)
+    assert by_groups("regression", 0) == "regression"
+    every, group = regression_sums(np.array([1.0, 2, 3]), np.zeros(3)), regression_sums(np.array([3.0]), np.zeros(1))
+    sums = np.concatenate([every, group, np.zeros(5)])
+    assert metrics_of(layout, sums) == metrics_of("regression", every)
+    assert sums_of_groups(layout, sums)[0].tolist() == group.tolist()
+    for wrong in ("regression by 0", "regression by x", f"regression by {MOST_GROUPS + 1}", "by 2"):
+        with pytest.raises(LayoutUnknown):
+            layout_length(wrong)
 
 
 def test_layouts_have_names() -> None:

@@ -135,6 +135,9 @@ def make_parts(now: datetime) -> tuple[PartItem, ...]:
     )  # fmt: skip
 
 
+GROUPS = {"women": {"accuracy": 0.81, "auc": 0.85, "examples": 194.0}, "men <i>": None}
+
+
 @dataclass
 class FakeViewModel:
     """What the pages show, as fields that a test may change."""
@@ -170,7 +173,8 @@ class FakeViewModel:
         rounds = tuple(r for r in self.all_rounds if r.job_id == job_id)
         done = sum(r.kind == "train" and not r.open for r in rounds)
         measures = tuple(
-            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}) for n, (a, b) in enumerate(SCORES[:done])
+            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}, GROUPS)
+            for n, (a, b) in enumerate(SCORES[:done])
         )
         answers = self.answers if job.kind == "statistics" else ()
         return JobPage(job, rounds, measures, self.may_steer, answers, make_parts(self.now_))

@@ -92,6 +92,8 @@ async def test_the_weak_engine_is_called_weak(browser: httpx.AsyncClient) -> Non
 
 async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncClient) -> None:
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
+    assert "men &lt;i&gt;" in text
+    assert "auc 0.850" in text
     assert "recipe-failed" in text
     assert "column &#39;chol&#39; holds text" in text
 
