@@ -77,9 +77,15 @@ class ConsentRequest(Digestible):
         return found
 
     def shares(self, rule: PrivacyRule) -> dict[PrivacyUnit, float]:
-        """Return by unit the share of the data set's budget that the job may cost; nothing where there is no budget."""
-        budgets = rule.budgets.get(self.dataset, ())
-        return {budget.unit: self.epsilon(budget.unit, budget.delta) / budget.epsilon for budget in budgets}
+        """Return by unit the share of the data set's budget that the job may cost; nothing where there is no budget.
+
+        The largest share counts, where other data sets that read the same files have budgets as well.
+        """
+        found: dict[PrivacyUnit, float] = {}
+        for budget in (each for name in rule.names(self.dataset) for each in rule.budgets.get(name, ())):
+            share = self.epsilon(budget.unit, budget.delta) / budget.epsilon
+            found[budget.unit] = max(share, found.get(budget.unit, 0.0))
+        return found
 
     def large(self, rule: PrivacyRule) -> bool:
         """Return whether the job may cost more of a budget than `LARGE_SHARE`."""

@@ -23,6 +23,7 @@ from undersong.cli import app
 from undersong.services.agent.consent.inbox import Inbox, NotDecided
 from undersong.services.agent.consent.requests import approves, changes, fields_of, request_of
 from undersong.services.agent.consent.rules import ConsentState, Decision, Ended, SignedDecision, standing
+from undersong.services.agent.domain.budgets import Budget, PrivacyRule
 from undersong.services.agent.domain.rules import Ceiling, ConsentRule, TaskFailure
 from undersong.services.agent.policy.owners import OwnerMark
 from undersong.services.agent.repository.store import Store
@@ -300,6 +301,11 @@ def test_cheap_jobs_of_a_recipe_can_approve_themselves(folder: Path) -> None:
     assert request.epsilon(PrivacyUnit.SITE, 1e-6) == 5.0
     assert math.isinf(request.epsilon(PrivacyUnit.RECORD, 1e-6))
     assert math.isinf(request.epsilon(PrivacyUnit.SITE, 1e-7)), "claimed at a larger delta"
+    tight, wide = (Budget(PrivacyUnit.SITE, epsilon, 1e-6, 365) for epsilon in (10.0, 100.0))
+    rule = PrivacyRule(budgets={request.dataset: (wide,), "again": (tight,)})
+    assert request.shares(rule) == {PrivacyUnit.SITE: 0.05}
+    same = replace(rule, same_files={request.dataset: frozenset({"again"})})
+    assert request.shares(same) == {PrivacyUnit.SITE: 0.5}, "the other name of its file has a tighter budget"
     assert approves(ceiling(5.0), request)
     assert not approves(ceiling(4.9), request)
     assert not approves(ceiling(9.0, delta=1e-7), request)
