@@ -292,7 +292,7 @@ class Jobs:
         if not isinstance(version_id, str):
             return None, None
         if not is_id(version_id, "ver"):
-            return None, "this is not the id of a model version"
+            return None, "this is not the id of a model version; undersong model show NAME lists them"
         try:
             version = await self._registry.version(version_id)
         except NotFound:

@@ -29,12 +29,19 @@ LIMIT_S: Final = 3600.0
 Rows = npt.NDArray[np.int64]
 
 
-def declared(file: Path, name: str) -> DatasetEntry:
-    """Return a data set's entry in a ``datasets.yaml``; UndersongError."""
+def declared(file: Path, name: str | None) -> DatasetEntry:
+    """Return a data set's entry in a ``datasets.yaml``, the only one where none is named; UndersongError."""
     try:
         found = read_declarations(file)
     except BadDataset as refusal:
         raise UndersongError(refusal.explain(), remedy="undersong data init FILE writes an entry") from None
+    if name is None:
+        if len(found.entries) > 1:
+            said = f"{file} declares {len(found.entries)} data sets: {', '.join(found.entries)}"
+            raise UndersongError(said, remedy="name one: --dataset NAME")
+        name = next(iter([*found.entries, *found.faults]), None)
+    if name is None:
+        raise UndersongError(f"{file} declares no data set", remedy="undersong data init FILE writes an entry")
     if name in found.faults:
         raise UndersongError(f"data set {name}: {found.reasons()[name]}", remedy=f"correct {file}")
     if name not in found.entries:

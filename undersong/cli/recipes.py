@@ -119,7 +119,7 @@ def digest(
 ) -> None:
     """Print the lines by which a policy allows recipes, each with the digest of its code; nothing is run."""
     for file in files:
-        typer.echo(f"  - {{digest: {_digest(file)}}}  # {file.name}")
+        typer.echo(f"- {{digest: {_digest(file)}}}  # {file.name}")
     common.complaints.print("these lines go under `recipes` in policy.yaml", markup=False)
 
 
@@ -132,7 +132,7 @@ def sign(file: RecipeFile, key: owners.KeyPath = None, passphrase_file: owners.P
     sign_recipe(file, _digest(file), unlocked)
     said = f"{file} is signed by {unlocked.public}, in {recipe_signature_file(file).name}: give sites both files"
     common.console.print(said, markup=False, soft_wrap=True)
-    typer.echo(f"  - {{signer: {unlocked.public}}}")
+    typer.echo(f"- {{signer: {unlocked.public}}}")
     common.complaints.print("this line goes under `recipes` in policy.yaml", markup=False)
 
 

@@ -106,7 +106,7 @@ def _datasets(settings: AgentSettings, policy: Policy | None) -> Iterator[Findin
     for fault in unresolved(policy, found) if policy is not None else ():
         yield Finding("fault", "policy", one_line(fault), f"correct {settings.policy}")
     for name, others in same_files(data_files(settings)).items():
-        detail = f"reads a file that {', '.join(sorted(others))} reads, too: their privacy budgets are spent together"
+        detail = f"{', '.join(sorted(others))} read a file of it too: their privacy budgets are spent together"
         yield Finding("warning", f"files of {name}", detail, f"declare the rows once in {settings.datasets}")
     for schema in found.datasets:
         name = str(schema["name"])

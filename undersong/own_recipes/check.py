@@ -13,7 +13,6 @@ from undersong.audit.trainer import Trainer, declared, rows_of
 from undersong.audit.trial import data_of
 from undersong.errors import UndersongError
 from undersong.own_recipes.rows import made_rows
-from undersong.recipes.declaration import read_declarations
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner.process import ProcessLauncher
@@ -155,7 +154,7 @@ class _Course:
     async def faults(self, data: Path | None, dataset: str | None) -> AsyncIterator[RecipeFault]:
         """Yield each fault; raises _Fault where nothing more can be tried."""
         declarations = made_rows(self._spec, self._params, self._folder / "rows") if data is None else data
-        entry = declared(declarations, dataset or _only(declarations))
+        entry = declared(declarations, dataset)
         wanted = data_of({"data": {"dataset": entry.name}}, entry)
         if self._spec.inputs is not None:
             types = {column.name: column.type for column in wanted.columns}
@@ -226,12 +225,3 @@ async def _do(step: str, work: Any) -> Any:
 def _same(one: Model, other: Model) -> bool:
     pairs = [(one.tensors[name], other.tensors[name]) for name in one.tensors]
     return all(np.array_equal(first, second, equal_nan=first.dtype.kind == "f") for first, second in pairs)
-
-
-def _only(declarations: Path) -> str:
-    found = read_declarations(declarations).entries
-    if len(found) != 1:
-        raise UndersongError(
-            f"{declarations} declares {len(found)} data sets that can be used", remedy="name one: --dataset NAME"
-        )
-    return next(iter(found))

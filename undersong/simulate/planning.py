@@ -13,7 +13,7 @@ from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.privacy import adaptive_rule
-from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.services.coordinator.domain.sites import TOLD, SiteFacts
 from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
 from undersong.services.coordinator.domain.validation import Resolved, ValidJob, World, judge
 from undersong.shared.errors import Refusal
@@ -138,9 +138,12 @@ def _judged(
         return judge(document, world)
     except JobInvalid as invalid:
         faults = "; ".join(
-            f"{fault.path.removeprefix('/').replace('/', '.')}: {fault.message}" for fault in invalid.errors
+            f"{fault.path.removeprefix('/').replace('/', '.')}: {fault.message.removesuffix(TOLD)}"
+            for fault in invalid.errors
         )
-        raise ConditionsInvalid(f"the job cannot be simulated: {faults}", remedy="see docs/reference/job.md") from None
+        own = any(fault.path == "/recipe/name" for fault in invalid.errors)
+        remedy = "name the file of a recipe of your own: --recipe FILE" if own else "see docs/reference/job.md"
+        raise ConditionsInvalid(f"the job cannot be simulated: {faults}", remedy=remedy) from None
 
 
 def _facts(

@@ -15,6 +15,7 @@ from undersong.shared.wire.manifest import DataRef
 from undersong.shared.wire.profiles import RecipeSpec
 
 TABLE: Final = frozenset({"number", "category"})
+_MOST_SHOWN: Final = 10
 _LEAVE_OUT: Final = "name the features, or leave it out under data.exclude"
 
 
@@ -188,7 +189,8 @@ def _as_trained(data: parts.DataPart, features: tuple[str, ...], trained: DataRe
     if sorted(features) == sorted(trained.features) and (data.features is None or features == trained.features):
         return trained.features
     names = ", ".join(trained.features)
-    found.error("/data/features", f"the version that the job goes on from was trained on {names}, in this order")
+    said = f"the version that the job goes on from was trained on {names}, in this order"
+    found.error("/data/features", f"{said}: name these, or leave out others under data.exclude")
     return features
 
 
@@ -243,8 +245,19 @@ def _agreed(
     remedy = "" if path != "/data/features" else f", or {_LEAVE_OUT}"
     column = agreed_column(path, name, data.dataset, sites, given, found, remedy)
     if column is not None and before is not None and column != before:
-        found.error(path, f"the column {name!r} is not what it was for the version that the job goes on from")
+        was, now = (_form(each) for each in (before, column))
+        said = f"the column {name!r} is not what it was for the version that the job goes on from"
+        found.error(
+            path, f"{said}: it was {was} and is {now}; sites declare it as it was, with `values` where texts differ"
+        )
     return column
+
+
+def _form(column: Column) -> str:
+    if column.categories is None:
+        return f"a column of type {column.type}"
+    shown = ", ".join(column.categories[:_MOST_SHOWN])
+    return f"a category ({shown}{', …' if len(column.categories) > _MOST_SHOWN else ''})"
 
 
 def _names(dataset: str, sites: Sequence[SiteFacts]) -> list[str]:

@@ -125,7 +125,7 @@ def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Fi
         return
     model = parsed.get("model")
     if model is not None and model.version_id is None:
-        found.error("/model/version_id", "an evaluation needs the version that it evaluates")
+        found.error("/model/version_id", _NO_VERSION)
     if parsed.get("rounds"):
         found.error("/rounds", "an evaluation trains nothing: leave it out, or set kind: train")
     for name in ("strategy", "update", "privacy"):
@@ -151,6 +151,7 @@ def group_metrics(layout: str, sums: Sums, names: Sequence[str], least: int) -> 
     }
 
 
+_NO_VERSION: Final = "an evaluation needs the id of the version that it evaluates; undersong model show NAME lists them"
 _NO_ROUNDS: Final = "a job that trains has at least one round; to evaluate a version, set kind: evaluate"
 
 

@@ -11,7 +11,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from undersong.services.coordinator.domain.findings import MAX_ERRORS, Findings
-from undersong.services.coordinator.domain.sites import SiteFacts, profile_of
+from undersong.services.coordinator.domain.sites import TOLD, SiteFacts, profile_of
 from undersong.shared.documents import pointer
 from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout
 from undersong.shared.names import hint
@@ -27,7 +27,7 @@ def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Find
     if not found:
         known = {spec.name for site in sites for spec in profile_of(site).recipes}
         has = hint(name, known) if known else "; no site has told its recipes yet"
-        findings.error(path, f"no active site has the recipe {name!r}{has}")
+        findings.error(path, f"no active site has the recipe {name!r}{has}{TOLD}")
         return None
     by_digest = Counter(spec.digest for spec in found)
     chosen, _ = max(by_digest.items(), key=lambda item: (item[1], item[0]))

@@ -9,6 +9,9 @@ from undersong.shared.ids import SiteId
 from undersong.shared.names import Hints, Sights, hint, looks_like, near
 from undersong.shared.wire.profiles import DatasetSchema, SiteProfile
 
+TOLD: Final = "; sites tell of what their policies allow"
+"""In what is said of a recipe or data set that no site has: it may be there, and not be allowed."""
+
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
@@ -102,7 +105,7 @@ def holders_of(dataset: str, sites: Sequence[SiteFacts], findings: Findings) -> 
         known = sorted({schema.name for site in sites for schema in profile_of(site).datasets})
         has = hint(dataset, known) if known else "; no site has told its data sets yet"
         has += "".join(f"; {warning.message}" for warning in findings.warnings if warning.path == "/data/dataset")
-        findings.error("/data/dataset", f"no active site has the data set {dataset!r}{has}")
+        findings.error("/data/dataset", f"no active site has the data set {dataset!r}{has}{TOLD}")
         return holders
     for site in sites:
         if near(dataset, known := [schema.name for schema in profile_of(site).datasets]) and site not in holders:

@@ -12,7 +12,9 @@ import pytest
 from tests.commands import Commands
 from tests.pages import sh_commands
 from undersong.recipes.protocol import source_digest
+from undersong.services.agent.policy.file import parse
 from undersong.services.agent.policy.signers import signed_recipes
+from undersong.services.agent.policy.template import default_policy
 from undersong.services.agent.runner import landlock
 from undersong.shared.identity.owner import OwnerKey
 from undersong.shared.yaml_texts import load_document
@@ -46,6 +48,10 @@ def test_the_commands_of_the_page_run_in_their_order(
     file = tmp_path / "network.py"
     assert json.loads(printed[1])["faults"] == []
     assert load_document(printed[2]) == [{"digest": source_digest(file)}]
+    policy = default_policy({"tabular": "0" * 64}, {}, min_cohort=3, reports="code")
+    for lines in printed[2:]:
+        pasted = policy.replace("recipes:\n", f"recipes:\n{lines.splitlines()[-1]}\n", 1)
+        assert len(parse(tmp_path / "policy.yaml", pasted.encode()).recipes) == 2, "as they are printed"
     assert load_document(printed[3].splitlines()[-1]) == [{"signer": key.public}]
     assert signed_recipes([file]) == {key.public: [source_digest(file)]}
 

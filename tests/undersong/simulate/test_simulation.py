@@ -386,6 +386,8 @@ def test_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], conditio
     with pytest.raises(UndersongError) as refused:
         run(job(**changes), tmp_path, **conditions)
     assert said in str(refused.value)
+    assert "policies" not in str(refused.value), "clients have none"
+    assert ("--recipe FILE" in (refused.value.remedy or "")) == (changes.get("recipe") == {"name": "slop"})
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
 

@@ -14,13 +14,14 @@ from tests.near_misses import exchanged, misspelt, names_in
 from undersong.recipes.catalogue import load_recipe
 from undersong.services.coordinator.domain.findings import JobInvalid, kind_of
 from undersong.services.coordinator.domain.manifests import train_encoding
-from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.services.coordinator.domain.sites import TOLD, SiteFacts
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.views.members import comparison_view
 from undersong.shared.ids import SiteId
 from undersong.shared.learning.strategies import strategy_named
 from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.wire.manifest import DataRef
 from undersong.shared.wire.profiles import Column, DatasetSchema, Hardware, SiteProfile
 
 FEDERATION = "fed_01m0dwh5mdaecm6yfk3d8y9c8v"
@@ -103,6 +104,26 @@ def test_one_wrong_character_is_refused_with_the_name_that_was_meant(document: d
         verdict(exchanged(document, place, name, wrong, key=key))
     said = [error.message for error in refused.value.errors]
     assert any(repr(name) in message for message in said), (place, wrong, said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [({"recipe": {"name": "readmit"}}, "/recipe/name"), ({"data": {"dataset": "visits"}}, "/data/dataset")],
+)
+def test_what_no_site_has_may_be_there_and_not_allowed(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(JobInvalid) as refused:
+        verdict(TRAIN | changes)
+    assert {error.path: error.message for error in refused.value.errors}[place].endswith(TOLD)
+
+
+def test_a_job_that_goes_on_from_other_columns_is_told_what_they_were() -> None:
+    was = (COLUMNS[0], Column(name="disease", type="number"))
+    world = replace(WORLD, trained=DataRef(dataset="heart", features=("age",), label="disease", columns=was))
+    with pytest.raises(JobInvalid) as refused:
+        judge(TRAIN | {"data": {"dataset": "heart"}}, world)
+    found = {error.path: error.message for error in refused.value.errors}
+    assert "it was a column of type number and is a category (absent, present)" in found["/data/label"]
+    assert "under data.exclude" in found["/data/features"]
 
 
 ALIKE: dict[str, Any] = {"größe": "größe", "Köln": "Köln", "klinik": "klinik\u200b", "ja": "jа"}
