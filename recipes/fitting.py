@@ -32,7 +32,7 @@ Rows = npt.NDArray[np.int64]
 
 _AT_ONCE: Final = 4096  # rows held back whose loss is computed together
 _ALONE: Final = "batch normalisation cannot train on a row alone: give a larger batch_size, or normalise in groups"
-_DIVERGED: Final = "training diverged: the loss is not a finite number; lower the learning rate"
+DIVERGED: Final = "training diverged: the loss is not a finite number; lower the learning rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class _Course:
         value = self._loss_of(rows)
         said = float(value.detach())
         if not math.isfinite(said):
-            raise RecipeError(_DIVERGED)
+            raise RecipeError(DIVERGED)
         self._step(value, done, steps)
         return said
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from undersong.shared.names import hint
 from undersong.shared.yaml_texts import NOTHING
@@ -233,3 +233,12 @@ class SqlOptions(OptionsForm):
         description="Age in seconds at which the agent, while it has no work, asks again; without it only when this "
         "declaration or the file of the URL changes",
     )
+
+    @field_validator("url_file", mode="before")
+    @classmethod
+    def _no_url(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:  # pathlib would make of // one /
+            raise ValueError(
+                "is the path of a file that holds the URL, and no URL: it has a password, which stays there"
+            )
+        return value

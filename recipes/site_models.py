@@ -71,7 +71,7 @@ class ControlVariates:
         """Return what the site gives back in the place of c, and its new c_i, after steps of these rates in all."""
         sent, kept = {}, {}
         for name, c in self.common.items():
-            moved = (before[name] - made[name]) / np.float32(rates)
+            moved = (before[name] - made[name]).astype(np.float64) / rates  # which float32 may round to 0
             kept[CONTROL + name] = (self.own[name] - c + moved).astype(np.float32)
             sent[CONTROL + name] = (c + kept[CONTROL + name] - self.own[name]).astype(np.float32)
         return sent, kept

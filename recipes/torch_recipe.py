@@ -141,6 +141,8 @@ class TorchRecipe(SupervisedRecipe):
             common = {name: training.tensor_of(model[name]) for name in made}
             own = fitting.Adjusted(anchor=common, weight=weight)
             local |= self._fit(site_models.merged(model, work.local), work, own)[0]
+        if not all(np.isfinite(value).all() for value in local.values()):  # kept, it would end all later rounds here
+            raise RecipeError(fitting.DIVERGED)
         return Learned(made | sent, fitted.examples, fitted.loss, fitted.events, local)
 
     def at_site(self, model: Tensors, local: Tensors) -> Tensors:

@@ -121,6 +121,21 @@ def test_yaml_guesses_nothing(tmp_path: Path, text: str) -> None:
     assert read_datasets(moved)[text] == entry
 
 
+def test_a_url_in_place_of_its_file_is_not_repeated(tmp_path: Path) -> None:
+    secret = "postgresql://me:hunter2@db/wards"
+    sql = {"url_file": secret, "query": "SELECT 1 AS x"}
+    entry = {"name": "d", "kind": "sql", "sql": sql, "columns": [{"name": "x", "type": "number"}]}
+    others = [
+        {**entry, "name": "e", "sql": secret},
+        {**entry, "name": "f", "sql": {**sql, "url_file": "u", "url": secret}},
+    ]
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry, *others]}))
+    reasons = read_declarations(tmp_path / "datasets.yaml").reasons()
+    assert reasons["d"].startswith("/datasets/0/sql/url_file is the path of a file that holds the URL")
+    assert set(reasons) == {"d", "e", "f"}
+    assert "hunter2" not in str(reasons)
+
+
 def test_a_name_that_is_taken_twice_is_no_name(tmp_path: Path) -> None:
     found = read_declarations(declare(tmp_path, ENTRY, ENTRY, {**ENTRY, "name": "other"}))
     assert list(found.entries) == ["other"]

@@ -100,6 +100,19 @@ def test_a_personal_model_fits_its_site_and_leaves_the_common_one_alone() -> Non
     assert apart[1] < apart[0], "the more weight, the nearer"
 
 
+def test_what_is_kept_is_finite_or_nothing_is() -> None:
+    """Kept, a number that is none would end all later rounds at its site."""
+    small = {"control_variates": True, "learning_rate": 1e-300}  # which float32 rounds to 0
+    made = TABULAR.train(begin(small), SITES[0], small, {}, 0, lambda _: None)
+    assert all(np.isfinite(value).all() for value in (*made.tensors.values(), *made.local.values()))
+    params = {"control_variates": True}
+    spoilt = {name: np.full(value.shape, np.nan, np.float32) for name, value in made.local.items()}
+    with pytest.raises(RecipeError, match="diverged"):
+        TABULAR.train(
+            begin(params), replace(SITES[0], local=spoilt), {**params, "batch_size": 0}, {}, 0, lambda _: None
+        )
+
+
 def test_layers_of_ones_own_are_trained_kept_and_never_sent() -> None:
     params = {**PARAMS, "model": "mlp", "hidden": [4], "local_layers": ["2"]}
     first = begin(params)

@@ -31,7 +31,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 QUIET_S: Final = 3600.0
 """How long the agent must have had no work before a snapshot is taken again because of its age."""
 RETRY_S: Final = 60.0
-"""After this a query that failed is tried again."""
+"""After this a query that failed is tried again, and not before `REST` times what it took: the site waits for it."""
+REST: Final = 10.0
 GRACE_S: Final = 15.0
 """How much longer than its query the process may take, to connect and to write."""
 MOST_ANSWER: Final = 64 * 2**10
@@ -72,8 +73,11 @@ class Snapshots:
                 log.warning("snapshot.failed", dataset=name, reason=self.faults[name], kept=False)
 
     def reasons(self, unread: Mapping[str, str]) -> dict[str, str]:
-        """Return why data sets cannot be read, those without a snapshot by what kept it from being taken."""
-        return {name: self.faults.get(name, reason) for name, reason in unread.items()}
+        """Return why data sets cannot be read: a fault of their declaration, else what kept their rows from here."""
+        return {
+            name: reason if reason.startswith("/") else self.faults.get(name, reason)  # a fault's place comes first
+            for name, reason in unread.items()
+        }
 
     def _wanted(self) -> dict[str, _Wanted]:
         mark = file_mark(self._datasets)
@@ -120,12 +124,14 @@ class Snapshots:
 
     async def _take(self, name: str, one: _Wanted) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._tried[name] = (one.mark, time.time())
+        began = time.time()
+        self._tried[name] = (one.mark, began)
         if _read(_mark_file(one)) != one.mark:  # rows of another query are not this data set's
             _out(one).unlink(missing_ok=True)
         answer = await _asked(one.request)
         if (fault := answer.get("fault")) is not None:
             self.faults[name] = str(fault)
+            self._tried[name] = (one.mark, max(began, time.time() + REST * (time.time() - began) - RETRY_S))
             log.warning("snapshot.failed", dataset=name, reason=str(fault), kept=_out(one).exists())
             return
         self.faults.pop(name, None)

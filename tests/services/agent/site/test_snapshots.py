@@ -85,6 +85,7 @@ async def test_a_query_that_fails_is_told_and_tried_again(tmp_path: Path, monkey
     assert not await site.taken()
     assert site.rows.exists()
     assert "no such database file" in site.snapshots.reasons({"d": "x", "other": "y"})["d"]
+    assert site.snapshots.reasons({"d": "/datasets/0/sql is wrong"}) == {"d": "/datasets/0/sql is wrong"}
     (tmp_path / "away").rename(tmp_path / "d.sqlite")
     assert not await site.taken(), "not at once"
     monkeypatch.setattr(module, "RETRY_S", 0.0)
@@ -114,3 +115,21 @@ async def test_a_query_whose_rows_cannot_be_kept_stops_no_other(tmp_path: Path) 
     assert "url_file cannot be read" in site.snapshots.faults["a"]
     assert "cannot be kept" in site.snapshots.faults["b"]
     assert set(site.snapshots.faults) == {"a", "b"}
+
+
+async def test_a_slow_query_that_fails_leaves_most_of_the_time_to_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, now, asked = Site(tmp_path), [1e9], []
+
+    async def slow(request: QueryRequest) -> dict[str, Any]:
+        asked.append(now[0])
+        now[0] += 75
+        return {"fault": "the query took longer than timeout_s"}
+
+    monkeypatch.setattr(module, "_asked", slow)
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    while len(asked) < 2:
+        await site.snapshots.refresh()
+        now[0] += 1
+    assert asked[1] - asked[0] > 75 * 10
