@@ -72,10 +72,16 @@ def _query_draft(file: Path, url_file: Path, name: str, label: str | None, *, he
     from undersong.recipes.options import SqlOptions
     from undersong.services.agent.site.querying import NoSnapshot, QueryRequest, take_snapshot
 
-    query = read_text(file).strip()
+    if ":/" in str(url_file):
+        said = "--url-file is the path of a file that holds the database's URL, and no URL: it has a password"
+        raise UndersongError(said, remedy="write the URL into a file that only you can read")
+    try:
+        query = read_text(file).strip()
+        limits = SqlOptions(url_file=url_file, query=query)
+    except ValueError:  # bytes that are no text, or nothing, or far too much
+        raise UndersongError(f"{file} holds no query", remedy="write one SELECT into it, in UTF-8") from None
     with tempfile.TemporaryDirectory(prefix="undersong-query-") as folder:
         rows = Path(folder) / "rows.parquet"
-        limits = SqlOptions(url_file=url_file, query=query)
         try:
             take_snapshot(QueryRequest(str(url_file), query, limits.row_limit, limits.timeout_s, str(rows)))
         except NoSnapshot as refusal:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from undersong.cli import data
+from undersong.errors import UndersongError
 from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset
 from undersong.recipes.declaration import DatasetEntry, read_declarations
 from undersong.services.agent.site.querying import NoSnapshot, QueryRequest, encoded, take_snapshot
@@ -152,6 +153,22 @@ def test_a_database_without_types_gives_texts_and_is_not_written(tmp_path: Path)
         with pytest.raises(NoSnapshot, match="only allowed to read"):
             take_snapshot(request(tmp_path, f"sqlite:///{file}", query))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "url", "says"),
+    [
+        (b"", "url", "holds no query"),
+        (b"\xff\xfe\x00", "url", "holds no query"),
+        (b"SELECT 1", f"postgresql://me:{SECRET}@db/d", "no URL: it has a password"),
+    ],
+)
+def test_a_draft_of_no_query_is_refused(tmp_path: Path, content: bytes, url: str, says: str) -> None:
+    (tmp_path / "visits.sql").write_bytes(content)
+    done = CliRunner().invoke(data.app, ["init", str(tmp_path / "visits.sql"), "--url-file", url])
+    assert isinstance(done.exception, UndersongError)
+    assert says in str(done.exception)
+    assert SECRET not in done.output + str(done.exception) + str(done.exception.remedy)
 
 
 def test_a_draft_has_the_types_of_the_query(tmp_path: Path, database: str) -> None:

@@ -128,7 +128,7 @@ async def test_a_slow_query_that_fails_leaves_most_of_the_time_to_the_site(
         return {"fault": "the query took longer than timeout_s"}
 
     monkeypatch.setattr(module, "_asked", slow)
-    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     while len(asked) < 2:
         await site.snapshots.refresh()
         now[0] += 1
