@@ -5,19 +5,16 @@ this sense: same model, data, parameters and seed give the same result, but for 
 fresh each time. Heavy imports (torch) belong inside functions.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from undersong.shared.errors import Invalid
-from undersong.shared.files import read_bytes
-from undersong.shared.ids import Digest
 from undersong.shared.learning.tensors import Model
+from undersong.shared.recipe_source import source_digest
 from undersong.shared.wire.manifest import TRAINING_ROUND, EvaluatedPart
 from undersong.shared.wire.privacy import RECORD_NOISE, PoissonGaussianEvent, RecordNoise
 from undersong.shared.wire.profiles import Column, RecipeSpec
@@ -155,12 +152,3 @@ class Recipe(Protocol):
 
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
         """From raw columns (name to values): probabilities [n] or [n, classes], or values [n]."""
-
-
-def source_digest(*files: Path) -> Digest:
-    """SHA-256 over the names and bytes of a recipe's source files: what a site's policy allows; raises OSError."""
-    running = hashlib.sha256(b"undersong/recipe/1\0")
-    for path in sorted(files, key=lambda p: p.name):
-        data = read_bytes(path)
-        running.update(f"{path.name}\0{len(data)}\0".encode() + data)
-    return Digest(running.hexdigest())

@@ -8,7 +8,7 @@ authority. How it is made is in `undersong.shared.transparency.datasheet_making`
 from typing import Annotated, Final, Literal
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
+from pydantic import AwareDatetime, Field, JsonValue, StrictBool, StrictFloat, StrictInt, StringConstraints
 
 from undersong.shared.errors import Forbidden, Refusal
 from undersong.shared.identity.authority import Identity, Subject, keyid_of, verify_signature
@@ -31,7 +31,7 @@ FORMAT: Final = "undersong-datasheet/1"
 DATASHEET_CONTEXT: Final = b"undersong/datasheet/1"
 COORDINATOR: Final = "coordinator"
 Sentence = Annotated[str, StringConstraints(max_length=2000)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
+Count = Annotated[StrictInt, Field(ge=0, le=10**9)]
 
 
 class DatasheetInvalid(Forbidden):
@@ -55,7 +55,7 @@ class SheetSubject(Document):
     version_id: VersionId
     model_id: ModelId
     model: Name
-    number: int = Field(ge=0)
+    number: StrictInt = Field(ge=0)
     federation_id: FederationId
     content_digest: DigestText
     parents: tuple[VersionId, ...] = ()
@@ -63,7 +63,7 @@ class SheetSubject(Document):
     job: Name | None = None
     round_id: RoundId | None = None
     recipe: SheetRecipe | None = None
-    log_entry: int | None = Field(default=None, ge=0)
+    log_entry: StrictInt | None = Field(default=None, ge=0)
 
 
 class SheetData(Document):
@@ -104,12 +104,12 @@ class SheetMechanism(Document):
     job_id: JobId
     model: PrivacyModel
     noise_multiplier: Noise
-    clip_norm: float | None = None
+    clip_norm: StrictFloat | None = None
     min_sites: Count
     colluding: Count
     steps: NoisySteps | None = None
     adaptive_clip: AdaptiveClip | None = Field(default=None, exclude_if=is_empty)
-    clip_path: tuple[float, ...] = Field(default=(), exclude_if=is_empty)
+    clip_path: tuple[StrictFloat, ...] = Field(default=(), exclude_if=is_empty)
     correlated: CorrelatedNoise | None = Field(default=None, exclude_if=is_empty)
     released: Count
     planned: Count
@@ -127,9 +127,9 @@ class SheetClaim(Document):
     neighbours: Name
     mechanisms: tuple[SheetMechanism, ...]
     released: Count
-    epsilon: float | None = Field(ge=0)
+    epsilon: StrictFloat | None = Field(ge=0)
     delta: Delta
-    planned_epsilon: float | None = Field(ge=0)
+    planned_epsilon: StrictFloat | None = Field(ge=0)
     accountant: Name
     accountant_version: Name
     sampling: Sentence
@@ -146,7 +146,7 @@ class SheetLedger(Document):
     site_id: SiteId
     round_id: RoundId
     head: LedgerHead | None = None
-    log_entry: int | None = Field(default=None, ge=0)
+    log_entry: StrictInt | None = Field(default=None, ge=0)
 
 
 class SheetGap(Document):
@@ -163,9 +163,9 @@ class SheetAudit(Document):
     kind: Name
     sentence: Sentence = ""
     figures: dict[str, JsonValue] = Field(default_factory=dict)
-    confidence: float | None = None
-    epsilon_lower_bound: float | None = None
-    broken: bool = False
+    confidence: StrictFloat | None = None
+    epsilon_lower_bound: StrictFloat | None = None
+    broken: StrictBool = False
     recorded_by: Name
     recorded_at: AwareDatetime
 
@@ -176,8 +176,8 @@ class SheetUtility(Document):
     Noise costs small groups the most, so a sheet without groups says nothing about them.
     """
 
-    metrics: dict[str, float] = Field(default_factory=dict)
-    groups: dict[str, dict[str, float]] = Field(default_factory=dict)
+    metrics: dict[str, StrictFloat] = Field(default_factory=dict)
+    groups: dict[str, dict[str, StrictFloat]] = Field(default_factory=dict)
 
 
 class SheetMapping(Document):
@@ -204,7 +204,7 @@ class Datasheet(Digestible):
     claims: tuple[SheetClaim, ...] = ()
     gaps: tuple[SheetGap, ...] = ()
     audits: tuple[SheetAudit, ...] = ()
-    claim_broken: bool = False
+    claim_broken: StrictBool = False
     unknown: tuple[VersionId, ...] = ()
     ledgers: tuple[SheetLedger, ...] = ()
     utility: SheetUtility = SheetUtility()

@@ -52,7 +52,7 @@ class LedgerHead(Document):
 
     federation_id: FederationId
     site_id: SiteId
-    lines: int = Field(ge=1, lt=2**53)
+    lines: int = Field(ge=1, lt=2**53, strict=True)
     commitment: DigestText
     keyid: DigestText
     signature: SignatureHex
@@ -83,7 +83,7 @@ class LoggedLedgerHead(Document):
     """A ledger's head, and the index of its leaf in the log."""
 
     head: LedgerHead
-    index: int = Field(ge=0, lt=2**63)
+    index: int = Field(ge=0, lt=2**63, strict=True)
 
 
 def commitment(secret: bytes, lines: int, last: str) -> Digest:

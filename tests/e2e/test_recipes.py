@@ -438,20 +438,20 @@ def test_a_version_is_evaluated_alone_and_by_folds_on_rows_that_no_round_trained
         return job, scores_of(platform, job.id)[-1]
 
     trained, score = scored()
-    assert (score["examples"], score["mae"]) == (30, pytest.approx(200, rel=1e-3)), "the test part is not trained on"
+    assert (score["examples"], score["mae"]) == (30, pytest.approx(200, abs=2)), "the test part is not trained on"
     model = {"name": "years", "version_id": trained.version_id}
     alone = {"kind": "evaluate", "rounds": 0, "update": {}, "model": model}
     job, score = scored(**alone, data={"dataset": "later"}, evaluation={"part": "all"})
-    assert (score["examples"], score["mae"]) == (60, pytest.approx(400, rel=1e-3))
+    assert (score["examples"], score["mae"]) == (60, pytest.approx(400, abs=2))
     assert [round_.kind for round_ in client.rounds(job.id)] == ["evaluate"]
     assert (job.version_id, job.model_id) == (trained.version_id, trained.model_id)
     assert client.version(trained.version_id).metrics["examples"] == 30, "its own job's"
     _, score = scored(data={"dataset": "years", "fold": {"number": 1, "of": 2}})
     assert 0 < score["examples"] < 120, "of the 120 rows outside of the test"
-    assert score["mae"] == pytest.approx(0, abs=1)
+    assert score["mae"] == pytest.approx(0, abs=2)
     with pytest.raises(ApiError, match="no site's data set 'years' has rows for validation"):
         scored(evaluation={"part": "validation"})
-    with pytest.raises(ApiError, match="an evaluation needs the version"):
+    with pytest.raises(ApiError, match="an evaluation needs the id of the version"):
         scored(**{**alone, "model": {"name": "years"}})
 
 

@@ -19,7 +19,7 @@ NAMES = [SiteId(f"site_{at}") for at in range(SITES)]
 
 
 def seed_for(made: RoundManifest, site: SiteId) -> int:
-    return _order(made, site, None, Path("task")).seed
+    return _order(made, site, None, None, Path("task")).seed
 
 
 def test_a_site_has_its_own_seed_which_another_attempt_repeats() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from undersong.recipes.protocol import source_digest
 from undersong.shared.identity.signed_recipes import read_recipe_signature
 from undersong.shared.ids import Digest
+from undersong.shared.recipe_source import source_digest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

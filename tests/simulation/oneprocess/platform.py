@@ -101,7 +101,8 @@ class InProcessPlatform:
 
         async def version(version_id: str) -> dict[str, Any]:
             (found,) = (v for v in self.registry.versions.values() if v["id"] == version_id)
-            return {"federation_id": self.founding.federation_id, **found}
+            told = {"federation_id": self.founding.federation_id, "model_id": "mdl_01k5z0000000000000000000aa"}
+            return {**told, **found}
 
         app.add_api_route("/v1/models", models, methods=["GET"])
         app.add_api_route("/v1/models", model, methods=["POST"])
