@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,9 @@ from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.manifest import RoundManifest
 
 FITTING = 6
-RULE = budget(epsilon_of([gaussian()] * FITTING, DELTA) * 1.0001, days=36_500)
+RULE = replace(  # attempts at one round end with the budget here
+    budget(epsilon_of([gaussian()] * FITTING, DELTA) * 1.0001, days=36_500), max_attempts=1000
+)
 POINTS = ("agent.charge.held", "agent.charge.noted", "agent.charge.settled")
 
 
