@@ -7,6 +7,7 @@ still is the one of which the log was told. Pure.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -120,6 +121,47 @@ def unlike(heads: Iterable[LedgerHead], secret: bytes, hashes: Sequence[str]) ->
             yield f"it had {head.lines} lines by a head in the log, and has {len(hashes) - 1}: lines are gone"
         elif commitment(secret, head.lines, hashes[head.lines]) != head.commitment:
             yield f"its first {head.lines} lines are not those of a head in the log: it was rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What line `line` of a ledger says: that its owner adopted it, where up to `had` lines were lost or changed."""
+
+    line: int
+    had: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnlikeHead:
+    """A head that a ledger does not keep, why, and the adoption that explains it; None where none does."""
+
+    head: LedgerHead
+    why: str
+    adoption: Adoption | None
+
+
+def compare_heads(
+    heads: Sequence[LedgerHead], secret: bytes, hashes: Sequence[str], adoptions: Sequence[Adoption]
+) -> list[UnlikeHead]:
+    """Return the heads, in the log's order, that a ledger does not keep, and which adoption explains each.
+
+    An adoption explains a head of as many lines as it admits to have had at most, and only a head that is in the log
+    before one that the ledger keeps and that reaches the adoption's line: that one commits to what the owner admitted.
+    So who rewrites a ledger must admit in the log how many lines are not the first ones, and lines that were logged
+    after an adoption stay.
+    """
+    shown, found = 0, list[UnlikeHead]()
+    for head in reversed(heads):
+        why = next(unlike([head], secret, hashes), None)
+        if why is None:
+            shown = max(shown, head.lines)
+            continue
+        covering = [each for each in adoptions if head.lines <= each.had]
+        adoption = next((each for each in covering if each.line <= shown), None)
+        if adoption is None and covering:
+            why += f"; line {covering[0].line} says that it was adopted, and no later head here commits to that line"
+        found.append(UnlikeHead(head, why, adoption))
+    return found[::-1]
 
 
 def backward(heads: Sequence[LedgerHead]) -> Iterator[str]:

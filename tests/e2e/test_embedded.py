@@ -17,7 +17,7 @@ from tests.effort import also
 from tests.pace import Deadline
 from undersong.cli import app
 from undersong.cli.common import waits
-from undersong.cli.ledger_heads import LedgerOwner, told_in, unlike_told
+from undersong.cli.ledger_heads import Comparison, LedgerOwner, proven_heads, told_in, unlike_told
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -152,6 +152,7 @@ def expect_committed(platform: Platform, name: str) -> None:
         if heads and heads[-1].lines == chain.head.seq:
             assert secret is not None
             assert [*unlike(heads, secret, chain.hashes), *backward(heads)] == []
+            assert proven_heads(client, site_id).check(client.authority().fingerprint)[: len(heads)] == heads
             return
         assert not deadline.over(), (heads, chain.head)
         time.sleep(0.2)
@@ -179,9 +180,9 @@ def expect_ledgers_in_sheet(platform: Platform, job: Job) -> None:
         ledger = Ledger(state.store, LedgerMark(settings.high_water))
         (chain, _), secret = ledger.look(), ledger.secret()
         state.close()
-        assert list(unlike_told(chain, secret, told)) == []
+        assert unlike_told(chain, secret, told) == Comparison([], [])
         assert chain.hashes[told.heads[-1].lines]
-        assert list(unlike_told(Chain(), secret, told)) != []
+        assert unlike_told(Chain(), secret, told).faults != []
 
 
 def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:

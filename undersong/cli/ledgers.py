@@ -100,14 +100,18 @@ def verify(
     ] = None,
     site: Annotated[str | None, typer.Option("--site", help="Whose ledger it is, where the file does not say.")] = None,
     ca: Annotated[
-        str | None, typer.Option("--ca", help="SHA-256 fingerprint of the federation's authority, for a datasheet.")
+        str | None,
+        typer.Option(
+            "--ca", help="SHA-256 fingerprint of the federation's authority; by default that of the site's certificate."
+        ),
     ] = None,
 ) -> None:
     """Check that no line was changed, taken out or cut off; exits with 1 where one was.
 
     An agent compares its ledger with the transparency log by itself, at each start and every few minutes. An exported
     ledger is checked by itself: with --against it is compared with what was said of it before, so that lines that are
-    missing at its end, and a ledger that was rewritten, are seen as well.
+    missing at its end, and a ledger that was rewritten, are seen as well. Heads that it does not keep because its owner
+    adopted it are told with that line's date and reason, where a later head in the log commits to the line.
     """
     from undersong.cli.ledger_heads import LedgerOwner, told_in, unlike_told
 
@@ -123,10 +127,15 @@ def verify(
     if against is None:
         return
     told = told_in(against, LedgerOwner(site or holder.site_id, ca or holder.authority))
-    for why in unlike_told(chain, secret, told):
+    found = unlike_told(chain, secret, told)
+    for why in found.faults:
         raise UndersongError(f"the ledger is not the one that {against} tells of: {why}", remedy=ADVICE)
+    for explained in found.adopted:
+        common.complaints.print(f"it does not keep {explained}", markup=False, soft_wrap=True)
     if told.heads:
-        said = f"it keeps what {against} tells of it: {len(told.heads)} heads, the last one of {told.heads[-1].lines}"
+        kept = "all else that" if found.adopted else "what"
+        count, last = len(told.heads), told.heads[-1].lines
+        said = f"it keeps {kept} {against} tells of it: {count} heads, the last one of {last}"
         common.console.print(f"{said} lines", markup=False, soft_wrap=True)
     else:
         common.console.print(f"{against} tells of no head: none was in the log then", markup=False, soft_wrap=True)
@@ -140,16 +149,23 @@ def heads(
 ) -> None:
     """Print the heads of a site's ledger in the transparency log, for an auditor; where they go back is said.
 
-    A head tells how many lines the ledger had, and commits to them without telling what is in them.
+    A head tells how many lines the ledger had, and commits to them without telling what is in them. With --json the
+    certificates and the log's proofs are there as well, with which `undersong ledger verify --against` checks them.
     """
-    from undersong.shared.transparency.ledger_heads import backward
+    from undersong.cli.ledger_heads import proven_heads
+    from undersong.shared.transparency.ledger_heads import LoggedLedgerHead, backward
 
     with common.connect(profile) as client:
-        found = client.ledger_heads(common.find_site(client, name).id)
+        site_id = common.find_site(client, name).id
+        if as_json:
+            proven = proven_heads(client, site_id)
+            found = [LoggedLedgerHead(head=each.head, index=each.index) for each in proven.items]
+        else:
+            found = client.ledger_heads(site_id)
     for why in backward([each.head for each in found]):
         common.complaints.print(f"{why}; its owner's lines say why: undersong ledger show", markup=False)
     if as_json:
-        common.print_json([each.model_dump(mode="json") for each in found])
+        common.print_json(proven.model_dump(mode="json"))
         return
     if not found:
         common.console.print("no head of this site's ledger is in the log", style="dim")

@@ -324,6 +324,10 @@ class AsyncClient:
         """Return the certificates of one site or service by its id or name, or all (operator)."""
         return await self.all(lambda after: calls.certificates(name, after))
 
+    async def certificate(self, keyid: str) -> dict[str, Any]:
+        """Return one certificate by its fingerprint: what it names, and its PEM."""
+        return await self.send(calls.certificate(keyid))
+
     async def revoke_certificate(self, keyid: str, reason: str) -> None:
         """Revoke a certificate and every one that was rotated from it (operator)."""
         await self.send(calls.revoke_certificate(keyid, reason))

@@ -228,6 +228,11 @@ def create_enrolment_token(
     return _post("keys", "/enrolment-tokens", t.EnrolmentToken, {k: v for k, v in body.items() if v is not None})
 
 
+def certificate(keyid: str) -> Call[dict[str, Any]]:
+    """Return one certificate by its fingerprint."""
+    return _get("keys", f"/certificates/{_id(keyid)}", dict[str, Any])
+
+
 def log_head() -> Call[LogHead]:
     """Return the transparency log's size and root now, signed."""
     return _get("keys", "/log/head", LogHead)

@@ -319,6 +319,10 @@ class Client:
         """Return the certificates of one site or service by its id or name, or all (operator)."""
         return self.all(lambda after: calls.certificates(name, after))
 
+    def certificate(self, keyid: str) -> dict[str, Any]:
+        """Return one certificate by its fingerprint: what it names, and its PEM."""
+        return self.send(calls.certificate(keyid))
+
     def revoke_certificate(self, keyid: str, reason: str) -> None:
         """Revoke a certificate and every one that was rotated from it (operator)."""
         self.send(calls.revoke_certificate(keyid, reason))

@@ -35,8 +35,8 @@ def adopt(ledger: Ledger, reason: str, aside: Path) -> list[Line]:
         lost = max(0, (mark.seq if mark is not None else 0) - chain.head.seq - len(broken))
         had = chain.head.seq + len(broken) + lost
         gap = f"{fault}; {lost} lines are lost, {len(broken)} did not hold"
-        made = list(_added(chain, f"{gap}; {reason}" if reason else gap, broken, latest(chain, mark)))
-        commitments.settle(db, had)
+        had = commitments.settle(db, had)
+        made = list(_added(chain, f"{gap}; {reason}" if reason else gap, had, broken, latest(chain, mark)))
         for name in TRIGGERS:
             db.execute(f"DROP TRIGGER IF EXISTS {name}")
         db.execute("DELETE FROM charges WHERE seq > ?", (made[0].seq - 1,))
@@ -49,10 +49,10 @@ def adopt(ledger: Ledger, reason: str, aside: Path) -> list[Line]:
     return made
 
 
-def _added(chain: Chain, reason: str, broken: list[dict[str, Any]], now_ms: int) -> Iterator[Line]:
+def _added(chain: Chain, reason: str, had: int, broken: list[dict[str, Any]], now_ms: int) -> Iterator[Line]:
     """Add to the chain, and yield, the note, what broken lines charged, and the end of all that is held."""
     seq, last = chain.head.seq + 1, chain.head.hash
-    note = Line(seq, last, now_ms, State.ADOPTED, seq, neighbours="", reason=reason)
+    note = Line(seq, last, now_ms, State.ADOPTED, seq, neighbours="", number=had, reason=reason)
     chain.add(note)
     yield note
     for fields in broken:

@@ -95,13 +95,18 @@ def miss(db: sqlite3.Connection, chain: Chain, heads: Iterable[LedgerHead]) -> N
     db.execute("DELETE FROM facts WHERE name = ?", (UNTIL,))
 
 
-def settle(db: sqlite3.Connection, lines: int) -> None:
-    """Forget, at an adoption, what the log showed to be lost, of a ledger that had had this many lines."""
+def settle(db: sqlite3.Connection, lines: int) -> int:
+    """Forget, at an adoption, what the log showed to be lost, of a ledger that had had this many lines.
+
+    Returns how many it had had by the heads in the log as well.
+    """
     missed: Sequence[Sequence[Any]] = fact(db, MISSED, [])
-    remember(db, SETTLED, [*fact(db, SETTLED, []), *(str(each[1]) for each in missed)])
-    remember(db, UNTIL, max([lines, *(int(each[0]) for each in missed)]))
+    until = max([lines, *(int(each[0]) for each in missed)])
+    remember(db, SETTLED, list(dict.fromkeys([*fact(db, SETTLED, []), *(str(each[1]) for each in missed)])))
+    remember(db, UNTIL, until)
     for name in (LOST, MISSED):
         db.execute("DELETE FROM facts WHERE name = ?", (name,))
+    return until
 
 
 def _secret(db: sqlite3.Connection) -> bytes:

@@ -43,7 +43,7 @@ class Line:
     charge: the `seq` of the line by which the charge was held; of that line its own. due_ms: when the charge is final
     at the latest. delta: that of `epsilon_after`, the cost of all charges of the data set and unit that are held or
     final, of a budget's period where there is a budget; None where it has no bound. A line of state ADOPTED has no
-    charge, and none of what follows `charge` but `reason`.
+    charge, and of what follows `charge` only `reason` and `number`: how many lines the ledger had had, as far as known.
     """
 
     seq: int
@@ -150,6 +150,7 @@ class Chain:
         self.head = Head()
         self.charges: dict[int, Charge] = {}
         self.hashes: list[str] = [START]
+        self.adopted: list[Line] = []
         self.fault: str | None = None
         self._held: set[int] = set()
         self._of_manifest: defaultdict[str, list[int]] = defaultdict(list)
@@ -181,6 +182,7 @@ class Chain:
 
     def _apply(self, line: Line) -> None:
         if line.state is State.ADOPTED:
+            self.adopted.append(line)
             return
         if line.state is State.HELD:
             if line.charge != line.seq:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 import structlog
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
+from tests.shared.transparency.bundles import Federation
 from undersong.cli import main
 from undersong.doctor.agent import examine_agent
+from undersong.shared.ids import Digest, digest_of
+from undersong.shared.merkle import proofs as merkle
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.transparency.documents import LogHead, leaf_of
+from undersong.shared.transparency.ledger_heads import LedgerHead, signed_head
 from undersong.shared.wire.privacy import NonPrivateEvent
 
 POLICY = {
@@ -117,35 +123,127 @@ def test_a_running_agent_keeps_its_ledger(undersong: Any, site: Site) -> None:
         assert "cannot be relied on" in undersong("show")[2]
 
 
-def test_an_exported_ledger_is_compared_with_the_heads_that_the_log_was_told(
-    undersong: Any, site: Site, tmp_path: Path
-) -> None:
+class Log(Federation):
+    """A transparency log in memory, and what `ledger heads --json` prints of it."""
+
+    heads: list[LedgerHead]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.heads = []
+
+    def tell(self, lines: int, committed: Digest) -> None:
+        self.heads.append(signed_head(self.identities["site_0"], lines, committed))
+
+    def printed(self) -> dict[str, Any]:
+        leaves, keys = [leaf_of(head.leaf_document()) for head in self.heads], self.identities["keys"]
+        size, root = len(leaves), Digest(merkle.root(leaves).hex())
+        head = LogHead(size=size, root=root, timestamp_ms=1, keyid=keys.keyid, signature="0" * 128)
+        ders = [self.identities[name].certificate.public_bytes(Encoding.DER).hex() for name in ("keys", "site_0")]
+        items = []
+        for index, each in enumerate(self.heads):
+            path = [node.hex() for node in merkle.inclusion_proof(index, size, merkle.stored(leaves))]
+            proof = {"index": index, "size": size, "path": path}
+            items.append({"head": each.model_dump(mode="json"), "index": index, "proof": proof})
+        return {
+            "format": "undersong-ledger-heads/1",
+            "site_id": "site_0",
+            "authority": self.ca.certificate.public_bytes(Encoding.DER).hex(),
+            "certificates": ders,
+            "log_head": {**head.model_dump(mode="json"), "signature": keys.private_key.sign(head.statement()).hex()},
+            "items": items,
+        }
+
+    def write(self) -> tuple[str, ...]:
+        """Write what is printed into the folder where commands run, and return the options that name it."""
+        Path("heads.json").write_text(json.dumps(self.printed()))
+        return "--against", "heads.json", "--ca", self.fingerprint
+
+
+def commit(site: Site, log: Log) -> None:
+    """Tell the log the head of a stopped site's ledger."""
     site.start()
     due = site.ledger.uncommitted()
     assert due is not None
-    lines, committed = due
-    site.ledger.committed(lines)
+    log.tell(*due)
+    site.ledger.committed(due[0])
     site.stop()
-    told = {"federation_id": "fed_x", "site_id": "site_0", "keyid": "0" * 64, "signature": "0" * 128}
-    head = {"head": {**told, "lines": lines, "commitment": committed}, "index": 9}
-    (tmp_path / "heads.json").write_text(json.dumps([head]))
+
+
+def test_an_exported_ledger_is_compared_with_the_heads_that_the_log_was_told(
+    undersong: Any, site: Site, tmp_path: Path
+) -> None:
+    log = Log()
+    commit(site, log)
+    against = log.write()
     assert undersong("export", "--out", "ledger.json")[0] == 0
     for words in (("verify",), ("verify", "--file", "ledger.json")):
-        code, out, err = undersong(*words, "--against", "heads.json")
+        code, out, err = undersong(*words, *against)
         assert (code, "1 heads, the last one of 2 lines" in out) == (0, True), err
+    code, _, err = undersong("verify", "--file", "ledger.json", *against[:2])
+    assert (code, "--ca" in err) == (1, True), err
     document = json.loads((tmp_path / "ledger.json").read_text())
     (tmp_path / "cut.json").write_text(json.dumps({**document, "lines": document["lines"][:1]}))
-    code, _, err = undersong("verify", "--file", "cut.json", "--against", "heads.json")
+    code, _, err = undersong("verify", "--file", "cut.json", *against)
     assert (code, "it had 2 lines by a head in the log, and has 1" in err) == (1, True), err
     (tmp_path / "other.json").write_text(json.dumps({**document, "head_secret": "00" * 32}))
-    code, _, err = undersong("verify", "--file", "other.json", "--against", "heads.json")
+    code, _, err = undersong("verify", "--file", "other.json", *against)
     assert (code, "it was rewritten" in err) == (1, True), err
     (tmp_path / "other.json").write_text(json.dumps({**document, "head_secret": None}))
-    assert undersong("verify", "--file", "other.json", "--against", "heads.json")[0] == 1
-    assert undersong("verify", "--file", "ledger.json", "--against", "heads.json", "--site", "site_1")[0] == 1
-    (tmp_path / "two.json").write_text(json.dumps([head, {**head, "head": {**head["head"], "site_id": "site_1"}}]))
-    code, _, err = undersong("verify", "--file", "ledger.json", "--against", "two.json")
-    assert (code, "--site" in err) == (1, True), err
-    for text in ("{}", "[1]", "not JSON", "null"):
+    assert undersong("verify", "--file", "other.json", *against)[0] == 1
+    assert undersong("verify", "--file", "ledger.json", *against, "--site", "site_1")[0] == 1
+    for text in ("{}", "[1]", "not JSON", "null", '{"format": "undersong-ledger-heads/1"}'):
         (tmp_path / "heads.json").write_text(text)
-        assert undersong("verify", "--against", "heads.json")[0] == 1
+        assert undersong("verify", *against)[0] == 1
+
+
+UNPROVEN: dict[str, Callable[[dict[str, Any]], None]] = {
+    "signed by another": lambda printed: printed["items"][0]["head"].update(signature="00" * 64),
+    "not in the log": lambda printed: printed["items"][0]["proof"].update(path=["00" * 32]),
+    "twice": lambda printed: printed["items"].insert(1, printed["items"][0]),
+    "another index": lambda printed: printed["items"][1].update(index=7),
+    "another order": lambda printed: printed["items"].reverse(),
+    "of another site": lambda printed: printed.update(site_id="site_1"),
+    "more lines": lambda printed: printed["items"][0]["head"].update(lines=2),
+    "no certificate of the site": lambda printed: printed["certificates"].pop(),
+    "no certificate of the log": lambda printed: printed["certificates"].pop(0),
+    "another root": lambda printed: printed["log_head"].update(root="00" * 32),
+    "another authority": lambda printed: printed.update(authority=Log().printed()["authority"]),
+}
+
+
+@pytest.mark.parametrize("how", UNPROVEN)
+def test_heads_in_a_file_that_are_not_proven_are_refused(undersong: Any, site: Site, tmp_path: Path, how: str) -> None:
+    """Nothing is said of the ledger by such a file, neither good nor bad."""
+    log = Log()
+    log.tell(1, digest_of(b"other"))
+    commit(site, log)
+    against, printed = log.write(), log.printed()
+    assert "it was rewritten" in undersong("verify", *against)[2]
+    UNPROVEN[how](printed)
+    (tmp_path / "heads.json").write_text(json.dumps(printed))
+    code, out, err = undersong("verify", *against)
+    assert (code, "heads.json" in err, "rewritten" in err, "it keeps" in out) == (1, True, False, False), err
+
+
+def test_an_adopted_ledger_is_explained_by_its_line_and_a_rewritten_one_is_not(undersong: Any, site: Site) -> None:
+    """The log has a head of two lines; the second was lost, and the owner adopted the rest."""
+    log = Log()
+    commit(site, log)
+    cut(site)
+    assert undersong("adopt", "--reason", "a disk was exchanged")[0] == 0
+    code, _, err = undersong("verify", *log.write())
+    assert (code, "no later head here commits to that line" in err) == (1, True), "the log knows no adoption"
+    commit(site, log)
+    code, out, err = undersong("verify", *log.write())
+    assert (code, "it keeps all else" in out) == (0, True), err
+    assert "the head of 2 lines: its owner adopted it on" in err
+    assert "a disk was exchanged" in err
+    log.tell(4, digest_of(b"a line after the adoption, which is charged otherwise below"))
+    site.start()
+    manifest = private(2)
+    site.ledger.charge(manifest, manifest.digest(), gaussian(), budget(9))
+    site.stop()
+    commit(site, log)
+    code, _, err = undersong("verify", *log.write())
+    assert (code, "its first 4 lines are not those" in err) == (1, True), "the adoption admits two lines"
