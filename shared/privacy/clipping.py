@@ -53,3 +53,16 @@ def next_clip(rule: AdaptiveClip, clip_norm: float, share: float) -> float:
     least, most = SHARES
     moved = clip_norm * math.exp(-rule.rate * (min(max(share, least), most) - rule.quantile))
     return min(max(moved, rule.start / MOST_MOVED), rule.start * MOST_MOVED)
+
+
+def clip_range(rule: AdaptiveClip, rounds: int) -> tuple[float, float]:
+    """Return the smallest and the largest clip norm that `next_clip` can lead to from the start in so many rounds.
+
+    Each round multiplies by exp(-rate (share - quantile)) with a share that counts as one of `SHARES`, so that after t
+    rounds the norm is within start exp(-rate (2 - quantile) t) and start exp(rate (1 + quantile) t), and never further
+    than `MOST_MOVED` from the start.
+    """
+    least, most = SHARES
+    limit = math.log(MOST_MOVED)
+    down, up = (min(rule.rate * by * rounds, limit) for by in (most - rule.quantile, rule.quantile - least))
+    return rule.start * math.exp(-down), rule.start * math.exp(up)

@@ -41,8 +41,9 @@ def lint(
     found: dict[Path, list[Finding]] = {}
     for file in files:
         data = read_bytes(file)
-        site = _described(config or file.with_name("agent.yaml"), asked=config is not None) if names else None
-        found[file] = policy_lint.lint(data, site)
+        at = config or file.with_name("agent.yaml")
+        site, same = _described(at, asked=config is not None) if names else (None, {})
+        found[file] = policy_lint.lint(data, site, same)
     if as_json:
         rows = [{"file": str(file), **asdict(each)} for file, findings in found.items() for each in findings]
         common.print_json(rows)
@@ -53,23 +54,27 @@ def lint(
         raise typer.Exit(1)
 
 
-def _described(config: Path, *, asked: bool) -> "Description | None":
-    """Return what the site of an agent.yaml has; None, and a line about it, where that cannot be read."""
+def _described(config: Path, *, asked: bool) -> "tuple[Description | None, dict[str, frozenset[str]]]":
+    """Return what the site of an agent.yaml has, and which data sets read the same files.
+
+    None, and a line about it, where that cannot be read.
+    """
     if not asked and not config.exists():
-        return None
+        return None, {}
     from undersong.services.agent.domain.rules import TaskFailure
     from undersong.services.agent.settings import ConfigError, load
-    from undersong.services.agent.site.description import look
+    from undersong.services.agent.site.description import data_files, look, same_files
 
     common.quiet_logs()
     try:
-        return asyncio.run(look(load(config), None))
+        settings = load(config)
+        return asyncio.run(look(settings, None)), same_files(data_files(settings))
     except (ConfigError, TaskFailure) as error:
         said = f"names are not resolved: {getattr(error, 'detail', None) or error}"
         if asked:
             raise UndersongError(said, remedy=f"correct {config}, or use --no-names") from None
         common.complaints.print(said, markup=False)
-        return None
+        return None, {}
 
 
 def _print(file: Path, findings: "list[Finding]") -> None:

@@ -137,6 +137,7 @@ class Ledger:
             if chain.open(digest) is None:
                 now_ms = self._now(chain)
                 _refuse(manifest, event, rule, chain, now_ms)
+                self._keep_clip_rule(manifest)
                 self._append(chain, _held(manifest, digest, event, rule, chain, now_ms))
                 point("agent.charge.held")
             self._note(chain, fault)
@@ -216,6 +217,19 @@ class Ledger:
         period.
         """
         return latest(chain, known(self.mark))
+
+    def _keep_clip_rule(self, manifest: RoundManifest) -> None:
+        """Remember by which rule a job's clip norm moves; raises TaskFailure `privacy-mismatch` for another one."""
+        rule = None if manifest.privacy is None else manifest.privacy.adaptive_clip
+        if rule is None:
+            return
+        name = f"clip_rule/{manifest.job_id}"
+        with self.store.writing() as db:
+            before = commitments.fact(db, name, None)
+            if (refusal := rules.other_clip_rule(before, rule)) is not None:
+                raise TaskFailure(refusal.code, refusal.detail)
+            if before is None:
+                commitments.remember(db, name, rule.model_dump_json())
 
     def _append(self, chain: Chain, line: Line) -> None:
         try:

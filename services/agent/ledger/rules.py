@@ -15,9 +15,11 @@ from undersong.services.agent.domain.budgets import Budget, PrivacyRule
 from undersong.services.agent.domain.rules import Reason
 from undersong.services.agent.ledger.entries import Chain, Charge, Line, State, event_in, noisy
 from undersong.shared.privacy.accounting import Unaffordable, epsilon_of, noise_until
+from undersong.shared.privacy.clipping import clip_range
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.privacy import (
     MIN_DELTA,
+    AdaptiveClip,
     GaussianEvent,
     NonPrivateEvent,
     PrivacyEvent,
@@ -86,7 +88,7 @@ def mismatch(manifest: RoundManifest, event: PrivacyEvent, chain: Chain) -> Reas
     if len(others) >= terms.charged:
         said = f"this site took part in {len(others)} rounds of a job whose terms are about {terms.charged}"
         return Reason(PRIVACY_MISMATCH, said)
-    if (near := _too_near(manifest, terms, chain)) is not None:
+    if (near := _too_near(manifest, terms, chain) or _clip_moved(manifest, terms)) is not None:
         return Reason(PRIVACY_MISMATCH, near)
     together = epsilon_of([several(event, terms.charged)], terms.delta)
     if exceeds(together, terms.epsilon):
@@ -113,6 +115,32 @@ def _too_near(manifest: RoundManifest, terms: PrivacyTerms, chain: Chain) -> str
         f"this site took part in row {max(near)} of the job's noise, and this round's is row {row}: the terms promise "
         f"{apart} from one to the next"
     )
+
+
+def _clip_moved(manifest: RoundManifest, terms: PrivacyTerms) -> str | None:
+    """Return that a round's clip norm cannot follow from where the job's began; None where it can.
+
+    Before round n of a job at most n - 1 rounds trained, and fewer than the terms are about.
+    """
+    rule, encoding = terms.adaptive_clip, manifest.encoding
+    if rule is None or encoding is None or encoding.clip_norm is None:
+        return None
+    moves = max(0, min(manifest.number, terms.rounds) - 1)
+    least, most = clip_range(rule, moves)
+    if least * (1 - SLACK) <= encoding.clip_norm <= most * (1 + SLACK):
+        return None
+    return (
+        f"the round's clip norm is {encoding.clip_norm:.6g}, and from {rule.start:.6g} the job's rule leads to "
+        f"{least:.6g} to {most:.6g} in the {moves} rounds that there can have been before it"
+    )
+
+
+def other_clip_rule(before: str | None, rule: AdaptiveClip | None) -> Reason | None:
+    """Refuse a round whose clip norm moves by another rule, or from another start, than the job's rounds before it."""
+    if before is None or rule is None or before == rule.model_dump_json():
+        return None
+    said = f"the job's clip norm moved by {before} before, and by {rule.model_dump_json()} in this round"
+    return Reason(PRIVACY_MISMATCH, said)
 
 
 def _rows(chain: Chain, manifest: RoundManifest) -> set[int]:

@@ -32,7 +32,7 @@ from undersong.shared.ids import Digest
 from undersong.shared.names import Hints, hint, near, one_edit
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
 from undersong.shared.statistics.measures import Kind as MeasureKind
-from undersong.shared.wire.privacy import MAX_EPSILON, PrivacyModel, PrivacyUnit
+from undersong.shared.wire.privacy import MAX_EPSILON, MIN_DELTA, PrivacyModel, PrivacyUnit
 from undersong.shared.yaml_texts import NotYaml, load_document
 
 GIB = 2**30
@@ -126,7 +126,7 @@ class BudgetEntry(BaseModel):
         PrivacyUnit.SITE, description="Whose contribution the noise hides: all that the `site` sends, or one `record`"
     )
     epsilon: float = Field(gt=0, le=MAX_EPSILON, description="Most that may be spent within the period")
-    delta: float = Field(gt=0, lt=1, description="The delta at which epsilon is computed; far below 1 / units")
+    delta: float = Field(ge=MIN_DELTA, lt=1, description="The delta at which epsilon is computed; far below 1 / units")
     period_days: int = Field(
         default=365, ge=1, le=36_500, description="Length of the period in days; it ends now, and moves with time"
     )
@@ -203,7 +203,7 @@ class AutomaticApproval(BaseModel):
         gt=0, le=MAX_EPSILON, description="Most epsilon of a whole job; one with an exact sum always waits"
     )
     delta: float = Field(
-        default=1e-6, gt=0, lt=1, description="The largest delta at which the job may claim that epsilon"
+        default=1e-6, ge=MIN_DELTA, lt=1, description="The largest delta at which the job may claim that epsilon"
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -34,10 +34,13 @@ class Finding:
     remedy: str
 
 
-def lint(data: bytes, description: Description | None = None) -> list[Finding]:
+def lint(
+    data: bytes, description: Description | None = None, same_files: Mapping[str, frozenset[str]] | None = None
+) -> list[Finding]:
     """Return every finding about a policy file's bytes, by line.
 
-    `description` is what the site has; without it names are not resolved.
+    `description` is what the site has; without it names are not resolved. same_files: of a data set the others that
+    read a file of it.
     """
     try:
         text = data.decode()
@@ -52,7 +55,7 @@ def lint(data: bytes, description: Description | None = None) -> list[Finding]:
         file = PolicyFile.model_validate(raw if raw is not None else {})
     except ValidationError as error:
         return sorted(_faults(error, lines), key=_order)
-    findings = [*_weak(file, lines)]
+    findings = [*_weak(file, lines), *_shared(file, lines, same_files or {})]
     if description is not None:
         from undersong.services.agent.site.description import name_faults
 
@@ -140,6 +143,20 @@ def _weak(file: PolicyFile, lines: Lines) -> Iterable[Finding]:
             said = f"any installed code of the recipe {rule.name} may run"
             at = _line(lines, ["recipes", str(number)])
             yield Finding("weak", at, f"recipes.{number}", said, "add `digest` to pin one version")
+
+
+def _shared(file: PolicyFile, lines: Lines, same_files: Mapping[str, frozenset[str]]) -> Iterable[Finding]:
+    """Yield data sets that read the same file, where a budget is then spent by all of them."""
+    told: set[frozenset[str]] = set()
+    for name in file.datasets:
+        group = frozenset({name, *same_files.get(name, ())})
+        if len(group) == 1 or group in told or group.isdisjoint(file.privacy.budgets):
+            continue
+        told.add(group)
+        others = ", ".join(sorted(group - {name}))
+        said = f"it reads a file that {others} reads too: a round on any of them is spent of the budgets of all"
+        at = _line(lines, ["datasets", name])
+        yield Finding("weak", at, f"datasets.{name}", said, "give them one budget, or declare the rows once")
 
 
 def _weak_noise(file: PolicyFile, lines: Lines) -> Iterable[Finding]:

@@ -33,7 +33,7 @@ def private(
         number=number,
         attempt=attempt,
         round_id=f"rnd_{changes.get('job_id', 'job_1')}_{number}_{attempt}",
-        encoding=ENCODING,
+        encoding=changes.pop("encoding", ENCODING),
         privacy={**terms(noise, rounds=rounds), **changes.pop("terms", {})},
         **changes,
     )

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.services.agent.ledgers import DELTA, Site, budget, gaussian, private
+from tests.services.agent.ledgers import DELTA, ENCODING, Site, budget, gaussian, private
 from tests.shared.wire.manifests import manifest
 from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.services.agent.domain.rules import Detail, Earlier, TaskFailure, report
@@ -247,6 +248,26 @@ def test_a_claim_is_about_the_whole_job_whatever_each_round_says(site: Site) -> 
     assert "the 3 rounds up to this one cost" in refusal(site, honest_alone, event=gaussian(20.0)).detail
     charge(site, private(1, rounds=2, job_id="job_2"))
     charge(site, private(2, attempt=2, rounds=2))  # another attempt is within the claim, and charged
+
+
+def moving(number: int, norm: float, **rule: float) -> RoundManifest:
+    """A round of a job whose clip norm began at 5, after `norm / 5` was what earlier rounds multiplied it by."""
+    clip = {"quantile": 0.5, "rate": 0.2, "start": 5.0, **rule}
+    encoding = ENCODING.model_copy(update={"clip_norm": norm, "clip_bit": 1})
+    return private(number, rounds=9, terms={"adaptive_clip": clip}, encoding=encoding)
+
+
+def test_a_clip_norm_moves_from_its_start_as_its_rule_allows_and_no_further(site: Site) -> None:
+    """A factor of exp(0.3) a round at most, either way: shares count as -1 to 2."""
+    charge(site, moving(1, 5.0))
+    for number, norm in ((2, 5 * exp(0.31)), (2, 5 * exp(-0.31)), (4, 5 * exp(0.91)), (99, 5 * exp(2.41)), (3, 1e6)):
+        failure = refusal(site, moving(number, norm))
+        assert (failure.code, "clip norm" in failure.detail) == ("privacy-mismatch", True)
+    for number, norm in ((2, 5 * exp(0.29)), (4, 5 * exp(-0.89)), (99, 5 * exp(2.39))):
+        charge(site, moving(number, norm))
+    for rule in ({"start": 50.0}, {"rate": 2.0}, {"quantile": 0.9}):
+        failure = refusal(site.again(), moving(5, rule.get("start", 5.0), **rule))
+        assert (failure.code, "moved by" in failure.detail) == ("privacy-mismatch", True)
 
 
 def test_taking_part_too_often_or_too_soon_is_refused(site: Site) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis.strategies import floats, integers, sampled_from
+from hypothesis.strategies import booleans, floats, integers, lists, sampled_from
 
 from tests.effort import examples
 from tests.shared.wire.manifests import manifest
-from undersong.shared.privacy.clipping import MOST_MOVED, bit_noise, bit_size, next_clip, update_noise
+from undersong.shared.privacy.clipping import MOST_MOVED, bit_noise, bit_size, clip_range, next_clip, update_noise
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.payload import opened_train, train_payload
 from undersong.shared.secagg.private import coordinates_of, event_of, noise_of_sum, plan_noisy, sensitivity
@@ -126,6 +126,19 @@ def test_a_false_count_moves_it_no_further_than_noise_does(share: float, quantil
     """A site can add any number to a count that nothing proves, as much as all words hold."""
     found = next_clip(AdaptiveClip(quantile=quantile, rate=rate, start=1.0), 1.0, share)
     assert math.exp(-2 * rate) <= found <= math.exp(2 * rate)
+
+
+@given(shares=lists(floats(-5, 5), max_size=30), quantile=floats(0.01, 0.99), rate=floats(0.01, 2.0), up=booleans())
+def test_the_range_holds_whatever_shares_lead_to_and_no_more(
+    shares: list[float], quantile: float, rate: float, up: bool
+) -> None:
+    rule = AdaptiveClip(quantile=quantile, rate=rate, start=3.0)
+    clip = edge = rule.start
+    for share in shares:
+        clip, edge = next_clip(rule, clip, share), next_clip(rule, edge, -9.0 if up else 9.0)
+    least, most = clip_range(rule, len(shares))
+    assert least * (1 - 1e-9) <= clip <= most * (1 + 1e-9)
+    assert edge == pytest.approx(most if up else least, rel=1e-9)
 
 
 def test_it_never_leaves_what_can_be_encoded() -> None:

@@ -156,6 +156,24 @@ def test_lint_names_what_noise_does_not_bound() -> None:
         assert {each.place for each in found} & {"privacy.require", "privacy.budgets", "auto_approve"} == places
 
 
+def test_lint_names_data_sets_that_read_one_file_and_so_share_a_budget() -> None:
+    names = {name: {"columns": ["age"]} for name in ("heart", "hearts", "lungs")}
+    policy = {**POLICY, "datasets": names, "privacy": {"budgets": {"hearts": {"epsilon": 1, "delta": 1e-6}}}}
+    same = {"heart": frozenset({"hearts"}), "hearts": frozenset({"heart"})}
+    text = dump_document(policy)
+    found = [each for each in lint(text.encode(), None, same) if "spent of the budgets of all" in each.message]
+    assert [(each.place, text.splitlines()[each.line - 1].strip()) for each in found] == [("datasets.heart", "heart:")]
+    unbounded = dump_document({**policy, "privacy": {}})
+    assert not [each for each in lint(unbounded.encode(), None, same) if "budgets of all" in each.message]
+
+
+def test_a_budget_takes_no_delta_that_noise_is_not_drawn_for() -> None:
+    for delta, faults in ((1e-12, 0), (1e-13, 1), (0, 1)):
+        policy = {**POLICY, "privacy": {"budgets": {"heart": {"epsilon": 1, "delta": delta}}}}
+        found = [each for each in lint(dump_document(policy).encode()) if each.place.endswith("delta")]
+        assert len(found) == faults
+
+
 def test_lint_resolves_names_at_the_site() -> None:
     document = {**POLICY, "recipes": ["tabuler"], "datasets": {"hart": {"columns": "*"}, "heart": {"columns": ["aeg"]}}}
     text = dump_document(document)
