@@ -11,9 +11,15 @@ from typing import Final
 from undersong.shared.secagg.engines import ENGINES
 
 MODULES: Final = tuple(
-    dict.fromkeys(("undersong.shared.fields.field64", *(name for facts in ENGINES.values() for name in facts.kernels)))
+    dict.fromkeys(
+        (
+            "undersong.shared.fields.field64",
+            "undersong.shared.secagg.rounding_kernel",
+            *(name for facts in ENGINES.values() for name in facts.kernels),
+        )
+    )
 )
-"""The field, and what engines have compiled."""
+"""The field, the quantiser's rounding, and what engines have compiled."""
 
 
 def compile_all() -> None:

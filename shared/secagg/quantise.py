@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from undersong.shared.errors import Invalid
 from undersong.shared.secagg.facts import TAIL_WORDS
+from undersong.shared.secagg.rounding import BLOCK, Uniforms, measure, round_into
 from undersong.shared.wire.manifest import Encoding
 
 ModVector = npt.NDArray[np.unsignedinteger]
@@ -33,7 +33,6 @@ MAX_MULTIPLE: Final = 2**52
 SUMS_SCALE: Final = 2.0**24
 COUNTS_SCALE: Final = 1.0
 _LOSS_OFFSET: Final = 2**30
-_BLOCK: Final = 8_192  # coordinates: the working arrays stay in a core's cache, and BLAS starts no threads below 10,000
 _ROUNDING_SLACK: Final = math.sqrt(2 * 20 * math.log(2))  # sqrt(2 ln(1 / beta))
 _SUM_ERROR: Final = 1e-9  # more than a float64 sum of squares can be off by
 _MAX_REDRAWS: Final = 64
@@ -188,7 +187,9 @@ def encode(
         raise OutOfRange(f"weight {weight} is outside 1..{encoding.max_weight}")
     if not math.isfinite(loss):
         raise NonFinite("the loss is not a finite number")
-    norm, peak = _measure(vector)
+    norm, peak = measure(vector)
+    if not math.isfinite(norm):
+        raise NonFinite("the vector holds a value that is not a finite number")
     shrink = 1.0 if encoding.clip_norm is None or norm <= encoding.clip_norm else encoding.clip_norm / norm
     largest = peak * shrink * encoding.scale
     clipped = shrink < 1.0 or largest > encoding.bound * (1 + 1e-9)
@@ -199,8 +200,8 @@ def encode(
     if encoding.clip_norm is not None:
         limit = (squared_norm_bound(encoding, vector.size + len(bits)) - sum(bit**2 for bit in bits)) * (1 - _SUM_ERROR)
     for draw in range(_MAX_REDRAWS):
-        uniforms = _Uniforms(key, draw)
-        if _round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:
+        uniforms = Uniforms(key, draw)
+        if round_into(ring, vector, shrink * encoding.scale, weight, clamp, uniforms) <= limit:
             ring[vector.size : vector.size + len(bits)] = np.array(bits, np.int64).astype(ring.dtype)
             ring[vector.size + len(bits) :] = _tail(weight, clipped and not bare, 0.0 if bare else loss)
             return Quantised(ring, clipped)
@@ -255,8 +256,8 @@ def _clip_words(encoding: Encoding, *, within: bool) -> list[int]:
 def _mean(total: ModVector, encoding: Encoding, weight: int, limit: int) -> Floats:
     mean = np.empty(total.size, np.float32)
     step = 1.0 / (encoding.scale * weight)
-    for start in range(0, total.size, _BLOCK):
-        block = signed(total[start : start + _BLOCK], encoding.modulus_bits)
+    for start in range(0, total.size, BLOCK):
+        block = signed(total[start : start + BLOCK], encoding.modulus_bits)
         if int(block.max()) > limit or int(block.min()) < -limit:
             raise OutOfRange("a coordinate of the sum is larger than its summands allow")
         np.multiply(block, step, out=mean[start : start + block.size], casting="unsafe")
@@ -342,58 +343,6 @@ def unpack(data: bytes | bytearray | memoryview, modulus_bits: int) -> ModVector
         wide[:, :3] = octets.reshape(-1, 3)
         octets = wide.reshape(-1)
     return octets.view(np.dtype(DTYPES[modulus_bits]).newbyteorder("<"))
-
-
-class _Uniforms:
-    """A stream of uniform 32-bit words: AES-256-CTR under the caller's key, one counter space per draw."""
-
-    def __init__(self, key: bytes, draw: int) -> None:
-        counter = draw.to_bytes(8, "big") + bytes(8)
-        self._cipher = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
-        self._words = np.empty(_BLOCK, "<u4")
-        self._zeros = memoryview(bytes(_BLOCK * 4))
-
-    def next(self, count: int) -> npt.NDArray[np.uint32]:
-        words = self._words[:count]
-        self._cipher.update_into(self._zeros[: count * 4], words.view(np.uint8).data)
-        return words
-
-
-def _measure(vector: Floats) -> tuple[float, float]:
-    """L2 norm and greatest size of a coordinate; a float32 squared never overflows a float64."""
-    square, peak = 0.0, 0.0
-    wide = np.empty(_BLOCK, np.float64)
-    for start in range(0, vector.size, _BLOCK):
-        block = vector[start : start + _BLOCK]
-        part = wide[: block.size]
-        part[:] = block
-        square += float(part @ part)
-        peak = max(peak, float(block.max()), -float(block.min()))
-    if not math.isfinite(square):
-        raise NonFinite("the vector holds a value that is not a finite number")
-    return math.sqrt(square), peak
-
-
-def _round_into(
-    ring: ModVector, vector: Floats, factor: float, weight: int, clamp: int | None, uniforms: _Uniforms
-) -> float:
-    """Write weight * round(vector * factor) to the ring; the integers' squared norm comes back (before the weight)."""
-    wide, fixed, square = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64), 0.0
-    for start in range(0, vector.size, _BLOCK):
-        block = vector[start : start + _BLOCK]
-        real, whole = wide[: block.size], fixed[: block.size]
-        real[:] = block
-        real *= factor * 2.0**32
-        if clamp is not None:
-            np.clip(real, -clamp * 2.0**32, clamp * 2.0**32, out=real)
-        np.copyto(whole, real, casting="unsafe")
-        whole += uniforms.next(block.size)
-        whole >>= 32
-        real[:] = whole
-        square += float(real @ real)
-        whole *= weight
-        np.copyto(ring[start : start + block.size], whole, casting="unsafe")
-    return square
 
 
 def _tail(weight: int, clipped: bool, loss: float) -> list[int]:

@@ -20,6 +20,7 @@ from undersong.shared.learning.tensors import Master, Model, Vector, change_from
 from undersong.shared.privacy.accounting import within
 from undersong.shared.secagg.payload import sums_payload, train_payload, weight_of
 from undersong.shared.secagg.quantise import NonFinite, unpack
+from undersong.shared.secagg.rounding import measure
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import RECORD_NOISE
 from undersong.simulate.conditions import PLAIN
@@ -165,10 +166,10 @@ class _Tally:
 
     def take(self, manifest: RoundManifest, change: Vector, made: TrainResult) -> npt.NDArray[np.float64]:
         """Return a change that is clipped and weighed, and count it, as the quantiser does, but without rounding."""
-        wide = change.astype(np.float64)
-        norm = float(np.linalg.norm(wide))
+        norm, _ = measure(change)
         if not np.isfinite(norm):
             raise NonFinite("the vector holds a value that is not a finite number")
+        wide = change.astype(np.float64)
         limit = manifest.encoding.clip_norm if manifest.encoding is not None else None
         weight, clipped = weight_of(made.examples, manifest), limit is not None and norm > limit
         if limit is not None and clipped:
