@@ -1,12 +1,13 @@
 """How far a job has come, kept from its events alone: following a job asks nothing else of the coordinator."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from undersong.client.types import ENDED_ROUND_PHASES, Event, Round
 
 HEADLINE: Final = ("accuracy", "auc", "r2", "rmse", "loss")
+_COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "mape_rows"})
 
 
 @dataclass
@@ -40,12 +41,13 @@ class RoundProgress:
         return headline(self.metrics) or self.reason or ("" if self.phase == "published" else self.phase)
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
+def headline(metrics: Mapping[str, Any], names: Sequence[str] = HEADLINE) -> str:
     """Return the metrics that most people look for in one line, each with its error bound where it has one."""
     values = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    shown = [key for key in HEADLINE if key in values] or [key for key in values if not key.endswith("_error")][:3]
+    shown = [key for key in names if key in values] or [key for key in values if not key.endswith("_error")][:3]
     bounds = {key: f" ±{values[f'{key}_error']:.1g}" for key in shown if f"{key}_error" in values}
-    return ", ".join(f"{key} {values[key]:.3f}{bounds.get(key, '')}" for key in shown)
+    written = {key: f"{value:,.0f}" if key in _COUNTS else f"{value:.3f}" for key, value in values.items()}
+    return ", ".join(f"{key} {written[key]}{bounds.get(key, '')}" for key in shown)
 
 
 class JobProgress:

@@ -30,7 +30,7 @@ from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound, Refusal
 from undersong.shared.faults import point
 from undersong.shared.ids import JobId, ModelId, RoundId, SiteId
-from undersong.shared.learning.metrics import metrics_of
+from undersong.shared.learning.metrics import curves_of, metrics_of
 from undersong.shared.queues import Event
 from undersong.shared.secagg.engine import UPLOAD
 from undersong.shared.secagg.engines import engine_facts
@@ -239,6 +239,8 @@ class Conductor:
         shown = result.model_dump(mode="json", exclude={"values"})
         if groups := await self._groups(record, values):
             shown["groups"] = groups
+        if curves := await self._curves(record, values):
+            shown["curves"] = curves
         if report.faults:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
         return Published(outcome, shown)
@@ -246,7 +248,7 @@ class Conductor:
     async def _metrics(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, float]:
         """Return named metrics by the layout of the job, not by what an update says of itself."""
         job = await self._job(record.round.job_id)
-        found = metrics_of(job.layout, np.asarray(values, np.float64))
+        found = metrics_of(job.layout, np.asarray(values, np.float64), job.reading)
         return {name: float(value) for name, value in found.items()}
 
     async def _groups(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, dict[str, float] | None]:
@@ -256,7 +258,14 @@ class Conductor:
         if record.round.kind is not RoundKind.EVALUATE or group is None or not isinstance(job.spec, JobSpec):
             return {}
         least = job.spec.evaluation.least_rows
-        return group_metrics(job.layout, np.asarray(values, np.float64), group.categories or (), least)
+        return group_metrics(job.layout, np.asarray(values, np.float64), group.categories or (), least, job.reading)
+
+    async def _curves(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, list[list[float]]]:
+        """Return the curves of an evaluation whose rows have one score."""
+        job = await self._job(record.round.job_id)
+        if record.round.kind is not RoundKind.EVALUATE or not isinstance(job.spec, JobSpec):
+            return {}
+        return curves_of(job.layout, np.asarray(values, np.float64), job.spec.evaluation.least_rows)
 
     async def report_metrics(self, round_id: RoundId) -> None:
         """Give a model version's measurements to the registry."""

@@ -4,23 +4,25 @@
 | --- | --- |
 | binary | n, loss, tp, fp, tn, fn, then for positives and for negatives: rows, places and squared places by score bin |
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
-| regression | n, squared error, absolute error, y, y squared |
+| regression | n, squared error, absolute error, y, y squared, error, relative error, rows whose label is not 0 |
 | LAYOUT by K | the sums of LAYOUT over all rows, then over the rows of each of K groups |
 
 A score is the predicted probability of the positive class (see `undersong.shared.learning.score_bins` for bins and
-AUC).
+AUC, `undersong.shared.learning.score_curves` for what else follows from them). An error is prediction minus label, a
+relative one its size over the label's.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from undersong.shared.errors import Invalid
-from undersong.shared.learning import score_bins
+from undersong.shared.learning import score_bins, score_curves
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
 Sums = npt.NDArray[np.float64]
@@ -30,14 +32,34 @@ LEAST_POSITIVES: Final = 50
 """Rows of each class from which an AUC says something about a model: below, chance moves it by a tenth."""
 LEAST_CLASS: Final = 20
 """Rows of a class from which its recall says something: below, its standard error can exceed a tenth."""
-COUNTS: Final = frozenset({"examples", "positives", "rare_classes"})
-"""Metrics that count rows or classes, and judge no model."""
+COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "threshold", "best_threshold", "mape_rows"})
+"""Metrics that count rows or classes or say where decisions are made, and judge no model."""
+MOST_RELATIVE: Final = 1000.0
+"""What a relative error counts at most: 100,000 %."""
+REGRESSION_LENGTH: Final = 8
 MOST_GROUPS: Final = 100
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
-BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae"})
+BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae", "mape", "quantile_loss", "ece"})
 """Metrics that are better the smaller they are."""
 _MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a job wants to know from its evaluation's sums.
+
+    threshold: the score from which a row is said to be positive; None: one half. best_threshold: whether to tell the
+    one with the best F1 too, which says something of other rows than those. quantile: what predictions are of the
+    label, for the quantile loss.
+    """
+
+    threshold: float | None = None
+    best_threshold: bool = False
+    quantile: float | None = None
+
+
+PLAIN: Final = Reading()
 
 
 class LayoutUnknown(Invalid):
@@ -65,7 +87,7 @@ def evaluation_layout(spec: RecipeSpec, params: Mapping[str, Any]) -> str:
     A recipe whose parameter schema has the properties `task` or `classes` lets the job decide them; a parameter that is
     left out has its schema's `default`, and without one the value in the spec.
     """
-    task, classes = _setting(spec, params, "task"), _setting(spec, params, "classes")
+    task, classes = setting(spec, params, "task"), setting(spec, params, "classes")
     if task not in (Task.BINARY, Task.MULTICLASS, Task.REGRESSION):
         raise LayoutUnknown(f"task {task!r} has no evaluation: it is binary, multiclass or regression")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= 1000):
@@ -73,13 +95,14 @@ def evaluation_layout(spec: RecipeSpec, params: Mapping[str, Any]) -> str:
     return layout_of(Task(task), classes)
 
 
-def _setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
+def setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
+    """Return a parameter as the job sets it, else its schema's default, else the spec's own value, else None."""
     properties = spec.params_schema.get("properties")
     known = properties.get(name) if isinstance(properties, dict) else None
     if known is None:
-        return getattr(spec, name)
+        return getattr(spec, name, None)
     default = known.get("default") if isinstance(known, dict) else None
-    return params.get(name, getattr(spec, name) if default is None else default)
+    return params.get(name, getattr(spec, name, None) if default is None else default)
 
 
 def by_groups(layout: str, groups: int) -> str:
@@ -103,7 +126,7 @@ def layout_length(layout: str) -> int:
     if layout == Task.BINARY:
         return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:
-        return 5
+        return REGRESSION_LENGTH
     return 3 + classes_in(layout) ** 2
 
 
@@ -158,7 +181,11 @@ def regression_sums(labels: npt.NDArray[np.floating], predictions: npt.NDArray[n
     _check(labels, -_LARGEST, _LARGEST, "a label")
     _check(predictions, -_LARGEST, _LARGEST, "a prediction")
     error = predictions - labels
-    return np.array([labels.size, (error**2).sum(), np.abs(error).sum(), labels.sum(), (labels**2).sum()])
+    relative = np.abs(error[labels != 0] / labels[labels != 0])
+    squares = (error**2).sum(), np.abs(error).sum(), labels.sum(), (labels**2).sum()
+    return np.array(
+        [labels.size, *squares, error.sum(), np.minimum(relative, MOST_RELATIVE).sum(), relative.size], np.float64
+    )
 
 
 def _check(values: npt.NDArray[np.floating], least: float, most: float, what: str) -> None:
@@ -173,18 +200,18 @@ def _check(values: npt.NDArray[np.floating], least: float, most: float, what: st
         )
 
 
-def metrics_of(layout: str, sums: Sums) -> dict[str, float]:
+def metrics_of(layout: str, sums: Sums, reading: Reading = PLAIN) -> dict[str, float]:
     """Named metrics from summed sums; those that are not defined (no positives, say) are left out."""
     check_sums(layout, sums)
     if sums[0] <= 0:
         return {"examples": 0.0}
     layout, groups = of_all(layout)
     if groups:
-        return metrics_of(layout, sums[: layout_length(layout)])
+        return metrics_of(layout, sums[: layout_length(layout)], reading)
     if layout == Task.BINARY:
-        return _binary(sums)
+        return _binary(sums, reading)
     if layout == Task.REGRESSION:
-        return _regression(sums)
+        return _regression(sums, reading)
     return _multiclass(sums, classes_in(layout))
 
 
@@ -194,7 +221,23 @@ def sums_of_groups(layout: str, sums: Sums) -> Sums:
     return sums.reshape(1 + of_all(layout)[1], -1)[1:]
 
 
-def metric_names(layout: str) -> list[str]:
+def curves_of(layout: str, sums: Sums, least: int) -> dict[str, list[list[float]]]:
+    """Return the curves of an evaluation with binary labels, each point over at least `least` rows; else nothing.
+
+    calibration: [mean score, share of positives, rows]. precision_recall: [threshold, recall, precision].
+    """
+    check_sums(layout, sums)
+    if of_all(layout)[0] != Task.BINARY or sums[0] <= 0:
+        return {}
+    scored = sums[BINARY_HEAD : layout_length(Task.BINARY)]
+    found: dict[str, Sequence[tuple[float, ...]]] = {
+        "calibration": score_curves.calibration(scored, least),
+        "precision_recall": score_curves.precision_recall(scored, least),
+    }
+    return {name: [[float(value) for value in each] for each in points] for name, points in found.items() if points}
+
+
+def metric_names(layout: str, reading: Reading = PLAIN) -> list[str]:
     """Return the metrics of an evaluation in this layout that can be watched; raises `LayoutUnknown`.
 
     Bounds of others, and counts of classes and positives, are left out.
@@ -202,7 +245,9 @@ def metric_names(layout: str) -> list[str]:
     sums = np.ones(layout_length(layout))
     sums[0] = 2.0  # two rows with different labels, so that a regression has a spread
     counts = COUNTS - {"examples"}
-    return sorted(name for name in metrics_of(layout, sums) if not name.endswith("_error") and name not in counts)
+    return sorted(
+        name for name in metrics_of(layout, sums, reading) if not name.endswith("_error") and name not in counts
+    )
 
 
 def cautions_of(metrics: Mapping[str, float]) -> list[str]:
@@ -242,14 +287,24 @@ def classes_in(layout: str) -> int:
     return int(match[1])
 
 
-def _binary(sums: Sums) -> dict[str, float]:
-    n, loss, tp, fp, tn, fn = sums[:6]
-    found = {"examples": n, "positives": tp + fn, "loss": loss / n, "accuracy": (tp + tn) / n}
+def _binary(sums: Sums, reading: Reading) -> dict[str, float]:
+    n, loss, tp, fp, tn, fn = sums[:BINARY_HEAD]
+    scored = sums[BINARY_HEAD:]
+    positives = tp + fn
+    made: dict[str, float] = {}
+    if reading.threshold is not None:
+        cut = score_curves.decisions_at(scored, reading.threshold)
+        tp, fp, tn, fn = cut.tp, cut.fp, cut.tn, cut.fn
+        made["threshold"] = cut.threshold
+    found = {"examples": n, "positives": positives, "loss": loss / n, "accuracy": (tp + tn) / n} | made
     found |= _ratios({"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp)})
     found |= _ratios({"f1": (2 * tp, 2 * tp + fp + fn)})
-    area = score_bins.auc_of(sums[BINARY_HEAD:])
-    if area is not None:
-        found |= {"auc": area.value, "auc_error": area.error}
+    if reading.best_threshold and (best := score_curves.best_decisions(scored)) is not None:
+        found |= {"best_f1": best.f1, "best_threshold": best.threshold}
+    for name, area in (("auc", score_bins.auc_of(scored)), ("pr_auc", score_curves.average_precision(scored))):
+        if area is not None:
+            found |= {name: area.value, f"{name}_error": area.error}
+    found["ece"] = score_curves.calibration_error(scored)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -265,12 +320,18 @@ def _multiclass(sums: Sums, classes: int) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _regression(sums: Sums) -> dict[str, float]:
-    n, squared, absolute, y, y_squared = sums
+def _regression(sums: Sums, reading: Reading) -> dict[str, float]:
+    n, squared, absolute, y, y_squared, error, relative, rows = sums
     spread = y_squared - y * y / n
     found = {"examples": n, "loss": squared / n, "mse": squared / n, "rmse": (squared / n) ** 0.5, "mae": absolute / n}
     if spread > 0:
         found["r2"] = 1 - squared / spread
+    if rows > 0:
+        found["mape"] = relative / rows
+        found |= {"mape_rows": rows} if rows < n else {}
+    if reading.quantile is not None:
+        below, above = (absolute - error) / 2, (absolute + error) / 2  # of predictions below and above the label
+        found["quantile_loss"] = (reading.quantile * below + (1 - reading.quantile) * above) / n
     return {name: float(value) for name, value in found.items()}
 
 

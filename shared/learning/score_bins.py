@@ -37,10 +37,7 @@ class Area:
 
 def sums(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> Floats:
     """Return the bins' sums float64[LENGTH] of rows with these truths and scores in 0..1, both [n]."""
-    with np.errstate(divide="ignore"):
-        p = np.clip(scores, 0.0, 1.0)
-        logits = np.clip(np.log(p) - np.log1p(-p), -_MOST, _MOST)
-    grid = (np.arcsinh(logits / _BEND) / math.asinh(_MOST / _BEND) + 1) / 2 * (BINS * _GRID)
+    grid = place_of(scores) * _GRID
     bins, places = np.divmod(np.clip(np.rint(grid), 0, BINS * _GRID - 1).astype(np.int64), _GRID)
     made = []
     for rows in (truth, ~truth):
@@ -50,6 +47,27 @@ def sums(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> Floa
             for weights in (np.ones(inside.size), inside, inside * inside)
         ]
     return np.concatenate(made)
+
+
+def place_of(scores: npt.NDArray[np.floating]) -> Floats:
+    """Return the place of each score, 0..BINS: the whole part is its bin."""
+    with np.errstate(divide="ignore"):
+        p = np.clip(scores, 0.0, 1.0)
+        logits = np.clip(np.log(p) - np.log1p(-p), -_MOST, _MOST)
+    placed: Floats = (np.arcsinh(logits / _BEND) / math.asinh(_MOST / _BEND) + 1) / 2 * BINS
+    return placed
+
+
+def scores_of(places: npt.NDArray[np.floating]) -> Floats:
+    """Return the score at each place."""
+    logits = _BEND * np.sinh((2 * np.asarray(places, np.float64) / BINS - 1) * math.asinh(_MOST / _BEND))
+    found: Floats = 1 / (1 + np.exp(-logits))
+    return found
+
+
+def score_at(edge: int) -> float:
+    """Return the lowest score of a bin."""
+    return float(scores_of(np.array([float(edge)]))[0])
 
 
 def auc_of(summed: Floats) -> Area | None:
@@ -65,6 +83,21 @@ def auc_of(summed: Floats) -> Area | None:
     together = (positives * negatives)[shared]
     value = (positives @ below + together @ right) / pairs
     return Area(float(min(1.0, max(0.0, value))), float(together @ doubt / pairs))
+
+
+def within(parts: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return the share of a bin's pairs in the right order, and whether all of its scores are equal; [2, 3, bins].
+
+    A bin without negatives has no pairs, and only its positives' scores are compared.
+    """
+    rows = np.maximum(parts[:, 0], 1.0)
+    alone = parts[1, 0] <= 0
+    means = parts[:, 1] / rows
+    variances = np.maximum(parts[:, 2] / rows - means**2, 0.0)
+    apart, spread = np.where(alone, 0.0, means[0] - means[1]), variances.sum(axis=0)
+    steps = apart / np.sqrt(2 * (spread + _SAME))
+    right = np.array([0.5 * (1 + math.erf(step)) for step in steps.tolist()])
+    return right, (np.abs(apart) < 0.5 / _GRID) & (spread < 1 / (4 * _GRID**2 * rows.sum(axis=0)))
 
 
 def _within(parts: Floats) -> tuple[Floats, Floats]:

@@ -525,7 +525,9 @@ def check_groups(platform: Platform, job_id: str) -> None:
         for kind in KINDS:
             held_out[kind] += int((kinds == kind).sum())
     evaluated = next(one for one in platform.client.rounds(job_id) if one.kind == "evaluate" and one.result)
-    groups = (evaluated.result or {})["groups"]
+    groups, curves = ((evaluated.result or {})[name] for name in ("groups", "curves"))
+    assert sum(rows for _, _, rows in curves["calibration"]) == (evaluated.metrics or {})["examples"]
+    assert 0 < (evaluated.metrics or {})["pr_auc_error"] < 0.1
     shown = {kind: metrics["examples"] for kind, metrics in groups.items() if metrics is not None}
     assert set(groups) == set(KINDS)
     assert shown

@@ -44,6 +44,7 @@ def test_a_jobs_own_events_set_its_state() -> None:
 
 
 def test_a_metric_is_shown_with_its_error_bound() -> None:
+    assert headline({"mape_rows": 1204.0, "mape": 0.1}, ("mape", "mape_rows")) == "mape 0.100, mape_rows 1,204"
     assert headline({"auc": 0.9084, "auc_error": 0.00084, "loss": 0.4}) == "auc 0.908 ±0.0008, loss 0.400"
     assert headline({"mae": 2.0, "mse": 5.0, "x_error": 1.0}) == "mae 2.000, mse 5.000"
     assert headline({}) == ""

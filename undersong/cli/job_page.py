@@ -5,7 +5,7 @@ from typing import Final
 
 from undersong.cli import common
 from undersong.client.types import Job, JobSpent, Participation, Round
-from undersong.progress import headline
+from undersong.progress import HEADLINE, headline
 
 MOST_ROUNDS: Final = 30
 
@@ -68,12 +68,25 @@ def _facts(job: Job, rounds: Sequence[Round], spent: JobSpent | None) -> Iterato
     measured = [headline(round_.metrics) for round_ in rounds if round_.kind == "evaluate" and round_.metrics]
     if measured:
         yield "metrics", measured[-1]
+        yield from _further(rounds)
         for text, metrics in _groups(rounds):
             yield f"  {text}", "few rows: not told" if metrics is None else headline(metrics)
     for caution in job.cautions:
         yield "caution", caution
     if (waits := common.waits(job)) is not None:
         yield "waits", waits
+
+
+def _further(rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+    """Yield the newest evaluation's other metrics and its calibration."""
+    newest = [round_ for round_ in rounds if round_.kind == "evaluate" and round_.metrics][-1]
+    metrics = dict(newest.metrics or {})
+    if others := {name: value for name, value in metrics.items() if name.removesuffix("_error") not in HEADLINE}:
+        yield "", headline(others, tuple(name for name in others if not name.endswith("_error")))
+    curves = (newest.result or {}).get("curves") or {}
+    if points := curves.get("calibration"):
+        told = ", ".join(f"{said:.2f}: {true:.2f}" for said, true, _ in points)
+        yield "  calibration", f"share of positives by mean score: {told}"
 
 
 def _groups(rounds: Sequence[Round]) -> Sequence[tuple[str, Mapping[str, float] | None]]:

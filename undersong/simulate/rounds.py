@@ -15,7 +15,7 @@ from undersong.services.coordinator.domain.progress import Finished, JobState, S
 from undersong.services.coordinator.domain.spec import JobSpec
 from undersong.shared.errors import Refusal
 from undersong.shared.ids import RoundId, VersionId, digest_of
-from undersong.shared.learning.metrics import metrics_of
+from undersong.shared.learning.metrics import curves_of, metrics_of
 from undersong.shared.learning.steps import next_model
 from undersong.shared.learning.tensors import load
 from undersong.shared.secagg.payload import opened_sums
@@ -194,8 +194,10 @@ class Course:
             return self._published(sums.total.tobytes(), sums.count, {})
         if manifest.kind is RoundKind.EVALUATE:
             values = np.zeros(0) if sums.total is None else sums.total
-            metrics = metrics_of(self.job.layout, values) if values.size else {"examples": 0.0}
+            metrics = metrics_of(self.job.layout, values, self.job.reading) if values.size else {"examples": 0.0}
             told = _result(self._rows.population.count) | {"metrics_layout": self.job.layout}
+            if values.size and (curves := curves_of(self.job.layout, values, self.spec.evaluation.least_rows)):
+                told["curves"] = curves
             return RoundOutcome(self._rows.population.count, values=tuple(values.tolist()), metrics=metrics), told
         plain = self._conditions.engine == PLAIN
         values = sums.total if plain else opened_sums(manifest, sums.total)

@@ -184,6 +184,16 @@ def _stairs(times: Sequence[float], shares: Sequence[float]) -> list[str]:
     return made
 
 
+def square(points: Sequence[Sequence[float]], x: int, y: int) -> str:
+    """Return points of a curve within the unit square as those of an SVG line; x, y: which numbers of each point."""
+    return " ".join(f"{point[x] * HEIGHT:.1f},{(1 - point[y]) * HEIGHT:.1f}" for point in points)
+
+
+def recalls(points: Sequence[Sequence[float]]) -> list[tuple[float, float, None]]:
+    """Return recall and precision of points of threshold, recall and precision."""
+    return [(recall, precision, None) for _, recall, precision in points]
+
+
 def exponential(value: float) -> float:
     """Return a hazard ratio of its logarithm."""
     return math.exp(min(value, 700.0))

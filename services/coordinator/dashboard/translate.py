@@ -54,6 +54,7 @@ ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 
 
 _GROUPS: Final = TypeAdapter(dict[str, dict[str, float] | None])
+_CURVES: Final = TypeAdapter(dict[str, list[list[float]]])
 
 
 def job(found: JobView) -> JobItem:
@@ -232,7 +233,13 @@ def site(found: SiteView) -> SiteItem:
 
 def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
     """Return the metrics of the evaluation rounds, in order."""
-    return tuple(Measure(item.number, item.metrics, _groups(item)) for item in rounds if item.metrics)
+    return tuple(
+        Measure(
+            item.number, item.metrics, _groups(item), _CURVES.validate_python((item.result or {}).get("curves") or {})
+        )
+        for item in rounds
+        if item.metrics
+    )
 
 
 def _groups(item: RoundView) -> Mapping[str, Mapping[str, float] | None]:

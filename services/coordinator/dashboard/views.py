@@ -3,7 +3,7 @@
 `source.py` fills these from the coordinator's use cases; the templates read them. All times are aware UTC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -113,6 +113,7 @@ class Measure:
     round_number: int
     values: Mapping[str, float]
     groups: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)  # None: few rows
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

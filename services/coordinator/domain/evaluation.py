@@ -12,12 +12,14 @@ from undersong.shared.learning.metrics import (
     LEAST_CLASS,
     LEAST_POSITIVES,
     LayoutUnknown,
+    Reading,
     Sums,
     classes_in,
     evaluation_layout,
     metric_names,
     metrics_of,
     of_all,
+    setting,
     sums_of_groups,
 )
 from undersong.shared.names import hint
@@ -53,6 +55,13 @@ def check_evaluation(
         found.error("/recipe/params", f"{said}; {_remedy(layout, chosen)}")
     else:
         found.warn("/recipe/name", f"{said}, and the recipe {recipe.name!r} is for task {recipe.task}")
+
+
+def reading_of(part: EvaluationPart, data: DataPart, recipe: RecipeSpec, params: Mapping[str, Any]) -> Reading:
+    """Return what a job wants to know from its evaluations' sums."""
+    quantile = setting(recipe, params, "quantile") if setting(recipe, params, "loss") == "quantile" else None
+    other_rows = part.part == "validation" or data.fold is not None
+    return Reading(part.threshold, other_rows, float(quantile) if isinstance(quantile, int | float) else None)
 
 
 def _check_weights(recipe: RecipeSpec, params: Mapping[str, Any], layout: str, found: Findings) -> None:
@@ -139,7 +148,9 @@ def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Fi
             found.error(f"/evaluation/{name}", "is for jobs that train: this one evaluates once")
 
 
-def group_metrics(layout: str, sums: Sums, names: Sequence[str], least: int) -> dict[str, dict[str, float] | None]:
+def group_metrics(
+    layout: str, sums: Sums, names: Sequence[str], least: int, reading: Reading
+) -> dict[str, dict[str, float] | None]:
     """Return the metrics of each group by its name; None for those of fewer than `least` rows, and for others that
     would give them away. Rows without a group are one more, which is not told.
     """
@@ -147,7 +158,8 @@ def group_metrics(layout: str, sums: Sums, names: Sequence[str], least: int) -> 
     rows = np.append(parts[:, 0], max(0.0, float(sums[0] - parts[:, 0].sum())))
     hidden = hidden_counts(np.rint(rows), least)
     return {
-        name: None if masked else metrics_of(base, own) for name, masked, own in zip(names, hidden, parts, strict=False)
+        name: None if masked else metrics_of(base, own, reading)
+        for name, masked, own in zip(names, hidden, parts, strict=False)
     }
 
 
@@ -181,16 +193,21 @@ def check_part(
         )
 
 
-def check_early_stop(
-    part: EvaluationPart | None, recipe: RecipeSpec, params: Mapping[str, Any], found: Findings
+def check_watched(
+    part: EvaluationPart | None, data: DataPart, recipe: RecipeSpec, params: Mapping[str, Any], found: Findings
 ) -> None:
-    """Check that an early stop watches a metric that the job's evaluations have."""
-    if part is None or part.early_stop is None:
+    """Check that evaluations have the metric that an early stop watches, and scores where a threshold is declared."""
+    if part is None:
         return
     try:
-        names = metric_names(evaluation_layout(recipe, params))
+        layout = evaluation_layout(recipe, params)
     except LayoutUnknown:
         return  # another check names it
+    if part.threshold is not None and layout != Task.BINARY:
+        found.error("/evaluation/threshold", "is for task binary, whose rows have one score: leave it out")
+    if part.early_stop is None:
+        return
+    names = metric_names(layout, reading_of(part, data, recipe, params))
     metric = part.early_stop.metric
     if metric not in names:
         found.error("/evaluation/early_stop/metric", f"no evaluation of this job has {metric!r}{hint(metric, names)}")

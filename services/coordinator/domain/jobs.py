@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from undersong.services.coordinator.domain.causes import causes_of, reason_sentence, remedy, unable
+from undersong.services.coordinator.domain.evaluation import reading_of
 from undersong.services.coordinator.domain.privacy import deviation_of
 from undersong.services.coordinator.domain.progress import (
     JOB_ENDED,
@@ -33,7 +34,7 @@ from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.domain.validation import Resolved
 from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
-from undersong.shared.learning.metrics import by_groups, evaluation_layout
+from undersong.shared.learning.metrics import Reading, by_groups, evaluation_layout
 from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.statistics.sensitivity import from_multiples
 from undersong.shared.statistics.session import QuerySession
@@ -118,6 +119,13 @@ class Job:
         group = self.resolved.group
         groups = len(group.categories or ()) if group is not None else 0
         return by_groups(evaluation_layout(self.resolved.recipe, self.spec.recipe.params), groups)
+
+    @property
+    def reading(self) -> Reading:
+        """What the job wants to know from those sums."""
+        if isinstance(self.spec, StatisticsSpec):
+            raise TypeError("a statistics job evaluates nothing")
+        return reading_of(self.spec.evaluation, self.spec.data, self.resolved.recipe, self.spec.recipe.params)
 
     @property
     def plan(self) -> Plan:

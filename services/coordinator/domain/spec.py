@@ -182,11 +182,23 @@ class EvaluationPart(Part):
         description="The rows that are evaluated on: without it those of the test, with `data.fold` those of the fold; "
         "`all` only with kind evaluate",
     )
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        strict=True,
+        description="Task binary: the score from which a row is said to be positive, without it 0.5. Choose it on "
+        "other rows than the test's: evaluations of the validation part or of a fold tell `best_threshold`",
+    )
     by: Name | None = Field(
         default=None, description="A category column, for each of whose values metrics are told too"
     )
     least_rows: int = Field(
-        default=20, ge=5, le=10**6, strict=True, description="Metrics of a group of fewer rows are not told"
+        default=20,
+        ge=5,
+        le=10**6,
+        strict=True,
+        description="Metrics of a group of fewer rows are not told, nor points of curves",
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import choose_columns, declared_columns, group_column
 from undersong.services.coordinator.domain.evaluation import (
-    check_early_stop,
     check_evaluation,
     check_kind,
     check_part,
     check_rows,
+    check_watched,
 )
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
@@ -121,10 +121,10 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         if recipe.task is Task.SUMMARY:
             findings.error("/recipe/name", f"the recipe {recipe.name!r} makes no model; set kind: statistics")
         sound = check_params(recipe, recipe_part.params, findings) and recipe.task is not Task.SUMMARY
-        if sound:
-            check_early_stop(parsed.get("evaluation"), recipe, recipe_part.params, findings)
     if data is None:
         return None
+    if sound and recipe_part and recipe:
+        check_watched(parsed.get("evaluation"), data, recipe, recipe_part.params, findings)
     holders = holders_of(data.dataset, active, findings)
     able = [site for site in holders if recipe is None or recipe in profile_of(site).recipes]
     chosen = choose_columns(data, recipe, able, world.trained, findings)

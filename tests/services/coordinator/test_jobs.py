@@ -183,6 +183,9 @@ async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world
     assert (await world.admin.post(path, json=alone | {"evaluation": {"part": "all"}})).status_code == 200
     found = errors_of(await world.admin.post(path, json=document(federation, evaluation={"part": "all"})))
     assert "rows that are trained on" in found["/evaluation/part"]
+    for wrong in (0, 1, "0.5"):
+        thresholds = errors_of(await world.admin.post(path, json=document(federation, evaluation={"threshold": wrong})))
+        assert list(thresholds) == ["/evaluation/threshold"]
     for by, said in (("sox", "did you mean"), ("age", "groups are those of a category column")):
         wrong = document(federation, evaluation={"by": by})
         assert said in errors_of(await world.admin.post(path, json=wrong))["/evaluation/by"]

@@ -10,11 +10,13 @@ from sklearn import metrics as sklearn
 from undersong.shared.learning.metrics import (
     MOST_GROUPS,
     LayoutUnknown,
+    Reading,
     Unmeasurable,
     binary_sums,
     by_groups,
     cautions_of,
     check_sums,
+    curves_of,
     evaluation_layout,
     layout_length,
     layout_of,
@@ -87,10 +89,10 @@ def test_regression_metrics_are_those_of_the_rows() -> None:
 
 def test_groups_have_their_own_sums_behind_those_of_all_rows() -> None:
     layout = by_groups("regression", 2)
-    assert (layout, of_all(layout), layout_length(layout)) == ("regression by 2", ("regression", 2), 15)
+    assert (layout, of_all(layout), layout_length(layout)) == ("regression by 2", ("regression", 2), 24)
     assert by_groups("regression", 0) == "regression"
     every, group = regression_sums(np.array([1.0, 2, 3]), np.zeros(3)), regression_sums(np.array([3.0]), np.zeros(1))
-    sums = np.concatenate([every, group, np.zeros(5)])
+    sums = np.concatenate([every, group, np.zeros(8)])
     assert metrics_of(layout, sums) == metrics_of("regression", every)
     assert sums_of_groups(layout, sums)[0].tolist() == group.tolist()
     for wrong in ("regression by 0", "regression by x", f"regression by {MOST_GROUPS + 1}", "by 2"):
@@ -101,7 +103,7 @@ def test_groups_have_their_own_sums_behind_those_of_all_rows() -> None:
 def test_layouts_have_names() -> None:
     assert [layout_of(Task.BINARY), layout_of(Task.REGRESSION)] == ["binary", "regression"]
     assert layout_of(Task.MULTICLASS, 10) == "multiclass:10"
-    assert [layout_length(name) for name in ("binary", "regression", "multiclass:10")] == [6 + 6 * 2048, 5, 103]
+    assert [layout_length(name) for name in ("binary", "regression", "multiclass:10")] == [6 + 6 * 2048, 8, 103]
     for name in ("", "ordinal", "multiclass:", "multiclass:1", "multiclass:1001", "multiclass:x"):
         with pytest.raises(LayoutUnknown):
             layout_length(name)
@@ -148,11 +150,11 @@ def test_a_layout_that_there_is_not_is_refused(known: RecipeSpec, params: dict[s
 
 
 def test_sums_of_another_length_or_that_are_not_finite_are_refused() -> None:
-    check_sums("regression", np.ones(5))
-    with pytest.raises(LayoutUnknown, match=r"6 sums, and its layout regression 5"):
+    check_sums("regression", np.ones(8))
+    with pytest.raises(LayoutUnknown, match=r"6 sums, and its layout regression 8"):
         check_sums("regression", np.ones(6))
     with pytest.raises(LayoutUnknown, match="finite"):
-        check_sums("regression", np.array([1.0, np.nan, 0, 0, 0]))
+        check_sums("regression", np.array([1.0, np.nan, 0, 0, 0, 0, 0, 0]))
 
 
 NAN = float("nan")
@@ -233,3 +235,70 @@ def test_rare_classes_and_rows_that_are_not_there_are_told() -> None:
     assert "hold out none" in cautions_of(metrics_of("binary", binary_sums(np.zeros(0), np.zeros(0))))[0]
     assert cautions_of({}) == []
     assert not {"positives", "rare_classes"} & {*metric_names("binary"), *metric_names("multiclass:3")}
+
+
+@pytest.mark.parametrize(("share", "noise", "rows"), [(0.3, 1.0, 3000), (0.02, 0.5, 20_000), (0.5, 3.0, 400)])
+def test_average_precision_is_within_its_error_of_that_of_the_rows(share: float, noise: float, rows: int) -> None:
+    y = (RANDOM.random(rows) < share).astype(float)
+    p = 1 / (1 + np.exp(-(2 * y - 2 + RANDOM.normal(0, noise, rows))))
+    found, true = metrics_of("binary", binary_sums(y, p)), sklearn.average_precision_score(y, p)
+    assert abs(found["pr_auc"] - true) <= found["pr_auc_error"] + 1e-9
+    assert abs(found["pr_auc"] - true) < 0.003
+    assert found["pr_auc_error"] < 0.06
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+def test_equal_scores_are_one_step_of_precision(places: int) -> None:
+    p = np.round(P, places).clip(0.001, 0.999)
+    found = metrics_of("binary", binary_sums(Y, p))
+    assert abs(found["pr_auc"] - sklearn.average_precision_score(Y, p)) <= found["pr_auc_error"] + 1e-9
+
+
+def test_decisions_at_a_threshold_are_those_of_the_rows() -> None:
+    found = metrics_of("binary", binary_sums(Y, P), Reading(threshold=0.3))
+    said = found["threshold"] <= P
+    assert found["threshold"] == pytest.approx(0.3, abs=0.002)
+    assert found["f1"] == pytest.approx(sklearn.f1_score(Y, said), abs=1e-3)  # scores on the grid of places
+    assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(Y, said), abs=1e-3)
+    assert found["positives"] == Y.sum()
+
+
+def test_the_best_threshold_is_told_on_request_and_found_again() -> None:
+    sums = binary_sums(Y, P)
+    assert "best_f1" not in metrics_of("binary", sums)
+    found = metrics_of("binary", sums, Reading(best_threshold=True))
+    of_rows = max(sklearn.f1_score(Y, edge <= P) for edge in np.unique(P))
+    assert found["best_f1"] == pytest.approx(of_rows, abs=3e-3)
+    again = metrics_of("binary", sums, Reading(threshold=found["best_threshold"]))
+    assert (again["f1"], again["threshold"]) == (found["best_f1"], found["best_threshold"])
+
+
+def test_the_calibration_error_is_that_of_ten_bins() -> None:
+    bins = np.minimum((P * 10).astype(int), 9)
+    true = sum(abs((P[bins == b] - Y[bins == b]).sum()) for b in range(10)) / len(Y)
+    assert metrics_of("binary", binary_sums(Y, P))["ece"] == pytest.approx(true, abs=0.005)
+
+
+def test_points_of_curves_rest_on_enough_rows() -> None:
+    curves = curves_of("binary", binary_sums(Y, P), 100)
+    assert sum(rows for _, _, rows in curves["calibration"]) == 3000
+    assert min(rows for _, _, rows in curves["calibration"]) >= 100
+    points = curves["precision_recall"]
+    assert 10 < len(points) <= 20
+    for threshold, recall, precision in points:
+        assert recall == pytest.approx(sklearn.recall_score(Y, threshold <= P), abs=0.01)
+        assert precision == pytest.approx(sklearn.precision_score(Y, threshold <= P), abs=0.01)
+    assert curves_of("binary", binary_sums(Y[:50], P[:50]), 100) == {}
+    assert curves_of("regression", regression_sums(Y, P), 20) == {}
+    grouped = np.concatenate([binary_sums(Y, P), binary_sums(Y, P)])
+    assert curves_of("binary by 1", grouped, 100) == curves
+
+
+def test_errors_of_numbers_are_those_of_the_rows() -> None:
+    y, said = RANDOM.normal(50, 9, 400), RANDOM.normal(52, 9, 400)
+    found = metrics_of("regression", regression_sums(y, said), Reading(quantile=0.9))
+    assert found["mape"] == pytest.approx(sklearn.mean_absolute_percentage_error(y, said))
+    assert found["quantile_loss"] == pytest.approx(sklearn.mean_pinball_loss(y, said, alpha=0.9))
+    assert "mape_rows" not in found
+    some = metrics_of("regression", regression_sums(np.array([0.0, 2.0]), np.array([1.0, 3.0])))
+    assert (some["mape"], some["mape_rows"]) == (0.5, 1)

@@ -94,6 +94,9 @@ async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncCli
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
     assert "men &lt;i&gt;" in text
     assert "auc 0.850" in text
+    assert 'points="28.8,216.0 146.4,67.2"' in text
+    assert "0.72 at 0.61, 60 rows" in text
+    assert "Precision and recall: 0.75 at 0.8;" in text
     assert "recipe-failed" in text
     assert "column &#39;chol&#39; holds text" in text
 
