@@ -111,6 +111,8 @@ def _series_faults(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]
         yield ("label",), f"a series has its label from series: {series.label}; leave label out"
     if series.target not in names:
         yield ("series", "target"), f"{series.target} is not among the columns{hint(series.target, names)}"
+    if absent := [name for name in series.known if name not in names]:
+        yield ("series", "known"), f"{absent[0]} is not among the columns{hint(absent[0], names)}"
     if odd := [column.name for column in entry.columns if column.type != "number"]:
         yield ("columns",), f"windows hold numbers, and {', '.join(odd)} are none"
     if both := sorted({series.time, series.group or series.time} & set(names)):

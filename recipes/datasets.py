@@ -158,10 +158,7 @@ def _windows(
         raise BadDataset(f"is a series, whose label is {series.label}")
     _, windows = _series(entry, series, fold, mock=mock)
     places = {column.name: place for place, column in enumerate(entry.offered)}
-    chosen = [places[column.name] for column in columns]
-    features = windows.features
-    if chosen != list(range(features.shape[1])):
-        features = features[:, chosen]
+    features = windows.features([places[column.name] for column in columns])
     train, validation, test = (windows.usable[windows.codes[windows.usable] == code] for code in range(len(PARTS)))
     label_values = windows.label if label else np.zeros(len(features))
     return _dataset(entry, columns, features, label_values, label, {}, SplitRows(train, validation, test))

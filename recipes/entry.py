@@ -132,12 +132,16 @@ class DatasetEntry(OptionsForm):
 
     @property
     def offered(self) -> tuple[ColumnEntry, ...]:
-        """The columns that jobs may use: of a series those of its windows, from the oldest step on, and its label."""
+        """The columns that jobs may use: of a series those of its windows, from the oldest step on, and its label.
+
+        What is known in advance stands between the last step and the label.
+        """
         if self.series is None:
             return self.columns
         back = reversed(range(self.series.lags))
         steps = [(column.name, f"@{-at}") for at in back for column in self.columns]
-        names = [f"{name}{at}" for name, at in steps] + [self.series.label]
+        known = [f"{name}@+{self.series.horizon}" for name in self.series.known]
+        names = [*(f"{name}{at}" for name, at in steps), *known, self.series.label]
         return tuple(ColumnEntry(name=name, type="number") for name in names)
 
     @property

@@ -188,6 +188,11 @@ class SeriesOptions(OptionsForm):
     group: Annotated[Name | None, BeforeValidator(maybe)] = Field(
         default=None, description="The column that tells several series apart, such as a sensor's name"
     )
+    known: Texts = Field(
+        default=(),
+        description="Columns that are known in advance, such as the hour or a forecast of the weather: their value at "
+        "the moment that is predicted is an input too",
+    )
     every: Annotated[Text | None, BeforeValidator(maybe)] = Field(
         default=None,
         description="The distance of two steps: `5 min`, `1 h`, `1 d` for dates, else a number; windows over another "
@@ -200,6 +205,10 @@ class SeriesOptions(OptionsForm):
             raise ValueError(f"every: {self.every!r} is no distance: 30 s, 5 min, 1 h, 1 d, or a number")
         if len({self.time, self.target, self.group}) < 3:
             raise ValueError("time, target and group are different columns")
+        if self.target in self.known:
+            raise ValueError(f"known: {self.target} is what is predicted, and not known in advance")
+        if twice := sorted({name for name in self.known if self.known.count(name) > 1}):
+            raise ValueError(f"known: {', '.join(twice)} is listed twice")
         return self
 
     @property

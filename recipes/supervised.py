@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from undersong.recipes.datasets import SOURCES, images_of
 from undersong.recipes.local_training import TASKS, Combination, JsonSchema, defaults, faults, schema_of
 from undersong.recipes.protocol import (
     Array,
+    Column,
     Context,
     Dataset,
     DataShape,
@@ -47,8 +48,9 @@ IMAGE: Final[tuple[ColumnType, ...]] = ("image",)
 READING: Final = ("supervised.py", "table.py", "local_training.py", "protocol.py", *SOURCES)
 """The files whose code every such recipe runs: part of the digest of those that come with the platform."""
 _LABEL: Final = ("label.mean", "label.scale")
+_ORIGIN: Final = "label.origin"
 _LABEL_SUMS: Final = 3
-_OWN_TENSORS: Final = frozenset({*table.FIXED, *_LABEL})
+_OWN_TENSORS: Final = frozenset({*table.FIXED, *_LABEL, _ORIGIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,14 @@ class ModelShape:
     """What a model is made for: `inputs` numbers in a row, shaped as `sample`, and `outputs` numbers for it.
 
     A table's row has the shape (inputs,), an image (channels, height, width). Outputs: 1 for task binary (the log odds
-    of class 1) and regression, one for each class (logits) for multiclass.
+    of class 1) and regression, one for each class (logits) for multiclass. `columns` are those of a table, in order
+    (see `undersong.recipes.table` for the inputs that each gives); an image has none.
     """
 
     sample: tuple[int, ...]
     outputs: int
     task: Task
+    columns: tuple[Column, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -188,7 +192,9 @@ class SupervisedRecipe(ABC):
             raise RecipeError(f"{self.spec.name} has no statistics round")
         parts = [] if self._is_image else [table.statistics(data.columns, data.features[data.train])]
         if self._task_of(self.settings(params)) is Task.REGRESSION:
-            parts.append(moments.sums_of(data.label[data.train, None]).ravel())
+            origin = self.origin(data.columns, data.label_name, self.settings(params))
+            label = data.label[data.train] - _values_of(origin, data.columns, data.features[data.train])
+            parts.append(moments.sums_of(label[:, None]).ravel())
         return np.concatenate(parts)
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
@@ -203,8 +209,11 @@ class SupervisedRecipe(ABC):
             fixed = table.fixed_tensors(shape.columns, inputs) | fixed
         elif shape.sample is None:
             raise RecipeError(f"{self.spec.name} needs a data set with one image column")
+        if (origin := self.origin(shape.columns, shape.label, settings)) is not None:
+            fixed = fixed | {_ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
         sample = (fixed[table.MEAN].size,) if shape.sample is None else shape.sample
-        start = self.begin(self._shape(sample, settings), settings, seed)
+        columns = () if self._is_image else shape.columns
+        start = self.begin(self._shape(sample, settings, columns), settings, seed)
         if taken := _OWN_TENSORS & start.tensors.keys():
             raise RecipeError(f"the model has a tensor {min(taken)}, a name that is taken here: rename the layer")
         tensors = fixed | start.tensors
@@ -221,8 +230,9 @@ class SupervisedRecipe(ABC):
             raise RecipeError("the data set has no training rows")
         if self._task_of(settings) is Task.REGRESSION:
             mean, scale = _label_scale(model)
+            y = y - _values_of(_origin_of(model), data.columns, data.features[data.train])
             y = ((y - mean) / scale).astype(np.float32)
-        shape = self._shape(x.shape[1:], settings)
+        shape = self._shape(x.shape[1:], settings, self._columns(model))
         made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress, data.local))
         kept = {name: model[name] for name in _OWN_TENSORS & model.keys()}
         return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events), made.local)
@@ -232,6 +242,7 @@ class SupervisedRecipe(ABC):
         settings = self.settings(params)
         y = self._labels(data.label[data.test], settings)
         said = self._predictions(self.at_site(model, data.local), self._inputs(model, data, data.test), settings)
+        said = said + _values_of(_origin_of(model), data.columns, data.features[data.test])
         task = self._task_of(settings)
         if task is Task.MULTICLASS:
             return multiclass_sums(y, said)
@@ -240,7 +251,9 @@ class SupervisedRecipe(ABC):
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
         """Probabilities [n] or [n, classes], or values [n], from raw columns."""
         if not self._is_image:
-            return self._predictions(model, table.inputs_of_rows(model, rows), self.settings(params))
+            columns, features = table.features_of_rows(model, rows)
+            said = self._predictions(model, table.inputs(model, columns, features), self.settings(params))
+            return said + _values_of(_origin_of(model), columns, features)
         if len(rows) != 1:
             raise RecipeError("give exactly one column of images")
         x = images_of(np.asarray(next(iter(rows.values()))))
@@ -249,6 +262,10 @@ class SupervisedRecipe(ABC):
     def at_site(self, model: Tensors, local: Tensors) -> Tensors:
         """Return the model as a site uses it that keeps these tensors."""
         return model
+
+    def origin(self, columns: Sequence[Column], label: str | None, settings: Mapping[str, Any]) -> str | None:
+        """Return the column from whose value in the same row a label of numbers is measured; None: from 0."""
+        return None
 
     def settings(self, params: Params) -> dict[str, Any]:
         """Return the parameters with their defaults; raises `RecipeError` for what is unknown or refused together."""
@@ -267,7 +284,10 @@ class SupervisedRecipe(ABC):
         """Return the sums that rows spread evenly over declared ranges would have, as `statistics` does."""
         parts = [] if self._is_image else [table.declared(shape.columns, ranges)]
         if self._task_of(settings) is Task.REGRESSION:
-            parts.append(table.evenly([table.range_of(shape.label or "", ranges)]).ravel())
+            low, high = table.range_of(shape.label or "", ranges)
+            if self.origin(shape.columns, shape.label, settings) is not None:
+                low, high = low - high, high - low
+            parts.append(table.evenly([(low, high)]).ravel())
         return np.concatenate(parts)
 
     def answers(
@@ -296,9 +316,14 @@ class SupervisedRecipe(ABC):
         chosen = settings["classes"] if "classes" in self._properties else self._classes
         return int(chosen) if self._task_of(settings) is Task.MULTICLASS and chosen else 2
 
-    def _shape(self, sample: tuple[int, ...], settings: Mapping[str, Any]) -> ModelShape:
+    def _shape(
+        self, sample: tuple[int, ...], settings: Mapping[str, Any], columns: tuple[Column, ...] = ()
+    ) -> ModelShape:
         task = self._task_of(settings)
-        return ModelShape(tuple(sample), self._classes_of(settings) if task is Task.MULTICLASS else 1, task)
+        return ModelShape(tuple(sample), self._classes_of(settings) if task is Task.MULTICLASS else 1, task, columns)
+
+    def _columns(self, model: Tensors) -> tuple[Column, ...]:
+        return () if self._is_image else table.columns_of(model)
 
     def _inputs(self, model: Tensors, data: Dataset, rows: Array) -> Array:
         if self._is_image:
@@ -322,7 +347,7 @@ class SupervisedRecipe(ABC):
         return labels.astype(np.float32 if task is Task.BINARY else np.int64)
 
     def _predictions(self, model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-        shape = self._shape(x.shape[1:], settings)
+        shape = self._shape(x.shape[1:], settings, self._columns(model))
         if not len(x):
             return np.zeros((0, shape.outputs) if shape.task is Task.MULTICLASS else 0)
         said = self.answers(shape, model, x, settings)
@@ -358,6 +383,21 @@ def _label_tensors(sums: npt.NDArray[np.float64] | None) -> Tensors:
 def _label_scale(model: Tensors) -> tuple[float, float]:
     mean, scale = _LABEL
     return float(model.get(mean, [0.0])[0]), float(model.get(scale, [1.0])[0])
+
+
+def _origin_of(model: Tensors) -> str | None:
+    return model[_ORIGIN].tobytes().decode() if _ORIGIN in model else None
+
+
+def _values_of(origin: str | None, columns: Sequence[Column], features: Array) -> npt.NDArray[np.float64] | Literal[0]:
+    """Return the column's value in each row, float64[n]; 0 without a column. Raises `RecipeError` for a missing one."""
+    if origin is None:
+        return 0
+    place = next(at for at, column in enumerate(columns) if column.name == origin)
+    values = np.asarray(features[:, place], np.float64)
+    if not np.isfinite(values).all():
+        raise RecipeError(f"{origin} is missing in a row, and what is predicted is the change from it")
+    return values
 
 
 def sigmoid(logits: Array) -> Array:

@@ -113,12 +113,15 @@ def inputs(model: Tensors, columns: tuple[Column, ...], features: Matrix) -> npt
     return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
 
 
-def inputs_of_rows(model: Tensors, rows: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """Return the same from raw columns (name to values); a column that is left out counts as missing."""
+def features_of_rows(model: Tensors, rows: Mapping[str, Any]) -> tuple[tuple[Column, ...], Matrix]:
+    """Return the model's columns and float64[n, columns] of raw ones; a column that is left out counts as missing.
+
+    rows: column name to values.
+    """
     columns = columns_of(model)
     length = max((len(values) for values in rows.values()), default=0)
     known = [column.name for column in columns]
     if unknown := sorted(set(rows) - set(known)):
         raise RecipeError(f"the model has no column {', '.join(unknown)}{hint(unknown[0], known)}")
     made = [numbers_of(c, rows.get(c.name, [None] * length)) for c in columns]
-    return inputs(model, columns, np.stack(made, axis=1))
+    return columns, np.stack(made, axis=1)

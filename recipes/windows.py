@@ -1,9 +1,11 @@
 """Windows of a series: the last values before a moment, and the target a number of steps later; docs/data.md.
 
 A window is a view of the table of values: however long windows are, no value is copied. The columns of a window are
-those of the series at each of its steps, `speed@-2`, `speed@-1`, `speed@0`, and its label is `speed@+1`.
+those of the series at each of its steps, `speed@-2`, `speed@-1`, `speed@0`, then what is known in advance of the
+label's moment, `hour@+1`, and its label is `speed@+1`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +23,25 @@ TOLERANCE = 1e-3  # of the distance of two steps
 class Windows:
     """All windows of a series, also those that cannot be used: `usable` are the indices of the others, int64[m].
 
-    features: float64[n, lags x columns], a view; label: float64[n]; codes: the part of each window, int8[n].
+    past: float64[n, lags x columns], a view; known: float64[n, k], what is known in advance of the label's moment;
+    label: float64[n]; codes: the part of each window, int8[n].
     """
 
-    features: Floats
+    past: Floats
+    known: Floats
     label: Floats
     usable: Rows
     codes: npt.NDArray[np.int8]
+
+    def features(self, places: Sequence[int]) -> Floats:
+        """Return these columns of `past` and `known` side by side, float64[n, m]; all of `past` alone stays a view."""
+        width = self.past.shape[1]
+        if list(places) == list(range(width)):
+            return self.past
+        made = np.empty((len(self.past), len(places)))
+        for at, place in enumerate(places):
+            made[:, at] = self.past[:, place] if place < width else self.known[:, place - width]
+        return made
 
 
 def cut_windows(
@@ -53,20 +67,22 @@ def cut_windows(
     count = len(values) - span + 1
     if count < 1:
         raise BadDataset("is too short for one window", f"it has {len(values)} rows, and a window takes {span}")
-    target = [column.name for column in entry.columns].index(series.target)
+    names = [column.name for column in entry.columns]
     stride = values.strides[0]
-    features = np.lib.stride_tricks.as_strided(
+    past = np.lib.stride_tricks.as_strided(
         values, (count, series.lags * width), (stride, values.itemsize), writeable=False
     )
-    label = values[span - 1 :, target]
+    known = values[span - 1 :, [names.index(name) for name in series.known]]
+    label = values[span - 1 :, names.index(series.target)]
     missing = np.isfinite(values).sum(axis=1) < values.shape[1]
     fine = np.isfinite(label) & (_run(~joined[1:], span - 1, count) == 0) & (_run(missing, series.lags, count) == 0)
+    fine &= np.isfinite(known).all(axis=1)
     latest = np.lib.stride_tricks.sliding_window_view(codes, span).max(axis=1)
     whole = fine & (latest == codes[span - 1 :])
     whole &= _first_of_step(groups, series.step)[:count]
     if not whole.any():
         _refuse(series, fine, len(values), int(missing.sum()), int((~joined[1:]).sum()))
-    return Windows(features, label, np.flatnonzero(whole), codes[span - 1 :])
+    return Windows(past, known, label, np.flatnonzero(whole), codes[span - 1 :])
 
 
 def _joined(series: SeriesOptions, times: Floats, groups: Rows, order: Rows) -> npt.NDArray[np.bool_]:

