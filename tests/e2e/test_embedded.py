@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tests.effort import also
@@ -46,13 +47,14 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 HANGS_S = 600.0  # of the clock: a loaded machine is slow
 SITES = ("north", "east", "south", "west")
+EXAMPLE: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).parents[2] / "examples" / "hospital" / "private-turns.yaml").read_text()
+)
 TURNS = {
-    "engine": "twoserver",
+    **{part: EXAMPLE[part] for part in ("engine", "strategy", "update", "evaluation")},
     "rounds": 4,
-    "strategy": {"name": "fedavg", "weighting": "equal"},
-    "update": {"clip_norm": 1.0},
     "cohort": {"min": 2, "allow_small": True},
-    "privacy": {"model": "server", "mechanism": "matrix", "separation": 2, "noise_multiplier": 2.0, "delta": 1e-6},
+    "privacy": {**EXAMPLE["privacy"], "separation": 2},
 }
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
 

@@ -45,7 +45,8 @@ class Protected:
     """What a job's noise protects: the unit, how many of them there are, where that is known, in how many rounds.
 
     steps: what the recipe does in each round, where it adds the noise. clip_norm: the limit of an update's norm in the
-    first round, of a job that trains. sites: how many can take part, where known.
+    first round, of a job that trains. sites: how many can take part, where known. statistics: whether it is about a job
+    of statistics.
     """
 
     unit: PrivacyUnit
@@ -54,6 +55,7 @@ class Protected:
     steps: NoisySteps | None = None
     clip_norm: float | None = None
     sites: int | None = None
+    statistics: bool = False
 
 
 def settle_terms(
@@ -189,7 +191,7 @@ def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Fin
     if (asked.epsilon is None) == (asked.noise_multiplier is None):
         findings.error(_SECTION, "give epsilon or noise_multiplier, one of them: the other follows")
     if asked.unit is not None and asked.unit != protected.unit:
-        findings.error(f"{_SECTION}/unit", f"here the noise protects a {protected.unit}: set it so, or leave it out")
+        findings.error(f"{_SECTION}/unit", _other_unit(protected))
     if asked.delta < MIN_DELTA:
         findings.error(
             f"{_SECTION}/delta",
@@ -201,6 +203,19 @@ def _check_section(asked: parts.PrivacyPart, protected: Protected, findings: Fin
             f"must be less than 1/{protected.count}: with {protected.count} {protected.unit}s, one could be told "
             "whole and the claim still hold",
         )
+
+
+def _other_unit(protected: Protected) -> str:
+    """Return why the noise protects this unit, and what protects the other one."""
+    said = f"here the noise protects a {protected.unit}: set it so, or leave it out"
+    if protected.unit is PrivacyUnit.SITE:
+        return f"{said}; rows are protected by model: record, where the recipe adds the noise"
+    if not protected.statistics:
+        return f"{said}; sites are protected by model: server, distributed or local, with update.clip_norm"
+    return (
+        f"{said}. Nothing limits a site's part in a sum over its rows, so no noise hides a whole site; where no site "
+        "has more than k rows, epsilon / k for a record bounds a site by epsilon, at a larger delta"
+    )
 
 
 def _check_place(model: PrivacyModel, facts: EngineFacts | None, findings: Findings) -> None:

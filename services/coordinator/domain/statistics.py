@@ -115,7 +115,7 @@ def _settle_privacy(
     asked: parts.PrivacyPart | None = parsed.get("privacy")
     if asked is None or not asked.noisy:
         if asked is not None:
-            settle_terms(asked, None, None, Protected(PrivacyUnit.RECORD, None, 1), findings)
+            settle_terms(asked, None, None, Protected(PrivacyUnit.RECORD, None, 1, statistics=True), findings)
         return None
     for at, query in queries.items():
         if (why := _unbounded(query)) is not None:
@@ -132,7 +132,8 @@ def _settle_privacy(
     facts = world.engines.get(parsed.get("engine", ""))
     if facts is not None and facts.proves_counts:
         findings.warn("/privacy", f"with noise {facts.name} proves no range of a site's counts: one site could lie")
-    return settle_terms(asked, parsed.get("cohort"), facts, Protected(PrivacyUnit.RECORD, rows, 1), findings)
+    protected = Protected(PrivacyUnit.RECORD, rows, 1, statistics=True)
+    return settle_terms(asked, parsed.get("cohort"), facts, protected, findings)
 
 
 def _check_noise_fits(spec: StatisticsSpec, resolved: Resolved, findings: Findings) -> None:

@@ -210,6 +210,15 @@ def test_declared_ranges_leave_no_exact_sums() -> None:
         assert said in faults(found)[path]
 
 
+def test_statistics_for_whole_sites_are_refused_with_what_helps() -> None:
+    noise = {"model": "distributed", "epsilon": 1.0, "unit": "site"}
+    with pytest.raises(JobInvalid) as found:
+        judge_statistics({**ASK, "queries": BOUNDED, "privacy": noise}, WORLD)
+    (error,) = found.value.errors
+    assert error.path == "/privacy/unit"
+    assert "epsilon / k for a record" in error.message
+
+
 def test_private_statistics_are_of_records_and_bounded() -> None:
     job = judge_statistics({**ASK, "queries": BOUNDED, "privacy": {"model": "distributed", "epsilon": 1.0}}, WORLD)
     terms = terms_of(job)

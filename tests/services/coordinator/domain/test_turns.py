@@ -1,9 +1,11 @@
 """Sites that take turns: never nearer than the noise is correlated, and a job that cannot keep it is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis.strategies import integers, sets
 
@@ -21,6 +23,7 @@ from undersong.shared.privacy.accounting import epsilon_of
 from undersong.shared.wire.manifest import RoundKind
 from undersong.shared.wire.privacy import CorrelatedNoise, GaussianEvent, terms_sentence
 
+EXAMPLE = Path(__file__).parents[4] / "examples" / "hospital" / "private-turns.yaml"
 MANY = replace(WORLD, sites=[SiteFacts(SiteId(f"site_{at:02}"), f"site-{at}", True, PROFILE) for at in range(20)])
 NOISE = {"model": "server", "mechanism": "matrix", "separation": 5, "epsilon": 4.0, "delta": 1e-5}
 
@@ -41,6 +44,19 @@ def test_a_job_of_turns_is_calibrated_for_one_sites_turns() -> None:
     assert plain is not None
     assert plain.noise_multiplier == pytest.approx(terms.noise_multiplier * 5**0.5), "fifty rounds instead of ten"
     assert "turns of 5 rounds" in terms_sentence(terms.model_dump(mode="json"))
+
+
+def test_the_example_is_for_sixty_sites_and_has_less_noise_than_without_turns() -> None:
+    """Its parts as they are, over the columns that this test's sites have."""
+    example: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    asked = {**TRAIN, **{part: example[part] for part in example.keys() - {"data", "recipe"}}}
+    sites = [SiteFacts(SiteId(f"site_{at:02}"), f"site-{at}", True, PROFILE) for at in range(60)]
+    found = plan_of(judge(asked, replace(WORLD, sites=sites)))
+    assert found.participation is not None
+    assert (found.participation.sites, found.participation.separation, found.participation.participations) == (3, 20, 5)
+    with pytest.raises(JobInvalid) as refused:
+        judge(asked, MANY)
+    assert [error.path for error in refused.value.errors] == ["/privacy/separation"]
 
 
 @pytest.mark.parametrize(
