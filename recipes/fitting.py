@@ -4,7 +4,7 @@ Where a round protects records, each step's gradient is a noisy one (`undersong.
 steps do is in `undersong.recipes.local_training`.
 
 Sources: of the term mu/2 |w - w_t|^2 Li et al., Federated Optimization in Heterogeneous Networks (MLSys 2020); of steps
-that are corrected Karimireddy et al., SCAFFOLD (ICML 2020), algorithm 1.
+that are corrected Karimireddy et al., SCAFFOLD (ICML 2020), algorithm 1; of counted steps Wang et al. (NeurIPS 2020).
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ DIVERGED: Final = "training diverged: the loss is not a finite number; lower the
 class Fitted:
     """How many rows were trained on, their mean loss over the steps (0.0 with noise), and the noisy steps taken.
 
-    rates: the sum of all steps' learning rates.
+    rates: the sum of all steps' learning rates. path: how far gradients of norm 1 in one direction would have led, by
+    the steps that the result rests on (FedNova's norm of a_i, times the learning rate). first_loss: the mean loss over
+    the rows before the first step, where the round needs it.
     """
 
     examples: int
     loss: float
     events: tuple[PoissonGaussianEvent, ...] = ()
     rates: float = 0.0
+    path: float = 0.0
+    first_loss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class _Course:
         places = {name: adjusted.anchor.get(name, each).detach().clone() for name, each in named.items()}
         self._anchor = list(places.values()) if self._weight else []
         self._correction = [adjusted.correction.get(name) for name in named]
-        self._rates = 0.0
+        self._rates = self._path = self._speed = 0.0
         self._optimiser = _optimiser(self._trained, options)
 
     def exact(self, seed: int, progress: Progress) -> Fitted:
@@ -119,15 +123,16 @@ class _Course:
         rows, held = _held_back(len(self._y), options.validation_fraction)
         steps, done, total, seen = options.epochs * _steps_in(len(rows), options.batch_size), 0, 0.0, 0
         best = _BestEpoch(self._module, options.patience)
+        first_loss = self._mean_loss(rows) if options.scaled_by == "loss" else 0.0
         for _ in range(options.epochs):
             for batch in _batches(rows, options.batch_size, random, pairs=looks_at_batches(self._module)):
                 value = self._exact_step(batch, done, steps)
                 total, seen, done = total + value * len(batch), seen + len(batch), done + 1
                 progress(min(1.0, done / steps))
-            if held.size and best.is_over(self._mean_loss(held)):
+            if held.size and best.is_over(self._mean_loss(held), self._path):
                 break
-        best.restore()
-        return Fitted(len(rows), total / max(seen, 1), rates=self._rates)
+        path = best.restore(self._path)
+        return Fitted(len(rows), total / max(seen, 1), rates=self._rates, path=path, first_loss=first_loss)
 
     def noisy(self, noise: RecordNoise, progress: Progress) -> Fitted:
         """Take the steps that a round which protects records asks for."""
@@ -179,6 +184,8 @@ class _Course:
             torch.nn.utils.clip_grad_norm_(self._trained, self._options.clip_gradient)
         rate = self._options.rate(self._context, done, steps)
         self._rates += rate
+        self._speed = self._options.momentum * self._speed + 1 - self._weight * self._path
+        self._path += rate * self._speed
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
@@ -200,22 +207,24 @@ class _BestEpoch:
 
     def __init__(self, module: torch.nn.Module, patience: int) -> None:
         self._module, self._patience = module, patience
-        self._best, self._waited = math.inf, 0
+        self._best, self._waited, self._path = math.inf, 0, 0.0
         self._kept: dict[str, torch.Tensor] = {}
 
-    def is_over(self, loss: float) -> bool:
+    def is_over(self, loss: float, path: float) -> bool:
         """Take in an epoch's loss; return whether `patience` epochs were not better than the best one."""
         if loss < self._best:
-            self._best, self._waited = loss, 0
+            self._best, self._waited, self._path = loss, 0, path
             self._kept = {name: value.detach().clone() for name, value in self._module.state_dict().items()}
         else:
             self._waited += 1
         return 0 < self._patience <= self._waited
 
-    def restore(self) -> None:
-        """Put the best epoch's values back."""
-        if self._kept:
-            self._module.load_state_dict(self._kept)
+    def restore(self, path: float) -> float:
+        """Put the best epoch's values back; return the path that led there, `path` where all of it did."""
+        if not self._kept:
+            return path
+        self._module.load_state_dict(self._kept)
+        return self._path
 
 
 def _optimiser(trained: list[torch.nn.Parameter], options: LocalTraining) -> torch.optim.Optimizer:

@@ -73,6 +73,11 @@ STEPS: Final[dict[str, JsonSchema]] = {
         "default": False,
         "description": "Correct each step by how the site's gradients differ from all sites' (SCAFFOLD).",
     },
+    "scaled_by": choice(
+        "What a site's change is scaled by before it is sent; set by `strategy.name` (fednova: steps, qfedavg: loss).",
+        "nothing", "steps", "loss",
+    ),
+    "fairness": number("The power of scaled_by: loss; set by `strategy.params.q`.", 1.0, 0, 10),
 }  # fmt: skip
 """Parameters of every recipe that trains with torch, as JSON schemas with their defaults."""
 LOSSES: Final[dict[str, JsonSchema]] = {
@@ -175,6 +180,7 @@ _ON, _WRITTEN, _LEFT_OUT = Given.ON, Given.WRITTEN, Given.LEFT_OUT
 _OF_CLASSES: Final = (str(Task.BINARY), str(Task.MULTICLASS))
 _OF_NUMBERS: Final = (str(Task.REGRESSION),)
 _ADAM: Final = ("adam", "adamw")
+_SCALED: Final = ("steps", "loss")
 COMBINATIONS: Final = (
     _refused(
         "momentum belongs to optimiser sgd, and adam and adamw have their own: leave it out",
@@ -208,6 +214,16 @@ COMBINATIONS: Final = (
         local_layers=_ON,
     ),
     _refused(
+        "strategies fednova and qfedavg count plain steps of sgd: set optimiser: sgd, or take another strategy",
+        scaled_by=_SCALED,
+        optimiser=_ADAM,
+    ),
+    _refused(
+        "strategies fednova and qfedavg scale what control variates correct: set control_variates: false",
+        scaled_by=_SCALED,
+        control_variates=(True,),
+    ),
+    _refused(
         "this loss is about numbers and the task about classes: use auto, cross_entropy or focal",
         task=_OF_CLASSES,
         loss=("squared", "absolute", "huber", "quantile"),
@@ -234,6 +250,10 @@ WITH_NOISE: Final = (
     _refused("nothing is kept at a site between rounds that protect records: leave local_layers out", local_layers=_ON),
     _refused("a personal model would be trained without noise: set personal_weight: 0", personal_weight=_ON),
     _refused("control variates would follow from exact gradients: leave them out", control_variates=(True,)),
+    _refused(
+        "strategies fednova and qfedavg send what follows from the exact number of rows or loss: take another strategy",
+        scaled_by=_SCALED,
+    ),
 )
 """Combinations that no recipe takes where it adds noise that protects records."""
 
@@ -300,6 +320,8 @@ class LocalTraining:
     local_layers: Sequence[str] = ()
     personal_weight: float = 0.0
     control_variates: bool = False
+    scaled_by: str = "nothing"
+    fairness: float = 1.0
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes import fitting, site_models, training
+from undersong.recipes import fitting, site_models, site_scaling, training
 from undersong.recipes.local_training import (
     COMBINATIONS,
     LOSSES,
@@ -34,13 +34,14 @@ from undersong.recipes.supervised import (
     SupervisedRecipe,
     probabilities,
 )
+from undersong.shared.learning.strategies import SCALE
 from undersong.shared.names import hint
 
 if TYPE_CHECKING:
     import torch
 
 TORCH_FILES: Final = (
-    "torch_recipe.py", "site_models.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py",
+    "torch_recipe.py", "site_models.py", "site_scaling.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py",
     "signature.py", *READING,
 )  # fmt: skip
 """The files whose code a torch recipe runs: part of the digest of those that come with the platform."""
@@ -121,26 +122,31 @@ class TorchRecipe(SupervisedRecipe):
         if local and not sent:
             raise RecipeError("local_layers names every layer that is trained: nothing would be sent")
         control = site_models.control_tensors(tensors, sent) if settings["control_variates"] else {}
+        scale = site_scaling.scale_tensors(settings)
         return FirstTensors(
-            tensors | control,
-            buffers=(*sorted(averaged), *control),
+            tensors | control | scale,
+            buffers=(*sorted(averaged), *control, *scale),
             fixed=tuple(fixed),
             bfloat16=tuple(name for name in tensors if str(names[name].dtype) == "torch.bfloat16"),
         )
 
     def learn(self, model: Tensors, work: LocalRound) -> Learned:
         """Train the module by the job's optimiser, schedule and loss."""
-        names = site_models.local_names(work.settings["local_layers"], self.own_tensors(model))
+        own = [name for name in self.own_tensors(model) if not name.startswith((site_models.CONTROL, SCALE))]
+        names = site_models.local_names(work.settings["local_layers"], own)
         start = site_models.merged(model, work.local) if names else model
         control = site_models.ControlVariates.of(model, work.local)
         made, fitted = self._fit(start, work, fitting.Adjusted(control.correction(training.device())))
         sent, local = control.after(start, made, fitted.rates) if control.common else ({}, {})
         sent |= {name: model[name] for name in names}
+        moved = [name for name in made if name not in names and name.rpartition(".")[2] not in _MEANS]
+        moved = [name for name in moved if made[name].dtype.kind == "f"]
+        sent |= site_scaling.scaled(model, made, moved, fitted, work.settings, work.context)
         local |= {name: made[name] for name in names}
         if weight := work.settings["personal_weight"]:
             common = {name: training.tensor_of(model[name]) for name in made}
-            own = fitting.Adjusted(anchor=common, weight=weight)
-            local |= self._fit(site_models.merged(model, work.local), work, own)[0]
+            held = fitting.Adjusted(anchor=common, weight=weight)
+            local |= self._fit(site_models.merged(model, work.local), work, held)[0]
         if not all(np.isfinite(value).all() for value in local.values()):  # kept, it would end all later rounds here
             raise RecipeError(fitting.DIVERGED)
         return Learned(made | sent, fitted.examples, fitted.loss, fitted.events, local)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from undersong.shared.learning.strategies import Vector, load_state, save_state, step_model, strategy_named
-from undersong.shared.learning.tensors import Model, flatten, save, unflatten
+from undersong.shared.learning.strategies import SCALE, Vector, load_state, save_state, step_model, strategy_named
+from undersong.shared.learning.tensors import Model, Schema, flatten, save, unflatten
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,17 @@ def next_model(
     moments, masters = load_state(state)
     if masters is None or masters.shape != (schema.length,):
         masters = flatten(schema, base.tensors)
-    after, moments = step_model(strategy_named(strategy), masters, mean, moments, params, schema.parameters)
+    chosen, scale_at = strategy_named(strategy), _place_of(SCALE, schema)
+    after, moments = step_model(chosen, masters, mean, moments, params, schema.parameters, scale_at)
     content = save(Model(schema, unflatten(schema, after, base.tensors)))
     return SteppedModel(content, save_state(moments, after if schema.short else None, metadata))
+
+
+def _place_of(name: str, schema: Schema) -> int | None:
+    """Return the coordinate at which a trained tensor begins; None where the model has no such tensor."""
+    at = 0
+    for spec in schema.trained:
+        if spec.name == name:
+            return at
+        at += spec.size
+    return None

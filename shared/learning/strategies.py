@@ -2,9 +2,16 @@
 
 Sources: FedAvg, McMahan et al. (AISTATS 2017), algorithm 1; FedAvgM, Hsu, Qi, Brown (2019); FedAdagrad, FedYogi and
 FedAdam, Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 2, whose symbols are kept: Delta_t is the
-mean change, m_t and v_t the moments, tau the degree of adaptivity, eta the server's learning rate.
+mean change, m_t and v_t the moments, tau the degree of adaptivity, eta the server's learning rate; FedNova, Wang et al.
+(NeurIPS 2020), eq. 7; q-FedAvg, Li et al., Fair Resource Allocation in Federated Learning (ICLR 2020), algorithm 2.
 Shapes: changes and moments are float32[d], the model is float32[d] or float64[d] (its master values);
 whether the mean is weighted was decided when the updates were weighed.
+
+FedNova and q-FedAvg divide one sum by another. Only means of updates are opened, so the second sum is one coordinate
+more: the tensor `SCALE` of the model holds ln s, with s about what a site's own number c_i is (its steps; its loss to
+the power q), known to all sites before they train. A site sends its scaled change and, in the place of that tensor,
+(c_i / s - 1) / `SCALE_UNIT`. From its mean follows the ratio mean(c_i) / s, by which the step is rescaled (s itself
+cancels out) and s moves on. So the coordinate is small whatever the sites' numbers are.
 """
 
 import math
@@ -14,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
 from undersong.shared.documents import pointer
 from undersong.shared.errors import FieldError, Invalid
@@ -24,6 +32,11 @@ Vector = npt.NDArray[np.float32]
 Master = npt.NDArray[np.floating]
 State = dict[str, Vector]
 Moment = Callable[[Vector, Vector, float], Vector]
+SCALE: Final = "strategy.log_scale"
+"""The model's tensor float32[1] in whose place sites send their own number."""
+SCALE_UNIT: Final = 16.0
+"""How many times the common scale one unit of that coordinate is: at the default bound, 257 times can be said."""
+_LEAST_RATIO: Final = 1 / 64
 
 
 class StrategyUnknown(Invalid):
@@ -41,13 +54,20 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A server optimiser: its name, its parameters with defaults, the moments it keeps and one step of it."""
+    """A server optimiser: its name, its parameters with defaults, the moments it keeps and one step of it.
+
+    at_sites: the parameters of the recipe that it sets, from its own. rescale: the factor of the mean change, from the
+    ratio of the mean of the sites' numbers to the scale that they knew. opens: what is opened beside the mean change.
+    """
 
     name: str
     description: str
     defaults: Mapping[str, float]
     moments: tuple[str, ...]
     update: Callable[[Vector, State, Mapping[str, float]], tuple[Vector, State]]
+    at_sites: Callable[[Mapping[str, float]], dict[str, JsonValue]] = lambda _: {}
+    rescale: Callable[[float], float] | None = None
+    opens: str = "nothing"
 
     def step(
         self, previous: Master, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
@@ -97,12 +117,39 @@ def step_model(
     state: State,
     params: Mapping[str, object],
     parameters: int,
+    scale_at: int | None = None,
 ) -> tuple[Master, State]:
     """Return a step for a whole vector: the optimiser moves the first `parameters` coordinates, buffers take the
     mean.
+
+    scale_at: the coordinate of the tensor `SCALE`; raises `StrategyUnknown` where the strategy needs one.
     """
-    moved, after = strategy.step(previous[:parameters], mean_delta[:parameters], state, params)
-    return np.concatenate([moved, previous[parameters:] + mean_delta[parameters:]]), after
+    delta, buffers = mean_delta[:parameters], previous[parameters:] + mean_delta[parameters:]
+    if strategy.rescale is not None:
+        if scale_at is None:
+            raise StrategyUnknown(no_scale(strategy.name))
+        ratio = max(1 + SCALE_UNIT * float(mean_delta[scale_at]), _LEAST_RATIO)  # only noise could make it less
+        delta = _scaled(strategy.rescale(ratio), delta)
+        buffers[scale_at - parameters] = previous[scale_at] + math.log(ratio)
+    moved, after = strategy.step(previous[:parameters], delta, state, params)
+    return np.concatenate([moved, buffers]), after
+
+
+def no_scale(strategy: str) -> str:
+    """Say that a model was begun without what the strategy needs, and what to do."""
+    return (
+        f"the model has no tensor {SCALE}, which strategy {strategy} needs: leave model.version_id out, so that the "
+        "job begins a model of its own, or take another strategy"
+    )
+
+
+def params_at_sites(name: str, params: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Return the parameters of the recipe that a strategy sets; none for one that is unknown or refuses its own."""
+    try:
+        strategy = strategy_named(name)
+        return strategy.at_sites(strategy.settings(params))
+    except StrategyUnknown:
+        return {}
 
 
 def save_state(state: State, masters: Master | None = None, metadata: Mapping[str, str] | None = None) -> bytes | None:
@@ -167,6 +214,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "beta_1": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of changes"),
     "beta_2": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of squared changes"),
     "tau": Parameter(lambda x: 0 < x <= 1, "0 < x <= 1", "Degree of adaptivity: smaller adapts more"),
+    "q": Parameter(lambda x: 0 <= x <= 10, "0 <= x <= 10", "How much sites of larger loss count for more; 0: fedavg"),
 }
 _MASTERS: Final = "undersong.masters"
 _ADAPTIVE: Final = {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
@@ -185,5 +233,26 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         ),
         Strategy("fedyogi", "Yogi over rounds.", _ADAPTIVE, _MOMENTS, _adaptive(_yogi)),
         Strategy("fedadam", "Adam over rounds, without bias correction.", _ADAPTIVE, _MOMENTS, _adaptive(_adam)),
+        Strategy(
+            "fednova",
+            "Each site's change is divided by its number of steps, and the mean multiplied by their mean: sites that "
+            "take more steps do not count for more than their weight.",
+            {"eta": 1.0},
+            (),
+            _fedavg,
+            at_sites=lambda _: {"scaled_by": "steps"},
+            rescale=lambda ratio: ratio,
+            opens="the mean number of steps",
+        ),
+        Strategy(
+            "qfedavg",
+            "Each site's change is multiplied by its loss to the power q: losses of sites become more alike.",
+            {"eta": 1.0, "q": 1.0},
+            (),
+            _fedavg,
+            at_sites=lambda p: {"scaled_by": "loss", "fairness": p["q"]},
+            rescale=lambda ratio: 1 / ratio,
+            opens="the mean over sites of the step's divisor, which follows from losses and norms",
+        ),
     )
 }

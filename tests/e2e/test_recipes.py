@@ -255,6 +255,13 @@ FEW = (
     "own network", "own network of two servers",
 )  # fmt: skip
 """Each kind of task, of recipe, and of training."""
+SCALED: dict[str, dict[str, Any]] = {
+    "five classes": {"name": "qfedavg", "params": {"q": 0.5}},
+    "regression": {"name": "fednova"},
+    "own network": {"name": "fednova"},
+    "own network of two servers": {"name": "qfedavg", "params": {"q": 0.1}},
+}
+"""Strategies whose sites scale what they send, under each engine."""
 PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
 MASKED = ("five classes", "noise for each record", "fifty classes", "two kinds of pictures")
 """Summed by engine pairwise; the others by sealed, whose rounds cost a fifth: the recipe cannot tell."""
@@ -275,6 +282,7 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
         "update": {"bound": 4e6 if "own, r" in name else 16.0},
         "deadlines": {"round_s": 120},
         **({"engine": said["engine"]} if "engine" in said else {}),
+        **({"strategy": SCALED[name]} if name in SCALED else {}),
         **(PRIVATE if name.endswith("noise for each record") else {}),
     }
 

@@ -42,6 +42,8 @@ REFUSED = [
     ({"control_variates": True, "momentum": 0.9}, "leave momentum out"),
     ({"control_variates": True, "validation_fraction": 0.2}, "the best epoch undoes some"),
     ({"personal_weight": 0.1, "local_layers": ["0"]}, "its own model or its own layers"),
+    ({"scaled_by": "steps", "optimiser": "adam", "learning_rate": 0.01}, "count plain steps of sgd"),
+    ({"scaled_by": "loss", "control_variates": True}, "scale what control variates correct"),
 ]
 
 
@@ -88,6 +90,7 @@ def test_noise_for_records_needs_exactly_what_it_can_protect(recipe: Any) -> Non
         [
             {"validation_fraction": 0.1}, {"precision": "bfloat16"}, {"clip_gradient": 1.0},
             {"local_layers": ["0"]}, {"personal_weight": 1.0}, {"control_variates": True},
+            {"scaled_by": "steps"},
         ],
         strict=True,
     ):  # fmt: skip

@@ -77,6 +77,7 @@ def job() -> str:
             f"`{one.name}`",
             plain(one.description),
             ", ".join(f"`{name}`: {default:g}" for name, default in one.defaults.items()),
+            plain(one.opens),
         )
         for one in STRATEGIES.values()
     ]
@@ -93,7 +94,10 @@ def job() -> str:
             ),
             Pages(JobSpec.model_json_schema()).sections("A job that trains"),
             "### Strategies\n",
-            table(("`strategy.name`", "step", "parameters and their defaults"), strategies),
+            table(
+                ("`strategy.name`", "step", "parameters and their defaults", "opened beside the mean change"),
+                strategies,
+            ),
             table(("parameter", "range", "meaning"), parameters),
             "### Engines\n",
             table(("`engine`", "strength", "what it keeps secret"), engines),

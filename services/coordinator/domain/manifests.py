@@ -105,7 +105,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         kind=step.kind,
         engine=engine,
         engine_params=engine_facts(engine).plan(_plan_request(step.kind, size, spec)),
-        recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe.params),
+        recipe=RecipeRef(name=recipe.name, digest=recipe.digest, params=spec.recipe_params),
         data=_data(job, spec, step.kind),
         model=_model(job) if measures else None,
         model_id=ModelId(job.model_id),

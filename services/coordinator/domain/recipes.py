@@ -10,15 +10,19 @@ from jsonschema.exceptions import ValidationError as ParamsError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import MAX_ERRORS, Findings
 from undersong.services.coordinator.domain.sites import TOLD, SiteFacts, profile_of
 from undersong.shared.documents import pointer
 from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout
+from undersong.shared.learning.strategies import STRATEGIES, params_at_sites
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Column
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
 _RANGES: Final = "ranges"
+_SET_BY: Final = frozenset(name for one in STRATEGIES.values() for name in one.at_sites(one.defaults))
+"""Parameters of recipes that follow from a job's strategy."""
 
 
 def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Findings) -> RecipeSpec | None:
@@ -39,6 +43,27 @@ def find_recipe(name: str, path: str, sites: Sequence[SiteFacts], findings: Find
 def check_params(recipe: RecipeSpec, params: Mapping[str, Any], findings: Findings) -> bool:
     """Check the parameters against the recipe's schema; whether they fit."""
     return _check(recipe.params_schema, params, findings)
+
+
+def with_strategy(
+    part: parts.RecipePart, strategy: parts.StrategyPart | None, recipe: RecipeSpec, findings: Findings
+) -> parts.RecipePart:
+    """Return the recipe's part with the parameters that the strategy sets; say where the recipe does not know them."""
+    for name in sorted(part.params.keys() & _SET_BY):
+        said = "is set by the strategy: leave it out, and name strategy.name: fednova or qfedavg"
+        findings.error(pointer(["recipe", "params", name]), said)
+    given = {} if strategy is None else params_at_sites(strategy.name, strategy.params)
+    known = recipe.params_schema.get("properties")
+    if strategy is None or not given:
+        return part
+    if not isinstance(known, Mapping) or not given.keys() <= known.keys():
+        findings.error(
+            "/strategy/name",
+            f"sites would scale their updates for {strategy.name}, and the recipe {recipe.name!r} cannot: take fedavg, "
+            "or a recipe that trains with torch",
+        )
+        return part
+    return part.model_copy(update={"params": {**part.params, **given}})
 
 
 def standardises(recipe: RecipeSpec, params: Mapping[str, Any]) -> bool:

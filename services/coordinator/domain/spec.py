@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from undersong.shared.ids import FederationId, VersionId
-from undersong.shared.learning.strategies import STRATEGIES
+from undersong.shared.learning.strategies import STRATEGIES, params_at_sites
 from undersong.shared.secagg.engines import DEFAULT_ENGINE, ENGINES
 from undersong.shared.statistics.queries import Query
 from undersong.shared.wire.forms import controls
@@ -379,6 +379,11 @@ class JobSpec(Part):
     def trains(self) -> bool:
         """Whether it trains a model, and does not only evaluate one."""
         return self.kind == "train"
+
+    @property
+    def recipe_params(self) -> dict[str, JsonValue]:
+        """The recipe's parameters as sites get them: with those that the strategy sets."""
+        return {**self.recipe.params, **params_at_sites(self.strategy.name, self.strategy.params)}
 
 
 class StatisticsData(Part):

@@ -20,7 +20,13 @@ from undersong.services.coordinator.domain.findings import Findings, parse_field
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
-from undersong.services.coordinator.domain.recipes import check_params, check_ranges, find_recipe, standardises
+from undersong.services.coordinator.domain.recipes import (
+    check_params,
+    check_ranges,
+    find_recipe,
+    standardises,
+    with_strategy,
+)
 from undersong.services.coordinator.domain.sites import (
     CONSENTS,
     SiteFacts,
@@ -36,6 +42,7 @@ from undersong.services.coordinator.domain.spec import AnySpec, JobSpec
 from undersong.services.coordinator.domain.turns import turn_size
 from undersong.shared.errors import FieldError, Refusal
 from undersong.shared.ids import SiteId
+from undersong.shared.learning.strategies import params_at_sites
 from undersong.shared.names import twins
 from undersong.shared.secagg.facts import EngineFacts
 from undersong.shared.wire.columns import Column, Unused, misfit
@@ -118,6 +125,7 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
     recipe = find_recipe(recipe_part.name, "/recipe/name", active, findings) if recipe_part else None
     sound = False
     if recipe_part and recipe:
+        recipe_part = with_strategy(recipe_part, parsed.get("strategy"), recipe, findings)
         if recipe.task is Task.SUMMARY:
             findings.error("/recipe/name", f"the recipe {recipe.name!r} makes no model; set kind: statistics")
         sound = check_params(recipe, recipe_part.params, findings) and recipe.task is not Task.SUMMARY
@@ -205,7 +213,9 @@ def _protected(
     if resolved is None or data is None or recipe is None:
         return Protected(PrivacyUnit.RECORD, None, rounds)
     rows = [schema_of(site, data.dataset).rows for site in world.sites if site.id in resolved.eligible]
-    steps = settle_steps(asked, resolved.recipe, recipe.params, rows, rounds, findings)
+    strategy: parts.StrategyPart | None = parsed.get("strategy")
+    set_by = {} if strategy is None else params_at_sites(strategy.name, strategy.params)
+    steps = settle_steps(asked, resolved.recipe, {**recipe.params, **set_by}, rows, rounds, findings)
     return Protected(PrivacyUnit.RECORD, sum(count or 0 for count in rows) or None, rounds, steps)
 
 

@@ -1,5 +1,7 @@
 """Server strategies against their published formulas, computed by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -90,10 +92,20 @@ def test_a_state_survives_its_file(name) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_buffers_take_the_mean_whatever_the_optimiser(name) -> None:
-    model, state = step_model(strategy_named(name), W0, D1, {}, {}, 2)
+    model, state = step_model(strategy_named(name), W0, D1, {}, {}, 2, scale_at=2)  # of which D1 says: as it was
     assert model[2] == W0[2] + D1[2]
     assert model[:2] == pytest.approx(strategy_named(name).step(W0[:2], D1[:2], {})[0])
     assert all(moment.shape == (2,) for moment in state.values())
+
+
+@pytest.mark.parametrize(("name", "factor"), [("fednova", 3.0), ("qfedavg", 1 / 3)])
+def test_a_step_is_rescaled_by_the_ratio_of_two_means(name, factor) -> None:
+    """Sites knew the scale 5 and say 15 on the average: (15 / 5 - 1) / 16 in the place of ln 5."""
+    model = np.array([1.0, -2.0, math.log(5)], np.float32)
+    after, _ = step_model(strategy_named(name), model, np.array([0.4, 0.2, 2 / 16], np.float32), {}, {}, 2, scale_at=2)
+    assert after == pytest.approx([1 + 0.4 * factor, -2 + 0.2 * factor, math.log(15)], rel=1e-6)
+    with pytest.raises(StrategyUnknown, match=r"leave model\.version_id out"):
+        step_model(strategy_named(name), model, D1, {}, {}, 2)
 
 
 def test_no_change_leaves_the_model() -> None:
