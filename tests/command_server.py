@@ -15,6 +15,7 @@ from typing import Any, Final
 import undersong.doctor
 import undersong.verify  # noqa: F401  (both are imported by their commands, which need not do it again)
 from undersong import cli
+from undersong.local.nursery import QuickEnd
 
 MASTER: Final = 0  # nothing is written to it
 MOST: Final = 150_000  # bytes of a command with its environment: what the kernel passes on in one piece
@@ -53,6 +54,7 @@ def serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def main() -> None:
     """Serve on the UNIX socket whose path is the argument; a forked child is its command from then on."""
+    quick_end = QuickEnd()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
@@ -66,7 +68,7 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(command["env"])
     sys.argv = ["undersong", *command["words"]]
-    cli.main()
+    quick_end.run(cli.main)
 
 
 if __name__ == "__main__":

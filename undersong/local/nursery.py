@@ -9,6 +9,7 @@ Protocol on the inherited socket, a JSON document a line: {task, module, argv, e
 {ready} once all is imported, {task, pid} and later {task, code} from it.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -19,8 +20,10 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from undersong.shared import kernels
@@ -123,6 +126,35 @@ class Nursery:
                 os.kill(pid, signal.SIGTERM)
 
 
+class QuickEnd:
+    """Ends a forked process after its threads and exit handlers, without taking apart what was imported.
+
+    Python would free every object, and so copy all memory that is shared with the nursery: a tenth of a second for each
+    process. Exit handlers run in the opposite order of their registration, so this is made before all others.
+    """
+
+    def __init__(self) -> None:
+        self._code = 0
+        atexit.register(self._end)
+
+    def run(self, program: Callable[[], None]) -> None:
+        """Run a program to its end; the exit code is the one that Python would give."""
+        try:
+            program()
+        except SystemExit as end:
+            self._code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            raise
+        except BaseException:
+            self._code = 1
+            raise
+
+    def _end(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self._code & 0xFF)
+
+
 def become(order: dict[str, Any], leash: int) -> None:
     """In a forked child: be the ordered process, as long as the platform holds the leash's other end."""
     os.setsid()
@@ -157,6 +189,7 @@ def main() -> None:
     Further arguments are the modules to import, in the place of those that services and agents share.
     """
     master, leash = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    quick_end = QuickEnd()
     gc.disable()  # imports leave no garbage behind: looking for it would take a fifth of the time
     for name in sys.argv[3:] or IMPORTED:
         importlib.import_module(name)
@@ -167,7 +200,7 @@ def main() -> None:
     gc.freeze()  # what is there already stays shared between the children
     order = Nursery(master).serve()
     if order is not None:
-        become(order, leash)
+        quick_end.run(partial(become, order, leash))
 
 
 if __name__ == "__main__":
