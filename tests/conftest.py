@@ -1,8 +1,10 @@
 """What tests stand on: real databases, a real Redis-protocol server, real folders; all stopped at the end."""
 
 import gc
+import os
 import secrets
 import socket
+import sys
 import tempfile
 import warnings
 import zlib
@@ -40,6 +42,8 @@ settings.register_profile("undersong", max_examples=examples(100))
 settings.load_profile("undersong")
 SERVICES = Path(__file__).parent / "services"
 gc.disable()  # until all is imported and collected
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process of the tests would compile all its modules anew
+sys.dont_write_bytecode = False
 HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
 
 
