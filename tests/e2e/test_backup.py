@@ -30,7 +30,7 @@ def reach(client: Client, job_id: str, rounds: int, within_s: float = 120.0) -> 
     deadline = Deadline(within_s)
     while len(published(client, job_id)) < rounds:
         assert not deadline.over(), client.job(job_id)
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def answered(home: Path, site: str) -> set[tuple[str, str, int]]:

@@ -284,6 +284,7 @@ def test_the_version_and_the_shells_completion(shell: Shell) -> None:
     assert done.stdout.split() == ["job"]
 
 
+@pytest.mark.exhaustive
 def test_a_device_that_is_not_there_is_refused_at_the_start(shell: Shell) -> None:
     """By the agent, before it enrols, and by doctor, for the same reason."""
     if Path("/dev/nvidia0").exists():
@@ -301,6 +302,7 @@ def test_a_device_that_is_not_there_is_refused_at_the_start(shell: Shell) -> Non
     assert found["device"]["detail"].removeprefix("cuda: ") in refused
 
 
+@pytest.mark.exhaustive
 def test_a_taken_port_at_a_restart_is_an_error(shell: Shell) -> None:
     """The remedy is named and works; nothing has moved by itself."""
     again = ("up", "--home", "second home", "--no-stay")

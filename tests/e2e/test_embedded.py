@@ -398,7 +398,7 @@ def test_a_platform_goes_on_where_it_was(platform: Platform, forks: Forks) -> No
 
     Last in this file: what starts again is another platform, in the folder of the one that the tests above use.
     """
-    job = platform.client.submit_job(null_job(platform, "on", rounds=8))
+    job = platform.client.submit_job(null_job(platform, "on", rounds=5))
     deadline = Deadline(60)
     while not train_rounds(platform.client, job):
         assert not deadline.over(), "no round was published"
@@ -407,4 +407,4 @@ def test_a_platform_goes_on_where_it_was(platform: Platform, forks: Forks) -> No
     platform.stop()
     with Platform(platform.home, forks=forks) as again:
         assert again.client.wait(job.id, timeout_s=HANGS_S).state == "succeeded"
-        assert train_rounds(again.client, job) == list(range(1, 9))
+        assert train_rounds(again.client, job) == list(range(1, 6))

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -71,6 +72,7 @@ class Shell:
         deadline = Deadline(120)
         while said not in " ".join((done := self.tried(*words)).stdout.split()) or done.returncode:
             assert not deadline.over(), f"{said!r} {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            time.sleep(0.3)
         return done.stdout
 
 
@@ -318,6 +320,7 @@ SAYS = {
 """What the page promises that commands print, by how they begin; the longest beginning counts."""
 
 
+@pytest.mark.exhaustive
 def test_the_page_for_users_of_pysyft_runs(platform: Platform, shell: Shell, forks: Forks) -> None:
     """Request, review, approve, run, release and deny, as the page has it: a fifth hospital whose owner is asked."""
     lines = sh_commands((EXAMPLE.parents[1] / "docs" / "migrate" / "pysyft.md").read_text())

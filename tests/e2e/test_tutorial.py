@@ -21,7 +21,7 @@ from undersong.client import Client
 from undersong.profile import load_profile
 from undersong.shared.secagg.quantise import SUMS_SCALE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.exhaustive, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial" / "01-the-sum-of-a-and-b.md").read_text()
 UNDERSONG = str(Path(sys.executable).with_name("undersong"))

@@ -57,6 +57,7 @@ def test_a_folder_named_undersong_hides_nothing(installed: Installed, tmp_path: 
     assert beside.stdout.strip() == str(ROOT / "undersong" / "client" / "__init__.py"), beside.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_job_runs_on_the_wheel_alone(installed: Installed) -> None:

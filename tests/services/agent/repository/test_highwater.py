@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.effort import examples
+from tests.effort import also, examples
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.repository.highwater import UPLOAD, Place, Sent, SentMessages
 from undersong.services.agent.repository.state import AgentState
@@ -62,7 +62,7 @@ def offer_again(platform, manifest) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("engine", ["pairwise", "twoserver", "sealed"])
+@pytest.mark.parametrize("engine", ["pairwise", *also("twoserver", "sealed")])
 def test_a_copy_from_the_middle_of_a_round_sends_no_second_body(platform, agent, engine: str) -> None:
     """Copied while it trains, uploaded, put back, asked again: refused, and the next round goes on."""
     manifest = begin(platform, agent, engine)
