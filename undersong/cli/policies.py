@@ -13,7 +13,7 @@ from undersong.errors import UndersongError
 from undersong.shared.files import read_bytes
 
 if TYPE_CHECKING:
-    from undersong.services.agent.policy.file import PolicyFile
+    from undersong.services.agent.policy.entries import PolicyFile
     from undersong.services.agent.runner.protocol import Description
     from undersong.services.agent.site.policy_lint import Finding
 
@@ -134,7 +134,7 @@ def sign(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of policy.yaml, for editors."""
-    from undersong.services.agent.policy.file import PolicyFile
+    from undersong.services.agent.policy.entries import PolicyFile
 
     common.print_json(PolicyFile.model_json_schema())
 

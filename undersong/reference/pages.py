@@ -13,7 +13,7 @@ from undersong.recipes.declaration import DatasetEntry
 from undersong.reference.commands import agent_commands, commands, service_commands
 from undersong.reference.schemas import Pages
 from undersong.reference.tables import plain, sentence, table
-from undersong.services.agent.policy.file import PolicyFile
+from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.settings import AgentSettings
 from undersong.services.aggregator.settings import AggregatorSettings
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
@@ -266,7 +266,7 @@ PAGES: Final[Mapping[str, tuple[Callable[[], str], str]]] = {
         "services/coordinator/domain/spec.py, shared/learning/strategies.py, shared/secagg/engines.py and recipes",
     ),
     "datasets": (datasets, "recipes/declaration.py"),
-    "policy": (policy, "services/agent/policy/file.py"),
+    "policy": (policy, "services/agent/policy/entries.py"),
     "agent": (agent, "services/agent/settings.py"),
     "settings": (settings, "shared/web/settings.py and services/*/settings.py"),
     "cli": (cli, "undersong/cli and services/*/__main__.py"),

@@ -10,14 +10,14 @@ from typing import Final
 
 from undersong.services.agent.domain.budgets import MECHANISMS
 from undersong.services.agent.domain.rules import EVERYTHING, OWN_FEDERATION, STANDARDISE, STATISTICS, Detail, Hours
-from undersong.services.agent.policy.file import (
+from undersong.services.agent.policy.entries import (
     AutomaticApproval,
     BudgetEntry,
     PolicyFile,
     RecipeEntry,
     ResourcesEntry,
-    to_policy,
 )
+from undersong.services.agent.policy.file import to_policy
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
 from undersong.shared.wire.privacy import PrivacyUnit
 

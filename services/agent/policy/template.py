@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from undersong.services.agent.domain.rules import OWN_FEDERATION, Detail
-from undersong.services.agent.policy.file import AllowedColumns, PolicyFile, RecipeEntry, StatisticsEntry
+from undersong.services.agent.policy.entries import AllowedColumns, PolicyFile, RecipeEntry, StatisticsEntry
 from undersong.shared.secagg.engines import ENGINES, EngineFloors
 from undersong.shared.secagg.facts import EngineFacts
 from undersong.shared.yaml_texts import dump_document

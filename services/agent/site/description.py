@@ -15,6 +15,7 @@ import structlog
 
 from undersong.services.agent.domain.rules import Detail, Policy
 from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.policy.signers import recipe_files
 from undersong.services.agent.policy.template import default_policy
 from undersong.services.agent.rounds.tasks import SiteSetup
@@ -39,7 +40,7 @@ SNAPSHOTS: Final = "snapshots"
 _PATHS: Final = {None: ("path",), "split": ("validation_file", "test_file")}
 """Where an entry of `datasets.yaml` names files with rows."""
 Mark = tuple[str, FileMark | None]
-OPEN_POLICY = policies.to_policy(policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
+OPEN_POLICY = policies.to_policy(PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
 
 
 @dataclass(frozen=True, slots=True)

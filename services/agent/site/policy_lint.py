@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from undersong.services.agent.domain.rules import EVERYTHING
 from undersong.services.agent.policy import file as policies
-from undersong.services.agent.policy.file import NameFault, PolicyFile
+from undersong.services.agent.policy.entries import PolicyFile
+from undersong.services.agent.policy.file import NameFault
 from undersong.services.agent.runner.protocol import Description
 from undersong.shared.documents import document_faults
 from undersong.shared.names import MEANT

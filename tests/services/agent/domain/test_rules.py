@@ -22,6 +22,7 @@ from undersong.services.agent.domain.rules import (
     report,
 )
 from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.secagg.engines import EngineFloors
 from undersong.shared.secagg.quantise import plan_encoding
@@ -32,7 +33,7 @@ NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 CODE, OTHER = "a" * 64, "b" * 64
 FACTS = SiteFacts("site_a", "fed_1", {"tabular": CODE, "odd": OTHER}, frozenset({"odd"}))
 POLICY = policies.to_policy(
-    policies.PolicyFile.model_validate(
+    PolicyFile.model_validate(
         {
             "federations": ["own"],
             "recipes": ["tabular", {"name": "odd", "digest": OTHER}],
@@ -288,7 +289,7 @@ def test_a_bad_policy_is_refused_by_name(tmp_path, text: str, says: str) -> None
 
 
 def test_an_unquoted_null_is_the_recipe_of_that_name() -> None:
-    file = policies.PolicyFile.model_validate(
+    file = PolicyFile.model_validate(
         {"federations": [], "recipes": [{"name": None, "digest": None}], "datasets": {}, "engines": []}
     )
     assert file.recipes[0].name == "null"
@@ -320,7 +321,7 @@ ASKED = {
 )
 def test_statistics_are_judged_by_what_they_add_up(params, rule, wanted) -> None:
     """What leaves is what the measures say, whatever the job calls itself."""
-    file = policies.PolicyFile.model_validate(
+    file = PolicyFile.model_validate(
         {
             "federations": ["own"],
             "recipes": ["statistics"],

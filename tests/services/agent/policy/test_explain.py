@@ -13,8 +13,8 @@ from tests.services.agent.policy.test_file_references import POLICY, SITE
 from undersong.cli import app
 from undersong.services.agent.domain.rules import objections
 from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.policy.explain import diff, explain, rules
-from undersong.services.agent.policy.file import PolicyFile
 from undersong.services.agent.site.policy_lint import lint
 from undersong.shared.yaml_texts import dump_document
 

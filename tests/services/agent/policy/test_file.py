@@ -12,6 +12,7 @@ from tests.pace import Deadline
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
 from undersong.services.agent.policy import file as policies
+from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.secagg import engines
 
@@ -205,7 +206,7 @@ def test_a_misspelt_name_in_the_policy_keeps_the_agent_from_starting(make_agent:
 
 def test_names_in_a_policy_that_refer_to_nothing_are_told_with_those_that_are_near(tmp_path: Path) -> None:
     """Engines and fields stop the policy; data sets, columns and recipes may come later, so the agent tells them."""
-    assert policies.PolicyFile(federations=[], recipes=[], datasets={}, engines=list(engines.ENGINES)).engines
+    assert PolicyFile(federations=[], recipes=[], datasets={}, engines=list(engines.ENGINES)).engines
     file = tmp_path / "policy.yaml"
     datasets = {"hart": {"columns": "*"}, "heart": {"columns": ["aeg", "y"]}, "bad": {"columns": ["x"]}}
     whole = {"federations": ["own"], "recipes": ["tabuler"], "engines": ["pairwise"], "datasets": datasets}

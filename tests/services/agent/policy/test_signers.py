@@ -9,7 +9,8 @@ import yaml
 
 from undersong.recipes.protocol import source_digest
 from undersong.services.agent.policy import explain
-from undersong.services.agent.policy.file import PolicyError, PolicyFile, parse, to_policy
+from undersong.services.agent.policy.entries import PolicyFile
+from undersong.services.agent.policy.file import PolicyError, parse, to_policy
 from undersong.services.agent.policy.signers import signed_recipes
 from undersong.shared.identity.owner import OwnerKey
 from undersong.shared.identity.signed_recipes import recipe_signature_file, sign_recipe
