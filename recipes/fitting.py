@@ -87,7 +87,7 @@ def fit(
     x, y = torch.from_numpy(features).to(place), torch.from_numpy(labels).to(place)
     course = _Course(module, x, y, loss, LocalTraining.of(params), context, adjusted)
     noise = record_noise(context)
-    with fitting_threads(features):
+    with fitting_threads(features, module):
         return course.exact(seed, progress) if noise is None else course.noisy(noise, progress)
 
 

@@ -1,9 +1,9 @@
 """What every recipe does that learns a label from a table's columns or an image, whatever learns it.
 
 Columns become numbers by the federation's own means and scales (`undersong.recipes.table`), images are used as they
-are. With task regression the label is learned in standard deviations from its mean over all sites, so that a label of
-any scale fits the limits of an update; predictions and evaluation are in the label's own units, the training loss is
-about standard deviations.
+are, texts as the recipe encodes them. With task regression the label is learned in standard deviations from its mean
+over all sites, so that a label of any scale fits the limits of an update; predictions and evaluation are in the label's
+own units, the training loss is about standard deviations.
 """
 
 # ruff: noqa: ARG002  (every recipe takes what the protocol names, used or not)
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from undersong.recipes import table
 from undersong.recipes.datasets import SOURCES, images_of
 from undersong.recipes.local_training import TASKS, Combination, JsonSchema, defaults, faults, schema_of
+from undersong.recipes.pretrained import FROZEN
 from undersong.recipes.protocol import (
     Array,
     Column,
@@ -45,21 +46,23 @@ from undersong.shared.wire.profiles import RecipeSpec, Task
 
 TABLE: Final[tuple[ColumnType, ...]] = ("number", "category")
 IMAGE: Final[tuple[ColumnType, ...]] = ("image",)
-READING: Final = ("supervised.py", "table.py", "local_training.py", "protocol.py", *SOURCES)
+TEXT: Final[tuple[ColumnType, ...]] = ("text",)
+READING: Final = ("supervised.py", "table.py", "local_training.py", "pretrained.py", "protocol.py", *SOURCES)
 """The files whose code every such recipe runs: part of the digest of those that come with the platform."""
 _LABEL: Final = ("label.mean", "label.scale")
 _ORIGIN: Final = "label.origin"
 _LABEL_SUMS: Final = 3
 _OWN_TENSORS: Final = frozenset({*table.FIXED, *_LABEL, _ORIGIN})
+_KEPT: Final = _OWN_TENSORS | {FROZEN}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """What a model is made for: `inputs` numbers in a row, shaped as `sample`, and `outputs` numbers for it.
 
-    A table's row has the shape (inputs,), an image (channels, height, width). Outputs: 1 for task binary (the log odds
-    of class 1) and regression, one for each class (logits) for multiclass. `columns` are those of a table, in order
-    (see `undersong.recipes.table` for the inputs that each gives); an image has none.
+    A table's row has the shape (inputs,), an image (channels, height, width), a text that of its encoded form. Outputs:
+    1 for task binary (the log odds of class 1) and regression, one for each class (logits) for multiclass. `columns`
+    are those of a table, in order (see `undersong.recipes.table` for the inputs that each gives); others have none.
     """
 
     sample: tuple[int, ...]
@@ -77,7 +80,8 @@ class ModelShape:
 class LocalRound:
     """A site's part in a round: its rows, and how it is to train on them.
 
-    x: float32[n, …]. y: float[n], in standard deviations with task regression, or int64[n] classes with multiclass.
+    x: float32[n, …], or what `encode` makes of texts. y: float[n], in standard deviations with task regression, or
+    int64[n] classes with multiclass.
     """
 
     shape: ModelShape
@@ -147,13 +151,13 @@ class SupervisedRecipe(ABC):
     ) -> None:
         files = [Path(source)] if isinstance(source, str | Path) else list(source)
         self._task = None if task is None else _task(task)
-        self._is_image = _is_image(inputs)
-        if self._is_image and self._task is None:
-            raise RecipeError("a recipe for images must name its task: binary, multiclass or regression")
+        self._kind = _kind(inputs)
+        if self._kind is not None and self._task is None:
+            raise RecipeError(f"a recipe for {self._kind}s must name its task: binary, multiclass or regression")
         if self._task is Task.MULTICLASS and classes is None and "classes" not in properties:
             raise RecipeError("task multiclass needs classes: give how many the label has")
         self._classes = classes
-        scales = not self._is_image or self._task is Task.REGRESSION
+        scales = self._kind is None or self._task is Task.REGRESSION
         self._properties = {**properties, **(TASKS if self._task is None else {}), **(RANGES if scales else {})}
         self._combinations = tuple(combinations)
         self.spec: RecipeSpec = RecipeSpec(
@@ -190,7 +194,7 @@ class SupervisedRecipe(ABC):
         """Return counts, sums and sums of squares of every input, and of the label where it is a number to predict."""
         if not self.spec.statistics:
             raise RecipeError(f"{self.spec.name} has no statistics round")
-        parts = [] if self._is_image else [table.statistics(data.columns, data.features[data.train])]
+        parts = [] if self._kind else [table.statistics(data.columns, data.features[data.train])]
         if self._task_of(self.settings(params)) is Task.REGRESSION:
             origin = self.origin(data.columns, data.label_name, self.settings(params))
             label = data.label[data.train] - _values_of(origin, data.columns, data.features[data.train])
@@ -204,15 +208,15 @@ class SupervisedRecipe(ABC):
         if ranges := params.get("ranges"):
             sums = self._declared(shape, ranges, settings)
         fixed = _label_tensors(sums) if self._task_of(settings) is Task.REGRESSION else {}
-        if not self._is_image:
+        if self._kind is None:
             inputs = sums[:-_LABEL_SUMS] if sums is not None and fixed else sums
             fixed = table.fixed_tensors(shape.columns, inputs) | fixed
-        elif shape.sample is None:
+        elif self._kind == "image" and shape.sample is None:
             raise RecipeError(f"{self.spec.name} needs a data set with one image column")
         if (origin := self.origin(shape.columns, shape.label, settings)) is not None:
             fixed = fixed | {_ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
-        sample = (fixed[table.MEAN].size,) if shape.sample is None else shape.sample
-        columns = () if self._is_image else shape.columns
+        sample = self._sample(shape, settings) if self._kind else (fixed[table.MEAN].size,)
+        columns = () if self._kind else shape.columns
         start = self.begin(self._shape(sample, settings, columns), settings, seed)
         if taken := _OWN_TENSORS & start.tensors.keys():
             raise RecipeError(f"the model has a tensor {min(taken)}, a name that is taken here: rename the layer")
@@ -225,7 +229,7 @@ class SupervisedRecipe(ABC):
     ) -> TrainResult:
         """Train on the training rows."""
         settings = self.settings(params)
-        x, y = self._inputs(model, data, data.train), self._labels(data.label[data.train], settings)
+        x, y = self._inputs(model, data, data.train, settings), self._labels(data.label[data.train], settings)
         if not len(y):
             raise RecipeError("the data set has no training rows")
         if self._task_of(settings) is Task.REGRESSION:
@@ -234,14 +238,16 @@ class SupervisedRecipe(ABC):
             y = ((y - mean) / scale).astype(np.float32)
         shape = self._shape(x.shape[1:], settings, self._columns(model))
         made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress, data.local))
-        kept = {name: model[name] for name in _OWN_TENSORS & model.keys()}
+        kept = {name: model[name] for name in _KEPT & model.keys()}
         return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events), made.local)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Return sums over the test rows."""
         settings = self.settings(params)
         y = self._labels(data.label[data.test], settings)
-        said = self._predictions(self.at_site(model, data.local), self._inputs(model, data, data.test), settings)
+        said = self._predictions(
+            self.at_site(model, data.local), self._inputs(model, data, data.test, settings), settings
+        )
         said = said + _values_of(_origin_of(model), data.columns, data.features[data.test])
         task = self._task_of(settings)
         if task is Task.MULTICLASS:
@@ -250,14 +256,20 @@ class SupervisedRecipe(ABC):
 
     def predict(self, model: Tensors, rows: Mapping[str, Any], params: Params) -> npt.NDArray[np.float64]:
         """Probabilities [n] or [n, classes], or values [n], from raw columns."""
-        if not self._is_image:
+        settings = self.settings(params)
+        if self._kind is None:
             columns, features = table.features_of_rows(model, rows)
-            said = self._predictions(model, table.inputs(model, columns, features), self.settings(params))
+            said = self._predictions(model, table.inputs(model, columns, features), settings)
             return said + _values_of(_origin_of(model), columns, features)
         if len(rows) != 1:
-            raise RecipeError("give exactly one column of images")
-        x = images_of(np.asarray(next(iter(rows.values()))))
-        return self._predictions(model, x, self.settings(params))
+            raise RecipeError(f"give exactly one column of {self._kind}s")
+        column = next(iter(rows.values()))
+        x = images_of(np.asarray(column)) if self._kind == "image" else self.encoded(list(column), settings)
+        return self._predictions(model, x, settings)
+
+    def encoded(self, texts: Sequence[str], settings: Mapping[str, Any]) -> Array:
+        """Return texts as numbers [n, …]; for recipes whose inputs are texts."""
+        raise RecipeError(f"{self.spec.name} takes no texts")
 
     def at_site(self, model: Tensors, local: Tensors) -> Tensors:
         """Return the model as a site uses it that keeps these tensors."""
@@ -282,7 +294,7 @@ class SupervisedRecipe(ABC):
         self, shape: DataShape, ranges: Mapping[str, Sequence[float]], settings: Mapping[str, Any]
     ) -> npt.NDArray[np.float64]:
         """Return the sums that rows spread evenly over declared ranges would have, as `statistics` does."""
-        parts = [] if self._is_image else [table.declared(shape.columns, ranges)]
+        parts = [] if self._kind else [table.declared(shape.columns, ranges)]
         if self._task_of(settings) is Task.REGRESSION:
             low, high = table.range_of(shape.label or "", ranges)
             if self.origin(shape.columns, shape.label, settings) is not None:
@@ -302,7 +314,7 @@ class SupervisedRecipe(ABC):
 
     def own_tensors(self, model: Tensors) -> Tensors:
         """Return the tensors that `begin` made, without those of the data's scaling."""
-        return {name: value for name, value in model.items() if name not in _OWN_TENSORS}
+        return {name: value for name, value in model.items() if name not in _KEPT}
 
     @property
     def _defaults(self) -> dict[str, Any]:
@@ -323,10 +335,15 @@ class SupervisedRecipe(ABC):
         return ModelShape(tuple(sample), self._classes_of(settings) if task is Task.MULTICLASS else 1, task, columns)
 
     def _columns(self, model: Tensors) -> tuple[Column, ...]:
-        return () if self._is_image else table.columns_of(model)
+        return () if self._kind else table.columns_of(model)
 
-    def _inputs(self, model: Tensors, data: Dataset, rows: Array) -> Array:
-        if self._is_image:
+    def _sample(self, shape: DataShape, settings: Mapping[str, Any]) -> tuple[int, ...]:
+        return self.encoded([""], settings).shape[1:] if shape.sample is None else shape.sample
+
+    def _inputs(self, model: Tensors, data: Dataset, rows: Array, settings: Mapping[str, Any]) -> Array:
+        if self._kind == "text":
+            return self.encoded([str(text) for text in data.features[rows]], settings)
+        if self._kind == "image":
             return data.features[rows]
         return table.inputs(model, data.columns, data.features[rows])
 
@@ -364,12 +381,15 @@ def _task(name: str) -> Task:
     return Task(name)
 
 
-def _is_image(inputs: Sequence[str]) -> bool:
-    if tuple(inputs) == IMAGE:
-        return True
+def _kind(inputs: Sequence[str]) -> str | None:
+    """Return image or text where a row is one of those, None where it is columns; raises `RecipeError`."""
+    if tuple(inputs) in (IMAGE, TEXT):
+        return inputs[0]
     if not inputs or not set(inputs) <= set(TABLE):
-        raise RecipeError(f"inputs are {', '.join(inputs) or 'none'}: number, category or both, or image alone")
-    return False
+        raise RecipeError(
+            f"inputs are {', '.join(inputs) or 'none'}: number, category or both, or image alone, or text alone"
+        )
+    return None
 
 
 def _label_tensors(sums: npt.NDArray[np.float64] | None) -> Tensors:

@@ -22,11 +22,13 @@ from undersong.recipes.local_training import (
     known_combinations,
 )
 from undersong.recipes.losses import loss_of
+from undersong.recipes.pretrained import Pretrained, check_frozen, digest_of
 from undersong.recipes.protocol import Array, RecipeError, Tensors
 from undersong.recipes.signature import parameters_of
 from undersong.recipes.supervised import (
     READING,
     TABLE,
+    TEXT,
     FirstTensors,
     Learned,
     LocalRound,
@@ -57,7 +59,9 @@ class TorchRecipe(SupervisedRecipe):
     probabilities, for modules that do not give log odds or logits. task: None leaves it to the job. params: JSON
     schemas, with defaults, that take the place of those read from `build`. training: this recipe's own defaults of
     `undersong.recipes.local_training`. record_params: what parameters must be for noise that protects records; None
-    where the module cannot (it normalises over batches).
+    where the module cannot (it normalises over batches). encode: for recipes of texts; called with a list of texts and,
+    by name, with the job's values of its other parameters, it returns numbers [n, …] of one shape. pretrained: files
+    from which `build` loads what it freezes: frozen parameters are then no part of the model, and each site loads them.
 
     Raises `RecipeError` for what cannot be a recipe.
     """
@@ -78,16 +82,24 @@ class TorchRecipe(SupervisedRecipe):
         params: Mapping[str, JsonSchema] | None = None,
         training: Mapping[str, Any] | None = None,
         record_params: JsonSchema | None = {},  # noqa: B006 (never changed)
+        encode: Callable[..., Array] | None = None,
+        pretrained: Pretrained | None = None,
     ) -> None:
+        if (encode is not None) != (tuple(inputs) == TEXT):
+            raise RecipeError("recipes of texts have inputs=TEXT and encode, which turns texts into numbers: give both")
         own = dict(training or {})
         if unknown := sorted(own.keys() - (STEPS | LOSSES).keys()):
             raise RecipeError(f"training has no parameter {unknown[0]}{hint(unknown[0], STEPS | LOSSES)}")
         offered = STEPS | (LOSSES if loss is None else {})
         taken = {name: {**entry, "default": own.get(name, entry["default"])} for name, entry in offered.items()}
         of_build = parameters_of(build, 1, STEPS | LOSSES | TASKS) if params is None else dict(params)
+        of_encode = {} if encode is None else parameters_of(encode, 1, STEPS | LOSSES | TASKS)
+        if odd := [name for name in of_encode if name in of_build and of_build[name] != of_encode[name]]:
+            raise RecipeError(f"parameter {odd[0]} of build and of encode must have one default")
         self._build, self._loss, self._scores = build, loss, scores
+        self._encode, self._of_encode, self._pretrained = encode, tuple(of_encode), pretrained
         self._of_build = tuple(name for name in of_build if name not in TASKS)
-        properties = taken | of_build
+        properties = taken | of_encode | of_build
         known = {**properties, **(TASKS if task is None else {})}
         refused = known_combinations(COMBINATIONS, known, task, own)
         noisy = known_combinations(WITH_NOISE, known, task)
@@ -111,7 +123,8 @@ class TorchRecipe(SupervisedRecipe):
         with training.seeded(seed):
             module = self._module(shape, settings)
         names = training.named_tensors(module)
-        tensors = training.state_of(module)
+        elsewhere = self._elsewhere(module)
+        tensors = training.state_of(module, names.keys() - elsewhere)
         floats = [name for name in tensors if tensors[name].dtype.kind == "f"]
         trained = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
         local = site_models.local_names(settings["local_layers"], tensors)
@@ -123,10 +136,11 @@ class TorchRecipe(SupervisedRecipe):
             raise RecipeError("local_layers names every layer that is trained: nothing would be sent")
         control = site_models.control_tensors(tensors, sent) if settings["control_variates"] else {}
         scale = site_scaling.scale_tensors(settings)
+        frozen = {} if self._pretrained is None else digest_of(training.state_of(module, elsewhere))
         return FirstTensors(
-            tensors | control | scale,
+            tensors | control | scale | frozen,
             buffers=(*sorted(averaged), *control, *scale),
-            fixed=tuple(fixed),
+            fixed=(*fixed, *frozen),
             bfloat16=tuple(name for name in tensors if str(names[name].dtype) == "torch.bfloat16"),
         )
 
@@ -164,6 +178,18 @@ class TorchRecipe(SupervisedRecipe):
             return outputs.reshape(len(x), -1)[:, 0] if shape.outputs == 1 else outputs
         return probabilities(shape, outputs)
 
+    def encoded(self, texts: Sequence[str], settings: Mapping[str, Any]) -> Array:
+        """Return what the recipe's `encode` makes of the texts."""
+        if self._encode is None:
+            return super().encoded(texts, settings)
+        made = np.asarray(self._encode(list(texts), **{name: settings[name] for name in self._of_encode}))
+        if made.ndim < 1 or len(made) != len(texts) or made.dtype.kind not in "fiu":
+            raise RecipeError(
+                f"encode made {made.dtype.name}{list(made.shape)} of {len(texts)} texts: return numbers, as many rows "
+                "as texts"
+            )
+        return made.astype(np.float32 if made.dtype.kind == "f" else np.int64)
+
     def _fit(self, start: Tensors, work: LocalRound, adjusted: fitting.Adjusted) -> tuple[Tensors, fitting.Fitted]:
         """Train a module from these tensors; return what it then holds."""
         loss = self._loss or loss_of(work.shape.task, max(work.shape.outputs, 2), work.settings)
@@ -172,15 +198,27 @@ class TorchRecipe(SupervisedRecipe):
             fitted = fitting.fit(
                 module, work.x, work.y, loss, work.settings, work.context, work.seed, work.progress, adjusted
             )
-        made = training.state_of(module)
+        made = training.state_of(module, start.keys() & training.named_tensors(module).keys())
         _check_buffers(module, made, start)
         return made, fitted
 
     def _module(self, shape: ModelShape, settings: Mapping[str, Any], model: Tensors | None = None) -> torch.nn.Module:
+        if self._pretrained is not None:
+            self._pretrained.check()
         module = self._build(shape, **{name: settings[name] for name in self._of_build})
         if model is not None:
-            training.load_state(module, model)
+            elsewhere = self._elsewhere(module)
+            if self._pretrained is not None:
+                check_frozen(model, training.state_of(module, elsewhere))
+            training.load_state(module, model, elsewhere)
         return module
+
+    def _elsewhere(self, module: torch.nn.Module) -> set[str]:
+        """Return the frozen parameters that each site loads from pretrained files, and no model holds."""
+        if self._pretrained is None:
+            return set()
+        named = training.named_tensors(module).items()
+        return {name for name, tensor in named if _is_parameter(tensor) and not tensor.requires_grad}
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -40,12 +40,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def fitting_threads(features: Array) -> Iterator[None]:
-    """Use one thread for small data, where a second one costs more than it brings (and disturbs other agents)."""
+def fitting_threads(features: Array, module: torch.nn.Module) -> Iterator[None]:
+    """Use one thread for small data and modules, where a second one costs more than it brings (and disturbs others)."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if features.size < _SMALL else before)
+    before, parameters = torch.get_num_threads(), sum(each.numel() for each in module.parameters())
+    torch.set_num_threads(1 if features.size < _SMALL and parameters < _SMALL else before)
     try:
         yield
     finally:
@@ -63,9 +63,9 @@ def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def state_of(module: torch.nn.Module) -> Tensors:
-    """Return the module's tensors as numpy arrays, bfloat16 as float32."""
-    return {name: _array_of(tensor) for name, tensor in named_tensors(module).items()}
+def state_of(module: torch.nn.Module, names: Collection[str]) -> Tensors:
+    """Return these of the module's tensors as numpy arrays, bfloat16 as float32."""
+    return {name: _array_of(tensor) for name, tensor in named_tensors(module).items() if name in names}
 
 
 def tensor_of(array: Array) -> torch.Tensor:
@@ -82,12 +82,14 @@ def _array_of(tensor: torch.Tensor) -> Array:
     return np.array(plain.cpu().numpy())
 
 
-def load_state(module: torch.nn.Module, tensors: Tensors) -> None:
-    """Put tensors of the same names and shapes into the module; raises `RecipeError`."""
+def load_state(module: torch.nn.Module, tensors: Tensors, without: Collection[str] = ()) -> None:
+    """Put tensors of the same names and shapes into the module, but for those `without`; raises `RecipeError`."""
     import torch
 
     with torch.no_grad():
         for name, tensor in named_tensors(module).items():
+            if name in without:
+                continue
             if name not in tensors or tuple(tensors[name].shape) != tuple(tensor.shape):
                 has = f"has the shape {list(tensors[name].shape)}" if name in tensors else "is missing"
                 raise RecipeError(
@@ -109,7 +111,7 @@ def outputs(
     place = device()
     module.to(place).eval()
     said = []
-    with torch.no_grad(), fitting_threads(features):
+    with torch.no_grad(), fitting_threads(features, module):
         for at in range(0, len(features), batch):
             part = module(torch.from_numpy(features[at : at + batch]).to(place))
             said.append((part if meant is None else meant(part)).float().cpu().numpy())

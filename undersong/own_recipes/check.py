@@ -155,10 +155,12 @@ class _Course:
         """Yield each fault; raises _Fault where nothing more can be tried."""
         declarations = made_rows(self._spec, self._params, self._folder / "rows") if data is None else data
         entry = declared(declarations, dataset)
-        wanted = data_of({"data": {"dataset": entry.name}}, entry)
-        if self._spec.inputs is not None:
+        inputs = self._spec.inputs or ()
+        named = [column.name for column in entry.offered if column.type in inputs and column.name != entry.target]
+        wanted = data_of({"data": {"dataset": entry.name, "features": named}}, entry)
+        if inputs:
             types = {column.name: column.type for column in wanted.columns}
-            kept = tuple(name for name in wanted.features if types[name] in self._spec.inputs)
+            kept = tuple(name for name in wanted.features if types[name] in inputs)
             columns = tuple(c for c in wanted.columns if c.name in {*kept, wanted.label})
             wanted = wanted.model_copy(update={"features": kept, "columns": columns})
         rows = rows_of(entry, wanted)

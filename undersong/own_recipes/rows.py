@@ -13,6 +13,7 @@ from undersong.shared.yaml_texts import dump_document
 ROWS: Final = 240
 SIDE: Final = 28
 NAME: Final = "made"
+_WORDS: Final = 6  # of a text
 
 
 def made_rows(spec: RecipeSpec, params: Mapping[str, Any], folder: Path) -> Path:
@@ -21,8 +22,13 @@ def made_rows(spec: RecipeSpec, params: Mapping[str, Any], folder: Path) -> Path
     random = np.random.default_rng(0)
     score = random.normal(size=ROWS)
     label = _label(evaluation_layout(spec, params), score)
-    image = spec.inputs is not None and "image" in spec.inputs
-    entry = _images(folder, score, label) if image else _table(folder, score, label, random)
+    inputs = spec.inputs or ()
+    if "image" in inputs:
+        entry = _images(folder, score, label)
+    elif "text" in inputs:
+        entry = _texts(folder, score, label, random)
+    else:
+        entry = _table(folder, score, label, random)
     declared = folder / "datasets.yaml"
     declared.write_text(dump_document({"datasets": [{"name": NAME, "label": "label", **entry}]}), encoding="utf-8")
     return declared
@@ -47,6 +53,14 @@ def _table(folder: Path, score: Any, label: Any, random: np.random.Generator) ->
         "path": "rows.csv",
         "columns": [*numbers, {"name": "kind", "type": "category", "categories": ["x", "y"]}],
     }
+
+
+def _texts(folder: Path, score: Any, label: Any, random: np.random.Generator) -> dict[str, Any]:
+    words = np.where(score[:, None] + random.normal(size=(ROWS, _WORDS)) > 0, "good", "bad")
+    lines = [f'{{"text": "{" ".join(said)}", "label": {value:g}}}' for said, value in zip(words, label, strict=True)]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    columns = [{"name": "text", "type": "text"}, {"name": "label", "type": "number"}]
+    return {"kind": "jsonl", "path": "rows.jsonl", "columns": columns}
 
 
 def _images(folder: Path, score: Any, label: Any) -> dict[str, Any]:

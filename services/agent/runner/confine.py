@@ -67,7 +67,8 @@ def _rules(setup: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
     """Everything that this child may touch, and how."""
     for path in (*map(Path, SYSTEM), *_interpreter()):
         yield path, landlock.READ
-    for name in (setup["datasets"], *setup["recipes"], *setup["reads"], *setup["data"]):
+    beside = [Path(name).with_suffix("") for name in setup["recipes"] if name.endswith(".py")]  # pretrained files
+    for name in (setup["datasets"], *setup["recipes"], *beside, *setup["reads"], *setup["data"]):
         yield Path(name), landlock.READ & ~landlock.EXECUTE
     for path in (Path.cwd(), *map(Path, setup["writes"])):
         yield path, landlock.WRITE

@@ -1,6 +1,7 @@
 """Faults of recipes, each found by running it in the confined child, and named with what helps."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,36 @@ def test_each_template_passes_with_all_walls_up(tmp_path: Path, kind: str) -> No
     assert found.metrics["auc"] > 0.7
     assert "open" not in found.walls.values()
     assert found.walls
+
+
+OF_TEXTS = """
+import torch
+from undersong.recipe import TEXT, Pretrained, TorchRecipe
+
+WORDS = Pretrained({"words.txt": "%s"}, beside=__file__)
+
+
+def encode(texts):
+    known = WORDS.path("words.txt").read_text().split()
+    return torch.tensor([[float(text.count(word)) for word in known] for text in texts])
+
+
+def build(shape):
+    return torch.nn.Linear(shape.inputs, shape.outputs)
+
+
+RECIPE = TorchRecipe(__file__, build=build, encode=encode, inputs=TEXT, pretrained=WORDS)
+"""
+
+
+def test_a_recipe_of_texts_reads_the_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "words.txt").write_text("good bad")
+    found = check(tmp_path, OF_TEXTS % hashlib.sha256(b"good bad").hexdigest())
+    assert found.faults == ()
+    assert found.metrics is not None
+    assert found.metrics["auc"] > 0.7
+    assert "open" not in found.walls.values()
 
 
 FAULTS = {
