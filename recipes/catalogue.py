@@ -16,7 +16,7 @@ from undersong.recipes.protocol import Recipe, RecipeError, source_digest
 from undersong.shared.names import hint
 from undersong.shared.wire.profiles import RecipeSpec
 
-BUILT_IN: Final = ("tabular", "image", "series", "null", "statistics")
+BUILT_IN: Final = ("tabular", "image", "series", "trees", "null", "statistics")
 
 
 def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:

@@ -118,6 +118,23 @@ def record_noise(context: Context) -> RecordNoise | None:
     return None if given is None else RecordNoise(*given)
 
 
+def round_sums(recipe: "Recipe", data: Dataset, params: Params, context: Context, seed: int) -> npt.NDArray[np.float64]:
+    """Return what a round of sums asks of a recipe; raises `RecipeError`."""
+    if recipe.spec.grows is None:
+        return np.asarray(recipe.statistics(data, params, seed), np.float64)
+    if not isinstance(recipe, GrowingRecipe):
+        raise RecipeError(f"{recipe.spec.name} says that its model grows by sums, and has no method `sums`")
+    return np.asarray(recipe.sums(data, params, context, seed), np.float64)
+
+
+@runtime_checkable
+class GrowingRecipe(Protocol):
+    """What a recipe has beside the rest if its spec `grows`."""
+
+    def sums(self, data: Dataset, params: Params, context: Context, seed: int) -> npt.NDArray[np.float64]:
+        """Return sums over the training rows, float64[m], as `context` asks, m the same at every site."""
+
+
 @runtime_checkable
 class Recipe(Protocol):
     """One way to train. `spec` is what sites advertise and jobs are checked against.

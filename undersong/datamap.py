@@ -16,7 +16,8 @@ def datamap_of(client: Client, job: Job) -> DataMap:
     rounds, members = client.rounds(job.id), {site.id: site for site in client.sites(job.federation_id)}
     spec = job.spec
     asks = spec.get("kind") == "statistics"
-    manifest = _newest(client, rounds, RoundKind.STATISTICS if asks else RoundKind.TRAIN)
+    grows = not asks and any(recipe.get("grows") for recipe in _recipes(spec, members))
+    manifest = _newest(client, rounds, RoundKind.STATISTICS if asks or grows else RoundKind.TRAIN)
     return make_datamap(
         MappedJob(
             job_id=JobId(job.id),
@@ -26,7 +27,8 @@ def datamap_of(client: Client, job: Job) -> DataMap:
             recipe=str((spec.get("recipe") or {}).get("name", "")),
             model=None if asks else str((spec.get("model") or {}).get("name", "")),
             queries=tuple(dict.fromkeys(str(query.get("query")) for query in spec.get("queries") or ())),
-            standardises=not asks
+            grows=grows,
+            standardises=not (asks or grows)
             and (any(each.kind == RoundKind.STATISTICS for each in rounds) or _will(spec, members)),
             evaluates=not asks and bool((spec.get("evaluation") or {}).get("every")),
             terms=_terms(job, manifest),
@@ -45,10 +47,15 @@ def _newest(client: Client, rounds: list[Round], wanted: RoundKind) -> RoundMani
 
 def _will(spec: Mapping[str, Any], members: Mapping[str, Site]) -> bool:
     """Return whether a training job will add up columns before it trains, as the sites tell of its recipe."""
+    declared = ((spec.get("recipe") or {}).get("params") or {}).get("ranges")
+    return not declared and any(recipe.get("statistics") for recipe in _recipes(spec, members))
+
+
+def _recipes(spec: Mapping[str, Any], members: Mapping[str, Site]) -> list[Mapping[str, Any]]:
+    """Return the forms of the job's recipe that sites tell of."""
     name = (spec.get("recipe") or {}).get("name")
     recipes = [recipe for site in members.values() for recipe in (site.profile or {}).get("recipes") or ()]
-    declared = ((spec.get("recipe") or {}).get("params") or {}).get("ranges")
-    return not declared and any(recipe.get("name") == name and recipe.get("statistics") for recipe in recipes)
+    return [recipe for recipe in recipes if recipe.get("name") == name]
 
 
 def _terms(job: Job, manifest: RoundManifest | None) -> PrivacyTerms | None:

@@ -44,6 +44,11 @@ def range_of(counts: Floats, least: int) -> tuple[float, float] | None:
     return _lower(low), _upper(high)
 
 
+def step_of(place: int) -> tuple[float, float]:
+    """Return the borders of the step that is counted at this place of `counts_by_size`."""
+    return (float(-EDGES[0]), float(EDGES[0])) if place == HALF else (_lower(place), _upper(place))
+
+
 def _lower(place: int) -> float:
     step = place - HALF
     return 0.0 if step == 0 else float(EDGES[step - 1] if step > 0 else -EDGES[-step])

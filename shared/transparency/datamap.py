@@ -63,6 +63,7 @@ class DataMap(Document):
 class MappedJob:
     """What is known of a job. `terms`: what its noisy rounds promise. `standardises`: whether it adds up columns first.
 
+    grows: whether the model grows by rounds of sums, in place of updates.
     model: the name of the model that is trained; None of a statistics job, whose `queries` are told instead.
     """
 
@@ -74,6 +75,7 @@ class MappedJob:
     model: str | None = None
     queries: tuple[str, ...] = ()
     standardises: bool = False
+    grows: bool = False
     evaluates: bool = False
     terms: PrivacyTerms | None = None
 
@@ -121,7 +123,11 @@ def _flows(job: MappedJob, facts: EngineFacts) -> Iterator[Flow]:
     else:
         if job.standardises:
             yield _masked("sums that standardise columns", "sums over the rows, without noise", facts)
-        yield _masked("update of the model", f"the change of the model's parameters by training{noisy}", facts)
+        if job.grows:
+            grown = "derivatives of the loss and rows, by node of the trees, column and interval, without noise"
+            yield _masked("sums that trees grow by", grown, facts)
+        else:
+            yield _masked("update of the model", f"the change of the model's parameters by training{noisy}", facts)
         if job.evaluates:
             yield _masked("sums of the evaluation", "counts and losses over the rows, without noise", facts)
     yield from _messages(facts)

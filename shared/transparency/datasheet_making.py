@@ -49,7 +49,10 @@ RECIPE_SAMPLING: Final = "Poisson sampling of rows, drawn by the recipe at each 
 _KINDS: Final[dict[RoundKind, tuple[str, str]]] = {
     RoundKind.TRAIN: ("training without noise", "the sums of updates were opened exactly"),
     RoundKind.EVALUATE: ("evaluations", "metrics are computed from exact sums over all sites' rows"),
-    RoundKind.STATISTICS: ("statistics without noise", "exact sums over columns, such as those that standardise them"),
+    RoundKind.STATISTICS: (
+        "statistics without noise",
+        "exact sums over columns, such as those that standardise them or that trees grow by",
+    ),
 }
 
 

@@ -31,7 +31,8 @@ class RecipeSpec(Document):
     `inputs`: the types of columns that it takes as features. Without it a job may name columns of any type; one that
     names none gets the numbers, or the image. `record_params`: with it the recipe can protect records by noise at each
     step (see `undersong.shared.wire.privacy.NoisySteps`), if its parameters, with their defaults, fit this JSON schema
-    as well. How many steps that is follows from the parameters `epochs` and `batch_size`.
+    as well. How many steps that is follows from the parameters `epochs` and `batch_size`. `grows`: no site trains; the
+    model follows from several rounds of sums, by the coordinator's rule of this name.
     """
 
     name: Name
@@ -44,6 +45,7 @@ class RecipeSpec(Document):
     classes: int | None = Field(default=None, ge=2, le=1000, strict=True)
     inputs: tuple[ColumnType, ...] | None = None
     record_params: dict[str, JsonValue] | None = None
+    grows: Literal["trees"] | None = None
 
 
 Part = Literal["train", "validation", "test"]

@@ -156,7 +156,7 @@ def make_site(platform: Platform, folder: Path, place: int, server: str) -> None
     policy = {
         "federations": ["own"],
         "recipes": [
-            *({"name": built_in} for built_in in ("tabular", "image", "series", "null")),
+            *({"name": built_in} for built_in in ("tabular", "image", "series", "trees", "null")),
             *({"digest": source_digest(own / file.name)} for file in OWN if file.name != SIGNED),
             {"signer": SCIENTIST.public},
         ],

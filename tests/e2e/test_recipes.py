@@ -72,6 +72,14 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
     "regression": ("tabular", made("price", task="regression", epochs=10, learning_rate=0.05), "r2", 0.95),
     "two kinds of pictures": ("image", shown("two", 2), "accuracy", 0.6),
     "seven kinds of pictures": ("image", shown("seven", 7), "accuracy", 0.2),
+    "trees": ("trees", made("ill", depth=1, min_rows=5, bins=16), "auc", 0.9),
+    "trees of five classes": ("trees", made("kind", task="multiclass", classes=5, depth=2, bins=16), "accuracy", 0.6),
+    "trees of two servers": (
+        "trees",
+        {**made("price", task="regression", depth=3, min_rows=5, learning_rate=1.0), "engine": "twoserver"},
+        "r2",
+        0.7,
+    ),
     "null": ("null", {**made("ill"), "params": {}}, "examples", 1),
     "own, binary": ("constant", made("ill", task="binary"), "auc", 0.5),
     "own, by default": ("constant", made("ill"), "accuracy", 0.2),
@@ -94,7 +102,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
 }
 
 
-FEW = ("five classes", "noise for each record", "seven kinds of pictures", "own network of two servers")
+FEW = ("five classes", "noise for each record", "seven kinds of pictures", "own network of two servers", "trees")
 """Each kind of recipe, of engine, and of training; other tests of this file have the other tasks."""
 SCALED: dict[str, dict[str, Any]] = {
     "five classes": {"name": "qfedavg", "params": {"q": 0.5}},
@@ -104,7 +112,7 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 """Strategies whose sites scale what they send, under each engine."""
 PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
-MASKED = ("five classes", "noise for each record", "fifty classes", "two kinds of pictures")
+MASKED = ("five classes", "noise for each record", "fifty classes", "two kinds of pictures", "trees")
 """Summed by engine pairwise; the others by sealed, whose rounds cost a fifth: the recipe cannot tell."""
 REST = tuple(name for name in CASES if name not in FEW)
 
@@ -152,7 +160,7 @@ def check_simulated_alike(platform: Platform, name: str, job_id: str, folder: Pa
     mine, theirs = (load(path.read_bytes()) for path in (run.model, target))
     assert mine.schema == theirs.schema
     apart = max(float(np.abs(mine.tensors[key] - theirs.tensors[key]).max()) for key in mine.tensors)
-    assert 0 < apart < 1e-4, "a few steps of the grid: sites draw their rounding"
+    assert 0 < apart < 3e-4, "a few steps of the grid: sites draw their rounding"
 
 
 def scores_of(platform: Platform, job_id: str) -> list[dict[str, Any]]:

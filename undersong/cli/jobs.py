@@ -197,7 +197,8 @@ def follow(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     job = client.job(job_id)
     common.require_success(job)
     if not quiet:
-        trained = f" after {seen.trained} rounds of training" if job.spec.get("kind") != "evaluate" else ""
+        rounds = f"{seen.trained} rounds of training" if seen.trained else f"{seen.answered} rounds of sums"
+        trained = f" after {rounds}" if job.spec.get("kind") != "evaluate" else ""
         common.console.print(f"job {job_id} succeeded{trained}; {seen.measured}")
     return job
 

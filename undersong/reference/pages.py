@@ -37,7 +37,7 @@ SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
     "helper": HelperSettings,
     "registry": RegistrySettings,
 }
-TRAINING: Final = ("tabular", "image", "series")
+TRAINING: Final = ("tabular", "image", "series", "trees")
 _CLI: Final = """\
 `undersong COMMAND --help` shows the same, `undersong --install-completion` teaches the shell the commands. A name does
 wherever an id does: `job show heart-disease`, `verify heart-disease:champion`, `model pull heart-disease:3`. A file may

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.protocol import Dataset, Recipe, RecipeError, TrainResult
+from undersong.recipes.protocol import Dataset, Recipe, RecipeError, TrainResult, round_sums
 from undersong.shared.errors import Refusal
 from undersong.shared.ids import SiteId
 from undersong.shared.learning.metrics import check_sums, evaluation_layout
@@ -111,7 +111,7 @@ class ClientWork:
     def _one(self, manifest: RoundManifest, name: SiteId, data: Dataset, tally: "_Tally") -> Total:
         seed = manifest.seed_of(name)
         if manifest.kind is RoundKind.STATISTICS:
-            sums = np.asarray(self._recipe.statistics(data, manifest.recipe.params, seed), np.float64)
+            sums = round_sums(self._recipe, data, manifest.recipe.params, manifest.context, seed)
             if self._plain:
                 return sums
             return unpack(sums_payload(manifest, sums).data, 64)

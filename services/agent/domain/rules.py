@@ -15,6 +15,7 @@ from undersong.services.agent.domain.budgets import PrivacyRule
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, EngineFloors
 from undersong.shared.statistics.measures import MeasureInvalid, asked_of
+from undersong.shared.statistics.tree_options import TreesInvalid, options_of
 from undersong.shared.wire.manifest import STATISTICS_RECIPE, RoundKind, RoundManifest
 from undersong.shared.wire.profiles import DatasetSchema, schema_fault
 
@@ -150,6 +151,7 @@ class SiteFacts:
     recipes: Mapping[str, Digest]  # installed recipes by name
     own_recipes: frozenset[str]  # those that are the site's own code
     datasets: Mapping[str, DatasetSchema] = field(default_factory=dict)  # as declared, before the policy
+    growing: frozenset[str] = frozenset()  # recipes whose models grow by rounds of sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,10 @@ def objections(policy: Policy, manifest: RoundManifest, site: SiteFacts, local_n
         *_identity(policy, manifest, site),
         *_recipe(policy, manifest, site),
         *_data(policy, manifest, site),
-        *_protection(policy, manifest),
+        *_protection(policy, manifest, site),
         *(Reason(each.code, each.detail) for each in policy.engine_floors.objections(manifest)),
         *(_statistics(policy.statistics, manifest) if manifest.recipe.name == STATISTICS else ()),
+        *(_growth(policy.statistics, manifest) if _grows(manifest, site) else ()),
         *(Reason("policy-privacy", detail) for detail in policy.privacy.objections(manifest)),
     ]
     if policy.hours and not any(window.holds(local_now.time()) for window in policy.hours):
@@ -217,11 +220,12 @@ def _data(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reas
     return [Reason("schema-mismatch", fault)] if fault is not None else []
 
 
-def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
+def _protection(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reason]:
     found: list[Reason] = []
     kind = str(manifest.kind.value)
-    if policy.kinds.isdisjoint(_allowing(manifest)):
-        found.append(Reason("policy-kind", f"rounds of kind {kind} are not allowed here{_line('kinds', kind)}"))
+    if policy.kinds.isdisjoint(allowing := _allowing(manifest, site)):
+        line = _line("kinds", min(allowing))
+        found.append(Reason("policy-kind", f"rounds of kind {min(allowing)} are not allowed here{line}"))
     if manifest.engine not in policy.engines and (kind, manifest.engine) != ("initialise", PUBLIC_ENGINE):
         line = _line("engines", manifest.engine)
         found.append(Reason("policy-engine", f"engine {manifest.engine} is not allowed here{line}"))
@@ -234,8 +238,15 @@ def _protection(policy: Policy, manifest: RoundManifest) -> list[Reason]:
     return found
 
 
-def _allowing(manifest: RoundManifest) -> frozenset[str]:
+def _grows(manifest: RoundManifest, site: SiteFacts) -> bool:
+    """Return whether the round's sums are those that a model grows by: they are training in other words."""
+    return manifest.kind is RoundKind.STATISTICS and manifest.recipe.name in site.growing
+
+
+def _allowing(manifest: RoundManifest, site: SiteFacts) -> frozenset[str]:
     """Return the kinds of a policy that allow this round; `standardise` is the statistics round of a training job."""
+    if _grows(manifest, site):
+        return frozenset({str(RoundKind.TRAIN)})
     kind = str(manifest.kind.value)
     training = kind == RoundKind.STATISTICS and manifest.recipe.name != STATISTICS
     return frozenset({kind, STANDARDISE} if training else {kind})
@@ -282,6 +293,18 @@ def _statistics(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
     if asked.length > rule.max_sums:
         found.append(Reason("policy-sums", f"{asked.length} sums in one round, this site allows {rule.max_sums}"))
     return found
+
+
+def _growth(rule: StatisticsRule, manifest: RoundManifest) -> list[Reason]:
+    """Return what speaks against sums that trees grow by: the rows behind what the model will tell."""
+    try:
+        asked = options_of(manifest.recipe.params)
+    except TreesInvalid as invalid:
+        return [Reason("statistics-unreadable", invalid.detail)]
+    if asked.min_rows < rule.min_cell:
+        said = f"leaves of {asked.min_rows} rows would be told, this site asks for {rule.min_cell}"
+        return [Reason("policy-cell", f"{said}: submit the job with min_rows: {rule.min_cell} in its recipe's params")]
+    return []
 
 
 BODY_LOST: Final = "body-lost"

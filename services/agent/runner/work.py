@@ -19,7 +19,16 @@ import numpy.typing as npt
 from undersong.recipes.agreed import Groups, image_fault, in_agreed_form, rows_by_group, split_groups
 from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
-from undersong.recipes.protocol import Context, Dataset, Params, Recipe, RecipeError, Tensors, source_digest
+from undersong.recipes.protocol import (
+    Context,
+    Dataset,
+    Params,
+    Recipe,
+    RecipeError,
+    Tensors,
+    round_sums,
+    source_digest,
+)
 from undersong.services.agent.runner import rehearsal
 from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, snapshot_file
 from undersong.shared.errors import Refusal
@@ -98,7 +107,7 @@ class Workshop:
             _write_model(folder, recipe.initial(data.shape, params, context, seed))
             return {}
         if order["kind"] == "statistics":
-            _write_sums(folder, recipe.statistics(data, params, seed))
+            _write_sums(folder, round_sums(recipe, data, params, context, seed))
             return {"examples": int(data.train.size)}
         if order["kind"] == rehearsal.COURSE:
             _write_model(folder, rehearsal.run_course(recipe, data, order, progress))

@@ -33,6 +33,7 @@ def facts_of(description: Description, site_id: str, federation_id: str) -> Site
         federation_id=federation_id,
         recipes={spec.name: Digest(spec.digest) for spec in specs},
         own_recipes=frozenset(description.own_recipes),
+        growing=frozenset(spec.name for spec in specs if spec.grows is not None),
         datasets={schema["name"]: DatasetSchema.model_validate(schema) for schema in description.datasets},
     )
 

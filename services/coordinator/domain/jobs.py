@@ -36,8 +36,11 @@ from undersong.shared.errors import Conflict
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, VersionId
 from undersong.shared.learning.metrics import Reading, by_groups, evaluation_layout
 from undersong.shared.privacy.clipping import next_clip
+from undersong.shared.statistics.growth import Growth
 from undersong.shared.statistics.sensitivity import from_multiples
 from undersong.shared.statistics.session import QuerySession
+from undersong.shared.statistics.tree_options import options_of
+from undersong.shared.statistics.trees import Trees
 from undersong.shared.wire.manifest import RoundKind
 
 LOOK_AGAIN: Final = timedelta(seconds=3)
@@ -138,7 +141,18 @@ class Job:
             statistics=self.spec.trains and standardises(self.resolved.recipe, self.spec.recipe.params),
             evaluate_every=self.spec.evaluation.every,
             early_stop=EarlyStop(stop.metric, stop.mode, stop.patience) if stop else None,
+            grows=self.growth is not None,
         )
+
+    @property
+    def growth(self) -> Growth | None:
+        """The growing model of a job whose recipe makes it of rounds of sums; None of any other job."""
+        found, spec = self.resolved, self.spec
+        if isinstance(spec, StatisticsSpec) or not spec.trains or found.recipe.grows is None:
+            return None
+        columns = {column.name: column for column in found.columns}
+        features = tuple(columns[name] for name in found.features)
+        return Growth(features, options_of(spec.recipe.params), spec.rounds, found.label or "", self.context)
 
     def resting(self, now: datetime) -> bool:
         """Return whether the job waits a while after a failed attempt before it makes another."""
@@ -160,7 +174,9 @@ class Job:
         return session_of(self.spec, self.resolved, [self.context[str(at)] for at in range(self.progress.asked)])
 
     def fits(self, sums: Sequence[float]) -> None:
-        """Raise `SumsMisfit` where these cannot be what a round of a statistics job opened."""
+        """Raise `SumsMisfit` or `TreesInvalid` where these cannot be what a round of sums opened."""
+        if (growth := self.growth) is not None:
+            growth.take(sums)
         if isinstance(self.spec, StatisticsSpec):
             session = self.session()
             session.take(self._in_units(session, sums))
@@ -204,6 +220,8 @@ class Job:
         job = replace(self, round_id=None, last_failure=None, next_check_at=now + LOOK_AGAIN)
         if isinstance(self.spec, StatisticsSpec):
             return job.answered(outcome.values, outcome.count)
+        if kind is RoundKind.STATISTICS and (growth := self.growth) is not None:
+            return job.grown(growth.take(outcome.values), done)
         if kind is RoundKind.STATISTICS:
             context = {**self.context, "statistics": list(outcome.values)}
             return replace(job, context=context, progress=replace(done, statistics_done=True))
@@ -220,6 +238,16 @@ class Job:
             version_digest=outcome.digest,
             progress=replace(done, has_model=True),
         )
+
+    def grown(self, after: Growth | Trees, done: Progress) -> "Job":
+        """Take in what a round of sums led to: `trained` counts rounds of trees, all of them when they are complete."""
+        complete = isinstance(after, Trees)
+        found = after.to_context() if isinstance(after, Trees) else after.context
+        context = {name: list(values) for name, values in found.items()}
+        rounds = self.spec.rounds if isinstance(self.spec, JobSpec) else 0
+        trained = rounds if isinstance(after, Trees) else after.grown
+        progress = replace(done, asked=self.progress.asked + 1, trained=trained, statistics_done=complete)
+        return replace(self, context=context, progress=progress)
 
     @property
     def clip_norm(self) -> float | None:

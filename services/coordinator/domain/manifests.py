@@ -123,7 +123,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         request=job_request(job, _fixed_clip(size, spec, job.resolved.privacy)),
         privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
         noise_row=row,
-        **_evaluated(job, step.kind),
+        **_form(job, step.kind),
     )
 
 
@@ -150,8 +150,10 @@ def _context(job: Job, spec: JobSpec, step: Step) -> dict[str, list[float]]:
     return {**job.context, **place}
 
 
-def _evaluated(job: Job, kind: RoundKind) -> dict[str, Any]:
-    """Return the form of an evaluation's sums; nothing for other rounds."""
+def _form(job: Job, kind: RoundKind) -> dict[str, Any]:
+    """Return the form of sums, where it is known: of an evaluation, and of those that a model grows by."""
+    if kind is RoundKind.STATISTICS and job.growth is not None:
+        return {"length": sums_length(job.growth.length)}
     if kind is not RoundKind.EVALUATE:
         return {}
     return {"metrics_layout": job.layout, "length": sums_length(layout_length(job.layout))}

@@ -41,12 +41,16 @@ class EarlyStop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job is to do; `evaluate_every` of 0 never evaluates, and a job without `rounds` does so once."""
+    """What a job is to do; `evaluate_every` of 0 never evaluates, and a job without `rounds` does so once.
+
+    grows: no round trains: rounds of sums lead to the model, which is made and evaluated when they are done.
+    """
 
     rounds: int
     statistics: bool
     evaluate_every: int = 0
     early_stop: EarlyStop | None = None
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class Progress:
 
     `excused` are the failures before a person last resumed the job. `causes` say why the last attempt failed, and
     `unable` are the sites that would fail again at this step in the same way, with the code; both end with the step.
-    `asked` counts the rounds of a statistics job that were answered. `clip_norm` is that of the next round of training
-    where rounds have moved it.
+    `asked` counts the rounds of a statistics job, or of sums that a model grows by, that were answered. `clip_norm` is
+    that of the next round of training where rounds have moved it.
     `settled` counts the steps that no site will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
     `beside` are those of them that trained nothing.
@@ -148,8 +152,8 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
         return Stalled(last_failure or "round-failed")
     attempt = progress.failures + 1
-    if plan.statistics and not progress.statistics_done:
-        return Step(RoundKind.STATISTICS, 0, attempt)
+    if (plan.statistics or plan.grows) and not progress.statistics_done:
+        return Step(RoundKind.STATISTICS, progress.asked, attempt)
     if not progress.has_model:
         return Step(RoundKind.INITIALISE, 0, attempt)
     if _evaluation_due(plan, progress):

@@ -76,7 +76,7 @@ def check_ranges(
 ) -> None:
     """Check that declared ranges, where there are some, are those of the numbers that the job scales."""
     ranges = params.get(_RANGES)
-    if not recipe.statistics or not isinstance(ranges, Mapping) or not ranges:
+    if not (recipe.statistics or recipe.grows) or not isinstance(ranges, Mapping) or not ranges:
         return
     try:
         regression = evaluation_layout(recipe, params) == Task.REGRESSION

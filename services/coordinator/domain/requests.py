@@ -31,6 +31,11 @@ def _planned(job: Job, clip_norm: float | None) -> Iterator[PlannedRounds]:
     if isinstance(spec, StatisticsSpec):
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=rounds_of(spec), privacy=job.resolved.privacy)
         return
+    if job.growth is not None:
+        yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=job.growth.options.most_rounds(spec.rounds))
+        if spec.evaluation.every:
+            yield PlannedRounds(kind=RoundKind.EVALUATE, rounds=1)
+        return
     if spec.trains and standardises(job.resolved.recipe, spec.recipe.params):
         yield PlannedRounds(kind=RoundKind.STATISTICS, rounds=1)
     if spec.trains:

@@ -17,6 +17,7 @@ from undersong.services.coordinator.domain.evaluation import (
     check_watched,
 )
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
+from undersong.services.coordinator.domain.growing import check_growth
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
@@ -144,6 +145,9 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         at_sites = declared_columns(data.dataset, chosen.label, chosen.sites) if chosen.label is not None else {}
         check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
         check_ranges(recipe, recipe_part.params, chosen.columns, chosen.label, findings)
+        if recipe.grows is not None and parsed.get("kind") != "evaluate":
+            features = [column for column in chosen.columns if column.name in chosen.features]
+            check_growth(parsed, recipe_part.params, features, findings)
         counts = [schema_of(site, data.dataset).rows for site in chosen.sites]
         check_rows(parsed.get("evaluation"), recipe, recipe_part.params, counts, findings)
         schemas = [schema_of(site, data.dataset) for site in chosen.sites]
@@ -186,7 +190,7 @@ def _settle_privacy(
     parsed: Mapping[str, Any], resolved: Resolved | None, world: World, findings: Findings
 ) -> PrivacyTerms | None:
     asked: parts.PrivacyPart | None = parsed.get("privacy")
-    if asked is None or not parsed.get("rounds"):
+    if asked is None or not parsed.get("rounds") or (resolved is not None and resolved.recipe.grows is not None):
         return None
     check_training(asked, parsed.get("strategy"), parsed.get("update"), parsed.get("evaluation"), findings)
     if resolved is not None:

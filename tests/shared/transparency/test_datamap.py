@@ -68,3 +68,9 @@ def test_the_document_is_whole_in_every_form() -> None:
     assert "a\\|b" in text
     for flow in (*made.flows, *made.results):
         assert flow.what in text
+
+
+def test_trees_send_sums_and_no_updates() -> None:
+    told = {flow.what for flow in mapped(grows=True, evaluates=True).flows}
+    assert {"sums that trees grow by", "sums of the evaluation"} < told
+    assert told.isdisjoint({"update of the model", "sums that standardise columns"})

@@ -17,10 +17,16 @@ from tests.pace import Deadline
 from undersong import cli
 from undersong.client.types import Round
 from undersong.errors import UndersongError
-from undersong.recipes.protocol import Column, Dataset
+from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.protocol import Column, Dataset, RecipeError
 from undersong.services.coordinator.views.jobs import JobView
+from undersong.shared.learning.metrics import metrics_of
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy.accounting import epsilon_of
+from undersong.shared.statistics.growth import Growth, site_sums
+from undersong.shared.statistics.measures import SALT
+from undersong.shared.statistics.tree_options import TreeOptions
+from undersong.shared.statistics.trees import Trees
 from undersong.shared.wire.privacy import PoissonGaussianEvent
 from undersong.simulate import ConditionsInvalid, Run, simulate
 from undersong.simulate.checkpoints import Folder
@@ -399,3 +405,51 @@ def test_a_diverging_model_and_a_dead_worker_end_in_a_sentence(tmp_path: Path, m
     with pytest.raises(UndersongError, match="a worker process ended"):
         run(job(), tmp_path, "dead", clients=12, workers=1)
     assert [path.name for path in sorted((tmp_path / "dead").iterdir())] == ["lock", "simulation.json"]
+
+
+def test_trees_of_many_clients_are_those_of_all_rows_in_one_place(tmp_path: Path) -> None:
+    """To the bit, by rounds of sums alone: no round trains, and one client makes the version of what is told to all."""
+    asked = job(recipe={"name": "trees", "params": {"depth": 2, "bins": 16}}, rounds=4, strategy={"name": "fedavg"})
+    made = run(asked, tmp_path, clients=12, partition="dirichlet:0.5")
+    kinds = [round_.kind for round_ in made.rounds]
+    assert kinds == ["statistics"] * 9 + ["initialise", "evaluate"]
+    assert made.metrics["auc"] > 0.8
+    whole, found = table(), load(made.model.read_bytes()).tensors
+    growth: Growth | Trees = Growth(whole.columns, TreeOptions(depth=2, bins=16), 4, "ill", {})
+    while isinstance(growth, Growth):
+        growth = growth.take(
+            [0.0] * SALT + site_sums(growth, whole.features[whole.train], whole.label[whole.train]).tolist()
+        )
+    assert np.array_equal(found["trees.splits"], growth.splits)
+    assert np.array_equal(found["trees.values"], growth.values)
+    recipe = load_recipe("trees")
+    said = recipe.predict(found, dict(zip("abc", whole.features[whole.test].T, strict=True)), asked["recipe"]["params"])
+    sums = recipe.evaluate(found, whole, asked["recipe"]["params"], {})
+    assert metrics_of("binary", sums)["accuracy"] == ((said >= 0.5) == whole.label[whole.test]).mean()
+    assert made.job.progress["trained"] == 4
+    with pytest.raises(RecipeError, match="no column d; did you mean"):
+        recipe.predict(found, {"d": [1.0]}, {})
+    with pytest.raises(RecipeError, match="other outputs"):
+        recipe.predict(found, {"a": [1.0]}, {"task": "multiclass", "classes": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"privacy": {"model": "distributed", "epsilon": 1.0}}, "privacy.model", "nothing adds noise to them yet"),
+        ({"rounds": 1001}, "rounds: ", "more than 1000"),
+        ({"recipe": {"name": "trees", "params": {"depth": 8}}, "rounds": 300}, "rounds: ", "100,000 nodes"),
+        ({"evaluation": {"early_stop": {"metric": "auc"}}}, "evaluation.early_stop", "evaluated once"),
+        ({"recipe": {"name": "trees", "params": {"dept": 8}}}, "recipe.params", "did you mean 'depth'"),
+        ({"recipe": {"name": "trees", "params": {"ranges": {"a": [0, 1]}}}}, "recipe.params.ranges", "range of b, c"),
+    ],
+)
+def test_a_job_of_trees_that_cannot_run_is_refused_in_a_sentence(
+    tmp_path: Path, changes: dict[str, Any], path: str, said: str
+) -> None:
+    asked = job(recipe={"name": "trees", "params": {}}, strategy={"name": "fedavg"}) | changes
+    with pytest.raises(UndersongError) as refused:
+        run(asked, tmp_path, clients=6)
+    told = str(refused.value)
+    assert said in told
+    assert path in told

@@ -25,7 +25,7 @@ from undersong.services.agent.policy import file as policies
 from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.settings import ConfigError
 from undersong.shared.secagg.engines import EngineFloors
-from undersong.shared.secagg.quantise import plan_encoding
+from undersong.shared.secagg.quantise import plan_encoding, plan_sums
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.profiles import DatasetSchema
 
@@ -339,3 +339,20 @@ def test_statistics_are_judged_by_what_they_add_up(params, rule, wanted) -> None
     )
     facts = SiteFacts("site_a", "fed_1", {"statistics": CODE}, frozenset())
     assert codes(manifest, policies.to_policy(file), facts) == wanted
+
+
+def test_sums_that_trees_grow_by_are_training_and_keep_to_the_least_rows() -> None:
+    """They are rounds of statistics by name: the policy's `standardise` and `statistics` do not allow them."""
+    facts = SiteFacts("site_a", "fed_1", {"trees": CODE, "tabular": CODE}, frozenset(), growing=frozenset({"trees"}))
+    asked = {"kind": "statistics", "encoding": plan_sums(summands=3), "length": 200, "model": None}
+    rows = {"name": "trees", "digest": CODE, "params": {"min_rows": 10}}
+    open_to = replace(POLICY, recipes=(RecipeRule("trees", None),), statistics=replace(POLICY.statistics, min_cell=10))
+    assert codes(changed(**asked, recipe=rows), open_to, facts) == set()
+    for kinds in ({"statistics"}, {"standardise"}, {"statistics", "standardise", "evaluate"}):
+        assert codes(changed(**asked, recipe=rows), replace(open_to, kinds=frozenset(kinds)), facts) == {"policy-kind"}
+    few = changed(**asked, recipe={**rows, "params": {"min_rows": 9}})
+    assert codes(few, open_to, facts) == {"policy-cell"}
+    odd = changed(**asked, recipe={**rows, "params": {"min_row": 9}})
+    assert codes(odd, open_to, facts) == {"statistics-unreadable"}
+    exact = replace(open_to, privacy=replace(open_to.privacy, require=True))
+    assert codes(changed(**asked, recipe=rows), exact, facts) == {"policy-privacy"}

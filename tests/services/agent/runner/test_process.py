@@ -187,7 +187,15 @@ async def test_a_description_names_what_cannot_be_read(bench) -> None:
     assert described.datasets == []
     assert [schema["name"] for schema in described.declared] == ["lost"]
     assert "there is no file" in described.unread["lost"]
-    assert {spec["name"] for spec in described.recipes} == {"tabular", "image", "series", "null", "statistics", "odd"}
+    assert {spec["name"] for spec in described.recipes} == {
+        "tabular",
+        "image",
+        "series",
+        "trees",
+        "null",
+        "statistics",
+        "odd",
+    }
     assert described.hardware["cpus"] >= 1
 
 

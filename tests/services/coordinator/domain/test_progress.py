@@ -10,6 +10,7 @@ from undersong.services.coordinator.domain.progress import (
     MAX_ATTEMPTS_PER_STEP,
     EarlyStop,
     Finished,
+    JobState,
     Plan,
     Progress,
     Stalled,
@@ -132,3 +133,13 @@ def test_a_seed_belongs_to_one_step() -> None:
     seeds = {derive_seed(seed, draw) for seed in range(20) for draw in ("train/1", "train/2")}
     assert len(seeds) == 40
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_model_that_grows_by_sums_is_made_and_measured_when_they_are_done() -> None:
+    plan = Plan(rounds=2, statistics=False, evaluate_every=1, grows=True)
+    assert next_step(plan, Progress(asked=3, trained=1)) == Step(RoundKind.STATISTICS, 3, 1)
+    grown = Progress(asked=5, trained=2, statistics_done=True)
+    assert next_step(plan, grown) == Step(RoundKind.INITIALISE, 0, 1)
+    made = replace(grown, has_model=True)
+    assert next_step(plan, made) == Step(RoundKind.EVALUATE, 2, 1)
+    assert next_step(plan, replace(made, evaluated=2)) == Finished(JobState.SUCCEEDED, "completed")
