@@ -8,17 +8,16 @@ branch-light but not audited for constant time. The tests hold a plain Python tw
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-P = 2**64 - 2**32 + 1
+from undersong.shared.fields.plain64 import Field as Field
+from undersong.shared.fields.plain64 import P as P
+
 _EPSILON = np.uint64(2**32 - 1)  # 2**64 mod p
 _P = np.uint64(P)
 _32 = np.uint64(32)
-
-Field = npt.NDArray[np.uint64]
 
 
 @intrinsic
@@ -57,17 +56,3 @@ def multiply(a, b):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     if total < shifted:
         total += _EPSILON
     return total - _P if total >= _P else total
-
-
-@njit("uint64[:,::1](uint64[:,::1], uint64[::1])", cache=True, nogil=True)
-def evaluate(coefficients, points):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Evaluate m polynomials (uint64[m, t], lowest first) at k points: uint64[k, m]."""
-    m, t = coefficients.shape
-    values = np.empty((points.shape[0], m), np.uint64)
-    for i in range(points.shape[0]):
-        for j in range(m):
-            value = coefficients[j, t - 1]
-            for power in range(t - 2, -1, -1):
-                value = add(multiply(value, points[i]), coefficients[j, power])
-            values[i, j] = value
-    return values

@@ -87,8 +87,10 @@ def engine_audit(name: str) -> "EngineAudit":
 
 def preload() -> None:
     """Import every engine with its kernels, so that no round waits for that; blocks for a second or two."""
-    for name in ENGINES:
+    for name, facts in ENGINES.items():
         engine_named(name)
+        for kernels in facts.kernels:
+            import_module(kernels)
 
 
 def _loaded(place: str) -> Any:

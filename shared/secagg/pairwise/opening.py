@@ -9,10 +9,13 @@ is wrong among the others is corrected (`decoding`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from undersong.shared.secagg import transcript
-from undersong.shared.secagg.pairwise.decoding import DecodedSecret, decode
 from undersong.shared.secagg.pairwise.shares import BadShares, well_formed
+
+if TYPE_CHECKING:
+    from undersong.shared.secagg.pairwise.decoding import DecodedSecret
 
 COMMITMENT_BYTES = 32
 
@@ -71,7 +74,7 @@ class Opener:
 
     def _without_changed(
         self, points: Mapping[int, int], kind: str, dealer: int, shares: Mapping[int, bytes], check: Check
-    ) -> DecodedSecret | None:
+    ) -> "DecodedSecret | None":
         """Open from the shares that are as they were dealt; else name the dealer, where it must be the dealer.
 
         A dealer commits to no share of its own: as a sender it is left out last, and is then one that sent a wrong one.
@@ -88,7 +91,9 @@ class Opener:
             self._judge_lost(kind, dealer, kept, len(changed))
         return found
 
-    def _decoded(self, points: Mapping[int, int], shares: Mapping[int, bytes], check: Check) -> DecodedSecret | None:
+    def _decoded(self, points: Mapping[int, int], shares: Mapping[int, bytes], check: Check) -> "DecodedSecret | None":
+        from undersong.shared.secagg.pairwise.decoding import decode  # compiled: only where a sum is opened
+
         try:
             found = decode({points[sender]: share for sender, share in shares.items()}, self.threshold)
         except BadShares:

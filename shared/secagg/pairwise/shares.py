@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from undersong.shared.fields.field64 import P, evaluate
+from undersong.shared.fields.plain64 import P, evaluate
 
 SECRET_BYTES = 32
 SHARE_BYTES = 40

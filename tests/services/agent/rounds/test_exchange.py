@@ -5,8 +5,10 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ def test_a_lost_site_ends_its_task_and_the_others_go_on(platform, agent) -> None
 
 def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent) -> None:
     """The update is in the sum, so the task is done and its receipt verified; nothing was opened by this site."""
-    agent.start()
+    agent.start(alone=True)
     party = begin(platform, agent, peers=4)
     party.lost["commit"] = {SITE}
     platform.wait(lambda: platform.ended, 60)
@@ -111,6 +113,10 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
     shown = subprocess.run(agent.command("receipts", "--json"), capture_output=True, text=True, check=True).stdout
     assert json.loads(shown)["items"] == agent.receipts()
     assert secrets_left(agent) == 0
+    if sys.platform == "linux":
+        loaded = Path(f"/proc/{agent.process.pid}/maps").read_text()
+        assert [name for name in ("llvmlite", "/scipy/") if name in loaded] == [], "what is loaded once stays in memory"
+        assert "/numpy/" in loaded
 
 
 @pytest.mark.parametrize(
