@@ -49,6 +49,18 @@ def square_of(upper: Floats, terms: int) -> Floats:
     return made + np.triu(made, 1).T
 
 
+def principal_axes(matrix: Floats) -> tuple[Floats, Floats]:
+    """Return variances float64[m], the largest first, and axes float64[m, m] (columns) of a correlation matrix.
+
+    An axis has length one, and the number of it that is largest in size is positive.
+    """
+    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    axes: Floats = vectors * np.sign(vectors[largest, np.arange(values.size)])
+    return values, axes
+
+
 def correlation(count: float, sums: Floats, products: Floats) -> Floats:
     """Pearson's correlations, float64[m, m]; NaN in the lines of a term that does not vary."""
     about = centred(count, sums, products)

@@ -1,11 +1,19 @@
-"""Answers that are models: correlation, linear regression, k-means."""
+"""Answers that are models: correlation, principal components, linear regression, k-means."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from undersong.shared.statistics import clusters, linear, measures, queries
-from undersong.shared.statistics.results import Cluster, Coefficient, CorrelationResult, KMeansResult, RegressionResult
+from undersong.shared.statistics.results import (
+    Cluster,
+    Coefficient,
+    CorrelationResult,
+    KMeansResult,
+    PrincipalComponent,
+    PrincipalComponentsResult,
+    RegressionResult,
+)
 from undersong.shared.statistics.steps import Floats, Setting, Steps, Unusable, Withheld, standardised
 from undersong.shared.statistics.suppression import hidden_counts
 
@@ -14,15 +22,49 @@ SETTLED = 1e-4  # of a deviation: a centre that moves less has come to rest
 
 def correlation(query: queries.Correlation, setting: Setting) -> Steps[CorrelationResult]:
     """Yield two rounds: scale, then products of scaled columns."""
-    scales = yield from standardised(query.columns, setting)
+    _, count, sums, products = yield from _products(query.columns, setting)
+    matrix = linear.correlation(count, sums, products)
+    shown = tuple(tuple(float(r) if np.isfinite(r) else None for r in row) for row in matrix)
+    return CorrelationResult(name=query.title, columns=query.columns, rows=float(round(count)), matrix=shown)
+
+
+def principal_components(query: queries.PrincipalComponents, setting: Setting) -> Steps[PrincipalComponentsResult]:
+    """Yield two rounds: scale, then products of scaled columns; raises `Unusable` where a column does not vary."""
+    terms, count, sums, products = yield from _products(query.columns, setting)
+    matrix = linear.correlation(count, sums, products)
+    still = [name for name, own in zip(query.columns, np.diag(matrix), strict=True) if not np.isfinite(own)]
+    if still:
+        raise Unusable(f"{', '.join(still)}: the same value in all rows; leave it out")
+    variances, vectors = linear.principal_axes(matrix)
+    spread = np.sqrt(np.diag(linear.centred(count, sums, products)) / (count - 1))
+    return PrincipalComponentsResult(
+        name=query.title,
+        columns=query.columns,
+        rows=float(round(count)),
+        means=tuple(float(t.centre + t.scale * s / count) for t, s in zip(terms, sums, strict=True)),
+        deviations=tuple(float(t.scale * s) for t, s in zip(terms, spread, strict=True)),
+        components=tuple(
+            PrincipalComponent(
+                variance=float(variances[at]),
+                share=float(variances[at] / len(query.columns)),
+                weights=tuple(map(float, vectors[:, at])),
+            )
+            for at in range(query.components)
+        ),
+    )
+
+
+def _products(
+    columns: tuple[str, ...], setting: Setting
+) -> Steps[tuple[tuple[measures.Term, ...], float, Floats, Floats]]:
+    """Yield the rounds of scale and products, and return terms, complete rows, sums [m] and products [m, m]."""
+    scales = yield from standardised(columns, setting)
     asked = measures.Products(terms=tuple(term_of(one) for one in scales))
     sites, count, sums, products = _read(asked, (yield asked))
     setting.check(sites, count, "rows in which all columns are known")
     if count < 3:
         raise Withheld("fewer than 3 rows are complete")
-    matrix = linear.correlation(count, sums, products)
-    shown = tuple(tuple(float(r) if np.isfinite(r) else None for r in row) for row in matrix)
-    return CorrelationResult(name=query.title, columns=query.columns, rows=float(round(count)), matrix=shown)
+    return asked.terms, count, sums, products
 
 
 def regression(query: queries.Regression, setting: Setting) -> Steps[RegressionResult]:

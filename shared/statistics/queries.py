@@ -177,6 +177,26 @@ class Correlation(_Query):
         return self.columns
 
 
+class PrincipalComponents(_Query):
+    """Directions in which standardised columns vary most, over rows in which all columns are known."""
+
+    query: Literal["pca"] = Field(description="Principal components of columns in standard deviations")
+    columns: Annotated[tuple[Name, ...], Field(min_length=2, max_length=100, description="Number columns")]
+    components: int = Field(default=2, ge=1, le=100, strict=True, description="How many; at most one for each column")
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        _distinct(self.columns)
+        if self.components > len(self.columns):
+            raise ValueError(f"there are {len(self.columns)} columns, and no more components than columns")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that must hold numbers."""
+        return self.columns
+
+
 class Regression(_Query):
     """Least squares of `target` on `features`; a category becomes indicators, its first text the reference."""
 
@@ -326,7 +346,8 @@ class KaplanMeier(_Query):
 
 
 Fit = GeneralisedRegression | CoxRegression
-Query = Moment | Histogram | Quantiles | Contingency | Correlation | Regression | KMeans | Fit | KaplanMeier
+Linear = Correlation | PrincipalComponents | Regression
+Query = Moment | Histogram | Quantiles | Contingency | Linear | KMeans | Fit | KaplanMeier
 QUERIES: Final[Mapping[str, type[Any]]] = {
     "count": Moment,
     "sum": Moment,
@@ -336,6 +357,7 @@ QUERIES: Final[Mapping[str, type[Any]]] = {
     "quantiles": Quantiles,
     "contingency": Contingency,
     "correlation": Correlation,
+    "pca": PrincipalComponents,
     "regression": Regression,
     "k_means": KMeans,
     "logistic_regression": GeneralisedRegression,
@@ -386,9 +408,9 @@ def most_sums(query: Query, places: Mapping[str, int]) -> int:
     return 3 + terms + terms * (terms + 1) // 2
 
 
-def terms_of(query: Correlation | Regression | Fit, places: Mapping[str, int]) -> int:
+def terms_of(query: Linear | Fit, places: Mapping[str, int]) -> int:
     """Return how many terms a linear model has, the target among them."""
-    if isinstance(query, Correlation):
+    if isinstance(query, Correlation | PrincipalComponents):
         return len(query.columns)
     return 1 + sum(max(1, places[name] - 1) for name in query.features)
 

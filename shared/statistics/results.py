@@ -100,6 +100,28 @@ class CorrelationResult(_Result):
     matrix: tuple[tuple[float | None, ...], ...] = ()
 
 
+class PrincipalComponent(Found):
+    """One direction: its variance, the share of all, and a weight for each column (their squares add up to one)."""
+
+    variance: float
+    share: float
+    weights: tuple[float, ...] = ()
+
+
+class PrincipalComponentsResult(_Result):
+    """Principal components over complete rows, the largest first, of columns less `means`, in `deviations`.
+
+    A row's score is the sum of its weighted columns. The weight that is largest in size is positive.
+    """
+
+    query: Literal["pca"] = "pca"
+    columns: tuple[str, ...] = ()
+    rows: float | None = None
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+    components: tuple[PrincipalComponent, ...] = ()
+
+
 class Coefficient(Found):
     """One term of a linear model with its standard error and 95 % interval; null with ridge."""
 
@@ -199,6 +221,7 @@ Result = Annotated[
     | QuantilesResult
     | ContingencyResult
     | CorrelationResult
+    | PrincipalComponentsResult
     | RegressionResult
     | KMeansResult
     | FitResult

@@ -39,6 +39,7 @@ from undersong.shared.statistics.results import (
     KaplanMeierResult,
     KMeansResult,
     MomentResult,
+    PrincipalComponentsResult,
 )
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -130,14 +131,19 @@ def test_models_of_survival_are_those_of_all_rows_stratified_by_site(platform: P
         "federation_id": platform.federation().id, "queries": [
             {"query": "cox_regression", "features": ["sex"], **asked},
             {"query": "kaplan_meier", "until": 80.0, "steps": 80, **asked},
+            {"query": "pca", "columns": ["age", "thalach"]},
         ],
     }  # fmt: skip
     job = client.wait(client.submit_job(spec).id, timeout_s=240)
     assert job.state == "succeeded", job.reason
-    model, curve = client.results(job.id).results
+    model, curve, axes = client.results(job.id).results
+    assert isinstance(axes, PrincipalComponentsResult)
     assert isinstance(model, FitResult)
     assert isinstance(curve, KaplanMeierResult)
     records = pd.read_csv(EXAMPLE / "heart_disease.csv").rename(columns={"age": "time", "target": "event"})
+    complete = records[["time", "thalach"]].dropna().to_numpy()
+    both = 1 + abs(np.corrcoef(complete.T)[0, 1])
+    assert [one.variance for one in axes.components] == pytest.approx([both, 2 - both])
     best = minimize_scalar(lambda b: -efron(records, records[["sex"]].to_numpy(float), np.array([b])), (0.0, 1.0))
     assert model.terms[0].value == pytest.approx(best.x, abs=1e-5)
     wanted = ecdf(CensoredData.right_censored(records.time, records.event == 0)).sf

@@ -134,6 +134,15 @@ def _correlation(result: r.CorrelationResult, console: Console) -> None:
     console.print(f"  {number(result.rows)} complete rows", style="dim")
 
 
+def _components(result: r.PrincipalComponentsResult, console: Console) -> None:
+    table = _table("", *(f"component {place + 1}" for place in range(len(result.components))))
+    for place, name in enumerate(result.columns):
+        table.add_row(name, *(_shaded(component.weights[place]) for component in result.components))
+    table.add_row("share of variance", *(f"{component.share:.1%}" for component in result.components))
+    console.print(table)
+    console.print(f"  {number(result.rows)} complete rows; weights of columns in standard deviations", style="dim")
+
+
 def _shaded(value: float | None) -> str:
     if value is None:
         return "–"
@@ -203,6 +212,7 @@ _FIGURES: Final[Mapping[type, Callable[[Any, Console], None]]] = {
     r.QuantilesResult: _quantiles,
     r.ContingencyResult: _contingency,
     r.CorrelationResult: _correlation,
+    r.PrincipalComponentsResult: _components,
     r.RegressionResult: _regression,
     r.KMeansResult: _k_means,
     r.FitResult: _fit,

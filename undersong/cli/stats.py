@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Statistics over all sites, of whic
 Kind = Annotated[
     str,
     typer.Argument(
-        help="count, sum, mean, variance, histogram, quantiles, contingency, correlation, regression, "
+        help="count, sum, mean, variance, histogram, quantiles, contingency, correlation, pca, regression, "
         "logistic_regression, poisson_regression, cox_regression, kaplan_meier or k_means."
     ),
 ]
@@ -48,6 +48,7 @@ def ask(
     group: Annotated[str | None, typer.Option(help="A category: a curve for each.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Keeps a regression's coefficients small.")] = None,
     clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="How many groups k-means makes.")] = None,
+    components: Annotated[int | None, typer.Option(help="How many principal components.")] = None,
     min_cell: Annotated[int | None, typer.Option(help="Counts below this are not shown.")] = None,
     min_sites: Annotated[int | None, typer.Option(help="Sums of fewer sites are not opened.")] = None,
     engine: Annotated[str | None, typer.Option(help="How sums are kept secret.")] = None,
@@ -58,7 +59,8 @@ def ask(
     """Ask one question, wait, and show the answer."""
     wanted: dict[str, Any] = {"query": query, **_columns(query, columns, target)}
     wanted |= _given(exposure=exposure, time=time, event=event, until=until, steps=steps, group=group)
-    wanted |= _given(bins=bins, ridge=ridge, clusters=clusters, probabilities=probability or None)
+    wanted |= _given(bins=bins, ridge=ridge, clusters=clusters, components=components)
+    wanted |= _given(probabilities=probability or None)
     wanted |= _ranges(query, columns, range_) | _sides(query, edges, values)
     spec: dict[str, Any] = {
         "kind": "statistics",

@@ -33,7 +33,7 @@ _MEASURES: Final = {
     "ranges": "the rough sizes of a column's values",
     "histogram": "histograms and quantiles",
     "table": "counts for each combination of categories",
-    "products": "correlation and regression",
+    "products": "correlation, principal components and regression",
     "clusters": "k-means",
     "likelihood": "logistic, Poisson and Cox regression",
 }

@@ -45,7 +45,7 @@ statistics:  # what jobs of kind statistics may add up, once kinds names them
   # - ranges  # the sizes of a column's values, roughly: histograms and quantiles whose range is not given
   # - histogram  # histograms and quantiles
   # - table  # counts for each combination of categories; Kaplan-Meier curves
-  # - products  # correlation and regression
+  # - products  # correlation, principal components and regression
   # - clusters  # k-means
   # - likelihood  # logistic, Poisson and Cox regression
 """

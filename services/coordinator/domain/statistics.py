@@ -21,7 +21,7 @@ from undersong.shared.secagg.private import plan_multiples
 from undersong.shared.statistics.measures import MAX_SUMS, SALT, Asked
 from undersong.shared.statistics.queries import (
     QUERIES,
-    Correlation,
+    Contingency,
     CoxRegression,
     GeneralisedRegression,
     Histogram,
@@ -159,7 +159,9 @@ def _unbounded(query: Query) -> str | None:
                 return f"nothing bounds what one row can add to {named}: give ranges, lowest and highest value of each"
         case Histogram(range=None, edges=None) | Quantiles(range=None):
             return f"a range that is looked for is exact: give the range of {query.column}"
-        case Correlation() | Regression() | KMeans() | GeneralisedRegression() | CoxRegression() | KaplanMeier():
+        case Histogram() | Quantiles() | Contingency():
+            return None
+        case _:  # a query is offered with noise where this function says so
             return f"there is no {query.query} with noise: ask for counts, means, variances, histograms or tables"
     return None
 

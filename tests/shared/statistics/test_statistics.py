@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression
 
-from tests.shared.statistics.hospitals import SITES, federate, frame, hospital
+from tests.shared.statistics.hospitals import SITES, federate, frame, hospital, rows_of
 from undersong.shared.statistics import clusters
+from undersong.shared.statistics.queries import PrincipalComponents
 
 RECORDS = frame()
 HOSPITALS = [hospital(name) for name in SITES]
@@ -88,6 +90,33 @@ def test_correlations() -> None:
     complete = RECORDS[names].dropna()
     assert found.rows == len(complete)
     assert np.allclose(np.array(found.matrix, float), np.corrcoef(complete.to_numpy().T), atol=1e-9)
+
+
+def test_principal_components() -> None:
+    names = ["age", "trestbps", "chol", "thalach"]
+    found = answer({"query": "pca", "columns": names, "components": 3})
+    complete = RECORDS[names].dropna()
+    values = complete.to_numpy()
+    assert found.rows == len(complete)
+    assert found.means == pytest.approx(values.mean(axis=0))
+    assert found.deviations == pytest.approx(values.std(axis=0, ddof=1))
+    _, singular, axes = np.linalg.svd((values - values.mean(axis=0)) / values.std(axis=0, ddof=1), full_matrices=False)
+    variances = singular**2 / (len(values) - 1)
+    assert [one.variance for one in found.components] == pytest.approx(variances[:3].tolist())
+    assert [one.share for one in found.components] == pytest.approx((variances / variances.sum())[:3].tolist())
+    for one, axis in zip(found.components, axes, strict=False):
+        assert abs(np.dot(one.weights, axis)) == pytest.approx(1.0)
+        assert max(one.weights, key=abs) > 0
+
+
+def test_principal_components_that_are_none_are_refused() -> None:
+    for query in ({"components": 3}, {"columns": ["age", "age"]}, {"components": 0}):
+        with pytest.raises(ValidationError):
+            PrincipalComponents.model_validate({"query": "pca", "columns": ["age", "chol"], **query})
+    rows = [rows_of(pd.DataFrame({"a": np.arange(9.0) + at, "still": np.full(9, 3.5)})) for at in range(3)]
+    (found,) = federate(rows, {"query": "pca", "columns": ["a", "still"]})
+    assert found.status == "unusable"
+    assert "still" in found.note
 
 
 def test_linear_regression_with_categories_and_its_errors() -> None:

@@ -24,6 +24,7 @@ EXACT: list[dict[str, Any]] = [
     {"query": "quantiles", "column": "x1", "probabilities": [0.5]},
     {"query": "contingency", "columns": ["sick"], "values": {"sick": [0, 1]}},
     {"query": "correlation", "columns": ["x0", "sick"]},
+    {"query": "pca", "columns": ["x0", "sick"]},
     {"query": "regression", "target": "x3", "features": ["x0", "x1"]},
     {"query": "k_means", "columns": ["x0", "x1"], "clusters": 2, "iterations": 3},
     {"query": "logistic_regression", "target": "sick", "features": ["x2"]},

@@ -77,6 +77,7 @@ def test_every_answer_has_a_figure() -> None:
         {"query": "contingency", "columns": ["cp", "target"], "values": {"target": [0, 1]}},
         {"query": "contingency", "columns": ["sex"]},
         {"query": "correlation", "columns": ["age", "thalach"]},
+        {"query": "pca", "columns": ["age", "thalach"]},
         {"query": "regression", "target": "thalach", "features": ["age", "sex"]},
         {"query": "k_means", "columns": ["age", "thalach"], "iterations": 3},
         {"query": "correlation", "columns": ["ca", "age"]},
@@ -86,5 +87,15 @@ def test_every_answer_has_a_figure() -> None:
     for result in found:
         figures.show(result, console)
     printed = console.export_text()
-    for expected in ("hidden", "█", "392", "out of range", "sex=1", "-0.", "withheld", "fewer than"):
+    for expected in (
+        "hidden",
+        "█",
+        "392",
+        "out of range",
+        "sex=1",
+        "-0.",
+        "withheld",
+        "fewer than",
+        "share of variance",
+    ):
         assert expected in printed, expected
