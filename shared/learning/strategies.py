@@ -15,7 +15,7 @@ cancels out) and s moves on. So the coordinate is small whatever the sites' numb
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -124,15 +124,52 @@ def step_model(
 
     scale_at: the coordinate of the tensor `SCALE`; raises `StrategyUnknown` where the strategy needs one.
     """
-    delta, buffers = mean_delta[:parameters], previous[parameters:] + mean_delta[parameters:]
-    if strategy.rescale is not None:
-        if scale_at is None:
-            raise StrategyUnknown(no_scale(strategy.name))
-        ratio = max(1 + SCALE_UNIT * float(mean_delta[scale_at]), _LEAST_RATIO)  # only noise could make it less
-        delta = _scaled(strategy.rescale(ratio), delta)
-        buffers[scale_at - parameters] = previous[scale_at] + math.log(ratio)
-    moved, after = strategy.step(previous[:parameters], delta, state, params)
-    return np.concatenate([moved, buffers]), after
+    after = np.empty_like(previous)
+    parts = ((0, previous[:parameters]), (parameters, previous[parameters:]))
+    return after, step_into(after, strategy, parts, mean_delta, state, params, parameters, scale_at)
+
+
+def step_into(
+    after: Master,
+    strategy: Strategy,
+    previous: Iterable[tuple[int, Master]],
+    mean_delta: Vector,
+    state: State,
+    params: Mapping[str, object],
+    parameters: int,
+    scale_at: int | None = None,
+) -> State:
+    """Write `step_model`'s vector into `after`, which may be `mean_delta` itself, and return the next state.
+
+    previous: the vector's parts, each with its first coordinate, none with parameters and buffers both.
+    """
+    if any(moment.shape != (parameters,) for moment in state.values()):
+        raise StrategyUnknown("the strategy's state belongs to another strategy or model")
+    ratio = _ratio(strategy, mean_delta, scale_at)
+    moments: State = {}
+    for at, part in previous:
+        place, delta = slice(at, at + part.size), mean_delta[at : at + part.size]
+        if at >= parameters:
+            after[place] = part + delta
+            if ratio is not None and scale_at is not None and at <= scale_at < at + part.size:
+                after[scale_at] = part[scale_at - at] + math.log(ratio)
+            continue
+        if ratio is not None and strategy.rescale is not None:
+            delta = _scaled(strategy.rescale(ratio), delta)
+        moved, kept = strategy.step(part, delta, {name: moment[place] for name, moment in state.items()}, params)
+        for name, moment in kept.items():  # before `after`, in whose place they may lie
+            moments.setdefault(name, np.empty(parameters, np.float32))[place] = moment
+        after[place] = moved
+    return moments
+
+
+def _ratio(strategy: Strategy, mean_delta: Vector, scale_at: int | None) -> float | None:
+    """Return the ratio by which the strategy rescales a step; None where it does not."""
+    if strategy.rescale is None:
+        return None
+    if scale_at is None:
+        raise StrategyUnknown(no_scale(strategy.name))
+    return max(1 + SCALE_UNIT * float(mean_delta[scale_at]), _LEAST_RATIO)  # only noise could make it less
 
 
 def no_scale(strategy: str) -> str:

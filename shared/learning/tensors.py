@@ -18,7 +18,7 @@ memory, with "bfloat16" in its `TensorSpec`. What a type cannot hold is an error
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -180,6 +180,18 @@ class Model:
     tensors: dict[str, Array]
 
 
+def blocks(schema: Schema, tensors: Mapping[str, Array], size: int) -> Iterator[tuple[int, Array]]:
+    """Yield `flatten`'s vector in parts of at most `size`, each with the coordinate at which it begins; views where a
+    tensor has the master values' type. No part holds parameters and buffers both.
+    """
+    at = 0
+    for spec in schema.trained:
+        flat = tensors[spec.name].reshape(-1)
+        for start in range(0, spec.size, size):
+            yield at + start, flat[start : start + size].astype(schema.master, copy=False)
+        at += spec.size
+
+
 def flatten(schema: Schema, tensors: Mapping[str, Array]) -> Master:
     """Return a model's parameters and buffers, `schema.master`[schema.length]."""
     schema.check(tensors, masters=True)
@@ -191,17 +203,18 @@ def flatten(schema: Schema, tensors: Mapping[str, Array]) -> Master:
     return vector
 
 
-def unflatten(schema: Schema, vector: Master, base: Mapping[str, Array]) -> dict[str, Array]:
+def unflatten(schema: Schema, vector: Master, base: Mapping[str, Array], *, copy: bool = True) -> dict[str, Array]:
     """Return tensors from a vector of master values; fixed ones come from `base`, the model before.
 
-    Raises `ModelMismatch`, and `Overflow` for a number that its tensor's type cannot hold.
+    copy: False makes tensors of the vector's own type views of it. Raises `ModelMismatch`, and `Overflow` for a number
+    that its tensor's type cannot hold.
     """
     if vector.shape != (schema.length,):
         raise ModelMismatch(f"the vector has {vector.size} coordinates, the model has {schema.length}")
     made = {spec.name: base[spec.name] for spec in schema.tensors if spec.role is TensorRole.FIXED}
     at = 0
     for spec in schema.trained:
-        made[spec.name] = _typed(spec, vector[at : at + spec.size].reshape(spec.shape))
+        made[spec.name] = _typed(spec, vector[at : at + spec.size].reshape(spec.shape), copy=copy)
         at += spec.size
     return {spec.name: made[spec.name] for spec in schema.tensors}
 
@@ -209,9 +222,19 @@ def unflatten(schema: Schema, vector: Master, base: Mapping[str, Array]) -> dict
 def difference(schema: Schema, after: Mapping[str, Array], before: Mapping[str, Array]) -> Vector:
     """Return what a site sends: flat(after) - flat(before), computed with master values, float32.
 
-    Raises `ModelMismatch`, and `Overflow` for a change that float32 cannot hold.
+    No vector but the change is made where master values are float32. Raises `ModelMismatch`, and `Overflow` for a
+    change that float32 cannot hold.
     """
-    return change_from(schema, after, flatten(schema, before))
+    if schema.master is not np.float32:
+        return change_from(schema, after, flatten(schema, before))
+    schema.check(after, masters=True)
+    schema.check(before, masters=True)
+    change, at = np.empty(schema.length, np.float32), 0
+    for spec in schema.trained:
+        part = change[at : at + spec.size].reshape(spec.shape)
+        np.subtract(after[spec.name], before[spec.name], out=part, dtype=np.float32)
+        at += spec.size
+    return change
 
 
 def change_from(schema: Schema, after: Mapping[str, Array], before: Master) -> Vector:
@@ -229,8 +252,13 @@ def change_from(schema: Schema, after: Mapping[str, Array], before: Master) -> V
 
 def save(model: Model) -> bytes:
     """Return the model file: tensors, and their roles in the metadata."""
+    return b"".join(pieces(model))
+
+
+def pieces(model: Model) -> Iterator[bytes | memoryview]:
+    """Yield the file of `save` in parts, without a copy of the tensors."""
     model.schema.check(model.tensors)
-    return safetensors.write(model.tensors, {ROLES_KEY: model.schema.roles()}, bfloat16=model.schema.bfloat16)
+    return safetensors.pieces(model.tensors, {ROLES_KEY: model.schema.roles()}, bfloat16=model.schema.bfloat16)
 
 
 def load(data: bytes | memoryview) -> Model:
@@ -242,10 +270,10 @@ def load(data: bytes | memoryview) -> Model:
     return Model(Schema.of(tensors, buffers=buffers, fixed=fixed, bfloat16=half), tensors)
 
 
-def _typed(spec: TensorSpec, values: Master) -> Array:
+def _typed(spec: TensorSpec, values: Master, *, copy: bool) -> Array:
     """Return master values in the tensor's type; raises `Overflow`."""
     with np.errstate(over="ignore"):
-        made = values.astype(spec.held)
+        made = values.astype(spec.held, copy=copy)
     if spec.dtype == BFLOAT16:
         made = safetensors.bfloat16_of(made)
     if made.dtype != values.dtype or spec.dtype == BFLOAT16:

@@ -95,11 +95,15 @@ def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, c
         return sums_to_hide(manifest, outcome)
     if outcome.tensors is None:
         raise TaskFailure("bad-result", "the recipe gave no model")
-    after = mapped(outcome.tensors)
     if manifest.kind is RoundKind.INITIALISE:
+        after = mapped(outcome.tensors)
         tensors.load(after)  # an unreadable model must not become version 0
         return model_payload(after)
-    return _change(manifest, outcome, model, after, committed)
+    if model is None:
+        raise TaskFailure("manifest-model", "a training round without a model")
+    delta = _difference(mapped(model), mapped(outcome.tensors))  # the files are mapped no longer than that
+    key = os.urandom(32)
+    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
 
 
 def sums_to_hide(manifest: RoundManifest, outcome: RunOutcome) -> Payload:
@@ -124,16 +128,6 @@ def _check_form(manifest: RoundManifest, payload: Payload) -> None:
         raise TaskFailure("bad-result", detail)
     if manifest.length not in (None, payload.length):
         raise TaskFailure("bad-result", f"the recipe made {payload.length} words, the round asks for {manifest.length}")
-
-
-def _change(
-    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, after: memoryview, committed: bytes | None
-) -> Payload:
-    if model is None:
-        raise TaskFailure("manifest-model", "a training round without a model")
-    delta = _difference(mapped(model), after)
-    key = os.urandom(32)
-    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
 
 
 def _difference(before: memoryview, after: memoryview) -> tensors.Vector:

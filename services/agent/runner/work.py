@@ -271,7 +271,8 @@ def _read_model(path: Path) -> tensors.Model:
 
 
 def _write_model(folder: Path, model: tensors.Model) -> None:
-    (folder / RESULT_FILE).write_bytes(tensors.save(model))
+    with (folder / RESULT_FILE).open("wb") as file:
+        file.writelines(tensors.pieces(model))
 
 
 def _write_sums(folder: Path, sums: Any) -> None:

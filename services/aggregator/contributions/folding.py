@@ -84,10 +84,14 @@ class Folding:
         self.folded.update(ids)
 
     def opened(self) -> ModVector:
-        """Return the plain sum. The caller has made sure of the minimum cohort; the fold itself stays as it is."""
+        """Return the plain sum, and begin anew: of a large model there is no room for a second one.
+
+        The caller has made sure of the minimum cohort.
+        """
         if self.total is None:
             raise ValueError("nothing was folded")
-        total = self.total.total.copy() if self._hidden else self.total.total
+        total, self.total = self.total.total, None
+        self.folded.clear()
         return self.engine.server.unmask_sum(self.server_round, total)
 
     @property

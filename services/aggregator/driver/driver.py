@@ -290,6 +290,8 @@ class RoundDriver:
         # again from the bodies where its file was lost.
         if stored.round.phase is Phase.CHECKED:
             if not await publication.has_content(stored):
+                if hold.folding.missing((await self._rounds.view(hold.round_id)).contributions):
+                    raise Unavailable("the round's model was lost as it was stored, and is made again from the bodies")
                 await publication.restore(stored, await self.outcome(hold, stored))
             await self._publish(hold, stored)
 

@@ -284,6 +284,7 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
     if total.size != schema.length + tail_length(manifest):
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
+    del total  # of a large model it is as large as the mean
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
     made = next_model(
         base.model,

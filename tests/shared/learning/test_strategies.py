@@ -11,6 +11,7 @@ from undersong.shared.learning.strategies import (
     StrategyUnknown,
     load_state,
     save_state,
+    step_into,
     step_model,
     strategy_named,
 )
@@ -96,6 +97,25 @@ def test_buffers_take_the_mean_whatever_the_optimiser(name) -> None:
     assert model[2] == W0[2] + D1[2]
     assert model[:2] == pytest.approx(strategy_named(name).step(W0[:2], D1[:2], {})[0])
     assert all(moment.shape == (2,) for moment in state.values())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_step_by_parts_in_the_place_of_the_change_is_the_same_step(name) -> None:
+    random, strategy = np.random.default_rng(1), strategy_named(name)
+    whole, state = random.normal(size=11).astype(np.float32), {}
+    parts, kept = whole.copy(), {}
+    for _ in range(3):
+        change = random.normal(size=11).astype(np.float32) / 8
+        whole, state = step_model(strategy, whole, change, state, {}, 9, scale_at=10)
+        pieces = [(at, parts[at : min(at + 4, 9)]) for at in range(0, 9, 4)] + [(9, parts[9:])]
+        kept = step_into(change, strategy, pieces, change, kept, {}, 9, scale_at=10)
+        parts = change
+        assert np.array_equal(whole, parts)
+        assert state.keys() == kept.keys()
+        assert all(np.array_equal(state[moment], kept[moment]) for moment in state)
+    if strategy.moments:
+        with pytest.raises(StrategyUnknown, match="another strategy or model"):
+            step_model(strategy, whole, change, state, {}, 8, scale_at=10)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("fednova", 3.0), ("qfedavg", 1 / 3)])

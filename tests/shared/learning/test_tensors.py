@@ -15,6 +15,7 @@ from undersong.shared.learning.tensors import (
     Overflow,
     Schema,
     TensorRole,
+    blocks,
     difference,
     flatten,
     load,
@@ -68,7 +69,14 @@ def test_a_model_survives_vector_and_file(tensors, data) -> None:
     assert again.schema == model.schema
     back = unflatten(again.schema, flatten(again.schema, again.tensors), again.tensors)
     assert all(np.array_equal(back[name], tensors[name]) for name in names)
-    assert not difference(model.schema, tensors, tensors).any()
+    other = {name: array * np.float32(0.3) for name, array in tensors.items()}
+    change = difference(model.schema, other, tensors)
+    assert np.array_equal(change, flatten(model.schema, other) - flatten(model.schema, tensors))
+    size = data.draw(st.integers(1, 9))
+    parts = list(blocks(model.schema, tensors, size))
+    assert [at for at, _ in parts] == list(np.cumsum([0, *(part.size for _, part in parts)])[: len(parts)])
+    joined = np.concatenate([part for _, part in parts], dtype=np.float32) if parts else np.zeros(0, np.float32)
+    assert np.array_equal(joined, flatten(model.schema, tensors))
 
 
 @pytest.mark.parametrize(

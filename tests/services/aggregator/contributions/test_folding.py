@@ -85,6 +85,7 @@ def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) ->
     assert folding.folded == good
     if good:
         np.testing.assert_array_equal(folding.opened(), expected)
+        assert (folding.total, folding.folded) == (None, set())
 
 
 def test_noise_of_the_sites_own_is_no_fault_and_what_noise_cannot_be_is(tmp_path: Path) -> None:
